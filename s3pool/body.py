@@ -1,0 +1,165 @@
+"""Request bodies: a known length, a way back to the start, a way out to a sink."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from s3pool.errors import IntegrityError
+
+READ_BLOCK_BYTES = 1 << 20  # one reused buffer of this size is a worker's whole body memory
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+
+class Sink(Protocol):
+    """Where a body goes: a connection, which knows plain sockets from TLS."""
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Send all of the block."""
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send count bytes of an open file from offset on; fails if the file ends early."""
+
+
+class Body(Protocol):
+    """What a request carries. ``length`` is in bytes and always known before sending."""
+
+    @property
+    def length(self) -> int:
+        """Give the number of bytes that send() will write."""
+
+    @property
+    def rewindable(self) -> bool:
+        """Say whether rewind() brings the whole body back."""
+
+    def rewind(self) -> None:
+        """Go back to the first byte, so that another attempt sends the same bytes."""
+
+    def send(self, sink: Sink) -> None:
+        """Write the whole body."""
+
+
+class BytesBody:
+    """A body held in memory."""
+
+    __slots__ = ("content",)
+
+    rewindable = True
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = content
+
+    @property
+    def length(self) -> int:
+        """Give the number of bytes."""
+        return len(self.content)
+
+    def rewind(self) -> None:
+        """Stay where it is: memory needs no rewinding."""
+
+    def send(self, sink: Sink) -> None:
+        """Write the content in one piece."""
+        if self.content:
+            sink.write(self.content)
+
+    def sha256(self) -> str:
+        """Give the hex digest that SigV4 signs."""
+        return hashlib.sha256(self.content).hexdigest() if self.content else EMPTY_SHA256
+
+
+class FileSlice:
+    """A range of an open file, sent with sendfile where the connection allows it.
+
+    The descriptor belongs to the caller and must stay open. Only positioned reads are
+    used, so many slices may share one descriptor over many threads.
+    """
+
+    __slots__ = ("fd", "length", "offset")
+
+    rewindable = True
+
+    def __init__(self, fd: int, *, offset: int = 0, length: int) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.length = length
+
+    def rewind(self) -> None:
+        """Stay where it is: positioned reads have no position to reset."""
+
+    def send(self, sink: Sink) -> None:
+        """Send the range; raises IntegrityError when the file has become shorter."""
+        if self.length:
+            sink.send_file(self.fd, self.offset, self.length)
+
+    def digest(self, algorithm: str) -> bytes:
+        """Hash the range with one of hashlib's algorithms, in blocks of 1 MiB."""
+        hasher = hashlib.new(algorithm, usedforsecurity=False)
+        self.feed(hasher.update)
+        return hasher.digest()
+
+    def sha256(self) -> str:
+        """Give the hex digest that SigV4 signs."""
+        return self.digest("sha256").hex()
+
+    def feed(self, update: Callable[[memoryview], object]) -> None:
+        """Hand the range to a hasher block by block, through one buffer.
+
+        Raises:
+            IntegrityError: the file ended before the range did.
+        """
+        buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, self.length)))
+        offset, left = self.offset, self.length
+        while left:
+            count = os.preadv(self.fd, [buffer[: min(left, READ_BLOCK_BYTES)]], offset)
+            if count == 0:
+                raise IntegrityError(f"the file became {left} bytes shorter while it was read")
+            update(buffer[:count])
+            offset += count
+            left -= count
+
+
+class StreamBody:
+    """A body that can be read once, such as a client's socket or another response.
+
+    ``readinto`` fills a buffer and gives the number of bytes, 0 at the end. ``length`` must
+    be exact: a stream that ends early raises, so that the connection is closed and the
+    server commits nothing.
+    """
+
+    __slots__ = ("_readinto", "_started", "length")
+
+    def __init__(self, readinto: Callable[[memoryview], int], *, length: int) -> None:
+        self._readinto = readinto
+        self._started = False
+        self.length = length
+
+    @property
+    def rewindable(self) -> bool:
+        """Say that it can be sent while nothing was read of it."""
+        return not self._started
+
+    def rewind(self) -> None:
+        """Do nothing before the first read.
+
+        Raises:
+            IntegrityError: bytes were taken from the stream already.
+        """
+        if self._started:
+            raise IntegrityError("a stream cannot be sent twice")
+
+    def send(self, sink: Sink) -> None:
+        """Copy the stream to the sink through one buffer."""
+        buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, max(self.length, 1))))
+        left = self.length
+        while left:
+            self._started = True
+            count = self._readinto(buffer[: min(left, len(buffer))])
+            if not count:
+                raise IntegrityError(f"the source ended {left} bytes early")
+            sink.write(buffer[:count])
+            left -= count
+
+
+EMPTY_BODY = BytesBody()

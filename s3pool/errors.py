@@ -1,0 +1,160 @@
+"""The one exception tree of s3pool; it imports nothing of the program.
+
+A message says what was tried, on what, what happened and what to do. It never holds a
+secret. Which class means which exit code stands in ``cli/exit_codes.py``.
+"""
+
+from __future__ import annotations
+
+
+class S3PoolError(Exception):
+    """The root: everything that s3pool raises on purpose."""
+
+    @property
+    def message(self) -> str:
+        """Give the text for a human, without the class name."""
+        return str(self)
+
+
+class UsageError(S3PoolError):
+    """The command line asks for something that makes no sense."""
+
+
+class ConfigError(S3PoolError):
+    """The configuration is missing, unreadable or contradicts itself."""
+
+
+class LocalFileError(S3PoolError):
+    """A local file could not be read, written or renamed."""
+
+
+class LocalNotFoundError(LocalFileError):
+    """A local source does not exist."""
+
+
+class RefusedError(S3PoolError):
+    """s3pool declined to touch one object or to start one act, for safety's sake."""
+
+
+class IntegrityError(S3PoolError):
+    """Bytes that arrived are not the bytes that were sent."""
+
+
+class JournalError(S3PoolError):
+    """The state of earlier runs cannot be read or written."""
+
+
+class JournalLockedError(JournalError):
+    """Another run works on the same source and target."""
+
+
+class TransportError(S3PoolError):
+    """An exchange with an endpoint did not produce a response.
+
+    ``sent`` tells whether the server may have acted: False while no byte of the request
+    left for it, or while the request cannot have been complete.
+    """
+
+    def __init__(self, message: str, *, endpoint: str = "", sent: bool = True) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+        self.sent = sent
+
+
+class ConnectError(TransportError):
+    """No connection came about; the server saw nothing."""
+
+    def __init__(self, message: str, *, endpoint: str = "", sent: bool = False) -> None:
+        super().__init__(message, endpoint=endpoint, sent=sent)
+
+
+class TLSError(ConnectError):
+    """The TLS handshake failed; certificates or protocol versions do not match."""
+
+
+class RequestTimeoutError(TransportError):
+    """The endpoint took longer than the read timeout."""
+
+
+class ProtocolError(TransportError):
+    """The endpoint's bytes are not the HTTP or the S3 that was expected, or they ended early."""
+
+
+class NoEndpointError(TransportError):
+    """Every endpoint was tried, or none is usable."""
+
+
+class S3Error(S3PoolError):
+    """The storage answered, and the answer is an error.
+
+    ``code`` is S3's word (``NoSuchKey``), or made from the status when the body has none.
+    ``detail`` is the server's message and may be empty: RGW leaves it out.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        *,
+        detail: str = "",
+        resource: str = "",
+        request_id: str = "",
+        endpoint: str = "",
+        op: str = "",
+        retry_after_s: float | None = None,
+        server_time: float | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.resource = resource
+        self.request_id = request_id
+        self.endpoint = endpoint
+        self.op = op
+        self.retry_after_s = retry_after_s
+        self.server_time = server_time
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def message(self) -> str:
+        """Give one line: operation, resource, endpoint, status, code, reason, request id."""
+        where = f" {self.resource}" if self.resource else ""
+        at = f" at {self.endpoint}" if self.endpoint else ""
+        why = f": {self.detail}" if self.detail and self.detail != self.code else ""
+        request = f" (request {self.request_id})" if self.request_id else ""
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.op or 'request'}{where}{at}: {self.status} {self.code}{why}{request}{advice}"
+
+    @property
+    def advice(self) -> str:
+        """Say what the user can do, or nothing."""
+        return ADVICE.get(self.code, "")
+
+
+class NotFoundError(S3Error):
+    """The bucket, key, version or upload does not exist."""
+
+
+class AccessDeniedError(S3Error):
+    """The credentials are unknown, wrong or not allowed to do this."""
+
+
+class ThrottledError(S3Error):
+    """The endpoint asks for fewer requests: load, not illness."""
+
+
+class PreconditionError(S3Error):
+    """An If-Match, If-None-Match or similar condition did not hold."""
+
+
+ADVICE = {
+    "AccessDenied": "check the key's policy",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
+    "RequestTimeTooSkewed": "check this machine's clock",
+    "NoSuchBucket": "s3pool ls shows the buckets there are",
+    "BucketNotEmpty": "use rb --force to empty it first",
+}

@@ -1,0 +1,346 @@
+"""The values that flow between the rooms: endpoints, requests, responses, listings.
+
+All but Response are frozen. Keys are ``str``; bytes that are not UTF-8 travel as surrogate
+escapes. ``encode_key`` and ``encode_query`` are the only places that percent-encode.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as replace
+from types import TracebackType
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
+from s3pool.errors import ConfigError, ProtocolError
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
+MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
+
+
+def encode_key(key: str) -> str:
+    """Percent-encode a key for a path: every byte but ``A-Za-z0-9-._~/``, nothing folded."""
+    return quote(key.encode("utf-8", "surrogateescape"), safe="/-._~")
+
+
+def encode_query(pairs: tuple[tuple[str, str], ...]) -> str:
+    """Percent-encode query pairs in the order given, each as ``name=value``."""
+    return "&".join(f"{_encode_component(name)}={_encode_component(value)}" for name, value in pairs)
+
+
+def _encode_component(text: str) -> str:
+    return quote(text.encode("utf-8", "surrogateescape"), safe="-._~")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def netloc(self) -> str:
+        """Give the Host header's value: the port only when it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Give the URL of the node, without a trailing slash."""
+        return f"{self.scheme}://{self.netloc}"
+
+    def __str__(self) -> str:
+        return self.url
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``http://host:port``.
+
+        Raises:
+            ConfigError: no http or https scheme, no host, a path, user or query, a bad port.
+        """
+        try:
+            parts = urlsplit(text.strip())
+            port = parts.port
+        except ValueError as exc:
+            raise ConfigError(f"bad endpoint {text!r}: {exc}; write http://host:port") from exc
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+            raise ConfigError(f"bad endpoint {text!r}: write http://host:port or https://host:port")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise ConfigError(f"bad endpoint {text!r}: only scheme, host and port may stand there")
+        if port == 0 or any(c <= " " or c in "{}<>\"\\^`|" for c in parts.hostname):
+            raise ConfigError(f"bad endpoint {text!r}: the host or the port cannot be used")
+        return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A key pair; the secrets stay out of repr()."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One S3 request, before an endpoint is picked and before it is signed.
+
+    ``path`` is percent-encoded and starts with ``/``; ``query`` holds decoded pairs.
+    Header names are lower case. ``idempotent`` says whether the server may act twice on it.
+    ``bucket_host`` is set for virtual-host addressing: it stands before the endpoint's name
+    in the Host header.
+    """
+
+    method: str
+    path: str
+    op: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body = EMPTY_BODY
+    payload_hash: str = EMPTY_SHA256
+    idempotent: bool = True
+    resource: str = ""  # s3/bucket/key, for messages
+    bucket_host: str = ""
+    read_timeout_s: float | None = None
+
+    @property
+    def replayable(self) -> bool:
+        """Say whether it may act twice and its body can be sent twice."""
+        return self.idempotent and self.body.rewindable
+
+    @property
+    def target(self) -> str:
+        """Give the request target as it stands on the wire and in the signature."""
+        return f"{self.path}?{encode_query(self.query)}" if self.query else self.path
+
+    def host_header(self, endpoint: Endpoint) -> str:
+        """Give the Host header's value for an endpoint."""
+        return f"{self.bucket_host}.{endpoint.netloc}" if self.bucket_host else endpoint.netloc
+
+
+class BodyStream(Protocol):
+    """The unread rest of a response's body. Errors are TransportError."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill as much as one receive gives; 0 at the end of a complete body only."""
+
+    def close(self) -> None:
+        """Give the connection back when the body was read to its end, else drop it."""
+
+
+class Response:
+    """A response whose body is still on the wire; close it, or use it as a context.
+
+    ``headers`` has lower-case names and joins repeated fields with a comma; ``raw_headers``
+    keeps what was received. ``length`` is the body's size in bytes, None when unknown.
+    """
+
+    __slots__ = ("_stream", "body", "endpoint", "headers", "length", "raw_headers", "reason", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        stream: BodyStream,
+        *,
+        endpoint: Endpoint,
+        reason: str = "",
+        raw_headers: tuple[tuple[str, str], ...] = (),
+        length: int | None = None,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.raw_headers = raw_headers
+        self.endpoint = endpoint
+        self.length = length
+        self.body: bytes | None = None  # set by preload()
+        self._stream = stream
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill part of the buffer from the wire; 0 at the end of a complete body."""
+        return self._stream.readinto(buffer)
+
+    def iter_blocks(self, size: int) -> Iterator[memoryview]:
+        """Yield the body through one reused buffer; a block is valid until the next one."""
+        buffer = memoryview(bytearray(size))
+        while count := self.readinto(buffer):
+            yield buffer[:count]
+
+    def preload(self) -> bytes:
+        """Read the whole body, give the connection back, and keep the bytes in ``body``."""
+        if self.body is None:
+            self.body = self._read_all()
+            self.close()
+        return self.body
+
+    def _read_all(self) -> bytes:
+        buffer = bytearray(self.length if self.length is not None and self.length <= MAX_PRELOAD_BYTES else 65536)
+        filled = 0
+        while True:
+            if filled == len(buffer):
+                if filled == self.length:
+                    break
+                buffer.extend(bytes(max(65536, filled)))
+            with memoryview(buffer) as view:
+                count = self.readinto(view[filled:])
+            if not count:
+                break
+            filled += count
+            if filled > MAX_PRELOAD_BYTES:
+                raise ProtocolError(f"{self.endpoint} sent an answer of more than 64 MiB", endpoint=str(self.endpoint))
+        del buffer[filled:]
+        return bytes(buffer)
+
+    def close(self) -> None:
+        """End the exchange; harmless when called twice."""
+        self._stream.close()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A range of bytes, ``first`` to ``last``, both included, as HTTP counts."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        """Give the number of bytes."""
+        return self.last - self.first + 1
+
+    @property
+    def header(self) -> str:
+        """Give the value of the Range header."""
+        return f"bytes={self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object, or one version of it, as a listing reports it.
+
+    ``last_modified`` is ISO 8601 in UTC with milliseconds (``2026-01-22T20:44:33.219Z``);
+    ``etag`` has no quotes; ``size`` is in bytes. The version fields are only filled by a
+    listing of versions.
+    """
+
+    key: str
+    size: int
+    last_modified: str
+    etag: str = ""
+    storage_class: str = "STANDARD"
+    version_id: str = ""
+    is_latest: bool = True
+    is_delete_marker: bool = False
+
+    @property
+    def mtime(self) -> float:
+        """Give Last-Modified in seconds since 1970."""
+        return parse_iso_time(self.last_modified)
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a listing, complete and checked. Prefixes end in the delimiter."""
+
+    objects: tuple[ObjectInfo, ...]
+    prefixes: tuple[str, ...]
+    truncated: bool
+    next_token: str = ""  # V2's NextContinuationToken or V1's NextMarker
+    next_version_id: str = ""  # only for versions, with next_token as the key marker
+    max_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BucketInfo:
+    """One bucket; ``created`` is ISO 8601 in UTC with milliseconds."""
+
+    name: str
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """What HEAD tells of an object; ``headers`` is everything, names in lower case."""
+
+    size: int
+    last_modified: str
+    etag: str
+    content_type: str
+    storage_class: str
+    version_id: str
+    metadata: Mapping[str, str]
+    headers: Mapping[str, str]
+
+    @property
+    def mtime(self) -> float:
+        """Give Last-Modified in seconds since 1970."""
+        return parse_iso_time(self.last_modified)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """A multipart upload that was neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: str
+    storage_class: str = "STANDARD"
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """One stored part of a multipart upload."""
+
+    number: int
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectAttributes:
+    """What an upload or a copy stores beside the bytes; empty means the server's default."""
+
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    storage_class: str = ""
+    acl: str = ""
+    sse: str = ""  # AES256, aws:kms or aws:kms:KEYID
+    tags: Mapping[str, str] = field(default_factory=dict)
+    cache_control: str = ""
+    content_disposition: str = ""
+    content_encoding: str = ""
+    content_language: str = ""
+    expires: str = ""
+
+
+def parse_iso_time(text: str) -> float:
+    """Give seconds since 1970 for ``YYYY-MM-DDTHH:MM:SS[.fff]Z``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    whole = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
+    fraction = text[19:].rstrip("Z")
+    return whole + (float("0" + fraction) if fraction else 0.0)
+
+
+def format_iso_time(seconds: float) -> str:
+    """Give ``YYYY-MM-DDTHH:MM:SS.mmmZ`` in UTC."""
+    millis = round(seconds * 1000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(millis // 1000))
+    return f"{stamp}.{millis % 1000:03d}Z"

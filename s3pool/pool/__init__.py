@@ -1,0 +1,1 @@
+"""HTTP over many endpoints; knows nothing of S3."""

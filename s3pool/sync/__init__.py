@@ -1,0 +1,1 @@
+"""Make the target like the source."""

@@ -1,0 +1,69 @@
+# Everything below runs from a clean clone, without root. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# The date in the manual's header: fixed, so that the page is the same wherever it is made.
+export SOURCE_DATE_EPOCH ?= 1767225600
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo format lint test live man man-fresh dist clean check
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.test ## create .venv with s3pool and what its tests need
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("s3pool needs Python 3.10 or later, and $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no ensurepip: install python3-venv (Debian, Ubuntu), or try make PYTHON=..." >&2; exit 1; }
+	@echo "creating $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.test: setup.cfg setup.py | $(BIN)/python
+	@echo "installing s3pool and its test tools into $(VENV)" >&2
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: setup.cfg setup.py $(VENV)/.test
+	@echo "installing ruff and mypy into $(VENV)" >&2
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+demo: venv ## start three S3 endpoints here, work with them, lose one, clean up
+	@$(BIN)/python tests/demo/demo.py
+
+format: $(VENV)/.dev ## put the code into ruff's shape
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: venv ## all tests; those on Ceph RGW too where radosgw is installed
+	$(BIN)/python -m pytest
+
+live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
+	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live
+
+man: venv ## generate man/s3pool.1 from the command line's own help
+	$(BIN)/python setup.py --quiet build_manpages
+
+man-fresh: venv ## fail when man/s3pool.1 is not what the command line says
+	@cp man/s3pool.1 $(VENV)/s3pool.1.committed
+	@$(BIN)/python setup.py --quiet build_manpages
+	@cmp --quiet man/s3pool.1 $(VENV)/s3pool.1.committed || { echo "man/s3pool.1 was not fresh: commit what make man wrote" >&2; exit 1; }
+
+dist: venv ## build the source archive and the wheel in dist/
+	@$(PIP) install build
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## remove everything that make created
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find s3pool tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+check: lint test man-fresh ## what must pass before a commit

@@ -137,7 +137,7 @@ class RgwCluster:
         try:
             cluster._start_all()
         except BaseException:
-            cluster._stop_daemons()
+            cluster.stop()
             raise
         return cluster
 

@@ -34,7 +34,7 @@ $(VENV)/.dev: setup.cfg setup.py $(VENV)/.test
 	@touch $@
 
 demo: venv ## start three S3 endpoints here, work with them, lose one, clean up
-	@$(BIN)/python tests/demo/demo.py
+	@$(BIN)/python -m tests.demo.demo
 
 format: $(VENV)/.dev ## put the code into ruff's shape
 	$(BIN)/ruff check --fix-only --quiet .

@@ -26,7 +26,7 @@ BUCKET = "s3/demo"
 SMALL_FILES = {
     "index.html": b"<h1>Hello from the pool</h1>\n",
     "notes/report 2026 (final).txt": b"a name with blanks and brackets\n",
-    "notes/größe+100%.txt": "a name beyond ASCII\n".encode(),
+    "notes/größe+100%.txt": b"a name beyond ASCII\n",
     "notes/empty.txt": b"",
 }
 

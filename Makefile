@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The date in the manual's header: fixed, so that the page is the same wherever it is made.
 export SOURCE_DATE_EPOCH ?= 1767225600
+# Not to a terminal: its width would decide where lines are broken.
+GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -51,11 +53,11 @@ live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live
 
 man: venv ## generate man/s3pool.1 from the command line's own help
-	$(BIN)/python setup.py --quiet build_manpages
+	$(GENERATE)
 
 man-fresh: venv ## fail when man/s3pool.1 is not what the command line says
 	@cp man/s3pool.1 $(VENV)/s3pool.1.committed
-	@$(BIN)/python setup.py --quiet build_manpages
+	@$(GENERATE)
 	@cmp --quiet man/s3pool.1 $(VENV)/s3pool.1.committed || { echo "man/s3pool.1 was not fresh: commit what make man wrote" >&2; exit 1; }
 
 dist: venv ## build the source archive and the wheel in dist/

@@ -1,0 +1,216 @@
+"""What a command may touch: configuration, storage, output; each opened on first use."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, TYPE_CHECKING, TypeVar
+
+from s3pool.cli.exit_codes import combined, exit_code_for
+from s3pool.cli.parser import CONFIG_FLAGS
+from s3pool.errors import ConfigError, LocalFileError, NoEndpointError, S3PoolError, UsageError
+
+if TYPE_CHECKING:
+    from s3pool.cli.output import Output
+    from s3pool.config import Config
+    from s3pool.location import Location, S3Path
+    from s3pool.s3.client import S3Client
+    from s3pool.session import Session
+
+_T = TypeVar("_T")
+
+
+class Context:
+    """One run of one command.
+
+    ``on_config`` is called once with the loaded configuration, before anything uses it.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        out: Output,
+        *,
+        environ: Mapping[str, str],
+        on_config: Callable[[Config], None] | None = None,
+    ) -> None:
+        self.args = args
+        self.out = out
+        self.environ = environ
+        self._on_config = on_config
+        self._config: Config | None = None
+        self._session: Session | None = None
+
+    # -- opened on first use ---------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """Give the effective configuration.
+
+        Raises:
+            ConfigError: a source of it is unreadable or contradicts itself.
+        """
+        if self._config is None:
+            from s3pool.config import load_config
+
+            self._config = load_config(
+                self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
+            )
+            if self._on_config is not None:
+                self._on_config(self._config)
+            for warning in self._config.warnings:
+                self.out.warn(warning)
+        return self._config
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """Give the settings that stood on the command line."""
+        given = vars(self.args)
+        return {name: given[name] for name in CONFIG_FLAGS if name in given}
+
+    @property
+    def session(self) -> Session:
+        """Give the pool and the client on it; no thread is started by it."""
+        if self._session is None:
+            from s3pool.session import open_session
+
+            self._session = open_session(self.config, warn=self.out.warn)
+        return self._session
+
+    @property
+    def opened_session(self) -> Session | None:
+        """Give the session if a command opened one."""
+        return self._session
+
+    @property
+    def client(self) -> S3Client:
+        """Give the S3 client of the session."""
+        return self.session.client
+
+    def close(self) -> None:
+        """Close the session, if there is one."""
+        if self._session is not None:
+            self._session.close()
+
+    # -- words -----------------------------------------------------------------------------
+
+    def location(self, text: str) -> Location:
+        """Read an operand that may be local or in S3; the default bucket is filled in."""
+        from s3pool.location import parse
+
+        return parse(text, default_bucket=self._default_bucket(text))
+
+    def s3(self, text: str) -> S3Path:
+        """Read an operand that must be in S3.
+
+        Raises:
+            UsageError: it is a local path, or names no bucket and there is no default.
+        """
+        from s3pool.location import parse_s3
+
+        return parse_s3(text, default_bucket=self._default_bucket(text))
+
+    def s3_bucket(self, text: str) -> str:
+        """Read an operand that must be a bucket alone.
+
+        Raises:
+            UsageError: it is not in S3, has no bucket, or has a key.
+        """
+        path = self.s3(text)
+        if not path.bucket:
+            raise UsageError(f"{self.out.escape(text)} names no bucket; write s3/BUCKET")
+        if path.key:
+            raise UsageError(f"{self.out.escape(text)} has a key; this command takes buckets: s3/{path.bucket}")
+        return path.bucket
+
+    def s3_object(self, text: str) -> S3Path:
+        """Read an operand that must name a bucket and a key.
+
+        Raises:
+            UsageError: it is not in S3, or one of the two is missing.
+        """
+        path = self.s3(text)
+        if not path.bucket or not path.key:
+            raise UsageError(f"{self.out.escape(text)} names no object; write s3/BUCKET/KEY")
+        return path
+
+    def _default_bucket(self, text: str) -> str:
+        # Only an empty bucket needs the configuration; a broken file must not be in the
+        # way of words that do not use it.
+        return self.config.bucket if text.startswith("s3:///") else ""
+
+    def now(self) -> float:
+        """Give seconds since 1970."""
+        return time.time()
+
+    # -- people ----------------------------------------------------------------------------
+
+    @property
+    def dry_run(self) -> bool:
+        """Say whether nothing may be changed."""
+        return bool(getattr(self.args, "dry_run", False))
+
+    @property
+    def is_tty(self) -> bool:
+        """Say whether somebody is there to answer a question."""
+        return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on the terminal; anything but yes is no, and so is the end of input."""
+        self.out.flush()
+        print(f"{self.out.escape(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
+        try:
+            answer = sys.stdin.readline()
+        except (OSError, ValueError):
+            return False
+        return answer.strip().lower() in ("y", "yes")
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """Give standard input as bytes.
+
+        Raises:
+            LocalFileError: it is closed.
+        """
+        if sys.stdin is None:
+            raise LocalFileError("cannot read standard input: it is closed")
+        return sys.stdin.buffer
+
+    # -- many operands ---------------------------------------------------------------------
+
+    def for_each(self, operands: Iterable[_T], act: Callable[[_T], int | None]) -> int:
+        """Act on operands one by one, report each failure, give one exit code.
+
+        What would fail for all of them alike ends the command at once.
+
+        Raises:
+            ConfigError, UsageError, NoEndpointError: as ``act`` raised them.
+        """
+        codes = []
+        for operand in operands:
+            try:
+                codes.append(act(operand) or 0)
+            except (ConfigError, UsageError, NoEndpointError):
+                raise
+            except S3PoolError as exc:
+                self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
+                codes.append(exit_code_for(exc))
+        return combined(codes)
+
+
+def working_directory() -> str:
+    """Give the current directory, or nothing when it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False

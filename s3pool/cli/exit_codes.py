@@ -1,0 +1,76 @@
+"""Which error means which exit code; the one table that help, manual and code share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from s3pool.errors import (
+    AccessDeniedError,
+    ConfigError,
+    ConnectError,
+    JournalLockedError,
+    LocalNotFoundError,
+    NoEndpointError,
+    NotFoundError,
+    RefusedError,
+    RequestTimeoutError,
+    UsageError,
+)
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+DENIED = 4
+NO_ENDPOINT = 5
+SKIPPED = 6
+LOCKED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
+
+TABLE: tuple[tuple[int, str], ...] = (
+    (DONE, "done"),
+    (FAILED, "some objects failed"),
+    (USAGE, "usage or configuration"),
+    (NOT_FOUND, "bucket, key or local source not found"),
+    (DENIED, "access denied or bad credentials"),
+    (NO_ENDPOINT, "no endpoint usable"),
+    (SKIPPED, "done, but something was skipped or a guard held deletes back"),
+    (LOCKED, "locked by another run"),
+    (INTERRUPTED, "SIGINT"),
+    (BROKEN_PIPE, "broken pipe"),
+    (TERMINATED, "SIGTERM"),
+)
+
+# Looked through from the top: a subclass must stand above its base.
+_BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
+    (UsageError, USAGE),
+    (ConfigError, USAGE),
+    (LocalNotFoundError, NOT_FOUND),
+    (NotFoundError, NOT_FOUND),
+    (AccessDeniedError, DENIED),
+    (NoEndpointError, NO_ENDPOINT),
+    (ConnectError, NO_ENDPOINT),
+    (RequestTimeoutError, NO_ENDPOINT),
+    (RefusedError, SKIPPED),
+    (JournalLockedError, LOCKED),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code_for(error: BaseException) -> int:
+    """Give the exit code of one error that ends a command; FAILED for all without a line."""
+    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), FAILED)
+
+
+def combined(codes: Iterable[int]) -> int:
+    """Give one exit code for many operands.
+
+    Nothing but success is DONE. When all failures share a code it is that one. A skipped
+    object beside a failed one is a failure, and mixed failures are FAILED.
+    """
+    failures = {code for code in codes if code != DONE}
+    if len(failures) > 1:
+        failures.discard(SKIPPED)
+    return failures.pop() if len(failures) == 1 else (FAILED if failures else DONE)

@@ -1,0 +1,61 @@
+"""Log lines on stderr: text for people, JSON for collectors."""
+
+from __future__ import annotations
+
+import logging
+from typing import TextIO
+
+from s3pool.cli.output import escape
+
+ROOT = "s3pool"  # every logger of the program is below this one
+
+
+class _TextFormatter(logging.Formatter):
+    """``s3pool: warning: text``, control characters made visible."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"s3pool: {record.levelname.lower()}: {escape(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object a line: type, time, level, logger, message and the traceback, if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        import json
+
+        from s3pool.model import format_iso_time
+
+        fields = {
+            "type": "log",
+            "time": format_iso_time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+class _QuietHandler(logging.StreamHandler[TextIO]):
+    """A handler that never complains about its own stream: stderr may be closed."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line; the exit code still speaks."""
+
+
+def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
+    """Send the program's log lines to a stream, in place of an earlier set-up."""
+    logger = logging.getLogger(ROOT)
+    logger.propagate = False
+    logger.handlers.clear()
+    handler: logging.Handler = _QuietHandler(stream) if stream is not None else logging.NullHandler()
+    handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
+    logger.addHandler(handler)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Choose the least severe level that is shown: debug, info, warning, error."""
+    logging.getLogger(ROOT).setLevel(level.upper())

@@ -1,0 +1,250 @@
+"""The entry point: read the words, run the command, turn every end into an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from s3pool.cli import exit_codes
+from s3pool.cli.output import Output, StdoutError
+from s3pool.errors import S3PoolError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from types import FrameType
+
+    from s3pool.cli.context import Context
+    from s3pool.config import Config
+
+DEFAULT_LOG_LEVEL = "warning"
+STANDARD_DESCRIPTORS = (0, 1, 2)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; what cleans up after Ctrl-C cleans up after it, too."""
+
+
+def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None) -> int:
+    """Run one command line and give its exit code; errors are reported here."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _occupy_standard_descriptors()
+    out = _first_output(words)
+    try:
+        with _termination_raises():
+            return _run(words, out, environ=os.environ if environ is None else environ)
+    except StdoutError as exc:
+        # Only what happens outside of a command gets here: help, version, the last flush.
+        return _lost_stdout(exc, out)
+    except KeyboardInterrupt as exc:
+        return _interrupted(exc, out)
+
+
+def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
+    from s3pool.cli.parser import HelpRequested, help_text, parse
+
+    try:
+        args = parse(words)
+    except HelpRequested as request:
+        return _print(request.text, out)
+    except UsageError as exc:
+        out.error(exc)
+        return exit_codes.USAGE
+    if getattr(args, "version", False):
+        return _print_version(out)
+    if not args.command:
+        out.tell(help_text().rstrip("\n"))
+        return exit_codes.USAGE
+    return _run_command(args, environ=environ)
+
+
+def _run_command(args: argparse.Namespace, *, environ: Mapping[str, str]) -> int:
+    from s3pool.cli.context import Context
+
+    out = _output_for(args)
+    _set_up_logs(args, out)
+    ctx = Context(args, out, environ=environ, on_config=lambda config: _follow_config(args, config))
+    try:
+        return _guarded(args, ctx)
+    finally:
+        ctx.close()
+
+
+def _guarded(args: argparse.Namespace, ctx: Context) -> int:
+    """Run the command; every expected end becomes one line and a code."""
+    out = ctx.out
+    try:
+        code = _dispatch(args, ctx)
+        out.flush()
+        return code
+    except StdoutError as exc:
+        return _lost_stdout(exc, out)
+    except KeyboardInterrupt as exc:
+        return _interrupted(exc, out)
+    except Exception as exc:
+        return _failed(exc, out)
+    finally:
+        _print_stats(args, ctx)
+
+
+def _dispatch(args: argparse.Namespace, ctx: Context) -> int:
+    from s3pool.cli.parser import load_command
+
+    return int(load_command(args.command).run(args, ctx))
+
+
+# -- ends ----------------------------------------------------------------------------------
+
+
+def _failed(exc: Exception, out: Output) -> int:
+    try:
+        out.error(exc)
+        if not isinstance(exc, (S3PoolError, OSError)):
+            _log_unexpected(exc)
+    except StdoutError as lost:
+        return _lost_stdout(lost, out)
+    return exit_codes.exit_code_for(exc)
+
+
+def _log_unexpected(exc: Exception) -> None:
+    import logging
+
+    logging.getLogger(__name__).debug("this should not have happened", exc_info=exc)
+
+
+def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
+    terminated = isinstance(exc, Terminated)
+    try:
+        out.flush()
+    except StdoutError as lost:
+        _abandon_stdout(out)
+        if not lost.broken_pipe:
+            out.error(lost)
+    reason = "terminated" if terminated else "interrupted"
+    out.note(f"s3pool: {reason}", {"type": "note", "message": reason})
+    return exit_codes.TERMINATED if terminated else exit_codes.INTERRUPTED
+
+
+def _lost_stdout(exc: StdoutError, out: Output) -> int:
+    _abandon_stdout(out)
+    if exc.broken_pipe:
+        return exit_codes.BROKEN_PIPE
+    out.error(exc)
+    return exit_codes.FAILED
+
+
+def _abandon_stdout(out: Output) -> None:
+    """Keep the interpreter's own last flush from failing once more, loudly."""
+    out.discard()
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
+    session = ctx.opened_session
+    if session is None or not getattr(args, "stats", False):
+        return
+    from s3pool.cli.report import print_stats
+
+    try:
+        print_stats(session.transport.stats.rows(), ctx.out)
+    except StdoutError:
+        # The command's own end has said so.
+        _abandon_stdout(ctx.out)
+
+
+def _print(text: str, out: Output) -> int:
+    out.line(text.rstrip("\n"))
+    out.flush()
+    return exit_codes.DONE
+
+
+def _print_version(out: Output) -> int:
+    from s3pool import __version__
+
+    return _print(f"s3pool {__version__}", out)
+
+
+# -- surroundings --------------------------------------------------------------------------
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open /dev/null where a standard stream is closed.
+
+    Otherwise the first socket would get its number, and what is meant for stderr would go
+    to a storage node. ``sys.stdout`` stays None, so that results have nowhere to go.
+    """
+    for descriptor in STANDARD_DESCRIPTORS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Turn SIGTERM into Terminated in the main thread, unless it is ignored."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _first_output(words: Sequence[str]) -> Output:
+    """Make the output for errors in the words themselves, before they are understood."""
+    flags = words[: words.index("--")] if "--" in words else words
+    command = next((word for word in flags if not word.startswith("-")), "")
+    json = "--json" in flags
+    return Output(json=json, json_errors="--log-format=json" in flags, op=command if json else "")
+
+
+def _output_for(args: argparse.Namespace) -> Output:
+    given = vars(args)
+    return Output(
+        json=given.get("json", False),
+        json_errors=given.get("log_format") == "json",
+        quiet=given.get("quiet", False),
+        dry_run=given.get("dry_run", False),
+        color=given.get("color", "auto"),
+        op=args.command,
+    )
+
+
+def _set_up_logs(args: argparse.Namespace, out: Output) -> None:
+    from s3pool.cli import logs
+
+    given = vars(args)
+    as_json = given.get("log_format", "json" if out.json else "text") == "json"
+    logs.set_up(sys.stderr, level=_flag_level(given) or DEFAULT_LOG_LEVEL, json=as_json)
+
+
+def _flag_level(given: Mapping[str, object]) -> str:
+    if given.get("verbose"):
+        return "debug"
+    if "log_level" in given:
+        return str(given["log_level"])
+    return "error" if given.get("quiet") else ""
+
+
+def _follow_config(args: argparse.Namespace, config: Config) -> None:
+    """Let the configured log level count where no flag chose one."""
+    if not _flag_level(vars(args)):
+        from s3pool.cli import logs
+
+        logs.set_level(config.log_level)

@@ -1,0 +1,270 @@
+"""Results to stdout, everything else to stderr, as text or as JSON lines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO
+
+from s3pool.errors import S3Error, S3PoolError, TransportError
+
+BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are written
+
+# Control characters (C0, DEL, C1), the two Unicode line ends, and bytes that are not UTF-8.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What JSON may hold as it is, but terminals, line readers or UTF-8 may not.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "prefix": "\x1b[1;34m", "good": "\x1b[32m", "bad": "\x1b[31m"}
+_STYLE_END = "\x1b[0m"
+
+
+class StdoutError(Exception):
+    """Standard output cannot be written.
+
+    It stands outside the tree of errors, so that no handler of one object's failure takes
+    it for that: without an output there is nothing to go on for.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {os.strerror(cause.errno or errno.EIO)}")
+        self.broken_pipe = cause.errno in (errno.EPIPE, errno.ESHUTDOWN)
+
+
+def escape(text: str) -> str:
+    r"""Make control characters visible: ``\n``, ``\x1b``; bytes that are not UTF-8 as ``\xff``."""
+    return text if text.isprintable() else _UNSAFE.sub(_escape_one, text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    character = match.group()
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a surrogate escape stands for the byte in its low half
+        return f"\\x{code - 0xDC00:02x}"
+    return _SHORT_ESCAPES.get(character) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")
+
+
+class Output:
+    """Where a command's words go. Not for threads: the main thread alone writes.
+
+    ``json`` turns results and errors into one object a line. ``quiet`` drops notes,
+    warnings and the lines that report an act; results that were asked for stay.
+    """
+
+    def __init__(
+        self,
+        *,
+        stdout: IO[bytes] | None = None,
+        stderr: IO[str] | None = None,
+        json: bool = False,
+        json_errors: bool = False,
+        quiet: bool = False,
+        dry_run: bool = False,
+        color: str = "auto",
+        op: str = "",
+    ) -> None:
+        self.json = json
+        self.json_errors = json or json_errors
+        self.quiet = quiet
+        self.dry_run = dry_run
+        self.op = op
+        self._stdout = stdout or getattr(sys.stdout, "buffer", None)
+        self._stderr = stderr or sys.stderr
+        self._lines: list[str] = []
+        self._gathered = 0
+        self.is_tty = self._stdout is not None and _isatty(self._stdout)
+        self._color = color
+        self._encode: Callable[[object], str] | None = None
+
+    # -- results ---------------------------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        """Write one result line; the text must be escaped already."""
+        self._lines.append(text)
+        self._gathered += len(text) + 1
+        if self.is_tty or self._gathered >= BLOCK_BYTES:
+            self.flush()
+
+    def lines(self, texts: Iterable[str]) -> None:
+        """Write many result lines at once, and let them out: one page of a listing."""
+        self._lines.extend(texts)
+        self.flush()
+
+    def record(self, fields: Mapping[str, object]) -> None:
+        """Write one result as a JSON object on its own line."""
+        self.line(self.encode(fields))
+
+    def result(self, text: str, fields: Mapping[str, object]) -> None:
+        """Write one result: the object with --json, else the text."""
+        self.line(self.encode(fields) if self.json else text)
+
+    def act(self, text: str, fields: Mapping[str, object]) -> None:
+        """Report something done (or, in a dry run, what would be): quiet drops the text."""
+        if self.json:
+            self.record({**fields, "dry_run": True} if self.dry_run else fields)
+        elif not self.quiet:
+            self.line(f"(dry run) {text}" if self.dry_run else text)
+
+    def raw(self, block: bytes | memoryview) -> None:
+        """Write bytes as they are, after all lines before them."""
+        if self._lines:
+            self._write(self._take())
+        self._write(block)
+
+    def flush(self) -> None:
+        """Let out everything gathered.
+
+        Raises:
+            StdoutError: nobody reads any more, the disk is full, or stdout is closed.
+        """
+        if self._lines:
+            self._write(self._take())
+        if self._stdout is not None:
+            try:
+                self._stdout.flush()
+            except OSError as exc:
+                raise StdoutError(exc) from exc
+
+    def discard(self) -> None:
+        """Forget what was gathered: stdout is beyond use."""
+        self._take()
+
+    def _take(self) -> bytes:
+        self._lines.append("")
+        block = "\n".join(self._lines).encode("utf-8", "surrogateescape")
+        self._lines.clear()
+        self._gathered = 0
+        return block
+
+    def _write(self, block: bytes | memoryview) -> None:
+        if self._stdout is None:
+            raise StdoutError(OSError(errno.EBADF, "closed"))
+        try:
+            self._stdout.write(block)
+        except OSError as exc:
+            raise StdoutError(exc) from exc
+
+    # -- everything else -------------------------------------------------------------------
+
+    def note(self, text: str, fields: Mapping[str, object] | None = None) -> None:
+        """Tell the user something on stderr; quiet drops it, --json needs fields for it."""
+        if self.quiet:
+            return
+        if not self.json_errors:
+            self._tell(escape(text))
+        elif fields is not None:
+            self._tell(self.encode(fields))
+
+    def warn(self, text: str) -> None:
+        """Warn on stderr; quiet drops it."""
+        if self.quiet:
+            return
+        if self.json_errors:
+            self._tell(self.encode({"type": "warning", "op": self.op, "message": text}))
+        else:
+            self._tell(f"s3pool: {self.paint('warning:', 'warning', stderr=True)} {escape(text)}")
+
+    def error(self, error: BaseException, *, op: str = "", source: str = "", target: str = "") -> None:
+        """Report a failure on stderr, after the results before it."""
+        self._flush_before_error()
+        if self.json_errors:
+            self._tell(self.encode(error_record(error, op=op or self.op, source=source, target=target)))
+        else:
+            self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {escape(message_of(error))}")
+
+    def tell(self, text: str) -> None:
+        """Write lines to stderr whatever the mode: tables that were asked for."""
+        self._flush_before_error()
+        self._tell(text)
+
+    def _flush_before_error(self) -> None:
+        # On a terminal or with 2>&1 the order of lines is part of the message.
+        if self._lines:
+            self.flush()
+
+    def _tell(self, text: str) -> None:
+        if self._stderr is None:
+            return
+        try:
+            self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "\n")
+            self._stderr.flush()
+        except (OSError, ValueError):
+            # Nobody can be told that nobody can be told; the exit code still speaks.
+            self._stderr = None
+
+    def paint(self, text: str, style: str, *, stderr: bool = False) -> str:
+        """Colour a word when the stream it goes to shows colours."""
+        return f"{_STYLES[style]}{text}{_STYLE_END}" if self._colored(stderr=stderr) else text
+
+    def _colored(self, *, stderr: bool) -> bool:
+        if self._color != "auto":
+            return self._color == "always"
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            return False
+        return self._stderr is not None and _isatty(self._stderr) if stderr else self.is_tty
+
+    @property
+    def colored(self) -> bool:
+        """Say whether results may be coloured."""
+        return self._colored(stderr=False)
+
+    # -- encoding --------------------------------------------------------------------------
+
+    escape = staticmethod(escape)
+
+    def encode(self, fields: Mapping[str, object]) -> str:
+        """Give the JSON text of an object: UTF-8 as it is, what could do harm as ``\\uXXXX``."""
+        if self._encode is None:
+            self._encode = _make_encoder()
+        return self._encode(fields)
+
+
+def _make_encoder() -> Callable[[object], str]:
+    from json import JSONEncoder
+
+    readable = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    ascii_only = JSONEncoder(separators=(",", ":")).encode
+
+    def encode(fields: object) -> str:
+        text = readable(fields)
+        return text if text.isascii() and "\x7f" not in text or not _UNSAFE_IN_JSON.search(text) else ascii_only(fields)
+
+    return encode
+
+
+def _isatty(stream: IO[bytes] | IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except (OSError, ValueError):
+        return False
+
+
+def message_of(error: BaseException) -> str:
+    """Give one line about an error, without a class name where the error is ours."""
+    if isinstance(error, S3PoolError):
+        return error.message or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def error_code_of(error: BaseException) -> str:
+    """Give the word a script looks for: S3's code, else the error's class without ``Error``."""
+    return error.code if isinstance(error, S3Error) else type(error).__name__.removesuffix("Error")
+
+
+def error_record(error: BaseException, *, op: str, source: str, target: str) -> dict[str, object]:
+    """Give the JSON object of an error; ``status`` is null where no server answered."""
+    return {
+        "type": "error",
+        "op": op,
+        "source": source or (error.resource if isinstance(error, S3Error) and not target else ""),
+        "target": target,
+        "code": error_code_of(error),
+        "message": message_of(error),
+        "endpoint": error.endpoint if isinstance(error, (S3Error, TransportError)) else "",
+        "status": error.status if isinstance(error, S3Error) else None,
+    }

@@ -1,0 +1,366 @@
+"""The argument parsers: global flags here, each command's own beside the command.
+
+Two entrances lead to the same flags. ``parse`` reads a command line and imports the one
+command it names; ``build_parser`` gives the whole tree, for the manual and for completion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from s3pool.cli.exit_codes import TABLE
+from s3pool.errors import S3PoolError, UsageError
+
+# The dispatch table: a module of this name stands in cli/commands. The words are repeated
+# here so that `s3pool --help` imports none of them.
+SUMMARIES = {
+    "ls": "list buckets, objects and prefixes",
+    "stat": "show everything about objects, buckets and prefixes",
+    "du": "count objects and bytes",
+    "find": "find objects by name, size and age",
+    "cp": "copy files and objects, to and from S3 and inside it",
+    "mv": "move files and objects: copy, verify, then delete",
+    "rm": "delete objects",
+    "cat": "write objects to standard output",
+    "pipe": "store standard input as an object",
+    "mb": "make buckets",
+    "rb": "remove buckets",
+    "presign": "make a URL that works without credentials for a while",
+    "ping": "show the health of every endpoint",
+    "config": "show every setting and where it came from",
+    "completion": "print a completion script for a shell",
+}
+ALL = tuple(SUMMARIES)
+
+DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
+PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
+GLOBALS_HINT = "Global flags (s3pool --help) work here as well."
+HELP_POSITION = 26  # the column where the explanations of flags start
+DEFAULT_WIDTH = 100  # of help that goes to a file or a pipe
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# Settings of config.py by their name there; only those given on the command line are passed on.
+CONFIG_FLAGS = (
+    "endpoints",
+    "access_key",
+    "no_sign_request",
+    "region",
+    "insecure",
+    "ca_bundle",
+    "config",
+    "profile",
+    "env_file",
+    "strategy",
+    "connect_timeout",
+    "read_timeout",
+    "retries",
+    "health_interval",
+    "max_connections",
+    "workers",
+    "addressing",
+    "bwlimit",
+    "log_level",
+)
+
+_T = TypeVar("_T")
+
+
+class Command(Protocol):
+    """What a module in cli/commands offers."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own flags and operands."""
+
+    def run(self, args: argparse.Namespace, ctx: Any) -> int:
+        """Do it and give the exit code."""
+
+
+class HelpRequested(Exception):
+    """-h or --help was given; ``text`` is the help."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("help")
+        self.text = text
+
+
+class _Help(argparse.Action):
+    """Hand the help to the caller, who knows how to write to a closed or full stdout."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object, **named: object) -> NoReturn:
+        raise HelpRequested(parser.format_help())
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's layout with a width found once: it makes a formatter for every flag."""
+
+    width = 0
+
+    def __init__(self, prog: str) -> None:
+        _Formatter.width = _Formatter.width or _terminal_width()
+        super().__init__(prog, max_help_position=HELP_POSITION, width=_Formatter.width)
+
+
+def _terminal_width() -> int:
+    try:
+        return max(os.get_terminal_size(1).columns - 2, DEFAULT_WIDTH // 2)
+    except OSError:
+        return DEFAULT_WIDTH
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, and takes no abbreviated flags."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", _Formatter)
+        super().__init__(add_help=False, allow_abbrev=False, **settings)
+        self.add_argument("-h", "--help", action=_Help, help="show this help and exit")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def argument_type(convert: Callable[[str], _T], name: str) -> Callable[[str], _T]:
+    """Make a converter usable as ``type=``: its refusal names the flag.
+
+    ``name`` stands in argparse's own message when the converter raises ValueError.
+    """
+
+    def converted(text: str) -> _T:
+        try:
+            return convert(text)
+        except S3PoolError as exc:
+            raise argparse.ArgumentTypeError(exc.message) from exc
+
+    converted.__name__ = name
+    return converted
+
+
+def size_in_bytes(text: str) -> int:
+    """Read ``10M`` or ``10MiB`` (both 1024-based); for ``type=``."""
+    from s3pool.units import parse_size
+
+    return argument_type(parse_size, "size")(text)
+
+
+def seconds(text: str) -> float:
+    """Read ``7d10h30m``, ``90s`` or plain seconds; for ``type=``."""
+    from s3pool.units import parse_duration
+
+    return argument_type(parse_duration, "duration")(text)
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number above zero; for ``type=``."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def natural_int(text: str) -> int:
+    """Read a whole number, zero included; for ``type=``."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, not {number}")
+    return number
+
+
+# Names for argparse's own "invalid ... value" message.
+positive_int.__name__ = natural_int.__name__ = "number"
+
+
+# -- global flags --------------------------------------------------------------------------
+
+
+def add_global_flags(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
+    """Add the flags that every command takes.
+
+    None has a default: a flag that was not given leaves no trace, so that the same flag
+    before the command survives the parser behind it. ``hidden`` keeps them out of the help.
+    """
+    group = parser.add_argument_group("global flags")
+
+    def flag(*names: str, help: str, **settings: Any) -> None:
+        group.add_argument(*names, default=argparse.SUPPRESS, help=argparse.SUPPRESS if hidden else help, **settings)
+
+    _add_connection_flags(flag)
+    _add_tuning_flags(flag)
+    _add_output_flags(flag)
+
+
+def _add_connection_flags(flag: Callable[..., None]) -> None:
+    flag(
+        "--endpoints",
+        metavar="URL,...",
+        action="append",
+        help="the nodes, separated by commas; repeatable; http://node{1...4}:9000 expands (S3_POOL)",
+    )
+    flag("--access-key", metavar="KEY", help="access key; the secret comes from AWS_SECRET_ACCESS_KEY or a file")
+    flag("--no-sign-request", action="store_true", help="send unsigned requests, for public buckets")
+    flag("--region", metavar="NAME", help="region in the signature (AWS_REGION; us-east-1)")
+    flag("--insecure", action="store_true", help="do not verify TLS certificates")
+    flag("--ca-bundle", metavar="FILE", help="certificates to trust (AWS_CA_BUNDLE)")
+    flag("--config", metavar="FILE", help="configuration file (S3POOL_CONFIG; ~/.s3pool/config.yaml)")
+    flag("--profile", metavar="NAME", help="profile of the configuration file (S3POOL_PROFILE)")
+    flag("--env-file", metavar="FILE", help="file of VARIABLE=value lines (S3POOL_ENV_FILE; .env)")
+    flag("--addressing", choices=("path", "virtual"), help="where the bucket's name stands (path)")
+
+
+def _add_tuning_flags(flag: Callable[..., None]) -> None:
+    flag(
+        "--strategy",
+        choices=("round_robin", "least_connections", "power_of_two"),
+        help="how the next node is picked (LB_STRATEGY; round_robin)",
+    )
+    flag("--connect-timeout", metavar="SECONDS", help="for one connection attempt (3)")
+    flag("--read-timeout", metavar="SECONDS", help="for silence in an answer (60)")
+    flag("--retries", metavar="N", help="extra attempts, on another node first (5)")
+    flag("--health-interval", metavar="SECONDS", help="between probes in long commands (5)")
+    flag("--max-connections", metavar="N", help="per endpoint (100, bounded by the file limit)")
+    flag("--workers", metavar="N", help="objects or parts in flight (auto)")
+    flag("--bwlimit", metavar="RATE", help="bytes a second over all workers, such as 10M (none)")
+
+
+def _add_output_flags(flag: Callable[..., None]) -> None:
+    flag("--json", action="store_true", help="one JSON object a line, for results and errors")
+    flag("-q", "--quiet", action="store_true", help="no notes, no progress, no line per act; errors stay")
+    flag("-v", "--verbose", action="store_true", help="log every attempt (as --log-level debug)")
+    flag("--log-level", metavar="LEVEL", choices=LOG_LEVELS, help="debug, info, warning or error (warning)")
+    flag("--log-format", choices=("text", "json"), help="of logs and errors on stderr (text; json with --json)")
+    flag("--progress", choices=("auto", "bar", "plain", "none"), help="of transfers, on stderr (auto)")
+    flag("--color", choices=("auto", "always", "never"), help="colours (auto: on a terminal without NO_COLOR)")
+    flag("--stats", action="store_true", help="at the end, requests and failures per endpoint, on stderr")
+    flag("--dry-run", action="store_true", help="say what would be done, change nothing")
+    flag("--version", action="store_true", help="show the version and exit")
+
+
+# -- the two entrances ---------------------------------------------------------------------
+
+
+def load_command(name: str) -> Any:
+    """Import the module of one command."""
+    return import_module(f"s3pool.cli.commands.{name.replace('-', '_')}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; ``command`` is empty when none was named.
+
+    Flags before the command are read into the same namespace as those behind it.
+
+    Raises:
+        UsageError: an unknown command or flag, a missing or senseless value.
+        HelpRequested: -h, --help, or the command ``help``.
+    """
+    top = _top_parser()
+    index = _command_index(argv, top)
+    namespace = top.parse_args([word for word in argv[:index] if word != "--"])
+    namespace.command = argv[index] if index < len(argv) else ""
+    rest = list(argv[index + 1 :])
+    if namespace.command == "help":
+        namespace.command, rest = (rest[0] if rest else ""), ["--help"]
+        if not namespace.command:
+            raise HelpRequested(help_text())
+    if not namespace.command:
+        return namespace
+    require_known(namespace.command)
+    parser = command_parser(namespace.command)
+    return parser.parse_intermixed_args(rest, namespace=namespace)
+
+
+def command_parser(name: str) -> CommandParser:
+    """Give the parser of one command, global flags included but not shown."""
+    command: Command = load_command(name)
+    parser = CommandParser(
+        prog=f"s3pool {name}", description=_sentence(command.SUMMARY), epilog=GLOBALS_HINT, argument_default=None
+    )
+    command.add_arguments(parser)
+    add_global_flags(parser, hidden=True)
+    return parser
+
+
+def require_known(name: str) -> None:
+    """Check a command's name.
+
+    Raises:
+        UsageError: there is no such command; the message offers a similar one.
+    """
+    if name in SUMMARIES:
+        return
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, ALL, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see s3pool --help"
+    raise UsageError(f"unknown command {name!r}; {hint}")
+
+
+def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> argparse.ArgumentParser:
+    """Give the whole tree: global flags and a sub-parser per command.
+
+    ``show_globals`` repeats the global flags in each command's help, as completion wants
+    it; without it they are accepted there but not shown.
+    """
+    parser = CommandParser(prog="s3pool", description=DESCRIPTION, epilog=_epilog())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser)
+    for name in names:
+        command: Command = load_command(name)
+        child = commands.add_parser(name, help=command.SUMMARY, description=_sentence(command.SUMMARY))
+        command.add_arguments(child)
+        add_global_flags(child, hidden=not show_globals)
+    add_global_flags(parser)
+    return parser
+
+
+def help_text() -> str:
+    """Give the help of s3pool itself, without importing a command."""
+    parser = CommandParser(
+        prog="s3pool",
+        usage="s3pool [global flags] COMMAND [flags] [operands]",
+        description=f"{DESCRIPTION}\n\n{_command_lines()}",
+        epilog=_epilog(),
+    )
+    add_global_flags(parser)
+    return parser.format_help()
+
+
+def _top_parser() -> CommandParser:
+    parser = CommandParser(prog="s3pool", usage="s3pool [global flags] COMMAND [flags] [operands]")
+    parser.format_help = help_text  # type: ignore[method-assign]
+    add_global_flags(parser)
+    return parser
+
+
+def _command_index(argv: Sequence[str], top: argparse.ArgumentParser) -> int:
+    """Find the first word that is neither a flag nor a flag's value."""
+    with_value = {name for action in top._actions if action.nargs is None for name in action.option_strings}
+    index = 0
+    while index < len(argv) and argv[index].startswith("-") and argv[index] != "-":
+        index += 2 if argv[index] in with_value else 1
+    return min(index, len(argv))
+
+
+def _command_lines() -> str:
+    width = max(map(len, SUMMARIES)) + 2
+    return "commands:\n" + "\n".join(f"  {name:<{width}}{summary}" for name, summary in SUMMARIES.items())
+
+
+def _epilog() -> str:
+    codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in TABLE)
+    return f"{PATHS_HELP}\n's3pool COMMAND --help' explains a command.\n\nexit codes:\n{codes}"
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."

@@ -1,0 +1,113 @@
+"""Tables for people: columns aligned, and what --stats says at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from s3pool.cli.output import Output
+
+COLUMN_GAP = "  "
+
+
+class EndpointStats(Protocol):
+    """What the pool counted for one endpoint; bytes and seconds are sums."""
+
+    @property
+    def endpoint(self) -> object:
+        """Give the node."""
+
+    @property
+    def requests(self) -> int:
+        """Count attempts."""
+
+    @property
+    def failures(self) -> int:
+        """Count attempts without an answer, or with a server's error."""
+
+    @property
+    def throttled(self) -> int:
+        """Count answers that asked for fewer requests."""
+
+    @property
+    def retries(self) -> int:
+        """Count attempts that repeated one made before."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Count body bytes sent."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Count body bytes received."""
+
+    @property
+    def seconds(self) -> float:
+        """Sum up the time until the answers' heads."""
+
+    @property
+    def state(self) -> str:
+        """Name the circuit's state."""
+
+    @property
+    def last_error(self) -> str:
+        """Give the last failure's text."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
+    """Lay out columns; those in ``right`` are aligned to the right, the last one is never padded."""
+    grid = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(header))]
+    return [
+        COLUMN_GAP.join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in grid
+    ]
+
+
+def mean_ms(row: EndpointStats) -> float:
+    """Give the mean time to an answer in milliseconds, 0 without requests."""
+    return round(row.seconds / row.requests * 1000, 1) if row.requests else 0.0
+
+
+def stats_record(row: EndpointStats) -> dict[str, object]:
+    """Give the JSON object of one endpoint's counts."""
+    return {
+        "type": "stats",
+        "endpoint": str(row.endpoint),
+        "requests": row.requests,
+        "failures": row.failures,
+        "throttled": row.throttled,
+        "retries": row.retries,
+        "bytes_sent": row.bytes_sent,
+        "bytes_received": row.bytes_received,
+        "mean_ms": mean_ms(row),
+        "state": row.state,
+        "last_error": row.last_error,
+    }
+
+
+STATS_HEADER = ("endpoint", "requests", "failures", "throttled", "retries", "sent", "received", "mean ms", "state", "last error")
+STATS_NUMBERS = frozenset(range(1, 8))
+
+
+def stats_row(row: EndpointStats) -> tuple[str, ...]:
+    """Give the cells of one endpoint's line."""
+    from s3pool.units import format_size
+
+    counts = (row.requests, row.failures, row.throttled, row.retries)
+    sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
+    return (str(row.endpoint), *map(str, counts), *sizes, f"{mean_ms(row):.1f}", row.state, row.last_error)
+
+
+def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
+    """Write what every endpoint did to stderr: a table, or JSON lines."""
+    if out.json:
+        for row in rows:
+            out.tell(out.encode(stats_record(row)))
+        return
+    for line in table(STATS_HEADER, map(stats_row, rows), right=STATS_NUMBERS):
+        out.tell(out.escape(line))

@@ -75,7 +75,7 @@ class Endpoint:
             raise ConfigError(f"bad endpoint {text!r}: write http://host:port or https://host:port")
         if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
             raise ConfigError(f"bad endpoint {text!r}: only scheme, host and port may stand there")
-        if port == 0 or any(c <= " " or c in "{}<>\"\\^`|" for c in parts.hostname):
+        if port == 0 or any(c <= " " or c in '{}<>"\\^`|' for c in parts.hostname):
             raise ConfigError(f"bad endpoint {text!r}: the host or the port cannot be used")
         return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
 
@@ -207,7 +207,9 @@ class Response:
     def __enter__(self) -> Response:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -263,6 +265,7 @@ class ListPage:
     next_token: str = ""  # V2's NextContinuationToken or V1's NextMarker
     next_version_id: str = ""  # only for versions, with next_token as the key marker
     max_keys: int = 0
+    v1: bool = False  # the server answered in the manner of the first ListObjects
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,142 @@
+"""Which endpoint gets the next attempt: it only asks the breakers, it never judges."""
+
+from __future__ import annotations
+
+import hashlib
+import random as random_module
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from s3pool.errors import ConfigError
+from s3pool.pool.breaker import CLOSED, CircuitBreaker
+from s3pool.pool.stats import NodeCounters
+
+if TYPE_CHECKING:
+    from s3pool.model import Endpoint
+    from s3pool.pool.connection import ConnectionPool
+
+STRATEGIES = ("round_robin", "least_connections", "power_of_two")
+LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
+LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
+
+
+class Node:
+    """One endpoint with everything that changes about it while the program runs."""
+
+    def __init__(self, endpoint: Endpoint, connections: ConnectionPool, breaker: CircuitBreaker) -> None:
+        self.endpoint = endpoint
+        self.connections = connections
+        self.breaker = breaker
+        self.counters = NodeCounters()
+        self.cooling_until = 0.0
+        self.latency_s = 0.0
+        self.is_proven = False  # it answered at least once in this process
+        self.in_flight = 0
+        # Guards in_flight and latency_s, which many threads change.
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        """Count a request that starts."""
+        with self._lock:
+            self.in_flight += 1
+
+    def leave(self) -> None:
+        """Count a request that ended, its body read or dropped."""
+        with self._lock:
+            self.in_flight -= 1
+
+    def note_latency(self, seconds: float) -> None:
+        """Mix the time to the response's head into the moving average."""
+        with self._lock:
+            old = self.latency_s
+            self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
+
+    @property
+    def load(self) -> float:
+        """Give the expected wait: requests in flight times latency."""
+        return (self.in_flight + 1) * max(self.latency_s, LATENCY_FLOOR_S)
+
+
+class LoadBalancer:
+    """Pick nodes by strategy among those whose breakers admit a request.
+
+    Nodes that failed a moment ago or asked for a pause come after clean ones. Rotation
+    starts at a random node, so that many short commands spread over the pool.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        strategy: str = "round_robin",
+        sticky: bool = False,
+        now: Callable[[], float] = time.monotonic,
+        random: random_module.Random | None = None,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ConfigError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES)}")
+        self.nodes = tuple(nodes)
+        self._strategy = strategy
+        self._sticky = sticky
+        self._now = now
+        self._random = random or random_module.Random()
+        # Guards the turn; held for one addition.
+        self._lock = threading.Lock()
+        self._turn = self._random.randrange(max(len(self.nodes), 1))
+
+    def pick(self, *, exclude: Collection[Node] = (), affinity: str = "") -> Node:
+        """Give the node for the next attempt and claim its breaker.
+
+        ``exclude`` holds nodes that this request tried already; they are used again only
+        when all were tried. ``affinity`` (bucket and key) decides the order when the pool
+        is sticky. When no breaker admits, the best node is given all the same: fail open.
+        """
+        order = self._order(affinity)
+        if len(exclude) < len(self.nodes):
+            order = [node for node in order if node not in exclude]
+        for node in self._by_fitness(order):
+            if node.breaker.claim():
+                return node
+        return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
+
+    def _by_fitness(self, order: list[Node]) -> Iterable[Node]:
+        now = self._now()
+        unfit = []
+        for node in order:
+            # A due trial takes its turn like a clean node, or a circuit would never close while
+            # others are clean; claim() lets only one request through.
+            if (node.breaker.is_clean or node.breaker.is_trial_due) and node.cooling_until <= now:
+                yield node
+            else:
+                unfit.append(node)
+        unfit.sort(key=lambda node: (node.breaker.state != CLOSED, max(node.cooling_until - now, 0.0)))
+        yield from unfit
+
+    def _order(self, affinity: str) -> list[Node]:
+        with self._lock:
+            turn = self._turn
+            self._turn = (turn + 1) % len(self.nodes)
+        if self._sticky and affinity:
+            return sorted(self.nodes, key=lambda node: _rendezvous(node, affinity))
+        rotated = [*self.nodes[turn:], *self.nodes[:turn]]
+        if self._strategy == "least_connections":
+            rotated.sort(key=lambda node: node.in_flight)
+        elif self._strategy == "power_of_two" and len(rotated) > 2:
+            pair = self._random.sample(rotated, 2)
+            pair.sort(key=lambda node: node.load)
+            rotated = pair + [node for node in rotated if node not in pair]
+        elif self._strategy == "power_of_two":
+            rotated.sort(key=lambda node: node.load)
+        return rotated
+
+    def cooldown_s(self) -> float:
+        """Give the seconds until the first node is past its pause; 0 when one is free."""
+        now = self._now()
+        return max(0.0, min(node.cooling_until for node in self.nodes) - now)
+
+
+def _rendezvous(node: Node, affinity: str) -> bytes:
+    """Give a node's rank for an object: every process agrees, a lost node moves only its own."""
+    return hashlib.blake2b(f"{node.endpoint.url} {affinity}".encode("utf-8", "surrogateescape"), digest_size=8).digest()

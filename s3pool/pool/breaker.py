@@ -1,0 +1,121 @@
+"""The one truth about an endpoint's health: a circuit breaker fed by reports."""
+
+from __future__ import annotations
+
+import random as random_module
+import threading
+import time
+from collections.abc import Callable
+
+FAILURE_THRESHOLD = 5  # consecutive failures that open a circuit
+CONNECT_FAILURE_WEIGHT = 3  # a node that does not even accept is more likely gone than busy
+OPEN_BASE_S = 30.0  # the n-th opening in a row lasts n times this
+OPEN_MAX_FACTOR = 10
+OPEN_JITTER = 0.2  # +- share, so that many clients do not return at once
+SUSPECT_S = 10.0  # after a failure a node waits this long while others are clean
+TRIAL_LEASE_S = 90.0  # a trial that nobody reported on is given up after this
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
+
+
+class CircuitBreaker:
+    """Decide whether an endpoint may get a request.
+
+    Live traffic and the health checker both only report; the balancer only asks. All
+    times are seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._now = now
+        self._random = random
+        # Guards the fields below; nothing is called while it is held but the two clocks.
+        self._lock = threading.Lock()
+        self._state = CLOSED
+        self._failures = 0
+        self._openings = 0
+        self._open_until = 0.0
+        self._suspect_until = 0.0
+        self._trial_until = 0.0
+
+    @property
+    def state(self) -> str:
+        """Give ``closed``, ``open`` or ``half-open``."""
+        return self._state
+
+    @property
+    def openings(self) -> int:
+        """Give how often the circuit opened since it was last closed."""
+        return self._openings
+
+    @property
+    def open_until(self) -> float:
+        """Give the time at which an open circuit admits its next trial."""
+        return self._open_until
+
+    @property
+    def is_clean(self) -> bool:
+        """Say whether it is closed and not just shaken by a failure."""
+        return self._state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
+
+    @property
+    def is_trial_due(self) -> bool:
+        """Say whether an opened circuit would grant a claim now."""
+        if self._state is OPEN:
+            return self._now() >= self._open_until
+        return self._state is HALF_OPEN and self._now() >= self._trial_until
+
+    def claim(self) -> bool:
+        """Ask to send one request; in half-open state only one claim at a time is granted."""
+        if self._state is CLOSED:
+            return True
+        with self._lock:
+            if self._state is CLOSED:
+                return True
+            if not self.is_trial_due:
+                return False
+            self._state = HALF_OPEN
+            self._trial_until = self._now() + TRIAL_LEASE_S
+            return True
+
+    def report_success(self) -> None:
+        """Note that the endpoint answered: closes the circuit."""
+        if self._state is CLOSED and not self._failures:
+            return
+        with self._lock:
+            self._state = CLOSED
+            self._failures = 0
+            self._openings = 0
+
+    def report_failure(self, weight: int = 1) -> None:
+        """Note a failure; at the threshold, or during a trial, the circuit opens."""
+        with self._lock:
+            self._failures += weight
+            self._suspect_until = self._now() + SUSPECT_S
+            if self._state is HALF_OPEN or (self._state is CLOSED and self._failures >= FAILURE_THRESHOLD):
+                self._open()
+
+    def trip(self) -> None:
+        """Open the circuit at once: the health checker saw the node fail repeatedly."""
+        with self._lock:
+            if self._state is not OPEN:
+                self._open()
+
+    def invite_trial(self) -> None:
+        """Let the next request through an open circuit: probes succeed again.
+
+        A probe does not touch the store itself, so only a real request closes the circuit.
+        """
+        with self._lock:
+            if self._state is OPEN:
+                self._open_until = self._now()
+
+    def _open(self) -> None:
+        self._openings += 1
+        jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)
+        self._open_until = self._now() + OPEN_BASE_S * min(self._openings, OPEN_MAX_FACTOR) * jitter
+        self._state = OPEN

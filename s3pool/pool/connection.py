@@ -1,0 +1,228 @@
+"""One endpoint's connections; the only room that knows urllib3.
+
+urllib3 opens connections (addresses, socket options, TLS, verification) behind a
+PoolManager; idle ones wait in a stack of ours, because urllib3's queue and its request path
+cost several times the exchange itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from urllib3.connection import BaseSSLError, HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import HTTPError as Urllib3Error
+from urllib3.exceptions import SSLError as Urllib3TLSError
+from urllib3.util import create_urllib3_context
+
+from s3pool.errors import ConfigError, ConnectError, TLSError
+from s3pool.model import Endpoint
+from s3pool.pool.throttle import Throttle
+from s3pool.pool.wire import Wire, describe_os_error
+
+if TYPE_CHECKING:
+    import ssl
+
+DEFAULT_MAX_CONNECTIONS = 100
+DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
+SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,  # TCP_NODELAY
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """How connections are made and kept; times in seconds, ``max_connections`` per endpoint."""
+
+    connect_timeout_s: float = 3.0
+    read_timeout_s: float = 60.0
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    max_idle_s: float = DEFAULT_MAX_IDLE_S
+    insecure: bool = False
+    ca_bundle: str = ""
+
+
+class _Opener:
+    """What our pools add to urllib3's: a connected connection, without a request."""
+
+    def open_connection(self, timeout_s: float) -> HTTPConnection:
+        """Give a new connection, connected and verified within the timeout."""
+        connection: HTTPConnection = self._new_conn()  # type: ignore[attr-defined]
+        connection.timeout = timeout_s
+        connection.connect()
+        return connection
+
+
+class PlainPool(_Opener, urllib3.HTTPConnectionPool):
+    """urllib3's pool as a factory of plain connections."""
+
+
+class TLSPool(_Opener, urllib3.HTTPSConnectionPool):
+    """urllib3's pool as a factory of TLS connections."""
+
+
+class ConnectionPool:
+    """Open, keep and bound the connections to one endpoint; safe for many threads."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: ConnectionSettings,
+        *,
+        throttle: Throttle | None = None,
+        tls_context: Callable[[], ssl.SSLContext] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self._throttle = throttle
+        self._tls_context = tls_context
+        self._now = now
+        self._slots = threading.BoundedSemaphore(settings.max_connections)
+        # Newest last; append and pop are atomic, so no lock is needed.
+        self._idle: deque[Wire] = deque()
+        # Guards the lazy creation of the urllib3 pool.
+        self._lock = threading.Lock()
+        self._factory: PlainPool | TLSPool | None = None
+        self._is_closed = False
+
+    def checkout(self, *, max_idle_s: float | None = None, connect_timeout_s: float | None = None) -> Wire:
+        """Give an idle connection that is still alive, or a new one.
+
+        ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
+        when the endpoint is at its bound.
+
+        Raises:
+            ConnectError, TLSError: no connection came about.
+        """
+        timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
+        if not self._slots.acquire(timeout=self.settings.read_timeout_s):
+            raise ConnectError(f"{self.endpoint}: all connections stayed busy", endpoint=str(self.endpoint))
+        try:
+            return self._idle_wire(max_idle_s) or self._connect(timeout_s)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def checkin(self, wire: Wire, *, reusable: bool) -> None:
+        """Take a connection back, to keep or to close."""
+        if reusable and not self._is_closed:
+            wire.idle_since = self._now()
+            self._idle.append(wire)
+        else:
+            wire.close()
+        self._slots.release()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they come back."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+        if self._factory is not None:
+            self._factory.close()
+
+    def _idle_wire(self, max_idle_s: float | None) -> Wire | None:
+        limit_s = self.settings.max_idle_s if max_idle_s is None else min(max_idle_s, self.settings.max_idle_s)
+        while self._idle:
+            try:
+                wire = self._idle.pop()
+            except IndexError:  # another thread was faster
+                return None
+            if self._now() - wire.idle_since <= limit_s and not wire.is_readable():
+                return wire
+            wire.close()
+        return None
+
+    def _connect(self, timeout_s: float) -> Wire:
+        try:
+            sock = (self._factory or self._make_factory()).open_connection(timeout_s).sock
+        except NameResolutionError as exc:
+            raise self._connect_error("the host name is unknown") from exc
+        except NewConnectionError as exc:  # before its parent, ConnectTimeoutError
+            raise self._connect_error(_connect_reason(exc)) from exc
+        except ConnectTimeoutError as exc:
+            raise self._connect_error(f"no connection within {timeout_s:g} s") from exc
+        except (BaseSSLError, Urllib3TLSError) as exc:
+            raise TLSError(f"{self.endpoint}: {_tls_reason(exc)}", endpoint=str(self.endpoint)) from exc
+        except (OSError, Urllib3Error) as exc:
+            raise self._connect_error(_connect_reason(exc)) from exc
+        version = getattr(sock, "version", None)
+        return Wire(
+            sock,
+            endpoint=str(self.endpoint),
+            tls_version=(version() or "TLS") if version else "",
+            throttle=self._throttle,
+        )
+
+    def _connect_error(self, why: str) -> ConnectError:
+        return ConnectError(f"{self.endpoint}: {why}", endpoint=str(self.endpoint))
+
+    def _make_factory(self) -> PlainPool | TLSPool:
+        with self._lock:
+            if self._factory is None:
+                manager = urllib3.PoolManager(
+                    num_pools=1, maxsize=1, retries=False, socket_options=SOCKET_OPTIONS, **self._tls_options()
+                )
+                manager.pool_classes_by_scheme = {"http": PlainPool, "https": TLSPool}
+                pool = manager.connection_from_host(self.endpoint.host, self.endpoint.port, scheme=self.endpoint.scheme)
+                if not isinstance(pool, (PlainPool, TLSPool)):
+                    raise TypeError("urllib3 ignored pool_classes_by_scheme")
+                self._manager = manager
+                self._factory = pool
+            return self._factory
+
+    def _tls_options(self) -> dict[str, Any]:
+        if self.endpoint.scheme != "https":
+            return {}
+        context = self._tls_context() if self._tls_context else make_tls_context(self.settings)
+        if self.settings.insecure:
+            return {"ssl_context": context, "cert_reqs": "CERT_NONE", "assert_hostname": False}
+        return {"ssl_context": context, "cert_reqs": "CERT_REQUIRED"}
+
+
+def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    """Give a client context, to be shared: loading the certificates costs more than a handshake.
+
+    Raises:
+        ConfigError: the CA bundle cannot be read.
+    """
+    import ssl
+
+    context = create_urllib3_context(cert_reqs=ssl.CERT_NONE if settings.insecure else ssl.CERT_REQUIRED)
+    if settings.insecure:
+        context.check_hostname = False
+        return context
+    if not settings.ca_bundle:
+        context.load_default_certs()
+        return context
+    try:
+        context.load_verify_locations(cafile=settings.ca_bundle)
+    except OSError as exc:
+        raise ConfigError(f"cannot read the CA bundle {settings.ca_bundle}: {describe_os_error(exc)}") from exc
+    return context
+
+
+def _connect_reason(exc: BaseException) -> str:
+    cause = exc.__cause__ or exc.__context__
+    if isinstance(exc, OSError):
+        return describe_os_error(exc)
+    return describe_os_error(cause) if isinstance(cause, OSError) else str(exc)
+
+
+def _tls_reason(exc: BaseException) -> str:
+    cause = exc.args[0] if exc.args and isinstance(exc.args[0], BaseException) else exc
+    verify_message = getattr(cause, "verify_message", "")
+    if verify_message:
+        return (
+            f"the certificate is not trusted: {verify_message}; give --ca-bundle FILE, or --insecure to skip the check"
+        )
+    reason = getattr(cause, "reason", "") or str(cause)
+    return f"TLS failed: {reason}; does this port speak HTTPS?"

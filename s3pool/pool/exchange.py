@@ -1,0 +1,197 @@
+"""One attempt on one node: request out, response head in, nothing decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from s3pool.body import EMPTY_BODY
+from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.model import Request, Response
+from s3pool.pool.balancer import Node
+from s3pool.pool.wire import EarlyAnswer, Head, StaleConnectionError, Wire, WireBody, wait_readable
+
+FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
+PROBE_HEAD = "HEAD / HTTP/1.1\r\nhost: {netloc}\r\n\r\n"
+
+BuildHead = Callable[[Node], bytes]
+
+
+class PatienceOver(Exception):
+    """Nobody answered yet; ``waiting`` are the exchanges that still may."""
+
+    def __init__(self, waiting: Sequence[Exchange]) -> None:
+        super().__init__(f"{len(waiting)} nodes are silent")
+        self.waiting = list(waiting)
+
+
+class Exchange:
+    """A request that was sent and whose response head is awaited or read."""
+
+    def __init__(self, node: Node, wire: Wire, request: Request) -> None:
+        self.node = node
+        self.wire = wire
+        self.request = request
+        self.started = time.monotonic()
+        self.response: Response
+        self._bytes_before = (wire.bytes_sent, wire.bytes_received)
+        self._is_over = False
+
+    def read(self, timeout_s: float) -> Exchange:
+        """Read the response head and give itself, its response open.
+
+        Raises:
+            TransportError: nothing usable arrived; the connection is dropped.
+        """
+        self.wire.set_timeout(timeout_s)
+        try:
+            head = self.wire.read_head(self.request.method)
+        except TransportError:
+            self.abandon()
+            raise
+        self.accept(head)
+        return self
+
+    def accept(self, head: Head) -> None:
+        """Make the response of a head that was read."""
+        seconds = time.monotonic() - self.started
+        self.node.note_latency(seconds)
+        self.node.counters.add_answer(seconds)
+        self.node.is_proven = True
+        stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
+        self.response = Response(
+            head.status,
+            head.headers,
+            stream,
+            endpoint=self.node.endpoint,
+            reason=head.reason,
+            raw_headers=head.raw_headers,
+            length=head.length,
+        )
+
+    def abandon(self) -> None:
+        """Give up: the connection cannot be used again."""
+        self._finish(reusable=False)
+
+    def _finish(self, reusable: bool) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        sent, received = self._bytes_before
+        self.node.counters.add_bytes(sent=self.wire.bytes_sent - sent, received=self.wire.bytes_received - received)
+        self.node.connections.checkin(self.wire, reusable=reusable)
+        self.node.leave()
+
+    def _body_failed(self, error: TransportError) -> None:
+        self.node.counters.add_failure("body", str(error))
+        self.node.breaker.report_failure()
+
+
+def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, patience_s: float | None) -> Exchange:
+    """Connect where needed and send the request.
+
+    A node that never answered in this process (``patience_s`` is set) is asked for a sign
+    of life before it gets a request that must not be sent twice or has a body, so that a
+    dead node behind an open port cannot swallow it.
+
+    Raises:
+        TransportError: with ``sent`` False while the server cannot have acted.
+    """
+    while True:
+        wire = node.connections.checkout(max_idle_s=None if request.replayable else FRESH_IDLE_S)
+        node.enter()
+        exchange = Exchange(node, wire, request)
+        try:
+            if patience_s is not None and not node.is_proven and not _may_be_doubled(request):
+                _ask_for_life(wire, node, patience_s)
+            _send(exchange, build_head(node))
+        except StaleConnectionError:
+            exchange.abandon()
+            if request.body.rewindable:
+                request.body.rewind()
+                continue
+            raise
+        except BaseException:
+            exchange.abandon()
+            raise
+        return exchange
+
+
+def _may_be_doubled(request: Request) -> bool:
+    """Say whether the same request may be under way on two nodes at once."""
+    return request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
+
+
+def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
+    wire.set_timeout(patience_s)
+    try:
+        wire.send(PROBE_HEAD.format(netloc=node.endpoint.netloc).encode("ascii"), EMPTY_BODY)
+        head = wire.read_head("HEAD")
+    except (EarlyAnswer, TransportError) as exc:
+        raise ConnectError(
+            f"{node.endpoint} accepts connections but does not answer: {exc}", endpoint=str(node.endpoint)
+        ) from exc
+    node.is_proven = True
+    if not head.keep_alive:
+        raise StaleConnectionError(f"{node.endpoint} closes after each answer", endpoint=str(node.endpoint))
+
+
+def _send(exchange: Exchange, head: bytes) -> None:
+    wire, request = exchange.wire, exchange.request
+    wire.set_timeout(request.read_timeout_s or exchange.node.connections.settings.read_timeout_s)
+    sent_before = wire.bytes_sent
+    try:
+        wire.send(head, request.body)
+    except EarlyAnswer as early:
+        _read_early_answer(exchange, early, is_whole=wire.bytes_sent - sent_before >= len(head) + request.body.length)
+
+
+def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool) -> None:
+    """Take the answer that came before the body was sent; the connection ends with it."""
+    wire, request = exchange.wire, exchange.request
+    try:
+        head = wire.read_head(request.method)
+    except TransportError as exc:
+        if isinstance(exc, StaleConnectionError):
+            raise
+        raise ProtocolError(
+            f"{wire.endpoint} broke the connection: {early}", endpoint=wire.endpoint, sent=is_whole
+        ) from exc
+    exchange.accept(
+        Head(head.status, head.reason, head.headers, head.raw_headers, head.length, head.is_chunked, keep_alive=False)
+    )
+
+
+def first_answer(exchanges: Sequence[Exchange], timeout_s: float, *, patience_s: float | None) -> Exchange:
+    """Give the exchange whose response head arrives first; the others stay as they are.
+
+    Raises:
+        PatienceOver: nobody answered within ``patience_s``. TransportError: the last one
+        failed, or ``timeout_s`` went by.
+    """
+    newest = exchanges[0]
+    if hasattr(newest, "response"):
+        return newest
+    if len(exchanges) == 1 and patience_s is None:
+        return newest.read(timeout_s)
+    waiting = list(exchanges)
+    limit_s = timeout_s if patience_s is None else min(patience_s, timeout_s)
+    deadline = time.monotonic() + limit_s
+    while waiting:
+        ready = wait_readable([exchange.wire for exchange in waiting], max(deadline - time.monotonic(), 0.0))
+        if not ready:
+            break
+        for exchange in [exchange for exchange in waiting if exchange.wire in ready]:
+            try:
+                return exchange.read(max(deadline - time.monotonic(), 1.0) if exchange.wire.is_tls else timeout_s)
+            except TransportError:
+                waiting.remove(exchange)
+                if not waiting:
+                    raise
+    if patience_s is not None and patience_s < timeout_s:
+        raise PatienceOver(waiting)
+    for exchange in waiting:
+        exchange.abandon()
+    raise RequestTimeoutError(
+        f"{newest.node.endpoint} sent nothing for {timeout_s:g} s", endpoint=str(newest.node.endpoint)
+    )

@@ -1,0 +1,86 @@
+"""Whether and when an attempt is repeated: pure decisions on two facts.
+
+The facts are: may the server have acted (``error.sent``), and may the request be repeated
+with its body rewound (``request.replayable``).
+"""
+
+from __future__ import annotations
+
+import random as random_module
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from s3pool.errors import ConnectError, IntegrityError, S3Error, S3PoolError, ThrottledError, TLSError, TransportError
+from s3pool.model import Request
+from s3pool.pool.wire import StaleConnectionError
+
+BACKOFF_BASE_S = 0.1
+BACKOFF_CAP_S = 5.0
+RETRY_AFTER_CAP_S = 30.0  # a server cannot make a command sleep longer than this per attempt
+DEADLINE_FACTOR = 5  # no attempt starts later than this many read timeouts after the first
+SERVER_ERROR = 500
+NOT_IMPLEMENTED = 501
+UNPROCESSED_STATUS = 503  # the answer says that the request was not worked on
+RETRYABLE_CODES = frozenset({"RequestTimeout", "RequestTimeTooSkewed", "InternalError", "OperationAborted"})
+SKEWED_CODES = frozenset({"RequestTimeTooSkewed"})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and for how long one request is tried. ``retries`` are extra attempts."""
+
+    retries: int = 5
+    deadline_s: float = 300.0
+    random: Callable[[], float] = random_module.random
+
+    def backoff_s(self, attempt: int) -> float:
+        """Give the wait before extra attempt number ``attempt`` (from 1): full jitter."""
+        return float(self.random() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (attempt - 1)))
+
+    def deadline_for(self, request: Request) -> float:
+        """Give the seconds after which no further attempt of this request starts."""
+        return max(self.deadline_s, 2 * (request.read_timeout_s or 0.0))
+
+
+def may_repeat(error: S3PoolError, request: Request) -> bool:
+    """Say whether another attempt may help and can do no harm.
+
+    Source: RFC 9110 section 9.2.2; a request framed by Content-Length that was not sent
+    whole cannot have been acted on.
+    """
+    rewindable = request.body.rewindable
+    if isinstance(error, ThrottledError):
+        return rewindable
+    if isinstance(error, TransportError):
+        return rewindable and (not error.sent or request.replayable)
+    if isinstance(error, S3Error):
+        return _may_repeat_after_answer(error, request)
+    return False
+
+
+def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
+    if error.code in SKEWED_CODES or error.status == UNPROCESSED_STATUS:
+        return request.body.rewindable
+    if error.status == NOT_IMPLEMENTED:
+        return False
+    return request.replayable and (error.status >= SERVER_ERROR or error.code in RETRYABLE_CODES)
+
+
+def is_illness(error: S3PoolError) -> bool:
+    """Say whether the error speaks against the endpoint; load and our own mistakes do not."""
+    if isinstance(error, (ThrottledError, IntegrityError, StaleConnectionError)):
+        return False
+    if isinstance(error, S3Error):
+        return error.status >= SERVER_ERROR and error.status != NOT_IMPLEMENTED
+    return isinstance(error, TransportError)
+
+
+def failure_kind(error: S3PoolError) -> str:
+    """Name a failure for the counters."""
+    if isinstance(error, S3Error):
+        return f"http {error.status}"
+    if isinstance(error, TLSError):
+        return "tls"
+    if isinstance(error, ConnectError):
+        return "connect"
+    return type(error).__name__.removesuffix("Error").removeprefix("Request").lower()

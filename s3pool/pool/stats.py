@@ -1,0 +1,89 @@
+"""What happened per endpoint: counters that ``--stats`` and the proxy show."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """A snapshot of one endpoint's counters. Bytes are on the wire; seconds add up over requests.
+
+    ``failures`` counts exchanges without a usable answer and answers of 500 and above,
+    ``retries`` the attempts made here because an earlier one, here or elsewhere, failed.
+    """
+
+    endpoint: str
+    state: str
+    requests: int
+    failures: int
+    throttled: int
+    retries: int
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+    last_error: str
+    failure_kinds: dict[str, int] = field(default_factory=dict)
+
+
+class NodeCounters:
+    """The live counters of one endpoint."""
+
+    def __init__(self) -> None:
+        # Guards all fields; held for additions only.
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.retries = 0
+        self.throttled = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.seconds = 0.0
+        self.last_error = ""
+        self.failure_kinds: Counter[str] = Counter()
+
+    def add_request(self, *, is_retry: bool) -> None:
+        """Count an attempt that is about to start."""
+        with self._lock:
+            self.requests += 1
+            self.retries += is_retry
+
+    def add_answer(self, seconds: float) -> None:
+        """Count the time from the request's first byte to the response's head."""
+        with self._lock:
+            self.seconds += seconds
+
+    def add_failure(self, kind: str, message: str) -> None:
+        """Count a failed attempt under its kind (``connect``, ``timeout``, ``http 500``, ...)."""
+        with self._lock:
+            self.failure_kinds[kind] += 1
+            self.last_error = message
+
+    def add_throttled(self) -> None:
+        """Count an answer that asks for fewer requests."""
+        with self._lock:
+            self.throttled += 1
+
+    def add_bytes(self, *, sent: int = 0, received: int = 0) -> None:
+        """Count bytes that went over the wire."""
+        with self._lock:
+            self.bytes_sent += sent
+            self.bytes_received += received
+
+    def snapshot(self, endpoint: str, state: str) -> EndpointStats:
+        """Give the counters as a frozen value."""
+        with self._lock:
+            return EndpointStats(
+                endpoint=endpoint,
+                state=state,
+                requests=self.requests,
+                failures=self.failure_kinds.total(),
+                throttled=self.throttled,
+                retries=self.retries,
+                bytes_sent=self.bytes_sent,
+                bytes_received=self.bytes_received,
+                seconds=self.seconds,
+                last_error=self.last_error,
+                failure_kinds=dict(self.failure_kinds),
+            )

@@ -1,0 +1,440 @@
+"""One connection's HTTP/1.1: a head out, a head in, a body either way.
+
+It owns its receive buffer and reads no more of a body than the caller asks for. On plain
+sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each receive.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
+from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.pool.throttle import PIECE_BYTES, Throttle
+
+BUFFER_BYTES = 64 * 1024  # a response head must fit; RGW's and AWS's limits are 16 and 8 KiB
+JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
+MAX_CHUNK_LINE_BYTES = 4096
+IS_LINUX = sys.platform.startswith("linux")
+TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
+HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+NO_BODY_STATUS = frozenset({204, 304})
+FIRST_FINAL_STATUS = 200
+SWITCHING_PROTOCOLS = 101
+
+
+class StaleConnectionError(ProtocolError):
+    """A kept connection was closed by the server before it answered anything."""
+
+
+class EarlyAnswer(Exception):
+    """The server answered, or stopped reading, before the request body was sent whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A response's status line and fields; ``length`` is None for chunked and close-delimited bodies."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+    raw_headers: tuple[tuple[str, str], ...]
+    length: int | None
+    is_chunked: bool
+    keep_alive: bool
+
+
+class Wire:
+    """A connected socket between requests or inside one; used by one thread at a time."""
+
+    __slots__ = (
+        "_buffer",
+        "_end",
+        "_sock",
+        "_start",
+        "_throttle",
+        "_timeout_s",
+        "_view",
+        "bytes_received",
+        "bytes_sent",
+        "endpoint",
+        "exchanges",
+        "idle_since",
+        "is_tls",
+        "tls_version",
+    )
+
+    def __init__(
+        self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
+    ) -> None:
+        self._sock = sock
+        self._throttle = throttle
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._timeout_s = -1.0
+        self.endpoint = endpoint
+        self.is_tls = bool(tls_version)
+        self.tls_version = tls_version
+        self.idle_since = 0.0
+        self.exchanges = 0  # answers received so far
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    def close(self) -> None:
+        """Close the socket; harmless when called twice."""
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """Give the descriptor to poll; -1 when closed."""
+        return self._sock.fileno()
+
+    def is_readable(self) -> bool:
+        """Say whether bytes, or the end, have arrived: on an idle connection it is then dead."""
+        return self._end > self._start or bool(wait_readable([self], 0.0))
+
+    def set_timeout(self, seconds: float) -> None:
+        """Let every later send and receive wait this long at most without progress."""
+        if seconds == self._timeout_s:
+            return
+        self._timeout_s = seconds
+        if self.is_tls or not IS_LINUX:
+            self._sock.settimeout(seconds)
+            return
+        self._sock.settimeout(None)
+        whole = int(seconds)
+        value = struct.pack("ll", whole, max(int((seconds - whole) * 1_000_000), 0 if whole else 1))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def send(self, head: bytes, body: Body) -> None:
+        """Send a request; small bodies in memory go out together with the head.
+
+        Raises:
+            EarlyAnswer: the server speaks already, or hung up; its answer may be readable.
+            RequestTimeoutError: the server stopped taking bytes.
+        """
+        if isinstance(body, BytesBody) and body.length <= JOIN_LIMIT_BYTES:
+            self.write(head + body.content if body.content else head)
+            return
+        self.write(head)
+        body.send(self)
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Send all of a block, in pieces when the bandwidth is limited."""
+        if self._throttle is None:
+            self._write(block)
+            return
+        with memoryview(block) as view:
+            for offset in range(0, len(view), PIECE_BYTES):
+                piece = view[offset : offset + PIECE_BYTES]
+                self._throttle.take(len(piece))
+                self._write(piece)
+
+    def _write(self, block: bytes | bytearray | memoryview) -> None:
+        if len(block) > JOIN_LIMIT_BYTES:
+            self._look_for_early_answer()
+        try:
+            self._sock.sendall(block)
+        except (BlockingIOError, TimeoutError) as exc:
+            raise self._send_timeout() from exc
+        except OSError as exc:
+            raise EarlyAnswer(str(exc)) from exc
+        self.bytes_sent += len(block)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send part of a file: by the kernel on plain sockets, through one buffer under TLS."""
+        if self.is_tls or not IS_LINUX:
+            self._send_file_buffered(fd, offset, count)
+            return
+        limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
+        while count:
+            self._look_for_early_answer()
+            if self._throttle is not None:
+                self._throttle.take(min(count, limit))
+            try:
+                sent = os.sendfile(self._sock.fileno(), fd, offset, min(count, limit))
+            except (BlockingIOError, TimeoutError) as exc:
+                raise self._send_timeout() from exc
+            except OSError as exc:
+                raise EarlyAnswer(str(exc)) from exc
+            if not sent:
+                raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
+            offset += sent
+            count -= sent
+            self.bytes_sent += sent
+
+    def _send_file_buffered(self, fd: int, offset: int, count: int) -> None:
+        buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, count)))
+        while count:
+            got = os.preadv(fd, [buffer[: min(count, len(buffer))]], offset)
+            if not got:
+                raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
+            self.write(buffer[:got])
+            offset += got
+            count -= got
+
+    def _look_for_early_answer(self) -> None:
+        # Under TLS a readable socket may only hold a session ticket; the answer is found after a failed send.
+        if not self.is_tls and self.is_readable():
+            raise EarlyAnswer("the server answered before the body was sent")
+
+    def _send_timeout(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"{self.endpoint} took no bytes for {self._timeout_s:g} s", endpoint=self.endpoint, sent=False
+        )
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def read_head(self, method: str) -> Head:
+        """Read the final response head; 1xx heads before it are dropped.
+
+        Raises:
+            StaleConnectionError: a kept connection ended without a byte.
+            ProtocolError, RequestTimeoutError: no complete, valid head arrived.
+        """
+        fresh = True
+        while True:
+            end = self._buffer.find(b"\r\n\r\n", self._start, self._end)
+            if end < 0:
+                self._fill(is_first=fresh)
+                fresh = False
+                continue
+            text = self._view[self._start : end].tobytes().decode("utf-8", "surrogateescape")
+            self._start = end + 4
+            head = parse_head(text, method, self.endpoint)
+            if head.status >= FIRST_FINAL_STATUS:
+                self.exchanges += 1
+                return head
+            if head.status == SWITCHING_PROTOCOLS:
+                raise self._protocol_error("sent status 101 without being asked")
+
+    def _fill(self, *, is_first: bool) -> None:
+        """Receive into the buffer behind what is there; fails at the end of the connection."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == BUFFER_BYTES:
+            kept = self._end - self._start
+            if kept == BUFFER_BYTES:
+                raise self._protocol_error("sent a line or head of more than 64 KiB")
+            self._buffer[:kept] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, kept
+        try:
+            count = self._recv_into(self._view[self._end :])
+        except TransportError as exc:
+            if is_first and self.exchanges and not isinstance(exc, RequestTimeoutError):
+                raise StaleConnectionError(str(exc), endpoint=self.endpoint) from exc
+            raise
+        if not count:
+            if is_first and self.exchanges and self._start == self._end:
+                raise StaleConnectionError(f"{self.endpoint} closed a kept connection", endpoint=self.endpoint)
+            raise self._protocol_error("closed the connection before the answer was complete")
+        if is_first and TCP_QUICKACK is not None:
+            # The kernel forgets it after each use; without it Nagle there waits 40 ms for our ACK here.
+            self._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+        self._end += count
+
+    def _recv_into(self, view: memoryview) -> int:
+        try:
+            count = self._sock.recv_into(view)
+        except (BlockingIOError, TimeoutError) as exc:
+            raise RequestTimeoutError(
+                f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint
+            ) from exc
+        except OSError as exc:
+            raise ProtocolError(
+                f"{self.endpoint} broke the connection: {describe_os_error(exc)}", endpoint=self.endpoint
+            ) from exc
+        self.bytes_received += count
+        if self._throttle is not None:
+            self._throttle.take(count)
+        return count
+
+    def readinto(self, view: memoryview) -> int:
+        """Give body bytes: what the buffer holds first, then straight from the socket; 0 at the end."""
+        ready = self._end - self._start
+        if not ready:
+            return self._recv_into(view)
+        count = min(ready, len(view))
+        view[:count] = self._view[self._start : self._start + count]
+        self._start += count
+        return count
+
+    def read_line(self) -> bytes:
+        """Read a line of chunked framing, without its CRLF."""
+        while True:
+            end = self._buffer.find(b"\r\n", self._start, self._end)
+            if end >= 0:
+                line = self._view[self._start : end].tobytes()
+                self._start = end + 2
+                return line
+            if self._end - self._start > MAX_CHUNK_LINE_BYTES:
+                raise self._protocol_error("sent a chunk line of more than 4 KiB")
+            self._fill(is_first=False)
+
+    def _protocol_error(self, what: str) -> ProtocolError:
+        return ProtocolError(f"{self.endpoint} {what}", endpoint=self.endpoint)
+
+
+class WireBody:
+    """The body of one response; it ends the exchange when its last byte was read.
+
+    ``finish(reusable)`` is called exactly once: with True when the connection can carry
+    another request. ``failed(error)`` is told when the body breaks off.
+    """
+
+    __slots__ = ("_failed", "_finish", "_head", "_is_done", "_left", "_wire")
+
+    def __init__(
+        self, wire: Wire, head: Head, *, finish: Callable[[bool], None], failed: Callable[[TransportError], None]
+    ) -> None:
+        self._wire = wire
+        self._head = head
+        self._finish = finish
+        self._failed = failed
+        self._is_done = False
+        # Bytes left of the body, of the current chunk, or -1 when only the end of the connection tells.
+        self._left = head.length if head.length is not None else 0 if head.is_chunked else -1
+        if head.length == 0:
+            self._end(reusable=head.keep_alive)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end of a complete body.
+
+        Raises:
+            ProtocolError: the connection ended early. RequestTimeoutError: it stalled.
+        """
+        if self._is_done or not len(buffer):
+            return 0
+        try:
+            return self._readinto(buffer)
+        except TransportError as exc:
+            self._end(reusable=False)
+            self._failed(exc)
+            raise
+
+    def _readinto(self, buffer: memoryview) -> int:
+        if self._left == 0 and not self._next_chunk():
+            return 0
+        limit = len(buffer) if self._left < 0 else min(self._left, len(buffer))
+        count = self._wire.readinto(buffer[:limit])
+        if self._left < 0:
+            if not count:
+                self._end(reusable=False)
+            return count
+        if not count:
+            raise ProtocolError(
+                f"{self._wire.endpoint} closed the connection {self._left} bytes early", endpoint=self._wire.endpoint
+            )
+        self._left -= count
+        if self._left == 0:
+            if not self._head.is_chunked:
+                self._end(reusable=self._head.keep_alive)
+            elif self._wire.read_line():
+                raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk", endpoint=self._wire.endpoint)
+        return count
+
+    def _next_chunk(self) -> bool:
+        line = self._wire.read_line().split(b";", 1)[0].strip()
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", line):
+            raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk size", endpoint=self._wire.endpoint)
+        self._left = int(line, 16)
+        if self._left:
+            return True
+        while self._wire.read_line():  # trailers carry nothing that s3pool uses
+            pass
+        self._end(reusable=self._head.keep_alive)
+        return False
+
+    def _end(self, *, reusable: bool) -> None:
+        if not self._is_done:
+            self._is_done = True
+            self._finish(reusable)
+
+    def close(self) -> None:
+        """End the exchange; a connection with unread bytes is dropped."""
+        self._end(reusable=False)
+
+
+def parse_head(text: str, method: str, endpoint: str) -> Head:
+    """Read a response head without its blank line, strictly.
+
+    Source: RFC 9112 sections 4, 5 and 6.3; folded lines, control characters, differing
+    Content-Length fields and unknown transfer codings are refused.
+    """
+    lines = text.split("\r\n")
+    status_line = STATUS_LINE.fullmatch(lines[0])
+    if status_line is None:
+        raise ProtocolError(f"{endpoint} does not speak HTTP: it sent {lines[0][:60]!r}", endpoint=endpoint)
+    minor, status, reason = status_line.groups()
+    fields = []
+    for line in lines[1:]:
+        field = HEADER_LINE.fullmatch(line)
+        if field is None:
+            raise ProtocolError(f"{endpoint} sent a malformed header line {line[:60]!r}", endpoint=endpoint)
+        fields.append((field[1], field[2]))
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        lower = name.lower()
+        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    is_chunked = _is_chunked(headers, endpoint)
+    connection = headers.get("connection", "").lower()
+    keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
+    if method == "HEAD" or int(status) in NO_BODY_STATUS or int(status) < FIRST_FINAL_STATUS:
+        length: int | None = 0
+        is_chunked = False
+    else:
+        length = None if is_chunked else _content_length(headers, endpoint)
+        # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
+        keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
+    return Head(int(status), reason or "", headers, tuple(fields), length, is_chunked, keep_alive)
+
+
+def _is_chunked(headers: dict[str, str], endpoint: str) -> bool:
+    coding = headers.get("transfer-encoding")
+    if coding is None or coding.lower() == "identity":
+        return False
+    if coding.lower() != "chunked":
+        raise ProtocolError(f"{endpoint} uses an unknown transfer coding {coding!r}", endpoint=endpoint)
+    return True
+
+
+def _content_length(headers: dict[str, str], endpoint: str) -> int | None:
+    text = headers.get("content-length")
+    if text is None:
+        return None
+    values = {value.strip() for value in text.split(",")}
+    value = values.pop()
+    if values or not re.fullmatch(r"[0-9]{1,19}", value):
+        raise ProtocolError(f"{endpoint} sent a bad Content-Length {text!r}", endpoint=endpoint)
+    return int(value)
+
+
+def wait_readable(wires: list[Wire], timeout_s: float) -> list[Wire]:
+    """Wait until one of the wires has something to read; an empty list after the timeout."""
+    by_fd = {wire.fileno(): wire for wire in wires}
+    poller = select.poll()
+    for fd in by_fd:
+        poller.register(fd, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        events = poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
+        if events or time.monotonic() >= deadline:
+            return [by_fd[fd] for fd, _ in events]
+
+
+def describe_os_error(exc: OSError) -> str:
+    """Give the system's words for an error, without the number and in lower case."""
+    text = exc.strerror or str(exc) or type(exc).__name__
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,117 @@
+"""The composition root: a Config becomes a pool, a transport and an S3 client."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
+from s3pool.pool.health import HealthChecker
+from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
+from s3pool.pool.throttle import Throttle
+from s3pool.pool.transport import Transport
+from s3pool.s3.client import S3Client
+from s3pool.s3.sigv4 import Signer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from s3pool.config import Config
+
+
+class Session:
+    """Everything that talks to one pool; close it, or use it as a context."""
+
+    def __init__(self, config: Config, transport: Transport, client: S3Client, signer: Signer) -> None:
+        self.config = config
+        self.transport = transport
+        self.client = client
+        self.signer = signer
+        self._health: HealthChecker | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Give the nodes of the pool in the order of the configuration."""
+        return self.transport.balancer.nodes
+
+    @property
+    def all_tls(self) -> bool:
+        """Say whether every endpoint is HTTPS, so that bodies are safe without a signed hash."""
+        return all(endpoint.scheme == "https" for endpoint in self.transport.endpoints)
+
+    def start_health(self) -> None:
+        """Start the background probes; only long commands with several threads do."""
+        if self._health is None and len(self.nodes) > 1:
+            self._health = HealthChecker(self.nodes, interval_s=self.config.health_interval_s)
+            self._health.start()
+
+    def close(self) -> None:
+        """Stop the probes and close the connections."""
+        if self._health is not None:
+            self._health.stop()
+            self._health = None
+        self.transport.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_session(config: Config) -> Session:
+    """Build the pool of a configuration; connects to nothing and starts no thread.
+
+    Raises:
+        ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad.
+    """
+    config.require_endpoints()
+    if config.sign:
+        config.require_credentials()
+    settings = ConnectionSettings(
+        connect_timeout_s=config.connect_timeout_s,
+        read_timeout_s=config.read_timeout_s,
+        max_connections=config.max_connections,
+        max_idle_s=config.max_idle_s,
+        insecure=config.insecure,
+        ca_bundle=config.ca_bundle,
+    )
+    throttle = Throttle(config.bwlimit) if config.bwlimit else None
+    tls = _SharedTLSContext(settings)
+    nodes = [
+        Node(endpoint, ConnectionPool(endpoint, settings, throttle=throttle, tls_context=tls), CircuitBreaker())
+        for endpoint in config.endpoints
+    ]
+    balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
+    signer = Signer(config.credentials if config.sign else None, region=config.region)
+    policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)
+    transport = Transport(
+        balancer,
+        signer.sign,
+        policy=policy,
+        read_timeout_s=config.read_timeout_s,
+        patience_s=config.connect_timeout_s,
+    )
+    client = S3Client(transport, addressing=config.addressing, region=config.region)
+    return Session(config, transport, client, signer)
+
+
+class _SharedTLSContext:
+    """One TLS context for all endpoints, made when the first of them connects."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+        # Guards the creation, which reads the certificate store.
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+
+    def __call__(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._context is None:
+                self._context = make_tls_context(self._settings)
+            return self._context

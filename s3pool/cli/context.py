@@ -77,7 +77,7 @@ class Context:
         if self._session is None:
             from s3pool.session import open_session
 
-            self._session = open_session(self.config, warn=self.out.warn)
+            self._session = open_session(self.config)
         return self._session
 
     @property
@@ -160,8 +160,7 @@ class Context:
 
     def confirm(self, question: str) -> bool:
         """Ask on the terminal; anything but yes is no, and so is the end of input."""
-        self.out.flush()
-        print(f"{self.out.escape(question)} [y/N]: ", end="", file=sys.stderr, flush=True)
+        self.out.ask(f"{question} [y/N]: ")
         try:
             answer = sys.stdin.readline()
         except (OSError, ValueError):
@@ -189,16 +188,16 @@ class Context:
         Raises:
             ConfigError, UsageError, NoEndpointError: as ``act`` raised them.
         """
-        codes = []
-        for operand in operands:
-            try:
-                codes.append(act(operand) or 0)
-            except (ConfigError, UsageError, NoEndpointError):
-                raise
-            except S3PoolError as exc:
-                self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
-                codes.append(exit_code_for(exc))
-        return combined(codes)
+        return combined([self._code_of(operand, act) for operand in operands])
+
+    def _code_of(self, operand: _T, act: Callable[[_T], int | None]) -> int:
+        try:
+            return act(operand) or 0
+        except (ConfigError, UsageError, NoEndpointError):
+            raise
+        except S3PoolError as exc:
+            self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
+            return exit_code_for(exc)
 
 
 def working_directory() -> str:

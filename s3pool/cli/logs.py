@@ -41,7 +41,7 @@ class _JsonFormatter(logging.Formatter):
 class _QuietHandler(logging.StreamHandler[TextIO]):
     """A handler that never complains about its own stream: stderr may be closed."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         """Lose the line; the exit code still speaks."""
 
 

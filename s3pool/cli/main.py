@@ -84,7 +84,7 @@ def _guarded(args: argparse.Namespace, ctx: Context) -> int:
         return _lost_stdout(exc, out)
     except KeyboardInterrupt as exc:
         return _interrupted(exc, out)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - the outermost frame of a command
         return _failed(exc, out)
     finally:
         _print_stats(args, ctx)
@@ -155,7 +155,7 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
     from s3pool.cli.report import print_stats
 
     try:
-        print_stats(session.transport.stats.rows(), ctx.out)
+        print_stats(session.transport.stats(), ctx.out)
     except StdoutError:
         # The command's own end has said so.
         _abandon_stdout(ctx.out)
@@ -183,17 +183,23 @@ def _occupy_standard_descriptors() -> None:
     to a storage node. ``sys.stdout`` stays None, so that results have nowhere to go.
     """
     for descriptor in STANDARD_DESCRIPTORS:
-        try:
-            os.fstat(descriptor)
-        except OSError:
+        if not _is_open(descriptor):
             os.open(os.devnull, os.O_RDWR)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
     """Turn SIGTERM into Terminated in the main thread, unless it is ignored."""
 
-    def on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    def on_terminate(_number: int, _frame: FrameType | None) -> NoReturn:
         raise Terminated
 
     before = signal.getsignal(signal.SIGTERM)

@@ -175,6 +175,11 @@ class Output:
         else:
             self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {escape(message_of(error))}")
 
+    def ask(self, question: str) -> None:
+        """Write a question to stderr, after all lines before it; the answer goes behind it."""
+        self.flush()
+        self._tell(escape(question), end="")
+
     def tell(self, text: str) -> None:
         """Write lines to stderr whatever the mode: tables that were asked for."""
         self._flush_before_error()
@@ -185,11 +190,11 @@ class Output:
         if self._lines:
             self.flush()
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, *, end: str = "\n") -> None:
         if self._stderr is None:
             return
         try:
-            self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "\n")
+            self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + end)
             self._stderr.flush()
         except (OSError, ValueError):
             # Nobody can be told that nobody can be told; the exit code still speaks.
@@ -216,7 +221,7 @@ class Output:
     escape = staticmethod(escape)
 
     def encode(self, fields: Mapping[str, object]) -> str:
-        """Give the JSON text of an object: UTF-8 as it is, what could do harm as ``\\uXXXX``."""
+        r"""Give the JSON text of an object: UTF-8 as it is, what could do harm as ``\uXXXX``."""
         if self._encode is None:
             self._encode = _make_encoder()
         return self._encode(fields)
@@ -230,7 +235,7 @@ def _make_encoder() -> Callable[[object], str]:
 
     def encode(fields: object) -> str:
         text = readable(fields)
-        return text if text.isascii() and "\x7f" not in text or not _UNSAFE_IN_JSON.search(text) else ascii_only(fields)
+        return ascii_only(fields) if _UNSAFE_IN_JSON.search(text) else text
 
     return encode
 

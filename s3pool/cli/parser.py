@@ -92,10 +92,10 @@ class HelpRequested(Exception):
 class _Help(argparse.Action):
     """Hand the help to the caller, who knows how to write to a closed or full stdout."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **settings)
+    def __init__(self, option_strings: Sequence[str], **settings: Any) -> None:
+        super().__init__(option_strings, nargs=0, default=argparse.SUPPRESS, **settings)
 
-    def __call__(self, parser: argparse.ArgumentParser, *rest: object, **named: object) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: object, **_named: object) -> NoReturn:
         raise HelpRequested(parser.format_help())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class EndpointStats(Protocol):
     def last_error(self) -> str:
         """Give the last failure's text."""
 
+    @property
+    def failure_kinds(self) -> Mapping[str, int]:
+        """Count failures by kind: connect, timeout, http 500."""
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
     """Lay out columns; those in ``right`` are aligned to the right, the last one is never padded."""
@@ -62,7 +66,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozen
     return [
         COLUMN_GAP.join(
             cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in grid
     ]
@@ -86,11 +90,15 @@ def stats_record(row: EndpointStats) -> dict[str, object]:
         "bytes_received": row.bytes_received,
         "mean_ms": mean_ms(row),
         "state": row.state,
+        "failure_kinds": dict(row.failure_kinds),
         "last_error": row.last_error,
     }
 
 
-STATS_HEADER = ("endpoint", "requests", "failures", "throttled", "retries", "sent", "received", "mean ms", "state", "last error")
+STATS_HEADER = (
+    *("endpoint", "requests", "failures", "throttled", "retries", "sent", "received", "mean ms"),
+    *("state", "kinds", "last error"),
+)
 STATS_NUMBERS = frozenset(range(1, 8))
 
 
@@ -100,7 +108,9 @@ def stats_row(row: EndpointStats) -> tuple[str, ...]:
 
     counts = (row.requests, row.failures, row.throttled, row.retries)
     sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
-    return (str(row.endpoint), *map(str, counts), *sizes, f"{mean_ms(row):.1f}", row.state, row.last_error)
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(row.failure_kinds.items()))
+    mean = f"{mean_ms(row):.1f}"
+    return (str(row.endpoint), *map(str, counts), *sizes, mean, row.state, kinds or "-", row.last_error or "-")
 
 
 def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:

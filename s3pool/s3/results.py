@@ -1,0 +1,39 @@
+"""What the operations of S3Client give back, where the model has no word for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s3pool.model import UploadInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """A stored object: its ETag without quotes, "" where the server gave none.
+
+    ``version_id`` is "" in a bucket that keeps no versions.
+    """
+
+    etag: str
+    version_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFailure:
+    """One key of a batch that was not deleted, and why."""
+
+    key: str
+    version_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPage:
+    """One page of the multipart uploads that were neither completed nor aborted."""
+
+    uploads: tuple[UploadInfo, ...]
+    next_key_marker: str
+    next_upload_id_marker: str
+    truncated: bool
+    prefixes: tuple[str, ...] = ()

@@ -1,0 +1,164 @@
+"""S3's XML as a small tree: expat without DTDs, and the repair of illegal characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from xml.parsers import expat
+
+from s3pool.errors import ProtocolError
+
+NAMESPACE_SEPARATOR = " "  # no namespace URI and no element name holds a blank
+FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
+MARKER_CANDIDATES = 64
+REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));")
+CDATA = re.compile(rb"(<!\[CDATA\[.*?\]\]>)", re.DOTALL)
+# What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
+RAW_ILLEGAL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+
+
+class Element:
+    """One element. ``text`` is never trimmed, and empty when there are children."""
+
+    __slots__ = ("children", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = ""
+        self.children: list[Element] = []
+
+    def all(self, name: str) -> Iterator[Element]:
+        """Yield the children of that name, in order."""
+        return (child for child in self.children if child.name == name)
+
+    def text_of(self, name: str, default: str = "") -> str:
+        """Give the text of the first child of that name."""
+        return next((child.text for child in self.children if child.name == name), default)
+
+    def fields(self) -> dict[str, str]:
+        """Give the text of every child by its name; of equal names the last one counts."""
+        return {child.name: child.text for child in self.children}
+
+
+def parse(body: bytes) -> Element:
+    """Read a document and give its root.
+
+    Names are without their namespace when it is the root's; elements of another one keep it
+    as ``URI name`` and so match nothing. RGW writes references such as ``&#x01;`` that no XML
+    may hold: they are hidden from expat and come back as the characters they mean.
+
+    Raises:
+        ProtocolError: the document is cut, malformed, or has a DOCTYPE.
+    """
+    try:
+        return _Builder().read(body)
+    except expat.ExpatError as exc:
+        hidden = _hide_illegal(body)
+        if hidden is None:
+            raise ProtocolError(f"broken XML: {exc}") from exc
+    try:
+        return _Builder(hidden[1]).read(hidden[0])
+    except expat.ExpatError as exc:
+        raise ProtocolError(f"broken XML: {exc}") from exc
+
+
+class _Builder:
+    """Expat's handlers for one document."""
+
+    __slots__ = ("_pieces", "_prefix", "_restore", "_root", "_stack")
+
+    def __init__(self, restore: Callable[[str], str] | None = None) -> None:
+        self._restore = restore
+        self._root: Element | None = None
+        self._stack: list[Element] = []
+        self._pieces: list[str] = []
+        self._prefix = ""  # the root's namespace and the separator
+
+    def read(self, body: bytes) -> Element:
+        """Parse the whole document."""
+        parser = expat.ParserCreate(namespace_separator=NAMESPACE_SEPARATOR)
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._pieces.append
+        parser.Parse(body, True)
+        # Expat has seen a complete document, so there is a root.
+        assert self._root is not None
+        return self._root
+
+    def _refuse_doctype(self, *_declaration: object) -> None:
+        raise ProtocolError("broken XML: a DOCTYPE has no place in an answer of S3")
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        if self._root is None:
+            self._prefix = name[: name.rfind(NAMESPACE_SEPARATOR) + 1]
+        element = Element(name.removeprefix(self._prefix))
+        if self._root is None:
+            self._root = element
+        else:
+            self._stack[-1].children.append(element)
+        self._stack.append(element)
+        self._pieces.clear()
+
+    def _end(self, _name: str) -> None:
+        element = self._stack.pop()
+        if not element.children:
+            text = "".join(self._pieces)
+            element.text = self._restore(text) if self._restore and text else text
+        self._pieces.clear()
+
+
+def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
+    """Write illegal characters as private markers; None when there are none to hide."""
+    marker = _free_marker(body)
+    if marker is None:
+        return None
+    sign = marker.encode()
+    count = 0
+
+    def hide(codepoint: int) -> bytes:
+        nonlocal count
+        count += 1
+        return b"%b%x%b" % (sign, codepoint, sign)
+
+    def hide_reference(match: re.Match[bytes]) -> bytes:
+        codepoint = _codepoint(match)
+        return hide(codepoint) if _is_hideable(codepoint) else match[0]
+
+    def hide_raw(match: re.Match[bytes]) -> bytes:
+        return hide(ord(match[0].decode()))
+
+    # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too.
+    pieces = CDATA.split(body)
+    pieces[::2] = [REFERENCE.sub(hide_reference, piece) for piece in pieces[::2]]
+    hidden = RAW_ILLEGAL.sub(hide_raw, b"".join(pieces))
+    back = re.compile(f"{marker}([0-9a-f]+){marker}")
+    return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
+
+
+def _free_marker(body: bytes) -> str | None:
+    referenced = {_codepoint(match) for match in REFERENCE.finditer(body)}
+    for codepoint in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES):
+        if codepoint not in referenced and chr(codepoint).encode() not in body:
+            return chr(codepoint)
+    return None
+
+
+def _codepoint(match: re.Match[bytes]) -> int:
+    return int(match[1], 16) if match[1] else int(match[2])
+
+
+def _is_hideable(codepoint: int) -> bool:
+    return (codepoint < ord(" ") and codepoint not in (ord("\t"), ord("\n"), ord("\r"))) or codepoint in (
+        0xFFFE,
+        0xFFFF,
+    )
+
+
+def is_xml_text(text: str) -> bool:
+    """Say whether a text can stand in an XML 1.0 document, escaped where necessary."""
+    return not ILLEGAL_TEXT.search(text)
+
+
+ILLEGAL_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

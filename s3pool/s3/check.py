@@ -1,0 +1,167 @@
+"""Turn the answers of S3 that are errors into exceptions."""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Callable
+
+from s3pool.errors import (
+    AccessDeniedError,
+    NotFoundError,
+    PreconditionError,
+    S3Error,
+    ThrottledError,
+    TransportError,
+)
+from s3pool.model import Response
+from s3pool.s3.xml import parse_error
+
+MILLISECONDS = 1000
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+HTTP_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
+UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+MAX_DETAIL_LENGTH = 500  # a message is one line; some servers write pages
+
+# What a status means where no body says it: after HEAD, or from something that is not S3.
+CODES = {
+    301: "PermanentRedirect",
+    304: "NotModified",
+    307: "TemporaryRedirect",
+    400: "BadRequest",
+    401: "AccessDenied",
+    403: "AccessDenied",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    409: "Conflict",
+    411: "MissingContentLength",
+    412: "PreconditionFailed",
+    413: "EntityTooLarge",
+    416: "InvalidRange",
+    429: "TooManyRequests",
+    500: "InternalError",
+    501: "NotImplemented",
+    502: "BadGateway",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+}
+# What a code inside an answer with status 200 would have been as a status.
+STATUS_OF_LATE_ERRORS = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503}
+THROTTLING_CODES = frozenset(
+    (
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    )
+)
+
+Check = Callable[[Response], None]
+
+
+def check_response(op: str, resource: str) -> Check:
+    """Give the check of one operation: it raises for every status but 2xx.
+
+    The check reads the body of an error and leaves that of a success on the wire. It raises
+    S3Error, or one of its subclasses where the status or the code has one.
+    """
+
+    def check(response: Response) -> None:
+        if response.status >= 300:
+            raise error_from(response, op=op, resource=resource)
+
+    return check
+
+
+def error_from(response: Response, *, op: str, resource: str) -> S3Error:
+    """Build the exception for an answer that is an error; reads its body.
+
+    An answer with a status below 300 is one of those that fail after the status was sent.
+    """
+    code, detail, _, request_id = parse_error(_body_of(response))
+    status = response.status
+    if status < 300:
+        status = STATUS_OF_LATE_ERRORS.get(code, status)
+    is_head = op.startswith("Head")
+    code = code or _code_for(status, resource=resource, is_head=is_head)
+    return _class_for(status, code=code, detail=detail, is_head=is_head)(
+        status,
+        _one_line(code),
+        detail=_with_region(_one_line(detail), response),
+        resource=resource,
+        request_id=_one_line(request_id or response.headers.get("x-amz-request-id", "")),
+        endpoint=str(response.endpoint),
+        op=op,
+        retry_after_s=_retry_after(response),
+        server_time=parse_http_date(response.headers.get("date", "")),
+    )
+
+
+def parse_http_date(text: str) -> float | None:
+    """Give seconds since 1970 for ``Sun, 06 Nov 1994 08:49:37 GMT``; None for anything else.
+
+    Unlike time.strptime it does not depend on the locale.
+    """
+    match = HTTP_DATE.fullmatch(text.strip())
+    if match is None or match[2] not in MONTHS:
+        return None
+    day, year, hour, minute, second = (int(match[index]) for index in (1, 3, 4, 5, 6))
+    return float(calendar.timegm((year, MONTHS.index(match[2]) + 1, day, hour, minute, second)))
+
+
+def _body_of(response: Response) -> bytes:
+    try:
+        return response.preload()
+    except TransportError:
+        # The status says enough, and a cut error text must not become another error.
+        response.close()
+        return b""
+
+
+def _code_for(status: int, *, resource: str, is_head: bool) -> str:
+    if status == 404 and is_head:
+        return "NoSuchKey" if resource.count("/") > 1 else "NoSuchBucket"
+    return CODES.get(status, f"HTTP{status}")
+
+
+def _class_for(status: int, *, code: str, detail: str, is_head: bool) -> type[S3Error]:
+    if _is_throttling(status, code=code, detail=detail, is_head=is_head):
+        return ThrottledError
+    if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
+        return NotFoundError
+    if status in (401, 403):
+        return AccessDeniedError
+    if status in (304, 412) or code in ("ConditionalRequestConflict", "PreconditionFailed"):
+        return PreconditionError
+    return S3Error
+
+
+def _is_throttling(status: int, *, code: str, detail: str, is_head: bool) -> bool:
+    if status == 429 or code.startswith("SlowDown") or code in THROTTLING_CODES:
+        return True
+    # A 503 to HEAD cannot name its reason. Load is the kinder guess: the node keeps its place.
+    return status == 503 and (is_head or "reduce your request rate" in detail.lower())
+
+
+def _retry_after(response: Response) -> float | None:
+    precise = response.headers.get("x-amz-retry-after", "")
+    if precise.isdecimal():
+        return int(precise) / MILLISECONDS
+    text = response.headers.get("retry-after", "")
+    if text.isdecimal():
+        return float(text)
+    until, now = parse_http_date(text), parse_http_date(response.headers.get("date", ""))
+    return max(0.0, until - now) if until is not None and now is not None else None
+
+
+def _with_region(detail: str, response: Response) -> str:
+    region = response.headers.get("x-amz-bucket-region", "")
+    if response.status not in (301, 307) or not region:
+        return detail
+    return f"{detail} (the bucket is in region {_one_line(region)})".strip()
+
+
+def _one_line(text: str) -> str:
+    return UNPRINTABLE.sub(" ", text).strip()[:MAX_DETAIL_LENGTH]

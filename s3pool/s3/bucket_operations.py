@@ -1,0 +1,202 @@
+"""The operations on buckets: make, look, remove, and list what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from s3pool.errors import ProtocolError, S3Error
+from s3pool.model import BucketInfo, Endpoint, ListPage, Request
+from s3pool.s3.addressing import Query
+from s3pool.s3.exchange import LIST_TIMEOUT_S, Operations, Sender, body_of, nothing
+from s3pool.s3.results import UploadPage
+from s3pool.s3.xml import (
+    build_create_bucket,
+    build_versioning,
+    parse_buckets,
+    parse_list_page,
+    parse_location,
+    parse_uploads_page,
+    parse_versioning,
+    parse_versions_page,
+)
+
+MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+# How servers without ListObjectsV2 refuse it, by status.
+NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
+
+
+class BucketOperations(Operations):
+    """The operations on buckets and their listings."""
+
+    def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
+        super().__init__(transport, addressing=addressing, region=region)
+        # Learned from the first answer that shows it. A race between threads costs one request.
+        self._lists_v1 = False
+
+    def list_buckets(self) -> tuple[BucketInfo, ...]:
+        """List all buckets of the key."""
+        buckets: list[BucketInfo] = []
+        token = ""
+        while True:
+            query = (("continuation-token", token),) if token else ()
+            request = self._address.service("ListBuckets", query=query)
+            page, next_token = self._ask(request, lambda response: parse_buckets(body_of(response)))
+            buckets.extend(page)
+            if not next_token:
+                return tuple(buckets)
+            if next_token == token:
+                raise ProtocolError("the server stopped advancing while it listed buckets")
+            token = next_token
+
+    def head_bucket(self, bucket: str, *, only: Endpoint | None = None) -> Mapping[str, str]:
+        """Give the headers that a bucket answers with.
+
+        Raises:
+            NotFoundError: there is no such bucket.
+        """
+        return self._ask(
+            self._address.bucket("HEAD", bucket, "HeadBucket"), lambda response: response.headers, only=only
+        )
+
+    def create_bucket(self, bucket: str, *, lock: bool = False) -> None:
+        """Create a bucket in the client's region, with object lock when asked."""
+        request = self._address.bucket(
+            "PUT",
+            bucket,
+            "CreateBucket",
+            headers={"x-amz-bucket-object-lock-enabled": "true"} if lock else {},
+            content=build_create_bucket(self._region),
+            idempotent=False,
+        )
+        self._ask(request, nothing)
+
+    def delete_bucket(self, bucket: str) -> None:
+        """Delete an empty bucket."""
+        self._ask(self._address.bucket("DELETE", bucket, "DeleteBucket", idempotent=False), nothing)
+
+    def get_location(self, bucket: str) -> str:
+        """Give a bucket's region."""
+        request = self._address.bucket("GET", bucket, "GetBucketLocation", query=(("location", ""),))
+        return self._ask(request, lambda response: parse_location(body_of(response)))
+
+    def get_versioning(self, bucket: str) -> str:
+        """Give "Enabled", "Suspended", or "" for a bucket that never kept versions."""
+        request = self._address.bucket("GET", bucket, "GetBucketVersioning", query=(("versioning", ""),))
+        return self._ask(request, lambda response: parse_versioning(body_of(response)))
+
+    def put_versioning(self, bucket: str, *, enabled: bool) -> None:
+        """Enable or suspend versions."""
+        request = self._address.bucket(
+            "PUT",
+            bucket,
+            "PutBucketVersioning",
+            query=(("versioning", ""),),
+            content=build_versioning(enabled=enabled),
+        )
+        self._ask(request, nothing)
+
+    def list_objects_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        start_after: str = "",
+        token: str = "",
+        max_keys: int = MAX_KEYS_PER_PAGE,
+        only: Endpoint | None = None,
+    ) -> ListPage:
+        """List one page; a token goes before ``start_after``.
+
+        Servers that do not know ListObjectsV2 are asked in the manner of V1, from then on at
+        once; their tokens are markers.
+
+        Raises:
+            ProtocolError: no node gave a complete page.
+        """
+        query = (("prefix", prefix), ("delimiter", delimiter), ("max-keys", str(max_keys)), ("encoding-type", "url"))
+        if self._lists_v1:
+            return self._list_v1(bucket, query, marker=token or start_after, only=only)
+        position = ("continuation-token", token) if token else ("start-after", start_after)
+        request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
+        try:
+            page = self._ask(request, lambda response: parse_list_page(body_of(response)), only=only)
+        except S3Error as exc:
+            if exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
+                raise
+            return self._list_v1_instead(bucket, query, marker=token or start_after, refusal=exc, only=only)
+        self._lists_v1 = page.v1
+        if page.v1 and position[1]:
+            # V1 does not know where V2's words wanted it to start.
+            return self._list_v1(bucket, query, marker=token or start_after, only=only)
+        return page
+
+    def _list_v1_instead(
+        self,
+        bucket: str,
+        query: Query,
+        *,
+        marker: str,
+        refusal: S3Error,
+        only: Endpoint | None,
+    ) -> ListPage:
+        """Try V1 after V2 was refused; what V1 refuses as well was not V2's fault."""
+        try:
+            page = self._list_v1(bucket, query, marker=marker, only=only)
+        except S3Error:
+            raise refusal from None
+        self._lists_v1 = True
+        return page
+
+    def _list_v1(self, bucket: str, query: Query, *, marker: str, only: Endpoint | None) -> ListPage:
+        request = self._list_request(bucket, "ListObjects", (*query, ("marker", marker)))
+        return self._ask(request, lambda response: parse_list_page(body_of(response), v1=True), only=only)
+
+    def list_versions_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        key_marker: str = "",
+        version_id_marker: str = "",
+        max_keys: int = MAX_KEYS_PER_PAGE,
+    ) -> ListPage:
+        """List one page of versions and delete markers, newest first within a key."""
+        query = (
+            ("versions", ""),
+            ("prefix", prefix),
+            ("delimiter", delimiter),
+            ("max-keys", str(max_keys)),
+            ("encoding-type", "url"),
+            ("key-marker", key_marker),
+            ("version-id-marker", version_id_marker),
+        )
+        request = self._list_request(bucket, "ListObjectVersions", query)
+        return self._ask(request, lambda response: parse_versions_page(body_of(response)))
+
+    def list_uploads_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        key_marker: str = "",
+        upload_id_marker: str = "",
+        max_uploads: int = MAX_KEYS_PER_PAGE,
+    ) -> UploadPage:
+        """List one page of the multipart uploads that are neither completed nor aborted."""
+        query = (
+            ("uploads", ""),
+            ("prefix", prefix),
+            ("max-uploads", str(max_uploads)),
+            ("encoding-type", "url"),
+            ("key-marker", key_marker),
+            ("upload-id-marker", upload_id_marker),
+        )
+        request = self._list_request(bucket, "ListMultipartUploads", query)
+        return self._ask(request, lambda response: parse_uploads_page(body_of(response)))
+
+    def _list_request(self, bucket: str, op: str, query: Query) -> Request:
+        """Build a listing; empty parameters are left out, but for the one that names the operation."""
+        kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
+        return self._address.bucket("GET", bucket, op, query=kept, read_timeout_s=LIST_TIMEOUT_S)

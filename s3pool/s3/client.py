@@ -1,0 +1,214 @@
+"""S3Client: one method per S3 operation, typed, on top of anything that can send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from s3pool.body import Body
+from s3pool.errors import NotFoundError, S3Error
+from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
+from s3pool.s3.addressing import Query
+from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
+from s3pool.s3.bucket_operations import BucketOperations
+from s3pool.s3.check import check_response as check_response
+from s3pool.s3.exchange import SLOW_TIMEOUT_S, body_of, nothing
+from s3pool.s3.exchange import Sender as Sender
+from s3pool.s3.headers import (
+    NO_ATTRIBUTES,
+    attribute_headers,
+    copy_headers,
+    etag_of,
+    integrity_headers,
+    quote_etag,
+    read_head,
+)
+from s3pool.s3.multipart_operations import MultipartOperations
+from s3pool.s3.results import DeleteFailure as DeleteFailure
+from s3pool.s3.results import PutResult as PutResult
+from s3pool.s3.results import UploadPage as UploadPage
+from s3pool.s3.xml import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
+from s3pool.s3.xmltree import is_xml_text
+
+MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
+
+
+class S3Client(BucketOperations, MultipartOperations):
+    """S3's operations as methods; no state beyond its settings, safe in any thread.
+
+    Every method may raise S3Error (or a subclass) for an error of the storage and
+    TransportError when no endpoint gave a whole answer. A missing bucket name or key is a
+    UsageError, for without them the request would mean another thing.
+    """
+
+    def head_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> ObjectHead:
+        """Ask for everything about an object but its bytes.
+
+        Raises:
+            NotFoundError: there is no such key, or its newest version is a delete marker.
+        """
+        request = self._address.key("HEAD", bucket, key, "HeadObject", query=_version_query(version_id))
+        return self._ask(request, read_head, only=only)
+
+    def get_object(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str = "",
+        version_id: str = "",
+        range_header: str = "",
+        only: Endpoint | None = None,
+    ) -> Response:
+        """Open an object; the caller reads and closes the response.
+
+        ``range_header`` is a Range header's value for ranges that ByteRange cannot say. That
+        the answer is the range that was asked for is for the caller to check.
+        """
+        headers = {}
+        if byte_range is not None or range_header:
+            headers["range"] = byte_range.header if byte_range is not None else range_header
+        if if_match:
+            headers["if-match"] = quote_etag(if_match)
+        request = self._address.key("GET", bucket, key, "GetObject", query=_version_query(version_id), headers=headers)
+        return self._transport.send(request, check_response(request.op, request.resource), only=only)
+
+    def put_object(
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        *,
+        payload_hash: str,
+        attributes: ObjectAttributes = NO_ATTRIBUTES,
+        content_md5: str = "",
+        checksum: tuple[str, str] | None = None,
+        if_none_match: bool = False,
+        only: Endpoint | None = None,
+    ) -> PutResult:
+        """Store an object in one piece.
+
+        ``checksum`` is the name and value of an x-amz-checksum header. With ``if_none_match``
+        an existing object stays, and a lost answer is not tried again: a second try would
+        take the success of the first for somebody else's object.
+
+        Raises:
+            PreconditionError: ``if_none_match`` was set and the object exists.
+            UsageError: an attribute cannot stand in a header.
+        """
+        headers = attribute_headers(attributes) | integrity_headers(content_md5, checksum)
+        if if_none_match:
+            headers["if-none-match"] = "*"
+        request = self._address.key(
+            "PUT",
+            bucket,
+            key,
+            "PutObject",
+            headers=headers,
+            body=body,
+            payload_hash=payload_hash,
+            idempotent=not if_none_match,
+        )
+        return self._ask(request, _put_result, only=only)
+
+    def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:
+        """Delete an object or one version of it; one that is not there is no error."""
+        request = self._address.key("DELETE", bucket, key, "DeleteObject", query=_version_query(version_id))
+        try:
+            self._ask(request, nothing, only=only)
+        except NotFoundError as exc:
+            if exc.code not in ("NoSuchKey", "NoSuchVersion"):
+                raise
+
+    def delete_objects(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+        """Delete up to 1000 pairs of key and version id ("" for none); give what failed.
+
+        Keys that XML cannot hold are deleted one by one.
+        """
+        if len(keys) > MAX_KEYS_PER_DELETE:
+            raise ValueError(f"a batch holds at most {MAX_KEYS_PER_DELETE} keys, not {len(keys)}")
+        batch = [pair for pair in keys if is_xml_text(pair[0])]
+        failures = self._delete_batch(bucket, batch) if batch else ()
+        return failures + tuple(self._delete_singly(bucket, (pair for pair in keys if not is_xml_text(pair[0]))))
+
+    def _delete_batch(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+        request = self._address.bucket(
+            "POST",
+            bucket,
+            "DeleteObjects",
+            query=(("delete", ""),),
+            content=build_delete(keys),
+            read_timeout_s=SLOW_TIMEOUT_S,
+        )
+        return self._ask(request, lambda response: parse_delete_result(body_of(response)))
+
+    def _delete_singly(self, bucket: str, keys: Iterable[tuple[str, str]]) -> Iterator[DeleteFailure]:
+        for key, version_id in keys:
+            try:
+                self.delete_object(bucket, key, version_id=version_id)
+            except S3Error as exc:
+                yield DeleteFailure(key, version_id, exc.code, exc.detail)
+
+    def copy_object(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        source_bucket: str,
+        source_key: str,
+        source_version: str = "",
+        attributes: ObjectAttributes | None = None,
+        if_match: str = "",
+        replace_tags: bool = False,
+    ) -> PutResult:
+        """Copy an object inside the storage.
+
+        Without ``attributes`` the source's are kept, with them all are replaced; tags are
+        kept unless ``replace_tags``. ``if_match`` is an ETag the source must have.
+        """
+        headers = copy_headers(source_bucket, source_key, version_id=source_version, if_match=if_match)
+        headers["x-amz-metadata-directive"] = "COPY" if attributes is None else "REPLACE"
+        stored = attribute_headers(attributes or NO_ATTRIBUTES)
+        if replace_tags:
+            headers["x-amz-tagging-directive"] = "REPLACE"
+        else:
+            stored.pop("x-amz-tagging", None)
+        request = self._address.key(
+            "PUT", bucket, key, "CopyObject", headers=headers | stored, read_timeout_s=SLOW_TIMEOUT_S
+        )
+        return self._ask(request, _copy_result)
+
+    def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> dict[str, str]:
+        """Give an object's tags."""
+        query = (("tagging", ""), *_version_query(version_id))
+        request = self._address.key("GET", bucket, key, "GetObjectTagging", query=query)
+        try:
+            return self._ask(request, lambda response: parse_tags(body_of(response)))
+        except NotFoundError as exc:
+            if exc.code != "NoSuchTagSet":
+                raise
+            return {}
+
+    def put_tags(self, bucket: str, key: str, tags: Mapping[str, str], *, version_id: str = "") -> None:
+        """Replace an object's tags."""
+        query = (("tagging", ""), *_version_query(version_id))
+        request = self._address.key_document(
+            "PUT", bucket, key, "PutObjectTagging", query=query, content=build_tags(tags)
+        )
+        self._ask(request, nothing)
+
+    def request_for_presign(self, method: str, bucket: str, key: str, *, version_id: str = "") -> Request:
+        """Give the request that a presigned URL of an object stands for."""
+        return self._address.key(method, bucket, key, f"{method.capitalize()}Object", query=_version_query(version_id))
+
+
+def _version_query(version_id: str) -> Query:
+    return (("versionId", version_id),) if version_id else ()
+
+
+def _put_result(response: Response) -> PutResult:
+    return PutResult(etag_of(response.headers), response.headers.get("x-amz-version-id", ""))
+
+
+def _copy_result(response: Response) -> PutResult:
+    return PutResult(parse_copy_result(body_of(response))[0], response.headers.get("x-amz-version-id", ""))

@@ -40,6 +40,10 @@ class IntegrityError(S3PoolError):
     """Bytes that arrived are not the bytes that were sent."""
 
 
+class StoppedError(S3PoolError):
+    """The run was told to stop before this was finished."""
+
+
 class JournalError(S3PoolError):
     """The state of earlier runs cannot be read or written."""
 

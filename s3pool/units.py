@@ -1,0 +1,155 @@
+"""Parse and format sizes, rates, durations and points in time.
+
+Sizes count in 1024: ``10M``, ``10MB`` and ``10MiB`` are the same. Whatever cannot be read
+is a UsageError that shows the offending text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from s3pool.errors import UsageError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+MAX_SIZE_BYTES = (1 << 63) - 1  # what off_t, and so every file and object, can hold
+
+SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+SIZE_LETTERS = "bkmgtpe"
+SIZE_PATTERN = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
+RATE_SUFFIX = re.compile(r"/s\Z", re.IGNORECASE)  # not "ps": Mbps are bits
+STEP = 1024
+STEP_BITS = 10  # 1024 is 1 << 10
+ONE_DECIMAL_BELOW = 10  # mc's habit: 1.5KiB, but 15KiB
+
+SECONDS_PER = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+DURATION_PATTERN = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[wdhms]))+")
+DURATION_TERM = re.compile(r"([0-9.]+)(ms|[wdhms])")
+BARE_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
+MILLIS = 1000
+
+DATE_PATTERN = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{3}(?:[0-9]{3})?)?)?)\s*(Z|UTC|[+-][0-9]{2}:[0-9]{2})?)?"
+)
+
+
+def parse_size(text: str) -> int:
+    """Give the bytes of ``123``, ``10M``, ``10MiB`` or ``1.5g``; fractions are cut down.
+
+    Raises:
+        UsageError: it is not a size, or more than a file can hold.
+    """
+    match = SIZE_PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"bad size {text!r}: write a number of bytes or one like 10M, 1.5GiB")
+    whole, fraction, letter = match[1], match[2] or "", (match[3] or "b").lower()
+    # Integers all the way: floats would lose the last bytes of sizes above 8 PiB.
+    scale: int = 10 ** len(fraction)
+    size = (int(whole + fraction) << STEP_BITS * SIZE_LETTERS.index(letter)) // scale
+    if size > MAX_SIZE_BYTES:
+        raise UsageError(f"bad size {text!r}: more than 8 EiB")
+    return size
+
+
+def format_size(size: int) -> str:
+    """Give a short text in mc's manner: ``0B``, ``1.5KiB``, ``15MiB``."""
+    value, unit = float(size), 0
+    while round(value, 1 if value < ONE_DECIMAL_BELOW else None) >= STEP and unit < len(SIZE_UNITS) - 1:
+        value, unit = value / STEP, unit + 1
+    if unit and round(value, 1) < ONE_DECIMAL_BELOW:
+        return f"{value:.1f}{SIZE_UNITS[unit]}"
+    return f"{value:.0f}{SIZE_UNITS[unit]}"
+
+
+def format_size_long(size: int) -> str:
+    """Give a size for people and for scripts: ``1.00 GiB (1073741824)``."""
+    value, unit = float(size), 0
+    while round(value, 2) >= STEP and unit < len(SIZE_UNITS) - 1:
+        value, unit = value / STEP, unit + 1
+    short = f"{value:.2f}" if unit else str(size)
+    return f"{short} {SIZE_UNITS[unit]} ({size})"
+
+
+def parse_rate(text: str) -> int:
+    """Give the bytes a second of ``10M``, ``10MiB/s`` or ``1.5g``.
+
+    Raises:
+        UsageError: it is not a rate.
+    """
+    try:
+        return parse_size(RATE_SUFFIX.sub("", text.strip()))
+    except UsageError as exc:
+        raise UsageError(f"bad rate {text!r}: write bytes a second, such as 10M or 1.5GiB/s") from exc
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """Give a rate for people: ``51MiB/s``."""
+    return f"{format_size(int(bytes_per_s))}/s"
+
+
+def parse_duration(text: str) -> float:
+    """Give the seconds of ``7d10h30m``, ``90s``, ``1.5h``, ``500ms`` or a bare number of them.
+
+    Raises:
+        UsageError: it is not a duration, or it names a unit twice.
+    """
+    stripped = text.strip()
+    if BARE_NUMBER.fullmatch(stripped):
+        return float(stripped)
+    terms = DURATION_TERM.findall(stripped) if DURATION_PATTERN.fullmatch(stripped) else []
+    if not terms or len({unit for _, unit in terms}) < len(terms):
+        raise UsageError(f"bad duration {text!r}: write it like 7d10h30m, 90s or 500ms")
+    return sum(float(count) * SECONDS_PER[unit] for count, unit in terms)
+
+
+def format_duration(seconds: float) -> str:
+    """Give a duration that parse_duration reads: ``7d10h30m``, ``1.5s``, ``20ms``, ``0s``.
+
+    From a minute on it is rounded to whole seconds, below to milliseconds.
+    """
+    if seconds < 1:
+        millis = round(seconds * MILLIS)
+        return f"{millis}ms" if 0 < millis < MILLIS else f"{millis // MILLIS}s"
+    if round(seconds, 3) < SECONDS_PER["m"]:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    return _format_whole_seconds(round(seconds))
+
+
+def _format_whole_seconds(seconds: int) -> str:
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        count, seconds = divmod(seconds, int(SECONDS_PER[unit]))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
+def parse_time_or_age(text: str, now: float) -> float:
+    """Give the moment, in seconds since 1970, that a date or an age before ``now`` names.
+
+    A date without a zone is in UTC, as listings are. A bare number is refused: whether it
+    counts seconds or days must not be guessed where objects are deleted by it.
+
+    Raises:
+        UsageError: it is neither, or the date does not exist.
+    """
+    stripped = text.strip()
+    match = DATE_PATTERN.fullmatch(stripped)
+    if match is not None:
+        return _parse_date(text, match)
+    if BARE_NUMBER.fullmatch(stripped) or not DURATION_PATTERN.fullmatch(stripped):
+        raise UsageError(f"bad time {text!r}: write an age like 7d10h, or a date like 2026-01-22T20:44:33Z or its day")
+    return now - parse_duration(stripped)
+
+
+def _parse_date(text: str, match: re.Match[str]) -> float:
+    # Late: no listing needs it, and it costs a millisecond at start-up.
+    from datetime import datetime
+
+    zone = match[3] if match[3] not in (None, "Z", "UTC") else "+00:00"
+    try:
+        return datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00'}{zone}").timestamp()
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"bad time {text!r}: there is no such date") from exc

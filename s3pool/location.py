@@ -1,0 +1,306 @@
+"""What a path on the command line means: S3, local, or a standard stream.
+
+Keys are taken exactly as they stand; nothing is ever normalised. The rules of joining,
+of trees and of globs are here too, so that all commands share them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from s3pool.errors import RefusedError, UsageError
+
+MAX_BUCKET_BYTES = 255  # RGW's relaxed rule; AWS stops at 63 and says so itself
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+NOT_IN_BUCKETS = re.compile(r"[\x00-\x1f\x7f*?\[\]]")
+DOT_NAMES = (".", "..")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Path:
+    """A place in S3. No bucket: all buckets; no key: the bucket itself."""
+
+    bucket: str
+    key: str = ""
+
+    @property
+    def text(self) -> str:
+        """Give the path as it is written in results: ``s3/bucket/key``."""
+        if not self.bucket:
+            return "s3"
+        return f"s3/{self.bucket}/{self.key}" if self.key else f"s3/{self.bucket}"
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_root(self) -> bool:
+        """Say whether it means all buckets."""
+        return not self.bucket
+
+    @property
+    def is_bucket(self) -> bool:
+        """Say whether it names a bucket and nothing in it."""
+        return bool(self.bucket) and not self.key
+
+    @property
+    def is_prefix(self) -> bool:
+        """Say whether it names a directory of keys: a bucket, or a key that ends in ``/``."""
+        return not self.key or self.key.endswith("/")
+
+    @property
+    def tree_prefix(self) -> str:
+        """Give the prefix that recursive work lists: ``p`` and ``p/`` mean ``p/``, never ``p2/``."""
+        return self.key if self.is_prefix else f"{self.key}/"
+
+    @property
+    def base_name(self) -> str:
+        """Give what follows the last ``/``; a trailing one stays: ``b/`` for ``a/b/``."""
+        return self.key[self.key.rfind("/", 0, -1) + 1 :]
+
+    def join(self, relative: str) -> S3Path:
+        """Give the place of a relative key below this directory of keys."""
+        return S3Path(self.bucket, self.tree_prefix + relative)
+
+    def relative(self, key: str) -> str:
+        """Give a key's name below this directory of keys; the key itself gives its base name.
+
+        The directory's own marker object (``p/`` below ``p/``) gives the empty text.
+
+        Raises:
+            ValueError: the key is not of this tree.
+        """
+        prefix = self.tree_prefix
+        if key.startswith(prefix):
+            return key[len(prefix) :]
+        if key == self.key:
+            return self.base_name
+        raise ValueError(f"{key!r} is not below {self.text}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A place on disk; bytes that are not UTF-8 stand as surrogate escapes."""
+
+    path: str
+
+    @property
+    def text(self) -> str:
+        """Give the path as it was written."""
+        return self.path
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def base_name(self) -> str:
+        """Give the last component; empty for ``dir/``."""
+        return os.path.basename(self.path)
+
+    def join(self, relative: str) -> LocalPath:
+        """Give the path of a relative name below this directory; it is not checked."""
+        return LocalPath(os.path.join(self.path, relative))
+
+
+@dataclass(frozen=True, slots=True)
+class StdStream:
+    """Standard input or output, by where it stands."""
+
+    @property
+    def text(self) -> str:
+        """Give the dash that it is written as."""
+        return "-"
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def base_name(self) -> str:
+        """Give nothing: a stream has no name."""
+        return ""
+
+
+Location = S3Path | LocalPath | StdStream
+
+
+def parse(text: str, *, default_bucket: str = "") -> Location:
+    """Read a path: ``s3/B/K`` and ``s3://B/K`` are S3, ``-`` a stream, the rest local.
+
+    Raises:
+        UsageError: it is empty, has a foreign scheme, a bucket name that no server takes, or
+            an empty bucket while there is no default one.
+    """
+    if text == "-":
+        return StdStream()
+    if _is_s3(text):
+        return _parse_s3_text(text, default_bucket)
+    if not text:
+        raise UsageError("a path is empty; write s3/BUCKET/KEY, a local path, or - for a stream")
+    if SCHEME.match(text):
+        raise UsageError(f"bad path {text!r}: write s3/BUCKET/KEY or s3://BUCKET/KEY, or ./{text} for a local file")
+    if "\0" in text:
+        raise UsageError(f"bad path {text!r}: a local path cannot hold a NUL")
+    return LocalPath(text)
+
+
+def parse_s3(text: str, *, default_bucket: str = "") -> S3Path:
+    """Read a path that must be S3; ``s3``, ``s3/`` and ``s3://`` mean all buckets.
+
+    Raises:
+        UsageError: it is not S3, or parse() refuses it.
+    """
+    location = parse(text, default_bucket=default_bucket)
+    if not isinstance(location, S3Path):
+        raise UsageError(f"{text!r} is not in S3: write s3/BUCKET/KEY or s3://BUCKET/KEY")
+    return location
+
+
+def _is_s3(text: str) -> bool:
+    return text == "s3" or text.startswith(("s3/", "s3://"))
+
+
+def _parse_s3_text(text: str, default_bucket: str) -> S3Path:
+    rest = text[len("s3://") :] if text.startswith("s3://") else text[len("s3/") :]
+    if not rest:
+        return S3Path("", "")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        if not default_bucket:
+            raise UsageError(f"{text!r} names no bucket and there is no default: set S3_BUCKET or write s3/BUCKET/KEY")
+        bucket = default_bucket
+    check_bucket_name(bucket)
+    return S3Path(bucket, key)
+
+
+def check_bucket_name(bucket: str) -> None:
+    """Refuse what no server takes, and no more: RGW is wider than AWS.
+
+    Raises:
+        UsageError: it is empty, too long, a dot name, or holds ``/``, globs or control characters.
+
+    Source: Ceph RGW, valid_s3_bucket_name with rgw_relaxed_s3_bucket_names.
+    """
+    if not bucket or "/" in bucket or bucket in DOT_NAMES:
+        raise UsageError(f"bad bucket name {bucket!r}")
+    if NOT_IN_BUCKETS.search(bucket):
+        raise UsageError(f"bad bucket name {bucket!r}: wildcards and control characters may stand in keys only")
+    if len(bucket.encode("utf-8", "surrogateescape")) > MAX_BUCKET_BYTES:
+        raise UsageError(f"bad bucket name {bucket!r}: longer than {MAX_BUCKET_BYTES} bytes")
+
+
+def dest_for(source: Location, target: Location, *, is_directory: Callable[[str], bool] = os.path.isdir) -> Location:
+    """Give the place of one copied file or object.
+
+    A target that ends in ``/``, a bucket, or an existing directory gets the source's base
+    name appended; any other target is the name.
+
+    Raises:
+        UsageError: the source is a stream and the target a directory.
+        RefusedError: the base name would lead out of the local directory.
+    """
+    if isinstance(target, StdStream) or not _takes_names(target, is_directory):
+        return target
+    name = source.base_name
+    if isinstance(source, StdStream):
+        raise UsageError(f"{target.text} is a directory: a stream needs the name of its target")
+    if isinstance(target, LocalPath) and name.rstrip("/") in ("", *DOT_NAMES):
+        raise RefusedError(f"{source.text}: its name {name!r} cannot be a file in {target.text}")
+    return target.join(name)
+
+
+def _takes_names(target: S3Path | LocalPath, is_directory: Callable[[str], bool]) -> bool:
+    if isinstance(target, S3Path):
+        return target.is_prefix
+    return target.path.endswith("/") or is_directory(target.path)
+
+
+def has_glob(key: str) -> bool:
+    """Say whether a key holds ``*``, ``?`` or a closed ``[...]``."""
+    return any(magic for _, magic in _iter_tokens(key))
+
+
+def glob_prefix(pattern: str) -> str:
+    """Give the literal text before the first wildcard: what a listing may start from."""
+    literal = []
+    for token, magic in _iter_tokens(pattern):
+        if magic:
+            break
+        literal.append(token)
+    return "".join(literal)
+
+
+def compile_glob(pattern: str) -> Callable[[str], bool]:
+    """Give a test of whole names; ``*`` and ``?`` match ``/`` and newlines too."""
+    match = re.compile(glob_regex(pattern) + r"\Z", re.DOTALL).match
+    return lambda name: match(name) is not None
+
+
+def glob_regex(pattern: str) -> str:
+    r"""Give a glob as a regular expression without its end anchor; it needs DOTALL.
+
+    All stars but the last match once and for all at the first place that fits (a lookahead
+    with a backreference), so that ``*a*a*a*a`` cannot take exponential time.
+    """
+    segments = [""]
+    for token, magic in _iter_tokens(pattern):
+        if token == "*" and magic:
+            segments.append("")
+        else:
+            segments[-1] += _token_regex(token) if magic else re.escape(token)
+    if len(segments) == 1:
+        return segments[0]
+    first, *middle, last = segments
+    atoms = [f"(?=(?P<g{n}>.*?{segment}))(?P=g{n})" for n, segment in enumerate(middle) if segment]
+    return f"{first}{''.join(atoms)}.*{last}"
+
+
+def _iter_tokens(pattern: str) -> Iterator[tuple[str, bool]]:
+    """Yield each character, or bracket expression whole, and whether it is a wildcard."""
+    place = 0
+    while place < len(pattern):
+        token = pattern[place]
+        if token == "[":
+            token = pattern[place : _bracket_end(pattern, place)]
+        place += len(token)
+        yield token, token in ("*", "?") or len(token) > 1
+
+
+def _bracket_end(pattern: str, start: int) -> int:
+    """Give the place after the closing bracket, or after ``[`` when there is none."""
+    first = start + 1
+    if pattern[first : first + 1] in ("!", "^"):
+        first += 1
+    # A bracket that stands first is a member of the set: []a] and [!]a].
+    close = pattern.find("]", first + 1)
+    return close + 1 if close >= 0 else start + 1
+
+
+def _token_regex(token: str) -> str:
+    if token == "?":
+        return "."
+    negated = token[1] in "!^"
+    members = "".join(_iter_members(token[2:-1] if negated else token[1:-1]))
+    if not members:  # only ranges that run backwards: nothing can match
+        return "." if negated else "(?!)"
+    return f"[{'^' if negated else ''}{members}]"
+
+
+def _iter_members(text: str) -> Iterator[str]:
+    place = 0
+    while place < len(text):
+        low, dash, high = text[place], text[place + 1 : place + 2], text[place + 2 : place + 3]
+        if dash == "-" and high:
+            place += 3
+            if low <= high:
+                yield f"{_escape_member(low)}-{_escape_member(high)}"
+        else:
+            place += 1
+            yield _escape_member(low)
+
+
+def _escape_member(char: str) -> str:
+    # The operators &&, ~~, || and -- are reserved in sets, so each of their signs is escaped.
+    return f"\\{char}" if char in "\\]^[-&~|" else char

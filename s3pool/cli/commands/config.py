@@ -1,0 +1,62 @@
+"""``s3pool config``: every effective value and where it came from, secrets hidden."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from s3pool.config import effective
+from s3pool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s3pool.cli.context import Context
+    from s3pool.config import Config
+
+SUMMARY = "show every setting and where it came from"
+UNSET = "-"  # an empty column would shift the next one for those who split at blanks
+
+Row = tuple[str, str, str]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add nothing: the global flags are what it shows."""
+    parser.description = (
+        "Print each option, its value and its origin. Secrets are hidden. "
+        "The origin is a flag, a variable, a file and its key, or the default."
+    )
+
+
+def run(_args: Namespace, ctx: Context) -> int:
+    """Print the configuration; what is still missing goes to stderr and is no failure."""
+    config = ctx.config
+    rows = effective(config)
+    if ctx.out.json:
+        for option, value, origin in rows:
+            ctx.out.record({"type": "config", "option": option, "value": value, "origin": origin})
+    else:
+        for line in format_rows(
+            [(name, ctx.out.escape(value), ctx.out.escape(origin)) for name, value, origin in rows]
+        ):
+            ctx.out.line(line)
+    for problem in missing(config):
+        ctx.out.warn(problem)
+    return 0
+
+
+def format_rows(rows: Sequence[Row]) -> list[str]:
+    """Give aligned lines of option, value and origin."""
+    shown = [(name, value or UNSET, origin) for name, value, origin in rows]
+    widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
+    return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in shown]
+
+
+def missing(config: Config) -> list[str]:
+    """Give what has to be set before any other command works."""
+    problems = []
+    for check in (config.require_endpoints, config.require_credentials):
+        try:
+            check()
+        except ConfigError as exc:
+            problems.append(exc.message)
+    return problems

@@ -1,0 +1,121 @@
+"""s3pool ping: is every node there, how fast, with which clock and TLS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from s3pool.cli import exit_codes
+from s3pool.cli.parser import positive_int, seconds
+from s3pool.cli.report import table
+from s3pool.pool.health import ProbeResult, probe
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+    from s3pool.pool.balancer import Node
+
+SUMMARY = "show the health of every endpoint"
+
+DEFAULT_INTERVAL_S = 2.0
+HEADER = ("node", "state", "latency", "TLS", "clock", "server", "error")
+NUMBERS = frozenset((2, 4))
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+JOIN_SLACK_S = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ping."""
+    parser.add_argument("--count", type=positive_int, default=0, metavar="N", help="rounds (1; endless with --watch)")
+    parser.add_argument("--watch", action="store_true", help="go on until interrupted")
+    parser.add_argument(
+        "--interval", type=seconds, default=DEFAULT_INTERVAL_S, metavar="TIME", help="between two rounds (2s)"
+    )
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Probe all nodes at once, round by round; the last round decides the exit code."""
+    rounds = args.count or (0 if args.watch else 1)
+    done = 0
+    while True:
+        results = probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
+        done += 1
+        _show(results, ctx, live=args.watch and ctx.out.is_tty, gap=done > 1)
+        if done == rounds:
+            break
+        time.sleep(args.interval)
+    return exit_codes.DONE if any(result.is_alive for result in results) else exit_codes.NO_ENDPOINT
+
+
+def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
+    """Probe every node in a thread of its own, so that a silent one delays none."""
+    results: dict[int, ProbeResult] = {}
+
+    def ask(index: int, node: Node) -> None:
+        results[index] = probe(node, timeout_s=timeout_s)
+
+    threads = [
+        threading.Thread(target=ask, args=(index, node), name=f"s3pool-ping-{index}", daemon=True)
+        for index, node in enumerate(nodes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # Connecting and answering have a timeout each.
+        thread.join(2 * timeout_s + JOIN_SLACK_S)
+    silent = "no answer in time"
+    return [
+        results.get(index) or ProbeResult(node.endpoint, is_alive=False, error=silent)
+        for index, node in enumerate(nodes)
+    ]
+
+
+def _show(results: Sequence[ProbeResult], ctx: Context, *, live: bool, gap: bool) -> None:
+    out = ctx.out
+    if out.json:
+        for result in results:
+            out.record(endpoint_record(result))
+    else:
+        if live:
+            out.raw(CLEAR_SCREEN.encode())
+        elif gap:
+            out.line("")
+        lines = table(HEADER, map(_row, results), right=NUMBERS)
+        out.line(lines[0])
+        for line, result in zip(lines[1:], results, strict=True):
+            out.line(out.paint(out.escape(line), "good" if result.is_alive else "bad"))
+    out.flush()
+
+
+def _row(result: ProbeResult) -> tuple[str, ...]:
+    clock = "-" if result.clock_offset_s is None else f"{result.clock_offset_s:+.0f}s"
+    return (
+        result.endpoint.url,
+        "up" if result.is_alive else "down",
+        f"{result.latency_s * 1000:.1f}ms" if result.status else "-",
+        result.tls_version or "-",
+        clock,
+        result.server or "-",
+        result.error or "-",
+    )
+
+
+def endpoint_record(result: ProbeResult) -> dict[str, object]:
+    """Give the JSON object of one probe; null where nothing was learned."""
+    answered = bool(result.status)
+    offset = result.clock_offset_s
+    return {
+        "type": "endpoint",
+        "url": result.endpoint.url,
+        "healthy": result.is_alive,
+        "latency_ms": round(result.latency_s * 1000, 3) if answered else None,
+        "connect_ms": round(result.connect_s * 1000, 3) if answered else None,
+        "status": result.status or None,
+        "tls": result.tls_version or None,
+        "clock_offset_s": round(offset, 3) if offset is not None else None,
+        "server": result.server or None,
+        "error": result.error or None,
+    }

@@ -185,11 +185,11 @@ class BucketOperations(Operations):
         max_uploads: int = MAX_KEYS_PER_PAGE,
     ) -> UploadPage:
         """List one page of the multipart uploads that are neither completed nor aborted."""
+        # No encoding-type here: RGW would encode the keys and not say so.
         query = (
             ("uploads", ""),
             ("prefix", prefix),
             ("max-uploads", str(max_uploads)),
-            ("encoding-type", "url"),
             ("key-marker", key_marker),
             ("upload-id-marker", upload_id_marker),
         )

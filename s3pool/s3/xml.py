@@ -136,7 +136,7 @@ def parse_parts(body: bytes) -> tuple[tuple[PartInfo, ...], int, bool]:
     Raises:
         ProtocolError: it is not a complete ListPartsResult.
     """
-    root = _read(body, "ListPartsResult")
+    root = _read(body, "ListPartsResult", alias="ListPartsResponse")
     parts = tuple(
         PartInfo(
             _number(_required(entry.fields(), "PartNumber"), "PartNumber"),
@@ -235,7 +235,7 @@ def parse_versioning(body: bytes) -> str:
     Raises:
         ProtocolError: it is not a VersioningConfiguration.
     """
-    return _read(body, "VersioningConfiguration").text_of("Status")
+    return _read(body, "VersioningConfiguration", alias="GetBucketVersioningResponse").text_of("Status")
 
 
 def parse_location(body: bytes) -> str:
@@ -315,9 +315,10 @@ def _escape(text: str) -> str:
     return text.translate(ESCAPES)
 
 
-def _read(body: bytes, name: str) -> Element:
+def _read(body: bytes, name: str, *, alias: str = "") -> Element:
+    """Parse a document and check its root; some servers name a root after the operation."""
     root = parse(body)
-    if root.name != name:
+    if root.name not in (name, alias):
         raise ProtocolError(f"the answer is a {root.name}, not a {name}")
     return root
 

@@ -1,0 +1,67 @@
+"""An S3 in this process, with scripted faults; see FakeS3 and the faults' docstrings."""
+
+from tests.support.fake_s3.call import MIB, Quirks
+from tests.support.fake_s3.chain import ChainS3
+from tests.support.fake_s3.faults import (
+    Answer,
+    Call,
+    CloseAfter,
+    CutBody,
+    CutXml,
+    Delay,
+    Drip,
+    EmptyBody,
+    Fault,
+    FlipByte,
+    FlipStored,
+    Hang,
+    IgnoreHeader,
+    NoToken,
+    Reset,
+    Rewrite,
+    Vanish,
+    WrongETag,
+    error_in_200,
+    internal_error,
+    slow_down,
+)
+from tests.support.fake_s3.server import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
+from tests.support.fake_s3.store import Store, Version
+from tests.support.fake_s3.wire import Drop, Exchange, Node, Reply
+
+__all__ = [
+    "ACCESS_KEY",
+    "MIB",
+    "SECRET_KEY",
+    "Answer",
+    "Call",
+    "ChainS3",
+    "CloseAfter",
+    "CutBody",
+    "CutXml",
+    "Delay",
+    "Drip",
+    "Drop",
+    "EmptyBody",
+    "Exchange",
+    "FakeS3",
+    "Fault",
+    "FlipByte",
+    "FlipStored",
+    "Hang",
+    "IgnoreHeader",
+    "NoToken",
+    "Node",
+    "Quirks",
+    "Recorded",
+    "Reply",
+    "Reset",
+    "Rewrite",
+    "Store",
+    "Vanish",
+    "Version",
+    "WrongETag",
+    "error_in_200",
+    "internal_error",
+    "slow_down",
+]

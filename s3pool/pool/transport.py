@@ -174,12 +174,16 @@ class _Call:
         while True:
             newest = begin_exchange(node, self._request, self._head, patience_s=patience_s)
             try:
-                return first_answer([newest, *self._parked], self._read_timeout(), patience_s=patience_s)
+                winner = first_answer([newest, *self._parked], self._read_timeout(), patience_s=patience_s)
             except StaleConnectionError:
                 # The server closed an idle connection while the request was on its way: nobody's fault.
                 if not self._request.replayable:
                     raise
                 self._request.body.rewind()
+                continue
+            if winner is not newest:
+                newest.abandon()
+            return winner
 
     def _exchange_elsewhere(self) -> Exchange:
         """Ask the next node beside the silent ones, or wait for these when all were asked."""

@@ -1,0 +1,177 @@
+"""The balancer: rotation, load, affinity, and what it does when nodes are ill."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import cast
+
+import pytest
+
+from s3pool.errors import ConfigError
+from s3pool.model import Endpoint
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connection import ConnectionPool
+
+
+def _make_nodes(count: int) -> list[Node]:
+    return [
+        Node(Endpoint("http", f"node{i}", 80), cast("ConnectionPool", None), CircuitBreaker()) for i in range(count)
+    ]
+
+
+def test_round_robin_gives_every_node_its_turn() -> None:
+    """Requests spread evenly without any state but the turn."""
+    balancer = LoadBalancer(_make_nodes(4))
+
+    picks = Counter(balancer.pick().endpoint.host for _ in range(40))
+
+    assert picks == {"node0": 10, "node1": 10, "node2": 10, "node3": 10}
+
+
+def test_rotation_starts_at_a_random_node() -> None:
+    """Short commands in many processes must not all hit the first node."""
+    nodes = _make_nodes(4)
+
+    firsts = {LoadBalancer(nodes, random=random.Random(seed)).pick().endpoint.host for seed in range(50)}
+
+    assert {"node0", "node1", "node2", "node3"} == firsts
+
+
+def test_least_connections_prefers_the_idle_node() -> None:
+    """Requests in flight are the load."""
+    nodes = _make_nodes(3)
+    for node in (nodes[0], nodes[2]):
+        node.enter()
+
+    picks = {LoadBalancer(nodes, strategy="least_connections").pick() for _ in range(5)}
+
+    assert {nodes[1]} == picks
+
+
+def test_power_of_two_never_picks_the_worst_of_three() -> None:
+    """The more loaded of two random nodes loses, so the worst of all is never taken."""
+    nodes = _make_nodes(3)
+    for node, latency in zip(nodes, (0.01, 0.02, 5.0), strict=True):
+        node.note_latency(latency)
+    balancer = LoadBalancer(nodes, strategy="power_of_two")
+
+    picks = {balancer.pick() for _ in range(100)}
+
+    assert nodes[2] not in picks
+
+
+def test_power_of_two_works_with_one_node() -> None:
+    """A pool of one is a pool."""
+    nodes = _make_nodes(1)
+
+    assert nodes[0] is LoadBalancer(nodes, strategy="power_of_two").pick()
+
+
+def test_unknown_strategy_is_refused() -> None:
+    """A typing error must not silently become round robin."""
+    with pytest.raises(ConfigError, match="unknown strategy 'random'"):
+        LoadBalancer(_make_nodes(1), strategy="random")
+
+
+def test_excluded_nodes_come_again_only_when_all_were_tried() -> None:
+    """A retry goes to another node first."""
+    nodes = _make_nodes(3)
+    balancer = LoadBalancer(nodes)
+
+    others = {balancer.pick(exclude=nodes[:2]) for _ in range(6)}
+    again = balancer.pick(exclude=nodes)
+
+    assert {nodes[2]} == others
+    assert again in nodes
+
+
+def test_open_circuits_are_passed_over() -> None:
+    """The node that is out gets nothing while others are in."""
+    nodes = _make_nodes(3)
+    nodes[1].breaker.trip()
+    balancer = LoadBalancer(nodes)
+
+    picks = {balancer.pick() for _ in range(9)}
+
+    assert {nodes[0], nodes[2]} == picks
+
+
+def test_a_suspect_node_waits_while_others_are_clean() -> None:
+    """One connect timeout is enough; the next request goes elsewhere at once."""
+    nodes = _make_nodes(3)
+    nodes[0].breaker.report_failure(3)
+    balancer = LoadBalancer(nodes)
+
+    picks = {balancer.pick() for _ in range(9)}
+
+    assert {nodes[1], nodes[2]} == picks
+
+
+def test_a_due_trial_takes_its_turn_beside_clean_nodes() -> None:
+    """Otherwise a circuit would never close without a health thread."""
+    nodes = _make_nodes(2)
+    nodes[0].breaker.trip()
+    nodes[0].breaker.invite_trial()
+    balancer = LoadBalancer(nodes)
+
+    picks = Counter(balancer.pick() for _ in range(10))
+
+    assert picks[nodes[0]] == 1
+
+
+def test_when_every_circuit_is_open_the_best_is_tried() -> None:
+    """Fail open: a pool that seems dead may only be unreachable for a moment."""
+    nodes = _make_nodes(2)
+    for node in nodes:
+        node.breaker.trip()
+    nodes[0].breaker.invite_trial()
+    nodes[0].breaker.claim()
+    nodes[0].breaker.report_failure()
+
+    assert nodes[1] is LoadBalancer(nodes).pick()
+
+
+def test_cooling_nodes_come_last() -> None:
+    """A node that asked for a pause gets it while another is free."""
+    nodes = _make_nodes(2)
+    nodes[0].cooling_until = 50.0
+    balancer = LoadBalancer(nodes, now=lambda: 10.0)
+
+    picks = {balancer.pick() for _ in range(4)}
+
+    assert {nodes[1]} == picks
+    assert balancer.cooldown_s() == 0.0
+
+
+def test_cooldown_is_the_shortest_pause_when_all_cool() -> None:
+    """Waiting longer than the first free node would waste time."""
+    nodes = _make_nodes(2)
+    nodes[0].cooling_until, nodes[1].cooling_until = 15.0, 12.0
+
+    assert LoadBalancer(nodes, now=lambda: 10.0).cooldown_s() == 2.0
+
+
+def test_sticky_pool_keeps_an_object_on_its_node() -> None:
+    """Pools of separate stores must find an object where they put it, in every process."""
+    nodes = _make_nodes(5)
+
+    picks = {
+        LoadBalancer(nodes, sticky=True, random=random.Random(seed)).pick(affinity="s3/b/key") for seed in range(10)
+    }
+
+    assert len(picks) == 1
+
+
+def test_losing_a_node_moves_only_its_own_objects() -> None:
+    """Rendezvous hashing: the others stay where they are."""
+    nodes = _make_nodes(5)
+    balancer = LoadBalancer(nodes, sticky=True)
+    keys = [f"s3/b/{i}" for i in range(200)]
+    before = {key: balancer.pick(affinity=key) for key in keys}
+
+    nodes[2].breaker.trip()
+    moved = {key for key in keys if balancer.pick(affinity=key) is not before[key]}
+
+    assert {key for key in keys if before[key] is nodes[2]} == moved

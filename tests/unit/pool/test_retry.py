@@ -1,0 +1,128 @@
+"""Whether an attempt may be repeated: the two facts, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3pool.body import BytesBody, StreamBody
+from s3pool.errors import (
+    AccessDeniedError,
+    ConnectError,
+    IntegrityError,
+    NotFoundError,
+    ProtocolError,
+    RequestTimeoutError,
+    S3Error,
+    S3PoolError,
+    ThrottledError,
+    TLSError,
+    UsageError,
+)
+from s3pool.model import Request
+from s3pool.pool.retry import BACKOFF_CAP_S, RetryPolicy, failure_kind, is_illness, may_repeat
+from s3pool.pool.wire import StaleConnectionError
+
+
+def _request(*, idempotent: bool = True, spent: bool = False) -> Request:
+    body: BytesBody | StreamBody = BytesBody(b"x")
+    if spent:
+        body = StreamBody(len, length=10)
+        body.send(Discard())
+    return Request("PUT", "/b/k", "PutObject", body=body, idempotent=idempotent)
+
+
+class Discard:
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        self.last = bytes(block)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        self.last = b""
+
+
+UNSENT = ConnectError("refused")
+CUT_WHILE_SENDING = ProtocolError("reset", sent=False)
+AMBIGUOUS = RequestTimeoutError("no answer", sent=True)
+SLOW_DOWN = ThrottledError(503, "SlowDown")
+UNAVAILABLE = S3Error(503, "ServiceUnavailable")
+INTERNAL = S3Error(500, "InternalError")
+
+
+@pytest.mark.parametrize(
+    ("error", "idempotent", "expected"),
+    [
+        (UNSENT, True, True),
+        (UNSENT, False, True),
+        (CUT_WHILE_SENDING, False, True),
+        (AMBIGUOUS, True, True),
+        (AMBIGUOUS, False, False),
+        (SLOW_DOWN, False, True),
+        (UNAVAILABLE, False, True),
+        (INTERNAL, True, True),
+        (INTERNAL, False, False),
+        (S3Error(501, "NotImplemented"), True, False),
+        (S3Error(400, "RequestTimeout"), True, True),
+        (S3Error(400, "RequestTimeout"), False, False),
+        (S3Error(403, "RequestTimeTooSkewed"), False, True),
+        (NotFoundError(404, "NoSuchKey"), True, False),
+        (AccessDeniedError(403, "AccessDenied"), True, False),
+        (IntegrityError("changed"), True, False),
+        (UsageError("bad"), True, False),
+    ],
+)
+def test_repetition_depends_on_what_the_server_may_have_done(
+    error: S3PoolError, idempotent: bool, expected: bool
+) -> None:
+    """Never a duplicate act, never a needless failure."""
+    assert expected is may_repeat(error, _request(idempotent=idempotent))
+
+
+@pytest.mark.parametrize("error", [UNSENT, CUT_WHILE_SENDING, AMBIGUOUS, SLOW_DOWN, UNAVAILABLE, INTERNAL])
+def test_a_spent_body_cannot_be_sent_again(error: S3PoolError) -> None:
+    """A socket cannot rewind; a shorter second body would be a corrupt object."""
+    assert may_repeat(error, _request(spent=True)) is False
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UNSENT, True),
+        (AMBIGUOUS, True),
+        (INTERNAL, True),
+        (UNAVAILABLE, True),
+        (SLOW_DOWN, False),
+        (S3Error(501, "NotImplemented"), False),
+        (NotFoundError(404, "NoSuchKey"), False),
+        (IntegrityError("file changed"), False),
+        (StaleConnectionError("closed"), False),
+    ],
+)
+def test_only_sickness_counts_against_a_node(error: S3PoolError, expected: bool) -> None:
+    """Load, refusals and our own mistakes must not open a circuit."""
+    assert expected is is_illness(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(UNSENT, "connect"), (TLSError("x"), "tls"), (AMBIGUOUS, "timeout"), (CUT_WHILE_SENDING, "protocol"),
+     (INTERNAL, "http 500")],
+)  # fmt: skip
+def test_failures_have_short_names(error: S3PoolError, expected: str) -> None:
+    """--stats shows them in a table."""
+    assert expected == failure_kind(error)
+
+
+def test_backoff_doubles_up_to_its_cap() -> None:
+    """Full jitter below 0.1, 0.2, 0.4 ... 5 seconds."""
+    policy = RetryPolicy(random=lambda: 1.0)
+
+    waits = [policy.backoff_s(attempt) for attempt in (1, 2, 3, 10)]
+
+    assert waits == [0.1, 0.2, 0.4, BACKOFF_CAP_S]
+
+
+def test_slow_operations_have_a_later_deadline() -> None:
+    """A Complete that may take ten minutes is not given up after five."""
+    policy = RetryPolicy(deadline_s=300.0)
+
+    assert policy.deadline_for(Request("POST", "/", "Complete", read_timeout_s=600.0)) == 1200.0
+    assert policy.deadline_for(Request("GET", "/", "Get")) == 300.0

@@ -1,0 +1,404 @@
+"""Send over a pool: failover, retry, patience, and what must never happen twice."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import ClassVar
+
+import pytest
+
+from s3pool.body import BytesBody
+from s3pool.errors import (
+    NoEndpointError,
+    NotFoundError,
+    ProtocolError,
+    S3Error,
+    ThrottledError,
+    UsageError,
+)
+from s3pool.model import Endpoint, Request, Response
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.transport import Transport
+from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
+
+GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
+PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
+POST = Request("POST", "/b/k", "CreateMultipartUpload", query=(("uploads", ""),), idempotent=False, resource="s3/b/k")
+
+
+def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
+    return {"host": request.host_header(endpoint), **request.headers}
+
+
+def _check(response: Response) -> None:
+    if response.status == 503:
+        raise ThrottledError(503, "SlowDown", endpoint=str(response.endpoint), retry_after_s=0.0)
+    if response.status == 403:
+        raise S3Error(403, "RequestTimeTooSkewed", server_time=1_000_000.0)
+    if response.status == 404:
+        raise NotFoundError(404, "NoSuchKey")
+    if response.status >= 300:
+        raise S3Error(response.status, "InternalError", endpoint=str(response.endpoint))
+    response.preload()
+
+
+class Pool:
+    """A transport over endpoints in a known order, with short timeouts and recorded sleeps."""
+
+    opened: ClassVar[list[Transport]] = []
+
+    def __init__(self, *endpoints: Endpoint, retries: int = 5, read_timeout_s: float = 5.0, patience_s: float = 0.1):
+        settings = ConnectionSettings(connect_timeout_s=1.0, read_timeout_s=read_timeout_s)
+        self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
+        balancer = LoadBalancer(self.nodes)
+        balancer._turn = 0
+        self.slept: list[float] = []
+        self.transport = Transport(
+            balancer,
+            _sign,
+            policy=RetryPolicy(retries=retries, random=lambda: 0.0),
+            read_timeout_s=read_timeout_s,
+            patience_s=patience_s,
+            sleep=self.slept.append,
+        )
+        self.opened.append(self.transport)
+
+    def send(self, request: Request = GET, verdict: Callable[[Response], None] = _check) -> Response:
+        return self.transport.send(request, verdict)
+
+
+@pytest.fixture(name="servers")
+def _servers() -> Iterator[Callable[..., ScriptedServer]]:
+    with ExitStack() as stack:
+        yield lambda *turns, **options: stack.enter_context(ScriptedServer(turns or (OK,), **options))
+
+
+Servers = Callable[..., ScriptedServer]
+
+
+@pytest.fixture(autouse=True)
+def _close_pools() -> Iterator[None]:
+    yield
+    while Pool.opened:
+        Pool.opened.pop().close()
+
+
+def test_requests_rotate_and_keep_their_connections(servers: Servers) -> None:
+    """Four requests over two nodes: two each, on one connection each."""
+    a, b = servers(), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    bodies = [pool.send().body for _ in range(4)]
+
+    assert bodies == [b"ok"] * 4
+    assert [(len(s.requests), s.connections) for s in (a, b)] == [(2, 1), (2, 1)]
+
+
+def test_a_refused_node_costs_nothing_but_the_next_node(servers: Servers) -> None:
+    """No pause, no retry used up: the server saw nothing."""
+    b = servers()
+    pool = Pool(refused_endpoint(), b.endpoint, retries=1)
+
+    response = pool.send()
+
+    assert (response.body, pool.slept) == (b"ok", [])
+
+
+def test_all_nodes_refused_is_no_endpoint(servers: Servers) -> None:
+    """The message names the operation, the object and what each node said."""
+    endpoints = refused_endpoint(), refused_endpoint()
+    pool = Pool(*endpoints, retries=1)
+
+    with pytest.raises(NoEndpointError) as caught:
+        pool.send()
+
+    assert (
+        f"GetObject s3/b/k: no endpoint gave an answer in 3 attempts: {endpoints[0]}: connection refused; "
+        f"{endpoints[1]}: connection refused; check the endpoints with s3pool ping"
+    ) == str(caught.value)
+
+
+def test_retries_zero_means_one_attempt(servers: Servers) -> None:
+    """A user who asks for no repetition gets none."""
+    b = servers()
+    pool = Pool(refused_endpoint(), b.endpoint, retries=0)
+
+    with pytest.raises(NoEndpointError, match="in 1 attempt:"):
+        pool.send()
+
+    assert b.requests == []
+
+
+def test_a_silent_node_is_not_waited_for_alone(servers: Servers) -> None:
+    """A read is asked of the next node as well, and the first answer wins."""
+    a, b = servers(HANG), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    response = pool.send()
+
+    assert response.body == b"ok"
+    assert pool.transport.stats()[0].failure_kinds == {"timeout": 1}
+
+
+def test_a_slow_node_may_still_win_over_dead_ones(servers: Servers) -> None:
+    """Asking elsewhere does not give up the first: it answers while the second is silent."""
+    gate_sent: list[bytes] = []
+    silent = servers(HANG)
+
+    def answer_late(sock: socket.socket) -> None:
+        silent_asked.wait_for_request()
+        sock.sendall(OK)
+        gate_sent.append(OK)
+
+    silent_asked = RequestGate(silent)
+    slow = servers(answer_late)
+    pool = Pool(slow.endpoint, silent.endpoint, patience_s=0.3)
+
+    response = pool.send()
+
+    assert (b"ok", slow.endpoint) == (response.body, response.endpoint)
+
+
+class RequestGate:
+    """Wait, bounded, until a scripted server has seen a request."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self._server = server
+
+    def wait_for_request(self) -> None:
+        deadline = time.monotonic() + 5.0
+        while not self._server.requests and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def test_silence_of_all_nodes_ends_with_the_read_timeout(servers: Servers) -> None:
+    """Patience is not a limit: the full read timeout is."""
+    a, b = servers(HANG), servers(HANG)
+    pool = Pool(a.endpoint, b.endpoint, retries=0, read_timeout_s=0.3, patience_s=0.05)
+
+    with pytest.raises(NoEndpointError, match="sent nothing for"):
+        pool.send()
+
+
+def test_a_write_asks_a_new_node_for_a_sign_of_life_first(servers: Servers) -> None:
+    """A dead node behind an open port must not swallow a body or act twice."""
+    a, b = servers(HANG), servers(OK_EMPTY, OK)
+    pool = Pool(a.endpoint, b.endpoint)
+
+    response = pool.send(PUT)
+
+    assert response.body == b"ok"
+    assert [head.split(b"\r\n")[0] for head, _ in b.requests] == [b"HEAD / HTTP/1.1", b"PUT /b/k HTTP/1.1"]
+    assert all(head.startswith(b"HEAD") for head, _ in a.requests)
+
+
+def test_a_node_that_answered_before_is_not_asked_for_life_again(servers: Servers) -> None:
+    """The extra round trip is paid once per node and process."""
+    a, b = servers(OK_EMPTY, OK), servers(OK_EMPTY, OK)
+    pool = Pool(a.endpoint, b.endpoint)
+
+    for _ in range(4):
+        pool.send(PUT)
+
+    assert [len(server.requests) for server in (a, b)] == [3, 3]
+
+
+def test_an_answer_lost_on_the_way_is_not_repeated_for_a_create(servers: Servers) -> None:
+    """The server may have acted: a second CreateMultipartUpload would leave an orphan."""
+    a, b = servers(b"", close_after=[0]), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+    for node in pool.nodes:
+        node.is_proven = True
+
+    with pytest.raises(ProtocolError, match="it may have been carried out all the same"):
+        pool.send(POST)
+
+    assert b.requests == []
+
+
+def test_a_read_that_broke_off_is_repeated_elsewhere(servers: Servers) -> None:
+    """The body was cut while the check read it, so the whole request is asked again."""
+    a, b = servers(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", close_after=[0]), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    response = pool.send()
+
+    assert (b"ok", b.endpoint) == (response.body, response.endpoint)
+    assert pool.transport.stats()[0].failures == 2  # the body, and the attempt that needed it
+
+
+def test_a_server_error_goes_to_another_node_after_a_pause(servers: Servers) -> None:
+    """500 is the node's illness; the pause grows with the attempts."""
+    a, b = servers(BROKEN), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    response = pool.send()
+
+    assert (response.body, len(pool.slept)) == (b"ok", 1)
+
+
+def test_an_error_that_stays_is_raised_as_it_came(servers: Servers) -> None:
+    """After the last attempt the user sees the storage's own words."""
+    a = servers(BROKEN)
+    pool = Pool(a.endpoint, retries=2)
+
+    with pytest.raises(S3Error, match="500 InternalError"):
+        pool.send()
+
+    assert len(a.requests) == 3
+
+
+def test_a_refusal_is_final(servers: Servers) -> None:
+    """404 is an answer: nobody else is asked."""
+    a, b = servers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    with pytest.raises(NotFoundError):
+        pool.send()
+
+    assert b.requests == []
+
+
+def test_slow_down_keeps_the_circuit_closed(servers: Servers) -> None:
+    """Load is not illness: the node cools down, another one answers."""
+    a, b = servers(*[SLOW_DOWN] * 9), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    for _ in range(8):
+        pool.send()
+
+    assert pool.nodes[0].breaker.state == "closed"
+    assert pool.transport.stats()[0].throttled >= 1
+    assert pool.transport.stats()[0].failures == 0
+
+
+def test_retry_after_is_waited_for_by_a_pool_of_one() -> None:
+    """There is nobody else to ask, so the server's wish counts."""
+    answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
+
+    def verdict(response: Response) -> None:
+        if response.status == 503:
+            raise ThrottledError(503, "SlowDown", retry_after_s=7.0)
+        response.preload()
+
+    with ScriptedServer([answer, OK]) as server:
+        pool = Pool(server.endpoint)
+        pool.send(GET, verdict)
+
+    assert pool.slept == [7.0]
+
+
+def test_circuit_opens_and_the_node_is_left_alone(servers: Servers) -> None:
+    """Two refused connections open it; later requests do not even try."""
+    b = servers()
+    dead = refused_endpoint()
+    pool = Pool(dead, b.endpoint)
+    pool.nodes[0].breaker.report_failure(3)
+    pool.nodes[0].breaker.report_failure(3)
+
+    for _ in range(6):
+        pool.send()
+
+    assert pool.transport.stats()[0].requests == 0
+    assert len(b.requests) == 6
+
+
+def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) -> None:
+    """The storage's clock decides; one refusal teaches it for the rest of the run."""
+    times: list[float] = []
+    skewed = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+    a = servers(skewed, OK)
+    pool = Pool(a.endpoint)
+    pool.transport._sign = lambda request, endpoint, now: (times.append(now), _sign(request, endpoint, now))[1]
+    pool.transport._wall_clock = lambda: 5_000.0
+
+    pool.send()
+
+    assert times == [5_000.0, 1_000_000.0]
+
+
+def test_clock_skew_that_stays_is_raised(servers: Servers) -> None:
+    """A server that refuses the corrected time too is not asked for ever."""
+    a = servers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    pool = Pool(a.endpoint)
+
+    with pytest.raises(S3Error, match="RequestTimeTooSkewed"):
+        pool.send()
+
+    assert len(a.requests) == 2
+
+
+def test_only_keeps_every_attempt_on_one_node(servers: Servers) -> None:
+    """A speed test of one node must not measure another."""
+    a, b = servers(BROKEN, OK), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    pool.transport.send(GET, _check, only=a.endpoint)
+
+    assert (len(a.requests), len(b.requests)) == (2, 0)
+
+
+def test_a_stale_connection_is_replaced_without_blame(servers: Servers) -> None:
+    """The server's idle limit is no failure and no retry."""
+    a = servers(OK, close_after=range(10))
+    pool = Pool(a.endpoint, retries=0)
+
+    bodies = [pool.send().body for _ in range(3)]
+
+    assert bodies == [b"ok"] * 3
+    assert pool.transport.stats()[0].failures == 0
+
+
+def test_an_early_refusal_of_an_upload_is_read(servers: Servers) -> None:
+    """A 404 sent before the body was taken is the answer, not a broken pipe."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(1000)
+            sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            while sock.recv(1 << 20):
+                continue
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    pool = Pool(Endpoint("http", "127.0.0.1", listener.getsockname()[1]), retries=0)
+    big = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"x" * 30_000_000))
+
+    with pytest.raises(NotFoundError):
+        pool.send(big)
+
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-amz-acl: public-read", "a\nb", "a\0b"])
+def test_header_injection_is_refused_before_anything_is_sent(servers: Servers, value: str) -> None:
+    """Metadata from a user must not become another header."""
+    a = servers()
+    pool = Pool(a.endpoint)
+
+    with pytest.raises(UsageError, match="x-amz-meta-note"):
+        pool.send(Request("GET", "/b/k", "GetObject", headers={"x-amz-meta-note": value}))
+
+    assert a.requests == []
+
+
+def test_statistics_count_bytes_and_attempts(servers: Servers) -> None:
+    """--stats shows what really went over the wire."""
+    a = servers()
+    pool = Pool(a.endpoint)
+
+    pool.send()
+
+    stats = pool.transport.stats()[0]
+    head = a.requests[0][0]
+    assert (1, 0, len(head) + 4, len(OK)) == (stats.requests, stats.retries, stats.bytes_sent, stats.bytes_received)

@@ -1,0 +1,293 @@
+"""One connection's HTTP: strict heads, exact bodies, honest errors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3pool.body import BytesBody, FileSlice, StreamBody
+from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.pool.throttle import Throttle
+from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody, parse_head
+
+
+@pytest.fixture(name="pair")
+def _pair() -> Iterator[tuple[Wire, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours.close()
+    theirs.close()
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+    listener.close()
+    wire = Wire(ours, endpoint="http://node")
+    wire.set_timeout(5.0)
+    yield wire, theirs
+    wire.close()
+    theirs.close()
+
+
+def _drain(body: WireBody, buffer: memoryview) -> None:
+    while body.readinto(buffer):
+        continue
+
+
+def _read_body(wire: Wire, method: str = "GET") -> tuple[int, bytes, list[bool], list[TransportError]]:
+    head = wire.read_head(method)
+    finished: list[bool] = []
+    failures: list[TransportError] = []
+    body = WireBody(wire, head, finish=finished.append, failed=failures.append)
+    received = bytearray()
+    buffer = memoryview(bytearray(7))
+    while count := body.readinto(buffer):
+        received += buffer[:count]
+    return head.status, bytes(received), finished, failures
+
+
+@pytest.mark.parametrize(
+    ("answer", "method", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world", "GET", (200, b"hello world", [True])),
+        (b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", "GET", (200, b"", [True])),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "PUT", (204, b"", [True])),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", "GET", (304, b"", [True])),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 232\r\n\r\n", "HEAD", (404, b"", [True])),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nT: v\r\n\r\n",
+            "GET",
+            (200, b"hello world", [True]),
+        ),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "GET", (200, b"ok", [False])),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", "GET", (200, b"ok", [True])),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", "GET", (200, b"ok", [False])),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            "GET",
+            (200, b"x", [False]),
+        ),
+    ],
+)
+def test_bodies_end_where_their_framing_says(
+    pair: tuple[Wire, socket.socket], answer: bytes, method: str, expected: tuple[int, bytes, list[bool]]
+) -> None:
+    """A byte too few is a lost byte, a byte too many belongs to the next answer."""
+    wire, theirs = pair
+
+    theirs.sendall(answer)
+    status, body, finished, _ = _read_body(wire, method)
+
+    assert expected == (status, body, finished)
+
+
+def test_a_body_without_framing_ends_with_the_connection(pair: tuple[Wire, socket.socket]) -> None:
+    """HTTP/1.0 servers still do that; the connection cannot be used again."""
+    wire, theirs = pair
+
+    theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+    theirs.shutdown(socket.SHUT_WR)
+
+    assert _read_body(wire) == (200, b"all of it", [False], [])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
+    ],
+)
+def test_a_body_that_ends_early_is_an_error(pair: tuple[Wire, socket.socket], answer: bytes) -> None:
+    """A truncated object must never look complete."""
+    wire, theirs = pair
+    theirs.sendall(answer)
+    theirs.shutdown(socket.SHUT_WR)
+    head = wire.read_head("GET")
+    finished: list[bool] = []
+    failures: list[TransportError] = []
+    body = WireBody(wire, head, finish=finished.append, failed=failures.append)
+    buffer = memoryview(bytearray(100))
+
+    with pytest.raises(ProtocolError):
+        _drain(body, buffer)
+
+    assert finished == [False]
+    assert len(failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("HTTP/2 200 OK", "does not speak HTTP"),
+        ("ICY 200 OK", "does not speak HTTP"),
+        ("HTTP/1.1 20 OK", "does not speak HTTP"),
+        ("HTTP/1.1 200 OK\r\nBad Header: x", "malformed header"),
+        ("HTTP/1.1 200 OK\r\nName : x", "malformed header"),
+        ("HTTP/1.1 200 OK\r\n folded", "malformed header"),
+        ("HTTP/1.1 200 OK\r\nX: a\0b", "malformed header"),
+        ("HTTP/1.1 200 OK\r\nX: a\nY: b", "malformed header"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: +5", "bad Content-Length"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6", "bad Content-Length"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked", "unknown transfer coding"),
+    ],
+)
+def test_malformed_heads_are_refused(text: str, message: str) -> None:
+    """Guessing at framing is how answers get mixed up."""
+    with pytest.raises(ProtocolError, match=message):
+        parse_head(text, "GET", "http://node")
+
+
+def test_repeated_headers_are_joined_and_kept_raw() -> None:
+    """Callers see one value, the proxy sees what was received."""
+    head = parse_head("HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 0\r\nContent-Length: 0", "GET", "n")
+
+    assert head.headers["x-a"] == "1, 2"
+    assert head.raw_headers[:2] == (("X-A", "1"), ("x-a", "2"))
+    assert head.length == 0
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_head_or_one_kind_of_error(junk: bytes) -> None:
+    """A hostile server can cause an error line, never a traceback."""
+    text = junk.decode("utf-8", "surrogateescape")
+
+    try:
+        head = parse_head(text, "GET", "http://node")
+    except ProtocolError:
+        return
+
+    assert 100 <= head.status <= 999
+
+
+def test_a_head_larger_than_the_buffer_is_refused(pair: tuple[Wire, socket.socket]) -> None:
+    """Memory per connection is bounded, whatever the server sends."""
+    wire, theirs = pair
+    sender = threading.Thread(target=lambda: theirs.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000))
+    sender.start()
+
+    with pytest.raises(ProtocolError, match="more than 64 KiB"):
+        wire.read_head("GET")
+
+    sender.join()
+
+
+def test_silence_is_a_timeout_that_names_its_length(pair: tuple[Wire, socket.socket]) -> None:
+    """The read timeout is really applied, by the kernel."""
+    wire, _ = pair
+    wire.set_timeout(0.05)
+
+    with pytest.raises(RequestTimeoutError, match=r"http://node sent nothing for 0\.05 s"):
+        wire.read_head("GET")
+
+
+def test_a_server_that_takes_no_bytes_is_a_timeout(pair: tuple[Wire, socket.socket]) -> None:
+    """A hung server must not hang an upload; nothing was acted on, so sent is False."""
+    wire, _ = pair
+    wire.set_timeout(0.05)
+
+    with pytest.raises(RequestTimeoutError, match="took no bytes") as caught:
+        wire.send(b"PUT / HTTP/1.1\r\n\r\n", BytesBody(b"x" * 50_000_000))
+
+    assert caught.value.sent is False
+
+
+def test_a_kept_connection_that_ends_without_a_byte_is_stale(pair: tuple[Wire, socket.socket]) -> None:
+    """That is the server's idle limit, not illness; on a new connection it is an error."""
+    wire, theirs = pair
+    theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    wire.read_head("GET")
+    theirs.close()
+
+    with pytest.raises(StaleConnectionError):
+        wire.read_head("GET")
+
+
+def test_an_early_end_on_a_new_connection_is_not_stale(pair: tuple[Wire, socket.socket]) -> None:
+    """A node that accepts and hangs up is ill."""
+    wire, theirs = pair
+    theirs.close()
+
+    with pytest.raises(ProtocolError) as caught:
+        wire.read_head("GET")
+
+    assert not isinstance(caught.value, StaleConnectionError)
+
+
+def test_an_answer_before_the_body_is_noticed(pair: tuple[Wire, socket.socket], tmp_path: Path) -> None:
+    """A refusal must arrive as a refusal, not as a broken pipe after gigabytes."""
+    wire, theirs = pair
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 8_000_000)
+    theirs.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with path.open("rb") as file, pytest.raises(EarlyAnswer):
+        wire.send(b"PUT / HTTP/1.1\r\n\r\n", FileSlice(file.fileno(), length=8_000_000))
+
+    assert wire.read_head("PUT").status == 403
+
+
+def _receive_all(sock: socket.socket, into: bytearray) -> threading.Thread:
+    def run() -> None:
+        while piece := sock.recv(1 << 20):
+            into.extend(piece)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("rate", [None, 500_000_000])
+def test_a_file_slice_goes_out_byte_for_byte(
+    pair: tuple[Wire, socket.socket], tmp_path: Path, rate: int | None
+) -> None:
+    """sendfile, with and without a bandwidth limit, sends exactly the range."""
+    wire, theirs = pair
+    if rate:
+        wire._throttle = Throttle(rate)
+    content = os.urandom(3_000_000)
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    received = bytearray()
+    thread = _receive_all(theirs, received)
+
+    with path.open("rb") as file:
+        wire.send(b"H", FileSlice(file.fileno(), offset=1000, length=2_500_000))
+    wire.close()
+    thread.join()
+
+    assert b"H" + content[1000:2_501_000] == bytes(received)
+    assert wire.bytes_sent == 2_500_001
+
+
+def test_a_file_that_shrinks_stops_the_request(pair: tuple[Wire, socket.socket], tmp_path: Path) -> None:
+    """Content-Length promised more; the connection ends and the server stores nothing."""
+    wire, theirs = pair
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 1000)
+    received = bytearray()
+    thread = _receive_all(theirs, received)
+
+    with path.open("rb") as file, pytest.raises(IntegrityError, match="1000 bytes shorter"):
+        wire.send(b"H", FileSlice(file.fileno(), length=2000))
+    wire.close()
+    thread.join()
+
+    assert bytes(received) == b"H" + b"x" * 1000
+
+
+def test_a_stream_that_ends_early_stops_the_request(pair: tuple[Wire, socket.socket]) -> None:
+    """Nothing pads a body."""
+    wire, _ = pair
+    blocks = iter([5, 0])
+
+    with pytest.raises(IntegrityError, match="5 bytes early"):
+        wire.send(b"H", StreamBody(lambda _view: next(blocks), length=10))

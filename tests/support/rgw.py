@@ -187,7 +187,9 @@ class RgwCluster:
     def __enter__(self) -> RgwCluster:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _start_all(self) -> None:
@@ -271,7 +273,13 @@ class RgwCluster:
         with output.open("ab") as log:
             arguments = [command[0], *conf, *command[1:]]
             done = subprocess.run(
-                arguments, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=START_DEADLINE_S, check=False
+                arguments,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=START_DEADLINE_S,
+                check=False,
             )
         if done.returncode:
             raise RgwError(f"{shlex.join(arguments)} ended with {done.returncode}\n{_tail(output)}")

@@ -1,0 +1,91 @@
+"""Fixtures for all tests: servers, clock, command line. Nothing leaves loopback."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from s3pool.model import Endpoint
+from tests.support.clock import Clock
+from tests.support.fake_s3 import FakeS3
+from tests.support.guard import stay_home
+from tests.support.moto_fleet import MotoFleet
+from tests.support.rgw import RgwCluster, missing_tools
+from tests.support.run_cli import CliRunner
+
+stay_home()
+
+FakeFactory = Callable[..., FakeS3]
+_bucket_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def fake_s3() -> Iterator[FakeFactory]:
+    """Make fakes: ``fake_s3(3, quirks=...)`` is one store behind three addresses."""
+    made: list[FakeS3] = []
+
+    def make(endpoints: int = 1, **options: object) -> FakeS3:
+        made.append(FakeS3(endpoints, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.stop()
+
+
+@pytest.fixture
+def endpoints(fake_s3: FakeFactory) -> tuple[Endpoint, ...]:
+    """Give three addresses of one empty fake."""
+    return tuple(Endpoint.parse(url) for url in fake_s3(3).endpoints)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that only the test turns."""
+    return Clock()
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> CliRunner:
+    """Run s3pool in a process of its own: ``run_cli("ls", "s3/b", env=fake.environment)``."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return CliRunner(home)
+
+
+@pytest.fixture
+def bucket_name() -> str:
+    """Give a bucket name that no other test of any run uses."""
+    return f"t{os.getpid()}-{next(_bucket_numbers)}-{os.urandom(4).hex()}"
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoFleet]:
+    """Give three moto endpoints on one store, shared by all tests: use buckets of your own."""
+    with MotoFleet(3) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def rgw() -> Iterator[RgwCluster]:
+    """Give a real RGW cluster, shared by all tests: use buckets of your own.
+
+    S3POOL_TEST_RGW_DIR names one that runs already. Without RGW the test is skipped, unless
+    S3POOL_REQUIRE_LIVE is 1: then it fails.
+    """
+    yield from _cluster(os.environ)
+
+
+def _cluster(environ: Mapping[str, str]) -> Iterator[RgwCluster]:
+    running = environ.get("S3POOL_TEST_RGW_DIR")
+    if running:
+        yield RgwCluster.attach(running)
+        return
+    if missing_tools() and environ.get("S3POOL_REQUIRE_LIVE") != "1":
+        pytest.skip(f"RGW is not installed: no {', '.join(missing_tools())}")
+    with RgwCluster.create(4) as cluster:
+        yield cluster

@@ -1,0 +1,169 @@
+"""A TCP relay before a real server: a node that dies without anybody's daemon dying."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from types import TracebackType
+from urllib.parse import urlsplit
+
+BLOCK_BYTES = 1 << 16
+BACKLOG = 64
+JOIN_S = 5.0
+
+
+class Relay:
+    """One address that passes everything on to a target, until it is told otherwise.
+
+    ``cut_after(n)`` resets the next connection on which the server has sent n bytes.
+    """
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname or "", parts.port or 80)
+        self._hole = False
+        self._cut_after: int | None = None
+        self.cuts = 0
+        self.accepted = 0
+        # Guards the set of open sockets and the cut, which many threads look at.
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+        self._reserved: socket.socket | None = None
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Give the URL, which stays the same over kill() and start()."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listen and pass on; harmless when it does."""
+        self._hole = False
+        if self._listener is not None:
+            return
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
+        self._listener = self._bind()
+        self._listener.listen(BACKLOG)
+        self.port = self._listener.getsockname()[1]
+        self._spawn(self._accept, self._listener)
+
+    def black_hole(self) -> None:
+        """Accept, and pass nothing on any more."""
+        self._hole = True
+
+    def cut_after(self, count: int) -> None:
+        """Reset once, when the server has sent so many bytes on a connection."""
+        with self._lock:
+            self._cut_after = count
+
+    def kill(self) -> None:
+        """Refuse connects, and reset what is open."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            _shut(listener)
+            listener.close()
+            self._reserved = self._bind()
+        with self._lock:
+            sockets = set(self._open)
+        for sock in sockets:
+            _reset(sock)
+        for thread in self._threads:
+            thread.join(JOIN_S)
+        self._threads = []
+
+    def stop(self) -> None:
+        """End it."""
+        self.kill()
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _bind(self) -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", self.port))
+        return sock
+
+    def _spawn(self, act, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+        thread = threading.Thread(target=act, args=arguments, name=f"relay-{self.port}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with self._lock:
+                self._open.add(client)
+            self._spawn(self._join, client)
+
+    def _join(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:
+            self._drop(client)
+            return
+        with self._lock:
+            self._open.add(server)
+        self._spawn(self._pump, client, server, False)
+        self._pump(server, client, True)
+
+    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while block := source.recv(BLOCK_BYTES):
+                if self._hole:
+                    continue
+                keep = self._room(passed, len(block)) if counted else len(block)
+                target.sendall(block[:keep])
+                passed += keep
+                if keep < len(block):
+                    _reset(target)
+                    break
+        self._drop(target)
+        self._drop(source)
+
+    def _room(self, passed: int, count: int) -> int:
+        """Give how many of the next bytes may pass, and use the cut up when it falls here."""
+        with self._lock:
+            if self._cut_after is None or passed + count <= self._cut_after:
+                return count
+            keep = max(0, self._cut_after - passed)
+            self._cut_after = None
+            self.cuts += 1
+            return keep
+
+    def _drop(self, sock: socket.socket) -> None:
+        _shut(sock)
+        with self._lock:
+            self._open.discard(sock)
+        sock.close()
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _reset(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _shut(sock)

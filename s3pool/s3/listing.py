@@ -1,0 +1,309 @@
+"""Whole listings, page after page, on a pool where every page may come from another node.
+
+The cursor is the last name seen, as ``start-after``: any node can go on from there, whereas
+a continuation token is the private word of one server. Tokens are followed only where names
+do not serve: on MinIO, where ``start-after`` makes it walk all drives again; on servers that
+refuse or ignore it; on servers that do not list in order; and past pages without a name.
+The end of a listing is ``IsTruncated`` alone, never a short page.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from operator import lt
+from typing import Protocol
+
+from s3pool.errors import ProtocolError, S3Error
+from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.s3.results import UploadPage
+
+MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
+MINIO_TAG = b"[minio_cache:"  # stands in every token of MinIO, after the key
+# How servers refuse a start-after that they do not like: characters XML cannot hold (AWS),
+# a name outside the prefix (NooBaa), one that is too long.
+REFUSALS = (400, 500, 501)
+
+
+class Lister(Protocol):
+    """The part of S3Client that listings need."""
+
+    def list_objects_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        start_after: str = "",
+        token: str = "",
+        max_keys: int = MAX_KEYS_PER_PAGE,
+    ) -> ListPage:
+        """List one page of objects."""
+
+    def list_versions_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        key_marker: str = "",
+        version_id_marker: str = "",
+    ) -> ListPage:
+        """List one page of versions."""
+
+    def list_uploads_page(
+        self, bucket: str, *, prefix: str = "", key_marker: str = "", upload_id_marker: str = ""
+    ) -> UploadPage:
+        """List one page of uploads."""
+
+
+def iter_pages(
+    client: Lister,
+    bucket: str,
+    *,
+    prefix: str = "",
+    delimiter: str = "",
+    start_after: str = "",
+    max_keys: int = 0,
+) -> Iterator[ListPage]:
+    """Yield the pages of a listing, at least one; only the first or the last may be empty.
+
+    Names are in the order of their UTF-8 bytes, each once and all greater than
+    ``start_after``, unless the server itself lists without order. ``max_keys`` bounds the
+    objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed.
+
+    Raises:
+        ProtocolError: the server says that more follows, and does not go on.
+    """
+    walk = _Walk(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
+    left = max_keys
+    while True:
+        page = walk.next_page(min(left, MAX_KEYS_PER_PAGE) if max_keys else MAX_KEYS_PER_PAGE)
+        if max_keys:
+            page = _shorten(page, left)
+            left -= len(page.objects) + len(page.prefixes)
+        yield page
+        if not page.truncated or (max_keys and not left):
+            return
+
+
+def iter_objects(
+    client: Lister, bucket: str, *, prefix: str = "", start_after: str = "", max_keys: int = 0
+) -> Iterator[ObjectInfo]:
+    """Yield all objects below a prefix, in the order of ``iter_pages``."""
+    for page in iter_pages(client, bucket, prefix=prefix, start_after=start_after, max_keys=max_keys):
+        yield from page.objects
+
+
+def iter_version_pages(client: Lister, bucket: str, *, prefix: str = "", delimiter: str = "") -> Iterator[ListPage]:
+    """Yield the pages of versions and delete markers, newest first within a key.
+
+    Raises:
+        ProtocolError: the server says that more follows, and does not go on.
+    """
+    guard = _LoopGuard(bucket)
+    marker = ("", "")
+    while True:
+        page = client.list_versions_page(
+            bucket, prefix=prefix, delimiter=delimiter, key_marker=marker[0], version_id_marker=marker[1]
+        )
+        yield page
+        if not page.truncated:
+            return
+        marker = (page.next_token, page.next_version_id)
+        guard.follow(marker)
+
+
+def iter_versions(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[ObjectInfo]:
+    """Yield all versions and delete markers below a prefix, newest first within a key."""
+    for page in iter_version_pages(client, bucket, prefix=prefix):
+        yield from page.objects
+
+
+def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+    """Yield the uploads below a prefix that are neither completed nor aborted.
+
+    Raises:
+        ProtocolError: the server says that more follows, and does not go on.
+    """
+    guard = _LoopGuard(bucket)
+    marker = ("", "")
+    while True:
+        page = client.list_uploads_page(bucket, prefix=prefix, key_marker=marker[0], upload_id_marker=marker[1])
+        yield from page.uploads
+        if not page.truncated:
+            return
+        marker = (page.next_key_marker, page.next_upload_id_marker)
+        guard.follow(marker)
+
+
+class _Walk:
+    """One listing in progress: where it stands, and by what it goes on."""
+
+    __slots__ = ("_bucket", "_by_token", "_cursor", "_fetch", "_floor", "_guard", "_has_order", "_last", "_token")
+
+    def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
+        self._bucket = bucket
+        self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
+        self._guard = _LoopGuard(bucket)
+        # Some servers fail on a name before the prefix, where it says nothing anyway.
+        self._floor = "" if _order(start_after) < _order(prefix) else start_after
+        self._cursor = self._floor  # the start-after that leaves out every name given out
+        self._last = ""  # the last of these names
+        self._token = ""  # of the page before, "" before the first
+        self._by_token = False
+        self._has_order = True
+
+    def next_page(self, max_keys: int) -> ListPage:
+        """Give the next page that has something new, or the last one."""
+        page = self._accept(self._ask(max_keys))
+        while page.truncated and not (page.objects or page.prefixes):
+            # An empty page proves nothing, and only its token leads on.
+            page = self._accept(self._follow_token(max_keys))
+        return page
+
+    def _ask(self, max_keys: int) -> ListPage:
+        if self._by_token:
+            return self._follow_token(max_keys)
+        try:
+            page = self._fetch(self._cursor, "", max_keys)
+        except S3Error as exc:
+            if not self._token or exc.status not in REFUSALS:
+                raise
+        else:
+            if not self._token or self._serves(page):
+                return page
+        self._by_token = True
+        return self._follow_token(max_keys)
+
+    def _follow_token(self, max_keys: int) -> ListPage:
+        self._guard.follow(self._token)
+        return self._fetch("", self._token, max_keys)
+
+    def _serves(self, page: ListPage) -> bool:
+        """Say whether the answer to a start-after is in order and goes beyond it."""
+        last = _last_name(page)
+        return _is_ordered(page) and (not last or _order(last) > _order(self._cursor))
+
+    def _accept(self, page: ListPage) -> ListPage:
+        """Keep what is new on a page, and take the step to the next one."""
+        self._has_order = self._has_order and _is_ordered(page)
+        last = _last_name(page)
+        if self._has_order and last and _order(last) < _order(self._last):
+            raise ProtocolError(f"the server went backwards while it listed s3/{self._bucket}")
+        self._token = page.next_token
+        self._by_token = self._by_token or not self._has_order or _is_minio_token(page.next_token)
+        # Without order every page has to be taken as it is, and the guard finds loops.
+        floor = self._cursor if self._has_order else self._floor
+        if not self._has_order or not _begins_after(page, floor):
+            page = _drop_through(page, floor)
+        last = _last_name(page)
+        if last:
+            self._last = last
+            self._cursor = _step_past(last, page)
+            if not self._by_token:
+                self._guard.restart()
+        return page
+
+
+class _LoopGuard:
+    """Finds a server that leads in a circle, in constant memory (Brent's algorithm)."""
+
+    __slots__ = ("_anchor", "_bucket", "_power", "_steps")
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the way so far: the listing has advanced by itself."""
+        self._anchor: Hashable = None
+        self._power = 1
+        self._steps = 0
+
+    def follow(self, position: Hashable) -> None:
+        """Note where the server sends us.
+
+        Raises:
+            ProtocolError: it has sent us there before.
+        """
+        if position == self._anchor:
+            raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
+        self._steps += 1
+        if self._steps == self._power:
+            self._anchor, self._power, self._steps = position, self._power * 2, 0
+
+
+def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Callable[[str, str, int], ListPage]:
+    def fetch(start_after: str, token: str, max_keys: int) -> ListPage:
+        return client.list_objects_page(
+            bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
+        )
+
+    return fetch
+
+
+def _order(name: str) -> bytes:
+    """Give what S3 sorts by; the order of str is another one for escaped bytes."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _is_ordered(page: ListPage) -> bool:
+    return _is_increasing([entry.key for entry in page.objects]) and _is_increasing(page.prefixes)
+
+
+def _is_increasing(names: Sequence[str]) -> bool:
+    if all(map(lt, names, islice(names, 1, None))):
+        return True
+    ordered = [_order(name) for name in names]
+    return all(map(lt, ordered, islice(ordered, 1, None)))
+
+
+def _last_name(page: ListPage) -> str:
+    """Give the greatest name of an ordered page, "" for an empty one."""
+    names = [*(entry.key for entry in page.objects[-1:]), *page.prefixes[-1:]]
+    return max(names, key=_order, default="")
+
+
+def _step_past(last: str, page: ListPage) -> str:
+    """Give the start-after that leaves out all of a page.
+
+    After a common prefix it is a name behind all keys of the group: servers differ on
+    whether a name at the group's beginning, or inside it, lists the group once more.
+    """
+    return last + LAST_CHARACTER if page.prefixes and page.prefixes[-1] == last else last
+
+
+def _begins_after(page: ListPage, cursor: str) -> bool:
+    """Say whether all names of an ordered page are greater than the cursor."""
+    firsts = [*(entry.key for entry in page.objects[:1]), *page.prefixes[:1]]
+    return all(_order(name) > _order(cursor) for name in firsts)
+
+
+def _drop_through(page: ListPage, cursor: str) -> ListPage:
+    """Leave out names up to the cursor: some servers take start-after as included, or not at all."""
+    floor = _order(cursor)
+    objects = tuple(entry for entry in page.objects if _order(entry.key) > floor)
+    prefixes = tuple(name for name in page.prefixes if _order(name) > floor)
+    return replace(page, objects=objects, prefixes=prefixes)
+
+
+def _is_minio_token(token: str) -> bool:
+    try:
+        return MINIO_TAG in binascii.a2b_base64(token)
+    except ValueError:
+        return False
+
+
+def _shorten(page: ListPage, count: int) -> ListPage:
+    """Give the first names of a page, objects and prefixes together."""
+    if len(page.objects) + len(page.prefixes) <= count:
+        return page
+    names = sorted([*(entry.key for entry in page.objects), *page.prefixes], key=_order)
+    limit = _order(names[count])
+    objects = tuple(entry for entry in page.objects if _order(entry.key) < limit)
+    prefixes = tuple(name for name in page.prefixes if _order(name) < limit)
+    return replace(page, objects=objects, prefixes=prefixes, truncated=True)

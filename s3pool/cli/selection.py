@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from s3pool.errors import ProtocolError
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import ListPage
 
@@ -82,10 +81,10 @@ def iter_selected_pages(
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int
 ) -> Iterator[ListPage]:
+    from s3pool.s3.listing import iter_pages, iter_version_pages
+
     if versions:
         return iter_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)
-    from s3pool.s3.listing import iter_pages
-
     return iter_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter, max_keys=max_keys)
 
 
@@ -98,6 +97,8 @@ def _admitted(page: ListPage, selection: Selection) -> ListPage:
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:
     """Yield a page with the key that has exactly the operand's name, if there is one."""
+    from s3pool.s3.listing import iter_version_pages
+
     key = selection.single
     if versions:
         pages = iter_version_pages(client, selection.bucket, prefix=key)
@@ -109,23 +110,3 @@ def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> I
             yield replace(page, objects=objects, prefixes=())
         if not objects or len(objects) < len(page.objects):
             return
-
-
-def iter_version_pages(client: S3Client, bucket: str, *, prefix: str = "", delimiter: str = "") -> Iterator[ListPage]:
-    """Yield the pages of versions and delete markers, newest first within a key.
-
-    Raises:
-        ProtocolError: the server gave the same page twice.
-    """
-    marker = ("", "")
-    while True:
-        page = client.list_versions_page(
-            bucket, prefix=prefix, delimiter=delimiter, key_marker=marker[0], version_id_marker=marker[1]
-        )
-        yield page
-        if not page.truncated:
-            return
-        following = (page.next_token, page.next_version_id)
-        if following == marker:
-            raise ProtocolError(f"the server stopped advancing while it listed the versions of s3/{bucket}")
-        marker = following

@@ -73,7 +73,7 @@ def _empty(bucket: str, ctx: Context) -> int:
 
 
 def _delete_versions(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
-    from s3pool.cli.selection import iter_version_pages
+    from s3pool.s3.listing import iter_version_pages
 
     for page in iter_version_pages(ctx.client, bucket):
         for info in page.objects:

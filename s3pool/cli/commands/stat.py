@@ -141,7 +141,7 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
 def _stat_versions(path: S3Path, ctx: Context) -> None:
     """Show the versions that the listing knows of: delete markers cannot be asked by HEAD."""
     from s3pool.cli.records import version_record
-    from s3pool.cli.selection import iter_version_pages
+    from s3pool.s3.listing import iter_version_pages
     from s3pool.units import format_size_long
 
     found = False

@@ -1,0 +1,226 @@
+"""s3pool cat: objects to standard output, through the failure of any node."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s3pool.cli.selection import add_glob_flag, iter_selected_pages, select
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, TransportError, UsageError
+from s3pool.location import S3Path, has_glob
+from s3pool.model import ByteRange, Response
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "write objects to standard output"
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+PARTIAL = 206
+RANGE = re.compile(r"(?:bytes=)?([0-9]{1,18})-([0-9]{0,18})|(?:bytes=)?-([0-9]{1,18})")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
+MD5_ETAG = re.compile(r"[0-9a-f]{32}")
+ENCRYPTION = "x-amz-server-side-encryption"  # with KMS or customer keys the ETag is no MD5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of cat."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
+    parser.add_argument(
+        "--range", type=_parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
+    )
+    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    add_glob_flag(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Write the objects one after another; one that is missing is reported and the rest goes on."""
+    paths = [ctx.s3_object(text) for text in args.paths]
+    return ctx.for_each(paths, lambda path: _cat_all(path, args, ctx))
+
+
+def _cat_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
+    for found in _expand(path, ctx) if has_glob(path.key) and not args.no_glob else (path,):
+        _ObjectReader(found, ctx, span=args.range, version_id=args.version_id).copy_out()
+
+
+def _expand(path: S3Path, ctx: Context) -> Iterable[S3Path]:
+    found = False
+    for page in iter_selected_pages(ctx.client, select(path, glob=True)):
+        for info in page.objects:
+            found = True
+            yield S3Path(path.bucket, info.key)
+    if not found:
+        raise NotFoundError(404, "NoSuchKey", detail="nothing matches", resource=path.text, op="cat")
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What --range asks for: first to last byte, the rest from first, or the last ``suffix`` ones."""
+
+    first: int = 0
+    last: int | None = None
+    suffix: int | None = None
+
+    @property
+    def header(self) -> str:
+        if self.suffix is not None:
+            return f"bytes=-{self.suffix}"
+        return f"bytes={self.first}-{'' if self.last is None else self.last}"
+
+    def within(self, size: int) -> tuple[int, int]:
+        """Give first byte and end (one behind the last) in an object of a size."""
+        if self.suffix is not None:
+            return max(0, size - self.suffix), size
+        return min(self.first, size), size if self.last is None else min(self.last + 1, size)
+
+
+def _parse_range(text: str) -> _Span:
+    match = RANGE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"bad range {text!r}: write 0-99, 100- or -100")
+    if match[3] is not None:
+        return _Span(suffix=int(match[3]))
+    span = _Span(int(match[1]), int(match[2]) if match[2] else None)
+    if span.last is not None and span.last < span.first:
+        raise UsageError(f"bad range {text!r}: it ends before it begins")
+    return span
+
+
+class _ObjectReader:
+    """Copies one object, or a span of it, to stdout, and goes on elsewhere when a body is cut.
+
+    ``_place`` is the offset in the object of the next byte to write, ``_end`` the offset one
+    behind the last.
+    """
+
+    def __init__(self, path: S3Path, ctx: Context, *, span: _Span | None, version_id: str) -> None:
+        self._path = path
+        self._ctx = ctx
+        self._span = span
+        self._version_id = version_id
+        self._place = 0
+        self._end = 0
+        self._etag = ""
+        self._digest: hashlib._Hash | None = None
+
+    def copy_out(self) -> None:
+        """Write all of it.
+
+        Raises:
+            IntegrityError: the object changed on the way, or its MD5 is not its ETag.
+            TransportError: it was cut too often without a byte of progress.
+        """
+        response = self._open()
+        failures = 0
+        while True:
+            before = self._place
+            try:
+                with response:
+                    self._drain(response)
+                break
+            except TransportError as exc:
+                failures = 1 if self._place > before else failures + 1
+                if failures > self._ctx.config.retries:
+                    raise
+                logger.warning("%s: cut at byte %d (%s); going on from there", self._path.text, self._place, exc)
+            response = self._reopen()
+        self._verify()
+
+    def _open(self) -> Response:
+        header = self._span.header if self._span else ""
+        response = self._ctx.client.get_object(
+            self._path.bucket, self._path.key, range_header=header, version_id=self._version_id
+        )
+        self._etag = response.headers.get("etag", "").strip('"')
+        self._version_id = self._version_id or response.headers.get("x-amz-version-id", "")
+        if response.status == PARTIAL:
+            self._place, self._end = self._content_range(response)
+            return response
+        size = self._length_of(response)
+        self._end = size
+        if self._span is None:
+            self._digest = _digest_for(response, self._etag)
+            return response
+        # A server that knows no ranges sends everything.
+        first, self._end = self._span.within(size)
+        self._skip_to(first, response)
+        return response
+
+    def _reopen(self) -> Response:
+        """Ask for the rest, on another node first, provided that it is still the same object."""
+        try:
+            response = self._ctx.client.get_object(
+                self._path.bucket,
+                self._path.key,
+                byte_range=ByteRange(self._place, self._end - 1),
+                if_match=self._etag,
+                version_id=self._version_id,
+            )
+        except PreconditionError as exc:
+            raise IntegrityError(f"{self._path.text} changed while it was read, at byte {self._place}") from exc
+        if response.status != PARTIAL:
+            target, self._place = self._place, 0
+            self._skip_to(target, response)
+        elif self._content_range(response)[0] != self._place:
+            response.close()
+            raise IntegrityError(f"{self._path.text}: {response.endpoint} sent another range than was asked for")
+        return response
+
+    def _drain(self, response: Response) -> None:
+        for block in response.iter_blocks(BLOCK_BYTES):
+            useful = block[: self._end - self._place]
+            self._ctx.out.raw(useful)
+            self._place += len(useful)
+            if self._digest is not None:
+                self._digest.update(useful)
+            if self._place >= self._end:
+                break
+        if self._place < self._end:
+            raise TransportError(f"{response.endpoint} ended the body at byte {self._place} of {self._end}")
+
+    def _skip_to(self, target: int, response: Response) -> None:
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while self._place < target:
+            count = response.readinto(buffer[: min(BLOCK_BYTES, target - self._place)])
+            if not count:
+                raise IntegrityError(f"{self._path.text} ended at byte {self._place}, before {target}")
+            self._place += count
+
+    def _content_range(self, response: Response) -> tuple[int, int]:
+        match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+        if match is None:
+            response.close()
+            raise IntegrityError(f"{self._path.text}: {response.endpoint} sent a part without saying which")
+        return int(match[1]), int(match[2]) + 1
+
+    def _length_of(self, response: Response) -> int:
+        if response.length is None:
+            response.close()
+            raise IntegrityError(f"{self._path.text}: {response.endpoint} does not tell its length")
+        return response.length
+
+    def _verify(self) -> None:
+        self._ctx.out.flush()
+        if self._digest is not None and self._digest.hexdigest() != self._etag:
+            raise IntegrityError(
+                f"{self._path.text}: the bytes have the MD5 {self._digest.hexdigest()}, its ETag is {self._etag}"
+            )
+
+
+def _digest_for(response: Response, etag: str) -> hashlib._Hash | None:
+    """Give a hasher where the ETag is the MD5 of the bytes."""
+    encrypted = "aws:kms" in response.headers.get(ENCRYPTION, "") or any(
+        name.startswith(f"{ENCRYPTION}-customer") for name in response.headers
+    )
+    if encrypted or not MD5_ETAG.fullmatch(etag):
+        return None
+    return hashlib.md5(usedforsecurity=False)

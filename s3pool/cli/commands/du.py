@@ -1,0 +1,149 @@
+"""s3pool du: how many objects, how many bytes, without ever holding the listing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from s3pool.cli.output import escape
+from s3pool.cli.parser import natural_int
+from s3pool.cli.selection import DELIMITER, Selection, add_glob_flag, iter_selected_pages, select
+from s3pool.location import S3Path
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.units import format_size, format_size_long
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "count objects and bytes"
+
+SIZE_WIDTH = 13
+COUNT_WIDTH = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of du."""
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: all buckets")
+    parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
+    parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
+    parser.add_argument("--versions", action="store_true", help="count every version, not only the latest")
+    add_glob_flag(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Count each operand; with several, a line for each and then the total."""
+    paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
+    several = len(paths) != 1
+    total = _Usage("")
+
+    def count(path: S3Path) -> None:
+        usage = _count(select(path, glob=not args.no_glob), args, ctx)
+        total.add(usage.objects, usage.bytes)
+        if ctx.out.json or several or args.depth is not None:
+            _show(usage, path.text, args, ctx)
+
+    code = ctx.for_each(paths, count)
+    if not ctx.out.json and args.depth is None:
+        ctx.out.line(f"Total objects: {total.objects}")
+        ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
+    return code
+
+
+def _buckets_for_root(paths: list[S3Path], ctx: Context) -> list[S3Path]:
+    """Put all buckets in the place of ``s3``."""
+    expanded: list[S3Path] = []
+    for path in paths:
+        expanded += [S3Path(bucket.name) for bucket in ctx.client.list_buckets()] if path.is_root else [path]
+    return expanded
+
+
+class _Usage:
+    """A running count of one prefix."""
+
+    __slots__ = ("bytes", "name", "objects")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.objects = 0
+        self.bytes = 0
+
+    def add(self, objects: int, size: int) -> None:
+        self.objects += objects
+        self.bytes += size
+
+
+def _count(selection: Selection, args: argparse.Namespace, ctx: Context) -> _Usage:
+    pages = iter_selected_pages(ctx.client, selection, versions=args.versions)
+    if args.depth:
+        return _count_by_prefix(selection, pages, args, ctx)
+    total = _Usage("")
+    for page in pages:
+        total.add(*_sum_of(page))
+    return total
+
+
+def _sum_of(page: ListPage) -> tuple[int, int]:
+    markers = sum(info.is_delete_marker for info in page.objects)
+    return len(page.objects) - markers, sum(info.size for info in page.objects)
+
+
+def _count_by_prefix(selection: Selection, pages: Iterable[ListPage], args: argparse.Namespace, ctx: Context) -> _Usage:
+    """Count while the keys go by in order; a prefix is shown as soon as its last key has gone."""
+    total = _Usage("")
+    open_prefixes: list[_Usage] = []
+    base = selection.base
+
+    def close_to(depth: int) -> None:
+        while len(open_prefixes) > depth:
+            done = open_prefixes.pop()
+            outer = open_prefixes[-1] if open_prefixes else total
+            outer.add(done.objects, done.bytes)
+            _show(done, S3Path(selection.bucket, done.name).text, args, ctx)
+
+    for page in pages:
+        for info in page.objects:
+            names = _prefixes_of(info.key, base, args.depth)
+            common = _common(open_prefixes, names)
+            close_to(common)
+            open_prefixes.extend(_Usage(name) for name in names[common:])
+            (open_prefixes[-1] if open_prefixes else total).add(*_weight(info))
+    close_to(0)
+    return total
+
+
+def _weight(info: ObjectInfo) -> tuple[int, int]:
+    return (0, 0) if info.is_delete_marker else (1, info.size)
+
+
+def _prefixes_of(key: str, base: str, depth: int) -> list[str]:
+    """Give the prefixes below the base that a key is in, the outermost first."""
+    names: list[str] = []
+    place = len(base) if key.startswith(base) else len(key)
+    while len(names) < depth and (slash := key.find(DELIMITER, place)) >= 0:
+        place = slash + 1
+        names.append(key[:place])
+    return names
+
+
+def _common(open_prefixes: list[_Usage], names: list[str]) -> int:
+    common = 0
+    for usage, name in zip(open_prefixes, names, strict=False):
+        if usage.name != name:
+            break
+        common += 1
+    return common
+
+
+def _show(usage: _Usage, url: str, args: argparse.Namespace, ctx: Context) -> None:
+    if ctx.out.json:
+        ctx.out.record({"type": "usage", "url": url, "objects": usage.objects, "bytes": usage.bytes})
+        return
+    size = format_size(usage.bytes) if args.human else str(usage.bytes)
+    ctx.out.line(f"{size:>{SIZE_WIDTH}} {usage.objects:>{COUNT_WIDTH}} {escape(url)}")
+
+
+def _total_size(size: int, *, human: bool) -> str:
+    text = format_size_long(size)
+    return text[: text.rindex(" (")] if human else text

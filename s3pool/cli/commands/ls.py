@@ -1,0 +1,242 @@
+"""s3pool ls: buckets, objects and prefixes, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
+from s3pool.cli.output import escape
+from s3pool.cli.parser import positive_int
+from s3pool.cli.records import bucket_record, object_encoder, prefix_record, upload_record, version_record
+from s3pool.cli.selection import DELIMITER, Selection, add_glob_flag, iter_selected_pages, select
+from s3pool.errors import UsageError
+from s3pool.location import S3Path
+from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "list buckets, objects and prefixes"
+
+OWN_MARKER = "./"  # how the object that has the very name of the prefix is shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of ls."""
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: the buckets")
+    parser.add_argument("-r", "--recursive", action="store_true", help="all keys below, not one level")
+    parser.add_argument("-l", "--long", action="store_true", help="sizes in bytes")
+    parser.add_argument("-H", "--human", action="store_true", help="sizes for people, as without -l")
+    parser.add_argument("--etag", action="store_true", help="show ETags")
+    parser.add_argument("--max-keys", type=positive_int, default=0, metavar="N", help="stop after N lines")
+    parser.add_argument("--versions", action="store_true", help="every version and delete marker")
+    parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
+    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
+    parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
+    add_glob_flag(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """List each operand; one that fails is reported and the rest goes on."""
+    if args.versions and args.incomplete:
+        raise UsageError("--versions and --incomplete exclude each other")
+    if args.print0 and ctx.out.json:
+        raise UsageError("--print0 and --json exclude each other")
+    paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
+    lister = _Lister(args, ctx, headings=len(paths) > 1 and not ctx.out.json and not args.print0)
+    code = ctx.for_each(paths, lister.list)
+    if args.summarize:
+        lister.summarize()
+    return code
+
+
+class _Lister:
+    """One run over all operands: what was written so far, and how an entry is written."""
+
+    def __init__(self, args: argparse.Namespace, ctx: Context, *, headings: bool) -> None:
+        self._args = args
+        self._ctx = ctx
+        self._out = ctx.out
+        self._headings = headings
+        self._exact = args.long and not args.human
+        self._shown = 0
+        self._objects = 0
+        self._prefixes = 0
+        self._bytes = 0
+        self._sections = 0
+
+    def list(self, path: S3Path) -> None:
+        """List one operand."""
+        if self._is_full:
+            return
+        self._begin_section(path)
+        if path.is_root:
+            self._list_buckets()
+        elif self._args.incomplete:
+            self._list_uploads(path)
+        else:
+            self._list_keys(select(path, glob=not self._args.no_glob))
+
+    def summarize(self) -> None:
+        """Tell the counts: on stderr, or as the last object with --json."""
+        if self._out.json:
+            fields = {"objects": self._objects, "prefixes": self._prefixes, "bytes": self._bytes}
+            self._out.record({"type": "summary", **fields})
+            return
+        from s3pool.units import format_size_long
+
+        self._out.tell(f"Total objects: {self._objects}\nTotal size: {format_size_long(self._bytes)}")
+
+    def _begin_section(self, path: S3Path) -> None:
+        if self._headings:
+            if self._sections:
+                self._out.line("")
+            self._out.line(f"{escape(path.text)}:")
+        self._sections += 1
+
+    # -- bounds ----------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        return bool(self._args.max_keys) and self._shown >= self._args.max_keys
+
+    @property
+    def _left(self) -> int:
+        """Give how many entries may still come, 0 for any number."""
+        return self._args.max_keys - self._shown if self._args.max_keys else 0
+
+    def _cut(self, entries: Sequence[str]) -> Sequence[str]:
+        entries = entries[: self._left] if self._args.max_keys else entries
+        self._shown += len(entries)
+        return entries
+
+    # -- buckets and uploads ---------------------------------------------------------------
+
+    def _list_buckets(self) -> None:
+        if self._args.versions or self._args.incomplete:
+            raise UsageError("--versions and --incomplete need a bucket: s3/BUCKET")
+        self._write([self._bucket_entry(bucket) for bucket in self._ctx.client.list_buckets()])
+
+    def _bucket_entry(self, bucket: BucketInfo) -> str:
+        if self._out.json:
+            return self._out.encode(bucket_record(bucket))
+        if self._args.print0 and not self._args.long:
+            return bucket.name
+        name = f"{bucket.name}/" if self._args.print0 else f"{escape(bucket.name)}/"
+        return f"{format_stamp(bucket.created)} {self._no_size()} {self._out.paint(name, 'prefix')}"
+
+    def _list_uploads(self, path: S3Path) -> None:
+        from s3pool.s3.listing import iter_uploads
+
+        selection = select(path, glob=not self._args.no_glob)
+        # The key itself may have an upload, so the slash of its tree is left out of the request.
+        asked = selection.single or selection.prefix
+        for upload in iter_uploads(self._ctx.client, path.bucket, prefix=asked):
+            if self._is_full:
+                return
+            if _belongs(upload.key, selection):
+                self._write([self._upload_entry(upload, selection)])
+
+    def _upload_entry(self, upload: UploadInfo, selection: Selection) -> str:
+        if self._out.json:
+            return self._out.encode(upload_record(selection.bucket, upload))
+        name = self._name(selection.relative(upload.key))
+        if self._args.print0 and not self._args.long:
+            return name
+        return f"{format_stamp(upload.initiated)} {upload.storage_class or '-'} {escape(upload.upload_id)} {name}"
+
+    # -- keys ------------------------------------------------------------------------------
+
+    def _list_keys(self, selection: Selection) -> None:
+        recursive = self._args.recursive or selection.admits is not None
+        object_entry, prefix_entry = self._entry_makers(selection)
+        found = False
+        for page in iter_selected_pages(
+            self._ctx.client,
+            selection,
+            delimiter="" if recursive else DELIMITER,
+            versions=self._args.versions,
+            max_keys=self._left,
+        ):
+            found = found or bool(page.objects or page.prefixes)
+            self._write(_merged(page, object_entry, prefix_entry))
+            self._count(page)
+            if self._is_full:
+                break
+        if not found and (selection.single or selection.admits):
+            self._out.note(f"s3pool: nothing found: {selection.text}")
+
+    def _count(self, page: ListPage) -> None:
+        if self._args.summarize:
+            self._objects += len(page.objects)
+            self._prefixes += len(page.prefixes)
+            self._bytes += sum(info.size for info in page.objects)
+
+    def _entry_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
+        bucket = selection.bucket
+        if self._out.json:
+            of_object = object_encoder(bucket, self._out)
+            if self._args.versions:
+                return (
+                    lambda info: self._out.encode(version_record(bucket, info)),
+                    lambda prefix: self._out.encode(prefix_record(bucket, prefix)),
+                )
+            return of_object, lambda prefix: self._out.encode(prefix_record(bucket, prefix))
+        if self._args.print0 and not self._args.long:
+            return (lambda info: selection.relative(info.key)), selection.relative
+        return self._line_makers(selection)
+
+    def _line_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
+        line = line_formatter(exact=self._exact, etag=self._args.etag, versions=self._args.versions)
+        stamp = format_stamp(format_iso_time(self._ctx.now()))
+        size = self._no_size()
+        relative, name_of = selection.relative, self._name
+
+        def of_object(info: ObjectInfo) -> str:
+            return line(info, name_of(relative(info.key)))
+
+        def of_prefix(prefix: str) -> str:
+            return f"{stamp} {size} {self._out.paint(name_of(relative(prefix)), 'prefix')}"
+
+        return of_object, of_prefix
+
+    def _name(self, relative: str) -> str:
+        name = relative or OWN_MARKER
+        return name if self._args.print0 else escape(name)
+
+    def _no_size(self) -> str:
+        return exact_size(0) if self._exact else human_size(0)
+
+    def _write(self, entries: Sequence[str]) -> None:
+        entries = self._cut(entries)
+        if self._args.print0:
+            self._out.raw("".join(f"{entry}\0" for entry in entries).encode("utf-8", "surrogateescape"))
+            self._out.flush()
+        else:
+            self._out.lines(entries)
+
+
+def _belongs(key: str, selection: Selection) -> bool:
+    """Say whether an upload's key is of the tree, is the single key, or matches the glob."""
+    if selection.admits is not None:
+        return selection.admits(key)
+    return key.startswith(selection.prefix) or key == selection.single
+
+
+def _merged(
+    page: ListPage, object_entry: Callable[[ObjectInfo], str], prefix_entry: Callable[[str], str]
+) -> Sequence[str]:
+    """Give the entries of a page in key order."""
+    if not page.prefixes:
+        return [object_entry(info) for info in page.objects]
+    named: list[tuple[bytes, str]] = [(_order(info.key), object_entry(info)) for info in page.objects]
+    named += [(_order(prefix), prefix_entry(prefix)) for prefix in page.prefixes]
+    named.sort(key=lambda pair: pair[0])
+    return [entry for _, entry in named]
+
+
+def _order(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,154 @@
+"""Probes and the checker that reports them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from s3pool.model import Endpoint
+from s3pool.pool.balancer import Node
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.health import HealthChecker, probe
+from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint
+
+DENIED = b"HTTP/1.1 403 Forbidden\r\nServer: MinIO\r\nContent-Length: 3\r\n\r\nno!"
+RGW = (
+    b"HTTP/1.1 200 OK\r\nServer: Ceph Object Gateway (pacific)\r\nDate: Thu, 01 Jan 1970 00:00:10 GMT\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+Servers = Callable[..., ScriptedServer]
+
+
+@pytest.fixture(name="servers")
+def _servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield lambda *turns: stack.enter_context(ScriptedServer(turns or (OK,)))
+
+
+@pytest.fixture(name="node_for")
+def _node_for() -> Iterator[Callable[[Endpoint], Node]]:
+    nodes = []
+
+    def make(endpoint: Endpoint) -> Node:
+        nodes.append(Node(endpoint, ConnectionPool(endpoint, ConnectionSettings()), CircuitBreaker()))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.connections.close()
+
+
+NodeFor = Callable[[Endpoint], Node]
+
+
+def test_any_status_below_500_is_alive(servers: Servers, node_for: NodeFor) -> None:
+    """An unsigned request is denied by MinIO and welcome at RGW: both are alive."""
+    result = probe(node_for(servers(DENIED).endpoint))
+
+    assert (True, 403, "MinIO", "") == (result.is_alive, result.status, result.server, result.error)
+
+
+def test_a_server_error_is_not_alive(servers: Servers, node_for: NodeFor) -> None:
+    """A node that answers 500 to the simplest request is ill."""
+    result = probe(node_for(servers(BROKEN).endpoint))
+
+    assert (False, "status 500") == (result.is_alive, result.error)
+
+
+def test_a_refused_node_is_not_alive(node_for: NodeFor) -> None:
+    """The reason is kept for ping's table."""
+    endpoint = refused_endpoint()
+
+    result = probe(node_for(endpoint))
+
+    assert (False, f"{endpoint}: connection refused") == (result.is_alive, result.error)
+
+
+def test_a_silent_node_is_not_alive_after_the_timeout(servers: Servers, node_for: NodeFor) -> None:
+    """A black hole accepts connections."""
+    result = probe(node_for(servers(HANG).endpoint), timeout_s=0.05)
+
+    assert result.is_alive is False
+    assert "sent nothing for 0.05 s" in result.error
+
+
+def test_a_probe_reads_the_clock_of_the_server(servers: Servers, node_for: NodeFor) -> None:
+    """Clock differences break signatures; ping shows them."""
+    result = probe(node_for(servers(RGW).endpoint))
+
+    assert result.clock_offset_s is not None
+    assert result.clock_offset_s < -1_000_000
+
+
+def test_later_probes_use_the_servers_own_health_path(servers: Servers, node_for: NodeFor) -> None:
+    """RGW and MinIO have paths that cost them nothing."""
+    server = servers(RGW)
+    checker = HealthChecker([node_for(server.endpoint)])
+
+    checker.check_all()
+    checker.check_all()
+
+    assert [b"GET / HTTP/1.1", b"GET /swift/healthcheck HTTP/1.1"] == [
+        head.split(b"\r\n")[0] for head, _ in server.requests
+    ]
+
+
+def test_three_failed_probes_open_the_circuit(node_for: NodeFor, caplog: pytest.LogCaptureFixture) -> None:
+    """One lost probe is noise; leaving the pool is said once."""
+    node = node_for(refused_endpoint())
+    checker = HealthChecker([node])
+
+    states = []
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            checker.check_all()
+            states.append(node.breaker.state)
+
+    assert ["closed", "closed", "open", "open"] == states
+    assert [f"{node.endpoint} leaves the pool: {node.endpoint}: connection refused"] == caplog.messages
+
+
+def test_two_good_probes_invite_a_trial_but_do_not_close(servers: Servers, node_for: NodeFor) -> None:
+    """The probe does not touch the store; a real request decides."""
+    node = node_for(servers().endpoint)
+    node.breaker.trip()
+    checker = HealthChecker([node])
+
+    checker.check_all()
+    after_one = node.breaker.is_trial_due
+    checker.check_all()
+
+    assert (False, True) == (after_one, node.breaker.is_trial_due)
+    assert node.breaker.state == "open"
+
+
+def test_the_thread_ends_when_it_is_told_to(servers: Servers, node_for: NodeFor) -> None:
+    """Its owner starts and joins it; nothing is left behind."""
+    server = servers()
+    checker = HealthChecker([node_for(server.endpoint)], interval_s=3600)
+
+    checker.start()
+    running = [thread.name for thread in threading.enumerate() if thread.name == "s3pool-health"]
+    checker.stop()
+
+    assert ["s3pool-health"] == running
+    assert not [thread for thread in threading.enumerate() if thread.name == "s3pool-health"]
+
+
+def test_a_bug_in_one_probe_does_not_end_the_watch(
+    servers: Servers, node_for: NodeFor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are still watched, and the traceback is logged."""
+    good, bad = servers(), node_for(servers().endpoint)
+    monkeypatch.setattr(bad, "connections", None)
+    checker = HealthChecker([bad, node_for(good.endpoint)])
+
+    checker.check_all()
+
+    assert len(good.requests) == 1
+    assert f"probing {bad.endpoint} failed" in caplog.messages

@@ -1,0 +1,102 @@
+"""What is stored beside the bytes: content type, modification time, mode and owner."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from s3pool.model import ObjectAttributes, ObjectHead
+
+MTIME = "mtime"  # x-amz-meta-mtime, as rclone writes it: seconds with a fraction
+MODE = "mode"  # the three names of rclone's --metadata: octal mode, decimal ids
+OWNER = "uid"
+GROUP = "gid"
+PART_SIZE = "s3pool-part-size"  # what the composite ETag was made with, to verify downloads
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+ENCODED_TYPES = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "compress": "application/x-compress",
+    "br": "application/x-brotli",
+}
+NANO = 10**9
+NANO_DIGITS = 9
+PERMISSION_BITS = 0o777
+
+
+@functools.lru_cache(maxsize=256)
+def _type_of_extension(extension: str) -> str:
+    import mimetypes
+
+    kind, encoding = mimetypes.guess_type(f"x{extension}")
+    if encoding:  # x.tar.gz is gzip's bytes, whatever is in them
+        return ENCODED_TYPES.get(encoding, DEFAULT_CONTENT_TYPE)
+    return kind or DEFAULT_CONTENT_TYPE
+
+
+def guess_content_type(name: str) -> str:
+    """Give a content type by the extension of a name."""
+    return _type_of_extension(os.path.splitext(name)[1].lower())
+
+
+def format_mtime(nanoseconds: int) -> str:
+    """Write a time as seconds since 1970 with as much fraction as it has."""
+    sign = "-" if nanoseconds < 0 else ""
+    whole, fraction = divmod(abs(nanoseconds), NANO)
+    digits = str(fraction).zfill(NANO_DIGITS).rstrip("0")
+    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+def parse_mtime(text: str) -> int | None:
+    """Read what format_mtime, rclone or s3fs wrote, in nanoseconds; None for anything else."""
+    sign = -1 if text.startswith("-") else 1
+    whole, _, fraction = text.lstrip("-").partition(".")
+    if not (whole.isascii() and whole.isdigit() and (not fraction or (fraction.isascii() and fraction.isdigit()))):
+        return None
+    return sign * (int(whole) * NANO + int(fraction[:NANO_DIGITS].ljust(NANO_DIGITS, "0")))
+
+
+def for_file(given: ObjectAttributes, path: str, facts: os.stat_result, *, preserve: bool) -> ObjectAttributes:
+    """Complete what the user gave with what the file tells; what was given wins."""
+    metadata = {MTIME: format_mtime(facts.st_mtime_ns)}
+    if preserve:
+        metadata |= {MODE: f"{facts.st_mode:07o}", OWNER: str(facts.st_uid), GROUP: str(facts.st_gid)}
+    return replace(
+        given,
+        content_type=given.content_type or guess_content_type(path),
+        metadata=metadata | dict(given.metadata),
+    )
+
+
+def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttributes:
+    """Replace what the user gave, keep the rest of the source; metadata is replaced as a whole."""
+    headers = head.headers
+    metadata = dict(given.metadata) if given.metadata else dict(head.metadata)
+    if given.metadata and MTIME in head.metadata:
+        metadata.setdefault(MTIME, head.metadata[MTIME])
+    return replace(
+        given,
+        content_type=given.content_type or head.content_type,
+        metadata=metadata,
+        cache_control=given.cache_control or headers.get("cache-control", ""),
+        content_disposition=given.content_disposition or headers.get("content-disposition", ""),
+        content_encoding=given.content_encoding or headers.get("content-encoding", ""),
+        content_language=given.content_language or headers.get("content-language", ""),
+        expires=given.expires or headers.get("expires", ""),
+    )
+
+
+def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
+    """Give a file the stored permission bits, and its owner where the system allows.
+
+    Source: rclone's metadata of the local backend (mode, uid, gid).
+    """
+    mode = metadata.get(MODE, "")
+    if mode and not mode.strip("01234567"):
+        os.fchmod(fd, int(mode, base=8) & PERMISSION_BITS)
+    owner, group = metadata.get(OWNER, ""), metadata.get(GROUP, "")
+    if owner.isdecimal() and group.isdecimal() and os.geteuid() == 0:
+        os.fchown(fd, int(owner), int(group))

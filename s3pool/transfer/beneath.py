@@ -1,0 +1,285 @@
+"""Files below a directory that nothing in a key can leave, written under a hidden name first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import threading
+
+from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
+
+PART_PREFIX = ".s3pool-"
+PART_SUFFIX = ".part"
+PART_RANDOM_BYTES = 6
+NEW_FILE_MODE = 0o666  # the umask takes its share
+NEW_DIRECTORY_MODE = 0o777
+PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+DOT_NAMES = ("", ".", "..")
+
+
+def is_part_name(name: bytes) -> bool:
+    """Say whether a file name is one of our temporary ones: walks leave them alone."""
+    return name.startswith(PART_PREFIX.encode()) and name.endswith(PART_SUFFIX.encode())
+
+
+def local_error(action: str, path: str, error: OSError) -> LocalFileError:
+    """Translate the system's error for a local file."""
+    kind = LocalNotFoundError if isinstance(error, FileNotFoundError) else LocalFileError
+    return kind(f"cannot {action} {path}: {error.strerror or error}")
+
+
+def split_relative(relative: str) -> tuple[list[bytes], bytes]:
+    """Cut a key's relative name into directories and a file name, as bytes.
+
+    Empty and ``.`` components are left out, as the file system would. The file name is empty
+    for a name that ends in ``/``: a directory.
+
+    Raises:
+        RefusedError: the name leads out of its directory, is absolute, or cannot be a file's.
+    """
+    if "\0" in relative:
+        raise RefusedError("a local name cannot hold a NUL")
+    if relative.startswith("/"):
+        raise RefusedError("the key leads out of the target directory: it is absolute there")
+    *parents, name = relative.encode("utf-8", "surrogateescape").split(b"/")
+    if b".." in parents or name == b"..":
+        raise RefusedError("the key leads out of the target directory: it holds '..'")
+    if name == b".":
+        raise RefusedError("a file cannot be called '.'")
+    return [part for part in parents if part not in (b"", b".")], name
+
+
+def open_root(root: str, *, create: bool = True) -> int:
+    """Open the user's own directory, links followed; make it when it is missing.
+
+    Raises:
+        LocalFileError: it cannot be made, or is no directory.
+    """
+    path = root or "."
+    try:
+        if create and root:
+            os.makedirs(root, exist_ok=True)
+        return os.open(path, DIRECTORY_FLAGS)
+    except FileExistsError as exc:
+        raise LocalFileError(f"cannot write below {path}: it is not a directory") from exc
+    except OSError as exc:
+        raise local_error("open", path, exc) from exc
+
+
+def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> int:
+    """Open a directory below another one, step by step and never through a link.
+
+    Gives a new descriptor, also for no step at all.
+
+    Raises:
+        RefusedError: a step is a symbolic link.
+        LocalFileError: a step is a file, or cannot be made or opened.
+    """
+    here = os.dup(root_fd)
+    for depth, step in enumerate(parents):
+        try:
+            below = _open_step(here, step, create)
+        except OSError as exc:
+            raise _step_error(here, b"/".join(parents[: depth + 1]), exc) from exc
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+def _open_step(here: int, step: bytes, create: bool) -> int:
+    try:
+        return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
+    except FileNotFoundError:
+        if not create:
+            raise
+    try:
+        os.mkdir(step, NEW_DIRECTORY_MODE, dir_fd=here)
+    except FileExistsError:  # another worker was faster, or a link leads nowhere
+        pass
+    return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
+
+
+def _step_error(here: int, path: bytes, error: OSError) -> LocalFileError | RefusedError:
+    name = os.fsdecode(path)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST) and _is_link(here, path.rpartition(b"/")[2]):
+        return RefusedError(f"the way leads through the symbolic link {name}, which is not followed")
+    if error.errno == errno.ENOTDIR:
+        return LocalFileError(f"{name} is a file, not a directory")
+    return local_error("open directory", name, error)
+
+
+def _is_link(here: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+class PartFile:
+    """A hidden temporary file in the target's own directory.
+
+    Nothing is at the target's name before commit(). The creator closes it; closing an
+    uncommitted one removes it.
+    """
+
+    __slots__ = ("_directory", "_registry", "fd", "name", "target")
+
+    def __init__(self, root: str, relative: str, *, registry: PartRegistry) -> None:
+        parents, self.target = split_relative(relative)
+        root_fd = open_root(root)
+        try:
+            self._directory = open_below(root_fd, parents)
+        finally:
+            os.close(root_fd)
+        self._registry = registry
+        self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
+        self.fd = -1
+        try:
+            registry.add(self)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.fd = os.open(self.name, flags, NEW_FILE_MODE, dir_fd=self._directory)
+        except OSError as exc:
+            self.close()
+            raise local_error("write", os.path.join(root, relative), exc) from exc
+
+    def preallocate(self, size: int) -> None:
+        """Reserve the space, so that a full disk is found before the bytes are fetched."""
+        try:
+            os.posix_fallocate(self.fd, 0, size)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise local_error("reserve space for", os.fsdecode(self.target), exc) from exc
+            os.ftruncate(self.fd, size)
+
+    def existing_mode(self) -> int | None:
+        """Give the permission bits of the file that commit() will replace, if there is one."""
+        try:
+            found = os.stat(self.target, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return None
+        return stat.S_IMODE(found.st_mode) & PERMISSION_BITS if stat.S_ISREG(found.st_mode) else None
+
+    def commit(self, *, replace: bool = True) -> bool:
+        """Give the file its name; False when it must not replace one that is there.
+
+        Raises:
+            LocalFileError: a directory has that name, or the system refuses.
+        """
+        try:
+            if replace:
+                os.rename(self.name, self.target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            else:
+                os.link(self.name, self.target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                os.unlink(self.name, dir_fd=self._directory)
+        except FileExistsError:
+            return False
+        except OSError as exc:
+            raise local_error("write", os.fsdecode(self.target), exc) from exc
+        self._registry.drop(self)
+        self.name = b""
+        return True
+
+    def close(self) -> None:
+        """Close all, and remove the file unless it was committed."""
+        self.discard()
+        for fd in (self.fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._directory = -1
+
+    def discard(self) -> None:
+        """Remove the temporary file, from whatever thread; harmless afterwards."""
+        name, self.name = self.name, b""
+        if name:
+            self._registry.drop(self)
+            try:
+                os.unlink(name, dir_fd=self._directory)
+            except OSError:  # never created, or the directory went away
+                pass
+
+
+class PartRegistry:
+    """The temporary files that exist now, for a run that must leave at once."""
+
+    def __init__(self) -> None:
+        # Guards the set; removing files happens outside of it.
+        self._lock = threading.Lock()
+        self._open: set[PartFile] = set()
+
+    def add(self, part: PartFile) -> None:
+        """Remember a file before it is made."""
+        with self._lock:
+            self._open.add(part)
+
+    def drop(self, part: PartFile) -> None:
+        """Forget a file that has its name or is gone."""
+        with self._lock:
+            self._open.discard(part)
+
+    def discard_all(self) -> None:
+        """Remove what is left."""
+        with self._lock:
+            left = list(self._open)
+        for part in left:
+            part.discard()
+
+
+def make_directory(root: str, relative: str) -> None:
+    """Make a directory below root, and those between."""
+    parents, name = split_relative(relative)
+    root_fd = open_root(root)
+    try:
+        os.close(open_below(root_fd, [*parents, name] if name else parents))
+    finally:
+        os.close(root_fd)
+
+
+def remove_file(root: str, relative: str) -> None:
+    """Remove a file below root without following a link; a missing one is fine.
+
+    Raises:
+        RefusedError: the way leads through a link.
+        LocalFileError: the system refuses, or it is a directory.
+    """
+    parents, name = split_relative(relative)
+    try:
+        directory = _open_existing(root, parents)
+        try:
+            os.unlink(name, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except FileNotFoundError:
+        return
+    except LocalNotFoundError:
+        return
+    except OSError as exc:
+        raise local_error("remove", os.path.join(root, relative), exc) from exc
+
+
+def _open_existing(root: str, parents: list[bytes]) -> int:
+    root_fd = open_root(root, create=False)
+    try:
+        return open_below(root_fd, parents, create=False)
+    finally:
+        os.close(root_fd)
+
+
+def stat_below(root: str, relative: str) -> os.stat_result | None:
+    """Give what is at a name below root, a link itself and not its target; None for nothing.
+
+    Raises:
+        RefusedError: the way leads through a link, or out of the root.
+    """
+    parents, name = split_relative(relative)
+    try:
+        directory = _open_existing(root, parents)
+        try:
+            return os.stat(name or b".", dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(directory)
+    except (OSError, LocalFileError):
+        return None

@@ -1,0 +1,105 @@
+"""S3 to S3 inside one pool: the bytes never come here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from s3pool.errors import IntegrityError, RefusedError
+from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
+from s3pool.transfer.conditions import why_skip_copy
+from s3pool.transfer.multipart import MultipartUpload
+from s3pool.s3.multipart import choose_part_size, iter_part_ranges
+from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
+
+if TYPE_CHECKING:
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.progress import Meter
+
+COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
+NO_ATTRIBUTES = ObjectAttributes()
+
+
+def copy(task: CopyTask, engine: Engine) -> Done:
+    """Copy one object, its metadata and tags kept where the options give no others.
+
+    Raises:
+        RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
+    """
+    if (task.source_bucket, task.source_key) == (task.bucket, task.key) and not _changes_something(task, engine):
+        raise RefusedError(f"{task.source} and {task.target} are the same object")
+    if skipped := why_skip_copy(task, engine):
+        return Done(skipped=skipped)
+    head = _head_if_needed(task, engine)
+    size = head.size if head is not None else task.size
+    meter = engine.progress.begin(task.target, size)
+    done = None
+    try:
+        if head is not None and size > engine.options.copy_threshold:
+            done = _copy_parts(task, head, engine, meter)
+        else:
+            done = _copy_whole(task, head, size, engine)
+            meter.advance(size)
+    finally:
+        meter.end(ok=done is not None)
+    return done
+
+
+def _changes_something(task: CopyTask, engine: Engine) -> bool:
+    if engine.options.remove_source:
+        return False
+    return engine.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
+
+
+def _head_if_needed(task: CopyTask, engine: Engine) -> ObjectHead | None:
+    has_attributes = engine.options.attributes != NO_ATTRIBUTES
+    if UNKNOWN_SIZE < task.size <= engine.options.copy_threshold and not has_attributes:
+        return None
+    return engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
+
+
+def _copy_whole(task: CopyTask, head: ObjectHead | None, size: int, engine: Engine) -> Done:
+    given = engine.options.attributes
+    attributes = merge_for_copy(given, head) if head is not None and given != NO_ATTRIBUTES else None
+    etag = head.etag if head is not None else task.etag
+    result = engine.client.copy_object(
+        task.bucket,
+        task.key,
+        source_bucket=task.source_bucket,
+        source_key=task.source_key,
+        source_version=task.version_id,
+        attributes=attributes,
+        if_match=etag,
+        replace_tags=bool(given.tags),
+    )
+    if is_md5_etag(etag) and is_md5_etag(result.etag) and etag != result.etag and not given.sse:
+        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {etag}")
+    return Done(size, result.etag, version_id=result.version_id)
+
+
+def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) -> Done:
+    part_size = choose_part_size(head.size, engine.options.part_size or COPY_PART_BYTES)
+    attributes = _attributes_of_parts(task, head, engine, part_size)
+    source = (task.source_bucket, task.source_key, task.version_id)
+    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes) as target:
+
+        def copy_part(numbered: tuple[int, ByteRange]) -> None:
+            number, place = numbered
+            target.copy(number, place, source=source, if_match=head.etag)
+            meter.advance(place.length)
+
+        ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
+        engine.executor.share(copy_part, ranges, limit=engine.part_workers)
+        return target.complete(head.size)
+
+
+def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_size: int) -> ObjectAttributes:
+    """Collect what CopyObject would have taken over by itself."""
+    given = engine.options.attributes
+    attributes = merge_for_copy(given, head)
+    tags = given.tags
+    if not tags and head.headers.get("x-amz-tagging-count", "0") != "0":
+        tags = engine.client.get_tags(task.source_bucket, task.source_key, version_id=task.version_id)
+    return replace(attributes, tags=tags, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})

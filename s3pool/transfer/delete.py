@@ -1,0 +1,84 @@
+"""Removal: keys in batches of a thousand, versions, unfinished uploads, local files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from s3pool.errors import S3Error, S3PoolError
+from s3pool.transfer.beneath import remove_file
+from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
+
+if TYPE_CHECKING:
+    from s3pool.transfer.engine import Engine
+
+MAX_BATCH = 1000  # S3's own ceiling (DeleteObjects)
+
+Batch = tuple[DeleteTask, ...] | RemoveTask | Problem
+
+
+def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator[Batch]:
+    """Gather keys of one bucket into batches, in their order; everything else stays alone."""
+    batch: list[DeleteTask] = []
+    for task in tasks:
+        if isinstance(task, DeleteTask) and not task.upload_id:
+            if batch and (batch[0].bucket != task.bucket or len(batch) == MAX_BATCH):
+                yield tuple(batch)
+                batch = []
+            batch.append(task)
+        else:
+            yield (task,) if isinstance(task, DeleteTask) else task
+    if batch:
+        yield tuple(batch)
+
+
+def delete_batch(batch: Batch, engine: Engine) -> tuple[Outcome, ...]:
+    """Remove one batch and tell of each key; never raises S3PoolError."""
+    if isinstance(batch, Problem):
+        return (Outcome(batch, FAILED, error=batch.error),)
+    if engine.stop.is_set():
+        tasks = batch if isinstance(batch, tuple) else (batch,)
+        return tuple(Outcome(task, NOT_STARTED) for task in tasks)
+    if isinstance(batch, RemoveTask):
+        return (_remove_local(batch),)
+    if len(batch) == 1:
+        return (_delete_one(batch[0], engine),)
+    return _delete_many(batch, engine)
+
+
+def _remove_local(task: RemoveTask) -> Outcome:
+    try:
+        remove_file(task.root, task.relative)
+    except S3PoolError as exc:
+        return Outcome(task, FAILED, error=exc)
+    return Outcome(task, DONE, Done(task.size))
+
+
+def _delete_one(task: DeleteTask, engine: Engine) -> Outcome:
+    try:
+        if task.upload_id:
+            engine.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
+        else:
+            engine.client.delete_object(task.bucket, task.key, version_id=task.version_id)
+    except S3PoolError as exc:
+        return Outcome(task, FAILED, error=exc)
+    return Outcome(task, DONE, Done(task.size))
+
+
+def _delete_many(batch: tuple[DeleteTask, ...], engine: Engine) -> tuple[Outcome, ...]:
+    bucket = batch[0].bucket
+    try:
+        failures = engine.client.delete_objects(bucket, [(task.key, task.version_id) for task in batch])
+    except S3PoolError as exc:
+        return tuple(Outcome(task, FAILED, error=exc) for task in batch)
+    errors = {
+        (failure.key, failure.version_id): S3Error(
+            200, failure.code, detail=failure.detail, resource=f"s3/{bucket}/{failure.key}", op="DeleteObjects"
+        )
+        for failure in failures
+    }
+    return tuple(_outcome(task, errors.get((task.key, task.version_id))) for task in batch)
+
+
+def _outcome(task: DeleteTask, error: S3Error | None) -> Outcome:
+    return Outcome(task, FAILED if error else DONE, Done(task.size), error)

@@ -1,0 +1,228 @@
+"""S3 to local bytes: a hidden temporary file, checked, dated, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from s3pool.errors import IntegrityError, PreconditionError, RefusedError
+from s3pool.model import ByteRange
+from s3pool.s3.check import parse_http_date
+from s3pool.transfer import attributes as stored
+from s3pool.transfer.beneath import PartFile, local_error, make_directory
+from s3pool.transfer.conditions import EXISTS, why_skip_download
+from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
+from s3pool.s3.multipart import MIB
+from s3pool.transfer.etags import iter_ranges
+from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask
+from s3pool.transfer.verify import StreamCheck, WholeCheck, check_file, first_part_size
+
+if TYPE_CHECKING:
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.progress import Meter
+
+ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
+RANGE_BYTES = 16 * MIB
+MAX_RANGE_BYTES = 128 * MIB  # parts up to this size are fetched and hashed as they are
+UNVERIFIED = "not verified: its ETag does not tell the content"
+
+
+def download(task: DownloadTask, engine: Engine) -> Done:
+    """Bring one object; a key that ends in ``/`` becomes a directory.
+
+    Nothing is at the target's name before all bytes are there and checked.
+
+    Raises:
+        RefusedError: the name leads out of the directory, or through a link.
+        IntegrityError: the bytes are not the object's. LocalFileError: they cannot be written.
+    """
+    if not task.relative or task.relative.endswith("/"):
+        return _make_directory(task, engine)
+    if skipped := why_skip_download(task, engine):
+        return Done(skipped=skipped)
+    for attempt in range(ATTEMPTS_ON_CHANGE):
+        try:
+            return _download_once(task, engine)
+        except PreconditionError:
+            if attempt + 1 == ATTEMPTS_ON_CHANGE:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _make_directory(task: DownloadTask, engine: Engine) -> Done:
+    size = task.size
+    if size == UNKNOWN_SIZE:
+        size = engine.client.head_object(task.bucket, task.key, version_id=task.version_id).size
+    if size:
+        raise RefusedError(f"{task.source} ends in '/' and holds {size} bytes: no file can have that name")
+    make_directory(task.root, task.relative)
+    return Done()
+
+
+def _download_once(task: DownloadTask, engine: Engine) -> Done:
+    source = Source(task.bucket, task.key, task.version_id)
+    known = _known_facts(task, source, engine)
+    part = PartFile(task.root, task.relative, registry=engine.parts)
+    try:
+        meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
+        done = None
+        try:
+            facts = _fill(part, source, known, engine, meter)
+            done = _finish(task, part, facts, engine)
+        finally:
+            meter.end(ok=done is not None)
+        return done
+    except OSError as exc:
+        raise local_error("write", task.target, exc) from exc
+    finally:
+        part.close()
+
+
+def _known_facts(task: DownloadTask, source: Source, engine: Engine) -> Facts:
+    """Give what decides between one stream and ranges; large objects are asked for once more."""
+    if UNKNOWN_SIZE < task.size <= engine.options.download_threshold:
+        return Facts(task.size, task.etag, {})
+    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id)
+    return Facts(head.size, head.etag, head.headers)
+
+
+def _fill(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
+    if known.size is not None and known.size > engine.options.download_threshold and known.etag:
+        try:
+            return _fill_by_ranges(part, source, known, engine, meter)
+        except RangeIgnoredError:
+            meter.end(ok=False)
+            os.ftruncate(part.fd, 0)
+    return _fill_in_order(part, source, engine, meter)
+
+
+def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter) -> Facts:
+    check = WholeCheck()
+    offset = 0
+
+    def write(block: memoryview) -> None:
+        nonlocal offset
+        _write_at(part.fd, block, offset)
+        check.update(block)
+        offset += len(block)
+
+    facts = fetch_whole(source, write=write, engine=engine, meter=meter)
+    if not check.check(source, etag=facts.etag, headers=facts.headers):
+        check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers, parts={})
+    return Facts(offset, facts.etag, facts.headers)
+
+
+def _fill_by_ranges(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
+    size = known.size or 0
+    part.preallocate(size)
+    range_bytes = _range_bytes(size, known, engine)
+    digests: dict[int, str] = {}
+
+    def fetch(place: ByteRange) -> None:
+        md5 = hashlib.md5(usedforsecurity=False)
+        write = _writer(part.fd, place.first, md5.update)
+        fetch_range(source, place, total=size, etag=known.etag, write=write, engine=engine, meter=meter)
+        digests[place.first] = md5.hexdigest()
+
+    engine.executor.share(fetch, iter_ranges(size, range_bytes), limit=engine.part_workers)
+    check_file(part.fd, size, what=source, etag=known.etag, headers=known.headers, parts=digests)
+    return known
+
+
+def _range_bytes(size: int, known: Facts, engine: Engine) -> int:
+    part_size = first_part_size(size, known.etag, known.headers)
+    if 0 < part_size <= MAX_RANGE_BYTES:
+        return part_size
+    return engine.options.part_size or RANGE_BYTES
+
+
+def _writer(fd: int, first: int, update: Callable[[memoryview], object]) -> Callable[[memoryview], None]:
+    offset = first
+
+    def write(block: memoryview) -> None:
+        nonlocal offset
+        _write_at(fd, block, offset)
+        update(block)
+        offset += len(block)
+
+    return write
+
+
+def _write_at(fd: int, block: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(block):
+        done += os.pwrite(fd, block[done:], offset + done)
+
+
+def _finish(task: DownloadTask, part: PartFile, facts: Facts, engine: Engine) -> Done:
+    metadata = _metadata(facts.headers)
+    mtime_ns = _mtime_of(metadata, facts.headers)
+    mode = part.existing_mode()
+    if mode is not None:
+        os.fchmod(part.fd, mode)
+    if engine.options.preserve:
+        stored.restore_mode(part.fd, metadata)
+    if mtime_ns is not None:
+        os.utime(part.fd, ns=(mtime_ns, mtime_ns))
+    if not part.commit(replace=not engine.options.no_clobber):
+        return Done(skipped=EXISTS)
+    return Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)
+
+
+def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
+    prefix = "x-amz-meta-"
+    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+
+
+def _mtime_of(metadata: Mapping[str, str], headers: Mapping[str, str]) -> int | None:
+    told = stored.parse_mtime(metadata.get(stored.MTIME, ""))
+    if told is not None:
+        return told
+    modified = parse_http_date(headers.get("last-modified", ""))
+    return None if modified is None else round(modified) * stored.NANO
+
+
+def download_to(write: Callable[[memoryview], object], source: Source, *, engine: Engine, label: str = "-") -> Done:
+    """Bring one object to a stream that cannot be taken back, in order.
+
+    The check comes after the bytes: an error then says that what was written is wrong.
+
+    Raises:
+        IntegrityError: the bytes are not the object's.
+    """
+    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id)
+    check = StreamCheck(head.size, head.etag, head.headers)
+    meter = engine.progress.begin(label, head.size)
+    written = 0
+
+    def hand_on(block: memoryview) -> None:
+        nonlocal written
+        write(block)
+        check.update(block)
+        written += len(block)
+
+    ok = False
+    try:
+        facts = fetch_whole(source, write=hand_on, engine=engine, meter=meter)
+        if facts.etag != head.etag:
+            raise IntegrityError(f"{source} was replaced while it was read")
+        check.check(source)
+        ok = True
+    finally:
+        meter.end(ok=ok)
+    return Done(written, facts.etag)
+
+
+def write_special(path: str) -> int:
+    """Open a device or a pipe to write to; it is never replaced by a file.
+
+    Raises:
+        LocalFileError: the system refuses.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as exc:
+        raise local_error("write", path, exc) from exc
+

@@ -1,0 +1,142 @@
+"""What every transfer shares: the client, the options, the workers, the word to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s3pool.body import READ_BLOCK_BYTES
+from s3pool.errors import S3PoolError, StoppedError
+from s3pool.model import ObjectAttributes
+from s3pool.transfer.beneath import PartRegistry
+from s3pool.transfer.executor import BoundedExecutor
+from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.transfer.progress import NullProgress, Progress
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+logger = logging.getLogger(__name__)
+
+MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
+RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
+MAX_RESUMES = 5  # how often a body may be cut without a byte of progress
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """What the user wants of every transfer of a run.
+
+    ``attributes`` holds only what was given. ``part_size`` in bytes and ``part_workers``: 0
+    means that each transfer chooses. ``sign_payload`` is for endpoints without TLS.
+    """
+
+    attributes: ObjectAttributes = ObjectAttributes()
+    part_size: int = 0
+    part_workers: int = 0
+    checksum: str = ""
+    no_clobber: bool = False
+    update: bool = False
+    preserve: bool = False
+    remove_source: bool = False
+    sign_payload: bool = True
+
+    @property
+    def upload_threshold(self) -> int:
+        """Give the size above which a file goes in parts."""
+        return self.part_size or MULTIPART_THRESHOLD_BYTES
+
+    @property
+    def download_threshold(self) -> int:
+        """Give the size above which an object comes in ranges."""
+        return self.part_size or RANGES_THRESHOLD_BYTES
+
+    @property
+    def copy_threshold(self) -> int:
+        """Give the size above which a copy is made of parts.
+
+        CopyObject is one request, and on many servers it moves no bytes at all: parts are
+        for what it cannot do, or for who asks for them.
+        """
+        return min(self.part_size or MAX_SINGLE_PUT_BYTES, MAX_SINGLE_PUT_BYTES)
+
+
+class Engine:
+    """The means of a run. Safe for many threads."""
+
+    def __init__(
+        self,
+        client: S3Client,
+        *,
+        options: TransferOptions | None = None,
+        executor: BoundedExecutor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.client = client
+        self.options = options or TransferOptions()
+        self.executor = executor or BoundedExecutor(0)
+        self.progress = progress or NullProgress()
+        self.parts = PartRegistry()
+        self.uploads = UploadRegistry()
+        self.stop = threading.Event()
+        self._local = threading.local()
+
+    @property
+    def part_workers(self) -> int:
+        """Give the number of workers that may help with one large transfer."""
+        return self.options.part_workers or max(1, self.executor.workers)
+
+    def check_stop(self) -> None:
+        """End this transfer when the run is to end.
+
+        Raises:
+            StoppedError: it is.
+        """
+        if self.stop.is_set():
+            raise StoppedError("stopped before the end")
+
+    def buffer(self) -> memoryview:
+        """Give the calling thread's one buffer; whoever asks next in this thread gets it too."""
+        buffer: memoryview | None = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = memoryview(bytearray(READ_BLOCK_BYTES))
+        return buffer
+
+    def abandon(self) -> None:
+        """Remove what unfinished transfers would leave behind, as far as that can be done now."""
+        self.parts.discard_all()
+        self.uploads.abort_all()
+
+
+class UploadRegistry:
+    """How to abort the multipart uploads that are open now."""
+
+    def __init__(self) -> None:
+        # Guards the map; aborting happens outside of it.
+        self._lock = threading.Lock()
+        self._open: dict[str, Callable[[], None]] = {}
+
+    def add(self, upload_id: str, abort: Callable[[], None]) -> None:
+        """Remember an upload that was created."""
+        with self._lock:
+            self._open[upload_id] = abort
+
+    def drop(self, upload_id: str) -> None:
+        """Forget an upload that was completed or aborted."""
+        with self._lock:
+            self._open.pop(upload_id, None)
+
+    def abort_all(self) -> None:
+        """Abort what is left; failures are logged, for there is nobody to raise to."""
+        with self._lock:
+            left = list(self._open.values())
+            self._open.clear()
+        for abort in left:
+            try:
+                abort()
+            except S3PoolError as exc:
+                logger.warning("cannot abort an upload: %s", exc)
+

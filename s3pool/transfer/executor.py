@@ -1,0 +1,232 @@
+"""A bounded pool of worker threads, and the one place that imports concurrent.futures.
+
+Two kinds of work: *items*, of which only so many are taken at a time, with the results
+coming home to the thread that asked; and *shares*, where a worker that has a large job lets
+idle workers help. A helper that comes late finds nothing left and goes, so no task ever
+waits for a task that has not begun.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it waits
+MIN_AUTO_WORKERS = 16
+MAX_AUTO_WORKERS = 64
+WORKERS_PER_ENDPOINT = 8
+DESCRIPTORS_PER_WORKER = 4  # a file, its directory, a connection, one to spare
+RESERVED_DESCRIPTORS = 64
+WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
+
+_END = object()
+
+
+def auto_workers(endpoints: int, *, file_limit: int) -> int:
+    """Choose the number of workers for a pool, within the process's file limit."""
+    wanted = min(MAX_AUTO_WORKERS, max(MIN_AUTO_WORKERS, WORKERS_PER_ENDPOINT * endpoints))
+    return max(1, min(wanted, (file_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_WORKER))
+
+
+class BoundedExecutor:
+    """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
+
+    Only one thread may iterate a flow; shares may be made from any worker.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        # Guards the number of threads and of the idle ones; never held while a job runs.
+        self._lock = threading.Lock()
+        self._started = 0
+        self._idle = 0
+        self._closed = False
+
+    def flow(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Flow[Item, Result]:
+        """Give the results of work over all items, in the order in which they are ready."""
+        return Flow(self, work, items)
+
+    def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int) -> None:
+        """Do work over all items in this thread and up to limit - 1 idle workers.
+
+        Items are taken one at a time, under a lock. The first error ends the taking; it is
+        raised here when everything that had begun is over.
+        """
+        share: _Share[Item] = _Share(work, items)
+        if self.workers and limit > 1:
+            for _ in range(min(limit - 1, self.workers)):
+                self._add(share.help, first=True)
+        share.run()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue a job that never raises; run it here and now when there are no workers."""
+        if self.workers:
+            self._add(job, first=False)
+        else:
+            job()
+
+    def close(self) -> None:
+        """Let the workers end after the queue; returns at once."""
+        with self._lock:
+            self._closed = True
+            started = self._started
+        for _ in range(started):
+            self._tokens.put(False)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def _add(self, job: Callable[[], None], *, first: bool) -> None:
+        # Help for a large transfer goes before new transfers: what has begun shall end.
+        if first:
+            self._jobs.appendleft(job)
+        else:
+            self._jobs.append(job)
+        self._start_worker_if_needed()
+        self._tokens.put(True)
+
+    def _start_worker_if_needed(self) -> None:
+        with self._lock:
+            if self._closed or self._started >= self.workers or self._idle >= len(self._jobs):
+                return
+            self._started += 1
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="s3pool-worker")
+        self._pool.submit(self._work)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            wanted = self._tokens.get()
+            with self._lock:
+                self._idle -= 1
+            if not wanted:
+                return
+            self._jobs.popleft()()
+
+
+class Flow(Generic[Item, Result]):
+    """Results of bounded work, for one thread to iterate.
+
+    The items are pulled only as fast as the work is done; an item's result is yielded in the
+    iterating thread. When work raises, iterating raises.
+    """
+
+    def __init__(self, executor: BoundedExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> None:
+        self._executor = executor
+        self._work = work
+        self._items = items
+        self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
+        self._ready: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+        self.pending = 0
+
+    def __iter__(self) -> Iterator[Result]:
+        for item in self._items:
+            self.pending += 1
+            self._executor.submit(lambda item=item: self._do(item))  # type: ignore[misc]
+            while self.pending >= self._limit or not self._ready.empty():
+                yield self._take(None)
+        while self.pending:
+            yield self._take(None)
+
+    def drain(self, timeout_s: float) -> Iterator[Result]:
+        """Yield what still comes in within a time; ``pending`` tells what did not."""
+        deadline = time.monotonic() + timeout_s
+        while self.pending:
+            try:
+                yield self._take(max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+
+    def _do(self, item: Item) -> None:
+        try:
+            result, error = self._work(item), None
+        except Exception as exc:
+            result, error = None, exc
+        self._ready.put((result, error))
+
+    def _take(self, timeout_s: float | None) -> Result:
+        result, error = self._ready.get(timeout=timeout_s)
+        self.pending -= 1
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
+class _Share(Generic[Item]):
+    """One large job that several workers do together."""
+
+    def __init__(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        self._work = work
+        self._items = iter(items)
+        # Guards the items, the count of active ones and the error; taking an item may read
+        # from a pipe, which is meant to be one at a time.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._active = 0
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Work until the items are used up, wait for the helpers' last items, raise errors."""
+        try:
+            self.help()
+        except BaseException as exc:  # an interrupt in the owner must stop the helpers too
+            self._fail(exc)
+        with self._changed:
+            while self._active:
+                self._changed.wait(WAKE_S)
+        if self._error is not None:
+            raise self._error
+
+    def help(self) -> None:
+        """Take items until there are none left or one has failed."""
+        while (item := self._take()) is not _END:
+            try:
+                self._work(item)  # type: ignore[arg-type]
+            except Exception as exc:
+                self._fail(exc)
+            finally:
+                with self._changed:
+                    self._active -= 1
+                    self._changed.notify_all()
+
+    def _take(self) -> Item | object:
+        with self._lock:
+            if self._error is not None:
+                return _END
+            with self._changed:
+                self._active += 1
+            try:
+                return next(self._items)
+            except StopIteration:
+                self._done_one()
+                return _END
+            except BaseException as exc:
+                self._error = exc
+                self._done_one()
+                return _END
+
+    def _done_one(self) -> None:
+        with self._changed:
+            self._active -= 1
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error

@@ -1,0 +1,288 @@
+"""What the sources of a command line mean: one stream of tasks, read while it is worked on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
+from s3pool.filters import NameFilter
+from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
+from s3pool.model import ObjectHead, ObjectInfo
+from s3pool.transfer.beneath import local_error
+from s3pool.transfer.mapping import KeyMapper
+from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
+from s3pool.transfer.walk import LINKS_FILES, LocalFile, Unusable, Walk
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How sources are read: with what is below them, by wildcard, which names, which links."""
+
+    recursive: bool = False
+    glob: bool = True
+    names: NameFilter = NameFilter()
+    links: str = LINKS_FILES
+    version_id: str = ""
+
+
+class Expansion:
+    """The tasks of some sources and one target, neither of them a stream.
+
+    Iterating lists and walks as it goes. A source that is missing or unusable takes its
+    place in the stream as a Problem, and the others go on.
+
+    Raises:
+        UsageError: at once, when the words make no sense together.
+    """
+
+    def __init__(self, client: S3Client, sources: Iterable[Location], target: Location, *, rules: Rules) -> None:
+        self._client = client
+        self._sources = tuple(sources)
+        self._rules = rules
+        self._target = self._as_directory(target) if len(self._sources) > 1 else target
+        self._mapper = KeyMapper(self._exists)
+        for source in self._sources:
+            self._check(source)
+
+    def __iter__(self) -> Iterator[Item]:
+        for source in self._sources:
+            try:
+                yield from self._expand(source)
+            except LocalFileError as exc:
+                yield Problem(source.text, exc, self._target.text)
+            except NotFoundError as exc:
+                yield Problem(source.text, exc, self._target.text)
+
+    # -- what makes no sense ---------------------------------------------------------------
+
+    def _check(self, source: Location) -> None:
+        target = self._target
+        if isinstance(source, StdStream) or isinstance(target, StdStream):
+            raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
+        if isinstance(source, LocalPath) and isinstance(target, LocalPath):
+            raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/KEY")
+        if isinstance(target, S3Path) and not target.bucket:
+            raise UsageError(f"{target.text} names no bucket; write s3/BUCKET/KEY")
+        if isinstance(source, S3Path):
+            self._check_s3(source)
+        elif os.path.isdir(source.path) and not self._rules.recursive:
+            raise UsageError(f"{source.text} is a directory: -r copies what is in it")
+        elif self._rules.version_id:
+            raise UsageError("--version-id is for one source in S3")
+
+    def _check_s3(self, source: S3Path) -> None:
+        many = self._is_glob(source) or self._rules.recursive or len(self._sources) > 1
+        if not source.bucket:
+            raise UsageError(f"{source.text} names no bucket; write s3/BUCKET/KEY")
+        if not source.key and not self._rules.recursive:
+            raise UsageError(f"{source.text} is a bucket: -r copies what is in it")
+        if self._rules.version_id and many:
+            raise UsageError("--version-id is for one source in S3, without -r and wildcards")
+        if self._rules.recursive and isinstance(self._target, S3Path):
+            self._check_not_inside(source, self._target)
+
+    def _check_not_inside(self, source: S3Path, target: S3Path) -> None:
+        """Refuse a copy into its own source: it would copy its copies without end."""
+        start = glob_prefix(source.key) if self._is_glob(source) else source.tree_prefix
+        if source.bucket == target.bucket and target.tree_prefix.startswith(start) and target.tree_prefix != start:
+            raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
+        if source.bucket == target.bucket and target.tree_prefix == start and not self._is_glob(source):
+            raise UsageError(f"{source.text} and {target.text} are the same")
+
+    @staticmethod
+    def _as_directory(target: Location) -> Location:
+        if isinstance(target, S3Path):
+            return S3Path(target.bucket, target.tree_prefix)
+        return LocalPath(os.path.join(target.path, "")) if isinstance(target, LocalPath) else target
+
+    def _is_glob(self, source: S3Path) -> bool:
+        return self._rules.glob and has_glob(source.key)
+
+    # -- from disk -------------------------------------------------------------------------
+
+    def _expand(self, source: Location) -> Iterator[Item]:
+        if isinstance(source, LocalPath):
+            yield from self._expand_local(source)
+        elif isinstance(source, S3Path):
+            yield from self._expand_s3(source)
+
+    def _expand_local(self, source: LocalPath) -> Iterator[Item]:
+        if not isinstance(self._target, S3Path):
+            return
+        try:
+            facts = os.stat(source.path)
+        except OSError as exc:
+            raise local_error("read", source.path, exc) from exc
+        if os.path.isdir(source.path):
+            for found in Walk(source.path, names=self._rules.names, links=self._rules.links):
+                yield self._upload(found, self._target)
+        elif self._rules.names.admits(source.base_name):
+            place = dest_for(source, self._target)
+            if isinstance(place, S3Path):
+                yield self._single_upload(source, place, facts.st_size)
+
+    @staticmethod
+    def _single_upload(source: LocalPath, place: S3Path, size: int) -> Item:
+        try:
+            place.key.encode("utf-8")
+        except UnicodeEncodeError:
+            return Problem(source.path, LocalFileError(f"{place.text!a}: no key can hold a name that is not UTF-8"))
+        return UploadTask(source.path, place.bucket, place.key, size)
+
+    @staticmethod
+    def _upload(found: LocalFile | Unusable, target: S3Path) -> Item:
+        place = target.join(found.relative)
+        if isinstance(found, Unusable):
+            return Problem(found.path, found.error, place.text, op="upload")
+        return UploadTask(found.path, place.bucket, place.key, found.size)
+
+    # -- from S3 ---------------------------------------------------------------------------
+
+    def _expand_s3(self, source: S3Path) -> Iterator[Item]:
+        if self._is_glob(source):
+            yield from self._expand_glob(source)
+        elif self._rules.recursive:
+            yield from self._expand_tree(source)
+        else:
+            yield from self._expand_single(source)
+
+    def _expand_glob(self, source: S3Path) -> Iterator[Item]:
+        start = glob_prefix(source.key)
+        base = start[: start.rfind("/") + 1]
+        matches = compile_glob(source.key)
+        below = compile_glob(f"{source.key.rstrip('/')}/*") if self._rules.recursive else matches
+        found = False
+        for info in self._objects(source.bucket, start):
+            if matches(info.key) or below(info.key):
+                found = True
+                yield from self._admitted(source.bucket, info, info.key[len(base) :], base)
+        if not found:
+            raise _nothing_found(source)
+
+    def _expand_tree(self, source: S3Path) -> Iterator[Item]:
+        found = source.is_bucket
+        if not source.is_prefix:
+            for item in self._tree_key(source):
+                found = True
+                yield item
+        for info in self._objects(source.bucket, source.tree_prefix):
+            found = True
+            yield from self._admitted(source.bucket, info, source.relative(info.key), source.tree_prefix)
+        if not found:
+            raise _nothing_found(source)
+
+    def _tree_key(self, source: S3Path) -> Iterator[Item]:
+        """Yield the key that has exactly the tree's name, if there is one."""
+        try:
+            head = self._client.head_object(source.bucket, source.key)
+        except NotFoundError:
+            return
+        base = source.key[: -len(source.base_name)]
+        yield from self._admitted(source.bucket, _info(source.key, head), source.base_name, base)
+
+    def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
+        if not self._rules.names.admits(relative):
+            return
+        source = S3Path(bucket, info.key)
+        target = self._target
+        if isinstance(target, S3Path):
+            place = target.join(relative)
+            yield CopyTask(
+                bucket, info.key, place.bucket, place.key, info.size, etag=info.etag, last_modified=info.last_modified
+            )
+        elif isinstance(target, LocalPath):
+            try:
+                self._mapper.check(bucket, base, relative)
+            except RefusedError as exc:
+                yield Problem(source.text, exc, os.path.join(target.path, relative.lstrip("/")), op="download")
+                return
+            yield _download(bucket, info, target.path, relative)
+
+    def _expand_single(self, source: S3Path) -> Iterator[Item]:
+        if not self._rules.names.admits(source.base_name):
+            return
+        try:
+            head = self._client.head_object(source.bucket, source.key, version_id=self._rules.version_id)
+        except NotFoundError as exc:
+            yield Problem(source.text, self._explained(source, exc), self._target.text)
+            return
+        try:
+            place = dest_for(source, self._target)
+        except RefusedError as exc:
+            yield Problem(source.text, exc, self._target.text)
+            return
+        yield self._single(source, place, _info(source.key, head))
+
+    def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
+        version_id = self._rules.version_id
+        if isinstance(place, S3Path):
+            return CopyTask(
+                source.bucket,
+                source.key,
+                place.bucket,
+                place.key,
+                info.size,
+                etag=info.etag,
+                last_modified=info.last_modified,
+                version_id=version_id,
+            )
+        root, name = os.path.split(place.text)
+        if source.key.endswith("/"):  # a directory by its name
+            root, name = place.text, ""
+        return _download(source.bucket, info, root, name, version_id)
+
+    def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
+        """Say that the name is a directory of keys, where it is one."""
+        if error.code == "NoSuchBucket":
+            return error
+        page = self._client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=1)
+        if not page.objects:
+            return error
+        return NotFoundError(
+            error.status,
+            error.code,
+            detail="there is no such key, but there are keys below it: -r copies them",
+            resource=error.resource,
+            op=error.op,
+        )
+
+    def _objects(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        from s3pool.s3.listing import iter_objects
+
+        return iter_objects(self._client, bucket, prefix=prefix)
+
+    def _exists(self, bucket: str, key: str) -> bool:
+        try:
+            self._client.head_object(bucket, key)
+        except NotFoundError:
+            return False
+        return True
+
+
+def _info(key: str, head: ObjectHead) -> ObjectInfo:
+    return ObjectInfo(key, head.size, head.last_modified, etag=head.etag, storage_class=head.storage_class)
+
+
+def _download(bucket: str, info: ObjectInfo, root: str, relative: str, version_id: str = "") -> DownloadTask:
+    return DownloadTask(
+        bucket,
+        info.key,
+        root,
+        relative,
+        info.size,
+        etag=info.etag,
+        last_modified=info.last_modified,
+        version_id=version_id,
+    )
+
+
+def _nothing_found(source: S3Path) -> NotFoundError:
+    return NotFoundError(404, "NoSuchKey", detail="nothing has that name or lies below it", resource=source.text, op="cp")
+
+

@@ -1,0 +1,204 @@
+"""Run a stream of tasks on the workers; outcomes come home to the calling thread."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from s3pool.errors import LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
+from s3pool.transfer.beneath import local_error
+from s3pool.transfer.copy import copy
+from s3pool.transfer.delete import delete_batch, iter_batches
+from s3pool.transfer.download import download
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.executor import Flow
+from s3pool.transfer.tasks import (
+    DONE,
+    FAILED,
+    NOT_STARTED,
+    SKIPPED,
+    CopyTask,
+    DeleteTask,
+    Done,
+    DownloadTask,
+    Item,
+    Outcome,
+    Problem,
+    RemoveTask,
+    Summary,
+    Task,
+    UploadTask,
+    state_of,
+)
+from s3pool.transfer.upload import upload
+
+logger = logging.getLogger(__name__)
+
+STOP_WITHIN_S = 5.0  # what is in flight has this long after an interrupt
+# Failures that every further task would meet as well.
+FATAL_CODES = frozenset(("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded"))
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+T = TypeVar("T")
+OnOutcome = Callable[[Outcome], None]
+
+
+def run(tasks: Iterable[Item], engine: Engine, *, on_outcome: OnOutcome) -> Summary:
+    """Do all transfers and single removals of a stream, and count what became of them.
+
+    The stream is read in the calling thread, no faster than the work is done, and
+    ``on_outcome`` is called there. An error of the stream itself (a listing that failed)
+    ends it; what had begun is finished, and the summary tells. An interrupt stops the work
+    within five seconds and is raised again.
+    """
+    return _Run(engine, on_outcome).transfers(tasks)
+
+
+def run_deletes(tasks: Iterable[DeleteTask | RemoveTask | Problem], engine: Engine, *, on_outcome: OnOutcome) -> Summary:
+    """Remove what a stream names, in batches, several of them at a time; as run() otherwise."""
+    return _Run(engine, on_outcome).deletes(tasks)
+
+
+class _Run:
+    """One stream on its way; lives in the calling thread."""
+
+    def __init__(self, engine: Engine, on_outcome: OnOutcome) -> None:
+        self._engine = engine
+        self._on_outcome = on_outcome
+        self._started = time.monotonic()
+        self.summary = Summary()
+
+    def transfers(self, tasks: Iterable[Item]) -> Summary:
+        flow = self._engine.executor.flow(lambda task: perform(task, self._engine), self._watched(tasks))
+        return self._collect(flow, self._take)
+
+    def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
+        batches = iter_batches(self._watched(tasks))
+        flow = self._engine.executor.flow(lambda batch: delete_batch(batch, self._engine), batches)
+        return self._collect(flow, self._take_all)
+
+    def _collect(self, flow: Flow[T, object], take: Callable[..., None]) -> Summary:  # type: ignore[valid-type]
+        try:
+            for result in flow:
+                take(result)
+        except BaseException:
+            self._stop(flow, take)
+            raise
+        finally:
+            self.summary.seconds = time.monotonic() - self._started
+        return self.summary
+
+    def _watched(self, tasks: Iterable[T]) -> Iterator[T]:
+        """Pass tasks on until the stream fails or the run is told to stop taking them."""
+        stream = iter(tasks)
+        while self.summary.stopped_by is None and not self._engine.stop.is_set():
+            try:
+                task = next(stream)
+            except StopIteration:
+                break
+            except (S3PoolError, OSError) as exc:
+                self.summary.stopped_by = exc
+                break
+            self._engine.progress.found(max(0, getattr(task, "size", 0)))
+            yield task
+        self._engine.progress.all_found()
+
+    def _take_all(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> None:
+        self.summary.add(outcome)
+        if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
+            self.summary.stopped_by = outcome.error
+        self._on_outcome(outcome)
+
+    def _stop(self, flow: Flow[T, object], take: Callable[..., None]) -> None:  # type: ignore[valid-type]
+        """Let what is in flight end, for a while; then remove what it would leave behind."""
+        self._engine.stop.set()
+        self.summary.interrupted = True
+        try:
+            for result in flow.drain(STOP_WITHIN_S):
+                take(result)
+        finally:
+            self._engine.abandon()
+
+
+def perform(task: Item, engine: Engine) -> Outcome:
+    """Do one task and tell what became of it; never raises an Exception."""
+    if isinstance(task, Problem):
+        return Outcome(task, state_of(task.error), error=task.error)
+    if engine.stop.is_set():
+        return Outcome(task, NOT_STARTED)
+    started = time.monotonic()
+    try:
+        done = _act(task, engine)
+    except StoppedError:
+        return Outcome(task, NOT_STARTED)
+    except S3PoolError as exc:
+        return Outcome(task, state_of(exc), error=exc, seconds=time.monotonic() - started)
+    except Exception as exc:
+        # The outermost frame of a worker: one broken task must not end the others.
+        logger.error("%s -> %s: unexpected %s", task.source, task.target, type(exc).__name__, exc_info=exc)
+        return Outcome(task, FAILED, error=exc, seconds=time.monotonic() - started)
+    return Outcome(task, SKIPPED if done.skipped else DONE, done, seconds=time.monotonic() - started)
+
+
+def _act(task: Task, engine: Engine) -> Done:
+    if isinstance(task, UploadTask):
+        done = upload(task, engine)
+    elif isinstance(task, DownloadTask):
+        done = download(task, engine)
+    elif isinstance(task, CopyTask):
+        done = copy(task, engine)
+    else:
+        return _raise_or_give(delete_batch((task,) if isinstance(task, DeleteTask) else task, engine)[0])
+    if engine.options.remove_source and not done.skipped:
+        remove_source(task, done, engine)
+    return done
+
+
+def _raise_or_give(outcome: Outcome) -> Done:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.done
+
+
+def remove_source(task: UploadTask | DownloadTask | CopyTask, done: Done, engine: Engine) -> None:
+    """Remove what was moved, now that the target is there and was checked.
+
+    Raises:
+        LocalFileError: the source changed after it was read, or cannot be removed.
+    """
+    if isinstance(task, UploadTask):
+        _remove_file(task.path, done)
+    elif isinstance(task, DownloadTask):
+        engine.client.delete_object(task.bucket, task.key)
+    else:
+        head = engine.client.head_object(task.bucket, task.key)
+        if head.size != done.size:
+            raise S3Error(200, "BadCopy", detail=f"{head.size} bytes, not {done.size}", resource=task.target, op="mv")
+        engine.client.delete_object(task.source_bucket, task.source_key)
+
+
+def _remove_file(path: str, done: Done) -> None:
+    try:
+        facts = os.stat(path)
+        if (facts.st_size, facts.st_mtime_ns) != (done.size, done.mtime_ns):
+            raise LocalFileError(f"{path} was copied, and stays because it changed since")
+        os.unlink(path)
+    except OSError as exc:
+        raise local_error("remove", path, exc) from exc
+
+
+def is_fatal(error: Exception) -> bool:
+    """Say whether every further task would fail alike, so that the run had better stop."""
+    if isinstance(error, NoEndpointError):
+        return True
+    if isinstance(error, S3Error):
+        return error.code in FATAL_CODES
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL

@@ -1,0 +1,256 @@
+"""What is to be moved, what became of it, and the count of it all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from s3pool.errors import RefusedError, S3PoolError
+from s3pool.location import S3Path
+
+UNKNOWN_SIZE = -1
+
+DONE = "done"
+SKIPPED = "skipped"  # by a rule the user asked for: it exists, it is not newer
+REFUSED = "refused"  # for safety's sake: exit code 6
+FAILED = "failed"
+NOT_STARTED = "not started"  # the run was told to stop before its turn came
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTask:
+    """Send one local file to a key. The path holds surrogate escapes for foreign bytes."""
+
+    path: str
+    bucket: str
+    key: str
+    size: int = UNKNOWN_SIZE
+    reason: str = ""
+
+    op = "upload"
+
+    @property
+    def source(self) -> str:
+        """Give the local path."""
+        return self.path
+
+    @property
+    def target(self) -> str:
+        """Give the place in S3."""
+        return S3Path(self.bucket, self.key).text
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadTask:
+    """Bring one object below a local directory.
+
+    ``root`` is the user's own directory, "" for the working directory; links in it are
+    followed. ``relative`` comes from a key: nothing in it may lead out of the root.
+    """
+
+    bucket: str
+    key: str
+    root: str
+    relative: str
+    size: int = UNKNOWN_SIZE
+    etag: str = ""
+    last_modified: str = ""
+    version_id: str = ""
+    reason: str = ""
+
+    op = "download"
+
+    @property
+    def source(self) -> str:
+        """Give the place in S3."""
+        return S3Path(self.bucket, self.key).text
+
+    @property
+    def target(self) -> str:
+        """Give the local path, for people; it is not opened by this name."""
+        return os.path.join(self.root, self.relative.lstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """Copy one object to another key without moving its bytes through this machine."""
+
+    source_bucket: str
+    source_key: str
+    bucket: str
+    key: str
+    size: int = UNKNOWN_SIZE
+    etag: str = ""
+    last_modified: str = ""
+    version_id: str = ""
+    reason: str = ""
+
+    op = "copy"
+
+    @property
+    def source(self) -> str:
+        """Give the place the bytes come from."""
+        return S3Path(self.source_bucket, self.source_key).text
+
+    @property
+    def target(self) -> str:
+        """Give the place they go to."""
+        return S3Path(self.bucket, self.key).text
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTask:
+    """Delete one key, or one version of it, or abort one unfinished upload of it."""
+
+    bucket: str
+    key: str
+    version_id: str = ""
+    upload_id: str = ""
+    size: int = 0
+    reason: str = ""
+
+    op = "delete"
+
+    @property
+    def source(self) -> str:
+        """Give the place in S3."""
+        return S3Path(self.bucket, self.key).text
+
+    @property
+    def target(self) -> str:
+        """Give nothing: a removal has no target."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTask:
+    """Remove one local file below a directory, never through a link."""
+
+    root: str
+    relative: str
+    size: int = 0
+    reason: str = ""
+
+    op = "delete"
+
+    @property
+    def source(self) -> str:
+        """Give the local path."""
+        return os.path.join(self.root, self.relative)
+
+    @property
+    def target(self) -> str:
+        """Give nothing: a removal has no target."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot become a task; it takes its place in the stream of tasks."""
+
+    source: str
+    error: S3PoolError
+    target: str = ""
+    op: str = "copy"
+
+    size = 0
+
+
+Task = UploadTask | DownloadTask | CopyTask | DeleteTask | RemoveTask
+Item = Task | Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a transfer tells of its success.
+
+    ``mtime_ns`` is the modification time of the local side as it was left, None where there
+    is no local side. ``skipped`` says why nothing had to be done.
+    """
+
+    size: int = 0
+    etag: str = ""
+    mtime_ns: int | None = None
+    version_id: str = ""
+    skipped: str = ""
+    note: str = ""  # a word for the user that does not fail the transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One task and what became of it."""
+
+    task: Item
+    state: str
+    done: Done = Done()
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Summary:
+    """The count of a run; only the thread that collects the outcomes writes it.
+
+    ``stopped_by`` is the error that ended the stream of tasks before its end: a listing that
+    failed, or a failure that every further task would meet as well.
+    """
+
+    checked: int = 0
+    copied: int = 0
+    deleted: int = 0
+    skipped: int = 0
+    refused: int = 0
+    failed: int = 0
+    not_started: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    stopped_by: Exception | None = None
+    errors: list[Exception] = field(default_factory=list)  # the first of each class and code
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.checked += 1
+        if outcome.state == DONE:
+            self._add_done(outcome)
+        elif outcome.state == SKIPPED:
+            self.skipped += 1
+        elif outcome.state == REFUSED:
+            self.refused += 1
+        elif outcome.state == FAILED:
+            self.failed += 1
+        else:
+            self.not_started += 1
+        if outcome.error is not None:
+            self._keep_error(outcome.error)
+
+    def _add_done(self, outcome: Outcome) -> None:
+        if outcome.task.op == "delete":
+            self.deleted += 1
+        else:
+            self.copied += 1
+            self.bytes += outcome.done.size
+
+    def _keep_error(self, error: Exception) -> None:
+        # One of a kind is enough for the exit code: memory must not grow with failures.
+        kind = (type(error), getattr(error, "code", ""))
+        if all(kind != (type(known), getattr(known, "code", "")) for known in self.errors):
+            self.errors.append(error)
+
+    def as_record(self) -> dict[str, object]:
+        """Give the summary as the JSON record of the command line."""
+        return {
+            "type": "summary",
+            "checked": self.checked,
+            "copied": self.copied,
+            "deleted": self.deleted,
+            "skipped": self.skipped + self.refused,
+            "failed": self.failed,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def state_of(error: Exception) -> str:
+    """Say whether an error means refused or failed."""
+    return REFUSED if isinstance(error, RefusedError) else FAILED

@@ -1,0 +1,177 @@
+"""Whether downloaded bytes are the ones that are stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from s3pool.body import FileSlice
+from s3pool.errors import IntegrityError
+from s3pool.model import ByteRange
+from s3pool.transfer import attributes as stored
+from s3pool.transfer.checksums import ALGORITHMS, FASTER_MODULES, Hasher, new_hasher
+from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+
+SSE = "x-amz-server-side-encryption"
+SSE_C = "x-amz-server-side-encryption-customer-algorithm"
+
+
+def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:
+    """Say whether the ETag is made of the content's MD5: not under KMS or customer keys."""
+    if "kms" in headers.get(SSE, "") or SSE_C in headers:
+        return False
+    return is_md5_etag(etag) or part_count_of(etag) > 0
+
+
+def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
+    """Give the part size that the uploader stored, when it fits the ETag; else 0."""
+    told = headers.get(f"x-amz-meta-{stored.PART_SIZE}", "")
+    if not (told.isascii() and told.isdecimal() and int(told)):
+        return 0
+    return int(told) if -(-size // int(told)) == part_count_of(etag) else 0
+
+
+def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
+    """Give the part size to fetch and hash with, 0 when none is known or likely."""
+    count = part_count_of(etag)
+    if not count:
+        return 0
+    return certain_part_size(size, etag, headers) or next(likely_part_sizes(size, count), 0)
+
+
+class WholeCheck:
+    """Check bytes that pass by in order, as a stream or a small object does."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes."""
+        self._md5.update(block)
+
+    def check(self, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
+        """Compare with an ETag that is an MD5; False when it is none.
+
+        Raises:
+            IntegrityError: they differ.
+        """
+        if not is_md5_etag(etag) or not etag_tells_content(etag, headers):
+            return False
+        found = self._md5.hexdigest()
+        if found != etag:
+            raise IntegrityError(f"{what}: the bytes that arrived have the MD5 {found}, the object has {etag}")
+        return True
+
+
+class StreamCheck:
+    """Check bytes in order against any kind of ETag, the part sizes of which may be guessed."""
+
+    def __init__(self, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        self._etag = etag
+        self._headers = headers
+        count = part_count_of(etag)
+        certain = certain_part_size(size, etag, headers)
+        sizes = [certain] if certain else list(likely_part_sizes(size, count)) if count else [max(size, 1)]
+        self._certain = bool(certain) or not count
+        self._tracks = [_Track(part_size) for part_size in sizes] if etag_tells_content(etag, headers) else []
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes."""
+        for track in self._tracks:
+            track.update(block)
+
+    def check(self, what: object) -> bool:
+        """Compare; False when the ETag cannot tell.
+
+        Raises:
+            IntegrityError: the bytes are certainly not the object's.
+        """
+        composite = part_count_of(self._etag) > 0
+        if any(track.etag(composite=composite) == self._etag for track in self._tracks):
+            return True
+        if self._tracks and self._certain:
+            raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {self._etag}")
+        return False
+
+
+class _Track:
+    """The running MD5s for one part size."""
+
+    def __init__(self, part_size: int) -> None:
+        self._part_size = part_size
+        self._left = part_size
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._done: list[str] = []
+        self._fed = False
+
+    def update(self, block: memoryview) -> None:
+        while len(block):
+            if not self._left:
+                self._turn()
+            piece = block[: self._left]
+            self._md5.update(piece)
+            self._left -= len(piece)
+            self._fed = True
+            block = block[len(piece) :]
+
+    def _turn(self) -> None:
+        self._done.append(self._md5.hexdigest())
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._left = self._part_size
+
+    def etag(self, *, composite: bool) -> str:
+        return composite_etag([*self._done, self._md5.hexdigest()]) if composite else self._md5.hexdigest()
+
+
+def check_file(fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], parts: Mapping[int, str]) -> bool:
+    """Check a fetched file against its ETag; ``parts`` maps offsets to MD5s already made.
+
+    Gives False when nothing could be compared: the ETag is no digest, or the sizes of its
+    parts are unknown.
+
+    Raises:
+        IntegrityError: the bytes are certainly not the object's.
+    """
+    if not etag_tells_content(etag, headers):
+        return False
+    if is_md5_etag(etag):
+        return _compare(what, FileSlice(fd, length=size).digest("md5").hex(), etag)
+    certain = certain_part_size(size, etag, headers)
+    sizes = [certain] if certain else list(likely_part_sizes(size, part_count_of(etag)))
+    if any(_composite_of(fd, size, part_size, parts) == etag for part_size in sizes):
+        return True
+    if certain:
+        raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {etag}")
+    return False
+
+
+def _composite_of(fd: int, size: int, part_size: int, parts: Mapping[int, str]) -> str:
+    return composite_etag(_md5_of(fd, place, part_size, parts) for place in iter_ranges(size, part_size))
+
+
+def _md5_of(fd: int, place: ByteRange, part_size: int, parts: Mapping[int, str]) -> str:
+    # Digests made on the way are of use when the ranges were the parts.
+    known = parts.get(place.first) if part_size in parts or place.first == 0 and len(parts) == 1 else None
+    return known or FileSlice(fd, offset=place.first, length=place.length).digest("md5").hex()
+
+
+def _compare(what: object, found: str, expected: str) -> bool:
+    if found != expected:
+        raise IntegrityError(f"{what}: the bytes that arrived have the MD5 {found}, the object has {expected}")
+    return True
+
+
+def told_checksums(headers: Mapping[str, str]) -> dict[str, str]:
+    """Give the checksums of the whole object that the server told and that can be made here."""
+    told = {}
+    for name in ALGORITHMS:
+        value = headers.get(f"x-amz-checksum-{name}", "")
+        # With a dash it is a checksum of the parts' checksums.
+        if value and "-" not in value and name not in FASTER_MODULES:
+            told[name] = value
+    return told
+
+
+def hashers_for(names: Mapping[str, str]) -> dict[str, Hasher]:
+    """Make a hasher for each of the checksums."""
+    return {name: new_hasher(name) for name in names}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from s3pool.body import EMPTY_BODY
 from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.balancer import Node
+from s3pool.pool.greeting import greet
 from s3pool.pool.wire import EarlyAnswer, Head, StaleConnectionError, Wire, WireBody, wait_readable
 
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
-PROBE_HEAD = "HEAD / HTTP/1.1\r\nhost: {netloc}\r\n\r\n"
 
 BuildHead = Callable[[Node], bytes]
 
@@ -123,16 +122,14 @@ def _may_be_doubled(request: Request) -> bool:
 
 
 def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
-    wire.set_timeout(patience_s)
     try:
-        wire.send(PROBE_HEAD.format(netloc=node.endpoint.netloc).encode("ascii"), EMPTY_BODY)
-        head = wire.read_head("HEAD")
-    except (EarlyAnswer, TransportError) as exc:
+        _, is_reusable = greet(wire, node.endpoint.netloc, timeout_s=patience_s)
+    except TransportError as exc:
         raise ConnectError(
             f"{node.endpoint} accepts connections but does not answer: {exc}", endpoint=str(node.endpoint)
         ) from exc
     node.is_proven = True
-    if not head.keep_alive:
+    if not is_reusable:
         raise StaleConnectionError(f"{node.endpoint} closes after each answer", endpoint=str(node.endpoint))
 
 

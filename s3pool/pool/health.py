@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from s3pool.body import EMPTY_BODY
-from s3pool.errors import ProtocolError, TransportError
+from s3pool.errors import TransportError
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import Node
-from s3pool.pool.wire import EarlyAnswer, WireBody
+from s3pool.pool.greeting import GENERIC_PATH, greet
 
 logger = logging.getLogger(__name__)
 
@@ -23,17 +22,15 @@ JITTER = 0.2  # +- share of the interval, so that many clients do not probe in s
 RISE = 2  # successes in a row that let a trial through an open circuit
 FALL = 3  # failures in a row that open the circuit
 ALIVE_BELOW_STATUS = 500
-GENERIC_PATH = "/"
 # Paths that need no signature and touch no disk, by a word of the Server header.
 PATH_BY_SERVER = {"minio": "/minio/health/live", "ceph": "/swift/healthcheck"}
-BODY_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one unsigned request told of an endpoint.
 
-    ``latency_s`` runs from the request to the response head, ``connect_s`` is the time for
+    ``latency_s`` runs from the request to the end of the answer, ``connect_s`` is the time for
     a new connection with TLS, 0 on a kept one. ``clock_offset_s`` is the server's clock
     minus ours, to a second; None without a Date header.
     """
@@ -57,41 +54,24 @@ def probe(node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIME
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     connected = time.monotonic()
-    body: WireBody | None = None
+    is_reusable = False
     try:
-        wire.set_timeout(timeout_s)
-        wire.send(f"GET {path} HTTP/1.1\r\nhost: {node.endpoint.netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
-        head = wire.read_head("GET")
-        answered = time.monotonic()
-        body = WireBody(
-            wire, head, finish=lambda ok: node.connections.checkin(wire, reusable=ok), failed=lambda _error: None
-        )
-        _drain(body)
-    except (TransportError, EarlyAnswer) as exc:
-        if body is None:
-            node.connections.checkin(wire, reusable=False)
+        head, is_reusable = greet(wire, node.endpoint.netloc, path=path, timeout_s=timeout_s)
+    except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=wire.tls_version)
-    body.close()
+    finally:
+        node.connections.checkin(wire, reusable=is_reusable)
     return ProbeResult(
         node.endpoint,
         is_alive=head.status < ALIVE_BELOW_STATUS,
         status=head.status,
-        latency_s=answered - connected,
+        latency_s=time.monotonic() - connected,
         connect_s=connected - started,
         server=head.headers.get("server", ""),
         tls_version=wire.tls_version,
         clock_offset_s=_clock_offset_s(head.headers.get("date", "")),
         error="" if head.status < ALIVE_BELOW_STATUS else f"status {head.status}",
     )
-
-
-def _drain(body: WireBody) -> None:
-    buffer = memoryview(bytearray(4096))
-    total = 0
-    while count := body.readinto(buffer):
-        total += count
-        if total > BODY_LIMIT_BYTES:
-            raise ProtocolError("the answer to a probe is too large")
 
 
 def _clock_offset_s(date: str) -> float | None:

@@ -393,6 +393,8 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
     keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
     if method == "HEAD" or int(status) in NO_BODY_STATUS or int(status) < FIRST_FINAL_STATUS:
         length: int | None = 0
+        # RGW 16 sends a chunked end after some HEAD answers; it must not become the next answer.
+        keep_alive = keep_alive and not is_chunked
         is_chunked = False
     else:
         length = None if is_chunked else _content_length(headers, endpoint)

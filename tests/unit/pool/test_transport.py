@@ -195,8 +195,8 @@ def test_a_write_asks_a_new_node_for_a_sign_of_life_first(servers: Servers) -> N
     response = pool.send(PUT)
 
     assert response.body == b"ok"
-    assert [head.split(b"\r\n")[0] for head, _ in b.requests] == [b"HEAD / HTTP/1.1", b"PUT /b/k HTTP/1.1"]
-    assert all(head.startswith(b"HEAD") for head, _ in a.requests)
+    assert [head.split(b"\r\n")[0] for head, _ in b.requests] == [b"GET / HTTP/1.1", b"PUT /b/k HTTP/1.1"]
+    assert all(head.startswith(b"GET / ") for head, _ in a.requests)
 
 
 def test_a_node_that_answered_before_is_not_asked_for_life_again(servers: Servers) -> None:

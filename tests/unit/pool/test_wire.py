@@ -59,6 +59,7 @@ def _read_body(wire: Wire, method: str = "GET") -> tuple[int, bytes, list[bool],
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "PUT", (204, b"", [True])),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", "GET", (304, b"", [True])),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 232\r\n\r\n", "HEAD", (404, b"", [True])),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HEAD", (200, b"", [False])),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nT: v\r\n\r\n",
             "GET",

@@ -183,7 +183,12 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
 
 def is_error(body: bytes) -> bool:
     """Say whether a body is an <Error> document, which S3 may send with status 200."""
-    return b"<Error" in body and bool(parse_error(body)[0])
+    if b"<Error" not in body:
+        return False
+    try:
+        return parse(body).name in ("Error", "ErrorResponse")
+    except ProtocolError:
+        return False
 
 
 def parse_delete_result(body: bytes) -> tuple[DeleteFailure, ...]:

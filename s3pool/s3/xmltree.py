@@ -9,6 +9,7 @@ from xml.parsers import expat
 from s3pool.errors import ProtocolError
 
 NAMESPACE_SEPARATOR = " "  # no namespace URI and no element name holds a blank
+BLANKS = b" \t\r\n"
 FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
 MARKER_CANDIDATES = 64
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));")
@@ -50,6 +51,8 @@ def parse(body: bytes) -> Element:
     Raises:
         ProtocolError: the document is cut, malformed, or has a DOCTYPE.
     """
+    # During long work servers send blanks to keep the connection, even before the declaration.
+    body = body.lstrip(BLANKS)
     try:
         return _Builder().read(body)
     except expat.ExpatError as exc:

@@ -1,0 +1,371 @@
+"""AWS Signature Version 4 as S3 wants it: sign, presign, and the text that is signed.
+
+Signing rests on requests-aws4auth, whose key derivation is kept. That library follows the
+general rules of AWS; S3 differs, so the subclass here replaces the rest: paths are signed as
+they stand, a payload hash is taken as given and no body is read, header values keep their
+quotes, and bytes that are not UTF-8 survive.
+
+The functions are pure and serve both sides: a client signs with them, a proxy recomputes what
+its client signed. Text stands for bytes through UTF-8 with surrogate escapes, so whatever was
+on the wire is signed byte for byte; hand in ``bytes`` where the text came by another way.
+requests_aws4auth is imported when the first key is derived, not before.
+
+Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)".
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import cache
+from hashlib import sha256
+from typing import Any, ClassVar, Protocol, TypeVar
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from s3pool.body import EMPTY_SHA256
+from s3pool.errors import ConfigError, UsageError
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encode_query
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+SIGNATURE_PARAMETER = "X-Amz-Signature"
+MAX_EXPIRES_S = 604_800  # seven days: a signing key lives no longer
+TIMESTAMP_FORMAT = "%Y%m%dT%H%M%SZ"
+DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
+
+# Beside every x-amz-* header. Left out is what a middlebox may touch (user-agent, accept-*,
+# connection) and what changes nothing that S3 would store (range, if-*).
+SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
+SIGNED_PREFIX = "x-amz-"
+PREFIX_LENGTH = len(SIGNED_PREFIX)
+
+SHA256_BLOCK_BYTES = 64
+INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))  # HMAC's two masks, as tables for translate()
+OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
+
+UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
+
+
+class _SigningKey(Protocol):
+    """What is used of requests_aws4auth's AWS4SigningKey: a key and what it is good for."""
+
+    date: str
+    scope: str
+    key: bytes
+    secret_key: str
+
+
+class Signable(Protocol):
+    """What can be signed in place, such as a PreparedRequest of requests."""
+
+    method: str
+    url: str
+    headers: MutableMapping[str, str]
+
+
+_SignableT = TypeVar("_SignableT", bound=Signable)
+
+
+def canonical_path(raw: str | bytes) -> str:
+    """Give a received path in S3's spelling: decoded, encoded again, nothing folded.
+
+    For verification only. What is sent by s3pool is in this form from the start.
+    """
+    return quote(unquote_to_bytes(_octets(raw)), safe="/" + UNRESERVED)
+
+
+def canonical_query(raw: str | bytes) -> str:
+    """Give a raw query sorted and re-encoded, each pair as ``name=value``.
+
+    Only ``&`` separates; ``+`` is a space. X-Amz-Signature is left out: no signature
+    covers itself.
+    """
+    return _sort_query("&".join("=".join(_recode(pair)) for pair in _text(raw).split("&") if pair))
+
+
+def _sort_query(encoded: str) -> str:
+    """Sort by name, then value: as whole strings ``a-=`` would come before ``a=``."""
+    if not encoded:
+        return ""
+    pairs = sorted([pair.split("=", 1) for pair in encoded.split("&")])
+    return "&".join([f"{name}={value}" for name, value in pairs if name != SIGNATURE_PARAMETER])
+
+
+def _recode(pair: str) -> tuple[str, str]:
+    name, _, value = pair.replace("+", "%20").partition("=")
+    return _recode_component(name), _recode_component(value)
+
+
+def _recode_component(text: str) -> str:
+    return quote(unquote_to_bytes(_octets(text)), safe=UNRESERVED)
+
+
+def canonical_value(text: str) -> str:
+    """Trim a header value and fold each run of blanks to one space, inside quotes too."""
+    if " " in text or "\t" in text:
+        return " ".join(filter(None, text.replace("\t", " ").split(" ")))
+    return text
+
+
+def canonical_request(
+    method: str,
+    raw_path: str | bytes,
+    *,
+    query: str | bytes,
+    headers: Iterable[tuple[str | bytes, str | bytes]],
+    signed: Sequence[str],
+    payload_hash: str,
+) -> bytes:
+    """Give the canonical request, whose hash is signed.
+
+    The path stands as it is. ``signed`` are the signed headers' names, in lower case and in
+    order; of ``headers`` the rest is skipped, and repeated ones are joined with a comma.
+
+    Raises:
+        KeyError: a signed header is missing.
+    """
+    values: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name = _text(raw_name).lower()
+        value = canonical_value(_text(raw_value))
+        values[name] = f"{values[name]},{value}" if name in values else value
+    return _canonical(
+        method, _text(raw_path), query=canonical_query(query), values=values, signed=signed, payload_hash=payload_hash
+    )
+
+
+def _canonical(
+    method: str, path: str, *, query: str, values: Mapping[str, str], signed: Sequence[str], payload_hash: str
+) -> bytes:
+    lines = "\n".join([f"{name}:{values[name]}" for name in signed])
+    if " " in lines or "\t" in lines:  # most requests have no blank in any header, and are spared this
+        lines = "\n".join([f"{name}:{canonical_value(values[name])}" for name in signed])
+    return f"{method}\n{path}\n{query}\n{lines}\n\n{';'.join(signed)}\n{payload_hash}".encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
+    """Give what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
+    return f"{ALGORITHM}\n{timestamp}\n{scope}\n{sha256(canonical).hexdigest()}".encode()
+
+
+def signature(key: bytes, text: bytes) -> str:
+    """Give the hex HMAC of a string to sign under a derived key."""
+    return hmac.digest(key, text, "sha256").hex()
+
+
+def derive_key(secret: str, date: str, *, region: str, service: str) -> bytes:
+    """Derive the signing key of one day (``YYYYMMDD``), region and service."""
+    return _signing_key(secret, date, region=region, service=service).key
+
+
+def _signing_key(secret: str, date: str, *, region: str, service: str) -> _SigningKey:
+    from requests_aws4auth import AWS4SigningKey
+
+    key: _SigningKey = AWS4SigningKey(secret, region, service, date)
+    return key
+
+
+def _text(raw: str | bytes) -> str:
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "surrogateescape")
+
+
+def _octets(raw: str | bytes) -> bytes:
+    return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogateescape")
+
+
+class _Moment:
+    """All that signing needs of one second: timestamp, scope and key, which never change.
+
+    The key is held as the two hash states that every HMAC under it begins with (RFC 2104,
+    section 4): OpenSSL 3 takes longer to set up one HMAC than to copy both.
+    """
+
+    __slots__ = ("_inner", "_outer", "scope", "timestamp")
+
+    def __init__(self, timestamp: str, key: _SigningKey) -> None:
+        block = key.key.ljust(SHA256_BLOCK_BYTES, b"\0")
+        self.timestamp = timestamp
+        self.scope = key.scope
+        self._inner = sha256(block.translate(INNER_PAD))
+        self._outer = sha256(block.translate(OUTER_PAD))
+
+    def sign(self, canonical: bytes) -> str:
+        """Give the signature of a canonical request."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(string_to_sign(self.timestamp, self.scope, canonical))
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
+class _S3Rules:
+    """What S3 does otherwise; stands before AWS4Auth in S3Auth's bases.
+
+    One instance may sign on many threads. A request's timestamp picks the moment, and a
+    moment is one frozen object: a change of date cannot part timestamp, scope and key.
+    """
+
+    access_id: str
+    region: str
+    service: str
+    session_token: str
+    signing_key: _SigningKey
+    default_include_headers: ClassVar[set[str]] = {*SIGNED_HEADERS, f"{SIGNED_PREFIX}*"}
+    _moment: _Moment | None = None
+
+    def __call__(self, req: _SignableT) -> _SignableT:
+        """Sign a request in place: adds Authorization, and what it needs besides.
+
+        A timestamp and a payload hash that are there are kept. The body is not looked at:
+        without a hash, no body is signed as empty and any other as unsigned.
+        """
+        parts = urlsplit(req.url)
+        body = getattr(req, "body", None)
+        req.headers.setdefault("host", Endpoint.parse(f"{parts.scheme}://{parts.netloc}").netloc)
+        req.headers.setdefault("x-amz-date", format_timestamp(int(time.time())))
+        req.headers.setdefault("x-amz-content-sha256", EMPTY_SHA256 if body is None else UNSIGNED_PAYLOAD)
+        headers = {name.lower(): _text(value) for name, value in req.headers.items()}
+        self.authorize(headers, req.method, path=parts.path or "/", query=canonical_query(parts.query))
+        for name in headers.keys() & {"authorization", "x-amz-security-token"}:
+            req.headers[name] = headers[name]
+        return req
+
+    def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str) -> None:
+        """Add Authorization, and a session token, to headers that are otherwise complete.
+
+        Their names are in lower case; the query is canonical.
+        """
+        if self.session_token:
+            headers["x-amz-security-token"] = self.session_token
+        moment = self.at(headers["x-amz-date"])
+        signed = sorted([name for name in headers if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS])
+        payload_hash = headers["x-amz-content-sha256"]
+        canonical = _canonical(method, path, query=query, values=headers, signed=signed, payload_hash=payload_hash)
+        headers["authorization"] = (
+            f"{ALGORITHM} Credential={self.access_id}/{moment.scope}, "
+            f"SignedHeaders={';'.join(signed)}, Signature={moment.sign(canonical)}"
+        )
+
+    def at(self, timestamp: str) -> _Moment:
+        """Give what signs at a timestamp: the last one, or a new one; new keys once a day."""
+        moment = self._moment  # read once: another thread may put another there
+        if moment is None or moment.timestamp != timestamp:
+            moment = _Moment(timestamp, self._key(timestamp[:DATE_LENGTH]))
+            self._moment = moment
+        return moment
+
+    def _key(self, date: str) -> _SigningKey:
+        key = self.signing_key
+        if key.date != date:
+            key = _signing_key(key.secret_key, date, region=self.region, service=self.service)
+            self.signing_key = key
+        return key
+
+    def amz_cano_path(self, path: str) -> str:
+        """Give the path as it is: to S3 ``a//b`` and ``a/../b`` are keys like any other."""
+        return path
+
+    amz_cano_querystring = staticmethod(canonical_query)
+    amz_norm_whitespace = staticmethod(canonical_value)
+
+
+def format_timestamp(second: int) -> str:
+    """Give seconds since 1970 as ``YYYYMMDDTHHMMSSZ``."""
+    return time.strftime(TIMESTAMP_FORMAT, time.gmtime(second))
+
+
+@cache
+def auth_class() -> Any:
+    """Give S3Auth, a subclass of requests_aws4auth's AWS4Auth with the same constructor."""
+    from requests_aws4auth import AWS4Auth
+
+    return type("S3Auth", (_S3Rules, AWS4Auth), {"__doc__": "AWS4Auth with S3's own rules."})
+
+
+class Signer:
+    """Signs for one identity; share it between threads. Without credentials it signs nothing."""
+
+    def __init__(self, credentials: Credentials | None, *, region: str, service: str = "s3") -> None:
+        self._credentials = credentials
+        self._region = region
+        self._service = service
+        self._auth: _S3Rules | None = None
+        self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
+
+    def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
+        """Give all headers for the wire, but content-length; ``now`` is seconds since 1970."""
+        headers = _begin_headers(request, endpoint)
+        if self._credentials is None:
+            return headers
+        headers["x-amz-date"] = timestamp = self._timestamp(now)
+        headers["x-amz-content-sha256"] = request.payload_hash
+        auth = self._auth or self._open_auth(self._credentials, timestamp)
+        auth.authorize(headers, request.method, path=request.path, query=_sort_query(encode_query(request.query)))
+        return headers
+
+    def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:
+        """Give a URL that carries its own signature for ``expires_s`` seconds.
+
+        Who uses it must send exactly the request's headers, if it has any; the body is open,
+        unless an x-amz-content-sha256 header pins it. The request's own query must have no
+        parameters of a signature.
+
+        Raises:
+            ConfigError: there are no credentials.
+            UsageError: it would be valid for less than a second or more than seven days.
+        """
+        if self._credentials is None:
+            raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if not 1 <= expires_s <= MAX_EXPIRES_S:
+            raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
+        timestamp = self._timestamp(now)
+        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
+        headers = _begin_headers(request, endpoint)
+        signed = sorted(headers)
+        query = encode_query((*request.query, *_query_pairs(self._credentials, moment, expires_s, signed)))
+        payload_hash = headers.get("x-amz-content-sha256", UNSIGNED_PAYLOAD)
+        canonical = _canonical(
+            request.method,
+            request.path,
+            query=_sort_query(query),
+            values=headers,
+            signed=signed,
+            payload_hash=payload_hash,
+        )
+        url = f"{endpoint.scheme}://{headers['host']}{request.path}"
+        return f"{url}?{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
+
+    def _timestamp(self, now: float) -> str:
+        second = int(now)
+        last_second, text = self._last  # read once: second and text belong together
+        if second != last_second:
+            text = format_timestamp(second)
+            self._last = (second, text)
+        return text
+
+    def _open_auth(self, credentials: Credentials, timestamp: str) -> _S3Rules:
+        """Make the S3Auth; two threads at once make two equal ones, and one stays."""
+        date = timestamp[:DATE_LENGTH]
+        key = _signing_key(credentials.secret_key, date, region=self._region, service=self._service)
+        auth: _S3Rules = auth_class()(credentials.access_key, key, session_token=credentials.session_token)
+        self._auth = auth
+        return auth
+
+
+def _begin_headers(request: Request, endpoint: Endpoint) -> dict[str, str]:
+    headers = {"host": "", **request.headers}  # Host goes first on the wire, as RFC 9110 (7.2) asks
+    headers["host"] = request.host_header(endpoint)
+    return headers
+
+
+def _query_pairs(
+    credentials: Credentials, moment: _Moment, expires_s: int, signed: Sequence[str]
+) -> Iterable[tuple[str, str]]:
+    yield "X-Amz-Algorithm", ALGORITHM
+    yield "X-Amz-Credential", f"{credentials.access_key}/{moment.scope}"
+    yield "X-Amz-Date", moment.timestamp
+    yield "X-Amz-Expires", str(expires_s)
+    yield "X-Amz-SignedHeaders", ";".join(signed)
+    if credentials.session_token:
+        yield "X-Amz-Security-Token", credentials.session_token

@@ -18,6 +18,7 @@ PROFILES = "profiles"
 DEFAULT_PROFILE = "default_profile"
 PROXY = "proxy"
 ALWAYS_ON = "connection_pooling"  # the first s3pool had a switch; here there is only on
+FAST_PARSER_LIMIT = 8192  # characters; a file that a person writes is shorter
 SECRET_WORDS = re.compile(r"secret|token|password")
 OPTION_BY_KEY = {option.key: option for option in OPTIONS}
 SECTIONS = {key.partition(".")[0] for key in OPTION_BY_KEY if "." in key}
@@ -97,8 +98,10 @@ def parse_yaml(source: SourceFile) -> dict[str, object]:
     """
     import yaml
 
-    # The same constructor on top of libyaml, where PyYAML was built with it: 8 times as fast.
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # libyaml, where PyYAML was built with it, starts faster; but it dies of deep nesting, where
+    # the slow parser raises, and only a long text can nest so deep.
+    short = len(source.text) <= FAST_PARSER_LIMIT
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if short else yaml.SafeLoader
     loader: Any = type("Loader", (base,), {"construct_mapping": _construct_mapping(base)})
     try:
         document = yaml.load(source.text, loader)
@@ -122,7 +125,7 @@ def _construct_mapping(base: Any) -> Any:
     def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
                 problem = f"the key <{key_node.value}> stands there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if isinstance(key_node, yaml.ScalarNode):
@@ -140,9 +143,12 @@ def _yaml_problem(source: SourceFile, exc: Any) -> str:
     lines = source.text.splitlines()
     if mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
         return f"{line} is indented with a tab; YAML takes spaces only"
+    problem = exc.problem or exc.context or "the form is wrong"
+    if problem.startswith("but "):  # the sentence's first half stands in the context
+        problem = f"{exc.context} {problem}"
     # An alias or a tag in quotes may be a secret that starts with * or !.
-    problem = re.sub(r"'[^'<]{2,}'", "...", exc.problem or exc.context or "not valid YAML")
-    return f"{line}, column {mark.column + 1}: {problem}"
+    problem = re.sub(r"'[^'<]{2,}'", "...", problem)
+    return f"{line}, column {mark.column + 1}: not valid YAML: {problem}"
 
 
 def _profile_name(name: object, path: str) -> str:

@@ -111,7 +111,7 @@ def show_daily_work(demo: Demo, count: int) -> None:
     """Upload, look around, download, compare."""
     headline("All three endpoints are up")
     demo.s3pool("ping")
-    demo.s3pool("mb", "demo", shows="Bucket created: s3/demo")
+    demo.s3pool("mb", BUCKET, shows="Bucket created: s3/demo")
     demo.s3pool("cp", "-r", "site", f"{BUCKET}/site", shows="database.img")
     demo.s3pool("ls", f"{BUCKET}/site/", shows="index.html")
     demo.s3pool("ls", "-r", "-H", "--summarize", f"{BUCKET}/site/")
@@ -136,7 +136,7 @@ def clean_up(demo: Demo) -> None:
     headline("Clean up, still with two endpoints")
     demo.s3pool("rm", "-r", "--force", f"{BUCKET}/site")
     demo.s3pool("rm", "-r", "--force", "--quiet", f"{BUCKET}/again")
-    demo.s3pool("rb", "demo", shows="Bucket deleted: s3/demo")
+    demo.s3pool("rb", BUCKET, shows="Bucket deleted: s3/demo")
     demo.s3pool("ls")
 
 

@@ -141,7 +141,6 @@ class _ObjectReader:
             self._path.bucket, self._path.key, range_header=header, version_id=self._version_id
         )
         self._etag = response.headers.get("etag", "").strip('"')
-        self._version_id = self._version_id or response.headers.get("x-amz-version-id", "")
         if response.status == PARTIAL:
             self._place, self._end = self._content_range(response)
             return response

@@ -67,12 +67,13 @@ class _Lister:
         self._prefixes = 0
         self._bytes = 0
         self._sections = 0
+        self._heading = ""
 
     def list(self, path: S3Path) -> None:
         """List one operand."""
         if self._is_full:
             return
-        self._begin_section(path)
+        self._heading = path.text if self._headings else ""
         if path.is_root:
             self._list_buckets()
         elif self._args.incomplete:
@@ -90,12 +91,14 @@ class _Lister:
 
         self._out.tell(f"Total objects: {self._objects}\nTotal size: {format_size_long(self._bytes)}")
 
-    def _begin_section(self, path: S3Path) -> None:
-        if self._headings:
+    def _write_heading(self) -> None:
+        """Name the operand before its first entry, so that one that fails has no heading."""
+        if self._heading:
             if self._sections:
                 self._out.line("")
-            self._out.line(f"{escape(path.text)}:")
-        self._sections += 1
+            self._out.line(f"{escape(self._heading)}:")
+            self._heading = ""
+            self._sections += 1
 
     # -- bounds ----------------------------------------------------------------------------
 
@@ -211,6 +214,7 @@ class _Lister:
         return exact_size(0) if self._exact else human_size(0)
 
     def _write(self, entries: Sequence[str]) -> None:
+        self._write_heading()
         entries = self._cut(entries)
         if self._args.print0:
             self._out.raw("".join(f"{entry}\0" for entry in entries).encode("utf-8", "surrogateescape"))

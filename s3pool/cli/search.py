@@ -1,0 +1,176 @@
+"""Walk keys or prefixes as deep as asked, and test each one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
+from s3pool.errors import UsageError
+from s3pool.filters import ObjectFilter
+from s3pool.location import S3Path, compile_glob
+from s3pool.model import ListPage, ObjectInfo
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+FILE, DIRECTORY = "f", "d"
+
+
+class Found:
+    """One thing that was found: an object, or a prefix without an ``info``."""
+
+    __slots__ = ("info", "path", "relative")
+
+    def __init__(self, path: S3Path, relative: str, info: ObjectInfo | None = None) -> None:
+        self.path = path
+        self.relative = relative
+        self.info = info
+
+    @property
+    def name(self) -> str:
+        """Give the base name, of a prefix without its slash."""
+        return self.path.base_name.rstrip("/")
+
+
+Test = Callable[[Found], bool]
+
+
+# -- tests ---------------------------------------------------------------------------------
+
+
+def name_test(glob: str) -> Test:
+    """Test the base name by a glob."""
+    matches = compile_glob(glob)
+    return lambda found: matches(found.name)
+
+
+def path_test(glob: str) -> Test:
+    """Test the whole relative name by a glob, whose ``*`` crosses ``/``."""
+    matches = compile_glob(glob)
+    return lambda found: matches(found.relative)
+
+
+def ignore_test(glob: str) -> Test:
+    """Refuse what path_test admits."""
+    matches = compile_glob(glob)
+    return lambda found: not matches(found.relative)
+
+
+def regex_test(text: str) -> Test:
+    """Look for a regular expression anywhere in the relative name.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        search = re.compile(text).search
+    except re.error as exc:
+        raise UsageError(f"bad --regex {text!r}: {exc}") from exc
+    return lambda found: search(found.relative) is not None
+
+
+def fact_test(facts: ObjectFilter) -> Test:
+    """Test size and time; a prefix has neither and passes no such test."""
+    return lambda found: found.info is not None and facts.admits(found.info.size, found.info.mtime)
+
+
+# -- the walk ------------------------------------------------------------------------------
+
+
+def iter_batches(
+    client: S3Client, selection: Selection, *, kind: str = FILE, maxdepth: int | None = None, versions: bool = False
+) -> Iterator[list[Found]]:
+    """Yield the objects or prefixes of a selection in key order, about a page at a time.
+
+    With ``maxdepth`` what lies deeper is not even listed, unless a glob or versions need it.
+    """
+    if kind == DIRECTORY:
+        return _iter_prefix_batches(client, selection, maxdepth)
+    if maxdepth is None or selection.admits is not None or versions:
+        return _iter_object_batches(client, selection, maxdepth=maxdepth, versions=versions)
+    return _iter_level(client, selection, maxdepth)
+
+
+def _iter_object_batches(
+    client: S3Client, selection: Selection, *, maxdepth: int | None, versions: bool
+) -> Iterator[list[Found]]:
+    for page in iter_selected_pages(client, selection, versions=versions):
+        batch = _objects_of(page, selection)
+        if maxdepth is not None:
+            batch = [found for found in batch if found.relative.count(DELIMITER) < maxdepth]
+        yield batch
+
+
+def _objects_of(page: ListPage, selection: Selection) -> list[Found]:
+    bucket, relative = selection.bucket, selection.relative
+    return [Found(S3Path(bucket, info.key), relative(info.key), info) for info in page.objects]
+
+
+def _iter_level(client: S3Client, selection: Selection, depth: int) -> Iterator[list[Found]]:
+    """Walk level by level, so that what lies too deep is never listed.
+
+    Prefixes are entered where they stand among the keys: the order is that of a whole listing.
+    """
+    if depth == 0:
+        return
+    for page in iter_selected_pages(client, selection, delimiter=DELIMITER):
+        if depth == 1 or not page.prefixes:
+            yield _objects_of(page, selection)
+            continue
+        objects = _objects_of(page, selection)
+        place = 0
+        for prefix in page.prefixes:
+            before = place
+            while place < len(objects) and _order(objects[place].path.key) < _order(prefix):
+                place += 1
+            yield objects[before:place]
+            yield from _iter_level(client, _below(selection, prefix), depth - 1)
+        yield objects[place:]
+
+
+def _below(selection: Selection, prefix: str) -> Selection:
+    """Narrow a selection to one prefix; names stay relative to where it began."""
+    return Selection(S3Path(selection.bucket, prefix), prefix, selection.base)
+
+
+def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int | None) -> Iterator[list[Found]]:
+    """Yield the prefixes that keys make, outer ones first."""
+    if maxdepth is not None and selection.admits is None:
+        yield from _iter_prefix_level(client, selection, maxdepth)
+        return
+    last = ""
+    for page in iter_selected_pages(client, selection):
+        batch: list[Found] = []
+        for info in page.objects:
+            new = _iter_new_prefixes(info.key, last, len(selection.base))
+            batch.extend(_found_prefix(prefix, selection) for prefix in new)
+            last = info.key
+        yield [found for found in batch if maxdepth is None or found.relative.count(DELIMITER) <= maxdepth]
+
+
+def _iter_prefix_level(client: S3Client, selection: Selection, depth: int) -> Iterator[list[Found]]:
+    if depth == 0:
+        return
+    for page in iter_selected_pages(client, selection, delimiter=DELIMITER):
+        for prefix in page.prefixes:
+            yield [_found_prefix(prefix, selection)]
+            yield from _iter_prefix_level(client, _below(selection, prefix), depth - 1)
+
+
+def _found_prefix(prefix: str, selection: Selection) -> Found:
+    return Found(S3Path(selection.bucket, prefix), selection.relative(prefix))
+
+
+def _iter_new_prefixes(key: str, last: str, start: int) -> Iterator[str]:
+    """Give the prefixes of a key that the key before it, in order, did not have."""
+    place = start
+    while (slash := key.find(DELIMITER, place)) >= 0:
+        place = slash + 1
+        if not last.startswith(key[:place]):
+            yield key[:place]
+
+
+def _order(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

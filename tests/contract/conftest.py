@@ -1,0 +1,101 @@
+"""One suite of S3 behaviour, and the servers it runs against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from s3pool.config import load_config
+from s3pool.errors import S3Error
+from s3pool.s3.client import S3Client
+from s3pool.s3.listing import iter_uploads, iter_versions
+from s3pool.session import Session, open_session
+from tests.support.contract import Backend
+from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Quirks
+
+# What a server is known not to do, or to do in a way of its own.
+MOTO_LACKS = frozenset(
+    {
+        "signatures",
+        "line ends in keys",
+        "copy conditions",
+        "content-md5",
+        "key limit",
+        "all characters in tags",
+        "order of versions",
+        "errors for gone uploads",
+    }
+)
+RGW_LACKS = frozenset({"order of parts"})  # 16.2 sorts them
+BACKENDS = ["fake", "fake-aws", "moto", pytest.param("rgw", marks=pytest.mark.live)]
+VISIBLE_DEADLINE_S = 10.0
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Give each server in turn: the fake in two dialects, moto, a real RGW."""
+    name = request.param
+    if name.startswith("fake"):
+        quirks = Quirks(style="aws", chunked=True) if name == "fake-aws" else Quirks(max_skew_s=900, silent_errors=True)
+        with FakeS3(3, quirks=quirks, secrets={ACCESS_KEY: SECRET_KEY}) as fake:
+            yield Backend(name, fake.environment)
+    elif name == "moto":
+        yield Backend(name, request.getfixturevalue("moto").environment, MOTO_LACKS)
+    else:
+        yield Backend(name, request.getfixturevalue("rgw").environment, RGW_LACKS)
+
+
+def open_on(environment: dict[str, str]) -> Session:
+    """Open a session as a command line with these variables would."""
+    return open_session(load_config({}, environ=environment, cwd="/nonexistent", home="/nonexistent"))
+
+
+@pytest.fixture(scope="session")
+def session(backend: Backend) -> Iterator[Session]:
+    """Give a session over all nodes of the server."""
+    with open_on(backend.environment) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(session: Session) -> S3Client:
+    """Give the S3 client under test."""
+    return session.client
+
+
+@pytest.fixture
+def bucket(client: S3Client, bucket_name: str) -> Iterator[str]:
+    """Give an empty bucket, and remove it with whatever is in it."""
+    client.create_bucket(bucket_name)
+    await_bucket(client, bucket_name)
+    yield bucket_name
+    remove_bucket(client, bucket_name)
+
+
+def await_bucket(client: S3Client, bucket: str) -> None:
+    """Wait until every node knows a new bucket."""
+    deadline = time.monotonic() + VISIBLE_DEADLINE_S
+    while True:
+        try:
+            for _ in range(4):
+                client.head_bucket(bucket)
+        except S3Error:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def remove_bucket(client: S3Client, bucket: str) -> None:
+    """Remove a bucket with its versions and unfinished uploads; one that is gone is fine."""
+    try:
+        for upload in list(iter_uploads(client, bucket)):
+            client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)
+        for version in list(iter_versions(client, bucket)):
+            client.delete_object(bucket, version.key, version_id=version.version_id)
+        client.delete_bucket(bucket)
+    except S3Error as exc:
+        if exc.code != "NoSuchBucket":
+            raise

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
-    from s3pool.cli.parser import HelpRequested, help_text, parse
+    from s3pool.cli.parser import HelpRequested, parse
 
     try:
         args = parse(words)
@@ -56,7 +56,7 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
     if getattr(args, "version", False):
         return _print_version(out)
     if not args.command:
-        out.tell(help_text().rstrip("\n"))
+        out.error(UsageError("no command was given; see s3pool --help"))
         return exit_codes.USAGE
     return _run_command(args, environ=environ)
 

@@ -251,6 +251,8 @@ def message_of(error: BaseException) -> str:
     """Give one line about an error, without a class name where the error is ours."""
     if isinstance(error, S3PoolError):
         return error.message or type(error).__name__
+    if isinstance(error, StdoutError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

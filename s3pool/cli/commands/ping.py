@@ -91,7 +91,7 @@ def _show(results: Sequence[ProbeResult], ctx: Context, *, live: bool, gap: bool
 
 
 def _row(result: ProbeResult) -> tuple[str, ...]:
-    clock = "-" if result.clock_offset_s is None else f"{result.clock_offset_s:+.0f}s"
+    clock = "-" if result.clock_offset_s is None else f"{round(result.clock_offset_s):+d}s"
     return (
         result.endpoint.url,
         "up" if result.is_alive else "down",

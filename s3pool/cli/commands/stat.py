@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.records import Record, prefix_record
-from s3pool.errors import NotFoundError, UsageError
+from s3pool.cli.output import escape
+from s3pool.cli.records import Record, prefix_record, version_record
+from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
-from s3pool.model import ObjectHead
+from s3pool.model import ObjectHead, ObjectInfo
+from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.s3.client import S3Client
 
 SUMMARY = "show everything about objects, buckets and prefixes"
 
@@ -25,6 +29,8 @@ SHOWN_OR_IDLE = frozenset(
     )
 )
 METADATA_PREFIX = "x-amz-meta-"
+
+Block = list[tuple[str, str]]  # labels and values, in the order of the lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,62 +49,76 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("--versions and --version-id exclude each other")
     if (args.versions or args.version_id) and any(path.is_bucket for path in paths):
         raise UsageError("a bucket has no versions; name a key")
-    shown = [0]
+    shower = _Shower(ctx)
 
-    def show(path: S3Path) -> None:
-        if shown[0] and not ctx.out.json:
-            ctx.out.line("")
-        shown[0] += 1
-        _stat(path, args, ctx)
+    def stat(path: S3Path) -> None:
+        for block, record in _iter_facts(path, args, ctx.client):
+            shower.show(block, record)
 
-    return ctx.for_each(paths, show)
+    return ctx.for_each(paths, stat)
 
 
-def _stat(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
+class _Shower:
+    """Writes one block after another, with an empty line between two."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._out = ctx.out
+        self._shown = 0
+
+    def show(self, block: Block, record: Record) -> None:
+        if self._out.json:
+            self._out.record(record)
+            return
+        if self._shown:
+            self._out.line("")
+        self._shown += 1
+        for label, value in block:
+            self._out.line(f"{escape(label)}: {escape(value)}".rstrip())
+
+
+def _iter_facts(path: S3Path, args: argparse.Namespace, client: S3Client) -> Iterator[tuple[Block, Record]]:
     if path.is_bucket:
-        _stat_bucket(path, ctx)
+        yield _bucket_facts(path, client)
     elif args.versions:
-        _stat_versions(path, ctx)
+        yield from _iter_versions(path, client)
     else:
-        _stat_key(path, args.version_id, ctx)
+        yield _key_facts(path, args.version_id, client)
 
 
-def _stat_bucket(path: S3Path, ctx: Context) -> None:
-    headers = dict(ctx.client.head_bucket(path.bucket))
-    versioning = ctx.client.get_versioning(path.bucket) or "Off"
-    block = [("Name", path.text), ("Type", "bucket"), ("Versioning", versioning)]
+def _bucket_facts(path: S3Path, client: S3Client) -> tuple[Block, Record]:
+    headers = dict(client.head_bucket(path.bucket))
+    versioning = _versioning_of(path.bucket, client)
     region = headers.get("x-amz-bucket-region", "")
+    block = [("Name", path.text), ("Type", "bucket"), ("Versioning", versioning)]
     if region:
         block.append(("Region", region))
-    record: Record = {
-        "type": "bucket",
-        "name": path.bucket,
-        "url": path.text,
-        "versioning": versioning,
-        "region": region,
-        "headers": headers,
-    }
-    _show(ctx, block, record)
+    record: Record = {"type": "bucket", "name": path.bucket, "url": path.text}
+    return block, record | {"versioning": versioning, "region": region, "headers": headers}
 
 
-def _stat_key(path: S3Path, version_id: str, ctx: Context) -> None:
+def _versioning_of(bucket: str, client: S3Client) -> str:
+    """Give the bucket's versioning; who may look at a bucket may be forbidden to ask this."""
     try:
-        head = ctx.client.head_object(path.bucket, path.key, version_id=version_id)
+        return client.get_versioning(bucket) or "Off"
+    except S3Error:
+        return "unknown"
+
+
+def _key_facts(path: S3Path, version_id: str, client: S3Client) -> tuple[Block, Record]:
+    try:
+        head = client.head_object(path.bucket, path.key, version_id=version_id)
     except NotFoundError:
-        if path.is_prefix and not version_id and _has_keys(path, ctx):
-            _show(ctx, [("Name", path.text), ("Type", "prefix")], prefix_record(path.bucket, path.key))
-            return
+        if path.is_prefix and not version_id and _has_keys(path, client):
+            return [("Name", path.text), ("Type", "prefix")], prefix_record(path.bucket, path.key)
         raise
-    _show_object(path, head, ctx)
+    return _object_block(path, head), _object_record(path, head)
 
 
-def _has_keys(path: S3Path, ctx: Context) -> bool:
-    return bool(ctx.client.list_objects_page(path.bucket, prefix=path.key, max_keys=1).objects)
+def _has_keys(path: S3Path, client: S3Client) -> bool:
+    return bool(client.list_objects_page(path.bucket, prefix=path.key, max_keys=1).objects)
 
 
-def _show_object(path: S3Path, head: ObjectHead, ctx: Context) -> None:
-    from s3pool.units import format_size_long
-
+def _object_block(path: S3Path, head: ObjectHead) -> Block:
     block = [
         ("Name", path.text),
         ("Type", "object"),
@@ -118,7 +138,7 @@ def _show_object(path: S3Path, head: ObjectHead, ctx: Context) -> None:
     if head.metadata:
         block.append(("Metadata", ""))
         block += [(f"  {name}", value) for name, value in head.metadata.items()]
-    _show(ctx, block, _object_record(path, head))
+    return block
 
 
 def _object_record(path: S3Path, head: ObjectHead) -> Record:
@@ -138,38 +158,31 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
     }
 
 
-def _stat_versions(path: S3Path, ctx: Context) -> None:
-    """Show the versions that the listing knows of: delete markers cannot be asked by HEAD."""
-    from s3pool.cli.records import version_record
-    from s3pool.s3.listing import iter_version_pages
-    from s3pool.units import format_size_long
+def _iter_versions(path: S3Path, client: S3Client) -> Iterator[tuple[Block, Record]]:
+    """Yield the versions that the listing knows of: delete markers cannot be asked by HEAD."""
+    from s3pool.s3.listing import iter_versions
 
     found = False
-    for page in iter_version_pages(ctx.client, path.bucket, prefix=path.key):
-        mine = [info for info in page.objects if info.key == path.key]
-        for info in mine:
-            if found and not ctx.out.json:
-                ctx.out.line("")
-            found = True
-            kind = "delete marker" if info.is_delete_marker else "object"
-            block = [("Name", path.text), ("Type", kind), ("Version", info.version_id)]
-            block.append(("Latest", "yes" if info.is_latest else "no"))
-            if not info.is_delete_marker:
-                block += [("Size", format_size_long(info.size)), ("ETag", info.etag)]
-            block.append(("Last Modified", info.last_modified))
-            _show(ctx, block, version_record(path.bucket, info))
-        if len(mine) < len(page.objects):
-            break
+    for info in iter_versions(client, path.bucket, prefix=path.key):
+        if info.key != path.key:
+            break  # in the order of keys, nothing of this one follows
+        found = True
+        yield _version_block(path, info), version_record(path.bucket, info)
     if not found:
         raise NotFoundError(404, "NoSuchKey", resource=path.text, op="ListObjectVersions")
 
 
-def _show(ctx: Context, block: list[tuple[str, str]], record: Record) -> None:
-    if ctx.out.json:
-        ctx.out.record(record)
-        return
-    for label, value in block:
-        ctx.out.line(f"{ctx.out.escape(label)}: {ctx.out.escape(value)}".rstrip())
+def _version_block(path: S3Path, info: ObjectInfo) -> Block:
+    block = [
+        ("Name", path.text),
+        ("Type", "delete marker" if info.is_delete_marker else "object"),
+        ("Version", info.version_id),
+        ("Latest", "yes" if info.is_latest else "no"),
+        ("Last Modified", info.last_modified),
+    ]
+    if not info.is_delete_marker:
+        block += [("Size", format_size_long(info.size)), ("ETag", info.etag), ("Storage Class", info.storage_class)]
+    return block
 
 
 def _title(header: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -96,10 +97,8 @@ def _open_step(here: int, step: bytes, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
-    try:
+    with contextlib.suppress(FileExistsError):  # another worker was faster, or a link leads nowhere
         os.mkdir(step, NEW_DIRECTORY_MODE, dir_fd=here)
-    except FileExistsError:  # another worker was faster, or a link leads nowhere
-        pass
     return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
 
 
@@ -196,10 +195,8 @@ class PartFile:
         name, self.name = self.name, b""
         if name:
             self._registry.drop(self)
-            try:
+            with contextlib.suppress(OSError):  # never created, or the directory went away
                 os.unlink(name, dir_fd=self._directory)
-            except OSError:  # never created, or the directory went away
-                pass
 
 
 class PartRegistry:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+from s3pool.s3.multipart import choose_part_size, iter_part_ranges
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy
-from s3pool.transfer.multipart import MultipartUpload
-from s3pool.s3.multipart import choose_part_size, iter_part_ranges
+from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.multipart import MultipartUpload
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from s3pool.transfer.progress import Meter
 
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
-NO_ATTRIBUTES = ObjectAttributes()
 
 
 def copy(task: CopyTask, engine: Engine) -> Done:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange
 from s3pool.s3.check import parse_http_date
+from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import PartFile, local_error, make_directory
 from s3pool.transfer.conditions import EXISTS, why_skip_download
-from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
-from s3pool.s3.multipart import MIB
 from s3pool.transfer.etags import iter_ranges
+from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask
-from s3pool.transfer.verify import StreamCheck, WholeCheck, check_file, first_part_size
+from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
 RANGE_BYTES = 16 * MIB
 MAX_RANGE_BYTES = 128 * MIB  # parts up to this size are fetched and hashed as they are
-UNVERIFIED = "not verified: its ETag does not tell the content"
 
 
 def download(task: DownloadTask, engine: Engine) -> Done:
@@ -70,7 +69,7 @@ def _download_once(task: DownloadTask, engine: Engine) -> Done:
         done = None
         try:
             facts = _fill(part, source, known, engine, meter)
-            done = _finish(task, part, facts, engine)
+            done = _finish(part, facts, engine)
         finally:
             meter.end(ok=done is not None)
         return done
@@ -110,7 +109,7 @@ def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter)
 
     facts = fetch_whole(source, write=write, engine=engine, meter=meter)
     if not check.check(source, etag=facts.etag, headers=facts.headers):
-        check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers, parts={})
+        check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
 
 
@@ -127,7 +126,8 @@ def _fill_by_ranges(part: PartFile, source: Source, known: Facts, engine: Engine
         digests[place.first] = md5.hexdigest()
 
     engine.executor.share(fetch, iter_ranges(size, range_bytes), limit=engine.part_workers)
-    check_file(part.fd, size, what=source, etag=known.etag, headers=known.headers, parts=digests)
+    found = Digests(range_bytes, digests)
+    check_file(part.fd, size, what=source, etag=known.etag, headers=known.headers, digests=found)
     return known
 
 
@@ -156,7 +156,7 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
         done += os.pwrite(fd, block[done:], offset + done)
 
 
-def _finish(task: DownloadTask, part: PartFile, facts: Facts, engine: Engine) -> Done:
+def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
     metadata = _metadata(facts.headers)
     mtime_ns = _mtime_of(metadata, facts.headers)
     mode = part.existing_mode()

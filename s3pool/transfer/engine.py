@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import S3PoolError, StoppedError
 from s3pool.model import ObjectAttributes
+from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.beneath import PartRegistry
 from s3pool.transfer.executor import BoundedExecutor
-from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
 MAX_RESUMES = 5  # how often a body may be cut without a byte of progress
@@ -34,7 +35,7 @@ class TransferOptions:
     means that each transfer chooses. ``sign_payload`` is for endpoints without TLS.
     """
 
-    attributes: ObjectAttributes = ObjectAttributes()
+    attributes: ObjectAttributes = NO_ATTRIBUTES
     part_size: int = 0
     part_workers: int = 0
     checksum: str = ""
@@ -105,11 +106,6 @@ class Engine:
             buffer = self._local.buffer = memoryview(bytearray(READ_BLOCK_BYTES))
         return buffer
 
-    def abandon(self) -> None:
-        """Remove what unfinished transfers would leave behind, as far as that can be done now."""
-        self.parts.discard_all()
-        self.uploads.abort_all()
-
 
 class UploadRegistry:
     """How to abort the multipart uploads that are open now."""
@@ -129,14 +125,20 @@ class UploadRegistry:
         with self._lock:
             self._open.pop(upload_id, None)
 
-    def abort_all(self) -> None:
-        """Abort what is left; failures are logged, for there is nobody to raise to."""
+    def abort_all(self, within_s: float) -> None:
+        """Abort what is left, and wait for that no longer than a time."""
         with self._lock:
             left = list(self._open.values())
             self._open.clear()
-        for abort in left:
-            try:
-                abort()
-            except S3PoolError as exc:
-                logger.warning("cannot abort an upload: %s", exc)
+        if left:
+            thread = threading.Thread(target=_abort_each, args=(left,), name="s3pool-abort", daemon=True)
+            thread.start()
+            thread.join(within_s)
 
+
+def _abort_each(aborts: list[Callable[[], None]]) -> None:
+    for abort in aborts:
+        try:
+            abort()
+        except S3PoolError as exc:
+            logger.warning("an unfinished upload stays behind (%s); rm --incomplete removes it", exc)

@@ -53,6 +53,7 @@ class BoundedExecutor:
         self._lock = threading.Lock()
         self._started = 0
         self._idle = 0
+        self._ended = 0
         self._closed = False
 
     def flow(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Flow[Item, Result]:
@@ -77,6 +78,12 @@ class BoundedExecutor:
             self._add(job, first=False)
         else:
             job()
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether a worker is at work now."""
+        with self._lock:
+            return self._started - self._ended > self._idle
 
     def close(self) -> None:
         """Let the workers end after the queue; returns at once."""
@@ -115,6 +122,7 @@ class BoundedExecutor:
             wanted = self._tokens.get()
             with self._lock:
                 self._idle -= 1
+                self._ended += not wanted
             if not wanted:
                 return
             self._jobs.popleft()()
@@ -156,7 +164,7 @@ class Flow(Generic[Item, Result]):
     def _do(self, item: Item) -> None:
         try:
             result, error = self._work(item), None
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
             result, error = None, exc
         self._ready.put((result, error))
 
@@ -185,7 +193,7 @@ class _Share(Generic[Item]):
         """Work until the items are used up, wait for the helpers' last items, raise errors."""
         try:
             self.help()
-        except BaseException as exc:  # an interrupt in the owner must stop the helpers too
+        except BaseException as exc:  # noqa: BLE001 - an interrupt must stop the helpers too
             self._fail(exc)
         with self._changed:
             while self._active:
@@ -198,7 +206,7 @@ class _Share(Generic[Item]):
         while (item := self._take()) is not _END:
             try:
                 self._work(item)  # type: ignore[arg-type]
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again in the owner
                 self._fail(exc)
             finally:
                 with self._changed:
@@ -216,7 +224,7 @@ class _Share(Generic[Item]):
             except StopIteration:
                 self._done_one()
                 return _END
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - raised again in the owner
                 self._error = exc
                 self._done_one()
                 return _END

@@ -14,7 +14,7 @@ from s3pool.model import ObjectHead, ObjectInfo
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
-from s3pool.transfer.walk import LINKS_FILES, LocalFile, Unusable, Walk
+from s3pool.transfer.walk import LINKS_FILES, NO_FILTER, LocalFile, Unusable, Walk
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -26,7 +26,7 @@ class Rules:
 
     recursive: bool = False
     glob: bool = True
-    names: NameFilter = NameFilter()
+    names: NameFilter = NO_FILTER
     links: str = LINKS_FILES
     version_id: str = ""
 
@@ -47,16 +47,16 @@ class Expansion:
         self._rules = rules
         self._target = self._as_directory(target) if len(self._sources) > 1 else target
         self._mapper = KeyMapper(self._exists)
+        self._named: dict[str, str] = {}  # targets of single sources: no more than there are words
         for source in self._sources:
             self._check(source)
 
     def __iter__(self) -> Iterator[Item]:
         for source in self._sources:
+            self._mapper.restart()
             try:
                 yield from self._expand(source)
-            except LocalFileError as exc:
-                yield Problem(source.text, exc, self._target.text)
-            except NotFoundError as exc:
+            except (LocalFileError, NotFoundError, RefusedError) as exc:
                 yield Problem(source.text, exc, self._target.text)
 
     # -- what makes no sense ---------------------------------------------------------------
@@ -123,7 +123,7 @@ class Expansion:
             for found in Walk(source.path, names=self._rules.names, links=self._rules.links):
                 yield self._upload(found, self._target)
         elif self._rules.names.admits(source.base_name):
-            place = dest_for(source, self._target)
+            place = self._place_of(source)
             if isinstance(place, S3Path):
                 yield self._single_upload(source, place, facts.st_size)
 
@@ -210,14 +210,16 @@ class Expansion:
         try:
             head = self._client.head_object(source.bucket, source.key, version_id=self._rules.version_id)
         except NotFoundError as exc:
-            yield Problem(source.text, self._explained(source, exc), self._target.text)
-            return
-        try:
-            place = dest_for(source, self._target)
-        except RefusedError as exc:
-            yield Problem(source.text, exc, self._target.text)
-            return
-        yield self._single(source, place, _info(source.key, head))
+            raise self._explained(source, exc) from exc
+        yield self._single(source, self._place_of(source), _info(source.key, head))
+
+    def _place_of(self, source: S3Path | LocalPath) -> Location:
+        """Give the target of a single source; of two with one target the second is refused."""
+        place = dest_for(source, self._target)
+        other = self._named.setdefault(place.text, source.text)
+        if other != source.text:
+            raise RefusedError(f"{source.text} and {other} would both be {place.text}: the first one stays")
+        return place
 
     def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
         version_id = self._rules.version_id
@@ -283,6 +285,7 @@ def _download(bucket: str, info: ObjectInfo, root: str, relative: str, version_i
 
 
 def _nothing_found(source: S3Path) -> NotFoundError:
-    return NotFoundError(404, "NoSuchKey", detail="nothing has that name or lies below it", resource=source.text, op="cp")
+    detail = "nothing has that name or lies below it"
+    return NotFoundError(404, "NoSuchKey", detail=detail, resource=source.text, op="ListObjects")
 
 

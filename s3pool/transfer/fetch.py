@@ -45,7 +45,9 @@ class Facts:
     headers: Mapping[str, str]
 
 
-def fetch_range(source: Source, place: ByteRange, *, total: int, etag: str, write: Write, engine: Engine, meter: Meter) -> None:
+def fetch_range(
+    source: Source, place: ByteRange, *, total: int, etag: str, write: Write, engine: Engine, meter: Meter
+) -> None:
     """Fetch one range of an object of a known size and ETag.
 
     Raises:
@@ -168,9 +170,8 @@ class _Reader:
         told = response.headers.get("content-range", "")
         match = CONTENT_RANGE.fullmatch(told)
         if match is None or (int(match[1]), int(match[2])) != (self._next, self._last):
-            raise IntegrityError(
-                f"{self._source}: asked {response.endpoint} for bytes {self._next}-{self._last}, got {told or 'no Content-Range'}"
-            )
+            asked = f"asked {response.endpoint} for bytes {self._next}-{self._last}"
+            raise IntegrityError(f"{self._source}: {asked}, got {told or 'no Content-Range'}")
         if match[3] != "*" and self.total is not None and int(match[3]) != self.total:
             raise IntegrityError(f"{self._source} has {match[3]} bytes now, not {self.total}: it was replaced")
 

@@ -23,6 +23,10 @@ class KeyMapper:
         # sorted listing, so the list is never longer than a key.
         self._above: list[str] = []
 
+    def restart(self) -> None:
+        """Begin another listing: its order has nothing to do with that of the one before."""
+        self._above.clear()
+
     def check(self, bucket: str, base: str, relative: str) -> None:
         """Take the next key of a listing, given by its name below ``base``.
 

@@ -155,7 +155,9 @@ class MultipartUpload:
     def __enter__(self) -> MultipartUpload:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._finished:
             return
         self._finish()

@@ -44,7 +44,7 @@ class NullProgress:
     def found(self, size: int) -> None:
         """Ignore the transfer."""
 
-    def begin(self, label: str, size: int) -> Meter:
+    def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - the protocol's names
         """Give a meter that counts nothing."""
         return NULL_METER
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from s3pool.errors import LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
 from s3pool.transfer.beneath import local_error
+from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.download import download
@@ -34,46 +35,65 @@ from s3pool.transfer.tasks import (
     UploadTask,
     state_of,
 )
-from s3pool.transfer.upload import upload
+from s3pool.transfer.upload import mtime_of_file, upload
 
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0  # what is in flight has this long after an interrupt
+ABORT_WITHIN_S = 2.0  # and what hung all that time is aborted from outside
 # Failures that every further task would meet as well.
 FATAL_CODES = frozenset(("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded"))
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
+R = TypeVar("R")
 OnOutcome = Callable[[Outcome], None]
 
 
-def run(tasks: Iterable[Item], engine: Engine, *, on_outcome: OnOutcome) -> Summary:
+def run(
+    tasks: Iterable[Item],
+    engine: Engine,
+    *,
+    on_outcome: OnOutcome,
+    rehearse: bool = False,
+    summary: Summary | None = None,
+) -> Summary:
     """Do all transfers and single removals of a stream, and count what became of them.
+
+    With ``rehearse`` nothing is changed, and the outcomes are what would become of them.
+    ``summary`` is one to go on with; it is of use to who must know it after an interrupt.
 
     The stream is read in the calling thread, no faster than the work is done, and
     ``on_outcome`` is called there. An error of the stream itself (a listing that failed)
     ends it; what had begun is finished, and the summary tells. An interrupt stops the work
     within five seconds and is raised again.
     """
-    return _Run(engine, on_outcome).transfers(tasks)
+    return _Run(engine, on_outcome, summary).transfers(tasks, rehearsal if rehearse else perform)
 
 
-def run_deletes(tasks: Iterable[DeleteTask | RemoveTask | Problem], engine: Engine, *, on_outcome: OnOutcome) -> Summary:
+def run_deletes(
+    tasks: Iterable[DeleteTask | RemoveTask | Problem],
+    engine: Engine,
+    *,
+    on_outcome: OnOutcome,
+    summary: Summary | None = None,
+) -> Summary:
     """Remove what a stream names, in batches, several of them at a time; as run() otherwise."""
-    return _Run(engine, on_outcome).deletes(tasks)
+    return _Run(engine, on_outcome, summary).deletes(tasks)
 
 
 class _Run:
     """One stream on its way; lives in the calling thread."""
 
-    def __init__(self, engine: Engine, on_outcome: OnOutcome) -> None:
+    def __init__(self, engine: Engine, on_outcome: OnOutcome, summary: Summary | None) -> None:
         self._engine = engine
         self._on_outcome = on_outcome
         self._started = time.monotonic()
-        self.summary = Summary()
+        self.summary = summary or Summary()
+        self._seconds_before = self.summary.seconds
 
-    def transfers(self, tasks: Iterable[Item]) -> Summary:
-        flow = self._engine.executor.flow(lambda task: perform(task, self._engine), self._watched(tasks))
+    def transfers(self, tasks: Iterable[Item], act: Callable[[Item, Engine], Outcome]) -> Summary:
+        flow = self._engine.executor.flow(lambda task: act(task, self._engine), self._watched(tasks))
         return self._collect(flow, self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
@@ -81,7 +101,7 @@ class _Run:
         flow = self._engine.executor.flow(lambda batch: delete_batch(batch, self._engine), batches)
         return self._collect(flow, self._take_all)
 
-    def _collect(self, flow: Flow[T, object], take: Callable[..., None]) -> Summary:  # type: ignore[valid-type]
+    def _collect(self, flow: Flow[T, R], take: Callable[[R], None]) -> Summary:
         try:
             for result in flow:
                 take(result)
@@ -89,7 +109,7 @@ class _Run:
             self._stop(flow, take)
             raise
         finally:
-            self.summary.seconds = time.monotonic() - self._started
+            self.summary.seconds = self._seconds_before + time.monotonic() - self._started
         return self.summary
 
     def _watched(self, tasks: Iterable[T]) -> Iterator[T]:
@@ -117,26 +137,37 @@ class _Run:
             self.summary.stopped_by = outcome.error
         self._on_outcome(outcome)
 
-    def _stop(self, flow: Flow[T, object], take: Callable[..., None]) -> None:  # type: ignore[valid-type]
+    def _stop(self, flow: Flow[T, R], take: Callable[[R], None]) -> None:
         """Let what is in flight end, for a while; then remove what it would leave behind."""
         self._engine.stop.set()
         self.summary.interrupted = True
         try:
             for result in flow.drain(STOP_WITHIN_S):
                 take(result)
+            self._engine.uploads.abort_all(ABORT_WITHIN_S)
         finally:
-            self._engine.abandon()
+            # A second interrupt leaves at once, but not these.
+            self._engine.parts.discard_all()
 
 
 def perform(task: Item, engine: Engine) -> Outcome:
     """Do one task and tell what became of it; never raises an Exception."""
+    return _told(task, engine, _act)
+
+
+def rehearsal(task: Item, engine: Engine) -> Outcome:
+    """Tell what would become of a task, and change nothing."""
+    return _told(task, engine, _rehearse)
+
+
+def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Outcome:
     if isinstance(task, Problem):
         return Outcome(task, state_of(task.error), error=task.error)
     if engine.stop.is_set():
         return Outcome(task, NOT_STARTED)
     started = time.monotonic()
     try:
-        done = _act(task, engine)
+        done = act(task, engine)
     except StoppedError:
         return Outcome(task, NOT_STARTED)
     except S3PoolError as exc:
@@ -160,6 +191,17 @@ def _act(task: Task, engine: Engine) -> Done:
     if engine.options.remove_source and not done.skipped:
         remove_source(task, done, engine)
     return done
+
+
+def _rehearse(task: Task, engine: Engine) -> Done:
+    skipped = ""
+    if isinstance(task, UploadTask):
+        skipped = why_skip_upload(task, mtime_of_file(task.path), engine)
+    elif isinstance(task, DownloadTask):
+        skipped = why_skip_download(task, engine)
+    elif isinstance(task, CopyTask):
+        skipped = why_skip_copy(task, engine)
+    return Done(max(0, task.size), skipped=skipped)
 
 
 def _raise_or_give(outcome: Outcome) -> Done:

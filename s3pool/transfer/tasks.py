@@ -206,7 +206,9 @@ class Summary:
     seconds: float = 0.0
     interrupted: bool = False
     stopped_by: Exception | None = None
-    errors: list[Exception] = field(default_factory=list)  # the first of each class and code
+    # The first of each class and code: memory must not grow with failures.
+    errors: list[Exception] = field(default_factory=list)
+    source_errors: list[Exception] = field(default_factory=list)  # of what could not become a task
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
@@ -222,7 +224,7 @@ class Summary:
         else:
             self.not_started += 1
         if outcome.error is not None:
-            self._keep_error(outcome.error)
+            _keep(outcome.error, self.source_errors if isinstance(outcome.task, Problem) else self.errors)
 
     def _add_done(self, outcome: Outcome) -> None:
         if outcome.task.op == "delete":
@@ -230,12 +232,6 @@ class Summary:
         else:
             self.copied += 1
             self.bytes += outcome.done.size
-
-    def _keep_error(self, error: Exception) -> None:
-        # One of a kind is enough for the exit code: memory must not grow with failures.
-        kind = (type(error), getattr(error, "code", ""))
-        if all(kind != (type(known), getattr(known, "code", "")) for known in self.errors):
-            self.errors.append(error)
 
     def as_record(self) -> dict[str, object]:
         """Give the summary as the JSON record of the command line."""
@@ -249,6 +245,12 @@ class Summary:
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _keep(error: Exception, known: list[Exception]) -> None:
+    kind = (type(error), getattr(error, "code", ""))
+    if all(kind != (type(other), getattr(other, "code", "")) for other in known):
+        known.append(error)
 
 
 def state_of(error: Exception) -> str:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
+from s3pool.s3.multipart import MAX_PARTS, MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.checksums import Seal, seal, seal_bytes
 from s3pool.transfer.conditions import EXISTS, why_skip_upload
 from s3pool.transfer.engine import Engine
+from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload
 from s3pool.transfer.pacing import MeteredSlice
-from s3pool.s3.multipart import MAX_PARTS, MIB, choose_part_size, iter_part_ranges
-from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.tasks import Done, UploadTask
 
@@ -94,6 +94,17 @@ def _open(path: str) -> _Source:
         os.close(fd)
         raise RefusedError(f"{path} is no regular file: skipped")
     return _Source(fd, path, facts)
+
+
+def mtime_of_file(path: str) -> int:
+    """Give a file's modification time in nanoseconds.
+
+    Raises:
+        LocalFileError: it cannot be read.
+    """
+    source = _open(path)
+    os.close(source.fd)
+    return source.facts.st_mtime_ns
 
 
 def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Done:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
-from s3pool.model import ByteRange
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.checksums import ALGORITHMS, FASTER_MODULES, Hasher, new_hasher
 from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
 
 SSE = "x-amz-server-side-encryption"
@@ -123,8 +122,21 @@ class _Track:
         return composite_etag([*self._done, self._md5.hexdigest()]) if composite else self._md5.hexdigest()
 
 
-def check_file(fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], parts: Mapping[int, str]) -> bool:
-    """Check a fetched file against its ETag; ``parts`` maps offsets to MD5s already made.
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """The MD5s of a file's ranges, made while they arrived; by offset."""
+
+    range_bytes: int = 0
+    by_offset: Mapping[int, str] = field(default_factory=dict)
+
+
+NO_DIGESTS = Digests()
+
+
+def check_file(
+    fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], digests: Digests = NO_DIGESTS
+) -> bool:
+    """Check a fetched file against its ETag, with the help of what was computed on the way.
 
     Gives False when nothing could be compared: the ETag is no digest, or the sizes of its
     parts are unknown.
@@ -138,40 +150,23 @@ def check_file(fd: int, size: int, *, what: object, etag: str, headers: Mapping[
         return _compare(what, FileSlice(fd, length=size).digest("md5").hex(), etag)
     certain = certain_part_size(size, etag, headers)
     sizes = [certain] if certain else list(likely_part_sizes(size, part_count_of(etag)))
-    if any(_composite_of(fd, size, part_size, parts) == etag for part_size in sizes):
+    if any(_composite_of(fd, size, part_size, digests) == etag for part_size in sizes):
         return True
     if certain:
         raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {etag}")
     return False
 
 
-def _composite_of(fd: int, size: int, part_size: int, parts: Mapping[int, str]) -> str:
-    return composite_etag(_md5_of(fd, place, part_size, parts) for place in iter_ranges(size, part_size))
-
-
-def _md5_of(fd: int, place: ByteRange, part_size: int, parts: Mapping[int, str]) -> str:
+def _composite_of(fd: int, size: int, part_size: int, digests: Digests) -> str:
     # Digests made on the way are of use when the ranges were the parts.
-    known = parts.get(place.first) if part_size in parts or place.first == 0 and len(parts) == 1 else None
-    return known or FileSlice(fd, offset=place.first, length=place.length).digest("md5").hex()
+    known = digests.by_offset if part_size == digests.range_bytes else {}
+    return composite_etag(
+        known.get(place.first) or FileSlice(fd, offset=place.first, length=place.length).digest("md5").hex()
+        for place in iter_ranges(size, part_size)
+    )
 
 
 def _compare(what: object, found: str, expected: str) -> bool:
     if found != expected:
         raise IntegrityError(f"{what}: the bytes that arrived have the MD5 {found}, the object has {expected}")
     return True
-
-
-def told_checksums(headers: Mapping[str, str]) -> dict[str, str]:
-    """Give the checksums of the whole object that the server told and that can be made here."""
-    told = {}
-    for name in ALGORITHMS:
-        value = headers.get(f"x-amz-checksum-{name}", "")
-        # With a dash it is a checksum of the parts' checksums.
-        if value and "-" not in value and name not in FASTER_MODULES:
-            told[name] = value
-    return told
-
-
-def hashers_for(names: Mapping[str, str]) -> dict[str, Hasher]:
-    """Make a hasher for each of the checksums."""
-    return {name: new_hasher(name) for name in names}

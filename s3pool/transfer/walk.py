@@ -93,7 +93,9 @@ class Walk:
     def _linked_directory(self, relative: bytes) -> Iterator[Unusable]:
         if self._links == LINKS_FILES:
             path = os.fsdecode(os.path.join(self._root, relative[:-1]))
-            error = RefusedError(f"{path} is a link to a directory: skipped; --links follow takes it, --links skip hides this")
+            error = RefusedError(
+                f"{path} is a link to a directory: skipped; --links follow takes it, --links skip hides this"
+            )
             yield self._unusable(relative, error)
 
     def _file(self, name: bytes) -> Iterator[LocalFile | Unusable]:
@@ -109,7 +111,8 @@ class Walk:
             yield self._unusable(name, _unreadable(path, exc))
             return
         if not _is_utf8(name):
-            yield self._unusable(name, LocalFileError(f"the name of {os.fsdecode(path)!a} is not UTF-8: no key can hold it"))
+            error = LocalFileError(f"the name of {os.fsdecode(path)!a} is not UTF-8: no key can hold it")
+            yield self._unusable(name, error)
         elif stat.S_ISREG(facts.st_mode):
             yield LocalFile(relative, os.fsdecode(path), facts.st_size, facts.st_mtime_ns)
         else:
@@ -121,10 +124,9 @@ class Walk:
 
 def _sorted_names(path: bytes) -> list[bytes]:
     """Give a directory's names; directories end in ``/``, or ``a-b`` and ``a/b`` would swap."""
-    names = []
+    names: list[bytes] = []
     with os.scandir(path) as entries:
-        for entry in entries:
-            names.append(entry.name + b"/" if _is_directory(entry) else entry.name)
+        names.extend(entry.name + b"/" if _is_directory(entry) else entry.name for entry in entries)
     names.sort()
     return names
 

@@ -1,0 +1,24 @@
+"""s3pool cp: files and objects, to and from S3 and inside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from s3pool.cli.copying import add_copy_arguments, copy
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "copy files and objects, to and from S3 and inside it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of cp."""
+    add_copy_arguments(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Copy all sources; one that fails is reported and the rest goes on."""
+    return copy(args, ctx)

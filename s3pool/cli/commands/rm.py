@@ -1,0 +1,133 @@
+"""s3pool rm: keys, trees, versions and unfinished uploads, in batches over all nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.transfers import (
+    Teller,
+    add_filter_flags,
+    engine_for,
+    finish,
+    leaving_in_time,
+    name_filter,
+    shown_progress,
+    watch_health,
+)
+from s3pool.errors import RefusedError, UsageError
+from s3pool.filters import ObjectFilter
+from s3pool.location import S3Path
+from s3pool.transfer.engine import TransferOptions
+from s3pool.transfer.removals import Removal, RemovalRules, scope_of
+from s3pool.transfer.runner import run as run_tasks
+from s3pool.transfer.runner import run_deletes
+from s3pool.transfer.tasks import DeleteTask, Problem, Summary
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "delete objects"
+
+READ_BLOCK_BYTES = 1 << 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of rm."""
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/KEY or a glob")
+    parser.add_argument("-r", "--recursive", action="store_true", help="everything below; asks on a terminal")
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("--older-than", default="", metavar="AGE", help="only what is older: 7d10h, or a date")
+    parser.add_argument("--newer-than", default="", metavar="AGE", help="only what is newer: 7d10h, or a date")
+    add_filter_flags(parser)
+    parser.add_argument("--versions", action="store_true", help="every version and delete marker")
+    parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
+    parser.add_argument("--stdin", action="store_true", help="more paths from standard input, one a line")
+    parser.add_argument("-0", "--null", action="store_true", help="paths on standard input end in NUL")
+    parser.add_argument("--prefix", action="store_true", help="a path is a raw prefix: p means p2 as well; asks")
+    add_glob_flag(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Delete what the operands mean; what fails is reported and the rest goes on."""
+    _check(args)
+    rules = _rules(args, ctx)
+    paths = [ctx.s3(text) for text in args.paths]
+    for path in paths:
+        scope_of(path, rules)
+    _make_sure(paths, args, ctx)
+    operands = Removal(ctx.client, paths, rules=rules)
+    if not args.stdin:
+        return _remove(operands, ctx)
+    named = Removal(ctx.client, map(ctx.s3, iter_names(ctx, null=args.null)), rules=_rules(args, ctx, glob=False))
+    return _remove(chain(operands, named), ctx)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.paths and not args.stdin:
+        raise UsageError("rm needs a path, or --stdin")
+    if args.versions and args.incomplete:
+        raise UsageError("--versions and --incomplete exclude each other")
+    if args.prefix and args.recursive:
+        raise UsageError("--prefix and -r exclude each other: a raw prefix is recursive already")
+    if args.null and not args.stdin:
+        raise UsageError("-0 goes with --stdin")
+
+
+def _rules(args: argparse.Namespace, ctx: Context, *, glob: bool = True) -> RemovalRules:
+    return RemovalRules(
+        recursive=args.recursive,
+        raw_prefix=args.prefix,
+        glob=glob and not args.no_glob,
+        versions=args.versions,
+        incomplete=args.incomplete,
+        names=name_filter(args),
+        ages=ObjectFilter(older_than=_moment(args.older_than, ctx), newer_than=_moment(args.newer_than, ctx)),
+    )
+
+
+def _moment(text: str, ctx: Context) -> float | None:
+    from s3pool.units import parse_time_or_age
+
+    return parse_time_or_age(text, ctx.now()) if text else None
+
+
+def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:
+    """Ask before trees go, and refuse where nobody can answer."""
+    if args.force or ctx.dry_run or not (args.recursive or args.prefix):
+        return
+    names = ", ".join(path.text for path in paths) or "what standard input names"
+    if args.stdin or not ctx.is_tty:
+        raise UsageError(f"{names}: nothing was deleted, for nobody can be asked; --force deletes without asking")
+    what = "everything that starts with" if args.prefix else "everything below"
+    if not ctx.confirm(f"Delete {what} {names}?"):
+        raise RefusedError(f"{names}: nothing was deleted: the answer was no")
+
+
+def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:
+    summary = Summary()
+    with shown_progress(ctx) as (progress, lines), engine_for(ctx, TransferOptions(), progress) as engine:
+        tell = Teller(ctx, progress, lines=lines)
+        with leaving_in_time(engine, summary, ctx, verb="deleted"):
+            watched = watch_health(tasks, ctx)
+            if ctx.dry_run:
+                run_tasks(watched, engine, on_outcome=tell, rehearse=True, summary=summary)
+            else:
+                run_deletes(watched, engine, on_outcome=tell, summary=summary)
+    return finish(summary, ctx, verb="deleted")
+
+
+def iter_names(ctx: Context, *, null: bool) -> Iterator[str]:
+    """Yield the paths on standard input, exactly as they stand; empty ones are left out."""
+    end = b"\0" if null else b"\n"
+    rest = b""
+    while block := ctx.stdin.read1(READ_BLOCK_BYTES):  # type: ignore[attr-defined]
+        *names, rest = (rest + block).split(end)
+        yield from (name.decode("utf-8", "surrogateescape") for name in names if name)
+    if rest:
+        yield rest.decode("utf-8", "surrogateescape")
+

@@ -1,0 +1,204 @@
+"""cp and mv: the same run, but for what becomes of the source."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from s3pool.cli import exit_codes
+from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.transfers import (
+    Teller,
+    add_checksum_flag,
+    add_transfer_flags,
+    engine_for,
+    finish,
+    leaving_in_time,
+    name_filter,
+    options_of,
+    shown_progress,
+    watch_health,
+)
+from s3pool.errors import UsageError
+from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
+from s3pool.transfer.beneath import local_error
+from s3pool.transfer.download import download_to, write_special
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.expand import Expansion, Rules
+from s3pool.transfer.fetch import Source
+from s3pool.transfer.runner import run as run_tasks
+from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
+from s3pool.transfer.upload import upload_stream
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from s3pool.cli.context import Context
+
+
+def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add operands and flags."""
+    parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
+    parser.add_argument("target", metavar="DST", help="local path or s3/BUCKET/KEY; ends in / for a directory")
+    parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
+    add_transfer_flags(parser)
+    add_checksum_flag(parser)
+    parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
+    add_glob_flag(parser)
+
+
+def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
+    """Copy or move, and give the exit code."""
+    sources = [ctx.location(text) for text in args.sources]
+    target = ctx.location(args.target)
+    if move and args.version_id:
+        raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
+    stream = _stream_of(sources, target, args, move=move)
+    if stream is not None:
+        return _copy_stream(stream, args, ctx)
+    return _copy_objects(sources, target, args, ctx, move)
+
+
+def _rules(args: argparse.Namespace) -> Rules:
+    return Rules(
+        recursive=args.recursive,
+        glob=not args.no_glob,
+        names=name_filter(args),
+        links=args.links,
+        version_id=args.version_id,
+    )
+
+
+def _copy_objects(
+    sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
+) -> int:
+    tasks = Expansion(ctx.client, sources, target, rules=_rules(args))
+    options = options_of(args, ctx, remove_source=move)
+    summary = Summary()
+    verb = "moved" if move else "copied"
+    with (
+        shown_progress(ctx) as (progress, lines),
+        engine_for(ctx, options, progress) as engine,
+        leaving_in_time(engine, summary, ctx, verb=verb),
+    ):
+        run_tasks(
+            watch_health(tasks, ctx),
+            engine,
+            on_outcome=Teller(ctx, progress, lines=lines),
+            rehearse=ctx.dry_run,
+            summary=summary,
+        )
+    return finish(summary, ctx, verb=verb)
+
+
+# -- streams -------------------------------------------------------------------------------
+
+
+def _stream_of(
+    sources: Sequence[Location], target: Location, args: argparse.Namespace, *, move: bool
+) -> tuple[Location, Location] | None:
+    """Give source and target when one of them is a stream: -, a pipe, a device."""
+    ends = [end for end in (*sources, target) if _is_stream(end)]
+    if not ends:
+        return None
+    if len(sources) != 1 or args.recursive:
+        if any(isinstance(end, StdStream) for end in ends):
+            raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
+        return None
+    if move:
+        raise UsageError(f"{ends[0].text} is a stream: it can be copied, not moved")
+    source = sources[0]
+    if not isinstance(source, S3Path) and not isinstance(target, S3Path):
+        raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/KEY")
+    return source, target
+
+
+def _is_stream(end: Location) -> bool:
+    if isinstance(end, StdStream):
+        return True
+    if not isinstance(end, LocalPath):
+        return False
+    try:
+        mode = os.stat(end.path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context) -> int:
+    source, target = ends
+    summary = Summary()
+    if isinstance(source, S3Path):
+        _check_object(source, args)
+        to_stdout = isinstance(target, StdStream)
+    else:
+        target = dest_for(source, target) if isinstance(source, LocalPath) else _named(target)
+        to_stdout = False
+    with (
+        shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
+        engine_for(ctx, options_of(args, ctx), progress) as engine,
+        leaving_in_time(engine, summary, ctx, verb="copied"),
+    ):
+        outcome = _move_bytes(source, target, engine, ctx)
+        summary.add(outcome)
+        if not to_stdout:
+            Teller(ctx, progress, lines=lines)(outcome)
+    return exit_codes.DONE if to_stdout else finish(summary, ctx)
+
+
+def _named(target: Location) -> Location:
+    if not isinstance(target, S3Path) or target.is_prefix:
+        raise UsageError(f"{target.text} is a directory: a stream needs the name of its target")
+    return target
+
+
+def _check_object(source: S3Path, args: argparse.Namespace) -> None:
+    if not source.bucket or not source.key:
+        raise UsageError(f"{source.text} names no object; write s3/BUCKET/KEY")
+    if has_glob(source.key) and not args.no_glob:
+        raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
+
+
+def _move_bytes(source: Location, target: Location, engine: Engine, ctx: Context) -> Outcome:
+    if isinstance(source, S3Path):
+        task = DownloadTask(source.bucket, source.key, "", target.text)
+        done = Done() if ctx.dry_run else _write_out(source, target, engine, ctx)
+        return Outcome(task, DONE, done)
+    if not isinstance(target, S3Path):
+        raise UsageError(f"{target.text} is not in S3")
+    task_up = UploadTask(source.text, target.bucket, target.key)
+    done = Done() if ctx.dry_run else _read_in(source, target, engine, ctx)
+    return Outcome(task_up, SKIPPED if done.skipped else DONE, done)
+
+
+def _write_out(source: S3Path, target: Location, engine: Engine, ctx: Context) -> Done:
+    version_id = str(ctx.args.version_id)
+    place = Source(source.bucket, source.key, version_id)
+    if isinstance(target, StdStream):
+        done = download_to(ctx.out.raw, place, engine=engine)
+        ctx.out.flush()
+        return done
+    fd = write_special(target.text)
+    try:
+        return download_to(lambda block: _write_all(fd, block), place, engine=engine, label=target.text)
+    except OSError as exc:
+        raise local_error("write", target.text, exc) from exc
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, block: memoryview) -> None:
+    while len(block):
+        block = block[os.write(fd, block) :]
+
+
+def _read_in(source: Location, target: S3Path, engine: Engine, ctx: Context) -> Done:
+    if isinstance(source, StdStream):
+        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
+    try:
+        with open(source.text, "rb", buffering=0) as stream:
+            return upload_stream(lambda size: stream.read(size) or b"", target.bucket, key=target.key, engine=engine)
+    except OSError as exc:
+        raise local_error("read", source.text, exc) from exc

@@ -1,0 +1,386 @@
+"""What cp, mv, rm and sync share: flags, the engine of a run, and how its outcomes are told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from s3pool.cli.bars import BarProgress, PlainProgress, choose_mode, write_stderr
+from s3pool.cli.exit_codes import (
+    DENIED,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOT_FOUND,
+    TERMINATED,
+    combined,
+    exit_code_for,
+)
+from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.errors import StoppedError, UsageError
+from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
+from s3pool.model import ObjectAttributes
+from s3pool.transfer.checksums import ALGORITHMS, check_algorithm
+from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.executor import BoundedExecutor, auto_workers
+from s3pool.transfer.progress import NullProgress, Progress
+from s3pool.transfer.tasks import DONE as TASK_DONE
+from s3pool.transfer.tasks import SKIPPED, DeleteTask, Outcome, Problem, Summary
+from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
+from s3pool.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from s3pool.cli.context import Context
+
+DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
+
+T = TypeVar("T")
+
+
+# -- flags ---------------------------------------------------------------------------------
+
+
+class FilterRule(argparse.Action):
+    """Gather --include and --exclude in one list: their order decides."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one rule at the end."""
+        kind = INCLUDE if option_string == "--include" else EXCLUDE
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (kind, str(values))])
+
+
+def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --include and --exclude."""
+    for name, meaning in (("--include", "take names that match"), ("--exclude", "leave names that match")):
+        parser.add_argument(
+            name,
+            dest="name_rules",
+            action=FilterRule,
+            default=[],
+            metavar="GLOB",
+            help=f"{meaning}; repeatable, the last match decides; * crosses /",
+        )
+
+
+def name_filter(args: argparse.Namespace) -> NameFilter:
+    """Give the filter of the flags."""
+    return NameFilter(args.name_rules)
+
+
+def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of everything that copies."""
+    add_filter_flags(parser)
+    parser.add_argument("-n", "--no-clobber", action="store_true", help="leave targets that exist")
+    parser.add_argument("-u", "--update", action="store_true", help="copy only what is newer than the target")
+    parser.add_argument("--part-size", type=part_size, default=0, metavar="SIZE", help="of large transfers (16M)")
+    parser.add_argument(
+        "--part-workers", type=natural_int, default=0, metavar="N", help="parts of one file at a time (0: all workers)"
+    )
+    parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
+    parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
+    add_attribute_flags(parser)
+
+
+def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what is stored beside the bytes."""
+    parser.add_argument(
+        "--metadata", type=_pair, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
+    )
+    parser.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
+    parser.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
+    parser.add_argument("--acl", default="", metavar="ACL", help="a canned one, such as public-read")
+    parser.add_argument("--sse", default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
+    parser.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
+
+
+def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --checksum as uploads have it."""
+    parser.add_argument(
+        "--checksum", choices=ALGORITHMS, default="", metavar="NAME", help=f"send one more: {', '.join(ALGORITHMS)}"
+    )
+
+
+def part_size(text: str) -> int:
+    """Read a part size within S3's limits; for ``type=``."""
+    from s3pool.s3.multipart import choose_part_size
+
+    try:
+        return choose_part_size(0, max(1, size_in_bytes(text)))
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(exc.message) from exc
+
+
+part_size.__name__ = "size"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
+    return name, value
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return [_pair(piece) for piece in text.split("&")]
+
+
+def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
+    """Give what the flags want stored."""
+    return ObjectAttributes(
+        content_type=args.content_type,
+        metadata={name.lower(): value for name, value in args.metadata},
+        storage_class=args.storage_class,
+        acl=args.acl,
+        sse=args.sse,
+        tags=dict(pair for pairs in args.tags for pair in pairs),
+    )
+
+
+def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
+    """Give the options of a run.
+
+    Raises:
+        UsageError: a checksum needs a library that is missing.
+    """
+    check_algorithm(args.checksum)
+    return TransferOptions(
+        attributes=attributes_of(args),
+        part_size=args.part_size,
+        part_workers=args.part_workers,
+        checksum=args.checksum,
+        no_clobber=args.no_clobber,
+        update=args.update,
+        preserve=args.preserve,
+        remove_source=remove_source,
+        sign_payload=ctx.config.sign and not ctx.session.all_tls,
+    )
+
+
+# -- the run -------------------------------------------------------------------------------
+
+
+def worker_count(ctx: Context) -> int:
+    """Give the configured number of workers, or choose one."""
+    return ctx.config.workers or auto_workers(len(ctx.session.nodes), file_limit=_file_limit())
+
+
+def _file_limit() -> int:
+    try:
+        import resource
+    except ImportError:
+        return DEFAULT_FILE_LIMIT
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
+
+
+class Teller:
+    """Tells what becomes of each task, in the main thread."""
+
+    def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
+        self._out = ctx.out
+        self._progress = progress
+        self._lines = lines
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Tell of one outcome."""
+        if outcome.error is not None:
+            self._tell_error(outcome, outcome.error)
+        elif outcome.state == TASK_DONE and not isinstance(outcome.task, Problem):
+            self._tell_done(outcome)
+        elif outcome.state == SKIPPED:
+            self._tell_skipped(outcome)
+
+    def _tell_error(self, outcome: Outcome, error: Exception) -> None:
+        if isinstance(error, StoppedError):
+            return
+        task = outcome.task
+        with out_of_the_way(self._progress):
+            self._out.error(error, op=task.op, source=task.source, target=task.target)
+
+    def _tell_done(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if isinstance(task, DeleteTask) or task.op == "delete":
+            self._tell_deleted(outcome)
+        elif self._lines or self._out.json:
+            self._out.act(
+                f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}",
+                {
+                    "type": "copy",
+                    "source": task.source,
+                    "target": task.target,
+                    "size": outcome.done.size,
+                    "seconds": round(outcome.seconds, 3),
+                },
+            )
+
+    def _tell_deleted(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if not (self._lines or self._out.json):
+            return
+        fields: dict[str, object] = {"type": "delete", "url": task.source}
+        suffix = ""
+        if isinstance(task, DeleteTask) and task.version_id:
+            fields["version_id"] = task.version_id
+            suffix = f" (version {task.version_id})"
+        if isinstance(task, DeleteTask) and task.upload_id:
+            fields["upload_id"] = task.upload_id
+            suffix = f" (unfinished upload {task.upload_id})"
+        self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
+
+    def _tell_skipped(self, outcome: Outcome) -> None:
+        import logging
+
+        task = outcome.task
+        logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
+
+
+@contextmanager
+def out_of_the_way(progress: Progress) -> Iterator[None]:
+    """Keep bars from being drawn while something is written to the terminal."""
+    if isinstance(progress, BarProgress):
+        with progress.out_of_the_way():
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[Progress, bool]]:
+    """Give the progress of a run, and whether a line is to be written for each result.
+
+    ``to_stdout`` says that the bytes themselves go there.
+    """
+    wanted = getattr(ctx.args, "progress", "auto")
+    busy = not (ctx.out.is_tty or to_stdout)
+    mode = choose_mode(
+        wanted, quiet=ctx.out.quiet, json=ctx.out.json, stderr_is_tty=_is_tty(sys.stderr), stdout_is_busy=busy
+    )
+    if ctx.dry_run or mode == "none":
+        yield NullProgress(), True
+    elif mode == "plain":
+        yield PlainProgress(write_stderr), True
+    else:
+        bars = BarProgress()
+        bars.start()
+        try:
+            yield bars, False
+        finally:
+            bars.stop()
+
+
+def _is_tty(stream: Any) -> bool:
+    try:
+        return stream is not None and bool(stream.isatty())
+    except ValueError:
+        return False
+
+
+@contextmanager
+def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False) -> Iterator[Engine]:
+    """Give the engine of a run; its workers end with the context.
+
+    ``inline`` is for one object: no thread is worth starting.
+    """
+    executor = BoundedExecutor(0 if inline else worker_count(ctx))
+    engine = Engine(ctx.client, options=options, executor=executor, progress=progress)
+    try:
+        yield engine
+    finally:
+        executor.close()
+
+
+def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
+    """Start the background probes with the second item: one alone is not a long run."""
+    for number, item in enumerate(items):
+        if number == 1:
+            ctx.session.start_health()
+        yield item
+
+
+@contextmanager
+def leaving_in_time(engine: Engine, summary: Summary, ctx: Context, *, verb: str) -> Iterator[None]:
+    """Say at an interrupt what was done and how to go on; do not wait for a network that hangs.
+
+    The interrupt itself goes on, for the program's outermost frame to name it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        ctx.out.note(f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on")
+        if engine.executor.is_busy:
+            # Workers that hang in the network would hold the interpreter's own end back.
+            ctx.out.flush()
+            os._exit(TERMINATED if type(exc) is not KeyboardInterrupt else INTERRUPTED)
+        raise
+
+
+def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
+    """Tell the summary and give the exit code."""
+    if summary.stopped_by is not None and not _was_told(summary, summary.stopped_by):
+        ctx.out.error(summary.stopped_by)
+    if ctx.out.json:
+        ctx.out.record({**summary.as_record(), "dry_run": True} if ctx.dry_run else summary.as_record())
+    else:
+        ctx.out.note(f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
+    return exit_code_of(summary)
+
+
+def _was_told(summary: Summary, error: Exception) -> bool:
+    return any(error is known for known in (*summary.errors, *summary.source_errors))
+
+
+def summary_text(summary: Summary, *, verb: str, dry_run: bool = False) -> str:
+    """Give the summary for people, in one line."""
+    count = summary.deleted if verb == "deleted" else summary.copied
+    words = [f"{count} {verb}"]
+    words += [
+        f"{number} {word}"
+        for number, word in (
+            (summary.skipped, "skipped"),
+            (summary.refused, "refused"),
+            (summary.failed, "failed"),
+            (summary.not_started, "not finished"),
+        )
+        if number
+    ]
+    if verb != "deleted":
+        words.append(format_size(summary.bytes))
+    speed = ""
+    if summary.bytes and summary.seconds and not dry_run:
+        speed = f" ({format_size(round(summary.bytes / summary.seconds))}/s)"
+    prefix = "dry run: " if dry_run else ""
+    return f"{prefix}{', '.join(words)} in {format_duration(round(summary.seconds, 2))}{speed}"
+
+
+def exit_code_of(summary: Summary) -> int:
+    """Give the exit code of a run.
+
+    What could not even begin speaks with its own code, and so does a failure that ended the
+    run. Transfers that failed beside others that did not are FAILED.
+    """
+    codes = [exit_code_for(error) for error in summary.source_errors]
+    if summary.stopped_by is not None:
+        codes.append(exit_code_for(summary.stopped_by))
+    went_well = summary.copied + summary.deleted + summary.skipped > 0
+    for error in summary.errors:
+        if error is not summary.stopped_by:
+            code = exit_code_for(error)
+            codes.append(FAILED if went_well and is_plain_failure(code) else code)
+    if summary.not_started and not codes:
+        codes.append(FAILED)
+    return combined(codes) if codes else DONE
+
+
+def is_plain_failure(code: int) -> bool:
+    """Say whether a code speaks of one object, so that it means less beside successes."""
+    return code in (NOT_FOUND, DENIED)

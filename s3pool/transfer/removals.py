@@ -1,0 +1,181 @@
+"""What the operands of a removal mean: one stream of keys, versions and unfinished uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s3pool.errors import NotFoundError, UsageError
+from s3pool.filters import NameFilter, ObjectFilter
+from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
+from s3pool.model import ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.transfer.tasks import DeleteTask, Problem
+from s3pool.transfer.walk import NO_FILTER
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+ANY_AGE = ObjectFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalRules:
+    """What belongs to an operand, and what of it goes."""
+
+    recursive: bool = False
+    raw_prefix: bool = False
+    glob: bool = True
+    versions: bool = False
+    incomplete: bool = False
+    names: NameFilter = NO_FILTER
+    ages: ObjectFilter = ANY_AGE
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The keys of one operand: those that start with ``prefix`` and that ``holds`` admits."""
+
+    bucket: str
+    prefix: str
+    base: str
+    path: S3Path
+    rules: RemovalRules
+
+    @property
+    def is_one_key(self) -> bool:
+        rules = self.rules
+        return not (rules.recursive or rules.raw_prefix or self.is_glob)
+
+    @property
+    def is_glob(self) -> bool:
+        return self.rules.glob and not self.rules.raw_prefix and has_glob(self.path.key)
+
+    def relative(self, key: str) -> str:
+        return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
+
+
+class Removal:
+    """The removals of some operands, listed while they are worked on.
+
+    A key that is named exactly is taken as it stands: removing what is not there is fine.
+
+    Raises:
+        UsageError: at once, for an operand that must not be removed.
+    """
+
+    def __init__(self, client: S3Client, operands: Iterable[S3Path], *, rules: RemovalRules) -> None:
+        self._client = client
+        self._operands = operands
+        self._rules = rules
+
+    def __iter__(self) -> Iterator[DeleteTask | Problem]:
+        for operand in self._operands:
+            try:
+                yield from self._expand(scope_of(operand, self._rules))
+            except NotFoundError as exc:
+                yield Problem(operand.text, exc, op="delete")
+
+    def _expand(self, scope: _Scope) -> Iterator[DeleteTask | Problem]:
+        if self._rules.incomplete:
+            yield from self._uploads(scope)
+        elif self._rules.versions:
+            yield from self._versions(scope)
+        elif scope.is_one_key:
+            yield from self._one_key(scope)
+        else:
+            yield from self._objects(scope)
+
+    def _one_key(self, scope: _Scope) -> Iterator[DeleteTask]:
+        key = scope.path.key
+        if not self._rules.names.admits(scope.relative(key)):
+            return
+        if self._rules.ages.active:
+            yield from self._admitted(scope, self._head(scope.path))
+        else:
+            yield DeleteTask(scope.bucket, key)
+
+    def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
+        from s3pool.s3.listing import iter_objects
+
+        if self._rules.recursive and not scope.is_glob and not self._rules.raw_prefix and not scope.path.is_prefix:
+            yield from self._admitted(scope, self._head(scope.path))
+        yield from self._admitted(scope, iter_objects(self._client, scope.bucket, prefix=scope.prefix))
+
+    def _head(self, path: S3Path) -> Iterator[ObjectInfo]:
+        try:
+            head = self._client.head_object(path.bucket, path.key)
+        except NotFoundError:
+            return
+        yield ObjectInfo(path.key, head.size, head.last_modified)
+
+    def _versions(self, scope: _Scope) -> Iterator[DeleteTask]:
+        from s3pool.s3.listing import iter_versions
+
+        # A tree's own key stands before the tree in the same listing.
+        prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
+        yield from self._admitted(scope, iter_versions(self._client, scope.bucket, prefix=prefix))
+
+    def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
+        from s3pool.s3.listing import iter_uploads
+
+        prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
+        for upload in iter_uploads(self._client, scope.bucket, prefix=prefix):
+            if self._holds(scope, upload.key) and self._is_of_age(upload):
+                yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
+
+    def _is_of_age(self, upload: UploadInfo) -> bool:
+        return not self._rules.ages.active or self._rules.ages.admits(0, parse_iso_time(upload.initiated))
+
+    def _admitted(self, scope: _Scope, infos: Iterable[ObjectInfo]) -> Iterator[DeleteTask]:
+        ages = self._rules.ages
+        for info in infos:
+            if not self._holds(scope, info.key):
+                continue
+            if ages.active and not ages.admits(info.size, info.mtime):
+                continue
+            yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
+
+    def _holds(self, scope: _Scope, key: str) -> bool:
+        return _belongs(scope, key) and self._rules.names.admits(scope.relative(key))
+
+
+def _belongs(scope: _Scope, key: str) -> bool:
+    rules = scope.rules
+    if scope.is_glob:
+        return _glob_admits(scope.path.key, key, recursive=rules.recursive)
+    if rules.raw_prefix or not scope.path.key:
+        return True
+    if key == scope.path.key:
+        return True
+    # A directory's unfinished uploads are nobody's data: its name is enough.
+    is_tree = rules.recursive or (rules.incomplete and scope.path.is_prefix)
+    return is_tree and key.startswith(scope.path.tree_prefix)
+
+
+def _glob_admits(pattern: str, key: str, *, recursive: bool) -> bool:
+    if compile_glob(pattern)(key):
+        return True
+    return recursive and compile_glob(f"{pattern.rstrip('/')}/*")(key)
+
+
+def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
+    """Read one operand.
+
+    Raises:
+        UsageError: it names no bucket, or a whole bucket without -r.
+    """
+    if not path.bucket:
+        raise UsageError("rm needs a bucket; write s3/BUCKET/KEY")
+    if not path.key and not (rules.recursive or rules.raw_prefix or rules.incomplete):
+        raise UsageError(f"{path.text} is a bucket: -r removes what is in it, rb the bucket")
+    if rules.raw_prefix:
+        return _Scope(path.bucket, path.key, path.key[: path.key.rfind("/") + 1], path, rules)
+    if rules.glob and has_glob(path.key):
+        start = glob_prefix(path.key)
+        return _Scope(path.bucket, start, start[: start.rfind("/") + 1], path, rules)
+    return _Scope(path.bucket, path.tree_prefix, path.tree_prefix if rules.recursive else _parent(path), path, rules)
+
+
+def _parent(path: S3Path) -> str:
+    return path.key[: len(path.key) - len(path.base_name)]

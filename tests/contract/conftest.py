@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -10,10 +11,11 @@ import pytest
 from s3pool.config import load_config
 from s3pool.errors import S3Error
 from s3pool.s3.client import S3Client
-from s3pool.s3.listing import iter_uploads, iter_versions
+from s3pool.s3.listing import iter_uploads, iter_version_pages
 from s3pool.session import Session, open_session
-from tests.support.contract import Backend
+from tests.support.contract import Backend, NewBucket, put
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Quirks
+from tests.support.hostile import HOSTILE_KEYS
 
 # What a server is known not to do, or to do in a way of its own.
 MOTO_LACKS = frozenset(
@@ -59,19 +61,43 @@ def session(backend: Backend) -> Iterator[Session]:
         yield opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(session: Session) -> S3Client:
     """Give the S3 client under test."""
     return session.client
 
 
+@pytest.fixture(scope="session")
+def new_bucket(client: S3Client) -> Iterator[NewBucket]:
+    """Make buckets that last until the server has been tested."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"t{os.getpid()}-{len(made)}-{os.urandom(4).hex()}")
+        client.create_bucket(made[-1])
+        await_bucket(client, made[-1])
+        return made[-1]
+
+    yield make
+    for name in made:
+        remove_bucket(client, name)
+
+
 @pytest.fixture
-def bucket(client: S3Client, bucket_name: str) -> Iterator[str]:
+def bucket(client: S3Client, new_bucket: NewBucket) -> Iterator[str]:
     """Give an empty bucket, and remove it with whatever is in it."""
-    client.create_bucket(bucket_name)
-    await_bucket(client, bucket_name)
-    yield bucket_name
-    remove_bucket(client, bucket_name)
+    name = new_bucket()
+    yield name
+    remove_bucket(client, name)
+
+
+@pytest.fixture(scope="session")
+def hostile_bucket(backend: Backend, client: S3Client, new_bucket: NewBucket) -> str:
+    """Give a bucket of hostile keys, each holding its own name, for tests that only read."""
+    name = new_bucket()
+    for key in backend.keys(HOSTILE_KEYS):
+        put(client, name, key, key.encode())
+    return name
 
 
 def await_bucket(client: S3Client, bucket: str) -> None:
@@ -93,8 +119,8 @@ def remove_bucket(client: S3Client, bucket: str) -> None:
     try:
         for upload in list(iter_uploads(client, bucket)):
             client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)
-        for version in list(iter_versions(client, bucket)):
-            client.delete_object(bucket, version.key, version_id=version.version_id)
+        for page in iter_version_pages(client, bucket):
+            client.delete_objects(bucket, [(version.key, version.version_id) for version in page.objects])
         client.delete_bucket(bucket)
     except S3Error as exc:
         if exc.code != "NoSuchBucket":

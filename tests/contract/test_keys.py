@@ -9,15 +9,12 @@ from tests.support.contract import Backend, get, keys, put
 from tests.support.hostile import ALL_CHARACTERS_KEY, EVERY_CHARACTER_KEYS, HOSTILE_KEYS, LEADING_BYTES_KEY
 
 
-def test_hostile_keys_are_distinct_and_exact(backend: Backend, client: S3Client, bucket: str) -> None:
+def test_hostile_keys_are_distinct_and_exact(backend: Backend, client: S3Client, hostile_bucket: str) -> None:
     """Nothing on the way may fold a//b, a/../b, %2F or twins in NFC and NFD."""
     hostile = backend.keys(HOSTILE_KEYS)
-    for key in hostile:
-        put(client, bucket, key, key.encode())
-
-    listed = keys(client, bucket)
-    contents = {key: get(client, bucket, key).decode() for key in listed}
-    sizes = {key: client.head_object(bucket, key).size for key in hostile}
+    listed = keys(client, hostile_bucket)
+    contents = {key: get(client, hostile_bucket, key).decode() for key in listed}
+    sizes = {key: client.head_object(hostile_bucket, key).size for key in hostile}
 
     assert hostile == listed
     assert {key: key for key in hostile} == contents
@@ -51,16 +48,13 @@ def test_hostile_keys_are_deleted_in_one_batch(backend: Backend, client: S3Clien
 
 
 @pytest.mark.parametrize("page", [1, 2, 7])
-def test_listing_goes_on_behind_any_key(backend: Backend, client: S3Client, bucket: str, page: int) -> None:
+def test_listing_goes_on_behind_any_key(backend: Backend, client: S3Client, hostile_bucket: str, page: int) -> None:
     """Every hostile key is once the last of a page, and so the cursor of the next."""
     hostile = backend.keys(HOSTILE_KEYS)
-    for key in hostile:
-        put(client, bucket, key)
-
     found: list[str] = []
     while True:
         after = found[-1] if found else ""
-        step = next(iter(iter_pages(client, bucket, start_after=after, max_keys=page)))
+        step = next(iter(iter_pages(client, hostile_bucket, start_after=after, max_keys=page)))
         found += [entry.key for entry in step.objects]
         if not step.objects:
             break
@@ -71,13 +65,10 @@ def test_listing_goes_on_behind_any_key(backend: Backend, client: S3Client, buck
 @pytest.mark.parametrize(
     "prefix", ["a/", "a//", "../", "new\n", "plus+", "percent%", "semi;", "caf\u00e9", "control\x01", " "]
 )
-def test_prefix_is_taken_literally(backend: Backend, client: S3Client, bucket: str, prefix: str) -> None:
+def test_prefix_is_taken_literally(backend: Backend, client: S3Client, hostile_bucket: str, prefix: str) -> None:
     """A prefix is signed and sent as bytes, not as a pattern."""
     hostile = backend.keys(HOSTILE_KEYS)
-    for key in hostile:
-        put(client, bucket, key)
-
-    found = keys(client, bucket, prefix)
+    found = keys(client, hostile_bucket, prefix)
 
     assert [key for key in hostile if key.startswith(prefix)] == found
 

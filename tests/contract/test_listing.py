@@ -5,14 +5,15 @@ import pytest
 from s3pool.errors import NotFoundError
 from s3pool.s3.client import S3Client
 from s3pool.s3.listing import iter_objects, iter_pages
-from tests.support.contract import keys, md5, put
+from tests.support.contract import NewBucket, keys, md5, put
 
 NAMES = [f"d{group}/{number:02d}" for group in range(5) for number in range(5)] + ["top", "zz"]
 
 
-@pytest.fixture
-def filled(client: S3Client, bucket: str) -> str:
-    """Give a bucket with five groups of five keys, and two keys beside them."""
+@pytest.fixture(scope="session")
+def filled(client: S3Client, new_bucket: NewBucket) -> str:
+    """Give a bucket with five groups of five keys and two beside them, for tests that only read."""
+    bucket = new_bucket()
     for name in NAMES:
         put(client, bucket, name, name.encode())
     return bucket

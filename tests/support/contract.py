@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +14,7 @@ from s3pool.s3.client import PutResult, S3Client
 from s3pool.s3.listing import iter_objects
 
 PART_BYTES = 5 << 20  # S3's least size of a part that is not the last
+NewBucket = Callable[[], str]
 PLAIN = ObjectAttributes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 
+STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+DEVICES = ("/dev/", "/proc/")  # names of what is open or attached, not of files
+
+
 def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     """Add operands and flags."""
     parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
@@ -51,14 +57,19 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     """Copy or move, and give the exit code."""
-    sources = [ctx.location(text) for text in args.sources]
-    target = ctx.location(args.target)
+    sources = [_without_alias(ctx.location(text), STDIN_NAMES) for text in args.sources]
+    target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
     if move and args.version_id:
         raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
     stream = _stream_of(sources, target, args, move=move)
     if stream is not None:
         return _copy_stream(stream, args, ctx)
     return _copy_objects(sources, target, args, ctx, move)
+
+
+def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
+    """Read another name of a standard stream as the stream: opening it anew would start over."""
+    return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
 def _rules(args: argparse.Namespace) -> Rules:
@@ -120,6 +131,8 @@ def _is_stream(end: Location) -> bool:
         return True
     if not isinstance(end, LocalPath):
         return False
+    if os.path.abspath(end.path).startswith(DEVICES) and not os.path.isdir(end.path):
+        return True  # what is open there may be a file: it is written to all the same, never replaced
     try:
         mode = os.stat(end.path).st_mode
     except OSError:
@@ -141,7 +154,9 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         engine_for(ctx, options_of(args, ctx), progress) as engine,
         leaving_in_time(engine, summary, ctx, verb="copied"),
     ):
+        started = time.monotonic()
         outcome = _move_bytes(source, target, engine, ctx)
+        summary.seconds = time.monotonic() - started
         summary.add(outcome)
         if not to_stdout:
             Teller(ctx, progress, lines=lines)(outcome)
@@ -163,7 +178,7 @@ def _check_object(source: S3Path, args: argparse.Namespace) -> None:
 
 def _move_bytes(source: Location, target: Location, engine: Engine, ctx: Context) -> Outcome:
     if isinstance(source, S3Path):
-        task = DownloadTask(source.bucket, source.key, "", target.text)
+        task = DownloadTask(source.bucket, source.key, *os.path.split(target.text))
         done = Done() if ctx.dry_run else _write_out(source, target, engine, ctx)
         return Outcome(task, DONE, done)
     if not isinstance(target, S3Path):

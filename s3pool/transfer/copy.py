@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.progress import Meter
 
+TAG_COUNT = "x-amz-tagging-count"
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
@@ -42,6 +44,7 @@ def copy(task: CopyTask, engine: Engine) -> Done:
         else:
             done = _copy_whole(task, head, size, engine)
             meter.advance(size)
+        _see_to_tags(task, head, engine)
     finally:
         meter.end(ok=done is not None)
     return done
@@ -79,6 +82,22 @@ def _copy_whole(task: CopyTask, head: ObjectHead | None, size: int, engine: Engi
     return Done(size, result.etag, version_id=result.version_id)
 
 
+def _see_to_tags(task: CopyTask, head: ObjectHead | None, engine: Engine) -> None:
+    """Set the tags that should be there; RGW 16 forgets them when metadata is replaced."""
+    given = engine.options.attributes
+    if head is None or given == NO_ATTRIBUTES:
+        return
+    tags = given.tags or _tags_of_source(task, head, engine)
+    if tags and (given.tags or engine.client.head_object(task.bucket, task.key).headers.get(TAG_COUNT, "0") == "0"):
+        engine.client.put_tags(task.bucket, task.key, tags)
+
+
+def _tags_of_source(task: CopyTask, head: ObjectHead, engine: Engine) -> Mapping[str, str]:
+    if head.headers.get(TAG_COUNT, "0") == "0":
+        return {}
+    return engine.client.get_tags(task.source_bucket, task.source_key, version_id=task.version_id)
+
+
 def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) -> Done:
     part_size = choose_part_size(head.size, engine.options.part_size or COPY_PART_BYTES)
     attributes = _attributes_of_parts(task, head, engine, part_size)
@@ -99,7 +118,5 @@ def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_
     """Collect what CopyObject would have taken over by itself."""
     given = engine.options.attributes
     attributes = merge_for_copy(given, head)
-    tags = given.tags
-    if not tags and head.headers.get("x-amz-tagging-count", "0") != "0":
-        tags = engine.client.get_tags(task.source_bucket, task.source_key, version_id=task.version_id)
+    tags = given.tags or _tags_of_source(task, head, engine)
     return replace(attributes, tags=tags, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})

@@ -234,7 +234,9 @@ class Expansion:
                 last_modified=info.last_modified,
                 version_id=version_id,
             )
-        root, name = os.path.split(place.text)
+        # A link that the user named is written through; links that keys lead to never are.
+        path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
+        root, name = os.path.split(path)
         if source.key.endswith("/"):  # a directory by its name
             root, name = place.text, ""
         return _download(source.bucket, info, root, name, version_id)

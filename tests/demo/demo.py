@@ -70,12 +70,12 @@ class Demo:
             cwd=self.root,
             env=self.environ,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             timeout=COMMAND_LIMIT_S,
             check=False,
         )
-        output = done.stdout.decode("utf-8", "replace")
+        # First the results, then what was said beside them, as a terminal shows it.
+        output = (done.stdout + done.stderr).decode("utf-8", "replace")
         if output:
             say(output.rstrip("\n"))
         if done.returncode != expected:

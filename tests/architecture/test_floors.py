@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "s3pool"
+
+FLOORS = {
+    "errors": 1,
+    "metrics": 1,
+    "units": 2,
+    "model": 2,
+    "location": 2,
+    "body": 2,
+    "config": 3,
+    "filters": 3,
+    "pool": 3,
+    "s3": 3,
+    "session": 4,
+    "transfer": 4,
+    "sync": 5,
+    "proxy": 5,
+    "speedtest": 5,
+    "cli": 6,
+    "__main__": 7,
+    "__init__": 0,
+}
+# What a room may use beside floors 1 and 2 and itself; the entrance may be a single module.
+MAY_USE = {
+    "config": set(),
+    "filters": set(),
+    "pool": set(),
+    "s3": set(),
+    "session": {"config", "pool", "s3"},
+    "transfer": {"s3", "filters"},
+    "sync": {"transfer", "s3", "filters"},
+    "proxy": {"session", "pool", "config", "s3.sigv4", "s3.xml"},
+    "speedtest": {"transfer", "s3"},
+}
+# Libraries that cost start-up time or belong to one room, and the only modules that may name them.
+HOMES = {
+    "urllib3": ("pool/connection.py",),
+    "requests": (),
+    "requests_aws4auth": ("s3/sigv4.py",),
+    "yaml": ("config*.py",),
+    "dotenv": ("config*.py",),
+    "rich": ("cli/*.py", "cli/commands/*.py"),
+    "shtab": ("cli/commands/completion.py",),
+    "sqlite3": ("sync/journal.py",),
+    "prometheus_client": ("metrics.py", "proxy/*.py", "sync/*.py"),
+    "concurrent.futures": ("transfer/executor.py",),
+    "http.server": ("proxy/*.py",),
+    "socketserver": ("proxy/*.py",),
+    "asyncio": (),
+    "multiprocessing": (),
+    "subprocess": ("cli/commands/*.py",),
+}
+# These are imported where they are used, never when their module is loaded.
+LATE = ("requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
+MODULE_LINES = 450
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: who, what, and whether it runs when the module is loaded."""
+
+    module: str
+    target: str
+    line: int
+    at_load: bool
+    for_types: bool
+
+
+def module_name(path: Path) -> str:
+    """Give ``pool.transport`` for s3pool/pool/transport.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def room_of(module: str) -> str:
+    """Give the room a module is in; config_yaml is a cupboard of config."""
+    first = module.split(".", maxsplit=1)[0]
+    return "config" if first.startswith("config_") else first
+
+
+def iter_imports(path: Path) -> Iterator[Import]:
+    """Yield all imports of a module, those inside functions included."""
+    tree = ast.parse(path.read_text())
+    yield from _walk(tree, module_name(path), at_load=True, for_types=False)
+
+
+def _walk(node: ast.AST, module: str, *, at_load: bool, for_types: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(module, alias.name, child.lineno, at_load, for_types)
+        elif isinstance(child, ast.ImportFrom):
+            for alias in child.names:
+                target = _resolve(child.module or "", alias.name)
+                yield Import(module, target, child.lineno, at_load, for_types)
+        else:
+            inner = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            typed = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            yield from _walk(child, module, at_load=at_load and not inner, for_types=for_types or typed)
+
+
+def _resolve(source: str, name: str) -> str:
+    """Give the module that ``from source import name`` loads: the name, when it is a module."""
+    path = ROOT.joinpath(*source.split("."), name)
+    if path.with_suffix(".py").exists() or path.is_dir():
+        return f"{source}.{name}"
+    return source if source.startswith("s3pool") else f"{source}.{name}"
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+IMPORTS = [found for path in MODULES for found in iter_imports(path)]
+INNER = [found for found in IMPORTS if found.target.split(".")[0] == "s3pool" and found.target != "s3pool"]
+
+
+def within(target: str) -> str:
+    """Strip the package's own name."""
+    return target.removeprefix("s3pool.")
+
+
+def test_every_room_has_a_floor() -> None:
+    """A new room must say where it stands before anybody moves in."""
+    rooms = {room_of(module_name(path)) for path in MODULES}
+
+    assert set() == rooms - FLOORS.keys()
+
+
+def test_nobody_imports_upward() -> None:
+    """What stands below can be understood, and tested, without what stands above."""
+    upward = [
+        f"{found.module}:{found.line} -> {found.target}"
+        for found in INNER
+        if FLOORS[room_of(within(found.target))] > FLOORS[room_of(found.module)]
+    ]
+
+    assert [] == upward
+
+
+def test_rooms_use_only_what_they_may() -> None:
+    """Neighbours on one floor do not know each other: pool never sees S3, s3 never sees endpoints."""
+    strangers = [f"{found.module}:{found.line} -> {found.target}" for found in INNER if not is_allowed(found)]
+
+    assert [] == strangers
+
+
+def is_allowed(found: Import) -> bool:
+    """Say whether one import follows the table."""
+    room, target = room_of(found.module), within(found.target)
+    other = room_of(target)
+    if room in ("cli", "__main__") or other == room or FLOORS[other] <= 2:
+        return FLOORS[room] >= FLOORS[other]
+    allowed = MAY_USE.get(room, set())
+    return other in allowed or any(target == entry or target.startswith(entry + ".") for entry in allowed)
+
+
+def test_only_the_entrance_imports_the_command_line() -> None:
+    """Nobody imports cli: it is the top."""
+    users = [found.module for found in INNER if room_of(within(found.target)) == "cli"]
+
+    assert {"cli", "__main__"} >= {room_of(module) for module in users}
+
+
+def test_errors_need_nothing_of_the_program() -> None:
+    """The first floor stands on the standard library alone."""
+    targets = [found.target for found in INNER if FLOORS[room_of(found.module)] == 1]
+
+    assert [] == [target for target in targets if FLOORS[room_of(within(target))] >= 1 and within(target) != "errors"]
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """A circle has no ground floor; imports for types alone do not count."""
+    graph: dict[str, set[str]] = {}
+    for found in INNER:
+        if not found.for_types:
+            graph.setdefault(found.module, set()).add(within(found.target))
+
+    assert [] == find_circle(graph)
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Give the modules of one circle, or nothing."""
+    done: set[str] = set()
+
+    def visit(node: str, trail: list[str]) -> list[str]:
+        if node in trail:
+            return [*trail[trail.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(graph.get(node, ())):
+            if other != node and (circle := visit(other, [*trail, node])):
+                return circle
+        done.add(node)
+        return []
+
+    for start in sorted(graph):
+        if circle := visit(start, []):
+            return circle
+    return []
+
+
+def test_a_circle_would_be_found() -> None:
+    """The judge itself is judged."""
+    assert ["a", "b", "c", "a"] == find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert [] == find_circle({"a": {"b", "c"}, "b": {"c"}})
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_library_stays_in_its_room(library: str) -> None:
+    """A second user would make start-up slow, or a second HTTP stack."""
+    users = {
+        module_path(found.module)
+        for found in IMPORTS
+        if not found.for_types and (found.target == library or found.target.startswith(library + "."))
+    }
+
+    assert set() == {user for user in users if not any(Path(user).match(home) for home in HOMES[library])}
+
+
+@pytest.mark.parametrize("library", LATE)
+def test_slow_library_is_imported_late(library: str) -> None:
+    """It is paid for by the commands that use it, when they do."""
+    early = [
+        f"{found.module}:{found.line}"
+        for found in IMPORTS
+        if found.at_load and not found.for_types and (found.target + ".").startswith(library + ".")
+    ]
+
+    assert [] == early
+
+
+def module_path(module: str) -> str:
+    """Give the file of a module, relative to the package."""
+    path = Path(*module.split("."))
+    return str(path / "__init__.py" if (PACKAGE / path).is_dir() else path.with_suffix(".py"))
+
+
+def test_only_known_libraries_are_used() -> None:
+    """Every dependency stands in setup.cfg, and has a home above."""
+    known = {*sys.stdlib_module_names, "s3pool", *(library.split(".")[0] for library in HOMES)}
+
+    assert set() == {found.target.split(".")[0] for found in IMPORTS} - known
+
+
+def test_only_the_command_line_talks_to_the_terminal() -> None:
+    """Below cli nobody prints, exits or reads the command line's words."""
+    talkers = [
+        f"{module_name(path)}:{node.lineno}"
+        for path in MODULES
+        if room_of(module_name(path)) not in ("cli", "__main__")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if is_talk(node)
+    ]
+
+    assert [] == talkers
+
+
+def is_talk(node: ast.AST) -> bool:
+    """Say whether a node prints, asks, exits, or looks at sys.argv and its streams."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id in ("print", "input", "exit", "quit")
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+        return node.attr in ("argv", "exit", "stdout", "stderr", "stdin")
+    return False
+
+
+def test_modules_stay_readable() -> None:
+    """Nobody understands a module of a thousand lines."""
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES}
+
+    assert {} == {name: length for name, length in lengths.items() if length > MODULE_LINES}

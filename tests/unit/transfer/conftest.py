@@ -1,0 +1,61 @@
+"""Engines on the in-process fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from s3pool.config import load_config
+from s3pool.session import Session, open_session
+from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.executor import BoundedExecutor
+from tests.support.fake_s3 import FakeS3, Quirks
+
+BUCKET = "b"
+EngineFactory = Callable[..., Engine]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeS3]:
+    """Give one store behind two addresses, with an empty bucket ``b``."""
+    with FakeS3(2) as server:
+        server.store.add(BUCKET, "x")
+        server.store.bucket(BUCKET).remove("x", "null")
+        yield server
+
+
+@pytest.fixture
+def make_engine(fake: FakeS3, tmp_path: Path) -> Iterator[EngineFactory]:
+    """Make engines on the fake: ``make_engine(workers=4, part_size=...)``."""
+    opened: list[tuple[Session, BoundedExecutor]] = []
+
+    def make(*, workers: int = 0, server: FakeS3 | None = None, **options: object) -> Engine:
+        environ = (server or fake).environment
+        session = open_session(load_config({}, environ=environ, cwd=str(tmp_path), home=str(tmp_path)))
+        executor = BoundedExecutor(workers)
+        opened.append((session, executor))
+        return Engine(session.client, options=TransferOptions(**options), executor=executor)  # type: ignore[arg-type]
+
+    yield make
+    for session, executor in opened:
+        executor.close()
+        session.close()
+
+
+@pytest.fixture
+def quirky() -> Iterator[Callable[..., FakeS3]]:
+    """Make fakes with quirks, each with an empty bucket ``b``."""
+    made: list[FakeS3] = []
+
+    def make(**quirks: object) -> FakeS3:
+        server = FakeS3(2, quirks=Quirks(**quirks))  # type: ignore[arg-type]
+        server.store.add(BUCKET, "x")
+        server.store.bucket(BUCKET).remove("x", "null")
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.stop()

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
+from s3pool.transfer.beneath import (
+    PartFile,
+    PartRegistry,
+    is_part_name,
+    make_directory,
+    open_root,
+    remove_file,
+    split_relative,
+    stat_below,
+)
+
+
+@pytest.mark.parametrize("relative", ["../x", "a/../../x", "a/..", "..", "/abs", "//abs", ".", "a/.", "a\0b"])
+def test_names_that_no_file_may_have_are_refused(relative: str) -> None:
+    """A key decides nothing about files outside of the target directory."""
+    with pytest.raises(RefusedError):
+        split_relative(relative)
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"),
+    [
+        ("a", ([], b"a")),
+        ("a/b", ([b"a"], b"b")),
+        ("a//b", ([b"a"], b"b")),
+        ("a/./b", ([b"a"], b"b")),
+        ("a/", ([b"a"], b"")),
+        ("..a/b..", ([b"..a"], b"b..")),
+        ("\udcff", ([], b"\xff")),
+    ],
+)
+def test_names_are_cut_as_the_file_system_reads_them(relative: str, expected: tuple[list[bytes], bytes]) -> None:
+    """Empty and dot components do not exist on disk."""
+    assert expected == split_relative(relative)
+
+
+def write(root: Path, relative: str, content: bytes, *, replace: bool = True) -> bool:
+    part = PartFile(str(root), relative, registry=PartRegistry())
+    try:
+        os.write(part.fd, content)
+        return part.commit(replace=replace)
+    finally:
+        part.close()
+
+
+def test_committed_file_has_its_name_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """The temporary name ends with the transfer."""
+    write(tmp_path, "a/b/c", b"new")
+
+    assert b"new" == (tmp_path / "a/b/c").read_bytes()
+    assert ["c"] == os.listdir(tmp_path / "a/b")
+
+
+def test_uncommitted_file_leaves_nothing_and_the_old_one(tmp_path: Path) -> None:
+    """A failed download must not touch what was there."""
+    (tmp_path / "a").write_bytes(b"old")
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+    os.write(part.fd, b"half")
+
+    part.close()
+
+    assert ["a"] == os.listdir(tmp_path)
+    assert b"old" == (tmp_path / "a").read_bytes()
+
+
+def test_commit_without_replace_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    """--no-clobber holds even when the file came meanwhile."""
+    (tmp_path / "a").write_bytes(b"old")
+
+    committed = write(tmp_path, "a", b"new", replace=False)
+
+    assert not committed
+    assert b"old" == (tmp_path / "a").read_bytes()
+    assert ["a"] == os.listdir(tmp_path)
+
+
+def test_commit_over_a_directory_fails(tmp_path: Path) -> None:
+    """A directory is never replaced by a file."""
+    (tmp_path / "a").mkdir()
+
+    with pytest.raises(LocalFileError, match="cannot write a"):
+        write(tmp_path, "a", b"new")
+
+    assert ["a"] == os.listdir(tmp_path)
+
+
+def test_link_at_the_target_is_replaced_not_followed(tmp_path: Path) -> None:
+    """A key must not write where a link points."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"safe")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(outside)
+
+    write(root, "a", b"new")
+
+    assert b"safe" == outside.read_bytes()
+    assert not (root / "a").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "missing"])
+def test_link_on_the_way_is_refused(tmp_path: Path, target: str) -> None:
+    """A link inside the target directory leads out of it."""
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / target)
+
+    with pytest.raises(RefusedError, match="symbolic link link"):
+        write(root, "link/a", b"new")
+
+    assert [] == os.listdir(tmp_path / "elsewhere")
+
+
+def test_link_that_the_user_named_is_followed(tmp_path: Path) -> None:
+    """The target directory itself is the user's own word."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    write(tmp_path / "link", "a", b"new")
+
+    assert b"new" == (tmp_path / "real/a").read_bytes()
+
+
+def test_file_on_the_way_is_an_error(tmp_path: Path) -> None:
+    """The keys x and x/y cannot both be files."""
+    (tmp_path / "x").write_bytes(b"")
+
+    with pytest.raises(LocalFileError, match="x is a file"):
+        write(tmp_path, "x/y", b"new")
+
+
+def test_root_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    """Nothing can lie below a file."""
+    (tmp_path / "x").write_bytes(b"")
+
+    with pytest.raises(LocalFileError, match="not a directory"):
+        open_root(str(tmp_path / "x"))
+
+
+def test_registry_removes_what_is_left(tmp_path: Path) -> None:
+    """An interrupt that cannot wait for the workers still leaves no temporary file."""
+    registry = PartRegistry()
+    part = PartFile(str(tmp_path), "a", registry=registry)
+
+    registry.discard_all()
+
+    assert [] == os.listdir(tmp_path)
+    part.close()
+
+
+def test_part_files_are_known_by_their_names(tmp_path: Path) -> None:
+    """Walks leave alone what another run is writing."""
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    names = os.listdir(os.fsencode(tmp_path))
+
+    assert [True] == [is_part_name(name) for name in names]
+    part.close()
+
+
+def test_existing_mode_is_that_of_the_file_to_be_replaced(tmp_path: Path) -> None:
+    """A private file stays private when its content is replaced."""
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "a").chmod(0o600)
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    mode = part.existing_mode()
+
+    assert 0o600 == mode
+    part.close()
+
+
+def test_directories_are_made_below_the_root(tmp_path: Path) -> None:
+    """A key that ends in a slash becomes a directory."""
+    make_directory(str(tmp_path / "root"), "a/b/")
+
+    assert (tmp_path / "root/a/b").is_dir()
+
+
+def test_remove_takes_the_file_and_forgives_a_missing_one(tmp_path: Path) -> None:
+    """A removal that another run was faster with is done."""
+    (tmp_path / "a").write_bytes(b"")
+
+    remove_file(str(tmp_path), "a")
+    remove_file(str(tmp_path), "a")
+    remove_file(str(tmp_path), "no/such")
+
+    assert [] == os.listdir(tmp_path)
+
+
+def test_remove_refuses_to_follow_a_link(tmp_path: Path) -> None:
+    """What lies behind a link is not in the target directory."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a").write_bytes(b"safe")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(RefusedError):
+        remove_file(str(tmp_path / "root"), "link/a")
+
+    assert (tmp_path / "elsewhere/a").exists()
+
+
+def test_stat_below_gives_the_link_itself(tmp_path: Path) -> None:
+    """Whether a target exists is asked about its name, not about what it points to."""
+    (tmp_path / "link").symlink_to("nowhere")
+
+    found = stat_below(str(tmp_path), "link")
+
+    assert found is not None
+    assert stat_below(str(tmp_path), "missing") is None
+
+
+def test_missing_directory_of_a_source_is_not_found(tmp_path: Path) -> None:
+    """A source that is missing has an exit code of its own."""
+    with pytest.raises(LocalNotFoundError):
+        open_root(str(tmp_path / "missing"), create=False)

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_workers
+
+
+@pytest.fixture
+def executor() -> Iterator[BoundedExecutor]:
+    """Give three workers."""
+    executor = BoundedExecutor(3)
+    yield executor
+    executor.close()
+
+
+def test_flow_gives_every_result_once(executor: BoundedExecutor) -> None:
+    """An item that is lost or done twice would be a file that is missing or sent twice."""
+    results = executor.flow(lambda number: number * 2, range(500))
+
+    assert [number * 2 for number in range(500)] == sorted(results)
+
+
+def test_flow_pulls_items_no_faster_than_they_are_done(executor: BoundedExecutor) -> None:
+    """Memory must not grow with the listing that the items come from."""
+    release = threading.Event()
+    pulled = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            pulled.append(number)
+            if len(pulled) == 3 * ITEMS_PER_WORKER:
+                release.set()
+            yield number
+
+    results = iter(executor.flow(lambda _: release.wait(10), items()))
+    next(results)
+
+    assert len(pulled) <= 3 * ITEMS_PER_WORKER + 1
+
+
+def test_flow_without_workers_runs_in_the_calling_thread() -> None:
+    """Commands that start no thread use the same code."""
+    results = list(BoundedExecutor(0).flow(lambda _: threading.current_thread(), range(3)))
+
+    assert [threading.current_thread()] * 3 == results
+
+
+def test_flow_raises_what_the_work_raises(executor: BoundedExecutor) -> None:
+    """A broken worker must not look like an ended one."""
+
+    def fail(_: int) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(executor.flow(fail, [1]))
+
+
+def test_drain_gives_up_on_work_that_hangs(executor: BoundedExecutor) -> None:
+    """After an interrupt a hanging worker must not hold the program back."""
+    release = threading.Event()
+    flow = executor.flow(lambda number: number and release.wait(10), [1, 0])
+    results = iter(flow)
+
+    first = next(results)
+    drained = list(flow.drain(0.0))
+
+    assert (0, []) == (first, drained)
+    assert 1 == flow.pending
+    assert executor.is_busy
+    release.set()
+
+
+def test_share_does_every_item_once(executor: BoundedExecutor) -> None:
+    """Every part of an upload is sent, and only once."""
+    done: list[int] = []
+
+    executor.share(done.append, range(200), limit=3)
+
+    assert list(range(200)) == sorted(done)
+
+
+def test_share_gives_items_to_several_threads(executor: BoundedExecutor) -> None:
+    """The parts of one large file go over several connections at a time."""
+    together = threading.Barrier(3, timeout=10)
+
+    executor.share(lambda _: together.wait(), range(3), limit=3)
+
+    assert not together.broken
+
+
+def test_share_keeps_to_its_limit(executor: BoundedExecutor) -> None:
+    """--part-workers 1 means one part at a time."""
+    threads = set()
+
+    executor.share(lambda _: threads.add(threading.current_thread()), range(50), limit=1)
+
+    assert {threading.current_thread()} == threads
+
+
+def test_share_raises_the_first_error_and_takes_no_more(executor: BoundedExecutor) -> None:
+    """A failed part ends the upload; the parts behind it need not be sent."""
+    taken = []
+
+    def fail(number: int) -> None:
+        taken.append(number)
+        raise OSError("part")
+
+    with pytest.raises(OSError, match="part"):
+        executor.share(fail, range(1000), limit=3)
+
+    assert len(taken) <= 4
+
+
+def test_share_raises_what_the_items_raise(executor: BoundedExecutor) -> None:
+    """A stream that cannot be read is an error, not its end."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("pipe")
+
+    with pytest.raises(OSError, match="pipe"):
+        executor.share(lambda _: None, items(), limit=3)
+
+
+def test_shares_of_all_workers_end() -> None:
+    """No large transfer waits for help that waits for it: every worker may hold one."""
+    executor = BoundedExecutor(2)
+    done: list[int] = []
+
+    def large(number: int) -> None:
+        executor.share(done.append, range(20), limit=8)
+
+    list(executor.flow(large, range(10)))
+    executor.close()
+
+    assert 200 == len(done)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "file_limit", "expected"), [(1, 1024, 16), (4, 1024, 32), (30, 4096, 64), (4, 104, 10), (4, 10, 1)]
+)
+def test_auto_workers_grow_with_the_pool_within_the_file_limit(endpoints: int, file_limit: int, expected: int) -> None:
+    """More nodes carry more; a process that runs out of descriptors carries nothing."""
+    assert expected == auto_workers(endpoints, file_limit=file_limit)

@@ -1,0 +1,133 @@
+"""mb and rb: buckets come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3pool.cli.context import Context
+from tests.cli.conftest import Call
+from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3.store import Upload
+
+
+def test_mb_makes_buckets(fake: FakeS3, call: Call) -> None:
+    """Several at once, a line for each."""
+    result = call("mb", "s3/one", "s3://two")
+
+    assert (0, "Bucket created: s3/one\nBucket created: s3/two\n") == (result.code, result.out)
+    assert {"one", "two"} == set(fake.store.buckets)
+
+
+def test_mb_json(call: Call) -> None:
+    """The record of an act."""
+    records = call("mb", "--json", "s3/one").records
+
+    assert [{"type": "bucket_created", "url": "s3/one", "bucket": "one"}] == records
+
+
+def test_mb_p_takes_an_existing_bucket(fake: FakeS3, call: Call) -> None:
+    """And sees to its versioning, when that is asked for."""
+    fake.store.add("one", "k")
+
+    result = call("mb", "-p", "--versioning", "s3/one")
+
+    assert (0, "", "s3pool: s3/one exists\n") == (result.code, result.out, result.err)
+    assert "Enabled" == fake.store.buckets["one"].versioning
+
+
+def test_mb_versioning_and_lock(fake: FakeS3, call: Call) -> None:
+    """Both are set at birth."""
+    call("mb", "--versioning", "s3/one")
+    call("mb", "--lock", "s3/two")
+
+    assert "Enabled" == fake.store.buckets["one"].versioning
+    assert fake.store.buckets["two"].lock
+
+
+def test_mb_dry_run(fake: FakeS3, call: Call) -> None:
+    """Nothing is made."""
+    result = call("mb", "--dry-run", "s3/one")
+
+    assert "(dry run) Bucket created: s3/one\n" == result.out
+    assert {} == fake.store.buckets
+
+
+@pytest.mark.parametrize("command", ["mb", "rb"])
+@pytest.mark.parametrize("operand", ["s3/one/key", "s3", "./one", "s3/a*b"])
+def test_only_buckets_are_taken(call: Call, command: str, operand: str) -> None:
+    """A key in the path is refused, never dropped: rb s3/b/p must not remove b."""
+    assert (2, "") == (call(command, operand).code, call(command, operand).out)
+
+
+def test_rb_removes_an_empty_bucket(fake: FakeS3, call: Call) -> None:
+    """In text and as a record."""
+    call("mb", "s3/one", "s3/two")
+
+    assert "Bucket deleted: s3/one\n" == call("rb", "s3/one").out
+    assert [{"type": "bucket_deleted", "url": "s3/two", "bucket": "two"}] == call("rb", "--json", "s3/two").records
+    assert {} == fake.store.buckets
+
+
+def test_rb_keeps_what_is_not_empty(fake: FakeS3, call: Call) -> None:
+    """And says how it could go."""
+    fake.store.add("one", "k")
+
+    result = call("rb", "s3/one")
+
+    assert 1 == result.code
+    assert "409 BucketNotEmpty" in result.err
+    assert result.err.endswith("; use rb --force to empty it first\n")
+
+
+def test_rb_of_a_missing_bucket(call: Call) -> None:
+    """With and without force."""
+    assert 3 == call("rb", "s3/none").code
+    assert 3 == call("rb", "--force", "s3/none").code
+
+
+def test_rb_force_empties_first(fake: FakeS3, call: Call) -> None:
+    """Versions, delete markers and uploads as well; without a terminal nobody is asked."""
+    call("mb", "s3/one", "--versioning")
+    call("pipe", "s3/one/k", stdin=b"1")
+    call("pipe", "s3/one/k", stdin=b"2")
+    call("find", "s3/one", "--delete")
+    fake.store.buckets["one"].uploads["u"] = Upload("u", "k", 0.0, {}, {}, "STANDARD")
+
+    result = call("rb", "--force", "s3/one")
+
+    assert (0, "Bucket deleted: s3/one\n") == (result.code, result.out)
+    assert {} == fake.store.buckets
+
+
+def test_rb_force_dry_run(fake: FakeS3, call: Call) -> None:
+    """Everything is still there."""
+    fake.store.add("one", "k")
+
+    result = call("rb", "--force", "--dry-run", "s3/one")
+
+    assert "(dry run) Bucket deleted: s3/one\n" == result.out
+    assert ["k"] == list(fake.store.bodies("one"))
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 6), (b"", 6)])
+def test_rb_force_asks_on_a_terminal(
+    fake: FakeS3, call: Call, monkeypatch: pytest.MonkeyPatch, answer: bytes, code: int
+) -> None:
+    """Anything but yes is no, and no is a guard that held."""
+    fake.store.add("one", "k")
+    monkeypatch.setattr(Context, "is_tty", property(lambda _: True))
+
+    result = call("rb", "--force", "s3/one", stdin=answer)
+
+    assert code == result.code
+    assert result.err.startswith("Delete s3/one and everything in it? [y/N]: ")
+    assert (code == 0) == ("one" not in fake.store.buckets)
+
+
+def test_rb_yes_does_not_ask(fake: FakeS3, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For scripts that run on a terminal."""
+    fake.store.add("one", "k")
+    monkeypatch.setattr(Context, "is_tty", property(lambda _: True))
+
+    assert 0 == call("rb", "--force", "-y", "s3/one").code
+    assert {} == fake.store.buckets

@@ -1,0 +1,101 @@
+"""pipe: standard input becomes an object, or nothing does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Call
+from tests.support.fake_s3 import FakeS3, Reset, internal_error
+
+
+@pytest.fixture
+def bucket(fake: FakeS3) -> str:
+    """Give an empty bucket's name."""
+    fake.store.add("bkt", "seed")
+    fake.store.buckets["bkt"].remove("seed", "null")
+    return "bkt"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n"])
+def test_small_input_is_put_in_one_piece(fake: FakeS3, call: Call, bucket: str, content: bytes) -> None:
+    """Nothing at all is an object, too."""
+    result = call("pipe", f"s3/{bucket}/k", stdin=content)
+
+    assert (0, "- -> s3/bkt/k\n") == (result.code, result.out)
+    assert {"k": content} == fake.store.bodies(bucket)
+    assert ["PutObject"] == fake.ops(op="PutObject")
+
+
+def test_large_input_goes_in_parts(fake: FakeS3, call: Call, bucket: str) -> None:
+    """Over all nodes, whole in the end."""
+    content = bytes(range(256)) * (21 << 12)
+
+    result = call("pipe", "--json", f"s3/{bucket}/k", stdin=content)
+
+    record = result.records[0]
+    assert isinstance(record.pop("seconds"), float)
+    assert {"type": "copy", "source": "-", "target": "s3/bkt/k", "size": len(content)} == record
+    assert content == fake.store.bodies(bucket)["k"]
+    assert ["CompleteMultipartUpload"] == fake.ops(op="CompleteMultipartUpload")
+
+
+def test_attributes_are_stored(fake: FakeS3, call: Call, bucket: str) -> None:
+    """As cp stores them."""
+    flags = ["--metadata", "Colour=blue=ish", "--content-type", "text/x-log", "--tags", "a=1&b=2"]
+
+    call("pipe", *flags, f"s3/{bucket}/k", stdin=b"x")
+
+    stored = fake.store.buckets[bucket].versions["k"][0]
+    assert ("blue=ish", "text/x-log") == (stored.headers["x-amz-meta-colour"], stored.headers["content-type"])
+    assert {"a": "1", "b": "2"} == stored.tags
+
+
+def test_no_clobber_leaves_what_exists(fake: FakeS3, call: Call, bucket: str) -> None:
+    """It is not even read; skipping by wish is no failure."""
+    fake.store.add(bucket, "k", b"old")
+
+    result = call("pipe", "-n", f"s3/{bucket}/k", stdin=b"new")
+
+    assert (0, "", "s3pool: s3/bkt/k was not written: it exists\n") == (result.code, result.out, result.err)
+    assert {"k": b"old"} == fake.store.bodies(bucket)
+
+
+def test_dry_run_stores_nothing(fake: FakeS3, call: Call, bucket: str) -> None:
+    """And says so."""
+    result = call("pipe", "--dry-run", f"s3/{bucket}/k", stdin=b"new")
+
+    assert "(dry run) - -> s3/bkt/k\n" == result.out
+    assert {} == fake.store.bodies(bucket)
+
+
+def test_dying_node_does_not_matter(fake: FakeS3, call: Call, bucket: str) -> None:
+    """The bytes are in memory: they go to another one."""
+    fake.fault(Reset(after=1), op="PutObject")
+
+    assert 0 == call("pipe", f"s3/{bucket}/k", stdin=b"hello").code
+    assert {"k": b"hello"} == fake.store.bodies(bucket)
+
+
+def test_failure_leaves_no_upload_behind(fake: FakeS3, call: Call, bucket: str) -> None:
+    """Parts that nobody sees cost money."""
+    fake.fault(internal_error(), op="UploadPart", nth=2, times=0)
+
+    result = call("pipe", "--retries", "1", f"s3/{bucket}/k", stdin=b"x" * (17 << 20))
+
+    assert 1 == result.code
+    assert {} == fake.store.buckets[bucket].uploads
+    assert {} == fake.store.bodies(bucket)
+
+
+@pytest.mark.parametrize("target", ["s3/bkt", "s3/bkt/", "./file", "-"])
+def test_target_must_be_a_key(call: Call, target: str) -> None:
+    """A stream has no name to append."""
+    assert 2 == call("pipe", target, stdin=b"x").code
+
+
+def test_missing_bucket_is_exit_3(call: Call) -> None:
+    """One line."""
+    result = call("pipe", "s3/none/k", stdin=b"x")
+
+    assert 3 == result.code
+    assert 1 == result.err.count("\n")

@@ -1,0 +1,138 @@
+"""The commands that help around storage: presign, ping, completion."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call
+from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3
+
+HOSTILE = "a//b/../é +%2F;.txt"
+
+
+def test_presigned_url_works(fake_s3: Callable[..., FakeS3], call: Call) -> None:
+    """On a server that checks signatures, for a key with everything in it."""
+    fake = fake_s3(1, secrets={ACCESS_KEY: SECRET_KEY})
+    fake.store.add("bkt", HOSTILE, b"hello")
+
+    result = call("presign", "--expires", "1h", f"s3/bkt/{HOSTILE}", env={"S3_POOL": fake.endpoints[0]})
+
+    assert b"hello" == urllib.request.urlopen(result.out.strip()).read()
+    assert [] == fake.ops(op="HeadObject")
+
+
+def test_presigned_put_stores(fake_s3: Callable[..., FakeS3], call: Call) -> None:
+    """Whoever has the URL may upload."""
+    fake = fake_s3(1, secrets={ACCESS_KEY: SECRET_KEY})
+    fake.store.add("bkt", "other")
+    url = call("presign", "--method", "PUT", "s3/bkt/k", env={"S3_POOL": fake.endpoints[0]}).out.strip()
+
+    urllib.request.urlopen(urllib.request.Request(url, data=b"up", method="PUT"))
+
+    assert b"up" == fake.store.bodies("bkt")["k"]
+
+
+def test_presign_json(call: Call) -> None:
+    """When it ends is part of the record."""
+    record = call("presign", "--json", "s3/bkt/k").records[0]
+
+    assert "presigned" == record["type"]
+    assert "X-Amz-Expires=604800" in record["url"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z", record["expires"])
+
+
+@pytest.mark.parametrize(
+    "flags", [["--expires", "8d"], ["--expires", "0s"], ["--method", "POST"], ["--no-sign-request"]]
+)
+def test_presign_refuses_what_s3_would(call: Call, flags: list[str]) -> None:
+    """Better now than when somebody uses the URL."""
+    assert (2, "") == (call("presign", "s3/bkt/k", *flags).code, call("presign", "s3/bkt/k", *flags).out)
+
+
+def test_presign_needs_a_key(call: Call) -> None:
+    """A bucket cannot be fetched."""
+    assert 2 == call("presign", "s3/bkt").code
+
+
+def test_ping_shows_a_line_per_node(fake: FakeS3, call: Call) -> None:
+    """In the order of the configuration; a dead one does not make it fail."""
+    fake.nodes[1].kill()
+
+    result = call("ping")
+
+    header, first, second = result.lines
+    assert ["node", "state", "latency", "TLS", "clock", "server", "error"] == header.split()
+    assert [fake.endpoints[0], "up"] == first.split()[:2]
+    assert [fake.endpoints[1], "down"] == second.split()[:2]
+    assert "refused" in second
+    assert 0 == result.code
+
+
+def test_ping_json(fake: FakeS3, call: Call) -> None:
+    """Null where nothing was learned."""
+    fake.nodes[1].kill()
+
+    alive, dead = call("ping", "--json").records
+
+    assert ("endpoint", fake.endpoints[0], True, None) == tuple(alive[k] for k in ("type", "url", "healthy", "error"))
+    assert alive["latency_ms"] > 0
+    assert (False, None, None) == (dead["healthy"], dead["latency_ms"], dead["status"])
+
+
+def test_ping_without_any_node_is_exit_5(fake: FakeS3, call: Call) -> None:
+    """The code for a cluster that is gone."""
+    for node in fake.nodes:
+        node.kill()
+
+    assert 5 == call("ping").code
+
+
+def test_ping_silent_node_is_down(fake: FakeS3, call: Call) -> None:
+    """A port that accepts and says nothing, judged within the connect timeout."""
+    fake.nodes[0].black_hole()
+
+    states = [line.split()[1] for line in call("ping", "--connect-timeout", "0.3").lines[1:]]
+
+    assert ["down", "up"] == states
+
+
+def test_ping_counts_rounds(call: Call) -> None:
+    """So many tables, with a gap between."""
+    result = call("ping", "--count", "2", "--interval", "0s")
+
+    assert 2 == sum(line.startswith("node") for line in result.lines)
+    assert 2 == len(call("ping", "--count", "1", "--json").records)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_flags(call: Call, shell: str) -> None:
+    """Global flags are offered behind a command as well."""
+    pytest.importorskip("shtab")
+
+    result = call("completion", shell)
+
+    assert 0 == result.code
+    assert all(word in result.out for word in ("presign", "max-keys", "endpoints"))
+
+
+def test_completion_for_another_shell(call: Call) -> None:
+    """Usage, one line."""
+    result = call("completion", "fish")
+
+    assert 2 == result.code
+    assert 1 == result.err.count("\n")
+
+
+def test_completion_script_is_valid_bash(call: Call, tmp_path: Path) -> None:
+    """The shell itself judges."""
+    import subprocess
+
+    script = tmp_path / "s3pool.bash"
+    script.write_bytes(call("completion", "bash").stdout)
+
+    assert 0 == subprocess.run(["bash", "-n", str(script)], check=False).returncode

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s3pool.errors import IntegrityError, LocalFileError, PreconditionError, RefusedError, S3Error, StoppedError
+from s3pool.transfer.download import download, download_to
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.fetch import Source
+from s3pool.transfer.tasks import Done, DownloadTask
+from s3pool.transfer.upload import upload_stream
+from tests.support.fake_s3 import MIB, Call, CutBody, FakeS3, FlipByte, IgnoreHeader, Rewrite, internal_error
+
+PART = 5 * MIB
+LARGE = 3 * PART + 17
+EngineFactory = Callable[..., Engine]
+
+
+def put(fake: FakeS3, content: bytes, **headers: str) -> None:
+    fake.store.add("b", "k", content, mtime=1_600_000_000, **headers)
+
+
+def put_in_parts(content: bytes, engine: Engine) -> None:
+    pieces = [content[first : first + PART] for first in range(0, len(content), PART)]
+    upload_stream(lambda _: pieces.pop(0) if pieces else b"", "b", key="k", engine=engine)
+
+
+def fetch(root: Path, engine: Engine, *, relative: str = "f", size: int = -1) -> Done:
+    return download(DownloadTask("b", "k", str(root), relative, size), engine)
+
+
+@pytest.mark.parametrize("size", [0, 1, PART, PART + 1, LARGE])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_written_bytes_are_the_objects(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, size: int, workers: int
+) -> None:
+    """In one stream or in ranges, and nothing else is left."""
+    content = os.urandom(size)
+    put(fake, content)
+
+    done = fetch(tmp_path / "out", make_engine(workers=workers, part_size=PART))
+
+    assert content == (tmp_path / "out/f").read_bytes()
+    assert size == done.size
+    assert ["f"] == os.listdir(tmp_path / "out")
+
+
+def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Its ETag can be made of what is fetched, without reading the file again."""
+    content = os.urandom(LARGE)
+    put_in_parts(content, make_engine(part_size=PART))
+
+    fetch(tmp_path, make_engine(workers=2, part_size=PART))
+
+    ranges = {request.headers.get("range") for request in fake.requests if request.op == "GetObject"}
+    assert content == (tmp_path / "f").read_bytes()
+    assert f"bytes=0-{PART - 1}" in ranges
+
+
+def test_ranges_go_over_all_endpoints(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """One large object has the bandwidth of the whole pool."""
+    put(fake, os.urandom(LARGE))
+
+    fetch(tmp_path, make_engine(workers=2, part_size=PART))
+
+    assert {0, 1} == {request.endpoint for request in fake.requests if request.op == "GetObject"}
+
+
+def test_modification_time_is_the_stored_one(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """A round trip keeps it to the nanosecond."""
+    put(fake, b"x", **{"x-amz-meta-mtime": "1500000000.123456789"})
+
+    done = fetch(tmp_path, make_engine())
+
+    assert 1_500_000_000_123_456_789 == (tmp_path / "f").stat().st_mtime_ns == done.mtime_ns
+
+
+def test_modification_time_is_last_modified_where_none_was_stored(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    """Sync compares with it."""
+    put(fake, b"x")
+
+    fetch(tmp_path, make_engine())
+
+    assert 1_600_000_000 == (tmp_path / "f").stat().st_mtime
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cut_connection_goes_on_from_its_byte(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, workers: int
+) -> None:
+    """What has arrived is not fetched again, and the rest is bound to the same object."""
+    content = os.urandom(LARGE)
+    put(fake, content)
+    fake.fault(CutBody(after=MIB), op="GetObject", times=3)
+
+    fetch(tmp_path, make_engine(workers=workers), size=LARGE)
+
+    resumed = [request.headers for request in fake.requests if request.op == "GetObject"][1:]
+    assert content == (tmp_path / "f").read_bytes()
+    assert all("if-match" in headers for headers in resumed)
+    assert all(not headers["range"].startswith("bytes=0-") for headers in resumed)
+
+
+def test_rest_that_the_server_cannot_give_is_skipped_to(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    """A server without ranges sends all again, and only the missing part of it counts."""
+    content = os.urandom(LARGE)
+    put(fake, content)
+    fake.fault(CutBody(after=2 * MIB), op="GetObject")
+    fake.fault(IgnoreHeader("range"), op="GetObject", times=0)
+
+    fetch(tmp_path, make_engine(), size=LARGE)
+
+    assert content == (tmp_path / "f").read_bytes()
+
+
+def test_server_that_ignores_ranges_is_read_in_one_stream(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    """The whole object in the place of a range would be written over itself."""
+    content = os.urandom(LARGE)
+    put(fake, content)
+    fake.fault(IgnoreHeader("range"), op="GetObject", times=0)
+
+    fetch(tmp_path, make_engine(workers=2, part_size=PART))
+
+    assert content == (tmp_path / "f").read_bytes()
+
+
+def test_other_range_than_asked_for_fails(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Bytes of another place have no place in the file."""
+    put(fake, os.urandom(LARGE))
+
+    def shift(reply):  # type: ignore[no-untyped-def]
+        reply.headers["Content-Range"] = f"bytes 1-{PART}/{LARGE}"
+        return reply
+
+    fake.fault(Rewrite(shift), op="GetObject")
+
+    with pytest.raises(IntegrityError, match="asked http"):
+        fetch(tmp_path, make_engine(part_size=PART))
+
+    assert [] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "workers"), [(100, 0), (LARGE, 0), (LARGE, 2)])
+def test_flipped_byte_fails_and_leaves_the_old_file(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, size: int, workers: int
+) -> None:
+    """Wrong bytes never take the place of right ones."""
+    (tmp_path / "f").write_bytes(b"old")
+    put(fake, os.urandom(size))
+    fake.fault(FlipByte(at=50), op="GetObject")
+
+    with pytest.raises(IntegrityError, match="MD5"):
+        fetch(tmp_path, make_engine(workers=workers, part_size=PART))
+
+    assert b"old" == (tmp_path / "f").read_bytes()
+    assert ["f"] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("part_size", [PART, 0])
+def test_flipped_byte_in_an_object_of_parts_fails(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, part_size: int
+) -> None:
+    """The uploader stored its part size, so the composite ETag is binding."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(LARGE))
+    from s3pool.transfer.tasks import UploadTask
+    from s3pool.transfer.upload import upload
+
+    upload(UploadTask(str(source), "b", "k"), make_engine(part_size=PART))
+    fake.fault(FlipByte(at=MIB), op="GetObject")
+
+    with pytest.raises(IntegrityError, match="ETag"):
+        fetch(tmp_path, make_engine(part_size=part_size))
+
+    assert ["source"] == os.listdir(tmp_path)
+
+
+def test_failure_leaves_no_temporary_file(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Whatever went wrong."""
+    put(fake, os.urandom(LARGE))
+    fake.fault(internal_error(), op="GetObject", nth=2, times=0)
+
+    with pytest.raises(S3Error):
+        fetch(tmp_path, make_engine(part_size=PART))
+
+    assert [] == os.listdir(tmp_path)
+
+
+def test_object_that_is_replaced_is_fetched_anew(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Ranges of two objects make neither."""
+    put(fake, b"1" * LARGE)
+    fake.fault(Call(lambda _: put(fake, b"2" * LARGE)), op="GetObject", nth=2)
+
+    fetch(tmp_path, make_engine(part_size=PART))
+
+    assert b"2" * LARGE == (tmp_path / "f").read_bytes()
+
+
+def test_object_that_keeps_being_replaced_fails(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """It is tried once more, not for ever."""
+    put(fake, b"1" * LARGE)
+    numbers = iter(range(2, 1000))
+    fake.fault(Call(lambda _: put(fake, bytes([next(numbers) % 256]) * LARGE)), op="GetObject", times=0)
+
+    with pytest.raises(PreconditionError):
+        fetch(tmp_path, make_engine(part_size=PART))
+
+    assert [] == os.listdir(tmp_path)
+
+
+def test_stop_ends_a_download(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """An interrupt leaves nothing behind."""
+    put(fake, os.urandom(LARGE))
+    engine = make_engine(part_size=PART)
+    fake.fault(Call(lambda _: engine.stop.set()), op="GetObject", nth=2)
+
+    with pytest.raises(StoppedError):
+        fetch(tmp_path, engine)
+
+    assert [] == os.listdir(tmp_path)
+
+
+def test_key_that_ends_in_a_slash_becomes_a_directory(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    """Other tools mark directories so."""
+    put(fake, b"")
+
+    fetch(tmp_path, make_engine(), relative="d/e/")
+
+    assert (tmp_path / "d/e").is_dir()
+
+
+def test_directory_key_with_content_is_refused(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """No file can have that name, and its bytes must not vanish silently."""
+    put(fake, b"content")
+
+    with pytest.raises(RefusedError, match="ends in '/'"):
+        fetch(tmp_path, make_engine(), relative="d/")
+
+
+def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Also when it came while the bytes were on their way."""
+    put(fake, b"new")
+    fake.fault(Call(lambda _: (tmp_path / "f").write_bytes(b"old")), op="GetObject")
+
+    first = fetch(tmp_path, make_engine(no_clobber=True))
+    second = fetch(tmp_path, make_engine(no_clobber=True))
+
+    assert ("it exists", "it exists") == (first.skipped, second.skipped)
+    assert b"old" == (tmp_path / "f").read_bytes()
+
+
+def test_update_fetches_only_what_is_newer(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """A file that came from the object is not older than it, whenever that was stored."""
+    put(fake, b"x", **{"x-amz-meta-mtime": "1500000000.5"})
+    engine = make_engine(update=True)
+
+    first = fetch(tmp_path, engine)
+    again = fetch(tmp_path, engine)
+    os.utime(tmp_path / "f", (0, 1_400_000_000))
+    older = fetch(tmp_path, engine)
+
+    assert ("", "the source is not newer", "") == (first.skipped, again.skipped, older.skipped)
+
+
+def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """A private file stays private."""
+    (tmp_path / "f").write_bytes(b"old")
+    (tmp_path / "f").chmod(0o600)
+    put(fake, b"new")
+
+    fetch(tmp_path, make_engine())
+
+    assert 0o600 == (tmp_path / "f").stat().st_mode & 0o777
+
+
+def test_preserve_restores_the_mode(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """As rclone stores it."""
+    put(fake, b"#!/bin/sh", **{"x-amz-meta-mode": "0100750"})
+
+    fetch(tmp_path, make_engine(preserve=True))
+
+    assert 0o750 == (tmp_path / "f").stat().st_mode & 0o777
+
+
+def test_full_disk_is_one_clear_error(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves nothing behind."""
+    put(fake, b"new")
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+
+    with pytest.raises(LocalFileError, match="No space left"):
+        fetch(tmp_path, make_engine())
+
+    assert [] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_stream_gives_the_bytes_in_order(fake: FakeS3, make_engine: EngineFactory, parts: bool) -> None:
+    """Standard output cannot seek, so a cut is healed in place."""
+    content = os.urandom(LARGE)
+    if parts:
+        put_in_parts(content, make_engine(part_size=PART))
+    else:
+        put(fake, content)
+    fake.fault(CutBody(after=MIB), op="GetObject", times=2)
+    out = bytearray()
+
+    download_to(out.extend, Source("b", "k"), engine=make_engine())
+
+    assert content == out
+
+
+def test_flipped_byte_in_a_stream_is_told(fake: FakeS3, make_engine: EngineFactory) -> None:
+    """What was written cannot be taken back; the exit code speaks."""
+    put(fake, b"content")
+    fake.fault(FlipByte(at=2), op="GetObject")
+
+    with pytest.raises(IntegrityError, match="do not make"):
+        download_to(bytearray().extend, Source("b", "k"), engine=make_engine())

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Error, StoppedError
+from s3pool.model import ObjectAttributes
+from s3pool.transfer import upload as upload_module
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.tasks import Done, UploadTask
+from s3pool.transfer.upload import ChangedError, upload, upload_stream
+from tests.support.fake_s3 import MIB, Call, FakeS3, FlipStored, Reset, Vanish, WrongETag, error_in_200, internal_error
+
+PART = 5 * MIB
+EngineFactory = Callable[..., Engine]
+
+
+def content_of(size: int) -> bytes:
+    return os.urandom(size)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Write the source file."""
+
+    def write(content: bytes) -> Path:
+        path = tmp_path / "source.txt"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def send(path: Path, engine: Engine) -> Done:
+    return upload(UploadTask(str(path), "b", "k", path.stat().st_size), engine)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, PART, PART + 1, 2 * PART, 3 * PART + 17])
+@pytest.mark.parametrize("sign_payload", [True, False])
+def test_stored_bytes_are_the_files(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
+) -> None:
+    """Around every threshold, with either protection."""
+    content = content_of(size)
+
+    done = send(source(content), make_engine(workers=3, part_size=PART, sign_payload=sign_payload))
+
+    stored = fake.store.bucket("b").current("k")
+    assert stored is not None
+    assert content == stored.body
+    assert (size, stored.etag.strip('"')) == (done.size, done.etag)
+
+
+def test_time_and_type_are_stored(fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]) -> None:
+    """A round trip keeps the modification time to the nanosecond."""
+    path = source(b"text")
+    os.utime(path, ns=(0, 1_500_000_000_123_456_789))
+
+    send(path, make_engine())
+
+    head = make_engine().client.head_object("b", "k")
+    assert ("text/plain", "1500000000.123456789") == (head.content_type, head.metadata["mtime"])
+
+
+def test_lost_part_is_sent_again_alone(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """A connection that dies in one part costs that part."""
+    content = content_of(3 * PART)
+    fake.fault(Reset(after=MIB), op="UploadPart", nth=2)
+
+    send(source(content), make_engine(workers=2, part_size=PART))
+
+    assert {"k": content} == fake.store.bodies("b")
+    assert 4 == len(fake.ops(op="UploadPart"))
+
+
+def test_parts_go_over_all_endpoints(fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]) -> None:
+    """One large file has the bandwidth of the whole pool."""
+    send(source(content_of(6 * PART)), make_engine(workers=2, part_size=PART))
+
+    used = {request.endpoint for request in fake.requests if request.op == "UploadPart"}
+    assert {0, 1} == used
+
+
+@pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])
+def test_complete_without_clear_answer_is_found_done(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: object
+) -> None:
+    """The object is there with the right ETag, whatever was heard of it."""
+    content = content_of(2 * PART)
+    fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
+
+    send(source(content), make_engine(part_size=PART))
+
+    assert {"k": content} == fake.store.bodies("b")
+    assert 1 == len(fake.ops(op="CompleteMultipartUpload"))
+
+
+@pytest.mark.parametrize("fault", [Reset(), internal_error(), error_in_200()])
+def test_complete_that_did_not_happen_is_asked_for_again(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: object
+) -> None:
+    """The upload is still open, so nothing was done yet."""
+    content = content_of(2 * PART)
+    fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
+
+    send(source(content), make_engine(part_size=PART))
+
+    assert {"k": content} == fake.store.bodies("b")
+    assert 2 == len(fake.ops(op="CompleteMultipartUpload"))
+
+
+def test_complete_that_never_succeeds_fails_and_aborts(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Parts that nobody sees would be paid for for ever."""
+    fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
+
+    with pytest.raises(S3Error, match="InternalError"):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+    assert {} == fake.store.bucket("b").uploads
+    assert 1 == len(fake.ops(op="AbortMultipartUpload"))
+
+
+def test_old_object_is_not_taken_for_the_new_one(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """An object of that name and size proves nothing."""
+    fake.store.add("b", "k", b"x" * (2 * PART))
+    fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
+
+    with pytest.raises(S3Error):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+
+def test_empty_etag_of_complete_is_asked_for(
+    quirky: Callable[..., FakeS3], make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """RGW 16 leaves it out."""
+    server = quirky(empty_complete_etag=True)
+    content = content_of(2 * PART)
+
+    done = send(source(content), make_engine(server=server, part_size=PART))
+
+    stored = server.store.bucket("b").current("k")
+    assert stored is not None
+    assert stored.etag.strip('"') == done.etag
+
+
+def test_composite_etag_that_differs_fails(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """The object is not made of the parts that were sent."""
+    fake.fault(WrongETag("0" * 32 + "-2"), op="CompleteMultipartUpload")
+
+    with pytest.raises(IntegrityError, match="its parts make"):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+
+def test_failed_part_aborts_the_upload(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Nothing stays behind."""
+    fake.fault(internal_error(), op="UploadPart", times=0)
+
+    with pytest.raises(S3Error):
+        send(source(content_of(2 * PART)), make_engine(workers=2, part_size=PART))
+
+    assert {} == fake.store.bucket("b").uploads
+    assert {} == fake.store.bodies("b")
+
+
+def test_etag_of_a_put_is_compared_where_md5_was_made(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """A server that stored something else says so in the ETag."""
+    fake.fault(FlipStored(), op="PutObject")
+
+    with pytest.raises(IntegrityError, match="what was sent makes"):
+        send(source(b"content"), make_engine(sign_payload=False))
+
+
+def grow(path: Path) -> Callable[[object], None]:
+    def append(_: object) -> None:
+        with path.open("ab") as stream:
+            stream.write(b"more")
+
+    return append
+
+
+def test_source_that_changes_once_is_sent_as_it_is_then(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """A log that was appended to is taken whole at the second try."""
+    path = source(content_of(2 * PART))
+    fake.fault(Call(grow(path)), op="CreateMultipartUpload")
+
+    send(path, make_engine(part_size=PART))
+
+    assert {"k": path.read_bytes()} == fake.store.bodies("b")
+    assert {} == fake.store.bucket("b").uploads
+
+
+def test_source_that_keeps_changing_fails_and_stores_nothing(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """A mixture of two states is worse than an error."""
+    path = source(content_of(2 * PART))
+    fake.fault(Call(grow(path)), op="UploadPart", times=0)
+
+    with pytest.raises(ChangedError, match="changed while it was read"):
+        send(path, make_engine(part_size=PART))
+
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+
+
+def test_small_source_that_shrinks_is_noticed(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than its size was read: it is not the file that was looked at."""
+    path = source(b"content")
+    monkeypatch.setattr(upload_module.os, "pread", lambda fd, count, offset: b"")
+
+    with pytest.raises(ChangedError):
+        send(path, make_engine())
+
+    assert {} == fake.store.bodies("b")
+
+
+def test_stop_ends_an_upload_and_aborts_it(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """An interrupt must not wait for a terabyte."""
+    engine = make_engine(part_size=PART)
+    fake.fault(Call(lambda _: engine.stop.set()), op="UploadPart")
+
+    with pytest.raises(StoppedError):
+        send(source(content_of(3 * PART)), engine)
+
+    assert {} == fake.store.bucket("b").uploads
+
+
+def test_missing_source_is_not_found(make_engine: EngineFactory, tmp_path: Path) -> None:
+    """It has an exit code of its own."""
+    with pytest.raises(LocalNotFoundError, match="cannot read"):
+        upload(UploadTask(str(tmp_path / "missing"), "b", "k"), make_engine())
+
+
+def test_pipe_is_refused_without_blocking(make_engine: EngineFactory, tmp_path: Path) -> None:
+    """It became a pipe after the walk saw a file."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(RefusedError, match="no regular file"):
+        upload(UploadTask(str(tmp_path / "pipe"), "b", "k"), make_engine())
+
+
+def test_no_clobber_leaves_what_is_there(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Also when it came between the look and the write."""
+    path = source(b"new")
+    fake.fault(Call(lambda _: fake.store.add("b", "k", b"old")), op="PutObject")
+
+    first = send(path, make_engine(no_clobber=True))
+    second = send(path, make_engine(no_clobber=True))
+
+    assert ("it exists", "it exists") == (first.skipped, second.skipped)
+    assert {"k": b"old"} == fake.store.bodies("b")
+
+
+def test_update_sends_only_what_is_newer(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """The stored time counts, not when it was stored."""
+    path = source(b"one")
+    os.utime(path, (0, 1_500_000_000))
+    engine = make_engine(update=True)
+
+    first = send(path, engine)
+    again = send(path, engine)
+    os.utime(path, (0, 1_500_000_001))
+    newer = send(path, engine)
+
+    assert ("", "the source is not newer", "") == (first.skipped, again.skipped, newer.skipped)
+
+
+def test_attributes_of_the_user_are_stored_with_parts(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Create carries what PutObject would have carried."""
+    attributes = ObjectAttributes(content_type="x/y", metadata={"k": "v"}, tags={"t": "1"})
+
+    send(source(content_of(2 * PART)), make_engine(part_size=PART, attributes=attributes))
+
+    engine = make_engine()
+    head = engine.client.head_object("b", "k")
+    assert ("x/y", "v", str(PART)) == (head.content_type, head.metadata["k"], head.metadata["s3pool-part-size"])
+
+
+class Dribble(io.RawIOBase):
+    """A pipe: every read gives less than was asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._content.read(min(size, 1_000_003))
+
+
+@pytest.mark.parametrize("size", [0, 10, PART, PART + 1, 3 * PART + 5])
+def test_stream_is_stored_whole(fake: FakeS3, make_engine: EngineFactory, size: int) -> None:
+    """Its length is known only at its end."""
+    content = content_of(size)
+
+    done = upload_stream(Dribble(content).read, "b", key="k", engine=make_engine(workers=2, part_size=PART))
+
+    assert ({"k": content}, size) == (fake.store.bodies("b"), done.size)
+
+
+def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFactory) -> None:
+    """Half a dump must not look like a whole one."""
+    blocks = [b"x" * PART, b"y" * PART]
+
+    def read(_: int) -> bytes:
+        if not blocks:
+            raise OSError(5, "Input/output error")
+        return blocks.pop()
+
+    with pytest.raises(Exception, match="cannot read the stream"):
+        upload_stream(read, "b", key="k", engine=make_engine(part_size=PART))
+
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)

@@ -104,7 +104,7 @@ def iter_version_pages(client: Lister, bucket: str, *, prefix: str = "", delimit
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
     """
-    guard = _LoopGuard(bucket)
+    guard = LoopGuard(bucket)
     marker = ("", "")
     while True:
         page = client.list_versions_page(
@@ -129,7 +129,7 @@ def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[U
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
     """
-    guard = _LoopGuard(bucket)
+    guard = LoopGuard(bucket)
     marker = ("", "")
     while True:
         page = client.list_uploads_page(bucket, prefix=prefix, key_marker=marker[0], upload_id_marker=marker[1])
@@ -148,9 +148,9 @@ class _Walk:
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
         self._bucket = bucket
         self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
-        self._guard = _LoopGuard(bucket)
+        self._guard = LoopGuard(bucket)
         # Some servers fail on a name before the prefix, where it says nothing anyway.
-        self._floor = "" if _order(start_after) < _order(prefix) else start_after
+        self._floor = "" if name_order(start_after) < name_order(prefix) else start_after
         self._cursor = self._floor  # the start-after that leaves out every name given out
         self._last = ""  # the last of these names
         self._token = ""  # of the page before, "" before the first
@@ -186,16 +186,16 @@ class _Walk:
     def _serves(self, page: ListPage) -> bool:
         """Say whether the answer to a start-after is in order and goes beyond it."""
         last = _last_name(page)
-        return _is_ordered(page) and (not last or _order(last) > _order(self._cursor))
+        return _is_ordered(page) and (not last or name_order(last) > name_order(self._cursor))
 
     def _accept(self, page: ListPage) -> ListPage:
         """Keep what is new on a page, and take the step to the next one."""
         self._has_order = self._has_order and _is_ordered(page)
         last = _last_name(page)
-        if self._has_order and last and _order(last) < _order(self._last):
+        if self._has_order and last and name_order(last) < name_order(self._last):
             raise ProtocolError(f"the server went backwards while it listed s3/{self._bucket}")
         self._token = page.next_token
-        self._by_token = self._by_token or not self._has_order or _is_minio_token(page.next_token)
+        self._by_token = self._by_token or not self._has_order or is_minio_token(page.next_token)
         # Without order every page has to be taken as it is, and the guard finds loops.
         floor = self._cursor if self._has_order else self._floor
         if not self._has_order or not _begins_after(page, floor):
@@ -209,7 +209,7 @@ class _Walk:
         return page
 
 
-class _LoopGuard:
+class LoopGuard:
     """Finds a server that leads in a circle, in constant memory (Brent's algorithm)."""
 
     __slots__ = ("_anchor", "_bucket", "_power", "_steps")
@@ -246,26 +246,27 @@ def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Cal
     return fetch
 
 
-def _order(name: str) -> bytes:
+def name_order(name: str) -> bytes:
     """Give what S3 sorts by; the order of str is another one for escaped bytes."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def _is_ordered(page: ListPage) -> bool:
-    return _is_increasing([entry.key for entry in page.objects]) and _is_increasing(page.prefixes)
+    return is_increasing([entry.key for entry in page.objects]) and is_increasing(page.prefixes)
 
 
-def _is_increasing(names: Sequence[str]) -> bool:
+def is_increasing(names: Sequence[str]) -> bool:
+    """Say whether names are in S3's order, each once."""
     if all(map(lt, names, islice(names, 1, None))):
         return True
-    ordered = [_order(name) for name in names]
+    ordered = [name_order(name) for name in names]
     return all(map(lt, ordered, islice(ordered, 1, None)))
 
 
 def _last_name(page: ListPage) -> str:
     """Give the greatest name of an ordered page, "" for an empty one."""
     names = [*(entry.key for entry in page.objects[-1:]), *page.prefixes[-1:]]
-    return max(names, key=_order, default="")
+    return max(names, key=name_order, default="")
 
 
 def _step_past(last: str, page: ListPage) -> str:
@@ -280,18 +281,19 @@ def _step_past(last: str, page: ListPage) -> str:
 def _begins_after(page: ListPage, cursor: str) -> bool:
     """Say whether all names of an ordered page are greater than the cursor."""
     firsts = [*(entry.key for entry in page.objects[:1]), *page.prefixes[:1]]
-    return all(_order(name) > _order(cursor) for name in firsts)
+    return all(name_order(name) > name_order(cursor) for name in firsts)
 
 
 def _drop_through(page: ListPage, cursor: str) -> ListPage:
     """Leave out names up to the cursor: some servers take start-after as included, or not at all."""
-    floor = _order(cursor)
-    objects = tuple(entry for entry in page.objects if _order(entry.key) > floor)
-    prefixes = tuple(name for name in page.prefixes if _order(name) > floor)
+    floor = name_order(cursor)
+    objects = tuple(entry for entry in page.objects if name_order(entry.key) > floor)
+    prefixes = tuple(name for name in page.prefixes if name_order(name) > floor)
     return replace(page, objects=objects, prefixes=prefixes)
 
 
-def _is_minio_token(token: str) -> bool:
+def is_minio_token(token: str) -> bool:
+    """Say whether a continuation token is one of MinIO."""
     try:
         return MINIO_TAG in binascii.a2b_base64(token)
     except ValueError:
@@ -302,8 +304,8 @@ def _shorten(page: ListPage, count: int) -> ListPage:
     """Give the first names of a page, objects and prefixes together."""
     if len(page.objects) + len(page.prefixes) <= count:
         return page
-    names = sorted([*(entry.key for entry in page.objects), *page.prefixes], key=_order)
-    limit = _order(names[count])
-    objects = tuple(entry for entry in page.objects if _order(entry.key) < limit)
-    prefixes = tuple(name for name in page.prefixes if _order(name) < limit)
+    names = sorted([*(entry.key for entry in page.objects), *page.prefixes], key=name_order)
+    limit = name_order(names[count])
+    objects = tuple(entry for entry in page.objects if name_order(entry.key) < limit)
+    prefixes = tuple(name for name in page.prefixes if name_order(name) < limit)
     return replace(page, objects=objects, prefixes=prefixes, truncated=True)

@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from s3pool.errors import UsageError
 from s3pool.location import compile_glob, glob_prefix, glob_regex
 
 INCLUDE = "include"
 EXCLUDE = "exclude"
+
+
+class Names(Protocol):
+    """Which relative names take part."""
+
+    def admits(self, relative: str) -> bool:
+        """Say whether a name takes part."""
+
+    def may_contain(self, directory: str) -> bool:
+        """Say whether a name below a directory could take part; only no is certain."""
 
 
 @dataclass(frozen=True, slots=True)

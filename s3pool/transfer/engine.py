@@ -18,6 +18,7 @@ from s3pool.transfer.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,11 @@ class TransferOptions:
 
 
 class Engine:
-    """The means of a run. Safe for many threads."""
+    """The means of a run. Safe for many threads.
+
+    ``why_not`` is asked by the worker before each transfer; what it gives is why the
+    transfer is not needed, "" when it is.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Engine:
         self.parts = PartRegistry()
         self.uploads = UploadRegistry()
         self.stop = threading.Event()
+        self.why_not: Callable[[Task], str] | None = None
         self._local = threading.local()
 
     @property

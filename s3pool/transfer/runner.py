@@ -167,7 +167,7 @@ def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Ou
         return Outcome(task, NOT_STARTED)
     started = time.monotonic()
     try:
-        done = act(task, engine)
+        done = _unneeded(task, engine) or act(task, engine)
     except StoppedError:
         return Outcome(task, NOT_STARTED)
     except S3PoolError as exc:
@@ -177,6 +177,11 @@ def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Ou
         logger.error("%s -> %s: unexpected %s", task.source, task.target, type(exc).__name__, exc_info=exc)
         return Outcome(task, FAILED, error=exc, seconds=time.monotonic() - started)
     return Outcome(task, SKIPPED if done.skipped else DONE, done, seconds=time.monotonic() - started)
+
+
+def _unneeded(task: Task, engine: Engine) -> Done | None:
+    why = engine.why_not(task) if engine.why_not is not None else ""
+    return Done(skipped=why) if why else None
 
 
 def _act(task: Task, engine: Engine) -> Done:

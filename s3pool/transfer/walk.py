@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
-from s3pool.filters import NameFilter
+from s3pool.filters import NameFilter, Names
 from s3pool.transfer.beneath import is_part_name, local_error
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported
@@ -41,7 +41,7 @@ class Unusable:
 class Walk:
     """One walk over a tree; memory holds the names of the directories on the way only."""
 
-    def __init__(self, root: str, *, names: NameFilter = NO_FILTER, links: str = LINKS_FILES) -> None:
+    def __init__(self, root: str, *, names: Names = NO_FILTER, links: str = LINKS_FILES) -> None:
         self._root = os.fsencode(root)
         self._names = names
         self._links = links

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, UsageError
+from s3pool.filters import NameFilter
+from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.expand import Expansion, Rules
+from s3pool.transfer.tasks import CopyTask, Problem
+from tests.support.fake_s3 import FakeS3
+
+EngineFactory = Callable[..., Engine]
+KEYS = ("p", "p/a", "p/d/b", "p2/x", "pfile", "q/[x]")
+
+
+@pytest.fixture
+def tree(fake: FakeS3, tmp_path: Path) -> Path:
+    """Give a local tree and keys."""
+    for key in KEYS:
+        fake.store.add("b", key, key.encode())
+    (tmp_path / "src/d").mkdir(parents=True)
+    (tmp_path / "src/a").write_bytes(b"1")
+    (tmp_path / "src/d/b").write_bytes(b"2")
+    return tmp_path
+
+
+@pytest.fixture
+def pairs(make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]]]:
+    """Give source and target of every task that words mean."""
+    monkeypatch.chdir(tree)
+    client = make_engine().client
+
+    def expand(*words: str, **rules: object) -> list[tuple[str, str]]:
+        *sources, target = map(parse, words)
+        items = Expansion(client, sources, target, rules=Rules(**rules))  # type: ignore[arg-type]
+        return [(item.source, item.target) for item in items if not isinstance(item, Problem)]
+
+    return expand
+
+
+@pytest.mark.parametrize("source", ["src", "src/"])
+@pytest.mark.parametrize("target", ["s3/b/n", "s3/b/n/"])
+def test_directory_copies_its_content_whatever_the_slashes(
+    pairs: Callable[..., list[tuple[str, str]]], source: str, target: str
+) -> None:
+    """One rule, the same as sync's."""
+    found = pairs(source, target, recursive=True)
+
+    assert ["s3/b/n/a", "s3/b/n/d/b"] == [place for _, place in found]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("src/a", "s3/b/n"), [("src/a", "s3/b/n")]),
+        (("src/a", "s3/b/n/"), [("src/a", "s3/b/n/a")]),
+        (("src/a", "s3/b"), [("src/a", "s3/b/a")]),
+        (("src/a", "src/d/b", "s3/b/n"), [("src/a", "s3/b/n/a"), ("src/d/b", "s3/b/n/b")]),
+        (("s3/b/p/a", "new"), [("s3/b/p/a", "new")]),
+        (("s3/b/p/a", "new/"), [("s3/b/p/a", "new/a")]),
+        (("s3/b/p/a", "src"), [("s3/b/p/a", "src/a")]),
+        (("s3/b/p/a", "."), [("s3/b/p/a", "./a")]),
+        (("s3/b/p/a", "s3/b/p2", "new"), [("s3/b/p/a", "new/a")]),
+        (("s3/b/p/a", "s3/c/"), [("s3/b/p/a", "s3/c/a")]),
+        (("s3/b/p*", "new"), [("s3/b/p", "new/p"), ("s3/b/p2/x", "new/p2/x"), ("s3/b/pfile", "new/pfile")]),
+        (("s3/b/p/*", "new"), [("s3/b/p/a", "new/a"), ("s3/b/p/d/b", "new/d/b")]),
+        (("s3/b/p/d/?", "s3/c/n"), [("s3/b/p/d/b", "s3/c/n/b")]),
+    ],
+)
+def test_words_mean_what_the_manual_says(
+    pairs: Callable[..., list[tuple[str, str]]], words: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    """Files by name, directories by slash, wildcards across slashes."""
+    found = pairs(*words)
+
+    assert set(expected) <= set(found)
+
+
+def test_recursive_work_stays_within_the_directory_of_keys(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+    """`p` means `p` and `p/...`, never `p2/...`."""
+    found = pairs("s3/b/p", "s3/c/n", recursive=True)
+
+    assert [("s3/b/p", "s3/c/n/p"), ("s3/b/p/a", "s3/c/n/a"), ("s3/b/p/d/b", "s3/c/n/d/b")] == found
+
+
+def test_key_with_wildcards_is_reached_without_glob(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+    """--no-glob takes the key as it stands."""
+    assert [("s3/b/q/[x]", "new")] == pairs("s3/b/q/[x]", "new", glob=False)
+
+
+def test_filters_hold_for_all_kinds_of_sources(pairs: Callable[..., list[tuple[str, str]]]) -> None:
+    """The name below the source is what is tested."""
+    names = NameFilter([("exclude", "d/*")])
+
+    assert ["s3/b/n/a"] == [place for _, place in pairs("src", "s3/b/n", recursive=True, names=names)]
+    assert ["s3/b/p/a"] == [place for place, _ in pairs("s3/b/p/", "new", recursive=True, names=names)]
+
+
+@pytest.mark.parametrize(
+    ("words", "rules"),
+    [
+        (("src/a", "src/b"), {}),
+        (("src", "s3/b/n"), {}),
+        (("s3/b", "new"), {}),
+        (("s3", "new"), {"recursive": True}),
+        (("src/a", "s3"), {}),
+        (("s3/b/p", "s3/b/p/n"), {"recursive": True}),
+        (("s3/b", "s3/b/n"), {"recursive": True}),
+        (("s3/b/p", "s3/b/p/"), {"recursive": True}),
+        (("-", "src/a", "s3/b/n"), {}),
+        (("s3/b/p", "s3/b/q", "-"), {}),
+        (("src/a", "s3/b/n"), {"version_id": "v"}),
+        (("s3/b/p*", "new"), {"version_id": "v"}),
+    ],
+)
+def test_words_that_make_no_sense_are_refused_before_anything_is_done(
+    make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], rules: dict[str, object]
+) -> None:
+    """Half of a run would be worse than none."""
+    monkeypatch.chdir(tree)
+    *sources, target = map(parse, words)
+
+    with pytest.raises(UsageError):
+        Expansion(make_engine().client, sources, target, rules=Rules(**rules))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "rules", "kind"),
+    [
+        (LocalPath("missing"), {}, LocalNotFoundError),
+        (LocalPath("missing"), {"recursive": True}, LocalNotFoundError),
+        (S3Path("b", "missing"), {}, NotFoundError),
+        (S3Path("b", "missing"), {"recursive": True}, NotFoundError),
+        (S3Path("b", "missing*"), {}, NotFoundError),
+        (S3Path("missing", "k"), {"recursive": True}, NotFoundError),
+    ],
+)
+def test_missing_source_is_a_problem_and_the_others_go_on(
+    make_engine: EngineFactory,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Location,
+    rules: dict[str, object],
+    kind: type[Exception],
+) -> None:
+    """Each is told with its own error."""
+    monkeypatch.chdir(tree)
+    target: Location = S3Path("c", "n/") if isinstance(source, LocalPath) else LocalPath("new")
+    other: Location = LocalPath("src/a") if isinstance(source, LocalPath) else S3Path("b", "pfile")
+    items = list(Expansion(make_engine().client, [source, other], target, rules=Rules(**rules)))  # type: ignore[arg-type]
+
+    problems = [item for item in items if isinstance(item, Problem)]
+    assert [kind] == [type(problem.error) for problem in problems]
+    assert len(items) > len(problems) or rules.get("recursive")
+
+
+def test_prefix_without_recursion_says_what_helps(make_engine: EngineFactory, tree: Path, fake: FakeS3) -> None:
+    """`No such key` alone would be puzzling beside a listing that shows it."""
+    items = list(Expansion(make_engine().client, [S3Path("b", "p2")], LocalPath("new"), rules=Rules()))
+
+    assert "-r copies them" in str(items[0].error)  # type: ignore[union-attr]
+
+
+def test_two_sources_for_one_target_are_told(make_engine: EngineFactory, tree: Path) -> None:
+    """The second would silently replace the first."""
+    (tree / "other").mkdir()
+    (tree / "other/a").write_bytes(b"3")
+    sources = [LocalPath(str(tree / "src/a")), LocalPath(str(tree / "other/a"))]
+
+    items = list(Expansion(make_engine().client, sources, S3Path("b", "n/"), rules=Rules()))
+
+    assert isinstance(items[1], Problem)
+    assert isinstance(items[1].error, RefusedError)
+
+
+def test_keys_that_would_leave_the_target_are_told_one_by_one(
+    make_engine: EngineFactory, fake: FakeS3, tmp_path: Path
+) -> None:
+    """The rest goes on."""
+    for key in ("t/../../evil", "t//abs", "t/fine"):
+        fake.store.add("b", key)
+
+    items = list(Expansion(make_engine().client, [S3Path("b", "t/")], LocalPath(str(tmp_path)), rules=Rules(recursive=True)))
+
+    assert ["s3/b/t/../../evil", "s3/b/t//abs"] == [item.source for item in items if isinstance(item, Problem)]
+    assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]
+
+
+def test_copies_inside_s3_keep_keys_exactly(make_engine: EngineFactory, fake: FakeS3) -> None:
+    """There they mean nothing but themselves."""
+    for key in ("t/../x", "t//y", "t/."):
+        fake.store.add("b", key)
+
+    items = list(Expansion(make_engine().client, [S3Path("b", "t")], S3Path("c", "u"), rules=Rules(recursive=True)))
+
+    assert ["u/.", "u/../x", "u//y"] == sorted(item.key for item in items if isinstance(item, CopyTask))
+
+
+def test_stream_among_files_is_refused(make_engine: EngineFactory) -> None:
+    """It has no name."""
+    with pytest.raises(UsageError, match="one stream"):
+        Expansion(make_engine().client, [StdStream()], S3Path("b", "k"), rules=Rules())

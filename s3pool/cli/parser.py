@@ -40,6 +40,7 @@ DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every re
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
 GLOBALS_HINT = "Global flags (s3pool --help) work here as well."
 HELP_POSITION = 26  # the column where the explanations of flags start
+OPERAND_MARK = "\0"  # no word of a command line can hold it
 DEFAULT_WIDTH = 100  # of help that goes to a file or a pipe
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -278,7 +279,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         return namespace
     require_known(namespace.command)
     parser = command_parser(namespace.command)
-    return parser.parse_intermixed_args(rest, namespace=namespace)
+    return _unmask(parser.parse_intermixed_args(_mask(rest), namespace=namespace))
+
+
+def _mask(words: list[str]) -> list[str]:
+    """Replace ``--`` by a mark on each later word that looks like a flag.
+
+    argparse, when flags and operands are mixed, forgets a ``--`` that stands before the
+    first operand, and would take the operand ``-r`` for the flag.
+    """
+    if "--" not in words:
+        return words
+    end = words.index("--")
+    return words[:end] + [f"{OPERAND_MARK}{word}" if word.startswith("-") else word for word in words[end + 1 :]]
+
+
+def _unmask(namespace: argparse.Namespace) -> argparse.Namespace:
+    for name, value in vars(namespace).items():
+        if isinstance(value, str):
+            setattr(namespace, name, value.removeprefix(OPERAND_MARK))
+        elif isinstance(value, list):
+            setattr(namespace, name, [v.removeprefix(OPERAND_MARK) if isinstance(v, str) else v for v in value])
+    return namespace
 
 
 def command_parser(name: str) -> CommandParser:

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_s3 import MIB, Answer, CutBody, FakeS3, FlipByte, Hang, internal_error
+from tests.support.run_cli import CliResult, CliRunner
+
+Cli = Callable[..., CliResult]
+HOSTILE = (
+    "../x",
+    "p/../../x",
+    ".",
+    "..",
+    "/abs",
+    "a//b",
+    "a/./b",
+    "x",
+    "x/y",
+    "dir/",
+    "new\nline",
+    "tab\there",
+    "\x01",
+    "%2F",
+    "plus+and space",
+    ";semi",
+    "ü",
+    "u\u0308",
+    "Case",
+    "case",
+    "'quote\"",
+    "*",
+    "[a]",
+    "-r",
+)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeS3]:
+    """Give three addresses of one store with a bucket ``b``."""
+    with FakeS3(3) as server:
+        server.store.add("b", "gone")
+        server.store.bucket("b").remove("gone", "null")
+        yield server
+
+
+@pytest.fixture
+def cli(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> Cli:
+    """Run a command in a directory of its own."""
+    work = tmp_path / "work"
+    work.mkdir()
+    run_cli.environ.update(fake.environment)
+    return lambda *words, **options: run_cli(*words, cwd=work, **options)
+
+
+@pytest.fixture
+def work(tmp_path: Path, cli: Cli) -> Path:
+    """Give the working directory of the commands."""
+    return tmp_path / "work"
+
+
+def test_one_file_goes_up_and_comes_down(cli: Cli, work: Path) -> None:
+    """The line on stdout is the result, the summary on stderr is for people."""
+    (work / "f.txt").write_bytes(b"hello")
+
+    up = cli("cp", "f.txt", "s3/b/k")
+    down = cli("cp", "s3/b/k", "copy.txt")
+
+    assert (0, "f.txt -> s3/b/k\n") == (up.code, up.out)
+    assert (0, "s3/b/k -> copy.txt\n") == (down.code, down.out)
+    assert up.err.startswith("s3pool: 1 copied, 5B in ")
+    assert b"hello" == (work / "copy.txt").read_bytes()
+
+
+def test_json_gives_a_record_a_file_and_a_summary(cli: Cli, work: Path) -> None:
+    """Scripts read lines of JSON and nothing else."""
+    (work / "f").write_bytes(b"hello")
+
+    result = cli("cp", "f", "s3/b/k", "--json")
+
+    copied, summary = result.records
+    assert ("copy", "f", "s3/b/k", 5) == (copied["type"], copied["source"], copied["target"], copied["size"])
+    assert copied["seconds"] >= 0
+    assert ("summary", 1, 0, 0, 5) == tuple(summary[name] for name in ("type", "copied", "skipped", "failed", "bytes"))
+    assert "" == result.err
+
+
+def test_tree_goes_up_and_comes_down(cli: Cli, work: Path) -> None:
+    """Byte for byte, with times."""
+    for name in ("a", "d/b", "d/e/c"):
+        (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / "src" / name).write_bytes(name.encode())
+    os.utime(work / "src/a", (0, 1_500_000_000))
+
+    cli("cp", "-r", "src", "s3/b/p")
+    result = cli("cp", "-r", "s3/b/p/", "out")
+
+    assert 0 == result.code
+    assert {"s3/b/p/a -> out/a", "s3/b/p/d/b -> out/d/b", "s3/b/p/d/e/c -> out/d/e/c"} == set(result.lines)
+    assert b"d/e/c" == (work / "out/d/e/c").read_bytes()
+    assert 1_500_000_000 == (work / "out/a").stat().st_mtime
+
+
+def test_dry_run_tells_and_changes_nothing(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """What would be done, in the same words."""
+    (work / "f").write_bytes(b"hello")
+
+    result = cli("--dry-run", "cp", "f", "s3/b/k")
+
+    assert (0, "(dry run) f -> s3/b/k\n") == (result.code, result.out)
+    assert {} == fake.store.bodies("b")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("cp", "missing", "s3/b/k"), 3),
+        (("cp", "s3/b/missing", "f"), 3),
+        (("cp", "s3/missing/k", "f"), 3),
+        (("cp", "present", "s3/missing/k"), 3),
+        (("cp", "-r", "s3/b/missing", "out"), 3),
+        (("cp", "s3/b/missing*", "out"), 3),
+        (("cp", "present", "other"), 2),
+        (("cp", ".", "s3/b/k"), 2),
+        (("cp", "present"), 2),
+        (("cp", "present", "s3/b/k", "--part-size", "1M"), 2),
+        (("cp", "present", "s3/b/k", "--metadata", "novalue"), 2),
+        (("cp", "-r", "s3/b", "s3/b/x"), 2),
+        (("mv", "s3/b/k", "new", "--version-id", "v"), 2),
+        (("mv", "-", "s3/b/k"), 2),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_a_code(cli: Cli, work: Path, words: tuple[str, ...], code: int) -> None:
+    """No traceback, nothing on stdout, nothing left behind."""
+    (work / "present").write_bytes(b"x")
+
+    result = cli(*words)
+
+    errors = [line for line in result.err.splitlines() if line.startswith("s3pool: error:")]
+    assert (code, "", 1) == (result.code, result.out, len(errors))
+    assert ["present"] == os.listdir(work)
+
+
+def test_failure_of_some_is_one(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """The others are copied."""
+    for name in ("a", "b", "c"):
+        (work / name).write_bytes(b"x")
+    fake.fault(Answer(403, "AccessDenied"), op="PutObject", key="b")
+
+    result = cli("cp", "a", "b", "c", "s3/b/")
+
+    assert 1 == result.code
+    assert {"a -> s3/b/a", "c -> s3/b/c"} == set(result.lines)
+    assert "403 AccessDenied" in result.err
+
+
+def test_error_with_json_is_a_line_of_json(cli: Cli) -> None:
+    """Scripts find the reason without parsing prose."""
+    result = cli("--json", "cp", "s3/b/missing", "f")
+
+    record = json.loads(result.err.splitlines()[0])
+    assert ("error", "s3/b/missing", "NoSuchKey", 404) == tuple(
+        record[name] for name in ("type", "source", "code", "status")
+    )
+
+
+def test_standard_streams(cli: Cli, fake: FakeS3) -> None:
+    """A dash is a stream on either side."""
+    up = cli("cp", "-", "s3/b/k", stdin=b"piped")
+    down = cli("cp", "s3/b/k", "-")
+
+    assert (0, {"k": b"piped"}) == (up.code, fake.store.bodies("b"))
+    assert (0, b"piped") == (down.code, down.stdout)
+
+
+def test_pipes_are_read_and_devices_written(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """A device must not be replaced by a file."""
+    fake.store.add("b", "k", b"content")
+
+    null = cli("cp", "s3/b/k", "/dev/null")
+    alias = cli("cp", "s3/b/k", "/dev/stdout")
+
+    assert 0 == null.code
+    assert not Path("/dev/null").is_file()
+    assert (0, b"content") == (alias.code, alias.stdout)
+
+
+def test_hostile_keys_stay_within_the_target(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """What leads out is refused key by key (exit 6), and the rest is exact."""
+    for key in HOSTILE:
+        fake.store.add("b", key, b"" if key.endswith("/") else key.encode())
+
+    result = cli("cp", "-r", "s3/b", "t/out")
+
+    files = {str(path.relative_to(work / "t/out")) for path in (work / "t/out").rglob("*") if path.is_file()}
+    refused = {"../x", "p/../../x", ".", "..", "/abs", "a//b", "x/y"}
+    assert 6 == result.code
+    assert {key for key in HOSTILE if key not in refused and key not in ("dir/", "a/./b")} | {"a/b"} == files
+    assert len(refused) == result.err.count("s3pool: error:")
+    assert {"out"} == set(os.listdir(work / "t"))
+    assert (work / "t/out/dir").is_dir()
+
+
+def test_hostile_keys_are_copied_exactly_inside_s3(cli: Cli, fake: FakeS3) -> None:
+    """There a key is nothing but its bytes."""
+    for key in HOSTILE:
+        fake.store.add("b", key, key.encode())
+    fake.store.add("c", "n")
+
+    result = cli("cp", "-r", "s3/b", "s3/c/copy")
+
+    assert 0 == result.code
+    assert {f"copy/{key}": key.encode() for key in HOSTILE} | {"n": b""} == fake.store.bodies("c")
+
+
+def test_link_in_the_target_leads_nowhere(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """Whoever can write to the target must not be able to redirect the copy."""
+    (work / "out").mkdir()
+    (work / "elsewhere").mkdir()
+    (work / "out/link").symlink_to("../elsewhere")
+    fake.store.add("b", "link/evil", b"x")
+    fake.store.add("b", "fine", b"x")
+
+    result = cli("cp", "-r", "s3/b", "out")
+
+    assert (6, []) == (result.code, os.listdir(work / "elsewhere"))
+    assert (work / "out/fine").exists()
+
+
+def test_flipped_byte_fails_and_keeps_the_old_file(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """Exit 1, and nothing but the old file is there."""
+    fake.store.add("b", "k", b"content")
+    (work / "f").write_bytes(b"old")
+    fake.fault(FlipByte(), op="GetObject")
+
+    result = cli("cp", "s3/b/k", "f")
+
+    assert (1, b"old") == (result.code, (work / "f").read_bytes())
+    assert ["f"] == os.listdir(work)
+
+
+def test_dead_node_and_cut_bodies_are_survived(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """The pool's purpose."""
+    (work / "src").mkdir()
+    for number in range(20):
+        (work / f"src/{number}").write_bytes(b"%d" % number)
+    fake.nodes[1].kill()
+
+    up = cli("cp", "-r", "src", "s3/b/p")
+    fake.fault(CutBody(after=1), op="GetObject", times=3)
+    fake.fault(internal_error(), op="GetObject", nth=5, times=2)
+    down = cli("cp", "-r", "s3/b/p", "out")
+
+    assert (0, 0) == (up.code, down.code)
+    assert 20 == len(os.listdir(work / "out"))
+
+
+def test_skipped_files_of_a_tree_give_six(cli: Cli, work: Path) -> None:
+    """Done, but not all of it."""
+    (work / "src").mkdir()
+    (work / "src/a").write_bytes(b"x")
+    (work / "src/broken").symlink_to("nowhere")
+
+    result = cli("cp", "-r", "src", "s3/b/p")
+
+    assert (6, ["src/a -> s3/b/p/a"]) == (result.code, result.lines)
+    assert "broken link" in result.err
+
+
+def test_flags_are_stored(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """What was asked for is asked of the server."""
+    (work / "f").write_bytes(b"x")
+
+    result = cli(
+        *("cp", "f", "s3/b/k", "--metadata", "Colour=blue", "--content-type", "x/y", "--storage-class", "COLD"),
+        *("--acl", "public-read", "--sse", "AES256", "--tags", "a=1&b=2", "--tags", "c=3", "--checksum", "crc32"),
+    )
+
+    headers = next(request.headers for request in fake.requests if request.op == "PutObject")
+    assert 0 == result.code
+    assert ("blue", "x/y", "COLD") == (
+        headers["x-amz-meta-colour"],
+        headers["content-type"],
+        headers["x-amz-storage-class"],
+    )
+    assert ("public-read", "AES256", "a=1&b=2&c=3") == (
+        headers["x-amz-acl"],
+        headers["x-amz-server-side-encryption"],
+        headers["x-amz-tagging"],
+    )
+    assert "x-amz-checksum-crc32" in headers
+
+
+def test_version_is_fetched_by_its_id(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """And nothing newer."""
+    bucket = fake.store.bucket("b")
+    bucket.versioning = "Enabled"
+    first = fake.store.add("b", "k", b"first")
+    fake.store.add("b", "k", b"second")
+
+    result = cli("cp", "s3/b/k", "f", "--version-id", first.version_id)
+
+    assert (0, b"first") == (result.code, (work / "f").read_bytes())
+
+
+def test_quiet_says_nothing_when_all_goes_well(cli: Cli, work: Path) -> None:
+    """For cron."""
+    (work / "f").write_bytes(b"x")
+
+    result = cli("-q", "cp", "f", "s3/b/k")
+
+    assert (0, "", "") == (result.code, result.out, result.err)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_stops_the_run_and_leaves_nothing(
+    run_cli: CliRunner, fake: FakeS3, tmp_path: Path, number: int, code: int
+) -> None:
+    """Uploads are aborted, and the code says what happened."""
+    (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
+    reached = fake.fault(Answer(200, "unused", acted=False), op="never")
+    del reached
+    fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
+    process = run_cli.start("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
+
+    while "UploadPart" not in fake.ops():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+
+    assert code == process.returncode
+    assert b"stopped: 0 copied" in err
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+
+
+def test_signal_leaves_no_temporary_file(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """And the old file is as it was."""
+    fake.store.add("b", "k", b"new")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/f").write_bytes(b"old")
+    fake.fault(Hang(), op="GetObject")
+    process = run_cli.start("cp", "s3/b/k", "out/f", env=fake.environment, cwd=tmp_path)
+
+    while "GetObject" not in fake.ops():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+
+    assert 130 == process.returncode
+    assert (["f"], b"old") == (os.listdir(tmp_path / "out"), (tmp_path / "out/f").read_bytes())
+
+
+def test_broken_pipe_ends_quietly(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """`s3pool cp s3/b/k - | head` is no error."""
+    fake.store.add("b", "k", os.urandom(8 * MIB))
+    process = run_cli.start("cp", "s3/b/k", "-", env=fake.environment, cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+
+    assert (141, b"") == (process.wait(timeout=30), err)

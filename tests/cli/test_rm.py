@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_s3 import FakeS3
+from tests.support.run_cli import CliRunner
+
+KEYS = ("a", "p", "p/a", "p/d/b", "p2/x")
+
+
+@pytest.fixture
+def fake(run_cli: CliRunner) -> Iterator[FakeS3]:
+    """Give a store with some keys in ``b``, known to the commands."""
+    with FakeS3(2) as server:
+        for key in KEYS:
+            server.store.add("b", key, key.encode())
+        run_cli.environ.update(server.environment)
+        yield server
+
+
+def left(fake: FakeS3) -> list[str]:
+    return sorted(fake.store.bodies("b"))
+
+
+def test_one_key_goes(run_cli: CliRunner, fake: FakeS3) -> None:
+    """And nothing below it."""
+    result = run_cli("rm", "s3/b/p")
+
+    assert (0, "Deleted: s3/b/p\n") == (result.code, result.out)
+    assert ["a", "p/a", "p/d/b", "p2/x"] == left(fake)
+
+
+def test_missing_key_is_no_error(run_cli: CliRunner, fake: FakeS3) -> None:
+    """It is not there, as was wanted."""
+    assert 0 == run_cli("rm", "s3/b/missing").code
+
+
+def test_missing_bucket_is_not_found(run_cli: CliRunner, fake: FakeS3) -> None:
+    """A mistyped name must not look like success."""
+    assert 3 == run_cli("rm", "s3/missing/k").code
+    assert 3 == run_cli("rm", "-r", "--force", "s3/missing").code
+
+
+def test_tree_without_force_is_refused_where_nobody_can_answer(run_cli: CliRunner, fake: FakeS3) -> None:
+    """Cron must not delete by accident."""
+    result = run_cli("rm", "-r", "s3/b/p")
+
+    assert (2, "") == (result.code, result.out)
+    assert "--force" in result.err
+    assert sorted(KEYS) == left(fake)
+
+
+def test_tree_with_force_goes(run_cli: CliRunner, fake: FakeS3) -> None:
+    """`p2` is not below `p`."""
+    result = run_cli("rm", "-r", "--force", "s3/b/p")
+
+    assert {"Deleted: s3/b/p", "Deleted: s3/b/p/a", "Deleted: s3/b/p/d/b"} == set(result.lines)
+    assert (0, ["a", "p2/x"]) == (result.code, left(fake))
+
+
+@pytest.mark.parametrize(("answer", "code", "expected"), [("y", 0, ["a", "p2/x"]), ("n", 6, sorted(KEYS))])
+def test_tree_asks_on_a_terminal(
+    run_cli: CliRunner, fake: FakeS3, tmp_path: Path, answer: str, code: int, expected: list[str]
+) -> None:
+    """The question is on stderr; the default is no."""
+    controller, terminal = pty.openpty()
+    process = run_cli.start(
+        "rm", "-r", "s3/b/p", cwd=tmp_path, stdin=terminal, stderr=terminal, stdout=subprocess.DEVNULL
+    )
+    os.close(terminal)
+    asked = b""
+    while b"[y/N]" not in asked:
+        asked += os.read(controller, 1000)
+
+    os.write(controller, f"{answer}\n".encode())
+    returned = process.wait(timeout=30)
+    os.close(controller)
+
+    assert (code, expected) == (returned, left(fake))
+
+
+def test_bucket_needs_recursion(run_cli: CliRunner, fake: FakeS3) -> None:
+    """A key that was forgotten must not cost a bucket."""
+    assert 2 == run_cli("rm", "s3/b").code
+    assert 2 == run_cli("rm", "s3/b", "--force").code
+    assert sorted(KEYS) == left(fake)
+
+
+def test_glob_and_filters(run_cli: CliRunner, fake: FakeS3) -> None:
+    """The last match decides."""
+    run_cli("rm", "s3/b/p/*", "--exclude", "*b")
+
+    assert ["a", "p", "p/d/b", "p2/x"] == left(fake)
+
+
+def test_raw_prefix_asks_too_and_takes_neighbours(run_cli: CliRunner, fake: FakeS3) -> None:
+    """It reaches further than -r."""
+    refused = run_cli("rm", "--prefix", "s3/b/p")
+    done = run_cli("rm", "--prefix", "--force", "s3/b/p")
+
+    assert (2, 0, ["a"]) == (refused.code, done.code, left(fake))
+
+
+def test_names_on_standard_input_are_taken_as_they_stand(run_cli: CliRunner, fake: FakeS3) -> None:
+    """No wildcards, and with -0 any byte."""
+    fake.store.add("b", "*")
+    fake.store.add("b", "new\nline")
+
+    lines = run_cli("rm", "--stdin", stdin=b"s3/b/*\ns3/b/a\n")
+    nulls = run_cli("rm", "--stdin", "-0", stdin=b"s3/b/new\nline\0s3/b/p")
+
+    assert (0, 0, ["p/a", "p/d/b", "p2/x"]) == (lines.code, nulls.code, left(fake))
+    assert {"Deleted: s3/b/new\\nline", "Deleted: s3/b/p"} == set(nulls.lines)
+
+
+def test_json_gives_records(run_cli: CliRunner, fake: FakeS3) -> None:
+    """One a key, and the summary."""
+    result = run_cli("rm", "s3/b/a", "--json")
+
+    deleted, summary = result.records
+    assert {"type": "delete", "url": "s3/b/a"} == deleted
+    assert ("summary", 1, 0) == (summary["type"], summary["deleted"], summary["failed"])
+
+
+def test_dry_run_deletes_nothing(run_cli: CliRunner, fake: FakeS3) -> None:
+    """And needs nobody's consent."""
+    result = run_cli("rm", "-r", "s3/b/p", "--dry-run")
+
+    assert (0, sorted(KEYS)) == (result.code, left(fake))
+    assert "(dry run) Deleted: s3/b/p/d/b" in result.lines
+
+
+def test_age_decides(run_cli: CliRunner, fake: FakeS3) -> None:
+    """Keys were stored in 1970; one is of today."""
+    import time
+
+    fake.store.add("b", "p/new", mtime=time.time())
+
+    run_cli("rm", "-r", "--force", "s3/b/p", "--older-than", "1d")
+
+    assert ["a", "p/new", "p2/x"] == left(fake)
+
+
+def test_unfinished_uploads_are_aborted(run_cli: CliRunner, fake: FakeS3) -> None:
+    """Keys stay."""
+    from s3pool.config import load_config
+    from s3pool.session import open_session
+
+    with open_session(load_config({}, environ=fake.environment, cwd="/", home="/")) as session:
+        session.client.create_multipart_upload("b", "p/u")
+
+    young = run_cli("rm", "--incomplete", "--older-than", "1d", "s3/b")
+    result = run_cli("rm", "--incomplete", "s3/b")
+
+    assert (0, "") == (young.code, young.out)
+    assert result.out.startswith("Deleted: s3/b/p/u (unfinished upload ")
+    assert ({}, sorted(KEYS)) == (fake.store.bucket("b").uploads, left(fake))
+
+
+def test_all_versions_go(run_cli: CliRunner, fake: FakeS3) -> None:
+    """Markers too, so that nothing is left of the key."""
+    fake.store.bucket("b").versioning = "Enabled"
+    fake.store.add("b", "a", b"second")
+    run_cli("rm", "s3/b/a")
+
+    result = run_cli("rm", "--versions", "s3/b/a")
+
+    assert 3 == len(result.lines)
+    assert "a" not in fake.store.bucket("b").keys_from("", inclusive=True)
+
+
+def test_nothing_to_remove_is_a_usage_error(run_cli: CliRunner, fake: FakeS3) -> None:
+    """An empty variable in a script must be noticed."""
+    assert 2 == run_cli("rm").code
+    assert 2 == run_cli("rm", "--versions", "--incomplete", "s3/b/a").code

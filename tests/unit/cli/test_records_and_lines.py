@@ -1,0 +1,95 @@
+"""Records, lines, tables and templates: the shapes of results."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3pool.cli.lines import line_formatter
+from s3pool.cli.output import Output
+from s3pool.cli.records import object_encoder, object_record
+from s3pool.cli.report import print_stats, table
+from s3pool.cli.search import Found
+from s3pool.cli.templates import fill
+from s3pool.location import S3Path
+from s3pool.model import ObjectInfo
+from s3pool.pool.stats import EndpointStats
+
+TIME = "2026-01-22T20:44:33.219Z"
+KEYS = st.text(st.characters(codec=None), min_size=1)
+
+
+@given(KEYS, st.sampled_from(["STANDARD", "", 'odd"class']), st.from_regex(r"[a-z0-9.-]+", fullmatch=True))
+def test_fast_encoder_gives_what_the_slow_one_gives(key: str, storage_class: str, bucket: str) -> None:
+    """It is an abbreviation, not another format."""
+    out = Output(stdout=io.BytesIO(), stderr=io.StringIO())
+    info = ObjectInfo(key, 5, TIME, "etag", storage_class)
+
+    line = object_encoder(bucket, out)(info)
+
+    assert object_record(bucket, info) == json.loads(line)
+    assert out.encode(object_record(bucket, info)) == line
+
+
+def test_columns_of_a_line() -> None:
+    """Each column in its place, whatever is asked for."""
+    info = ObjectInfo("k", 1536, TIME, "e" * 32, "GLACIER", "v1", False, True)
+
+    plain = line_formatter(exact=False)(info, "k")
+    full = line_formatter(exact=True, etag=True, versions=True)(info, "k")
+
+    assert "[2026-01-22 20:44:33 UTC]   1.5KiB GLACIER k" == plain
+    assert f"[2026-01-22 20:44:33 UTC]          1536 GLACIER {'e' * 32} v1 DEL k" == full
+
+
+def test_table_aligns_columns() -> None:
+    """Numbers to the right, no blanks at the end of a line."""
+    lines = table(("name", "n", "note"), [("a", "1", ""), ("long name", "100", "x")], right=frozenset((1,)))
+
+    assert ["name         n  note", "a            1", "long name  100  x"] == lines
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{}", "s3/b/d/k.txt"),
+        ("{base}-{base}", "k.txt-k.txt"),
+        ("{dir}", "s3/b/d"),
+        ("{size} {time} {version}", f"3 {TIME} v"),
+        ('{"base"} {""}', '"k.txt" "s3/b/d/k.txt"'),
+        ("{url}", "signed:s3/b/d/k.txt"),
+        ("{unknown} {{}} {", "{unknown} {s3/b/d/k.txt} {"),
+    ],
+)
+def test_templates(template: str, expected: str) -> None:
+    """Each word once, and nothing else touched."""
+    found = Found(S3Path("b", "d/k.txt"), "d/k.txt", ObjectInfo("d/k.txt", 3, TIME, version_id="v"))
+
+    assert expected == fill(template, found, lambda path: f"signed:{path}")
+
+
+def test_template_does_not_read_its_own_words() -> None:
+    """A key may hold braces."""
+    found = Found(S3Path("b", "{size}"), "{size}", ObjectInfo("{size}", 3, TIME))
+
+    assert "s3/b/{size} 3" == fill("{} {size}", found, str)
+
+
+def test_stats_for_people_and_machines() -> None:
+    """Kinds of failure and the last one are named."""
+    row = EndpointStats("http://n:1", "open", 4, 2, 1, 1, 2048, 10, 0.5, "it refused", {"connect": 2})
+    text, records = io.StringIO(), io.StringIO()
+
+    print_stats([row], Output(stdout=io.BytesIO(), stderr=text))
+    print_stats([row], Output(stdout=io.BytesIO(), stderr=records, json=True))
+
+    assert ["http://n:1", "4", "2", "1", "1", "2.0KiB", "10B", "125.0", "open", "connect:", "2", "it", "refused"] == (
+        text.getvalue().splitlines()[1].split()
+    )
+    assert {"type": "stats", "endpoint": "http://n:1", "mean_ms": 125.0, "failure_kinds": {"connect": 2}}.items() <= (
+        json.loads(records.getvalue()).items()
+    )

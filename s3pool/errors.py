@@ -92,7 +92,8 @@ class S3Error(S3PoolError):
     """The storage answered, and the answer is an error.
 
     ``code`` is S3's word (``NoSuchKey``), or made from the status when the body has none.
-    ``detail`` is the server's message and may be empty: RGW leaves it out.
+    ``detail`` is the server's message and may be empty: RGW leaves it out. ``final`` says
+    that the caller wants this answer as it is, whatever a repetition might bring.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class S3Error(S3PoolError):
         op: str = "",
         retry_after_s: float | None = None,
         server_time: float | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -118,6 +120,7 @@ class S3Error(S3PoolError):
         self.op = op
         self.retry_after_s = retry_after_s
         self.server_time = server_time
+        self.final = final
 
     def __str__(self) -> str:
         return self.message

@@ -33,6 +33,8 @@ class Node:
         self.cooling_until = 0.0
         self.latency_s = 0.0
         self.is_proven = False  # it answered at least once in this process
+        self.is_drained = False  # its keeper wants no new requests on it
+        self.tier = 0  # nodes of a higher tier wait until all of the lower ones are out
         self.in_flight = 0
         # Guards in_flight and latency_s, which many threads change.
         self._lock = threading.Lock()
@@ -86,19 +88,26 @@ class LoadBalancer:
         self._lock = threading.Lock()
         self._turn = self._random.randrange(max(len(self.nodes), 1))
 
+    @property
+    def in_service(self) -> tuple[Node, ...]:
+        """Give the nodes that are not drained; all of them when none is left."""
+        return tuple(node for node in self.nodes if not node.is_drained) or self.nodes
+
     def pick(self, *, exclude: Collection[Node] = (), affinity: str = "") -> Node:
         """Give the node for the next attempt and claim its breaker.
 
         ``exclude`` holds nodes that this request tried already; they are used again only
         when all were tried. ``affinity`` (bucket and key) decides the order when the pool
         is sticky. When no breaker admits, the best node is given all the same: fail open.
+        Drained nodes are left out, and a tier is used when the ones before it admit nothing.
         """
-        order = self._order(affinity)
-        if len(exclude) < len(self.nodes):
-            order = [node for node in order if node not in exclude]
-        for node in self._by_fitness(order):
-            if node.breaker.claim():
-                return node
+        in_service = self.in_service
+        order = [node for node in self._order(affinity) if node in in_service]
+        order = [node for node in order if node not in exclude] or order
+        for tier in sorted({node.tier for node in order}):
+            for node in self._by_fitness([node for node in order if node.tier == tier]):
+                if node.breaker.claim():
+                    return node
         return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
 
     def _by_fitness(self, order: list[Node]) -> Iterable[Node]:

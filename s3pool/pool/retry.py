@@ -49,6 +49,8 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
     whole cannot have been acted on.
     """
     rewindable = request.body.rewindable
+    if isinstance(error, S3Error) and error.final:
+        return False
     if isinstance(error, ThrottledError):
         return rewindable
     if isinstance(error, TransportError):

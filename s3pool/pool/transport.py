@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 Sign = Callable[[Request, Endpoint, float], Mapping[str, str]]
 Check = Callable[[Response], None]
+BuildHead = Callable[[Request, Endpoint, float], bytes]
 THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
 SKEW_WARN_S = 60.0
 
@@ -52,6 +53,7 @@ class Transport:
         policy: RetryPolicy | None = None,
         read_timeout_s: float = 60.0,
         patience_s: float = 3.0,
+        head: BuildHead | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -60,6 +62,7 @@ class Transport:
         self.endpoints = tuple(node.endpoint for node in balancer.nodes)
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
+        self._build_head = head  # builds the whole request head, in place of sign
         self._policy = policy or RetryPolicy()
         self._read_timeout_s = read_timeout_s
         self._patience_s = patience_s
@@ -150,7 +153,7 @@ class _Call:
     def _pick(self) -> Node:
         if self._only is not None:
             return self._only
-        if len(self._tried) >= len(self._t.balancer.nodes):
+        if all(node in self._tried for node in self._t.balancer.in_service):
             self._tried.clear()
         affinity = self._request.resource
         return self._t.balancer.pick(exclude=self._tried, affinity=affinity)
@@ -187,7 +190,7 @@ class _Call:
 
     def _exchange_elsewhere(self) -> Exchange:
         """Ask the next node beside the silent ones, or wait for these when all were asked."""
-        if all(node in self._tried for node in self._t.balancer.nodes):
+        if all(node in self._tried for node in self._t.balancer.in_service):
             return self._last_hope()
         node = self._pick()
         self._attempts += 1
@@ -219,6 +222,8 @@ class _Call:
     def _head(self, node: Node) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
         now = self._t._wall_clock() + self._t.clock_offset_s
+        if self._t._build_head is not None:
+            return self._t._build_head(self._request, node.endpoint, now)
         return build_head(self._request, self._t._sign(self._request, node.endpoint, now))
 
     # -- after a failure ---------------------------------------------------------------------

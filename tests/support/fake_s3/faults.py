@@ -129,6 +129,30 @@ class CutBody(Fault):
 
 
 @dataclass
+class Die(Fault):
+    """Send so many bytes of the answer's body, and then the whole node is dead."""
+
+    after: int = 0
+
+    def answer(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Mark the reply."""
+        return replace(reply, cut_after=self.after, last_act=exchange.node.kill)
+
+
+@dataclass
+class DieReceiving(Fault):
+    """Take so many bytes of the request's body, and then the whole node is dead."""
+
+    after: int = 0
+
+    def receive(self, exchange: Exchange) -> Reply | None:
+        """Read that much, and end the node."""
+        exchange.read(self.after)
+        exchange.node.kill()
+        raise Drop
+
+
+@dataclass
 class Vanish(Fault):
     """Act, and die before the first byte of the answer: nobody knows whether it was done."""
 

@@ -47,6 +47,7 @@ class Reply:
     reset: bool = True
     block: int = 1 << 20
     pause_s: float = 0.0
+    last_act: Callable[[], object] | None = None  # called when the cut has come
     close: bool = False  # close after the answer, without having said so
 
 
@@ -144,6 +145,11 @@ class Node:
     def url(self) -> str:
         """Give the URL; the port stays the same over kill() and start()."""
         return f"{'https' if self._tls else 'http'}://{self.netloc}"
+
+    @property
+    def listening(self) -> bool:
+        """Say whether connects are accepted."""
+        return self._listener is not None
 
     @property
     def open_connections(self) -> int:
@@ -323,6 +329,8 @@ def write_reply(
     sock.sendall(head)
     _send_slowly(sock, reply, body[: reply.cut_after], wait)
     if reply.cut_after is not None:
+        if reply.last_act is not None:
+            reply.last_act()
         raise Drop(reset=reply.reset)
 
 

@@ -323,8 +323,6 @@ def test_signal_stops_the_run_and_leaves_nothing(
 ) -> None:
     """Uploads are aborted, and the code says what happened."""
     (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
-    reached = fake.fault(Answer(200, "unused", acted=False), op="never")
-    del reached
     fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
     process = run_cli.start("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
 

@@ -25,6 +25,7 @@ def fake(run_cli: CliRunner) -> Iterator[FakeS3]:
 
 
 def left(fake: FakeS3) -> list[str]:
+    """Give the keys that are there."""
     return sorted(fake.store.bodies("b"))
 
 

@@ -82,6 +82,7 @@ def test_restored_mode_never_sets_the_user_id(tmp_path: Path) -> None:
 
 
 def head(**headers: str) -> ObjectHead:
+    """Give what HEAD told of a source."""
     metadata = {"mtime": "5", "old": "1"}
     return ObjectHead(1, "2026-01-01T00:00:00.000Z", "e", "text/plain", "STANDARD", "", metadata, headers)
 

@@ -43,6 +43,7 @@ def test_names_are_cut_as_the_file_system_reads_them(relative: str, expected: tu
 
 
 def write(root: Path, relative: str, content: bytes, *, replace: bool = True) -> bool:
+    """Write a file as a download does."""
     part = PartFile(str(root), relative, registry=PartRegistry())
     try:
         os.write(part.fd, content)

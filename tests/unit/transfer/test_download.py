@@ -20,15 +20,18 @@ EngineFactory = Callable[..., Engine]
 
 
 def put(fake: FakeS3, content: bytes, **headers: str) -> None:
+    """Store the object in one piece."""
     fake.store.add("b", "k", content, mtime=1_600_000_000, **headers)
 
 
 def put_in_parts(content: bytes, engine: Engine) -> None:
+    """Store the object as an upload of parts."""
     pieces = [content[first : first + PART] for first in range(0, len(content), PART)]
     upload_stream(lambda _: pieces.pop(0) if pieces else b"", "b", key="k", engine=engine)
 
 
 def fetch(root: Path, engine: Engine, *, relative: str = "f", size: int = -1) -> Done:
+    """Bring the object."""
     return download(DownloadTask("b", "k", str(root), relative, size), engine)
 
 

@@ -25,7 +25,13 @@ def test_composite_etag_of_foreign_parts_is_unknown() -> None:
 
 @pytest.mark.parametrize(
     ("etag", "is_md5", "count"),
-    [("0" * 32, True, 0), ("0" * 32 + "-7", False, 7), ("0" * 31, False, 0), ("", False, 0), ("0" * 32 + "-0", False, 0)],
+    [
+        ("0" * 32, True, 0),
+        ("0" * 32 + "-7", False, 7),
+        ("0" * 31, False, 0),
+        ("", False, 0),
+        ("0" * 32 + "-0", False, 0),
+    ],
 )
 def test_etag_tells_what_it_is(etag: str, is_md5: bool, count: int) -> None:
     """Only what has the form is compared."""

@@ -14,6 +14,7 @@ from s3pool.transfer.tasks import CopyTask, Problem
 from tests.support.fake_s3 import FakeS3
 
 EngineFactory = Callable[..., Engine]
+Pairs = Callable[..., list[tuple[str, str]]]
 KEYS = ("p", "p/a", "p/d/b", "p2/x", "pfile", "q/[x]")
 
 
@@ -29,7 +30,7 @@ def tree(fake: FakeS3, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pairs(make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]]]:
+def pairs(make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
     """Give source and target of every task that words mean."""
     monkeypatch.chdir(tree)
     client = make_engine().client
@@ -118,7 +119,11 @@ def test_filters_hold_for_all_kinds_of_sources(pairs: Callable[..., list[tuple[s
     ],
 )
 def test_words_that_make_no_sense_are_refused_before_anything_is_done(
-    make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], rules: dict[str, object]
+    make_engine: EngineFactory,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    rules: dict[str, object],
 ) -> None:
     """Half of a run would be worse than none."""
     monkeypatch.chdir(tree)
@@ -184,7 +189,8 @@ def test_keys_that_would_leave_the_target_are_told_one_by_one(
     for key in ("t/../../evil", "t//abs", "t/fine"):
         fake.store.add("b", key)
 
-    items = list(Expansion(make_engine().client, [S3Path("b", "t/")], LocalPath(str(tmp_path)), rules=Rules(recursive=True)))
+    target = LocalPath(str(tmp_path))
+    items = list(Expansion(make_engine().client, [S3Path("b", "t/")], target, rules=Rules(recursive=True)))
 
     assert ["s3/b/t/../../evil", "s3/b/t//abs"] == [item.source for item in items if isinstance(item, Problem)]
     assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]

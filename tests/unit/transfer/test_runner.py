@@ -210,7 +210,8 @@ def test_moves_from_s3_keep_the_source_when_the_download_fails(
     fake.store.add("b", "k", b"1")
     (tmp_path / "k").mkdir()
 
-    summary = run([DownloadTask("b", "k", str(tmp_path), "k")], make_engine(remove_source=True), on_outcome=lambda _: None)
+    task = DownloadTask("b", "k", str(tmp_path), "k")
+    summary = run([task], make_engine(remove_source=True), on_outcome=lambda _: None)
 
     assert 1 == summary.failed
     assert {"k": b"1"} == fake.store.bodies("b")

@@ -20,6 +20,7 @@ EngineFactory = Callable[..., Engine]
 
 
 def content_of(size: int) -> bytes:
+    """Give bytes that are nowhere else."""
     return os.urandom(size)
 
 
@@ -36,6 +37,7 @@ def source(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 def send(path: Path, engine: Engine) -> Done:
+    """Store the file."""
     return upload(UploadTask(str(path), "b", "k", path.stat().st_size), engine)
 
 
@@ -187,6 +189,8 @@ def test_etag_of_a_put_is_compared_where_md5_was_made(
 
 
 def grow(path: Path) -> Callable[[object], None]:
+    """Give a hook that appends to the file."""
+
     def append(_: object) -> None:
         with path.open("ab") as stream:
             stream.write(b"more")

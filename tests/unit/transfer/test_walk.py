@@ -11,6 +11,7 @@ from s3pool.transfer.walk import LocalFile, Unusable, Walk
 
 
 def make(root: Path, *names: str) -> None:
+    """Make files."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,10 +19,12 @@ def make(root: Path, *names: str) -> None:
 
 
 def names_of(walk: Walk) -> list[str]:
+    """Give the relative names of the files."""
     return [found.relative for found in walk if isinstance(found, LocalFile)]
 
 
 def problems_of(walk: Walk) -> list[Unusable]:
+    """Give what cannot be sent."""
     return [found for found in walk if isinstance(found, Unusable)]
 
 

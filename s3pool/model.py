@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
@@ -109,7 +109,7 @@ class Request:
     idempotent: bool = True
     resource: str = ""  # s3/bucket/key, for messages
     bucket_host: str = ""
-    read_timeout_s: float | None = None
+    slowness: float = 1.0  # how many read timeouts the server may take to answer
 
     @property
     def replayable(self) -> bool:
@@ -231,13 +231,13 @@ class ByteRange:
         return f"bytes={self.first}-{self.last}"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """One object, or one version of it, as a listing reports it.
 
     ``last_modified`` is ISO 8601 in UTC with milliseconds (``2026-01-22T20:44:33.219Z``);
     ``etag`` has no quotes; ``size`` is in bytes. The version fields are only filled by a
-    listing of versions.
+    listing of versions. A tuple, unlike its neighbours: a page makes a thousand of them, and
+    a frozen dataclass takes six times as long.
     """
 
     key: str

@@ -86,12 +86,12 @@ class Exchange:
         self.node.breaker.report_failure()
 
 
-def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, patience_s: float | None) -> Exchange:
+def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, greeting_s: float | None) -> Exchange:
     """Connect where needed and send the request.
 
-    A node that never answered in this process (``patience_s`` is set) is asked for a sign
-    of life before it gets a request that must not be sent twice or has a body, so that a
-    dead node behind an open port cannot swallow it.
+    A node that never answered in this process is asked for a sign of life, to be given
+    within ``greeting_s``, before it gets a request that cannot be under way on two nodes at
+    once: a dead node behind an open port must not swallow it. None asks for nothing.
 
     Raises:
         TransportError: with ``sent`` False while the server cannot have acted.
@@ -101,8 +101,8 @@ def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, patie
         node.enter()
         exchange = Exchange(node, wire, request)
         try:
-            if patience_s is not None and not node.is_proven and not _may_be_doubled(request):
-                _ask_for_life(wire, node, patience_s)
+            if greeting_s is not None and not node.is_proven and not may_be_doubled(request):
+                _ask_for_life(wire, node, greeting_s)
             _send(exchange, build_head(node))
         except StaleConnectionError:
             exchange.abandon()
@@ -116,7 +116,7 @@ def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, patie
         return exchange
 
 
-def _may_be_doubled(request: Request) -> bool:
+def may_be_doubled(request: Request) -> bool:
     """Say whether the same request may be under way on two nodes at once."""
     return request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
 
@@ -135,7 +135,7 @@ def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
 
 def _send(exchange: Exchange, head: bytes) -> None:
     wire, request = exchange.wire, exchange.request
-    wire.set_timeout(request.read_timeout_s or exchange.node.connections.settings.read_timeout_s)
+    wire.set_timeout(exchange.node.connections.settings.read_timeout_s * request.slowness)
     sent_before = wire.bytes_sent
     try:
         wire.send(head, request.body)

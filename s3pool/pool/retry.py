@@ -39,7 +39,7 @@ class RetryPolicy:
 
     def deadline_for(self, request: Request) -> float:
         """Give the seconds after which no further attempt of this request starts."""
-        return max(self.deadline_s, 2 * (request.read_timeout_s or 0.0))
+        return self.deadline_s * max(1.0, request.slowness)
 
 
 def may_repeat(error: S3PoolError, request: Request) -> bool:

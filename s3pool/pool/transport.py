@@ -21,7 +21,7 @@ from s3pool.errors import (
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CONNECT_FAILURE_WEIGHT
-from s3pool.pool.exchange import Exchange, PatienceOver, begin_exchange, first_answer
+from s3pool.pool.exchange import Exchange, PatienceOver, begin_exchange, first_answer, may_be_doubled
 from s3pool.pool.retry import (
     RETRY_AFTER_CAP_S,
     SKEWED_CODES,
@@ -40,6 +40,8 @@ Check = Callable[[Response], None]
 BuildHead = Callable[[Request, Endpoint, float], bytes]
 THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
 SKEW_WARN_S = 60.0
+MAX_PARKED = 2  # so many silent nodes beside one more: a slow store must not get every request many times
+UNUSUAL_LATENCIES = 20.0  # a node that answered before is overdue after so many of its usual latencies
 
 
 class Transport:
@@ -173,9 +175,10 @@ class _Call:
 
     def _ask(self, node: Node) -> Exchange:
         """Send to the node and wait, beside it, for those that are silent so far."""
+        greeting_s = None if self._is_alone else self._t._patience_s
         patience_s = self._patience_for(node)
         while True:
-            newest = begin_exchange(node, self._request, self._head, patience_s=patience_s)
+            newest = begin_exchange(node, self._request, self._head, greeting_s=greeting_s)
             try:
                 winner = first_answer([newest, *self._parked], self._read_timeout(), patience_s=patience_s)
             except StaleConnectionError:
@@ -210,14 +213,22 @@ class _Call:
         self._drop_parked(winner=exchange)
         return exchange
 
+    @property
+    def _is_alone(self) -> bool:
+        return self._only is not None or len(self._t.balancer.nodes) == 1
+
     def _patience_for(self, node: Node) -> float | None:
-        """Give the seconds after which a node that never answered is not waited for alone."""
-        if node.is_proven or self._only is not None or len(self._t.balancer.nodes) == 1:
+        """Give the seconds after which the node is not waited for alone; None waits to the end.
+
+        A node that answered before gets many times its usual latency, so that a store that
+        is slow throughout is not asked everything twice.
+        """
+        if self._is_alone or len(self._parked) >= MAX_PARKED or not may_be_doubled(self._request):
             return None
-        return self._t._patience_s
+        return max(self._t._patience_s, UNUSUAL_LATENCIES * node.latency_s if node.is_proven else 0.0)
 
     def _read_timeout(self) -> float:
-        return self._request.read_timeout_s or self._t._read_timeout_s
+        return self._t._read_timeout_s * self._request.slowness
 
     def _head(self, node: Node) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
@@ -282,8 +293,7 @@ class _Call:
 
     def _back_off(self, error: S3PoolError) -> None:
         wait_s = self._t._policy.backoff_s(self._counted)
-        is_alone = self._only is not None or len(self._t.balancer.nodes) == 1
-        if isinstance(error, ThrottledError) and error.retry_after_s is not None and is_alone:
+        if isinstance(error, ThrottledError) and error.retry_after_s is not None and self._is_alone:
             wait_s = max(wait_s, min(error.retry_after_s, RETRY_AFTER_CAP_S))
         elif isinstance(error, ThrottledError):
             wait_s = max(wait_s, min(self._t.balancer.cooldown_s(), RETRY_AFTER_CAP_S))
@@ -300,7 +310,7 @@ class _Call:
                     endpoint=str(exchange.node.endpoint),
                 )
                 exchange.node.counters.add_failure(failure_kind(late), str(late))
-                exchange.node.breaker.report_failure(CONNECT_FAILURE_WEIGHT)
+                exchange.node.breaker.report_failure(1 if exchange.node.is_proven else CONNECT_FAILURE_WEIGHT)
         self._parked = []
 
     def _final(self, error: S3PoolError) -> S3PoolError:

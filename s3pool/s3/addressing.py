@@ -40,7 +40,7 @@ class Addressing:
         headers: Mapping[str, str] = NO_HEADERS,
         content: bytes = b"",
         idempotent: bool = True,
-        read_timeout_s: float | None = None,
+        slowness: float = 1.0,
     ) -> Request:
         """Give a request to a bucket; ``content`` is an XML document."""
         _check_bucket(bucket)
@@ -55,7 +55,7 @@ class Addressing:
             idempotent=idempotent,
             resource=f"s3/{bucket}",
             bucket_host=bucket if self._virtual else "",
-            read_timeout_s=read_timeout_s,
+            slowness=slowness,
         )
 
     def key(
@@ -70,7 +70,7 @@ class Addressing:
         body: Body = EMPTY_BODY,
         payload_hash: str = EMPTY_SHA256,
         idempotent: bool = True,
-        read_timeout_s: float | None = None,
+        slowness: float = 1.0,
     ) -> Request:
         """Give a request to a key."""
         _check_bucket(bucket)
@@ -88,7 +88,7 @@ class Addressing:
             idempotent=idempotent,
             resource=f"s3/{bucket}/{key}",
             bucket_host=bucket if self._virtual else "",
-            read_timeout_s=read_timeout_s,
+            slowness=slowness,
         )
 
     def key_document(
@@ -101,7 +101,7 @@ class Addressing:
         content: bytes,
         query: Query,
         idempotent: bool = True,
-        read_timeout_s: float | None = None,
+        slowness: float = 1.0,
     ) -> Request:
         """Give a request to a key whose body is an XML document about it."""
         body = BytesBody(content)
@@ -115,7 +115,7 @@ class Addressing:
             body=body,
             payload_hash=body.sha256(),
             idempotent=idempotent,
-            read_timeout_s=read_timeout_s,
+            slowness=slowness,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import BucketInfo, Endpoint, ListPage, Request
 from s3pool.s3.addressing import Query
-from s3pool.s3.exchange import LIST_TIMEOUT_S, Operations, Sender, body_of, nothing
+from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Sender, body_of, nothing
 from s3pool.s3.results import UploadPage
 from s3pool.s3.xml import (
     build_create_bucket,
@@ -199,4 +199,4 @@ class BucketOperations(Operations):
     def _list_request(self, bucket: str, op: str, query: Query) -> Request:
         """Build a listing; empty parameters are left out, but for the one that names the operation."""
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
-        return self._address.bucket("GET", bucket, op, query=kept, read_timeout_s=LIST_TIMEOUT_S)
+        return self._address.bucket("GET", bucket, op, query=kept, slowness=LIST_SLOWNESS)

@@ -11,7 +11,7 @@ from s3pool.s3.addressing import Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.bucket_operations import BucketOperations
 from s3pool.s3.check import check_response as check_response
-from s3pool.s3.exchange import SLOW_TIMEOUT_S, body_of, nothing
+from s3pool.s3.exchange import SLOW_SLOWNESS, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.headers import (
     NO_ATTRIBUTES,
@@ -138,7 +138,7 @@ class S3Client(BucketOperations, MultipartOperations):
             "DeleteObjects",
             query=(("delete", ""),),
             content=build_delete(keys),
-            read_timeout_s=SLOW_TIMEOUT_S,
+            slowness=SLOW_SLOWNESS,
         )
         return self._ask(request, lambda response: parse_delete_result(body_of(response)))
 
@@ -174,7 +174,7 @@ class S3Client(BucketOperations, MultipartOperations):
         else:
             stored.pop("x-amz-tagging", None)
         request = self._address.key(
-            "PUT", bucket, key, "CopyObject", headers=headers | stored, read_timeout_s=SLOW_TIMEOUT_S
+            "PUT", bucket, key, "CopyObject", headers=headers | stored, slowness=SLOW_SLOWNESS
         )
         return self._ask(request, _copy_result)
 

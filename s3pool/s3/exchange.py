@@ -11,8 +11,8 @@ from s3pool.s3.addressing import Addressing
 from s3pool.s3.check import Check, check_response, error_from
 from s3pool.s3.xml import is_error
 
-LIST_TIMEOUT_S = 120.0  # a page after a mass delete has taken 120 s on RGW
-SLOW_TIMEOUT_S = 600.0  # Complete, copies and batch deletes work for minutes before they answer
+LIST_SLOWNESS = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
+SLOW_SLOWNESS = 10.0  # Complete, copies and batch deletes work for minutes before they answer
 
 T = TypeVar("T")
 

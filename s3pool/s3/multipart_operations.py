@@ -8,7 +8,7 @@ from s3pool.body import Body
 from s3pool.errors import NotFoundError, ProtocolError
 from s3pool.model import ByteRange, ObjectAttributes, PartInfo, Response
 from s3pool.s3.addressing import Query
-from s3pool.s3.exchange import LIST_TIMEOUT_S, SLOW_TIMEOUT_S, Operations, body_of, nothing
+from s3pool.s3.exchange import LIST_SLOWNESS, SLOW_SLOWNESS, Operations, body_of, nothing
 from s3pool.s3.headers import NO_ATTRIBUTES, attribute_headers, copy_headers, etag_of, integrity_headers
 from s3pool.s3.results import PutResult
 from s3pool.s3.xml import build_complete, parse_complete, parse_copy_result, parse_initiate, parse_parts
@@ -77,7 +77,7 @@ class MultipartOperations(Operations):
             "UploadPartCopy",
             query=_part_query(upload_id, number),
             headers=headers,
-            read_timeout_s=SLOW_TIMEOUT_S,
+            slowness=SLOW_SLOWNESS,
         )
         return self._ask(request, lambda response: parse_copy_result(body_of(response), part=True)[0])
 
@@ -104,7 +104,7 @@ class MultipartOperations(Operations):
             query=(("uploadId", upload_id),),
             content=build_complete(parts, checksums=checksums),
             idempotent=False,
-            read_timeout_s=SLOW_TIMEOUT_S,
+            slowness=SLOW_SLOWNESS,
         )
         return self._ask(request, _complete_result)
 
@@ -123,7 +123,7 @@ class MultipartOperations(Operations):
         marker = 0
         while True:
             query = (("uploadId", upload_id), *((("part-number-marker", str(marker)),) if marker else ()))
-            request = self._address.key("GET", bucket, key, "ListParts", query=query, read_timeout_s=LIST_TIMEOUT_S)
+            request = self._address.key("GET", bucket, key, "ListParts", query=query, slowness=LIST_SLOWNESS)
             page, next_marker, truncated = self._ask(request, lambda response: parse_parts(body_of(response)))
             parts.extend(page)
             if not truncated:

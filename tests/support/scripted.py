@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from s3pool.model import Endpoint
@@ -77,6 +78,9 @@ class ScriptedServer:
     def stop(self) -> None:
         """Close the listener and every connection."""
         self._stopped.set()
+        with suppress(OSError):
+            # Closing alone would leave the port open while the other thread waits in accept().
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for sock in self._open:

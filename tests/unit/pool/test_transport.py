@@ -210,6 +210,33 @@ def test_a_node_that_answered_before_is_not_asked_for_life_again(servers: Server
     assert [len(server.requests) for server in (a, b)] == [3, 3]
 
 
+def test_a_slow_write_is_not_sent_to_a_second_node(servers: Servers) -> None:
+    """Patience is for reads: a write that takes its time is under way once."""
+    late = threading.Event()
+
+    def answer_late(sock: socket.socket) -> None:
+        late.wait(0.4)
+        sock.sendall(OK)
+
+    a, b = servers(OK_EMPTY, answer_late), servers()
+    pool = Pool(a.endpoint, b.endpoint, patience_s=0.05)
+
+    response = pool.send(PUT)
+
+    assert (a.endpoint, []) == (response.endpoint, b.requests)
+
+
+def test_a_node_that_falls_silent_is_not_waited_for_alone(servers: Servers) -> None:
+    """It answered before; overdue by far, a read is asked elsewhere as well."""
+    a, b = servers(OK, HANG), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    bodies = [pool.send().body for _ in range(3)]
+
+    assert [b"ok"] * 3 == bodies
+    assert {"timeout": 1} == pool.transport.stats()[0].failure_kinds
+
+
 def test_an_answer_lost_on_the_way_is_not_repeated_for_a_create(servers: Servers) -> None:
     """The server may have acted: a second CreateMultipartUpload would leave an orphan."""
     a, b = servers(b"", close_after=[0]), servers()

@@ -24,6 +24,7 @@ SUMMARIES = {
     "find": "find objects by name, size and age",
     "cp": "copy files and objects, to and from S3 and inside it",
     "mv": "move files and objects: copy, verify, then delete",
+    "sync": "make a directory or prefix like another one",
     "rm": "delete objects",
     "cat": "write objects to standard output",
     "pipe": "store standard input as an object",

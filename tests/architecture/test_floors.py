@@ -18,6 +18,7 @@ FLOORS = {
     "model": 2,
     "location": 2,
     "body": 2,
+    "shard": 2,
     "config": 3,
     "filters": 3,
     "pool": 3,

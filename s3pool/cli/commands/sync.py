@@ -1,0 +1,265 @@
+"""s3pool sync: make a tree like another one, and say in one line what that took."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from s3pool.cli.exit_codes import DONE, INTERRUPTED, SKIPPED, TERMINATED, combined, exit_code_for
+from s3pool.cli.parser import argument_type, seconds
+from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.transfers import (
+    Teller,
+    add_transfer_flags,
+    engine_for,
+    exit_code_of,
+    name_filter,
+    options_of,
+    shown_progress,
+    watch_health,
+)
+from s3pool.errors import LocalFileError, RefusedError
+from s3pool.shard import choose_shard
+from s3pool.sync.guard import parse_max_delete
+from s3pool.sync.route import Route, choose_route
+from s3pool.sync.run import Report, Sync, SyncOptions
+from s3pool.sync.state import paths_for, state_directory
+from s3pool.transfer.checksums import ALGORITHMS
+from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from s3pool.cli.context import Context
+    from s3pool.model import ListPage
+
+SUMMARY = "make a directory or prefix like another one"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of sync."""
+    parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
+    parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
+    add_transfer_flags(parser)
+    parser.add_argument("--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more")
+    add_glob_flag(parser)
+    _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
+    _add_delete_flags(parser.add_argument_group("what the source does not have"))
+    _add_run_flags(parser.add_argument_group("the run"))
+
+
+def _add_comparison_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--size-only", action="store_true", help="the size alone")
+    group.add_argument("--checksum", action="store_true", help="the content, by its ETag; local files are read")
+    group.add_argument("--exact-timestamps", action="store_true", help="the stored mtime; costs a HEAD per object")
+
+
+def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--delete", action="store_true", help="delete it from the target, when all else went well")
+    group.add_argument("--delete-excluded", action="store_true", help="delete what the filters exclude, too")
+    group.add_argument(
+        "--max-delete",
+        type=argument_type(parse_max_delete, "limit"),
+        default="50%",
+        metavar="N|N%%",
+        help="delete nothing when more would go (50%%, from 100 objects on); none is no limit",
+    )
+    group.add_argument("--allow-empty-source", action="store_true", help="an empty source may empty the target")
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--lock", default="", metavar="FILE", help="instead of one per source and target")
+    group.add_argument(
+        "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
+    )
+    group.add_argument(
+        "--shard", default="", metavar="I/N", help="only names of shard I of N (from Slurm arrays, Kubernetes jobs)"
+    )
+    group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Make the target like the source; what fails is reported and the rest goes on."""
+    route = choose_route(ctx.location(args.source), ctx.location(args.target), glob=not args.no_glob)
+    options = _options(args, ctx, route)
+    report = Report()
+    code = None
+    try:
+        code = _sync(route, options, report, ctx)
+    except KeyboardInterrupt as exc:
+        code = INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
+        raise
+    except Exception as exc:
+        code = exit_code_for(exc)
+        raise
+    finally:
+        _write_metrics(route, options, report, ctx, code)
+    return code
+
+
+def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
+    shard = choose_shard(args.shard, ctx.environ)
+    if shard.origin and not args.shard:
+        ctx.out.note(f"s3pool: shard {shard.text} by {shard.origin}; --shard 0/1 takes everything")
+    pool = " ".join(sorted(str(endpoint) for endpoint in ctx.config.endpoints))
+    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    return SyncOptions(
+        size_only=args.size_only,
+        checksum=args.checksum,
+        exact_timestamps=args.exact_timestamps,
+        update=args.update,
+        no_clobber=args.no_clobber,
+        names=name_filter(args),
+        links=args.links,
+        delete=args.delete,
+        delete_excluded=args.delete_excluded,
+        max_delete=args.max_delete,
+        allow_empty_source=args.allow_empty_source,
+        max_duration_s=args.max_duration,
+        shard=shard,
+        dry_run=ctx.dry_run,
+        state=paths_for(route, directory=directory, shard=shard, pool=pool),
+        lock=args.lock,
+    )
+
+
+def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions:
+    # The comparison has settled what --update and --checksum mean before a transfer begins.
+    words = {**vars(args), "checksum": args.upload_checksum, "update": False}
+    return options_of(argparse.Namespace(**words), ctx)
+
+
+def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+    with (
+        shown_progress(ctx) as (progress, lines),
+        engine_for(ctx, _transfer_options(ctx.args, ctx), progress) as engine,
+    ):
+        work = Sync(
+            route,
+            engine,
+            options,
+            list_pages=lambda bucket, prefix: _list_pages(ctx, bucket, prefix),
+            on_outcome=Teller(ctx, progress, lines=lines),
+            report=report,
+            watch=lambda items: watch_health(items, ctx),
+        )
+        try:
+            work.run()
+        except KeyboardInterrupt as exc:
+            _leave(exc, engine, route, options, report, ctx)
+            raise
+    _tell_end(report, ctx)
+    return _exit_code(report)
+
+
+def _list_pages(ctx: Context, bucket: str, prefix: str) -> Iterable[ListPage]:
+    from s3pool.s3.listing import iter_pages
+
+    return iter_pages(ctx.client, bucket, prefix=prefix)
+
+
+# -- the end -------------------------------------------------------------------------------
+
+
+def _tell_end(report: Report, ctx: Context) -> None:
+    """Tell what ended the run before its end, what was held back, and the summary."""
+    stopped_by = report.summary.stopped_by
+    if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
+        ctx.out.error(stopped_by)
+    if not report.in_order:
+        ctx.out.warn("the server lists its keys without order; all were compared, nothing is deleted")
+    if report.held_back:
+        ctx.out.error(RefusedError(f"nothing was deleted: {report.held_back}"))
+    if report.out_of_time:
+        ctx.out.warn("the time was up; the same command again goes on")
+    _tell_summary(report, ctx)
+
+
+def _tell_summary(report: Report, ctx: Context) -> None:
+    retries = _retries(ctx)
+    if ctx.out.json:
+        record = _record(report, retries)
+        ctx.out.record({**record, "dry_run": True} if ctx.dry_run else record)
+    else:
+        ctx.out.note(f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}")
+
+
+def _record(report: Report, retries: int) -> dict[str, object]:
+    return {
+        "type": "summary",
+        "checked": report.tally.checked,
+        "copied": report.summary.copied,
+        "deleted": report.summary.deleted,
+        "skipped": report.skipped,
+        "failed": report.summary.failed,
+        "bytes": report.summary.bytes,
+        "seconds": round(report.seconds, 3),
+        "retries": retries,
+        "unchanged": report.unchanged,
+        "not_finished": report.summary.not_started,
+        "held_back": report.held_back,
+    }
+
+
+def _summary_text(report: Report, retries: int) -> str:
+    summary = report.summary
+    words = [
+        f"{report.tally.checked} checked",
+        f"{summary.copied} copied",
+        f"{summary.deleted} deleted",
+        f"{report.skipped} skipped",
+        f"{summary.failed} failed",
+    ]
+    if summary.not_started:
+        words.append(f"{summary.not_started} not finished")
+    words.append(format_size(summary.bytes))
+    return f"{', '.join(words)} in {format_duration(round(report.seconds, 2))}, {retries} retries"
+
+
+def _retries(ctx: Context) -> int:
+    session = ctx.opened_session
+    return sum(row.retries for row in session.transport.stats()) if session is not None else 0
+
+
+def _exit_code(report: Report) -> int:
+    code = exit_code_of(report.summary)
+    is_cut = report.held_back or report.out_of_time or not report.in_order
+    return combined((code, SKIPPED if is_cut else DONE))
+
+
+def _leave(
+    exc: KeyboardInterrupt, engine: Engine, route: Route, options: SyncOptions, report: Report, ctx: Context
+) -> None:
+    """Say at an interrupt what was done and how to go on; do not wait for a network that hangs."""
+    _tell_summary(report, ctx)
+    ctx.out.note("s3pool: the same command again goes on")
+    if engine.executor.is_busy:
+        code = INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
+        _write_metrics(route, options, report, ctx, code)
+        ctx.out.flush()
+        # Workers that hang in the network would hold the interpreter's own end back.
+        os._exit(code)
+
+
+# -- metrics -------------------------------------------------------------------------------
+
+
+def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Context, code: int | None) -> None:
+    path = ctx.args.metrics_file
+    if not path or ctx.dry_run or code is None:
+        return
+    from s3pool.sync.textfile import format_metrics, iter_gauges, last_success, write_atomically
+
+    labels = {"source": route.source_text, "target": route.target_text}
+    if not options.shard.is_whole:
+        labels["shard"] = options.shard.text
+    now = ctx.now()
+    success = now if code == DONE else last_success(path, labels)
+    session = ctx.opened_session
+    rows = session.transport.stats() if session is not None else ()
+    gauges = iter_gauges(report, labels, exit_code=code, now=now, success=success, endpoints=rows)
+    try:
+        write_atomically(path, format_metrics(gauges))
+    except LocalFileError as exc:
+        ctx.out.warn(exc.message)

@@ -1,0 +1,145 @@
+"""Whether a target has what its source has, and why not. Decisions only: nothing is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s3pool.model import parse_iso_time
+
+UPLOAD = "upload"
+DOWNLOAD = "download"
+COPY = "copy"
+
+NANO = 10**9
+TOLERANCE_NS = 2 * NANO  # of two clocks, and of servers that cut Last-Modified to seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or object, by its name below the tree: all that is compared.
+
+    A local one has ``mtime_ns`` and the ``path`` that opens it; a remote one has ``etag`` and
+    ``last_modified`` as the listing told.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int | None = None
+    etag: str = ""
+    last_modified: str = ""
+    path: str = ""
+
+    @property
+    def time_ns(self) -> int:
+        """Give the modification time in nanoseconds, the server's where there is no other."""
+        return self.mtime_ns if self.mtime_ns is not None else round(parse_iso_time(self.last_modified) * NANO)
+
+    @property
+    def stamp(self) -> str:
+        """Give what changes whenever the content does: the local mtime, or ETag and time."""
+        return str(self.mtime_ns) if self.mtime_ns is not None else f"{self.etag} {self.last_modified}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A pair as an earlier run left it in sync.
+
+    ``stamp`` is of the local side, or of the source where both are in S3; ``etag`` is of the
+    other side.
+    """
+
+    size: int
+    stamp: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What counts as a difference."""
+
+    direction: str
+    size_only: bool = False
+    checksum: bool = False
+    exact_timestamps: bool = False
+    update: bool = False
+    no_clobber: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done with a pair, and why."""
+
+    act: str
+    reason: str = ""
+
+
+TRANSFER = "transfer"
+LEAVE = "leave"  # a rule that the user asked for is in the way
+NOTHING = "nothing"  # the target has what the source has
+LOOK = "look"  # only a request, or reading the file, can tell
+
+NEW = Decision(TRANSFER, "it is not at the target")
+OTHER_SIZE = Decision(TRANSFER, "the size differs")
+CHANGED = Decision(TRANSFER, "it changed since the last run")
+NEWER = Decision(TRANSFER, "the source is newer")
+OTHER_TIME = Decision(TRANSFER, "the local time is not the one of the object")
+EXISTS = Decision(LEAVE, "it exists")
+OLDER = Decision(LEAVE, "the target is newer")
+SAME = Decision(NOTHING)
+LOOK_AT_CONTENT = Decision(LOOK, "checksum")
+LOOK_AT_TIMES = Decision(LOOK, "exact timestamps")
+
+
+def decide(source: Entry, target: Entry | None, record: Record | None, rules: Rules) -> Decision:
+    """Decide about one name of the source; ``record`` is what an earlier run left."""
+    if target is None:
+        return NEW
+    if rules.no_clobber:
+        return EXISTS
+    decision = _compare(source, target, record, rules)
+    if rules.update and decision.act in (TRANSFER, LOOK) and target.time_ns > source.time_ns:
+        return OLDER
+    return decision
+
+
+def _compare(source: Entry, target: Entry, record: Record | None, rules: Rules) -> Decision:
+    if source.size != target.size:
+        return OTHER_SIZE
+    if rules.size_only:
+        return SAME
+    if rules.checksum:
+        return _compare_content(source, target, record, rules)
+    if rules.exact_timestamps:
+        return LOOK_AT_TIMES
+    known = record_of(source, target, rules.direction)
+    if record is not None and known.etag:
+        return SAME if record == known else CHANGED
+    return _compare_times(source, target, rules.direction)
+
+
+def _compare_content(source: Entry, target: Entry, record: Record | None, rules: Rules) -> Decision:
+    if rules.direction != COPY:
+        return LOOK_AT_CONTENT
+    if source.etag == target.etag:
+        return SAME
+    # A copy made of parts has an ETag of its own: only who made it knows what is in it.
+    return SAME if record is not None and record == record_of(source, target, COPY) else CHANGED
+
+
+def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
+    """Decide without a record, by what a listing and a walk tell."""
+    if direction == DOWNLOAD:
+        return SAME if _is_time_of_object(target.time_ns, source.time_ns) else OTHER_TIME
+    return NEWER if source.time_ns > target.time_ns + TOLERANCE_NS else SAME
+
+
+def _is_time_of_object(local_ns: int, modified_ns: int) -> bool:
+    """Say whether a download set this time: Last-Modified as HTTP writes it, in whole seconds."""
+    return local_ns % NANO == 0 and abs(local_ns - modified_ns) <= NANO
+
+
+def record_of(source: Entry, target: Entry, direction: str) -> Record:
+    """Give the record of a pair that is in sync as it stands."""
+    if direction == DOWNLOAD:
+        return Record(source.size, target.stamp, source.etag)
+    return Record(source.size, source.stamp, target.etag)

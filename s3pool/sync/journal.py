@@ -1,0 +1,263 @@
+"""What survives a run: pairs left in sync, hashes of local files. A hint, never the truth.
+
+Every row is held against what storage and disk say now, so losing the file loses time and
+nothing else. Only the thread that runs the sync uses a journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from s3pool.errors import JournalError
+from s3pool.sync.compare import Record
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS pairs (
+    name BLOB PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, etag TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hashes (
+    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, part_size INTEGER, etag TEXT NOT NULL,
+    PRIMARY KEY (device, inode, part_size)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS uploads (
+    name BLOB, upload_id TEXT, PRIMARY KEY (name, upload_id)
+) WITHOUT ROWID;
+"""
+DOOMED_SCHEMA = "CREATE TEMP TABLE doomed (name BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
+ROWS_PER_READ = 1000
+ROWS_PER_WRITE = 1000
+SECONDS_PER_WRITE = 2.0  # no more than this is forgotten when the run is killed
+BUSY_TIMEOUT_S = 10.0  # another run may use the same state with a lock file of its own
+SIGNED_64 = 1 << 63
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Identity = tuple[int, int, int, int]  # device, inode, size, mtime_ns
+
+
+class Journal:
+    """The state of one pair of source and target, in one file; "" keeps it in memory.
+
+    What cannot be read or written is warned of once and then done without. ``read_only``
+    is for rehearsals: nothing is written, and a file that is missing is not made.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False, now: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._now = now
+        self._pairs: dict[bytes, Record | None] = {}
+        self._hashes: list[Row] = []
+        self._last_write = time.monotonic()
+        self._database = self._open()
+
+    # -- pairs -----------------------------------------------------------------------------
+
+    def iter_pairs(self) -> Iterator[tuple[bytes, Record]]:
+        """Yield all records by name, in byte order; rows noted meanwhile may be missing."""
+        last: bytes | None = None
+        nothing: list[Row] = []
+        while rows := self._try(functools.partial(self._read_names, "name, size, stamp, etag", "pairs", last), nothing):
+            for name, size, stamp, etag in rows:
+                yield bytes(name), Record(size, stamp, etag)
+            last = bytes(rows[-1][0])
+
+    def _read_names(self, columns: str, table: str, last: bytes | None) -> list[Row]:
+        """Read the next rows of a table in the order of names."""
+        if last is None:
+            return self._all(f"SELECT {columns} FROM {table} ORDER BY name LIMIT ?", (ROWS_PER_READ,))
+        return self._all(f"SELECT {columns} FROM {table} WHERE name > ? ORDER BY name LIMIT ?", (last, ROWS_PER_READ))
+
+    def note(self, name: bytes, record: Record | None) -> None:
+        """Remember how a pair was left; None forgets it."""
+        if not self._read_only:
+            self._pairs[name] = record
+            self._write_in_time()
+
+    # -- hashes ----------------------------------------------------------------------------
+
+    def hashes_of(self, identity: Identity) -> dict[int, str]:
+        """Give the known ETags of a local file as it is now, by part size; 0 for no parts."""
+        device, inode, size, mtime_ns = identity
+        query = "SELECT part_size, etag FROM hashes WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ?"
+        nothing: list[Row] = []
+        return dict(self._try(lambda: self._all(query, (_signed(device), _signed(inode), size, mtime_ns)), nothing))
+
+    def note_hash(self, identity: Identity, part_size: int, etag: str) -> None:
+        """Remember the ETag that a local file has when it is stored with a part size."""
+        if not self._read_only:
+            device, inode, size, mtime_ns = identity
+            self._hashes.append((_signed(device), _signed(inode), size, mtime_ns, part_size, etag))
+            self._write_in_time()
+
+    # -- what is to be deleted at the end --------------------------------------------------
+
+    def doom(self, names: list[tuple[bytes, int]]) -> None:
+        """Keep names and sizes for the end of the run, on disk.
+
+        Raises:
+            JournalError: they cannot be kept, so nothing may be deleted.
+        """
+        self._must(lambda: self._database.executemany("INSERT OR IGNORE INTO doomed VALUES (?, ?)", names))
+
+    def spare(self, name: bytes) -> int:
+        """Take back one name, and give how many that were: none or one.
+
+        Raises:
+            JournalError: it cannot be taken back.
+        """
+        return self._must(lambda: self._database.execute("DELETE FROM doomed WHERE name = ?", (name,)).rowcount)
+
+    def iter_doomed(self) -> Iterator[tuple[bytes, int]]:
+        """Yield what was kept, in byte order.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        last: bytes | None = None
+        while rows := self._must(functools.partial(self._read_names, "name, size", "doomed", last)):
+            yield from ((bytes(name), size) for name, size in rows)
+            last = bytes(rows[-1][0])
+
+    # -- the file --------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write what was noted."""
+        pairs, self._pairs = self._pairs, {}
+        hashes, self._hashes = self._hashes, []
+        self._last_write = time.monotonic()
+        if pairs or hashes:
+            self._try(lambda: self._write(pairs, hashes), None)
+
+    def close(self) -> None:
+        """Write what was noted, and close the file."""
+        self.write()
+        self._try(self._database.close, None)
+
+    def _write_in_time(self) -> None:
+        waiting = len(self._pairs) + len(self._hashes)
+        if waiting >= ROWS_PER_WRITE or time.monotonic() - self._last_write > SECONDS_PER_WRITE:
+            self.write()
+
+    def _write(self, pairs: dict[bytes, Record | None], hashes: list[Row]) -> None:
+        kept = [(name, record.size, record.stamp, record.etag) for name, record in pairs.items() if record]
+        gone = [(name,) for name, record in pairs.items() if record is None]
+        self._database.execute("BEGIN IMMEDIATE")
+        with self._database:  # ends the transaction, either way
+            self._database.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)", kept)
+            self._database.executemany("DELETE FROM pairs WHERE name = ?", gone)
+            self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?)", hashes)
+
+    def _all(self, query: str, values: tuple[object, ...]) -> list[Row]:
+        return self._database.execute(query, values).fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        if not self.path or (self._read_only and not os.path.exists(self.path)):
+            return _in_memory()
+        try:
+            return self._open_file()
+        except sqlite3.OperationalError as exc:
+            logger.warning("the state in %s cannot be used (%s); this run goes on without it", self.path, exc)
+        except sqlite3.DatabaseError as exc:
+            return self._open_anew(exc)
+        except OSError as exc:
+            logger.warning("the state in %s cannot be used (%s); this run goes on without it", self.path, exc.strerror)
+        return _in_memory()
+
+    def _open_file(self) -> sqlite3.Connection:
+        if self._read_only:
+            place = f"file:{quote(self.path)}?mode=ro"
+            return _checked(sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None))
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        return _prepared(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None))
+
+    def _open_anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        self._set_aside(error)
+        try:
+            return _in_memory() if self._read_only else self._open_file()
+        except (sqlite3.Error, OSError):
+            return _in_memory()
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = f"{self.path}.corrupt-{int(self._now())}"
+        try:
+            if not self._read_only:
+                os.replace(self.path, aside)
+        except OSError:  # it will be found corrupt again
+            aside = self.path
+        logger.warning("the state in %s is corrupt (%s): set aside as %s, starting anew", self.path, error, aside)
+
+    def _try(self, act: Callable[[], T], otherwise: T) -> T:
+        """Use the file, and go on without it when that fails."""
+        try:
+            return act()
+        except sqlite3.OperationalError as exc:
+            logger.warning("the state in %s cannot be used now: %s", self.path or "memory", exc)
+        except sqlite3.DatabaseError as exc:
+            self._replace(exc)
+        return otherwise
+
+    def _replace(self, error: sqlite3.DatabaseError) -> None:
+        """Go on with an empty state; what was to be deleted is lost with the old one, and stays."""
+        if self.path:
+            self._set_aside(error)
+        self.path = ""
+        old, self._database = self._database, _in_memory(doomed=False)
+        with contextlib.suppress(sqlite3.Error):
+            old.close()
+
+    def _must(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except sqlite3.Error as exc:
+            raise JournalError(f"cannot keep what is to be deleted ({exc}): nothing is") from exc
+
+
+def _checked(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Give a connection with the right tables; it is closed when they are others."""
+    try:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"its version is {version}, not {SCHEMA_VERSION}")
+        database.execute(DOOMED_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Give a connection to write to; the tables are made where there are none."""
+    try:
+        # A rollback journal, unlike WAL, serves on network file systems too.
+        database.execute("PRAGMA synchronous = NORMAL")
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            database.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    except sqlite3.Error:
+        database.close()
+        raise
+    return _checked(database)
+
+
+def _in_memory(*, doomed: bool = True) -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    database.executescript(SCHEMA)
+    if doomed:
+        database.execute(DOOMED_SCHEMA)
+    return database
+
+
+def _signed(number: int) -> int:
+    """Fit an unsigned number of 64 bits into SQLite's signed ones."""
+    return number - 2 * SIGNED_64 if number >= SIGNED_64 else number

@@ -1,0 +1,173 @@
+"""Pairs that only a request or the content itself can tell apart; done by the workers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from s3pool.body import FileSlice
+from s3pool.errors import IntegrityError, NotFoundError
+from s3pool.model import ObjectHead, parse_iso_time
+from s3pool.sync.compare import DOWNLOAD, NANO, TOLERANCE_NS, UPLOAD, Entry
+from s3pool.sync.journal import Identity
+from s3pool.sync.route import Route
+from s3pool.transfer import attributes as stored
+from s3pool.transfer.beneath import local_error
+from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+from s3pool.transfer.tasks import Task
+from s3pool.transfer.verify import certain_part_size, etag_tells_content
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+IN_SYNC = "the target has it already"
+STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
+NO_PARTS = 0  # the part size of an object that was stored in one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One pair to look at; ``hashes`` are the ETags of the local file that are known, by part size."""
+
+    source: Entry
+    target: Entry
+    identity: Identity | None = None
+    hashes: dict[int, str] = field(default_factory=dict)
+
+
+class Looker:
+    """Looks at the pairs it was given, each when its task's turn comes.
+
+    The thread that plans adds and takes away, workers look; ``new_hashes`` is filled by the
+    workers, for the planning thread to empty.
+    """
+
+    def __init__(self, client: S3Client, route: Route, *, content: bool) -> None:
+        self._client = client
+        self._route = route
+        self._content = content
+        self._looks: dict[Task, Look] = {}
+        self.new_hashes: deque[tuple[Identity, int, str]] = deque()
+
+    def add(self, task: Task, look: Look) -> None:
+        """Have a pair looked at before its task is done."""
+        self._looks[task] = look
+
+    def take(self, task: Task) -> Look | None:
+        """Give the pair of a task whose outcome is known, and forget it."""
+        return self._looks.pop(task, None)
+
+    def why_not(self, task: Task) -> str:
+        """Say that a task is not needed; "" when it is, or was never in question."""
+        look = self._looks.get(task)
+        if look is None:
+            return ""
+        same = self._has_same_content(look) if self._content else self._has_same_time(look)
+        return IN_SYNC if same else ""
+
+    # -- content ---------------------------------------------------------------------------
+
+    def _has_same_content(self, look: Look) -> bool:
+        up = self._route.direction == UPLOAD
+        local, remote = (look.source, look.target) if up else (look.target, look.source)
+        sizes = self._part_sizes(remote)
+        if any(look.hashes.get(size) == remote.etag for size in sizes):
+            return True
+        missing = [size for size in sizes if size not in look.hashes]
+        return remote.etag in self._hash(local, missing)
+
+    def _part_sizes(self, remote: Entry) -> list[int]:
+        """Give the part sizes with which the ETag may have been made; none when it tells nothing."""
+        if is_md5_etag(remote.etag):
+            return [NO_PARTS]
+        count = part_count_of(remote.etag)
+        head = self._head_of_remote(remote.name) if count else None
+        if head is None or not etag_tells_content(remote.etag, head.headers):
+            return []
+        certain = certain_part_size(remote.size, remote.etag, head.headers)
+        return [certain] if certain else list(likely_part_sizes(remote.size, count))
+
+    def _hash(self, local: Entry, part_sizes: list[int]) -> set[str]:
+        """Give a file's ETags for some part sizes; none when it changes meanwhile."""
+        try:
+            fd = os.open(local.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as exc:
+            raise local_error("read", local.path, exc) from exc
+        try:
+            facts = os.fstat(fd)
+            etags = {size: _etag_of(fd, facts.st_size, size) for size in part_sizes}
+            now = os.fstat(fd)
+        except IntegrityError:  # it became shorter
+            return set()
+        except OSError as exc:
+            raise local_error("read", local.path, exc) from exc
+        finally:
+            os.close(fd)
+        if (facts.st_size, facts.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+            return set()
+        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        self.new_hashes.extend((identity, size, etag) for size, etag in etags.items())
+        return set(etags.values())
+
+    # -- times -----------------------------------------------------------------------------
+
+    def _has_same_time(self, look: Look) -> bool:
+        name = look.source.name
+        if self._route.direction == UPLOAD:
+            head = self._head(self._route.target.bucket, self._route.target.join(name).key)
+            return head is not None and _is_close(_stored_time(head), look.source.mtime_ns)
+        head = self._client.head_object(self._route.source.bucket, self._route.source.join(name).key)
+        if self._route.direction == DOWNLOAD:
+            time_ns = _stored_time(head)
+            return _is_close(_whole_seconds(head) if time_ns is None else time_ns, look.target.mtime_ns)
+        other = self._head(self._route.target.bucket, self._route.target.join(name).key)
+        return other is not None and _have_same_time(head, other)
+
+    def _head_of_remote(self, name: str) -> ObjectHead | None:
+        side = self._route.target if self._route.direction == UPLOAD else self._route.source
+        return self._head(side.bucket, side.join(name).key)
+
+    def _head(self, bucket: str, key: str) -> ObjectHead | None:
+        try:
+            return self._client.head_object(bucket, key)
+        except NotFoundError:
+            return None
+
+
+def identity_of(path: str) -> Identity | None:
+    """Give what tells a local file's content from another's; None for one that vanished."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _etag_of(fd: int, size: int, part_size: int) -> str:
+    if part_size == NO_PARTS:
+        return FileSlice(fd, length=size).digest("md5").hex() if size else hashlib.md5(usedforsecurity=False).hexdigest()
+    parts = (FileSlice(fd, offset=part.first, length=part.length) for part in iter_ranges(size, part_size))
+    return composite_etag(part.digest("md5").hex() for part in parts)
+
+
+def _stored_time(head: ObjectHead) -> int | None:
+    return stored.parse_mtime(head.metadata.get(stored.MTIME, ""))
+
+
+def _whole_seconds(head: ObjectHead) -> int:
+    """Give Last-Modified as a download sets it."""
+    return round(parse_iso_time(head.last_modified)) * NANO
+
+
+def _is_close(time_ns: int | None, other_ns: int | None) -> bool:
+    return time_ns is not None and other_ns is not None and abs(time_ns - other_ns) <= STORED_TOLERANCE_NS
+
+
+def _have_same_time(source: ObjectHead, target: ObjectHead) -> bool:
+    ours, theirs = _stored_time(source), _stored_time(target)
+    if ours is None and theirs is None:
+        return source.mtime * NANO <= target.mtime * NANO + TOLERANCE_NS
+    return _is_close(ours, theirs)

@@ -1,0 +1,145 @@
+"""From where to where: how names of a sync become tasks, in each of its three directions."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s3pool.errors import NotFoundError, UsageError
+from s3pool.location import LocalPath, Location, S3Path, StdStream, has_glob
+from s3pool.sync.compare import COPY, DOWNLOAD, UPLOAD, Entry
+from s3pool.transfer.beneath import stat_below
+from s3pool.transfer.tasks import CopyTask, DeleteTask, DownloadTask, Item, RemoveTask, Task, UploadTask
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
+
+
+NOWHERE = S3Path("")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Source and target of a sync; one of them at least is in S3. Both are trees.
+
+    ``root`` is the local side, where there is one; ``source`` and ``target`` are the sides
+    in S3.
+    """
+
+    direction: str
+    root: str = ""
+    source: S3Path = NOWHERE
+    target: S3Path = NOWHERE
+
+    @property
+    def source_text(self) -> str:
+        """Give the source for people."""
+        return self.root if self.direction == UPLOAD else _tree_text(self.source)
+
+    @property
+    def target_text(self) -> str:
+        """Give the target for people."""
+        return self.root if self.direction == DOWNLOAD else _tree_text(self.target)
+
+    def target_of(self, name: str) -> str:
+        """Give the target of one name, for people."""
+        return os.path.join(self.root, name) if self.direction == DOWNLOAD else self.target.join(name).text
+
+    def source_of(self, name: str) -> str:
+        """Give the source of one name, for people."""
+        return os.path.join(self.root, name) if self.direction == UPLOAD else self.source.join(name).text
+
+    def transfer(self, entry: Entry, reason: str) -> Task:
+        """Give the task that brings one entry of the source to the target."""
+        if self.direction == UPLOAD:
+            place = self.target.join(entry.name)
+            return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason)
+        key = self.source.join(entry.name).key
+        told = {"etag": entry.etag, "last_modified": entry.last_modified, "reason": reason}
+        if self.direction == DOWNLOAD:
+            return DownloadTask(self.source.bucket, key, self.root, entry.name, entry.size, **told)
+        place = self.target.join(entry.name)
+        return CopyTask(self.source.bucket, key, place.bucket, place.key, entry.size, **told)
+
+    def removal(self, name: str, size: int) -> DeleteTask | RemoveTask:
+        """Give the task that removes one name from the target."""
+        if self.direction == DOWNLOAD:
+            return RemoveTask(self.root, name, size)
+        place = self.target.join(name)
+        return DeleteTask(place.bucket, place.key, size=size)
+
+    def name_of(self, task: Item) -> str | None:
+        """Give the name that a task is for; None for what is no task."""
+        if isinstance(task, (DownloadTask, RemoveTask)):
+            return task.relative
+        if isinstance(task, (UploadTask, CopyTask, DeleteTask)):
+            return task.key[len(self.target.tree_prefix) :]
+        return None
+
+    def find_target(self, name: str, client: S3Client) -> Entry | None:
+        """Look for one name at the target, where its listing does not serve.
+
+        Raises:
+            RefusedError: the local way leads through a link. S3Error: the request failed.
+        """
+        if self.direction == DOWNLOAD:
+            facts = stat_below(self.root, name)
+            if facts is None or not stat.S_ISREG(facts.st_mode):
+                return None
+            return Entry(name, facts.st_size, facts.st_mtime_ns, path=os.path.join(self.root, name))
+        place = self.target.join(name)
+        try:
+            head = client.head_object(place.bucket, place.key)
+        except NotFoundError:
+            return None
+        return Entry(name, head.size, etag=head.etag, last_modified=head.last_modified)
+
+    def has_local_directory(self, name: str) -> bool:
+        """Say whether the local side has a directory of this name, not through a link."""
+        facts = stat_below(self.root, name)
+        return facts is not None and stat.S_ISDIR(facts.st_mode)
+
+
+def _tree_text(path: S3Path) -> str:
+    return S3Path(path.bucket, path.tree_prefix).text
+
+
+def choose_route(source: Location, target: Location, *, glob: bool = True) -> Route:
+    """Give the route between two operands.
+
+    Raises:
+        UsageError: they make no sense together, or one of them is no tree.
+    """
+    for side in (source, target):
+        _check_side(side)
+    if isinstance(source, S3Path) and glob and has_glob(source.key):
+        raise UsageError(f"{source.text} has wildcards: sync takes a whole tree; choose with --include and --exclude")
+    if isinstance(source, LocalPath) and isinstance(target, S3Path):
+        return Route(UPLOAD, source.path, target=target)
+    if isinstance(source, S3Path) and isinstance(target, LocalPath):
+        return Route(DOWNLOAD, target.path, source=source)
+    if isinstance(source, S3Path) and isinstance(target, S3Path):
+        _check_apart(source, target)
+        return Route(COPY, source=source, target=target)
+    raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/PREFIX")
+
+
+def _check_side(side: Location) -> None:
+    if isinstance(side, StdStream):
+        raise UsageError("sync takes trees, no streams; cp and pipe take -")
+    if isinstance(side, S3Path) and not side.bucket:
+        raise UsageError(f"{side.text} names no bucket; write s3/BUCKET/PREFIX")
+    if isinstance(side, LocalPath) and os.path.exists(side.path) and not os.path.isdir(side.path):
+        raise UsageError(f"{side.text} is no directory: sync takes trees, cp takes files")
+
+
+def _check_apart(source: S3Path, target: S3Path) -> None:
+    """Refuse trees that lie inside each other: one would grow or vanish by the other."""
+    inside = source.tree_prefix.startswith(target.tree_prefix) or target.tree_prefix.startswith(source.tree_prefix)
+    if source.bucket == target.bucket and inside:
+        both = f"{_tree_text(source)} and {_tree_text(target)}"
+        raise UsageError(f"{both} are the same tree, or one lies inside the other")
+
+

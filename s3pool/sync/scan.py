@@ -1,0 +1,179 @@
+"""Two sides of a sync as streams of entries, each in the byte order of the names."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError
+from s3pool.filters import Names
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.sync.compare import Entry
+from s3pool.transfer.tasks import Problem
+from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, Unusable, Walk
+
+PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
+PUT_WAIT_S = 0.2  # how long a listing waits for room before it looks whether it is still wanted
+
+T = TypeVar("T")
+
+
+class LocalSource:
+    """The files below a directory; what cannot be sent goes to ``on_problem``.
+
+    ``target_of(name)`` gives the target's text for messages.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        names: Names,
+        links: str = LINKS_FILES,
+        target_of: Callable[[str], str],
+        on_problem: Callable[[Problem], None],
+    ) -> None:
+        self._walk = Walk(root, names=names, links=links)
+        self._target_of = target_of
+        self._on_problem = on_problem
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the files.
+
+        Raises:
+            LocalFileError: the directory itself cannot be read.
+        """
+        for found in self._walk:
+            if isinstance(found, Unusable):
+                error = _without_absence(found.error)
+                self._on_problem(Problem(found.path, error, self._target_of(found.relative), op="upload"))
+            else:
+                yield Entry(found.relative, found.size, found.mtime_ns, path=found.path)
+
+
+class LocalTarget:
+    """The regular files below a directory that may not exist yet.
+
+    Links are not seen here: a download replaces a link, and a removal leaves it alone.
+    Names that no key can have, and what is no file, are left alone as well.
+    """
+
+    def __init__(self, root: str, *, names: Names, on_problem: Callable[[Problem], None]) -> None:
+        self._root = root
+        self._names = names
+        self._on_problem = on_problem
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the files.
+
+        Raises:
+            LocalFileError: the directory is there and cannot be read, or is none.
+        """
+        if not os.path.lexists(self._root or "."):
+            return
+        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP):
+            if not isinstance(found, Unusable):
+                yield Entry(found.relative, found.size, found.mtime_ns, path=found.path)
+            elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):
+                error = _without_absence(found.error)
+                self._on_problem(Problem(found.path, error, op="download"))
+
+
+class RemoteTree:
+    """The keys below a prefix, by what follows it.
+
+    A key that comes too late, because the server lists without order, is put into ``late``,
+    and ``is_ordered`` becomes False.
+    """
+
+    def __init__(self, pages: Iterable[ListPage], prefix: str, *, names: Names) -> None:
+        self._pages = pages
+        self._start = len(prefix)
+        self._names = names
+        self.is_ordered = True
+        self.late: list[Entry] = []
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the keys; errors are those of the listing."""
+        admits = self._names.admits
+        start = self._start
+        last = b""
+        first = True
+        for page in self._pages:
+            for info in page.objects:
+                name = info.key[start:]
+                order = name.encode("utf-8", "surrogateescape")
+                if order <= last and not first:
+                    self._take_late(_entry(name, info))
+                    continue
+                last, first = order, False
+                if admits(name):
+                    yield _entry(name, info)
+
+    def _take_late(self, entry: Entry) -> None:
+        self.is_ordered = False
+        if self._names.admits(entry.name):
+            self.late.append(entry)
+
+
+def _entry(name: str, info: ObjectInfo) -> Entry:
+    return Entry(name, info.size, etag=info.etag, last_modified=info.last_modified)
+
+
+def _without_absence(error: S3PoolError) -> S3PoolError:
+    """Give the error of a file that vanished during the walk as one of a file, not of the source."""
+    return LocalFileError(error.message) if isinstance(error, LocalNotFoundError) else error
+
+
+def _is_foreign(name: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in name)
+
+
+_END = object()
+
+
+class Ahead(Iterable[T]):
+    """A stream that a thread of its own reads ahead, a few items and no more.
+
+    Both sides of a sync are listed at once by it. close() ends the thread after the item it
+    is reading; whoever iterates gets the stream's own error.
+    """
+
+    def __init__(self, items: Iterable[T], *, depth: int = PAGES_AHEAD) -> None:
+        self._items = items
+        self._ready: queue.Queue[object] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, name="s3pool-listing", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        while (item := self._ready.get()) is not _END:
+            yield item  # type: ignore[misc]
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._closed.set()
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as exc:  # noqa: BLE001 - it is raised in the thread that iterates
+            self._error = exc
+        self._put(_END)
+
+    def _put(self, item: object) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(item, timeout=PUT_WAIT_S)
+            except queue.Full:
+                continue
+            return True
+        return False

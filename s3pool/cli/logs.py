@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TextIO
 
@@ -38,11 +39,18 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
-class _QuietHandler(logging.StreamHandler[TextIO]):
-    """A handler that never complains about its own stream: stderr may be closed."""
+class _StderrHandler(logging.Handler):
+    """Writes lines and never complains about its stream: stderr may be closed."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Lose the line; the exit code still speaks."""
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, or lose it; the exit code still speaks."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"{self.format(record)}\n")
+            self._stream.flush()
 
 
 def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
@@ -50,7 +58,7 @@ def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
     logger = logging.getLogger(ROOT)
     logger.propagate = False
     logger.handlers.clear()
-    handler: logging.Handler = _QuietHandler(stream) if stream is not None else logging.NullHandler()
+    handler: logging.Handler = _StderrHandler(stream) if stream is not None else logging.NullHandler()
     handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
     logger.addHandler(handler)
     set_level(level)

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
         return _lost_stdout(exc, out)
     except KeyboardInterrupt as exc:
         return _interrupted(exc, out)
+    except Exception as exc:  # noqa: BLE001 - the outermost frame of all
+        return _failed(exc, out)
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:

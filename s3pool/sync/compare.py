@@ -45,12 +45,22 @@ class Record:
     """A pair as an earlier run left it in sync.
 
     ``stamp`` is of the local side, or of the source where both are in S3; ``etag`` is of the
-    other side.
+    other side, and ``modified`` its Last-Modified, "" when no listing has told it yet.
     """
 
     size: int
     stamp: str
     etag: str
+    modified: str = ""
+
+    def agrees(self, now: Record, direction: str) -> bool:
+        """Say whether nothing has changed until now.
+
+        The time of a target in S3 does not count: an upload learns it only later.
+        """
+        if (self.size, self.stamp, self.etag) != (now.size, now.stamp, now.etag):
+            return False
+        return direction != DOWNLOAD or self.modified in ("", now.modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ def _compare(source: Entry, target: Entry, record: Record | None, rules: Rules) 
         return LOOK_AT_TIMES
     known = record_of(source, target, rules.direction)
     if record is not None and known.etag:
-        return SAME if record == known else CHANGED
+        return SAME if record.agrees(known, rules.direction) else CHANGED
     return _compare_times(source, target, rules.direction)
 
 
@@ -123,7 +133,8 @@ def _compare_content(source: Entry, target: Entry, record: Record | None, rules:
     if source.etag == target.etag:
         return SAME
     # A copy made of parts has an ETag of its own: only who made it knows what is in it.
-    return SAME if record is not None and record == record_of(source, target, COPY) else CHANGED
+    known = record_of(source, target, COPY)
+    return SAME if record is not None and record.agrees(known, COPY) else CHANGED
 
 
 def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
@@ -141,5 +152,5 @@ def _is_time_of_object(local_ns: int, modified_ns: int) -> bool:
 def record_of(source: Entry, target: Entry, direction: str) -> Record:
     """Give the record of a pair that is in sync as it stands."""
     if direction == DOWNLOAD:
-        return Record(source.size, target.stamp, source.etag)
-    return Record(source.size, source.stamp, target.etag)
+        return Record(source.size, target.stamp, source.etag, source.last_modified)
+    return Record(source.size, source.stamp, target.etag, target.last_modified)

@@ -78,8 +78,7 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         return "the listings did not end cleanly"
     if not situation.in_order:
         return "the server lists its keys without order"
-    troubles = ((situation.failed, "failed"), (situation.refused, "were skipped"), (situation.not_started, "not finished"))
-    if trouble := ", ".join(f"{count} {word}" for count, word in troubles if count):
+    if trouble := _trouble(situation):
         return f"not everything went well ({trouble})"
     if not situation.source_names and not allow_empty_source:
         return "the source is empty; --allow-empty-source if that is meant"
@@ -87,3 +86,12 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         share = f"{situation.doomed} of {situation.target_names} objects would go"
         return f"{share}, more than --max-delete {max_delete.text} allows"
     return ""
+
+
+def _trouble(situation: Situation) -> str:
+    counts = (
+        (situation.failed, "failed"),
+        (situation.refused, "skipped"),
+        (situation.not_started, "not finished"),
+    )
+    return ", ".join(f"{count} {word}" for count, word in counts if count)

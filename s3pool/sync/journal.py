@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pairs (
-    name BLOB PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, etag TEXT NOT NULL
+    name BLOB PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, etag TEXT NOT NULL,
+    modified TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hashes (
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, part_size INTEGER, etag TEXT NOT NULL,
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS uploads (
     name BLOB, upload_id TEXT, PRIMARY KEY (name, upload_id)
 ) WITHOUT ROWID;
 """
+PAIR_COLUMNS = "name, size, stamp, etag, modified"
 DOOMED_SCHEMA = "CREATE TEMP TABLE doomed (name BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
 ROWS_PER_READ = 1000
 ROWS_PER_WRITE = 1000
@@ -68,9 +70,9 @@ class Journal:
         """Yield all records by name, in byte order; rows noted meanwhile may be missing."""
         last: bytes | None = None
         nothing: list[Row] = []
-        while rows := self._try(functools.partial(self._read_names, "name, size, stamp, etag", "pairs", last), nothing):
-            for name, size, stamp, etag in rows:
-                yield bytes(name), Record(size, stamp, etag)
+        while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", last), nothing):
+            for name, *fields in rows:
+                yield bytes(name), Record(*fields)
             last = bytes(rows[-1][0])
 
     def _read_names(self, columns: str, table: str, last: bytes | None) -> list[Row]:
@@ -151,11 +153,11 @@ class Journal:
             self.write()
 
     def _write(self, pairs: dict[bytes, Record | None], hashes: list[Row]) -> None:
-        kept = [(name, record.size, record.stamp, record.etag) for name, record in pairs.items() if record]
+        kept = [(name, kept.size, kept.stamp, kept.etag, kept.modified) for name, kept in pairs.items() if kept]
         gone = [(name,) for name, record in pairs.items() if record is None]
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:  # ends the transaction, either way
-            self._database.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)", kept)
+            self._database.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?, ?)", kept)
             self._database.executemany("DELETE FROM pairs WHERE name = ?", gone)
             self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?)", hashes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -148,7 +147,7 @@ def identity_of(path: str) -> Identity | None:
 
 def _etag_of(fd: int, size: int, part_size: int) -> str:
     if part_size == NO_PARTS:
-        return FileSlice(fd, length=size).digest("md5").hex() if size else hashlib.md5(usedforsecurity=False).hexdigest()
+        return FileSlice(fd, length=size).digest("md5").hex()
     parts = (FileSlice(fd, offset=part.first, length=part.length) for part in iter_ranges(size, part_size))
     return composite_etag(part.digest("md5").hex() for part in parts)
 

@@ -97,10 +97,17 @@ class RecordReader:
     def take(self, name: bytes) -> Record | None:
         """Give the record of a name, which must be greater than the one before."""
         while self._row is not None and self._row[0] < name:
-            if self._names.admits(self._row[0].decode("utf-8", "surrogateescape")):
-                self._journal.note(self._row[0], None)
+            self._forget(self._row[0])
             self._row = next(self._rows, None)
-        return self._row[1] if self._row is not None and self._row[0] == name else None
+        if self._row is None or self._row[0] != name:
+            return None
+        record = self._row[1]
+        self._row = next(self._rows, None)
+        return record
+
+    def _forget(self, name: bytes) -> None:
+        if self._names.admits(name.decode("utf-8", "surrogateescape")):
+            self._journal.note(name, None)
 
 
 class Plan:
@@ -236,7 +243,7 @@ class Plan:
     def _keep(self, ours: Entry, theirs: Entry | None, record: Record | None) -> None:
         self.tally.unchanged += 1
         # From now on any difference will be noticed, not only a newer source.
-        if record is None and theirs is not None and not self._rules.size_only:
+        if theirs is not None and not self._rules.size_only and (record is None or not record.modified):
             self.note(ours, theirs)
 
     def note(self, ours: Entry, theirs: Entry) -> None:

@@ -141,5 +141,3 @@ def _check_apart(source: S3Path, target: S3Path) -> None:
     if source.bucket == target.bucket and inside:
         both = f"{_tree_text(source)} and {_tree_text(target)}"
         raise UsageError(f"{both} are the same tree, or one lies inside the other")
-
-

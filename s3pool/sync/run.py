@@ -25,7 +25,18 @@ from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.transfer.beneath import local_error, stat_below
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.tasks import DONE, SKIPPED, CopyTask, DeleteTask, Item, Outcome, Problem, RemoveTask, Summary
+from s3pool.transfer.tasks import (
+    DONE,
+    SKIPPED,
+    CopyTask,
+    DeleteTask,
+    DownloadTask,
+    Item,
+    Outcome,
+    Problem,
+    RemoveTask,
+    Summary,
+)
 from s3pool.transfer.walk import LINKS_FILES
 
 if TYPE_CHECKING:
@@ -260,8 +271,9 @@ class Sync:
             return Record(done.size, source.stamp, done.etag) if done.etag else None
         if not done.etag or done.mtime_ns is None:
             return None
-        mtime_ns = self._kept_mtime(name, done.mtime_ns) if self._route.direction == DOWNLOAD else done.mtime_ns
-        return Record(done.size, str(mtime_ns), done.etag)
+        if not isinstance(task, DownloadTask):
+            return Record(done.size, str(done.mtime_ns), done.etag)
+        return Record(done.size, str(self._kept_mtime(name, done.mtime_ns)), done.etag, task.last_modified)
 
     def _kept_mtime(self, name: str, mtime_ns: int) -> int:
         """Give the time that a file system with coarse times has made of the one that was set."""

@@ -27,7 +27,7 @@ from s3pool.sync.route import Route, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.transfer.checksums import ALGORITHMS
-from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.engine import TransferOptions
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -84,18 +84,35 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     route = choose_route(ctx.location(args.source), ctx.location(args.target), glob=not args.no_glob)
     options = _options(args, ctx, route)
     report = Report()
-    code = None
+
+    def end(code: int) -> int:
+        _write_metrics(route, options, report, ctx, code)
+        return code
+
     try:
-        code = _sync(route, options, report, ctx)
+        return end(_sync(route, options, report, ctx))
+    except _Stuck as stuck:
+        ctx.out.flush()
+        # Workers that hang in the network would hold the interpreter's own end back.
+        os._exit(end(stuck.code))
     except KeyboardInterrupt as exc:
-        code = INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
+        end(_code_of_interrupt(exc))
         raise
     except Exception as exc:
-        code = exit_code_for(exc)
+        end(exit_code_for(exc))
         raise
-    finally:
-        _write_metrics(route, options, report, ctx, code)
-    return code
+
+
+class _Stuck(Exception):
+    """The run was interrupted, and workers hang."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
+    return INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
 
 
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
@@ -147,7 +164,10 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         try:
             work.run()
         except KeyboardInterrupt as exc:
-            _leave(exc, engine, route, options, report, ctx)
+            _tell_summary(report, ctx)
+            ctx.out.note("s3pool: the same command again goes on")
+            if engine.executor.is_busy:
+                raise _Stuck(_code_of_interrupt(exc)) from exc
             raise
     _tell_end(report, ctx)
     return _exit_code(report)
@@ -228,26 +248,12 @@ def _exit_code(report: Report) -> int:
     return combined((code, SKIPPED if is_cut else DONE))
 
 
-def _leave(
-    exc: KeyboardInterrupt, engine: Engine, route: Route, options: SyncOptions, report: Report, ctx: Context
-) -> None:
-    """Say at an interrupt what was done and how to go on; do not wait for a network that hangs."""
-    _tell_summary(report, ctx)
-    ctx.out.note("s3pool: the same command again goes on")
-    if engine.executor.is_busy:
-        code = INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
-        _write_metrics(route, options, report, ctx, code)
-        ctx.out.flush()
-        # Workers that hang in the network would hold the interpreter's own end back.
-        os._exit(code)
-
-
 # -- metrics -------------------------------------------------------------------------------
 
 
-def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Context, code: int | None) -> None:
+def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Context, code: int) -> None:
     path = ctx.args.metrics_file
-    if not path or ctx.dry_run or code is None:
+    if not path or ctx.dry_run:
         return
     from s3pool.sync.textfile import format_metrics, iter_gauges, last_success, write_atomically
 

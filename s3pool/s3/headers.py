@@ -64,6 +64,8 @@ def copy_headers(bucket: str, key: str, *, version_id: str = "", if_match: str =
     headers = {"x-amz-copy-source": copy_source(bucket, key, version_id=version_id)}
     if if_match:
         headers["x-amz-copy-source-if-match"] = quote_etag(if_match)
+        # Ceph RGW looks for the condition under this name, and passes over the right one.
+        headers["x-amz-copy-if-match"] = quote_etag(if_match)
     return headers
 
 

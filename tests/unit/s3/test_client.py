@@ -339,6 +339,7 @@ def test_a_copy_keeps_attributes_and_tags_by_default() -> None:
     assert {
         "x-amz-copy-source": "src/a%20b?versionId=v1",
         "x-amz-copy-source-if-match": '"e0"',
+        "x-amz-copy-if-match": '"e0"',
         "x-amz-metadata-directive": "COPY",
     } == sender.requests[0].headers
 

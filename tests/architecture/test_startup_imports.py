@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3
-from tests.support.run_cli import ROOT, CliResult, CliRunner
+from tests.support.run_cli import CliResult, Report, SpyRunner
 
 NEVER = (
     "asyncio",
@@ -41,13 +39,6 @@ WITH_ONE_THREAD = [
 ]
 
 
-class SpyRunner(CliRunner):
-    """Runs the command line under the spy."""
-
-    def command(self, *argv: str) -> list[str]:
-        return [sys.executable, str(ROOT / "tests" / "support" / "spy.py"), *argv]
-
-
 @pytest.fixture
 def fake(fake_s3: Any) -> FakeS3:
     """Give three nodes with a little in them; signatures are checked, so everything signs."""
@@ -59,14 +50,12 @@ def fake(fake_s3: Any) -> FakeS3:
     return server
 
 
-def run_spied(tmp_path: Path, fake: FakeS3, argv: tuple[str, ...]) -> tuple[CliResult, dict[str, Any]]:
+def run_spied(tmp_path: Path, fake: FakeS3, argv: tuple[str, ...]) -> tuple[CliResult, Report]:
     """Run one command line; give its result and the spy's report."""
-    report = tmp_path / "report.json"
-    result = SpyRunner(tmp_path, fake.environment)(*argv, env={"SPY_REPORT": str(report)})
-    return result, json.loads(report.read_text())
+    return SpyRunner(tmp_path, fake.environment).spy(*argv)
 
 
-def loaded(report: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+def loaded(report: Report, names: tuple[str, ...]) -> list[str]:
     """Give which of these modules a command loaded."""
     return [name for name in names if name in set(report["modules"]) - set(report["before"])]
 
@@ -114,3 +103,12 @@ def test_listing_walks_over_the_nodes_in_one_thread(tmp_path: Path, fake: FakeS3
     assert {0, 1, 2} == {endpoint for endpoint, _ in asked}
     assert 3 == len(set(asked))
     assert all(before[0] != after[0] for before, after in itertools.pairwise(asked))
+
+
+def test_spy_sees_threads(tmp_path: Path, fake: FakeS3) -> None:
+    """A bulk copy has workers: the count above is not blind."""
+    result, report = run_spied(tmp_path, fake, ("cp", "-r", "s3/bucket", str(tmp_path / "down"), "--workers", "2"))
+
+    assert 0 == result.code, result.err
+    assert report["threads"]
+    assert ["concurrent.futures"] == loaded(report, ("concurrent.futures",))

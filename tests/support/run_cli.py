@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+Report = dict[str, Any]
 TIMEOUT_S = 120.0
 _KEPT = ("PATH", "COVERAGE_PROCESS_START", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -94,3 +95,17 @@ class CliRunner:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         own = {"HOME": str(self.home), "LC_ALL": "C.UTF-8", "COLUMNS": "80", "TZ": "UTC", "PYTHONPATH": str(ROOT)}
         return {**kept, **own, **self.environ, **(extra or {})}
+
+
+class SpyRunner(CliRunner):
+    """Runs the command line under the spy, which tells what it loaded, started and held."""
+
+    def command(self, *argv: str) -> list[str]:
+        """Give the command line, with the spy before it."""
+        return [sys.executable, str(ROOT / "tests" / "support" / "spy.py"), *argv]
+
+    def spy(self, *argv: str) -> tuple[CliResult, Report]:
+        """Run a command; give its result, and modules, threads and peak_kib."""
+        report = self.home / "spy-report.json"
+        result = self(*argv, env={"SPY_REPORT": str(report)})
+        return result, json.loads(report.read_text())

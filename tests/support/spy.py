@@ -1,4 +1,4 @@
-"""Runs the command line in this process and reports what it cost: modules and threads.
+"""Runs the command line in this process and reports what it cost: modules, threads, memory.
 
 SPY_REPORT=FILE python tests/support/spy.py ls s3/bucket
 """
@@ -33,9 +33,11 @@ def _run():
 def _report(loaded):
     import json
     import os
+    import resource
 
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open(os.environ["SPY_REPORT"], "w", encoding="utf-8") as report:
-        json.dump({"modules": loaded, "before": sorted(before), "threads": started}, report)
+        json.dump({"modules": loaded, "before": sorted(before), "threads": started, "peak_kib": peak_kib}, report)
 
 
 if __name__ == "__main__":

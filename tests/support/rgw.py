@@ -235,7 +235,8 @@ class RgwCluster:
 
     def _start_osd(self) -> None:
         osd_uuid = str(uuid.uuid4())
-        self._run("ceph", "osd", "new", osd_uuid)
+        # A client that connects while the mon settles may not know its fsid yet, and is refused.
+        self._await(lambda: self._succeeds("ceph", "osd", "new", osd_uuid), "mon.a", START_DEADLINE_S)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid)
         self._run("ceph-osd", "-i", "0")
 
@@ -263,6 +264,13 @@ class RgwCluster:
     @property
     def _conf(self) -> Path:
         return self.root / "ceph.conf"
+
+    def _succeeds(self, *command: str) -> bool:
+        try:
+            self._run(*command)
+        except RgwError:
+            return False
+        return True
 
     def _run(self, *command: str) -> None:
         # A clean environment: PYTHONPATH would break Debian's own ceph script.

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from s3pool.errors import UsageError
+from s3pool.sync.guard import HALF, MaxDelete, Situation, parse_max_delete, why_hold_back
+
+CLEAN = Situation(
+    scans_ended=True,
+    in_order=True,
+    out_of_time=False,
+    failed=0,
+    refused=0,
+    not_started=0,
+    source_names=500,
+    target_names=600,
+    doomed=100,
+)
+
+
+def judge(situation: Situation, max_delete: MaxDelete = HALF, *, allow_empty_source: bool = False) -> str:
+    """Ask the guard."""
+    return why_hold_back(situation, max_delete=max_delete, allow_empty_source=allow_empty_source)
+
+
+def test_a_clean_run_may_delete() -> None:
+    """The guard is for accidents."""
+    assert judge(CLEAN) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"scans_ended": False}, "listings"),
+        ({"in_order": False}, "without order"),
+        ({"out_of_time": True}, "time was up"),
+        ({"failed": 1}, "1 failed"),
+        ({"refused": 2}, "2 skipped"),
+        ({"not_started": 3}, "3 not finished"),
+        ({"source_names": 0}, "empty"),
+        ({"doomed": 301}, "301 of 600"),
+    ],
+)
+def test_each_accident_holds_deletes_back(change: dict[str, int], word: str) -> None:
+    """One reason is enough, and it is named."""
+    assert word in judge(replace(CLEAN, **change))  # type: ignore[arg-type]
+
+
+def test_an_empty_source_may_be_meant() -> None:
+    """With the word for it, a target can be emptied."""
+    assert judge(replace(CLEAN, source_names=0), allow_empty_source=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "doomed", "present", "refused"),
+    [
+        ("50%", 100, 100, False),  # so few may go in any case
+        ("50%", 101, 101, True),
+        ("50%", 101, 202, False),
+        ("50%", 102, 203, True),
+        ("0%", 101, 10**6, True),
+        ("100%", 5000, 5000, False),
+        ("none", 5000, 5000, False),
+        ("10", 10, 20, False),
+        ("10", 11, 10**6, True),
+        ("0", 1, 10**6, True),
+    ],
+)
+def test_limits_count_or_weigh(text: str, doomed: int, present: int, refused: bool) -> None:
+    """A number counts from the first object on, a share only beyond a hundred."""
+    assert refused == parse_max_delete(text).refuses(doomed, present)
+
+
+@pytest.mark.parametrize("text", ["50%", "12.5%", "10", "none"])
+def test_a_limit_is_shown_as_it_was_written(text: str) -> None:
+    """The message names the flag's value."""
+    assert text == parse_max_delete(text).text
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "101%", "1.5", "nan%", "inf%", "%"])
+def test_a_limit_that_makes_no_sense_is_refused(text: str) -> None:
+    """A limit that is misread is no limit."""
+    with pytest.raises(UsageError, match="bad limit"):
+        parse_max_delete(text)

@@ -195,6 +195,9 @@ def _make_bars(tally: Tally) -> Any:
         """rich's Progress, fed from the tally whenever it draws."""
 
         def __init__(self) -> None:
+            self._large: dict[str, Any] = {}
+            # Adding a bar draws, and drawing leads here again; rich draws once in its own __init__, too.
+            self._is_following = True
             columns = (
                 Name(),
                 BarColumn(),
@@ -211,11 +214,15 @@ def _make_bars(tally: Tally) -> Any:
                 redirect_stderr=False,
                 refresh_per_second=REFRESHES_PER_S,
             )
-            self._large: dict[str, Any] = {}
             self._total = self.add_task("all", total=None, files="")
+            self._is_following = False
 
         def get_renderables(self) -> Iterable[Any]:
-            self._follow()
+            with self._lock:
+                if not self._is_following:
+                    self._is_following = True
+                    self._follow()
+                    self._is_following = False
             yield from super().get_renderables()
 
         def _follow(self) -> None:
@@ -230,9 +237,7 @@ def _make_bars(tally: Tally) -> Any:
                 self._set(self._large[label], done, size, "")
 
         def _set(self, task_id: Any, done: int, size: int, files: str) -> None:
-            # update() would refresh, and refreshing leads here again.
-            with self._lock:
-                self.update(task_id, completed=done, total=size, files=files, refresh=False)
+            self.update(task_id, completed=done, total=size, files=files, refresh=False)
 
     return Bars()
 

@@ -1,0 +1,255 @@
+"""Where to cut a key range, and how many pages are still to come in it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from s3pool.s3.alphabet import LAST_ASCII, LAST_CHARACTER, Alphabet, is_safe, kind_of, shared_length, successor
+from s3pool.s3.listing import name_order
+
+SAMPLES_PER_PAGE = 11
+# An estimate beyond so many times what was seen is a fancy.
+TRUST = 16.0
+RATE_TRUST = 64.0
+OPEN_TRUST = 4.0  # the same for what may follow the first subtree of a range without an end
+LAST_OF_KIND = {"9": "9", "A": "Z", "a": "z"}
+LITTLE = 2.0  # pages; with less known to come, what is not known counts more
+WIDE_STEP = 16  # neighbours beyond ASCII counted as one: scripts are used thinly
+# The characters around one beyond ASCII that pass for its script.
+SCRIPT_MASK = 0xFFF
+SCRIPT_ABOVE = 0x3000
+SCRIPT_BELOW = 0x1000
+
+
+class Span(Protocol):
+    """What the splitter wants to know of a range."""
+
+    cursor: str
+    end: str | None
+    first: str
+    page_first: str
+    pages: int
+    lineage: int
+    is_open_tried: bool
+    is_upper_empty: bool
+
+
+class Level(NamedTuple):
+    """A place in the cursor at which larger characters may follow."""
+
+    mass: float  # pages expected there above the cursor
+    place: int
+    letters: list[str]
+    rate: float  # pages per letter
+
+
+class Splitter:
+    """Chooses cuts by what it has learned from the pages so far.
+
+    A cut is the cursor up to a place and a larger character there. Which place is found by
+    the rates of the characters that went by: those of the last page deep in the name, those
+    of the whole range where that began to vary.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.alphabet = Alphabet()
+        self._prefix = prefix
+        self._sample = ""  # any key
+        self._fixed = 0  # all keys so far share so many characters with it
+
+    def learn(self, keys: Sequence[str]) -> None:
+        """Take in some keys of a page."""
+        if not self._sample:
+            self._sample, self._fixed = keys[0], len(keys[0])
+        self._fixed = min(self._fixed, *(shared_length(self._sample, key) for key in (keys[0], keys[-1])))
+        step = max(1, len(keys) // SAMPLES_PER_PAGE)
+        self.alphabet.learn(keys[::step], fixed=shared_length(keys[0], keys[-1]))
+
+    def estimate(self, span: Span) -> float:
+        """Guess the pages still to come in a range that has given some."""
+        seen = span.pages + span.lineage
+        expected = min(TRUST * max(1, seen), sum(level.mass for level in self._levels(span)))
+        if self._is_open(span, expected) or self._unmoved(span):
+            return max(expected, OPEN_TRUST * span.pages)
+        return expected
+
+    def cuts(self, span: Span, count: int, *, ahead: float | None = None) -> list[str]:
+        """Give up to ``count`` names inside a range, in order; none when no cut is worth it.
+
+        ``ahead`` asks for one cut that many pages from the cursor instead of in the middle.
+        """
+        levels = self._levels(span)
+        if self._is_open(span, sum(level.mass for level in levels)):
+            span.is_open_tried = True
+            names = self._cut_open(span)
+            if names:
+                return names
+        for places in self._scales(span):
+            names = self._cut_scale(span, places, count)
+            if names:
+                return names
+        if ahead is not None and levels:
+            names = self._cut_ahead(span, levels, ahead)
+            if names:
+                return names
+        for level in sorted(levels, reverse=True):
+            names = self._cut_level(span, level, count)
+            if names:
+                return names
+        return []
+
+    @staticmethod
+    def _is_open(span: Span, expected: float) -> bool:
+        """Say whether anything may follow beyond what is known."""
+        return span.end is None and (not span.is_open_tried or expected < LITTLE)
+
+    # -- kinds of cuts ---------------------------------------------------------------------
+
+    def _cut_open(self, span: Span) -> list[str]:
+        """Cut behind the first subtree: whether anything follows it decides about all else.
+
+        Where several subtrees are known the cut is behind all that their kind may hold.
+        """
+        place = len(self._prefix)
+        if place >= len(span.cursor):
+            return []
+        last = span.cursor[place]
+        if self._fixed <= place:
+            last = LAST_OF_KIND.get(kind_of(last), last)
+        return self._inside(span, [_bumped(span.cursor[:place] + last, place)])
+
+    def _scales(self, span: Span) -> Iterator[list[int]]:
+        """Yield places among which the one that moves is searched, by halves."""
+        yield self._unmoved(span)
+        if span.is_upper_empty:
+            low = self._fork(span) + 1
+            high = min(shared_length(span.page_first, span.cursor) + 1, len(span.cursor))
+            yield [place for place in range(low, high) if not self._is_used_up(span.cursor, place)]
+
+    def _unmoved(self, span: Span) -> list[int]:
+        """Give the places below the range's fork that no key has moved yet, and that may well move.
+
+        Numbers count up, and names differ from their beginning on; the rest of a word stays.
+        """
+        cursor = span.cursor
+        places = range(self._fork(span) + 1, min(self._fixed, len(cursor)))
+        return [place for place in places if cursor[place].isdigit() or (cursor[place - 1] == "/" != cursor[place])]
+
+    def _cut_scale(self, span: Span, places: list[int], count: int) -> list[str]:
+        """Cut behind all that shares the cursor up to a place."""
+        if len(places) > count:
+            places = [places[i] for i in sorted({(len(places) * (2 * i + 1)) // (2 * count) for i in range(count)})]
+        # A deeper place makes a smaller name.
+        return self._inside(span, (_bumped(span.cursor, place) for place in reversed(places)))
+
+    def _is_used_up(self, cursor: str, place: int) -> bool:
+        if cursor[place] == "/":
+            return True
+        known = self.alphabet.letters(cursor, place)
+        return self.alphabet.is_complete(cursor, place) and cursor[place] >= known[-1]
+
+    def _cut_ahead(self, span: Span, levels: Sequence[Level], ahead: float) -> list[str]:
+        fitting = [level for level in levels if level.rate <= ahead]
+        level = max(fitting, key=_rate) if fitting else min(levels, key=_rate)
+        stem, letter = span.cursor[: level.place], span.cursor[level.place]
+        if letter > LAST_ASCII:
+            code = min(ord(letter) + max(1, int(WIDE_STEP * ahead / level.rate)), ord(LAST_CHARACTER))
+            return self._inside(span, [stem + chr(code)])
+        return self._inside(span, [stem + level.letters[min(len(level.letters) - 1, int(ahead / level.rate))]])
+
+    def _cut_level(self, span: Span, level: Level, count: int) -> list[str]:
+        stem, letters = span.cursor[: level.place], level.letters
+        parts = min(count, len(letters)) + 1
+        return self._inside(span, (stem + letters[len(letters) * part // parts] for part in range(1, parts)))
+
+    @staticmethod
+    def _inside(span: Span, names: Iterable[str]) -> list[str]:
+        """Keep the names that lie inside a range, in order, and that every server takes."""
+        kept: list[str] = []
+        last = name_order(span.cursor)
+        end = None if span.end is None else name_order(span.end)
+        for name in names:
+            if name and all(map(is_plain, name)) and is_safe(name[-1]):
+                order = name_order(name)
+                if last < order and (end is None or order < end):
+                    kept.append(name)
+                    last = order
+        return kept
+
+    # -- what is expected where ------------------------------------------------------------
+
+    def _fork(self, span: Span) -> int:
+        """Give the first place at which keys above the cursor may differ from it."""
+        return len(self._prefix) if span.end is None else shared_length(span.cursor, span.end)
+
+    def _levels(self, span: Span) -> list[Level]:
+        """Give the places worth a cut, the deepest first.
+
+        The characters still to come in a place are taken to be as large as those seen there.
+        """
+        cursor, fork = span.cursor, self._fork(span)
+        deepest = min(shared_length(span.page_first, cursor), len(cursor) - 1)
+        widest = min(shared_length(span.first, cursor), deepest)
+        seen = max(1, span.pages)
+        limit = float(span.pages + span.lineage)
+        rate = 1.0 / max(1, self._passed(cursor, deepest, span.page_first))
+        levels = []
+        for place in range(deepest, max(fork, self._fixed) - 1, -1):
+            if place == widest:
+                rate = seen / max(1, self._passed(cursor, widest, span.first))
+            level = self._level(span, place, rate, widest=widest, moves=place in (deepest, widest))
+            if level is not None:
+                levels.append(level._replace(mass=min(TRUST * limit, level.mass)))
+            rate = min(rate * max(1, len(self.alphabet.letters(cursor, place))), RATE_TRUST * limit)
+        return levels
+
+    def _level(self, span: Span, place: int, rate: float, *, widest: int, moves: bool) -> Level | None:
+        letter = span.cursor[place]
+        known = self.alphabet.letters(span.cursor, place)
+        is_literal = len(known) < 2
+        if is_literal and not moves:
+            return None
+        fork = self._fork(span)
+        bound = LAST_CHARACTER
+        if span.end is not None and place == fork and place < len(span.end):
+            bound = span.end[place]
+        letters = [other for other in known if letter < other < bound and is_safe(other)]
+        count = self._count(span.cursor, place, letter, bound) if letter > LAST_ASCII else float(len(letters))
+        following = successor(letter)
+        may_guess = place <= max(widest, fork) and not (is_literal and place < widest)
+        if not letters and may_guess and following and following < bound:
+            letters = self.alphabet.guesses(letter, bound, known)
+            count = max(count, float(min(3, len(letters))))
+        return Level(count * rate, place, letters, rate) if count and letters else None
+
+    def _passed(self, cursor: str, place: int, since: str) -> float:
+        """Count the characters that went by in a place since another key."""
+        return self._count(cursor, place, since[place : place + 1], cursor[place])
+
+    def _count(self, cursor: str, place: int, low: str, high: str) -> float:
+        """Count the characters above ``low`` and up to ``high``; beyond ASCII take their distance."""
+        if cursor[place] > LAST_ASCII:
+            code = ord(cursor[place])
+            top = min(ord(high), (code | SCRIPT_MASK) + SCRIPT_ABOVE)
+            bottom = max(ord(low or "\0"), (code & ~SCRIPT_MASK) - SCRIPT_BELOW)
+            return max(0, top - bottom) / WIDE_STEP
+        known = self.alphabet.letters(cursor, place)
+        return float(bisect_right(known, high) - bisect_right(known, low))
+
+
+def is_plain(letter: str) -> bool:
+    """Say whether XML can hold a character, so that an answer can echo it."""
+    code = ord(letter)
+    return code >= 0x20 and not 0xD800 <= code < 0xE000 and code & 0xFFFE != 0xFFFE
+
+
+def _bumped(cursor: str, place: int) -> str:
+    """Give the least name behind all that share the cursor up to a place."""
+    following = successor(cursor[place])
+    return cursor[:place] + following if following else ""
+
+
+def _rate(level: Level) -> float:
+    return level.rate

@@ -1,0 +1,198 @@
+"""A listing by many requests at once: threads around a board of key ranges.
+
+The threads start when a listing has more than one page, never earlier, and end with the
+generator. All decisions are the board's; here is only the lock around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from s3pool.errors import S3PoolError
+from s3pool.model import ListPage
+from s3pool.s3.keyrange import Flight
+from s3pool.s3.listing import Lister, iter_pages
+from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard, UnorderedError
+from s3pool.s3.width import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[Flight], ListPage]
+JOIN_S = 0.5  # how long the end waits for requests in flight; their threads are daemons
+WAKE_S = 0.5  # a wait looks around after so long, whatever happens
+UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
+UNORDERED_PAGES = 16
+PAGE_KEYS = 1000
+
+
+def iter_pages_parallel(
+    client: Lister,
+    bucket: str,
+    *,
+    prefix: str = "",
+    start_after: str = "",
+    jobs: int = AUTO_JOBS,
+    ordered: bool = True,
+    most: int = CAUTIOUS_JOBS,
+    window: int = WINDOW_PAGES,
+    counts: Counts | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[ListPage]:
+    """Yield the pages of a listing without delimiter, fetched by up to ``jobs`` threads.
+
+    They are those of ``iter_pages``, each key once; without ``ordered`` the pages come as
+    they are ready, in any order. ``jobs`` of 0 lets the listing itself find out how many
+    help, up to ``most``. ``window`` bounds the pages that wait for their turn. ``counts`` is
+    filled with what was done. Servers that cannot list from a name on are followed by their
+    tokens, or listed by one request after another.
+
+    Raises:
+        S3PoolError: a page could not be had; what came before it was yielded.
+    """
+    if jobs == 1:
+        yield from iter_pages(client, bucket, prefix=prefix, start_after=start_after)
+        return
+    width = Width(jobs, most=min(most, MOST_AUTO_JOBS))
+    if not ordered:
+        window = min(window, max(UNORDERED_PAGES, UNORDERED_PAGES_PER_JOB * (jobs or most)))
+    board = RangeBoard(bucket, prefix=prefix, width=width, start_after=start_after, ordered=ordered, window=window)
+    if counts is not None:
+        board.counts = counts
+    crew = _Crew(board, width, _fetcher(client, bucket), now=now)
+    try:
+        crew.fetch_first()
+    except UnorderedError:
+        yield from iter_pages(client, bucket, prefix=prefix, start_after=start_after)
+        return
+    yield from crew.pages()
+
+
+def _fetcher(client: Lister, bucket: str) -> Fetch:
+    def fetch(flight: Flight) -> ListPage:
+        return client.list_objects_page(
+            bucket, prefix=flight.prefix, start_after=flight.start_after, token=flight.token
+        )
+
+    return fetch
+
+
+class _Crew:
+    """The threads of one listing, and the caller who takes their pages."""
+
+    def __init__(self, board: RangeBoard, width: Width, fetch: Fetch, *, now: Callable[[], float]) -> None:
+        self._board = board
+        self._width = width
+        self._fetch = fetch
+        self._now = now
+        # Guards the board and all below; no request is made and no page packed under it.
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._is_over = False
+        self._error: BaseException | None = None
+
+    def fetch_first(self) -> None:
+        """Ask for the first page in the caller's thread; most listings are over with it."""
+        flight = self._board.take()
+        if flight is not None:
+            self._board.commit(flight, self._fetch(flight))
+
+    def pages(self) -> Iterator[ListPage]:
+        """Yield pages as they are ready; ends the threads whatever happens."""
+        truncated = True
+        try:
+            while (page := self._next()) is not None:
+                truncated = page.truncated
+                yield page
+        finally:
+            self._end()
+        if truncated:
+            yield ListPage((), (), truncated=False)
+
+    def _next(self) -> ListPage | None:
+        with self._changed:
+            while True:
+                page = self._board.pop()
+                if page is not None:
+                    self._start_if_useful()
+                    self._changed.notify_all()
+                    return page
+                if self._error is not None:
+                    raise self._error
+                if self._board.is_finished:
+                    return None
+                self._start_if_useful()
+                self._changed.wait(WAKE_S)
+
+    # -- threads ---------------------------------------------------------------------------
+
+    def _start_if_useful(self) -> None:
+        """Start one more thread unless one waits; it starts the next when it finds work."""
+        if self._idle or self._is_over or self._board.is_finished or len(self._threads) >= self._width.limit:
+            return
+        thread = threading.Thread(target=self._work, name=f"s3pool-list-{len(self._threads) + 1}", daemon=True)
+        self._threads.append(thread)
+        self._idle += 1
+        thread.start()
+
+    def _work(self) -> None:
+        try:
+            while (flight := self._take()) is not None:
+                self._fly(flight)
+        except Exception as exc:
+            # Whatever it is, the caller has to know: it waits for this thread's page.
+            logger.debug("a listing thread failed", exc_info=True)
+            self._fail(exc)
+
+    def _take(self) -> Flight | None:
+        with self._changed:
+            while not self._is_over:
+                flight = self._board.take()
+                if flight is not None:
+                    self._idle -= 1
+                    self._start_if_useful()
+                    return flight
+                self._changed.wait(WAKE_S)
+            return None
+
+    def _fly(self, flight: Flight) -> None:
+        try:
+            page = self._fetch(flight)
+        except S3PoolError as exc:
+            with self._changed:
+                self._idle += 1
+                if not self._is_over:
+                    self._board.fail(flight, exc)
+                    self._changed.notify_all()
+            return
+        with self._changed:
+            self._idle += 1
+            if self._is_over:
+                return
+            held = self._board.commit(flight, page)
+            self._width.note_page(self._now(), to_come=self._board.to_come)
+            self._changed.notify_all()
+        if held is not None:
+            held.pack()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        """Let the threads go; one that waits for a server is not waited for long."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        counts = self._board.counts
+        ideal = -(-counts.keys // PAGE_KEYS) or 1
+        logger.debug("listed %d keys by %d requests, at best %d: %s", counts.keys, counts.requests, ideal, counts)

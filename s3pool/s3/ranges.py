@@ -1,0 +1,450 @@
+"""The board of a parallel listing: which range asks next, what a page changes, what goes out.
+
+Pure: no thread, no lock, no request. One caller at a time takes flights, commits their pages
+and pops what is ready. The ranges, in order, tile the keys: the end of one is where the next
+begins, and a key equal to it belongs to the left one. A range is only ever cut above its
+cursor, and a page is trimmed by the end that holds when it is committed; so each key is given
+out by one range, once, whatever is cut, tried again or comes late.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.cuts import Splitter
+from s3pool.s3.keyrange import Flight, HeldPage, KeyRange, Position
+from s3pool.s3.listing import REFUSALS, LoopGuard, is_increasing, is_minio_token, name_order
+from s3pool.s3.width import Width
+
+# Requests beyond the ideal number that cuts may cost, as a share of the pages in all. A range
+# costs half a page on average: its last one reaches beyond its end.
+EXTRA_SHARE = 0.12
+EXTRA_PER_RANGE = 0.5
+THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
+JOBS_PER_FREE_CUT = 4  # or a short listing would never begin to be shared
+BELIEVED = 6.0  # what is still to come counts up to so many times what was seen
+MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
+CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
+MAX_CUTS_AT_ONCE = 8
+RUNT_WEIGHT = 0.15  # share of the newest child in the moving average of poor ones
+MANY_RUNTS = 0.5
+SHORT_PAGE = 500  # a child whose only page has fewer keys was not worth its request
+RANGE_RETRIES = 2  # beside those of the transport, while other ranges get on
+MINIO_JOBS = 4  # each chain of tokens is a walk of its own over the drives
+PAGES_AHEAD = 8  # what the caller has not taken of the range in front, before that waits
+PAGES_KEPT_PLAIN = 32  # held pages beyond this are packed
+WINDOW_PAGES = 1024  # what is held at most in order
+LEAST_AHEAD = 2.0
+
+
+class UnorderedError(ProtocolError):
+    """The server lists without order, so that ranges mean nothing to it."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a listing did, for people who tune it."""
+
+    requests: int = 0
+    pages: int = 0  # with something new on them
+    keys: int = 0
+    empty: int = 0  # first pages that proved a range empty
+    cuts: int = 0
+    surplus: int = 0  # keys read beyond the end of their range
+    evicted: int = 0
+    retries: int = 0
+
+
+class RangeBoard:
+    """All ranges of one listing.
+
+    ``window`` is the number of pages held at most while they wait for their turn in order;
+    without order it is the number that wait for the caller.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        prefix: str,
+        width: Width,
+        start_after: str = "",
+        ordered: bool = True,
+        window: int = WINDOW_PAGES,
+    ) -> None:
+        # Some servers fail on a name before the prefix, where it says nothing anyway.
+        floor = "" if name_order(start_after) < name_order(prefix) else start_after
+        root = KeyRange(floor, None, LoopGuard(bucket))
+        self.counts = Counts()
+        self._bucket = bucket
+        self._prefix = prefix
+        self._width = width
+        self._ordered = ordered
+        self._window = window
+        self._splitter = Splitter(prefix)
+        self._live = [root]
+        self._ready = [root]
+        self._out: deque[ListPage] = deque()  # without order
+        self._held = 0  # pages held by ranges
+        self._flying = 0
+        self._commits = 0
+        self._runts = 0.0
+        self._waste = 0.0  # pages that were asked for and not needed
+        self._may_cut = True
+        self._is_minio = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether every page was popped and no range is left."""
+        return not self._live and not self._out
+
+    @property
+    def to_come(self) -> float:
+        """Guess the pages that were not asked for yet."""
+        return sum(self._estimate(r) for r in self._live if r.may_be_cut)
+
+    # -- requests --------------------------------------------------------------------------
+
+    def take(self) -> Flight | None:
+        """Give the next request, None when there is nothing to ask for now."""
+        if self._flying >= self._width.limit:
+            return None
+        if self._ordered:
+            self._measure_distances()
+        chosen = self._next_ready()
+        if chosen is None and self._cut_somewhere():
+            chosen = self._next_ready()
+        return None if chosen is None else self._launch(chosen)
+
+    def _next_ready(self) -> KeyRange | None:
+        if self._ordered:
+            self._ready.sort(key=lambda r: r.distance)
+        chosen = next((r for r in self._ready if self._may_ask(r)), None)
+        if chosen is not None:
+            self._ready.remove(chosen)
+        return chosen
+
+    def _may_ask(self, r: KeyRange) -> bool:
+        if not self._ordered:
+            return len(self._out) + self._flying < self._window
+        if r is self._live[0]:
+            # The front is exempt from the window, or all would wait for it.
+            return len(r.held) < PAGES_AHEAD
+        return r.distance < self._window and (self._has_room or self._evict_beyond(r))
+
+    @property
+    def _has_room(self) -> bool:
+        return self._held + self._flying < self._window
+
+    def _launch(self, r: KeyRange) -> Flight:
+        prefix, token = self._prefix, r.token if r.by_token or r.is_led or self._is_minio else ""
+        if self._is_minio:
+            prefix = r.narrowest_prefix(self._prefix)
+            if token and "/" not in prefix[len(r.stem) :]:
+                prefix = r.stem  # the chain goes on; it is left only for a narrower directory
+            else:
+                token = ""
+        if token:
+            if r.is_led:
+                r.guard.follow(token)
+            flight = Flight(r, r.stem or prefix, "", token, self._commits)
+        else:
+            flight = Flight(r, prefix, r.cursor, "", self._commits)
+        r.flight = flight
+        self._flying += 1
+        self.counts.requests += 1
+        return flight
+
+    def _land(self, flight: Flight) -> bool:
+        """Take a flight in; False for one that counts no more."""
+        r = flight.range
+        if r.flight is not flight:
+            return False
+        r.flight = None
+        self._flying -= 1
+        return True
+
+    # -- cuts ------------------------------------------------------------------------------
+
+    def _cut_somewhere(self) -> bool:
+        """Cut the range with most to come, and make its new neighbours ready."""
+        if not self._may_cut or self._cuts_left() < 1:
+            return False
+        able = [r for r in self._live if r.may_be_cut and r.cuts < CUTS_PER_PAGE and self._is_near(r)]
+        able.sort(key=self._estimate, reverse=True)
+        for r in able:
+            if self._estimate(r) < MIN_PAGES_TO_CUT or not (self._is_open or self._evict_beyond(r)):
+                return False
+            names = self._names_to_cut(r, rivals=len(able))
+            if names:
+                self._cut(r, names)
+                return True
+        return False
+
+    def _cuts_left(self) -> int:
+        """Give how many cuts may be made now without too many requests in the end."""
+        seen = self.counts.pages
+        open_ends = EXTRA_PER_RANGE * sum(not r.is_done for r in self._live)
+        # Who asks for many jobs wants it fast.
+        share = EXTRA_SHARE * max(1.0, self._width.limit / THRIFTY_JOBS)
+        bearable = share * (seen + min(self.to_come, BELIEVED * seen))
+        return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE) + self._width.limit // JOBS_PER_FREE_CUT
+
+    def _is_near(self, r: KeyRange) -> bool:
+        return not self._ordered or r.distance < self._window
+
+    @property
+    def _is_open(self) -> bool:
+        return self._has_room if self._ordered else len(self._out) + self._flying < self._window
+
+    def _names_to_cut(self, r: KeyRange, *, rivals: int) -> list[str]:
+        expected = self._estimate(r)
+        if self._ordered:
+            ahead = min(expected / 2, max(LEAST_AHEAD, (self._window - r.distance) / 2))
+            return self._splitter.cuts(r, 1, ahead=ahead)
+        idle = self._width.limit - self._flying
+        count = 1
+        if self._runts <= MANY_RUNTS:
+            count = max(1, min(MAX_CUTS_AT_ONCE, idle // rivals, int(expected / 2), self._cuts_left()))
+        return self._splitter.cuts(r, count)
+
+    def _cut(self, r: KeyRange, names: Sequence[str]) -> None:
+        lineage = self._window if self._ordered else (r.pages + r.lineage) // 2
+        left = r
+        made = []
+        for name, end in zip(names, [*names[1:], r.end], strict=True):
+            left = KeyRange(name, end, LoopGuard(self._bucket), left=left, parent=r, lineage=lineage)
+            made.append(left)
+        place = self._live.index(r) + 1
+        if place < len(self._live) and not self._live[place].is_begun:
+            self._live[place].left = left
+        r.end, r.estimate = names[0], None
+        r.cuts += 1
+        self._live[place:place] = made
+        self._ready += made
+        self.counts.cuts += len(made)
+        if self._ordered:
+            self._measure_distances()
+
+    def _estimate(self, r: KeyRange) -> float:
+        if not r.may_be_cut:
+            return 0.0
+        if r.estimate is None:
+            r.estimate = self._splitter.estimate(r)
+        return r.estimate
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def commit(self, flight: Flight, page: ListPage) -> HeldPage | None:
+        """Take in the page of a flight; one that came twice, or too late, changes nothing.
+
+        Gives a page that the caller may pack, outside of its lock.
+
+        Raises:
+            ProtocolError: the server does not go on, or lists without order.
+        """
+        if not self._land(flight):
+            return None
+        self._commits += 1
+        r = flight.range
+        if not is_increasing([info.key for info in page.objects]):
+            raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
+        if _is_deaf(flight, page) and self._recover(flight):
+            return None
+        self._is_minio = self._is_minio or self._meet_minio(page.next_token)
+        objects, is_over = self._trim(r, page.objects)
+        is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
+        self._judge_child(r, len(objects), is_last=is_over or is_last)
+        held = self._advance(r, replace(page, objects=objects) if objects else None)
+        self._lead_on(r, flight, page)
+        r.is_done = is_over or is_last
+        r.is_led = not objects and not r.is_done and page.truncated
+        if r.is_done:
+            self._drop_done()
+        else:
+            self._ready.append(r)
+            if r.is_led and not r.token:
+                raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
+        return held
+
+    def _meet_minio(self, token: str) -> bool:
+        if not is_minio_token(token):
+            return False
+        self._width.cap(MINIO_JOBS)
+        return True
+
+    def _trim(self, r: KeyRange, objects: tuple[ObjectInfo, ...]) -> tuple[tuple[ObjectInfo, ...], bool]:
+        """Keep what lies above the cursor and not above the end; say whether that cut something off."""
+        if not objects:
+            return objects, False
+        start, stop = 0, len(objects)
+        if name_order(objects[0].key) <= name_order(r.cursor):
+            start = bisect_right(objects, name_order(r.cursor), key=_object_order)
+        if r.end is not None and name_order(objects[-1].key) > name_order(r.end):
+            stop = bisect_right(objects, name_order(r.end), lo=start, key=_object_order)
+        self.counts.surplus += len(objects) - stop
+        self._waste += (len(objects) - stop) / len(objects)
+        return objects[start:stop], stop < len(objects)
+
+    def _judge_child(self, r: KeyRange, count: int, *, is_last: bool) -> None:
+        """Learn from the first page of a new range whether the cut was a good one."""
+        parent = r.parent
+        if not count and not is_last:
+            return
+        r.is_begun = True
+        r.left = r.parent = None
+        if parent is None:
+            return
+        runt = 1.0 if count < SHORT_PAGE and is_last else 0.0
+        self._runts += RUNT_WEIGHT * (runt - self._runts)
+        self.counts.empty += not count
+        self._waste += not count
+        if not parent.is_done and parent.end == r.cursor:
+            parent.is_upper_empty, parent.estimate = not count, None
+
+    def _advance(self, r: KeyRange, page: ListPage | None) -> HeldPage | None:
+        r.cuts = r.failures = 0
+        if page is None:
+            return None
+        keys = [info.key for info in page.objects]
+        before = Position(r.cursor, r.token, r.stem)
+        r.first = r.first or keys[0]
+        r.page_first, r.cursor, r.estimate = keys[0], keys[-1], None
+        r.pages += 1
+        r.guard.restart()
+        self.counts.pages += 1
+        self.counts.keys += len(keys)
+        if self._may_cut and self._width.limit > 1:
+            self._splitter.learn(keys)
+        if not self._ordered:
+            self._out.append(page)
+            return None
+        held = HeldPage(page, before)
+        r.held.append(held)
+        self._held += 1
+        return held if r is not self._live[0] and self._held > PAGES_KEPT_PLAIN else None
+
+    @staticmethod
+    def _lead_on(r: KeyRange, flight: Flight, page: ListPage) -> None:
+        r.token = page.next_token if page.truncated else ""
+        r.stem = flight.prefix
+
+    # -- servers that do not serve ---------------------------------------------------------
+
+    def fail(self, flight: Flight, error: S3PoolError) -> None:
+        """Let a range go on from its cursor after a failure that need not be the end.
+
+        Raises:
+            S3PoolError: the error, where trying again, or in another way, is no use.
+        """
+        if not self._land(flight):
+            return
+        r = flight.range
+        if isinstance(error, S3Error) and error.status in REFUSALS and flight.start_after and self._recover(flight):
+            return
+        r.failures += 1
+        is_alive = self._commits > flight.commits
+        if r.failures > RANGE_RETRIES or not is_alive or not isinstance(error, (NoEndpointError, ThrottledError)):
+            raise error
+        self.counts.retries += 1
+        self._width.note_trouble()
+        self._ready.append(r)
+
+    def _recover(self, flight: Flight) -> bool:
+        """Do without start-after where the server ignored or refused it; say whether it can be done."""
+        r = flight.range
+        if r.left is not None:
+            self._give_back(r, r.left)
+        elif r.token:
+            r.by_token = True
+            self._ready.append(r)
+        elif not r.is_begun:
+            # The very first page: what it holds is taken, and the rest by token.
+            r.by_token = True
+            self._may_cut = False
+            return False
+        else:
+            return False
+        self._may_cut = False
+        return True
+
+    def _give_back(self, r: KeyRange, left: KeyRange) -> None:
+        """Undo a cut: the neighbour takes the keys again, even when it was through with its own."""
+        place = self._live.index(r)
+        if left in self._live:
+            del self._live[place]
+        else:
+            self._live[place] = left
+        left.end, left.estimate, left.is_upper_empty = r.end, None, False
+        if left.is_done:
+            left.is_done = False
+            self._ready.append(left)
+        place = self._live.index(left) + 1
+        if place < len(self._live) and self._live[place].left is r:
+            self._live[place].left = left
+
+    # -- what goes out ---------------------------------------------------------------------
+
+    def pop(self) -> ListPage | None:
+        """Give the next page for the caller; None when there is none yet, or no more."""
+        if not self._ordered:
+            page = self._out.popleft() if self._out else None
+        else:
+            page = self._pop_front()
+        return None if page is None else replace(page, truncated=not self.is_finished, next_token="")
+
+    def _pop_front(self) -> ListPage | None:
+        if not self._live or not self._live[0].held:
+            return None
+        page = self._live[0].held.popleft().open()
+        self._held -= 1
+        self._drop_done()
+        return page
+
+    def _drop_done(self) -> None:
+        """Forget ranges that are through: all of them without order, else those in front."""
+        if not self._ordered:
+            self._live = [r for r in self._live if not r.is_done]
+            return
+        while self._live and self._live[0].is_done and not self._live[0].held:
+            del self._live[0]
+
+    def _measure_distances(self) -> None:
+        """Guess how many pages stand between the front and each range."""
+        distance = 0.0
+        for r in self._live:
+            r.distance = distance
+            distance += len(r.held) + (0.0 if r.is_done else max(1.0, self._estimate(r)))
+
+    def _evict_beyond(self, r: KeyRange) -> bool:
+        """Make room for a range by giving up a page that is farther from the front."""
+        for other in reversed(self._live):
+            if other.distance <= r.distance or other is self._live[0]:
+                return False
+            if other.held and other.flight is None:
+                if other.is_done:
+                    self._ready.append(other)
+                self.counts.pages -= 1
+                self.counts.keys -= other.held[-1].count
+                self.counts.evicted += 1
+                self._waste += 1
+                other.step_back()
+                self._held -= 1
+                return True
+        return False
+
+
+def _object_order(info: ObjectInfo) -> bytes:
+    return name_order(info.key)
+
+
+def _is_deaf(flight: Flight, page: ListPage) -> bool:
+    """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
+    return bool(flight.start_after and page.objects) and name_order(page.objects[0].key) < name_order(
+        flight.start_after
+    )

@@ -54,16 +54,22 @@ class Context:
             ConfigError: a source of it is unreadable or contradicts itself.
         """
         if self._config is None:
-            from s3pool.config import load_config
-
-            self._config = load_config(
-                self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
-            )
+            self._config = self.reload_config()
             if self._on_config is not None:
                 self._on_config(self._config)
             for warning in self._config.warnings:
                 self.out.warn(warning)
         return self._config
+
+    def reload_config(self) -> Config:
+        """Read the configuration anew, for a command that lives on; the session keeps the old one.
+
+        Raises:
+            ConfigError: a source of it is unreadable or contradicts itself.
+        """
+        from s3pool.config import load_config
+
+        return load_config(self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~"))
 
     @property
     def flags(self) -> dict[str, object]:

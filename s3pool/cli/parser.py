@@ -31,6 +31,7 @@ SUMMARIES = {
     "mb": "make buckets",
     "rb": "remove buckets",
     "presign": "make a URL that works without credentials for a while",
+    "proxy": "serve the pool as one S3 endpoint",
     "ping": "show the health of every endpoint",
     "config": "show every setting and where it came from",
     "completion": "print a completion script for a shell",

@@ -29,6 +29,7 @@ from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encod
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 SIGNATURE_PARAMETER = "X-Amz-Signature"
+RESIGNED_EXPIRES_S = 900  # a query that is signed and sent in one go; a slow start must not end it
 MAX_EXPIRES_S = 604_800  # seven days: a signing key lives no longer
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%SZ"
 DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
@@ -335,6 +336,38 @@ class Signer:
         )
         url = f"{endpoint.scheme}://{headers['host']}{request.path}"
         return f"{url}?{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
+
+    def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
+        """Add x-amz-date and Authorization to headers, for a path and query that are sent as they stand.
+
+        The names are in lower case, and Host and x-amz-content-sha256 are among them. Without
+        credentials nothing is added.
+        """
+        if self._credentials is None:
+            return
+        headers["x-amz-date"] = timestamp = self._timestamp(now)
+        auth = self._auth or self._open_auth(self._credentials, timestamp)
+        auth.authorize(headers, method, path=path, query=canonical_query(query))
+
+    def authorize_query(
+        self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str
+    ) -> str:
+        """Give a query with a signature over it and all headers, for a request that is sent at once.
+
+        Raises:
+            ConfigError: there are no credentials.
+        """
+        if self._credentials is None:
+            raise ConfigError("cannot presign without credentials")
+        timestamp = self._timestamp(now)
+        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
+        signed = sorted(headers)
+        added = encode_query(tuple(_query_pairs(self._credentials, moment, RESIGNED_EXPIRES_S, signed)))
+        query = f"{query}&{added}" if query else added
+        canonical = _canonical(
+            method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
+        )
+        return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
 
     def _timestamp(self, now: float) -> str:
         second = int(now)

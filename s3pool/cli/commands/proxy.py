@@ -1,0 +1,146 @@
+"""s3pool proxy: the pool behind one address, for every S3 client."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from s3pool.cli import exit_codes
+from s3pool.cli.parser import natural_int, positive_int, seconds, size_in_bytes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+    from s3pool.config import Config
+    from s3pool.proxy.run import Proxy
+    from s3pool.proxy.settings import ProxySettings
+
+SUMMARY = "serve the pool as one S3 endpoint"
+
+FLAGS = (
+    "listen",
+    "admin_listen",
+    "auth",
+    "i_know_this_is_open",
+    "clients",
+    "anonymous",
+    "sigv2",
+    "domains",
+    "sticky",
+    "tries",
+    "replay_buffer",
+    "replay_memory",
+    "resume_get",
+    "idle_timeout",
+    "header_timeout",
+    "max_clients",
+    "max_per_client",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "drain_delay",
+    "drain_timeout",
+    "access_log",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of proxy; each stands over the key of that name in the proxy section."""
+    _add_door(parser.add_argument_group("who may enter"))
+    _add_address(parser.add_argument_group("where it listens"))
+    _add_behaviour(parser.add_argument_group("how it works"))
+
+
+def _add_door(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--auth",
+        choices=("verify", "passthrough", "open"),
+        help="verify: check signatures, sign anew; passthrough: the nodes check; open: nobody checks (verify)",
+    )
+    group.add_argument(
+        "--i-know-this-is-open", action="store_true", default=None, help="let --auth open listen on more than loopback"
+    )
+    group.add_argument("--clients", metavar="FILE", help="YAML list of more access keys; read again on SIGHUP")
+    group.add_argument(
+        "--anonymous", choices=("deny", "pass"), help="unsigned requests: refuse, or send on unsigned (deny)"
+    )
+    group.add_argument(
+        "--sigv2",
+        choices=("presigned", "on", "off"),
+        help="Signature Version 2: in URLs only, or headers too (presigned)",
+    )
+
+
+def _add_address(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--listen", metavar="HOST:PORT", help="for S3 clients (127.0.0.1:8000)")
+    group.add_argument(
+        "--admin-listen", metavar="HOST:PORT", help="for health, metrics, stats; or off (127.0.0.1:8001)"
+    )
+    group.add_argument(
+        "--domain", dest="domains", action="append", metavar="NAME", help="serve BUCKET.NAME, too; repeatable"
+    )
+    group.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain")
+    group.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
+    group.add_argument("--tls-client-ca", metavar="FILE", help="admit only clients with a certificate of this CA")
+    group.add_argument("--max-clients", type=positive_int, metavar="N", help="connections at once (1024)")
+    group.add_argument(
+        "--max-per-client", type=natural_int, metavar="N", help="connections of one address (0: any number)"
+    )
+    group.add_argument("--idle-timeout", type=seconds, metavar="TIME", help="between two requests (60s)")
+    group.add_argument("--header-timeout", type=seconds, metavar="TIME", help="for a whole request head (10s)")
+
+
+def _add_behaviour(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--sticky", choices=("off", "key"), help="keep every key on its node, for pools of separate stores (off)"
+    )
+    group.add_argument("--tries", type=positive_int, metavar="N", help="attempts per request, each on another node (3)")
+    group.add_argument(
+        "--replay-buffer", type=size_in_bytes, metavar="SIZE", help="largest body kept for a retry (16MiB)"
+    )
+    group.add_argument("--replay-memory", type=size_in_bytes, metavar="SIZE", help="for all such bodies (256MiB)")
+    group.add_argument(
+        "--resume-get", type=natural_int, metavar="N", help="times a broken download goes on elsewhere (2)"
+    )
+    group.add_argument("--drain-delay", type=seconds, metavar="TIME", help="from SIGTERM to the end of listening (0s)")
+    group.add_argument("--drain-timeout", type=seconds, metavar="TIME", help="for running requests after that (60s)")
+    group.add_argument("--access-log", metavar="FILE", help="a JSON line per request; - for stdout (off)")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads configuration, clients and certificates anew."""
+    from s3pool.proxy.run import run_proxy
+
+    first = [ctx.config]
+
+    def load() -> tuple[Config, ProxySettings]:
+        config = first.pop() if first else ctx.reload_config()
+        return config, settings_of(args, config)
+
+    done = run_proxy(load, announce=lambda proxy: _announce(proxy, ctx))
+    return exit_codes.DONE if done else exit_codes.FAILED
+
+
+def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
+    """Settle the proxy's settings from flags and configuration."""
+    from s3pool.proxy.settings import read_settings
+
+    flags = {name: getattr(args, name) for name in FLAGS}
+    return read_settings(flags, config.proxy, directory=os.path.dirname(config.config_file))
+
+
+def _announce(proxy: Proxy, ctx: Context) -> None:
+    out = ctx.out
+    if proxy.settings.auth == "open":
+        out.warn(f"whoever reaches {proxy.url} uses the pool's key: --auth open checks nobody")
+    if not proxy.settings.tls_cert and not proxy.settings.listen.is_loopback:
+        out.warn(f"{proxy.url} is plain HTTP; --tls-cert and --tls-key make it HTTPS")
+    nodes = ", ".join(node.endpoint.url for node in proxy.pool.nodes)
+    record = {"type": "note", "message": "listening", "url": proxy.url, "admin": _admin_url(proxy)}
+    out.note(f"s3pool: {proxy.url} serves {nodes}; admin on {_admin_url(proxy) or 'nothing'}", record)
+    out.flush()
+
+
+def _admin_url(proxy: Proxy) -> str:
+    return f"http://{proxy.admin_address}" if proxy.admin_address is not None else ""

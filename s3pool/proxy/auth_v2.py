@@ -1,0 +1,144 @@
+"""Signature Version 2, which some clients still use for presigned URLs.
+
+It covers a fixed set of sub-resources and no other part of the query; that is why it can be
+switched off.
+
+Source: Amazon S3 Developer Guide, "Signing and Authenticating REST Requests".
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.proxy.auth import DUMMY_SECRET, HEADER_V2, MAX_SKEW_S, STREAMS, Caller, check_token
+from s3pool.proxy.clients import Client
+from s3pool.proxy.denial import Denial, forbidden
+from s3pool.proxy.head import RequestHead
+from s3pool.proxy.operations import SUBRESOURCES
+from s3pool.proxy.target import Target
+from s3pool.s3.sigv4 import canonical_value
+
+SIGNED_PARAMETERS = frozenset(
+    {
+        "acl",
+        "accelerate",
+        "append",
+        "cors",
+        "delete",
+        "encryption",
+        "legal-hold",
+        "lifecycle",
+        "location",
+        "logging",
+        "notification",
+        "object-lock",
+        "partNumber",
+        "policy",
+        "position",
+        "publicAccessBlock",
+        "replication",
+        "requestPayment",
+        "response-cache-control",
+        "response-content-disposition",
+        "response-content-encoding",
+        "response-content-language",
+        "response-content-type",
+        "response-expires",
+        "restore",
+        "retention",
+        "select",
+        "tagging",
+        "torrent",
+        "uploadId",
+        "uploads",
+        "versionId",
+        "versioning",
+        "versions",
+        "website",
+    }
+)
+# These change what a request does, and Version 2 does not know them.
+UNCOVERED = frozenset(SUBRESOURCES) - SIGNED_PARAMETERS | {"renameObject"}
+AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
+
+
+def verify_v2(
+    form: str, head: RequestHead, target: Target, *, clients: Mapping[str, Client], bucket_host: str, now: float
+) -> Caller:
+    """Check a request signed by Version 2, and give who sent it.
+
+    Raises:
+        Denial: the signature does not hold, or its time is over.
+    """
+    _check_coverage(target)
+    if form == HEADER_V2:
+        access_key, claimed, date = _read_header(head, now)
+    else:
+        access_key, claimed, date = _read_query(target, now)
+    client = clients.get(access_key)
+    secret = client.secret_key if client else DUMMY_SECRET
+    text = string_to_sign(head, target, date=date, bucket_host=bucket_host)
+    expected = base64.b64encode(hmac.digest(secret.encode(), text, "sha1")).decode()
+    holds = hmac.compare_digest(expected.encode(), claimed.encode("utf-8", "replace"))
+    if client is None:
+        raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
+    if not holds:
+        raise forbidden("SignatureDoesNotMatch", "the signature is not that of this request", reason="signature")
+    check_token(client, head, target)
+    if head.value("x-amz-content-sha256") in STREAMS:
+        raise Denial(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
+    return Caller(form, client, UNSIGNED_PAYLOAD)
+
+
+def _check_coverage(target: Target) -> None:
+    names = [name for name, _, _ in target.pairs]
+    if target.names & UNCOVERED or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
+        raise forbidden("AccessDenied", "Signature Version 2 does not cover this query", reason="coverage")
+
+
+def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
+    match = AUTHORIZATION.fullmatch(head.value("authorization"))
+    if match is None:
+        raise Denial(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
+    text = head.value("x-amz-date") or head.value("date")
+    try:
+        stamp = parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, IndexError):
+        raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date") from None
+    if abs(stamp - now) > MAX_SKEW_S:
+        raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")
+    return match[1], match[2], "" if head.value("x-amz-date") else head.value("date")
+
+
+def _read_query(target: Target, now: float) -> tuple[str, str, str]:
+    expires = target.value("Expires")
+    if re.fullmatch(r"[0-9]{1,12}", expires) is None:
+        raise forbidden("AccessDenied", "Expires must be seconds since 1970", reason="malformed")
+    if now > int(expires):
+        raise forbidden("AccessDenied", "Request has expired", reason="expired")
+    return target.value("AWSAccessKeyId"), target.value("Signature"), expires
+
+
+def string_to_sign(head: RequestHead, target: Target, *, date: str, bucket_host: str = "") -> bytes:
+    """Give what the HMAC covers; ``date`` is the Date field or the URL's Expires."""
+    amz: dict[str, str] = {}
+    for raw_name, value in head.fields:
+        name = raw_name.lower()
+        if name.startswith("x-amz-"):
+            amz[name] = f"{amz[name]},{canonical_value(value)}" if name in amz else canonical_value(value)
+    lines = [head.method, head.value("content-md5"), head.value("content-type"), date]
+    lines += [f"{name}:{amz[name]}" for name in sorted(amz)]
+    resource = f"/{bucket_host}{head.path}" if bucket_host else head.path
+    return "\n".join([*lines, resource + _subresources(target)]).encode("utf-8", "surrogateescape")
+
+
+def _subresources(target: Target) -> str:
+    chosen = sorted(name for name in target.names if name in SIGNED_PARAMETERS)
+    # A parameter without a value stands bare in what is signed, with or without "=" on the wire.
+    words = [f"{name}={value}" if (value := target.value(name)) else name for name in chosen]
+    return f"?{'&'.join(words)}" if words else ""

@@ -1,0 +1,307 @@
+"""Bodies within bodies: HTTP's chunked coding, and the aws-chunked form with its signatures.
+
+Both readers give the bytes that are meant to be stored, through ``readinto``; nothing of a
+signed chunk is given before its signature held.
+
+Source: RFC 9112 section 7.1; Amazon S3 API Reference, "Signature calculations: transferring
+payload in multiple chunks" and "... including trailing headers".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from s3pool.body import EMPTY_SHA256
+from s3pool.proxy.auth import Seed
+from s3pool.proxy.checksum import checksum_for
+from s3pool.proxy.denial import Denial, malformed
+from s3pool.s3.sigv4 import signature
+
+MAX_LINE_BYTES = 4096
+MAX_CHUNK_BYTES = 16 << 20  # a signed chunk is kept whole until its signature is known
+MAX_TRAILER_BYTES = 8192
+BLOCK_BYTES = 64 * 1024
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]{0,256})?")
+AWS_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
+TRAILER_SIGNATURE = "x-amz-trailer-signature"
+TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)[ \t]*")
+
+Read = Callable[[memoryview], int]
+
+
+class Lines(Protocol):
+    """A source that gives both bytes and lines."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer."""
+
+    def read_line(self, limit: int) -> bytes:
+        """Give the next line, without its CRLF."""
+
+
+class LengthReader:
+    """A body framed by Content-Length."""
+
+    def __init__(self, source: Lines, length: int) -> None:
+        self._source = source
+        self.left = length
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether the whole body was taken from the connection."""
+        return self.left == 0
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end."""
+        if not self.left:
+            return 0
+        count = self._source.readinto(view[: self.left])
+        self.left -= count
+        return count
+
+
+class ChunkedReader:
+    """A body in HTTP's chunked coding; trailer fields are read and dropped."""
+
+    def __init__(self, source: Lines) -> None:
+        self._source = source
+        self._left = 0
+        self._is_first = True
+        self.is_done = False
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 after the last chunk.
+
+        Raises:
+            Denial: the coding is broken.
+        """
+        if self.is_done:
+            return 0
+        if not self._left and not self._next_chunk():
+            return 0
+        count = self._source.readinto(view[: self._left])
+        self._left -= count
+        return count
+
+    def _next_chunk(self) -> bool:
+        if not self._is_first and self._source.read_line(0):
+            raise malformed("a chunk does not end where it said")
+        self._is_first = False
+        size = CHUNK_SIZE.fullmatch(self._source.read_line(MAX_LINE_BYTES))
+        if size is None:
+            raise malformed("a chunk's size is malformed")
+        self._left = int(size[1], 16)
+        if self._left:
+            return True
+        self._drop_trailer()
+        self.is_done = True
+        return False
+
+    def _drop_trailer(self) -> None:
+        left = MAX_TRAILER_BYTES
+        while line := self._source.read_line(MAX_LINE_BYTES):
+            left -= len(line)
+            if left < 0:
+                raise malformed("the trailer is too long")
+
+
+class _Buffered:
+    """Lines and bytes out of a reader that knows only readinto."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        self._rest = b""
+
+    def line(self, what: str) -> bytes:
+        """Give a line without its end; a lone LF ends one, too, as some clients write it."""
+        while (end := self._rest.find(b"\n")) < 0:
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise _bad_stream(f"{what} is too long")
+            count = self._read(self._buffer)
+            if not count:
+                raise _bad_stream(f"the body ends before {what}")
+            self._rest += self._buffer[:count]
+        line, self._rest = self._rest[:end], self._rest[end + 1 :]
+        return line.removesuffix(b"\r")
+
+    def push_back(self, line: bytes) -> None:
+        """Put a line back, to be read next."""
+        self._rest = line + b"\r\n" + self._rest
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end of what is within."""
+        if not self._rest:
+            return self._read(view)
+        count = min(len(self._rest), len(view))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def expect_end(self) -> None:
+        """See that nothing follows but an empty line."""
+        rest = self._rest
+        while len(rest) <= 2 and (count := self._read(self._buffer)):
+            rest += self._buffer[:count]
+        if rest not in (b"", b"\r\n"):
+            raise _bad_stream("something follows the last chunk")
+
+
+class AwsChunkedReader:
+    """The decoded bytes of an aws-chunked body.
+
+    ``seed`` starts the chain of signatures, None for the unsigned form. ``trailer`` is the
+    announced checksum's name, or nothing; after the end ``checksum`` holds the verified
+    value. A signed form without a seed is one whose signer nobody knows: then lengths and
+    checksums are all that is checked.
+    """
+
+    def __init__(
+        self, read: Read, *, length: int, seed: Seed | None, trailer: str = "", is_signed: bool = False
+    ) -> None:
+        self._source = _Buffered(read)
+        self._length = length
+        self._seed = seed
+        self._previous = seed.signature if seed else ""
+        self._trailer = trailer
+        self._is_signed = is_signed
+        self._hasher = checksum_for(trailer) if trailer else None
+        self._chunk = memoryview(b"")  # a verified chunk, not yet given
+        self._left = 0  # of an unsigned chunk
+        self._given = 0
+        self._is_first = True
+        self.checksum = ""
+        self.is_done = False
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 after the last chunk, when everything was right.
+
+        Raises:
+            Denial: a signature, a checksum or a length is not what it should be.
+        """
+        while not self.is_done:
+            count = self._take(view)
+            if count:
+                self._given += count
+                if self._hasher is not None:
+                    self._hasher.update(view[:count])
+                # The last byte is held back until all behind it is verified: with it, a node has the
+                # whole object and stores it.
+                if self._given == self._length:
+                    self._end()
+                return count
+            self._next_chunk()
+        return 0
+
+    def _end(self) -> None:
+        while not self.is_done:
+            self._next_chunk()
+
+    def _take(self, view: memoryview) -> int:
+        if self._chunk:
+            count = min(len(self._chunk), len(view))
+            view[:count] = self._chunk[:count]
+            self._chunk = self._chunk[count:]
+            return count
+        if self._left:
+            count = self._source.readinto(view[: self._left])
+            if not count:
+                raise _bad_stream("the body ends inside a chunk")
+            self._left -= count
+            return count
+        return 0
+
+    def _next_chunk(self) -> None:
+        if not self._is_first and self._source.line("a chunk's end"):
+            raise _bad_stream("a chunk does not end where it said")
+        self._is_first = False
+        line = AWS_CHUNK.fullmatch(self._source.line("a chunk's size"))
+        if line is None or bool(line[2]) != self._is_signed:
+            raise _bad_stream("a chunk's line is malformed")
+        size = int(line[1], 16)
+        if self._given + size > self._length:
+            raise _bad_stream("there are more bytes than x-amz-decoded-content-length says")
+        if self._is_signed:
+            self._read_signed(size, (line[2] or b"").decode())
+        else:
+            self._left = size
+        if not size:
+            self._finish()
+
+    def _read_signed(self, size: int, claimed: str) -> None:
+        if size > MAX_CHUNK_BYTES:
+            raise Denial(400, "InvalidRequest", "a signed chunk is larger than 16 MiB", closes=True)
+        chunk = memoryview(bytearray(size))
+        filled = 0
+        while filled < size:
+            count = self._source.readinto(chunk[filled:])
+            if not count:
+                raise _bad_stream("the body ends inside a chunk")
+            filled += count
+        if self._seed is not None:
+            covered = f"{EMPTY_SHA256}\n{hashlib.sha256(chunk).hexdigest()}"
+            self._check(self._seed, "AWS4-HMAC-SHA256-PAYLOAD", covered, claimed)
+        self._chunk = chunk
+
+    def _check(self, seed: Seed, algorithm: str, covered: str, claimed: str) -> None:
+        text = f"{algorithm}\n{seed.timestamp}\n{seed.scope}\n{self._previous}\n{covered}"
+        self._previous = signature(seed.key, text.encode())
+        if not hmac.compare_digest(self._previous, claimed):
+            raise Denial(403, "SignatureDoesNotMatch", "a chunk's signature is wrong", closes=True, reason="chunk")
+
+    def _finish(self) -> None:
+        if self._given != self._length:
+            raise Denial(400, "IncompleteBody", "fewer bytes than x-amz-decoded-content-length says", closes=True)
+        self._read_trailer()
+        self.is_done = True
+
+    def _read_trailer(self) -> None:
+        fields: list[tuple[str, str]] = []
+        claimed = ""
+        while line := self._source.line("the trailer's end"):
+            name, value = _trailer_field(line)
+            if name == TRAILER_SIGNATURE and self._is_signed:
+                claimed = value
+                break
+            fields.append((name, value))
+            if len(fields) == 1 and self._is_signed and self._trailer:
+                # minio-go writes an empty line between the trailer and its signature.
+                self._skip_blank()
+        self._source.expect_end()
+        self._check_trailer(fields, claimed)
+
+    def _skip_blank(self) -> None:
+        line = self._source.line("the trailer's signature")
+        if not line:
+            line = self._source.line("the trailer's signature")
+        self._source.push_back(line)
+
+    def _check_trailer(self, fields: list[tuple[str, str]], claimed: str) -> None:
+        expected = [self._trailer] if self._trailer else []
+        if [name for name, _ in fields] != expected:
+            raise _bad_stream("the trailer is not the one that x-amz-trailer announces")
+        if self._seed is not None and self._is_signed and self._trailer:
+            covered = "".join(f"{name}:{value}\n" for name, value in fields)
+            digest = hashlib.sha256(covered.encode()).hexdigest()
+            self._check(self._seed, "AWS4-HMAC-SHA256-TRAILER", digest, claimed)
+        if self._hasher is not None:
+            self.checksum = fields[0][1]
+            computed = base64.b64encode(self._hasher.digest()).decode()
+            if not hmac.compare_digest(computed, self.checksum):
+                raise Denial(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
+
+
+def _trailer_field(line: bytes) -> tuple[str, str]:
+    field = TRAILER_FIELD.fullmatch(line)
+    if field is None:
+        raise _bad_stream("a trailer field is malformed")
+    return field[1].decode().lower(), field[2].decode()
+
+
+def _bad_stream(detail: str) -> Denial:
+    return Denial(400, "IncompleteBody", f"the aws-chunked body is malformed: {detail}", closes=True, reason="chunk")

@@ -1,0 +1,80 @@
+"""What the proxy itself answers: S3's own errors, in S3's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+from s3pool.errors import IntegrityError, RefusedError
+
+Fields = Sequence[tuple[str, str]]
+
+RETRY_AFTER_FIELDS: Fields = (("Retry-After", "1"), ("x-amz-retry-after", "1000"))  # seconds; milliseconds
+REASONS = {
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    411: "Length Required",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    417: "Expectation Failed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    508: "Loop Detected",
+}
+
+
+class Denial(RefusedError):
+    """A request that the proxy answers itself, with an S3 error.
+
+    ``closes`` says that the connection cannot carry another request. ``reason`` is one word
+    for the metrics when a caller was turned away.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str = "", *, closes: bool = False, reason: str = "", fields: Fields = ()
+    ) -> None:
+        super().__init__(f"{status} {code}: {detail}" if detail else f"{status} {code}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.closes = closes
+        self.reason = reason
+        self.fields = fields
+
+    def xml(self, resource: str, request_id: str) -> bytes:
+        """Give the body: what an S3 client shows to its user."""
+        rows = (("Code", self.code), ("Message", self.detail), ("Resource", resource), ("RequestId", request_id))
+        inner = "".join(f"<{name}>{escape(_printable(text))}</{name}>" for name, text in rows if text)
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'.encode()
+
+
+class ClientGoneError(IntegrityError):
+    """The client hung up, or stalled for too long, before its request was whole."""
+
+
+def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> Denial:
+    """Give the answer to what is not HTTP: nothing behind it on the connection can be trusted."""
+    return Denial(status, code, detail, closes=True, reason="malformed")
+
+
+def forbidden(code: str, detail: str, *, reason: str) -> Denial:
+    """Give the answer to a caller who may not enter."""
+    return Denial(403, code, detail, reason=reason)
+
+
+def unavailable(detail: str) -> Denial:
+    """Give the answer that every SDK takes as: try again soon."""
+    return Denial(503, "ServiceUnavailable", detail, fields=RETRY_AFTER_FIELDS)
+
+
+def _printable(text: str) -> str:
+    """Replace what XML cannot hold."""
+    return "".join(letter if letter.isprintable() and not "\ud800" <= letter <= "\udfff" else "?" for letter in text)

@@ -1,0 +1,170 @@
+"""A verified request on its way through the pool: what may be repeated, and what came back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+from s3pool.body import EMPTY_BODY, Body
+from s3pool.errors import (
+    AccessDeniedError,
+    NoEndpointError,
+    RequestTimeoutError,
+    S3Error,
+    S3PoolError,
+    ThrottledError,
+    TransportError,
+)
+from s3pool.model import Endpoint, Response
+from s3pool.pool.transport import Transport
+from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
+from s3pool.proxy.operations import Operation
+from s3pool.proxy.outbound import Outbound, ProxyRequest
+from s3pool.s3.xml import parse_error
+
+TOO_MANY_REQUESTS = 429
+UNAVAILABLE = 503
+SERVER_ERROR = 500
+NOT_IMPLEMENTED = 501
+FORBIDDEN = 403
+SKEWED = "RequestTimeTooSkewed"
+
+
+@dataclass
+class Attempts:
+    """Which endpoints a request was sent to, in order."""
+
+    endpoints: list[Endpoint] = field(default_factory=list)
+
+    @property
+    def last(self) -> str:
+        """Give the last endpoint's URL, or nothing."""
+        return str(self.endpoints[-1]) if self.endpoints else ""
+
+
+class Judge:
+    """Says of each answer whether another node is to be asked; keeps the last refusal whole.
+
+    One answer of a kind may be asked again of one other node; the second is the client's.
+    """
+
+    def __init__(self, operation: Operation, *, signs: bool) -> None:
+        self._operation = operation
+        self._signs = signs
+        self._refusals = 0
+        self._failures = 0
+        self.answer: Response | None = None
+
+    def check(self, response: Response) -> None:
+        """Raise for an answer that speaks of the node's state instead of the object's."""
+        status = response.status
+        if status in (TOO_MANY_REQUESTS, UNAVAILABLE):
+            self._refusals += 1
+            final = not self._operation.after_503 or self._refusals > 1
+            code = self._code(response)
+            is_load = status == TOO_MANY_REQUESTS or code.startswith("SlowDown") or not code
+            raise self._error(ThrottledError if is_load else S3Error, response, code, final=final)
+        if status >= SERVER_ERROR and status != NOT_IMPLEMENTED:
+            self._failures += 1
+            final = not self._operation.after_500 or self._failures > 1
+            raise self._error(S3Error, response, self._code(response), final=final)
+        if status == FORBIDDEN and self._signs:
+            code = self._code(response)
+            if code == SKEWED:
+                raise self._error(AccessDeniedError, response, code, final=False)
+
+    def _code(self, response: Response) -> str:
+        return parse_error(response.preload())[0]
+
+    def _error(self, kind: type[S3Error], response: Response, code: str, *, final: bool) -> S3Error:
+        self.answer = response
+        return kind(
+            response.status,
+            code or f"HTTP{response.status}",
+            endpoint=str(response.endpoint),
+            op=self._operation.name,
+            server_time=_server_time(response),
+            final=final,
+        )
+
+
+def _server_time(response: Response) -> float | None:
+    try:
+        return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+class Forwarder:
+    """Sends requests into the pool; shared by all connections."""
+
+    def __init__(self, transport: Transport, *, now: Callable[[], float] = time.time) -> None:
+        self._transport = transport
+        self._now = now
+
+    def send(
+        self,
+        outbound: Outbound,
+        operation: Operation,
+        *,
+        body: Body = EMPTY_BODY,
+        attempts: Attempts,
+        only: Endpoint | None = None,
+    ) -> Response:
+        """Give a node's answer, whatever its status; the caller closes it.
+
+        Raises:
+            Denial: no node gave one, or the client's body is not what was signed.
+            ClientGoneError: the client hung up inside its body.
+        """
+        judge = Judge(operation, signs=outbound.signer is not None)
+        request = self._request(outbound, operation, body=body, attempts=attempts)
+        try:
+            return self._transport.send(request, judge.check, only=only)
+        except S3Error:
+            if judge.answer is None:
+                raise
+            return judge.answer
+        except TransportError as exc:
+            raise refusal_for(exc) from exc
+
+    @staticmethod
+    def _request(outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts) -> ProxyRequest:
+        def build(endpoint: Endpoint, now: float) -> bytes:
+            attempts.endpoints.append(endpoint)
+            return outbound.build(endpoint, now)
+
+        return ProxyRequest(
+            outbound.head.method,
+            outbound.target.path,
+            operation.name,
+            body=body,
+            idempotent=operation.ambiguous,
+            resource=outbound.target.resource,
+            slowness=operation.slowness,
+            build=build,
+        )
+
+    def resumer(
+        self, outbound: Outbound, operation: Operation, *, attempts: Attempts, only: Endpoint | None
+    ) -> Callable[[int, int, str], Response]:
+        """Give the function that asks for the rest of an object."""
+
+        def resume(first: int, last: int, etag: str) -> Response:
+            return self.send(outbound.resumed(first, last, etag=etag), operation, attempts=attempts, only=only)
+
+        return resume
+
+
+def refusal_for(error: S3PoolError) -> Denial:
+    """Give the answer to a client when no node answered; what happened stays in the log."""
+    if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):
+        return unavailable("no storage node could be reached; try again")
+    if isinstance(error, RequestTimeoutError):
+        return Denial(504, "RequestTimeout", "the storage node did not answer in time", fields=_RETRY)
+    return Denial(502, "BadGateway", "the storage node's answer was broken off or malformed", fields=_RETRY)
+
+
+_RETRY: Sequence[tuple[str, str]] = RETRY_AFTER_FIELDS

@@ -1,0 +1,111 @@
+"""What happened to one request, and the access log that says so in a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+
+from s3pool.errors import ConfigError
+from s3pool.model import format_iso_time
+
+LOG_MODE = 0o640
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request from its first byte to its last; filled in as it goes. Times in seconds."""
+
+    client: str
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    method: str = ""
+    access_key: str = ""
+    op: str = "Unknown"
+    bucket: str = ""
+    key: str = ""
+    status: int = 0
+    code: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    endpoint: str = ""
+    tries: int = 0
+    resumes: int = 0
+    replays: int = 0
+    auth_s: float = 0.0
+    first_byte_s: float = 0.0
+    total_s: float = 0.0
+    end: str = "done"
+    denied: str = ""  # one word for why a caller was turned away
+    backend_request_id: str = ""
+
+    def line(self) -> bytes:
+        """Give the access log's line. It holds no signature, no token and no secret."""
+        record = {
+            "time": format_iso_time(time.time()),
+            "client": self.client,
+            "access_key": self.access_key,
+            "method": self.method,
+            "op": self.op,
+            "bucket": self.bucket,
+            "key": self.key,
+            "status": self.status,
+            "code": self.code,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "endpoint": self.endpoint,
+            "tries": self.tries,
+            "resumes": self.resumes,
+            "replays": self.replays,
+            "auth_ms": round(self.auth_s * 1000, 3),
+            "first_byte_ms": round(self.first_byte_s * 1000, 3),
+            "total_ms": round(self.total_s * 1000, 3),
+            "end": self.end,
+            "request_id": self.request_id,
+            "backend_request_id": self.backend_request_id,
+        }
+        return json.dumps(record).encode() + b"\n"
+
+
+class AccessLog:
+    """A file, or standard output, to which whole lines are appended."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # Guards the descriptor while it is exchanged; a line is one write, which needs no lock.
+        self._lock = threading.Lock()
+        self._fd = _open(path)
+
+    def write(self, entry: Entry) -> None:
+        """Append the line of one request; a full disk loses it, and nothing else."""
+        with self._lock:
+            try:
+                os.write(self._fd, entry.line())
+            except OSError:
+                return
+
+    def reopen(self) -> None:
+        """Open the file anew, for log rotation.
+
+        Raises:
+            ConfigError: it cannot be opened; the old one stays.
+        """
+        fd = _open(self._path)
+        with self._lock:
+            old, self._fd = self._fd, fd
+        os.close(old)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    if path == "-":
+        return os.dup(1)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, LOG_MODE)
+    except OSError as exc:
+        raise ConfigError(f"cannot write the access log {path}: {exc.strerror}") from exc

@@ -1,0 +1,111 @@
+"""What the proxy counts: prometheus-client's registry, and a few numbers for the stats page.
+
+prometheus-client is imported when the proxy starts. With several processes its files in a
+shared directory make one truth of them all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter as Tally
+from typing import Any
+
+from s3pool.proxy.journal import Entry
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+ERROR_STATUS = 500
+
+
+class Metrics:
+    """Counters of one proxy process; safe for many threads.
+
+    ``multiprocess_dir`` is where prometheus-client keeps the counters of all processes; it
+    must be in the environment (PROMETHEUS_MULTIPROC_DIR) before the first one is made.
+    """
+
+    def __init__(self, *, multiprocess: bool = False) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self._is_multiprocess = multiprocess
+        self.registry = CollectorRegistry()
+        labels: dict[str, Any] = {"registry": self.registry, "namespace": "s3pool_proxy"}
+        self._requests = Counter("requests", "Requests answered", ["op", "code", "endpoint"], **labels)
+        self._seconds = Histogram("request_seconds", "Whole requests", ["op"], buckets=LATENCY_BUCKETS, **labels)
+        self._first_byte = Histogram(
+            "first_byte_seconds", "From a request's head to its answer's", ["op"], buckets=LATENCY_BUCKETS, **labels
+        )
+        self._bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **labels)
+        self._tries = Counter("tries", "Attempts on nodes", **labels)
+        self._resumes = Counter("resumes", "Downloads that went on from another node", **labels)
+        self._replays = Counter("replays", "Bodies that were sent again", **labels)
+        self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
+        self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
+        self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
+        # Guards the two below.
+        self._lock = threading.Lock()
+        self._by_op: Tally[str] = Tally()
+        self._by_class: Tally[str] = Tally()
+
+    def begin(self) -> None:
+        """Count a request that starts."""
+        self._in_flight.inc()
+
+    def end(self, entry: Entry) -> None:
+        """Count a request that ended."""
+        self._in_flight.dec()
+        self._requests.labels(entry.op, str(entry.status), entry.endpoint).inc()
+        self._seconds.labels(entry.op).observe(entry.total_s)
+        if entry.first_byte_s:
+            self._first_byte.labels(entry.op).observe(entry.first_byte_s)
+        self._bytes.labels("in").inc(entry.bytes_in)
+        self._bytes.labels("out").inc(entry.bytes_out)
+        self._tries.inc(entry.tries)
+        self._resumes.inc(entry.resumes)
+        self._replays.inc(entry.replays)
+        if entry.denied:
+            self._denied.labels(entry.denied).inc()
+        with self._lock:
+            self._by_op[entry.op] += 1
+            self._by_class[f"{entry.status // 100}xx" if entry.status else "none"] += 1
+
+    def turned_away(self) -> None:
+        """Count a connection over the limit."""
+        self._turned_away.inc()
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Give the requests of this process by operation and by class of status."""
+        with self._lock:
+            return {"by_op": dict(self._by_op), "by_status": dict(self._by_class)}
+
+    def render(self, gauges: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
+        """Give the text that Prometheus reads; ``gauges`` are states of now, by name."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.core import GaugeMetricFamily
+
+        registry = self.registry
+        if self._is_multiprocess:
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        families = []
+        for name, samples in gauges.items():
+            names = sorted(samples[0][0]) if samples else []
+            family = GaugeMetricFamily(f"s3pool_proxy_{name}", name.replace("_", " "), labels=names)
+            for labels, value in samples:
+                family.add_metric([labels[key] for key in sorted(labels)], value)
+            families.append(family)
+        states = CollectorRegistry()
+        states.register(_Families(families))
+        return bytes(generate_latest(registry)) + bytes(generate_latest(states))
+
+
+class _Families:
+    """A collector of what was measured just now."""
+
+    def __init__(self, families: list[Any]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Any]:
+        """Give the families."""
+        return self._families

@@ -1,0 +1,162 @@
+"""The request head that goes to a node: the client's fields, signed anew or left alone.
+
+Fields pass unless they stand on a list: S3 has over a hundred, and gets more. What is sent is
+built from parsed parts with one Content-Length, so no node can see another framing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from s3pool.model import Endpoint, Request
+from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
+from s3pool.proxy.head import RequestHead
+from s3pool.proxy.target import Target
+from s3pool.s3.sigv4 import Signer
+
+Fields = tuple[tuple[str, str], ...]
+
+# Replaced by the new signature, answered here, or true of the client's connection alone.
+REPLACED = frozenset(
+    {
+        "host",
+        "authorization",
+        "content-length",
+        "date",
+        "expect",
+        "forwarded",
+        "x-amz-content-sha256",
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-real-ip",
+    }
+)
+FRAMING = frozenset({"x-amz-decoded-content-length", "x-amz-trailer"})
+CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"})
+SIGNED_BY_NAME = frozenset({"content-md5", "content-type"})
+AWS_CHUNKED = "aws-chunked"
+PAYLOAD_FIELD = "x-amz-content-sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest(Request):
+    """A request whose head is built by the proxy itself, once an endpoint was picked."""
+
+    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
+
+
+def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
+    """Build the head of a ProxyRequest; what the pool's transport is given."""
+    if not isinstance(request, ProxyRequest):
+        raise TypeError("only the proxy's own requests come this way")
+    return request.build(endpoint, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """All that is known of a request's head before an endpoint is picked.
+
+    ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None
+    when there is none to announce. ``extra`` are fields that the proxy adds.
+    """
+
+    head: RequestHead
+    target: Target
+    form: str
+    signer: Signer | None
+    payload: str
+    length: int | None
+    is_decoded: bool = False
+    extra: Fields = ()
+    dropped: frozenset[str] = frozenset()
+
+    def resumed(self, first: int, last: int, *, etag: str) -> Outbound:
+        """Give the request for the rest of an object, and of no other one."""
+        fields = (("Range", f"bytes={first}-{last}"), ("If-Match", etag))
+        return replace(self, extra=(*self.extra, *fields), dropped=self.dropped | CONDITIONS)
+
+    def build(self, endpoint: Endpoint, now: float) -> bytes:
+        """Give the bytes of the head for an endpoint."""
+        if self.signer is None:
+            return self._lines(self.head.target, self._kept_fields(endpoint))
+        fields = [*self._own_fields(), *self.extra]
+        headers = {"host": endpoint.netloc, **_joined(fields)}
+        if self.form == QUERY_V4:
+            query = self.signer.authorize_query(
+                headers,
+                self.head.method,
+                path=self.target.path,
+                query=self.target.query_without(V4_PARAMETERS),
+                now=now,
+                payload_hash=self.payload,
+            )
+            return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields])
+        query = self.target.query_without(V2_PARAMETERS if self.form == QUERY_V2 else ())
+        before = set(headers)
+        if self.payload:
+            headers[PAYLOAD_FIELD] = self.payload
+        self.signer.authorize(headers, self.head.method, path=self.target.path, query=query, now=now)
+        added = [(name, value) for name, value in headers.items() if name not in before]
+        return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields, *added])
+
+    def _kept_fields(self, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
+        if not self.head.host:  # HTTP/1.0 may leave it out
+            yield "Host", endpoint.netloc
+        for name, value in self.head.iter_end_to_end():
+            if name.lower() not in ("content-length", "expect") and name.lower() not in self.dropped:
+                yield name, value
+        yield from self.extra
+
+    def _own_fields(self) -> Iterable[tuple[str, str]]:
+        gone = REPLACED | self.dropped | (FRAMING if self.is_decoded else frozenset())
+        for name, value in self.head.iter_end_to_end():
+            lower = name.lower()
+            if lower == "content-encoding" and self.is_decoded:
+                rest = without_token(value, AWS_CHUNKED)
+                if rest:
+                    yield name, rest
+            elif lower not in gone:
+                yield name, value
+
+    def _lines(self, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+        lines = [f"{self.head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+        if self.length is not None:
+            lines.append(f"Content-Length: {self.length}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def _target(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path
+
+
+def _joined(fields: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """Give the fields that the signature covers, repeated ones joined as the canonical form wants."""
+    joined: dict[str, str] = {}
+    for name, value in fields:
+        lower = name.lower()
+        if lower.startswith("x-amz-") or lower in SIGNED_BY_NAME:
+            joined[lower] = f"{joined[lower]},{value}" if lower in joined else value
+    return joined
+
+
+def without_token(value: str, token: str) -> str:
+    """Take one word out of a comma-separated value: ``gzip,aws-chunked`` is ``gzip``."""
+    words = [word.strip(" \t") for word in value.split(",")]
+    return ",".join(word for word in words if word and word.lower() != token)
+
+
+def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
+    """Give the headers that a client says it signed, for requests that keep its signature."""
+    _, _, listed = head.value("authorization").partition("SignedHeaders=")
+    text = listed.split(",", 1)[0] or target.value("X-Amz-SignedHeaders")
+    return frozenset(text.strip().split(";"))
+
+
+def is_framed(payload: str) -> bool:
+    """Say whether a payload word means the aws-chunked form."""
+    return payload in STREAMS

@@ -1,0 +1,178 @@
+"""An answer on its way to the client: fields, framing, and a body that survives its node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from s3pool.errors import S3PoolError, TransportError
+from s3pool.model import Response
+from s3pool.proxy.denial import ClientGoneError
+from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
+from s3pool.proxy.stream import ClientStream
+
+BLOCK_BYTES = 256 * 1024
+NO_BODY_STATUS = frozenset({204, 304})
+CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
+LAST_CHUNK = b"0\r\n\r\n"
+OK, PARTIAL = 200, 206
+
+Resume = Callable[[int, int, str], Response]
+
+
+class Relay:
+    """One answer; ``write`` sends it to its end.
+
+    ``resume(first, last, etag)`` asks another node for the rest of an object, None where that
+    must not be done. ``on_first_byte`` is told when the head leaves.
+    """
+
+    def __init__(
+        self,
+        stream: ClientStream,
+        head: RequestHead,
+        response: Response,
+        *,
+        keep_alive: bool,
+        resume: Resume | None = None,
+        resumes: int = 0,
+        eager: bool = False,
+        on_first_byte: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stream = stream
+        self._head = head
+        self._response = response
+        self._resume = resume
+        self._resumes_left = resumes
+        self._eager = eager
+        self._on_first_byte = on_first_byte
+        self._span = _span(response) if resume is not None else None
+        self._etag = response.headers.get("etag", "")
+        self._sent = 0
+        self.resumes = 0
+        self.is_begun = False  # something was sent to the client
+        self.has_body = head.method != "HEAD" and response.status not in NO_BODY_STATUS
+        self._is_chunked = self.has_body and _length(response) is None and not head.is_http_1_0
+        self.keep_alive = keep_alive and not (self.has_body and _length(response) is None and head.is_http_1_0)
+
+    def write(self) -> None:
+        """Send head and body.
+
+        Raises:
+            ClientGoneError: the client hung up. TransportError: the node did, and nothing was
+            sent yet, or too much to begin anew; ``is_begun`` tells which.
+        """
+        if not self.has_body:
+            self._start()
+        elif self._response.body is not None:
+            self._start(self._framed(memoryview(self._response.body)), LAST_CHUNK if self._is_chunked else b"")
+        else:
+            self._write_streamed()
+
+    def _start(self, *blocks: bytes | memoryview) -> None:
+        self.is_begun = True
+        self._on_first_byte()
+        head = answer_head(self._head, self._response, keep_alive=self.keep_alive, chunked=self._is_chunked)
+        self._stream.write(head, *blocks)
+
+    def _write_streamed(self) -> None:
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(self._response.length or BLOCK_BYTES, 1))))
+        if self._eager:
+            self._start()
+        while count := self._fill(buffer):
+            block = self._framed(buffer[:count])
+            if self.is_begun:
+                self._stream.write(block)
+            else:
+                self._start(block)
+            self._sent += count
+        if not self.is_begun:
+            self._start()
+        if self._is_chunked:
+            self._stream.write(LAST_CHUNK)
+
+    def _framed(self, block: memoryview) -> bytes | memoryview:
+        if not self._is_chunked:
+            return block
+        return b"".join((b"%x\r\n" % len(block), block, b"\r\n")) if block else b""
+
+    def _fill(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                return self._response.readinto(buffer)
+            except TransportError as exc:
+                self._go_on_elsewhere(exc)
+
+    def _go_on_elsewhere(self, broken: TransportError) -> None:
+        """Get the rest of the same object from another node, or give up with the first error."""
+        if self._resume is None or self._span is None or not self._resumes_left or not self._etag:
+            raise broken
+        first, last, total = self._span
+        self._resumes_left -= 1
+        self._response.close()
+        try:
+            response = self._resume(first + self._sent, last, self._etag)
+        except ClientGoneError:
+            raise
+        except S3PoolError as exc:
+            raise broken from exc
+        if not self._is_the_rest(response, (first + self._sent, last, total)):
+            response.close()
+            raise broken
+        self.resumes += 1
+        self._response = response
+
+    def _is_the_rest(self, response: Response, span: tuple[int, int, int]) -> bool:
+        return (
+            response.status == PARTIAL
+            and response.headers.get("etag", "") == self._etag
+            and _span(response) == span
+            and response.length == span[1] - span[0] + 1
+        )
+
+    def close(self) -> None:
+        """End the exchange with the node; a body that was not read to its end costs the connection."""
+        self._response.close()
+
+
+def _length(response: Response) -> int | None:
+    return len(response.body) if response.body is not None else response.length
+
+
+def _span(response: Response) -> tuple[int, int, int] | None:
+    """Give first byte, last byte and size of what a 200 or 206 carries; None when it does not say."""
+    if response.length is None or not response.length:
+        return None
+    if response.status == OK:
+        return 0, response.length - 1, response.length
+    match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    if response.status != PARTIAL or match is None:
+        return None
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def answer_head(head: RequestHead, response: Response, *, keep_alive: bool, chunked: bool) -> bytes:
+    """Give an answer's head: everything the node said, but what concerns its connection alone."""
+    named = connection_words(response.raw_headers)
+    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+    for name, value in response.raw_headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP or lower in named or lower == "content-length":
+            continue
+        lines.append(f"{name}: {value}")
+    lines += _framing(head, response, chunked=chunked)
+    if not keep_alive:
+        lines.append("Connection: close")
+    elif head.is_http_1_0:
+        lines.append("Connection: keep-alive")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def _framing(head: RequestHead, response: Response, *, chunked: bool) -> list[str]:
+    if chunked:
+        return ["Transfer-Encoding: chunked"]
+    said = response.headers.get("content-length")
+    if head.method == "HEAD" or response.status in NO_BODY_STATUS:
+        return [f"Content-Length: {said}"] if head.method == "HEAD" and said is not None else []
+    length = _length(response)
+    return [] if length is None else [f"Content-Length: {length}"]

@@ -1,0 +1,229 @@
+"""One client's socket: heads against a deadline, bodies at a least speed.
+
+Timeouts on plain sockets are the kernel's, as in the pool: a blocking socket can be spliced,
+and no poll comes before each receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from s3pool.proxy.denial import ClientGoneError, malformed
+from s3pool.proxy.head import MAX_HEAD_BYTES
+
+RECEIVE_BYTES = 16 * 1024  # what one receive takes while a head or a chunk line is read
+MIN_RATE_WINDOW_S = 30.0  # time spent waiting for a body, after which its speed is judged
+MIN_RATE_BYTES_PER_S = 1024
+SEND_TIMEOUT_S = 60.0  # a client that takes no byte for this long is gone
+LINGER_S = 2.0
+LINGER_BYTES = 64 * 1024
+BARE_LF = re.compile(rb"(?<!\r)\n")
+JOIN_LIMIT_BYTES = 64 * 1024  # answers up to this leave in one send
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientStream:
+    """The bytes of one client connection, in order; used by one thread."""
+
+    def __init__(self, sock: socket.socket, *, is_tls: bool = False, now: Callable[[], float] = time.monotonic) -> None:
+        self._sock = sock
+        self._now = now
+        self._rest = b""  # received, not yet taken
+        self._receive_timeout_s = -1.0
+        self._waited_s = 0.0
+        self._window_bytes = 0
+        self.is_tls = is_tls
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._set_send_timeout()
+
+    @property
+    def buffered(self) -> int:
+        """Give the number of bytes that were received and not yet taken."""
+        return len(self._rest)
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor."""
+        return self._sock.fileno()
+
+    def _set_send_timeout(self) -> None:
+        if not self.is_tls:
+            self._sock.settimeout(None)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_S))
+
+    def _wait_at_most(self, seconds: float) -> None:
+        seconds = max(seconds, 0.001)
+        if self.is_tls:
+            self._sock.settimeout(seconds)
+        elif seconds != self._receive_timeout_s:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+        self._receive_timeout_s = seconds
+
+    # -- heads -------------------------------------------------------------------------------
+
+    def read_head(self, *, idle_s: float, head_s: float) -> bytes | None:
+        """Give a request head without its blank line; None when the client has no more.
+
+        ``idle_s`` is the patience for its first byte, ``head_s`` that for the whole of it.
+
+        Raises:
+            Denial: it is too large, or has bare line feeds. ClientGoneError: it stayed unfinished.
+        """
+        if not self._rest and not self._first_bytes(idle_s):
+            return None
+        deadline = self._now() + head_s
+        while True:
+            if self._rest[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line before a request is forgiven
+                self._rest = self._rest[2:]
+            end = self._rest.find(b"\r\n\r\n")
+            if end >= 0:
+                block, self._rest = self._rest[:end], self._rest[end + 4 :]
+                return block
+            if len(self._rest) > MAX_HEAD_BYTES:
+                raise malformed("the request head is too large", status=431, code="RequestHeaderSectionTooLarge")
+            if BARE_LF.search(self._rest):
+                raise malformed("lines must end in CR LF")
+            self._more_of_head(deadline)
+
+    def _first_bytes(self, idle_s: float) -> bool:
+        self._wait_at_most(idle_s)
+        try:
+            self._rest = self._sock.recv(RECEIVE_BYTES)
+        except OSError:
+            return False
+        self.bytes_in += len(self._rest)
+        return bool(self._rest)
+
+    def _more_of_head(self, deadline: float) -> None:
+        left_s = deadline - self._now()
+        if left_s <= 0:
+            raise malformed("the request head took too long", status=408, code="RequestTimeout")
+        self._wait_at_most(left_s)
+        try:
+            piece = self._sock.recv(RECEIVE_BYTES)
+        except (TimeoutError, BlockingIOError):
+            raise malformed("the request head took too long", status=408, code="RequestTimeout") from None
+        except OSError as exc:
+            raise ClientGoneError(f"the client hung up inside a request head: {exc}") from exc
+        if not piece:
+            raise ClientGoneError("the client hung up inside a request head")
+        self.bytes_in += len(piece)
+        self._rest += piece
+
+    # -- bodies ------------------------------------------------------------------------------
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of a buffer with body bytes.
+
+        Raises:
+            ClientGoneError: the client hung up, or is slower than any network.
+        """
+        if self._rest:
+            count = min(len(self._rest), len(view))
+            view[:count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            return count
+        return self._receive_body(view)
+
+    def _receive_body(self, view: memoryview) -> int:
+        self._wait_at_most(MIN_RATE_WINDOW_S)
+        started = self._now()
+        try:
+            count = self._sock.recv_into(view)
+        except (TimeoutError, BlockingIOError):
+            raise ClientGoneError("the client stopped sending its request body") from None
+        except OSError as exc:
+            raise ClientGoneError(f"the client hung up inside its request body: {exc}") from exc
+        if not count:
+            raise ClientGoneError("the client hung up inside its request body")
+        self._judge_speed(self._now() - started, count)
+        self.bytes_in += count
+        return count
+
+    def _judge_speed(self, waited_s: float, count: int) -> None:
+        self._waited_s += waited_s
+        self._window_bytes += count
+        if self._waited_s < MIN_RATE_WINDOW_S:
+            return
+        if self._window_bytes < self._waited_s * MIN_RATE_BYTES_PER_S:
+            raise ClientGoneError("the client sends its request body too slowly")
+        self._waited_s, self._window_bytes = 0.0, 0
+
+    def read_line(self, limit: int) -> bytes:
+        """Read a line of chunked framing, without its CRLF.
+
+        Raises:
+            Denial: it is longer than the limit. ClientGoneError: the client hung up.
+        """
+        while (end := self._rest.find(b"\r\n")) < 0:
+            if len(self._rest) > limit:
+                raise malformed("a chunk's line is too long")
+            self._rest += self._receive_some()
+        if end > limit:
+            raise malformed("a chunk's line is too long")
+        line, self._rest = self._rest[:end], self._rest[end + 2 :]
+        return line
+
+    def _receive_some(self) -> bytes:
+        buffer = bytearray(RECEIVE_BYTES)
+        count = self._receive_body(memoryview(buffer))
+        return bytes(buffer[:count])
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def write(self, *blocks: bytes | memoryview) -> None:
+        """Send blocks, together where they are small.
+
+        Raises:
+            ClientGoneError: the client hung up, or takes nothing any more.
+        """
+        if self.is_tls:
+            self._sock.settimeout(SEND_TIMEOUT_S)
+        total = sum(len(block) for block in blocks)
+        if len(blocks) > 1 and total <= JOIN_LIMIT_BYTES:
+            blocks = (b"".join(blocks),)
+        try:
+            for block in blocks:
+                self._sock.sendall(block)
+                self.bytes_out += len(block)
+        except OSError as exc:
+            raise ClientGoneError(f"the client does not take its answer: {exc}") from exc
+
+    def write_continue(self) -> None:
+        """Ask for the body that the client holds back."""
+        self.write(CONTINUE)
+
+    def hang_up(self) -> None:
+        """End the connection so that the client can still read what was sent.
+
+        Closing at once while its bytes are unread would reset the connection, and the
+        answer would be lost (RFC 9112, 9.6).
+        """
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            self._wait_at_most(LINGER_S)
+            deadline, left = self._now() + LINGER_S, LINGER_BYTES
+            while left > 0 and self._now() < deadline and (piece := self._sock.recv(RECEIVE_BYTES)):
+                left -= len(piece)
+        self.close()
+
+    def abort(self) -> None:
+        """Reset the connection: nobody must take what was sent for a whole answer."""
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; harmless when called twice."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1_000_000))

@@ -1,0 +1,102 @@
+"""What a raw target means: bucket, key and query, in the one spelling that is signed and sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes
+
+from s3pool.proxy.denial import Denial, forbidden
+from s3pool.s3.sigv4 import UNRESERVED, canonical_path
+
+# Doors to a backend's administration. The pool's key may open them, and a client's must not.
+ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
+# Query parameters by which RGW takes a request to / for IAM, STS or its usage report.
+ADMIN_PARAMETERS = frozenset({"Action", "usage"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A request's aim. ``path`` is path-style and canonical; ``pairs`` are encoded, in order.
+
+    A pair is (name, value, whether there was a ``=``): some sub-resources come bare.
+    """
+
+    bucket: str
+    key: str
+    path: str
+    pairs: tuple[tuple[str, str, bool], ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Give the decoded names of the query."""
+        return frozenset(_decode(name) for name, _, _ in self.pairs)
+
+    @property
+    def resource(self) -> str:
+        """Give s3/bucket/key, for logs and for nodes that keep to their keys."""
+        return "/".join(["s3", *filter(None, (self.bucket, self.key))])
+
+    def value(self, name: str) -> str:
+        """Give a parameter's decoded value, or nothing."""
+        return next((_decode(value) for other, value, _ in self.pairs if _decode(other) == name), "")
+
+    def query_without(self, dropped: Collection[str]) -> str:
+        """Give the query as it goes to a backend, the named parameters left out."""
+        return "&".join(
+            f"{name}={value}" if has_value else name
+            for name, value, has_value in self.pairs
+            if _decode(name) not in dropped
+        )
+
+
+def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Target:
+    """Read a raw target; ``bucket_host`` is the bucket that the Host field names.
+
+    Raises:
+        Denial: the bucket's name hides a slash, or there is none before a key.
+    """
+    path = f"/{bucket_host}{path}" if bucket_host else path
+    raw_bucket = path[1:].partition("/")[0]
+    canonical = canonical_path(path)
+    bucket, _, raw_key = canonical[1:].partition("/")
+    # Whoever checks the bucket must see the one that the backend will see.
+    if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
+        raise Denial(400, "InvalidBucketName", "the path does not begin with a bucket's name")
+    pairs = tuple(_pair(text) for text in (query or "").split("&") if text)
+    return Target(_decode(bucket), _decode(raw_key), canonical, pairs)
+
+
+def _pair(text: str) -> tuple[str, str, bool]:
+    name, mark, value = text.partition("=")
+    return _component(name), _component(value), bool(mark)
+
+
+def _component(text: str) -> str:
+    """Give one half of a pair in canonical spelling: ``+`` is a blank."""
+    return quote(unquote_to_bytes(text.replace("+", "%20")), safe=UNRESERVED)
+
+
+def _decode(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def guard_admin(target: Target, method: str) -> None:
+    """Refuse what is no operation of S3 on buckets and objects.
+
+    Raises:
+        Denial: the path or the query leads to a backend's own administration.
+    """
+    if target.bucket.lower() in ADMIN_NAMES:
+        raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
+    if not target.bucket and (method not in ("GET", "HEAD") or target.names & ADMIN_PARAMETERS):
+        raise Denial(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
+
+
+def virtual_bucket(host: str, domains: Collection[str]) -> str:
+    """Give the bucket that a Host names below one of the domains, or nothing."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    for domain in domains:
+        if name.lower().endswith(f".{domain}"):
+            return name[: -len(domain) - 1]
+    return ""

@@ -132,25 +132,6 @@ def test_day_with_two_dead_nodes_is_like_any_other(
     assert {**SIZES} == {name: len(content) for name, content in read_tree(homes[1] / "back").items()}
 
 
-@pytest.mark.live
-def test_killed_gateway_is_not_missed(rgw: RgwCluster, run_cli: CliRunner, tmp_path: Path, bucket_name: str) -> None:
-    """A real process dies of SIGKILL between two commands."""
-    if not rgw.owned:
-        pytest.skip("the cluster is shared with others")
-    fill(tmp_path / "tree")
-    before = [("mb", f"s3/{bucket_name}"), ("cp", "-r", "tree", f"s3/{bucket_name}/up")]
-    after = [("ls", "-r", f"s3/{bucket_name}"), ("cp", "-r", f"s3/{bucket_name}/up", "back"), before[1]]
-
-    codes = [run_cli(*argv, env=rgw.environment, cwd=tmp_path).code for argv in before]
-    rgw.kill(1)
-    codes += [run_cli(*argv, env=rgw.environment, cwd=tmp_path).code for argv in after * 2]
-    rgw.start(1)
-    codes.append(run_cli("rb", "--force", f"s3/{bucket_name}", env=rgw.environment).code)
-
-    assert [0] * 9 == codes
-    assert read_tree(tmp_path / "tree") == read_tree(tmp_path / "back")
-
-
 @pytest.mark.parametrize("down", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)], ids=str)
 def test_any_node_left_is_enough(fake_s3: Any, run_cli: CliRunner, down: Sequence[int]) -> None:
     """Wherever the random start falls, the command finds a node that lives."""

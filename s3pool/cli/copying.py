@@ -12,12 +12,13 @@ from s3pool.cli.selection import add_glob_flag
 from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
+    add_shard_flag,
     add_transfer_flags,
     engine_for,
     finish,
     leaving_in_time,
-    name_filter,
     options_of,
+    sharded_names,
     shown_progress,
     watch_health,
 )
@@ -34,7 +35,7 @@ from s3pool.transfer.upload import upload_stream
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from s3pool.cli.context import Context
 
@@ -51,6 +52,10 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
     add_transfer_flags(parser)
     add_checksum_flag(parser)
+    parser.add_argument(
+        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
+    )
+    add_shard_flag(parser)
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
     add_glob_flag(parser)
 
@@ -72,20 +77,36 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _rules(args: argparse.Namespace) -> Rules:
+def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
     return Rules(
         recursive=args.recursive,
         glob=not args.no_glob,
-        names=name_filter(args),
+        names=sharded_names(args, ctx),
         links=args.links,
         version_id=args.version_id,
+        listed=iter_listed(args.files_from, ctx) if args.files_from else None,
     )
+
+
+def iter_listed(path: str, ctx: Context) -> Iterator[str]:
+    """Yield the names in a file, exactly as they stand; empty lines are left out.
+
+    Raises:
+        LocalFileError: it cannot be read.
+    """
+    try:
+        with ctx.stdin if path == "-" else open(path, "rb") as stream:
+            for line in stream:
+                if name := line.rstrip(b"\n"):
+                    yield name.decode("utf-8", "surrogateescape")
+    except OSError as exc:
+        raise local_error("read", path, exc) from exc
 
 
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    tasks = Expansion(ctx.client, sources, target, rules=_rules(args))
+    tasks = Expansion(ctx.client, sources, target, rules=_rules(args, ctx))
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"
@@ -111,6 +132,8 @@ def _stream_of(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, *, move: bool
 ) -> tuple[Location, Location] | None:
     """Give source and target when one of them is a stream: -, a pipe, a device."""
+    if args.files_from:
+        return None
     ends = [end for end in (*sources, target) if _is_stream(end)]
     if not ends:
         return None

@@ -22,8 +22,9 @@ from s3pool.cli.exit_codes import (
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.errors import StoppedError, UsageError
-from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
+from s3pool.filters import EXCLUDE, INCLUDE, NameFilter, Names
 from s3pool.model import ObjectAttributes
+from s3pool.shard import AUTO, ShardNames, choose_shard
 from s3pool.transfer.checksums import ALGORITHMS, check_algorithm
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers
@@ -70,6 +71,28 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
             metavar="GLOB",
             help=f"{meaning}; repeatable, the last match decides; * crosses /",
         )
+
+
+def add_shard_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --shard as commands have it that may also mean one object."""
+    parser.add_argument(
+        "--shard", default="", metavar="I/N", help="only names of shard I of N; auto: as Slurm or Kubernetes tells"
+    )
+
+
+def sharded_names(args: argparse.Namespace, ctx: Context) -> Names:
+    """Give the names that filters and shard leave.
+
+    Raises:
+        UsageError: the shard makes no sense, or the environment tells none.
+    """
+    names = name_filter(args)
+    if not args.shard:
+        return names
+    shard = choose_shard("" if args.shard == AUTO else args.shard, ctx.environ)
+    if not shard.origin:
+        raise UsageError("--shard auto: neither a Slurm array nor an indexed Kubernetes job is to be seen")
+    return names if shard.is_whole else ShardNames(names, shard)
 
 
 def name_filter(args: argparse.Namespace) -> NameFilter:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
-from s3pool.filters import NameFilter
+from s3pool.filters import Names
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import ObjectHead, ObjectInfo
-from s3pool.transfer.beneath import local_error
+from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
 from s3pool.transfer.walk import LINKS_FILES, NO_FILTER, LocalFile, Unusable, Walk
@@ -26,9 +26,10 @@ class Rules:
 
     recursive: bool = False
     glob: bool = True
-    names: NameFilter = NO_FILTER
+    names: Names = NO_FILTER
     links: str = LINKS_FILES
     version_id: str = ""
+    listed: Iterable[str] | None = None  # names below the one source, instead of all there are
 
 
 class Expansion:
@@ -52,6 +53,9 @@ class Expansion:
             self._check(source)
 
     def __iter__(self) -> Iterator[Item]:
+        if self._rules.listed is not None:
+            yield from self._expand_listed(self._sources[0], self._rules.listed)
+            return
         for source in self._sources:
             self._mapper.restart()
             try:
@@ -69,12 +73,20 @@ class Expansion:
             raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/KEY")
         if isinstance(target, S3Path) and not target.bucket:
             raise UsageError(f"{target.text} names no bucket; write s3/BUCKET/KEY")
-        if isinstance(source, S3Path):
+        if self._rules.listed is not None:
+            self._check_listed(source)
+        elif isinstance(source, S3Path):
             self._check_s3(source)
         elif os.path.isdir(source.path) and not self._rules.recursive:
             raise UsageError(f"{source.text} is a directory: -r copies what is in it")
         elif self._rules.version_id:
             raise UsageError("--version-id is for one source in S3")
+
+    def _check_listed(self, source: Location) -> None:
+        if len(self._sources) > 1 or self._rules.recursive or self._rules.version_id:
+            raise UsageError("--files-from goes with one source, without -r and --version-id")
+        if isinstance(source, S3Path) and not source.bucket:
+            raise UsageError(f"{source.text} names no bucket; write s3/BUCKET/PREFIX")
 
     def _check_s3(self, source: S3Path) -> None:
         many = self._is_glob(source) or self._rules.recursive or len(self._sources) > 1
@@ -103,6 +115,37 @@ class Expansion:
 
     def _is_glob(self, source: S3Path) -> bool:
         return self._rules.glob and has_glob(source.key)
+
+    # -- from a list of names --------------------------------------------------------------
+
+    def _expand_listed(self, source: Location, listed: Iterable[str]) -> Iterator[Item]:
+        for name in listed:
+            if not self._rules.names.admits(name):
+                continue
+            try:
+                yield self._listed(source, name)
+            except (LocalFileError, RefusedError) as exc:
+                yield Problem(_join(source, name), exc, _join(self._target, name))
+
+    def _listed(self, source: Location, name: str) -> Item:
+        if isinstance(source, S3Path):
+            return self._listed_object(source.join(name), name)
+        if not isinstance(self._target, S3Path):
+            raise UsageError(f"{source.text} and {self._target.text} are both local: one side must be s3/BUCKET/KEY")
+        split_relative(name)  # the key must not become another one than the name says
+        path = os.path.join(source.text, name)
+        try:
+            facts = os.stat(path)
+        except OSError as exc:
+            raise local_error("read", path, exc) from exc
+        return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size)
+
+    def _listed_object(self, source: S3Path, name: str) -> Item:
+        if isinstance(self._target, S3Path):
+            place = self._target.join(name)
+            return CopyTask(source.bucket, source.key, place.bucket, place.key)
+        split_relative(name)
+        return DownloadTask(source.bucket, source.key, self._target.text, name)
 
     # -- from disk -------------------------------------------------------------------------
 
@@ -284,6 +327,10 @@ def _download(bucket: str, info: ObjectInfo, root: str, relative: str, version_i
         last_modified=info.last_modified,
         version_id=version_id,
     )
+
+
+def _join(place: Location, name: str) -> str:
+    return place.text if isinstance(place, StdStream) else place.join(name).text
 
 
 def _nothing_found(source: S3Path) -> NotFoundError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, UsageError
-from s3pool.filters import NameFilter, ObjectFilter
+from s3pool.filters import Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import ObjectInfo, UploadInfo, parse_iso_time
 from s3pool.transfer.tasks import DeleteTask, Problem
@@ -28,7 +28,7 @@ class RemovalRules:
     glob: bool = True
     versions: bool = False
     incomplete: bool = False
-    names: NameFilter = NO_FILTER
+    names: Names = NO_FILTER
     ages: ObjectFilter = ANY_AGE
 
 

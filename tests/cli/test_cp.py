@@ -365,3 +365,56 @@ def test_broken_pipe_ends_quietly(run_cli: CliRunner, fake: FakeS3, tmp_path: Pa
     process.stderr.close()
 
     assert (141, b"") == (process.wait(timeout=30), err)
+
+
+def test_names_in_a_file_are_all_that_is_copied(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """For who knows better than a walk what has changed."""
+    for name in ("a", "d/b", "d/c"):
+        (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / "src" / name).write_bytes(name.encode())
+
+    up = cli("cp", "--files-from", "-", "src", "s3/b/p", stdin=b"d/b\n\nmissing\n../x\na")
+    (work / "names").write_bytes(b"d/b\n")
+    down = cli("cp", "--files-from", "names", "s3/b/p", "out")
+    inside = cli("cp", "--files-from", "names", "s3/b/p", "s3/b/q")
+
+    assert 3 == up.code
+    assert 2 == up.err.count("s3pool: error:")
+    assert (["s3/b/p/d/b -> out/d/b"], ["s3/b/p/d/b -> s3/b/q/d/b"]) == (down.lines, inside.lines)
+    assert {"p/a": b"a", "p/d/b": b"d/b", "q/d/b": b"d/b"} == fake.store.bodies("b")
+
+
+def test_shards_do_disjoint_parts_of_one_job(cli: Cli, work: Path, fake: FakeS3) -> None:
+    """Every machine takes its own, and together they take all."""
+    for number in range(40):
+        fake.store.add("b", f"p/{number}", b"x")
+
+    taken = [cli("cp", "-r", "s3/b/p", "out", "--shard", f"{index}/3").lines for index in range(2)]
+    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
+    last = cli("cp", "-r", "s3/b/p", "out", "--shard", "auto", env=slurm)
+
+    assert 40 == sum(map(len, [*taken, last.lines])) == len(os.listdir(work / "out"))
+    assert 2 == cli("cp", "-r", "s3/b/p", "out", "--shard", "auto").code
+
+
+def test_terminal_shows_a_bar_and_the_summary(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """The bar goes away, the summary stays."""
+    import pty
+
+    (tmp_path / "f").write_bytes(b"x")
+    controller, terminal = pty.openpty()
+    process = run_cli.start(
+        "cp", "f", "s3/b/k", env={**fake.environment, "TERM": "xterm"}, cwd=tmp_path, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while block := os.read(controller, 4096):
+            shown += block
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    os.close(controller)
+
+    assert 0 == process.wait(timeout=30)
+    assert b"all" in shown
+    assert shown.rstrip().splitlines()[-1].split(b"\x1b[2K")[-1].startswith(b"s3pool: 1 copied")

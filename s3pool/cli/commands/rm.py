@@ -10,10 +10,11 @@ from s3pool.cli.selection import add_glob_flag
 from s3pool.cli.transfers import (
     Teller,
     add_filter_flags,
+    add_shard_flag,
     engine_for,
     finish,
     leaving_in_time,
-    name_filter,
+    sharded_names,
     shown_progress,
     watch_health,
 )
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--older-than", default="", metavar="AGE", help="only what is older: 7d10h, or a date")
     parser.add_argument("--newer-than", default="", metavar="AGE", help="only what is newer: 7d10h, or a date")
     add_filter_flags(parser)
+    add_shard_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
     parser.add_argument("--stdin", action="store_true", help="more paths from standard input, one a line")
@@ -85,7 +87,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, glob: bool = True) -> Remo
         glob=glob and not args.no_glob,
         versions=args.versions,
         incomplete=args.incomplete,
-        names=name_filter(args),
+        names=sharded_names(args, ctx),
         ages=ObjectFilter(older_than=_moment(args.older_than, ctx), newer_than=_moment(args.newer_than, ctx)),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from s3pool.transfer.executor import BoundedExecutor
 from tests.support.fake_s3 import FakeS3, Quirks
 
 BUCKET = "b"
+TLS_DIR = Path(__file__).parents[2] / "support" / "tls"
 EngineFactory = Callable[..., Engine]
 
 
@@ -33,7 +35,8 @@ def make_engine(fake: FakeS3, tmp_path: Path) -> Iterator[EngineFactory]:
 
     def make(*, workers: int = 0, server: FakeS3 | None = None, **options: object) -> Engine:
         environ = (server or fake).environment
-        session = open_session(load_config({}, environ=environ, cwd=str(tmp_path), home=str(tmp_path)))
+        flags = {"ca_bundle": str(TLS_DIR / "cert.pem")}
+        session = open_session(load_config(flags, environ=environ, cwd=str(tmp_path), home=str(tmp_path)))
         executor = BoundedExecutor(workers)
         opened.append((session, executor))
         return Engine(session.client, options=TransferOptions(**options), executor=executor)  # type: ignore[arg-type]
@@ -59,3 +62,14 @@ def quirky() -> Iterator[Callable[..., FakeS3]]:
     yield make
     for server in made:
         server.stop()
+
+
+@pytest.fixture
+def tls_fake() -> Iterator[FakeS3]:
+    """Give a store behind HTTPS, with an empty bucket ``b``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS_DIR / "server.pem")
+    with FakeS3(2, tls=context) as server:
+        server.store.add(BUCKET, "x")
+        server.store.bucket(BUCKET).remove("x", "null")
+        yield server

@@ -340,3 +340,23 @@ def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFact
         upload_stream(read, "b", key="k", engine=make_engine(part_size=PART))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+
+
+@pytest.mark.parametrize("size", [10, 2 * MIB, 2 * PART + 3])
+def test_tls_carries_content_md5_and_back(
+    tls_fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], tmp_path: Path, size: int
+) -> None:
+    """Under TLS the body is not signed, and it comes from a buffer instead of the kernel."""
+    from s3pool.transfer.download import download
+    from s3pool.transfer.tasks import DownloadTask
+
+    content = content_of(size)
+    engine = make_engine(workers=2, server=tls_fake, part_size=PART, sign_payload=False)
+
+    send(source(content), engine)
+    download(DownloadTask("b", "k", str(tmp_path), "back"), engine)
+
+    bodies = [request.headers for request in tls_fake.requests if request.op in ("PutObject", "UploadPart")]
+    assert content == (tmp_path / "back").read_bytes()
+    assert all("content-md5" in headers for headers in bodies)
+    assert {"UNSIGNED-PAYLOAD"} == {headers["x-amz-content-sha256"] for headers in bodies}

@@ -312,7 +312,7 @@ def test_a_directory_that_cannot_be_read_deletes_nothing(
         (100, (), 0),
         (101, (), 6),
         (101, ("--max-delete", "none"), 0),
-        (101, ("--max-delete", "95%"), 0),
+        (101, ("--max-delete", "100%"), 0),
         (101, ("--max-delete", "101"), 0),
         (3, ("--max-delete", "3"), 0),
         (3, ("--max-delete", "2"), 6),

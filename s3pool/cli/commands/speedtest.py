@@ -1,0 +1,369 @@
+"""s3pool speedtest: how fast the pool and each node of it are, and which one is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from s3pool.cli import exit_codes
+from s3pool.cli.charts import (
+    Bar,
+    bar_lines,
+    fitted_table,
+    format_count,
+    format_ms,
+    format_throughput,
+    terminal_width,
+)
+from s3pool.cli.parser import positive_int, seconds, size_in_bytes
+from s3pool.errors import S3PoolError, UsageError
+from s3pool.s3.client import S3Client
+from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.speedtest.bench import DOWNLOAD, PHASES, UPLOAD, Bench, Plan, check_bucket, new_prefix
+from s3pool.speedtest.cleanup import describe, remove_all
+from s3pool.speedtest.findings import SLOW, Finding, find_outliers
+from s3pool.speedtest.load import Observer
+from s3pool.speedtest.measure import Result
+from s3pool.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+    from s3pool.location import S3Path
+    from s3pool.model import Endpoint
+    from s3pool.speedtest.listing import Way
+
+SUMMARY = "measure uploads, downloads and listings per node, and name the slow one"
+
+DEFAULT_DURATION_S = 10.0
+DEFAULT_SIZE_BYTES = MIB
+FEW_JOBS = 8  # of the parallel listing that every pool is shown with
+MOVES_BYTES = (UPLOAD, DOWNLOAD)
+NUMBERS = frozenset(range(1, 8))
+WAY_HEADER = ("listing", "objects", "pages", "seconds", "objects/s", "factor")
+WAY_NUMBERS = frozenset(range(1, 6))
+ONE_DIGIT, TWO_DIGITS, THREE_DIGITS = 1, 2, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operand and flags of speedtest."""
+    parser.add_argument("path", metavar="PATH", help="a bucket or prefix; a new prefix below it holds the objects")
+    parser.add_argument(
+        "--duration", type=seconds, default=DEFAULT_DURATION_S, metavar="TIME", help="of each measurement (10s)"
+    )
+    parser.add_argument("--size", type=size_in_bytes, default=None, metavar="SIZE", help="of each object (1M)")
+    parser.add_argument("--concurrency", type=positive_int, default=0, metavar="N", help="requests at once (auto)")
+    parser.add_argument("--per-endpoint", action="store_true", help="give each node the whole load as well, in turn")
+    parser.add_argument("--keep", action="store_true", help="leave the objects; delete is not measured")
+    parser.add_argument(
+        "--list", action="store_true", help="list what is at PATH, in one connection, by rotation and in parallel"
+    )
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Measure, tell, clean up; failed requests make the exit code 1."""
+    path = ctx.s3(args.path)
+    _check(args, path)
+    check_bucket(ctx.client, path.bucket)
+    if args.list:
+        return _compare_listings(path, args, ctx)
+    return _measure(path, args, ctx)
+
+
+def _check(args: argparse.Namespace, path: S3Path) -> None:
+    if not path.bucket:
+        raise UsageError("speedtest needs a bucket; write s3/BUCKET or s3/BUCKET/PREFIX")
+    if not args.duration:
+        raise UsageError("--duration must be more than nothing")
+    if args.list and (args.keep or args.per_endpoint or args.size is not None):
+        raise UsageError("--list stores nothing: --size, --per-endpoint and --keep do not go with it")
+    if (args.size or 0) > MAX_SINGLE_PUT_BYTES:
+        raise UsageError(f"--size: an upload in one piece takes {format_size(MAX_SINGLE_PUT_BYTES)} at most")
+
+
+# -- the four phases -----------------------------------------------------------------------
+
+
+def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
+    place = new_prefix(path)
+    plan = _plan(args, ctx)
+    if ctx.dry_run:
+        return _rehearse(place, plan, args, ctx)
+    ctx.session.start_health()
+    ctx.out.note(f"s3pool: {_describe(plan, ctx)}, below {place.text}")
+    observer = Observer(ctx.session.transport)
+    client = S3Client(observer, addressing=ctx.config.addressing, region=ctx.config.region)
+    bench = Bench(client, observer, place, plan=plan, endpoints=ctx.session.transport.endpoints)
+    results: list[Result] = []
+    with _cleaned_up(bench, place, args, ctx) as ending:
+        for _, rows in bench.phases():
+            _show_phase(rows, plan, ctx, gap=bool(results))
+            results += rows
+        _show_findings(results, ctx)
+    failed = any(result.errors for result in results)
+    return exit_codes.FAILED if failed or ending else exit_codes.DONE
+
+
+def _plan(args: argparse.Namespace, ctx: Context) -> Plan:
+    from s3pool.cli.transfers import worker_count
+
+    alive, left_out = _nodes_for(args, ctx)
+    return Plan(
+        duration_s=args.duration,
+        size=DEFAULT_SIZE_BYTES if args.size is None else args.size,
+        concurrency=args.concurrency or worker_count(ctx),
+        phases=PHASES[:-1] if args.keep else PHASES,
+        alone=alive,
+        left_out=left_out,
+    )
+
+
+def _nodes_for(args: argparse.Namespace, ctx: Context) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, str], ...]]:
+    """Give the nodes to test one by one, and those that do not answer, with the reason."""
+    if not args.per_endpoint:
+        return (), ()
+    if ctx.dry_run:
+        return ctx.session.transport.endpoints, ()
+    from s3pool.cli.commands.ping import probe_all
+
+    probes = probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
+    alive = tuple(result.endpoint for result in probes if result.is_alive)
+    return alive, tuple((str(result.endpoint), result.error) for result in probes if not result.is_alive)
+
+
+def _describe(plan: Plan, ctx: Context) -> str:
+    nodes = len(ctx.session.nodes)
+    total_s = plan.duration_s * len(plan.phases) * (1 + len(plan.alone))
+    how = ", then on each alone" if plan.alone else ""
+    return (
+        f"{', '.join(plan.phases)} of objects of {format_size(plan.size)} on {nodes} nodes{how}, "
+        f"{plan.concurrency} at a time, about {format_duration(round(total_s, 1))} in all"
+    )
+
+
+def _rehearse(place: S3Path, plan: Plan, args: argparse.Namespace, ctx: Context) -> int:
+    fate = "keep what was stored" if args.keep else "remove what was stored"
+    ctx.out.act(
+        f"speedtest: {_describe(plan, ctx)}, below {ctx.out.escape(place.text)}; then {fate}",
+        {
+            "type": "speedtest_plan",
+            "url": place.text,
+            "phases": list(plan.phases),
+            "size": plan.size,
+            "concurrency": plan.concurrency,
+            "duration": plan.duration_s,
+            "endpoints": [str(endpoint) for endpoint in plan.alone],
+            "keep": args.keep,
+        },
+    )
+    return exit_codes.DONE
+
+
+@contextmanager
+def _cleaned_up(bench: Bench, place: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[list[str]]:
+    """Remove what the test stored, however it ends; the list tells afterwards what is left."""
+    left: list[str] = []
+    try:
+        yield left
+    except BaseException as exc:
+        if isinstance(exc, KeyboardInterrupt) and not args.keep:
+            ctx.out.note("s3pool: stopping; what was stored is removed")
+        raise
+    finally:
+        bench.stop.set()
+        if args.keep:
+            ctx.out.note(f"s3pool: the objects stay below {place.text}")
+        else:
+            left += _remove(bench, place, ctx)
+
+
+def _remove(bench: Bench, place: S3Path, ctx: Context) -> Sequence[str]:
+    try:
+        words = describe(remove_all(ctx.client, place), place, lost=bench.lost)
+    except KeyboardInterrupt:
+        ctx.out.error(S3PoolError(f"not all was removed; s3pool rm -r --force {place.text} removes the rest"))
+        raise
+    for text in words:
+        ctx.out.error(S3PoolError(text))
+    return words
+
+
+# -- results -------------------------------------------------------------------------------
+
+
+def _show_phase(rows: Sequence[Result], plan: Plan, ctx: Context, *, gap: bool) -> None:
+    out = ctx.out
+    if out.json:
+        for row in rows:
+            if row.requests or row.errors:
+                out.record(_record(row))
+        out.flush()
+        return
+    together = [row for row in rows if not row.alone]
+    alone = [row for row in rows if row.alone]
+    for title, block in (("", together), (", each node alone", alone)):
+        if not block:
+            continue
+        if gap or block is alone:
+            out.line("")
+        out.line(f"{rows[0].phase}{title}: {_load(rows[0].phase, plan)}")
+        out.lines(map(out.escape, _table(block, width=terminal_width() if out.is_tty else 0)))
+
+
+def _load(phase: str, plan: Plan) -> str:
+    size = f"objects of {format_size(plan.size)}, " if phase in MOVES_BYTES else ""
+    return f"{size}{plan.concurrency} at a time"
+
+
+def _table(rows: Sequence[Result], *, width: int) -> list[str]:
+    speed = "bytes/s" if rows[0].phase in MOVES_BYTES else "objects/s"
+    header = ("node", speed, "req/s", "p50", "p90", "p99", "max", "errors")
+    return fitted_table(header, list(map(_cells, rows)), right=NUMBERS, width=width)
+
+
+def _cells(row: Result) -> tuple[str, ...]:
+    if not row.requests:
+        return (row.endpoint, *["-"] * 6, str(row.errors))
+    times = map(format_ms, (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms))
+    return (row.endpoint, _speed(row), format_count(row.requests_per_s), *times, str(row.errors))
+
+
+def _speed(row: Result) -> str:
+    return format_throughput(row.throughput) if row.phase in MOVES_BYTES else format_count(row.objects_per_s)
+
+
+def _record(row: Result) -> dict[str, object]:
+    times = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms")
+    return {
+        "type": "speedtest",
+        "phase": row.phase,
+        "endpoint": row.endpoint,
+        "alone": row.alone,
+        "bytes": row.bytes,
+        "objects": row.objects,
+        "seconds": round(row.seconds, THREE_DIGITS),
+        "throughput": round(row.throughput, ONE_DIGIT),
+        "requests": row.requests,
+        "requests_per_s": round(row.requests_per_s, TWO_DIGITS),
+        "objects_per_s": round(row.objects_per_s, TWO_DIGITS),
+        **{name: round(getattr(row, name), THREE_DIGITS) for name in times},
+        "errors": row.errors,
+        "error": row.error or None,
+    }
+
+
+def _show_findings(results: Sequence[Result], ctx: Context) -> None:
+    out = ctx.out
+    findings = find_outliers(results)
+    if out.json:
+        for finding in findings:
+            out.record(_finding_record(finding))
+        return
+    if out.is_tty and not out.quiet:
+        _draw(results, findings, ctx)
+    lines = [out.paint(out.escape(finding.message), "bad") for finding in findings]
+    if not lines and len(ctx.session.nodes) > 1:
+        lines = ["No node stands out."]
+    if lines:
+        out.lines(["", *lines])
+
+
+def _finding_record(finding: Finding) -> dict[str, object]:
+    return {
+        "type": "speedtest_finding",
+        "kind": finding.kind,
+        "phase": finding.phase,
+        "endpoint": finding.endpoint,
+        "factor": round(finding.factor, TWO_DIGITS) or None,
+        "message": finding.message,
+    }
+
+
+def _draw(results: Sequence[Result], findings: Sequence[Finding], ctx: Context) -> None:
+    """Draw a bar for each node and phase: its speed alone, or the time of its requests."""
+    slow = {(finding.phase, finding.endpoint) for finding in findings if finding.kind == SLOW}
+    for phase in dict.fromkeys(result.phase for result in results):
+        rows = [row for row in results if row.phase == phase and not row.is_all]
+        alone = [row for row in rows if row.alone]
+        bars = [
+            Bar(
+                row.endpoint,
+                (row.throughput if phase in MOVES_BYTES else row.objects_per_s) if alone else row.mean_ms,
+                _speed(row) if alone else format_ms(row.mean_ms),
+                (phase, row.endpoint) in slow,
+            )
+            for row in alone or rows
+        ]
+        what = "speed of each node alone" if alone else "mean time of a request, shorter is better"
+        lines = bar_lines(bars, width=terminal_width(), color=ctx.out.colored)
+        if len(rows) > 1 and lines:
+            ctx.out.lines(["", f"{phase}: {what}", *lines])
+
+
+# -- --list --------------------------------------------------------------------------------
+
+
+def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
+    from s3pool.speedtest.listing import compare
+
+    jobs = _jobs(args, ctx)
+    if ctx.dry_run:
+        names = ["one connection", "rotation", *(f"parallel with {number} jobs" for number in jobs)]
+        limit = format_duration(args.duration)
+        text = f"speedtest: list {ctx.out.escape(path.text)} by {', '.join(names)}, for {limit} each at most"
+        ctx.out.act(text, {"type": "speedtest_plan", "url": path.text, "jobs": list(jobs), "duration": args.duration})
+        return exit_codes.DONE
+    ways: list[Way] = []
+    for way in compare(ctx.client, path, endpoints=ctx.session.transport.endpoints, jobs=jobs, limit_s=args.duration):
+        ways.append(way)
+        if ctx.out.json:
+            ctx.out.record(_way_record(way))
+            ctx.out.flush()
+        else:
+            ctx.out.note(f"s3pool: {_way_name(way)}: {format_count(way.objects_per_s)} objects/s")
+    if not ctx.out.json:
+        width = terminal_width() if ctx.out.is_tty else 0
+        ctx.out.lines(fitted_table(WAY_HEADER, list(map(_way_cells, ways)), right=WAY_NUMBERS, width=width))
+    return exit_codes.DONE
+
+
+def _jobs(args: argparse.Namespace, ctx: Context) -> tuple[int, ...]:
+    if args.concurrency:
+        return (args.concurrency,)
+    nodes = len(ctx.session.nodes)
+    return (FEW_JOBS, nodes) if nodes > FEW_JOBS else (FEW_JOBS,)
+
+
+def _way_name(way: Way) -> str:
+    return f"{way.name}, {way.jobs} jobs" if way.jobs > 1 else way.name
+
+
+def _way_cells(way: Way) -> tuple[str, ...]:
+    more = "" if way.complete else "+"
+    return (
+        _way_name(way),
+        f"{way.objects}{more}",
+        str(way.pages),
+        f"{way.seconds:.2f}",
+        format_count(way.objects_per_s),
+        f"{way.factor:.1f}x",
+    )
+
+
+def _way_record(way: Way) -> dict[str, object]:
+    return {
+        "type": "speedtest",
+        "phase": "list",
+        "way": way.name,
+        "jobs": way.jobs,
+        "endpoint": way.endpoint or "all",
+        "bytes": 0,
+        "objects": way.objects,
+        "seconds": round(way.seconds, THREE_DIGITS),
+        "requests": way.pages,
+        "objects_per_s": round(way.objects_per_s, TWO_DIGITS),
+        "factor": round(way.factor, TWO_DIGITS),
+        "complete": way.complete,
+    }

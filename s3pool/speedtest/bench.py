@@ -1,0 +1,191 @@
+"""The four phases of a speed test, on the pool and on single nodes."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from s3pool.errors import AccessDeniedError, ProtocolError, StoppedError
+from s3pool.location import S3Path
+from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, Response
+from s3pool.s3.client import S3Client
+from s3pool.speedtest.load import Load, NothingLeftError, Observer, Work, total_of
+from s3pool.speedtest.measure import Result, result_of, rows_of
+from s3pool.speedtest.payload import RandomSource
+
+UPLOAD, DOWNLOAD, LIST, DELETE = PHASES = ("upload", "download", "list", "delete")
+MARK = ".s3pool-speedtest-"  # begins the name of every prefix of ours
+NAME_BYTES = 6
+NUMBER_DIGITS = 8
+MAX_OBJECTS = 200_000  # then names are used again, so that neither memory nor the store runs full
+READ_BYTES = 1 << 18  # one reused buffer of this size for each lane
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. Duration is that of each run, in seconds; size in bytes."""
+
+    duration_s: float
+    size: int
+    concurrency: int
+    phases: tuple[str, ...] = PHASES
+    alone: tuple[Endpoint, ...] = ()  # the nodes that are tested one by one as well
+    left_out: tuple[tuple[str, str], ...] = ()  # nodes that are not, and why
+
+
+def new_prefix(path: S3Path) -> S3Path:
+    """Give a place below a path that nobody else uses."""
+    return path.join(f"{MARK}{os.urandom(NAME_BYTES).hex()}/")
+
+
+class Bench:
+    """One speed test below one prefix; it writes there and nowhere else.
+
+    The client must send through the observer. ``stop`` ends it from outside; whoever runs it
+    cleans up afterwards.
+    """
+
+    def __init__(
+        self, client: S3Client, observer: Observer, place: S3Path, *, plan: Plan, endpoints: Sequence[Endpoint]
+    ) -> None:
+        self._client = client
+        self._observer = observer
+        self._place = place
+        self._plan = plan
+        self._endpoints = tuple(map(str, endpoints))
+        self.stop = threading.Event()
+        self.lost = 0  # requests that were never answered: what they do may come later
+        self._source = RandomSource(plan.size, check=self._check)
+        # Guards the next number; held for one addition.
+        self._lock = threading.Lock()
+        self._next = 0
+        self._stored: dict[int, None] = {}  # the numbers of what is there
+        self._load: Load | None = None
+        self._buffers: dict[int, memoryview] = {}
+
+    def phases(self) -> Iterator[tuple[str, tuple[Result, ...]]]:
+        """Run phase after phase, and give the rows of each when it is over.
+
+        Raises:
+            S3PoolError: not one object could be stored; there is nothing to go on with.
+        """
+        for phase in self._plan.phases:
+            if phase == UPLOAD or self._stored:
+                yield phase, tuple(self._rows(phase))
+
+    def _rows(self, phase: str) -> Iterator[Result]:
+        targets: list[Endpoint | None] = [None, *self._plan.alone]
+        for index, only in enumerate(targets):
+            act = self._operation(phase, only, share=(index, len(targets)))
+            load, seconds = self._run(act)
+            if only is None:
+                yield from rows_of(load.tallies, phase, endpoints=self._endpoints, seconds=seconds)
+                if phase == UPLOAD and not load.succeeded and load.first_error is not None:
+                    raise load.first_error
+            else:
+                yield result_of(total_of(load.tallies), phase, endpoint=str(only), alone=True, seconds=seconds)
+        for endpoint, why in self._plan.left_out:
+            yield _absent(phase, endpoint, why)
+
+    def _run(self, act: Callable[[int], Work]) -> tuple[Load, float]:
+        load = Load(
+            act,
+            self._observer,
+            concurrency=self._plan.concurrency,
+            duration_s=self._plan.duration_s,
+            stop=self.stop,
+        )
+        self._load = load
+        try:
+            return load, load.run()
+        finally:
+            self.lost += load.alive
+
+    # -- operations ------------------------------------------------------------------------
+
+    def _operation(self, phase: str, only: Endpoint | None, *, share: tuple[int, int]) -> Callable[[int], Work]:
+        if phase == UPLOAD:
+            return lambda _: self._upload(only)
+        if phase == DOWNLOAD:
+            numbers = list(self._stored)
+            return lambda lane: self._download(lane, random.choice(numbers), only)
+        if phase == LIST:
+            return lambda _: self._list(only)
+        left = iter(list(self._stored)[share[0] :: share[1]])
+        return lambda _: self._delete(left, only)
+
+    def key(self, number: int) -> str:
+        """Give the key of an object."""
+        return f"{self._place.key}{number:0{NUMBER_DIGITS}}"
+
+    def _upload(self, only: Endpoint | None) -> Work:
+        with self._lock:
+            number = self._next % MAX_OBJECTS
+            self._next += 1
+        # The bytes mean nothing to anybody: their digest would only measure this machine.
+        self._client.put_object(
+            self._place.bucket, self.key(number), self._source.body(number), payload_hash=UNSIGNED_PAYLOAD, only=only
+        )
+        self._stored[number] = None
+        return Work(self._plan.size, 1)
+
+    def _download(self, lane: int, number: int, only: Endpoint | None) -> Work:
+        with self._client.get_object(self._place.bucket, self.key(number), only=only) as response:
+            count = self._drain(response, self._buffer(lane))
+        if count != self._plan.size:
+            endpoint = str(response.endpoint)
+            message = f"GetObject {self._place.bucket}/{self.key(number)} at {endpoint}: {count} bytes came"
+            raise ProtocolError(f"{message}, {self._plan.size} were stored", endpoint=endpoint)
+        return Work(count, 1)
+
+    def _buffer(self, lane: int) -> memoryview:
+        if lane not in self._buffers:
+            self._buffers[lane] = memoryview(bytearray(max(1, min(READ_BYTES, self._plan.size))))
+        return self._buffers[lane]
+
+    def _drain(self, response: Response, buffer: memoryview) -> int:
+        total = 0
+        while count := response.readinto(buffer):
+            total += count
+            self._check()
+        return total
+
+    def _check(self) -> None:
+        """Take notice that bytes moved, and end this transfer when the test is to end."""
+        if self.stop.is_set():
+            raise StoppedError("stopped before the end")
+        if self._load is not None:
+            self._load.moved()
+
+    def _list(self, only: Endpoint | None) -> Work:
+        page = self._client.list_objects_page(self._place.bucket, prefix=self._place.key, only=only)
+        return Work(0, len(page.objects))
+
+    def _delete(self, left: Iterator[int], only: Endpoint | None) -> Work:
+        with self._lock:
+            number = next(left, None)
+        if number is None:
+            raise NothingLeftError
+        self._client.delete_object(self._place.bucket, self.key(number), only=only)
+        self._stored.pop(number, None)
+        return Work(0, 1)
+
+
+def _absent(phase: str, endpoint: str, why: str) -> Result:
+    return Result(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def check_bucket(client: S3Client, bucket: str) -> None:
+    """See to it that the bucket is there, before anything is measured.
+
+    Raises:
+        NotFoundError: it is not. S3PoolError: nobody can say.
+    """
+    try:
+        client.head_bucket(bucket)
+    except AccessDeniedError:
+        # A key may be allowed to write below a prefix and nothing else.
+        return

@@ -1,0 +1,139 @@
+"""Three ways to list what exists: one connection, a node for each page, many ranges at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from s3pool.errors import TransportError
+from s3pool.location import S3Path
+from s3pool.model import Endpoint, ListPage
+from s3pool.s3.client import MAX_KEYS_PER_PAGE, S3Client
+from s3pool.s3.listing import iter_pages
+from s3pool.s3.parallel_listing import iter_pages_parallel
+
+ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one way of listing did. ``complete`` says that it came to the end in time.
+
+    ``factor`` is how many times faster it was than the first way; ``endpoint`` is where one
+    connection went, ``jobs`` the number of requests at once, 0 when the listing chose.
+    """
+
+    name: str
+    objects: int
+    pages: int
+    seconds: float
+    complete: bool
+    factor: float = 1.0
+    endpoint: str = ""
+    jobs: int = 1
+
+    @property
+    def objects_per_s(self) -> float:
+        """Give objects a second."""
+        return self.objects / self.seconds if self.seconds else 0.0
+
+
+class OneNode:
+    """A client that lists on one node only; the rest of it is the pool's."""
+
+    def __init__(self, client: S3Client, endpoint: Endpoint) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self.list_versions_page = client.list_versions_page
+        self.list_uploads_page = client.list_uploads_page
+
+    def list_objects_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        delimiter: str = "",
+        start_after: str = "",
+        token: str = "",
+        max_keys: int = MAX_KEYS_PER_PAGE,
+    ) -> ListPage:
+        """List one page on the node."""
+        return self._client.list_objects_page(
+            bucket,
+            prefix=prefix,
+            delimiter=delimiter,
+            start_after=start_after,
+            token=token,
+            max_keys=max_keys,
+            only=self._endpoint,
+        )
+
+
+def compare(
+    client: S3Client,
+    path: S3Path,
+    *,
+    endpoints: Sequence[Endpoint],
+    jobs: Sequence[int],
+    limit_s: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[Way]:
+    """List a prefix in one way after the other, each for at most ``limit_s`` seconds.
+
+    The ways are one connection to the first node that answers, rotation, and one parallel
+    listing for each of ``jobs``.
+
+    Raises:
+        S3PoolError: the prefix cannot be listed.
+    """
+    first = _on_one_node(client, path, endpoints=endpoints, limit_s=limit_s, now=now)
+    yield first
+
+    def measured(name: str, pages: Iterable[ListPage], *, jobs: int = 1) -> Way:
+        return _versus(first, _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs))
+
+    yield measured(ROTATION, iter_pages(client, path.bucket, prefix=path.tree_prefix))
+    for number in jobs:
+        pages = iter_pages_parallel(client, path.bucket, prefix=path.tree_prefix, jobs=number, ordered=False)
+        yield measured(PARALLEL, pages, jobs=number)
+
+
+def _on_one_node(
+    client: S3Client, path: S3Path, *, endpoints: Sequence[Endpoint], limit_s: float, now: Callable[[], float]
+) -> Way:
+    """List on the first node that lives, over the one connection that the pool keeps to it."""
+    for endpoint in endpoints:
+        pages = iter_pages(OneNode(client, endpoint), path.bucket, prefix=path.tree_prefix)
+        try:
+            return _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
+        except TransportError:
+            if endpoint is endpoints[-1]:
+                raise
+    raise ValueError("a pool without endpoints")
+
+
+def _measure(
+    name: str,
+    pages: Iterable[ListPage],
+    *,
+    limit_s: float,
+    now: Callable[[], float],
+    endpoint: str = "",
+    jobs: int = 1,
+) -> Way:
+    started = now()
+    objects = count = 0
+    complete = True
+    for page in pages:
+        objects += len(page.objects)
+        count += 1
+        if page.truncated and now() - started >= limit_s:
+            complete = False
+            break
+    return Way(name, objects, count, now() - started, complete, endpoint=endpoint, jobs=jobs)
+
+
+def _versus(first: Way, way: Way) -> Way:
+    factor = way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0
+    return replace(way, factor=factor)

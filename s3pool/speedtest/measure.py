@@ -1,0 +1,176 @@
+"""What requests took: counts, and times in a histogram that does not grow with them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+STEP = 1.01  # each bucket of the histogram is 1 % wider than the one before
+LOG_STEP = math.log(STEP)
+LEAST_S = 1e-6
+MILLIS = 1000
+MEDIAN, MOST, NEARLY_ALL = 0.5, 0.9, 0.99
+ALL_NODES = "all"
+
+
+class Histogram:
+    """Times in buckets of 1 %; the smallest, the largest and the sum are exact."""
+
+    __slots__ = ("count", "counts", "least_s", "most_s", "total_s")
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+        self.count = 0
+        self.total_s = 0.0
+        self.least_s = math.inf
+        self.most_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one time in."""
+        self.counts[math.ceil(math.log(max(seconds, LEAST_S)) / LOG_STEP)] += 1
+        self.count += 1
+        self.total_s += seconds
+        self.least_s = min(self.least_s, seconds)
+        self.most_s = max(self.most_s, seconds)
+
+    def merge(self, other: Histogram) -> None:
+        """Take all times of another one in."""
+        self.counts.update(other.counts)
+        self.count += other.count
+        self.total_s += other.total_s
+        self.least_s = min(self.least_s, other.least_s)
+        self.most_s = max(self.most_s, other.most_s)
+
+    def percentile(self, share: float) -> float:
+        """Give the time in seconds that this share of all did not exceed, 0 when there is none.
+
+        It is too large by 1 % at most, and never beyond the largest.
+        """
+        wanted = math.ceil(share * self.count)
+        for bucket in sorted(self.counts):
+            wanted -= self.counts[bucket]
+            if wanted <= 0:
+                return min(max(STEP**bucket, self.least_s), self.most_s)
+        return 0.0
+
+    @property
+    def mean_s(self) -> float:
+        """Give the mean in seconds, 0 when there is none."""
+        return self.total_s / self.count if self.count else 0.0
+
+
+class Tally:
+    """What one lane, or a node, did in one run. Not for threads: one writes, others add up later."""
+
+    __slots__ = ("bytes", "error", "errors", "objects", "times")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.objects = 0
+        self.errors = 0
+        self.error = ""
+        self.times = Histogram()
+
+    def add(self, seconds: float, *, bytes: int, objects: int) -> None:
+        """Count one request that went well."""
+        self.times.add(seconds)
+        self.bytes += bytes
+        self.objects += objects
+
+    def fail(self, message: str) -> None:
+        """Count one that did not; the last message is kept."""
+        self.errors += 1
+        self.error = message
+
+    def merge(self, other: Tally) -> None:
+        """Add another one up."""
+        self.bytes += other.bytes
+        self.objects += other.objects
+        self.errors += other.errors
+        self.error = other.error or self.error
+        self.times.merge(other.times)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row: a phase on a node, or on all of them.
+
+    ``alone`` says that the node got the whole load; otherwise it is the node's share of a
+    load on the pool. ``seconds`` is how long the run took; times are in milliseconds.
+    """
+
+    phase: str
+    endpoint: str
+    alone: bool
+    bytes: int
+    objects: int
+    seconds: float
+    requests: int
+    errors: int
+    error: str
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @property
+    def throughput(self) -> float:
+        """Give bytes a second."""
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+    @property
+    def requests_per_s(self) -> float:
+        """Give answered requests a second."""
+        return self.requests / self.seconds if self.seconds else 0.0
+
+    @property
+    def objects_per_s(self) -> float:
+        """Give objects a second: stored, read, listed or deleted."""
+        return self.objects / self.seconds if self.seconds else 0.0
+
+    @property
+    def is_all(self) -> bool:
+        """Say whether it is the row of all nodes together."""
+        return self.endpoint == ALL_NODES
+
+
+def result_of(tally: Tally, phase: str, *, endpoint: str, alone: bool, seconds: float) -> Result:
+    """Give the row of a tally."""
+    times = tally.times
+    return Result(
+        phase=phase,
+        endpoint=endpoint,
+        alone=alone,
+        bytes=tally.bytes,
+        objects=tally.objects,
+        seconds=seconds,
+        requests=times.count,
+        errors=tally.errors,
+        error=tally.error,
+        mean_ms=times.mean_s * MILLIS,
+        p50_ms=times.percentile(MEDIAN) * MILLIS,
+        p90_ms=times.percentile(MOST) * MILLIS,
+        p99_ms=times.percentile(NEARLY_ALL) * MILLIS,
+        max_ms=times.most_s * MILLIS,
+    )
+
+
+def rows_of(
+    lanes: Iterable[Mapping[str, Tally]], phase: str, *, endpoints: Iterable[str], seconds: float
+) -> tuple[Result, ...]:
+    """Give the row of all nodes, then each node's share, from what every lane did on each."""
+    total = Tally()
+    shares: dict[str, Tally] = {endpoint: Tally() for endpoint in endpoints}
+    for lane in lanes:
+        for endpoint, tally in lane.items():
+            total.merge(tally)
+            if endpoint in shares:
+                shares[endpoint].merge(tally)
+    rows = [result_of(total, phase, endpoint=ALL_NODES, alone=False, seconds=seconds)]
+    rows += [
+        result_of(tally, phase, endpoint=endpoint, alone=False, seconds=seconds) for endpoint, tally in shares.items()
+    ]
+    return tuple(rows)

@@ -18,6 +18,7 @@ from s3pool.transfer.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.resume import Memory
     from s3pool.transfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class Engine:
     """The means of a run. Safe for many threads.
 
     ``why_not`` is asked by the worker before each transfer; what it gives is why the
-    transfer is not needed, "" when it is.
+    transfer is not needed, "" when it is. With a ``memory`` large transfers that are cut
+    short are left as they are, for a later run to go on with.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Engine:
         self.uploads = UploadRegistry()
         self.stop = threading.Event()
         self.why_not: Callable[[Task], str] | None = None
+        self.memory: Memory | None = None
         self._local = threading.local()
 
     @property

@@ -10,11 +10,12 @@ from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Erro
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.transfer.checksums import algorithm_header
 from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
+from s3pool.transfer.resume import may_go_on
 from s3pool.transfer.tasks import Done
 
 if TYPE_CHECKING:
-    from s3pool.body import Body
-    from s3pool.model import ByteRange
+    from s3pool.body import Body, FileSlice
+    from s3pool.model import ByteRange, PartInfo
     from s3pool.transfer.checksums import Seal
     from s3pool.transfer.engine import Engine
 
@@ -27,10 +28,14 @@ FIRST_SERVER_ERROR = 500
 class MultipartUpload:
     """An open upload; as a context it is aborted when the block ends without complete().
 
-    Parts may be put from many threads and in any order.
+    Parts may be put from many threads and in any order. With a fingerprint, and an engine
+    that has a memory, an unfinished upload of an earlier run is taken up again, and one that
+    is cut short is left for the next.
     """
 
-    def __init__(self, engine: Engine, bucket: str, key: str, *, attributes: ObjectAttributes) -> None:
+    def __init__(
+        self, engine: Engine, bucket: str, key: str, *, attributes: ObjectAttributes, fingerprint: str = ""
+    ) -> None:
         self._engine = engine
         self._client = engine.client
         self.bucket = bucket
@@ -38,10 +43,45 @@ class MultipartUpload:
         self._etags: dict[int, str] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
         self._finished = False
-        self.upload_id = self._client.create_multipart_upload(
-            bucket, key, attributes=attributes, checksum_algorithm=algorithm_header(engine.options.checksum)
+        self._memory = engine.memory if fingerprint else None
+        self._stored: dict[int, PartInfo] = {}
+        self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
+
+    def _find(self, fingerprint: str) -> str:
+        """Give the id of an unfinished upload that is still there, and learn its parts."""
+        if self._memory is None:
+            return ""
+        upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint)
+        if not upload_id:
+            return ""
+        try:
+            parts = self._client.list_parts(self.bucket, self.key, upload_id=upload_id)
+        except NotFoundError:
+            self._memory.end_upload(upload_id)
+            return ""
+        self._stored = {part.number: part for part in parts}
+        return upload_id
+
+    def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
+        upload_id = self._client.create_multipart_upload(
+            self.bucket,
+            self.key,
+            attributes=attributes,
+            checksum_algorithm=algorithm_header(self._engine.options.checksum),
         )
-        engine.uploads.add(self.upload_id, self._abort)
+        if self._memory is None:
+            self._engine.uploads.add(upload_id, self._abort)
+        else:
+            self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
+        return upload_id
+
+    def has(self, number: int, body: FileSlice) -> bool:
+        """Say whether a part is there since an earlier run, with these very bytes."""
+        part = self._stored.get(number)
+        if part is None or part.size != body.length or part.etag != body.digest("md5").hex():
+            return False
+        self._etags[number] = part.etag
+        return True
 
     @property
     def resource(self) -> str:
@@ -148,6 +188,8 @@ class MultipartUpload:
     def _finish(self) -> None:
         self._finished = True
         self._engine.uploads.drop(self.upload_id)
+        if self._memory is not None:
+            self._memory.end_upload(self.upload_id)
 
     def _abort(self) -> None:
         self._client.abort_multipart_upload(self.bucket, self.key, upload_id=self.upload_id)
@@ -158,11 +200,11 @@ class MultipartUpload:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._finished:
+        if self._finished or (self._memory is not None and may_go_on(exc)):
             return
-        self._finish()
         try:
             self._abort()
+            self._finish()
         except S3PoolError as abort_error:
             logger.warning(
                 "%s: an unfinished upload stays behind (%s); rm --incomplete removes it", self.resource, abort_error

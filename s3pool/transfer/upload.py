@@ -13,13 +13,14 @@ from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.s3.multipart import MAX_PARTS, MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
-from s3pool.transfer.checksums import Seal, seal, seal_bytes
+from s3pool.transfer.checksums import Seal, algorithm_header, seal, seal_bytes
 from s3pool.transfer.conditions import EXISTS, why_skip_upload
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
+from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.tasks import Done, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
@@ -191,23 +192,32 @@ def _put(
     return Done(body.length, result.etag, version_id=result.version_id)
 
 
-def _put_parts(
-    task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes
-) -> Done:
+def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes) -> Done:
     part_size = choose_part_size(source.size, engine.options.part_size)
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {stored.PART_SIZE: str(part_size)})
     ranges = enumerate(iter_part_ranges(source.size, part_size), start=1)
-    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes) as target:
+    fingerprint = _fingerprint(source, part_size, engine, attributes)
+    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
 
         def put_part(numbered: tuple[int, ByteRange]) -> None:
             number, place = numbered
             body = FileSlice(source.fd, offset=place.first, length=place.length)
+            if target.has(number, body):
+                meter.advance(place.length)
+                return
             sealed = _seal_slice(body, source, engine)
             target.put(number, MeteredSlice(body, meter, engine.check_stop), seal=sealed)
 
         engine.executor.share(put_part, ranges, limit=engine.part_workers)
         source.check_unchanged()
         return target.complete(source.size)
+
+
+def _fingerprint(source: _Source, part_size: int, engine: Engine, attributes: ObjectAttributes) -> str:
+    """Give what tells an unfinished upload of the same; "" where none can be taken up."""
+    if algorithm_header(engine.options.checksum):
+        return ""  # Complete wants the checksums of all parts, and ListParts may not tell them
+    return upload_fingerprint(source.size, source.facts.st_mtime_ns, part_size=part_size, attributes=attributes)
 
 
 # -- streams -------------------------------------------------------------------------------

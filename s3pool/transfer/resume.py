@@ -1,0 +1,106 @@
+"""What is remembered of large transfers, so that a later run goes on where one was cut short."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from s3pool.errors import StoppedError, TransportError
+from s3pool.model import ObjectAttributes
+
+if TYPE_CHECKING:
+    from s3pool.model import ByteRange
+
+FINGERPRINT_DIGITS = 32
+NOTHING_DONE: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PartialDownload:
+    """A temporary file by its name, and the offsets of the ranges that it holds."""
+
+    name: str
+    done: frozenset[int]
+
+
+class Memory(Protocol):
+    """Where unfinished transfers are remembered; called from any worker, never raises.
+
+    A fingerprint is of all that must be the same for a transfer to go on.
+    """
+
+    def find_upload(self, bucket: str, key: str, fingerprint: str) -> str:
+        """Give the id of an unfinished upload, "" when none is known."""
+
+    def begin_upload(self, bucket: str, key: str, *, upload_id: str, fingerprint: str) -> None:
+        """Remember an upload that was created."""
+
+    def end_upload(self, upload_id: str) -> None:
+        """Forget an upload that was completed or aborted."""
+
+    def find_download(self, target: str, fingerprint: str) -> PartialDownload | None:
+        """Give what an earlier run has of a download."""
+
+    def begin_download(self, target: str, *, name: str, fingerprint: str) -> None:
+        """Remember a temporary file; whatever was known of its name is forgotten."""
+
+    def add_range(self, name: str, first: int) -> None:
+        """Remember that a range, by its first byte, is in a temporary file."""
+
+    def end_download(self, name: str) -> None:
+        """Forget a temporary file."""
+
+
+def upload_fingerprint(size: int, mtime_ns: int, *, part_size: int, attributes: ObjectAttributes) -> str:
+    """Give what an upload must have in common with an unfinished one."""
+    return _digest(f"{size} {mtime_ns} {part_size} {attributes!r}")
+
+
+def download_fingerprint(size: int, etag: str, *, range_bytes: int) -> str:
+    """Give what a download must have in common with an unfinished one."""
+    return _digest(f"{size} {etag} {range_bytes}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def may_go_on(error: BaseException | None) -> bool:
+    """Say whether a later run could take up what this error has cut short."""
+    return isinstance(error, (StoppedError, TransportError, KeyboardInterrupt, SystemExit))
+
+
+class Resumption:
+    """One download that is remembered from its first range on; lives in one worker.
+
+    Without a memory it remembers nothing and finds nothing.
+    """
+
+    __slots__ = ("_fingerprint", "_memory", "_target", "found", "name")
+
+    def __init__(self, memory: Memory | None, target: str, fingerprint: str) -> None:
+        self._memory = memory
+        self._target = target
+        self._fingerprint = fingerprint
+        self.name = ""  # of the temporary file, once it is remembered
+        self.found = memory.find_download(target, fingerprint) if memory is not None else None
+
+    def begin(self, name: str, *, reused: bool) -> frozenset[int]:
+        """Begin with a temporary file; give the offsets that need not be fetched."""
+        self.name = name
+        if reused and self.found is not None:
+            return self.found.done
+        if self._memory is not None:
+            self._memory.begin_download(self._target, name=name, fingerprint=self._fingerprint)
+        return NOTHING_DONE
+
+    def add(self, place: ByteRange) -> None:
+        """Remember a range that is on disk."""
+        if self._memory is not None:
+            self._memory.add_range(self.name, place.first)
+
+    def end(self) -> None:
+        """Forget it: the file has its name, or is gone."""
+        if self._memory is not None and self.name:
+            self._memory.end_download(self.name)

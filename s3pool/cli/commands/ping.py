@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
+from s3pool.cli.lines import format_stamp
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.report import table
+from s3pool.model import format_iso_time
 from s3pool.pool.health import ProbeResult, probe
 
 if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.cli.output import Output
     from s3pool.pool.balancer import Node
 
 SUMMARY = "show the health of every endpoint"
@@ -23,8 +27,9 @@ SUMMARY = "show the health of every endpoint"
 DEFAULT_INTERVAL_S = 2.0
 HEADER = ("node", "state", "latency", "TLS", "clock", "server", "error")
 NUMBERS = frozenset((2, 4))
-CLEAR_SCREEN = "\x1b[H\x1b[2J"
 JOIN_SLACK_S = 1.0
+
+Show = Callable[[list[ProbeResult]], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,16 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Probe all nodes at once, round by round; the last round decides the exit code."""
+    with _view(args, ctx) as show:
+        for results in _rounds(args, ctx):
+            show(results)
+    return exit_codes.DONE if any(result.is_alive for result in results) else exit_codes.NO_ENDPOINT
+
+
+def _rounds(args: argparse.Namespace, ctx: Context) -> Iterator[list[ProbeResult]]:
     rounds = args.count or (0 if args.watch else 1)
     done = 0
     while True:
-        results = probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
+        yield probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
         done += 1
-        _show(results, ctx, live=args.watch and ctx.out.is_tty, gap=done > 1)
         if done == rounds:
-            break
+            return
         time.sleep(args.interval)
-    return exit_codes.DONE if any(result.is_alive for result in results) else exit_codes.NO_ENDPOINT
 
 
 def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
@@ -73,34 +83,76 @@ def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
     ]
 
 
-def _show(results: Sequence[ProbeResult], ctx: Context, *, live: bool, gap: bool) -> None:
+@contextmanager
+def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
+    """Give what shows a round: a table in its place, or lines below each other."""
     out = ctx.out
     if out.json:
-        for result in results:
-            out.record(endpoint_record(result))
+        yield lambda results: _show_records(results, out)
+    elif not args.watch:
+        first = iter((True,))
+        yield lambda results: _show_table(results, out, gap=not next(first, False))
+    elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
+        yield lambda results: _show_line(results, ctx)
     else:
-        if live:
-            out.raw(CLEAR_SCREEN.encode())
-        elif gap:
-            out.line("")
-        lines = table(HEADER, map(_row, results), right=NUMBERS)
-        out.line(lines[0])
-        for line, result in zip(lines[1:], results, strict=True):
-            out.line(out.paint(out.escape(line), "good" if result.is_alive else "bad"))
+        from s3pool.cli.live import live_table
+
+        with live_table(HEADER, right=NUMBERS, color=out.colored) as draw:
+            yield lambda results: draw(
+                [(map(out.escape, _row(result)), result.is_alive) for result in results], stamp(ctx)
+            )
+
+
+def _show_records(results: Sequence[ProbeResult], out: Output) -> None:
+    for result in results:
+        out.record(endpoint_record(result))
     out.flush()
 
 
+def _show_table(results: Sequence[ProbeResult], out: Output, *, gap: bool) -> None:
+    if gap:
+        out.line("")
+    lines = table(HEADER, map(_row, results), right=NUMBERS)
+    out.line(lines[0])
+    for line, result in zip(lines[1:], results, strict=True):
+        out.line(out.paint(out.escape(line), "good" if result.is_alive else "bad"))
+    out.flush()
+
+
+def _show_line(results: Sequence[ProbeResult], ctx: Context) -> None:
+    """Write a round as one line, for logs: who is up, and how fast, in the order of the pool."""
+    alive = sum(result.is_alive for result in results)
+    states = ", ".join(f"{result.endpoint} {_latency(result) if result.is_alive else 'down'}" for result in results)
+    ctx.out.line(ctx.out.escape(f"{stamp(ctx)} {alive} of {len(results)} up: {states}"))
+    ctx.out.flush()
+
+
+def stamp(ctx: Context) -> str:
+    """Give the time of a round as listings write times."""
+    return format_stamp(format_iso_time(ctx.now()))
+
+
 def _row(result: ProbeResult) -> tuple[str, ...]:
-    clock = "-" if result.clock_offset_s is None else f"{round(result.clock_offset_s):+d}s"
     return (
         result.endpoint.url,
         "up" if result.is_alive else "down",
-        f"{result.latency_s * 1000:.1f}ms" if result.status else "-",
+        _latency(result),
         result.tls_version or "-",
-        clock,
+        _clock(result.clock_offset_s),
         result.server or "-",
         result.error or "-",
     )
+
+
+def _latency(result: ProbeResult) -> str:
+    return f"{result.latency_s * 1000:.1f}ms" if result.status else "-"
+
+
+def _clock(offset_s: float | None) -> str:
+    if offset_s is None:
+        return "-"
+    # The Date header knows whole seconds only: less than one is no difference.
+    return f"{round(offset_s):+d}s" if abs(offset_s) >= 1 else "0s"
 
 
 def endpoint_record(result: ProbeResult) -> dict[str, object]:

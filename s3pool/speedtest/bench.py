@@ -78,8 +78,11 @@ class Bench:
 
     def _rows(self, phase: str) -> Iterator[Result]:
         targets: list[Endpoint | None] = [None, *self._plan.alone]
+        stored = list(self._stored)
         for index, only in enumerate(targets):
-            act = self._operation(phase, only, share=(index, len(targets)))
+            # What one run deletes is gone for the next: each gets a part of its own.
+            numbers = stored[index :: len(targets)] if phase == DELETE else stored
+            act = self._operation(phase, only, numbers)
             load, seconds = self._run(act)
             if only is None:
                 yield from rows_of(load.tallies, phase, endpoints=self._endpoints, seconds=seconds)
@@ -106,15 +109,14 @@ class Bench:
 
     # -- operations ------------------------------------------------------------------------
 
-    def _operation(self, phase: str, only: Endpoint | None, *, share: tuple[int, int]) -> Callable[[int], Work]:
+    def _operation(self, phase: str, only: Endpoint | None, numbers: Sequence[int]) -> Callable[[int], Work]:
         if phase == UPLOAD:
             return lambda _: self._upload(only)
         if phase == DOWNLOAD:
-            numbers = list(self._stored)
             return lambda lane: self._download(lane, random.choice(numbers), only)
         if phase == LIST:
             return lambda _: self._list(only)
-        left = iter(list(self._stored)[share[0] :: share[1]])
+        left = iter(numbers)
         return lambda _: self._delete(left, only)
 
     def key(self, number: int) -> str:

@@ -112,9 +112,9 @@ def describe(removal: Removal, place: S3Path, *, lost: int = 0) -> Sequence[str]
     advice = f"s3pool rm -r --force {place.text} removes what is there"
     words = []
     if removal.failed:
-        words.append(f"{removal.failed} objects of the test could not be removed: {removal.error}; {advice}")
+        words.append(f"objects of the test that could not be removed: {removal.failed}: {removal.error}; {advice}")
     elif removal.error:
         words.append(f"what the test left could not be listed: {removal.error}; {advice}")
     if lost:
-        words.append(f"{lost} requests of the test were never answered and may still store something; {advice}")
+        words.append(f"requests of the test that were not answered and may still store something: {lost}; {advice}")
     return words

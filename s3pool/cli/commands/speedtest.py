@@ -348,7 +348,7 @@ def _way_cells(way: Way) -> tuple[str, ...]:
         str(way.pages),
         f"{way.seconds:.2f}",
         format_count(way.objects_per_s),
-        f"{way.factor:.1f}x",
+        f"{way.factor:.1f}x" if way.factor else "-",
     )
 
 

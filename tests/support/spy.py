@@ -33,9 +33,10 @@ def _run():
 def _report(loaded):
     import json
     import os
-    import resource
 
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage(): its maximum counts the parent's memory before the exec as well.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     with open(os.environ["SPY_REPORT"], "w", encoding="utf-8") as report:
         json.dump({"modules": loaded, "before": sorted(before), "threads": started, "peak_kib": peak_kib}, report)
 

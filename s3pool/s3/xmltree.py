@@ -85,7 +85,10 @@ class _Builder:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._pieces.append
-        parser.Parse(body, True)
+        try:
+            parser.Parse(body, True)
+        except (LookupError, ValueError) as exc:
+            raise ProtocolError(f"broken XML: {exc}") from exc  # an encoding that Python or expat does not have
         # Expat has seen a complete document, so there is a root.
         assert self._root is not None
         return self._root

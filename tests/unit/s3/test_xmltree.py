@@ -93,6 +93,8 @@ def test_an_element_with_children_has_no_text() -> None:
         b"<r><a>\xff</a></r>",
         b"<r><a>\x01</r>",
         b"<r><a>\x00</a></r>",
+        b'<?xml version="1.0" encoding="URF-8"?><r><a>1</a></r>',
+        b'<?xml version="1.0" encoding="shift_jis"?><r><a>1</a></r>',
     ],
 )
 def test_broken_xml_is_a_protocol_error(body: bytes) -> None:

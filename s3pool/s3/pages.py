@@ -1,0 +1,211 @@
+"""The pages of listings: objects, versions, uploads.
+
+A page that is cut or empty by accident must never look like the end of a listing, so only a
+complete document counts. Names are decoded only when the answer itself says
+``EncodingType`` ``url``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import unquote_plus
+
+from s3pool.errors import ProtocolError
+from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.s3.fastpage import split_page
+from s3pool.s3.fields import bare_etag, flag, iso_millis, number, read_root, required, truth
+from s3pool.s3.results import UploadPage
+from s3pool.s3.xmltree import Element
+
+VERSION_TAGS = ("Version", "DeleteMarker")
+
+Decode = Callable[[str], str]
+
+
+def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
+    """Read a page of ListObjectsV2 or of its predecessor.
+
+    ``v1`` says that V1 was asked for; an answer that shows V1's fields is taken for V1 in any
+    case, and its ``v1`` says so. V1 without a NextMarker goes on after its last name.
+
+    Raises:
+        ProtocolError: it is not a complete ListBucketResult, or it is truncated and does not
+            say where to go on.
+    """
+    root, objects = _read_objects(body)
+    decode = _decoder(root)
+    prefixes = _prefixes(root, decode)
+    fields = root.fields()
+    is_v1 = v1 or (
+        ("Marker" in fields or "NextMarker" in fields) and not fields.keys() & {"KeyCount", "NextContinuationToken"}
+    )
+    truncated = flag(root, "IsTruncated")
+    token = _next_marker(fields, objects, prefixes, decode) if is_v1 else fields.get("NextContinuationToken", "")
+    if truncated and not token:
+        raise ProtocolError("a list page says that more follows, but not where")
+    return ListPage(
+        objects,
+        prefixes,
+        truncated,
+        next_token=token if truncated else "",
+        max_keys=number(fields.get("MaxKeys", "0"), "MaxKeys"),
+        v1=is_v1,
+    )
+
+
+def _read_objects(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
+    """Read the objects of a list page, by the fast parser where it knows the page's shape.
+
+    The root that goes with them may have lost its Contents.
+    """
+    fast = _read_fast(body, "ListBucketResult", "Contents")
+    if fast is not None:
+        return fast
+    root = read_root(body, "ListBucketResult")
+    decode = _decoder(root)
+    return root, tuple(_object(entry.fields(), decode) for entry in root.all("Contents"))
+
+
+def _read_versions(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
+    """Do the same for versions and delete markers."""
+    fast = _read_fast(body, "ListVersionsResult", *VERSION_TAGS)
+    if fast is not None:
+        return fast
+    root = read_root(body, "ListVersionsResult")
+    decode = _decoder(root)
+    return root, tuple(_version(entry, decode) for entry in root.children if entry.name in VERSION_TAGS)
+
+
+def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, tuple[ObjectInfo, ...]] | None:
+    blocks = split_page(body, *tags)
+    if blocks is None:
+        return None
+    root = read_root(blocks.rest, name)
+    if any(child.name in tags for child in root.children):
+        return None
+    objects = blocks.objects(url=_decoder(root) is decode_name)
+    return None if objects is None else (root, objects)
+
+
+def _next_marker(
+    fields: Mapping[str, str], objects: tuple[ObjectInfo, ...], prefixes: tuple[str, ...], decode: Decode
+) -> str:
+    last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
+    return _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last
+
+
+def _decode_marker(text: str, names: Iterable[str], decode: Decode) -> str:
+    """Decode a marker, unless it is one of the page's last names as it stands.
+
+    AWS and MinIO encode markers like keys, RGW does not, and nothing in the answer tells.
+    """
+    return text if text in names else decode(text)
+
+
+def parse_versions_page(body: bytes) -> ListPage:
+    """Read a page of ListObjectVersions, versions and delete markers in the server's order.
+
+    ``next_token`` is the next key marker and ``next_version_id`` the next version id marker.
+
+    Raises:
+        ProtocolError: it is not a complete ListVersionsResult.
+    """
+    root, objects = _read_versions(body)
+    decode = _decoder(root)
+    prefixes = _prefixes(root, decode)
+    truncated = flag(root, "IsTruncated")
+    last_names = (*(entry.key for entry in objects[-1:]), *prefixes[-1:])
+    key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
+    if truncated and not key_marker:
+        raise ProtocolError("a page of versions says that more follows, but not where")
+    return ListPage(
+        objects,
+        prefixes,
+        truncated,
+        next_token=key_marker if truncated else "",
+        next_version_id=root.text_of("NextVersionIdMarker") if truncated else "",
+        max_keys=number(root.text_of("MaxKeys", "0"), "MaxKeys"),
+    )
+
+
+def parse_uploads_page(body: bytes) -> UploadPage:
+    """Read a page of ListMultipartUploads.
+
+    Raises:
+        ProtocolError: it is not a complete ListMultipartUploadsResult.
+    """
+    root = read_root(body, "ListMultipartUploadsResult")
+    decode = _decoder(root)
+    uploads = tuple(_upload(entry.fields(), decode) for entry in root.all("Upload"))
+    truncated = flag(root, "IsTruncated")
+    last_names = [entry.key for entry in uploads[-1:]]
+    key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
+    if truncated and not key_marker:
+        raise ProtocolError("a page of uploads says that more follows, but not where")
+    return UploadPage(
+        uploads,
+        next_key_marker=key_marker if truncated else "",
+        next_upload_id_marker=root.text_of("NextUploadIdMarker") if truncated else "",
+        truncated=truncated,
+        prefixes=_prefixes(root, decode),
+    )
+
+
+def _decoder(root: Element) -> Decode:
+    encoding = root.text_of("EncodingType")
+    if encoding == "url":
+        return decode_name
+    if encoding:
+        raise ProtocolError(f"the names are encoded in an unknown way: {encoding}")
+    return _as_it_is
+
+
+def decode_name(text: str) -> str:
+    """Undo ``encoding-type=url``: ``+`` is a blank, ``%XX`` a byte."""
+    return unquote_plus(text, "utf-8", "surrogateescape") if "%" in text or "+" in text else text
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _object(fields: Mapping[str, str], decode: Decode) -> ObjectInfo:
+    return ObjectInfo(
+        decode(required(fields, "Key")),
+        number(required(fields, "Size"), "Size"),
+        iso_millis(required(fields, "LastModified")),
+        etag=bare_etag(fields.get("ETag", "")),
+        storage_class=fields.get("StorageClass") or "STANDARD",
+    )
+
+
+def _version(entry: Element, decode: Decode) -> ObjectInfo:
+    fields = entry.fields()
+    is_marker = entry.name == "DeleteMarker"
+    return ObjectInfo(
+        decode(required(fields, "Key")),
+        0 if is_marker else number(required(fields, "Size"), "Size"),
+        iso_millis(required(fields, "LastModified")),
+        etag="" if is_marker else bare_etag(fields.get("ETag", "")),
+        storage_class=fields.get("StorageClass") or "STANDARD",
+        version_id=required(fields, "VersionId"),
+        is_latest=truth(required(fields, "IsLatest"), "IsLatest"),
+        is_delete_marker=is_marker,
+    )
+
+
+def _upload(fields: Mapping[str, str], decode: Decode) -> UploadInfo:
+    return UploadInfo(
+        decode(required(fields, "Key")),
+        required(fields, "UploadId"),
+        iso_millis(fields.get("Initiated", "")),
+        storage_class=fields.get("StorageClass") or "STANDARD",
+    )
+
+
+def _prefixes(root: Element, decode: Decode) -> tuple[str, ...]:
+    # Some servers put several prefixes into one CommonPrefixes.
+    prefixes = tuple(decode(prefix.text) for holder in root.all("CommonPrefixes") for prefix in holder.all("Prefix"))
+    if "" in prefixes:
+        raise ProtocolError("an entry has no Prefix")
+    return prefixes

@@ -407,7 +407,7 @@ def test_versions_go_on_at_both_markers() -> None:
         [
             ListPage((VERSION,), (), True, next_token="k", next_version_id="v1"),
             ListPage((), (), True, next_token="k", next_version_id="v0"),
-            ListPage((replace(VERSION, version_id="v2"),), (), False),
+            ListPage((VERSION._replace(version_id="v2"),), (), False),
         ]
     )
 

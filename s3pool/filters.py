@@ -9,6 +9,7 @@ from typing import Protocol
 
 from s3pool.errors import UsageError
 from s3pool.location import compile_glob, glob_prefix, glob_regex
+from s3pool.shard import Shard
 
 INCLUDE = "include"
 EXCLUDE = "exclude"
@@ -89,6 +90,22 @@ class NameFilter:
             if not rule.include and rule.covers is not None and rule.covers(below):
                 return False
         return self._default
+
+
+@dataclass(frozen=True, slots=True)
+class ShardNames:
+    """The names of a filter that are of one shard as well."""
+
+    names: Names
+    shard: Shard
+
+    def admits(self, relative: str) -> bool:
+        """Say whether a name takes part."""
+        return self.shard.holds(relative) and self.names.admits(relative)
+
+    def may_contain(self, directory: str) -> bool:
+        """Say whether a name below a directory could take part: names below it are of all shards."""
+        return self.names.may_contain(directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s3pool.errors import UsageError
-from s3pool.filters import Names
 
 HASH_BYTES = 8
 # Variables of the index, of the count, of the first index and of the step between indices.
@@ -46,22 +45,6 @@ class Shard:
 
 WHOLE = Shard()
 AUTO = "auto"  # the word for the shard that the environment tells
-
-
-@dataclass(frozen=True, slots=True)
-class ShardNames:
-    """The names of a filter that are of one shard as well."""
-
-    names: Names
-    shard: Shard
-
-    def admits(self, relative: str) -> bool:
-        """Say whether a name takes part."""
-        return self.shard.holds(relative) and self.names.admits(relative)
-
-    def may_contain(self, directory: str) -> bool:
-        """Say whether a name below a directory could take part: names below it are of all shards."""
-        return self.names.may_contain(directory)
 
 
 def parse_shard(text: str) -> Shard:

@@ -22,9 +22,9 @@ from s3pool.cli.exit_codes import (
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.errors import StoppedError, UsageError
-from s3pool.filters import EXCLUDE, INCLUDE, NameFilter, Names
+from s3pool.filters import EXCLUDE, INCLUDE, NameFilter, Names, ShardNames
 from s3pool.model import ObjectAttributes
-from s3pool.shard import AUTO, ShardNames, choose_shard
+from s3pool.shard import AUTO, choose_shard
 from s3pool.transfer.checksums import ALGORITHMS, check_algorithm
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers

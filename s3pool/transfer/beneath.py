@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -122,12 +123,13 @@ class PartFile:
     """A hidden temporary file in the target's own directory.
 
     Nothing is at the target's name before commit(). The creator closes it; closing an
-    uncommitted one removes it.
+    uncommitted one removes it. ``reuse`` names one that an earlier run has kept: where it is
+    still there, and nobody's, ``reused`` is True.
     """
 
-    __slots__ = ("_directory", "_registry", "fd", "name", "target")
+    __slots__ = ("_directory", "_registry", "fd", "name", "reused", "target")
 
-    def __init__(self, root: str, relative: str, *, registry: PartRegistry) -> None:
+    def __init__(self, root: str, relative: str, *, registry: PartRegistry, reuse: str = "") -> None:
         parents, self.target = split_relative(relative)
         root_fd = open_root(root)
         try:
@@ -135,15 +137,31 @@ class PartFile:
         finally:
             os.close(root_fd)
         self._registry = registry
+        self.name = os.fsencode(reuse)
+        self.fd = self._open_kept() if reuse else -1
+        self.reused = self.fd >= 0
+        if self.reused:
+            registry.add(self)
+            return
         self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
-        self.fd = -1
         try:
             registry.add(self)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.name, flags, NEW_FILE_MODE, dir_fd=self._directory)
+            _claim(self.fd)
         except OSError as exc:
             self.close()
             raise local_error("write", os.path.join(root, relative), exc) from exc
+
+    def _open_kept(self) -> int:
+        try:
+            fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
+        except OSError:
+            return -1
+        if is_part_name(self.name) and _claim(fd):
+            return fd
+        os.close(fd)
+        return -1
 
     def preallocate(self, size: int) -> None:
         """Reserve the space, so that a full disk is found before the bytes are fetched."""
@@ -182,8 +200,13 @@ class PartFile:
         self.name = b""
         return True
 
+    def keep(self) -> None:
+        """Leave the temporary file where it is, for a later run to go on with."""
+        self._registry.drop(self)
+        self.name = b""
+
     def close(self) -> None:
-        """Close all, and remove the file unless it was committed."""
+        """Close all, and remove the file unless it was committed or kept."""
         self.discard()
         for fd in (self.fd, self._directory):
             if fd >= 0:
@@ -197,6 +220,34 @@ class PartFile:
             self._registry.drop(self)
             with contextlib.suppress(OSError):  # never created, or the directory went away
                 os.unlink(name, dir_fd=self._directory)
+
+
+def _claim(fd: int) -> bool:
+    """Mark a temporary file as somebody's for as long as it is open; False when it is another's."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)
+    return True
+
+
+def remove_orphan(path: bytes) -> bool:
+    """Remove a temporary file that a run has left which is no more; say whether it is gone.
+
+    One that is somebody's stays, and so does everything on file systems without locks.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 class PartRegistry:

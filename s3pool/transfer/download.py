@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ from s3pool.transfer.beneath import PartFile, local_error, make_directory
 from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
+from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
 from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask
 from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.progress import Meter
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
 RANGE_BYTES = 16 * MIB
@@ -63,20 +67,39 @@ def _make_directory(task: DownloadTask, engine: Engine) -> Done:
 def _download_once(task: DownloadTask, engine: Engine) -> Done:
     source = Source(task.bucket, task.key, task.version_id)
     known = _known_facts(task, source, engine)
-    part = PartFile(task.root, task.relative, registry=engine.parts)
+    resumption = _resumption(task, known, engine)
+    reuse = resumption.found.name if resumption.found is not None else ""
+    part = PartFile(task.root, task.relative, registry=engine.parts, reuse=reuse)
     try:
         meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
         done = None
         try:
-            facts = _fill(part, source, known, engine, meter)
+            facts = _fill(part, source, known, engine, meter, resumption=resumption)
             done = _finish(part, facts, engine)
         finally:
             meter.end(ok=done is not None)
         return done
     except OSError as exc:
         raise local_error("write", task.target, exc) from exc
+    except BaseException as exc:
+        if resumption.name and may_go_on(exc):
+            part.keep()
+            resumption.leave()
+        raise
     finally:
         part.close()
+        resumption.end()
+
+
+def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
+    if known.size is None or not _goes_by_ranges(known, engine):
+        return Resumption(None, "", "")
+    fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, engine))
+    return Resumption(engine.memory, task.relative, fingerprint)
+
+
+def _goes_by_ranges(known: Facts, engine: Engine) -> bool:
+    return known.size is not None and known.size > engine.options.download_threshold and bool(known.etag)
 
 
 def _known_facts(task: DownloadTask, source: Source, engine: Engine) -> Facts:
@@ -87,10 +110,13 @@ def _known_facts(task: DownloadTask, source: Source, engine: Engine) -> Facts:
     return Facts(head.size, head.etag, head.headers)
 
 
-def _fill(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
-    if known.size is not None and known.size > engine.options.download_threshold and known.etag:
+def _fill(
+    part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter, *, resumption: Resumption
+) -> Facts:
+    if _goes_by_ranges(known, engine):
         try:
-            return _fill_by_ranges(part, source, known, engine, meter)
+            _Ranges(part, source, known, engine=engine, meter=meter, resumption=resumption).run()
+            return known
         except RangeIgnoredError:
             meter.end(ok=False)
             os.ftruncate(part.fd, 0)
@@ -113,22 +139,77 @@ def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter)
     return Facts(offset, facts.etag, facts.headers)
 
 
-def _fill_by_ranges(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
-    size = known.size or 0
-    part.preallocate(size)
-    range_bytes = _range_bytes(size, known, engine)
-    digests: dict[int, str] = {}
+class _Ranges:
+    """One large object on its way into one file, by many ranges at a time."""
 
-    def fetch(place: ByteRange) -> None:
+    def __init__(
+        self, part: PartFile, source: Source, known: Facts, *, engine: Engine, meter: Meter, resumption: Resumption
+    ) -> None:
+        self._part = part
+        self._source = source
+        self._known = known
+        self._engine = engine
+        self._meter = meter
+        self._resumption = resumption
+        self._size = known.size or 0
+        self._range_bytes = _range_bytes(self._size, known, engine)
+
+    def run(self) -> None:
+        """Fill the file; what an earlier run has left is used when the whole proves to be right."""
+        part = self._part
+        name = os.fsdecode(part.name)
+        done = self._resumption.begin(name, reused=part.reused)
+        if part.reused:
+            os.ftruncate(part.fd, self._size)
+        part.preallocate(self._size)
+        if done and self._goes_on(done):
+            return
+        if part.reused:
+            self._resumption.begin(name, reused=False)
+        self._fetch(NOTHING_DONE)
+
+    def _goes_on(self, done: frozenset[int]) -> bool:
+        # After a power cut the disk may hold less than was remembered.
+        try:
+            if self._fetch(done):
+                return True
+        except RangeIgnoredError:
+            raise
+        except IntegrityError as exc:
+            logger.info("%s: what an earlier run left is of no use (%s); fetching it anew", self._source, exc)
+        self._meter.advance(-self._size)
+        return False
+
+    def _fetch(self, done: frozenset[int]) -> bool:
+        """Fetch all ranges but those that are done; say whether the whole could be checked."""
+        places = list(iter_ranges(self._size, self._range_bytes))
+        self._meter.advance(sum(place.length for place in places if place.first in done))
+        digests: dict[int, str] = {}
+
+        def fetch(place: ByteRange) -> None:
+            digests[place.first] = self._fetch_one(place)
+            self._resumption.add(place)
+
+        left = (place for place in places if place.first not in done)
+        self._engine.executor.share(fetch, left, limit=self._engine.part_workers)
+        known = self._known
+        found = Digests(self._range_bytes, digests)
+        return check_file(
+            self._part.fd, self._size, what=self._source, etag=known.etag, headers=known.headers, digests=found
+        )
+
+    def _fetch_one(self, place: ByteRange) -> str:
         md5 = hashlib.md5(usedforsecurity=False)
-        write = _writer(part.fd, place.first, md5.update)
-        fetch_range(source, place, total=size, etag=known.etag, write=write, engine=engine, meter=meter)
-        digests[place.first] = md5.hexdigest()
-
-    engine.executor.share(fetch, iter_ranges(size, range_bytes), limit=engine.part_workers)
-    found = Digests(range_bytes, digests)
-    check_file(part.fd, size, what=source, etag=known.etag, headers=known.headers, digests=found)
-    return known
+        fetch_range(
+            self._source,
+            place,
+            total=self._size,
+            etag=self._known.etag,
+            write=_writer(self._part.fd, place.first, md5.update),
+            engine=self._engine,
+            meter=self._meter,
+        )
+        return md5.hexdigest()
 
 
 def _range_bytes(size: int, known: Facts, engine: Engine) -> int:
@@ -225,4 +306,3 @@ def write_special(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as exc:
         raise local_error("write", path, exc) from exc
-

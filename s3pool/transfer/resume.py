@@ -100,7 +100,11 @@ class Resumption:
         if self._memory is not None:
             self._memory.add_range(self.name, place.first)
 
+    def leave(self) -> None:
+        """Leave it remembered: the file is kept for a later run."""
+        self.name = ""
+
     def end(self) -> None:
-        """Forget it: the file has its name, or is gone."""
+        """Forget it, unless it is left: the file has its name, or is gone."""
         if self._memory is not None and self.name:
             self._memory.end_download(self.name)

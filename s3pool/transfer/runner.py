@@ -39,8 +39,8 @@ from s3pool.transfer.upload import mtime_of_file, upload
 
 logger = logging.getLogger(__name__)
 
-STOP_WITHIN_S = 5.0  # what is in flight has this long after an interrupt
-ABORT_WITHIN_S = 2.0  # and what hung all that time is aborted from outside
+STOP_WITHIN_S = 3.5  # what is in flight has this long after an interrupt
+ABORT_WITHIN_S = 1.5  # and what hung all that time is aborted from outside: five seconds in all
 # Failures that every further task would meet as well.
 FATAL_CODES = frozenset(("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded"))
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
@@ -39,10 +39,21 @@ class Unusable:
 
 
 class Walk:
-    """One walk over a tree; memory holds the names of the directories on the way only."""
+    """One walk over a tree; memory holds the names of the directories on the way only.
 
-    def __init__(self, root: str, *, names: Names = NO_FILTER, links: str = LINKS_FILES) -> None:
+    Temporary files of downloads are no part of it; ``on_part`` hears of them.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        names: Names = NO_FILTER,
+        links: str = LINKS_FILES,
+        on_part: Callable[[bytes], object] | None = None,
+    ) -> None:
         self._root = os.fsencode(root)
+        self._on_part = on_part
         self._names = names
         self._links = links
 
@@ -70,6 +81,8 @@ class Walk:
                 yield from self._directory(below + name, ancestors)
             elif not is_part_name(name):
                 yield from self._file(below + name)
+            elif self._on_part is not None:
+                self._on_part(os.path.join(self._root, below, name))
 
     def _directory(self, relative: bytes, ancestors: tuple[tuple[int, int], ...]) -> Iterator[LocalFile | Unusable]:
         if not self._names.may_contain(_decode(relative)):

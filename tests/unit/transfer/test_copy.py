@@ -17,9 +17,14 @@ EngineFactory = Callable[..., Engine]
 TASK = CopyTask("b", "k", "b", "copy")
 
 
+def put(fake: FakeS3, content: bytes, **headers: str) -> None:
+    """Store the source."""
+    fake.store.add("b", "k", content, mtime=0.0, **headers)
+
+
 def test_copy_keeps_content_and_metadata(fake: FakeS3, make_engine: EngineFactory) -> None:
     """Without flags a copy is the same object under another name."""
-    fake.store.add("b", "k", b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
+    put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
 
     copy(TASK, make_engine())
 
@@ -30,7 +35,7 @@ def test_copy_keeps_content_and_metadata(fake: FakeS3, make_engine: EngineFactor
 
 def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_engine: EngineFactory) -> None:
     """S3 replaces all or nothing, so the rest is brought along."""
-    fake.store.add("b", "k", b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
+    put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
 
     copy(TASK, make_engine(attributes=ObjectAttributes(content_type="new/type")))
 
@@ -41,7 +46,7 @@ def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_engine: EngineFa
 def test_large_copy_is_made_of_parts(fake: FakeS3, make_engine: EngineFactory) -> None:
     """CopyObject ends at 5 GiB."""
     content = os.urandom(3 * PART + 5)
-    fake.store.add("b", "k", content, **{"x-amz-meta-a": "1"})
+    put(fake, content, **{"x-amz-meta-a": "1"})
 
     copy(TASK, make_engine(workers=2, part_size=PART))
 

@@ -86,7 +86,10 @@ def test_share_gives_items_to_several_threads(executor: BoundedExecutor) -> None
     """The parts of one large file go over several connections at a time."""
     together = threading.Barrier(3, timeout=10)
 
-    executor.share(lambda _: together.wait(), range(3), limit=3)
+    def wait(_: int) -> None:
+        together.wait()
+
+    executor.share(wait, range(3), limit=3)
 
     assert not together.broken
 

@@ -262,7 +262,7 @@ def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_engine: E
     upload_id = engine.client.create_multipart_upload("b", "u")
     version = fake.store.add("b", "v")
     (tmp_path / "f").write_bytes(b"")
-    tasks = [
+    tasks: list[DeleteTask | RemoveTask] = [
         DeleteTask("b", "v", version.version_id),
         DeleteTask("b", "u", upload_id=upload_id),
         RemoveTask(str(tmp_path), "f"),

@@ -9,7 +9,6 @@ import pytest
 
 from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Error, StoppedError
 from s3pool.model import ObjectAttributes
-from s3pool.transfer import upload as upload_module
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload, upload_stream
@@ -229,7 +228,7 @@ def test_small_source_that_shrinks_is_noticed(
 ) -> None:
     """Less than its size was read: it is not the file that was looked at."""
     path = source(b"content")
-    monkeypatch.setattr(upload_module.os, "pread", lambda fd, count, offset: b"")
+    monkeypatch.setattr(os, "pread", lambda fd, count, offset: b"")
 
     with pytest.raises(ChangedError):
         send(path, make_engine())

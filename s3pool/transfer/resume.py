@@ -88,11 +88,12 @@ class Resumption:
 
     def begin(self, name: str, *, reused: bool) -> frozenset[int]:
         """Begin with a temporary file; give the offsets that need not be fetched."""
+        if self._memory is None:
+            return NOTHING_DONE
         self.name = name
         if reused and self.found is not None:
             return self.found.done
-        if self._memory is not None:
-            self._memory.begin_download(self._target, name=name, fingerprint=self._fingerprint)
+        self._memory.begin_download(self._target, name=name, fingerprint=self._fingerprint)
         return NOTHING_DONE
 
     def add(self, place: ByteRange) -> None:

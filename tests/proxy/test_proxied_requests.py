@@ -1,0 +1,261 @@
+"""What goes through the proxy is what was sent, to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+
+import pytest
+
+from s3pool.model import Credentials, encode_key
+from tests.support.fake_s3 import FakeS3, Quirks
+from tests.support.hostile import HOSTILE_KEYS
+from tests.support.proxying import (
+    GUEST_KEY,
+    RunningProxy,
+    arrived,
+    checking_fake,
+    last,
+    parse_answer,
+    read_to_end,
+    signed_request,
+    stored,
+)
+
+OBJECT = b"0123456789" * 100
+
+
+def test_object_comes_back_as_it_was_put(fake: FakeS3, proxy: RunningProxy) -> None:
+    """The first thing that a proxy is for."""
+    put = proxy.ask("PUT", "/b/k", body=OBJECT)
+    got = proxy.ask("GET", "/b/k")
+
+    assert (200, 200, OBJECT) == (put.status, got.status, got.body)
+    assert OBJECT == stored(fake, "b", "k")
+
+
+def test_head_has_the_length_and_no_body(proxy: RunningProxy) -> None:
+    """A body behind HEAD would be taken for the next answer."""
+    answer = proxy.ask("HEAD", "/b/there", close=True)
+
+    assert (200, "1000", b"") == (answer.status, answer.headers["content-length"], answer.rest)
+
+
+def test_range_passes(proxy: RunningProxy) -> None:
+    """A dropped Range would give everything."""
+    answer = proxy.ask("GET", "/b/there", headers={"Range": "bytes=5-8"})
+
+    assert (206, b"5678", "bytes 5-8/1000") == (answer.status, answer.body, answer.headers["content-range"])
+
+
+def test_condition_passes(proxy: RunningProxy) -> None:
+    """304 has no body, and the connection goes on."""
+    etag = hashlib.md5(OBJECT).hexdigest()
+    first = proxy.signed("GET", "/b/there", headers={"If-None-Match": f'"{etag}"'})
+
+    answer = parse_answer(proxy.talk(first, proxy.signed("GET", "/b/there", close=True)))
+
+    assert 304 == answer.status
+    assert OBJECT == parse_answer(answer.rest).body
+
+
+def test_unknown_and_known_headers_reach_the_node(fake: FakeS3, proxy: RunningProxy) -> None:
+    """S3 gets new headers every year; only a list of what is dropped can keep up."""
+    sent = {
+        "x-amz-meta-a": "one  two",
+        "x-amz-new-thing": "yes",
+        "X-RGW-Quota": "7",
+        "Content-Disposition": 'attachment; filename="ä.txt"',
+        "Cache-Control": "no-cache",
+        "Content-Language": "de",
+        "x-amz-tagging": "k=v",
+        "Content-Encoding": "gzip",
+        "User-Agent": "test/1",
+    }
+
+    answer = proxy.ask("PUT", "/b/k", body=OBJECT, headers=sent)
+
+    received = last(fake).headers
+    assert 200 == answer.status
+    assert sent == {name: received.get(name.lower()) for name in sent}
+
+
+def test_nothing_is_added_that_a_node_could_store(fake: FakeS3, proxy: RunningProxy) -> None:
+    """Not even an Accept-Encoding or a User-Agent of our own."""
+    proxy.ask("PUT", "/b/k", body=OBJECT)
+
+    own = {"host", "x-amz-content-sha256", "x-amz-date", "authorization", "content-length", "via", "x-forwarded-for"}
+    assert own == set(last(fake).headers)
+
+
+def test_hop_by_hop_headers_end_here(fake: FakeS3, proxy: RunningProxy) -> None:
+    """They speak of the client's connection."""
+    headers = {"Keep-Alive": "5", "TE": "trailers", "Upgrade": "x", "Connection": "x-private", "X-Private": "1"}
+
+    answer = proxy.ask("GET", "/b/there", headers=headers)
+
+    assert 200 == answer.status
+    assert set() == {"keep-alive", "te", "upgrade", "connection", "x-private"} & set(last(fake).headers)
+
+
+@pytest.mark.parametrize("key", HOSTILE_KEYS, ids=range(len(HOSTILE_KEYS)))
+def test_hostile_keys_name_their_objects(fake: FakeS3, proxy: RunningProxy, key: str) -> None:
+    """A path that is normalised names another object."""
+    content = key.encode("utf-8", "surrogateescape")
+
+    put = proxy.ask("PUT", f"/b/{encode_key(key)}", body=content)
+    got = proxy.ask("GET", f"/b/{encode_key(key)}")
+
+    assert (200, 200, content) == (put.status, got.status, got.body)
+    assert content == stored(fake, "b", key)
+
+
+def test_query_passes_in_order_and_in_full(fake: FakeS3, proxy: RunningProxy) -> None:
+    """An unknown parameter belongs to the node; response-* overrides and blanks survive."""
+    target = "/b/there?response-content-type=text%2Fx%20y&x-id=GetObject&zeta&alpha="
+
+    answer = proxy.ask("GET", target)
+
+    assert 200 == answer.status
+    assert target == last(fake).target
+
+
+def test_many_requests_share_a_connection(proxy: RunningProxy) -> None:
+    """Pipelined requests are answered one after the other."""
+    requests = [proxy.signed("GET", "/b/there") for _ in range(5)]
+    requests.append(proxy.signed("GET", "/b/there", close=True))
+
+    rest, bodies = proxy.talk(b"".join(requests)), []
+    while rest:
+        answer = parse_answer(rest)
+        bodies.append(answer.body)
+        rest = answer.rest
+
+    assert [OBJECT] * 6 == bodies
+
+
+def test_chunked_answers_stay_chunked() -> None:
+    """RGW's lists have no length; a client of HTTP/1.0 gets the end of the connection instead."""
+    with FakeS3(1, quirks=Quirks(chunked=True)) as fake, RunningProxy(fake.endpoints) as proxy:
+        fake.store.add("b", "k", b"")
+
+        modern = proxy.ask("GET", "/b?list-type=2")
+        old = proxy.talk(proxy.signed("GET", "/b?list-type=2").replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+
+    assert "chunked" == modern.headers["transfer-encoding"]
+    assert b"<Key>k</Key>" in modern.body
+    assert b"transfer-encoding" not in old.lower()
+    assert parse_answer(old).body == modern.body
+
+
+def test_continue_comes_after_the_signature_held(proxy: RunningProxy) -> None:
+    """A client with a large body holds it back until it may enter."""
+    request = proxy.signed("PUT", "/b/k", body=OBJECT, headers={"Expect": "100-continue"}, close=True)
+    head, _, body = request.partition(b"\r\n\r\n")
+
+    with socket.create_connection(("127.0.0.1", proxy.port), 20) as sock:
+        sock.sendall(head + b"\r\n\r\n")
+        interim = sock.recv(1000)
+        sock.sendall(body)
+        final = parse_answer(read_to_end(sock))
+
+    assert b"HTTP/1.1 100 Continue\r\n\r\n" == interim
+    assert 200 == final.status
+
+
+def test_refused_client_is_never_asked_for_its_body(proxy: RunningProxy) -> None:
+    """A stranger must not make us read."""
+    request = proxy.signed("PUT", "/b/k", body=OBJECT, headers={"Expect": "100-continue"}, now=1.0)
+
+    received = proxy.talk(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+
+    assert received.startswith(b"HTTP/1.1 403 ")
+    assert b"RequestTimeTooSkewed" in received
+
+
+def test_body_in_chunks_gets_a_length(fake: FakeS3, proxy: RunningProxy) -> None:
+    """Nodes want a Content-Length; small bodies are read for it."""
+    request = proxy.signed("PUT", "/b/k", payload="UNSIGNED-PAYLOAD", close=True)
+    request = request.replace(b"content-length: 0\r\n", b"Transfer-Encoding: chunked\r\n")
+
+    answer = parse_answer(proxy.talk(request, b"5\r\nhello\r\n4;x=y\r\n you\r\n0\r\nTrailer: t\r\n\r\n"))
+
+    assert 200 == answer.status
+    assert b"hello you" == stored(fake, "b", "k")
+
+
+def test_each_client_is_its_own_identity_at_the_nodes(fake: FakeS3) -> None:
+    """A client with its own key stays who it is; one of the pool's becomes the pool."""
+    entries = [
+        {"access_key": GUEST_KEY.access_key, "secret_key": GUEST_KEY.secret_key},
+        {"access_key": "MAPPED", "secret_key": "mapped-secret", "backend": "pool"},
+    ]
+    with RunningProxy(fake.endpoints, clients=entries) as proxy:
+        proxy.ask("GET", "/b/there", key=GUEST_KEY)
+        guest = last(fake).headers["authorization"]
+        mapped_answer = proxy.ask("GET", "/b/there", key=Credentials("MAPPED", "mapped-secret"))
+        mapped = last(fake).headers["authorization"]
+
+    assert 200 == mapped_answer.status
+    assert f"Credential={GUEST_KEY.access_key}/" in guest
+    assert f"Credential={proxy.config.credentials.access_key}/" in mapped  # type: ignore[union-attr]
+
+
+def test_passthrough_changes_neither_signature_nor_host(fake: FakeS3) -> None:
+    """The node judges what the client signed."""
+    with RunningProxy(fake.endpoints, credentials=None, auth="passthrough") as proxy:
+        good = proxy.ask("PUT", "/b/k", body=OBJECT)
+        sent = last(fake).headers
+        bad = proxy.ask("GET", "/b/k", key=Credentials(GUEST_KEY.access_key, "wrong"))
+
+    assert (200, OBJECT) == (good.status, stored(fake, "b", "k"))
+    assert proxy.host == sent["host"]
+    assert (403, "SignatureDoesNotMatch") == (bad.status, bad.code)
+
+
+def test_open_proxy_signs_for_anybody(fake: FakeS3) -> None:
+    """On loopback, for tools that cannot sign."""
+    with RunningProxy(fake.endpoints, auth="open") as proxy:
+        host = f"Host: {proxy.host}\r\nConnection: close\r\n".encode()
+        put = proxy.talk(b"PUT /b/k HTTP/1.1\r\n" + host + b"Content-Length: 5\r\n\r\nhello")
+        got = parse_answer(proxy.talk(b"GET /b/k HTTP/1.1\r\n" + host + b"\r\n"))
+
+    assert 200 == parse_answer(put).status
+    assert b"hello" == got.body
+
+
+def test_anonymous_passes_unsigned_where_it_may() -> None:
+    """A public bucket stays public, and nothing is signed for strangers."""
+    with FakeS3(1) as fake, RunningProxy(fake.endpoints, anonymous="pass") as proxy:
+        fake.store.add("b", "there", OBJECT)
+
+        answer = parse_answer(proxy.talk(f"GET /b/there HTTP/1.1\r\nHost: {proxy.host}\r\n\r\n".encode()))
+
+        assert OBJECT == answer.body
+        assert "authorization" not in last(fake).headers
+
+
+def test_virtual_host_becomes_a_path(fake: FakeS3) -> None:
+    """The bucket may stand in the Host, for the domains that are ours."""
+    with RunningProxy(fake.endpoints, domains=["s3.example.test"]) as proxy:
+        answer = parse_answer(proxy.talk(signed_request("GET", "/there", host="b.s3.example.test:80")))
+
+    assert OBJECT == answer.body
+    assert "/b/there" == last(fake).target
+
+
+def test_dead_node_costs_nothing(fake: FakeS3) -> None:
+    """One address of a cluster means that a node may be gone."""
+    with RunningProxy(["http://127.0.0.1:9", *fake.endpoints[:2]]) as proxy:
+        statuses = {proxy.ask("PUT", f"/b/{number}", body=OBJECT).status for number in range(6)}
+
+    assert {200} == statuses
+    assert 6 == arrived(fake).count("PutObject")
+
+
+def test_checking_fake_checks() -> None:
+    """The judge of these tests is judged: a wrong secret does not pass it."""
+    with checking_fake(1) as fake, RunningProxy(fake.endpoints, auth="passthrough") as proxy:
+        fake.store.add("b", "k", b"")
+
+        assert 403 == proxy.ask("GET", "/b/k", key=Credentials("NOBODY", "x")).status

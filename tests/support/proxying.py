@@ -1,0 +1,197 @@
+"""A proxy in this process before a fake S3, and clients that write raw bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from s3pool.config import Config
+from s3pool.model import Credentials, Endpoint
+from s3pool.proxy.run import Proxy
+from s3pool.proxy.settings import ProxySettings, read_settings
+from s3pool.s3.sigv4 import Signer, canonical_query
+from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
+
+POOL_KEY = Credentials(ACCESS_KEY, SECRET_KEY)
+GUEST_KEY = Credentials("GUESTKEY000000000000", "guest/secret+key")
+REGION = "us-east-1"
+TIMEOUT_S = 20.0
+
+
+class RunningProxy:
+    """A proxy on a free port; a context that ends it. Settings are those of the proxy section."""
+
+    def __init__(
+        self, endpoints: Iterable[str], *, credentials: Credentials | None = POOL_KEY, **settings: object
+    ) -> None:
+        self.config = Config(
+            endpoints=tuple(Endpoint.parse(url) for url in endpoints),
+            credentials=credentials,
+            connect_timeout_s=1.0,
+            read_timeout_s=2.0,
+            health_interval_s=60.0,
+        )
+        self.section: dict[str, object] = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", **settings}
+        self.proxy = Proxy(self.load)
+        self.proxy.start()
+
+    def load(self) -> tuple[Config, ProxySettings]:
+        """Read the settings anew, as a reload does."""
+        return self.config, read_settings({}, self.section, directory="/")
+
+    @property
+    def port(self) -> int:
+        """Give the port for S3 clients."""
+        return self.proxy.address.port
+
+    @property
+    def host(self) -> str:
+        """Give the Host that clients send."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Give the endpoint's URL."""
+        return self.proxy.url
+
+    def stats(self) -> dict[str, Any]:
+        """Give what the admin's page shows."""
+        return self.proxy.stats()
+
+    def __enter__(self) -> RunningProxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.proxy.server.is_draining:
+            self.proxy.drain(is_urgent=lambda: True)
+        self.proxy.close()
+
+    # -- clients -----------------------------------------------------------------------------
+
+    def talk(self, *pieces: bytes) -> bytes:
+        """Send bytes on a new connection, end our side, and give all that comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S) as sock:
+            for piece in pieces:
+                sock.sendall(piece)
+            sock.shutdown(socket.SHUT_WR)
+            return read_to_end(sock)
+
+    def ask(self, method: str, target: str, **options: Any) -> Answer:
+        """Send a signed request on a new connection and read its answer."""
+        return parse_answer(self.talk(self.signed(method, target, **options)), method)
+
+    def signed(self, method: str, target: str, **options: Any) -> bytes:
+        """Give the bytes of a signed request to this proxy."""
+        return signed_request(method, target, host=self.host, **options)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, read whole. ``rest`` is what came after it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    rest: bytes = b""
+    lines: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+    @property
+    def code(self) -> str:
+        """Give S3's word for the error."""
+        return self.body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode()
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Read until the other side ends, or breaks off."""
+    received = b""
+    try:
+        while piece := sock.recv(1 << 16):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def parse_answer(received: bytes, method: str = "GET") -> Answer:
+    """Read one response from bytes; interim ones before it are skipped."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    lines = head.decode("utf-8", "surrogateescape").split("\r\n")
+    if not lines[0]:
+        return Answer(0, {}, b"")
+    status = int(lines[0].split(" ")[1])
+    if status < 200:
+        return parse_answer(rest, method)
+    fields = [tuple(line.split(": ", 1)) for line in lines[1:]]
+    headers = {name.lower(): value for name, value in fields}
+    if method == "HEAD" or status in (204, 304):
+        return Answer(status, headers, b"", rest, tuple(fields))  # type: ignore[arg-type]
+    if headers.get("transfer-encoding") == "chunked":
+        body, rest = _dechunk(rest)
+    else:
+        length = int(headers.get("content-length", len(rest)))
+        body, rest = rest[:length], rest[length:]
+    return Answer(status, headers, body, rest, tuple(fields))  # type: ignore[arg-type]
+
+
+def _dechunk(rest: bytes) -> tuple[bytes, bytes]:
+    body = b""
+    while True:
+        line, _, rest = rest.partition(b"\r\n")
+        size = int(line, 16)
+        body, rest = body + rest[:size], rest[size + 2 :]
+        if not size:
+            return body, rest
+
+
+def signed_request(
+    method: str,
+    target: str,
+    *,
+    host: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    payload: str = "",
+    key: Credentials = POOL_KEY,
+    now: float = 0.0,
+    close: bool = False,
+) -> bytes:
+    """Give a request signed by header; the payload's hash is computed unless one is given."""
+    path, _, query = target.partition("?")
+    fields = {name.lower(): value for name, value in (headers or {}).items()}
+    signed = {"host": host, **{name: value for name, value in fields.items() if name.startswith("x-amz-")}}
+    signed["x-amz-content-sha256"] = payload or hashlib.sha256(body).hexdigest()
+    signer = Signer(key, region=REGION)
+    signer.authorize(signed, method, path=path, query=canonical_query(query), now=now or time.time())
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in {**fields, **signed}.items())]
+    if body or method in ("PUT", "POST"):
+        lines.append(f"content-length: {len(body)}")
+    if close:
+        lines.append("connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape") + body
+
+
+def checking_fake(nodes: int = 3, **secrets: str) -> FakeS3:
+    """Give a fake that checks every signature and payload hash."""
+    return FakeS3(nodes, secrets={ACCESS_KEY: SECRET_KEY, GUEST_KEY.access_key: GUEST_KEY.secret_key, **secrets})
+
+
+def stored(fake: FakeS3, bucket: str, key: str) -> bytes | None:
+    """Give the bytes of an object in the fake, None when it is not there."""
+    return fake.store.bodies(bucket).get(key)
+
+
+def arrived(fake: FakeS3) -> list[str]:
+    """Give the operations that reached a node; greetings and probes of the pool left out."""
+    return [op for op in fake.ops() if op != "ListBuckets"]
+
+
+def last(fake: FakeS3) -> Recorded:
+    """Give the last request that reached a node; greetings and probes left out."""
+    return next(request for request in reversed(fake.requests) if request.target != "/")

@@ -18,6 +18,7 @@ from s3pool.cli.transfers import (
     finish,
     leaving_in_time,
     options_of,
+    remember,
     sharded_names,
     shown_progress,
     watch_health,
@@ -115,6 +116,7 @@ def _copy_objects(
         engine_for(ctx, options, progress) as engine,
         leaving_in_time(engine, summary, ctx, verb=verb),
     ):
+        remember(engine, ctx)
         run_tasks(
             watch_health(tasks, ctx),
             engine,

@@ -110,6 +110,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
         "--part-workers", type=natural_int, default=0, metavar="N", help="parts of one file at a time (0: all workers)"
     )
     parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
+    parser.add_argument(
+        "--no-resume", action="store_true", help="do not go on with large transfers that a run before left unfinished"
+    )
     parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
     add_attribute_flags(parser)
 
@@ -320,6 +323,17 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
         yield engine
     finally:
         executor.close()
+
+
+def remember(engine: Engine, ctx: Context) -> None:
+    """Let large transfers go on where an earlier run of the same command was cut short."""
+    if ctx.args.no_resume or ctx.dry_run:
+        return
+    from s3pool.sync.journal import Unfinished
+    from s3pool.sync.state import state_directory
+
+    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    engine.memory = Unfinished(os.path.join(directory, "unfinished.sqlite"), shared=True)
 
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:

@@ -16,13 +16,14 @@ from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record, Rules
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import HALF, MaxDelete, Situation, why_hold_back
-from s3pool.sync.journal import Journal
+from s3pool.sync.journal import Journal, Unfinished
+from s3pool.sync.leftovers import clear_leftovers
 from s3pool.sync.lock import PairLock
 from s3pool.sync.look import IN_SYNC, Looker
 from s3pool.sync.plan import Plan, Tally, order_of
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import NO_STATE, StatePaths
-from s3pool.transfer.beneath import local_error, stat_below
+from s3pool.transfer.beneath import local_error, remove_orphan, stat_below
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import (
@@ -71,6 +72,7 @@ class SyncOptions:
     max_duration_s: float = 0.0
     shard: Shard = WHOLE
     dry_run: bool = False
+    resume: bool = True
     state: StatePaths = NO_STATE
     lock: str = ""  # the user's own, instead of the pair's
 
@@ -147,6 +149,7 @@ class Sync:
         self._looker = Looker(engine.client, route, content=options.checksum)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
+        self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
         self.report = report or Report()
 
     def run(self) -> Report:
@@ -162,6 +165,7 @@ class Sync:
             journal = Journal(self._options.state.journal, read_only=self._options.dry_run)
             stack.callback(journal.close)
             stack.callback(self._close_listings)
+            stack.callback(self._unfinished.close)
             self._work(journal)
         return self.report
 
@@ -179,6 +183,8 @@ class Sync:
         plan = self._plan(journal)
         self.report.tally = plan.tally
         self._engine.why_not = self._looker.why_not
+        if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
+            self._engine.memory = self._unfinished
         try:
             run_tasks(
                 self._watch(plan),
@@ -190,6 +196,8 @@ class Sync:
         finally:
             self.report.out_of_time = plan.out_of_time
             self.report.in_order = plan.in_order
+        if plan.ended and self.report.summary.stopped_by is None and not self._options.dry_run:
+            clear_leftovers(self._route, self._unfinished, self._engine.client)
         if self._options.deletes:
             self._delete(journal, plan)
 
@@ -228,7 +236,13 @@ class Sync:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
             return self._remote(self._route.target.bucket, self._route.target.tree_prefix, names)
-        return LocalTarget(self._route.root, names=names, on_problem=self._problems.append)
+        on_part = None if self._options.dry_run else self._sweep
+        return LocalTarget(self._route.root, names=names, on_problem=self._problems.append, on_part=on_part)
+
+    def _sweep(self, path: bytes) -> None:
+        """Remove a temporary file of a run that was killed, unless it may still be of use."""
+        if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
+            remove_orphan(path)
 
     def _remote(self, bucket: str, prefix: str, names: Names) -> RemoteTree:
         pages = Ahead(self._list_pages(bucket, prefix))

@@ -58,13 +58,22 @@ class LocalTarget:
     """The regular files below a directory that may not exist yet.
 
     Links are not seen here: a download replaces a link, and a removal leaves it alone.
-    Names that no key can have, and what is no file, are left alone as well.
+    Names that no key can have, and what is no file, are left alone as well. ``on_part``
+    hears of temporary files of downloads.
     """
 
-    def __init__(self, root: str, *, names: Names, on_problem: Callable[[Problem], None]) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        names: Names,
+        on_problem: Callable[[Problem], None],
+        on_part: Callable[[bytes], object] | None = None,
+    ) -> None:
         self._root = root
         self._names = names
         self._on_problem = on_problem
+        self._on_part = on_part
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield the files.
@@ -74,7 +83,7 @@ class LocalTarget:
         """
         if not os.path.lexists(self._root or "."):
             return
-        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP):
+        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP, on_part=self._on_part):
             if not isinstance(found, Unusable):
                 yield Entry(found.relative, found.size, found.mtime_ns, path=found.path)
             elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):

@@ -18,6 +18,7 @@ class StatePaths:
     """The files of one pair; "" where no state is kept."""
 
     journal: str = ""
+    unfinished: str = ""
     lock: str = ""
 
 
@@ -45,8 +46,10 @@ def paths_for(route: Route, *, directory: str, shard: Shard, pool: str) -> State
         remote = route.source_text if route.source.bucket else route.target_text
         sides = [os.uname().nodename, os.path.realpath(route.root or "."), remote]
     sides.append("" if shard.is_whole else shard.text)
+    name = _name_of(sides)
     return StatePaths(
-        journal=os.path.join(directory, "sync", f"{_name_of(sides)}.sqlite"),
+        journal=os.path.join(directory, "sync", f"{name}.sqlite"),
+        unfinished=os.path.join(directory, "sync", f"{name}.unfinished.sqlite"),
         lock=os.path.join(directory, "locks", f"{_name_of([*sides, pool])}.lock"),
     )
 

@@ -95,7 +95,7 @@ def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
     if known.size is None or not _goes_by_ranges(known, engine):
         return Resumption(None, "", "")
     fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, engine))
-    return Resumption(engine.memory, task.relative, fingerprint)
+    return Resumption(engine.memory, os.path.abspath(task.target), fingerprint)
 
 
 def _goes_by_ranges(known: Facts, engine: Engine) -> bool:

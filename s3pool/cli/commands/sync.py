@@ -136,6 +136,7 @@ def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOption
         max_duration_s=args.max_duration,
         shard=shard,
         dry_run=ctx.dry_run,
+        resume=not args.no_resume,
         state=paths_for(route, directory=directory, shard=shard, pool=pool),
         lock=args.lock,
     )

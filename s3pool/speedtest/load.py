@@ -57,8 +57,8 @@ class Observer:
 class Load:
     """One run. ``act`` does one request, in the lane of the number it gets.
 
-    A lane ends what it has begun when time is up, so that large objects count, too. It gives
-    up after some failures in a row.
+    Each lane does one request at least, and ends what it has begun when time is up, so that
+    large objects count, too. It gives up after some failures in a row.
     """
 
     def __init__(
@@ -141,10 +141,8 @@ class Load:
 
     def _repeat(self, number: int, lane: dict[str, Tally]) -> None:
         failures = 0
+        started = self._now()
         while failures < FAILURES_IN_A_ROW and not self._stop.is_set():
-            started = self._now()
-            if started >= self._deadline:
-                return
             try:
                 work = self._act(number)
             except (StoppedError, NothingLeftError):
@@ -159,6 +157,9 @@ class Load:
                 self.moved()
                 seconds = self._now() - started
                 self._tally(lane, self._observer.endpoint).add(seconds, bytes=work.bytes, objects=work.objects)
+            started = self._now()
+            if started >= self._deadline:
+                return
 
     def _fail(self, lane: dict[str, Tally], error: S3PoolError) -> None:
         if self.first_error is None:

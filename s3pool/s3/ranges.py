@@ -142,23 +142,26 @@ class RangeBoard:
         return self._held + self._flying < self._window
 
     def _launch(self, r: KeyRange) -> Flight:
-        prefix, token = self._prefix, r.token if r.by_token or r.is_led or self._is_minio else ""
-        if self._is_minio:
-            prefix = r.narrowest_prefix(self._prefix)
-            if token and "/" not in prefix[len(r.stem) :]:
-                prefix = r.stem  # the chain goes on; it is left only for a narrower directory
-            else:
-                token = ""
-        if token:
+        prefix = r.narrowest_prefix(self._prefix) if self._is_minio else self._prefix
+        if r.token and self._follows(r, prefix):
             if r.is_led:
-                r.guard.follow(token)
-            flight = Flight(r, r.stem or prefix, "", token, self._commits)
+                r.guard.follow(r.token)
+            flight = Flight(r, r.stem, "", r.token, self._commits)
         else:
-            flight = Flight(r, prefix, r.cursor, "", self._commits)
+            # Where neither a name nor a token serves, the beginning is read once more.
+            flight = Flight(r, prefix, "" if r.by_token else r.cursor, "", self._commits)
         r.flight = flight
         self._flying += 1
         self.counts.requests += 1
         return flight
+
+    def _follows(self, r: KeyRange, prefix: str) -> bool:
+        """Say whether a range goes on by its token; MinIO's chains are left for narrower directories."""
+        if not r.is_within(r.stem, self._prefix):
+            return False
+        if r.by_token or r.is_led:
+            return True
+        return self._is_minio and prefix.startswith(r.stem) and "/" not in prefix[len(r.stem) :]
 
     def _land(self, flight: Flight) -> bool:
         """Take a flight in; False for one that counts no more."""
@@ -254,15 +257,18 @@ class RangeBoard:
         r = flight.range
         if not is_increasing([info.key for info in page.objects]):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
-        if _is_deaf(flight, page) and self._recover(flight):
+        if _is_deaf(flight, page):
+            self._recover(r)
             return None
         self._is_minio = self._is_minio or self._meet_minio(page.next_token)
         objects, is_over = self._trim(r, page.objects)
         is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
         self._judge_child(r, len(objects), is_last=is_over or is_last)
         held = self._advance(r, replace(page, objects=objects) if objects else None)
-        self._lead_on(r, flight, page)
         r.is_done = is_over or is_last
+        if page.truncated and not is_over:
+            # The token of a page that went beyond the end would skip keys if the end moved up.
+            r.token, r.stem = page.next_token, flight.prefix
         r.is_led = not objects and not r.is_done and page.truncated
         if r.is_done:
             self._drop_done()
@@ -329,11 +335,6 @@ class RangeBoard:
         self._held += 1
         return held if r is not self._live[0] and self._held > PAGES_KEPT_PLAIN else None
 
-    @staticmethod
-    def _lead_on(r: KeyRange, flight: Flight, page: ListPage) -> None:
-        r.token = page.next_token if page.truncated else ""
-        r.stem = flight.prefix
-
     # -- servers that do not serve ---------------------------------------------------------
 
     def fail(self, flight: Flight, error: S3PoolError) -> None:
@@ -345,7 +346,8 @@ class RangeBoard:
         if not self._land(flight):
             return
         r = flight.range
-        if isinstance(error, S3Error) and error.status in REFUSALS and flight.start_after and self._recover(flight):
+        if isinstance(error, S3Error) and error.status in REFUSALS and flight.start_after:
+            self._recover(r)
             return
         r.failures += 1
         is_alive = self._commits > flight.commits
@@ -355,23 +357,14 @@ class RangeBoard:
         self._width.note_trouble()
         self._ready.append(r)
 
-    def _recover(self, flight: Flight) -> bool:
-        """Do without start-after where the server ignored or refused it; say whether it can be done."""
-        r = flight.range
+    def _recover(self, r: KeyRange) -> None:
+        """Do without start-after, which the server ignored or refused."""
+        self._may_cut = False
         if r.left is not None:
             self._give_back(r, r.left)
-        elif r.token:
+        else:
             r.by_token = True
             self._ready.append(r)
-        elif not r.is_begun:
-            # The very first page: what it holds is taken, and the rest by token.
-            r.by_token = True
-            self._may_cut = False
-            return False
-        else:
-            return False
-        self._may_cut = False
-        return True
 
     def _give_back(self, r: KeyRange, left: KeyRange) -> None:
         """Undo a cut: the neighbour takes the keys again, even when it was through with its own."""

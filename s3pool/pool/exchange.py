@@ -150,6 +150,7 @@ def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool
         head = wire.read_head(request.method)
     except TransportError as exc:
         if isinstance(exc, StaleConnectionError):
+            exc.sent = is_whole
             raise
         raise ProtocolError(
             f"{wire.endpoint} broke the connection: {early}", endpoint=wire.endpoint, sent=is_whole

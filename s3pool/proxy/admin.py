@@ -14,6 +14,7 @@ from s3pool.proxy.page import PAGE
 from s3pool.proxy.settings import Address
 
 TIMEOUT_S = 10.0
+POLL_S = 0.1
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -78,7 +79,7 @@ class AdminServer(ThreadingHTTPServer):
             super().__init__((address.host, address.port), _Handler)
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address} for the admin: {exc.strerror or exc}") from exc
-        self._thread = threading.Thread(target=self.serve_forever, name="s3pool-admin", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(POLL_S,), name="s3pool-admin", daemon=True)
 
     def server_bind(self) -> None:
         """Bind without asking a name server for our own name."""

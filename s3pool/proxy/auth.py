@@ -39,6 +39,7 @@ KEY_CACHE_SIZE = 1024
 HEX_HASH = re.compile(r"[0-9a-f]{64}")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
 WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
+AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
 SIGNED_STREAM = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_STREAM_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 UNSIGNED_STREAM_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
@@ -195,8 +196,9 @@ class Verifier:
 
 def _read_header(head: RequestHead) -> _Claim:
     value = head.value("authorization").removeprefix(ALGORITHM)
-    words = dict(WORD.findall(value))
-    if words.keys() != {"Credential", "SignedHeaders", "Signature"} or WORD.sub("", value).strip(" ,\t"):
+    found = WORD.findall(value)
+    words = dict(found)
+    if len(found) != len(words) or words.keys() != AUTHORIZATION_WORDS or WORD.sub("", value).strip(" ,\t"):
         raise _malformed_header("the Authorization field is malformed")
     timestamp = head.value("x-amz-date") or _from_http_date(head.value("date"))
     return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp)

@@ -41,6 +41,7 @@ class Relay:
     ) -> None:
         self._stream = stream
         self._head = head
+        self._first = response  # what the client is told of the answer, whoever sends its end
         self._response = response
         self._resume = resume
         self._resumes_left = resumes
@@ -72,7 +73,7 @@ class Relay:
     def _start(self, *blocks: bytes | memoryview) -> None:
         self.is_begun = True
         self._on_first_byte()
-        head = answer_head(self._head, self._response, keep_alive=self.keep_alive, chunked=self._is_chunked)
+        head = answer_head(self._head, self._first, keep_alive=self.keep_alive, chunked=self._is_chunked)
         self._stream.write(head, *blocks)
 
     def _write_streamed(self) -> None:

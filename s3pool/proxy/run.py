@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Load = Callable[[], "tuple[Config, ProxySettings]"]
-SWITCH_INTERVAL_S = 0.05  # large bodies hold no lock; fewer switches serve small requests better
 WAKE_S = 0.5
+ACCEPT_POLL_S = 0.1  # how soon accepting ends when it is told to
 
 
 class Proxy:
@@ -57,7 +56,9 @@ class Proxy:
             except BaseException:
                 self.server.server_close()
                 raise
-        self._thread = threading.Thread(target=self.server.serve_forever, name="s3pool-accept", daemon=True)
+        self._thread = threading.Thread(
+            target=self.server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
+        )
 
     @property
     def address(self) -> Address:
@@ -202,8 +203,3 @@ def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> bool:
             return proxy.drain(is_urgent=lambda: signals.stops > 1)
         finally:
             proxy.close()
-
-
-def process_id() -> int:
-    """Give the number to which signals are sent."""
-    return os.getpid()

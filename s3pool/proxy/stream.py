@@ -207,9 +207,9 @@ class ClientStream:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
             self._wait_at_most(LINGER_S)
-            deadline, left = self._now() + LINGER_S, LINGER_BYTES
-            while left > 0 and self._now() < deadline and (piece := self._sock.recv(RECEIVE_BYTES)):
-                left -= len(piece)
+            deadline, dropped = self._now() + LINGER_S, bytearray(LINGER_BYTES)
+            while self._now() < deadline and self._sock.recv_into(dropped):
+                continue
         self.close()
 
     def abort(self) -> None:

@@ -12,7 +12,17 @@ from s3pool.model import Credentials, Endpoint, Request
 from s3pool.s3.sigv4 import Signer
 from tests.support.chunk_signing import SignedStream, unsigned_stream
 from tests.support.fake_s3 import FakeS3
-from tests.support.proxying import GUEST_KEY, POOL_KEY, REGION, Answer, RunningProxy, arrived, parse_answer, stored
+from tests.support.proxying import (
+    GUEST_KEY,
+    POOL_KEY,
+    REGION,
+    Answer,
+    RunningProxy,
+    arrived,
+    checking_fake,
+    parse_answer,
+    stored,
+)
 
 BODY = b"the content of this object" * 3
 QUIET_FIELDS = {b"user-agent", b"accept", b"connection", b"content-length", b"x-plain"}
@@ -54,8 +64,6 @@ def test_flipped_head_bytes_are_denied(place: tuple[FakeS3, RunningProxy]) -> No
 @pytest.mark.parametrize("at", range(0, len(BODY), 7))
 def test_flipped_body_bytes_reach_no_object(at: int) -> None:
     """The signed hash goes on to the node, which compares it with what arrived."""
-    from tests.support.proxying import checking_fake
-
     with checking_fake(1) as fake, RunningProxy(fake.endpoints) as proxy:
         fake.store.add("b", "other", b"")
         request = proxy.signed("PUT", "/b/new", body=BODY, close=True)
@@ -171,11 +179,6 @@ def test_two_signatures_are_denied(place: tuple[FakeS3, RunningProxy]) -> None:
     answer, ops = attempt(place, place[1].signed("GET", target))
 
     assert (400, []) == (answer.status, ops)
-
-
-def without_host(request: bytes) -> bytes:
-    """Take Host out of the list of signed headers."""
-    return re.sub(rb"SignedHeaders=host;", b"SignedHeaders=", request)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,6 @@ def test_chunks_out_of_order_are_denied(order: tuple[int, ...]) -> None:
     with FakeS3(1) as fake, RunningProxy(fake.endpoints) as proxy:
         fake.store.add("b", "k", b"")
         stream = SignedStream(proxy.host, "/b/new", BODY, chunk=40)
-        head, _ = stream.request()
         chunks = stream.chunks()
         assert 3 == len(chunks)
 

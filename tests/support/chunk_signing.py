@@ -76,7 +76,9 @@ class SignedStream:
             framed.append(b"%x;chunk-signature=%b\r\n%b\r\n" % (len(piece), previous.encode(), piece))
         if self._has_trailer:
             line = f"x-amz-checksum-crc32:{checksum('crc32', self._content)}\n"
-            text = f"AWS4-HMAC-SHA256-TRAILER\n{stamp}\n{scope}\n{previous}\n{hashlib.sha256(line.encode()).hexdigest()}"
+            text = (
+                f"AWS4-HMAC-SHA256-TRAILER\n{stamp}\n{scope}\n{previous}\n{hashlib.sha256(line.encode()).hexdigest()}"
+            )
             last = hmac.new(key, text.encode(), "sha256").hexdigest()
             framed[-1] = framed[-1][:-2] + f"{line}\r\nx-amz-trailer-signature:{last}\r\n\r\n".encode()
         return framed

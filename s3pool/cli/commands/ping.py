@@ -95,12 +95,16 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
         yield lambda results: _show_line(results, ctx)
     else:
-        from s3pool.cli.live import live_table
+        from s3pool.cli.live import live_lines
 
-        with live_table(HEADER, right=NUMBERS, color=out.colored) as draw:
-            yield lambda results: draw(
-                [(map(out.escape, _row(result)), result.is_alive) for result in results], stamp(ctx)
-            )
+        with live_lines(color=out.colored) as draw:
+            yield lambda results: draw([*_painted_lines(results, ctx), (stamp(ctx), "")])
+
+
+def _painted_lines(results: Sequence[ProbeResult], ctx: Context) -> list[tuple[str, str]]:
+    header, *lines = map(ctx.out.escape, table(HEADER, map(_row, results), right=NUMBERS))
+    colors = ["green" if result.is_alive else "red" for result in results]
+    return [(header, ""), *zip(lines, colors, strict=True)]
 
 
 def _show_records(results: Sequence[ProbeResult], out: Output) -> None:

@@ -85,6 +85,19 @@ def test_a_probe_reads_the_clock_of_the_server(servers: Servers, node_for: NodeF
     assert result.clock_offset_s < -1_000_000
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.999])
+def test_the_clock_of_a_server_that_agrees_differs_by_half_a_second_at_most(
+    servers: Servers, node_for: NodeFor, monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
+    """Its Date header is cut to whole seconds, which must not look like a clock that is late."""
+    monkeypatch.setattr("s3pool.pool.health.time.time", lambda: 10.0 + fraction)
+
+    offset_s = probe(node_for(servers(RGW).endpoint)).clock_offset_s
+
+    assert offset_s is not None
+    assert abs(offset_s) <= 0.5
+
+
 def test_later_probes_use_the_servers_own_health_path(servers: Servers, node_for: NodeFor) -> None:
     """RGW and MinIO have paths that cost them nothing."""
     server = servers(RGW)

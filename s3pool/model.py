@@ -269,6 +269,22 @@ class ListPage:
 
 
 @dataclass(frozen=True, slots=True)
+class ListMode:
+    """How a whole tree is listed.
+
+    One of ``jobs`` is one request after another, without any thread; 0 lets the listing find
+    out how many help, ``most_jobs`` at most. Without ``ordered`` pages come as they are ready.
+    """
+
+    jobs: int = 1
+    ordered: bool = True
+    most_jobs: int = 8
+
+
+SEQUENTIAL = ListMode()
+
+
+@dataclass(frozen=True, slots=True)
 class BucketInfo:
     """One bucket; ``created`` is ISO 8601 in UTC with milliseconds."""
 

@@ -6,20 +6,51 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from s3pool.cli.parser import argument_type, positive_int
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
-from s3pool.model import ListPage
+from s3pool.model import SEQUENTIAL, ListMode, ListPage
 
 if TYPE_CHECKING:
     import argparse
 
+    from s3pool.cli.context import Context
     from s3pool.s3.client import S3Client
 
 DELIMITER = "/"
+AUTO_JOBS = 0
+AUTO_JOBS_PER_ENDPOINT = 4
+LEAST_AUTO_JOBS = 8
+MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
 
 
 def add_glob_flag(parser: argparse.ArgumentParser) -> None:
     """Add --no-glob, for commands that read wildcards in S3 paths."""
     parser.add_argument("--no-glob", action="store_true", help="take *, ? and [...] in keys as they are")
+
+
+def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> None:
+    """Add --jobs and --unordered, for commands that list whole trees."""
+    parser.add_argument(
+        "--jobs",
+        type=argument_type(parse_jobs, "number"),
+        default=jobs,
+        metavar="N|auto",
+        help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
+    )
+    parser.add_argument("--unordered", action="store_true", help="with --jobs: keys as they come, which is faster")
+
+
+def parse_jobs(text: str) -> int:
+    """Read a number of jobs; 0 stands for auto."""
+    return AUTO_JOBS if text == "auto" else positive_int(text)
+
+
+def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) -> ListMode:
+    """Give the mode that --jobs and --unordered ask for; ``ordered`` is of those who need the order."""
+    if args.jobs == 1:
+        return SEQUENTIAL
+    most = min(MOST_AUTO_JOBS, max(LEAST_AUTO_JOBS, AUTO_JOBS_PER_ENDPOINT * len(ctx.config.endpoints)))
+    return ListMode(args.jobs, ordered or not args.unordered, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +66,7 @@ class Selection:
     base: str
     single: str = ""
     admits: Callable[[str], bool] | None = None
+    mode: ListMode = SEQUENTIAL
 
     @property
     def bucket(self) -> str:
@@ -51,22 +83,22 @@ class Selection:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
 
-def select(path: S3Path, *, glob: bool) -> Selection:
+def select(path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL) -> Selection:
     """Read a path with a bucket: wildcards only with ``glob``."""
     if glob and has_glob(path.key):
         prefix = glob_prefix(path.key)
         base = prefix[: prefix.rfind(DELIMITER) + 1]
-        return Selection(path, prefix, base, admits=compile_glob(path.key))
+        return Selection(path, prefix, base, admits=compile_glob(path.key), mode=mode)
     prefix = path.tree_prefix
-    return Selection(path, prefix, prefix, single="" if path.is_prefix else path.key)
+    return Selection(path, prefix, prefix, single="" if path.is_prefix else path.key, mode=mode)
 
 
 def iter_selected_pages(
     client: S3Client, selection: Selection, *, delimiter: str = "", versions: bool = False, max_keys: int = 0
 ) -> Iterator[ListPage]:
-    """Yield the pages of a selection, in key order, without what a glob leaves out.
+    """Yield the pages of a selection, in key order unless its mode says otherwise.
 
-    A page may have become empty by that. ``max_keys`` bounds the keys that are asked for,
+    A page from which a glob leaves names out may have become empty. ``max_keys`` bounds the keys that are asked for,
     where nothing is left out.
     """
     found = False
@@ -81,11 +113,18 @@ def iter_selected_pages(
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int
 ) -> Iterator[ListPage]:
-    from s3pool.s3.listing import iter_pages, iter_version_pages
+    from s3pool.s3.listing import iter_version_pages, list_pages
 
     if versions:
         return iter_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)
-    return iter_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter, max_keys=max_keys)
+    return list_pages(
+        client,
+        selection.bucket,
+        prefix=selection.prefix,
+        delimiter=delimiter,
+        max_keys=max_keys,
+        mode=selection.mode,
+    )
 
 
 def _admitted(page: ListPage, selection: Selection) -> ListPage:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
-from s3pool.cli.selection import DELIMITER, Selection, add_glob_flag, iter_selected_pages, select
+from s3pool.cli.selection import (
+    DELIMITER,
+    Selection,
+    add_glob_flag,
+    add_listing_flags,
+    iter_selected_pages,
+    list_mode,
+    select,
+)
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.units import format_size, format_size_long
@@ -30,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
     parser.add_argument("--versions", action="store_true", help="count every version, not only the latest")
     add_glob_flag(parser)
+    add_listing_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -39,7 +48,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     total = _Usage("")
 
     def count(path: S3Path) -> None:
-        usage = _count(select(path, glob=not args.no_glob), args, ctx)
+        # Prefixes are counted as their keys go by in order.
+        mode = list_mode(args, ctx, ordered=bool(args.depth))
+        usage = _count(select(path, glob=not args.no_glob, mode=mode), args, ctx)
         total.add(usage.objects, usage.bytes)
         if ctx.out.json or several or args.depth is not None:
             _show(usage, path.text, args, ctx)

@@ -22,7 +22,7 @@ from s3pool.cli.search import (
     path_test,
     regex_test,
 )
-from s3pool.cli.selection import Selection, add_glob_flag, select
+from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
 from s3pool.cli.templates import FIELDS_HELP, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
     add_glob_flag(parser)
+    add_listing_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -79,7 +80,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if any(path.is_root for path in paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
     test = _compile_tests(args, now=ctx.now())
-    return ctx.for_each(paths, lambda path: _find(select(path, glob=not args.no_glob), test, args, ctx))
+    # Each prefix is told once because its keys stand together.
+    mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
+    return ctx.for_each(paths, lambda path: _find(select(path, glob=not args.no_glob, mode=mode), test, args, ctx))
 
 
 def _check(args: argparse.Namespace, ctx: Context) -> None:

@@ -9,7 +9,15 @@ from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatte
 from s3pool.cli.output import escape
 from s3pool.cli.parser import positive_int
 from s3pool.cli.records import bucket_record, object_encoder, prefix_record, upload_record, version_record
-from s3pool.cli.selection import DELIMITER, Selection, add_glob_flag, iter_selected_pages, select
+from s3pool.cli.selection import (
+    DELIMITER,
+    Selection,
+    add_glob_flag,
+    add_listing_flags,
+    iter_selected_pages,
+    list_mode,
+    select,
+)
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
@@ -37,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
     add_glob_flag(parser)
+    add_listing_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -79,7 +88,7 @@ class _Lister:
         elif self._args.incomplete:
             self._list_uploads(path)
         else:
-            self._list_keys(select(path, glob=not self._args.no_glob))
+            self._list_keys(select(path, glob=not self._args.no_glob, mode=list_mode(self._args, self._ctx)))
 
     def summarize(self) -> None:
         """Tell the counts: on stderr, or as the last object with --json."""

@@ -132,4 +132,3 @@ def iter_names(ctx: Context, *, null: bool) -> Iterator[str]:
         yield from (name.decode("utf-8", "surrogateescape") for name in names if name)
     if rest:
         yield rest.decode("utf-8", "surrogateescape")
-

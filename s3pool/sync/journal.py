@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS ranges (name TEXT, first INTEGER, PRIMARY KEY (name, 
 """
 ROWS_PER_READ = 1000
 ROWS_PER_WRITE = 1000
-SECONDS_PER_WRITE = 2.0  # no more than this is forgotten when the run is killed
+SECONDS_PER_WRITE = 0.2  # about as much is forgotten when the run is killed
+SOON_BYTES = 1 << 20  # what took so long is not forgotten at all
 BUSY_TIMEOUT_S = 10.0  # another run may use the same state with a lock file of its own
 SIGNED_64 = 1 << 63
 
@@ -95,6 +96,12 @@ class Journal:
         if not self._read_only:
             self._pairs[name] = record
             self._write_in_time()
+
+    def note_transfer(self, name: bytes, record: Record | None) -> None:
+        """Remember a pair that was brought in sync just now; a large one on disk, at once."""
+        self.note(name, record)
+        if record is not None and record.size >= SOON_BYTES:
+            self.write()
 
     # -- hashes ----------------------------------------------------------------------------
 
@@ -251,8 +258,9 @@ def _checked(database: sqlite3.Connection) -> sqlite3.Connection:
 def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
     """Give a connection to write to; the tables are made where there are none."""
     try:
-        # A rollback journal, unlike WAL, serves on network file systems too.
-        database.execute("PRAGMA synchronous = NORMAL")
+        # A rollback journal, unlike WAL, serves on network file systems too. Waiting for the
+        # disk would help in a power cut only, and then a hint is all that is lost.
+        database.execute("PRAGMA synchronous = OFF")
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:
             database.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except sqlite3.Error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from s3pool.errors import JournalError, RefusedError
+from s3pool.errors import JournalError, LocalNotFoundError, RefusedError
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import (
     COPY,
@@ -25,6 +25,7 @@ from s3pool.sync.compare import (
     decide,
     record_of,
 )
+from s3pool.sync.listed import ListedNames
 from s3pool.sync.look import Look, Looker, identity_of
 from s3pool.sync.scan import RemoteTree
 from s3pool.transfer.beneath import split_relative
@@ -145,6 +146,7 @@ class Plan:
         self._shard = shard
         self._delete = delete
         self._time_is_up = time_is_up
+        self._wanted = names.wanted if isinstance(names, ListedNames) else set()
         self._records = RecordReader(journal, names)
         self._mapper = KeyMapper(self._exists)
         self._doomed: list[tuple[bytes, int]] = []
@@ -174,6 +176,7 @@ class Plan:
         yield from self._drain()
         if isinstance(self._source, RemoteTree):
             yield from self._late(self._source)
+        yield from self._missing()
         self._write_doomed()
         self._keep_or_give_up(self._spare)
         self.ended = True
@@ -188,6 +191,8 @@ class Plan:
         holds = self._shard.holds
         check = self._rules.direction == DOWNLOAD
         for entry in self._source:
+            if self._wanted:
+                self._wanted.discard(entry.name)
             # A key that stands for a directory is nothing that could be lost.
             self.tally.source_names += bool(entry.name) and not entry.name.endswith("/")
             if check and not self._has_place(entry):
@@ -289,6 +294,13 @@ class Plan:
                 continue
             yield from self._step(ours, self._find(ours.name), None)
         yield from self._drain()
+
+    def _missing(self) -> Iterator[Problem]:
+        """Report the names of a list that the source does not have."""
+        for name in sorted(self._wanted):
+            if self._shard.holds(name):
+                error = LocalNotFoundError(f"{self._route.source_of(name)} is on the list, and not there")
+                yield Problem(self._route.source_of(name), error, self._route.target_of(name), op="sync")
 
     # -- what the source does not have -----------------------------------------------------
 

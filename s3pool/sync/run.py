@@ -275,7 +275,7 @@ class Sync:
             if isinstance(outcome.task, RemoveTask):
                 self._emptied.add(os.path.dirname(name))
         else:
-            journal.note(order_of(name), self._record(name, outcome))
+            journal.note_transfer(order_of(name), self._record(name, outcome))
 
     def _record(self, name: str, outcome: Outcome) -> Record | None:
         """Give how a transfer left its pair; None where that cannot be told."""

@@ -493,7 +493,7 @@ def test_senseless_words_are_refused(
 
 
 def test_a_neighbour_with_the_same_beginning_is_no_overlap(call: Call, fake: FakeS3, bucket: str) -> None:
-    """p and p2 are two trees."""
+    """The trees p and p2 have nothing in common."""
     fake.store.add("b", "p/a", b"A", mtime=OLD)
 
     result = call("sync", "s3/b/p", "s3/b/p2")
@@ -555,7 +555,9 @@ def test_metrics_tell_of_the_run(call: Call, fake: FakeS3, bucket: str, source: 
     success = [line for line in good if line.startswith("s3pool_sync_last_success_timestamp_seconds{")]
     assert f"s3pool_sync_objects_copied{labels} 6" in good
     assert f"s3pool_sync_exit_code{labels} 0" in good
-    assert any(line.startswith('s3pool_sync_endpoint_retries{source="source",target="s3/b/p/",endpoint=') for line in good)
+    assert any(
+        line.startswith('s3pool_sync_endpoint_retries{source="source",target="s3/b/p/",endpoint=') for line in good
+    )
     assert f"s3pool_sync_objects_failed{labels} 1" in bad
     assert f"s3pool_sync_exit_code{labels} {failed.code}" in bad
     assert success == [line for line in bad if line.startswith("s3pool_sync_last_success_timestamp_seconds{")]
@@ -603,3 +605,33 @@ def test_upload_checksum_sends_one_more(call: Call, fake: FakeS3, bucket: str, s
     puts = [request for request in fake.requests if request.op == "PutObject"]
     assert all("x-amz-checksum-sha256" in request.headers for request in puts)
     assert 6 == len(puts)
+
+
+def test_a_list_of_names_takes_the_place_of_the_tree(
+    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
+) -> None:
+    """Other names are untouched on both sides; a listed one that is missing is told."""
+    for key in ("p/other", "p/d/gone"):
+        fake.store.add("b", key, b"x", mtime=OLD)
+    (tmp_path / "list").write_bytes(b"a\nd/b\nd/c/deep\n")
+    (tmp_path / "more").write_bytes(b"a\nmissing\n")
+
+    good = call("sync", "source", "s3/b/p", "--files-from", "list", "--delete", "--json")
+    down = call("sync", "s3/b/p", "copy", "--files-from", "list", "--json")
+    bad = call("sync", "source", "s3/b/p", "--files-from", "more", "--json")
+    piped = call("sync", "source", "s3/b/p", "--files-from", "-", "--json", stdin=b"empty\n")
+
+    assert [(0, 3), (0, 3), (3, 0), (0, 1)] == [(r.code, summary_of(r)["copied"]) for r in (good, down, bad, piped)]
+    assert "missing is on the list, and not there" in bad.err
+    assert {"p/a", "p/d/b", "p/d/c/deep", "p/empty", "p/other", "p/d/gone"} == set(fake.store.bodies("b"))
+    assert {"a": b"A", "d/b": b"BB", "d/c/deep": b"deep"} == tree_of(tmp_path / "copy")
+
+
+def test_shard_auto_needs_somebody_who_tells(call: Call, bucket: str, source: Path) -> None:
+    """Without a job array it would mean nothing."""
+    words = ("sync", "source", "s3/b/p", "--shard", "auto")
+
+    lost = call(*words)
+    told = call(*words, env={"JOB_COMPLETION_INDEX": "0", "S3POOL_SHARD_COUNT": "1"})
+
+    assert (2, 0) == (lost.code, told.code)

@@ -25,7 +25,7 @@ from tests.support.run_cli import CliResult
 Call = Callable[..., CliResult]
 OLD = 1_500_000_000
 KEYS = [f"k{number}" for number in range(9)]
-TARGET = {**{key: b"kept" for key in KEYS}, "extra": b"stays"}
+TARGET = {**dict.fromkeys(KEYS, b"kept"), "extra": b"stays"}
 IMPATIENT = ("--retries", "1", "--connect-timeout", "1", "--read-timeout", "2")
 
 LIST_FAULTS = [
@@ -210,7 +210,7 @@ def test_a_missing_bucket_deletes_nothing(call: Call, target: Path) -> None:
 
 
 def test_a_missing_target_bucket_is_not_found(call: Call, tmp_path: Path) -> None:
-    """sync makes no buckets."""
+    """There is nothing to list; sync makes no buckets."""
     make_source(tmp_path)
 
     assert 3 == call("sync", "source", "s3/nowhere/t", "--delete").code
@@ -229,18 +229,22 @@ def test_filters_that_leave_nothing_delete_nothing(
 
 
 def unusable_link(root: Path) -> None:
+    """Put a link that leads nowhere."""
     (root / "link").symlink_to("/nowhere/at/all")
 
 
 def unusable_loop(root: Path) -> None:
+    """Put a link to the directory itself."""
     (root / "loop").symlink_to(root)
 
 
 def unusable_pipe(root: Path) -> None:
+    """Put a pipe."""
     os.mkfifo(root / "pipe")
 
 
 def unusable_name(root: Path) -> None:
+    """Put a name that is not UTF-8."""
     (root / os.fsdecode(b"\xff")).write_bytes(b"x")
 
 

@@ -148,7 +148,9 @@ def test_without_resume_it_is_begun_anew(run_cli: CliRunner, fake: FakeS3, sourc
 
 def fetched(fake: FakeS3) -> int:
     """Give how many bytes the ranges asked for have in all."""
-    ranges = [request.headers["range"].removeprefix("bytes=") for request in fake.requests if "range" in request.headers]
+    ranges = [
+        request.headers["range"].removeprefix("bytes=") for request in fake.requests if "range" in request.headers
+    ]
     return sum(int(last) - int(first) + 1 for first, last in (text.split("-") for text in ranges))
 
 
@@ -175,9 +177,7 @@ def test_a_killed_download_goes_on_with_its_ranges(
     assert [] == parts_of(target)
 
 
-def test_a_download_is_begun_anew_when_the_object_changed(
-    run_cli: CliRunner, fake: FakeS3, tmp_path: Path
-) -> None:
+def test_a_download_is_begun_anew_when_the_object_changed(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
     """Ranges of two objects must never meet; the old temporary file goes."""
     fake.store.add("b", "p/d/big", os.urandom(SIZE))
     words = ("sync", "s3/b/p", str(tmp_path / "copy"), *PARTS)

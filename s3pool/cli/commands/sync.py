@@ -20,8 +20,8 @@ from s3pool.cli.transfers import (
     shown_progress,
     watch_health,
 )
-from s3pool.errors import LocalFileError, RefusedError
-from s3pool.shard import choose_shard
+from s3pool.errors import LocalFileError, RefusedError, UsageError
+from s3pool.shard import AUTO, choose_shard
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.route import Route, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
@@ -32,6 +32,7 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
+    from s3pool.filters import Names
     from s3pool.model import ListPage
 
 SUMMARY = "make a directory or prefix like another one"
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
     add_transfer_flags(parser)
     parser.add_argument("--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more")
+    parser.add_argument(
+        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
+    )
     add_glob_flag(parser)
     _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
     _add_delete_flags(parser.add_argument_group("what the source does not have"))
@@ -116,7 +120,9 @@ def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
 
 
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
-    shard = choose_shard(args.shard, ctx.environ)
+    shard = choose_shard("" if args.shard == AUTO else args.shard, ctx.environ)
+    if args.shard == AUTO and not shard.origin:
+        raise UsageError("--shard auto: neither a Slurm array nor an indexed Kubernetes job is to be seen")
     if shard.origin and not args.shard:
         ctx.out.note(f"s3pool: shard {shard.text} by {shard.origin}; --shard 0/1 takes everything")
     pool = " ".join(sorted(str(endpoint) for endpoint in ctx.config.endpoints))
@@ -127,7 +133,7 @@ def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOption
         exact_timestamps=args.exact_timestamps,
         update=args.update,
         no_clobber=args.no_clobber,
-        names=name_filter(args),
+        names=_names(args, ctx),
         links=args.links,
         delete=args.delete,
         delete_excluded=args.delete_excluded,
@@ -140,6 +146,15 @@ def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOption
         state=paths_for(route, directory=directory, shard=shard, pool=pool),
         lock=args.lock,
     )
+
+
+def _names(args: argparse.Namespace, ctx: Context) -> Names:
+    if not args.files_from:
+        return name_filter(args)
+    from s3pool.cli.copying import iter_listed
+    from s3pool.sync.listed import ListedNames
+
+    return ListedNames(iter_listed(args.files_from, ctx), name_filter(args))
 
 
 def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions:

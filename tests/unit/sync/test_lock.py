@@ -36,9 +36,7 @@ def test_a_lock_of_the_users_own_must_be_possible(tmp_path: Path) -> None:
         PairLock(str(tmp_path / "file" / "x"))
 
 
-def test_without_a_place_for_the_default_lock_the_run_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_place_for_the_default_lock_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A home that cannot be written to is no reason to copy nothing."""
     (tmp_path / "file").write_bytes(b"")
 

@@ -14,9 +14,7 @@ def test_labels_are_escaped() -> None:
     """One name with a quote must not make the whole file unreadable."""
     text = format_metrics([Gauge("m", "Meaning.", [(LABELS, 1.5)]), Gauge("none", "Not there.", [])])
 
-    assert (
-        text == '# HELP m Meaning.\n# TYPE m gauge\nm{source="a\\"b\\\\c\\nd",target="s3/b/p/"} 1.500\n'
-    )
+    assert text == '# HELP m Meaning.\n# TYPE m gauge\nm{source="a\\"b\\\\c\\nd",target="s3/b/p/"} 1.500\n'
 
 
 def test_the_last_success_is_found_again(tmp_path: Path) -> None:

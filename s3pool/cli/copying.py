@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
-from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
@@ -59,6 +59,7 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_flag(parser)
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
     add_glob_flag(parser)
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
@@ -86,6 +87,7 @@ def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
         links=args.links,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
+        listing=list_mode(args, ctx),
     )
 
 

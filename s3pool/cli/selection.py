@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 DELIMITER = "/"
+AUTO = "auto"
 AUTO_JOBS = 0
 AUTO_JOBS_PER_ENDPOINT = 4
 LEAST_AUTO_JOBS = 8
@@ -42,7 +43,7 @@ def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> No
 
 def parse_jobs(text: str) -> int:
     """Read a number of jobs; 0 stands for auto."""
-    return AUTO_JOBS if text == "auto" else positive_int(text)
+    return AUTO_JOBS if text == AUTO else positive_int(text)
 
 
 def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) -> ListMode:
@@ -113,7 +114,8 @@ def iter_selected_pages(
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int
 ) -> Iterator[ListPage]:
-    from s3pool.s3.listing import iter_version_pages, list_pages
+    from s3pool.s3.listing import iter_version_pages
+    from s3pool.s3.trees import list_pages
 
     if versions:
         return iter_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)

@@ -17,7 +17,7 @@ from operator import lt
 from typing import Protocol
 
 from s3pool.errors import ProtocolError, S3Error
-from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
+from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.results import UploadPage
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
@@ -88,36 +88,6 @@ def iter_pages(
         yield page
         if not page.truncated or (max_keys and not left):
             return
-
-
-def list_pages(
-    client: Lister,
-    bucket: str,
-    *,
-    prefix: str = "",
-    delimiter: str = "",
-    max_keys: int = 0,
-    mode: ListMode = SEQUENTIAL,
-) -> Iterator[ListPage]:
-    """Yield the pages of a listing, by one request after another or by many at once.
-
-    Many at once serve whole trees only: with a delimiter or a bound it is one after another.
-
-    Raises:
-        S3PoolError: a page could not be had.
-    """
-    if mode.jobs == 1 or delimiter or max_keys:
-        return iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys)
-    from s3pool.s3.parallel_listing import iter_pages_parallel
-
-    return iter_pages_parallel(client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs)
-
-
-def list_objects(client: Lister, bucket: str, *, prefix: str = "", mode: ListMode = SEQUENTIAL) -> Iterator[ObjectInfo]:
-    """Yield all objects below a prefix, page by page as ``list_pages`` gives them."""
-    pages = list_pages(client, bucket, prefix=prefix, mode=mode)
-    for page in pages:
-        yield from page.objects
 
 
 def iter_objects(

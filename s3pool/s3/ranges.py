@@ -350,7 +350,8 @@ class RangeBoard:
             self._recover(r)
             return
         r.failures += 1
-        is_alive = self._commits > flight.commits
+        # When no other page came meanwhile nobody answers, and the transport has tried enough.
+        is_alive = isinstance(error, ThrottledError) or self._commits > flight.commits
         if r.failures > RANGE_RETRIES or not is_alive or not isinstance(error, (NoEndpointError, ThrottledError)):
             raise error
         self.counts.retries += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
 from s3pool.filters import Names
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
-from s3pool.model import ObjectHead, ObjectInfo
+from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
@@ -30,6 +30,7 @@ class Rules:
     links: str = LINKS_FILES
     version_id: str = ""
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
+    listing: ListMode = SEQUENTIAL
 
 
 class Expansion:
@@ -300,9 +301,9 @@ class Expansion:
         )
 
     def _objects(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        from s3pool.s3.listing import iter_objects
+        from s3pool.s3.trees import list_objects
 
-        return iter_objects(self._client, bucket, prefix=prefix)
+        return list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)
 
     def _exists(self, bucket: str, key: str) -> bool:
         try:
@@ -336,5 +337,3 @@ def _join(place: Location, name: str) -> str:
 def _nothing_found(source: S3Path) -> NotFoundError:
     detail = "nothing has that name or lies below it"
     return NotFoundError(404, "NoSuchKey", detail=detail, resource=source.text, op="ListObjects")
-
-

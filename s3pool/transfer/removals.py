@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
-from s3pool.model import ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
 from s3pool.transfer.tasks import DeleteTask, Problem
 from s3pool.transfer.walk import NO_FILTER
 
@@ -30,6 +30,7 @@ class RemovalRules:
     incomplete: bool = False
     names: Names = NO_FILTER
     ages: ObjectFilter = ANY_AGE
+    listing: ListMode = SEQUENTIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,13 @@ class Removal:
             yield DeleteTask(scope.bucket, key)
 
     def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.listing import iter_objects
+        from s3pool.s3.trees import list_objects
 
         if self._rules.recursive and not scope.is_glob and not self._rules.raw_prefix and not scope.path.is_prefix:
             yield from self._admitted(scope, self._head(scope.path))
-        yield from self._admitted(scope, iter_objects(self._client, scope.bucket, prefix=scope.prefix))
+        yield from self._admitted(
+            scope, list_objects(self._client, scope.bucket, prefix=scope.prefix, mode=self._rules.listing)
+        )
 
     def _head(self, path: S3Path) -> Iterator[ObjectInfo]:
         try:

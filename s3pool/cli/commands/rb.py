@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s3pool.cli.batches import BatchDeleter
+from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.errors import RefusedError, S3Error
 from s3pool.location import S3Path
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.model import ListMode
 
 SUMMARY = "remove buckets"
 
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="empty it first: objects, versions, uploads; asks on a terminal"
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -37,7 +40,7 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     if args.force:
         ctx.client.head_bucket(path.bucket)  # a missing bucket must fail before anybody is asked
         _make_sure(path, args, ctx)
-        code = _empty(path.bucket, ctx)
+        code = _empty(path.bucket, list_mode(args, ctx), ctx)
         if code:
             return code
     elif ctx.dry_run:
@@ -56,20 +59,35 @@ def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
         raise RefusedError(f"{path.text} was not deleted: the answer was no")
 
 
-def _empty(bucket: str, ctx: Context) -> int:
+def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
     """Delete all versions, markers and objects, and abort all uploads; give the exit code."""
     deleter = BatchDeleter(ctx.client, bucket, ctx.out, report=False)
-    try:
-        _delete_versions(bucket, deleter, ctx)
-    except S3Error as exc:
-        if exc.status != NO_VERSIONS_STATUS:
-            raise
-        _delete_objects(bucket, deleter, ctx)
+    if mode.jobs != 1 and _never_kept_versions(bucket, ctx):
+        _delete_objects(bucket, deleter, mode, ctx)
+    else:
+        _delete_versions_or_objects(bucket, deleter, mode, ctx)
     deleter.flush()
     _abort_uploads(bucket, ctx)
     if deleter.deleted:
         ctx.out.note(f"s3pool: {deleter.deleted} objects and versions of s3/{bucket} deleted")
     return deleter.exit_code
+
+
+def _never_kept_versions(bucket: str, ctx: Context) -> bool:
+    """Say whether the objects are all there is, which many requests at once can list."""
+    try:
+        return not ctx.client.get_versioning(bucket)
+    except S3Error:
+        return False
+
+
+def _delete_versions_or_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
+    try:
+        _delete_versions(bucket, deleter, ctx)
+    except S3Error as exc:
+        if exc.status != NO_VERSIONS_STATUS:
+            raise
+        _delete_objects(bucket, deleter, mode, ctx)
 
 
 def _delete_versions(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
@@ -81,10 +99,10 @@ def _delete_versions(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
             deleter.add(info.key, info.version_id)
 
 
-def _delete_objects(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
-    from s3pool.s3.listing import iter_objects
+def _delete_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
+    from s3pool.s3.trees import list_objects
 
-    for info in iter_objects(ctx.client, bucket):
+    for info in list_objects(ctx.client, bucket, mode=mode):
         deleter.add(info.key)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.transfers import (
     Teller,
     add_filter_flags,
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-0", "--null", action="store_true", help="paths on standard input end in NUL")
     parser.add_argument("--prefix", action="store_true", help="a path is a raw prefix: p means p2 as well; asks")
     add_glob_flag(parser)
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -89,6 +90,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, glob: bool = True) -> Remo
         incomplete=args.incomplete,
         names=sharded_names(args, ctx),
         ages=ObjectFilter(older_than=_moment(args.older_than, ctx), newer_than=_moment(args.newer_than, ctx)),
+        listing=list_mode(args, ctx),
     )
 
 

@@ -20,16 +20,15 @@ Batch = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What was removed, and what could not be. ``error`` is the last reason, or nothing."""
+    """What was removed, and what could not be. ``error`` is the last reason, or nothing.
+
+    ``versioned`` says that the bucket keeps versions, which a plain removal only hides.
+    """
 
     removed: int = 0
     failed: int = 0
     error: str = ""
-
-    @property
-    def is_clean(self) -> bool:
-        """Say whether nothing is left."""
-        return not self.failed and not self.error
+    versioned: bool = False
 
 
 def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> Removal:
@@ -42,7 +41,7 @@ def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> Rem
     except BaseException:
         sweep.stop.set()
         raise
-    return Removal(sweep.removed, sweep.failed, sweep.error)
+    return Removal(sweep.removed, sweep.failed, sweep.error, sweep.versioned)
 
 
 class _Sweep:
@@ -58,6 +57,7 @@ class _Sweep:
         self.removed = 0
         self.failed = 0
         self.error = ""
+        self.versioned = False
 
     def work(self, _lane: int) -> None:
         """Delete page after page, until there are none or the listing fails."""
@@ -95,7 +95,8 @@ class _Sweep:
 
     def _lister(self) -> Callable[[], Iterator[ListPage]]:
         bucket, prefix = self._place.bucket, self._place.key
-        if self._has_versions():
+        self.versioned = self._has_versions()
+        if self.versioned:
             return lambda: iter_version_pages(self._client, bucket, prefix=prefix)
         return lambda: iter_pages(self._client, bucket, prefix=prefix)
 
@@ -109,7 +110,8 @@ class _Sweep:
 
 def describe(removal: Removal, place: S3Path, *, lost: int = 0) -> Sequence[str]:
     """Say what could not be removed and how to do it; nothing when all is clean."""
-    advice = f"s3pool rm -r --force {place.text} removes what is there"
+    versions = " --versions" if removal.versioned else ""
+    advice = f"s3pool rm -r{versions} --force {place.text} removes what is there"
     words = []
     if removal.failed:
         words.append(f"objects of the test that could not be removed: {removal.failed}: {removal.error}; {advice}")

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import Answer, Delay, FakeS3
+from tests.support.fake_s3 import Answer, Delay, FakeS3, Hang
 from tests.support.fake_s3 import Call as CallHook
 from tests.support.run_cli import CliRunner
 
@@ -177,6 +177,14 @@ def test_versions_are_removed_too(bucket: FakeS3, call: Call) -> None:
     assert (0, ["p/mine"]) == (code, list(bucket.store.buckets["b"].versions))
 
 
+def test_advice_knows_of_versions(bucket: FakeS3, call: Call) -> None:
+    """Without that word the removal would only hide them."""
+    bucket.store.buckets["b"].versioning = "Enabled"
+    bucket.fault(Answer(403, "AccessDenied"), op="DeleteObjects", times=0)
+
+    assert "; s3pool rm -r --versions --force s3/b/" in call("speedtest", *SHORT, "s3/b").err
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -195,6 +203,27 @@ def test_signal_leaves_nothing_behind(
     assert (code, b"") == (process.returncode, out)
     assert ["s3pool: stopping; what was stored is removed", f"s3pool: {word}"] == error.decode().splitlines()[1:]
     assert bucket.ops(op="PutObject")
+    assert ["p/mine"] == left_in(bucket)
+
+
+def test_signal_does_not_wait_for_silent_nodes(bucket: FakeS3, run_cli: CliRunner) -> None:
+    """Nobody knows what they will still store; that is said, with the command that looks."""
+    arrived = threading.Event()
+    bucket.fault(CallHook(lambda _: arrived.set()), op="PutObject", nth=3)
+    bucket.fault(Hang(), op="PutObject", nth=3, times=0)
+    process = run_cli.start("speedtest", *SHORT, "--duration", "60", "s3/b/p", env=bucket.environment)
+    assert arrived.wait(WAIT_S)
+
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=WAIT_S)
+
+    told = error.decode().splitlines()[-2]
+    assert 130 == process.returncode
+    assert re.fullmatch(
+        r"s3pool: error: requests of the test that were not answered and may still store something: [1-4]; "
+        r"s3pool rm -r --force s3/b/p/\.s3pool-speedtest-[0-9a-f]{12}/ removes what is there",
+        told,
+    )
     assert ["p/mine"] == left_in(bucket)
 
 

@@ -7,6 +7,8 @@ escapes. ``encode_key`` and ``encode_query`` are the only places that percent-en
 from __future__ import annotations
 
 import calendar
+import functools
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from s3pool.errors import ConfigError, ProtocolError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
+_CLOCK = re.compile(r"T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|6[01])")
 MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
 
 
@@ -353,9 +356,19 @@ def parse_iso_time(text: str) -> float:
     Raises:
         ValueError: it is something else.
     """
-    whole = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
+    clock = _CLOCK.match(text, 10)
+    if clock is None:
+        raise ValueError(f"{text!r} is no time")
+    hours, minutes, seconds = map(int, clock.groups())
     fraction = text[19:].rstrip("Z")
+    whole = _start_of_day(text[:10]) + hours * 3600 + minutes * 60 + seconds
     return whole + (float("0" + fraction) if fraction else 0.0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _start_of_day(text: str) -> int:
+    # strptime is slow, and a listing has few days beside its keys.
+    return calendar.timegm(time.strptime(text, "%Y-%m-%d"))
 
 
 def format_iso_time(seconds: float) -> str:

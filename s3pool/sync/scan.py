@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError
@@ -170,12 +170,18 @@ class Ahead(Iterable[T]):
         self._closed.set()
 
     def _read(self) -> None:
+        items: Iterator[T] | None = None
         try:
-            for item in self._items:
+            items = iter(self._items)
+            for item in items:
                 if not self._put(item):
                     return
         except BaseException as exc:  # noqa: BLE001 - it is raised in the thread that iterates
             self._error = exc
+        finally:
+            # A listing by many threads ends them when it is closed, in the thread that reads it.
+            if isinstance(items, Generator):
+                items.close()
         self._put(_END)
 
     def _put(self, item: object) -> bool:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.exit_codes import DONE, INTERRUPTED, SKIPPED, TERMINATED, combined, exit_code_for
 from s3pool.cli.parser import argument_type, seconds
-from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.selection import AUTO as AUTO_JOBS
+from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
     )
     add_glob_flag(parser)
+    add_listing_flags(parser, jobs=AUTO_JOBS)
     _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
     _add_delete_flags(parser.add_argument_group("what the source does not have"))
     _add_run_flags(parser.add_argument_group("the run"))
@@ -190,9 +192,10 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
 
 
 def _list_pages(ctx: Context, bucket: str, prefix: str) -> Iterable[ListPage]:
-    from s3pool.s3.listing import iter_pages
+    from s3pool.s3.trees import list_pages
 
-    return iter_pages(ctx.client, bucket, prefix=prefix)
+    # The merge lives by the order, whatever --unordered would make of a mere listing.
+    return list_pages(ctx.client, bucket, prefix=prefix, mode=list_mode(ctx.args, ctx, ordered=True))
 
 
 # -- the end -------------------------------------------------------------------------------

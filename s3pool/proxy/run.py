@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,45 +21,59 @@ from s3pool.proxy.service import Pool, open_gateway
 from s3pool.proxy.settings import OFF, Address, ProxySettings
 
 if TYPE_CHECKING:
+    import ssl
+
     from s3pool.config import Config
     from s3pool.proxy.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]
 Load = Callable[[], "tuple[Config, ProxySettings]"]
 WAKE_S = 0.5
+SAME_WISH_S = 1.0
 ACCEPT_POLL_S = 0.1  # how soon accepting ends when it is told to
 
 
 class Proxy:
-    """One proxy, ready to be started; a context that closes it.
+    """One proxy process, ready to be started.
 
-    ``load`` reads the configuration anew, for a reload.
+    ``load`` reads the configuration, now and for a reload. Among several processes some have
+    no admin listener, and one has no server for S3 clients; ``merge`` adds the others' state.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(
+        self, load: Load, *, has_server: bool = True, has_admin: bool = True, multiprocess: bool = False
+    ) -> None:
         self._load = load
         config, self.settings = load()
-        self.metrics = Metrics()
+        tls = server_context(self.settings)
+        self.metrics = Metrics(multiprocess=multiprocess)
         self.pool = Pool(open_gateway(config, self.settings))
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
-        self.server = ProxyServer(
-            self.settings.listen,
-            self.pool.gateway,
-            metrics=self.metrics,
-            log=self.log,
-            tls=server_context(self.settings),
-        )
+        self.merge: Callable[[Record], Record] = lambda own: own
+        self._server: ProxyServer | None = None
         self.admin: AdminServer | None = None
-        if self.settings.admin_listen is not None:
-            try:
+        self.is_draining = False
+        try:
+            if has_server:
+                self._server = ProxyServer(
+                    self.settings.listen, self.pool.gateway, metrics=self.metrics, log=self.log, tls=tls
+                )
+            if has_admin and self.settings.admin_listen is not None:
                 self.admin = AdminServer(self.settings.admin_listen, self._desk())
-            except BaseException:
-                self.server.server_close()
-                raise
-        self._thread = threading.Thread(
-            target=self.server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
-        )
+        except BaseException:
+            if self._server is not None:
+                self._server.server_close()
+            raise
+        self._thread: threading.Thread | None = None
+
+    @property
+    def server(self) -> ProxyServer:
+        """Give the server for S3 clients, which there must be."""
+        if self._server is None:
+            raise RuntimeError("this process serves no S3 clients")
+        return self._server
 
     @property
     def address(self) -> Address:
@@ -79,12 +94,32 @@ class Proxy:
         """Give what clients take for the endpoint."""
         return f"{'https' if self.settings.tls_cert else 'http'}://{self.address}"
 
-    def start(self) -> None:
+    def start(self, *, probes: bool = True) -> None:
         """Watch the nodes and take connections, in threads."""
-        self.pool.start()
-        self._thread.start()
+        if probes:
+            self.pool.start()
+        if self._server is not None:
+            self._thread = threading.Thread(
+                target=self._server.serve_forever, args=(ACCEPT_POLL_S,), name="s3pool-accept", daemon=True
+            )
+            self._thread.start()
         if self.admin is not None:
             self.admin.start()
+
+    def live(self, signals: Signals) -> bool:
+        """Serve until a signal ends it; True when every request could finish."""
+        while not signals.stops:
+            signals.wait()
+            if signals.reloads:
+                signals.reloads = 0
+                self.reload()
+        logger.info("draining: %d connections", self.connections)
+        return self.drain(is_urgent=lambda: signals.stops > 1)
+
+    @property
+    def connections(self) -> int:
+        """Give the number of S3 clients' open connections."""
+        return self._server.connections if self._server is not None else 0
 
     def reload(self) -> None:
         """Put the configuration of now in force; a bad one is reported and changes nothing."""
@@ -97,20 +132,22 @@ class Proxy:
         except S3PoolError as exc:
             logger.error("the configuration was not reloaded: %s", exc)
             return
-        self.server.tls = tls
-        self.pool.exchange(opened, publish=self._publish)
+        self.pool.exchange(opened, publish=lambda gateway: self._publish(gateway, tls))
         fixed = ("listen", "admin_listen", "processes", "access_log")
         for name in fixed:
             if getattr(settings, name) != getattr(self.settings, name):
                 logger.warning("proxy.%s has changed; that takes a restart", name)
         logger.info("the configuration was reloaded")
 
-    def _publish(self, gateway: Gateway) -> None:
-        self.server.gateway = gateway
+    def _publish(self, gateway: Gateway, tls: ssl.SSLContext | None) -> None:
+        if self._server is not None:
+            self._server.gateway = gateway
+            self._server.tls = tls
 
     def drain(self, *, is_urgent: Callable[[], bool] = lambda: False) -> bool:
         """End: no new connections, running requests finish; say whether all did."""
-        return self.server.drain(is_urgent=is_urgent)
+        self.is_draining = True
+        return self._server is None or self._server.drain(is_urgent=is_urgent)
 
     def close(self) -> None:
         """Close what is open."""
@@ -124,21 +161,22 @@ class Proxy:
 
     def _desk(self) -> Desk:
         return Desk(
-            is_draining=lambda: self.server.is_draining,
+            is_draining=lambda: self.is_draining,
             is_ready=lambda: status.is_ready(self.pool),
-            metrics=lambda: self.metrics.render(status.gauges(self.pool, connections=self.server.connections)),
+            metrics=lambda: self.metrics.render(status.gauges(self.pool, connections=self.connections)),
             stats=self.stats,
             set_drained=self.set_drained,
         )
 
     def stats(self) -> dict[str, Any]:
         """Give the whole state, ready for JSON."""
-        return status.stats_record(
+        own = status.stats_record(
             self.pool,
             requests=self.metrics.summary(),
-            connections=self.server.connections,
-            is_draining=self.server.is_draining,
+            connections=self.connections,
+            is_draining=self.is_draining,
         )
+        return self.merge(own)
 
     def set_drained(self, url: str, drained: bool) -> int:
         """Take nodes out of service, or back; give how many there were of that name."""
@@ -155,13 +193,18 @@ class Signals:
         self.stops = 0
         self.reloads = 0
         self.woken = threading.Event()
+        self._last_stop = 0.0
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Note a signal; the work is done by the main thread."""
         if number == signal.SIGHUP:
             self.reloads += 1
         else:
-            self.stops += 1
+            # Terminals and service managers signal a whole group, and a parent passes its signal
+            # on: copies of one wish arrive together, and only a later one means "now".
+            moment = time.monotonic()
+            self.stops += not self.stops or moment - self._last_stop > SAME_WISH_S
+            self._last_stop = moment
         self.woken.set()
 
     @contextmanager
@@ -194,12 +237,6 @@ def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> bool:
         try:
             proxy.start()
             announce(proxy)
-            while not signals.stops:
-                signals.wait()
-                while signals.reloads:
-                    signals.reloads = 0
-                    proxy.reload()
-            logger.info("draining: %d connections", proxy.server.connections)
-            return proxy.drain(is_urgent=lambda: signals.stops > 1)
+            return proxy.live(signals)
         finally:
             proxy.close()

@@ -103,6 +103,7 @@ class Pool:
         # Guards the exchange of the session; nothing waits while it is held.
         self._lock = threading.Lock()
         self._opened = opened
+        self._probes = False
         self.started = time.time()
 
     @property
@@ -116,7 +117,8 @@ class Pool:
         return self._opened.session.nodes
 
     def start(self) -> None:
-        """Start watching the nodes."""
+        """Start watching the nodes, now and after every exchange."""
+        self._probes = True
         self._opened.session.start_health()
 
     def exchange(self, opened: Opened, *, publish: Callable[[Gateway], None]) -> None:
@@ -127,7 +129,8 @@ class Pool:
         drained = {node.endpoint for node in self.nodes if node.is_drained}
         for node in opened.session.nodes:
             node.is_drained = node.endpoint in drained
-        opened.session.start_health()
+        if self._probes:
+            opened.session.start_health()
         with self._lock:
             old, self._opened = self._opened, opened
         publish(opened.gateway)

@@ -57,10 +57,9 @@ class ClientBody:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
-        self._kept: memoryview | None = None
+        self._kept = memoryview(b"")
         self._taken = 0  # bytes read from the client
         self.length = length
-        self.splice: Callable[[Sink, int], int] | None = None  # moves bytes without reading them
         self.replays = 0
 
     @property
@@ -102,22 +101,18 @@ class ClientBody:
         while sent < self.length:
             if sent == self._taken:
                 self._take_kept()
-            assert self._kept is not None
             block = self._kept[sent : min(self._taken, sent + MIB)]
             sink.write(block)
             sent += len(block)
 
     def _take_kept(self) -> None:
-        if self._kept is None:
+        if not self._taken:
             self._kept = memoryview(bytearray(self.length))
         self._taken += self._fill(self._kept[self._taken : self._taken + MIB])
 
     def _send_streamed(self, sink: Sink) -> None:
         buffer = memoryview(bytearray(min(BLOCK_BYTES, max(self.length, 1))))
         while self._taken < self.length:
-            if self.splice is not None and self._taken and (moved := self.splice(sink, self.length - self._taken)):
-                self._taken += moved
-                continue
             count = self._fill(buffer[: min(self.length - self._taken, len(buffer))])
             self._taken += count
             sink.write(buffer[:count])

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from s3pool.cli.context import Context
     from s3pool.config import Config
-    from s3pool.proxy.run import Proxy
-    from s3pool.proxy.settings import ProxySettings
+    from s3pool.proxy.processes import Family
+    from s3pool.proxy.run import Load
+    from s3pool.proxy.settings import Address, ProxySettings
 
 SUMMARY = "serve the pool as one S3 endpoint"
 
@@ -36,6 +37,7 @@ FLAGS = (
     "header_timeout",
     "max_clients",
     "max_per_client",
+    "processes",
     "tls_cert",
     "tls_key",
     "tls_client_ca",
@@ -103,6 +105,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resume-get", type=natural_int, metavar="N", help="times a broken download goes on elsewhere (2)"
     )
+    group.add_argument("--processes", type=positive_int, metavar="N", help="worker processes on the one port (1)")
     group.add_argument("--drain-delay", type=seconds, metavar="TIME", help="from SIGTERM to the end of listening (0s)")
     group.add_argument("--drain-timeout", type=seconds, metavar="TIME", help="for running requests after that (60s)")
     group.add_argument("--access-log", metavar="FILE", help="a JSON line per request; - for stdout (off)")
@@ -110,16 +113,29 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Serve until SIGTERM or SIGINT; SIGHUP reads configuration, clients and certificates anew."""
-    from s3pool.proxy.run import run_proxy
-
     first = [ctx.config]
 
     def load() -> tuple[Config, ProxySettings]:
         config = first.pop() if first else ctx.reload_config()
         return config, settings_of(args, config)
 
-    done = run_proxy(load, announce=lambda proxy: _announce(proxy, ctx))
+    done = _serve_many(load, ctx) if settings_of(args, ctx.config).processes > 1 else _serve(load, ctx)
     return exit_codes.DONE if done else exit_codes.FAILED
+
+
+def _serve(load: Load, ctx: Context) -> bool:
+    from s3pool.proxy.run import run_proxy
+
+    return run_proxy(load, announce=lambda proxy: _announce(ctx, proxy.settings, proxy.address, proxy.admin_address))
+
+
+def _serve_many(load: Load, ctx: Context) -> bool:
+    from s3pool.proxy.processes import run_processes
+
+    def announce(family: Family) -> None:
+        _announce(ctx, family.settings, family.address, family.settings.admin_listen)
+
+    return run_processes(load, announce=announce)
 
 
 def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
@@ -130,17 +146,14 @@ def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
     return read_settings(flags, config.proxy, directory=os.path.dirname(config.config_file))
 
 
-def _announce(proxy: Proxy, ctx: Context) -> None:
+def _announce(ctx: Context, settings: ProxySettings, address: Address, admin: Address | None) -> None:
     out = ctx.out
-    if proxy.settings.auth == "open":
-        out.warn(f"whoever reaches {proxy.url} uses the pool's key: --auth open checks nobody")
-    if not proxy.settings.tls_cert and not proxy.settings.listen.is_loopback:
-        out.warn(f"{proxy.url} is plain HTTP; --tls-cert and --tls-key make it HTTPS")
-    nodes = ", ".join(node.endpoint.url for node in proxy.pool.nodes)
-    record = {"type": "note", "message": "listening", "url": proxy.url, "admin": _admin_url(proxy)}
-    out.note(f"s3pool: {proxy.url} serves {nodes}; admin on {_admin_url(proxy) or 'nothing'}", record)
+    url = f"{'https' if settings.tls_cert else 'http'}://{address}"
+    admin_url = f"http://{admin}" if admin is not None else ""
+    if settings.auth == "open":
+        out.warn(f"whoever reaches {url} uses the pool's key: --auth open checks nobody")
+    if not settings.tls_cert and not address.is_loopback:
+        out.warn(f"{url} is plain HTTP; --tls-cert and --tls-key make it HTTPS")
+    record = {"type": "note", "message": "listening", "url": url, "admin": admin_url or None}
+    out.note(f"s3pool: listening on {url}; admin on {admin_url or 'nothing'}", record)
     out.flush()
-
-
-def _admin_url(proxy: Proxy) -> str:
-    return f"http://{proxy.admin_address}" if proxy.admin_address is not None else ""

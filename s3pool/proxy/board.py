@@ -1,0 +1,144 @@
+"""The notice board of a proxy with several processes: a directory of small JSON files.
+
+Workers put up what they count; the process with the admin listener adds it up, probes the
+nodes for all, and puts up which ones are drained or down. A file is replaced as a whole, so
+nobody reads half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from s3pool.pool.breaker import CLOSED, OPEN
+
+if TYPE_CHECKING:
+    from s3pool.pool.balancer import Node
+
+INTERVAL_S = 0.5
+ORDERS = "orders.json"
+SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")
+
+Record = dict[str, Any]
+
+
+class Board:
+    """One directory, seen from one process."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def put(self, name: str, record: Record) -> None:
+        """Put up a record, in place of an older one of that name; a full disk leaves the old one."""
+        with contextlib.suppress(OSError):
+            fd, path = tempfile.mkstemp(dir=self._directory, prefix=".")
+            with os.fdopen(fd, "w") as file:
+                json.dump(record, file)
+            os.replace(path, os.path.join(self._directory, name))
+
+    def get(self, name: str) -> Record:
+        """Give a record; an empty one where there is none."""
+        try:
+            with open(os.path.join(self._directory, name)) as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def remove(self, name: str) -> None:
+        """Take a record down; harmless when there is none."""
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._directory, name))
+
+    def workers(self) -> list[Record]:
+        """Give what all workers put up."""
+        try:
+            names = sorted(name for name in os.listdir(self._directory) if name.startswith("worker-"))
+        except OSError:
+            return []
+        return [record for name in names if (record := self.get(name))]
+
+
+class Poster:
+    """The thread of a process that looks at the board and puts up news, twice a second."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="s3pool-board", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it acts once before."""
+        self._act()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._thread.join(INTERVAL_S * 4)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(INTERVAL_S):
+            self._act()
+
+
+def orders_for(nodes: Iterable[Node]) -> Record:
+    """Give what the prober knows, for the workers."""
+    nodes = list(nodes)
+    return {
+        "drained": [node.endpoint.url for node in nodes if node.is_drained],
+        "down": [node.endpoint.url for node in nodes if node.breaker.state == OPEN],
+    }
+
+
+def obey(nodes: Iterable[Node], orders: Record, before: Record) -> None:
+    """Apply orders to a worker's nodes; what did not change since ``before`` is left alone."""
+    drained, down = set(orders.get("drained", ())), set(orders.get("down", ()))
+    was_down = set(before.get("down", ()))
+    for node in nodes:
+        url = node.endpoint.url
+        node.is_drained = url in drained
+        if url in down and url not in was_down:
+            node.breaker.trip()
+        elif url in was_down and url not in down:
+            node.breaker.invite_trial()
+
+
+def add_up(records: list[Record], own: Record) -> Record:
+    """Give the state of all workers as one; ``own`` is the record of who asks."""
+    if not records:
+        return own
+    requests: dict[str, Counter[str]] = {"by_op": Counter(), "by_status": Counter()}
+    for record in records:
+        for kind, counts in requests.items():
+            counts.update(record["requests"][kind])
+    return {
+        **own,
+        "processes": len(records),
+        "connections": sum(record["connections"] for record in records),
+        "requests": {kind: dict(counts) for kind, counts in requests.items()},
+        "replay_memory": {name: sum(record["replay_memory"][name] for record in records) for name in ("used", "size")},
+        "endpoints": [_endpoint(record, records) for record in own["endpoints"]],
+    }
+
+
+def _endpoint(own: Record, records: list[Record]) -> Record:
+    """Give one endpoint over all workers: counts added, the worst state, the latest error."""
+    same = [row for record in records for row in record["endpoints"] if row["endpoint"] == own["endpoint"]]
+    if not same:
+        return own
+    asked = [row["latency_ms"] for row in same if row["latency_ms"]]
+    states = [own["state"], *(row["state"] for row in same)]
+    return {
+        **own,
+        **{name: sum(row[name] for row in same) for name in SUMMED},
+        "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,
+        "state": next((state for state in states if state != CLOSED), CLOSED),
+        "last_error": next((row["last_error"] for row in same if row["last_error"]), own["last_error"]),
+    }

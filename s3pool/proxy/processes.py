@@ -1,0 +1,236 @@
+"""Several processes behind one port: a parent without threads, workers, and one for the admin.
+
+The kernel spreads connections over the workers' listeners (SO_REUSEPORT). The parent only
+waits and passes signals on, so that it can start a process again whenever one dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from s3pool.errors import ConfigError, S3PoolError
+from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
+from s3pool.proxy.run import Load, Proxy, Signals
+from s3pool.proxy.service import open_gateway
+from s3pool.proxy.settings import Address, ProxySettings
+
+logger = logging.getLogger(__name__)
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+RESTART_PAUSE_S = 1.0  # a process that dies at once must not be started in a frenzy
+POLL_S = 0.2
+READY_POLL_S = 0.02
+FAILED = 1
+
+
+class Family:
+    """The parent's view: which process is which, and what to do when one ends."""
+
+    def __init__(self, load: Load, directory: str, signals: Signals) -> None:
+        config, settings = load()
+        open_gateway(config, settings).session.close()  # what is wrong is said before anything starts
+        self.settings = settings
+        self._load = load
+        self._directory = directory
+        self._signals = signals  # each process has a copy, and the handlers with it
+        self._reserved = _reserve(settings.listen)
+        host, port = self._reserved.getsockname()[:2]
+        self.address = Address(str(host), int(port))
+        self._children: dict[int, int] = {}  # process id -> number; 0 is the admin
+
+    def start(self) -> None:
+        """Start all processes."""
+        for number in range(self.settings.processes + 1):
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        child = os.fork()
+        if child:
+            self._children[child] = number
+            return
+        code = FAILED
+        try:
+            self._children = {}
+            code = 0 if self._work(number) else FAILED
+        except S3PoolError as exc:
+            logger.error("%s", exc)
+        except Exception:  # the process's outermost frame
+            logger.exception("a process of the proxy failed")
+        finally:
+            # Not sys.exit: what the parent has open and registered is the parent's.
+            os._exit(code)
+
+    def _work(self, number: int) -> bool:
+        board = Board(self._directory)
+        if number == 0:
+            return _run_admin(self._load_here, board, self._signals)
+        return _run_worker(self._load_here, board, number, self._signals)
+
+    def await_ready(self) -> None:
+        """Wait until every process does its work.
+
+        Raises:
+            ConfigError: one of them ended instead; it has said why.
+        """
+        names = [ORDERS, *(f"worker-{number}.json" for number in range(1, self.settings.processes + 1))]
+        while not all(os.path.exists(os.path.join(self._directory, name)) for name in names):
+            if self.reap(restarts=False):
+                self.pass_on(signal.SIGTERM)
+                raise ConfigError("a process of the proxy could not start")
+            if self._signals.stops:
+                return
+            time.sleep(READY_POLL_S)
+
+    def _load_here(self) -> tuple[object, ProxySettings]:
+        config, settings = self._load()
+        return config, replace(settings, listen=self.address, processes=self.settings.processes)
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to all processes."""
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    def reap(self, *, restarts: bool) -> list[int]:
+        """Take note of processes that ended; start them again unless all are to end. Give their codes."""
+        codes = []
+        for child in list(self._children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                number = self._children.pop(child)
+                board = Board(self._directory)
+                board.remove(f"worker-{number}.json")
+                board.remove(f"gauge_livesum_{child}.db")  # prometheus-client's: requests that are at work no more
+                codes.append(os.waitstatus_to_exitcode(status))
+                if restarts:
+                    logger.error("process %d of the proxy ended with %d; starting it again", number, codes[-1])
+                    time.sleep(RESTART_PAUSE_S)
+                    self._start(number)
+        return codes
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether all processes have ended."""
+        return not self._children
+
+    def close(self) -> None:
+        """Free the port."""
+        self._reserved.close()
+
+
+def _reserve(address: Address) -> socket.socket:
+    """Bind the port without listening: it settles its number and keeps it while workers come and go."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind((address.host, address.port))
+    except OSError as exc:
+        sock.close()
+        raise ConfigError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+    return sock
+
+
+def _run_worker(load: Callable[..., object], board: Board, number: int, signals: Signals) -> bool:
+    """Serve S3 clients; nodes are probed elsewhere."""
+    proxy = Proxy(load, has_admin=False, multiprocess=True)  # type: ignore[arg-type]
+    parent = os.getppid()
+    before: dict[str, object] = {}
+
+    def act() -> None:
+        nonlocal before
+        _end_with(parent, signals)
+        orders = board.get(ORDERS)
+        obey(proxy.pool.nodes, orders, before)
+        before = orders
+        board.put(f"worker-{number}.json", proxy.stats())
+
+    poster = Poster(act)
+    try:
+        proxy.start(probes=False)
+        poster.start()
+        return proxy.live(signals)
+    finally:
+        poster.stop()
+        proxy.close()
+
+
+def _end_with(parent: int, signals: Signals) -> None:
+    """Drain when the parent is gone: nobody else would ever tell."""
+    if os.getppid() != parent and not signals.stops:
+        logger.error("the parent process is gone; draining")
+        signals.stops = 1
+        signals.woken.set()
+
+
+def _run_admin(load: Callable[..., object], board: Board, signals: Signals) -> bool:
+    """Probe the nodes and answer operators; S3 clients never get here."""
+    proxy = Proxy(load, has_server=False, multiprocess=True)  # type: ignore[arg-type]
+    proxy.merge = lambda own: add_up(board.workers(), own)
+    parent = os.getppid()
+
+    def act() -> None:
+        _end_with(parent, signals)
+        board.put(ORDERS, orders_for(proxy.pool.nodes))
+
+    poster = Poster(act)
+    try:
+        proxy.start()
+        poster.start()
+        return proxy.live(signals)
+    finally:
+        poster.stop()
+        proxy.close()
+
+
+def run_processes(load: Load, *, announce: Callable[[Family], None]) -> bool:
+    """Serve with several processes until a signal ends it; True when every request could finish.
+
+    Raises:
+        ConfigError: the configuration does not allow to start.
+    """
+    directory = tempfile.mkdtemp(prefix="s3pool-proxy-")
+    # prometheus-client looks at it when it is imported, which each process does for itself.
+    os.environ[MULTIPROCESS_VARIABLE] = directory
+    signals = Signals()
+    try:
+        with signals.installed():
+            family = Family(load, directory, signals)
+            try:
+                family.start()
+                family.await_ready()
+                announce(family)
+                return _supervise(family, signals)
+            finally:
+                family.close()
+    finally:
+        os.environ.pop(MULTIPROCESS_VARIABLE, None)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _supervise(family: Family, signals: Signals) -> bool:
+    while not signals.stops:
+        signals.woken.wait(POLL_S)
+        signals.woken.clear()
+        if signals.reloads:
+            signals.reloads = 0
+            family.pass_on(signal.SIGHUP)
+        if not signals.stops:
+            family.reap(restarts=True)
+    passed_on, codes = 0, []
+    while not family.is_empty:
+        if signals.stops > passed_on:
+            passed_on = signals.stops
+            family.pass_on(signal.SIGTERM)
+        codes += family.reap(restarts=False)
+        time.sleep(POLL_S)
+    return not any(codes)

@@ -140,8 +140,10 @@ class _Call:
         self._attempts += 1
         self._tried.append(node)
         node.counters.add_request(is_retry=is_retry)
+        started = self._t._now()
         exchange = self._exchange(node)
         response = exchange.response
+        self._log_answer(exchange.node, response.status, started)
         try:
             self._check(response)
         except BaseException as exc:
@@ -151,6 +153,10 @@ class _Call:
             raise
         exchange.node.breaker.report_success()
         return response
+
+    def _log_answer(self, node: Node, status: int, started: float) -> None:
+        request, seconds = self._request, self._t._now() - started
+        logger.debug("%s %s at %s: %d in %.3f s", request.op, request.resource, node.endpoint, status, seconds)
 
     def _pick(self) -> Node:
         if self._only is not None:
@@ -252,6 +258,7 @@ class _Call:
             node.breaker.report_success()
         if isinstance(error, TransportError):
             self._last_errors[str(node.endpoint)] = error
+            logger.debug("%s %s: %s", self._request.op, self._request.resource, error)
 
     def _after_failure(self, error: S3PoolError, deadline: float) -> None:
         """Prepare the next attempt, or raise what the caller is to know."""

@@ -217,9 +217,14 @@ def _termination_raises() -> Iterator[None]:
 def _first_output(words: Sequence[str]) -> Output:
     """Make the output for errors in the words themselves, before they are understood."""
     flags = words[: words.index("--")] if "--" in words else words
-    command = next((word for word in flags if not word.startswith("-")), "")
     json = "--json" in flags
-    return Output(json=json, json_errors="--log-format=json" in flags, op=command if json else "")
+    return Output(json=json, json_errors="--log-format=json" in flags, op=_command_in(flags) if json else "")
+
+
+def _command_in(words: Sequence[str]) -> str:
+    from s3pool.cli.parser import command_in
+
+    return command_in(words)
 
 
 def _output_for(args: argparse.Namespace) -> Output:

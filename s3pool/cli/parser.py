@@ -243,7 +243,13 @@ def _add_output_flags(flag: Callable[..., None]) -> None:
     flag("--json", action="store_true", help="one JSON object a line, for results and errors")
     flag("-q", "--quiet", action="store_true", help="no notes, no progress, no line per act; errors stay")
     flag("-v", "--verbose", action="store_true", help="log every attempt (as --log-level debug)")
-    flag("--log-level", metavar="LEVEL", choices=LOG_LEVELS, help="debug, info, warning or error (warning)")
+    flag(
+        "--log-level",
+        metavar="LEVEL",
+        type=str.lower,
+        choices=LOG_LEVELS,
+        help="debug, info, warning or error (warning)",
+    )
     flag("--log-format", choices=("text", "json"), help="of logs and errors on stderr (text; json with --json)")
     flag("--progress", choices=("auto", "bar", "plain", "none"), help="of transfers, on stderr (auto)")
     flag("--color", choices=("auto", "always", "never"), help="colours (auto: on a terminal without NO_COLOR)")
@@ -283,6 +289,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     require_known(namespace.command)
     parser = command_parser(namespace.command)
     return _unmask(parser.parse_intermixed_args(_mask(rest), namespace=namespace))
+
+
+def command_in(argv: Sequence[str]) -> str:
+    """Give the word that stands where the command does; empty when there is none."""
+    index = _command_index(argv, _top_parser())
+    return argv[index] if index < len(argv) else ""
 
 
 def _mask(words: list[str]) -> list[str]:

@@ -33,6 +33,17 @@ def test_range(fake: FakeS3, call: Call, span: str, expected: bytes) -> None:
     assert expected == call("cat", "--range", span, "s3/b/k").stdout
 
 
+@pytest.mark.parametrize("span", ["-0", "5-2", "x", "-", ""])
+def test_senseless_range_is_a_usage_error(fake: FakeS3, call: Call, span: str) -> None:
+    """Servers differ in what they make of it; some send the whole object."""
+    fake.store.add("b", "k", b"0123456789")
+
+    result = call("cat", "--range", span, "s3/b/k")
+
+    assert (2, b"") == (result.code, result.stdout)
+    assert f"bad range {span!r}" in result.err
+
+
 @pytest.mark.parametrize(("span", "expected"), [("2-5", b"2345"), ("-3", b"789"), ("7-", b"789")])
 def test_range_on_a_server_that_knows_none(fake: FakeS3, call: Call, span: str, expected: bytes) -> None:
     """It sends everything; only what was asked for comes out."""

@@ -88,11 +88,18 @@ def _parse_range(text: str) -> _Span:
     if match is None:
         raise UsageError(f"bad range {text!r}: write 0-99, 100- or -100")
     if match[3] is not None:
-        return _Span(suffix=int(match[3]))
+        return _suffix(text, int(match[3]))
     span = _Span(int(match[1]), int(match[2]) if match[2] else None)
     if span.last is not None and span.last < span.first:
         raise UsageError(f"bad range {text!r}: it ends before it begins")
     return span
+
+
+def _suffix(text: str, count: int) -> _Span:
+    # Servers differ here: an error on AWS, the whole object on RGW.
+    if count == 0:
+        raise UsageError(f"bad range {text!r}: it asks for no byte")
+    return _Span(suffix=count)
 
 
 class _ObjectReader:

@@ -41,6 +41,7 @@ def test_presign_json(call: Call) -> None:
     """When it ends is part of the record."""
     record = call("presign", "--json", "s3/bkt/k").records[0]
 
+    assert ["type", "url", "expires"] == list(record)
     assert "presigned" == record["type"]
     assert "X-Amz-Expires=604800" in record["url"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z", record["expires"])

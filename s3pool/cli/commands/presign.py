@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         now = ctx.now()
         url = presigned(path, ctx, method=args.method, expires_s=int(args.expires), now=now, version_id=args.version_id)
         expires = format_iso_time(int(now) + int(args.expires))
-        ctx.out.result(url, {"type": "presigned", "url": url, "expires": expires, "method": args.method})
+        ctx.out.result(url, {"type": "presigned", "url": url, "expires": expires})
     return 0
 
 

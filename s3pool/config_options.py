@@ -83,6 +83,14 @@ def parse_text(value: object) -> str:
     return value
 
 
+def parse_signed_text(value: object) -> str:
+    """Read text that goes into a signature; a path may hold other bytes, this may not."""
+    text = parse_text(value)
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("must be UTF-8")
+    return text
+
+
 def parse_bool(value: object) -> bool:
     """Read a truth value or its word."""
     if isinstance(value, bool):
@@ -249,11 +257,17 @@ ENDPOINTS = Option(
     env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     flag="endpoints",
 )
-ACCESS_KEY = Option("access_key", parse_text, "", "access_key", env=("AWS_ACCESS_KEY_ID", "S3_KEY"), flag="access_key")
-SECRET_KEY = Option("secret_key", parse_text, "", "secret_key", env=("AWS_SECRET_ACCESS_KEY", "S3_SECRET"), secret=True)
-SESSION_TOKEN = Option("session_token", parse_text, "", "session_token", env=("AWS_SESSION_TOKEN",), secret=True)
+ACCESS_KEY = Option(
+    "access_key", parse_signed_text, "", "access_key", env=("AWS_ACCESS_KEY_ID", "S3_KEY"), flag="access_key"
+)
+SECRET_KEY = Option(
+    "secret_key", parse_signed_text, "", "secret_key", env=("AWS_SECRET_ACCESS_KEY", "S3_SECRET"), secret=True
+)
+SESSION_TOKEN = Option("session_token", parse_signed_text, "", "session_token", env=("AWS_SESSION_TOKEN",), secret=True)
 SIGN = Option("sign", parse_bool, True, "sign", flag="no_sign_request", switch=False)
-REGION = Option("region", parse_text, "us-east-1", "region", env=("AWS_REGION", "AWS_DEFAULT_REGION"), flag="region")
+REGION = Option(
+    "region", parse_signed_text, "us-east-1", "region", env=("AWS_REGION", "AWS_DEFAULT_REGION"), flag="region"
+)
 BUCKET = Option("bucket", parse_text, "", "bucket", env=("S3_BUCKET",))
 INSECURE = Option("insecure", parse_bool, False, "insecure", env=("S3POOL_INSECURE_TLS",), flag="insecure", switch=True)
 CA_BUNDLE = Option("ca_bundle", parse_text, "", "ca_bundle", env=("AWS_CA_BUNDLE",), flag="ca_bundle")

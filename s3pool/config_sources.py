@@ -73,11 +73,12 @@ def read_source(path: str, *, named_by: str = "") -> SourceFile:
 def is_present(path: str) -> bool:
     """Say whether a file that nobody asked for is there.
 
-    A directory of that name is none, and neither is what lies in a directory that this user
-    may not search, such as another user's home in a job started by sudo.
+    A directory of that name is none, nor is a pipe, which would be waited for, nor what lies
+    in a directory that this user may not search, such as another user's home in a job started
+    by sudo.
     """
     try:
-        return not stat.S_ISDIR(os.stat(path).st_mode)
+        return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
 

@@ -513,6 +513,15 @@ def test_dotenv_of_a_parent_directory_is_not_read(place: Place) -> None:
     assert "us-east-1" == place.load().region
 
 
+def test_pipe_called_dotenv_is_none(place: Place) -> None:
+    """Reading it would wait for somebody to write."""
+    os.mkfifo(place.cwd / ".env")
+
+    config = place.load()
+
+    assert "" == config.env_file
+
+
 def test_directory_called_dotenv_is_none(place: Place) -> None:
     """Virtual environments are sometimes called so."""
     (place.cwd / ".env").mkdir()

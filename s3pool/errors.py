@@ -158,7 +158,7 @@ class PreconditionError(S3Error):
 
 
 ADVICE = {
-    "AccessDenied": "check the key's policy",
+    "AccessDenied": "check the keys and their policy",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
     "RequestTimeTooSkewed": "check this machine's clock",

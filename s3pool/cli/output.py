@@ -13,8 +13,9 @@ from s3pool.errors import S3Error, S3PoolError, TransportError
 
 BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are written
 
-# Control characters (C0, DEL, C1), the two Unicode line ends, and bytes that are not UTF-8.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Control characters (C0, DEL, C1), the two Unicode line ends, what turns the direction of
+# the text around it, byte order marks, and bytes that are not UTF-8.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
 # What JSON may hold as it is, but terminals, line readers or UTF-8 may not.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -46,6 +46,8 @@ def output(**settings: object) -> tuple[Output, io.BytesIO, io.StringIO]:
         ("\x00\x1b\x7f\x9b", "\\x00\\x1b\\x7f\\x9b"),
         ("\u2028", "\\u2028"),
         ("caf\udce9", "caf\\xe9"),
+        ("exe.\u202egpj", "exe.\\u202egpj"),
+        ("\ufeffk", "\\ufeffk"),
         ("\ud800", "\\ud800"),
         ("back\\slash", "back\\slash"),
         ("no\u00a0break", "no\u00a0break"),
@@ -146,7 +148,7 @@ def test_error_record() -> None:
         "source": "s3/b/k",
         "target": "",
         "code": "AccessDenied",
-        "message": "GetObject s3/b/k at http://n:1: 403 AccessDenied; check the key's policy",
+        "message": "GetObject s3/b/k at http://n:1: 403 AccessDenied; check the keys and their policy",
         "endpoint": "http://n:1",
         "status": 403,
     } == first

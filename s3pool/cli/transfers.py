@@ -140,8 +140,11 @@ def part_size(text: str) -> int:
     """Read a part size within S3's limits; for ``type=``."""
     from s3pool.s3.multipart import choose_part_size
 
+    size = size_in_bytes(text)
+    if not size:  # it would mean the default
+        raise argparse.ArgumentTypeError("a part has 5 MiB to 5 GiB, not 0 bytes")
     try:
-        return choose_part_size(0, max(1, size_in_bytes(text)))
+        return choose_part_size(0, size)
     except UsageError as exc:
         raise argparse.ArgumentTypeError(exc.message) from exc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -224,6 +225,13 @@ def test_usage_error_in_json(call: Call) -> None:
     )
 
 
+def test_usage_error_in_json_names_the_command_behind_a_flags_value(call: Call) -> None:
+    """Not the value of a global flag that stands before it."""
+    result = call("--region", "mars", "ls", "--bogus", "--json")
+
+    assert (2, "ls") == (result.code, json.loads(result.err)["op"])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -234,6 +242,10 @@ def test_usage_error_in_json(call: Call) -> None:
         (["--bogus", "ls"], "unrecognized arguments: --bogus; see s3pool --help"),
         (["ls", "--max-keys", "0"], "argument --max-keys: must be at least 1, not 0; see s3pool ls --help"),
         (["ls", "--max-keys", "x"], "argument --max-keys: invalid number value: 'x'; see s3pool ls --help"),
+        (
+            ["cp", "f", "s3/b/k", "--part-size", "0"],
+            "argument --part-size: a part has 5 MiB to 5 GiB, not 0 bytes; see s3pool cp --help",
+        ),
         (["stat"], "the following arguments are required: PATH; see s3pool stat --help"),
     ],
 )
@@ -344,6 +356,19 @@ def test_log_format_json(fake: FakeS3, call: Call) -> None:
     records = [json.loads(line) for line in result.err.splitlines()]
     assert {"log"} == {record["type"] for record in records}
     assert "Name: s3/b/k" == result.lines[0]
+
+
+@pytest.mark.parametrize("flags", [["-v"], ["--log-level", "debug"], ["--log-level", "DEBUG"]])
+def test_verbose_logs_every_attempt(fake: FakeS3, call: Call, flags: list[str]) -> None:
+    """With node, answer and seconds, also of an attempt that went well."""
+    fake.store.add("b", "k")
+    fake.fault(Answer(500, "InternalError"), op="HeadObject")
+
+    result = call("stat", *flags, "s3/b/k")
+
+    nodes = "|".join(map(re.escape, fake.endpoints))
+    attempts = re.findall(rf"s3pool: debug: HeadObject s3/b/k at (?:{nodes}): (\d+) in \d+\.\d{{3}} s\n", result.err)
+    assert (0, ["500", "200"]) == (result.code, attempts)
 
 
 def test_quiet_keeps_errors(call: Call) -> None:

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.alphabet import Alphabet, is_safe, shared_length, successor
+from s3pool.s3.cuts import Splitter
+from s3pool.s3.keyrange import HeldPage, KeyRange, Position
+from s3pool.s3.listing import LoopGuard, name_order
+
+TEXT = st.text(max_size=12)
+
+
+def range_after(keys: Sequence[str], *, end: str | None = None) -> KeyRange:
+    """Give a range that has shown one page."""
+    found = KeyRange(keys[-1], end, LoopGuard("b"))
+    found.first = found.page_first = keys[0]
+    found.pages = 1
+    return found
+
+
+def splitter_after(keys: Sequence[str], prefix: str = "") -> Splitter:
+    """Give a splitter that has seen one page."""
+    splitter = Splitter(prefix)
+    splitter.learn(keys)
+    return splitter
+
+
+def test_numbers_are_cut_where_they_have_not_moved_yet() -> None:
+    """The far digits say how much may follow; guesses inside the last ones do not."""
+    keys = [f"logs/{number:06d}" for number in range(1000)]
+    span = range_after(keys, end="m")
+
+    names = splitter_after(keys).cuts(span, 1)
+
+    assert 1 == len(names)
+    assert names[0] in {"logs/1", "logs/01", "logs/001"}
+
+
+def test_open_end_is_tested_first() -> None:
+    """Whether anything follows the first tree decides about all else."""
+    keys = [f"logs/{number:06d}" for number in range(1000)]
+
+    assert ["m"] == splitter_after(keys).cuts(range_after(keys), 4)
+
+
+def test_cut_never_leaves_the_prefix() -> None:
+    """What lies outside was not asked for."""
+    keys = [f"a/b/{number:04d}" for number in range(1000)]
+    names = splitter_after(keys, "a/b/").cuts(range_after(keys), 4)
+
+    assert names
+    assert all(name.startswith("a/b/") for name in names)
+
+
+def test_nothing_is_cut_where_nothing_can_be() -> None:
+    """Between a key and itself with a character more there is no name worth a request."""
+    span = range_after(["a"], end="a\x01")
+
+    assert [] == splitter_after(["a"]).cuts(span, 4)
+
+
+def test_one_cut_ahead_is_near() -> None:
+    """In order, pages far from the front would only wait."""
+    keys = [f"{number:04d}" for number in range(0, 1000, 10)]
+    near = splitter_after(keys).cuts(range_after(["0000", "0300"], end="9999"), 1, ahead=2.0)
+    far = splitter_after(keys).cuts(range_after(["0000", "0300"], end="9999"), 1, ahead=1000.0)
+
+    assert near <= far
+
+
+@given(keys=st.lists(TEXT.filter(bool), min_size=1, max_size=30), end=TEXT, count=st.integers(1, 8))
+def test_cuts_lie_inside_in_order_and_can_be_sent(keys: list[str], end: str, count: int) -> None:
+    """A cut at or below the cursor would list keys twice, one beyond the end would lose some."""
+    keys = sorted(set(keys), key=name_order)
+    bound = end if name_order(end) > name_order(keys[-1]) else None
+
+    names = splitter_after(keys).cuts(range_after(keys, end=bound), count)
+
+    orders = [name_order(keys[-1]), *map(name_order, names), *([name_order(bound)] if bound else [])]
+    assert all(low < high for low, high in pairwise(orders))
+    assert all(is_safe(name[-1]) for name in names)
+
+
+@given(one=TEXT, other=TEXT)
+def test_shared_length_is_that_of_the_common_beginning(one: str, other: str) -> None:
+    """Everything else counts on it."""
+    length = shared_length(one, other)
+
+    assert one[:length] == other[:length]
+    assert length == min(len(one), len(other)) or one[length] != other[length]
+
+
+def test_successor_leaves_out_what_servers_refuse() -> None:
+    """Controls, surrogates and the percent sign have all broken a listing."""
+    assert ("&", "!", "\xa1", "\ue000", "") == (
+        successor("$"),
+        successor("\x20"),
+        successor("\xa0"),
+        successor("\ud7ff"),
+        successor("\U0010fffd"),
+    )
+
+
+def test_alphabet_knows_the_letters_of_a_place() -> None:
+    """Digits stand where digits stood, letters where letters did."""
+    alphabet = Alphabet()
+    alphabet.learn(["day-1/a", "day-2/b", "day-3/c"], fixed=4)
+
+    assert (["1", "2", "3"], ["a", "b", "c"]) == (alphabet.letters("day-9/z", 4), alphabet.letters("day-9/z", 6))
+
+
+def test_alphabet_is_complete_when_nothing_new_turns_up() -> None:
+    """Then guessing is over."""
+    alphabet = Alphabet()
+    alphabet.learn([f"k{number % 4}" for number in range(40)], fixed=1)
+
+    assert (True, False) == (alphabet.is_complete("k0", 1), alphabet.is_complete("x0", 0))
+
+
+@given(keys=st.lists(st.text(st.characters(), min_size=1), min_size=1, max_size=5))
+def test_packed_page_is_the_same_page(keys: list[str]) -> None:
+    """Pages that wait are packed to save memory, whatever their names hold."""
+    objects = tuple(ObjectInfo(key, 7, "2026-01-22T20:44:33.219Z", "abc", "COLD") for key in keys)
+    held = HeldPage(ListPage(objects, (), truncated=True), Position(""))
+
+    held.pack()
+    held.pack()
+
+    assert objects == held.open().objects

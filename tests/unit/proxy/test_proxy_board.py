@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3pool.model import Endpoint
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.proxy.board import Board, add_up, obey, orders_for
+
+
+def make_node(port: int) -> Node:
+    """Give a node that nothing connects to."""
+    endpoint = Endpoint("http", "127.0.0.1", port)
+    return Node(endpoint, ConnectionPool(endpoint, ConnectionSettings()), CircuitBreaker())
+
+
+def test_orders_reach_the_workers(tmp_path: Path) -> None:
+    """What the prober saw counts in every process."""
+    here, there = [make_node(1), make_node(2)], [make_node(1), make_node(2)]
+    here[0].is_drained = True
+    here[1].breaker.trip()
+    board = Board(str(tmp_path))
+
+    board.put("orders.json", orders_for(here))
+    obey(there, board.get("orders.json"), {})
+
+    assert [(True, CLOSED), (False, OPEN)] == [(node.is_drained, node.breaker.state) for node in there]
+
+
+def test_node_that_is_up_again_gets_a_trial() -> None:
+    """A probe alone does not close a circuit; a request does."""
+    node = make_node(1)
+    obey([node], {"down": [node.endpoint.url]}, {})
+    before = node.breaker.is_trial_due
+
+    obey([node], {"down": []}, {"down": [node.endpoint.url]})
+
+    assert (False, True) == (before, node.breaker.is_trial_due)
+
+
+def test_absent_or_broken_record_is_empty(tmp_path: Path) -> None:
+    """The other process may just be starting."""
+    (tmp_path / "worker-1.json").write_text("{")
+
+    assert ({}, {}) == (Board(str(tmp_path)).get("worker-1.json"), Board(str(tmp_path)).get("none"))
+
+
+def test_workers_are_added_up() -> None:
+    """One truth of many processes."""
+    row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1}
+    row |= dict.fromkeys(("requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received"), 3)
+    record = {
+        "connections": 2,
+        "requests": {"by_op": {"GetObject": 3}, "by_status": {"2xx": 3}},
+        "replay_memory": {"used": 1, "size": 10},
+        "endpoints": [row],
+    }
+    other = {**record, "endpoints": [{**row, "state": OPEN, "last_error": "gone", "latency_ms": 4.0}]}
+
+    total = add_up([record, other], record)
+
+    assert (2, 4, {"GetObject": 6}, 20) == (
+        total["processes"],
+        total["connections"],
+        total["requests"]["by_op"],
+        total["replay_memory"]["size"],
+    )
+    assert (OPEN, 6, 3.0, "gone") == tuple(
+        total["endpoints"][0][name] for name in ("state", "requests", "latency_ms", "last_error")
+    )
+
+
+def test_drained_nodes_are_left_out() -> None:
+    """Unless all are: then somebody has to work."""
+    nodes = [make_node(port) for port in (1, 2, 3)]
+    balancer = LoadBalancer(nodes)
+    nodes[0].is_drained = nodes[1].is_drained = True
+
+    alone = {balancer.pick() for _ in range(6)}
+    nodes[2].is_drained = True
+
+    assert {nodes[2]} == alone
+    assert set(nodes) == {balancer.pick() for _ in range(6)}
+
+
+def test_lower_tier_waits_until_the_first_is_out() -> None:
+    """A copy far away is for emergencies."""
+    nodes = [make_node(port) for port in (1, 2, 3)]
+    nodes[2].tier = 1
+    balancer = LoadBalancer(nodes)
+
+    first = {balancer.pick() for _ in range(6)}
+    nodes[0].breaker.trip()
+    nodes[1].breaker.trip()
+
+    assert set(nodes[:2]) == first
+    assert {nodes[2]} == {balancer.pick() for _ in range(6)}

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from s3pool.proxy.auth import Seed
+from s3pool.proxy.checksum import checksum_for
+from s3pool.proxy.chunked import AwsChunkedReader
+from s3pool.proxy.denial import Denial
+from s3pool.s3.sigv4 import derive_key
+
+# The example of Amazon S3's documentation: 65 KiB and a KiB of "a" in signed chunks of 64 KiB.
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+SEED = Seed(
+    derive_key(SECRET, "20130524", region="us-east-1", service="s3"),
+    "20130524T000000Z",
+    "20130524/us-east-1/s3/aws4_request",
+    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9",
+)
+FRAMED = (
+    b"10000;chunk-signature=ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648\r\n"
+    + b"a" * 65536
+    + b"\r\n400;chunk-signature=0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497\r\n"
+    + b"a" * 1024
+    + b"\r\n0;chunk-signature=b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9\r\n\r\n"
+)
+CONTENT = b"a" * 66560
+
+
+def read_all(reader: AwsChunkedReader, step: int = 10_000) -> bytes:
+    """Read to the end."""
+    buffer, content = memoryview(bytearray(step)), b""
+    while count := reader.readinto(buffer):
+        content += bytes(buffer[:count])
+    return content
+
+
+def drain(reader: AwsChunkedReader, given: list[int]) -> None:
+    """Read to the end, and note how much came each time."""
+    buffer = memoryview(bytearray(1000))
+    while count := reader.readinto(buffer):
+        given.append(count)
+
+
+def source(framed: bytes, step: int = 1000) -> object:
+    """Give a readinto that hands out little at a time."""
+    stream = io.BytesIO(framed)
+    return lambda view: stream.readinto(view[:step])
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
+def test_published_example_is_read(step: int) -> None:
+    """Whatever the pieces in which it arrives."""
+    reader = AwsChunkedReader(source(FRAMED, step), length=66560, seed=SEED, is_signed=True)  # type: ignore[arg-type]
+
+    assert CONTENT == read_all(reader)
+    assert reader.is_done
+
+
+def test_last_byte_waits_for_the_last_signature() -> None:
+    """With it a node would have the whole object, and store it."""
+    broken = FRAMED[:-6] + b"00\r\n\r\n"
+    reader = AwsChunkedReader(source(broken), length=66560, seed=SEED, is_signed=True)  # type: ignore[arg-type]
+    given: list[int] = []
+
+    with pytest.raises(Denial):
+        drain(reader, given)
+
+    assert sum(given) < 66560
+
+
+@pytest.mark.parametrize("length", [66559, 66561, 0])
+def test_length_must_be_the_one_that_was_announced(length: int) -> None:
+    """The node was told the other one already."""
+    reader = AwsChunkedReader(source(FRAMED), length=length, seed=SEED, is_signed=True)  # type: ignore[arg-type]
+
+    with pytest.raises(Denial):
+        read_all(reader)
+
+
+@pytest.mark.parametrize("end", [b"\n\r\n", b"\r\n\r\n", b"\n\n"])
+def test_trailers_end_as_clients_end_them(end: bytes) -> None:
+    """Some write LF, some CR LF."""
+    framed = b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:NhCmhg==" + end
+    reader = AwsChunkedReader(source(framed), length=5, seed=None, trailer="x-amz-checksum-crc32")  # type: ignore[arg-type]
+
+    assert (b"hello", "NhCmhg==") == (read_all(reader), reader.checksum)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"0\r\n\r\n",
+        b"0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n",
+        b"0\r\nx-amz-checksum-sha1:NhCmhg==\r\n\r\n",
+        b"0\r\nx-amz-checksum-crc32:NhCmhg==\r\nx-amz-meta-a:b\r\n\r\n",
+        b"0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\nmore",
+        b"0\r\nx-amz-checksum-crc32:NhCmhg==\r\n",
+        b"",
+    ],
+)
+def test_trailer_must_be_the_one_that_was_announced(tail: bytes) -> None:
+    """Missing, wrong, another, one more, something behind, cut."""
+    reader = AwsChunkedReader(
+        source(b"5\r\nhello\r\n" + tail),  # type: ignore[arg-type]
+        length=5,
+        seed=None,
+        trailer="x-amz-checksum-crc32",
+    )
+
+    with pytest.raises(Denial):
+        read_all(reader)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("crc32", "cbf43926"),
+        ("crc32c", "e3069283"),
+        ("crc64nvme", "ae8b14860a799888"),
+        ("sha1", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+        ("sha256", "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+    ],
+)
+def test_checksums_of_the_check_string(name: str, digest: str) -> None:
+    """The values that every catalogue of CRCs gives for 123456789."""
+    checksum = checksum_for(f"x-amz-checksum-{name}")
+    checksum.update(memoryview(b"12345"))
+    checksum.update(memoryview(b"6789"))
+
+    assert digest == checksum.digest().hex()
+
+
+@pytest.mark.parametrize("header", ["x-amz-checksum-md5", "x-amz-meta-a", "sha256", "x-amz-checksum-crc32,b"])
+def test_unknown_checksum_is_refused(header: str) -> None:
+    """What cannot be verified must not look verified."""
+    with pytest.raises(Denial):
+        checksum_for(header)

@@ -143,15 +143,21 @@ class PartFile:
         if self.reused:
             registry.add(self)
             return
-        self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
         try:
             registry.add(self)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self.fd = os.open(self.name, flags, NEW_FILE_MODE, dir_fd=self._directory)
-            _claim(self.fd)
+            while not self._create():
+                fd, self.fd = self.fd, -1
+                os.close(fd)
         except OSError as exc:
             self.close()
             raise local_error("write", os.path.join(root, relative), exc) from exc
+
+    def _create(self) -> bool:
+        """Make the file; False when another run has swept it away before it could be claimed."""
+        self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.name, flags, NEW_FILE_MODE, dir_fd=self._directory)
+        return _claim(self.fd) and os.fstat(self.fd).st_nlink > 0
 
     def _open_kept(self) -> int:
         try:

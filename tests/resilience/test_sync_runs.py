@@ -71,7 +71,7 @@ def test_shards_copy_everything_once(run_cli: CliRunner, fake: FakeS3, tmp_path:
 
     for results in (up, down):
         shares = [copied_by(result) for result in results]
-        assert [0] * SHARDS == [result.code for result in results]
+        assert [(0, "")] * SHARDS == [(result.code, result.err) for result in results]
         assert len(NAMES) == sum(map(len, shares)) == len(set().union(*shares))
         assert all(shares)
     assert {f"p/{name}": name.encode() for name in NAMES} == fake.store.bodies("b")

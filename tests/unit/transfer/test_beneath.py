@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from s3pool.transfer.beneath import (
     make_directory,
     open_root,
     remove_file,
+    remove_orphan,
     split_relative,
     stat_below,
 )
@@ -225,3 +227,63 @@ def test_missing_directory_of_a_source_is_not_found(tmp_path: Path) -> None:
     """A source that is missing has an exit code of its own."""
     with pytest.raises(LocalNotFoundError):
         open_root(str(tmp_path / "missing"), create=False)
+
+
+def test_orphans_are_swept_and_files_in_use_are_not(tmp_path: Path) -> None:
+    """A run that was killed holds no lock any more; one that works does."""
+    orphan = tmp_path / ".s3pool-0123456789ab.part"
+    orphan.write_bytes(b"dead")
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+    name = os.path.join(os.fsencode(tmp_path), part.name)
+
+    swept = (remove_orphan(os.fsencode(orphan)), remove_orphan(name), remove_orphan(b"/nowhere/at/all"))
+
+    assert (True, False, False) == swept
+    assert part.commit()
+    part.close()
+    assert ["a"] == os.listdir(tmp_path)
+
+
+def test_a_file_that_is_swept_before_it_is_claimed_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may walk by in the very moment between the two."""
+    flock, swept = fcntl.flock, list[bool]()
+
+    def late(fd: int, how: int) -> None:
+        if not swept:
+            swept.append(True)
+            (found,) = tmp_path.iterdir()
+            found.unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    assert [True] == swept
+    assert part.commit()
+    part.close()
+    assert ["a"] == os.listdir(tmp_path)
+
+
+def test_a_kept_file_is_opened_again_unless_it_is_in_use(tmp_path: Path) -> None:
+    """Two runs must not write to one temporary file."""
+    registry = PartRegistry()
+    first = PartFile(str(tmp_path), "a", registry=registry)
+    name = os.fsdecode(first.name)
+    os.write(first.fd, b"half")
+    busy = PartFile(str(tmp_path), "a", registry=registry, reuse=name)
+    busy.close()
+    first.keep()
+    first.close()
+
+    again = PartFile(str(tmp_path), "a", registry=registry, reuse=name)
+    content = os.pread(again.fd, 10, 0)
+    missing = PartFile(str(tmp_path), "b", registry=registry, reuse=".s3pool-ffffffffffff.part")
+
+    assert (False, True, False) == (busy.reused, again.reused, missing.reused)
+    assert b"half" == content
+    again.close()
+    missing.close()
+    assert [] == os.listdir(tmp_path)

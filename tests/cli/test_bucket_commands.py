@@ -106,7 +106,20 @@ def test_rb_force_dry_run(fake: FakeS3, call: Call) -> None:
     result = call("rb", "--force", "--dry-run", "s3/one")
 
     assert "(dry run) Bucket deleted: s3/one\n" == result.out
+    assert "s3pool: dry run: 1 objects and versions of s3/one deleted\n" == result.err
     assert ["k"] == list(fake.store.bodies("one"))
+
+
+def test_rb_dry_run_fails_where_rb_would(fake: FakeS3, call: Call) -> None:
+    """A bucket with an object in it would stay."""
+    fake.store.add("one", "k")
+    fake.store.add("two", "k")
+    call("rm", "s3/two/k")
+
+    result = call("rb", "--dry-run", "s3/one", "s3/two")
+
+    assert (1, "(dry run) Bucket deleted: s3/two\n") == (result.code, result.out)
+    assert "s3pool: error: DeleteBucket s3/one: 409 BucketNotEmpty; use rb --force to empty it first\n" == result.err
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 6), (b"", 6)])

@@ -44,12 +44,19 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
         if code:
             return code
     elif ctx.dry_run:
-        ctx.client.head_bucket(path.bucket)
+        _check_empty(path, ctx)
     if not ctx.dry_run:
         ctx.client.delete_bucket(path.bucket)
     fields = {"type": "bucket_deleted", "url": path.text, "bucket": path.bucket}
     ctx.out.act(f"Bucket deleted: {path.text}", fields)
     return 0
+
+
+def _check_empty(path: S3Path, ctx: Context) -> None:
+    """Fail as the deletion would; versions and uploads, which it minds too, are not looked for."""
+    page = ctx.client.list_objects_page(path.bucket, max_keys=1)
+    if page.objects:
+        raise S3Error(409, "BucketNotEmpty", resource=path.text, op="DeleteBucket")
 
 
 def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
@@ -69,7 +76,8 @@ def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
     deleter.flush()
     _abort_uploads(bucket, ctx)
     if deleter.deleted:
-        ctx.out.note(f"s3pool: {deleter.deleted} objects and versions of s3/{bucket} deleted")
+        dry_run = "dry run: " if ctx.dry_run else ""
+        ctx.out.note(f"s3pool: {dry_run}{deleter.deleted} objects and versions of s3/{bucket} deleted")
     return deleter.exit_code
 
 

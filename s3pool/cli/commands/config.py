@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "show every setting and where it came from"
 UNSET = "-"  # an empty column would shift the next one for those who split at blanks
 
+MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not push every origin out of sight
+
 Row = tuple[str, str, str]
 
 
@@ -45,9 +47,9 @@ def run(_args: Namespace, ctx: Context) -> int:
 
 
 def format_rows(rows: Sequence[Row]) -> list[str]:
-    """Give aligned lines of option, value and origin."""
+    """Give lines of option, value and origin, aligned but for origins behind long values."""
     shown = [(name, value or UNSET, origin) for name, value, origin in rows]
-    widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
+    widths = [max(len(row[column]) for row in shown if len(row[column]) <= MAX_ALIGNED) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in shown]
 
 

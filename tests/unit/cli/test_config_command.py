@@ -47,6 +47,16 @@ def test_columns_are_aligned(tmp_path: Path) -> None:
     assert "bucket           -            default" in lines
 
 
+def test_a_long_value_leaves_the_other_lines_short(tmp_path: Path) -> None:
+    """Twenty endpoints must not push every origin beyond the edge of a terminal."""
+    urls = ",".join(f"http://node{number}:9000" for number in range(1, 21))
+
+    lines = run(tmp_path, {**READY, "S3_POOL": urls}).out.splitlines()
+
+    assert f"endpoints        {urls}  environment S3_POOL" in lines
+    assert "secret_key       ********     environment AWS_SECRET_ACCESS_KEY" in lines
+
+
 def test_json_is_one_object_a_line(tmp_path: Path) -> None:
     """With exactly the promised fields."""
     records = [json.loads(line) for line in run(tmp_path, READY, as_json=True).out.splitlines()]

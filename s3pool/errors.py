@@ -138,6 +138,8 @@ class S3Error(S3PoolError):
     @property
     def advice(self) -> str:
         """Say what the user can do, or nothing."""
+        if self.code == "NoSuchKey" and not self.endpoint:
+            return ""  # no server said so: who did has put the advice into the detail
         return ADVICE.get(self.code, "")
 
 
@@ -161,7 +163,9 @@ ADVICE = {
     "AccessDenied": "check the keys and their policy",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
+    "NoSuchKey": "s3pool ls shows the keys there are",
     "RequestTimeTooSkewed": "check this machine's clock",
+    "InvalidBucketName": "a bucket's name has 3 to 63 lower-case letters, digits, dots and dashes",
     "NoSuchBucket": "s3pool ls shows the buckets there are",
     "BucketNotEmpty": "use rb --force to empty it first",
 }

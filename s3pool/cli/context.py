@@ -104,10 +104,17 @@ class Context:
     # -- words -----------------------------------------------------------------------------
 
     def location(self, text: str) -> Location:
-        """Read an operand that may be local or in S3; the default bucket is filled in."""
-        from s3pool.location import parse
+        """Read an operand that may be local or in S3; the default bucket is filled in.
 
-        return parse(text, default_bucket=self._default_bucket(text))
+        Raises:
+            UsageError: it makes no sense, or is relative to a directory that was removed.
+        """
+        from s3pool.location import LocalPath, parse
+
+        place = parse(text, default_bucket=self._default_bucket(text))
+        if isinstance(place, LocalPath) and not os.path.isabs(place.path) and not working_directory():
+            raise UsageError(f"{place.text} is relative, and the working directory was removed: go to another one")
+        return place
 
     def s3(self, text: str) -> S3Path:
         """Read an operand that must be in S3.

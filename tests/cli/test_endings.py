@@ -286,6 +286,24 @@ def test_broken_configuration_is_one_line(call: Call, tmp_path: Path) -> None:
     assert "broken.yaml" in result.err
 
 
+def test_removed_working_directory_is_one_line(
+    fake: FakeS3, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is relative to it cannot be found; what lies in S3 can."""
+    fake.store.add("b", "k", b"x")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    result = call("cp", "s3/b/k", "f")
+
+    assert (2, "") == (result.code, result.out)
+    message = "f is relative, and the working directory was removed: go to another one"
+    assert f"s3pool: error: {message}\n" == result.err
+    assert 0 == call("cat", "s3/b/k").code
+
+
 def test_operands_that_fail_differently_are_exit_1(fake: FakeS3, call: Call) -> None:
     """There is no one reason to name."""
     fake.store.add("b", "k")

@@ -91,6 +91,7 @@ def test_missing_operand_does_not_stop_the_others(fake: FakeS3, call: Call) -> N
     assert 3 == result.code
     assert ["Name: s3/b/a", "Name: s3/b/c"] == [line for line in result.lines if line.startswith("Name")]
     assert 1 == result.err.count("404 NoSuchKey")
+    assert 1 == result.err.count("; s3pool ls shows the keys there are\n")
 
 
 def test_versions_are_listed_newest_first(fake: FakeS3, call: Call) -> None:

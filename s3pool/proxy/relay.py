@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
+from s3pool.pool.splice import IS_POSSIBLE, Pipe
 from s3pool.proxy.denial import ClientGoneError
 from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
 
 BLOCK_BYTES = 256 * 1024
+SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
 LAST_CHUNK = b"0\r\n\r\n"
@@ -87,10 +89,37 @@ class Relay:
             else:
                 self._start(block)
             self._sent += count
+            if not self._is_chunked and self._splice():
+                return
         if not self.is_begun:
             self._start()
         if self._is_chunked:
             self._stream.write(LAST_CHUNK)
+
+    def _splice(self) -> bool:
+        """Let the kernel move the rest of a large body; False when some of it must be read."""
+        left = (self._first.length or 0) - self._sent
+        if left < SPLICE_FROM_BYTES or self._stream.is_tls or not IS_POSSIBLE:
+            return False
+        with Pipe() as pipe:
+            while left:
+                count = self._move(pipe)
+                if not count:
+                    return False
+                self._sent += count
+                left -= count
+        return True
+
+    def _move(self, pipe: Pipe) -> int:
+        try:
+            count = pipe.move(self._response, self._stream.fileno())
+        except TransportError as exc:
+            self._go_on_elsewhere(exc)
+            return 0
+        except OSError as exc:
+            raise ClientGoneError(f"the client does not take its answer: {exc}") from exc
+        self._stream.bytes_out += count
+        return count
 
     def _framed(self, block: memoryview) -> bytes | memoryview:
         if not self._is_chunked:

@@ -33,7 +33,12 @@ def answer_of(head: bytes, body: bytes) -> tuple[Response, list[bool], list[Tran
     parsed = wire.read_head("GET")
     ends: list[bool] = []
     failures: list[TransportError] = []
-    stream = WireBody(wire, parsed, finish=ends.append, failed=failures.append)
+
+    def finish(reusable: bool) -> None:
+        ends.append(reusable)
+        wire.close()
+
+    stream = WireBody(wire, parsed, finish=finish, failed=failures.append)
     endpoint = Endpoint("http", "node", 80)
     return Response(parsed.status, parsed.headers, stream, endpoint=endpoint, length=parsed.length), ends, failures
 
@@ -83,5 +88,5 @@ def test_chunked_body_is_left_to_be_read() -> None:
     response, _, _ = answer_of(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n")
     left, right = socket.socketpair()
 
-    with left, right, Pipe() as pipe:
+    with response, left, right, Pipe() as pipe:
         assert 0 == pipe.move(response, left.fileno())

@@ -55,13 +55,15 @@ def move_all(response: Response) -> bytes:
     reader = threading.Thread(target=receive, daemon=True)
     reader.start()
     buffer = memoryview(bytearray(1 << 16))
-    with left, Pipe() as pipe:
-        while count := response.readinto(buffer):
-            left.sendall(buffer[:count])
-            while pipe.move(response, left.fileno()):
-                continue
-    reader.join(10)
-    right.close()
+    try:
+        with left, Pipe() as pipe:
+            while count := response.readinto(buffer):
+                left.sendall(buffer[:count])
+                while pipe.move(response, left.fileno()):
+                    continue
+    finally:
+        reader.join(10)
+        right.close()
     return b"".join(received)
 
 

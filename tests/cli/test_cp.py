@@ -318,15 +318,15 @@ def test_quiet_says_nothing_when_all_goes_well(cli: Cli, work: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_the_run_and_leaves_nothing(
+def test_signal_without_resume_leaves_nothing(
     run_cli: CliRunner, fake: FakeS3, tmp_path: Path, number: int, code: int
 ) -> None:
-    """Uploads are aborted, and the code says what happened."""
+    """Uploads that nobody will take up are aborted, and the code says what happened."""
     (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
     fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
-    process = run_cli.start("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
+    process = run_cli.start("cp", "--no-resume", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
 
-    while "UploadPart" not in fake.ops():
+    while fake.ops().count("UploadPart") < 2:
         assert process.poll() is None
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
@@ -334,6 +334,29 @@ def test_signal_stops_the_run_and_leaves_nothing(
     assert code == process.returncode
     assert b"stopped: 0 copied" in err
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_leaves_an_upload_that_the_next_run_takes_up(
+    run_cli: CliRunner, fake: FakeS3, tmp_path: Path, number: int, code: int
+) -> None:
+    """Parts that were stored are not sent again."""
+    (tmp_path / "f").write_bytes(os.urandom(20 * MIB))
+    fake.fault(Hang(after=0), op="UploadPart", nth=2, times=1)
+    process = run_cli.start("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
+
+    while fake.ops().count("UploadPart") < 2:
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+
+    assert code == process.returncode
+    assert b"stopped: 0 copied" in err
+    kept = list(fake.store.bucket("b").uploads)
+    again = run_cli("cp", "f", "s3/b/k", env=fake.environment, cwd=tmp_path)
+    assert (1, 0) == (len(kept), again.code)
+    assert 1 == fake.ops().count("CreateMultipartUpload")
+    assert ({"k": (tmp_path / "f").read_bytes()}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
 def test_signal_leaves_no_temporary_file(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:

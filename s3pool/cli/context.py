@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from s3pool.session import Session
 
 _T = TypeVar("_T")
+NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
 
 
 class Context:
@@ -109,12 +110,12 @@ class Context:
         Raises:
             UsageError: it makes no sense, or is relative to a directory that was removed.
         """
-        from s3pool.location import LocalPath, parse
+        from s3pool.location import LocalPath, S3Path, parse
 
         place = parse(text, default_bucket=self._default_bucket(text))
         if isinstance(place, LocalPath) and not os.path.isabs(place.path) and not working_directory():
             raise UsageError(f"{place.text} is relative, and the working directory was removed: go to another one")
-        return place
+        return self._utf8(place) if isinstance(place, S3Path) else place
 
     def s3(self, text: str) -> S3Path:
         """Read an operand that must be in S3.
@@ -124,15 +125,24 @@ class Context:
         """
         from s3pool.location import parse_s3
 
-        return parse_s3(text, default_bucket=self._default_bucket(text))
+        return self._utf8(parse_s3(text, default_bucket=self._default_bucket(text)))
+
+    def _utf8(self, path: S3Path) -> S3Path:
+        """Refuse a key that no server can store, before one says so in its own words."""
+        try:
+            path.key.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"{self.out.escape(path.text)} is not valid UTF-8; the keys of S3 are") from exc
+        return path
 
     def s3_bucket(self, text: str) -> str:
-        """Read an operand that must be a bucket alone.
+        """Read an operand that must be a bucket alone: ``s3/BUCKET``, or its bare name.
 
         Raises:
             UsageError: it is not in S3, has no bucket, or has a key.
         """
-        path = self.s3(text)
+        # A bare word cannot be meant as a local path where only buckets are taken.
+        path = self.s3(text if "/" in text or text in NO_BUCKET_WORDS else f"s3/{text}")
         if not path.bucket:
             raise UsageError(f"{self.out.escape(text)} names no bucket; write s3/BUCKET")
         if path.key:

@@ -173,9 +173,7 @@ class S3Client(BucketOperations, MultipartOperations):
             headers["x-amz-tagging-directive"] = "REPLACE"
         else:
             stored.pop("x-amz-tagging", None)
-        request = self._address.key(
-            "PUT", bucket, key, "CopyObject", headers=headers | stored, slowness=SLOW_SLOWNESS
-        )
+        request = self._address.key("PUT", bucket, key, "CopyObject", headers=headers | stored, slowness=SLOW_SLOWNESS)
         return self._ask(request, _copy_result)
 
     def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> dict[str, str]:

@@ -18,6 +18,14 @@ def test_mb_makes_buckets(fake: FakeS3, call: Call) -> None:
     assert {"one", "two"} == set(fake.store.buckets)
 
 
+def test_bare_names_are_buckets_where_only_buckets_are_taken(fake: FakeS3, call: Call) -> None:
+    """Nothing else can be meant."""
+    made = call("mb", "one")
+    removed = call("rb", "one")
+
+    assert ("Bucket created: s3/one\n", "Bucket deleted: s3/one\n") == (made.out, removed.out)
+
+
 def test_mb_json(call: Call) -> None:
     """The record of an act."""
     records = call("mb", "--json", "s3/one").records
@@ -53,7 +61,7 @@ def test_mb_dry_run(fake: FakeS3, call: Call) -> None:
 
 
 @pytest.mark.parametrize("command", ["mb", "rb"])
-@pytest.mark.parametrize("operand", ["s3/one/key", "s3", "./one", "s3/a*b"])
+@pytest.mark.parametrize("operand", ["s3/one/key", "s3", "./one", "s3/a*b", "-", ".", ""])
 def test_only_buckets_are_taken(call: Call, command: str, operand: str) -> None:
     """A key in the path is refused, never dropped: rb s3/b/p must not remove b."""
     assert (2, "") == (call(command, operand).code, call(command, operand).out)

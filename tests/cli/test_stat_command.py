@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import FakeS3
 
@@ -126,3 +128,13 @@ def test_senseless_operands_are_usage_errors(call: Call) -> None:
     assert 2 == call("stat", "./file").code
     assert 2 == call("stat", "--versions", "s3/b").code
     assert 2 == call("stat").code
+
+
+@pytest.mark.parametrize("command", ["stat", "ls", "cat", "du", "find", "rm"])
+def test_a_key_that_is_not_utf8_is_refused_at_once(fake: FakeS3, call: Call, command: str) -> None:
+    """No server can hold it; asking would only give each server's own confusion."""
+    result = call(command, "s3/b/a\udcff")
+
+    assert (2, "") == (result.code, result.out)
+    assert "is not valid UTF-8; the keys of S3 are" in result.err
+    assert [] == fake.ops()

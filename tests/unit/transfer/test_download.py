@@ -232,9 +232,7 @@ def test_stop_ends_a_download(fake: FakeS3, make_engine: EngineFactory, tmp_path
     assert [] == os.listdir(tmp_path)
 
 
-def test_key_that_ends_in_a_slash_becomes_a_directory(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
-) -> None:
+def test_key_that_ends_in_a_slash_becomes_a_directory(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
     """Other tools mark directories so."""
     put(fake, b"")
 

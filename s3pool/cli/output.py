@@ -154,6 +154,7 @@ class Output:
         """Tell the user something on stderr; quiet drops it, --json needs fields for it."""
         if self.quiet:
             return
+        self._flush_results()
         if not self.json_errors:
             self._tell(escape(text))
         elif fields is not None:
@@ -170,7 +171,7 @@ class Output:
 
     def error(self, error: BaseException, *, op: str = "", source: str = "", target: str = "") -> None:
         """Report a failure on stderr, after the results before it."""
-        self._flush_before_error()
+        self._flush_results()
         if self.json_errors:
             self._tell(self.encode(error_record(error, op=op or self.op, source=source, target=target)))
         else:
@@ -183,10 +184,10 @@ class Output:
 
     def tell(self, text: str) -> None:
         """Write lines to stderr whatever the mode: tables that were asked for."""
-        self._flush_before_error()
+        self._flush_results()
         self._tell(text)
 
-    def _flush_before_error(self) -> None:
+    def _flush_results(self) -> None:
         # On a terminal or with 2>&1 the order of lines is part of the message.
         if self._lines:
             self.flush()

@@ -134,6 +134,16 @@ def test_errors_come_after_the_results_before_them() -> None:
     assert (b"result\n", "s3pool: error: no\n") == (stdout.getvalue(), stderr.getvalue())
 
 
+def test_a_summary_comes_after_the_results_it_sums_up() -> None:
+    """With 2>&1 a log reads from top to bottom."""
+    out, stdout, stderr = output()
+
+    out.line("result")
+    out.note("1 copied")
+
+    assert (b"result\n", "1 copied\n") == (stdout.getvalue(), stderr.getvalue())
+
+
 def test_error_record() -> None:
     """All fields, null only for a missing status."""
     out, _, stderr = output(json=True, op="ls")

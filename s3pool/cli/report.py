@@ -95,29 +95,33 @@ def stats_record(row: EndpointStats) -> dict[str, object]:
     }
 
 
-STATS_HEADER = (
-    *("endpoint", "requests", "failures", "throttled", "retries", "sent", "received", "mean ms"),
-    *("state", "kinds", "last error"),
-)
+STATS_HEADER = ("endpoint", "tries", "failed", "slow", "again", "sent", "got", "ms", "circuit")
 STATS_NUMBERS = frozenset(range(1, 8))
 
 
 def stats_row(row: EndpointStats) -> tuple[str, ...]:
-    """Give the cells of one endpoint's line."""
+    """Give the cells of one endpoint's line: it fits 80 columns beside usual URLs."""
     from s3pool.units import format_size
 
     counts = (row.requests, row.failures, row.throttled, row.retries)
     sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
-    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(row.failure_kinds.items()))
-    mean = f"{mean_ms(row):.1f}"
-    return (str(row.endpoint), *map(str, counts), *sizes, mean, row.state, kinds or "-", row.last_error or "-")
+    return (str(row.endpoint), *map(str, counts), *sizes, f"{mean_ms(row):.1f}", row.state)
+
+
+def failure_line(row: EndpointStats) -> str:
+    """Say how often an endpoint failed, in which ways, and the last time in its own words."""
+    kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(row.failure_kinds.items()))
+    return f"{row.endpoint} failed: {kinds}; last: {row.last_error}"
 
 
 def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
-    """Write what every endpoint did to stderr: a table, or JSON lines."""
+    """Write what every endpoint did to stderr: a table and its failures, or JSON lines."""
     if out.json:
         for row in rows:
             out.tell(out.encode(stats_record(row)))
         return
     for line in table(STATS_HEADER, map(stats_row, rows), right=STATS_NUMBERS):
         out.tell(out.escape(line))
+    for row in rows:
+        if row.failure_kinds:
+            out.tell(out.escape(failure_line(row)))

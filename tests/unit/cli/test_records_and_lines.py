@@ -87,9 +87,11 @@ def test_stats_for_people_and_machines() -> None:
     print_stats([row], Output(stdout=io.BytesIO(), stderr=text))
     print_stats([row], Output(stdout=io.BytesIO(), stderr=records, json=True))
 
-    assert ["http://n:1", "4", "2", "1", "1", "2.0KiB", "10B", "125.0", "open", "connect:", "2", "it", "refused"] == (
-        text.getvalue().splitlines()[1].split()
-    )
+    assert [
+        "endpoint    tries  failed  slow  again    sent  got     ms  circuit",
+        "http://n:1      4       2     1      1  2.0KiB  10B  125.0  open",
+        "http://n:1 failed: 2 x connect; last: it refused",
+    ] == text.getvalue().splitlines()
     assert {"type": "stats", "endpoint": "http://n:1", "mean_ms": 125.0, "failure_kinds": {"connect": 2}}.items() <= (
         json.loads(records.getvalue()).items()
     )

@@ -348,7 +348,7 @@ def test_stats_table(fake: FakeS3, call: Call) -> None:
     result = call("--stats", "ls", "s3/none")
 
     lines = result.err.splitlines()
-    assert lines[1].split()[:3] == ["endpoint", "requests", "failures"]
+    assert lines[1].split()[:3] == ["endpoint", "tries", "failed"]
     assert list(fake.endpoints) == [line.split()[0] for line in lines[2:]]
 
 

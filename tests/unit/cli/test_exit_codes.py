@@ -17,7 +17,8 @@ def every_class(root: type[BaseException] = errors.S3PoolError) -> list[type[Bas
 
 def make(kind: type[BaseException]) -> BaseException:
     """Make an error of any class."""
-    takes_code = "code" in inspect.signature(kind).parameters
+    # Exceptions without an __init__ of their own have no signature to look at.
+    takes_code = inspect.isfunction(kind.__init__) and "code" in inspect.signature(kind.__init__).parameters
     return kind(404, "Code") if takes_code else kind("message")
 
 

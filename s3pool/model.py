@@ -216,8 +216,7 @@ class Response:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+class ByteRange(NamedTuple):
     """A range of bytes, ``first`` to ``last``, both included, as HTTP counts."""
 
     first: int
@@ -287,16 +286,14 @@ class ListMode:
 SEQUENTIAL = ListMode()
 
 
-@dataclass(frozen=True, slots=True)
-class BucketInfo:
+class BucketInfo(NamedTuple):
     """One bucket; ``created`` is ISO 8601 in UTC with milliseconds."""
 
     name: str
     created: str
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectHead:
+class ObjectHead(NamedTuple):
     """What HEAD tells of an object; ``headers`` is everything, names in lower case."""
 
     size: int
@@ -314,8 +311,7 @@ class ObjectHead:
         return parse_iso_time(self.last_modified)
 
 
-@dataclass(frozen=True, slots=True)
-class UploadInfo:
+class UploadInfo(NamedTuple):
     """A multipart upload that was neither completed nor aborted."""
 
     key: str
@@ -324,8 +320,7 @@ class UploadInfo:
     storage_class: str = "STANDARD"
 
 
-@dataclass(frozen=True, slots=True)
-class PartInfo:
+class PartInfo(NamedTuple):
     """One stored part of a multipart upload."""
 
     number: int

@@ -12,7 +12,6 @@ from urllib.parse import unquote_plus
 
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
-from s3pool.s3.fastpage import split_page
 from s3pool.s3.fields import bare_etag, flag, iso_millis, number, read_root, required, truth
 from s3pool.s3.results import UploadPage
 from s3pool.s3.xmltree import Element
@@ -77,6 +76,9 @@ def _read_versions(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
 
 
 def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, tuple[ObjectInfo, ...]] | None:
+    # Its patterns take milliseconds to compile, which stat and its like need not pay.
+    from s3pool.s3.fastpage import split_page
+
     blocks = split_page(body, *tags)
     if blocks is None:
         return None

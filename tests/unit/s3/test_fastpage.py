@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage
-from s3pool.s3 import pages
+from s3pool.s3 import fastpage
 from s3pool.s3.fastpage import split_page
 from s3pool.s3.pages import parse_list_page, parse_versions_page
 
@@ -67,7 +67,7 @@ def page(server: str, keys: list[str], *, encoding: str = URL, storage: str = "S
 
 def slowly(body: bytes) -> ListPage:
     """Read a list page with expat alone."""
-    with mock.patch.object(pages, "split_page", return_value=None):
+    with mock.patch.object(fastpage, "split_page", return_value=None):
         return parse_list_page(body)
 
 
@@ -233,7 +233,7 @@ def test_versions_and_delete_markers_are_taken_in_their_order(blocks: list[str])
     )
     body = f"<ListVersionsResult>{URL}<IsTruncated>false</IsTruncated>{inner}</ListVersionsResult>".encode()
 
-    with mock.patch.object(pages, "split_page", return_value=None):
+    with mock.patch.object(fastpage, "split_page", return_value=None):
         expected = parse_versions_page(body)
 
     assert split_page(body, "Version", "DeleteMarker") is not None

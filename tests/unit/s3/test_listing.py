@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -428,7 +427,7 @@ def test_versions_that_do_not_go_on_are_an_error() -> None:
 def test_uploads_go_on_at_both_markers() -> None:
     """One key may have many uploads."""
     lister = PagesInTurn(
-        [UploadPage((UPLOAD,), "k", "u1", True), UploadPage((replace(UPLOAD, upload_id="u2"),), "", "", False)]
+        [UploadPage((UPLOAD,), "k", "u1", True), UploadPage((UPLOAD._replace(upload_id="u2"),), "", "", False)]
     )
 
     uploads = [upload.upload_id for upload in iter_uploads(lister, "bkt")]

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
 from s3pool import errors
-from s3pool.cli.exit_codes import TABLE, combined, exit_code_for
-
-
-def every_class(root: type[BaseException] = errors.S3PoolError) -> list[type[BaseException]]:
-    """Give the whole tree of errors."""
-    return [root, *(found for child in root.__subclasses__() for found in every_class(child))]
-
-
-def make(kind: type[BaseException]) -> BaseException:
-    """Make an error of any class."""
-    # Exceptions without an __init__ of their own have no signature to look at.
-    takes_code = inspect.isfunction(kind.__init__) and "code" in inspect.signature(kind.__init__).parameters
-    return kind(404, "Code") if takes_code else kind("message")
-
-
-@pytest.mark.parametrize("kind", every_class(), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_code_of_the_table(kind: type[BaseException]) -> None:
-    """None of them means success."""
-    assert exit_code_for(make(kind)) in {code for code, _ in TABLE} - {0}
+from s3pool.cli.exit_codes import combined, exit_code_for
 
 
 @pytest.mark.parametrize(

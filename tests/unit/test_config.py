@@ -37,7 +37,7 @@ class Place:
         return self.write(".s3pool/config.yaml", text)
 
     def dotenv(self, text: str) -> Path:
-        return self.write("work/.env", text)
+        return self.write("here/.env", text)
 
     def load(self, **flags: object) -> Config:
         return load_config(flags, environ=self.environ, cwd=str(self.cwd), home=str(self.home))
@@ -49,7 +49,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """Give an empty home; the process's own environment has no part in it."""
-    cwd = tmp_path / "work"
+    cwd = tmp_path / "here"
     cwd.mkdir()
     return Place(tmp_path, cwd)
 
@@ -483,10 +483,10 @@ def test_config_file_is_found_in_order(place: Place) -> None:
 def test_config_file_is_named(place: Place, name: str) -> None:
     """By the flag, the variable, or the variable in .env; relative to where one stands."""
     place.yaml("region: home")
-    place.write("work/other.yaml", "region: named")
+    place.write("here/other.yaml", "region: named")
     flags = {"config": "other.yaml"} if name == "flag" else {}
     if name == "environment":
-        place.environ["S3POOL_CONFIG"] = "~/work/other.yaml"
+        place.environ["S3POOL_CONFIG"] = "~/here/other.yaml"
     if name == "dotenv":
         place.dotenv("S3POOL_CONFIG=other.yaml")
 
@@ -563,7 +563,7 @@ def test_bad_line_in_a_found_dotenv_is_a_warning(place: Place) -> None:
 def test_what_the_user_named_must_be_right(place: Place, flags: dict[str, object], match: str) -> None:
     """One line that names the flag or the file."""
     (place.cwd / "latin1").write_bytes(b"region: \xe9")
-    place.write("work/broken.env", "what is this\n")
+    place.write("here/broken.env", "what is this\n")
 
     with pytest.raises(ConfigError, match=match) as caught:
         place.load(**flags)
@@ -603,7 +603,7 @@ def test_overridden_wrong_variable_is_in_nobodys_way(place: Place) -> None:
     assert 1 == place.load(retries="1").retries
 
 
-@pytest.mark.parametrize("name", [".s3pool/config.yaml", "work/.env", ".aws/credentials"])
+@pytest.mark.parametrize("name", [".s3pool/config.yaml", "here/.env", ".aws/credentials"])
 def test_unreadable_file_is_an_error(place: Place, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work with half a configuration would go to the wrong place."""
     file = place.write(name, "")
@@ -625,7 +625,7 @@ def _refuse(path: str, _mode: str) -> None:
     [
         (".s3pool/config.yaml", "access_key: a\nsecret_key: hush"),
         (".s3pool/config.yaml", "profiles: {p: {access_key: a, secret_key: hush}}"),
-        ("work/.env", "AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=hush"),
+        ("here/.env", "AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=hush"),
         (".aws/credentials", "[default]\naws_access_key_id=a\naws_secret_access_key=hush"),
     ],
 )
@@ -640,7 +640,7 @@ def test_secret_that_others_may_read_is_warned_of(place: Place, path: str, text:
     assert (line,) * warned == config.warnings
 
 
-@pytest.mark.parametrize(("path", "text"), [(".s3pool/config.yaml", "region: r"), ("work/.env", "AWS_REGION=r")])
+@pytest.mark.parametrize(("path", "text"), [(".s3pool/config.yaml", "region: r"), ("here/.env", "AWS_REGION=r")])
 def test_file_without_a_secret_may_be_read_by_all(place: Place, path: str, text: str) -> None:
     """A warning about nothing teaches to ignore warnings."""
     place.write(path, text, mode=0o644)
@@ -687,7 +687,7 @@ def test_ca_bundle_of_the_file_is_relative_to_it(place: Place) -> None:
 
 def test_ca_bundle_of_the_flag_is_relative_to_the_working_directory(place: Place) -> None:
     """As every path on a command line."""
-    bundle = place.write("work/ca.pem", "")
+    bundle = place.write("here/ca.pem", "")
 
     assert str(bundle) == place.load(endpoints="https://a", ca_bundle="ca.pem").ca_bundle
 

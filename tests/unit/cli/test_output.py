@@ -205,10 +205,14 @@ def test_closed_stderr_is_no_error() -> None:
     """Nobody can be told that nobody can be told."""
     stderr = io.StringIO()
     stderr.close()
-    out = Output(stdout=io.BytesIO(), stderr=stderr)
+    stdout = io.BytesIO()
+    out = Output(stdout=stdout, stderr=stderr)
 
+    out.line("result")
     out.warn("x")
     out.error(UsageError("y"))
+
+    assert b"result\n" == stdout.getvalue()
 
 
 @pytest.mark.parametrize(

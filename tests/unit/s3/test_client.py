@@ -412,9 +412,11 @@ def test_a_complete_that_fails_inside_a_200_is_an_error() -> None:
 
 def test_aborting_a_gone_upload_is_done() -> None:
     """A repeated abort finds nothing."""
-    client, _ = client_of(error(404, "NoSuchUpload"))
+    client, sender = client_of(error(404, "NoSuchUpload"))
 
     client.abort_multipart_upload("bkt", "k", upload_id="u")
+
+    assert ["DELETE"] == [request.method for request in sender.requests]
 
 
 def test_aborting_in_a_missing_bucket_is_an_error() -> None:

@@ -27,6 +27,19 @@ Layer = Mapping[str, Setting]
 ENV_ORIGIN = "environment"
 RESERVED_FILES = 64  # descriptors kept from the connections: standard streams, files, logs
 UNKNOWN_FILE_LIMIT = 1024  # what POSIX systems give when they claim to have no limit
+# Which pool it is, and who one is there; what other places say of it is meant for another pool.
+IDENTITY_OPTIONS = (
+    "endpoints",
+    "access_key",
+    "secret_key",
+    "session_token",
+    "sign",
+    "region",
+    "bucket",
+    "addressing",
+    "sticky",
+)
+POOL_OPTIONS = (*IDENTITY_OPTIONS, "insecure", "ca_bundle")  # how it is trusted, where it says that itself
 PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; a flag of the proxy stands over it
 
 
@@ -42,11 +55,38 @@ def load_config(flags: Mapping[str, object], *, environ: Mapping[str, str], cwd:
     return _Loader(flags, environ=environ, cwd=cwd, home=home).load()
 
 
+def load_profile(
+    profile: str, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str
+) -> Config:
+    """Settle the configuration of a second pool, which only a profile of the file describes.
+
+    Flags and environment speak of the first one: of this pool's endpoints, keys and region
+    they say nothing. Timeouts, limits and the like are theirs as ever.
+
+    Raises:
+        ConfigError: there is no such profile, it names no endpoint, or a value is wrong.
+    """
+    loader = _Loader({**flags, "profile": profile}, environ=environ, cwd=cwd, home=home, own_pool=True)
+    config = loader.load()
+    if not config.endpoints:
+        raise ConfigError(f"{config.config_file or 'the configuration file'}: profile {profile!r} sets no endpoints")
+    return config
+
+
 class _Loader:
     """The layers, while they are put together; used once."""
 
-    def __init__(self, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str) -> None:
+    def __init__(
+        self,
+        flags: Mapping[str, object],
+        *,
+        environ: Mapping[str, str],
+        cwd: str,
+        home: str,
+        own_pool: bool = False,
+    ) -> None:
         self._flags = {name: value for name, value in flags.items() if value is not None}
+        self._own_pool = own_pool
         self._environ = environ
         self._cwd = cwd
         self._home = home
@@ -63,13 +103,15 @@ class _Loader:
         self._warnings += file.warnings
         profile = self._choose_profile(file, asked, dotenv)
         self._origins["profile"] = asked_by or (file.path if profile else DEFAULT_ORIGIN)
-        self._layers = [
+        given = [
             _flag_layer(self._flags),
             layer_from_environ(OPTIONS, self._environ, source=ENV_ORIGIN),
             layer_from_environ(OPTIONS, dotenv, source=f"{env_path}:"),
-            file.profiles.get(profile, {}),
-            file.common,
         ]
+        own = file.profiles.get(profile, {})
+        if self._own_pool:
+            given = [_only(own, POOL_OPTIONS), *(_without(given, *IDENTITY_OPTIONS))]
+        self._layers = [*given, own, file.common]
         aws = self._aws_files(dotenv, profile=profile)
         return self._settle(file, aws, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
 
@@ -274,5 +316,9 @@ def _flag_text(flag: str, value: object) -> str:
     return value
 
 
-def _without(layers: Sequence[Layer], name: str) -> list[Layer]:
-    return [{key: setting for key, setting in layer.items() if key != name} for layer in layers]
+def _without(layers: Sequence[Layer], *names: str) -> list[Layer]:
+    return [{key: setting for key, setting in layer.items() if key not in names} for layer in layers]
+
+
+def _only(layer: Layer, names: Sequence[str]) -> Layer:
+    return {key: setting for key, setting in layer.items() if key in names}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.config import Config, effective, load_config
+from s3pool.config import Config, effective, load_config, load_profile
 from s3pool.errors import ConfigError
-from s3pool.model import Credentials
+from s3pool.model import Credentials, Endpoint
 
 PAIR = {"AWS_ACCESS_KEY_ID": "env-ak", "AWS_SECRET_ACCESS_KEY": "env-sk"}
 
@@ -827,3 +827,77 @@ def import_recorder(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[str]]:
 
     monkeypatch.setattr(builtins, "__import__", recorded)
     return lambda: asked
+
+
+# -- a second pool -----------------------------------------------------------------------------
+
+OTHER = """
+endpoints: [http://common:1]
+profiles:
+  here: {endpoints: [http://here:1], access_key: here-ak, secret_key: here-sk}
+  there:
+    endpoints: [http://there:1]
+    access_key: there-ak
+    secret_key: there-sk
+    region: there-1
+    load_balancer: {request_timeout: 7}
+  keyless: {region: x}
+"""
+
+
+def load_there(place: Place, name: str = "there", **flags: object) -> Config:
+    """Give the configuration of the second pool."""
+    return load_profile(name, flags, environ=place.environ, cwd=str(place.cwd), home=str(place.home))
+
+
+def test_second_pool_is_what_its_profile_says(place: Place) -> None:
+    """Flags and environment name the other pool: its keys must not be sent to this one."""
+    place.yaml(OTHER)
+    place.environ = {**PAIR, "S3_POOL": "http://env:1", "AWS_SESSION_TOKEN": "t", "AWS_REGION": "env-1"}
+
+    config = load_there(place, endpoints=["http://flag:1"], access_key="flag-ak", region="flag-1", profile="here")
+
+    assert (Endpoint.parse("http://there:1"),) == config.endpoints
+    assert Credentials("there-ak", "there-sk") == config.credentials
+    assert ("there-1", "there") == (config.region, config.profile)
+
+
+def test_second_pool_shares_limits_with_the_first(place: Place) -> None:
+    """How long to wait and how many workers there are is one question for the whole run."""
+    place.yaml(OTHER)
+    place.environ = {"S3POOL_WORKERS": "3"}
+
+    config = load_there(place, read_timeout="9")
+
+    assert (9.0, 3) == (config.read_timeout_s, config.workers)
+
+
+def test_second_pool_trusts_what_its_profile_trusts(place: Place) -> None:
+    """The bundle of the run serves both, unless the profile has one of its own."""
+    bundle, own = place.write("a.pem", ""), place.write("b.pem", "")
+    place.yaml(
+        "profiles:\n  there: {endpoints: ['https://t:1'], access_key: a, secret_key: b}\n"
+        f"  own: {{endpoints: ['https://t:1'], access_key: a, secret_key: b, ca_bundle: {own}}}\n"
+    )
+
+    shared = load_there(place, ca_bundle=str(bundle))
+    kept = load_there(place, "own", ca_bundle=str(bundle))
+
+    assert (str(bundle), str(own)) == (shared.ca_bundle, kept.ca_bundle)
+
+
+def test_unknown_second_pool_is_an_error(place: Place) -> None:
+    """A slip in the name must not read from the first pool."""
+    place.yaml(OTHER)
+
+    with pytest.raises(ConfigError, match="no profile 'nowhere'; there are: here, keyless, there"):
+        load_there(place, "nowhere")
+
+
+def test_second_pool_without_endpoints_is_an_error(place: Place) -> None:
+    """The environment's endpoints are those of the first pool."""
+    place.yaml("profiles: {there: {access_key: a, secret_key: b}}")
+    place.environ = {"S3_POOL": "http://env:1"}
+
+    with pytest.raises(ConfigError, match="profile 'there' sets no endpoints"):
+        load_there(place)

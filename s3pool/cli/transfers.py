@@ -22,10 +22,10 @@ from s3pool.cli.exit_codes import (
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.errors import StoppedError, UsageError
-from s3pool.filters import EXCLUDE, INCLUDE, NameFilter, Names, ShardNames
+from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
+from s3pool.hashing import warn_if_slow
 from s3pool.model import ObjectAttributes
-from s3pool.shard import AUTO, choose_shard
-from s3pool.transfer.checksums import ALGORITHMS, check_algorithm
+from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers
 from s3pool.transfer.progress import NullProgress, Progress
@@ -176,12 +176,8 @@ def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
 
 
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
-    """Give the options of a run.
-
-    Raises:
-        UsageError: a checksum needs a library that is missing.
-    """
-    check_algorithm(args.checksum)
+    """Give the options of a run."""
+    warn_if_slow(args.checksum)
     return TransferOptions(
         attributes=attributes_of(args),
         part_size=args.part_size,

@@ -18,6 +18,8 @@ FLOORS = {
     "model": 2,
     "location": 2,
     "body": 2,
+    "crc": 2,
+    "hashing": 2,
     "shard": 2,
     "config": 3,
     "filters": 3,
@@ -46,6 +48,7 @@ MAY_USE = {
 }
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {
+    "awscrt": ("hashing.py",),
     "urllib3": ("pool/connection.py",),
     "requests": (),
     "requests_aws4auth": ("s3/sigv4.py",),
@@ -63,7 +66,7 @@ HOMES = {
     "subprocess": ("cli/commands/*.py",),
 }
 # These are imported where they are used, never when their module is loaded.
-LATE = ("requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
+LATE = ("awscrt", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
 MODULE_LINES = 450
 
 

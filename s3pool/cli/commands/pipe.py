@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_attribute_flags, add_checksum_flag, attributes_of, part_size
 from s3pool.errors import NotFoundError
-from s3pool.transfer.checksums import check_algorithm
+from s3pool.hashing import warn_if_slow
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.tasks import Done
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Read standard input to its end and store it; nothing is stored when that fails."""
     target = ctx.s3_object(args.target)
-    check_algorithm(args.checksum)
+    warn_if_slow(args.checksum)
     started = time.monotonic()
     done = Done() if ctx.dry_run else _store(target, args, ctx)
     if done.skipped:

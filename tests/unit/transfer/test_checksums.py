@@ -5,10 +5,8 @@ import hashlib
 
 import pytest
 
-from s3pool.errors import UsageError
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.transfer import checksums
-from s3pool.transfer.checksums import check_algorithm, new_hasher, seal_bytes
+from s3pool.transfer.checksums import seal_bytes
 
 CONTENT = b"123456789"
 
@@ -33,6 +31,8 @@ def test_content_md5_goes_with_an_unsigned_payload() -> None:
     ("name", "expected"),
     [
         ("crc32", "y/Q5Jg=="),
+        ("crc32c", "4waSgw=="),
+        ("crc64nvme", "rosUhgp5mIg="),
         ("sha1", base64.b64encode(hashlib.sha1(CONTENT).digest()).decode()),
         ("sha256", base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()),
     ],
@@ -50,32 +50,3 @@ def test_checksum_md5_is_content_md5() -> None:
 
     assert sealed.checksum is None
     assert sealed.content_md5
-
-
-def test_checksum_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain Python would be slower than the network, so the user is told what to install."""
-
-    def missing(name: str) -> object:
-        raise ImportError(name)
-
-    monkeypatch.setattr(checksums, "import_module", missing)
-
-    with pytest.raises(UsageError, match="pip install"):
-        check_algorithm("crc32c")
-
-
-def test_checksum_of_a_library_is_fed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries differ in their names only."""
-
-    class Library:
-        @staticmethod
-        def crc64nvme(block: bytes, value: int) -> int:
-            return value * 256 + sum(block)
-
-    monkeypatch.setattr(checksums, "import_module", lambda name: Library)
-    hasher = new_hasher("crc64nvme")
-
-    hasher.update(memoryview(b"\x01"))
-    hasher.update(memoryview(b"\x02"))
-
-    assert (0x0102).to_bytes(8, "big") == hasher.digest()

@@ -9,11 +9,31 @@ from dataclasses import dataclass
 from s3pool.errors import UsageError
 
 HASH_BYTES = 8
-# Variables of the index, of the count, of the first index and of the step between indices.
-# Source: sbatch(1), "Output environment variables"; Kubernetes, "Indexed Jobs".
+FLAG = "--shard"
+AUTO = "auto"  # the word for the shard that the environment tells
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """Where a manager of jobs writes an index, their count, the first one, the step and the last one."""
+
+    index: str
+    count: str
+    first: str = ""
+    step: str = ""
+    last: str = ""
+
+
+# Source: sbatch(1), "Output environment variables"; Kubernetes, "Indexed Job for Parallel Processing".
 ENVIRONMENTS = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"),
-    ("JOB_COMPLETION_INDEX", "S3POOL_SHARD_COUNT", "", ""),
+    Variables(
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_COUNT",
+        "SLURM_ARRAY_TASK_MIN",
+        "SLURM_ARRAY_TASK_STEP",
+        "SLURM_ARRAY_TASK_MAX",
+    ),
+    Variables("JOB_COMPLETION_INDEX", "S3POOL_SHARD_COUNT"),
 )
 
 
@@ -42,9 +62,12 @@ class Shard:
         digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=HASH_BYTES).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
 
+    def holds_named(self, name: str) -> bool:
+        """Say whether an object that was named one by one is of it: only the flag divides those."""
+        return self.origin != FLAG or self.holds(name)
+
 
 WHOLE = Shard()
-AUTO = "auto"  # the word for the shard that the environment tells
 
 
 def parse_shard(text: str) -> Shard:
@@ -56,30 +79,52 @@ def parse_shard(text: str) -> Shard:
     index, slash, count = text.partition("/")
     if not slash or not (_is_number(index) and _is_number(count)) or not int(count) or int(index) > int(count):
         raise UsageError(f"bad shard {text!r}: write I/N, such as 0/8 to 7/8")
-    return Shard(int(index) % int(count), int(count), "--shard")
+    return Shard(int(index) % int(count), int(count), FLAG)
 
 
 def choose_shard(text: str, environ: Mapping[str, str]) -> Shard:
     """Give the shard that the flag names, else the one that Slurm or Kubernetes has set.
 
+    The word ``auto`` demands that one of them has.
+
     Raises:
         UsageError: the flag or the environment makes no sense.
     """
-    if text:
+    if text and text != AUTO:
         return parse_shard(text)
-    for names in ENVIRONMENTS:
-        if environ.get(names[0]) and environ.get(names[1]):
-            return _from_environment(names, environ)
+    for variables in ENVIRONMENTS:
+        if environ.get(variables.index) and environ.get(variables.count):
+            return _from_environment(variables, environ)
+    if text:
+        raise UsageError(f"{FLAG} {AUTO}: {_what_is_missing(environ)}")
     return WHOLE
 
 
-def _from_environment(names: tuple[str, str, str, str], environ: Mapping[str, str]) -> Shard:
-    index, count = _number(names[0], environ), _number(names[1], environ)
-    first, step = _number(names[2], environ), max(1, _number(names[3], environ))
-    place = (index - first) // step
-    if not 0 <= place < count:
-        raise UsageError(f"{names[0]}={index} and {names[1]}={count} make no shard; say which one with --shard I/N")
-    return Shard(place, count, names[0])
+def _what_is_missing(environ: Mapping[str, str]) -> str:
+    for variables in ENVIRONMENTS:
+        if environ.get(variables.index):
+            return f"{variables.index} is set, {variables.count} is not"
+    return "neither a Slurm array nor an indexed Kubernetes job is to be seen"
+
+
+def _from_environment(variables: Variables, environ: Mapping[str, str]) -> Shard:
+    index, count = _number(variables.index, environ), _number(variables.count, environ)
+    first, step = _number(variables.first, environ), max(1, _number(variables.step, environ))
+    place, rest = divmod(index - first, step)
+    if rest or not 0 <= place < count or not _is_regular(variables, environ):
+        raise UsageError(
+            f"{variables.index}={index} and {variables.count}={count} make no shard; say which one with {FLAG} I/N"
+        )
+    return Shard(place, count, variables.index)
+
+
+def _is_regular(variables: Variables, environ: Mapping[str, str]) -> bool:
+    """Say whether the indices are evenly spaced; else some task of the array could not tell its place."""
+    if not environ.get(variables.last):
+        return True
+    first, last = _number(variables.first, environ), _number(variables.last, environ)
+    step = max(1, _number(variables.step, environ))
+    return last == first + (_number(variables.count, environ) - 1) * step
 
 
 def _number(name: str, environ: Mapping[str, str]) -> int:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
-    add_shard_flag,
     add_transfer_flags,
     engine_for,
     finish,
     leaving_in_time,
+    name_filter,
     options_of,
     remember,
-    sharded_names,
     shown_progress,
     watch_health,
 )
@@ -79,11 +79,13 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
+def _rules(sources: Sequence[Location], args: argparse.Namespace, ctx: Context) -> Rules:
+    globs = not args.no_glob and any(isinstance(source, S3Path) and has_glob(source.key) for source in sources)
     return Rules(
         recursive=args.recursive,
         glob=not args.no_glob,
-        names=sharded_names(args, ctx),
+        names=name_filter(args),
+        shard=shard_of(args, ctx, many=args.recursive or bool(args.files_from) or globs),
         links=args.links,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
@@ -109,7 +111,7 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    tasks = Expansion(ctx.client, sources, target, rules=_rules(args, ctx))
+    tasks = Expansion(ctx.client, sources, target, rules=_rules(sources, args, ctx))
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"
@@ -169,6 +171,8 @@ def _is_stream(end: Location) -> bool:
 
 def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context) -> int:
     source, target = ends
+    if args.shard:
+        raise UsageError(f"--shard divides names: {source.text} to {target.text} is one stream")
     summary = Summary()
     if isinstance(source, S3Path):
         _check_object(source, args)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli.parser import argument_type, positive_int
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
+from s3pool.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     import argparse
@@ -56,10 +57,10 @@ def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The keys of one operand: all below ``prefix`` that ``admits`` says yes to.
+    """The keys of one operand: all below ``prefix`` that ``admits`` and the shard say yes to.
 
-    ``base`` is what names are shown relative to. ``single`` is a key that is meant when the
-    tree of its name is empty, or nothing.
+    ``base`` is what names are shown relative to, and what a shard divides names below.
+    ``single`` is a key that is meant when the tree of its name is empty, or nothing.
     """
 
     path: S3Path
@@ -68,6 +69,7 @@ class Selection:
     single: str = ""
     admits: Callable[[str], bool] | None = None
     mode: ListMode = SEQUENTIAL
+    shard: Shard = WHOLE
 
     @property
     def bucket(self) -> str:
@@ -84,14 +86,14 @@ class Selection:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
 
-def select(path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL) -> Selection:
+def select(path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL, shard: Shard = WHOLE) -> Selection:
     """Read a path with a bucket: wildcards only with ``glob``."""
     if glob and has_glob(path.key):
         prefix = glob_prefix(path.key)
         base = prefix[: prefix.rfind(DELIMITER) + 1]
-        return Selection(path, prefix, base, admits=compile_glob(path.key), mode=mode)
+        return Selection(path, prefix, base, admits=compile_glob(path.key), mode=mode, shard=shard)
     prefix = path.tree_prefix
-    return Selection(path, prefix, prefix, single="" if path.is_prefix else path.key, mode=mode)
+    return Selection(path, prefix, prefix, single="" if path.is_prefix else path.key, mode=mode, shard=shard)
 
 
 def iter_selected_pages(
@@ -99,11 +101,11 @@ def iter_selected_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a selection, in key order unless its mode says otherwise.
 
-    A page from which a glob leaves names out may have become empty. ``max_keys`` bounds the keys that are asked for,
-    where nothing is left out.
+    A page from which a glob or a shard leaves names out may have become empty. ``max_keys``
+    bounds the keys that are asked for, where nothing is left out.
     """
     found = False
-    bound = max_keys if selection.admits is None else 0
+    bound = max_keys if selection.admits is None and selection.shard.is_whole else 0
     for page in _iter_pages(client, selection, delimiter=delimiter, versions=versions, max_keys=bound):
         found = found or bool(page.objects or page.prefixes)
         yield _admitted(page, selection)
@@ -130,10 +132,13 @@ def _iter_pages(
 
 
 def _admitted(page: ListPage, selection: Selection) -> ListPage:
-    admits = selection.admits
-    if admits is None:
-        return page
-    return replace(page, objects=tuple(info for info in page.objects if admits(info.key)))
+    objects = page.objects
+    if (admits := selection.admits) is not None:
+        objects = tuple(info for info in objects if admits(info.key))
+    if not selection.shard.is_whole:
+        holds, relative = selection.shard.holds, selection.relative
+        objects = tuple(info for info in objects if holds(relative(info.key)))
+    return page if objects is page.objects else replace(page, objects=objects)
 
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:
@@ -147,7 +152,7 @@ def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> I
         pages = iter((client.list_objects_page(selection.bucket, prefix=key, max_keys=1),))
     for page in pages:
         objects = tuple(info for info in page.objects if info.key == key)
-        if objects:
+        if objects and selection.shard.holds_named(selection.relative(key)):
             yield replace(page, objects=objects, prefixes=())
         if not objects or len(objects) < len(page.objects):
             return

@@ -73,28 +73,6 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_shard_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --shard as commands have it that may also mean one object."""
-    parser.add_argument(
-        "--shard", default="", metavar="I/N", help="only names of shard I of N; auto: as Slurm or Kubernetes tells"
-    )
-
-
-def sharded_names(args: argparse.Namespace, ctx: Context) -> Names:
-    """Give the names that filters and shard leave.
-
-    Raises:
-        UsageError: the shard makes no sense, or the environment tells none.
-    """
-    names = name_filter(args)
-    if not args.shard:
-        return names
-    shard = choose_shard("" if args.shard == AUTO else args.shard, ctx.environ)
-    if not shard.origin:
-        raise UsageError("--shard auto: neither a Slurm array nor an indexed Kubernetes job is to be seen")
-    return names if shard.is_whole else ShardNames(names, shard)
-
-
 def name_filter(args: argparse.Namespace) -> NameFilter:
     """Give the filter of the flags."""
     return NameFilter(args.name_rules)

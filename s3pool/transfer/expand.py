@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
-from s3pool.filters import Names
+from s3pool.filters import Names, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
+from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
@@ -27,6 +28,7 @@ class Rules:
     recursive: bool = False
     glob: bool = True
     names: Names = NO_FILTER
+    shard: Shard = WHOLE
     links: str = LINKS_FILES
     version_id: str = ""
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
@@ -47,6 +49,7 @@ class Expansion:
         self._client = client
         self._sources = tuple(sources)
         self._rules = rules
+        self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
         self._target = self._as_directory(target) if len(self._sources) > 1 else target
         self._mapper = KeyMapper(self._exists)
         self._named: dict[str, str] = {}  # targets of single sources: no more than there are words
@@ -121,7 +124,7 @@ class Expansion:
 
     def _expand_listed(self, source: Location, listed: Iterable[str]) -> Iterator[Item]:
         for name in listed:
-            if not self._rules.names.admits(name):
+            if not self._names.admits(name):
                 continue
             try:
                 yield self._listed(source, name)
@@ -164,12 +167,15 @@ class Expansion:
         except OSError as exc:
             raise local_error("read", source.path, exc) from exc
         if os.path.isdir(source.path):
-            for found in Walk(source.path, names=self._rules.names, links=self._rules.links):
+            for found in Walk(source.path, names=self._names, links=self._rules.links):
                 yield self._upload(found, self._target)
-        elif self._rules.names.admits(source.base_name):
+        elif self._admits_named(source.base_name):
             place = self._place_of(source)
             if isinstance(place, S3Path):
                 yield self._single_upload(source, place, facts.st_size)
+
+    def _admits_named(self, name: str) -> bool:
+        return self._rules.names.admits(name) and self._rules.shard.holds_named(name)
 
     @staticmethod
     def _single_upload(source: LocalPath, place: S3Path, size: int) -> Item:
@@ -231,7 +237,7 @@ class Expansion:
         yield from self._admitted(source.bucket, _info(source.key, head), source.base_name, base)
 
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
-        if not self._rules.names.admits(relative):
+        if not self._names.admits(relative):
             return
         source = S3Path(bucket, info.key)
         target = self._target
@@ -249,7 +255,7 @@ class Expansion:
             yield _download(bucket, info, target.path, relative)
 
     def _expand_single(self, source: S3Path) -> Iterator[Item]:
-        if not self._rules.names.admits(source.base_name):
+        if not self._admits_named(source.base_name):
             return
         try:
             head = self._client.head_object(source.bucket, source.key, version_id=self._rules.version_id)

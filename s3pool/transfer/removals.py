@@ -10,6 +10,7 @@ from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.tasks import DeleteTask, Problem
 from s3pool.transfer.walk import NO_FILTER
 
@@ -21,7 +22,10 @@ ANY_AGE = ObjectFilter()
 
 @dataclass(frozen=True, slots=True)
 class RemovalRules:
-    """What belongs to an operand, and what of it goes."""
+    """What belongs to an operand, and what of it goes.
+
+    ``listed`` says that the operands are the names of a list, which a shard divides.
+    """
 
     recursive: bool = False
     raw_prefix: bool = False
@@ -29,6 +33,8 @@ class RemovalRules:
     versions: bool = False
     incomplete: bool = False
     names: Names = NO_FILTER
+    shard: Shard = WHOLE
+    listed: bool = False
     ages: ObjectFilter = ANY_AGE
     listing: ListMode = SEQUENTIAL
 
@@ -52,8 +58,24 @@ class _Scope:
     def is_glob(self) -> bool:
         return self.rules.glob and not self.rules.raw_prefix and has_glob(self.path.key)
 
+    @property
+    def is_many(self) -> bool:
+        """Say whether the operand stands for keys that only a listing can tell."""
+        return not self.is_one_key or (self.rules.incomplete and self.path.is_prefix) or not self.path.key
+
     def relative(self, key: str) -> str:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
+
+    def admits(self, key: str) -> bool:
+        """Say whether filters and shard admit a key."""
+        rules, relative = self.rules, self.relative(key)
+        return rules.names.admits(relative) and self._is_of_shard(key, relative)
+
+    def _is_of_shard(self, key: str, relative: str) -> bool:
+        if self.is_many:
+            return self.rules.shard.holds(relative)
+        # A list has names of many directories: what they are below is the bucket.
+        return self.rules.shard.holds(key) if self.rules.listed else self.rules.shard.holds_named(relative)
 
 
 class Removal:
@@ -89,7 +111,7 @@ class Removal:
 
     def _one_key(self, scope: _Scope) -> Iterator[DeleteTask]:
         key = scope.path.key
-        if not self._rules.names.admits(scope.relative(key)):
+        if not scope.admits(key):
             return
         if self._rules.ages.active:
             yield from self._admitted(scope, self._head(scope.path))
@@ -140,7 +162,7 @@ class Removal:
             yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
 
     def _holds(self, scope: _Scope, key: str) -> bool:
-        return _belongs(scope, key) and self._rules.names.admits(scope.relative(key))
+        return _belongs(scope, key) and scope.admits(key)
 
 
 def _belongs(scope: _Scope, key: str) -> bool:
@@ -178,6 +200,15 @@ def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
         start = glob_prefix(path.key)
         return _Scope(path.bucket, start, start[: start.rfind("/") + 1], path, rules)
     return _Scope(path.bucket, path.tree_prefix, path.tree_prefix if rules.recursive else _parent(path), path, rules)
+
+
+def is_for_many(path: S3Path, rules: RemovalRules) -> bool:
+    """Say whether an operand stands for keys that only a listing can tell.
+
+    Raises:
+        UsageError: as ``scope_of``.
+    """
+    return scope_of(path, rules).is_many
 
 
 def _parent(path: S3Path) -> str:

@@ -3,9 +3,18 @@ from __future__ import annotations
 import pytest
 
 from s3pool.errors import UsageError
-from s3pool.shard import WHOLE, Shard, choose_shard, parse_shard
+from s3pool.shard import FLAG, WHOLE, Shard, choose_shard, parse_shard
+from tests.support.hostile import ALL_CHARACTERS_KEY, EVERY_CHARACTER_KEYS, HOSTILE_KEYS, LEADING_BYTES_KEY
 
-NAMES = [f"dir{number % 7}/file-{number:04d}.bin" for number in range(1000)] + ["", "ü", "a\nb", "\udcff"]
+NAMES = [
+    *(f"dir{number % 7}/file-{number:04d}.bin" for number in range(1000)),
+    *HOSTILE_KEYS,
+    *EVERY_CHARACTER_KEYS,
+    ALL_CHARACTERS_KEY,
+    LEADING_BYTES_KEY,
+    "",
+    "\udcff",
+]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 30])
@@ -67,6 +76,17 @@ def test_without_a_word_everything_is_taken() -> None:
             2,
             3,
         ),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "14",
+                "SLURM_ARRAY_TASK_COUNT": "8",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_MAX": "14",
+                "SLURM_ARRAY_TASK_STEP": "2",
+            },
+            7,
+            8,
+        ),
         ({"JOB_COMPLETION_INDEX": "0", "S3POOL_SHARD_COUNT": "4"}, 0, 4),
     ],
 )
@@ -89,3 +109,54 @@ def test_an_environment_that_makes_no_sense_is_refused(index: str) -> None:
     """Guessing would leave names to nobody, or do them twice."""
     with pytest.raises(UsageError):
         choose_shard("", {"JOB_COMPLETION_INDEX": index, "S3POOL_SHARD_COUNT": "8"})
+
+
+@pytest.mark.parametrize("index", ["1", "2", "4"])
+def test_every_task_of_an_uneven_array_is_refused(index: str) -> None:
+    """If only the last one were, the others would leave its share undone and say nothing."""
+    environ = {
+        "SLURM_ARRAY_TASK_ID": index,
+        "SLURM_ARRAY_TASK_COUNT": "3",
+        "SLURM_ARRAY_TASK_MIN": "1",
+        "SLURM_ARRAY_TASK_MAX": "4",
+        "SLURM_ARRAY_TASK_STEP": "1",
+    }
+
+    with pytest.raises(UsageError, match="say which one with --shard I/N"):
+        choose_shard("", environ)
+
+
+def test_an_index_between_two_steps_is_refused() -> None:
+    """Two tasks would take the same share, and nobody another one."""
+    environ = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_STEP": "2"}
+
+    with pytest.raises(UsageError, match="make no shard"):
+        choose_shard("", environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "neither a Slurm array nor an indexed Kubernetes job"),
+        ({"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETION_INDEX is set, S3POOL_SHARD_COUNT is not"),
+    ],
+)
+def test_auto_demands_that_the_environment_tells(environ: dict[str, str], message: str) -> None:
+    """A script that counts on it must not do everything on every machine."""
+    with pytest.raises(UsageError, match=message):
+        choose_shard("auto", environ)
+
+
+def test_auto_takes_what_the_environment_tells() -> None:
+    """It is the default, made binding."""
+    shard = choose_shard("auto", {"JOB_COMPLETION_INDEX": "3", "S3POOL_SHARD_COUNT": "4"})
+
+    assert ("3/4", "JOB_COMPLETION_INDEX") == (shard.text, shard.origin)
+
+
+def test_only_the_flag_divides_what_was_named() -> None:
+    """A script in an array that names one object means it, on every machine."""
+    by_flag = [Shard(index, 8, FLAG).holds_named("config") for index in range(8)]
+    by_environment = [Shard(index, 8, "SLURM_ARRAY_TASK_ID").holds_named("config") for index in range(8)]
+
+    assert (1, 8) == (sum(by_flag), sum(by_environment))

@@ -16,6 +16,7 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
+from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.units import format_size, format_size_long
@@ -38,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
     parser.add_argument("--versions", action="store_true", help="count every version, not only the latest")
     add_glob_flag(parser)
+    add_shard_flag(parser)
     add_listing_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Count each operand; with several, a line for each and then the total."""
+    shard = shard_of(args, ctx)
     paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
     several = len(paths) != 1
     total = _Usage("")
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     def count(path: S3Path) -> None:
         # Prefixes are counted as their keys go by in order.
         mode = list_mode(args, ctx, ordered=bool(args.depth))
-        usage = _count(select(path, glob=not args.no_glob, mode=mode), args, ctx)
+        usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx)
         total.add(usage.objects, usage.bytes)
         if ctx.out.json or several or args.depth is not None:
             _show(usage, path.text, args, ctx)

@@ -23,11 +23,13 @@ from s3pool.cli.search import (
     regex_test,
 )
 from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
+from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.templates import FIELDS_HELP, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
+from s3pool.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     import argparse
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
     add_glob_flag(parser)
+    add_shard_flag(parser)
     add_listing_flags(parser)
 
 
@@ -79,10 +82,14 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
     if any(path.is_root for path in paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
-    test = _compile_tests(args, now=ctx.now())
+    shard = shard_of(args, ctx)
+    # A prefix is of one shard by its own name, whatever shards its keys are of.
+    of_prefixes, of_keys = (shard, WHOLE) if args.type == DIRECTORY else (WHOLE, shard)
+    test = _compile_tests(args, now=ctx.now(), shard=of_prefixes)
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
-    return ctx.for_each(paths, lambda path: _find(select(path, glob=not args.no_glob, mode=mode), test, args, ctx))
+    glob = not args.no_glob
+    return ctx.for_each(paths, lambda path: _find(select(path, glob=glob, mode=mode, shard=of_keys), test, args, ctx))
 
 
 def _check(args: argparse.Namespace, ctx: Context) -> None:
@@ -97,13 +104,15 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
 
-def _compile_tests(args: argparse.Namespace, *, now: float) -> Test | None:
+def _compile_tests(args: argparse.Namespace, *, now: float, shard: Shard) -> Test | None:
     """Give one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
     facts = _object_filter(args, now=now)
     if facts.active:
         tests.append(fact_test(facts))
+    if not shard.is_whole:
+        tests.append(lambda found: shard.holds(found.relative))
     return (lambda found: all(test(found) for test in tests)) if tests else None
 
 

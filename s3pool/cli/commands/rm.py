@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.transfers import (
     Teller,
     add_filter_flags,
-    add_shard_flag,
     engine_for,
     finish,
     leaving_in_time,
-    sharded_names,
+    name_filter,
     shown_progress,
     watch_health,
 )
@@ -22,7 +23,7 @@ from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.transfer.engine import TransferOptions
-from s3pool.transfer.removals import Removal, RemovalRules, scope_of
+from s3pool.transfer.removals import Removal, RemovalRules, is_for_many
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
@@ -60,14 +61,15 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     _check(args)
     rules = _rules(args, ctx)
     paths = [ctx.s3(text) for text in args.paths]
-    for path in paths:
-        scope_of(path, rules)
+    many = [is_for_many(path, rules) for path in paths]
+    rules = replace(rules, shard=shard_of(args, ctx, many=args.stdin or any(many)))
     _make_sure(paths, args, ctx)
     operands = Removal(ctx.client, paths, rules=rules)
     if not args.stdin:
         return _remove(operands, ctx)
-    named = Removal(ctx.client, map(ctx.s3, iter_names(ctx, null=args.null)), rules=_rules(args, ctx, glob=False))
-    return _remove(chain(operands, named), ctx)
+    names = map(ctx.s3, iter_names(ctx, null=args.null))
+    listed = Removal(ctx.client, names, rules=replace(rules, glob=False, listed=True))
+    return _remove(chain(operands, listed), ctx)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -81,14 +83,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("-0 goes with --stdin")
 
 
-def _rules(args: argparse.Namespace, ctx: Context, *, glob: bool = True) -> RemovalRules:
+def _rules(args: argparse.Namespace, ctx: Context) -> RemovalRules:
     return RemovalRules(
         recursive=args.recursive,
         raw_prefix=args.prefix,
-        glob=glob and not args.no_glob,
+        glob=not args.no_glob,
         versions=args.versions,
         incomplete=args.incomplete,
-        names=sharded_names(args, ctx),
+        names=name_filter(args),
         ages=ObjectFilter(older_than=_moment(args.older_than, ctx), newer_than=_moment(args.newer_than, ctx)),
         listing=list_mode(args, ctx),
     )

@@ -11,6 +11,7 @@ from s3pool.cli.exit_codes import DONE, INTERRUPTED, SKIPPED, TERMINATED, combin
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
@@ -21,8 +22,7 @@ from s3pool.cli.transfers import (
     shown_progress,
     watch_health,
 )
-from s3pool.errors import LocalFileError, RefusedError, UsageError
-from s3pool.shard import AUTO, choose_shard
+from s3pool.errors import LocalFileError, RefusedError
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.route import Route, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
@@ -79,9 +79,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
-    group.add_argument(
-        "--shard", default="", metavar="I/N", help="only names of shard I of N (from Slurm arrays, Kubernetes jobs)"
-    )
+    add_shard_flag(group)
     group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
 
 
@@ -122,11 +120,7 @@ def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
 
 
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
-    shard = choose_shard("" if args.shard == AUTO else args.shard, ctx.environ)
-    if args.shard == AUTO and not shard.origin:
-        raise UsageError("--shard auto: neither a Slurm array nor an indexed Kubernetes job is to be seen")
-    if shard.origin and not args.shard:
-        ctx.out.note(f"s3pool: shard {shard.text} by {shard.origin}; --shard 0/1 takes everything")
+    shard = shard_of(args, ctx)
     pool = " ".join(sorted(str(endpoint) for endpoint in ctx.config.endpoints))
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     return SyncOptions(

@@ -91,7 +91,15 @@ def read_head(response: Response) -> ObjectHead:
     Raises:
         ProtocolError: there is no usable Content-Length or Last-Modified.
     """
-    headers = response.headers
+    return head_of(response.headers)
+
+
+def head_of(headers: Mapping[str, str]) -> ObjectHead:
+    """Give what the headers of an answer tell of a whole object.
+
+    Raises:
+        ProtocolError: there is no usable Content-Length or Last-Modified.
+    """
     length = headers.get("content-length", "")
     modified = parse_http_date(headers.get("last-modified", ""))
     if not (length.isascii() and length.isdecimal()) or modified is None:

@@ -61,7 +61,9 @@ def why_skip_copy(task: CopyTask, engine: Engine) -> str:
         return EXISTS
     modified = (
         task.last_modified
-        or engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id).last_modified
+        or engine.source.client.head_object(
+            task.source_bucket, task.source_key, version_id=task.version_id
+        ).last_modified
     )
     return "" if parse_iso_time(modified) > target.mtime else NOT_NEWER
 

@@ -1,8 +1,7 @@
-"""S3 to S3 inside one pool: the bytes never come here."""
+"""S3 to S3 inside one pool: the bytes never come here. From another pool see ``across``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,13 @@ from s3pool.transfer.conditions import why_skip_copy
 from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload
+from s3pool.transfer.tags import TAG_COUNT, tags_of_source
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.progress import Meter
 
-TAG_COUNT = "x-amz-tagging-count"
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
@@ -30,6 +29,10 @@ def copy(task: CopyTask, engine: Engine) -> Done:
     Raises:
         RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
+    if engine.crosses:
+        from s3pool.transfer.across import copy_across
+
+        return copy_across(task, engine)
     if (task.source_bucket, task.source_key) == (task.bucket, task.key) and not _changes_something(task, engine):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
     if skipped := why_skip_copy(task, engine):
@@ -87,15 +90,9 @@ def _see_to_tags(task: CopyTask, head: ObjectHead | None, engine: Engine) -> Non
     given = engine.options.attributes
     if head is None or given == NO_ATTRIBUTES:
         return
-    tags = given.tags or _tags_of_source(task, head, engine)
+    tags = given.tags or tags_of_source(task, head, engine)
     if tags and (given.tags or engine.client.head_object(task.bucket, task.key).headers.get(TAG_COUNT, "0") == "0"):
         engine.client.put_tags(task.bucket, task.key, tags)
-
-
-def _tags_of_source(task: CopyTask, head: ObjectHead, engine: Engine) -> Mapping[str, str]:
-    if head.headers.get(TAG_COUNT, "0") == "0":
-        return {}
-    return engine.client.get_tags(task.source_bucket, task.source_key, version_id=task.version_id)
 
 
 def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) -> Done:
@@ -118,5 +115,5 @@ def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_
     """Collect what CopyObject would have taken over by itself."""
     given = engine.options.attributes
     attributes = merge_for_copy(given, head)
-    tags = given.tags or _tags_of_source(task, head, engine)
+    tags = given.tags or tags_of_source(task, head, engine)
     return replace(attributes, tags=tags, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})

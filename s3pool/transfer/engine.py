@@ -72,7 +72,8 @@ class Engine:
 
     ``why_not`` is asked by the worker before each transfer; what it gives is why the
     transfer is not needed, "" when it is. With a ``memory`` large transfers that are cut
-    short are left as they are, for a later run to go on with.
+    short are left as they are, for a later run to go on with. ``source`` is the engine of
+    another pool, the sources of copies being there; without one they are in this pool.
     """
 
     def __init__(
@@ -82,17 +83,24 @@ class Engine:
         options: TransferOptions | None = None,
         executor: BoundedExecutor | None = None,
         progress: Progress | None = None,
+        source: Engine | None = None,
     ) -> None:
         self.client = client
+        self.source = source or self
         self.options = options or TransferOptions()
         self.executor = executor or BoundedExecutor(0)
         self.progress = progress or NullProgress()
         self.parts = PartRegistry()
         self.uploads = UploadRegistry()
-        self.stop = threading.Event()
+        self.stop: threading.Event = source.stop if source is not None else threading.Event()
         self.why_not: Callable[[Task], str] | None = None
         self.memory: Memory | None = None
         self._local = threading.local()
+
+    @property
+    def crosses(self) -> bool:
+        """Say whether copies come from another pool."""
+        return self.source is not self
 
     @property
     def part_workers(self) -> int:

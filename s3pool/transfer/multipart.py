@@ -83,17 +83,22 @@ class MultipartUpload:
         self._etags[number] = part.etag
         return True
 
+    def stored_etag(self, number: int, length: int) -> str:
+        """Give the ETag of a part that is there since an earlier run; "" for none of this length."""
+        part = self._stored.get(number)
+        return part.etag if part is not None and part.size == length else ""
+
+    def keep(self, number: int) -> None:
+        """Make a part that is there since an earlier run one of the object."""
+        self._etags[number] = self._stored[number].etag
+
     @property
     def resource(self) -> str:
         """Give the target, for messages."""
         return f"s3/{self.bucket}/{self.key}"
 
-    def put(self, number: int, body: Body, *, seal: Seal) -> None:
-        """Store one part.
-
-        Raises:
-            IntegrityError: the server stored other bytes than were sent.
-        """
+    def put(self, number: int, body: Body, *, seal: Seal) -> str:
+        """Store one part, and give its ETag."""
         self._engine.check_stop()
         etag = self._client.upload_part(
             self.bucket,
@@ -108,6 +113,7 @@ class MultipartUpload:
         self._etags[number] = etag
         if seal.checksum is not None:
             self._checksums[number] = seal.checksum
+        return etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:
         """Make a range of another object (bucket, key, version id) one part."""

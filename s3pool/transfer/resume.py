@@ -62,6 +62,11 @@ def download_fingerprint(size: int, etag: str, *, range_bytes: int) -> str:
     return _digest(f"{size} {etag} {range_bytes}")
 
 
+def copy_fingerprint(size: int, etag: str, *, part_size: int, attributes: ObjectAttributes) -> str:
+    """Give what a copy from another pool must have in common with an unfinished one."""
+    return _digest(f"{size} {etag} {part_size} {attributes!r}")
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:FINGERPRINT_DIGITS]
 

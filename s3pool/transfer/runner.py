@@ -229,7 +229,7 @@ def remove_source(task: UploadTask | DownloadTask | CopyTask, done: Done, engine
         head = engine.client.head_object(task.bucket, task.key)
         if head.size != done.size:
             raise S3Error(200, "BadCopy", detail=f"{head.size} bytes, not {done.size}", resource=task.target, op="mv")
-        engine.client.delete_object(task.source_bucket, task.source_key)
+        engine.source.client.delete_object(task.source_bucket, task.source_key)
 
 
 def _remove_file(path: str, done: Done) -> None:

@@ -30,16 +30,19 @@ def fake() -> Iterator[FakeS3]:
 
 @pytest.fixture
 def make_engine(fake: FakeS3, tmp_path: Path) -> Iterator[EngineFactory]:
-    """Make engines on the fake: ``make_engine(workers=4, part_size=...)``."""
+    """Make engines on the fake: ``make_engine(workers=4, part_size=...)``; ``source`` is another pool."""
     opened: list[tuple[Session, BoundedExecutor]] = []
 
-    def make(*, workers: int = 0, server: FakeS3 | None = None, **options: object) -> Engine:
+    def make(
+        *, workers: int = 0, server: FakeS3 | None = None, source: FakeS3 | None = None, **options: object
+    ) -> Engine:
         environ = (server or fake).environment
         flags = {"ca_bundle": str(TLS_DIR / "cert.pem")}
         session = open_session(load_config(flags, environ=environ, cwd=str(tmp_path), home=str(tmp_path)))
         executor = BoundedExecutor(workers)
         opened.append((session, executor))
-        return Engine(session.client, options=TransferOptions(**options), executor=executor)  # type: ignore[arg-type]
+        there = make(server=source) if source is not None else None
+        return Engine(session.client, options=TransferOptions(**options), executor=executor, source=there)  # type: ignore[arg-type]
 
     yield make
     for session, executor in opened:

@@ -1,0 +1,185 @@
+"""S3 to S3 from another pool: through this machine's memory, never its disk."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from s3pool.body import BytesBody
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError
+from s3pool.model import ByteRange
+from s3pool.s3.headers import head_of
+from s3pool.s3.multipart import MIB
+from s3pool.transfer.acrossparts import copy_in_parts
+from s3pool.transfer.checksums import Seal, seal_bytes
+from s3pool.transfer.conditions import EXISTS, why_skip_copy
+from s3pool.transfer.crossing import STREAMED, Crossing, source_of
+from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.fetch import Facts, fetch_whole
+from s3pool.transfer.progress import NULL_METER
+from s3pool.transfer.sourcebody import SourceError
+from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
+from s3pool.transfer.verify import StreamCheck
+
+if TYPE_CHECKING:
+    from s3pool.body import Body
+    from s3pool.model import ObjectHead
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.progress import Meter
+
+IN_MEMORY_BYTES = 1 * MIB  # smaller objects are one GET, checked in memory, and one PUT
+IN_ONE_PIECE_BYTES = 256 * MIB  # larger ones go in parts, so that a retry repeats no more than one
+ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
+
+
+class ReplacedError(IntegrityError):
+    """The source is not any more what it was when reading began."""
+
+
+class _TooLargeError(Exception):
+    """The object has outgrown memory since it was listed."""
+
+
+def copy_across(task: CopyTask, engine: Engine) -> Done:
+    """Copy one object from the pool of ``engine.source``; what CopyObject keeps is kept.
+
+    Nothing is at the target's name before all bytes are there and checked. A source that is
+    replaced meanwhile is tried once more.
+
+    Raises:
+        ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
+        RefusedError: a move would remove what it has just not moved.
+    """
+    if skipped := why_skip_copy(task, engine):
+        return Done(skipped=skipped)
+    if engine.options.remove_source and (task.source_bucket, task.source_key) == (task.bucket, task.key):
+        _check_not_itself(task, engine)
+    for attempt in range(ATTEMPTS_ON_CHANGE):
+        try:
+            return _copy_once(task, engine)
+        except ReplacedError:
+            if attempt + 1 == ATTEMPTS_ON_CHANGE:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _check_not_itself(task: CopyTask, engine: Engine) -> None:
+    """Refuse to move an object onto itself: two profiles may name one pool by different words."""
+    try:
+        ours = engine.client.head_object(task.bucket, task.key)
+    except NotFoundError:
+        return
+    theirs = _head(task, engine)
+    if (ours.etag, ours.last_modified) == (theirs.etag, theirs.last_modified):
+        raise RefusedError(f"{task.source} seems to be the same object in both pools; it stays as it is")
+
+
+def _head(task: CopyTask, engine: Engine) -> ObjectHead:
+    return engine.source.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
+
+
+def _copy_once(task: CopyTask, engine: Engine) -> Done:
+    meter = engine.progress.begin(task.target, max(0, task.size))
+    done = None
+    try:
+        done = _copy(task, engine, meter)
+    except SourceError as exc:
+        if isinstance(exc.error, PreconditionError):
+            raise _replaced(task) from exc
+        raise exc.error from exc
+    finally:
+        meter.end(ok=done is not None)
+    return done
+
+
+def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
+    head = None if UNKNOWN_SIZE < task.size <= IN_MEMORY_BYTES else _head(task, engine)
+    if head is None or head.size <= IN_MEMORY_BYTES:
+        try:
+            return _copy_from_memory(task, engine, meter)
+        except _TooLargeError:
+            head = _head(task, engine)
+    crossing = Crossing(task, head, engine, meter)
+    if _goes_in_one_piece(crossing):
+        return _copy_in_one_piece(crossing)
+    return copy_in_parts(crossing)
+
+
+def _replaced(task: CopyTask) -> ReplacedError:
+    return ReplacedError(f"{task.source} was replaced while it was read")
+
+
+# -- small objects -------------------------------------------------------------------------
+
+
+def _copy_from_memory(task: CopyTask, engine: Engine, meter: Meter) -> Done:
+    content, facts = _fetch(task, engine)
+    check = StreamCheck(len(content), facts.etag, facts.headers)
+    check.update(memoryview(content))
+    check.check(task.source)
+    head = head_of({**facts.headers, "content-length": str(len(content))})
+    options = engine.options
+    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    done = _put(Crossing(task, head, engine, meter), BytesBody(content), sealed)
+    meter.advance(done.size)
+    return done
+
+
+def _fetch(task: CopyTask, engine: Engine) -> tuple[bytes, Facts]:
+    content = bytearray()
+
+    def take(block: memoryview) -> None:
+        if len(content) + len(block) > IN_MEMORY_BYTES:
+            raise _TooLargeError
+        content.extend(block)
+
+    try:
+        facts = fetch_whole(source_of(task), write=take, engine=engine.source, meter=NULL_METER)
+    except PreconditionError as exc:
+        raise _replaced(task) from exc
+    return bytes(content), facts
+
+
+# -- larger ones with a known MD5 ----------------------------------------------------------
+
+
+def _goes_in_one_piece(crossing: Crossing) -> bool:
+    size, part_size = crossing.head.size, crossing.engine.options.part_size
+    return crossing.has_md5 and size <= IN_ONE_PIECE_BYTES and not 0 < part_size < size
+
+
+def _copy_in_one_piece(crossing: Crossing) -> Done:
+    """Pass an object on while it arrives; its MD5 goes ahead, for the target to compare."""
+    etag = crossing.head.etag
+    body = crossing.body(ByteRange(0, crossing.head.size - 1), wanted_md5=etag)
+    if crossing.engine.options.checksum:
+        return _put(crossing, body, crossing.read_first(body))
+    return _put(crossing, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
+
+
+def _put(crossing: Crossing, body: Body, sealed: Seal) -> Done:
+    task, options = crossing.task, crossing.engine.options
+    try:
+        result = crossing.engine.client.put_object(
+            task.bucket,
+            task.key,
+            body,
+            payload_hash=sealed.payload_hash,
+            attributes=crossing.attributes(),
+            content_md5=sealed.content_md5,
+            checksum=sealed.checksum,
+            if_none_match=options.no_clobber,
+        )
+    except PreconditionError:
+        if not options.no_clobber:
+            raise
+        return Done(skipped=EXISTS)
+    if (
+        crossing.has_md5
+        and is_md5_etag(result.etag)
+        and result.etag != crossing.head.etag
+        and not options.attributes.sse
+    ):
+        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {crossing.head.etag}")
+    return Done(body.length, result.etag, version_id=result.version_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, Hasher, new_hasher, warn_if_slow
+from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
+from s3pool.hashing import CHECKSUMS, Hasher, new_hasher, warn_if_slow
 from s3pool.proxy.denial import Denial
 
 

@@ -30,6 +30,8 @@ from s3pool.s3.xml import build_delete, build_tags, parse_copy_result, parse_del
 from s3pool.s3.xmltree import is_xml_text
 
 MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
+CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
+ENABLED = "ENABLED"
 
 
 class S3Client(BucketOperations, MultipartOperations):
@@ -40,13 +42,17 @@ class S3Client(BucketOperations, MultipartOperations):
     UsageError, for without them the request would mean another thing.
     """
 
-    def head_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> ObjectHead:
-        """Ask for everything about an object but its bytes.
+    def head_object(
+        self, bucket: str, key: str, *, version_id: str = "", checksums: bool = False, only: Endpoint | None = None
+    ) -> ObjectHead:
+        """Ask for everything about an object but its bytes, with ``checksums`` also for those of its content.
 
         Raises:
             NotFoundError: there is no such key, or its newest version is a delete marker.
         """
-        request = self._address.key("HEAD", bucket, key, "HeadObject", query=_version_query(version_id))
+        query = _version_query(version_id)
+        headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
+        request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
         return self._ask(request, read_head, only=only)
 
     def get_object(
@@ -58,14 +64,16 @@ class S3Client(BucketOperations, MultipartOperations):
         if_match: str = "",
         version_id: str = "",
         range_header: str = "",
+        checksums: bool = False,
         only: Endpoint | None = None,
     ) -> Response:
         """Open an object; the caller reads and closes the response.
 
         ``range_header`` is a Range header's value for ranges that ByteRange cannot say. That
-        the answer is the range that was asked for is for the caller to check.
+        the answer is the range that was asked for is for the caller to check. With
+        ``checksums`` the server may tell those of the content in the answer's headers.
         """
-        headers = {}
+        headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         if byte_range is not None or range_header:
             headers["range"] = byte_range.header if byte_range is not None else range_header
         if if_match:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
+from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange
 from s3pool.s3.check import parse_http_date
 from s3pool.s3.multipart import MIB
@@ -19,7 +19,7 @@ from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
 from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask
-from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size
+from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size, range_algorithm
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
@@ -106,7 +106,7 @@ def _known_facts(task: DownloadTask, source: Source, engine: Engine) -> Facts:
     """Give what decides between one stream and ranges; large objects are asked for once more."""
     if UNKNOWN_SIZE < task.size <= engine.options.download_threshold:
         return Facts(task.size, task.etag, {})
-    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id)
+    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
     return Facts(head.size, head.etag, head.headers)
 
 
@@ -153,6 +153,7 @@ class _Ranges:
         self._resumption = resumption
         self._size = known.size or 0
         self._range_bytes = _range_bytes(self._size, known, engine)
+        self._algorithm = range_algorithm(self._size, known.etag, known.headers, range_bytes=self._range_bytes)
 
     def run(self) -> None:
         """Fill the file; what an earlier run has left is used when the whole proves to be right."""
@@ -184,7 +185,7 @@ class _Ranges:
         """Fetch all ranges but those that are done; say whether the whole could be checked."""
         places = list(iter_ranges(self._size, self._range_bytes))
         self._meter.advance(sum(place.length for place in places if place.first in done))
-        digests: dict[int, str] = {}
+        digests: dict[int, bytes] = {}
 
         def fetch(place: ByteRange) -> None:
             digests[place.first] = self._fetch_one(place)
@@ -193,23 +194,23 @@ class _Ranges:
         left = (place for place in places if place.first not in done)
         self._engine.executor.share(fetch, left, limit=self._engine.part_workers)
         known = self._known
-        found = Digests(self._range_bytes, digests)
+        found = Digests(self._range_bytes, self._algorithm, digests)
         return check_file(
             self._part.fd, self._size, what=self._source, etag=known.etag, headers=known.headers, digests=found
         )
 
-    def _fetch_one(self, place: ByteRange) -> str:
-        md5 = hashlib.md5(usedforsecurity=False)
+    def _fetch_one(self, place: ByteRange) -> bytes:
+        hasher = new_hasher(self._algorithm) if self._algorithm else None
         fetch_range(
             self._source,
             place,
             total=self._size,
             etag=self._known.etag,
-            write=_writer(self._part.fd, place.first, md5.update),
+            write=_writer(self._part.fd, place.first, _no_update if hasher is None else hasher.update),
             engine=self._engine,
             meter=self._meter,
         )
-        return md5.hexdigest()
+        return hasher.digest() if hasher is not None else b""
 
 
 def _range_bytes(size: int, known: Facts, engine: Engine) -> int:
@@ -217,6 +218,10 @@ def _range_bytes(size: int, known: Facts, engine: Engine) -> int:
     if 0 < part_size <= MAX_RANGE_BYTES:
         return part_size
     return engine.options.part_size or RANGE_BYTES
+
+
+def _no_update(_block: memoryview) -> None:
+    """Take bytes of which no digest is wanted."""
 
 
 def _writer(fd: int, first: int, update: Callable[[memoryview], object]) -> Callable[[memoryview], None]:
@@ -273,7 +278,7 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
     Raises:
         IntegrityError: the bytes are not the object's.
     """
-    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id)
+    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
     check = StreamCheck(head.size, head.etag, head.headers)
     meter = engine.progress.begin(label, head.size)
     written = 0

@@ -141,6 +141,7 @@ class _Reader:
             byte_range=byte_range,
             if_match=self.etag if byte_range is not None else "",
             version_id=source.version_id,
+            checksums=byte_range is None,
         )
 
     def _check(self, response: Response) -> int:

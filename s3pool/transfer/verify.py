@@ -1,15 +1,23 @@
-"""Whether downloaded bytes are the ones that are stored."""
+"""Whether downloaded bytes are the ones that are stored.
+
+A checksum of the content that the server tells decides where there is one, else the ETag. Both
+are known before the bytes, so no more is computed than will be compared.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from s3pool.body import FileSlice
+from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
+from s3pool.hashing import combine, new_hasher
+from s3pool.model import ByteRange
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+from s3pool.transfer.server_checksum import ServerChecksum, checksum_text, server_checksum, whole_checksum
 
 SSE = "x-amz-server-side-encryption"
 SSE_C = "x-amz-server-side-encryption-customer-algorithm"
@@ -24,10 +32,19 @@ def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:
 
 def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
     """Give the part size that the uploader stored, when it fits the ETag; else 0."""
+    return _told_part_size(size, part_count_of(etag), headers)
+
+
+def _told_part_size(size: int, count: int, headers: Mapping[str, str]) -> int:
     told = headers.get(f"x-amz-meta-{stored.PART_SIZE}", "")
     if not (told.isascii() and told.isdecimal() and int(told)):
         return 0
-    return int(told) if -(-size // int(told)) == part_count_of(etag) else 0
+    return int(told) if -(-size // int(told)) == count else 0
+
+
+def _iter_part_sizes(size: int, count: int, headers: Mapping[str, str]) -> Iterator[int]:
+    certain = _told_part_size(size, count, headers)
+    return iter((certain,)) if certain else likely_part_sizes(size, count)
 
 
 def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
@@ -49,42 +66,49 @@ class WholeCheck:
         self._md5.update(block)
 
     def check(self, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
-        """Compare with an ETag that is an MD5; False when it is none.
+        """Compare with an ETag that is an MD5; False when that leaves something to be checked.
 
         Raises:
             IntegrityError: they differ.
         """
         if not is_md5_etag(etag) or not etag_tells_content(etag, headers):
             return False
-        found = self._md5.hexdigest()
-        if found != etag:
-            raise IntegrityError(f"{what}: the bytes that arrived have the MD5 {found}, the object has {etag}")
-        return True
+        _compare(what, "MD5", self._md5.hexdigest(), etag)
+        return whole_checksum(headers) is None
 
 
 class StreamCheck:
-    """Check bytes in order against any kind of ETag, the part sizes of which may be guessed."""
+    """Check bytes in order against a checksum of them, or any kind of ETag; part sizes may be guessed."""
 
     def __init__(self, size: int, etag: str, headers: Mapping[str, str]) -> None:
         self._etag = etag
-        self._headers = headers
+        self._tracks: list[_Track] = []
+        self._told = whole_checksum(headers)
+        if self._told is not None:
+            self._hasher = new_hasher(self._told.algorithm)
+            return
         count = part_count_of(etag)
         certain = certain_part_size(size, etag, headers)
         sizes = [certain] if certain else list(likely_part_sizes(size, count)) if count else [max(size, 1)]
         self._certain = bool(certain) or not count
-        self._tracks = [_Track(part_size) for part_size in sizes] if etag_tells_content(etag, headers) else []
+        if etag_tells_content(etag, headers):
+            self._tracks = [_Track(part_size) for part_size in sizes]
 
     def update(self, block: memoryview) -> None:
         """Take the next bytes."""
+        if self._told is not None:
+            self._hasher.update(block)
         for track in self._tracks:
             track.update(block)
 
     def check(self, what: object) -> bool:
-        """Compare; False when the ETag cannot tell.
+        """Compare; False when there is nothing that could tell.
 
         Raises:
             IntegrityError: the bytes are certainly not the object's.
         """
+        if self._told is not None:
+            return _compare_checksum(what, self._told, self._hasher.digest())
         composite = part_count_of(self._etag) > 0
         if any(track.etag(composite=composite) == self._etag for track in self._tracks):
             return True
@@ -124,49 +148,101 @@ class _Track:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """The MD5s of a file's ranges, made while they arrived; by offset."""
+    """The digests of a file's ranges, made while they arrived; by offset."""
 
     range_bytes: int = 0
-    by_offset: Mapping[int, str] = field(default_factory=dict)
+    algorithm: str = ""
+    by_offset: Mapping[int, bytes] = field(default_factory=dict)
+
+    def of(self, fd: int, place: ByteRange, algorithm: str) -> bytes:
+        """Give the digest of one range, which is read again only when it has to be."""
+        known = self.by_offset.get(place.first) if algorithm == self.algorithm else None
+        return known or _digest_of(fd, place, algorithm)
 
 
 NO_DIGESTS = Digests()
 
 
+def range_algorithm(size: int, etag: str, headers: Mapping[str, str], *, range_bytes: int) -> str:
+    """Give what to compute of each range on its way, so that the whole need not be read again.
+
+    "" when no digest of the ranges tells the whole: a digest of all bytes is made in order.
+    """
+    told = whole_checksum(headers)
+    if told is not None:
+        return told.algorithm if told.algorithm in KINDS else ""
+    by_parts = etag_tells_content(etag, headers) and first_part_size(size, etag, headers) == range_bytes
+    return "md5" if by_parts else ""
+
+
 def check_file(
     fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], digests: Digests = NO_DIGESTS
 ) -> bool:
-    """Check a fetched file against its ETag, with the help of what was computed on the way.
+    """Check a fetched file against what the server told, with the help of what was computed on the way.
 
-    Gives False when nothing could be compared: the ETag is no digest, or the sizes of its
-    parts are unknown.
+    Gives False when nothing could be compared: no checksum was told, and the ETag is no digest,
+    or the sizes of its parts are unknown.
 
     Raises:
         IntegrityError: the bytes are certainly not the object's.
     """
-    if not etag_tells_content(etag, headers):
-        return False
+    told = server_checksum(headers)
+    if told is not None and not told.parts:
+        return _compare_checksum(what, told, _whole_digest(fd, size, told.algorithm, digests))
+    if etag_tells_content(etag, headers):
+        return _check_etag(fd, size, what=what, etag=etag, headers=headers, digests=digests)
+    return told is not None and _check_parts(fd, size, what=what, told=told, headers=headers)
+
+
+def _check_etag(fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], digests: Digests) -> bool:
     if is_md5_etag(etag):
-        return _compare(what, FileSlice(fd, length=size).digest("md5").hex(), etag)
-    certain = certain_part_size(size, etag, headers)
-    sizes = [certain] if certain else list(likely_part_sizes(size, part_count_of(etag)))
-    if any(_composite_of(fd, size, part_size, digests) == etag for part_size in sizes):
-        return True
-    if certain:
+        return _compare(what, "MD5", _whole_digest(fd, size, "md5", digests).hex(), etag)
+    for part_size in _iter_part_sizes(size, part_count_of(etag), headers):
+        parts = _part_digests(fd, size, part_size, "md5", digests)
+        if composite_etag(digest.hex() for digest in parts) == etag:
+            return True
+    if certain_part_size(size, etag, headers):
         raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {etag}")
     return False
 
 
-def _composite_of(fd: int, size: int, part_size: int, digests: Digests) -> str:
+def _check_parts(fd: int, size: int, *, what: object, told: ServerChecksum, headers: Mapping[str, str]) -> bool:
+    for part_size in _iter_part_sizes(size, told.parts, headers):
+        joined = new_hasher(told.algorithm)
+        for digest in _part_digests(fd, size, part_size, told.algorithm, NO_DIGESTS):
+            joined.update(memoryview(digest))
+        if joined.digest() == told.digest:
+            return True
+    if _told_part_size(size, told.parts, headers):
+        name = told.algorithm.upper()
+        raise IntegrityError(f"{what}: the bytes that arrived do not make the object's {name} {told.text}-{told.parts}")
+    return False
+
+
+def _part_digests(fd: int, size: int, part_size: int, algorithm: str, digests: Digests) -> Iterable[bytes]:
     # Digests made on the way are of use when the ranges were the parts.
-    known = digests.by_offset if part_size == digests.range_bytes else {}
-    return composite_etag(
-        known.get(place.first) or FileSlice(fd, offset=place.first, length=place.length).digest("md5").hex()
-        for place in iter_ranges(size, part_size)
-    )
+    known = digests if part_size == digests.range_bytes else NO_DIGESTS
+    return (known.of(fd, place, algorithm) for place in iter_ranges(size, part_size))
 
 
-def _compare(what: object, found: str, expected: str) -> bool:
+def _whole_digest(fd: int, size: int, algorithm: str, digests: Digests) -> bytes:
+    if algorithm in KINDS and algorithm == digests.algorithm:
+        ranges = iter_ranges(size, digests.range_bytes)
+        return combine(algorithm, ((digests.of(fd, place, algorithm), place.length) for place in ranges))
+    return _digest_of(fd, ByteRange(0, size - 1), algorithm)
+
+
+def _digest_of(fd: int, place: ByteRange, algorithm: str) -> bytes:
+    hasher = new_hasher(algorithm)
+    FileSlice(fd, offset=place.first, length=place.length).feed(hasher.update)
+    return hasher.digest()
+
+
+def _compare_checksum(what: object, told: ServerChecksum, found: bytes) -> bool:
+    return _compare(what, told.algorithm.upper(), checksum_text(found), told.text)
+
+
+def _compare(what: object, name: str, found: str, expected: str) -> bool:
     if found != expected:
-        raise IntegrityError(f"{what}: the bytes that arrived have the MD5 {found}, the object has {expected}")
+        raise IntegrityError(f"{what}: the bytes that arrived have the {name} {found}, the object has {expected}")
     return True

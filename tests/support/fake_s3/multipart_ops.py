@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 
+from s3pool.crc import KINDS
+from s3pool.hashing import CHECKSUM_PREFIX
 from tests.support.fake_s3.bucket_ops import read_xml
 from tests.support.fake_s3.call import Call, Operation
 from tests.support.fake_s3.listings import element, iso_time, read_number
@@ -12,6 +15,7 @@ from tests.support.fake_s3.object_ops import (
     check_key,
     check_write_conditions,
     copy_source,
+    digest_of,
     read_range,
     read_tagging,
     receive,
@@ -27,6 +31,7 @@ def create(call: Call) -> Reply:
     """Answer POST ?uploads."""
     bucket = call.store.bucket(call.bucket)
     check_key(call.key)
+    algorithm = call.header("x-amz-checksum-algorithm").lower()
     upload = Upload(
         call.store.new_id("upload"),
         call.key,
@@ -34,6 +39,8 @@ def create(call: Call) -> Reply:
         call.stored_headers(),
         read_tagging(call.header("x-amz-tagging")),
         call.header("x-amz-storage-class", "STANDARD"),
+        algorithm,
+        _checksum_type(algorithm, call.header("x-amz-checksum-type")),
     )
     bucket.uploads[upload.upload_id] = upload
     return call.xml(
@@ -42,6 +49,14 @@ def create(call: Call) -> Reply:
         element("Key", call.key),
         element("UploadId", upload.upload_id),
     )
+
+
+def _checksum_type(algorithm: str, wanted: str) -> str:
+    """Give the type of an upload's checksum; each has one that S3 takes without being asked."""
+    is_crc = algorithm in KINDS
+    if (wanted == "FULL_OBJECT" and not is_crc) or (wanted == "COMPOSITE" and algorithm == "crc64nvme"):
+        raise S3Fault(400, "InvalidRequest", f"The {wanted} checksum type cannot be used with {algorithm}.")
+    return (wanted or ("FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE")) if algorithm else ""
 
 
 def find_upload(call: Call) -> tuple[Bucket, Upload]:
@@ -56,6 +71,8 @@ def find_upload(call: Call) -> tuple[Bucket, Upload]:
 def upload_part(call: Call) -> Reply:
     """Answer PUT ?partNumber&uploadId."""
     _, upload = find_upload(call)
+    if upload.checksum_algorithm and not call.header(CHECKSUM_PREFIX + upload.checksum_algorithm):
+        raise S3Fault(400, "InvalidRequest", f"The part has no {upload.checksum_algorithm} checksum.")
     part = _store_part(call, upload, receive(call))
     return Reply(200, headers={"ETag": f'"{part.etag}"'})
 
@@ -95,7 +112,7 @@ def complete(call: Call) -> Reply:
         call.now,
         b"".join(part.body for part in parts),
         f"{joined}-{len(parts)}",
-        upload.headers,
+        upload.headers | _checksum_headers(upload, parts),
         upload.tags,
         upload.storage_class,
     )
@@ -105,6 +122,19 @@ def complete(call: Call) -> Reply:
     reply = _complete_reply(call, version.etag)
     reply.headers.update(version_header(bucket, version))
     return reply
+
+
+def _checksum_headers(upload: Upload, parts: list[Part]) -> dict[str, str]:
+    """Give the checksum of the object that parts make."""
+    algorithm = upload.checksum_algorithm
+    if not algorithm:
+        return {}
+    if upload.checksum_type == "FULL_OBJECT":
+        value = base64.b64encode(digest_of(algorithm, b"".join(part.body for part in parts))).decode()
+    else:
+        joined = b"".join(digest_of(algorithm, part.body) for part in parts)
+        value = f"{base64.b64encode(digest_of(algorithm, joined)).decode()}-{len(parts)}"
+    return {CHECKSUM_PREFIX + algorithm: value, "x-amz-checksum-type": upload.checksum_type}
 
 
 def _complete_reply(call: Call, etag: str) -> Reply:
@@ -125,6 +155,7 @@ def _chosen_parts(call: Call, upload: Upload) -> list[Part]:
         part = upload.parts.get(int(words.get("PartNumber", "0")))
         if part is None or words.get("ETag", "").strip('"') != part.etag:
             raise S3Fault(400, "InvalidPart", "One or more of the specified parts could not be found.")
+        _check_told(upload, part, words)
         chosen.append(part)
     if not chosen:
         raise S3Fault(400, "MalformedXML")
@@ -133,6 +164,15 @@ def _chosen_parts(call: Call, upload: Upload) -> list[Part]:
     if any(len(part.body) < call.quirks.min_part_bytes for part in chosen[:-1]):
         raise S3Fault(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size")
     return chosen
+
+
+def _check_told(upload: Upload, part: Part, words: dict[str, str]) -> None:
+    """Hold the checksum that Complete tells of a part against the part."""
+    told = words.get(f"Checksum{upload.checksum_algorithm.upper()}", "")
+    if not told and upload.checksum_type == "COMPOSITE":
+        raise S3Fault(400, "InvalidRequest", "The complete request must include the checksum for each part.")
+    if told and base64.b64decode(told) != digest_of(upload.checksum_algorithm, part.body):
+        raise S3Fault(400, "InvalidPart", "The checksum of a part is another one.")
 
 
 def abort(call: Call) -> Reply:

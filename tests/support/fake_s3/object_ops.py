@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import calendar
 import email.utils
-import hashlib
 import re
-import zlib
 from urllib.parse import parse_qsl, unquote
 
+from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, new_hasher
 from tests.support.fake_s3.bucket_ops import read_xml
 from tests.support.fake_s3.call import MAX_KEY_BYTES, Call, Operation, decode, http_time
 from tests.support.fake_s3.listings import element, iso_time
@@ -51,16 +50,20 @@ def receive(call: Call) -> bytes:
     if call.header("transfer-encoding"):
         raise S3Fault(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
     body = call.body
-    digests = {
-        "content-md5": lambda: hashlib.md5(body, usedforsecurity=False).digest(),
-        "x-amz-checksum-sha256": lambda: hashlib.sha256(body).digest(),
-        "x-amz-checksum-sha1": lambda: hashlib.sha1(body, usedforsecurity=False).digest(),
-        "x-amz-checksum-crc32": lambda: zlib.crc32(body).to_bytes(4, "big"),
-    }
-    for name, digest in digests.items():
-        if call.header(name) and base64.b64decode(call.header(name)) != digest():
-            raise S3Fault(400, "BadDigest", f"The {name} you specified did not match what was received.")
+    if call.header("content-md5") and base64.b64decode(call.header("content-md5")) != digest_of("md5", body):
+        raise S3Fault(400, "BadDigest", "The content-md5 you specified did not match what was received.")
+    for name in CHECKSUMS:
+        header = CHECKSUM_PREFIX + name
+        if call.header(header) and base64.b64decode(call.header(header)) != digest_of(name, body):
+            raise S3Fault(400, "BadDigest", f"The {header} you specified did not match what was received.")
     return body if call.exchange.spoil is None else flip(body, call.exchange.spoil)
+
+
+def digest_of(name: str, body: bytes) -> bytes:
+    """Give any digest that S3 knows."""
+    hasher = new_hasher(name)
+    hasher.update(memoryview(body))
+    return hasher.digest()
 
 
 def check_write_conditions(call: Call, bucket: Bucket) -> None:
@@ -118,11 +121,12 @@ def _object_headers(call: Call, bucket: Bucket, version: Version) -> dict[str, s
         "ETag": f'"{version.etag}"',
         "Last-Modified": http_time(version.mtime),
         "Accept-Ranges": "bytes",
-        **{name: value for name, value in version.headers.items() if not name.startswith("x-amz-checksum-")},
+        **{name: value for name, value in version.headers.items() if not name.startswith(CHECKSUM_PREFIX)},
         **version_header(bucket, version),
     }
     if call.header("x-amz-checksum-mode").upper() == "ENABLED" and not call.header("range"):
-        headers.update({name: value for name, value in version.headers.items() if name.startswith("x-amz-checksum-")})
+        told = {name: value for name, value in version.headers.items() if name.startswith(CHECKSUM_PREFIX)}
+        headers.update({"x-amz-checksum-type": "FULL_OBJECT"} | told if told else {})
     if version.storage_class != "STANDARD":
         headers["x-amz-storage-class"] = version.storage_class
     if version.tags:

@@ -55,6 +55,8 @@ class Upload:
     headers: dict[str, str]
     tags: dict[str, str]
     storage_class: str
+    checksum_algorithm: str = ""  # as in a header's name
+    checksum_type: str = ""
     parts: dict[int, Part] = field(default_factory=dict)
 
 

@@ -18,12 +18,24 @@ class MultipartOperations(Operations):
     """Create, fill, complete and abort uploads in parts."""
 
     def create_multipart_upload(
-        self, bucket: str, key: str, *, attributes: ObjectAttributes = NO_ATTRIBUTES, checksum_algorithm: str = ""
+        self,
+        bucket: str,
+        key: str,
+        *,
+        attributes: ObjectAttributes = NO_ATTRIBUTES,
+        checksum_algorithm: str = "",
+        checksum_type: str = "",
     ) -> str:
-        """Begin an upload in parts and give its id; it lives until completed or aborted."""
+        """Begin an upload in parts and give its id; it lives until completed or aborted.
+
+        Every part has to come with a checksum of the algorithm, when one is named. The type is
+        COMPOSITE, FULL_OBJECT, or the algorithm's own; servers that know neither pass over it.
+        """
         headers = attribute_headers(attributes)
         if checksum_algorithm:
             headers["x-amz-checksum-algorithm"] = checksum_algorithm
+        if checksum_type:
+            headers["x-amz-checksum-type"] = checksum_type
         request = self._address.key(
             "POST", bucket, key, "CreateMultipartUpload", query=(("uploads", ""),), headers=headers, idempotent=False
         )

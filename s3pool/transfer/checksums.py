@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from s3pool.crc import KINDS
 from s3pool.hashing import CHECKSUM_PREFIX, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
 
@@ -66,3 +67,12 @@ def _header(checksum: str, digests: dict[str, bytes]) -> tuple[str, str] | None:
 def algorithm_header(checksum: str) -> str:
     """Give S3's name for CreateMultipartUpload, "" where it has none."""
     return "" if checksum in ("", "md5") else checksum.upper()
+
+
+def type_header(checksum: str) -> str:
+    """Give how the checksum of an object in parts is to be made, "" where S3 leaves no choice.
+
+    A CRC of the whole content can be made of the parts' CRCs, and be checked by anybody: one of
+    CRCs tells nothing to whom the size of the parts is unknown. The other digests have no way.
+    """
+    return "FULL_OBJECT" if checksum in KINDS else ""

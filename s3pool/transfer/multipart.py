@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error, S3PoolError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
-from s3pool.transfer.checksums import algorithm_header
+from s3pool.transfer.checksums import algorithm_header, type_header
 from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
 from s3pool.transfer.resume import may_go_on
 from s3pool.transfer.tasks import Done
@@ -68,6 +68,7 @@ class MultipartUpload:
             self.key,
             attributes=attributes,
             checksum_algorithm=algorithm_header(self._engine.options.checksum),
+            checksum_type=type_header(self._engine.options.checksum),
         )
         if self._memory is None:
             self._engine.uploads.add(upload_id, self._abort)

@@ -10,7 +10,7 @@ Source: RFC 9112 sections 2.2, 3, 5 and 6; RFC 9110 sections 5.5 and 10.1.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from s3pool.proxy.denial import Denial, malformed
@@ -22,7 +22,8 @@ MAX_FIELDS = 200
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
-FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -45,6 +46,8 @@ HOP_BY_HOP = frozenset(
 PROTECTED = frozenset({"host", "authorization", "content-length", "content-type", "content-md5", "range", "date"})
 PROTECTED_PREFIXES = ("x-amz-", "if-", "content-")
 
+Index = Mapping[str, Sequence[str]]
+
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
@@ -52,7 +55,7 @@ class RequestHead:
 
     ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``.
     ``length`` is None when the body is chunked. Text stands for bytes through UTF-8 with
-    surrogate escapes.
+    surrogate escapes. ``index`` gives all values of a field by its name in lower case.
     """
 
     method: str
@@ -64,24 +67,26 @@ class RequestHead:
     length: int | None
     keep_alive: bool
     expects_continue: bool
+    index: Mapping[str, Sequence[str]]
 
     @property
     def target(self) -> str:
         """Give the target in origin form, as it was sent."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
 
-    def values(self, name: str) -> list[str]:
+    def values(self, name: str) -> Sequence[str]:
         """Give all values of a field; ``name`` is in lower case."""
-        return [value for other, value in self.fields if other.lower() == name]
+        return self.index.get(name, ())
 
     def value(self, name: str) -> str:
         """Give the first value of a field, or nothing."""
-        return next((value for other, value in self.fields if other.lower() == name), "")
+        values = self.index.get(name)
+        return values[0] if values else ""
 
     def iter_end_to_end(self) -> Iterator[tuple[str, str]]:
         """Yield the fields that are meant for the server behind."""
-        named = connection_words(self.fields)
-        return ((name, value) for name, value in self.fields if name.lower() not in HOP_BY_HOP | named)
+        gone = HOP_BY_HOP | _words(self.index.get("connection", ()))
+        return ((name, value) for name, value in self.fields if name.lower() not in gone)
 
 
 def parse_head(block: bytes) -> RequestHead:
@@ -100,11 +105,12 @@ def parse_head(block: bytes) -> RequestHead:
         raise malformed("the request target is longer than 16 KiB", status=414, code="KeyTooLongError")
     method, is_http_1_0 = line[1].decode(), line[4] == b"0"
     fields = _parse_fields(rest)
+    index = _index(fields)
     if method not in METHODS:
         raise Denial(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
-    host, path, query = _split_target(line[2].decode(), _host_of(fields, is_http_1_0=is_http_1_0))
-    length = _framing(fields, is_http_1_0=is_http_1_0)
-    words = connection_words(fields)
+    host, path, query = _split_target(line[2].decode(), _host_of(index, is_http_1_0=is_http_1_0))
+    length = _framing(index, is_http_1_0=is_http_1_0)
+    words = _words(index.get("connection", ()))
     _check_connection(words)
     return RequestHead(
         method=method,
@@ -115,7 +121,8 @@ def parse_head(block: bytes) -> RequestHead:
         fields=fields,
         length=length,
         keep_alive="close" not in words and (not is_http_1_0 or "keep-alive" in words),
-        expects_continue=_expects_continue(fields) and not is_http_1_0,
+        expects_continue=_expects_continue(index) and not is_http_1_0,
+        index=index,
     )
 
 
@@ -132,18 +139,25 @@ def _parse_field(line: bytes) -> tuple[str, str]:
     field = FIELD_LINE.fullmatch(line)
     if field is None:
         raise malformed("a header line is malformed")
-    return field[1].decode(), field[2].decode("utf-8", "surrogateescape")
+    return field[1].decode(), field[2].strip(BLANKS).decode("utf-8", "surrogateescape")
 
 
-def _only(fields: tuple[tuple[str, str], ...], name: str) -> str | None:
-    found = [value for other, value in fields if other.lower() == name]
+def _index(fields: tuple[tuple[str, str], ...]) -> Index:
+    index: dict[str, list[str]] = {}
+    for name, value in fields:
+        index.setdefault(name.lower(), []).append(value)
+    return index
+
+
+def _only(index: Index, name: str) -> str | None:
+    found = index.get(name, ())
     if len(found) > 1:
         raise malformed(f"there is more than one {name} field")
     return found[0] if found else None
 
 
-def _host_of(fields: tuple[tuple[str, str], ...], *, is_http_1_0: bool) -> str:
-    host = _only(fields, "host")
+def _host_of(index: Index, *, is_http_1_0: bool) -> str:
+    host = _only(index, "host")
     if host is None and is_http_1_0:
         return ""
     if host is None or HOST.fullmatch(host) is None:
@@ -167,9 +181,9 @@ def _split_target(target: str, host: str) -> tuple[str, str, str | None]:
     return host, path, query if mark else None
 
 
-def _framing(fields: tuple[tuple[str, str], ...], *, is_http_1_0: bool) -> int | None:
+def _framing(index: Index, *, is_http_1_0: bool) -> int | None:
     """Give the body's length; None for chunked. Both framings at once are a trick."""
-    coding, length = _only(fields, "transfer-encoding"), _only(fields, "content-length")
+    coding, length = _only(index, "transfer-encoding"), _only(index, "content-length")
     if coding is not None:
         if length is not None or is_http_1_0:
             raise malformed("Transfer-Encoding does not go with Content-Length or HTTP/1.0")
@@ -183,9 +197,12 @@ def _framing(fields: tuple[tuple[str, str], ...], *, is_http_1_0: bool) -> int |
     return int(length)
 
 
-def connection_words(fields: tuple[tuple[str, str], ...]) -> frozenset[str]:
+def connection_words(fields: Iterable[tuple[str, str]]) -> frozenset[str]:
     """Give the options of all Connection fields, in lower case."""
-    values = [value for name, value in fields if name.lower() == "connection"]
+    return _words([value for name, value in fields if name.lower() == "connection"])
+
+
+def _words(values: Iterable[str]) -> frozenset[str]:
     return frozenset(word.strip(" \t").lower() for value in values for word in value.split(",") if word.strip(" \t"))
 
 
@@ -194,8 +211,8 @@ def _check_connection(words: frozenset[str]) -> None:
         raise malformed("the Connection field names a field that is not of this connection")
 
 
-def _expects_continue(fields: tuple[tuple[str, str], ...]) -> bool:
-    expectation = _only(fields, "expect")
+def _expects_continue(index: Index) -> bool:
+    expectation = _only(index, "expect")
     if expectation is not None and expectation.lower() != "100-continue":
         raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
     return expectation is not None

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 DEVICES = ("/dev/", "/proc/")  # names of what is open or attached, not of files
+SHARED_MEMORY = "/dev/shm/"  # but these are files like any other, on a tmpfs
 
 
 def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +161,8 @@ def _is_stream(end: Location) -> bool:
         return True
     if not isinstance(end, LocalPath):
         return False
-    if os.path.abspath(end.path).startswith(DEVICES) and not os.path.isdir(end.path):
+    path = os.path.abspath(end.path)
+    if path.startswith(DEVICES) and not path.startswith(SHARED_MEMORY) and not os.path.isdir(path):
         return True  # what is open there may be a file: it is written to all the same, never replaced
     try:
         mode = os.stat(end.path).st_mode

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -188,6 +189,19 @@ def test_pipes_are_read_and_devices_written(cli: Cli, work: Path, fake: FakeS3) 
     assert 0 == null.code
     assert not Path("/dev/null").is_file()
     assert (0, b"content") == (alias.code, alias.stdout)
+
+
+def test_files_in_shared_memory_are_files(cli: Cli, fake: FakeS3) -> None:
+    """They lie below /dev, but are no devices: a download makes them, a move removes them."""
+    fake.store.add("b", "k", b"content")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        path = Path(directory, "file")
+
+        down = cli("cp", "s3/b/k", str(path))
+
+        assert (0, b"content") == (down.code, path.read_bytes())
+        assert 0 == cli("mv", str(path), "s3/b/moved").code
+        assert not path.exists()
 
 
 def test_hostile_keys_stay_within_the_target(cli: Cli, work: Path, fake: FakeS3) -> None:

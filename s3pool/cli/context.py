@@ -44,6 +44,7 @@ class Context:
         self._on_config = on_config
         self._config: Config | None = None
         self._session: Session | None = None
+        self._source: Session | None = None
 
     # -- opened on first use ---------------------------------------------------------------
 
@@ -93,26 +94,66 @@ class Context:
         return self._session
 
     @property
+    def opened_sessions(self) -> tuple[Session, ...]:
+        """Give the sessions that a command opened: none, one, or those of two pools."""
+        return tuple(session for session in (self._session, self._source) if session is not None)
+
+    @property
+    def source_session(self) -> Session:
+        """Give the pool that sources are read from: the one of --source-profile, else the only one.
+
+        Raises:
+            ConfigError: there is no such profile, or it describes no pool.
+        """
+        profile = getattr(self.args, "source_profile", "")
+        if not profile:
+            return self.session
+        if self._source is None:
+            from s3pool.session import open_session
+
+            self._source = open_session(self._load_profile(profile))
+        return self._source
+
+    def _load_profile(self, profile: str) -> Config:
+        from s3pool.config import load_profile
+
+        known = self.config.warnings
+        config = load_profile(
+            profile, self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
+        )
+        for warning in config.warnings:
+            if warning not in known:
+                self.out.warn(warning)
+        return config
+
+    @property
+    def is_one_pool(self) -> bool:
+        """Say whether sources and targets are on the same nodes, whatever the profiles are called."""
+        return not set(self.source_session.config.endpoints).isdisjoint(self.config.endpoints)
+
+    @property
     def client(self) -> S3Client:
         """Give the S3 client of the session."""
         return self.session.client
 
     def close(self) -> None:
         """Close the session, if there is one."""
-        if self._session is not None:
-            self._session.close()
+        for session in self.opened_sessions:
+            session.close()
 
     # -- words -----------------------------------------------------------------------------
 
-    def location(self, text: str) -> Location:
+    def location(self, text: str, *, is_source: bool = False) -> Location:
         """Read an operand that may be local or in S3; the default bucket is filled in.
+
+        With ``is_source`` it is the one of the pool that sources are read from.
 
         Raises:
             UsageError: it makes no sense, or is relative to a directory that was removed.
         """
         from s3pool.location import LocalPath, S3Path, parse
 
-        place = parse(text, default_bucket=self._default_bucket(text))
+        place = parse(text, default_bucket=self._default_bucket(text, is_source=is_source))
         if isinstance(place, LocalPath) and not os.path.isabs(place.path) and not working_directory():
             raise UsageError(f"{place.text} is relative, and the working directory was removed: go to another one")
         return self._utf8(place) if isinstance(place, S3Path) else place
@@ -160,10 +201,12 @@ class Context:
             raise UsageError(f"{self.out.escape(text)} names no object; write s3/BUCKET/KEY")
         return path
 
-    def _default_bucket(self, text: str) -> str:
+    def _default_bucket(self, text: str, *, is_source: bool = False) -> str:
         # Only an empty bucket needs the configuration; a broken file must not be in the
         # way of words that do not use it.
-        return self.config.bucket if text.startswith("s3:///") else ""
+        if not text.startswith("s3:///"):
+            return ""
+        return self.source_session.config.bucket if is_source else self.config.bucket
 
     def now(self) -> float:
         """Give seconds since 1970."""

@@ -14,6 +14,7 @@ from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
     add_transfer_flags,
+    check_source_profile,
     engine_for,
     finish,
     leaving_in_time,
@@ -65,8 +66,9 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     """Copy or move, and give the exit code."""
-    sources = [_without_alias(ctx.location(text), STDIN_NAMES) for text in args.sources]
+    sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
+    check_source_profile(sources, target, args.source_profile)
     if move and args.version_id:
         raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
     stream = _stream_of(sources, target, args, move=move)
@@ -91,6 +93,7 @@ def _rules(sources: Sequence[Location], args: argparse.Namespace, ctx: Context) 
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
         listing=list_mode(args, ctx),
+        is_one_pool=ctx.is_one_pool,
     )
 
 
@@ -112,7 +115,7 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    tasks = Expansion(ctx.client, sources, target, rules=_rules(sources, args, ctx))
+    tasks = Expansion(ctx.source_session.client, sources, target, rules=_rules(sources, args, ctx))
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"

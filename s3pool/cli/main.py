@@ -151,13 +151,12 @@ def _abandon_stdout(out: Output) -> None:
 
 
 def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
-    session = ctx.opened_session
-    if session is None or not getattr(args, "stats", False):
+    if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
     from s3pool.cli.report import print_stats
 
     try:
-        print_stats(session.transport.stats(), ctx.out)
+        print_stats([row for session in ctx.opened_sessions for row in session.transport.stats()], ctx.out)
     except StdoutError:
         # The command's own end has said so.
         _abandon_stdout(ctx.out)

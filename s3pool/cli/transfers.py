@@ -24,6 +24,7 @@ from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.errors import StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.hashing import warn_if_slow
+from s3pool.location import S3Path
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import Engine, TransferOptions
@@ -36,6 +37,7 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
+    from s3pool.location import Location
 
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
 
@@ -92,6 +94,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
         "--no-resume", action="store_true", help="do not go on with large transfers that a run before left unfinished"
     )
     parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
+    parser.add_argument(
+        "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
+    )
     add_attribute_flags(parser)
 
 
@@ -173,8 +178,23 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
 
 
 def worker_count(ctx: Context) -> int:
-    """Give the configured number of workers, or choose one."""
-    return ctx.config.workers or auto_workers(len(ctx.session.nodes), file_limit=_file_limit())
+    """Give the configured number of workers, or choose one; of two pools the larger one decides."""
+    nodes = max(len(ctx.session.nodes), len(ctx.source_session.nodes))
+    return ctx.config.workers or auto_workers(nodes, file_limit=_file_limit())
+
+
+def check_source_profile(sources: Iterable[Location], target: Location, profile: str) -> None:
+    """See to it that a second pool has a part in what is asked for.
+
+    Raises:
+        UsageError: one side is not in S3.
+    """
+    other = next((end for end in (*sources, target) if not isinstance(end, S3Path)), None)
+    if profile and other is not None:
+        raise UsageError(
+            f"--source-profile {profile} copies from one pool to another, and {other.text} is not in S3; "
+            "with one pool use --profile"
+        )
 
 
 def _file_limit() -> int:
@@ -295,7 +315,8 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
     ``inline`` is for one object: no thread is worth starting.
     """
     executor = BoundedExecutor(0 if inline else worker_count(ctx))
-    engine = Engine(ctx.client, options=options, executor=executor, progress=progress)
+    source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
+    engine = Engine(ctx.client, options=options, executor=executor, progress=progress, source=source)
     try:
         yield engine
     finally:
@@ -318,6 +339,7 @@ def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
     for number, item in enumerate(items):
         if number == 1:
             ctx.session.start_health()
+            ctx.source_session.start_health()
         yield item
 
 

@@ -40,12 +40,14 @@ class Look:
 class Looker:
     """Looks at the pairs it was given, each when its task's turn comes.
 
+    ``source`` is the client of the pool that a source in S3 is in.
     The thread that plans adds and takes away, workers look; ``new_hashes`` is filled by the
     workers, for the planning thread to empty.
     """
 
-    def __init__(self, client: S3Client, route: Route, *, content: bool) -> None:
+    def __init__(self, client: S3Client, route: Route, *, content: bool, source: S3Client) -> None:
         self._client = client
+        self._source = source
         self._route = route
         self._content = content
         self._looks: dict[Task, Look] = {}
@@ -118,7 +120,7 @@ class Looker:
         if self._route.direction == UPLOAD:
             head = self._head(self._route.target.bucket, self._route.target.join(name).key)
             return head is not None and _is_close(_stored_time(head), look.source.mtime_ns)
-        head = self._client.head_object(self._route.source.bucket, self._route.source.join(name).key)
+        head = self._source.head_object(self._route.source.bucket, self._route.source.join(name).key)
         if self._route.direction == DOWNLOAD:
             time_ns = _stored_time(head)
             return _is_close(_whole_seconds(head) if time_ns is None else time_ns, look.target.mtime_ns)

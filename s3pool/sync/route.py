@@ -106,8 +106,8 @@ def _tree_text(path: S3Path) -> str:
     return S3Path(path.bucket, path.tree_prefix).text
 
 
-def choose_route(source: Location, target: Location, *, glob: bool = True) -> Route:
-    """Give the route between two operands.
+def choose_route(source: Location, target: Location, *, glob: bool = True, is_one_pool: bool = True) -> Route:
+    """Give the route between two operands; in two pools the same names are different trees.
 
     Raises:
         UsageError: they make no sense together, or one of them is no tree.
@@ -121,7 +121,8 @@ def choose_route(source: Location, target: Location, *, glob: bool = True) -> Ro
     if isinstance(source, S3Path) and isinstance(target, LocalPath):
         return Route(DOWNLOAD, target.path, source=source)
     if isinstance(source, S3Path) and isinstance(target, S3Path):
-        _check_apart(source, target)
+        if is_one_pool:
+            _check_apart(source, target)
         return Route(COPY, source=source, target=target)
     raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/PREFIX")
 

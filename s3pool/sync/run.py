@@ -41,7 +41,9 @@ from s3pool.transfer.tasks import (
 from s3pool.transfer.walk import LINKS_FILES
 
 if TYPE_CHECKING:
+    from s3pool.location import S3Path
     from s3pool.model import ListPage
+    from s3pool.s3.client import S3Client
     from s3pool.sync.route import Route
     from s3pool.transfer.engine import Engine
 
@@ -50,7 +52,7 @@ COARSEST_MTIME_NS = 2 * 10**9  # of file systems in use (FAT)
 COARSE_STEP_NS = 1000  # what a finer one would hardly ever give by chance
 
 T = TypeVar("T")
-ListPages = Callable[[str, str], Iterable["ListPage"]]
+ListPages = Callable[["S3Client", str, str], Iterable["ListPage"]]
 Watch = Callable[[Iterable[T]], Iterable[T]]
 
 
@@ -124,7 +126,7 @@ class Report:
 class Sync:
     """One run, for the thread that creates it.
 
-    ``list_pages(bucket, prefix)`` gives the pages of a listing, ``on_outcome`` hears of each
+    ``list_pages(client, bucket, prefix)`` gives the pages of a listing, ``on_outcome`` hears of each
     task, ``watch`` may wrap the stream of tasks.
     """
 
@@ -146,7 +148,7 @@ class Sync:
         self._on_outcome = on_outcome
         self._watch = watch
         self._problems: deque[Problem] = deque()
-        self._looker = Looker(engine.client, route, content=options.checksum)
+        self._looker = Looker(engine.client, route, content=options.checksum, source=engine.source.client)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
         self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
@@ -223,7 +225,7 @@ class Sync:
     def _source(self) -> Iterable[Entry]:
         names = self._options.names
         if self._route.direction != UPLOAD:
-            return self._remote(self._route.source.bucket, self._route.source.tree_prefix, names)
+            return self._remote(self._engine.source.client, self._route.source, names)
         return LocalSource(
             self._route.root,
             names=names,
@@ -235,7 +237,7 @@ class Sync:
     def _target(self) -> Iterable[Entry]:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
-            return self._remote(self._route.target.bucket, self._route.target.tree_prefix, names)
+            return self._remote(self._engine.client, self._route.target, names)
         on_part = None if self._options.dry_run else self._sweep
         return LocalTarget(self._route.root, names=names, on_problem=self._problems.append, on_part=on_part)
 
@@ -244,10 +246,10 @@ class Sync:
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
             remove_orphan(path)
 
-    def _remote(self, bucket: str, prefix: str, names: Names) -> RemoteTree:
-        pages = Ahead(self._list_pages(bucket, prefix))
+    def _remote(self, client: S3Client, tree: S3Path, names: Names) -> RemoteTree:
+        pages = Ahead(self._list_pages(client, tree.bucket, tree.tree_prefix))
         self._listings.append(pages)
-        return RemoteTree(pages, prefix, names=names)
+        return RemoteTree(pages, tree.tree_prefix, names=names)
 
     def _time_is_up(self) -> bool:
         limit = self._options.max_duration_s

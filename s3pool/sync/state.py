@@ -31,17 +31,18 @@ def state_directory(state_home: str, home: str) -> str:
     return os.path.join(base, "s3pool")
 
 
-def paths_for(route: Route, *, directory: str, shard: Shard, pool: str) -> StatePaths:
+def paths_for(route: Route, *, directory: str, shard: Shard, pool: str, source_profile: str = "") -> StatePaths:
     """Give the files of a pair.
 
     Both directions between a local directory and S3 share them: what one has left in sync the
     other finds in sync. The lock, unlike the state, is of one pool: the same names in another
     one may be worked on at the same time, while a pool that gets one more node keeps its state.
+    ``source_profile`` names the pool of the source where it is another one.
     """
     if not directory:
         return NO_STATE
     if route.direction == COPY:
-        sides = ["", route.source_text, route.target_text]
+        sides = [source_profile, route.source_text, route.target_text]
     else:
         remote = route.source_text if route.source.bucket else route.target_text
         sides = [os.uname().nodename, os.path.realpath(route.root or "."), remote]

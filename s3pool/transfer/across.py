@@ -85,9 +85,9 @@ def _copy_once(task: CopyTask, engine: Engine) -> Done:
     try:
         done = _copy(task, engine, meter)
     except SourceError as exc:
-        if isinstance(exc.error, PreconditionError):
+        if isinstance(exc.__cause__, PreconditionError):
             raise _replaced(task) from exc
-        raise exc.error from exc
+        raise exc.__cause__ or exc
     finally:
         meter.end(ok=done is not None)
     return done

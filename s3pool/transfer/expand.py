@@ -33,10 +33,13 @@ class Rules:
     version_id: str = ""
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
+    is_one_pool: bool = True  # the same names on both sides are the same objects
 
 
 class Expansion:
     """The tasks of some sources and one target, neither of them a stream.
+
+    ``client`` is of the pool that sources in S3 are in; the target's is not asked.
 
     Iterating lists and walks as it goes. A source that is missing or unusable takes its
     place in the stream as a Problem, and the others go on.
@@ -100,7 +103,7 @@ class Expansion:
             raise UsageError(f"{source.text} is a bucket: -r copies what is in it")
         if self._rules.version_id and many:
             raise UsageError("--version-id is for one source in S3, without -r and wildcards")
-        if self._rules.recursive and isinstance(self._target, S3Path):
+        if self._rules.recursive and self._rules.is_one_pool and isinstance(self._target, S3Path):
             self._check_not_inside(source, self._target)
 
     def _check_not_inside(self, source: S3Path, target: S3Path) -> None:

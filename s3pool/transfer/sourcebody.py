@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 
 class SourceError(S3PoolError):
-    """The source failed while a request to the target was under way; ``error`` says how.
+    """The source failed while a request to the target was under way; its cause says how.
 
     It is no error of transport, so that the target's node is not blamed for it, and the
     request is not tried again elsewhere: the source was asked often enough.
     """
-
-    def __init__(self, error: TransportError | S3Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class _SinkError(Exception):
@@ -130,7 +126,7 @@ class SourceBody:
                 meter=NULL_METER,
             )
         except (TransportError, S3Error) as exc:
-            raise SourceError(exc) from exc
+            raise SourceError(exc.message) from exc
 
     def _pass_on(self, block: memoryview, sink: Sink) -> None:
         self._hash(block)

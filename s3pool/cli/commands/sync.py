@@ -15,6 +15,7 @@ from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
+    check_source_profile,
     engine_for,
     exit_code_of,
     name_filter,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.filters import Names
     from s3pool.model import ListPage
+    from s3pool.s3.client import S3Client
 
 SUMMARY = "make a directory or prefix like another one"
 
@@ -85,7 +87,9 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Make the target like the source; what fails is reported and the rest goes on."""
-    route = choose_route(ctx.location(args.source), ctx.location(args.target), glob=not args.no_glob)
+    source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
+    check_source_profile([source], target, args.source_profile)
+    route = choose_route(source, target, glob=not args.no_glob, is_one_pool=not args.source_profile or ctx.is_one_pool)
     options = _options(args, ctx, route)
     report = Report()
 
@@ -121,7 +125,8 @@ def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
 
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
     shard = shard_of(args, ctx)
-    pool = " ".join(sorted(str(endpoint) for endpoint in ctx.config.endpoints))
+    pools = (ctx.config, ctx.source_session.config) if args.source_profile else (ctx.config,)
+    pool = " ".join(" ".join(sorted(map(str, config.endpoints))) for config in pools)
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     return SyncOptions(
         size_only=args.size_only,
@@ -139,7 +144,7 @@ def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOption
         shard=shard,
         dry_run=ctx.dry_run,
         resume=not args.no_resume,
-        state=paths_for(route, directory=directory, shard=shard, pool=pool),
+        state=paths_for(route, directory=directory, shard=shard, pool=pool, source_profile=args.source_profile),
         lock=args.lock,
     )
 
@@ -168,7 +173,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             route,
             engine,
             options,
-            list_pages=lambda bucket, prefix: _list_pages(ctx, bucket, prefix),
+            list_pages=lambda client, bucket, prefix: _list_pages(ctx, client, bucket, prefix),
             on_outcome=Teller(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
@@ -185,11 +190,11 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
     return _exit_code(report)
 
 
-def _list_pages(ctx: Context, bucket: str, prefix: str) -> Iterable[ListPage]:
+def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str) -> Iterable[ListPage]:
     from s3pool.s3.trees import list_pages
 
     # The merge lives by the order, whatever --unordered would make of a mere listing.
-    return list_pages(ctx.client, bucket, prefix=prefix, mode=list_mode(ctx.args, ctx, ordered=True))
+    return list_pages(client, bucket, prefix=prefix, mode=list_mode(ctx.args, ctx, ordered=True))
 
 
 # -- the end -------------------------------------------------------------------------------
@@ -251,8 +256,7 @@ def _summary_text(report: Report, retries: int) -> str:
 
 
 def _retries(ctx: Context) -> int:
-    session = ctx.opened_session
-    return sum(row.retries for row in session.transport.stats()) if session is not None else 0
+    return sum(row.retries for session in ctx.opened_sessions for row in session.transport.stats())
 
 
 def _exit_code(report: Report) -> int:
@@ -275,8 +279,7 @@ def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Cont
         labels["shard"] = options.shard.text
     now = ctx.now()
     success = now if code == DONE else last_success(path, labels)
-    session = ctx.opened_session
-    rows = session.transport.stats() if session is not None else ()
+    rows = [row for session in ctx.opened_sessions for row in session.transport.stats()]
     gauges = iter_gauges(report, labels, exit_code=code, now=now, success=success, endpoints=rows)
     try:
         write_atomically(path, format_metrics(gauges))

@@ -30,6 +30,7 @@ from tests.support.fake_s3 import (
     slow_down,
 )
 from tests.support.fake_s3.wire import flip
+from tests.support.parts import parts_etag
 
 PART = 5 * MIB
 EngineFactory = Callable[..., Engine]
@@ -42,13 +43,6 @@ def there() -> Iterator[FakeS3]:
     """Give the source's pool: other addresses, another key pair, and nobody else let in."""
     with FakeS3(2, secrets=SECRETS) as server:
         yield server
-
-
-def parts_etag(content: bytes, part_size: int) -> str:
-    """Give the ETag of an object that was stored in parts."""
-    pieces = [content[start : start + part_size] for start in range(0, len(content), part_size)]
-    joined = b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces)
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(pieces)}"
 
 
 def put(there: FakeS3, content: bytes, *, part_size: int = 0, key: str = "k", **headers: str) -> None:

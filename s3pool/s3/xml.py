@@ -124,7 +124,8 @@ def parse_initiate(body: bytes) -> str:
     Raises:
         ProtocolError: there is none.
     """
-    return required(read_root(body, "InitiateMultipartUploadResult").fields(), "UploadId")
+    root = read_root(body, "InitiateMultipartUploadResult", alias="InitiateMultipartUpload")
+    return required(root.fields(), "UploadId")
 
 
 def parse_complete(body: bytes) -> str:

@@ -321,6 +321,11 @@ def test_the_small_answers_are_read() -> None:
     assert {"k": " v "} == xml.parse_tags(tags)
 
 
+def test_begun_upload_may_be_named_after_its_operation() -> None:
+    """A server written in Go names the root after its type."""
+    assert "u" == xml.parse_initiate(b"<InitiateMultipartUpload><UploadId>u</UploadId></InitiateMultipartUpload>")
+
+
 def test_an_upload_without_an_id_is_refused() -> None:
     """Parts for no upload would be lost."""
     with pytest.raises(ProtocolError, match="an entry has no UploadId"):

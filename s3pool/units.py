@@ -21,7 +21,9 @@ SIZE_PATTERN = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*(?:([kmgtpe])(?:
 RATE_SUFFIX = re.compile(r"/s\Z", re.IGNORECASE)  # not "ps": Mbps are bits
 STEP = 1024
 STEP_BITS = 10  # 1024 is 1 << 10
-ONE_DECIMAL_BELOW = 10  # mc's habit: 1.5KiB, but 15KiB
+LAST_UNIT = len(SIZE_UNITS) - 1
+LAST_WITH_DECIMAL = 9.95  # mc's habit: 1.5KiB, but 15KiB; the greatest number that rounds to 9.9
+FIRST_OF_NEXT = STEP - 0.5  # what rounds to 1024 is one of the next unit
 
 SECONDS_PER = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 DURATION_PATTERN = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[wdhms]))+")
@@ -55,10 +57,13 @@ def parse_size(text: str) -> int:
 
 def format_size(size: int) -> str:
     """Give a short text in mc's manner: ``0B``, ``1.5KiB``, ``15MiB``."""
-    value, unit = float(size), 0
-    while round(value, 1 if value < ONE_DECIMAL_BELOW else None) >= STEP and unit < len(SIZE_UNITS) - 1:
-        value, unit = value / STEP, unit + 1
-    if unit and round(value, 1) < ONE_DECIMAL_BELOW:
+    if size < STEP:
+        return f"{size}B"
+    unit = min((size.bit_length() - 1) // STEP_BITS, LAST_UNIT)
+    value = size / (1 << STEP_BITS * unit)
+    if value >= FIRST_OF_NEXT and unit < LAST_UNIT:
+        unit, value = unit + 1, value / STEP
+    if value <= LAST_WITH_DECIMAL:
         return f"{value:.1f}{SIZE_UNITS[unit]}"
     return f"{value:.0f}{SIZE_UNITS[unit]}"
 

@@ -6,10 +6,23 @@ import re
 from collections.abc import Callable
 
 from s3pool.cli.search import Found
+from s3pool.errors import UsageError
 from s3pool.location import S3Path
 
 FIELD = re.compile(r'\{(?:"(base|dir|size|time|url|version|)"|(base|dir|size|time|url|version|))\}')
 FIELDS_HELP = '{} {base} {dir} {size} {time} {url} {version}; in quotes: {"base"}'
+WORD = re.compile(r'\{("?)[A-Za-z][A-Za-z0-9_-]*\1\}')
+
+
+def check_words(template: str) -> None:
+    """Refuse a word in braces that is none of the known ones; other braces are plain text.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for match in WORD.finditer(template):
+        if FIELD.fullmatch(match[0]) is None:
+            raise UsageError(f"unknown word {match[0]}; the words are {FIELDS_HELP}")
 
 
 def fill(template: str, found: Found, presign: Callable[[S3Path], str]) -> str:

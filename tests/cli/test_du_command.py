@@ -85,6 +85,23 @@ def test_versions_count_every_byte_that_is_kept(call: Call) -> None:
     assert "Total objects: 2\nTotal size: 8 B (8)\n" == call("du", "--versions", "s3/bkt").out
 
 
+def test_versions_are_counted_as_ls_counts_them(call: Call) -> None:
+    """Two commands must not disagree on what a bucket holds; a marker is told apart."""
+    call("mb", "s3/bkt", "--versioning")
+    for key in ("p/a", "p/b", "p/b"):
+        call("pipe", f"s3/bkt/{key}", stdin=b"four")
+    call("rm", "-r", "--force", "s3/bkt/p/")
+
+    usage = call("du", "--versions", "--json", "s3/bkt").records[-1]
+    deep = call("du", "--versions", "--json", "-d", "1", "s3/bkt").records[0]
+    listed = call("ls", "-r", "--versions", "--summarize", "--json", "s3/bkt").records[-1]
+    text = call("ls", "-r", "--versions", "--summarize", "s3/bkt").err
+
+    assert (3, 12) == (usage["objects"], usage["bytes"]) == (deep["objects"], deep["bytes"])
+    assert {"type": "summary", "objects": 3, "prefixes": 0, "bytes": 12, "delete_markers": 2} == listed
+    assert "Total objects: 3\nTotal size: 12 B (12)\nDelete markers: 2\n" == text
+
+
 def test_missing_bucket_is_exit_3(call: Call) -> None:
     """A total of nothing is still written, for the operands that were there."""
     assert 3 == call("du", "s3/none").code

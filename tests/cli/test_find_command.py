@@ -93,9 +93,9 @@ def test_long_lines(filled: FakeS3, call: Call) -> None:
 
 def test_print_puts_words_into_a_format(filled: FakeS3, call: Call) -> None:
     """Every word, plain and quoted."""
-    result = call("find", "s3/b", "--name", "e.gz", "--print", '{}|{base}|{dir}|{size}|{time}|{version}|{"base"}|{x}')
+    result = call("find", "s3/b", "--name", "e.gz", "--print", '{}|{base}|{dir}|{size}|{time}|{version}|{"base"}|{ x }')
 
-    assert 's3/b/b/d/e.gz|e.gz|s3/b/b/d|300|1970-01-03T00:00:00.000Z||"e.gz"|{x}\n' == result.out
+    assert 's3/b/b/d/e.gz|e.gz|s3/b/b/d|300|1970-01-03T00:00:00.000Z||"e.gz"|{ x }\n' == result.out
 
 
 def test_print_url_is_presigned(filled: FakeS3, call: Call) -> None:
@@ -203,6 +203,7 @@ def test_failed_delete_is_reported(filled: FakeS3, call: Call) -> None:
         ["--exec", ""],
         ["--print", "x", "--json"],
         ["--print", "x", "-l"],
+        ["--print", "{typo}"],
         ["--exec", "x", "--delete"],
         ["--print0", "--json"],
         ["--type", "d", "--delete"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
+from s3pool.cli.rows import USAGE_COLUMNS, add_csv_flag, check_csv, header_row, row_encoder
 from s3pool.cli.selection import (
     DELIMITER,
     Selection,
@@ -31,13 +32,16 @@ SUMMARY = "count objects and bytes"
 SIZE_WIDTH = 13
 COUNT_WIDTH = 10
 
+encode_usage = row_encoder(USAGE_COLUMNS)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of du."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: all buckets")
     parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
-    parser.add_argument("--versions", action="store_true", help="count every version, not only the latest")
+    parser.add_argument("--versions", action="store_true", help="count every version, not only the latest; delete markers are none")
+    add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flag(parser)
     add_listing_flags(parser)
@@ -45,21 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Count each operand; with several, a line for each and then the total."""
+    check_csv(args, ctx.out)
+    is_table = ctx.out.json or args.csv
     shard = shard_of(args, ctx)
     paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
     several = len(paths) != 1
     total = _Usage("")
+    if args.csv:
+        ctx.out.line(header_row(USAGE_COLUMNS))
 
     def count(path: S3Path) -> None:
         # Prefixes are counted as their keys go by in order.
         mode = list_mode(args, ctx, ordered=bool(args.depth))
         usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx)
         total.add(usage.objects, usage.bytes)
-        if ctx.out.json or several or args.depth is not None:
+        if is_table or several or args.depth is not None:
             _show(usage, path.text, args, ctx)
 
     code = ctx.for_each(paths, count)
-    if not ctx.out.json and args.depth is None:
+    if not is_table and args.depth is None:
         ctx.out.line(f"Total objects: {total.objects}")
         ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
     return code
@@ -151,8 +159,12 @@ def _common(open_prefixes: list[_Usage], names: list[str]) -> int:
 
 
 def _show(usage: _Usage, url: str, args: argparse.Namespace, ctx: Context) -> None:
+    fields = {"type": "usage", "url": url, "objects": usage.objects, "bytes": usage.bytes}
     if ctx.out.json:
-        ctx.out.record({"type": "usage", "url": url, "objects": usage.objects, "bytes": usage.bytes})
+        ctx.out.record(fields)
+        return
+    if args.csv:
+        ctx.out.line(encode_usage(fields))
         return
     size = format_size(usage.bytes) if args.human else str(usage.bytes)
     ctx.out.line(f"{size:>{SIZE_WIDTH}} {usage.objects:>{COUNT_WIDTH}} {escape(url)}")

@@ -10,6 +10,16 @@ from s3pool.cli.exit_codes import combined
 from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.records import object_encoder, prefix_record, version_record
+from s3pool.cli.rows import (
+    OBJECT_COLUMNS,
+    PREFIX_COLUMNS,
+    VERSION_COLUMNS,
+    add_csv_flag,
+    check_csv,
+    header_row,
+    object_row_encoder,
+    row_encoder,
+)
 from s3pool.cli.search import (
     DIRECTORY,
     FILE,
@@ -24,7 +34,7 @@ from s3pool.cli.search import (
 )
 from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
 from s3pool.cli.sharding import add_shard_flag, shard_of
-from s3pool.cli.templates import FIELDS_HELP, fill
+from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
@@ -71,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exec", dest="program", metavar="CMD", help="run it, without a shell, with {} and the like replaced"
     )
     acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
+    add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flag(parser)
     add_listing_flags(parser)
@@ -89,17 +100,29 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
+    if args.csv:
+        ctx.out.line(header_row(_columns(args)))
     return ctx.for_each(paths, lambda path: _find(select(path, glob=glob, mode=mode, shard=of_keys), test, args, ctx))
+
+
+def _columns(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.type == DIRECTORY:
+        return PREFIX_COLUMNS
+    return VERSION_COLUMNS if args.versions else OBJECT_COLUMNS
 
 
 def _check(args: argparse.Namespace, ctx: Context) -> None:
     """Refuse flags that contradict each other before anything is asked."""
     shapes = [args.long and "-l", args.format is not None and "--print", ctx.out.json and "--json"]
     acts = [args.program is not None and "--exec", args.delete and "--delete", args.print0 and "--print0"]
+    others = [flag for flag in (*shapes[:2], *acts) if flag]
+    check_csv(args, ctx.out, others=others)
     for exclusive in (shapes, acts, [ctx.out.json and "--json", args.print0 and "--print0"]):
         given = [flag for flag in exclusive if flag]
         if len(given) > 1:
             raise UsageError(f"{given[0]} and {given[1]} exclude each other")
+    if args.format is not None:
+        check_words(args.format)
     if args.type == DIRECTORY and (args.delete or args.versions):
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
@@ -181,8 +204,8 @@ class _Act:
     # -- printing --------------------------------------------------------------------------
 
     def _entry_maker(self) -> Callable[[Found], str]:
-        if self._out.json:
-            return self._json_maker()
+        if self._out.json or self._args.csv:
+            return self._record_maker()
         escape = str if self._args.print0 else self._out.escape
         template = self._args.format
         if template is not None:
@@ -191,10 +214,13 @@ class _Act:
             return self._long_maker(escape)
         return lambda found: escape(found.path.text)
 
-    def _json_maker(self) -> Callable[[Found], str]:
-        bucket, encode = self._selection.bucket, self._out.encode
-        of_object = object_encoder(bucket, self._out)
-        versions = self._args.versions
+    def _record_maker(self) -> Callable[[Found], str]:
+        bucket, versions = self._selection.bucket, self._args.versions
+        if self._args.csv:
+            columns = _columns(self._args)
+            encode, of_object = row_encoder(columns), object_row_encoder(bucket, columns)
+        else:
+            encode, of_object = self._out.encode, object_encoder(bucket, self._out)
 
         def entry(found: Found) -> str:
             if found.info is None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
 from s3pool.cli.output import escape
 from s3pool.cli.parser import positive_int
 from s3pool.cli.records import bucket_record, object_encoder, prefix_record, upload_record, version_record
+from s3pool.cli.rows import (
+    BUCKET_COLUMNS,
+    OBJECT_COLUMNS,
+    UPLOAD_COLUMNS,
+    VERSION_COLUMNS,
+    add_csv_flag,
+    check_csv,
+    header_row,
+    object_row_encoder,
+    row_encoder,
+)
 from s3pool.cli.selection import (
     DELIMITER,
     Selection,
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "list buckets, objects and prefixes"
 
+PREFIX_COLUMN = "prefix"  # of tables in which objects and prefixes stand together
 OWN_MARKER = "./"  # how the object that has the very name of the prefix is shown
 
 
@@ -42,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-keys", type=positive_int, default=0, metavar="N", help="stop after N lines")
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
-    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
+    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr; delete markers apart")
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
+    add_csv_flag(parser)
     add_glob_flag(parser)
     add_listing_flags(parser)
 
@@ -54,25 +67,53 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("--versions and --incomplete exclude each other")
     if args.print0 and ctx.out.json:
         raise UsageError("--print0 and --json exclude each other")
+    check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
     paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
-    lister = _Lister(args, ctx, headings=len(paths) > 1 and not ctx.out.json and not args.print0)
+    columns = _columns(paths, args)
+    if args.csv:
+        ctx.out.line(header_row(columns))
+    lister = _Lister(args, ctx, headings=len(paths) > 1, columns=columns)
     code = ctx.for_each(paths, lister.list)
     if args.summarize:
         lister.summarize()
     return code
 
 
-class _Lister:
-    """One run over all operands: what was written so far, and how an entry is written."""
+def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ...]:
+    """Give the columns of the one table, which flags and operands alone decide.
 
-    def __init__(self, args: argparse.Namespace, ctx: Context, *, headings: bool) -> None:
+    Raises:
+        UsageError: --csv is given, and one table cannot hold what was asked for.
+    """
+    roots = sum(path.is_root for path in paths)
+    if args.csv and 0 < roots < len(paths):
+        raise UsageError("--csv gives one table: the buckets and what is in them do not go together")
+    if roots:
+        return BUCKET_COLUMNS
+    if args.incomplete:
+        return UPLOAD_COLUMNS
+    columns = VERSION_COLUMNS if args.versions else OBJECT_COLUMNS
+    return columns if args.recursive else (*columns, PREFIX_COLUMN)
+
+
+class _Lister:
+    """One run over all operands: what was written so far, and how an entry is written.
+
+    ``columns`` are those of the table with --csv.
+    """
+
+    def __init__(self, args: argparse.Namespace, ctx: Context, *, headings: bool, columns: tuple[str, ...]) -> None:
         self._args = args
         self._ctx = ctx
         self._out = ctx.out
-        self._headings = headings
+        self._columns = columns
+        # With --json and --csv alike an entry is a record, and nothing stands between them.
+        self._encode = row_encoder(columns) if args.csv else ctx.out.encode if ctx.out.json else None
+        self._headings = headings and self._encode is None and not args.print0
         self._exact = args.long and not args.human
         self._shown = 0
         self._objects = 0
+        self._markers = 0
         self._prefixes = 0
         self._bytes = 0
         self._sections = 0
@@ -91,14 +132,19 @@ class _Lister:
             self._list_keys(select(path, glob=not self._args.no_glob, mode=list_mode(self._args, self._ctx)))
 
     def summarize(self) -> None:
-        """Tell the counts: on stderr, or as the last object with --json."""
+        """Tell the counts: on stderr, or as the last object with --json.
+
+        Delete markers are no objects, as in du.
+        """
+        markers = {"delete_markers": self._markers} if self._args.versions else {}
         if self._out.json:
             fields = {"objects": self._objects, "prefixes": self._prefixes, "bytes": self._bytes}
-            self._out.record({"type": "summary", **fields})
+            self._out.record({"type": "summary", **fields, **markers})
             return
         from s3pool.units import format_size_long
 
-        self._out.tell(f"Total objects: {self._objects}\nTotal size: {format_size_long(self._bytes)}")
+        lines = [f"Total objects: {self._objects}", f"Total size: {format_size_long(self._bytes)}"]
+        self._out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in markers.values())]))
 
     def _write_heading(self) -> None:
         """Name the operand before its first entry, so that one that fails has no heading."""
@@ -133,8 +179,8 @@ class _Lister:
         self._write([self._bucket_entry(bucket) for bucket in self._ctx.client.list_buckets()])
 
     def _bucket_entry(self, bucket: BucketInfo) -> str:
-        if self._out.json:
-            return self._out.encode(bucket_record(bucket))
+        if self._encode is not None:
+            return self._encode(bucket_record(bucket))
         if self._args.print0 and not self._args.long:
             return bucket.name
         name = f"{bucket.name}/" if self._args.print0 else f"{escape(bucket.name)}/"
@@ -153,8 +199,8 @@ class _Lister:
                 self._write([self._upload_entry(upload, selection)])
 
     def _upload_entry(self, upload: UploadInfo, selection: Selection) -> str:
-        if self._out.json:
-            return self._out.encode(upload_record(selection.bucket, upload))
+        if self._encode is not None:
+            return self._encode(upload_record(selection.bucket, upload))
         name = self._name(selection.relative(upload.key))
         if self._args.print0 and not self._args.long:
             return name
@@ -183,32 +229,47 @@ class _Lister:
 
     def _count(self, page: ListPage) -> None:
         if self._args.summarize:
-            self._objects += len(page.objects)
+            markers = sum(info.is_delete_marker for info in page.objects) if self._args.versions else 0
+            self._objects += len(page.objects) - markers
+            self._markers += markers
             self._prefixes += len(page.prefixes)
             self._bytes += sum(info.size for info in page.objects)
 
     def _entry_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
-        bucket = selection.bucket
-        if self._out.json:
-            of_object = object_encoder(bucket, self._out)
-            if self._args.versions:
-                return (
-                    lambda info: self._out.encode(version_record(bucket, info)),
-                    lambda prefix: self._out.encode(prefix_record(bucket, prefix)),
-                )
-            return of_object, lambda prefix: self._out.encode(prefix_record(bucket, prefix))
+        if self._encode is not None:
+            return self._record_makers(selection.bucket, self._encode)
         if self._args.print0 and not self._args.long:
             return (lambda info: selection.relative(info.key)), selection.relative
         return self._line_makers(selection)
+
+    def _record_makers(
+        self, bucket: str, encode: Callable[[Mapping[str, object]], str]
+    ) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
+        def of_version(info: ObjectInfo) -> str:
+            return encode(version_record(bucket, info))
+
+        def of_prefix(prefix: str) -> str:
+            return encode(prefix_record(bucket, prefix))
+
+        if self._args.versions:
+            return of_version, of_prefix
+        if self._args.csv:
+            return object_row_encoder(bucket, self._columns), of_prefix
+        return object_encoder(bucket, self._out), of_prefix
 
     def _line_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
         line = line_formatter(exact=self._exact, etag=self._args.etag, versions=self._args.versions)
         stamp = format_stamp(format_iso_time(self._ctx.now()))
         size = self._no_size()
         relative, name_of = selection.relative, self._name
+        base, start = selection.base, len(selection.base)
 
         def of_object(info: ObjectInfo) -> str:
-            return line(info, name_of(relative(info.key)))
+            key = info.key
+            name = key[start:]
+            # Nearly all names are plain, and a listing spends its time here.
+            is_plain = name and key.startswith(base) and name.isprintable()
+            return line(info, name if is_plain else name_of(relative(key)))
 
         def of_prefix(prefix: str) -> str:
             return f"{stamp} {size} {self._out.paint(name_of(relative(prefix)), 'prefix')}"

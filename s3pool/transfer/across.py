@@ -85,9 +85,7 @@ def _copy_once(task: CopyTask, engine: Engine) -> Done:
     try:
         done = _copy(task, engine, meter)
     except SourceError as exc:
-        if isinstance(exc.__cause__, PreconditionError):
-            raise _replaced(task) from exc
-        raise exc.__cause__ or exc
+        raise _trouble_of(task, exc) from None
     finally:
         meter.end(ok=done is not None)
     return done
@@ -104,6 +102,11 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
     if _goes_in_one_piece(crossing):
         return _copy_in_one_piece(crossing)
     return copy_in_parts(crossing)
+
+
+def _trouble_of(task: CopyTask, error: SourceError) -> BaseException:
+    """Give the error of the source itself."""
+    return _replaced(task) if isinstance(error.__cause__, PreconditionError) else error.__cause__ or error
 
 
 def _replaced(task: CopyTask) -> ReplacedError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -129,7 +129,7 @@ def form_of(head: RequestHead, target: Target) -> str:
     return forms[0] if forms else ANONYMOUS
 
 
-def _header_form(values: list[str]) -> str:
+def _header_form(values: Sequence[str]) -> str:
     if len(values) > 1:
         raise Denial(400, "InvalidArgument", "there is more than one Authorization field", reason="two_forms")
     if values[0].startswith(ALGORITHM + " "):

@@ -34,13 +34,16 @@ class Metrics:
         self._first_byte = Histogram(
             "first_byte_seconds", "From a request's head to its answer's", ["op"], buckets=LATENCY_BUCKETS, **labels
         )
-        self._bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **labels)
+        client_bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **labels)
+        self._bytes_in, self._bytes_out = client_bytes.labels("in"), client_bytes.labels("out")
         self._tries = Counter("tries", "Attempts on nodes", **labels)
         self._resumes = Counter("resumes", "Downloads that went on from another node", **labels)
         self._replays = Counter("replays", "Bodies that were sent again", **labels)
         self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
         self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
         self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
+        # What labels() found before: it locks and checks every time. Two threads at once find the same.
+        self._found: dict[tuple[Any, ...], Any] = {}
         # Guards the two below.
         self._lock = threading.Lock()
         self._by_op: Tally[str] = Tally()
@@ -53,20 +56,29 @@ class Metrics:
     def end(self, entry: Entry) -> None:
         """Count a request that ended."""
         self._in_flight.dec()
-        self._requests.labels(entry.op, str(entry.status), entry.endpoint).inc()
-        self._seconds.labels(entry.op).observe(entry.total_s)
+        self._of(self._requests, entry.op, str(entry.status), entry.endpoint).inc()
+        self._of(self._seconds, entry.op).observe(entry.total_s)
         if entry.first_byte_s:
-            self._first_byte.labels(entry.op).observe(entry.first_byte_s)
-        self._bytes.labels("in").inc(entry.bytes_in)
-        self._bytes.labels("out").inc(entry.bytes_out)
+            self._of(self._first_byte, entry.op).observe(entry.first_byte_s)
+        self._bytes_in.inc(entry.bytes_in)
+        self._bytes_out.inc(entry.bytes_out)
         self._tries.inc(entry.tries)
-        self._resumes.inc(entry.resumes)
-        self._replays.inc(entry.replays)
+        if entry.resumes:
+            self._resumes.inc(entry.resumes)
+        if entry.replays:
+            self._replays.inc(entry.replays)
         if entry.denied:
             self._denied.labels(entry.denied).inc()
         with self._lock:
             self._by_op[entry.op] += 1
             self._by_class[f"{entry.status // 100}xx" if entry.status else "none"] += 1
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        key = (metric, *labels)
+        child = self._found.get(key)
+        if child is None:
+            child = self._found[key] = metric.labels(*labels)
+        return child
 
     def turned_away(self) -> None:
         """Count a connection over the limit."""

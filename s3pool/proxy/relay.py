@@ -12,11 +12,13 @@ from s3pool.proxy.denial import ClientGoneError
 from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
 
-BLOCK_BYTES = 256 * 1024
+BLOCK_BYTES = 64 * 1024  # a thousand slow clients each hold one
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
 LAST_CHUNK = b"0\r\n\r\n"
+# What the proxy says itself, or what was true of the node's connection alone.
+REPLACED = HOP_BY_HOP | {"content-length"}
 OK, PARTIAL = 200, 206
 
 Resume = Callable[[int, int, str], Response]
@@ -52,6 +54,7 @@ class Relay:
         self._span = _span(response) if resume is not None else None
         self._etag = response.headers.get("etag", "")
         self._sent = 0
+        self._buffer: memoryview | None = None
         self.resumes = 0
         self.is_begun = False  # something was sent to the client
         self.has_body = head.method != "HEAD" and response.status not in NO_BODY_STATUS
@@ -79,28 +82,39 @@ class Relay:
         self._stream.write(head, *blocks)
 
     def _write_streamed(self) -> None:
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(self._response.length or BLOCK_BYTES, 1))))
         if self._eager:
             self._start()
-        while count := self._fill(buffer):
-            block = self._framed(buffer[:count])
-            if self.is_begun:
-                self._stream.write(block)
-            else:
-                self._start(block)
-            self._sent += count
-            if not self._is_chunked and self._splice():
-                return
+        # The first block takes what came with the node's head, so that a pipe can move the rest.
+        while self._write_block() and (self._is_chunked or not self._splice()):
+            continue
         if not self.is_begun:
             self._start()
         if self._is_chunked:
             self._stream.write(LAST_CHUNK)
+
+    def _write_block(self) -> bool:
+        """Send the next block; False when there was none."""
+        buffer = self._buffer
+        if buffer is None:
+            size = min(self._response.length or BLOCK_BYTES, BLOCK_BYTES)
+            buffer = self._buffer = memoryview(bytearray(size))
+        count = self._fill(buffer)
+        if not count:
+            return False
+        block = self._framed(buffer[:count])
+        if self.is_begun:
+            self._stream.write(block)
+        else:
+            self._start(block)
+        self._sent += count
+        return True
 
     def _splice(self) -> bool:
         """Let the kernel move the rest of a large body; False when some of it must be read."""
         left = (self._first.length or 0) - self._sent
         if left < SPLICE_FROM_BYTES or self._stream.is_tls or not IS_POSSIBLE:
             return False
+        self._buffer = None
         with Pipe() as pipe:
             while left:
                 count = self._move(pipe)
@@ -183,13 +197,10 @@ def _span(response: Response) -> tuple[int, int, int] | None:
 
 def answer_head(head: RequestHead, response: Response, *, keep_alive: bool, chunked: bool) -> bytes:
     """Give an answer's head: everything the node said, but what concerns its connection alone."""
-    named = connection_words(response.raw_headers)
+    named = connection_words(response.raw_headers) if "connection" in response.headers else frozenset()
+    gone = REPLACED | named
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
-    for name, value in response.raw_headers:
-        lower = name.lower()
-        if lower in HOP_BY_HOP or lower in named or lower == "content-length":
-            continue
-        lines.append(f"{name}: {value}")
+    lines += [f"{name}: {value}" for name, value in response.raw_headers if name.lower() not in gone]
     lines += _framing(head, response, chunked=chunked)
     if not keep_alive:
         lines.append("Connection: close")

@@ -14,6 +14,8 @@ ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
 # Query parameters by which RGW takes a request to / for IAM, STS or its usage report.
 ADMIN_PARAMETERS = frozenset({"Action", "usage"})
 
+NO_NAMES: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -30,7 +32,7 @@ class Target:
     @property
     def names(self) -> frozenset[str]:
         """Give the decoded names of the query."""
-        return frozenset(_decode(name) for name, _, _ in self.pairs)
+        return frozenset([_decode(name) for name, _, _ in self.pairs]) if self.pairs else NO_NAMES
 
     @property
     def resource(self) -> str:
@@ -78,6 +80,8 @@ def _component(text: str) -> str:
 
 
 def _decode(text: str) -> str:
+    if "%" not in text:
+        return text
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 

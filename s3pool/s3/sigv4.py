@@ -16,6 +16,7 @@ Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cache
@@ -45,6 +46,7 @@ INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))  # HMAC's two masks, as ta
 OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
+PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
 
 
 class _SigningKey(Protocol):
@@ -72,6 +74,8 @@ def canonical_path(raw: str | bytes) -> str:
 
     For verification only. What is sent by s3pool is in this form from the start.
     """
+    if isinstance(raw, str) and PLAIN_PATH.fullmatch(raw):
+        return raw
     return quote(unquote_to_bytes(_octets(raw)), safe="/" + UNRESERVED)
 
 

@@ -172,6 +172,18 @@ class RgwCluster:
         """Kill one gateway with SIGKILL; its port refuses connections afterwards."""
         self._end(f"client.rgw{index}", signal.SIGKILL)
 
+    def admin(self, *words: str) -> str:
+        """Run radosgw-admin on the cluster and give what it says.
+
+        Raises:
+            RgwError: it fails.
+        """
+        command = ["radosgw-admin", "-c", str(self._conf), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_DEADLINE_S, check=False)
+        if done.returncode:
+            raise RgwError(f"{shlex.join(command[:4])} ended with {done.returncode}\n{done.stderr[-1000:]}")
+        return done.stdout
+
     def start(self, index: int) -> None:
         """Start one gateway again; harmless when it runs."""
         if not self._alive(index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random as random_module
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from s3pool.errors import TransportError
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import GENERIC_PATH, greet
+from s3pool.pool.wire import describe_os_error
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ ALIVE_BELOW_STATUS = 500
 DATE_CENTRE_S = 0.5  # a Date header is cut to whole seconds: the server's clock is half of one ahead of it
 # Paths that need no signature and touch no disk, by a word of the Server header.
 PATH_BY_SERVER = {"minio": "/minio/health/live", "ceph": "/swift/healthcheck"}
+OK_STATUS = range(200, 400)  # what a path that was named for its health must answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,40 @@ class ProbeResult:
     error: str = ""
 
 
-def probe(node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
-    """Ask an endpoint for a sign of life, over its own TLS settings; never raises for a sick one."""
+@dataclass(frozen=True, slots=True)
+class ProbePlan:
+    """What is asked of every endpoint, and how many answers in a row count.
+
+    ``path`` is asked with GET and must be answered with a status from 200 to 399. Without one
+    every status below 500 is a sign of life, and the path is chosen by the server's own name
+    for itself where ``adapts``. ``connects_only`` asks for no more than an open port.
+    """
+
+    path: str = ""
+    adapts: bool = True
+    connects_only: bool = False
+    timeout_s: float = PROBE_TIMEOUT_S
+    rise: int = RISE
+    fall: int = FALL
+
+
+def knock(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
+    """Open a new connection to an endpoint and close it; never raises for a sick one."""
+    endpoint, started = node.endpoint, time.monotonic()
+    try:
+        socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+    except OSError as exc:
+        return ProbeResult(endpoint, is_alive=False, error=f"{endpoint}: {describe_os_error(exc)}")
+    return ProbeResult(endpoint, is_alive=True, connect_s=time.monotonic() - started)
+
+
+def probe(
+    node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIMEOUT_S, is_named: bool = False
+) -> ProbeResult:
+    """Ask an endpoint for a sign of life, over its own TLS settings; never raises for a sick one.
+
+    ``is_named`` says that the path is one that speaks of health: then only success counts.
+    """
     started = time.monotonic()
     try:
         wire = node.connections.checkout(connect_timeout_s=timeout_s)
@@ -62,16 +97,17 @@ def probe(node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIME
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=wire.tls_version)
     finally:
         node.connections.checkin(wire, reusable=is_reusable)
+    is_alive = head.status in OK_STATUS if is_named else head.status < ALIVE_BELOW_STATUS
     return ProbeResult(
         node.endpoint,
-        is_alive=head.status < ALIVE_BELOW_STATUS,
+        is_alive=is_alive,
         status=head.status,
         latency_s=time.monotonic() - connected,
         connect_s=connected - started,
         server=head.headers.get("server", ""),
         tls_version=wire.tls_version,
         clock_offset_s=_clock_offset_s(head.headers.get("date", "")),
-        error="" if head.status < ALIVE_BELOW_STATUS else f"status {head.status}",
+        error="" if is_alive else f"status {head.status}",
     )
 
 
@@ -82,6 +118,9 @@ def _clock_offset_s(date: str) -> float | None:
         return None
 
 
+DEFAULT_PLAN = ProbePlan()
+
+
 class HealthChecker:
     """The thread that probes every endpoint in turn; it owns the thread from start to join."""
 
@@ -90,13 +129,15 @@ class HealthChecker:
         nodes: Sequence[Node],
         *,
         interval_s: float = 5.0,
+        plan: ProbePlan = DEFAULT_PLAN,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._nodes = tuple(nodes)
         self._interval_s = interval_s
+        self._plan = plan
         self._random = random
         self._streaks = dict.fromkeys(self._nodes, 0)  # successes in a row, or failures as a negative number
-        self._paths = dict.fromkeys(self._nodes, GENERIC_PATH)
+        self._paths = dict.fromkeys(self._nodes, plan.path or GENERIC_PATH)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -109,7 +150,7 @@ class HealthChecker:
         """End the thread; waits for a probe under way, at most its timeout."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=2 * PROBE_TIMEOUT_S)
+            self._thread.join(timeout=2 * self._plan.timeout_s)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -129,20 +170,27 @@ class HealthChecker:
 
     def check(self, node: Node) -> None:
         """Probe one endpoint and report rise or fall to its breaker."""
-        result = probe(node, path=self._paths[node])
-        for word, path in PATH_BY_SERVER.items():
-            if word in result.server.lower():
-                self._paths[node] = path
+        result = self._ask(node)
         streak = self._streaks[node]
         if result.is_alive:
             node.is_proven = True
             self._streaks[node] = max(streak, 0) + 1
-            if self._streaks[node] >= RISE:
+            if self._streaks[node] >= self._plan.rise:
                 node.breaker.invite_trial()
             return
         self._streaks[node] = min(streak, 0) - 1
         logger.debug("probe of %s failed: %s", node.endpoint, result.error)
-        if self._streaks[node] == -FALL:
+        if self._streaks[node] == -self._plan.fall:
             logger.warning("%s leaves the pool: %s", node.endpoint, result.error)
-        if self._streaks[node] <= -FALL:
+        if self._streaks[node] <= -self._plan.fall:
             node.breaker.trip()
+
+    def _ask(self, node: Node) -> ProbeResult:
+        plan = self._plan
+        if plan.connects_only:
+            return knock(node, timeout_s=plan.timeout_s)
+        result = probe(node, path=self._paths[node], timeout_s=plan.timeout_s, is_named=bool(plan.path))
+        if plan.adapts and not plan.path:
+            name = result.server.lower()
+            self._paths[node] = next((path for word, path in PATH_BY_SERVER.items() if word in name), self._paths[node])
+        return result

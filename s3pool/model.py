@@ -119,6 +119,10 @@ class Request:
         """Say whether it may act twice and its body can be sent twice."""
         return self.idempotent and self.body.rewindable
 
+    def may_retry(self) -> bool:
+        """Say whether its sender has leave for a second try, or a second node beside the first."""
+        return True
+
     @property
     def target(self) -> str:
         """Give the request target as it stands on the wire and in the signature."""

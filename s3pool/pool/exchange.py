@@ -118,7 +118,8 @@ def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, greet
 
 def may_be_doubled(request: Request) -> bool:
     """Say whether the same request may be under way on two nodes at once."""
-    return request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
+    is_read = request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
+    return is_read and request.may_retry()
 
 
 def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
@@ -135,7 +136,7 @@ def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
 
 def _send(exchange: Exchange, head: bytes) -> None:
     wire, request = exchange.wire, exchange.request
-    wire.set_timeout(exchange.node.connections.settings.read_timeout_s * request.slowness)
+    wire.set_timeout(exchange.node.connections.settings.read_timeout_s)
     sent_before = wire.bytes_sent
     try:
         wire.send(head, request.body)

@@ -51,6 +51,9 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
     rewindable = request.body.rewindable
     if isinstance(error, S3Error) and error.final:
         return False
+    # A node that cannot be reached was not asked anything: going on loads nobody twice.
+    if not isinstance(error, ConnectError) and not request.may_retry():
+        return False
     if isinstance(error, ThrottledError):
         return rewindable
     if isinstance(error, TransportError):

@@ -171,6 +171,29 @@ class Verifier:
         check_token(client, head, target)
         return Caller(form, client, payload, Seed(key, claim.timestamp, claim.scope, claim.signature))
 
+    def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
+        """Check the signature of an upload form's policy, and give whose it is.
+
+        Raises:
+            Denial: the signature does not hold.
+        """
+        if fields.get("x-amz-algorithm") != ALGORITHM:
+            raise Denial(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
+        claim = _claim(
+            fields.get("x-amz-credential", ""),
+            "host",
+            fields.get("x-amz-signature", ""),
+            fields.get("x-amz-date", ""),
+        )
+        client = self._clients.get(claim.access_key)
+        key = self._key(client.secret_key if client else DUMMY_SECRET, claim)
+        holds = hmac.compare_digest(signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
+        if client is None:
+            raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
+        if not holds:
+            raise forbidden("SignatureDoesNotMatch", "the signature is not that of this policy", reason="signature")
+        return client
+
     def _key(self, secret: str, claim: _Claim) -> bytes:
         name = (secret, claim.date, claim.region)
         key = self._keys.get(name)

@@ -56,6 +56,17 @@ class LengthReader:
         """Say whether the whole body was taken from the connection."""
         return self.left == 0
 
+    @property
+    def can_splice(self) -> bool:
+        """Say whether the rest of the body is plain bytes on the connection's socket."""
+        return bool(getattr(self._source, "can_splice", False))
+
+    def splice(self, pipe: int, limit: int) -> int:
+        """Let the kernel move what has arrived into a pipe; only where ``can_splice`` holds."""
+        count: int = self._source.splice(pipe, min(limit, self.left))  # type: ignore[attr-defined]
+        self.left -= count
+        return count
+
     def readinto(self, view: memoryview) -> int:
         """Fill part of the buffer; 0 at the end."""
         if not self.left:

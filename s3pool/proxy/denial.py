@@ -70,9 +70,9 @@ def forbidden(code: str, detail: str, *, reason: str) -> Denial:
     return Denial(403, code, detail, reason=reason)
 
 
-def unavailable(detail: str) -> Denial:
+def unavailable(detail: str, *, closes: bool = False) -> Denial:
     """Give the answer that every SDK takes as: try again soon."""
-    return Denial(503, "ServiceUnavailable", detail, fields=RETRY_AFTER_FIELDS)
+    return Denial(503, "ServiceUnavailable", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 
 def _printable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -19,6 +18,7 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Response
 from s3pool.pool.transport import Transport
+from s3pool.proxy.budget import RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import Outbound, ProxyRequest
@@ -30,6 +30,8 @@ SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
 FORBIDDEN = 403
 SKEWED = "RequestTimeTooSkewed"
+DEFAULT_SLOWNESS = 10.0
+UNLIMITED = float("inf")
 
 
 @dataclass
@@ -100,9 +102,12 @@ def _server_time(response: Response) -> float | None:
 class Forwarder:
     """Sends requests into the pool; shared by all connections."""
 
-    def __init__(self, transport: Transport, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, transport: Transport, *, budget: RetryBudget | None = None, slowness: float = DEFAULT_SLOWNESS
+    ) -> None:
         self._transport = transport
-        self._now = now
+        self._slowness = slowness  # of slow operations, in timeouts of the others
+        self.budget = budget or RetryBudget(UNLIMITED)
 
     def send(
         self,
@@ -120,20 +125,26 @@ class Forwarder:
             ClientGoneError: the client hung up inside its body.
         """
         judge = Judge(operation, signs=outbound.signer is not None)
-        request = self._request(outbound, operation, body=body, attempts=attempts)
-        try:
-            return self._transport.send(request, judge.check, only=only)
-        except S3Error:
-            if judge.answer is None:
-                raise
-            return judge.answer
-        except TransportError as exc:
-            raise refusal_for(exc) from exc
+        with Slip(self.budget) as slip:
+            request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
+            try:
+                return self._transport.send(request, judge.check, only=only)
+            except S3Error:
+                if judge.answer is None:
+                    raise
+                return judge.answer
+            except TransportError as exc:
+                raise refusal_for(exc) from exc
 
-    @staticmethod
-    def _request(outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts) -> ProxyRequest:
+    def _request(
+        self, outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
+    ) -> ProxyRequest:
+        before = len(attempts.endpoints)
+
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
+            if len(attempts.endpoints) - before > 1:
+                slip.note_retry()
             return outbound.build(endpoint, now)
 
         return ProxyRequest(
@@ -143,8 +154,9 @@ class Forwarder:
             body=body,
             idempotent=operation.ambiguous,
             resource=outbound.target.resource,
-            slowness=operation.slowness,
+            slowness=self._slowness if operation.is_slow else 1.0,
             build=build,
+            slip=slip,
         )
 
     def resumer(

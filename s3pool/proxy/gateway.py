@@ -5,25 +5,24 @@ A reload makes a new gateway; connections take it up with their next request.
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
-from s3pool.body import EMPTY_BODY, Body, BytesBody
-from s3pool.model import Credentials, Endpoint
+from s3pool.body import EMPTY_SHA256
+from s3pool.errors import S3PoolError
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.auth import (
     ANONYMOUS,
     HEADER_V2,
     HEADER_V4,
     QUERY_V2,
     QUERY_V4,
-    SIGNED_STREAM,
-    SIGNED_STREAM_TRAILER,
     UNSIGNED_STREAM_TRAILER,
     Caller,
     Verifier,
@@ -31,53 +30,28 @@ from s3pool.proxy.auth import (
     payload_of,
 )
 from s3pool.proxy.auth_v2 import verify_v2
-from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.forward import Forwarder
+from s3pool.proxy.form_upload import FormVerifier, is_form, put_head
+from s3pool.proxy.forms import Form, FormReader, boundary_of
+from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.head import RequestHead
+from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.operations import Operation, classify
-from s3pool.proxy.outbound import Fields, Outbound, is_framed, signed_names
+from s3pool.proxy.outbound import CONDITIONS, Outbound, is_framed, signed_names
+from s3pool.proxy.peers import FORWARDED_FOR, client_of, is_trusted
+from s3pool.proxy.policy import Policy
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
-from s3pool.proxy.upload import Budget, ClientBody
+from s3pool.proxy.versioning import Versioning
 from s3pool.s3.sigv4 import Signer
+from s3pool.s3.xml import parse_versioning
 
 MAX_REMEMBERED_UPLOADS = 100_000
-DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 COPY_FIELDS = ("x-amz-copy-source", "x-amz-rename-source")
-FORM_PREFIX = "multipart/form-data"
+OK = 200
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request that may pass: what it is, who asks, and how the bytes are to be taken."""
-
-    head: RequestHead
-    target: Target
-    caller: Caller
-    operation: Operation
-    signer: Signer | None
-
-    @property
-    def decodes(self) -> bool:
-        """Say whether the body comes in the aws-chunked form and leaves it here."""
-        return self.signer is not None and is_framed(self.caller.payload)
-
-
-@dataclass
-class Load:
-    """A body ready for a node. ``reader`` tells when the client's bytes are all taken."""
-
-    body: Body = EMPTY_BODY
-    reader: LengthReader | ChunkedReader | None = None
-    length: int | None = None
-    extra: Fields = ()
-    dropped: frozenset[str] = frozenset()
-    reserved: int = 0
-    decoder: AwsChunkedReader | None = None
 
 
 class Gateway:
@@ -95,12 +69,18 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.forwarder = forwarder
-        self.budget = Budget(settings.replay_memory)
+        self.loader = Loader(settings)
         self.uploads = UploadMap() if settings.sticky else None
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
-        self.checksums_dropped = 0
         self._clients = clients
         self._verifier = Verifier(clients)
+        self.versioning = Versioning()
+        self._forms = FormVerifier(
+            self._verifier,
+            clients,
+            allows_v2=settings.sigv2 != "off",
+            allows_anonymous=settings.anonymous == "pass" or settings.auth == OPEN,
+        )
         self._pool = pool
         self._region = region
         self._now = now
@@ -123,17 +103,22 @@ class Gateway:
         if self.settings.auth == PASSTHROUGH:
             return Admitted(head, target, _declared(head, target), operation, None)
         guard_admin(target, head.method)
+        if operation.name == "PostObject" and is_form(head) and form_of(head, target) == ANONYMOUS:
+            # Who sends it stands in the form.
+            return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)
         if caller.client is not None:
             caller.client.authorize(operation, target.bucket, source_bucket=_source_bucket(head), now=self._now())
-        return Admitted(head, target, caller, operation, self._signer_for(caller))
+        passes = self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER
+        decodes = is_framed(caller.payload) and not passes
+        return Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
         form = form_of(head, target)
         if self.settings.auth == OPEN:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
         if form == ANONYMOUS:
-            return self._anonymous(head)
+            return self._anonymous()
         if form in (HEADER_V4, QUERY_V4):
             return self._verifier.verify(form, head, target, now=self._now())
         allowed = {"on": (HEADER_V2, QUERY_V2), "presigned": (QUERY_V2,), "off": ()}[self.settings.sigv2]
@@ -142,11 +127,9 @@ class Gateway:
             raise Denial(400, "InvalidRequest", detail, reason="sigv2")
         return verify_v2(form, head, target, clients=self._clients, bucket_host=bucket_host, now=self._now())
 
-    def _anonymous(self, head: RequestHead) -> Caller:
+    def _anonymous(self) -> Caller:
         if self.settings.anonymous == "pass":
             return Caller(ANONYMOUS, None, "")
-        if head.method == "POST" and head.value("content-type").lower().startswith(FORM_PREFIX):
-            raise Denial(501, "NotImplemented", "form uploads need --auth passthrough", reason="form", closes=True)
         raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
 
     def _signer_for(self, caller: Caller) -> Signer:
@@ -158,100 +141,58 @@ class Gateway:
             signer = self._signers[credentials] = Signer(credentials, region=self._region)
         return signer
 
-    # -- bodies ------------------------------------------------------------------------------
-
-    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
-        """Make the body that goes to a node; reads of it only what has no length of its own.
+    def admit_form(
+        self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
+    ) -> tuple[Admitted, Load, Form]:
+        """Read an upload form and let it in; give the PUT that it means, with its body.
 
         Raises:
-            Denial: its length is not known and it is large, or its framing is broken.
+            Denial: the policy's signature does not hold, or the form is not what it allows.
         """
-        head = admitted.head
-        if head.length == 0:
-            has_field = head.method in ("PUT", "POST") or bool(head.values("content-length"))
-            return Load(length=0 if has_field else None)
-        reader = ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
-        if admitted.decodes:
-            return self._decoded(admitted, reader, before_read)
-        if head.length is None:
-            return self._collected(reader, before_read)
-        keeps, reserved = self._reserve(admitted.operation, head.length)
-        body = ClientBody(reader.readinto, length=head.length, keeps=keeps, before_read=before_read)
-        return Load(body, reader, head.length, reserved=reserved)
-
-    def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
-        keeps = operation.partial and length <= self.settings.replay_buffer and self.budget.take(length)
-        return keeps, length if keeps else 0
-
-    def _decoded(
-        self, admitted: Admitted, reader: LengthReader | ChunkedReader, before_read: Callable[[], None]
-    ) -> Load:
-        length = _decoded_length(admitted.head)
-        decoder = self._decoder(admitted, reader, length)
-        keeps, reserved = self._reserve(admitted.operation, length)
-        load = Load(EMPTY_BODY, reader, length, reserved=reserved, decoder=decoder)
-        if not length:
-            before_read()
-            decoder.readinto(memoryview(bytearray(1)))
-            return self._with_checksum(load, admitted, decoder)
-        body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read)
-        load.body = body
-        trailer = _trailer(admitted)
-        if trailer and keeps:
-            # Only once all is read is the checksum known, and it must stand in the head.
-            try:
-                body.prefetch()
-            except BaseException:
-                self.release(load)
-                raise
-            return self._with_checksum(load, admitted, decoder)
-        if trailer:
-            self.checksums_dropped += 1
-            load.dropped = frozenset({"x-amz-sdk-checksum-algorithm"})
-        return load
-
-    @staticmethod
-    def _with_checksum(load: Load, admitted: Admitted, decoder: AwsChunkedReader) -> Load:
-        if decoder.checksum:
-            load.extra = ((_trailer(admitted), decoder.checksum),)
-        return load
-
-    @staticmethod
-    def _decoder(admitted: Admitted, reader: LengthReader | ChunkedReader, length: int) -> AwsChunkedReader:
-        payload = admitted.caller.payload
-        return AwsChunkedReader(
-            reader.readinto,
-            length=length,
-            seed=admitted.caller.seed,
-            trailer=_trailer(admitted),
-            is_signed=payload in (SIGNED_STREAM, SIGNED_STREAM_TRAILER),
-        )
-
-    def _collected(self, reader: LengthReader | ChunkedReader, before_read: Callable[[], None]) -> Load:
-        """Read a small body whose length nobody said: nodes must be told."""
+        head, bucket = admitted.head, admitted.target.bucket
+        reader = reader_for(head, stream)
+        boundary = boundary_of(head.value("content-type"))
         before_read()
-        limit = self.settings.replay_buffer
-        buffer, filled = bytearray(), 0
-        block = memoryview(bytearray(64 * 1024))
-        while count := reader.readinto(block):
-            if filled + count > limit:
-                detail = f"a body of more than {limit} bytes needs a Content-Length"
-                raise Denial(411, "MissingContentLength", detail, closes=True)
-            buffer += block[:count]
-            filled += count
-        return Load(BytesBody(bytes(buffer)), reader, filled)
+        source = FormReader(reader.readinto, boundary)
+        try:
+            form = source.read_fields()
+            caller, policy = self._identify_form(form, bucket)
+            put = self._admit_put(put_head(head, form, bucket), caller)
+            load = self.loader.collected(source.readinto, reader, limit=policy.most if policy else None)
+        except Denial as denial:
+            denial.closes = True  # nobody reads the rest of the form
+            raise
+        try:
+            if policy is not None:
+                policy.check_size(load.length or 0)
+            source.drop_rest()
+        except BaseException:
+            self.loader.release(load)
+            raise
+        return put, load, form
 
-    def release(self, load: Load) -> None:
-        """Give back the memory that a body was promised."""
-        if load.reserved:
-            self.budget.give_back(load.reserved)
-            load.reserved = 0
+    def _identify_form(self, form: Form, bucket: str) -> tuple[Caller, Policy | None]:
+        if self.settings.auth == OPEN:
+            return Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
+        return self._forms.identify(form, bucket, now=self._now())
+
+    def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
+        target = read_target(head.path, None)
+        names = frozenset(name.lower() for name, _ in head.fields)
+        operation = classify("PUT", (), bucket=target.bucket, key=target.key, headers=names)
+        if caller.client is not None:
+            caller.client.authorize(operation, target.bucket, source_bucket="", now=self._now())
+        # The form's own signature ends here: the PUT is signed by header.
+        caller = replace(caller, form=HEADER_V4)
+        return Admitted(head, target, caller, operation, self._signer_for(caller))
 
     # -- what is sent on -----------------------------------------------------------------------
 
     def outbound(self, admitted: Admitted, load: Load, peer: str) -> Outbound:
         """Give what the request's head is built from."""
         payload = admitted.caller.payload
+        trusts = is_trusted(peer, self.settings.trust_forwarded)
+        hops = [*(admitted.head.values(FORWARDED_FOR) if trusts else ()), peer]
         return Outbound(
             admitted.head,
             admitted.target,
@@ -260,12 +201,41 @@ class Gateway:
             "UNSIGNED-PAYLOAD" if admitted.decodes else payload or self._payload_when_unsigned(),
             load.length,
             is_decoded=admitted.decodes,
-            extra=(*load.extra, ("X-Forwarded-For", peer), ("Via", f"1.1 {self.name}")),
-            dropped=load.dropped,
+            is_trusted=trusts,
+            extra=(*load.extra, ("X-Forwarded-For", ", ".join(hops)), ("Via", f"1.1 {self.name}")),
+            dropped=load.dropped | {FORWARDED_FOR} if trusts else load.dropped,
         )
 
     def _payload_when_unsigned(self) -> str:
         return "UNSIGNED-PAYLOAD" if self.settings.auth == OPEN else ""
+
+    def client_of(self, head: RequestHead, peer: str) -> str:
+        """Give the address of the client behind a balancer; the peer's own where it is none."""
+        return client_of(head, peer, self.settings.trust_forwarded) if self.settings.trust_forwarded else peer
+
+    def settle(self, admitted: Admitted) -> Operation:
+        """Give the operation with what may be repeated of it here, which a bucket's versions decide."""
+        operation, bucket = admitted.operation, admitted.target.bucket
+        if operation.name == "PutBucketVersioning":
+            self.versioning.forget(bucket)
+        is_plain = operation.name == "PutObject" and not any(
+            name.lower() in CONDITIONS for name, _ in admitted.head.fields
+        )
+        if not self.settings.retry_ambiguous_put or not is_plain:
+            return operation
+        is_absent = self.versioning.is_absent(bucket, lambda: self._ask_versioning(admitted))
+        return replace(operation, ambiguous=is_absent, after_500=operation.after_500)
+
+    def _ask_versioning(self, admitted: Admitted) -> str | None:
+        path = "/" + admitted.target.path[1:].partition("/")[0]
+        fields = tuple((name, value) for name, value in admitted.head.fields if name.lower() == "user-agent")
+        head = replace(admitted.head, method="GET", path=path, query="versioning", fields=fields, length=0)
+        target = read_target(path, "versioning")
+        operation = classify("GET", target.names, bucket=target.bucket, key="", headers=())
+        outbound = Outbound(head, target, HEADER_V4, admitted.signer, EMPTY_SHA256, None)
+        with suppress(S3PoolError), self.forwarder.send(outbound, operation, attempts=Attempts()) as response:
+            return parse_versioning(response.preload()) if response.status == OK else None
+        return None
 
     def may_resume(self, admitted: Admitted) -> bool:
         """Say whether the rest of an answer may be asked of another node."""
@@ -304,19 +274,6 @@ class UploadMap:
 def _declared(head: RequestHead, target: Target) -> Caller:
     """Give what a request says of itself, where the node is the one to judge."""
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
-
-
-def _decoded_length(head: RequestHead) -> int:
-    text = head.value("x-amz-decoded-content-length")
-    if DECODED_LENGTH.fullmatch(text) is None or len(head.values("x-amz-decoded-content-length")) > 1:
-        raise Denial(411, "MissingContentLength", "x-amz-decoded-content-length is missing or malformed", closes=True)
-    return int(text)
-
-
-def _trailer(admitted: Admitted) -> str:
-    if admitted.caller.payload not in (SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER):
-        return ""
-    return admitted.head.value("x-amz-trailer").strip().lower()
 
 
 def _source_bucket(head: RequestHead) -> str:

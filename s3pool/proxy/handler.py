@@ -13,10 +13,12 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import REASONS, ClientGoneError, Denial
+from s3pool.proxy.form_upload import form_answer
 from s3pool.proxy.forward import Attempts, refusal_for
-from s3pool.proxy.gateway import Admitted, Gateway, Load
+from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.journal import Entry
+from s3pool.proxy.loading import Admitted, Load
 from s3pool.proxy.relay import Relay
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
@@ -171,24 +173,31 @@ class _Exchange:
             logger.warning("%s %s: %s", self._entry.op, self._entry.bucket, exc)
             return self._refuse(self._entry, self._head, self._load.reader, refusal_for(exc))
         finally:
-            self._gateway.release(self._load)
+            self._gateway.loader.release(self._load)
             self._entry.tries = len(self._attempts.endpoints)
             self._entry.endpoint = self._entry.endpoint or self._attempts.last
 
     def _serve(self, block: bytes) -> bool:
         self._head = head = parse_head(block)
         self._entry.method = head.method
+        self._entry.client = self._gateway.client_of(head, self._entry.peer)
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
             return self._answer_health(head)
         admitted = self._admit(head)
-        self._load = self._gateway.load(admitted, self._stream, self._before_read)
-        outbound = self._gateway.outbound(admitted, self._load, self._entry.client)
+        form = None
+        if admitted.is_form:
+            admitted, self._load, form = self._gateway.admit_form(admitted, self._stream, self._before_read)
+            self._note_admitted(admitted)
+        else:
+            self._load = self._gateway.loader.load(admitted, self._stream, self._before_read)
+        outbound = self._gateway.outbound(admitted, self._load, self._entry.peer)
         only = self._gateway.owner_of(admitted.target)
         forwarder = self._gateway.forwarder
-        response = forwarder.send(
-            outbound, admitted.operation, body=self._load.body, attempts=self._attempts, only=only
-        )
+        operation = self._gateway.settle(admitted)
+        response = forwarder.send(outbound, operation, body=self._load.body, attempts=self._attempts, only=only)
         self._note(response)
+        if form is not None:
+            response = form_answer(form, admitted.target.bucket, response, url=self._url(head, admitted))
         may_resume = self._gateway.may_resume(admitted)
         resume = forwarder.resumer(outbound, admitted.operation, attempts=self._attempts, only=only)
         relay = Relay(
@@ -198,7 +207,7 @@ class _Exchange:
             keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
             resume=resume if may_resume else None,
             resumes=self._gateway.settings.resume_get,
-            eager=admitted.operation.slowness > 1.0,
+            eager=admitted.operation.is_eager,
             on_first_byte=self._note_first_byte,
         )
         return self._relay(relay)
@@ -210,9 +219,16 @@ class _Exchange:
         finally:
             self._entry.auth_s = time.monotonic() - started
         self._entry.op = admitted.operation.name
+        self._note_admitted(admitted)
+        return admitted
+
+    def _note_admitted(self, admitted: Admitted) -> None:
         self._entry.bucket, self._entry.key = admitted.target.bucket, admitted.target.key
         self._entry.access_key = admitted.caller.access_key
-        return admitted
+
+    def _url(self, head: RequestHead, admitted: Admitted) -> str:
+        scheme = "https" if self._stream.is_tls else "http"
+        return f"{scheme}://{head.host}{admitted.target.path}"
 
     def _answer_health(self, head: RequestHead) -> bool:
         self._entry.op = "Health"

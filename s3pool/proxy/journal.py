@@ -22,6 +22,7 @@ class Entry:
     request_id: str
     started: float = field(default_factory=time.monotonic)
     method: str = ""
+    peer: str = ""  # who is connected: the client, or a balancer before it
     access_key: str = ""
     op: str = "Unknown"
     bucket: str = ""
@@ -40,6 +41,9 @@ class Entry:
     end: str = "done"
     denied: str = ""  # one word for why a caller was turned away
     backend_request_id: str = ""
+
+    def __post_init__(self) -> None:
+        self.peer = self.peer or self.client
 
     def line(self) -> bytes:
         """Give the access log's line. It holds no signature, no token and no secret."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-SLOW = 10.0  # read timeouts: Complete, copies and batch deletes work for minutes before they answer
+UPLOADS = frozenset({"PutObject", "PostObject"})
 _BUCKET_WORDS = {"PUT": "CreateBucket", "DELETE": "DeleteBucket", "HEAD": "HeadBucket"}
 _OBJECT_WORDS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 _VERBS = {"GET": "Get", "HEAD": "Head", "PUT": "Put", "DELETE": "Delete", "POST": "Post", "OPTIONS": "Options"}
@@ -51,7 +51,8 @@ class Operation:
 
     ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out,
     ``after_500`` that after an error inside the server, ``after_503`` that after a refusal;
-    ``partial`` that a body which did not arrive whole may be sent anew.
+    ``partial`` that a body which did not arrive whole may be sent anew. ``is_slow`` means
+    minutes until the answer, ``is_eager`` that its head comes early, with blanks behind it.
     """
 
     name: str
@@ -59,25 +60,27 @@ class Operation:
     after_500: bool = False
     after_503: bool = True
     partial: bool = True
-    slowness: float = 1.0
+    is_slow: bool = False
+    is_eager: bool = False
     reads: bool = False
 
 
 def classify(method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str]) -> Operation:
     """Name the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
     name = _name(method, query, bucket=bucket, key=key, headers=headers)
-    if name in ("AppendObject", "CompleteMultipartUpload"):
-        return Operation(name, after_503=False, partial=name != "AppendObject", slowness=SLOW)
+    if name == "AppendObject":
+        return Operation(name, after_503=False, partial=False, is_slow=True)
+    if name == "CompleteMultipartUpload":
+        return Operation(name, after_503=False, is_slow=True, is_eager=True)
     if name in ("UploadPart", "UploadPartCopy"):
-        slow = SLOW if name == "UploadPartCopy" else 1.0
-        return Operation(name, ambiguous=True, after_500=True, slowness=slow)
+        return Operation(name, ambiguous=True, after_500=True, is_slow=True, is_eager=name == "UploadPartCopy")
     if name == "AbortMultipartUpload" or (name == "DeleteObject" and "versionId" in query):
         return Operation(name, ambiguous=True)
     if name in ("CopyObject", "DeleteObjects", "RestoreObject"):
-        return Operation(name, slowness=SLOW)
+        return Operation(name, is_slow=True, is_eager=True)
     if method in ("GET", "HEAD", "OPTIONS") or name == "SelectObjectContent":
         return Operation(name, ambiguous=True, after_500=True, reads=True)
-    return Operation(name)
+    return Operation(name, is_slow=name in UPLOADS)
 
 
 def _name(method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from s3pool.model import Endpoint, Request
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
+from s3pool.proxy.budget import Slip
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.target import Target
 from s3pool.s3.sigv4 import Signer
@@ -25,16 +26,14 @@ REPLACED = frozenset(
         "content-length",
         "date",
         "expect",
-        "forwarded",
         "x-amz-content-sha256",
         "x-amz-date",
         "x-amz-security-token",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-real-ip",
     }
+)
+# What a balancer says of a client; of anybody else it is hearsay.
+FORWARDED = frozenset(
+    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"}
 )
 FRAMING = frozenset({"x-amz-decoded-content-length", "x-amz-trailer"})
 CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"})
@@ -48,6 +47,11 @@ class ProxyRequest(Request):
     """A request whose head is built by the proxy itself, once an endpoint was picked."""
 
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
+    slip: Slip | None = None
+
+    def may_retry(self) -> bool:
+        """Say whether the budget of second tries has room."""
+        return self.slip is None or self.slip.may_retry()
 
 
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
@@ -72,6 +76,7 @@ class Outbound:
     payload: str
     length: int | None
     is_decoded: bool = False
+    is_trusted: bool = False  # the client is a balancer whose word for its own client counts
     extra: Fields = ()
     dropped: frozenset[str] = frozenset()
 
@@ -107,13 +112,18 @@ class Outbound:
     def _kept_fields(self, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
         if not self.head.host:  # HTTP/1.0 may leave it out
             yield "Host", endpoint.netloc
+        gone = {"content-length", "expect"} | self.dropped
+        if not self.is_trusted:
+            # What is signed must stay, or the signature is no good.
+            gone |= FORWARDED - signed_names(self.head, self.target)
         for name, value in self.head.iter_end_to_end():
-            if name.lower() not in ("content-length", "expect") and name.lower() not in self.dropped:
+            if name.lower() not in gone:
                 yield name, value
         yield from self.extra
 
     def _own_fields(self) -> Iterable[tuple[str, str]]:
         gone = REPLACED | self.dropped | (FRAMING if self.is_decoded else frozenset())
+        gone |= frozenset() if self.is_trusted else FORWARDED
         for name, value in self.head.iter_end_to_end():
             lower = name.lower()
             if lower == "content-encoding" and self.is_decoded:

@@ -37,7 +37,7 @@ class Family:
 
     def __init__(self, load: Load, directory: str, signals: Signals) -> None:
         config, settings = load()
-        open_gateway(config, settings).session.close()  # what is wrong is said before anything starts
+        open_gateway(config, settings).close()  # what is wrong is said before anything starts
         self.settings = settings
         self._load = load
         self._directory = directory

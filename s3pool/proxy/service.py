@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from s3pool.config_sources import read_source
 from s3pool.config_yaml import parse_yaml
 from s3pool.errors import ConfigError
+from s3pool.model import Request
+from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
+from s3pool.proxy.budget import RetryBudget
 from s3pool.proxy.clients import Client, pool_client, read_clients
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
@@ -28,14 +31,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLIENT_PATIENCE_S = 20.0  # no further attempt starts later than this after a request's first
+SLOW_PATIENCE = 10.0  # times that, where the client itself expects minutes
+# Paths that answer for one node's health alone.
+NAMED_PATHS = {"minio": PATH_BY_SERVER["minio"], "rgw": PATH_BY_SERVER["ceph"]}
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A gateway and the session it stands on."""
+    """A gateway, the session it stands on, and who watches its nodes."""
 
     gateway: Gateway
     session: Session
+    checker: HealthChecker
+
+    def close(self) -> None:
+        """Stop watching the nodes, and close all connections."""
+        self.checker.stop()
+        self.session.close()
 
 
 def open_gateway(config: Config, settings: ProxySettings) -> Opened:
@@ -56,23 +68,68 @@ def open_gateway(config: Config, settings: ProxySettings) -> Opened:
     tiers = {endpoint: number for number, tier in enumerate(settings.tiers) for endpoint in tier}
     for node in session.nodes:
         node.tier = tiers.get(node.endpoint, 0)
+    pool = config.credentials if config.sign else None
+    forwarder = _forwarder(session, settings)
+    gateway = Gateway(settings, forwarder, clients=clients, pool=pool, region=config.region)
+    return Opened(gateway, session, _checker(session, settings))
+
+
+def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
+    timeout_s = session.config.read_timeout_s
     transport = Transport(
         session.transport.balancer,
         session.signer.sign,
-        policy=RetryPolicy(retries=settings.tries - 1, deadline_s=CLIENT_PATIENCE_S),
-        read_timeout_s=config.read_timeout_s,
-        patience_s=config.connect_timeout_s,
+        policy=ProxyPolicy(retries=settings.tries - 1, deadline_s=CLIENT_PATIENCE_S),
+        read_timeout_s=timeout_s,
+        patience_s=session.config.connect_timeout_s,
         head=head_of,
     )
-    pool = config.credentials if config.sign else None
-    gateway = Gateway(settings, Forwarder(transport), clients=clients, pool=pool, region=config.region)
-    return Opened(gateway, session)
+    return Forwarder(
+        transport, budget=RetryBudget(settings.retry_budget), slowness=settings.slow_op_timeout / timeout_s
+    )
+
+
+class ProxyPolicy(RetryPolicy):
+    """The pool's policy with a client's patience, which does not grow with a node's timeouts."""
+
+    def deadline_for(self, request: Request) -> float:
+        """Give the seconds after which no further attempt of this request starts."""
+        return self.deadline_s * (SLOW_PATIENCE if request.slowness > 1.0 else 1.0)
 
 
 def _pool_config(config: Config, settings: ProxySettings) -> Config:
     """Give the pool's configuration; it signs nothing itself, the gateway's signers do."""
     endpoints = tuple(endpoint for tier in settings.tiers for endpoint in tier) or config.endpoints
-    return replace(config, endpoints=endpoints, sticky=settings.sticky or config.sticky, sign=False)
+    return replace(
+        config,
+        endpoints=endpoints,
+        sticky=settings.sticky or config.sticky,
+        sign=False,
+        read_timeout_s=settings.ttfb_timeout or config.read_timeout_s,
+        max_idle_s=settings.backend_idle or config.max_idle_s,
+    )
+
+
+def _checker(session: Session, settings: ProxySettings) -> HealthChecker:
+    return HealthChecker(
+        session.nodes,
+        interval_s=settings.probe_interval or session.config.health_interval_s,
+        plan=probe_plan(settings),
+    )
+
+
+def probe_plan(settings: ProxySettings) -> ProbePlan:
+    """Give what is asked of nodes, and how often they must answer."""
+    words = settings.probe
+    path = words if words.startswith("/") else NAMED_PATHS.get(words, "")
+    return ProbePlan(
+        path=path,
+        adapts=words == "auto",
+        connects_only=words == "tcp",
+        timeout_s=settings.probe_timeout,
+        rise=settings.rise,
+        fall=settings.fall,
+    )
 
 
 def load_clients(config: Config, settings: ProxySettings) -> Mapping[str, Client]:
@@ -119,7 +176,7 @@ class Pool:
     def start(self) -> None:
         """Start watching the nodes, now and after every exchange."""
         self._probes = True
-        self._opened.session.start_health()
+        self._opened.checker.start()
 
     def exchange(self, opened: Opened, *, publish: Callable[[Gateway], None]) -> None:
         """Put another configuration in force; requests at work finish on the old one.
@@ -130,11 +187,11 @@ class Pool:
         for node in opened.session.nodes:
             node.is_drained = node.endpoint in drained
         if self._probes:
-            opened.session.start_health()
+            opened.checker.start()
         with self._lock:
             old, self._opened = self._opened, opened
         publish(opened.gateway)
-        old.session.close()
+        old.close()
 
     def find(self, url: str) -> list[Node]:
         """Give the nodes that a URL, or host:port, names."""
@@ -142,4 +199,4 @@ class Pool:
 
     def close(self) -> None:
         """Stop watching, and close all connections."""
-        self._opened.session.close()
+        self._opened.close()

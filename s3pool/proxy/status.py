@@ -56,7 +56,7 @@ def stats_record(
     subject: Subject, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
 ) -> dict[str, Any]:
     """Give the whole state, ready for JSON."""
-    budget = subject.gateway.budget
+    budget = subject.gateway.loader.budget
     return {
         "version": __version__,
         "uptime_s": round(time.time() - subject.started, 1),
@@ -74,8 +74,8 @@ def gauges(subject: Subject, *, connections: int) -> Gauges:
     nodes = list(subject.nodes)
     own: Gauges = {
         "connections": [({}, connections)],
-        "replay_memory_bytes": [({}, subject.gateway.budget.used)],
-        "checksums_dropped": [({}, subject.gateway.checksums_dropped)],
+        "replay_memory_bytes": [({}, subject.gateway.loader.budget.used)],
+        "checksums_dropped": [({}, subject.gateway.loader.checksums_dropped)],
     }
     labels = [{"endpoint": node.endpoint.url} for node in nodes]
     return own | {

@@ -7,6 +7,7 @@ and no poll comes before each receive.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import struct
@@ -130,11 +131,27 @@ class ClientStream:
             return count
         return self._receive_body(view)
 
+    @property
+    def can_splice(self) -> bool:
+        """Say whether what the client sends next is plain bytes on the socket."""
+        return not self.is_tls and not self._rest
+
+    def splice(self, pipe: int, limit: int) -> int:
+        """Let the kernel move body bytes into a pipe, at least one.
+
+        Raises:
+            ClientGoneError: the client hung up, or is slower than any network.
+        """
+        return self._receive(lambda: os.splice(self._sock.fileno(), pipe, limit))
+
     def _receive_body(self, view: memoryview) -> int:
+        return self._receive(lambda: self._sock.recv_into(view))
+
+    def _receive(self, take: Callable[[], int]) -> int:
         self._wait_at_most(MIN_RATE_WINDOW_S)
         started = self._now()
         try:
-            count = self._sock.recv_into(view)
+            count = take()
         except (TimeoutError, BlockingIOError):
             raise ClientGoneError("the client stopped sending its request body") from None
         except OSError as exc:

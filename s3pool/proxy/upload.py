@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
+import hmac
 from collections.abc import Callable
 
 from s3pool.body import Sink
 from s3pool.errors import IntegrityError
-from s3pool.proxy.denial import ClientGoneError
+from s3pool.pool.splice import Pipe, takes_splice
+from s3pool.proxy.chunked import LengthReader
+from s3pool.proxy.denial import ClientGoneError, Denial
 
 MIB = 1 << 20
 REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default settings
 REPLAY_MEMORY_BYTES = 256 * MIB  # for all requests of a process together
 BLOCK_BYTES = 256 * 1024
+SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 
 Read = Callable[[memoryview], int]
 
 
-class Budget:
-    """Memory that all requests share; who finds it empty goes without."""
+class HashGuard:
+    """The bytes of a reader, the last of them only when the SHA-256 of all is the signed one.
 
-    def __init__(self, size: int) -> None:
-        # Guards the number below; held for one addition.
-        self._lock = threading.Lock()
-        self._left = size
-        self.size = size
+    ``length`` is None where the reader's own end tells. A node that gets less than was
+    announced stores nothing.
+    """
 
-    @property
-    def used(self) -> int:
-        """Give the bytes in use."""
-        return self.size - self._left
+    def __init__(self, read: Read, expected: str, *, length: int | None) -> None:
+        self._read = read
+        self._expected = expected
+        self._left = length
+        self._hash = hashlib.sha256()
 
-    def take(self, count: int) -> bool:
-        """Ask for so many bytes; False when they are not there."""
-        with self._lock:
-            if count > self._left:
-                return False
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end.
+
+        Raises:
+            Denial: the body is not the one that was signed.
+        """
+        count = self._read(view)
+        self._hash.update(view[:count])
+        if self._left is not None:
             self._left -= count
-            return True
+        is_end = not count if self._left is None else not self._left
+        if is_end and not hmac.compare_digest(self._hash.hexdigest(), self._expected):
+            raise self.mismatch()
+        return count
 
-    def give_back(self, count: int) -> None:
-        """Return what was taken."""
-        with self._lock:
-            self._left += count
+    @staticmethod
+    def mismatch() -> Denial:
+        """Give the answer to a body that is not the one that was signed."""
+        detail = "The provided 'x-amz-content-sha256' header does not match what was computed."
+        return Denial(400, "XAmzContentSHA256Mismatch", detail, closes=True, reason="payload")
 
 
 class ClientBody:
@@ -50,13 +61,23 @@ class ClientBody:
 
     With ``keeps`` every byte is kept, so that another node can have them again; the memory
     was asked for before. Without, it can be sent again while nothing was read.
-    ``before_read`` is called once, before the first byte is asked of the client.
+    ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
+    the reader behind ``read``, given where the kernel may move the bytes past this process.
     """
 
-    def __init__(self, read: Read, *, length: int, keeps: bool, before_read: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        read: Read,
+        *,
+        length: int,
+        keeps: bool,
+        before_read: Callable[[], None],
+        mover: LengthReader | None = None,
+    ) -> None:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
+        self._mover = mover
         self._kept = memoryview(b"")
         self._taken = 0  # bytes read from the client
         self.length = length
@@ -116,6 +137,18 @@ class ClientBody:
             count = self._fill(buffer[: min(self.length - self._taken, len(buffer))])
             self._taken += count
             sink.write(buffer[:count])
+            self._splice(sink)
+
+    def _splice(self, sink: Sink) -> None:
+        """Let the kernel move the rest of a large body; nothing where it cannot."""
+        left = self.length - self._taken
+        if self._mover is None or left < SPLICE_FROM_BYTES or not self._mover.can_splice or not takes_splice(sink):
+            return
+        with Pipe() as pipe:
+            while self._taken < self.length:
+                # What was taken of the client cannot be sent again, wherever it is now.
+                count = pipe.push(self._mover.splice, sink, self.length - self._taken)
+                self._taken += count
 
     def _fill(self, view: memoryview) -> int:
         if self._before_read is not None:

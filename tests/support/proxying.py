@@ -37,7 +37,12 @@ class RunningProxy:
             read_timeout_s=2.0,
             health_interval_s=60.0,
         )
-        self.section: dict[str, object] = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", **settings}
+        self.section: dict[str, object] = {
+            "listen": "127.0.0.1:0",
+            "admin_listen": "127.0.0.1:0",
+            "slow_op_timeout": 2,
+            **settings,
+        }
         self.proxy = Proxy(self.load)
         self.proxy.start()
 

@@ -29,7 +29,22 @@ FLAGS = (
     "sigv2",
     "domains",
     "sticky",
+    "tiers",
+    "probe",
+    "probe_interval",
+    "probe_timeout",
+    "rise",
+    "fall",
     "tries",
+    "retry_budget",
+    "retry_ambiguous_put",
+    "trailers",
+    "verify_body",
+    "ttfb_timeout",
+    "slow_op_timeout",
+    "backend_idle",
+    "spool_limit",
+    "spool_dir",
     "replay_buffer",
     "replay_memory",
     "resume_get",
@@ -37,6 +52,7 @@ FLAGS = (
     "header_timeout",
     "max_clients",
     "max_per_client",
+    "trust_forwarded",
     "processes",
     "tls_cert",
     "tls_key",
@@ -51,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of proxy; each stands over the key of that name in the proxy section."""
     _add_door(parser.add_argument_group("who may enter"))
     _add_address(parser.add_argument_group("where it listens"))
-    _add_behaviour(parser.add_argument_group("how it works"))
+    _add_nodes(parser.add_argument_group("which node gets a request"))
+    _add_retries(parser.add_argument_group("when a node fails"))
+    _add_bodies(parser.add_argument_group("request bodies"))
+    _add_life(parser.add_argument_group("how it runs"))
 
 
 def _add_door(group: argparse._ArgumentGroup) -> None:
@@ -89,22 +108,84 @@ def _add_address(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-per-client", type=natural_int, metavar="N", help="connections of one address (0: any number)"
     )
+    group.add_argument(
+        "--trust-forwarded",
+        action="append",
+        metavar="CIDR",
+        help="balancers whose X-Forwarded-For and the like are believed; repeatable",
+    )
     group.add_argument("--idle-timeout", type=seconds, metavar="TIME", help="between two requests (60s)")
     group.add_argument("--header-timeout", type=seconds, metavar="TIME", help="for a whole request head (10s)")
 
 
-def _add_behaviour(group: argparse._ArgumentGroup) -> None:
+def _add_nodes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tier",
+        dest="tiers",
+        action="append",
+        metavar="URL,...",
+        help="endpoints that are used together; the next --tier only when all of one are out",
+    )
     group.add_argument(
         "--sticky", choices=("off", "key"), help="keep every key on its node, for pools of separate stores (off)"
     )
+    group.add_argument(
+        "--probe",
+        metavar="HOW",
+        help="auto, minio, rgw, s3, tcp, or a path that a well node answers with 2xx or 3xx (auto)",
+    )
+    group.add_argument("--probe-interval", type=seconds, metavar="TIME", help="between two probes (--health-interval)")
+    group.add_argument("--probe-timeout", type=seconds, metavar="TIME", help="for a probe's answer (2s)")
+    group.add_argument("--rise", type=positive_int, metavar="N", help="good probes in a row that bring a node back (2)")
+    group.add_argument("--fall", type=positive_int, metavar="N", help="bad probes in a row that take it out (3)")
+
+
+def _add_retries(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tries", type=positive_int, metavar="N", help="attempts per request, each on another node (3)")
+    group.add_argument(
+        "--retry-budget", metavar="PERCENT", help="of the requests at work, that may be second tries; or off (20%%)"
+    )
+    group.add_argument(
+        "--retry-ambiguous-put",
+        action="store_true",
+        default=None,
+        help="repeat a PUT whose answer was lost, in buckets without versions",
+    )
+    group.add_argument(
+        "--resume-get", type=natural_int, metavar="N", help="times a broken download goes on elsewhere (2)"
+    )
+    group.add_argument("--ttfb-timeout", type=seconds, metavar="TIME", help="for an answer's head (--read-timeout)")
+    group.add_argument(
+        "--slow-op-timeout", type=seconds, metavar="TIME", help="the same after uploads, copies, batch deletes (600s)"
+    )
+    group.add_argument(
+        "--backend-idle", type=seconds, metavar="TIME", help="after which a node's idle connection is not used (15s)"
+    )
+
+
+def _add_bodies(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--replay-buffer", type=size_in_bytes, metavar="SIZE", help="largest body kept for a retry (16MiB)"
     )
     group.add_argument("--replay-memory", type=size_in_bytes, metavar="SIZE", help="for all such bodies (256MiB)")
     group.add_argument(
-        "--resume-get", type=natural_int, metavar="N", help="times a broken download goes on elsewhere (2)"
+        "--spool-limit", type=size_in_bytes, metavar="SIZE", help="disk for all bodies that do not say how long (1GiB)"
     )
+    group.add_argument("--spool-dir", metavar="DIR", help="where that is (TMPDIR)")
+    group.add_argument(
+        "--trailers",
+        choices=("decode", "pass"),
+        help="unsigned bodies with a trailer: unpack, or leave to nodes that know them (decode)",
+    )
+    group.add_argument(
+        "--verify-body",
+        action="store_true",
+        default=None,
+        help="compare signed hashes here, for nodes that do not",
+    )
+
+
+def _add_life(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--processes", type=positive_int, metavar="N", help="worker processes on the one port (1)")
     group.add_argument("--drain-delay", type=seconds, metavar="TIME", help="from SIGTERM to the end of listening (0s)")
     group.add_argument("--drain-timeout", type=seconds, metavar="TIME", help="for running requests after that (60s)")
@@ -143,6 +224,8 @@ def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
     from s3pool.proxy.settings import read_settings
 
     flags = {name: getattr(args, name) for name in FLAGS}
+    if args.tiers:
+        flags["tiers"] = [tier.split(",") for tier in args.tiers]
     return read_settings(flags, config.proxy, directory=os.path.dirname(config.config_file))
 
 

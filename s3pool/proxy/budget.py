@@ -1,0 +1,91 @@
+"""What all requests of a process share: memory and disk for bodies, and second tries."""
+
+from __future__ import annotations
+
+import threading
+
+LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
+
+
+class Budget:
+    """Bytes that all requests share; who finds them used up goes without."""
+
+    def __init__(self, size: int) -> None:
+        # Guards the number below; held for one addition.
+        self._lock = threading.Lock()
+        self._left = size
+        self.size = size
+
+    @property
+    def used(self) -> int:
+        """Give the bytes in use."""
+        return self.size - self._left
+
+    def take(self, count: int) -> bool:
+        """Ask for so many bytes; False when they are not there."""
+        with self._lock:
+            if count > self._left:
+                return False
+            self._left -= count
+            return True
+
+    def give_back(self, count: int) -> None:
+        """Return what was taken."""
+        with self._lock:
+            self._left += count
+
+
+class RetryBudget:
+    """The share of the requests at work that may be in a second try.
+
+    When every node refuses, trying each request three times would triple the load that
+    made them refuse.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        # Guards the two numbers below; held for additions.
+        self._lock = threading.Lock()
+        self._active = 0
+        self._retrying = 0
+
+    @property
+    def retrying(self) -> int:
+        """Give the requests that are in a second try now."""
+        return self._retrying
+
+    @property
+    def admits(self) -> bool:
+        """Say whether one more may begin a second try."""
+        return self._retrying < max(LEAST_RETRIES, self._share * self._active)
+
+    def change(self, *, active: int = 0, retrying: int = 0) -> None:
+        """Count requests that begin or end."""
+        with self._lock:
+            self._active += active
+            self._retrying += retrying
+
+
+class Slip:
+    """One request's place in the budget; a context from its first attempt to its answer."""
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+        self._is_retrying = False
+
+    def __enter__(self) -> Slip:
+        self._budget.change(active=1)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._budget.change(active=-1, retrying=-int(self._is_retrying))
+
+    def may_retry(self) -> bool:
+        """Say whether a second try may begin; one that has begun may go on."""
+        return self._is_retrying or self._budget.admits
+
+    def note_retry(self) -> None:
+        """Note that the request is in its second try or a later one."""
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._budget.change(retrying=1)

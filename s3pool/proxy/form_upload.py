@@ -1,0 +1,196 @@
+"""An upload form on its way to a node: it goes on as the PUT that it means, and is answered as a form.
+
+The policy was signed by the client's key and for this proxy's address; a node could not check
+it. What it allows is checked here.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from xml.sax.saxutils import escape
+
+from s3pool.errors import ProtocolError
+from s3pool.model import UNSIGNED_PAYLOAD, Response
+from s3pool.proxy.auth import ANONYMOUS, DUMMY_SECRET, QUERY_V2, QUERY_V4, Caller, Verifier
+from s3pool.proxy.clients import Client
+from s3pool.proxy.denial import Denial, forbidden
+from s3pool.proxy.forms import FORM_TYPE, Form
+from s3pool.proxy.head import RequestHead
+from s3pool.proxy.policy import Policy, read_policy, signature_v2
+from s3pool.s3.sigv4 import UNRESERVED
+from s3pool.s3.xml import parse_tags
+
+CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
+REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}
+# Fields that become headers of the same name. A form must not turn into a copy, an append or a rename.
+PLAIN_FIELDS = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language", "expires"})
+AMZ_PREFIXES = (
+    "x-amz-meta-",
+    "x-amz-server-side-encryption",
+    "x-amz-object-lock-",
+    "x-amz-checksum-",
+    "x-amz-grant-",
+)
+AMZ_FIELDS = frozenset(
+    {
+        "x-amz-acl",
+        "x-amz-storage-class",
+        "x-amz-website-redirect-location",
+        "x-amz-sdk-checksum-algorithm",
+        "x-amz-tagging",
+        "x-amz-request-payer",
+        "x-amz-expected-bucket-owner",
+    }
+)
+# Of the form's own head: nothing there is signed, and these change nothing.
+KEPT_FIELDS = frozenset({"user-agent", "origin"})
+
+
+def is_form(head: RequestHead) -> bool:
+    """Say whether a request is an upload form."""
+    return head.method == "POST" and head.value("content-type").lower().startswith(FORM_TYPE)
+
+
+class FormVerifier:
+    """Checks who signed a form's policy."""
+
+    def __init__(self, verifier: Verifier, clients: Mapping[str, Client], *, allows_v2: bool, allows_anonymous: bool):
+        self._verifier = verifier
+        self._clients = clients
+        self._allows_v2 = allows_v2
+        self._allows_anonymous = allows_anonymous
+
+    def identify(self, form: Form, bucket: str, *, now: float) -> tuple[Caller, Policy | None]:
+        """Give who sent a form and what its policy allows; an unsigned one has none.
+
+        Raises:
+            Denial: the signature does not hold, or the form is not what the policy allows.
+        """
+        encoded = form.value("policy")
+        if "x-amz-signature" in form.fields or "x-amz-credential" in form.fields:
+            caller = self._verify_v4(form, _required(form, "policy"))
+        elif "signature" in form.fields or "awsaccesskeyid" in form.fields:
+            caller = self._verify_v2(form, _required(form, "policy"))
+        elif encoded:
+            raise Denial(400, "InvalidArgument", "Bucket POST must contain a field named 'signature'.")
+        elif not self._allows_anonymous:
+            raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
+        else:
+            return Caller(ANONYMOUS, None, ""), None
+        policy = read_policy(encoded)
+        policy.check(form, bucket, now=now)
+        return caller, policy
+
+    def _verify_v4(self, form: Form, encoded: str) -> Caller:
+        client = self._verifier.verify_policy(form.fields, encoded)
+        _check_token(form, client)
+        return Caller(QUERY_V4, client, UNSIGNED_PAYLOAD)
+
+    def _verify_v2(self, form: Form, encoded: str) -> Caller:
+        if not self._allows_v2:
+            detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
+            raise Denial(400, "InvalidRequest", detail, reason="sigv2")
+        client = self._clients.get(_required(form, "awsaccesskeyid"))
+        expected = signature_v2(client.secret_key if client else DUMMY_SECRET, encoded)
+        claimed = _required(form, "signature")
+        holds = hmac.compare_digest(expected.encode(), claimed.encode("utf-8", "replace"))
+        if client is None:
+            raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
+        if not holds:
+            raise forbidden("SignatureDoesNotMatch", "the signature is not that of this policy", reason="signature")
+        _check_token(form, client)
+        return Caller(QUERY_V2, client, UNSIGNED_PAYLOAD)
+
+
+def _check_token(form: Form, client: Client) -> None:
+    token = form.value("x-amz-security-token").encode("utf-8", "replace")
+    if not hmac.compare_digest(token, client.session_token.encode("utf-8", "replace")):
+        raise forbidden("InvalidToken", "the session token is not known here", reason="token")
+
+
+def _required(form: Form, name: str) -> str:
+    value = form.value(name)
+    if not value:
+        raise Denial(400, "InvalidArgument", f"Bucket POST must contain a field named '{name}'.")
+    return value
+
+
+def put_head(head: RequestHead, form: Form, bucket: str) -> RequestHead:
+    """Give the head of the PUT that a form means, path-style.
+
+    Raises:
+        Denial: the form names no key.
+    """
+    _required(form, "key")
+    key = quote(form.key.encode("utf-8", "surrogateescape"), safe=UNRESERVED + "/")
+    fields = [(name, value) for name, value in head.fields if name.lower() in KEPT_FIELDS]
+    kind = form.value("content-type") or form.file_type
+    fields += [("Content-Type", kind)] if kind else []
+    fields += [("x-amz-acl", form.value("acl"))] if form.value("acl") else []
+    fields += [("x-amz-tagging", _tags(form.value("tagging")))] if form.value("tagging") else []
+    fields += [(name, value) for name, value in form.fields.items() if _becomes_header(name)]
+    path = f"/{quote(bucket.encode('utf-8', 'surrogateescape'), safe=UNRESERVED)}/{key}"
+    return replace(head, method="PUT", path=path, query=None, fields=tuple(fields))
+
+
+def _becomes_header(name: str) -> bool:
+    return name in PLAIN_FIELDS or name in AMZ_FIELDS or name.startswith(AMZ_PREFIXES)
+
+
+def _tags(document: str) -> str:
+    """Turn a form's XML into the header's query string."""
+    try:
+        return urlencode(parse_tags(document.encode("utf-8", "surrogateescape")))
+    except ProtocolError as exc:
+        raise Denial(400, "MalformedXML", "the field tagging is no Tagging document") from exc
+
+
+def form_answer(form: Form, bucket: str, response: Response, *, url: str) -> Response:
+    """Turn the answer to a PUT into that to a form; ``url`` is the object's address."""
+    if response.status != OK:
+        return response
+    response.preload()
+    etag = response.headers.get("etag", "")
+    status, extra, body = _outcome(form, bucket, etag, url)
+    # The node's own framing and type speak of its own, empty body.
+    kept = [
+        (name, value)
+        for name, value in response.raw_headers
+        if name.lower() not in ("content-type", "content-length", "location")
+    ]
+    answer = Response(
+        status,
+        response.headers,
+        response._stream,
+        endpoint=response.endpoint,
+        reason=REASON[status],
+        raw_headers=(*kept, *extra),
+        length=len(body),
+    )
+    answer.body = body
+    return answer
+
+
+def _outcome(form: Form, bucket: str, etag: str, url: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    target = urlsplit(form.value("success_action_redirect") or form.value("redirect"))
+    if target.scheme in ("http", "https") and target.netloc:
+        pairs = [
+            *parse_qsl(target.query, keep_blank_values=True),
+            ("bucket", bucket),
+            ("key", form.key),
+            ("etag", etag),
+        ]
+        query = urlencode(pairs, quote_via=quote, errors="surrogateescape")
+        return SEE_OTHER, [("Location", urlunsplit(target._replace(query=query)))], b""
+    status = form.value("success_action_status")
+    location = [("Location", url)]
+    if status == str(CREATED):
+        rows = (("Location", url), ("Bucket", bucket), ("Key", form.key), ("ETag", etag))
+        inner = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in rows)
+        document = f'<?xml version="1.0" encoding="UTF-8"?>\n<PostResponse>{inner}</PostResponse>'
+        body = document.encode("utf-8", "surrogateescape")
+        return CREATED, [*location, ("Content-Type", "application/xml")], body
+    return OK if status == str(OK) else NO_CONTENT, location, b""

@@ -1,0 +1,209 @@
+"""The body of an admitted request, made ready for a node: passed on, unpacked, or collected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
+from s3pool.proxy.auth import (
+    HEX_HASH,
+    SIGNED_STREAM,
+    SIGNED_STREAM_TRAILER,
+    UNSIGNED_STREAM_TRAILER,
+    Caller,
+)
+from s3pool.proxy.budget import Budget
+from s3pool.proxy.checksum import CHECKSUM_PREFIX
+from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
+from s3pool.proxy.denial import Denial
+from s3pool.proxy.head import RequestHead
+from s3pool.proxy.operations import Operation
+from s3pool.proxy.outbound import Fields
+from s3pool.proxy.reframe import CHECKSUM_CHARACTERS, Reframed
+from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.spool import Spool, Spooled
+from s3pool.proxy.stream import ClientStream
+from s3pool.proxy.target import Target
+from s3pool.proxy.upload import ClientBody, HashGuard
+from s3pool.s3.sigv4 import Signer
+
+DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
+PASS = "pass"
+
+Reader = LengthReader | ChunkedReader
+Read = Callable[[memoryview], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may pass: what it is, who asks, and how the bytes are to be taken.
+
+    ``decodes`` says that the body comes in the aws-chunked form and leaves it here,
+    ``is_form`` that it is an upload form, and who sent it is not known yet.
+    """
+
+    head: RequestHead
+    target: Target
+    caller: Caller
+    operation: Operation
+    signer: Signer | None
+    decodes: bool = False
+    is_form: bool = False
+
+
+@dataclass
+class Load:
+    """A body ready for a node. ``reader`` tells when the client's bytes are all taken."""
+
+    body: Body = EMPTY_BODY
+    reader: Reader | None = None
+    length: int | None = None
+    extra: Fields = ()
+    dropped: frozenset[str] = frozenset()
+    reserved: int = 0
+    spooled: Spooled | None = None
+
+
+class Loader:
+    """Makes bodies ready; one for all requests of a configuration."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._settings = settings
+        self.budget = Budget(settings.replay_memory)
+        self.disk = Budget(settings.spool_limit)
+        self.spool = Spool(self.budget, self.disk, directory=settings.spool_dir)
+        self.checksums_dropped = 0
+
+    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
+        """Make the body that goes to a node; reads of it only what has no length of its own.
+
+        Raises:
+            Denial: its length is not known and it is large, or its framing is broken.
+        """
+        head = admitted.head
+        guards = self._settings.verify_body and HEX_HASH.fullmatch(admitted.caller.payload) is not None
+        if head.length == 0:
+            if guards and admitted.caller.payload != EMPTY_SHA256:
+                raise HashGuard.mismatch()
+            has_field = head.method in ("PUT", "POST") or bool(head.values("content-length"))
+            return Load(length=0 if has_field else None)
+        reader = reader_for(head, stream)
+        if admitted.decodes:
+            return self._decoded(admitted, reader, before_read)
+        read: Read = reader.readinto
+        if guards:
+            read = HashGuard(read, admitted.caller.payload, length=head.length).readinto
+        if head.length is not None:
+            return self._streamed(admitted.operation, read, reader, length=head.length, before_read=before_read)
+        if _can_reframe(admitted):
+            return self._reframed(admitted, reader, before_read)
+        before_read()
+        return self.collected(read, reader)
+
+    def _streamed(
+        self, operation: Operation, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
+    ) -> Load:
+        keeps, reserved = self._reserve(operation, length)
+        mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
+        body = ClientBody(read, length=length, keeps=keeps, before_read=before_read, mover=mover)
+        return Load(body, reader, length, reserved=reserved)
+
+    def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
+        keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)
+        return keeps, length if keeps else 0
+
+    def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
+        length = _decoded_length(admitted.head)
+        decoder = _decoder(admitted, reader, length)
+        keeps, reserved = self._reserve(admitted.operation, length)
+        load = Load(EMPTY_BODY, reader, length, reserved=reserved)
+        if not length:
+            before_read()
+            decoder.readinto(memoryview(bytearray(1)))
+            return self._with_checksum(load, admitted, decoder)
+        body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read)
+        load.body = body
+        trailer = trailer_of(admitted)
+        if trailer and keeps:
+            # Only once all is read is the checksum known, and it must stand in the head.
+            try:
+                body.prefetch()
+            except BaseException:
+                self.release(load)
+                raise
+            return self._with_checksum(load, admitted, decoder)
+        if trailer:
+            self.checksums_dropped += 1
+            load.dropped = frozenset({"x-amz-sdk-checksum-algorithm"})
+        return load
+
+    @staticmethod
+    def _with_checksum(load: Load, admitted: Admitted, decoder: AwsChunkedReader) -> Load:
+        if decoder.checksum:
+            load.extra = ((trailer_of(admitted), decoder.checksum),)
+        return load
+
+    def _reframed(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
+        """Keep the trailer, and put the body into chunks whose total length is known beforehand."""
+        decoder = _decoder(admitted, reader, _decoded_length(admitted.head))
+        framed = Reframed(decoder, length=_decoded_length(admitted.head), trailer=trailer_of(admitted))
+        keeps, reserved = self._reserve(admitted.operation, framed.length)
+        body = ClientBody(framed.readinto, length=framed.length, keeps=keeps, before_read=before_read)
+        return Load(body, reader, framed.length, reserved=reserved)
+
+    def collected(self, read: Read, reader: Reader, *, limit: int | None = None) -> Load:
+        """Read a body whose length nobody said to its end, into memory or onto the disk.
+
+        Raises:
+            Denial: it is too large, or there is no room for it.
+        """
+        spooled = self.spool.collect(read, limit=limit)
+        return Load(spooled.body, reader, spooled.length, spooled=spooled)
+
+    def release(self, load: Load) -> None:
+        """Give back the room that a body was promised."""
+        if load.reserved:
+            self.budget.give_back(load.reserved)
+            load.reserved = 0
+        if load.spooled is not None:
+            load.spooled.close()
+
+
+def _can_reframe(admitted: Admitted) -> bool:
+    """Say whether the size of a framed body follows from what its head says."""
+    is_known = DECODED_LENGTH.fullmatch(admitted.head.value("x-amz-decoded-content-length")) is not None
+    trailer = trailer_of(admitted).removeprefix(CHECKSUM_PREFIX)
+    is_unsigned = admitted.caller.payload == UNSIGNED_STREAM_TRAILER
+    return is_unsigned and is_known and (not trailer or trailer in CHECKSUM_CHARACTERS)
+
+
+def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
+    """Give what takes a request's body from its connection."""
+    return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
+
+
+def _decoder(admitted: Admitted, reader: Reader, length: int) -> AwsChunkedReader:
+    payload = admitted.caller.payload
+    return AwsChunkedReader(
+        reader.readinto,
+        length=length,
+        seed=admitted.caller.seed,
+        trailer=trailer_of(admitted),
+        is_signed=payload in (SIGNED_STREAM, SIGNED_STREAM_TRAILER),
+    )
+
+
+def _decoded_length(head: RequestHead) -> int:
+    text = head.value("x-amz-decoded-content-length")
+    if DECODED_LENGTH.fullmatch(text) is None or len(head.values("x-amz-decoded-content-length")) > 1:
+        raise Denial(411, "MissingContentLength", "x-amz-decoded-content-length is missing or malformed", closes=True)
+    return int(text)
+
+
+def trailer_of(admitted: Admitted) -> str:
+    """Give the name of the checksum that follows the body, or nothing."""
+    if admitted.caller.payload not in (SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER):
+        return ""
+    return admitted.head.value("x-amz-trailer").strip().lower()

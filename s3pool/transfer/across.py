@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s3pool.body import BytesBody
-from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError, S3PoolError
 from s3pool.model import ByteRange
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
@@ -104,9 +104,9 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
     return copy_in_parts(crossing)
 
 
-def _trouble_of(task: CopyTask, error: SourceError) -> BaseException:
+def _trouble_of(task: CopyTask, error: SourceError) -> S3PoolError:
     """Give the error of the source itself."""
-    return _replaced(task) if isinstance(error.__cause__, PreconditionError) else error.__cause__ or error
+    return _replaced(task) if isinstance(error.error, PreconditionError) else error.error or error
 
 
 def _replaced(task: CopyTask) -> ReplacedError:

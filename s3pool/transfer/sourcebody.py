@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 
 class SourceError(S3PoolError):
-    """The source failed while a request to the target was under way; its cause says how.
+    """The source failed while a request to the target was under way; ``error`` says how.
 
     It is no error of transport, so that the target's node is not blamed for it, and the
     request is not tried again elsewhere: the source was asked often enough.
     """
+
+    def __init__(self, message: str, *, error: S3PoolError | None = None) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class _SinkError(Exception):
@@ -126,7 +130,7 @@ class SourceBody:
                 meter=NULL_METER,
             )
         except (TransportError, S3Error) as exc:
-            raise SourceError(exc.message) from exc
+            raise SourceError(exc.message, error=exc) from exc
 
     def _pass_on(self, block: memoryview, sink: Sink) -> None:
         self._hash(block)

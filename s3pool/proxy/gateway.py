@@ -154,20 +154,19 @@ class Gateway:
         boundary = boundary_of(head.value("content-type"))
         before_read()
         source = FormReader(reader.readinto, boundary)
+        load = Load()
         try:
             form = source.read_fields()
             caller, policy = self._identify_form(form, bucket)
             put = self._admit_put(put_head(head, form, bucket), caller)
             load = self.loader.collected(source.readinto, reader, limit=policy.most if policy else None)
-        except Denial as denial:
-            denial.closes = True  # nobody reads the rest of the form
-            raise
-        try:
+            source.drop_rest()
             if policy is not None:
                 policy.check_size(load.length or 0)
-            source.drop_rest()
-        except BaseException:
+        except BaseException as exc:
             self.loader.release(load)
+            if isinstance(exc, Denial):
+                exc.closes = True  # nobody knows how much of the form was read
             raise
         return put, load, form
 

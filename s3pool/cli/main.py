@@ -153,10 +153,11 @@ def _abandon_stdout(out: Output) -> None:
 def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
     if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
-    from s3pool.cli.report import print_stats
+    from s3pool.cli.report import print_list_stats, print_stats
 
     try:
         print_stats([row for session in ctx.opened_sessions for row in session.transport.stats()], ctx.out)
+        print_list_stats([session.client.lists for session in ctx.opened_sessions], ctx.out)
     except StdoutError:
         # The command's own end has said so.
         _abandon_stdout(ctx.out)

@@ -253,7 +253,9 @@ def _add_output_flags(flag: Callable[..., None]) -> None:
     flag("--log-format", choices=("text", "json"), help="of logs and errors on stderr (text; json with --json)")
     flag("--progress", choices=("auto", "bar", "plain", "none"), help="of transfers, on stderr (auto)")
     flag("--color", choices=("auto", "always", "never"), help="colours (auto: on a terminal without NO_COLOR)")
-    flag("--stats", action="store_true", help="at the end, requests and failures per endpoint, on stderr")
+    flag(
+        "--stats", action="store_true", help="at the end, requests and failures per endpoint and of listings, on stderr"
+    )
     flag("--dry-run", action="store_true", help="say what would be done, change nothing")
     flag("--version", action="store_true", help="show the version and exit")
 

@@ -95,6 +95,22 @@ def stats_record(row: EndpointStats) -> dict[str, object]:
     }
 
 
+class ListCounts(Protocol):
+    """What the listings of one client took."""
+
+    @property
+    def requests(self) -> int:
+        """Count requests."""
+
+    @property
+    def names(self) -> int:
+        """Count the names that came of them."""
+
+    @property
+    def extra(self) -> int:
+        """Count requests beyond the full pages that the names fit on."""
+
+
 STATS_HEADER = ("endpoint", "tries", "failed", "slow", "again", "sent", "got", "ms", "circuit")
 STATS_NUMBERS = frozenset(range(1, 8))
 
@@ -125,3 +141,16 @@ def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
     for row in rows:
         if row.failure_kinds:
             out.tell(out.escape(failure_line(row)))
+
+
+def print_list_stats(counts: Sequence[ListCounts], out: Output) -> None:
+    """Write what the listings took to stderr, nothing when there were none."""
+    requests = sum(count.requests for count in counts)
+    names, extra = sum(count.names for count in counts), sum(count.extra for count in counts)
+    if not requests:
+        return
+    if out.json:
+        fields = {"type": "list_stats", "names": names, "requests": requests, "extra_requests": extra}
+        out.tell(out.encode(fields))
+        return
+    out.tell(f"listings: names {names}, requests {requests}, extra requests {extra}")

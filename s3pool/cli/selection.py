@@ -116,11 +116,10 @@ def iter_selected_pages(
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int
 ) -> Iterator[ListPage]:
-    from s3pool.s3.listing import iter_version_pages
-    from s3pool.s3.trees import list_pages
+    from s3pool.s3.trees import list_pages, list_version_pages
 
     if versions:
-        return iter_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)
+        return list_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)
     return list_pages(
         client,
         selection.bucket,
@@ -143,13 +142,13 @@ def _admitted(page: ListPage, selection: Selection) -> ListPage:
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:
     """Yield a page with the key that has exactly the operand's name, if there is one."""
-    from s3pool.s3.listing import iter_version_pages
+    from s3pool.s3.trees import list_pages, list_version_pages
 
     key = selection.single
     if versions:
-        pages = iter_version_pages(client, selection.bucket, prefix=key)
+        pages = list_version_pages(client, selection.bucket, prefix=key)
     else:
-        pages = iter((client.list_objects_page(selection.bucket, prefix=key, max_keys=1),))
+        pages = list_pages(client, selection.bucket, prefix=key, max_keys=1)
     for page in pages:
         objects = tuple(info for info in page.objects if info.key == key)
         if objects and selection.shard.holds_named(selection.relative(key)):

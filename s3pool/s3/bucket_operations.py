@@ -9,6 +9,7 @@ from s3pool.model import BucketInfo, Endpoint, ListPage, Request
 from s3pool.s3.addressing import Query
 from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Sender, body_of, nothing
 from s3pool.s3.results import UploadPage
+from s3pool.s3.tally import ListTally
 from s3pool.s3.xml import (
     build_create_bucket,
     build_versioning,
@@ -32,6 +33,7 @@ class BucketOperations(Operations):
         super().__init__(transport, addressing=addressing, region=region)
         # Learned from the first answer that shows it. A race between threads costs one request.
         self._lists_v1 = False
+        self.lists = ListTally()
 
     def list_buckets(self) -> tuple[BucketInfo, ...]:
         """List all buckets of the key."""
@@ -197,6 +199,7 @@ class BucketOperations(Operations):
         return self._ask(request, lambda response: parse_uploads_page(body_of(response)))
 
     def _list_request(self, bucket: str, op: str, query: Query) -> Request:
-        """Build a listing; empty parameters are left out, but for the one that names the operation."""
+        """Build and count a listing; empty parameters are left out, but for the one that names the operation."""
+        self.lists.add_request()
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
         return self._address.bucket("GET", bucket, op, query=kept, slowness=LIST_SLOWNESS)

@@ -1,15 +1,25 @@
-"""One entrance to both ways of listing: one request after another, or many at once."""
+"""The listings that commands ask for, counted: one request after another, or many at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
-from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo
-from s3pool.s3.listing import Lister, iter_pages
+from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
+from s3pool.s3.listing import Lister, iter_pages, iter_uploads, iter_version_pages
+from s3pool.s3.tally import ListTally
+
+
+class CountedLister(Lister, Protocol):
+    """A client that counts its requests for listings."""
+
+    @property
+    def lists(self) -> ListTally:
+        """Give the count."""
 
 
 def list_pages(
-    client: Lister,
+    client: CountedLister,
     bucket: str,
     *,
     prefix: str = "",
@@ -25,14 +35,38 @@ def list_pages(
         S3PoolError: a page could not be had.
     """
     if mode.jobs == 1 or delimiter or max_keys:
-        return iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys)
+        pages = iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys)
+        return client.lists.measure_pages(pages)
     from s3pool.s3.parallel_listing import iter_pages_parallel
 
-    return iter_pages_parallel(client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs)
+    pages = iter_pages_parallel(
+        client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs
+    )
+    return client.lists.measure_pages(pages)
 
 
-def list_objects(client: Lister, bucket: str, *, prefix: str = "", mode: ListMode = SEQUENTIAL) -> Iterator[ObjectInfo]:
+def list_objects(
+    client: CountedLister, bucket: str, *, prefix: str = "", mode: ListMode = SEQUENTIAL
+) -> Iterator[ObjectInfo]:
     """Yield all objects below a prefix, page by page as ``list_pages`` gives them."""
     pages = list_pages(client, bucket, prefix=prefix, mode=mode)
     for page in pages:
         yield from page.objects
+
+
+def list_version_pages(
+    client: CountedLister, bucket: str, *, prefix: str = "", delimiter: str = ""
+) -> Iterator[ListPage]:
+    """Yield the pages of versions and delete markers, newest first within a key."""
+    return client.lists.measure_pages(iter_version_pages(client, bucket, prefix=prefix, delimiter=delimiter))
+
+
+def list_versions(client: CountedLister, bucket: str, *, prefix: str = "") -> Iterator[ObjectInfo]:
+    """Yield all versions and delete markers below a prefix, newest first within a key."""
+    for page in list_version_pages(client, bucket, prefix=prefix):
+        yield from page.objects
+
+
+def list_uploads(client: CountedLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+    """Yield the uploads below a prefix that are neither completed nor aborted."""
+    return client.lists.measure_names(iter_uploads(client, bucket, prefix=prefix))

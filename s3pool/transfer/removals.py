@@ -135,17 +135,17 @@ class Removal:
         yield ObjectInfo(path.key, head.size, head.last_modified)
 
     def _versions(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.listing import iter_versions
+        from s3pool.s3.trees import list_versions
 
         # A tree's own key stands before the tree in the same listing.
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
-        yield from self._admitted(scope, iter_versions(self._client, scope.bucket, prefix=prefix))
+        yield from self._admitted(scope, list_versions(self._client, scope.bucket, prefix=prefix))
 
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.listing import iter_uploads
+        from s3pool.s3.trees import list_uploads
 
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
-        for upload in iter_uploads(self._client, scope.bucket, prefix=prefix):
+        for upload in list_uploads(self._client, scope.bucket, prefix=prefix):
             if self._holds(scope, upload.key) and self._is_of_age(upload):
                 yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
 

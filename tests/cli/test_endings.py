@@ -349,7 +349,8 @@ def test_stats_table(fake: FakeS3, call: Call) -> None:
 
     lines = result.err.splitlines()
     assert lines[1].split()[:3] == ["endpoint", "tries", "failed"]
-    assert list(fake.endpoints) == [line.split()[0] for line in lines[2:]]
+    assert list(fake.endpoints) == [line.split()[0] for line in lines[2:-1]]
+    assert "listings: names 0, requests 1, extra requests 0" == lines[-1]
 
 
 def test_global_flags_work_on_both_sides(fake: FakeS3, call: Call) -> None:
@@ -450,3 +451,50 @@ def test_mb_and_rb_start_no_thread(fake: FakeS3, call: Call, monkeypatch: pytest
     monkeypatch.setattr(threading.Thread, "start", forbidden)
 
     assert [0, 0] == [call("mb", "s3/one").code, call("rb", "--force", "s3/full").code]
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "requests", "extra"),
+    [
+        (("ls", "-r", "s3/b"), 2500, 3, 0),
+        (("ls", "s3/b"), 3, 1, 0),
+        (("ls", "s3/b/none/"), 0, 1, 0),
+        (("ls", "s3/b/0/0000"), 1, 2, 0),
+        (("ls", "-r", "--max-keys", "7", "s3/b"), 7, 1, 0),
+        (("du", "--versions", "s3/b"), 2500, 3, 0),
+        (("find", "s3/b"), 2500, 3, 0),
+        (("rm", "-r", "--dry-run", "--jobs", "1", "s3/b/"), 2500, 3, 0),
+    ],
+)
+def test_stats_tell_what_listings_took(
+    fake: FakeS3, call: Call, words: tuple[str, ...], names: int, requests: int, extra: int
+) -> None:
+    """As many requests as full pages, and how many more."""
+    for number in range(2500):
+        fake.store.add("b", f"{number // 1000}/{number:04}")
+
+    text = call(*words, "--stats").err.splitlines()[-1]
+    record = json.loads(call(*words, "--stats", "--json").err.splitlines()[-1])
+
+    assert f"listings: names {names}, requests {requests}, extra requests {extra}" == text
+    assert {"type": "list_stats", "names": names, "requests": requests, "extra_requests": extra} == record
+
+
+def test_stats_count_the_requests_that_parts_of_a_listing_cost(fake: FakeS3, call: Call) -> None:
+    """Every request of every thread; those that were repeated count once, for the pool has them in its table."""
+    for number in range(9000):
+        fake.store.add("b", f"{number:05}")
+    fake.fault(Answer(500, "InternalError"), op="ListObjectsV2", nth=3)
+
+    result = call("ls", "-r", "--jobs", "8", "--stats", "--json", "s3/b")
+
+    counts = json.loads(result.err.splitlines()[-1])
+    assert 9000 == len(result.records) == counts["names"]
+    assert len(fake.ops(op="ListObjectsV2")) - 1 == counts["requests"] == 9 + counts["extra_requests"]
+
+
+def test_commands_without_a_listing_have_no_word_about_one(fake: FakeS3, call: Call) -> None:
+    """A line of zeros would tell nothing."""
+    fake.store.add("b", "k")
+
+    assert "listings" not in call("stat", "s3/b/k", "--stats").err

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from s3pool.errors import S3Error, S3PoolError
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.tally import ListTally
 
 Fault = Callable[["Asked"], S3PoolError | None]
 MINIO_TAG = "[minio_cache:v2,return:]"
@@ -49,6 +50,7 @@ class MemoryLister:
     ) -> None:
         self.keys = sorted(set(keys), key=order)
         self.asked: list[Asked] = []
+        self.lists = ListTally()
         self._page_size = page_size
         self._short = short
         self._empty = empty

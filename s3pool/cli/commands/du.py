@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: all buckets")
     parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
-    parser.add_argument("--versions", action="store_true", help="count every version, not only the latest; delete markers are none")
+    parser.add_argument("--versions", action="store_true", help="count every version; delete markers are none")
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flag(parser)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-keys", type=positive_int, default=0, metavar="N", help="stop after N lines")
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
-    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr; delete markers apart")
+    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
     add_csv_flag(parser)
     add_glob_flag(parser)
@@ -187,12 +187,12 @@ class _Lister:
         return f"{format_stamp(bucket.created)} {self._no_size()} {self._out.paint(name, 'prefix')}"
 
     def _list_uploads(self, path: S3Path) -> None:
-        from s3pool.s3.listing import iter_uploads
+        from s3pool.s3.trees import list_uploads
 
         selection = select(path, glob=not self._args.no_glob)
         # The key itself may have an upload, so the slash of its tree is left out of the request.
         asked = selection.single or selection.prefix
-        for upload in iter_uploads(self._ctx.client, path.bucket, prefix=asked):
+        for upload in list_uploads(self._ctx.client, path.bucket, prefix=asked):
             if self._is_full:
                 return
             if _belongs(upload.key, selection):

@@ -99,9 +99,9 @@ def _delete_versions_or_objects(bucket: str, deleter: BatchDeleter, mode: ListMo
 
 
 def _delete_versions(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
-    from s3pool.s3.listing import iter_version_pages
+    from s3pool.s3.trees import list_version_pages
 
-    for page in iter_version_pages(ctx.client, bucket):
+    for page in list_version_pages(ctx.client, bucket):
         for info in page.objects:
             # A bucket that never kept versions lists "null" ones; a plain delete removes these.
             deleter.add(info.key, info.version_id)
@@ -115,8 +115,8 @@ def _delete_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Con
 
 
 def _abort_uploads(bucket: str, ctx: Context) -> None:
-    from s3pool.s3.listing import iter_uploads
+    from s3pool.s3.trees import list_uploads
 
-    for upload in iter_uploads(ctx.client, bucket):
+    for upload in list_uploads(ctx.client, bucket):
         if not ctx.dry_run:
             ctx.client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)

@@ -1,0 +1,64 @@
+"""How many requests the listings of a run took, and how many they would have taken at least."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+from s3pool.model import ListPage
+
+NAMES_PER_REQUEST = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+
+T = TypeVar("T")
+
+
+class ListTally:
+    """The listings of one client; safe in any thread.
+
+    ``requests`` counts questions, however often the pool had to ask one; ``names`` what the
+    listings gave to who wanted them; ``needed`` the full pages that they fit on.
+    """
+
+    def __init__(self) -> None:
+        # Guards all below; held for additions only.
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.names = 0
+        self.needed = 0
+
+    @property
+    def extra(self) -> int:
+        """Count the requests beyond those that were needed."""
+        return max(0, self.requests - self.needed)
+
+    def add_request(self) -> None:
+        """Count a request that is about to be made."""
+        with self._lock:
+            self.requests += 1
+
+    def add_listing(self, names: int) -> None:
+        """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
+        with self._lock:
+            self.names += names
+            self.needed += -(-names // NAMES_PER_REQUEST) or 1
+
+    def measure_pages(self, pages: Iterator[ListPage]) -> Iterator[ListPage]:
+        """Yield the pages of one listing, and count it when it ends or is left."""
+        names = 0
+        try:
+            for page in pages:
+                names += len(page.objects) + len(page.prefixes)
+                yield page
+        finally:
+            self.add_listing(names)
+
+    def measure_names(self, entries: Iterator[T]) -> Iterator[T]:
+        """Yield the entries of one listing, as ``measure_pages`` yields pages."""
+        names = 0
+        try:
+            for entry in entries:
+                names += 1
+                yield entry
+        finally:
+            self.add_listing(names)

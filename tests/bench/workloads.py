@@ -1,0 +1,52 @@
+"""All workloads: their names, what they are, what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.bench import work_bodies, work_keys, work_proxy
+from tests.bench.rounds import Contestant
+from tests.bench.site import Site
+
+CLIENTS = ("s5cmd", "rclone", "aws")
+
+
+class Workload(NamedTuple):
+    """One kind of work. Without what it needs it cannot run; without a peer it can."""
+
+    name: str
+    title: str
+    enter: Callable[[Site], list[Contestant]]
+    needs: tuple[str, ...] = ("nginx",)
+    peers: tuple[str, ...] = CLIENTS
+    unit: str = ""  # of rates; a workload without one is judged by its seconds
+
+
+WITH_CURL = ("s5cmd", "curl", "rclone", "aws")
+PROXIES = ("haproxy",)
+WORKLOADS = (
+    Workload("small-put", "{small} x 4 KiB upload, nginx", work_bodies.small_put),
+    Workload("small-get", "{small} x 4 KiB download, nginx", work_bodies.small_get),
+    Workload("list", "{listed} keys listed to a file, canned pages", work_keys.long_list),
+    Workload("delete", "{deleted} deletes, RGW", work_keys.delete, ("radosgw",)),
+    Workload("large-get", "{large} download, HTTP, nginx", work_bodies.large_get, peers=WITH_CURL),
+    Workload("large-get-tls", "{large} download, HTTPS, nginx", work_bodies.large_get_tls, peers=WITH_CURL),
+    Workload("large-put", "{large} upload, HTTP, nginx", work_bodies.large_put),
+    Workload("large-put-tls", "{large} upload, HTTPS, nginx", work_bodies.large_put_tls),
+    Workload("many-put", "{many} x 50 MiB upload, RGW", work_bodies.many_put, ("radosgw",)),
+    Workload("many-get", "{many} x 50 MiB download, RGW", work_bodies.many_get, ("radosgw",)),
+    Workload("sync-noop", "sync of {tree} files, nothing to do", work_keys.sync_noop),
+    Workload("stat", "one stat, start-up included", work_keys.stat),
+    Workload(
+        "proxy-small",
+        "proxy: 4 KiB GET, 64 connections",
+        work_proxy.proxy_small,
+        ("nginx", "wrk"),
+        PROXIES,
+        "requests/s",
+    ),
+    Workload(
+        "proxy-large", "proxy: 64 MiB GET, 8 connections", work_proxy.proxy_large, ("nginx", "wrk"), PROXIES, "MiB/s"
+    ),
+)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
-from s3pool.proxy.run import Load, Proxy, Signals
+from s3pool.proxy.run import End, Load, Proxy, Signals
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import Address, ProxySettings
 
@@ -192,8 +192,8 @@ def _run_admin(load: Callable[..., object], board: Board, signals: Signals) -> b
         proxy.close()
 
 
-def run_processes(load: Load, *, announce: Callable[[Family], None]) -> bool:
-    """Serve with several processes until a signal ends it; True when every request could finish.
+def run_processes(load: Load, *, announce: Callable[[Family], None]) -> End:
+    """Serve with several processes until a signal ends it.
 
     Raises:
         ConfigError: the configuration does not allow to start.
@@ -209,7 +209,8 @@ def run_processes(load: Load, *, announce: Callable[[Family], None]) -> bool:
                 family.start()
                 family.await_ready()
                 announce(family)
-                return _supervise(family, signals)
+                is_clean = _supervise(family, signals)
+                return End(signals.stopped_by, is_clean)
             finally:
                 family.close()
     finally:

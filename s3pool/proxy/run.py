@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError
 from s3pool.proxy import status
@@ -192,6 +192,7 @@ class Signals:
     def __init__(self) -> None:
         self.stops = 0
         self.reloads = 0
+        self.stopped_by = 0  # the first signal that asked for the end
         self.woken = threading.Event()
         self._last_stop = 0.0
 
@@ -203,6 +204,7 @@ class Signals:
             # Terminals and service managers signal a whole group, and a parent passes its signal
             # on: copies of one wish arrive together, and only a later one means "now".
             moment = time.monotonic()
+            self.stopped_by = self.stopped_by or number
             self.stops += not self.stops or moment - self._last_stop > SAME_WISH_S
             self._last_stop = moment
         self.woken.set()
@@ -225,8 +227,15 @@ class Signals:
         self.woken.clear()
 
 
-def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> bool:
-    """Serve until a signal ends it; True when every request could finish.
+class End(NamedTuple):
+    """How serving ended: by which signal, and whether every request could finish."""
+
+    signal: int
+    is_clean: bool
+
+
+def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> End:
+    """Serve until a signal ends it.
 
     Raises:
         ConfigError: the configuration does not allow to start.
@@ -237,6 +246,7 @@ def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> bool:
         try:
             proxy.start()
             announce(proxy)
-            return proxy.live(signals)
+            is_clean = proxy.live(signals)
+            return End(signals.stopped_by, is_clean)
         finally:
             proxy.close()

@@ -191,7 +191,7 @@ def test_download_finishes_after_sigterm(run_cli: CliRunner, fake: FakeS3, proce
             answer = parse_answer(first + read_to_end(sock))
 
         assert LARGE == answer.body
-        assert 0 == proxy.child.wait(DEADLINE_S)
+        assert 143 == proxy.child.wait(DEADLINE_S)
 
 
 def test_upload_finishes_after_sigterm(run_cli: CliRunner, fake: FakeS3) -> None:
@@ -206,7 +206,7 @@ def test_upload_finishes_after_sigterm(run_cli: CliRunner, fake: FakeS3) -> None
             answer = parse_answer(read_to_end(sock))
 
         assert (200, "close", LARGE) == (answer.status, answer.headers["connection"], stored(fake, "b", "new"))
-        assert 0 == proxy.child.wait(DEADLINE_S)
+        assert 143 == proxy.child.wait(DEADLINE_S)
 
 
 def test_idle_connections_do_not_delay_the_end(run_cli: CliRunner, fake: FakeS3) -> None:
@@ -217,7 +217,19 @@ def test_idle_connections_do_not_delay_the_end(run_cli: CliRunner, fake: FakeS3)
 
         proxy.child.send_signal(signal.SIGTERM)
 
-        assert 0 == proxy.child.wait(DEADLINE_S)
+        assert 143 == proxy.child.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_exit_code_is_that_of_the_signal(
+    run_cli: CliRunner, fake: FakeS3, processes: str, number: int, code: int
+) -> None:
+    """As for every other command."""
+    with running(run_cli, fake, "--processes", processes) as proxy:
+        proxy.child.send_signal(number)
+
+        assert code == proxy.child.wait(DEADLINE_S)
 
 
 def test_second_wish_to_end_is_obeyed_at_once(run_cli: CliRunner, fake: FakeS3) -> None:

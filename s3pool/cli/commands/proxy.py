@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.config import Config
     from s3pool.proxy.processes import Family
-    from s3pool.proxy.run import Load
+    from s3pool.proxy.run import End, Load
     from s3pool.proxy.settings import Address, ProxySettings
 
+SIGNAL_BASE = 128  # how shells report a command that a signal ended
 SUMMARY = "serve the pool as one S3 endpoint"
 
 FLAGS = (
@@ -193,24 +194,27 @@ def _add_life(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads configuration, clients and certificates anew."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reads configuration, clients and certificates anew.
+
+    The exit code is that of the signal, as for every command; FAILED when it broke requests off.
+    """
     first = [ctx.config]
 
     def load() -> tuple[Config, ProxySettings]:
         config = first.pop() if first else ctx.reload_config()
         return config, settings_of(args, config)
 
-    done = _serve_many(load, ctx) if settings_of(args, ctx.config).processes > 1 else _serve(load, ctx)
-    return exit_codes.DONE if done else exit_codes.FAILED
+    end = _serve_many(load, ctx) if settings_of(args, ctx.config).processes > 1 else _serve(load, ctx)
+    return SIGNAL_BASE + end.signal if end.is_clean else exit_codes.FAILED
 
 
-def _serve(load: Load, ctx: Context) -> bool:
+def _serve(load: Load, ctx: Context) -> End:
     from s3pool.proxy.run import run_proxy
 
     return run_proxy(load, announce=lambda proxy: _announce(ctx, proxy.settings, proxy.address, proxy.admin_address))
 
 
-def _serve_many(load: Load, ctx: Context) -> bool:
+def _serve_many(load: Load, ctx: Context) -> End:
     from s3pool.proxy.processes import run_processes
 
     def announce(family: Family) -> None:

@@ -164,6 +164,7 @@ class Bench:
 
     def _list(self, only: Endpoint | None) -> Work:
         page = self._client.list_objects_page(self._place.bucket, prefix=self._place.key, only=only)
+        self._client.lists.add_listing(len(page.objects))
         return Work(0, len(page.objects))
 
     def _delete(self, left: Iterator[int], only: Endpoint | None) -> Work:

@@ -10,7 +10,7 @@ from s3pool.errors import S3PoolError
 from s3pool.location import S3Path
 from s3pool.model import ListPage
 from s3pool.s3.client import S3Client
-from s3pool.s3.listing import iter_pages, iter_version_pages
+from s3pool.s3.trees import list_pages, list_version_pages
 from s3pool.speedtest.lanes import Lanes
 
 DELETERS = 4  # batches under way at once
@@ -97,8 +97,8 @@ class _Sweep:
         bucket, prefix = self._place.bucket, self._place.key
         self.versioned = self._has_versions()
         if self.versioned:
-            return lambda: iter_version_pages(self._client, bucket, prefix=prefix)
-        return lambda: iter_pages(self._client, bucket, prefix=prefix)
+            return lambda: list_version_pages(self._client, bucket, prefix=prefix)
+        return lambda: list_pages(self._client, bucket, prefix=prefix)
 
     def _has_versions(self) -> bool:
         try:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from s3pool.errors import TransportError
 from s3pool.location import S3Path
-from s3pool.model import Endpoint, ListPage
+from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.s3.client import MAX_KEYS_PER_PAGE, S3Client
-from s3pool.s3.listing import iter_pages
-from s3pool.s3.parallel_listing import iter_pages_parallel
+from s3pool.s3.trees import list_pages
+from s3pool.s3.width import CAUTIOUS_JOBS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 
@@ -45,6 +45,7 @@ class OneNode:
     def __init__(self, client: S3Client, endpoint: Endpoint) -> None:
         self._client = client
         self._endpoint = endpoint
+        self.lists = client.lists
         self.list_versions_page = client.list_versions_page
         self.list_uploads_page = client.list_uploads_page
 
@@ -93,10 +94,10 @@ def compare(
     def measured(name: str, pages: Iterable[ListPage], *, jobs: int = 1) -> Way:
         return _versus(first, _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs))
 
-    yield measured(ROTATION, iter_pages(client, path.bucket, prefix=path.tree_prefix))
+    yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix))
     for number in jobs:
-        pages = iter_pages_parallel(client, path.bucket, prefix=path.tree_prefix, jobs=number, ordered=False)
-        yield measured(PARALLEL, pages, jobs=number)
+        mode = ListMode(number, ordered=False, most_jobs=CAUTIOUS_JOBS)
+        yield measured(PARALLEL, list_pages(client, path.bucket, prefix=path.tree_prefix, mode=mode), jobs=number)
 
 
 def _on_one_node(
@@ -104,7 +105,7 @@ def _on_one_node(
 ) -> Way:
     """List on the first node that lives, over the one connection that the pool keeps to it."""
     for endpoint in endpoints:
-        pages = iter_pages(OneNode(client, endpoint), path.bucket, prefix=path.tree_prefix)
+        pages = list_pages(OneNode(client, endpoint), path.bucket, prefix=path.tree_prefix)
         try:
             return _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
         except TransportError:

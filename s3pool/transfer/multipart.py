@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error, S3PoolError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
-from s3pool.transfer.checksums import algorithm_header, type_header
+from s3pool.transfer.checksums import algorithm_header, check_stored, type_header
 from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
 from s3pool.transfer.resume import may_go_on
+from s3pool.transfer.tags import TAG_COUNT
 from s3pool.transfer.tasks import Done
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class MultipartUpload:
         self.key = key
         self._etags: dict[int, str] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
+        self._tags = attributes.tags
         self._finished = False
         self._memory = engine.memory if fingerprint else None
         self._stored: dict[int, PartInfo] = {}
@@ -99,9 +101,13 @@ class MultipartUpload:
         return f"s3/{self.bucket}/{self.key}"
 
     def put(self, number: int, body: Body, *, seal: Seal) -> str:
-        """Store one part, and give its ETag."""
+        """Store one part, and give its ETag.
+
+        Raises:
+            IntegrityError: the server stored other bytes than were sent.
+        """
         self._engine.check_stop()
-        etag = self._client.upload_part(
+        result = self._client.upload_part(
             self.bucket,
             self.key,
             upload_id=self.upload_id,
@@ -111,10 +117,11 @@ class MultipartUpload:
             content_md5=seal.content_md5,
             checksum=seal.checksum,
         )
-        self._etags[number] = etag
+        check_stored(f"{self.resource}, part {number},", result, seal)
+        self._etags[number] = result.etag
         if seal.checksum is not None:
             self._checksums[number] = seal.checksum
-        return etag
+        return result.etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:
         """Make a range of another object (bucket, key, version id) one part."""
@@ -153,7 +160,16 @@ class MultipartUpload:
                 etag, version_id = head.etag, head.version_id
             break
         self._finish()
-        return self._verified(Done(size, etag, version_id=version_id), expected)
+        done = self._verified(Done(size, etag, version_id=version_id), expected)
+        self._see_to_tags()
+        return done
+
+    def _see_to_tags(self) -> None:
+        """Set the tags that should be there: RGW 16 forgets those that an upload began with."""
+        if not self._tags:
+            return
+        if self._client.head_object(self.bucket, self.key).headers.get(TAG_COUNT, "0") == "0":
+            self._client.put_tags(self.bucket, self.key, self._tags)
 
     def _verified(self, done: Done, expected: str) -> Done:
         etag = done.etag

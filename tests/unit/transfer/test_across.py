@@ -100,6 +100,19 @@ def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3
         assert beside == {name: value for name, value in found.headers.items() if name in beside}
 
 
+def test_tags_are_set_where_an_upload_in_parts_forgets_them(
+    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+) -> None:
+    """RGW 16 does, without a word."""
+    put(there, os.urandom(2 * PART), part_size=PART)
+    there.store.bucket("src").current("k").tags = {"a": "1"}  # type: ignore[union-attr]
+    fake.fault(IgnoreHeader("x-amz-tagging"), op="CreateMultipartUpload")
+
+    copy(TASK, make_engine(source=there))
+
+    assert {"a": "1"} == make_engine().client.get_tags("b", "copy")
+
+
 def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
     """As a copy inside a pool does it."""
     put(there, b"content", **{"content-type": "x/y", "x-amz-meta-a": "1"})

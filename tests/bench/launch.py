@@ -5,18 +5,21 @@ whether it ended in time, seconds, processor seconds, bytes. A new process count
 of the one that it was forked from as its own peak, so that one must not be the benchmark.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 LOOK_S = 0.1  # between two looks at the children of a command
 KIB = 1024
 FAILED_TO_START = 127
 
 
-def main(words):
+def main(words: list[str]) -> None:
     """Run the command; its output and errors go into files."""
     limit_s, output, errors, directory, *command = words
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -35,7 +38,7 @@ def main(words):
     print(os.waitstatus_to_exitcode(status), int(in_time), seconds, usage.ru_utime + usage.ru_stime, peak)
 
 
-def become(command, descriptors, directory):
+def become(command: list[str], descriptors: tuple[int, ...], directory: str) -> None:
     """Turn the forked process into the command; a group of its own can be killed as a whole."""
     try:
         os.setsid()
@@ -49,7 +52,7 @@ def become(command, descriptors, directory):
         os._exit(FAILED_TO_START)
 
 
-def watch(pid, deadline):
+def watch(pid: int, deadline: float) -> tuple[int, bool]:
     """Wait for a process; give the most its tree held together, and whether it ended in time."""
     most = 0
     descriptor = os.pidfd_open(pid)
@@ -64,7 +67,7 @@ def watch(pid, deadline):
     return most, True
 
 
-def iter_family(pid):
+def iter_family(pid: int) -> Iterator[int]:
     """Give a process, its children, their children and so on, as far as they live."""
     yield pid
     try:
@@ -76,7 +79,7 @@ def iter_family(pid):
             yield from iter_family(int(child))
 
 
-def own_bytes(pid):
+def own_bytes(pid: int) -> int:
     """Give the memory of one process, of shared pages its share."""
     for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith("Pss:"):
@@ -84,7 +87,7 @@ def own_bytes(pid):
     return 0
 
 
-def read(path):
+def read(path: str) -> str:
     """Give a file's text; nothing when the process has ended."""
     try:
         with open(path) as file:
@@ -93,7 +96,7 @@ def read(path):
         return ""
 
 
-def kill_group(pid):
+def kill_group(pid: int) -> None:
     """End a command and its children."""
     try:
         os.killpg(pid, signal.SIGKILL)

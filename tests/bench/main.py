@@ -36,6 +36,7 @@ QUICK_BUDGET_S = 4.0
 OUT = "build/bench"
 GIB = 1 << 30
 MIB = 1 << 20
+BUSY = 0.25  # load for each core, from which on others disturb
 INCOMPLETE = 1
 
 
@@ -70,6 +71,8 @@ def measure(options: argparse.Namespace) -> Report:
         say(f"{name} is not installed: {hint}")
     sizes = QUICK if options.quick else FULL
     started, machine = time.monotonic(), _machine()
+    if machine["load_before"][0] > BUSY * machine["cpus"]:
+        say(f"this machine is busy, its load is {machine['load_before'][0]:.1f}: ratios count, seconds do not")
     with Site(tools, sizes, limit_s=options.limit) as site:
         machine["scratch_in_memory"] = site.is_in_memory
         works = [_run(site, workload, missing, options) for workload in options.only]

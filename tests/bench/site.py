@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import subprocess
@@ -185,10 +186,11 @@ class Cluster:
         words = ["radosgw-admin", "-c", conf, "gc", "process", "--include-all"]
         subprocess.run(words, env=environ, capture_output=True, timeout=SETUP_LIMIT_S, check=False)
 
-    def objects(self, prefix: str) -> list[str]:
-        """List size and path of what is below a prefix, as the cluster tells it now."""
-        text = self._ask("--quiet", "find", f"s3/{self.bucket}/{prefix}", "--print", "{size} {url}")
-        return text.splitlines()
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Give the sizes of all objects below a prefix by their keys, as the cluster tells them now."""
+        lines = self._ask("--json", "ls", "-r", f"s3/{self.bucket}/{prefix}").splitlines()
+        objects = [found for found in map(json.loads, lines) if found["type"] == "object"]
+        return {found["url"].rpartition("/")[2]: found["size"] for found in objects}
 
     def read(self, key: str) -> bytes:
         """Read one object."""

@@ -25,7 +25,7 @@ class Target(NamedTuple):
     peer: str
     metric: str
     bound: float
-    free: float = 0.0
+    free: int = 0
 
 
 class Verdict(NamedTuple):
@@ -39,7 +39,8 @@ class Verdict(NamedTuple):
     @property
     def rule(self) -> str:
         """Say what is asked for."""
-        return f"{'>=' if self.target.metric == 'rate' else '<='} {self.target.bound:.3g}"
+        rule = f"{'>=' if self.target.metric == 'rate' else '<='} {self.target.bound:.3g}"
+        return f"{rule} or {self.target.free >> 20} MiB" if self.target.free else rule
 
 
 def _faster(workload: str, peer: str, *, time: float = 1.0, cpu: float = 0.0) -> Iterator[Target]:

@@ -170,10 +170,11 @@ def many_put(site: Site) -> list[Contestant]:
     tree, cluster = _many_tree(site), site.cluster
 
     def measure(words: Sequence[str], number: int) -> Sample:
-        cluster.clear("many")
-        sample = site.run(words, environ=cluster.environ)
-        _check_many(cluster, tree, number)
-        cluster.clear("many")
+        try:
+            sample = site.run(words, environ=cluster.environ)
+            _check_many(cluster, tree, number)
+        finally:
+            cluster.clear("many")
         return sample
 
     return contestants(site, upload_words(tree, f"{cluster.bucket}/many"), measure)
@@ -182,9 +183,9 @@ def many_put(site: Site) -> list[Contestant]:
 def _check_many(cluster: Cluster, tree: Path, number: int) -> None:
     """Look at the names and sizes of all objects, and at the bytes of another one each round."""
     names = sorted(path.name for path in tree.iterdir())
-    wanted = [f"{MANY_BYTES} s3/{cluster.bucket}/many/{name}" for name in names]
-    if sorted(cluster.objects("many/")) != wanted:
-        raise WorkError(f"RGW has {len(cluster.objects('many/'))} objects instead of {len(names)}, or other sizes")
+    found = cluster.sizes("many/")
+    if found != dict.fromkeys(names, MANY_BYTES):
+        raise WorkError(f"RGW has {found}, not {len(names)} objects of {MANY_BYTES} bytes")
     name = names[number % len(names)]
     stored = hashlib.sha256(cluster.read(f"many/{name}")).digest()
     if stored != hashlib.sha256((tree / name).read_bytes()).digest():

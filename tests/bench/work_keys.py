@@ -59,10 +59,13 @@ def delete(site: Site) -> list[Contestant]:
 
     def measure(command: Sequence[str], number: int) -> Sample:
         cluster.upload(few if number == WARM_UP else tree, "doomed")
-        sample = site.run(command, environ=cluster.environ)
-        if left := cluster.objects("doomed/"):
+        try:
+            sample = site.run(command, environ=cluster.environ)
+            if left := cluster.sizes("doomed/"):
+                raise WorkError(f"{len(left)} objects are left")
+        except WorkError:
             cluster.clear("doomed")
-            raise WorkError(f"{len(left)} objects are left")
+            raise
         return sample
 
     return contestants(site, words, measure)

@@ -7,6 +7,7 @@ empty, and the characters seen in like places are the better guide.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 MAX_CONTEXTS = 4096  # bounds the memory on names that are all different
@@ -25,7 +26,12 @@ _BLOCKS = (
     *(0xC0, 0x180, 0x370, 0x410, 0x430, 0x440, 0x530, 0x5D0, 0x620, 0x900, 0xE00, 0x1100, 0x2000, 0x3040, 0x30A0),
     *range(0x4E00, 0xA000, 0x200),
     *range(0xAC00, 0xD7A4, 0x800),
-    *(0xF900, 0xFF00, 0x10000, 0x1F300, 0x1F600, 0x20000, 0x30000),
+    *(0xF900, 0xFF00, 0x10000, 0x1F300, 0x1F400, 0x1F500, 0x1F600, 0x1F680, 0x1F900, 0x20000, 0x30000),
+)
+# The last characters of what is written with Unicode's blocks; names rarely use two of these.
+_SCRIPT_ENDS = (
+    *(0x24F, 0x3FF, 0x52F, 0x58F, 0x5FF, 0x6FF, 0x109F, 0x1FFF, 0x2FFF, 0x30FF, 0x9FFF, 0xD7AF, 0xFAFF, 0xFFEF),
+    *(0x1F2FF, 0x1FAFF, 0x3134F, 0x10FFFD),
 )
 _PLAIN_KINDS = frozenset("9aA")
 
@@ -43,6 +49,11 @@ def is_safe(letter: str) -> bool:
 def successor(letter: str) -> str:
     """Give the least safe character above one, "" when there is none."""
     return next((chr(code) for code in range(ord(letter) + 1, ord(LAST_CHARACTER)) if is_safe(chr(code))), "")
+
+
+def script_end(letter: str) -> str:
+    """Give the last character of a letter's script, or of some that are used together; ASCII stays as it is."""
+    return letter if letter <= LAST_ASCII else chr(_SCRIPT_ENDS[bisect_left(_SCRIPT_ENDS, ord(letter))])
 
 
 def shared_length(one: str, other: str) -> int:

@@ -6,7 +6,16 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from s3pool.s3.alphabet import LAST_ASCII, LAST_CHARACTER, Alphabet, is_safe, kind_of, shared_length, successor
+from s3pool.s3.alphabet import (
+    LAST_ASCII,
+    LAST_CHARACTER,
+    Alphabet,
+    is_safe,
+    kind_of,
+    script_end,
+    shared_length,
+    successor,
+)
 from s3pool.s3.listing import name_order
 
 SAMPLES_PER_PAGE = 11
@@ -15,6 +24,7 @@ TRUST = 16.0
 RATE_TRUST = 64.0
 OPEN_TRUST = 4.0  # the same for what may follow the first subtree of a range without an end
 LAST_OF_KIND = {"9": "9", "A": "Z", "a": "z"}
+DIGITS = "0123456789"
 LITTLE = 2.0  # pages; with less known to come, what is not known counts more
 WIDE_STEP = 16  # neighbours beyond ASCII counted as one: scripts are used thinly
 # The characters around one beyond ASCII that pass for its script.
@@ -80,25 +90,23 @@ class Splitter:
 
         ``ahead`` asks for one cut that many pages from the cursor instead of in the middle.
         """
-        levels = self._levels(span)
+        ways = self._ways(span, count, self._levels(span), ahead)
+        return next((names for names in ways if names), [])
+
+    def _ways(self, span: Span, count: int, levels: list[Level], ahead: float | None) -> Iterator[list[str]]:
+        """Yield the cuts of each kind, the most useful kind first."""
         if self._is_open(span, sum(level.mass for level in levels)):
             span.is_open_tried = True
-            names = self._cut_open(span)
-            if names:
-                return names
+            yield self._cut_open(span)
+        if span.is_upper_empty and levels and levels[-1].place == self._fork(span):
+            # That nothing follows far beyond says little about the letters before it.
+            yield self._cut_level(span, levels[-1], 1)
         for places in self._scales(span):
-            names = self._cut_scale(span, places, count)
-            if names:
-                return names
+            yield self._cut_scale(span, places, count)
         if ahead is not None and levels:
-            names = self._cut_ahead(span, levels, ahead)
-            if names:
-                return names
+            yield self._cut_ahead(span, levels, ahead)
         for level in sorted(levels, reverse=True):
-            names = self._cut_level(span, level, count)
-            if names:
-                return names
-        return []
+            yield self._cut_level(span, level, count)
 
     @staticmethod
     def _is_open(span: Span, expected: float) -> bool:
@@ -117,7 +125,7 @@ class Splitter:
             return []
         last = span.cursor[place]
         if self._fixed <= place:
-            last = LAST_OF_KIND.get(kind_of(last), last)
+            last = LAST_OF_KIND.get(kind_of(last), script_end(last))
         return self._inside(span, [_bumped(span.cursor[:place] + last, place)])
 
     def _scales(self, span: Span) -> Iterator[list[int]]:
@@ -142,7 +150,7 @@ class Splitter:
         if len(places) > count:
             places = [places[i] for i in sorted({(len(places) * (2 * i + 1)) // (2 * count) for i in range(count)})]
         # A deeper place makes a smaller name.
-        return self._inside(span, (_bumped(span.cursor, place) for place in reversed(places)))
+        return self._inside(span, [self._rounded(span, _bumped(span.cursor, place)) for place in reversed(places)])
 
     def _is_used_up(self, cursor: str, place: int) -> bool:
         if cursor[place] == "/":
@@ -157,12 +165,28 @@ class Splitter:
         if letter > LAST_ASCII:
             code = min(ord(letter) + max(1, int(WIDE_STEP * ahead / level.rate)), ord(LAST_CHARACTER))
             return self._inside(span, [stem + chr(code)])
-        return self._inside(span, [stem + level.letters[min(len(level.letters) - 1, int(ahead / level.rate))]])
+        name = stem + level.letters[min(len(level.letters) - 1, int(ahead / level.rate))]
+        return self._inside(span, [self._rounded(span, name)])
 
     def _cut_level(self, span: Span, level: Level, count: int) -> list[str]:
         stem, letters = span.cursor[: level.place], level.letters
         parts = min(count, len(letters)) + 1
-        return self._inside(span, (stem + letters[len(letters) * part // parts] for part in range(1, parts)))
+        names = [stem + letters[len(letters) * part // parts] for part in range(1, parts)]
+        return self._inside(span, [self._rounded(span, name) for name in names])
+
+    def _rounded(self, span: Span, name: str) -> str:
+        """Give the key that numbers would have just below a name, or the name.
+
+        A range that ends in a key ends with the page that this key is on. Behind it no page
+        could tell that there is nothing more, and one more request would have to.
+        """
+        place = len(name) - 1
+        last, rest = name[-1:], span.cursor[len(name) :]
+        suffix = rest.lstrip(DIGITS)
+        known = self.alphabet.letters(span.cursor, place) if name else []
+        if not "0" < last <= "9" or any(map(str.isalpha, known)) or any(c in DIGITS or c == "/" for c in suffix):
+            return name
+        return f"{name[:-1]}{chr(ord(last) - 1)}{'9' * (len(rest) - len(suffix))}{suffix}"
 
     @staticmethod
     def _inside(span: Span, names: Iterable[str]) -> list[str]:

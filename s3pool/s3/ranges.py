@@ -27,7 +27,8 @@ EXTRA_SHARE = 0.12
 EXTRA_PER_RANGE = 0.5
 THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
 JOBS_PER_FREE_CUT = 4  # or a short listing would never begin to be shared
-BELIEVED = 6.0  # what is still to come counts up to so many times what was seen
+BELIEVED = 6.0  # what is still to come counts up to so many times what was seen,
+BELIEVED_PAGES = 48.0  # and as long as fewer pages than this were seen
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
@@ -195,8 +196,9 @@ class RangeBoard:
         open_ends = EXTRA_PER_RANGE * sum(not r.is_done for r in self._live)
         # Who asks for many jobs wants it fast.
         share = EXTRA_SHARE * max(1.0, self._width.limit / THRIFTY_JOBS)
-        bearable = share * (seen + min(self.to_come, BELIEVED * seen))
-        return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE) + self._width.limit // JOBS_PER_FREE_CUT
+        bearable = share * max(seen, min(seen + min(self.to_come, BELIEVED * seen), BELIEVED_PAGES))
+        bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._width.limit / JOBS_PER_FREE_CUT))
+        return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE)
 
     def _is_near(self, r: KeyRange) -> bool:
         return not self._ordered or r.distance < self._window
@@ -217,7 +219,7 @@ class RangeBoard:
         return self._splitter.cuts(r, count)
 
     def _cut(self, r: KeyRange, names: Sequence[str]) -> None:
-        lineage = self._window if self._ordered else (r.pages + r.lineage) // 2
+        lineage = (r.pages + r.lineage) // 2
         left = r
         made = []
         for name, end in zip(names, [*names[1:], r.end], strict=True):
@@ -264,8 +266,10 @@ class RangeBoard:
         objects, is_over = self._trim(r, page.objects)
         is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
         self._judge_child(r, len(objects), is_last=is_over or is_last)
+        self._waste += not page.objects and is_last
         held = self._advance(r, replace(page, objects=objects) if objects else None)
-        r.is_done = is_over or is_last
+        # The end may be a key itself, and then nothing lies between it and the end.
+        r.is_done = is_over or is_last or (r.end is not None and name_order(r.cursor) >= name_order(r.end))
         if page.truncated and not is_over:
             # The token of a page that went beyond the end would skip keys if the end moved up.
             r.token, r.stem = page.next_token, flight.prefix
@@ -309,7 +313,6 @@ class RangeBoard:
         runt = 1.0 if count < SHORT_PAGE and is_last else 0.0
         self._runts += RUNT_WEIGHT * (runt - self._runts)
         self.counts.empty += not count
-        self._waste += not count
         if not parent.is_done and parent.end == r.cursor:
             parent.is_upper_empty, parent.estimate = not count, None
 

@@ -38,7 +38,50 @@ def test_numbers_are_cut_where_they_have_not_moved_yet() -> None:
     names = splitter_after(keys).cuts(span, 1)
 
     assert 1 == len(names)
-    assert names[0] in {"logs/1", "logs/01", "logs/001"}
+    assert names[0] in {"logs/099999", "logs/009999"}
+
+
+def test_numbers_are_cut_at_the_key_before_a_round_one() -> None:
+    """A range that ends in a key is over with the page that shows it; else one more must be asked for."""
+    keys = [f"obj-{number:06d}.jpg" for number in range(2000)]
+
+    names = splitter_after(keys).cuts(range_after(keys, end="obj-01"), 2)
+
+    assert names
+    assert all(name.endswith("999.jpg") for name in names)
+
+
+def test_letters_are_cut_where_they_stand() -> None:
+    """No key below a letter can be foretold."""
+    keys = [f"{letter}{number:02d}" for letter in "abcd" for number in range(50)]
+    keys += [f"d{number:02d}" for number in range(50, 60)]
+
+    names = splitter_after(keys).cuts(range_after(keys[:60], end="d"), 3)
+
+    assert names
+    assert all(not name.endswith("9") for name in names)
+
+
+def test_open_end_is_looked_for_behind_a_whole_script() -> None:
+    """Behind one character of thousands there is nearly always another."""
+    keys = [chr(0x4E00 + 7 * number) for number in range(300)]
+
+    names = splitter_after(keys).cuts(range_after(keys), 1)
+
+    assert [chr(0xA000)] == names
+
+
+def test_empty_half_is_followed_by_letters_in_between() -> None:
+    """That nothing follows far beyond says little about the letters before it."""
+    keys = [f"a/{number:03d}" for number in range(50)] + [f"b/{number:03d}" for number in range(50)]
+    span = range_after(keys, end="o")
+    span.is_upper_empty = True
+
+    names = splitter_after(keys).cuts(span, 1)
+
+    assert 1 == len(names)
+    assert "b" < names[0] < "o"
+    assert 1 == len(names[0])
 
 
 def test_open_end_is_tested_first() -> None:

@@ -167,17 +167,19 @@ def test_closed_generator_ends_its_threads() -> None:
 
 def test_end_does_not_wait_for_a_server_that_hangs() -> None:
     """Cancelling takes a second at most; a LIST may take minutes."""
-    release = threading.Event()
+    hangs, release = threading.Event(), threading.Event()
 
     class Hanging(MemoryLister):
         def list_objects_page(self, bucket: str, **words: object) -> ListPage:  # type: ignore[override]
             if len(self.asked) >= 3:
+                hangs.set()
                 release.wait()
             return super().list_objects_page(bucket, **words)  # type: ignore[arg-type]
 
     pages = iter_pages_parallel(Hanging(KEYS, page_size=10), BUCKET, jobs=4)
     next(pages)
     next(pages)
+    hangs.wait()
     pages.close()  # type: ignore[attr-defined]
     left = list_threads()
     release.set()

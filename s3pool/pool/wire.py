@@ -28,6 +28,7 @@ TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
 HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 NO_BODY_STATUS = frozenset({204, 304})
+CONTINUE = 100
 FIRST_FINAL_STATUS = 200
 SWITCHING_PROTOCOLS = 101
 
@@ -130,6 +131,28 @@ class Wire:
             return
         self.write(head)
         body.send(self)
+
+    def await_leave(self, limit_s: float) -> None:
+        """Wait until the server asks for the body that was announced, or says nothing for a while.
+
+        Raises:
+            EarlyAnswer: it answered instead; its answer waits to be read. TransportError: it hung up.
+        """
+        patience_s = self._timeout_s
+        self.set_timeout(limit_s)
+        try:
+            is_first = True
+            while (end := self._buffer.find(b"\r\n\r\n", self._start, self._end)) < 0:
+                self._fill(is_first=is_first)
+                is_first = False
+        except RequestTimeoutError:
+            return
+        finally:
+            self.set_timeout(patience_s)
+        text = self._view[self._start : end].tobytes().decode("utf-8", "surrogateescape")
+        if parse_head(text, "GET", self.endpoint).status != CONTINUE:
+            raise EarlyAnswer("the server answered before the body was sent")
+        self._start = end + 4
 
     def write(self, block: bytes | bytearray | memoryview) -> None:
         """Send all of a block, in pieces when the bandwidth is limited."""

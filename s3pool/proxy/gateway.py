@@ -117,7 +117,8 @@ class Gateway:
         form = form_of(head, target)
         if self.settings.auth == OPEN:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
-        if form == ANONYMOUS:
+        if form == ANONYMOUS or head.method == "OPTIONS":
+            # A browser asks before it uses a signed URL, whose signature is for the method to come.
             return self._anonymous()
         if form in (HEADER_V4, QUERY_V4):
             return self._verifier.verify(form, head, target, now=self._now())
@@ -199,6 +200,7 @@ class Gateway:
             admitted.signer,
             "UNSIGNED-PAYLOAD" if admitted.decodes else payload or self._payload_when_unsigned(),
             load.length,
+            asks_leave=load.asks_leave,
             is_decoded=admitted.decodes,
             is_trusted=trusts,
             extra=(*load.extra, ("X-Forwarded-For", ", ".join(hops)), ("Via", f"1.1 {self.name}")),

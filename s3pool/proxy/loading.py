@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.proxy.auth import (
+    ANONYMOUS,
     HEX_HASH,
     SIGNED_STREAM,
     SIGNED_STREAM_TRAILER,
@@ -55,7 +56,10 @@ class Admitted:
 
 @dataclass
 class Load:
-    """A body ready for a node. ``reader`` tells when the client's bytes are all taken."""
+    """A body ready for a node. ``reader`` tells when the client's bytes are all taken.
+
+    ``asks_leave`` says that the node is told to expect it, and sent it only when it says so.
+    """
 
     body: Body = EMPTY_BODY
     reader: Reader | None = None
@@ -63,6 +67,7 @@ class Load:
     extra: Fields = ()
     dropped: frozenset[str] = frozenset()
     reserved: int = 0
+    asks_leave: bool = False
     spooled: Spooled | None = None
 
 
@@ -96,19 +101,21 @@ class Loader:
         if guards:
             read = HashGuard(read, admitted.caller.payload, length=head.length).readinto
         if head.length is not None:
-            return self._streamed(admitted.operation, read, reader, length=head.length, before_read=before_read)
+            return self._streamed(admitted, read, reader, length=head.length, before_read=before_read)
         if _can_reframe(admitted):
             return self._reframed(admitted, reader, before_read)
         before_read()
         return self.collected(read, reader)
 
     def _streamed(
-        self, operation: Operation, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
+        self, admitted: Admitted, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
     ) -> Load:
-        keeps, reserved = self._reserve(operation, length)
+        keeps, reserved = self._reserve(admitted.operation, length)
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
-        body = ClientBody(read, length=length, keeps=keeps, before_read=before_read, mover=mover)
-        return Load(body, reader, length, reserved=reserved)
+        # Where the node is the one to judge, it is to do so before the body is asked for.
+        asks = admitted.head.expects_continue and (admitted.signer is None or admitted.caller.form == ANONYMOUS)
+        body = ClientBody(read, length=length, keeps=keeps, before_read=before_read, mover=mover, awaits_leave=asks)
+        return Load(body, reader, length, reserved=reserved, asks_leave=asks)
 
     def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
         keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)

@@ -76,6 +76,7 @@ class Outbound:
     payload: str
     length: int | None
     is_decoded: bool = False
+    asks_leave: bool = False  # the node is to say whether it wants the body
     is_trusted: bool = False  # the client is a balancer whose word for its own client counts
     extra: Fields = ()
     dropped: frozenset[str] = frozenset()
@@ -101,13 +102,18 @@ class Outbound:
                 payload_hash=self.payload,
             )
             return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields])
-        query = self.target.query_without(V2_PARAMETERS if self.form == QUERY_V2 else ())
+        query = self.target.query_without(self._signature_parameters())
         before = set(headers)
         if self.payload:
             headers[PAYLOAD_FIELD] = self.payload
         self.signer.authorize(headers, self.head.method, path=self.target.path, query=query, now=now)
         added = [(name, value) for name, value in headers.items() if name not in before]
         return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields, *added])
+
+    def _signature_parameters(self) -> frozenset[str]:
+        if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
+            return V2_PARAMETERS | V4_PARAMETERS
+        return V2_PARAMETERS if self.form == QUERY_V2 else frozenset()
 
     def _kept_fields(self, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
         if not self.head.host:  # HTTP/1.0 may leave it out
@@ -137,6 +143,8 @@ class Outbound:
         lines = [f"{self.head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
         if self.length is not None:
             lines.append(f"Content-Length: {self.length}")
+        if self.asks_leave:
+            lines.append("Expect: 100-continue")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from s3pool.body import Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.splice import Pipe, takes_splice
+from s3pool.pool.wire import Wire
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import ClientGoneError, Denial
 
@@ -16,6 +17,7 @@ MIB = 1 << 20
 REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default settings
 REPLAY_MEMORY_BYTES = 256 * MIB  # for all requests of a process together
 BLOCK_BYTES = 256 * 1024
+LEAVE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 
 Read = Callable[[memoryview], int]
@@ -63,6 +65,7 @@ class ClientBody:
     was asked for before. Without, it can be sent again while nothing was read.
     ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
     the reader behind ``read``, given where the kernel may move the bytes past this process.
+    ``awaits_leave`` says that the node was told to expect a body and is the one to ask for it.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class ClientBody:
         keeps: bool,
         before_read: Callable[[], None],
         mover: LengthReader | None = None,
+        awaits_leave: bool = False,
     ) -> None:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
         self._mover = mover
+        self.awaits_leave = awaits_leave
         self._kept = memoryview(b"")
         self._taken = 0  # bytes read from the client
         self.length = length
@@ -115,6 +120,8 @@ class ClientBody:
         Raises:
             ClientGoneError: the client hung up. Denial: its body is not what it signed.
         """
+        if self.awaits_leave and isinstance(sink, Wire):
+            sink.await_leave(LEAVE_LIMIT_S)
         if not self._keeps:
             self._send_streamed(sink)
             return

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from s3pool.model import Credentials, encode_key
+from tests.support.fake_s3 import Answer as Refusal
 from tests.support.fake_s3 import FakeS3, Quirks
 from tests.support.hostile import HOSTILE_KEYS
 from tests.support.proxying import (
@@ -171,6 +172,36 @@ def test_refused_client_is_never_asked_for_its_body(proxy: RunningProxy) -> None
 
     assert received.startswith(b"HTTP/1.1 403 ")
     assert b"RequestTimeTooSkewed" in received
+
+
+def test_node_that_judges_is_asked_before_the_body(fake: FakeS3) -> None:
+    """Without signatures checked here the node alone knows who may send; only it says continue."""
+    with RunningProxy(fake.endpoints, credentials=None, auth="passthrough") as proxy:
+        expecting = {"Expect": "100-continue"}
+        good = proxy.signed("PUT", "/b/k", body=OBJECT, headers=expecting, close=True).partition(b"\r\n\r\n")
+        fake.fault(Refusal(403, "AccessDenied", early=True), op="PutObject")
+        refused = proxy.talk(good[0] + good[1])
+        with socket.create_connection(("127.0.0.1", proxy.port), 20) as sock:
+            sock.sendall(good[0] + good[1])
+            interim = sock.recv(1000)
+            sock.sendall(good[2])
+            final = parse_answer(read_to_end(sock))
+
+    assert refused.startswith(b"HTTP/1.1 403 ")
+    assert b"HTTP/1.1 100 Continue\r\n\r\n" == interim
+    assert (200, OBJECT) == (final.status, stored(fake, "b", "k"))
+
+
+@pytest.mark.parametrize(("anonymous", "reached"), [("pass", 1), ("deny", 0)])
+def test_browser_may_ask_about_a_signed_url(anonymous: str, reached: int) -> None:
+    """A preflight comes with the signature of the request that is to follow, and goes on without it."""
+    with FakeS3(1) as fake, RunningProxy(fake.endpoints, anonymous=anonymous) as proxy:
+        target = "/b/k?x-id=GetObject&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0&X-Amz-Credential=c"
+        answer = parse_answer(proxy.talk(f"OPTIONS {target} HTTP/1.1\r\nHost: {proxy.host}\r\n\r\n".encode()))
+        asked = [request.target for request in fake.requests if request.method == "OPTIONS"]
+
+    assert ["/b/k?x-id=GetObject"] * reached == asked
+    assert bool(reached) == (answer.code != "AccessDenied")
 
 
 def test_body_in_chunks_gets_a_length(fake: FakeS3, proxy: RunningProxy) -> None:

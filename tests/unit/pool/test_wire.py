@@ -51,6 +51,29 @@ def _read_body(wire: Wire, method: str = "GET") -> tuple[int, bytes, list[bool],
     return head.status, bytes(received), finished, failures
 
 
+def test_leave_to_send_a_body_is_taken_or_not_waited_for(pair: tuple[Wire, socket.socket]) -> None:
+    """A server that expects nothing says nothing, and costs a moment only."""
+    wire, server = pair
+
+    wire.await_leave(0.01)
+    server.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    wire.await_leave(5.0)
+    server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert 204 == wire.read_head("PUT").status
+
+
+def test_answer_in_place_of_leave_waits_to_be_read(pair: tuple[Wire, socket.socket]) -> None:
+    """A refusal before the body is the answer."""
+    wire, server = pair
+    server.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with pytest.raises(EarlyAnswer):
+        wire.await_leave(5.0)
+
+    assert 403 == wire.read_head("PUT").status
+
+
 @pytest.mark.parametrize(
     ("answer", "method", "expected"),
     [

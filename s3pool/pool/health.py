@@ -138,6 +138,7 @@ class HealthChecker:
         self._random = random
         self._streaks = dict.fromkeys(self._nodes, 0)  # successes in a row, or failures as a negative number
         self._paths = dict.fromkeys(self._nodes, plan.path or GENERIC_PATH)
+        self.clock_offsets_s: dict[Endpoint, float] = {}  # the nodes' clocks minus ours, as last seen
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -171,6 +172,8 @@ class HealthChecker:
     def check(self, node: Node) -> None:
         """Probe one endpoint and report rise or fall to its breaker."""
         result = self._ask(node)
+        if result.clock_offset_s is not None:
+            self.clock_offsets_s[node.endpoint] = result.clock_offset_s
         streak = self._streaks[node]
         if result.is_alive:
             node.is_proven = True

@@ -25,6 +25,9 @@ INTERVAL_S = 0.5
 ORDERS = "orders.json"
 SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")
 
+COUNTED = ("connections", "retrying", "checksums_dropped")
+ROOMS = ("replay_memory", "spool")
+
 Record = dict[str, Any]
 
 
@@ -121,11 +124,15 @@ def add_up(records: list[Record], own: Record) -> Record:
     return {
         **own,
         "processes": len(records),
-        "connections": sum(record["connections"] for record in records),
         "requests": {kind: dict(counts) for kind, counts in requests.items()},
-        "replay_memory": {name: sum(record["replay_memory"][name] for record in records) for name in ("used", "size")},
+        **{room: _room(room, records) for room in ROOMS},
+        **{name: sum(record[name] for record in records) for name in COUNTED},
         "endpoints": [_endpoint(record, records) for record in own["endpoints"]],
     }
+
+
+def _room(room: str, records: list[Record]) -> dict[str, int]:
+    return {name: sum(record[room][name] for record in records) for name in ("used", "size")}
 
 
 def _endpoint(own: Record, records: list[Record]) -> Record:
@@ -134,10 +141,14 @@ def _endpoint(own: Record, records: list[Record]) -> Record:
     if not same:
         return own
     asked = [row["latency_ms"] for row in same if row["latency_ms"]]
+    kinds: Counter[str] = Counter()
+    for row in same:
+        kinds.update(row["failure_kinds"])
     states = [own["state"], *(row["state"] for row in same)]
     return {
         **own,
         **{name: sum(row[name] for row in same) for name in SUMMED},
+        "failure_kinds": dict(kinds),
         "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,
         "state": next((state for state in states if state != CLOSED), CLOSED),
         "last_error": next((row["last_error"] for row in same if row["last_error"]), own["last_error"]),

@@ -163,7 +163,7 @@ class Proxy:
         return Desk(
             is_draining=lambda: self.is_draining,
             is_ready=lambda: status.is_ready(self.pool),
-            metrics=lambda: self.metrics.render(status.gauges(self.pool, connections=self.connections)),
+            metrics=lambda: self.metrics.render(status.gauges(self.stats())),
             stats=self.stats,
             set_drained=self.set_drained,
         )

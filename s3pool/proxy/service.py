@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from s3pool.config_sources import read_source
 from s3pool.config_yaml import parse_yaml
 from s3pool.errors import ConfigError
-from s3pool.model import Request
+from s3pool.model import Endpoint, Request
 from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
@@ -167,6 +167,11 @@ class Pool:
     def gateway(self) -> Gateway:
         """Give the gateway in force."""
         return self._opened.gateway
+
+    @property
+    def clock_skews(self) -> Mapping[Endpoint, float]:
+        """Give what the probes learned of the nodes' clocks."""
+        return self._opened.checker.clock_offsets_s
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool import __version__
 from s3pool.pool.breaker import OPEN
 
 if TYPE_CHECKING:
+    from s3pool.model import Endpoint
     from s3pool.pool.balancer import Node
     from s3pool.proxy.gateway import Gateway
 
+# Names of gauges, the members of an endpoint's record behind them, and what makes them base units.
+ENDPOINT_GAUGES = (
+    ("drained", "drained", 1.0),
+    ("in_flight", "in_flight", 1.0),
+    ("latency_seconds", "latency_ms", 0.001),
+    ("requests", "requests", 1.0),
+    ("retries", "retries", 1.0),
+    ("throttled", "throttled", 1.0),
+    ("sent_bytes", "bytes_sent", 1.0),
+    ("received_bytes", "bytes_received", 1.0),
+)
 Gauges = dict[str, list[tuple[dict[str, str], float]]]
 
 
@@ -24,6 +36,10 @@ class Subject(Protocol):
         """Give the nodes."""
 
     @property
+    def clock_skews(self) -> Mapping[Endpoint, float]:
+        """Give each node's clock minus ours, in seconds, where it is known."""
+
+    @property
     def gateway(self) -> Gateway:
         """Give the gateway in force."""
 
@@ -32,7 +48,7 @@ class Subject(Protocol):
         """Give the time of the start, in seconds since 1970."""
 
 
-def node_record(node: Node) -> dict[str, Any]:
+def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     """Give everything about one endpoint, ready for JSON."""
     stats = node.counters.snapshot(node.endpoint.url, node.breaker.state)
     return {
@@ -44,11 +60,13 @@ def node_record(node: Node) -> dict[str, Any]:
         "latency_ms": round(node.latency_s * 1000, 3),
         "requests": stats.requests,
         "failures": stats.failures,
+        "failure_kinds": stats.failure_kinds,
         "throttled": stats.throttled,
         "retries": stats.retries,
         "bytes_sent": stats.bytes_sent,
         "bytes_received": stats.bytes_received,
         "last_error": stats.last_error,
+        "clock_skew_s": skews.get(node.endpoint),
     }
 
 
@@ -56,7 +74,7 @@ def stats_record(
     subject: Subject, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
 ) -> dict[str, Any]:
     """Give the whole state, ready for JSON."""
-    budget = subject.gateway.loader.budget
+    loader = subject.gateway.loader
     return {
         "version": __version__,
         "uptime_s": round(time.time() - subject.started, 1),
@@ -64,32 +82,35 @@ def stats_record(
         "auth": subject.gateway.settings.auth,
         "connections": connections,
         "requests": requests,
-        "replay_memory": {"used": budget.used, "size": budget.size},
-        "endpoints": [node_record(node) for node in subject.nodes],
+        "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
+        "spool": {"used": loader.disk.used, "size": loader.disk.size},
+        "retrying": subject.gateway.forwarder.budget.retrying,
+        "checksums_dropped": loader.checksums_dropped,
+        "endpoints": [node_record(node, subject.clock_skews) for node in subject.nodes],
     }
 
 
-def gauges(subject: Subject, *, connections: int) -> Gauges:
-    """Give the states of now, for the metrics."""
-    nodes = list(subject.nodes)
+def gauges(record: Mapping[str, Any]) -> Gauges:
+    """Give the states of now, for the metrics; ``record`` is the state of all processes."""
+    rows = record["endpoints"]
     own: Gauges = {
-        "connections": [({}, connections)],
-        "replay_memory_bytes": [({}, subject.gateway.loader.budget.used)],
-        "checksums_dropped": [({}, subject.gateway.loader.checksums_dropped)],
+        "connections": [({}, record["connections"])],
+        "replay_memory_bytes": [({}, record["replay_memory"]["used"])],
+        "spool_bytes": [({}, record["spool"]["used"])],
+        "retrying": [({}, record["retrying"])],
+        "checksums_dropped": [({}, record["checksums_dropped"])],
     }
-    labels = [{"endpoint": node.endpoint.url} for node in nodes]
-    return own | {
-        "endpoint_up": _samples(labels, (float(node.breaker.state != OPEN) for node in nodes)),
-        "endpoint_drained": _samples(labels, (float(node.is_drained) for node in nodes)),
-        "endpoint_in_flight": _samples(labels, (float(node.in_flight) for node in nodes)),
-        "endpoint_latency_seconds": _samples(labels, (node.latency_s for node in nodes)),
-        "endpoint_requests": _samples(labels, (float(node.counters.requests) for node in nodes)),
-        "endpoint_failures": _samples(labels, (float(node.counters.failure_kinds.total()) for node in nodes)),
-    }
-
-
-def _samples(labels: list[dict[str, str]], values: Iterable[float]) -> list[tuple[dict[str, str], float]]:
-    return list(zip(labels, values, strict=True))
+    for name, member, factor in ENDPOINT_GAUGES:
+        own[f"endpoint_{name}"] = [({"endpoint": row["endpoint"]}, float(row[member]) * factor) for row in rows]
+    own["endpoint_up"] = [({"endpoint": row["endpoint"]}, float(row["state"] != OPEN)) for row in rows]
+    own["endpoint_failures"] = [
+        ({"endpoint": row["endpoint"], "kind": kind}, float(count))
+        for row in rows
+        for kind, count in row["failure_kinds"].items()
+    ]
+    skewed = [row for row in rows if row["clock_skew_s"] is not None]
+    own["endpoint_clock_skew_seconds"] = [({"endpoint": row["endpoint"]}, row["clock_skew_s"]) for row in skewed]
+    return {name: samples for name, samples in own.items() if samples}
 
 
 def is_ready(subject: Subject) -> bool:

@@ -11,9 +11,9 @@ import pytest
 
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import Node
-from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.breaker import OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
-from s3pool.pool.health import HealthChecker, probe
+from s3pool.pool.health import HealthChecker, ProbePlan, probe
 from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint
 
 DENIED = b"HTTP/1.1 403 Forbidden\r\nServer: MinIO\r\nContent-Length: 3\r\n\r\nno!"
@@ -165,3 +165,60 @@ def test_a_bug_in_one_probe_does_not_end_the_watch(
 
     assert len(good.requests) == 1
     assert f"probing {bad.endpoint} failed" in caplog.messages
+
+
+def test_a_path_that_speaks_of_health_must_be_answered_with_success(servers: Servers, node_for: NodeFor) -> None:
+    """A node that refuses there, or says 412 for maintenance, is not to be used."""
+    denied = servers(DENIED)
+    node = node_for(denied.endpoint)
+    checker = HealthChecker([node], plan=ProbePlan(path="/minio/health/cluster?maintenance=true", fall=1))
+
+    checker.check_all()
+
+    assert OPEN == node.breaker.state
+    assert b"GET /minio/health/cluster?maintenance=true HTTP/1.1" == denied.requests[0][0].split(b"\r\n")[0]
+
+
+def test_a_plain_probe_does_not_adapt(servers: Servers, node_for: NodeFor) -> None:
+    """The generic question stays, whatever the server calls itself."""
+    server = servers(RGW)
+    checker = HealthChecker([node_for(server.endpoint)], plan=ProbePlan(adapts=False))
+
+    checker.check_all()
+    checker.check_all()
+
+    assert {b"GET / HTTP/1.1"} == {head.split(b"\r\n")[0] for head, _ in server.requests}
+
+
+def test_a_knock_asks_nothing(servers: Servers, node_for: NodeFor) -> None:
+    """An open port is enough; a closed one is not."""
+    server = servers(HANG)
+    open_node, closed_node = node_for(server.endpoint), node_for(refused_endpoint())
+    checker = HealthChecker([open_node, closed_node], plan=ProbePlan(connects_only=True, fall=1))
+
+    checker.check_all()
+
+    assert ("closed", OPEN, []) == (open_node.breaker.state, closed_node.breaker.state, server.requests)
+
+
+@pytest.mark.parametrize("fall", [1, 2, 5])
+def test_as_many_failures_as_wanted_open_the_circuit(node_for: NodeFor, fall: int) -> None:
+    """Not one before."""
+    node = node_for(refused_endpoint())
+    checker = HealthChecker([node], plan=ProbePlan(fall=fall))
+
+    states = [(checker.check_all(), node.breaker.state)[1] for _ in range(fall)]
+
+    assert ["closed"] * (fall - 1) + [OPEN] == states
+
+
+@pytest.mark.parametrize("rise", [1, 3])
+def test_as_many_successes_as_wanted_invite_a_trial(servers: Servers, node_for: NodeFor, rise: int) -> None:
+    """A node that flaps stays out longer when its keeper wants it so."""
+    node = node_for(servers().endpoint)
+    node.breaker.trip()
+    checker = HealthChecker([node], plan=ProbePlan(rise=rise))
+
+    due = [(checker.check_all(), node.breaker.is_trial_due)[1] for _ in range(rise)]
+
+    assert [False] * (rise - 1) + [True] == due

@@ -84,3 +84,49 @@ def test_senseless_settings_are_refused(section: dict[str, object], words: str) 
     """One clear line that names the key."""
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         read_settings({}, section, directory="")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("retry_budget", "20%", 0.2),
+        ("retry_budget", 50, 0.5),
+        ("retry_budget", False, float("inf")),
+        ("probe", "/health?x=1", "/health?x=1"),
+        ("ttfb_timeout", "2m", 120.0),
+        ("spool_limit", "2GiB", 2 << 30),
+        ("trailers", "pass", "pass"),
+        ("tiers", [["http://a{1...2}"]], ((Endpoint.parse("http://a1"), Endpoint.parse("http://a2")),)),
+    ],
+)
+def test_values_are_read(key: str, value: object, read: object) -> None:
+    """As flags write them, and as YAML does."""
+    assert read == getattr(read_settings({}, {key: value}, directory=""), key)
+
+
+def test_networks_are_read_from_a_list_or_a_text() -> None:
+    """One flag may hold several."""
+    settings = read_settings({"trust_forwarded": ["10.0.0.0/8,fd00::/8", "192.0.2.1"]}, {}, directory="")
+
+    assert ["10.0.0.0/8", "fd00::/8", "192.0.2.1/32"] == [str(network) for network in settings.trust_forwarded]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("retry_budget", "much"),
+        ("retry_budget", True),
+        ("probe", "ping"),
+        ("probe", "/a b"),
+        ("probe_timeout", 0),
+        ("rise", 0),
+        ("trust_forwarded", "10.0.0.1/8"),
+        ("trust_forwarded", 10),
+        ("spool_dir", "/nonexistent"),
+        ("verify_body", "maybe"),
+    ],
+)
+def test_unfit_values_name_their_key(key: str, value: object) -> None:
+    """The message says where to look."""
+    with pytest.raises(ConfigError, match=key.replace("_", "[-_]")):
+        read_settings({}, {key: value}, directory="")

@@ -17,8 +17,8 @@ from s3pool.s3.headers import (
     NO_ATTRIBUTES,
     attribute_headers,
     copy_headers,
-    etag_of,
     integrity_headers,
+    put_result,
     quote_etag,
     read_head,
 )
@@ -117,7 +117,7 @@ class S3Client(BucketOperations, MultipartOperations):
             payload_hash=payload_hash,
             idempotent=not if_none_match,
         )
-        return self._ask(request, _put_result, only=only)
+        return self._ask(request, put_result, only=only)
 
     def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:
         """Delete an object or one version of it; one that is not there is no error."""
@@ -210,10 +210,6 @@ class S3Client(BucketOperations, MultipartOperations):
 
 def _version_query(version_id: str) -> Query:
     return (("versionId", version_id),) if version_id else ()
-
-
-def _put_result(response: Response) -> PutResult:
-    return PutResult(etag_of(response.headers), response.headers.get("x-amz-version-id", ""))
 
 
 def _copy_result(response: Response) -> PutResult:

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from s3pool.errors import ProtocolError, UsageError
 from s3pool.model import ObjectAttributes, ObjectHead, Response, encode_key, encode_query, format_iso_time
 from s3pool.s3.check import parse_http_date
+from s3pool.s3.results import PutResult
 
 METADATA_PREFIX = "x-amz-meta-"
 KMS_WITH_KEY = "aws:kms:"
+ENCRYPTION = "x-amz-server-side-encryption"
+CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"
 NO_ATTRIBUTES = ObjectAttributes()
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a header's name (RFC 9110, section 5.6.2)
 FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # tab alone is allowed (RFC 9110, section 5.5)
@@ -80,9 +83,20 @@ def etag_of(headers: Mapping[str, str]) -> str:
     return headers.get("etag", "").strip('"')
 
 
+def hides_digest(headers: Mapping[str, str]) -> bool:
+    """Say whether an ETag beside these headers is no digest of the content: under KMS or customer keys."""
+    return "kms" in headers.get(ENCRYPTION, "") or CUSTOMER_ENCRYPTION in headers
+
+
 def quote_etag(etag: str) -> str:
     """Give an ETag as conditions want it, in quotes; ``*`` stays."""
     return etag if etag == "*" or etag.startswith('"') else f'"{etag}"'
+
+
+def put_result(response: Response) -> PutResult:
+    """Read what PUT tells of the object, or the part, that it stored."""
+    headers = response.headers
+    return PutResult(etag_of(headers), headers.get("x-amz-version-id", ""), hides_digest(headers))
 
 
 def read_head(response: Response) -> ObjectHead:

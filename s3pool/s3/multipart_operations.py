@@ -9,7 +9,7 @@ from s3pool.errors import NotFoundError, ProtocolError
 from s3pool.model import ByteRange, ObjectAttributes, PartInfo, Response
 from s3pool.s3.addressing import Query
 from s3pool.s3.exchange import LIST_SLOWNESS, SLOW_SLOWNESS, Operations, body_of, nothing
-from s3pool.s3.headers import NO_ATTRIBUTES, attribute_headers, copy_headers, etag_of, integrity_headers
+from s3pool.s3.headers import NO_ATTRIBUTES, attribute_headers, copy_headers, integrity_headers, put_result
 from s3pool.s3.results import PutResult
 from s3pool.s3.xml import build_complete, parse_complete, parse_copy_result, parse_initiate, parse_parts
 
@@ -52,8 +52,8 @@ class MultipartOperations(Operations):
         payload_hash: str,
         content_md5: str = "",
         checksum: tuple[str, str] | None = None,
-    ) -> str:
-        """Store one part and give its ETag; the same number again replaces it."""
+    ) -> PutResult:
+        """Store one part; the same number again replaces it."""
         request = self._address.key(
             "PUT",
             bucket,
@@ -64,7 +64,7 @@ class MultipartOperations(Operations):
             body=body,
             payload_hash=payload_hash,
         )
-        return self._ask(request, lambda response: etag_of(response.headers))
+        return self._ask(request, put_result)
 
     def upload_part_copy(
         self,

@@ -11,11 +11,13 @@ from s3pool.model import UploadInfo
 class PutResult:
     """A stored object: its ETag without quotes, "" where the server gave none.
 
-    ``version_id`` is "" in a bucket that keeps no versions.
+    ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no
+    digest of the bytes, though it may look like one: so it is under KMS and customer keys.
     """
 
     etag: str
     version_id: str = ""
+    opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True)

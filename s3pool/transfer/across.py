@@ -183,6 +183,7 @@ def _put(crossing: Crossing, body: Body, sealed: Seal) -> Done:
         and is_md5_etag(result.etag)
         and result.etag != crossing.head.etag
         and not options.attributes.sse
+        and not result.opaque
     ):
         raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {crossing.head.etag}")
     return Done(body.length, result.etag, version_id=result.version_id)

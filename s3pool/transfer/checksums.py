@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from s3pool.crc import KINDS
+from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUM_PREFIX, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.s3.results import PutResult
+from s3pool.transfer.etags import is_md5_etag
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")
 
@@ -49,12 +52,22 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "") -> Seal:
     )
 
 
-def seal_bytes(content: bytes, *, sign_payload: bool, checksum: str = "") -> Seal:
+def seal_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: str = "") -> Seal:
     """Make the seal of a body in memory."""
     return seal(lambda update: _hand(update, content), sign_payload=sign_payload, checksum=checksum)
 
 
-def _hand(update: Callable[[memoryview], object], content: bytes) -> None:
+def check_stored(what: object, result: PutResult, sealed: Seal) -> None:
+    """Hold the ETag of what was stored against the MD5 of what was sent, where both are known.
+
+    Raises:
+        IntegrityError: the server stored other bytes.
+    """
+    if sealed.md5_hex and result.etag != sealed.md5_hex and is_md5_etag(result.etag) and not result.opaque:
+        raise IntegrityError(f"{what} has the ETag {result.etag}; what was sent makes {sealed.md5_hex}")
+
+
+def _hand(update: Callable[[memoryview], object], content: bytes | bytearray) -> None:
     update(memoryview(content))
 
 

@@ -117,7 +117,8 @@ class MultipartUpload:
             content_md5=seal.content_md5,
             checksum=seal.checksum,
         )
-        check_stored(f"{self.resource}, part {number},", result, seal)
+        if "kms" not in self._engine.options.attributes.sse:
+            check_stored(f"{self.resource}, part {number},", result, seal)
         self._etags[number] = result.etag
         if seal.checksum is not None:
             self._checksums[number] = seal.checksum

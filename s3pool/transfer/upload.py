@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
-from s3pool.s3.multipart import MAX_PARTS, MIB, choose_part_size, iter_part_ranges
+from s3pool.s3.multipart import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
-from s3pool.transfer.checksums import Seal, algorithm_header, seal, seal_bytes
+from s3pool.transfer.checksums import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.conditions import EXISTS, why_skip_upload
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
@@ -187,8 +186,8 @@ def _put(
         checksum=sealed.checksum,
         if_none_match=engine.options.no_clobber,
     )
-    if sealed.md5_hex and is_md5_etag(result.etag) and result.etag != sealed.md5_hex and "kms" not in attributes.sse:
-        raise IntegrityError(f"{task.target} has the ETag {result.etag}; what was sent makes {sealed.md5_hex}")
+    if "kms" not in attributes.sse:
+        check_stored(task.target, result, sealed)
     return Done(body.length, result.etag, version_id=result.version_id)
 
 

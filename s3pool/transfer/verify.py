@@ -15,19 +15,15 @@ from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
 from s3pool.hashing import combine, new_hasher
 from s3pool.model import ByteRange
+from s3pool.s3.headers import hides_digest
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
 from s3pool.transfer.server_checksum import ServerChecksum, checksum_text, server_checksum, whole_checksum
 
-SSE = "x-amz-server-side-encryption"
-SSE_C = "x-amz-server-side-encryption-customer-algorithm"
-
 
 def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:
     """Say whether the ETag is made of the content's MD5: not under KMS or customer keys."""
-    if "kms" in headers.get(SSE, "") or SSE_C in headers:
-        return False
-    return is_md5_etag(etag) or part_count_of(etag) > 0
+    return not hides_digest(headers) and (is_md5_etag(etag) or part_count_of(etag) > 0)
 
 
 def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
@@ -109,8 +105,9 @@ class StreamCheck:
         """
         if self._told is not None:
             return _compare_checksum(what, self._told, self._hasher.digest())
-        composite = part_count_of(self._etag) > 0
-        if any(track.etag(composite=composite) == self._etag for track in self._tracks):
+        if self._tracks and is_md5_etag(self._etag):
+            return _compare(what, "MD5", self._tracks[0].etag(composite=False), self._etag)
+        if any(track.etag(composite=True) == self._etag for track in self._tracks):
             return True
         if self._tracks and self._certain:
             raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {self._etag}")

@@ -115,7 +115,7 @@ def test_flipped_byte_is_noticed(fake: FakeS3, call: Call) -> None:
     result = call("cat", "s3/b/k")
 
     assert 1 == result.code
-    assert "its ETag is 781e5e245d69b566979b86e28d23f2c7" in result.err
+    assert "the object has 781e5e245d69b566979b86e28d23f2c7" in result.err
 
 
 def test_etag_that_is_no_md5_is_not_compared(fake: FakeS3, call: Call) -> None:

@@ -21,7 +21,8 @@ def begin(client: S3Client, bucket: str, key: str = "k", *, attributes: ObjectAt
 def send_part(client: S3Client, bucket: str, upload_id: str, number: int, content: bytes, *, key: str = "k") -> str:
     """Send one part; gives its ETag."""
     body = BytesBody(content)
-    return client.upload_part(bucket, key, upload_id=upload_id, number=number, body=body, payload_hash=body.sha256())
+    stored = client.upload_part(bucket, key, upload_id=upload_id, number=number, body=body, payload_hash=body.sha256())
+    return stored.etag
 
 
 def composite(*parts: bytes) -> str:

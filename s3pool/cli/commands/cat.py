@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from s3pool.cli.selection import add_glob_flag, iter_selected_pages, select
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, TransportError, UsageError
 from s3pool.location import S3Path, has_glob
 from s3pool.model import ByteRange, Response
+from s3pool.transfer.verify import StreamCheck
 
 if TYPE_CHECKING:
     import argparse
@@ -27,8 +27,6 @@ BLOCK_BYTES = 1 << 20
 PARTIAL = 206
 RANGE = re.compile(r"(?:bytes=)?([0-9]{1,18})-([0-9]{0,18})|(?:bytes=)?-([0-9]{1,18})")
 CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
-MD5_ETAG = re.compile(r"[0-9a-f]{32}")
-ENCRYPTION = "x-amz-server-side-encryption"  # with KMS or customer keys the ETag is no MD5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,13 +115,13 @@ class _ObjectReader:
         self._place = 0
         self._end = 0
         self._etag = ""
-        self._digest: hashlib._Hash | None = None
+        self._check: StreamCheck | None = None
 
     def copy_out(self) -> None:
         """Write all of it.
 
         Raises:
-            IntegrityError: the object changed on the way, or its MD5 is not its ETag.
+            IntegrityError: the object changed on the way, or the bytes are not the object's.
             TransportError: it was cut too often without a byte of progress.
         """
         response = self._open()
@@ -145,7 +143,11 @@ class _ObjectReader:
     def _open(self) -> Response:
         header = self._span.header if self._span else ""
         response = self._ctx.client.get_object(
-            self._path.bucket, self._path.key, range_header=header, version_id=self._version_id
+            self._path.bucket,
+            self._path.key,
+            range_header=header,
+            version_id=self._version_id,
+            checksums=self._span is None,
         )
         self._etag = response.headers.get("etag", "").strip('"')
         if response.status == PARTIAL:
@@ -154,7 +156,7 @@ class _ObjectReader:
         size = self._length_of(response)
         self._end = size
         if self._span is None:
-            self._digest = _digest_for(response, self._etag)
+            self._check = StreamCheck(size, self._etag, response.headers)
             return response
         # A server that knows no ranges sends everything.
         first, self._end = self._span.within(size)
@@ -186,8 +188,8 @@ class _ObjectReader:
             useful = block[: self._end - self._place]
             self._ctx.out.raw(useful)
             self._place += len(useful)
-            if self._digest is not None:
-                self._digest.update(useful)
+            if self._check is not None:
+                self._check.update(useful)
             if self._place >= self._end:
                 break
         if self._place < self._end:
@@ -216,17 +218,5 @@ class _ObjectReader:
 
     def _verify(self) -> None:
         self._ctx.out.flush()
-        if self._digest is not None and self._digest.hexdigest() != self._etag:
-            raise IntegrityError(
-                f"{self._path.text}: the bytes have the MD5 {self._digest.hexdigest()}, its ETag is {self._etag}"
-            )
-
-
-def _digest_for(response: Response, etag: str) -> hashlib._Hash | None:
-    """Give a hasher where the ETag is the MD5 of the bytes."""
-    encrypted = "aws:kms" in response.headers.get(ENCRYPTION, "") or any(
-        name.startswith(f"{ENCRYPTION}-customer") for name in response.headers
-    )
-    if encrypted or not MD5_ETAG.fullmatch(etag):
-        return None
-    return hashlib.md5(usedforsecurity=False)
+        if self._check is not None:
+            self._check.check(self._path.text)

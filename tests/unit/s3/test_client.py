@@ -387,7 +387,7 @@ def test_an_upload_in_parts_runs_its_course() -> None:
     second = client.upload_part_copy(
         "bkt", "k", upload_id=upload_id, number=2, source_bucket="s", source_key="a", byte_range=ByteRange(0, 9)
     )
-    result = client.complete_multipart_upload("bkt", "k", upload_id=upload_id, parts=[(1, first), (2, second)])
+    result = client.complete_multipart_upload("bkt", "k", upload_id=upload_id, parts=[(1, first.etag), (2, second)])
 
     create, part, copied, complete = sender.requests
     assert PutResult("", "v") == result

@@ -48,7 +48,7 @@ class BytesBody:
 
     rewindable = True
 
-    def __init__(self, content: bytes = b"") -> None:
+    def __init__(self, content: bytes | bytearray = b"") -> None:
         self.content = content
 
     @property

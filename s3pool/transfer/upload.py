@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
@@ -20,13 +21,12 @@ from s3pool.transfer.multipart import MultipartUpload
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
+from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 from s3pool.transfer.tasks import Done, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
 ATTEMPTS_ON_CHANGE = 2  # a source that changes while it is read is tried once more
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not block the open
-STREAM_PART_BYTES = 8 * MIB  # a stream's parts are held in memory, each until it is stored
-STREAM_PARTS_PER_SIZE = 1000  # then the size doubles, so that 10,000 parts are enough for 5 TiB
 STREAM_WORKERS = 4
 
 
@@ -225,30 +225,32 @@ def _fingerprint(source: _Source, part_size: int, engine: Engine, attributes: Ob
 def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, engine: Engine) -> Done:
     """Store a stream of unknown length; ``read`` is a blocking file's ``read``.
 
-    A stream that fits into one part is stored in one piece; otherwise a few parts at a time
-    are held in memory. Nothing is stored when reading fails.
+    A stream that is shorter than a part is stored in one piece; otherwise a few parts at a
+    time are held in memory. Nothing is stored when reading fails.
     """
     options = engine.options
     given = options.attributes
     if not given.content_type:
         given = replace(given, content_type=stored.guess_content_type(key))
-    parts = _iter_stream_parts(read, options.part_size)
-    first = next(parts, b"")
-    second = next(parts, b"")
+    parts = StreamParts(read, part_size=options.part_size, check_stop=engine.check_stop)
+    stream = iter(parts)
+    first = next(stream, StreamPart(1, b""))
     meter = engine.progress.begin(f"s3/{bucket}/{key}", 0)
     done = None
     try:
-        if second:
-            done = _put_stream_parts(_chain(first, second, parts), (bucket, key), engine, meter, given)
+        if len(first.content) < part_size_at(0, options.part_size):
+            done = _put_stream_whole(first.content, (bucket, key), engine, meter, given)
         else:
-            done = _put_stream_whole(first, (bucket, key), engine, meter, given)
+            done = _put_stream_parts(
+                parts, chain((first,), stream), place=(bucket, key), engine=engine, meter=meter, attributes=given
+            )
     finally:
         meter.end(ok=done is not None)
     return done
 
 
 def _put_stream_whole(
-    content: bytes, place: tuple[str, str], engine: Engine, meter: Meter, attributes: ObjectAttributes
+    content: bytes | bytearray, place: tuple[str, str], engine: Engine, meter: Meter, attributes: ObjectAttributes
 ) -> Done:
     options = engine.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
@@ -264,48 +266,27 @@ def _put_stream_whole(
 
 
 def _put_stream_parts(
-    parts: Iterator[bytes], place: tuple[str, str], engine: Engine, meter: Meter, attributes: ObjectAttributes
+    parts: StreamParts,
+    stream: Iterator[StreamPart],
+    *,
+    place: tuple[str, str],
+    engine: Engine,
+    meter: Meter,
+    attributes: ObjectAttributes,
 ) -> Done:
     options = engine.options
     sizes: dict[int, int] = {}
     with MultipartUpload(engine, *place, attributes=attributes) as target:
 
-        def put_part(numbered: tuple[int, bytes]) -> None:
-            number, content = numbered
-            sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-            target.put(number, BytesBody(content), seal=sealed)
-            sizes[number] = len(content)
-            meter.advance(len(content))
+        def put_part(part: StreamPart) -> None:
+            try:
+                sealed = seal_bytes(part.content, sign_payload=options.sign_payload, checksum=options.checksum)
+                target.put(part.number, BytesBody(part.content), seal=sealed)
+                sizes[part.number] = len(part.content)
+            finally:
+                parts.done(part)
+            meter.advance(sizes[part.number])
 
         limit = options.part_workers or min(STREAM_WORKERS, engine.part_workers)
-        engine.executor.share(put_part, enumerate(parts, start=1), limit=limit)
+        engine.executor.share(put_part, stream, limit=limit)
         return target.complete(sum(sizes.values()))
-
-
-def _iter_stream_parts(read: Callable[[int], bytes], part_size: int) -> Iterator[bytes]:
-    number = 0
-    while content := _read_exactly(read, part_size or STREAM_PART_BYTES << (number // STREAM_PARTS_PER_SIZE)):
-        number += 1
-        if number > MAX_PARTS:
-            raise RefusedError("the stream needs more than 10,000 parts; give a larger --part-size")
-        yield content
-
-
-def _read_exactly(read: Callable[[int], bytes], size: int) -> bytes:
-    """Read until the size or the end is reached: a pipe gives less than it was asked for."""
-    try:
-        first = read(size)
-        if len(first) == size or not first:
-            return first
-        pieces = bytearray(first)
-        while len(pieces) < size and (block := read(size - len(pieces))):
-            pieces += block
-    except OSError as exc:
-        raise local_error("read", "the stream", exc) from exc
-    return bytes(pieces)
-
-
-def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest

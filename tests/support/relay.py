@@ -17,7 +17,9 @@ JOIN_S = 5.0
 class Relay:
     """One address that passes everything on to a target, until it is told otherwise.
 
-    ``cut_after(n)`` resets the next connection on which the server has sent n bytes.
+    ``cut_after(n)`` resets the next connection on which the server has sent n bytes. A marker is
+    a few bytes that stand nowhere but in the body that is meant: ``flip(marker)`` turns over a
+    bit of it whenever it passes, either way, and ``cut_at(marker)`` closes behind its answer.
     """
 
     def __init__(self, target: str) -> None:
@@ -25,7 +27,10 @@ class Relay:
         self._target = (parts.hostname or "", parts.port or 80)
         self._hole = False
         self._cut_after: int | None = None
+        self._flipped = b""
+        self._last = b""
         self.cuts = 0
+        self.flips = 0
         self.accepted = 0
         # Guards the set of open sockets and the cut, which many threads look at.
         self._lock = threading.Lock()
@@ -62,6 +67,14 @@ class Relay:
         """Reset once, when the server has sent so many bytes on a connection."""
         with self._lock:
             self._cut_after = count
+
+    def flip(self, marker: bytes) -> None:
+        """Spoil the last byte of each such marker; with b"" nothing any more."""
+        self._flipped = marker
+
+    def cut_at(self, marker: bytes) -> None:
+        """Let answers end at such a marker, always; with b"" nowhere any more."""
+        self._last = marker
 
     def kill(self) -> None:
         """Refuse connects, and reset what is open."""
@@ -128,10 +141,15 @@ class Relay:
 
     def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         passed = 0
+        before = b""
         with contextlib.suppress(OSError):
             while block := source.recv(BLOCK_BYTES):
                 if self._hole:
                     continue
+                if counted and self._last and (before + block).find(self._last) >= 0:
+                    self.cuts += 1
+                    break
+                block, before = self._spoiled(before, block), block
                 keep = self._room(passed, len(block)) if counted else len(block)
                 target.sendall(block[:keep])
                 passed += keep
@@ -140,6 +158,18 @@ class Relay:
                     break
         self._drop(target)
         self._drop(source)
+
+    def _spoiled(self, before: bytes, block: bytes) -> bytes:
+        """Give the block as it goes on; the marker may have begun in the one before."""
+        marker = self._flipped
+        seen = before[-(len(marker) - 1) :] if marker else b""
+        place = (seen + block).find(marker) if marker else -1
+        if place < 0:
+            return block
+        with self._lock:
+            self.flips += 1
+        at = place + len(marker) - 1 - len(seen)
+        return block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :]
 
     def _room(self, passed: int, count: int) -> int:
         """Give how many of the next bytes may pass, and use the cut up when it falls here."""

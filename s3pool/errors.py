@@ -93,7 +93,8 @@ class S3Error(S3PoolError):
 
     ``code`` is S3's word (``NoSuchKey``), or made from the status when the body has none.
     ``detail`` is the server's message and may be empty: RGW leaves it out. ``final`` says
-    that the caller wants this answer as it is, whatever a repetition might bring.
+    that the caller wants this answer as it is, whatever a repetition might bring. ``hint`` is
+    advice of one who knows more than the code tells.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class S3Error(S3PoolError):
         self.retry_after_s = retry_after_s
         self.server_time = server_time
         self.final = final
+        self.hint = ""
 
     def __str__(self) -> str:
         return self.message
@@ -140,7 +142,7 @@ class S3Error(S3PoolError):
         """Say what the user can do, or nothing."""
         if self.code == "NoSuchKey" and not self.endpoint:
             return ""  # no server said so: who did has put the advice into the detail
-        return ADVICE.get(self.code, "")
+        return self.hint or ADVICE.get(self.code, "")
 
 
 class NotFoundError(S3Error):

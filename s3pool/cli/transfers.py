@@ -21,7 +21,7 @@ from s3pool.cli.exit_codes import (
     exit_code_for,
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.errors import StoppedError, UsageError
+from s3pool.errors import S3Error, StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
@@ -39,6 +39,22 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.location import Location
 
+# Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
+CANNED_ACLS = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+    "log-delivery-write",
+)
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+KMS_KEY = "aws:kms:"
+# What servers answer to a storage class, an encryption or an ACL that they do not have.
+REFUSALS_OF_VALUES = frozenset(("InvalidArgument", "InvalidRequest", "InvalidStorageClass", "NotImplemented"))
+STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
 
 T = TypeVar("T")
@@ -107,8 +123,8 @@ def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
     parser.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
-    parser.add_argument("--acl", default="", metavar="ACL", help="a canned one, such as public-read")
-    parser.add_argument("--sse", default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
+    parser.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
+    parser.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
     parser.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
 
 
@@ -133,6 +149,31 @@ def part_size(text: str) -> int:
 
 
 part_size.__name__ = "size"
+
+
+def _acl(text: str) -> str:
+    if text and text not in CANNED_ACLS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no canned ACL; there are {', '.join(CANNED_ACLS)}")
+    return text
+
+
+def _sse(text: str) -> str:
+    if text and text not in ENCRYPTIONS and not (text.startswith(KMS_KEY) and text != KMS_KEY):
+        raise argparse.ArgumentTypeError(f"{text!r} is unknown; there are {', '.join(ENCRYPTIONS)} and {KMS_KEY}KEYID")
+    return text
+
+
+def add_hint(error: Exception, args: argparse.Namespace) -> None:
+    """Let a refusal that may be about a flag's value name the flag: most servers do not."""
+    if not (isinstance(error, S3Error) and error.code in REFUSALS_OF_VALUES and error.op in STORING_OPS):
+        return
+    given = [
+        f"{flag} {value}"
+        for flag, value in (("--storage-class", args.storage_class), ("--sse", args.sse), ("--acl", args.acl))
+        if value
+    ]
+    if given:
+        error.hint = f"the server may not know {' or '.join(given)}"
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -211,6 +252,7 @@ class Teller:
 
     def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
         self._out = ctx.out
+        self._args = ctx.args if "storage_class" in ctx.args else None
         self._progress = progress
         self._lines = lines
 
@@ -227,6 +269,8 @@ class Teller:
         if isinstance(error, StoppedError):
             return
         task = outcome.task
+        if self._args is not None:
+            add_hint(error, self._args)
         with out_of_the_way(self._progress):
             self._out.error(error, op=task.op, source=task.source, target=task.target)
 

@@ -12,6 +12,7 @@ from s3pool.s3.results import PutResult
 
 METADATA_PREFIX = "x-amz-meta-"
 KMS_WITH_KEY = "aws:kms:"
+KMS_TWICE = "aws:kms:dsse"  # a method, not a key
 ENCRYPTION = "x-amz-server-side-encryption"
 CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"
 NO_ATTRIBUTES = ObjectAttributes()
@@ -43,7 +44,7 @@ def _plain_headers(attributes: ObjectAttributes) -> Iterator[tuple[str, str]]:
     yield "x-amz-storage-class", attributes.storage_class
     yield "x-amz-acl", attributes.acl
     yield "x-amz-tagging", encode_query(tuple(attributes.tags.items()))
-    if attributes.sse.startswith(KMS_WITH_KEY):
+    if attributes.sse.startswith(KMS_WITH_KEY) and attributes.sse != KMS_TWICE:
         yield "x-amz-server-side-encryption", KMS_WITH_KEY.rstrip(":")
         yield "x-amz-server-side-encryption-aws-kms-key-id", attributes.sse.removeprefix(KMS_WITH_KEY)
     else:

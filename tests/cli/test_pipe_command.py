@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import FakeS3, Reset, internal_error
+from tests.support.fake_s3 import Answer, FakeS3, Reset, internal_error
 
 
 @pytest.fixture
@@ -99,3 +101,45 @@ def test_missing_bucket_is_exit_3(call: Call) -> None:
 
     assert 3 == result.code
     assert 1 == result.err.count("\n")
+
+
+def test_directory_as_target_is_a_usage_error(fake: FakeS3, call: Call, bucket: str) -> None:
+    """A stream has no name that could be appended, and an object called dir/ is what nobody meant."""
+    result = call("pipe", f"s3/{bucket}/dir/", stdin=b"x")
+
+    assert (2, {}) == (result.code, fake.store.bodies(bucket))
+    assert "s3/bkt/dir/ names a directory: a stream has no name of its own; write s3/bkt/dir/NAME" in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--acl", "Public"], "argument --acl: 'Public' is no canned ACL; there are private, public-read,"),
+        (
+            ["--sse", "AES"],
+            "argument --sse: 'AES' is unknown; there are AES256, aws:kms, aws:kms:dsse and aws:kms:KEYID",
+        ),
+        (["--sse", "aws:kms:"], "argument --sse: 'aws:kms:' is unknown"),
+    ],
+)
+def test_values_that_no_s3_knows_are_usage_errors(call: Call, bucket: str, flags: list[str], line: str) -> None:
+    """Said before a byte is read, with what there is."""
+    result = call("pipe", *flags, f"s3/{bucket}/k", stdin=b"x")
+
+    assert (2, 1) == (result.code, result.err.count("\n"))
+    assert line in result.err
+
+
+def test_refused_storage_class_is_named(fake: FakeS3, call: Call, bucket: str, tmp_path: Path) -> None:
+    """RGW says InvalidArgument and nothing else; classes are each vendor's own."""
+    (tmp_path / "f").write_bytes(b"x")
+    fake.fault(Answer(400, "InvalidArgument"), op="PutObject", times=0)
+
+    piped = call("pipe", "--storage-class", "COLD", f"s3/{bucket}/k", stdin=b"x")
+    copied = call("cp", "--storage-class", "COLD", "f", f"s3/{bucket}/k")
+    plain = call("cp", "f", f"s3/{bucket}/k")
+
+    assert (1, 1, 1) == (piped.code, copied.code, plain.code)
+    for result in (piped, copied):
+        assert "the server may not know --storage-class COLD" in result.err
+    assert "may not know" not in plain.err

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import positive_int
-from s3pool.cli.transfers import add_attribute_flags, add_checksum_flag, attributes_of, part_size
-from s3pool.errors import NotFoundError
+from s3pool.cli.transfers import add_attribute_flags, add_checksum_flag, add_hint, attributes_of, part_size
+from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.hashing import warn_if_slow
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Read standard input to its end and store it; nothing is stored when that fails."""
     target = ctx.s3_object(args.target)
+    if target.is_prefix:
+        raise UsageError(f"{target.text} names a directory: a stream has no name of its own; write {target.text}NAME")
     warn_if_slow(args.checksum)
     started = time.monotonic()
     done = Done() if ctx.dry_run else _store(target, args, ctx)
@@ -71,6 +73,9 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
     try:
         engine = Engine(ctx.client, options=options, executor=executor)
         return upload_stream(read, target.bucket, key=target.key, engine=engine)
+    except S3Error as exc:
+        add_hint(exc, args)
+        raise
     finally:
         executor.close()
 

@@ -52,6 +52,7 @@ def test_every_attribute_has_its_header() -> None:
     ("sse", "expected"),
     [
         ("aws:kms", {"x-amz-server-side-encryption": "aws:kms"}),
+        ("aws:kms:dsse", {"x-amz-server-side-encryption": "aws:kms:dsse"}),
         (
             "aws:kms:arn:x/1",
             {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": "arn:x/1"},

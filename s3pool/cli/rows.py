@@ -64,13 +64,16 @@ def object_row_encoder(bucket: str, columns: Sequence[str]) -> Callable[[ObjectI
 
     slow = row_encoder(columns)
     head, middle = f"object,s3/{bucket}/", f",{bucket},"
-    end = "," * (len(columns) - len(OBJECT_COLUMNS)) + ROW_END
+    commas = len(columns) - 1
+    end = "," * (len(columns) - len(OBJECT_COLUMNS))
 
     def encode(info: ObjectInfo) -> str:
-        key, storage_class = info.key, info.storage_class
-        if _needs_quotes(key) or _needs_quotes(info.etag) or _needs_quotes(storage_class):
+        key = info.key
+        row = f"{head}{key}{middle}{key},{info.size},{info.last_modified},{info.etag},{info.storage_class}{end}"
+        # A comma more than there are columns stands in a value.
+        if row.count(",") != commas or '"' in row or "\n" in row or "\r" in row:
             return slow(object_record(bucket, info))
-        return f"{head}{key}{middle}{key},{info.size},{info.last_modified},{info.etag},{storage_class}{end}"
+        return row + ROW_END
 
     return encode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
 from s3pool.errors import UsageError
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 FILE, DIRECTORY = "f", "d"
 
 
-class Found:
+class Found(NamedTuple):
     """One thing that was found: an object, or a prefix without an ``info``."""
 
-    __slots__ = ("info", "path", "relative")
+    bucket: str
+    key: str
+    relative: str
+    info: ObjectInfo | None = None
 
-    def __init__(self, path: S3Path, relative: str, info: ObjectInfo | None = None) -> None:
-        self.path = path
-        self.relative = relative
-        self.info = info
+    @property
+    def path(self) -> S3Path:
+        """Give its place."""
+        return S3Path(self.bucket, self.key)
 
     @property
     def name(self) -> str:
@@ -104,8 +107,12 @@ def _iter_object_batches(
 
 
 def _objects_of(page: ListPage, selection: Selection) -> list[Found]:
-    bucket, relative = selection.bucket, selection.relative
-    return [Found(S3Path(bucket, info.key), relative(info.key), info) for info in page.objects]
+    bucket, base, relative = selection.bucket, selection.base, selection.relative
+    start = len(base)
+    return [
+        Found(bucket, info.key, info.key[start:] if info.key.startswith(base) else relative(info.key), info)
+        for info in page.objects
+    ]
 
 
 def _iter_level(client: S3Client, selection: Selection, depth: int) -> Iterator[list[Found]]:
@@ -123,7 +130,7 @@ def _iter_level(client: S3Client, selection: Selection, depth: int) -> Iterator[
         place = 0
         for prefix in page.prefixes:
             before = place
-            while place < len(objects) and _order(objects[place].path.key) < _order(prefix):
+            while place < len(objects) and _order(objects[place].key) < _order(prefix):
                 place += 1
             yield objects[before:place]
             yield from _iter_level(client, _below(selection, prefix), depth - 1)
@@ -160,7 +167,7 @@ def _iter_prefix_level(client: S3Client, selection: Selection, depth: int) -> It
 
 
 def _found_prefix(prefix: str, selection: Selection) -> Found:
-    return Found(S3Path(selection.bucket, prefix), selection.relative(prefix))
+    return Found(selection.bucket, prefix, selection.relative(prefix))
 
 
 def _iter_new_prefixes(key: str, last: str, start: int) -> Iterator[str]:

@@ -179,7 +179,7 @@ class _Act:
             return
         if self._deleter is not None:
             for found in batch:
-                self._deleter.add(found.path.key, found.info.version_id if found.info else "")
+                self._deleter.add(found.key, found.info.version_id if found.info else "")
         elif self._command is not None:
             for found in batch:
                 self._execute(self._command, found)
@@ -210,9 +210,10 @@ class _Act:
         template = self._args.format
         if template is not None:
             return lambda found: escape(fill(template, found, self._presign))
+        start = f"{S3Path(self._selection.bucket).text}/"
         if self._args.long:
-            return self._long_maker(escape)
-        return lambda found: escape(found.path.text)
+            return self._long_maker(escape, start)
+        return lambda found: escape(start + found.key)
 
     def _record_maker(self) -> Callable[[Found], str]:
         bucket, versions = self._selection.bucket, self._args.versions
@@ -224,18 +225,18 @@ class _Act:
 
         def entry(found: Found) -> str:
             if found.info is None:
-                return encode(prefix_record(bucket, found.path.key))
+                return encode(prefix_record(bucket, found.key))
             return encode(version_record(bucket, found.info)) if versions else of_object(found.info)
 
         return entry
 
-    def _long_maker(self, escape: Callable[[str], str]) -> Callable[[Found], str]:
+    def _long_maker(self, escape: Callable[[str], str], start: str) -> Callable[[Found], str]:
         exact = not self._args.human
         line = line_formatter(exact=exact, versions=self._args.versions)
         prefix_start = f"{format_stamp(format_iso_time(self._ctx.now()))} {(exact_size if exact else human_size)(0)}"
 
         def entry(found: Found) -> str:
-            name = escape(found.path.text)
+            name = escape(start + found.key)
             return f"{prefix_start} {name}" if found.info is None else line(found.info, name)
 
         return entry

@@ -17,7 +17,6 @@ from s3pool.cli.rows import OBJECT_COLUMNS, object_row_encoder, row_encoder
 from s3pool.cli.search import Found
 from s3pool.cli.templates import check_words, fill
 from s3pool.errors import UsageError
-from s3pool.location import S3Path
 from s3pool.model import ObjectInfo
 from s3pool.pool.stats import EndpointStats
 
@@ -78,14 +77,14 @@ def test_table_aligns_columns() -> None:
 )
 def test_templates(template: str, expected: str) -> None:
     """Each word once, and nothing else touched."""
-    found = Found(S3Path("b", "d/k.txt"), "d/k.txt", ObjectInfo("d/k.txt", 3, TIME, version_id="v"))
+    found = Found("b", "d/k.txt", "d/k.txt", ObjectInfo("d/k.txt", 3, TIME, version_id="v"))
 
     assert expected == fill(template, found, lambda path: f"signed:{path}")
 
 
 def test_template_does_not_read_its_own_words() -> None:
     """A key may hold braces."""
-    found = Found(S3Path("b", "{size}"), "{size}", ObjectInfo("{size}", 3, TIME))
+    found = Found("b", "{size}", "{size}", ObjectInfo("{size}", 3, TIME))
 
     assert "s3/b/{size} 3" == fill("{} {size}", found, str)
 

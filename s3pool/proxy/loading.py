@@ -21,7 +21,7 @@ from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.operations import Operation
-from s3pool.proxy.outbound import Fields
+from s3pool.proxy.outbound import Fields, is_framed
 from s3pool.proxy.reframe import CHECKSUM_CHARACTERS, Reframed
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.spool import Spool, Spooled
@@ -90,6 +90,9 @@ class Loader:
         head = admitted.head
         guards = self._settings.verify_body and HEX_HASH.fullmatch(admitted.caller.payload) is not None
         if head.length == 0:
+            if admitted.signer is not None and is_framed(admitted.caller.payload):
+                # Even an empty content has a last chunk: without it nothing says that it is all.
+                raise Denial(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
             if guards and admitted.caller.payload != EMPTY_SHA256:
                 raise HashGuard.mismatch()
             has_field = head.method in ("PUT", "POST") or bool(head.values("content-length"))

@@ -22,6 +22,7 @@ RATE_SUFFIX = re.compile(r"/s\Z", re.IGNORECASE)  # not "ps": Mbps are bits
 STEP = 1024
 STEP_BITS = 10  # 1024 is 1 << 10
 LAST_UNIT = len(SIZE_UNITS) - 1
+UNIT_BYTES = tuple(1 << STEP_BITS * unit for unit in range(len(SIZE_UNITS)))
 LAST_WITH_DECIMAL = 9.95  # mc's habit: 1.5KiB, but 15KiB; the greatest number that rounds to 9.9
 FIRST_OF_NEXT = STEP - 0.5  # what rounds to 1024 is one of the next unit
 
@@ -59,10 +60,12 @@ def format_size(size: int) -> str:
     """Give a short text in mc's manner: ``0B``, ``1.5KiB``, ``15MiB``."""
     if size < STEP:
         return f"{size}B"
-    unit = min((size.bit_length() - 1) // STEP_BITS, LAST_UNIT)
-    value = size / (1 << STEP_BITS * unit)
+    unit = (size.bit_length() - 1) // STEP_BITS
+    unit = min(unit, LAST_UNIT)
+    value = size / UNIT_BYTES[unit]
     if value >= FIRST_OF_NEXT and unit < LAST_UNIT:
-        unit, value = unit + 1, value / STEP
+        unit += 1
+        value /= STEP
     if value <= LAST_WITH_DECIMAL:
         return f"{value:.1f}{SIZE_UNITS[unit]}"
     return f"{value:.0f}{SIZE_UNITS[unit]}"

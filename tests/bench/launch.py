@@ -29,9 +29,13 @@ def main(words: list[str]) -> None:
     pid = os.fork()
     if not pid:
         become(command, (stdin, stdout, stderr), directory)
-    together, in_time = watch(pid, started + float(limit_s))
-    if not in_time:
-        kill_group(pid)
+    together, in_time = 0, False
+    try:
+        together, in_time = watch(pid, started + float(limit_s))
+    finally:
+        # Also when we are interrupted: the command does not hear of that.
+        if not in_time:
+            kill_group(pid)
     _, status, usage = os.wait4(pid, 0)
     seconds = time.perf_counter() - started
     peak = max(usage.ru_maxrss * KIB, together)

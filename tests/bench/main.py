@@ -31,7 +31,7 @@ from tests.support.rgw import RgwError
 ROUNDS = 5
 QUICK_ROUNDS = 2
 LIMIT_S = 180.0
-BUDGET_S = 20.0
+BUDGET_S = 12.0
 QUICK_BUDGET_S = 4.0
 OUT = "build/bench"
 GIB = 1 << 30

@@ -148,7 +148,7 @@ def large_put_tls(site: Site) -> list[Contestant]:
 def _large_put(site: Site, environ: Mapping[str, str]) -> list[Contestant]:
     source = large_object(site)
     words = {
-        "s3pool": ["s3pool", "--quiet", "cp", "--no-resume", str(source), "s3/sink/object"],
+        "s3pool": ["s3pool", "--quiet", "cp", str(source), "s3/sink/object"],
         "s5cmd": ["s5cmd", "--log", "error", "cp", str(source), "s3://sink/object"],
         # Its multipart uploads want the MD5 of the whole, which a sink cannot tell.
         "rclone": ["rclone", "copyto", *RCLONE, "--s3-use-multipart-etag=false", str(source), "b:sink/object"],

@@ -25,6 +25,7 @@ from tests.bench.site import Site
 from tests.bench.work_bodies import SMALL_BYTES, small_get, small_names
 from tests.support.rgw import free_ports
 
+MAIN = ("s3pool", "haproxy")
 PROCESSES = 2
 SMALL_CONNECTIONS = 64
 LARGE_CONNECTIONS = 8
@@ -88,7 +89,7 @@ def _contestants(site: Site, load: Load) -> list[Contestant]:
                     raise WorkError(str(exc)) from exc
                 return _measure(site, server, load)
 
-        return Contestant(tool, measure)
+        return Contestant(tool, measure, tool in MAIN)
 
     return [contestant(tool) for tool in starts if tool in site.tools]
 

@@ -29,13 +29,10 @@ WORKLOADS = (
     Workload("small-put", "{small} x 4 KiB upload, nginx", work_bodies.small_put),
     Workload("small-get", "{small} x 4 KiB download, nginx", work_bodies.small_get),
     Workload("list", "{listed} keys listed to a file, canned pages", work_keys.long_list),
-    Workload("delete", "{deleted} deletes, RGW", work_keys.delete, ("radosgw",)),
     Workload("large-get", "{large} download, HTTP, nginx", work_bodies.large_get, peers=WITH_CURL),
     Workload("large-get-tls", "{large} download, HTTPS, nginx", work_bodies.large_get_tls, peers=WITH_CURL),
     Workload("large-put", "{large} upload, HTTP, nginx", work_bodies.large_put),
     Workload("large-put-tls", "{large} upload, HTTPS, nginx", work_bodies.large_put_tls),
-    Workload("many-put", "{many} x 50 MiB upload, RGW", work_bodies.many_put, ("radosgw",)),
-    Workload("many-get", "{many} x 50 MiB download, RGW", work_bodies.many_get, ("radosgw",)),
     Workload("sync-noop", "sync of {tree} files, nothing to do", work_keys.sync_noop),
     Workload("stat", "one stat, start-up included", work_keys.stat),
     Workload(
@@ -49,4 +46,8 @@ WORKLOADS = (
     Workload(
         "proxy-large", "proxy: 64 MiB GET, 8 connections", work_proxy.proxy_large, ("nginx", "wrk"), PROXIES, "MiB/s"
     ),
+    # Last, for an idle Ceph still takes a little of the processors.
+    Workload("delete", "{deleted} deletes, RGW", work_keys.delete, ("radosgw",)),
+    Workload("many-put", "{many} x 50 MiB upload, RGW", work_bodies.many_put, ("radosgw",)),
+    Workload("many-get", "{many} x 50 MiB download, RGW", work_bodies.many_get, ("radosgw",)),
 )

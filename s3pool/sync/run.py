@@ -20,6 +20,7 @@ from s3pool.sync.journal import Journal, Unfinished
 from s3pool.sync.leftovers import clear_leftovers
 from s3pool.sync.lock import PairLock
 from s3pool.sync.look import IN_SYNC, Looker
+from s3pool.sync.obstacles import WAITS, Obstacles
 from s3pool.sync.plan import Plan, Tally, order_of
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import NO_STATE, StatePaths
@@ -37,6 +38,7 @@ from s3pool.transfer.tasks import (
     Problem,
     RemoveTask,
     Summary,
+    Task,
 )
 from s3pool.transfer.walk import LINKS_FILES
 
@@ -102,6 +104,7 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     tally: Tally = field(default_factory=Tally)
     in_sync: int = 0  # found equal by the workers
+    waited: int = 0  # for the deletes, and then had their turn
     held_back: str = ""  # why nothing was deleted, when something would have been
     out_of_time: bool = False
     in_order: bool = True
@@ -115,7 +118,7 @@ class Report:
     @property
     def skipped(self) -> int:
         """Count what was left alone though it differs, by a rule or for safety's sake."""
-        return self.tally.left + self.summary.refused + self.summary.skipped - self.in_sync
+        return self.tally.left + self.summary.refused + self.summary.skipped - self.in_sync - self.waited
 
     @property
     def seconds(self) -> float:
@@ -149,6 +152,7 @@ class Sync:
         self._watch = watch
         self._problems: deque[Problem] = deque()
         self._looker = Looker(engine.client, route, content=options.checksum, source=engine.source.client)
+        self._obstacles = Obstacles(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
         self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
@@ -184,7 +188,7 @@ class Sync:
     def _work(self, journal: Journal) -> None:
         plan = self._plan(journal)
         self.report.tally = plan.tally
-        self._engine.why_not = self._looker.why_not
+        self._engine.why_not = self._why_not
         if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
             self._engine.memory = self._unfinished
         try:
@@ -202,6 +206,29 @@ class Sync:
             clear_leftovers(self._route, self._unfinished, self._engine.client)
         if self._options.deletes:
             self._delete(journal, plan)
+        if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():
+            self._transfer_waiting(journal, plan)
+
+    def _why_not(self, task: Task) -> str:
+        """Say why a transfer is not made now; called by the workers."""
+        return self._looker.why_not(task) or self._obstacles.why_wait(task)
+
+    def _transfer_waiting(self, journal: Journal, plan: Plan) -> None:
+        """Make the transfers that had something in their way, which is deleted now, or never will be."""
+        tasks = self._obstacles.waiting
+        if not self._options.dry_run:
+            self._obstacles.clear()
+            self._engine.why_not = self._obstacles.why_wait
+        else:
+            self._engine.why_not = None
+        self.report.waited = len(tasks)
+        run_tasks(
+            tasks,
+            self._engine,
+            on_outcome=lambda outcome: self._take(outcome, journal, plan),
+            rehearse=self._options.dry_run,
+            summary=self.report.summary,
+        )
 
     # -- the streams -----------------------------------------------------------------------
 
@@ -269,6 +296,9 @@ class Sync:
         elif outcome.state == SKIPPED and outcome.done.skipped == IN_SYNC and look is not None:
             self.report.in_sync += 1
             plan.note(look.source, look.target)
+        elif outcome.state == SKIPPED and outcome.done.skipped == WAITS:
+            self._obstacles.keep(task)
+            return
         self._on_outcome(outcome)
 
     def _note(self, name: str, outcome: Outcome, journal: Journal) -> None:

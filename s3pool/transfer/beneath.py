@@ -200,6 +200,9 @@ class PartFile:
                 os.unlink(self.name, dir_fd=self._directory)
         except FileExistsError:
             return False
+        except IsADirectoryError as exc:
+            name = os.fsdecode(self.target)
+            raise LocalFileError(f"cannot write {name}: a directory has that name; remove or rename it") from exc
         except OSError as exc:
             raise local_error("write", os.fsdecode(self.target), exc) from exc
         self._registry.drop(self)

@@ -19,7 +19,7 @@ class Relay:
 
     ``cut_after(n)`` resets the next connection on which the server has sent n bytes. A marker is
     a few bytes that stand nowhere but in the body that is meant: ``flip(marker)`` turns over a
-    bit of it whenever it passes, either way, and ``cut_at(marker)`` closes behind its answer.
+    bit of it whenever it passes, either way, and ``cut_at(marker)`` ends the answer there, always.
     """
 
     def __init__(self, target: str) -> None:
@@ -146,8 +146,10 @@ class Relay:
             while block := source.recv(BLOCK_BYTES):
                 if self._hole:
                     continue
-                if counted and self._last and (before + block).find(self._last) >= 0:
+                end = _place_of(self._last, before, block) if counted else -1
+                if end >= 0:
                     self.cuts += 1
+                    target.sendall(block[: max(0, end + 1 - len(self._last))])
                     break
                 block, before = self._spoiled(before, block), block
                 keep = self._room(passed, len(block)) if counted else len(block)
@@ -161,14 +163,11 @@ class Relay:
 
     def _spoiled(self, before: bytes, block: bytes) -> bytes:
         """Give the block as it goes on; the marker may have begun in the one before."""
-        marker = self._flipped
-        seen = before[-(len(marker) - 1) :] if marker else b""
-        place = (seen + block).find(marker) if marker else -1
-        if place < 0:
+        at = _place_of(self._flipped, before, block)
+        if at < 0:
             return block
         with self._lock:
             self.flips += 1
-        at = place + len(marker) - 1 - len(seen)
         return block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :]
 
     def _room(self, passed: int, count: int) -> int:
@@ -186,6 +185,15 @@ class Relay:
         with self._lock:
             self._open.discard(sock)
         sock.close()
+
+
+def _place_of(marker: bytes, before: bytes, block: bytes) -> int:
+    """Give where in a block the marker's last byte is, -1 for nowhere."""
+    if not marker:
+        return -1
+    seen = before[-(len(marker) - 1) :]
+    place = (seen + block).find(marker)
+    return -1 if place < 0 else place + len(marker) - 1 - len(seen)
 
 
 def _shut(sock: socket.socket) -> None:

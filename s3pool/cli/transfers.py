@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.bars import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.exit_codes import (
     DENIED,
@@ -21,11 +22,10 @@ from s3pool.cli.exit_codes import (
     exit_code_for,
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.errors import S3Error, StoppedError, UsageError
+from s3pool.errors import StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
-from s3pool.model import ObjectAttributes
 from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers
@@ -39,22 +39,6 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.location import Location
 
-# Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
-CANNED_ACLS = (
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-    "log-delivery-write",
-)
-ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
-KMS_KEY = "aws:kms:"
-# What servers answer to a storage class, an encryption or an ACL that they do not have.
-REFUSALS_OF_VALUES = frozenset(("InvalidArgument", "InvalidRequest", "InvalidStorageClass", "NotImplemented"))
-STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
 
 T = TypeVar("T")
@@ -116,18 +100,6 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     add_attribute_flags(parser)
 
 
-def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of what is stored beside the bytes."""
-    parser.add_argument(
-        "--metadata", type=_pair, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
-    )
-    parser.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
-    parser.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
-    parser.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
-    parser.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
-    parser.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
-
-
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
     """Add --checksum as uploads have it."""
     parser.add_argument(
@@ -149,54 +121,6 @@ def part_size(text: str) -> int:
 
 
 part_size.__name__ = "size"
-
-
-def _acl(text: str) -> str:
-    if text and text not in CANNED_ACLS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no canned ACL; there are {', '.join(CANNED_ACLS)}")
-    return text
-
-
-def _sse(text: str) -> str:
-    if text and text not in ENCRYPTIONS and not (text.startswith(KMS_KEY) and text != KMS_KEY):
-        raise argparse.ArgumentTypeError(f"{text!r} is unknown; there are {', '.join(ENCRYPTIONS)} and {KMS_KEY}KEYID")
-    return text
-
-
-def add_hint(error: Exception, args: argparse.Namespace) -> None:
-    """Let a refusal that may be about a flag's value name the flag: most servers do not."""
-    if not (isinstance(error, S3Error) and error.code in REFUSALS_OF_VALUES and error.op in STORING_OPS):
-        return
-    given = [
-        f"{flag} {value}"
-        for flag, value in (("--storage-class", args.storage_class), ("--sse", args.sse), ("--acl", args.acl))
-        if value
-    ]
-    if given:
-        error.hint = f"the server may not know {' or '.join(given)}"
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
-    return name, value
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    return [_pair(piece) for piece in text.split("&")]
-
-
-def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
-    """Give what the flags want stored."""
-    return ObjectAttributes(
-        content_type=args.content_type,
-        metadata={name.lower(): value for name, value in args.metadata},
-        storage_class=args.storage_class,
-        acl=args.acl,
-        sse=args.sse,
-        tags=dict(pair for pairs in args.tags for pair in pairs),
-    )
 
 
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
-from s3pool.cli.transfers import add_attribute_flags, add_checksum_flag, add_hint, attributes_of, part_size
+from s3pool.cli.transfers import add_checksum_flag, part_size
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.hashing import warn_if_slow
 from s3pool.transfer.engine import Engine, TransferOptions

@@ -70,6 +70,23 @@ def test_all_commands_agree_on_what_a_shard_holds(call: Call, fake: FakeS3, tmp_
     assert found == below([r["url"] for r in removed if r["type"] == "delete"], "s3/b/p/")
 
 
+@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")])
+def test_uploads_take_the_names_that_a_search_finds(
+    call: Call, fake: FakeS3, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """A file and the object that it becomes are of one shard, whatever the prefix."""
+    store(fake, PLAIN)
+    for name in PLAIN:
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(b"x")
+
+    for index in range(SHARDS):
+        flag = ("--shard", f"{index}/{SHARDS}")
+        found = sorted(keys_of(call("find", "s3/b/p", *flag, "--json").records))
+        done = call(*command, "tree", f"s3/b/up-{index}", *flag, "--json").records
+        assert found == below([r["target"] for r in done if r["type"] == "copy"], f"s3/b/up-{index}/")
+
+
 @pytest.mark.parametrize("words", [("find", "s3/b/p"), ("find", "s3/b/p*"), ("find", "s3/b/p", "--maxdepth", "9")])
 def test_shards_of_a_search_are_disjoint_and_whole(call: Call, fake: FakeS3, words: tuple[str, ...]) -> None:
     """Each key is found by exactly one machine, however it is walked to and whatever its name is."""

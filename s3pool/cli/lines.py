@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.cli.output import escape
 from s3pool.model import ObjectInfo
-from s3pool.units import format_size
+from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, format_size
 
 HUMAN_WIDTH = 8  # of the size column: 1023.9KiB never occurs, 1023KiB does
 BYTES_WIDTH = 13  # of the size column in bytes: 5 TiB, S3's largest object
@@ -19,7 +19,25 @@ def format_stamp(iso_time: str) -> str:
 
 def human_size(size: int) -> str:
     """Give the size column for people."""
+    for limit, scale, template in _HUMAN_ROWS:
+        if size < limit:
+            return template % (size * scale)
     return f"{format_size(size):>{HUMAN_WIDTH}}"
+
+
+def _human_rows() -> Iterator[tuple[int, float, str]]:
+    """Yield what format_size does below a limit: the limit, a factor, a template.
+
+    A listing formats millions of sizes, and comparing takes half as long as computing a unit.
+    """
+    yield STEP, 1, f"%{HUMAN_WIDTH - 1}dB"
+    for power, unit in enumerate(SIZE_UNITS[1:-1], 1):
+        width, whole = HUMAN_WIDTH - len(unit), STEP**power
+        yield int(LAST_WITH_DECIMAL * whole) + 1, 1 / whole, f"%{width}.1f{unit}"
+        yield int(FIRST_OF_NEXT * whole), 1 / whole, f"%{width}.0f{unit}"
+
+
+_HUMAN_ROWS = tuple(_human_rows())
 
 
 def exact_size(size: int) -> str:
@@ -48,3 +66,26 @@ def line_formatter(*, exact: bool, etag: bool = False, versions: bool = False) -
         return " ".join([*columns, name])
 
     return full if etag or versions else plain
+
+
+def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]], list[str] | None]:
+    """Give what makes the plain lines of a whole page at once, names relative to a base.
+
+    It gives None for a page with a name that is not below the base, is the base, or needs to
+    be escaped: such a page is formatted line by line.
+    """
+    size_text = exact_size if exact else human_size
+    start = len(base)
+
+    def lines(objects: Sequence[ObjectInfo]) -> list[str] | None:
+        names = [info[0][start:] for info in objects]
+        if "" in names or not "".join(names).isprintable():
+            return None
+        if base and not all(info[0].startswith(base) for info in objects):
+            return None
+        return [
+            f"[{stamp[:10]} {stamp[11:19]} UTC] {size_text(size)} {storage} {name}"
+            for (_, size, stamp, _, storage, _, _, _), name in zip(objects, names, strict=True)
+        ]
+
+    return lines

@@ -12,7 +12,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo format lint test live bench bench-list man man-fresh dist clean check
+.PHONY: s3-tests help venv demo format lint test live bench bench-list man man-fresh dist clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: venv ## all tests; those on Ceph RGW too where radosgw is installed
 
 live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live
+
+s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (needs radosgw; half an hour)
+	$(BIN)/python -m tests.s3tests.run $(S3TESTS)
 
 bench: venv ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')
 	@$(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)

@@ -34,8 +34,13 @@ LEFT_OUT_MARKS = (
     "test_of_sts",
     "webidentity_test",
 )
-# Aborts radosgw before 19 (Ceph's tracker, 71458): the node would be missing for all that follow.
-LEFT_OUT_TESTS = ("s3tests/functional/test_s3.py::test_upload_part_copy_percent_encoded_key",)
+LEFT_OUT_TESTS = (
+    # Aborts radosgw before 19 (Ceph's tracker, 71458): the node would be missing for all that follow.
+    "s3tests/functional/test_s3.py::test_upload_part_copy_percent_encoded_key",
+    # Sets one bucket's ACL fifty times at once. Spread over several gateways it leaves an entry in the
+    # list of buckets that outlives the bucket, and the cleaning before every later test fails.
+    "s3tests/functional/test_s3.py::test_bucket_concurrent_set_canned_acl",
+)
 PASSED = "passed"
 LIMIT_S = 3600.0
 

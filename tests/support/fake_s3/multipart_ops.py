@@ -74,7 +74,11 @@ def upload_part(call: Call) -> Reply:
     if upload.checksum_algorithm and not call.header(CHECKSUM_PREFIX + upload.checksum_algorithm):
         raise S3Fault(400, "InvalidRequest", f"The part has no {upload.checksum_algorithm} checksum.")
     part = _store_part(call, upload, receive(call))
-    return Reply(200, headers={"ETag": f'"{part.etag}"'})
+    headers = {"ETag": f'"{part.etag}"'}
+    if upload.checksum_algorithm:  # what clients repeat in Complete
+        name = CHECKSUM_PREFIX + upload.checksum_algorithm
+        headers[name] = call.header(name)
+    return Reply(200, headers=headers)
 
 
 def upload_part_copy(call: Call) -> Reply:

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 import threading
+from collections.abc import Callable
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
 
@@ -19,6 +20,7 @@ NEW_FILE_MODE = 0o666  # the umask takes its share
 NEW_DIRECTORY_MODE = 0o777
 PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
 DOT_NAMES = ("", ".", "..")
 
 
@@ -137,6 +139,7 @@ class PartFile:
         finally:
             os.close(root_fd)
         self._registry = registry
+        registry.enter((root, *parents), self._directory)
         self.name = os.fsencode(reuse)
         self.fd = self._open_kept() if reuse else -1
         self.reused = self.fd >= 0
@@ -240,18 +243,18 @@ def _claim(fd: int) -> bool:
     return True
 
 
-def remove_orphan(path: bytes) -> bool:
+def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> bool:
     """Remove a temporary file that a run has left which is no more; say whether it is gone.
 
     One that is somebody's stays, and so does everything on file systems without locks.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        os.unlink(path, dir_fd=dir_fd)
     except OSError:
         return False
     finally:
@@ -260,12 +263,27 @@ def remove_orphan(path: bytes) -> bool:
 
 
 class PartRegistry:
-    """The temporary files that exist now, for a run that must leave at once."""
+    """The temporary files that exist now, for a run that must leave at once.
+
+    ``sweep`` is called with each directory, open, before the first file is made in it.
+    """
 
     def __init__(self) -> None:
-        # Guards the set; removing files happens outside of it.
+        # Guards the sets; removing files happens outside of it.
         self._lock = threading.Lock()
         self._open: set[PartFile] = set()
+        self._entered: set[tuple[str | bytes, ...]] = set()
+        self.sweep: Callable[[int], None] | None = None
+
+    def enter(self, place: tuple[str | bytes, ...], directory: int) -> None:
+        """Have a directory swept, unless a file was made in it before."""
+        if self.sweep is None or place in self._entered:
+            return
+        with self._lock:
+            if len(self._entered) >= MAX_ENTERED:
+                self._entered.clear()
+            self._entered.add(place)
+        self.sweep(directory)
 
     def add(self, part: PartFile) -> None:
         """Remember a file before it is made."""

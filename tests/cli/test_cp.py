@@ -455,3 +455,20 @@ def test_terminal_shows_a_bar_and_the_summary(run_cli: CliRunner, fake: FakeS3, 
     assert 0 == process.wait(timeout=30)
     assert b"all" in shown
     assert shown.rstrip().splitlines()[-1].split(b"\x1b[2K")[-1].startswith(b"s3pool: 1 copied")
+
+
+def test_cp_removes_what_a_killed_one_left(call: Callable[..., CliResult], fake: FakeS3, tmp_path: Path) -> None:
+    """Nobody else would, until some sync comes by."""
+    fake.store.add("b", "d/f", b"content")
+    fake.store.add("b", "g", b"content")
+    (tmp_path / "t" / "d").mkdir(parents=True)
+    left = [tmp_path / "t" / name for name in (".s3pool-0123456789ab.part", "d/.s3pool-ba9876543210.part")]
+    for path in left:
+        path.write_bytes(b"half")
+
+    rehearsed = call("cp", "--dry-run", "-r", "s3/b", "t")
+    before = [path.exists() for path in left]
+    copied = call("cp", "-r", "s3/b", "t")
+
+    assert (0, 0, [True, True]) == (rehearsed.code, copied.code, before)
+    assert ["d", "d/f", "g"] == sorted(str(path.relative_to(tmp_path / "t")) for path in (tmp_path / "t").rglob("*"))

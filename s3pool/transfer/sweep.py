@@ -1,0 +1,39 @@
+"""Temporary files of downloads that were killed, found where the next download goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import islice
+
+from s3pool.transfer.beneath import is_part_name, remove_orphan
+
+MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for the reading of a million
+
+
+def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[int], None]:
+    """Give what removes temporary files from an open directory, but for those that are of use.
+
+    Of use is what somebody is at work on, what ``is_known`` tells, and what has more than
+    ``largest`` bytes: another command may mean to go on with it.
+    """
+
+    def sweep(directory: int) -> None:
+        try:
+            names = _part_names(directory, largest)
+        except OSError:  # the download itself will say what is wrong
+            return
+        for name in names:
+            if not is_known(name):
+                remove_orphan(os.fsencode(name), dir_fd=directory)
+
+    return sweep
+
+
+def _part_names(directory: int, largest: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [
+            entry.name
+            for entry in islice(entries, MAX_ENTRIES)
+            if is_part_name(os.fsencode(entry.name)) and entry.stat(follow_symlinks=False).st_size <= largest
+        ]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.upload import upload
-from tests.support.fake_s3 import MIB, CutXml, FakeS3, FlipByte, FlipStored
+from tests.support.fake_s3 import MIB, Call, CutXml, FakeS3, FlipByte, FlipStored
+from tests.support.fake_s3.wire import Exchange, flip
 from tests.support.relay import Relay
 from tests.support.rgw import RgwCluster
 from tests.support.run_cli import CliResult
@@ -31,6 +33,7 @@ MARKER = b"<this very byte!>"
 IN_MEMORY, FROM_FILE, IN_PARTS = 100_000, 3 * MIB, 2 * PART + 99
 SIZES = [IN_MEMORY, FROM_FILE, IN_PARTS]
 SECRETS = {"KEY": "secret"}
+TLS_DIR = Path(__file__).parents[1] / "support" / "tls"
 Run = Callable[..., CliResult]
 
 
@@ -338,3 +341,53 @@ def test_flip_in_an_answer_is_told_with_both_digests(fake: FakeS3, run: Run, tmp
     assert 1 == result.code
     assert re.fullmatch(expected, error_lines(result)[0])
     assert not (tmp_path / "f").exists()
+
+
+# -- behind TLS ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_fake(fake_s3: Callable[..., FakeS3]) -> FakeS3:
+    """Give a store behind HTTPS, which checks signatures, with an object to replace."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS_DIR / "server.pem")
+    server = fake_s3(2, secrets=SECRETS, tls=context)
+    server.store.add("b", "k", b"old")
+    return server
+
+
+def spoil(exchange: Exchange) -> None:
+    """Turn over a bit of a body before anybody has looked at it."""
+    exchange.received = flip(exchange.body(), len(exchange.body()) // 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", ["arrived", "stored"])
+def test_upload_that_flips_behind_tls_fails(tls_fake: FakeS3, run: Run, tmp_path: Path, size: int, way: str) -> None:
+    """Content-MD5 covers the bytes until the server has checked them, the ETag what became of them."""
+    (tmp_path / "f").write_bytes(content_of(size))
+    op = "UploadPart" if size == IN_PARTS else "PutObject"
+    tls_fake.fault(Call(spoil) if way == "arrived" else FlipStored(at=9), op=op, times=0)
+    environment = {**tls_fake.environment, "AWS_CA_BUNDLE": str(TLS_DIR / "cert.pem")}
+
+    result = run("cp", str(tmp_path / "f"), "s3/b/k", "--part-size", "5MiB", env=environment)
+
+    hashes = {request.headers["x-amz-content-sha256"] for request in tls_fake.requests if request.op == op}
+    assert (1, 1, {"UNSIGNED-PAYLOAD"}) == (result.code, len(error_lines(result)), hashes)
+    assert {} == tls_fake.store.bucket("b").uploads
+    assert way == "stored" or tls_fake.store.bodies("b")["k"] == b"old"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_download_that_flips_behind_tls_fails(tls_fake: FakeS3, run: Run, tmp_path: Path, size: int) -> None:
+    """TLS ends where the server hands it the bytes."""
+    tls_fake.store.add("b", "k", content_of(size))
+    tls_fake.fault(FlipByte(at=9), op="GetObject", times=0)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"old")
+    environment = {**tls_fake.environment, "AWS_CA_BUNDLE": str(TLS_DIR / "cert.pem")}
+
+    result = run("cp", "s3/b/k", str(tmp_path / "d" / "f"), "--part-size", "5MiB", env=environment)
+
+    assert (1, 1) == (result.code, len(error_lines(result)))
+    assert (["f"], b"old") == (names_in(tmp_path / "d"), (tmp_path / "d" / "f").read_bytes())

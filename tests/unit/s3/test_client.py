@@ -382,7 +382,7 @@ def test_an_upload_in_parts_runs_its_course() -> None:
         Answer(body=b"<CompleteMultipartUploadResult/>", headers={"x-amz-version-id": "v"}),
     )
 
-    upload_id = client.create_multipart_upload("bkt", "k", checksum_algorithm="SHA256")
+    upload_id = client.create_multipart_upload("bkt", "k", checksum_algorithm="CRC32C", checksum_type="FULL_OBJECT")
     first = client.upload_part("bkt", "k", upload_id=upload_id, number=1, body=BODY, payload_hash="h", content_md5="m")
     second = client.upload_part_copy(
         "bkt", "k", upload_id=upload_id, number=2, source_bucket="s", source_key="a", byte_range=ByteRange(0, 9)
@@ -391,7 +391,11 @@ def test_an_upload_in_parts_runs_its_course() -> None:
 
     create, part, copied, complete = sender.requests
     assert PutResult("", "v") == result
-    assert (False, "SHA256") == (create.idempotent, create.headers["x-amz-checksum-algorithm"])
+    assert (False, "CRC32C", "FULL_OBJECT") == (
+        create.idempotent,
+        create.headers["x-amz-checksum-algorithm"],
+        create.headers["x-amz-checksum-type"],
+    )
     assert ((("partNumber", "1"), ("uploadId", "u/1")), True, "m") == (
         part.query,
         part.idempotent,

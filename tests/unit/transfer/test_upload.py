@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,19 @@ from s3pool.model import ObjectAttributes
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload, upload_stream
-from tests.support.fake_s3 import MIB, Call, FakeS3, FlipStored, Reset, Vanish, WrongETag, error_in_200, internal_error
+from tests.support.fake_s3 import (
+    MIB,
+    Call,
+    FakeS3,
+    FlipStored,
+    Reset,
+    Rewrite,
+    Vanish,
+    WrongETag,
+    error_in_200,
+    internal_error,
+)
+from tests.support.fake_s3.wire import Reply
 
 PART = 5 * MIB
 EngineFactory = Callable[..., Engine]
@@ -185,6 +198,46 @@ def test_etag_of_a_put_is_compared_where_md5_was_made(
 
     with pytest.raises(IntegrityError, match="what was sent makes"):
         send(source(b"content"), make_engine(sign_payload=False))
+
+
+def test_etag_of_a_part_is_compared_where_md5_was_made(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Complete would make an object of whatever the parts became."""
+    fake.fault(FlipStored(), op="UploadPart", nth=2)
+
+    with pytest.raises(IntegrityError, match=r"part 2, has the ETag .* what was sent makes"):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART, sign_payload=False))
+
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
+
+
+@pytest.mark.parametrize(("size", "op"), [(10, "PutObject"), (PART + 1, "UploadPart")])
+@pytest.mark.parametrize(
+    "header",
+    [("x-amz-server-side-encryption", "aws:kms"), ("x-amz-server-side-encryption-customer-algorithm", "AES256")],
+)
+def test_etag_that_hides_the_digest_is_not_compared(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    source: Callable[[bytes], Path],
+    size: int,
+    op: str,
+    header: tuple[str, str],
+) -> None:
+    """A bucket may encrypt by default: its ETags look like MD5s, and are none."""
+
+    def encrypt(reply: Reply) -> Reply:
+        return replace(reply, headers={**reply.headers, "ETag": f'"{"0" * 32}"', header[0]: header[1]})
+
+    fake.fault(Rewrite(encrypt), op=op, times=0)
+    path = source(content_of(size))
+    engine = make_engine(part_size=PART, sign_payload=False)
+    if op == "PutObject":
+        assert size == send(path, engine).size
+        return
+    with pytest.raises(S3Error, match="InvalidPart"):  # by Complete: this server's ETags are MD5s after all
+        send(path, engine)
 
 
 def grow(path: Path) -> Callable[[object], None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error, S3PoolError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.transfer.checksums import algorithm_header, check_stored, type_header
+from s3pool.transfer.checksums import seal as seal_of
 from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
 from s3pool.transfer.resume import may_go_on
 from s3pool.transfer.tags import TAG_COUNT
@@ -81,10 +82,19 @@ class MultipartUpload:
     def has(self, number: int, body: FileSlice) -> bool:
         """Say whether a part is there since an earlier run, with these very bytes."""
         part = self._stored.get(number)
-        if part is None or part.size != body.length or part.etag != body.digest("md5").hex():
+        if part is None or part.size != body.length:
             return False
-        self._etags[number] = part.etag
+        sealed = seal_of(body.feed, sign_payload=False, checksum=self._engine.options.checksum)
+        if part.etag != sealed.md5_hex:
+            return False
+        self._note(number, part.etag, sealed)
         return True
+
+    def _note(self, number: int, etag: str, sealed: Seal) -> None:
+        """Remember what Complete has to tell of a part."""
+        self._etags[number] = etag
+        if sealed.checksum is not None:
+            self._checksums[number] = sealed.checksum
 
     def stored_etag(self, number: int, length: int) -> str:
         """Give the ETag of a part that is there since an earlier run; "" for none of this length."""
@@ -119,9 +129,7 @@ class MultipartUpload:
         )
         if "kms" not in self._engine.options.attributes.sse:
             check_stored(f"{self.resource}, part {number},", result, seal)
-        self._etags[number] = result.etag
-        if seal.checksum is not None:
-            self._checksums[number] = seal.checksum
+        self._note(number, result.etag, seal)
         return result.etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:

@@ -52,9 +52,12 @@ class Memory(Protocol):
         """Forget a temporary file."""
 
 
-def upload_fingerprint(size: int, mtime_ns: int, *, part_size: int, attributes: ObjectAttributes) -> str:
+def upload_fingerprint(
+    size: int, mtime_ns: int, *, part_size: int, attributes: ObjectAttributes, checksum: str = ""
+) -> str:
     """Give what an upload must have in common with an unfinished one."""
-    return _digest(f"{size} {mtime_ns} {part_size} {attributes!r}")
+    words = f" {checksum}" if checksum else ""
+    return _digest(f"{size} {mtime_ns} {part_size} {attributes!r}{words}")
 
 
 def download_fingerprint(size: int, etag: str, *, range_bytes: int) -> str:

@@ -213,10 +213,14 @@ def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, 
 
 
 def _fingerprint(source: _Source, part_size: int, engine: Engine, attributes: ObjectAttributes) -> str:
-    """Give what tells an unfinished upload of the same; "" where none can be taken up."""
-    if algorithm_header(engine.options.checksum):
-        return ""  # Complete wants the checksums of all parts, and ListParts may not tell them
-    return upload_fingerprint(source.size, source.facts.st_mtime_ns, part_size=part_size, attributes=attributes)
+    """Give what tells an unfinished upload of the same."""
+    return upload_fingerprint(
+        source.size,
+        source.facts.st_mtime_ns,
+        part_size=part_size,
+        attributes=attributes,
+        checksum=algorithm_header(engine.options.checksum),
+    )
 
 
 # -- streams -------------------------------------------------------------------------------

@@ -59,7 +59,10 @@ def parts_of(root: Path) -> list[Path]:
     return list(root.rglob(".s3pool-*"))
 
 
-@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")])
+@pytest.mark.parametrize(
+    "command",
+    [("sync",), ("cp", "-r"), ("sync", "--upload-checksum", "crc32"), ("cp", "-r", "--checksum", "sha256")],
+)
 def test_a_killed_upload_goes_on_with_its_parts(
     run_cli: CliRunner, fake: FakeS3, source: Path, command: tuple[str, ...]
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +11,7 @@ from tests.bench.main import main
 from tests.bench.measure import Sample
 from tests.bench.results import Report, WorkResult, from_json, to_json
 from tests.bench.tables import figures_table, targets_table
+from tests.bench.tools import HINTS
 
 MIB = 1 << 20
 SVG = "{http://www.w3.org/2000/svg}"
@@ -121,7 +123,7 @@ def test_unknown_workload_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "no workload small-putt; there are small-put, " in capsys.readouterr().err
 
 
-def test_redrawing_measures_nothing(report: Report, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_redrawing_measures_nothing(report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The status still tells that something is missing, and what."""
     (tmp_path / "result.json").write_text(json.dumps(to_json(report)))
 
@@ -132,3 +134,19 @@ def test_redrawing_measures_nothing(report: Report, tmp_path, capsys: pytest.Cap
     assert "bench: incomplete: 2 of the comparisons are missing\n" == captured.err.splitlines(keepends=True)[-1]
     assert captured.out == (tmp_path / "new" / "table.txt").read_text() + "\n"
     assert draw(report) == (tmp_path / "new" / "chart.svg").read_text()
+
+
+def test_missing_server_is_a_gap_not_a_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without root nothing of Debian's can be installed here, and the result has to say so."""
+    monkeypatch.setattr("tests.bench.main.find_tools", lambda: ({}, dict(HINTS)))
+
+    code = main(["--only", "proxy-small", "--out", str(tmp_path)])
+
+    reason = "nginx is not installed (apt-get install nginx-light); wrk is not installed (apt-get install wrk)"
+    assert 1 == code
+    assert f"bench: not measured: proxy-small, s3pool: {reason}\n" in capsys.readouterr().err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {"s3pool": reason} == result["workloads"][0]["errors"]
+    assert "apt-get install haproxy" == result["missing"]["haproxy"]

@@ -15,7 +15,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 .PHONY: s3-tests help venv demo format lint test live bench bench-list man man-fresh dist clean check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.test ## create .venv with s3pool and what its tests need
 

@@ -226,7 +226,8 @@ def _read_header(head: RequestHead) -> _Claim:
     words = dict(found)
     if len(found) != len(words) or words.keys() != AUTHORIZATION_WORDS or WORD.sub("", value).strip(" ,\t"):
         raise _malformed_header("the Authorization field is malformed")
-    timestamp = head.value("x-amz-date") or _from_http_date(head.value("date"))
+    given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
+    timestamp = given[0] if given else _from_http_date(head.value("date"))
     return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp)
 
 

@@ -105,14 +105,17 @@ def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     match = AUTHORIZATION.fullmatch(head.value("authorization"))
     if match is None:
         raise Denial(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
-    text = head.value("x-amz-date") or head.value("date")
+    given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
+    text = given[0] if given else head.value("date")
     try:
         stamp = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, IndexError):
-        raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date") from None
+        stamp = -1.0
+    if stamp < 0:  # no date, or one before 1970
+        raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date")
     if abs(stamp - now) > MAX_SKEW_S:
         raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")
-    return match[1], match[2], "" if head.value("x-amz-date") else head.value("date")
+    return match[1], match[2], "" if given else head.value("date")
 
 
 def _read_query(target: Target, now: float) -> tuple[str, str, str]:

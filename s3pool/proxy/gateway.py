@@ -102,6 +102,8 @@ class Gateway:
         operation = classify(head.method, target.names, bucket=target.bucket, key=target.key, headers=headers)
         if self.settings.auth == PASSTHROUGH:
             return Admitted(head, target, _declared(head, target), operation, None)
+        if head.has_odd_expectation:
+            raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
         guard_admin(target, head.method)
         if operation.name == "PostObject" and is_form(head) and form_of(head, target) == ANONYMOUS:
             # Who sends it stands in the form.

@@ -27,6 +27,7 @@ BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+CONTINUE = "100-continue"
 LENGTH = re.compile(r"[0-9]{1,19}")
 # Hop-by-hop fields: they speak of this connection and are never passed on (RFC 9110, 7.6.1).
 HOP_BY_HOP = frozenset(
@@ -55,7 +56,9 @@ class RequestHead:
 
     ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``.
     ``length`` is None when the body is chunked. Text stands for bytes through UTF-8 with
-    surrogate escapes. ``index`` gives all values of a field by its name in lower case.
+    surrogate escapes. ``has_odd_expectation`` says that something else than 100-continue is
+    expected; who answers may refuse that or pass over it. ``index`` gives all values of a
+    field by its name in lower case.
     """
 
     method: str
@@ -67,6 +70,7 @@ class RequestHead:
     length: int | None
     keep_alive: bool
     expects_continue: bool
+    has_odd_expectation: bool
     index: Mapping[str, Sequence[str]]
 
     @property
@@ -111,6 +115,7 @@ def parse_head(block: bytes) -> RequestHead:
     host, path, query = _split_target(line[2].decode(), _host_of(index, is_http_1_0=is_http_1_0))
     length = _framing(index, is_http_1_0=is_http_1_0)
     words = _words(index.get("connection", ()))
+    expectation = _expectation(index)
     _check_connection(words)
     return RequestHead(
         method=method,
@@ -121,7 +126,8 @@ def parse_head(block: bytes) -> RequestHead:
         fields=fields,
         length=length,
         keep_alive="close" not in words and (not is_http_1_0 or "keep-alive" in words),
-        expects_continue=_expects_continue(index) and not is_http_1_0,
+        expects_continue=expectation == CONTINUE and not is_http_1_0,
+        has_odd_expectation=expectation not in (None, CONTINUE),
         index=index,
     )
 
@@ -211,8 +217,6 @@ def _check_connection(words: frozenset[str]) -> None:
         raise malformed("the Connection field names a field that is not of this connection")
 
 
-def _expects_continue(index: Index) -> bool:
+def _expectation(index: Index) -> str | None:
     expectation = _only(index, "expect")
-    if expectation is not None and expectation.lower() != "100-continue":
-        raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
-    return expectation is not None
+    return None if expectation is None else expectation.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from email.utils import formatdate
 
 import pytest
 
@@ -202,6 +203,25 @@ def test_browser_may_ask_about_a_signed_url(anonymous: str, reached: int) -> Non
 
     assert ["/b/k?x-id=GetObject"] * reached == asked
     assert bool(reached) == (answer.code != "AccessDenied")
+
+
+@pytest.mark.parametrize(("auth", "status"), [("verify", 417), ("passthrough", 200)])
+def test_odd_expectation_is_refused_or_passed_over(fake: FakeS3, auth: str, status: int) -> None:
+    """Where the node is the judge, nothing is refused that it would take (RFC 9110, 10.1.1)."""
+    with RunningProxy(fake.endpoints, auth=auth) as proxy:
+        answer = proxy.ask("PUT", "/b/k", body=OBJECT, headers={"Expect": "200-ok"})
+
+    assert status == answer.status
+
+
+@pytest.mark.parametrize("date", ["", "Tue, 07 Jul 1950 21:53:04 GMT", "yesterday"])
+def test_old_signature_needs_a_date(fake: FakeS3, date: str) -> None:
+    """An x-amz-date counts where it stands; a Date beside it does not stand in for it."""
+    with RunningProxy(fake.endpoints, sigv2="on") as proxy:
+        fields = f"Host: {proxy.host}\r\nAuthorization: AWS k:c2lnbmF0dXJl\r\nDate: {formatdate(usegmt=True)}\r\n"
+        answer = parse_answer(proxy.talk(f"GET /b/k HTTP/1.1\r\n{fields}x-amz-date: {date}\r\n\r\n".encode()))
+
+    assert (403, "AccessDenied") == (answer.status, answer.code)
 
 
 def test_body_in_chunks_gets_a_length(fake: FakeS3, proxy: RunningProxy) -> None:

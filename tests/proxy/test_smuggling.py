@@ -60,7 +60,6 @@ CORPUS = {
     "other authority": b"GET http://y/b/k HTTP/1.1\r\nHost: x\r\n\r\n",
     "TRACE": b"TRACE /b/k HTTP/1.1\r\nHost: x\r\n\r\n",
     "unknown method": b"BREW /b/k HTTP/1.1\r\nHost: x\r\n\r\n",
-    "other expectation": PUT + b"Expect: 200-ok\r\nContent-Length: 0\r\n\r\n",
     "connection hides a signature": b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: x-amz-date\r\n\r\n",
     "connection hides Host": b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: close, host\r\n\r\n",
     "long head": b"GET /b/k HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 60000 + b"\r\n\r\n",

@@ -99,7 +99,7 @@ def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) 
     part_size = choose_part_size(head.size, engine.options.part_size or COPY_PART_BYTES)
     attributes = _attributes_of_parts(task, head, engine, part_size)
     source = (task.source_bucket, task.source_key, task.version_id)
-    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes) as target:
+    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, checksum="") as target:
 
         def copy_part(numbered: tuple[int, ByteRange]) -> None:
             number, place = numbered

@@ -32,13 +32,22 @@ class MultipartUpload:
 
     Parts may be put from many threads and in any order. With a fingerprint, and an engine
     that has a memory, an unfinished upload of an earlier run is taken up again, and one that
-    is cut short is left for the next.
+    is cut short is left for the next. ``checksum`` is what every part will be put with, the
+    option's when it is None: parts that are copied have none.
     """
 
     def __init__(
-        self, engine: Engine, bucket: str, key: str, *, attributes: ObjectAttributes, fingerprint: str = ""
+        self,
+        engine: Engine,
+        bucket: str,
+        key: str,
+        *,
+        attributes: ObjectAttributes,
+        fingerprint: str = "",
+        checksum: str | None = None,
     ) -> None:
         self._engine = engine
+        self._checksum = engine.options.checksum if checksum is None else checksum
         self._client = engine.client
         self.bucket = bucket
         self.key = key
@@ -70,8 +79,8 @@ class MultipartUpload:
             self.bucket,
             self.key,
             attributes=attributes,
-            checksum_algorithm=algorithm_header(self._engine.options.checksum),
-            checksum_type=type_header(self._engine.options.checksum),
+            checksum_algorithm=algorithm_header(self._checksum),
+            checksum_type=type_header(self._checksum),
         )
         if self._memory is None:
             self._engine.uploads.add(upload_id, self._abort)
@@ -84,7 +93,7 @@ class MultipartUpload:
         part = self._stored.get(number)
         if part is None or part.size != body.length:
             return False
-        sealed = seal_of(body.feed, sign_payload=False, checksum=self._engine.options.checksum)
+        sealed = seal_of(body.feed, sign_payload=False, checksum=self._checksum)
         if part.etag != sealed.md5_hex:
             return False
         self._note(number, part.etag, sealed)

@@ -55,6 +55,16 @@ def test_large_copy_is_made_of_parts(fake: FakeS3, make_engine: EngineFactory) -
     assert "1" == make_engine().client.head_object("b", "copy").metadata["a"]
 
 
+def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_engine: EngineFactory) -> None:
+    """The bytes never come here; an upload that was begun with one wants one of every part."""
+    content = os.urandom(PART + 5)
+    put(fake, content)
+
+    copy(TASK, make_engine(part_size=PART, checksum="sha256"))
+
+    assert content == fake.store.bodies("b")["copy"]
+
+
 def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_engine: EngineFactory) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.store.add("b", "k", os.urandom(2 * PART))

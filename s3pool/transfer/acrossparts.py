@@ -112,9 +112,9 @@ class _Parts:
         md5 = body.md5
         if etag == md5.hexdigest():
             return
-        # A byte was changed on its way, or ETags are no digests there. The server can tell.
+        # A byte was changed on its way, or ETags are no digests there (KMS). The server can tell.
         logger.info("%s: part %d has the ETag %s, not its MD5; sending it again", self._target.resource, number, etag)
-        told = replace(STREAMED, content_md5=base64.b64encode(md5.digest()).decode())
+        told = replace(STREAMED, content_md5=base64.b64encode(md5.digest()).decode(), md5_hex=md5.hexdigest())
         self._reads_first = self._target.put(number, body, seal=told) != body.md5.hexdigest()
 
     def check(self, part_size: int) -> None:

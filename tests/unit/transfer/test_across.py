@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -24,9 +25,10 @@ from tests.support.fake_s3 import (
     Exchange,
     FakeS3,
     FlipByte,
+    FlipStored,
     IgnoreHeader,
     Reset,
-    WrongETag,
+    Rewrite,
     slow_down,
 )
 from tests.support.fake_s3.wire import flip
@@ -301,8 +303,8 @@ def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, m
     """A bucket that encrypts with KMS gives such; the server compares Content-MD5 then."""
     content = os.urandom(3 * PART)
     put(there, content, part_size=PART)
-    etag = "f" * 32
-    fake.fault(WrongETag(etag), op="UploadPart", times=0)
+    headers = {"ETag": f'"{"f" * 32}"', "x-amz-server-side-encryption": "aws:kms"}
+    fake.fault(Rewrite(lambda reply: replace(reply, headers=headers)), op="UploadPart", times=0)
     engine = make_engine(source=there)
     stored = fake.store.bucket("b").uploads
 
@@ -312,6 +314,19 @@ def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, m
     digests = ["content-md5" in request.headers for request in fake.requests if request.op == "UploadPart"]
     assert [False, True, True, True] == digests
     assert {} == stored
+
+
+def test_server_that_stores_something_else_is_found_out(
+    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+) -> None:
+    """It accepted the digest and says itself that it has other bytes."""
+    put(there, os.urandom(2 * PART), part_size=PART)
+    fake.fault(FlipStored(at=5), op="UploadPart", times=0)
+
+    with pytest.raises(IntegrityError, match="part 1, has the ETag"):
+        copy(TASK, make_engine(source=there))
+
+    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
 def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:

@@ -119,7 +119,9 @@ def _iter_pages(
     from s3pool.s3.trees import list_pages, list_version_pages
 
     if versions:
-        return list_version_pages(client, selection.bucket, prefix=selection.prefix, delimiter=delimiter)
+        return list_version_pages(
+            client, selection.bucket, prefix=selection.prefix, delimiter=delimiter, mode=selection.mode
+        )
     return list_pages(
         client,
         selection.bucket,

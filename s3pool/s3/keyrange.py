@@ -6,6 +6,7 @@ import marshal
 import zlib
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from s3pool.model import ListPage, ObjectInfo
@@ -51,10 +52,8 @@ class HeldPage:
         page = self._page
         if page is None:
             return
-        rows = [
-            (info.key, info.size, info.last_modified, info.etag, info.storage_class)  # all that a listing fills
-            for info in page.objects
-        ]
+        # Only plain tuples can be packed.
+        rows = [tuple(info) for info in page.objects]
         self._packed = zlib.compress(marshal.dumps(rows), PACK_LEVEL)
         self._page = None
 
@@ -64,7 +63,7 @@ class HeldPage:
         if page is not None:
             return page
         rows = marshal.loads(zlib.decompress(self._packed))
-        objects = tuple(ObjectInfo(key, size, modified, etag, storage) for key, size, modified, etag, storage in rows)
+        objects = tuple(map(partial(tuple.__new__, ObjectInfo), rows))
         return ListPage(objects, (), truncated=True)
 
 

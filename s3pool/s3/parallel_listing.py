@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from s3pool.errors import S3PoolError
 from s3pool.model import ListPage
 from s3pool.s3.keyrange import Flight
-from s3pool.s3.listing import Lister, iter_pages
+from s3pool.s3.listing import Lister, iter_pages, iter_version_pages
 from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard, UnorderedError
+from s3pool.s3.versions import MarkedWalkError, VersionLister
 from s3pool.s3.width import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ JOIN_S = 0.5  # how long the end waits for requests in flight; their threads are
 WAKE_S = 0.5  # a wait looks around after so long, whatever happens
 UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
 UNORDERED_PAGES = 16
+VERSIONS_WINDOW_PAGES = 256  # pages of versions may be longer than others
 PAGE_KEYS = 1000
 
 
@@ -70,7 +73,49 @@ def iter_pages_parallel(
     yield from crew.pages()
 
 
-def _fetcher(client: Lister, bucket: str) -> Fetch:
+def iter_version_pages_parallel(
+    client: Lister,
+    bucket: str,
+    *,
+    prefix: str = "",
+    jobs: int = AUTO_JOBS,
+    ordered: bool = True,
+    most: int = CAUTIOUS_JOBS,
+    counts: Counts | None = None,
+) -> Iterator[ListPage]:
+    """Yield the pages of ``iter_version_pages``, fetched by up to ``jobs`` threads.
+
+    All versions of a key stand on one page, newest first. The other words are those of
+    ``iter_pages_parallel``. MinIO, whose walks are followed by their markers, is listed by
+    one request after another.
+
+    Raises:
+        S3PoolError: a page could not be had; what came before it was yielded.
+    """
+    if jobs == 1:
+        yield from iter_version_pages(client, bucket, prefix=prefix)
+        return
+    width = Width(jobs, most=min(most, MOST_AUTO_JOBS))
+    board = RangeBoard(bucket, prefix=prefix, width=width, ordered=ordered, window=VERSIONS_WINDOW_PAGES, repeats=True)
+    if counts is not None:
+        board.counts = counts
+    crew = _Crew(board, width, _fetcher(VersionLister(client), bucket), now=time.monotonic)
+    try:
+        crew.fetch_first()
+    except (UnorderedError, MarkedWalkError):
+        yield from iter_version_pages(client, bucket, prefix=prefix)
+        return
+    yield from crew.pages()
+
+
+class _PageLister(Protocol):
+    """The one operation that a listing of ranges needs."""
+
+    def list_objects_page(self, bucket: str, *, prefix: str = "", start_after: str = "", token: str = "") -> ListPage:
+        """List one page."""
+
+
+def _fetcher(client: _PageLister, bucket: str) -> Fetch:
     def fetch(flight: Flight) -> ListPage:
         return client.list_objects_page(
             bucket, prefix=flight.prefix, start_after=flight.start_after, token=flight.token

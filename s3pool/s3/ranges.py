@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError
 from s3pool.model import ListPage, ObjectInfo
@@ -65,7 +66,8 @@ class RangeBoard:
     """All ranges of one listing.
 
     ``window`` is the number of pages held at most while they wait for their turn in order;
-    without order it is the number that wait for the caller.
+    without order it is the number that wait for the caller. With ``repeats`` a key may stand
+    on a page several times in a row, and on no other page.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class RangeBoard:
         start_after: str = "",
         ordered: bool = True,
         window: int = WINDOW_PAGES,
+        repeats: bool = False,
     ) -> None:
         # Some servers fail on a name before the prefix, where it says nothing anyway.
         floor = "" if name_order(start_after) < name_order(prefix) else start_after
@@ -87,6 +90,7 @@ class RangeBoard:
         self._width = width
         self._ordered = ordered
         self._window = window
+        self._repeats = repeats
         self._splitter = Splitter(prefix)
         self._live = [root]
         self._ready = [root]
@@ -257,7 +261,8 @@ class RangeBoard:
             return None
         self._commits += 1
         r = flight.range
-        if not is_increasing([info.key for info in page.objects]):
+        keys = [info.key for info in page.objects]
+        if not is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
         if _is_deaf(flight, page):
             self._recover(r)

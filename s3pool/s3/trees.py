@@ -55,15 +55,27 @@ def list_objects(
 
 
 def list_version_pages(
-    client: CountedLister, bucket: str, *, prefix: str = "", delimiter: str = ""
+    client: CountedLister, bucket: str, *, prefix: str = "", delimiter: str = "", mode: ListMode = SEQUENTIAL
 ) -> Iterator[ListPage]:
-    """Yield the pages of versions and delete markers, newest first within a key."""
-    return client.lists.measure_pages(iter_version_pages(client, bucket, prefix=prefix, delimiter=delimiter))
+    """Yield the pages of versions and delete markers, newest first within a key.
+
+    With a delimiter it is one request after another.
+    """
+    if mode.jobs == 1 or delimiter:
+        return client.lists.measure_pages(iter_version_pages(client, bucket, prefix=prefix, delimiter=delimiter))
+    from s3pool.s3.parallel_listing import iter_version_pages_parallel
+
+    pages = iter_version_pages_parallel(
+        client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs
+    )
+    return client.lists.measure_pages(pages)
 
 
-def list_versions(client: CountedLister, bucket: str, *, prefix: str = "") -> Iterator[ObjectInfo]:
+def list_versions(
+    client: CountedLister, bucket: str, *, prefix: str = "", mode: ListMode = SEQUENTIAL
+) -> Iterator[ObjectInfo]:
     """Yield all versions and delete markers below a prefix, newest first within a key."""
-    for page in list_version_pages(client, bucket, prefix=prefix):
+    for page in list_version_pages(client, bucket, prefix=prefix, mode=mode):
         yield from page.objects
 
 

@@ -139,7 +139,8 @@ class Removal:
 
         # A tree's own key stands before the tree in the same listing.
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
-        yield from self._admitted(scope, list_versions(self._client, scope.bucket, prefix=prefix))
+        versions = list_versions(self._client, scope.bucket, prefix=prefix, mode=self._rules.listing)
+        yield from self._admitted(scope, versions)
 
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.trees import list_uploads

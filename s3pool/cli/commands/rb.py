@@ -91,17 +91,17 @@ def _never_kept_versions(bucket: str, ctx: Context) -> bool:
 
 def _delete_versions_or_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
     try:
-        _delete_versions(bucket, deleter, ctx)
+        _delete_versions(bucket, deleter, mode, ctx)
     except S3Error as exc:
         if exc.status != NO_VERSIONS_STATUS:
             raise
         _delete_objects(bucket, deleter, mode, ctx)
 
 
-def _delete_versions(bucket: str, deleter: BatchDeleter, ctx: Context) -> None:
+def _delete_versions(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
     from s3pool.s3.trees import list_version_pages
 
-    for page in list_version_pages(ctx.client, bucket):
+    for page in list_version_pages(ctx.client, bucket, mode=mode):
         for info in page.objects:
             # A bucket that never kept versions lists "null" ones; a plain delete removes these.
             deleter.add(info.key, info.version_id)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 
 LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
+SPARE_BYTES = 64 << 20  # of buffers that wait for their next use
+MIN_SPARE_BYTES = 128 * 1024  # smaller ones come from the heap, which keeps them itself
+MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
 
 
 class Budget:
@@ -33,6 +36,32 @@ class Budget:
         """Return what was taken."""
         with self._lock:
             self._left += count
+
+
+class Buffers:
+    """Large buffers that are used again: fresh memory costs as much as filling it."""
+
+    def __init__(self, size: int) -> None:
+        # Guards the two below; held for a look.
+        self._lock = threading.Lock()
+        self._spare: list[bytearray] = []
+        self._room = size
+
+    def take(self, length: int) -> bytearray:
+        """Give a buffer of at least that length; what is in it is of no meaning."""
+        with self._lock:
+            for number, buffer in enumerate(self._spare):
+                if length <= len(buffer) <= MAX_WASTE * length:
+                    self._room += len(buffer)
+                    return self._spare.pop(number)
+        return bytearray(length)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Return a buffer that nobody looks at any more."""
+        with self._lock:
+            if MIN_SPARE_BYTES <= len(buffer) <= self._room:
+                self._spare.append(buffer)
+                self._room -= len(buffer)
 
 
 class RetryBudget:

@@ -15,7 +15,7 @@ from s3pool.proxy.auth import (
     UNSIGNED_STREAM_TRAILER,
     Caller,
 )
-from s3pool.proxy.budget import Budget
+from s3pool.proxy.budget import SPARE_BYTES, Budget, Buffers
 from s3pool.proxy.checksum import CHECKSUM_PREFIX
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
 from s3pool.proxy.denial import Denial
@@ -80,6 +80,7 @@ class Loader:
         self.disk = Budget(settings.spool_limit)
         self.spool = Spool(self.budget, self.disk, directory=settings.spool_dir)
         self.checksums_dropped = 0
+        self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
         """Make the body that goes to a node; reads of it only what has no length of its own.
@@ -117,7 +118,15 @@ class Loader:
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
         # Where the node is the one to judge, it is to do so before the body is asked for.
         asks = admitted.head.expects_continue and (admitted.signer is None or admitted.caller.form == ANONYMOUS)
-        body = ClientBody(read, length=length, keeps=keeps, before_read=before_read, mover=mover, awaits_leave=asks)
+        body = ClientBody(
+            read,
+            length=length,
+            keeps=keeps,
+            before_read=before_read,
+            mover=mover,
+            awaits_leave=asks,
+            buffers=self._buffers,
+        )
         return Load(body, reader, length, reserved=reserved, asks_leave=asks)
 
     def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
@@ -133,7 +142,7 @@ class Loader:
             before_read()
             decoder.readinto(memoryview(bytearray(1)))
             return self._with_checksum(load, admitted, decoder)
-        body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read)
+        body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read, buffers=self._buffers)
         load.body = body
         trailer = trailer_of(admitted)
         if trailer and keeps:
@@ -160,7 +169,9 @@ class Loader:
         decoder = _decoder(admitted, reader, _decoded_length(admitted.head))
         framed = Reframed(decoder, length=_decoded_length(admitted.head), trailer=trailer_of(admitted))
         keeps, reserved = self._reserve(admitted.operation, framed.length)
-        body = ClientBody(framed.readinto, length=framed.length, keeps=keeps, before_read=before_read)
+        body = ClientBody(
+            framed.readinto, length=framed.length, keeps=keeps, before_read=before_read, buffers=self._buffers
+        )
         return Load(body, reader, framed.length, reserved=reserved)
 
     def collected(self, read: Read, reader: Reader, *, limit: int | None = None) -> Load:
@@ -174,6 +185,8 @@ class Loader:
 
     def release(self, load: Load) -> None:
         """Give back the room that a body was promised."""
+        if isinstance(load.body, ClientBody):
+            load.body.drop()
         if load.reserved:
             self.budget.give_back(load.reserved)
             load.reserved = 0

@@ -10,6 +10,7 @@ from s3pool.body import Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.splice import Pipe, takes_splice
 from s3pool.pool.wire import Wire
+from s3pool.proxy.budget import Buffers
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import ClientGoneError, Denial
 
@@ -65,6 +66,7 @@ class ClientBody:
     was asked for before. Without, it can be sent again while nothing was read.
     ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
     the reader behind ``read``, given where the kernel may move the bytes past this process.
+    ``buffers`` lends the memory, until ``drop``.
     ``awaits_leave`` says that the node was told to expect a body and is the one to ask for it.
     """
 
@@ -77,13 +79,16 @@ class ClientBody:
         before_read: Callable[[], None],
         mover: LengthReader | None = None,
         awaits_leave: bool = False,
+        buffers: Buffers | None = None,
     ) -> None:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
         self._mover = mover
         self.awaits_leave = awaits_leave
-        self._kept = memoryview(b"")
+        self._buffers = buffers
+        self._buffer = bytearray()
+        self._kept = memoryview(self._buffer)
         self._taken = 0  # bytes read from the client
         self.length = length
         self.replays = 0
@@ -133,9 +138,18 @@ class ClientBody:
             sink.write(block)
             sent += len(block)
 
+    def drop(self) -> None:
+        """Let go of what is kept: nobody sends this body again."""
+        buffer, self._buffer = self._buffer, bytearray()
+        self._kept = memoryview(self._buffer)
+        self._keeps = False
+        if self._buffers is not None:
+            self._buffers.give_back(buffer)
+
     def _take_kept(self) -> None:
         if not self._taken:
-            self._kept = memoryview(bytearray(self.length))
+            self._buffer = self._buffers.take(self.length) if self._buffers else bytearray(self.length)
+            self._kept = memoryview(self._buffer)[: self.length]
         self._taken += self._fill(self._kept[self._taken : self._taken + MIB])
 
     def _send_streamed(self, sink: Sink) -> None:

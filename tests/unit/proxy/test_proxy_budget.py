@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from s3pool.proxy.budget import LEAST_RETRIES, Budget, RetryBudget, Slip
+from s3pool.proxy.budget import LEAST_RETRIES, Budget, Buffers, RetryBudget, Slip
+from s3pool.proxy.upload import ClientBody
 
 
 def test_bytes_are_there_once() -> None:
@@ -42,3 +45,45 @@ def test_place_is_free_again_after_the_answer() -> None:
         during = budget.retrying
 
     assert (1, 0) == (during, budget.retrying)
+
+
+def test_large_buffers_are_used_again() -> None:
+    """Fresh memory costs as much as filling it; a much larger one would be a waste."""
+    buffers = Buffers(4 << 20)
+    first = buffers.take(1 << 20)
+
+    buffers.give_back(first)
+
+    assert buffers.take(100) is not first
+    assert buffers.take((1 << 20) - 5) is first
+    assert buffers.take(1 << 20) is not first
+
+
+def test_spare_buffers_have_a_bound() -> None:
+    """What was lent in a rush is not kept for ever."""
+    buffers = Buffers(1 << 20)
+    lent = [buffers.take(1 << 20) for _ in range(2)]
+
+    for buffer in lent:
+        buffers.give_back(buffer)
+
+    again = [buffers.take(1 << 20) for _ in range(2)]
+    assert (True, False) == (again[0] is lent[0], again[1] is lent[1])
+
+
+def test_body_lets_go_of_what_it_kept() -> None:
+    """Somebody may still hold the request when its memory is needed elsewhere."""
+    buffers = Buffers(4 << 20)
+    body = ClientBody(
+        io.BytesIO(bytes(1 << 20)).readinto,  # type: ignore[arg-type]
+        length=1 << 20,
+        keeps=True,
+        before_read=lambda: None,
+        buffers=buffers,
+    )
+    body.prefetch()
+
+    body.drop()
+
+    assert body.rewindable is False
+    assert len(buffers.take(600_000)) == 1 << 20

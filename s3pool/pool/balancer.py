@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 STRATEGIES = ("round_robin", "least_connections", "power_of_two")
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
 LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
+SLOW_FACTOR = 3.0  # so many times the latency of the pool's middle node is slow
+LOSS_SHARE = 0.5  # of its share of requests a node loses when it fails or asks for less
 
 
 class Node:
@@ -36,7 +38,9 @@ class Node:
         self.is_drained = False  # its keeper wants no new requests on it
         self.tier = 0  # nodes of a higher tier wait until all of the lower ones are out
         self.in_flight = 0
-        # Guards in_flight and latency_s, which many threads change.
+        self.share = 1.0  # requests that it takes at once without being worse off than others
+        self._has_lost = False
+        # Guards in_flight, latency_s and share, which many threads change.
         self._lock = threading.Lock()
 
     def enter(self) -> None:
@@ -50,10 +54,25 @@ class Node:
             self.in_flight -= 1
 
     def note_latency(self, seconds: float) -> None:
-        """Mix the time to the response's head into the moving average."""
+        """Mix the time to the response's head into the moving average; an answer earns a larger share.
+
+        The share doubles with every round of answers until the first loss, then it grows by one.
+        """
         with self._lock:
+            self.share += 1.0 / self.share if self._has_lost else 1.0
             old = self.latency_s
             self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
+
+    def lose_share(self) -> None:
+        """Take requests away: the node failed, or asked for fewer."""
+        with self._lock:
+            self._has_lost = True
+            self.share = max(1.0, self.share * LOSS_SHARE)
+
+    def is_busy(self, usual_latency_s: float) -> bool:
+        """Say whether one more request would wait longer here than elsewhere."""
+        is_slow = self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S)
+        return self.in_flight > 0 and (is_slow or self.in_flight >= self.share)
 
     @property
     def load(self) -> float:
@@ -64,7 +83,9 @@ class Node:
 class LoadBalancer:
     """Pick nodes by strategy among those whose breakers admit a request.
 
-    Nodes that failed a moment ago or asked for a pause come after clean ones. Rotation
+    Nodes that failed a moment ago or asked for a pause come after clean ones, and in a
+    rotation those that have their hands full: one that is slow, or failed, or asked for less,
+    loses requests to the others while they have room, and wins them back by answering. Rotation
     starts at a random node, so that many short commands spread over the pool.
     """
 
@@ -138,6 +159,9 @@ class LoadBalancer:
             rotated = pair + [node for node in rotated if node not in pair]
         elif self._strategy == "power_of_two":
             rotated.sort(key=lambda node: node.load)
+        elif self._strategy == "round_robin" and any(node.in_flight for node in rotated):
+            usual_s = sorted(node.latency_s for node in rotated)[len(rotated) // 2]
+            rotated.sort(key=lambda node: node.is_busy(usual_s))
         return rotated
 
     def cooldown_s(self) -> float:

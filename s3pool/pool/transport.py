@@ -249,11 +249,13 @@ class _Call:
         if isinstance(error, ThrottledError):
             pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
             node.cooling_until = self._t._now() + pause_s
+            node.lose_share()
             node.counters.add_throttled()
             node.breaker.report_success()
         elif is_illness(error):
             node.counters.add_failure(failure_kind(error), str(error))
             node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if isinstance(error, ConnectError) else 1)
+            node.lose_share()
         elif isinstance(error, S3Error):
             node.breaker.report_success()
         if isinstance(error, TransportError):

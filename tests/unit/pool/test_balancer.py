@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from typing import cast
@@ -28,6 +29,79 @@ def test_round_robin_gives_every_node_its_turn() -> None:
     picks = Counter(balancer.pick().endpoint.host for _ in range(40))
 
     assert picks == {"node0": 10, "node1": 10, "node2": 10, "node3": 10}
+
+
+def run_rounds(balancer: LoadBalancer, latencies: dict[str, float], *, jobs: int, seconds: float) -> Counter[str]:
+    """Let jobs send one request after another on a clock of its own; give how many each node answered."""
+    answered: Counter[str] = Counter()
+    flying: list[tuple[float, int, Node]] = []
+    now, number = 0.0, 0
+    while now < seconds:
+        while len(flying) < jobs:
+            node = balancer.pick()
+            node.enter()
+            number += 1
+            heapq.heappush(flying, (now + latencies[node.endpoint.host], number, node))
+        now, _, node = heapq.heappop(flying)
+        node.note_latency(latencies[node.endpoint.host])
+        node.leave()
+        answered[node.endpoint.host] += 1
+    return answered
+
+
+def test_slow_node_loses_work_to_the_others() -> None:
+    """Or all jobs would end up waiting for it: a rotation alone is as slow as its slowest node."""
+    latencies = {"node0": 1.0, "node1": 0.01, "node2": 0.01, "node3": 0.01}
+
+    answered = run_rounds(LoadBalancer(_make_nodes(4)), latencies, jobs=8, seconds=10.0)
+
+    assert 0 < answered["node0"] <= 20
+    assert min(answered[host] for host in ("node1", "node2", "node3")) > 1000
+
+
+def test_slow_node_keeps_its_turn_while_nothing_is_in_flight() -> None:
+    """One request after another takes every node in turn, so that throttles per connection do not add up."""
+    nodes = _make_nodes(3)
+    balancer = LoadBalancer(nodes)
+    for node, latency in zip(nodes, (3.0, 0.01, 0.01), strict=True):
+        node.note_latency(latency)
+
+    picks = Counter(balancer.pick().endpoint.host for _ in range(9))
+
+    assert {"node0": 3, "node1": 3, "node2": 3} == picks
+
+
+def test_node_that_asks_for_less_gets_less_and_wins_it_back() -> None:
+    """Halves for every loss, one more for every round of answers."""
+    (node,) = _make_nodes(1)
+    for _ in range(7):
+        node.note_latency(0.01)
+    shares = [node.share]
+    node.lose_share()
+    shares.append(node.share)
+    for _ in range(5):
+        node.note_latency(0.01)
+    shares.append(node.share)
+
+    assert [8.0, 4.0] == shares[:2]
+    assert 5.0 <= shares[2] <= 5.3
+
+
+def test_full_node_waits_until_the_others_are_full() -> None:
+    """More than its share goes to a node only when nobody else has room."""
+    nodes = _make_nodes(2)
+    balancer = LoadBalancer(nodes)
+    for _ in range(3):
+        nodes[1].note_latency(0.01)
+    nodes[0].lose_share()
+
+    picks = []
+    for _ in range(5):
+        node = balancer.pick()
+        node.enter()
+        picks.append(node.endpoint.host)
+
+    assert 1 == picks.count("node0")
 
 
 def test_rotation_starts_at_a_random_node() -> None:

@@ -118,7 +118,7 @@ def _run(site: Site, workload: Workload, missing: Mapping[str, str], options: ar
     absent = [f"{tool} is not installed ({missing[tool]})" for tool in workload.needs if tool in missing]
     if absent:
         return WorkResult(workload.name, title, workload.unit, {}, {OURS: "; ".join(absent)})
-    errors = {tool: f"not installed ({missing[tool]})" for tool in workload.peers if tool in missing}
+    errors = {tool: f"not installed ({missing[tool]})" for tool in (OURS, *workload.peers) if tool in missing}
     try:
         contestants = workload.enter(site)
     except (WorkError, ServerError, RgwError) as exc:

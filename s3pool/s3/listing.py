@@ -195,7 +195,7 @@ class _Walk:
         if self._has_order and last and name_order(last) < name_order(self._last):
             raise ProtocolError(f"the server went backwards while it listed s3/{self._bucket}")
         self._token = page.next_token
-        self._by_token = self._by_token or not self._has_order or is_minio_token(page.next_token)
+        self._by_token = self._by_token or not self._has_order or page.is_minio or is_minio_token(page.next_token)
         # Without order every page has to be taken as it is, and the guard finds loops.
         floor = self._cursor if self._has_order else self._floor
         if not self._has_order or not _begins_after(page, floor):

@@ -267,7 +267,7 @@ class RangeBoard:
         if _is_deaf(flight, page):
             self._recover(r)
             return None
-        self._is_minio = self._is_minio or self._meet_minio(page.next_token)
+        self._is_minio = self._is_minio or self._meet_minio(page)
         objects, is_over = self._trim(r, page.objects)
         is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
         self._judge_child(r, len(objects), is_last=is_over or is_last)
@@ -287,8 +287,8 @@ class RangeBoard:
                 raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
         return held
 
-    def _meet_minio(self, token: str) -> bool:
-        if not is_minio_token(token):
+    def _meet_minio(self, page: ListPage) -> bool:
+        if not (page.is_minio or is_minio_token(page.next_token)):
             return False
         self._width.cap(MINIO_JOBS)
         return True

@@ -36,7 +36,7 @@ class VersionLister:
         found: list[ObjectInfo] = []
         while True:
             page = self._client.list_versions_page(bucket, prefix=prefix, key_marker=key, version_id_marker=version)
-            if MINIO_TAG.decode() in page.next_token:
+            if page.is_minio or MINIO_TAG.decode() in page.next_token:
                 raise MarkedWalkError
             found += page.objects
             if not page.truncated or not found:

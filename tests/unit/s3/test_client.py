@@ -159,6 +159,16 @@ def test_versions_and_uploads_are_listed_from_their_markers() -> None:
     assert {"uploads": "", "max-uploads": "1000", "key-marker": "k", "upload-id-marker": "u"} == second
 
 
+@pytest.mark.parametrize(
+    ("server", "expected"), [("MinIO", True), ("MinIO/2024-01-01", True), ("Ceph", False), ("", False)]
+)
+def test_minio_is_known_by_its_name(server: str, expected: bool) -> None:
+    """Its pages are asked for in another way than those of all other servers."""
+    client, _ = client_of(Answer(200, EMPTY_PAGE, {"server": server}))
+
+    assert expected == client.list_objects_page("b").is_minio
+
+
 def test_buckets_are_listed_over_all_pages() -> None:
     """AWS cuts long lists of buckets."""
     page = b"<ListAllMyBucketsResult><Buckets><Bucket><Name>%b</Name></Bucket></Buckets>%b</ListAllMyBucketsResult>"

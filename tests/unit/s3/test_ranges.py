@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -362,6 +363,19 @@ def test_minio_is_followed_by_few_chains_of_tokens() -> None:
     assert lister.keys == found
     assert len(by_name) < len(lister.asked) / 3
     assert any(asked.prefix for asked in by_name)
+
+
+def test_server_that_says_it_is_minio_gets_few_chains_from_the_start() -> None:
+    """Its tokens may look like others one day."""
+    board = board_of(30)
+    flight = board.take()
+    assert flight is not None
+
+    board.commit(flight, replace(page_of("a/1", "a/2", truncated=True, token="t"), is_minio=True))
+
+    flights = list(iter(board.take, None))
+    assert 1 <= len(flights) <= 4
+    assert "t" in {flight.token for flight in flights}
 
 
 def test_front_goes_on_when_the_window_is_full() -> None:

@@ -92,6 +92,11 @@ class NameFilter:
         return self._default
 
 
+def takes_all(names: Names) -> bool:
+    """Say whether every name takes part, so that none need be asked about."""
+    return isinstance(names, NameFilter) and not names.active
+
+
 @dataclass(frozen=True, slots=True)
 class ShardNames:
     """The names of a filter that are of one shard as well."""

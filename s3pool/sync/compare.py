@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from s3pool.model import parse_iso_time
 
@@ -14,12 +15,11 @@ NANO = 10**9
 TOLERANCE_NS = 2 * NANO  # of two clocks, and of servers that cut Last-Modified to seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One file or object, by its name below the tree: all that is compared.
 
     A local one has ``mtime_ns`` and the ``path`` that opens it; a remote one has ``etag`` and
-    ``last_modified`` as the listing told.
+    ``last_modified`` as the listing told. A tuple: there may be one for every object.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Entry:
     @property
     def time_ns(self) -> int:
         """Give the modification time in nanoseconds, the server's where there is no other."""
-        return self.mtime_ns if self.mtime_ns is not None else round(parse_iso_time(self.last_modified) * NANO)
+        return self.mtime_ns if self.mtime_ns is not None else time_ns_of(self.last_modified)
 
     @property
     def stamp(self) -> str:
@@ -40,8 +40,12 @@ class Entry:
         return str(self.mtime_ns) if self.mtime_ns is not None else f"{self.etag} {self.last_modified}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+def time_ns_of(last_modified: str) -> int:
+    """Give a Last-Modified of a listing in nanoseconds."""
+    return round(parse_iso_time(last_modified) * NANO)
+
+
+class Record(NamedTuple):
     """A pair as an earlier run left it in sync.
 
     ``stamp`` is of the local side, or of the source where both are in S3; ``etag`` is of the
@@ -140,11 +144,11 @@ def _compare_content(source: Entry, target: Entry, record: Record | None, rules:
 def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
     """Decide without a record, by what a listing and a walk tell."""
     if direction == DOWNLOAD:
-        return SAME if _is_time_of_object(target.time_ns, source.time_ns) else OTHER_TIME
+        return SAME if is_time_of_object(target.time_ns, source.time_ns) else OTHER_TIME
     return NEWER if source.time_ns > target.time_ns + TOLERANCE_NS else SAME
 
 
-def _is_time_of_object(local_ns: int, modified_ns: int) -> bool:
+def is_time_of_object(local_ns: int, modified_ns: int) -> bool:
     """Say whether a download set this time: Last-Modified as HTTP writes it, in whole seconds."""
     return local_ns % NANO == 0 and abs(local_ns - modified_ns) <= NANO
 

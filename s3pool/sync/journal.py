@@ -70,20 +70,23 @@ class Journal:
         self._read_only = read_only
         self._now = now
         self._pairs: dict[bytes, Record | None] = {}
+        self._rows: list[Row] = []
         self._hashes: list[Row] = []
         self._last_write = time.monotonic()
         self._database = self._open()
 
     # -- pairs -----------------------------------------------------------------------------
 
-    def iter_pairs(self) -> Iterator[tuple[bytes, Record]]:
-        """Yield all records by name, in byte order; rows noted meanwhile may be missing."""
+    def iter_rows(self) -> Iterator[list[Row]]:
+        """Yield all pairs by name, in byte order, many at once; rows noted meanwhile may be missing.
+
+        A row is the name and the fields of its Record.
+        """
         last: bytes | None = None
         nothing: list[Row] = []
         while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", last), nothing):
-            for name, *fields in rows:
-                yield bytes(name), Record(*fields)
-            last = bytes(rows[-1][0])
+            yield rows
+            last = rows[-1][0]
 
     def _read_names(self, columns: str, table: str, last: bytes | None) -> list[Row]:
         """Read the next rows of a table in the order of names."""
@@ -95,6 +98,12 @@ class Journal:
         """Remember how a pair was left; None forgets it."""
         if not self._read_only:
             self._pairs[name] = record
+            self._write_in_time()
+
+    def note_rows(self, rows: list[Row]) -> None:
+        """Remember many pairs, as rows; each name is noted once in a run."""
+        if not self._read_only:
+            self._rows += rows
             self._write_in_time()
 
     def note_transfer(self, name: bytes, record: Record | None) -> None:
@@ -153,10 +162,11 @@ class Journal:
     def write(self) -> None:
         """Write what was noted."""
         pairs, self._pairs = self._pairs, {}
+        rows, self._rows = self._rows, []
         hashes, self._hashes = self._hashes, []
         self._last_write = time.monotonic()
-        if pairs or hashes:
-            self._try(lambda: self._write(pairs, hashes), None)
+        if pairs or rows or hashes:
+            self._try(lambda: self._write(pairs, rows, hashes), None)
 
     def close(self) -> None:
         """Write what was noted, and close the file."""
@@ -164,12 +174,12 @@ class Journal:
         self._try(self._database.close, None)
 
     def _write_in_time(self) -> None:
-        waiting = len(self._pairs) + len(self._hashes)
+        waiting = len(self._pairs) + len(self._rows) + len(self._hashes)
         if waiting >= ROWS_PER_WRITE or time.monotonic() - self._last_write > SECONDS_PER_WRITE:
             self.write()
 
-    def _write(self, pairs: dict[bytes, Record | None], hashes: list[Row]) -> None:
-        kept = [(name, kept.size, kept.stamp, kept.etag, kept.modified) for name, kept in pairs.items() if kept]
+    def _write(self, pairs: dict[bytes, Record | None], rows: list[Row], hashes: list[Row]) -> None:
+        kept = rows + [(name, *record) for name, record in pairs.items() if record is not None]
         gone = [(name,) for name, record in pairs.items() if record is None]
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:  # ends the transaction, either way

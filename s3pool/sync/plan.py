@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError
 from s3pool.shard import WHOLE, Shard
+from s3pool.sync.blocks import Block, Row, merge, order_of, rows_to_note
 from s3pool.sync.compare import (
     COPY,
     DOWNLOAD,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 DOOMED_AT_ONCE = 1000  # names that are written to disk together
 UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk names the file otherwise
 
-Pair = tuple["Entry | None", "Entry | None"]
-
 
 @dataclass(slots=True)
 class Tally:
@@ -59,56 +58,48 @@ class Tally:
     doomed: int = 0
 
 
-def merge(source: Iterable[Entry], target: Iterable[Entry]) -> Iterator[Pair]:
-    """Bring two streams in name order together: pairs, and what one side alone has."""
-    sources, targets = iter(source), iter(target)
-    ours, theirs = next(sources, None), next(targets, None)
-    while ours is not None and theirs is not None:
-        if ours.name == theirs.name:
-            yield ours, theirs
-            ours, theirs = next(sources, None), next(targets, None)
-        elif order_of(ours.name) < order_of(theirs.name):
-            yield ours, None
-            ours = next(sources, None)
-        else:
-            yield None, theirs
-            theirs = next(targets, None)
-    while ours is not None:
-        yield ours, None
-        ours = next(sources, None)
-    while theirs is not None:
-        yield None, theirs
-        theirs = next(targets, None)
-
-
-def order_of(name: str) -> bytes:
-    """Give what S3 sorts by, and what the journal keeps a name as."""
-    return name.encode("utf-8", "surrogateescape")
-
-
 class RecordReader:
     """The journal's records, for names that come in order; what no side has is forgotten."""
 
     def __init__(self, journal: Journal, names: Names) -> None:
         self._journal = journal
         self._names = names
-        self._rows = journal.iter_pairs()
-        self._row = next(self._rows, None)
+        self._pages = journal.iter_rows()
+        self._rows: list[Row] = []
+        self._at = 0
 
-    def take(self, name: bytes) -> Record | None:
-        """Give the record of a name, which must be greater than the one before."""
-        while self._row is not None and self._row[0] < name:
-            self._forget(self._row[0])
-            self._row = next(self._rows, None)
-        if self._row is None or self._row[0] != name:
+    def take(self, names: list[bytes]) -> list[Row | None]:
+        """Give the rows of names in order, greater than those before; None where there is none."""
+        self._forget_before(names[0])
+        rows = self._next(len(names))
+        if [row[0] for row in rows] == names:
+            self._at += len(rows)
+            return list(rows)
+        if not rows or rows[0][0] > names[-1]:
+            return [None] * len(names)
+        return [self._take_one(name) for name in names]
+
+    def _take_one(self, name: bytes) -> Row | None:
+        self._forget_before(name)
+        rows = self._next(1)
+        if not rows or rows[0][0] != name:
             return None
-        record = self._row[1]
-        self._row = next(self._rows, None)
-        return record
+        self._at += 1
+        return rows[0]
 
-    def _forget(self, name: bytes) -> None:
-        if self._names.admits(name.decode("utf-8", "surrogateescape")):
-            self._journal.note(name, None)
+    def _next(self, count: int) -> list[Row]:
+        while self._at + count > len(self._rows):
+            more = next(self._pages, None)
+            if more is None:
+                break
+            self._rows, self._at = self._rows[self._at :] + more, 0
+        return self._rows[self._at : self._at + count]
+
+    def _forget_before(self, name: bytes) -> None:
+        while (rows := self._next(1)) and rows[0][0] < name:
+            self._at += 1
+            if self._names.admits(rows[0][0].decode("utf-8", "surrogateescape")):
+                self._journal.note(rows[0][0], None)
 
 
 class Plan:
@@ -122,8 +113,8 @@ class Plan:
     def __init__(
         self,
         route: Route,
-        source: Iterable[Entry],
-        target: Iterable[Entry],
+        source: Iterable[Block],
+        target: Iterable[Block],
         *,
         rules: Rules,
         names: Names,
@@ -163,16 +154,16 @@ class Plan:
 
     def __iter__(self) -> Iterator[Item]:
         for ours, theirs in merge(self._iter_source(), self._iter_target()):
-            if self._time_is_up():
-                self.out_of_time = True
+            if self._is_out_of_time():
                 return
             if self._problems:
                 yield from self._drain()
             if ours is not None:
-                yield from self._step(ours, theirs, self._records.take(order_of(ours.name)))
+                yield from self._compare(ours, theirs)
             elif theirs is not None:
-                self._records.take(order_of(theirs.name))
-                self._doom(theirs)
+                self._doom_all(theirs)
+            if self.out_of_time:
+                return
         yield from self._drain()
         if isinstance(self._source, RemoteTree):
             yield from self._late(self._source)
@@ -181,52 +172,84 @@ class Plan:
         self._keep_or_give_up(self._spare)
         self.ended = True
 
+    def _is_out_of_time(self) -> bool:
+        self.out_of_time = self._time_is_up()
+        return self.out_of_time
+
     def _drain(self) -> Iterator[Problem]:
         while self._problems:
             yield self._problems.popleft()
 
     # -- the two sides ---------------------------------------------------------------------
 
-    def _iter_source(self) -> Iterator[Entry]:
-        holds = self._shard.holds
-        check = self._rules.direction == DOWNLOAD
-        for entry in self._source:
-            if self._wanted:
-                self._wanted.discard(entry.name)
+    def _iter_source(self) -> Iterator[Block]:
+        for block in self._source:
+            self._wanted.difference_update(block.names)
             # A key that stands for a directory is nothing that could be lost.
-            self.tally.source_names += bool(entry.name) and not entry.name.endswith("/")
-            if check and not self._has_place(entry):
-                continue
-            if holds(entry.name):
-                yield entry
+            self.tally.source_names += sum(not name.endswith("/") for name in block.names if name)
+            yield self._of_shard(self._with_places(block))
 
-    def _iter_target(self) -> Iterator[Entry]:
-        holds = self._shard.holds
-        for entry in self._target:
-            if holds(entry.name):
-                self.tally.target_names += 1
-                yield entry
+    def _iter_target(self) -> Iterator[Block]:
+        for block in map(self._of_shard, self._target):
+            self.tally.target_names += len(block.names)
+            yield block
 
-    def _has_place(self, entry: Entry) -> bool:
-        """Say whether a key can have a file below the target; report it when it cannot.
+    def _with_places(self, block: Block) -> Block:
+        """Leave out the keys that cannot have a file below the target.
 
-        It is asked about the keys of all shards: another one's may need the same file.
+        The keys of all shards are asked about: another one's may need the same file.
         """
+        if self._rules.direction != DOWNLOAD or not block.names or self._mapper.check_all(block.names):
+            return block
+        return block.pick(map(self._has_place, block.names))
+
+    def _of_shard(self, block: Block) -> Block:
+        return block if self._shard.is_whole else block.pick(map(self._shard.holds, block.names))
+
+    def _has_place(self, name: str) -> bool:
+        """Say whether a key can have a file below the target; report it when it cannot."""
         source = self._route.source
         try:
-            self._mapper.check(source.bucket, source.tree_prefix, entry.name)
+            self._mapper.check(source.bucket, source.tree_prefix, name)
         except RefusedError as exc:
-            if self._shard.holds(entry.name):
-                place = self._route.target_of(entry.name.lstrip("/"))
-                self._problems.append(Problem(self._route.source_of(entry.name), exc, place, op="download"))
+            if self._shard.holds(name):
+                place = self._route.target_of(name.lstrip("/"))
+                self._problems.append(Problem(self._route.source_of(name), exc, place, op="download"))
             return False
-        if UNUSUAL.search(entry.name):
-            self._spared.append(_plain_name(entry.name))
+        if UNUSUAL.search(name):
+            self._spared.append(_plain_name(name))
         return True
 
     def _exists(self, bucket: str, key: str) -> bool:
         head = self._client.list_objects_page(bucket, prefix=key, max_keys=1)
         return any(info.key == key for info in head.objects)
+
+    # -- names of the source ---------------------------------------------------------------
+
+    def _compare(self, ours: Block, theirs: Block | None) -> Iterator[Item]:
+        """Compare names of the source with the same ones of the target, or with none."""
+        rows = self._records.take(list(map(order_of, ours.names)))
+        if theirs is not None and self._are_in_sync(ours, theirs, rows):
+            return
+        for place, row in enumerate(rows):
+            if self._is_out_of_time():
+                return
+            other = None if theirs is None else theirs.entry(place)
+            yield from self._step(ours.entry(place), other, None if row is None else Record._make(row[1:]))
+
+    def _are_in_sync(self, ours: Block, theirs: Block, rows: list[Row | None]) -> bool:
+        """Say whether none of the pairs needs anything, and remember them; no only means to look closer."""
+        rules = self._rules
+        if rules.no_clobber or rules.checksum or rules.exact_timestamps or ours.sizes != theirs.sizes:
+            return False
+        if not rules.size_only:
+            fresh = rows_to_note(ours, theirs, rows, direction=rules.direction)
+            if fresh is None:
+                return False
+            self._journal.note_rows(fresh)
+        self.tally.checked += len(ours.names)
+        self.tally.unchanged += len(ours.names)
+        return True
 
     # -- one name --------------------------------------------------------------------------
 
@@ -290,9 +313,8 @@ class Plan:
     def _late(self, source: RemoteTree) -> Iterator[Item]:
         """Take the keys that a listing without order gave too late to be merged."""
         for ours in source.late:
-            if not self._shard.holds(ours.name) or (self._rules.direction == DOWNLOAD and not self._has_place(ours)):
-                continue
-            yield from self._step(ours, self._find(ours.name), None)
+            if self._shard.holds(ours.name) and (self._rules.direction != DOWNLOAD or self._has_place(ours.name)):
+                yield from self._step(ours, self._find(ours.name), None)
         yield from self._drain()
 
     def _missing(self) -> Iterator[Problem]:
@@ -304,8 +326,14 @@ class Plan:
 
     # -- what the source does not have -----------------------------------------------------
 
+    def _doom_all(self, theirs: Block) -> None:
+        self._records.take(list(map(order_of, theirs.names)))
+        if self._delete:
+            for place in range(len(theirs.names)):
+                self._doom(theirs.entry(place))
+
     def _doom(self, theirs: Entry) -> None:
-        if not self._delete or self._stands_for_directory(theirs):
+        if self._stands_for_directory(theirs):
             return
         self.tally.doomed += 1
         self._doomed.append((order_of(theirs.name), theirs.size))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from s3pool.errors import LocalFileError
 from s3pool.filters import NameFilter, Names
 from s3pool.shard import WHOLE, Shard
+from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record, Rules
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import HALF, MaxDelete, Situation, why_hold_back
@@ -21,7 +22,7 @@ from s3pool.sync.leftovers import clear_leftovers
 from s3pool.sync.lock import PairLock
 from s3pool.sync.look import IN_SYNC, Looker
 from s3pool.sync.obstacles import WAITS, Obstacles
-from s3pool.sync.plan import Plan, Tally, order_of
+from s3pool.sync.plan import Plan, Tally
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.transfer.beneath import local_error, remove_orphan, stat_below
@@ -249,7 +250,7 @@ class Sync:
             time_is_up=self._time_is_up,
         )
 
-    def _source(self) -> Iterable[Entry]:
+    def _source(self) -> Iterable[Block]:
         names = self._options.names
         if self._route.direction != UPLOAD:
             return self._remote(self._engine.source.client, self._route.source, names)
@@ -261,7 +262,7 @@ class Sync:
             on_problem=self._problems.append,
         )
 
-    def _target(self) -> Iterable[Entry]:
+    def _target(self) -> Iterable[Block]:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
             return self._remote(self._engine.client, self._route.target, names)

@@ -1,19 +1,22 @@
-"""Two sides of a sync as streams of entries, each in the byte order of the names."""
+"""Two sides of a sync as streams of blocks, each in the byte order of the names."""
 
 from __future__ import annotations
 
+import operator
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError
-from s3pool.filters import Names
+from s3pool.filters import Names, takes_all
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import Entry
 from s3pool.transfer.tasks import Problem
-from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, Unusable, Walk
+from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
 
 PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
 PUT_WAIT_S = 0.2  # how long a listing waits for room before it looks whether it is still wanted
@@ -40,18 +43,18 @@ class LocalSource:
         self._target_of = target_of
         self._on_problem = on_problem
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Block]:
         """Yield the files.
 
         Raises:
             LocalFileError: the directory itself cannot be read.
         """
-        for found in self._walk:
+        for found in self._walk.blocks():
             if isinstance(found, Unusable):
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, self._target_of(found.relative), op="upload"))
             else:
-                yield Entry(found.relative, found.size, found.mtime_ns, path=found.path)
+                yield _local_block(found)
 
 
 class LocalTarget:
@@ -75,7 +78,7 @@ class LocalTarget:
         self._on_problem = on_problem
         self._on_part = on_part
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Block]:
         """Yield the files.
 
         Raises:
@@ -83,9 +86,9 @@ class LocalTarget:
         """
         if not os.path.lexists(self._root or "."):
             return
-        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP, on_part=self._on_part):
+        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP, on_part=self._on_part).blocks():
             if not isinstance(found, Unusable):
-                yield Entry(found.relative, found.size, found.mtime_ns, path=found.path)
+                yield _local_block(found)
             elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, op="download"))
@@ -102,34 +105,50 @@ class RemoteTree:
         self._pages = pages
         self._start = len(prefix)
         self._names = names
+        self._last: bytes | None = None
         self.is_ordered = True
         self.late: list[Entry] = []
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Block]:
         """Yield the keys; errors are those of the listing."""
-        admits = self._names.admits
-        start = self._start
-        last = b""
-        first = True
+        everything = takes_all(self._names)
         for page in self._pages:
-            for info in page.objects:
-                name = info.key[start:]
-                order = name.encode("utf-8", "surrogateescape")
-                if order <= last and not first:
-                    self._take_late(_entry(name, info))
-                    continue
-                last, first = order, False
-                if admits(name):
-                    yield _entry(name, info)
+            if not page.objects:
+                continue
+            block = self._in_order(_remote_block(page.objects, self._start))
+            yield block if everything else block.pick(map(self._names.admits, block.names))
 
-    def _take_late(self, entry: Entry) -> None:
+    def _in_order(self, block: Block) -> Block:
+        if (self._last is None or self._last < order_of(block.names[0])) and _are_sorted(block.names):
+            self._last = order_of(block.names[-1])
+            return block
         self.is_ordered = False
-        if self._names.admits(entry.name):
-            self.late.append(entry)
+        return block.pick([self._is_next(block, place) for place in range(len(block.names))])
+
+    def _is_next(self, block: Block, place: int) -> bool:
+        order = order_of(block.names[place])
+        if self._last is None or self._last < order:
+            self._last = order
+            return True
+        if self._names.admits(block.names[place]):
+            self.late.append(block.entry(place))
+        return False
 
 
-def _entry(name: str, info: ObjectInfo) -> Entry:
-    return Entry(name, info.size, etag=info.etag, last_modified=info.last_modified)
+def _local_block(files: LocalFiles) -> Block:
+    return Block(files.names, files.sizes, files.times_ns, below=files.below)
+
+
+def _remote_block(objects: Sequence[ObjectInfo], start: int) -> Block:
+    keys, sizes, modified, etags, *_ = zip(*objects, strict=True)
+    names = [key[start:] for key in keys] if start else list(keys)
+    return Block(names, list(sizes), etags=etags, modified=modified)
+
+
+def _are_sorted(names: Sequence[str]) -> bool:
+    # The order of text is that of its bytes, but for bytes that are not UTF-8.
+    orders: Sequence[str | bytes] = names if "".join(names).isascii() else list(map(order_of, names))
+    return all(map(operator.lt, orders, islice(orders, 1, None)))
 
 
 def _without_absence(error: S3PoolError) -> S3PoolError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.errors import RefusedError
 from s3pool.transfer.beneath import split_relative
+
+# What an unusual component leaves between names that are joined by NULs, and a NUL within one.
+UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")
 
 
 class KeyMapper:
@@ -26,6 +29,21 @@ class KeyMapper:
     def restart(self) -> None:
         """Begin another listing: its order has nothing to do with that of the one before."""
         self._above.clear()
+
+    def check_all(self, names: Sequence[str]) -> bool:
+        """Take the next keys of a listing, if none of them is anything to be careful about.
+
+        No means that nothing was taken, and that check() is to be asked about each.
+        """
+        text = f"\0{chr(0).join(names)}\0"
+        if self._unusual or text.count("\0") != len(names) + 1 or any(joint in text for joint in UNUSUAL_JOINTS):
+            return False
+        above = {parent for name in names for parent in _iter_parents(name)}
+        if not (above.isdisjoint(names) and above.isdisjoint(self._above)):
+            return False
+        last = names[-1]
+        self._above = [key for key in (*self._above, *names) if last.startswith(key)]
+        return True
 
     def check(self, bucket: str, base: str, relative: str) -> None:
         """Take the next key of a listing, given by its name below ``base``.
@@ -58,6 +76,13 @@ class KeyMapper:
         if blocking is not None:
             raise RefusedError(f"the key {blocking!r} is a file there, so nothing can lie below it")
         self._above.append(relative)
+
+
+def _iter_parents(name: str) -> Iterator[str]:
+    place = name.find("/")
+    while place >= 0:
+        yield name[:place]
+        place = name.find("/", place + 1)
 
 
 def _order(name: str) -> bytes:

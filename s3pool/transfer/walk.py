@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import compress
+from typing import NamedTuple
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
-from s3pool.filters import NameFilter, Names
-from s3pool.transfer.beneath import is_part_name, local_error
+from s3pool.filters import NameFilter, Names, takes_all
+from s3pool.transfer.beneath import PART_PREFIX, is_part_name, local_error
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported
 LINKS_FOLLOW = "follow"  # both are followed, loops are reported
@@ -17,16 +20,37 @@ LINKS_SKIP = "skip"  # neither is, without a word
 LINK_RULES = (LINKS_FILES, LINKS_FOLLOW, LINKS_SKIP)
 
 NO_FILTER = NameFilter()
+FILES_AT_ONCE = 1000  # looked at together, as many as a page of a listing has
+FIRST_PART_NAME = PART_PREFIX.encode()
+REGULAR = {stat.S_IFREG}
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(NamedTuple):
     """One regular file; ``relative`` is its key below the root, ``path`` opens it."""
 
     relative: str
     path: str
     size: int
     mtime_ns: int
+
+
+class LocalFiles(NamedTuple):
+    """Regular files that follow each other, in columns; ``below`` is the walk's root and a slash."""
+
+    names: list[str]
+    sizes: list[int]
+    times_ns: list[int]
+    below: bytes
+
+    def each(self) -> Iterator[LocalFile]:
+        """Yield them one by one."""
+        for name, size, mtime_ns in zip(self.names, self.sizes, self.times_ns, strict=True):
+            yield LocalFile(name, path_below(self.below, name), size, mtime_ns)
+
+
+def path_below(below: bytes, name: str) -> str:
+    """Give what opens a file by its key below a directory that ends in a slash."""
+    return os.fsdecode(below + name.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +77,27 @@ class Walk:
         on_part: Callable[[bytes], object] | None = None,
     ) -> None:
         self._root = os.fsencode(root)
+        self._below = os.path.join(self._root, b"")
         self._on_part = on_part
         self._names = names
+        self._takes_all = takes_all(names)
         self._links = links
+        self._stat = os.lstat if links == LINKS_SKIP else os.stat
 
     def __iter__(self) -> Iterator[LocalFile | Unusable]:
         """Yield files and problems by relative name, in byte order.
+
+        Raises:
+            LocalFileError: the root itself cannot be read.
+        """
+        for found in self.blocks():
+            if isinstance(found, LocalFiles):
+                yield from found.each()
+            else:
+                yield found
+
+    def blocks(self) -> Iterator[LocalFiles | Unusable]:
+        """Yield the same, with files that follow each other together.
 
         Raises:
             LocalFileError: the root itself cannot be read.
@@ -72,19 +111,16 @@ class Walk:
 
     def _walk(
         self, names: list[bytes], below: bytes, ancestors: tuple[tuple[int, int], ...]
-    ) -> Iterator[LocalFile | Unusable]:
+    ) -> Iterator[LocalFiles | Unusable]:
         # From the end, so that names already seen can go while a long directory is walked.
         names.reverse()
         while names:
-            name = names.pop()
-            if name.endswith(b"/"):
-                yield from self._directory(below + name, ancestors)
-            elif not is_part_name(name):
-                yield from self._file(below + name)
-            elif self._on_part is not None:
-                self._on_part(os.path.join(self._root, below, name))
+            if names[-1].endswith(b"/"):
+                yield from self._directory(below + names.pop(), ancestors)
+            else:
+                yield from self._files(below, self._without_parts(below, _take_files(names)))
 
-    def _directory(self, relative: bytes, ancestors: tuple[tuple[int, int], ...]) -> Iterator[LocalFile | Unusable]:
+    def _directory(self, relative: bytes, ancestors: tuple[tuple[int, int], ...]) -> Iterator[LocalFiles | Unusable]:
         if not self._names.may_contain(_decode(relative)):
             return
         path = os.path.join(self._root, relative)
@@ -111,23 +147,57 @@ class Walk:
             )
             yield self._unusable(relative, error)
 
-    def _file(self, name: bytes) -> Iterator[LocalFile | Unusable]:
+    def _without_parts(self, below: bytes, names: list[bytes]) -> list[bytes]:
+        place = bisect_left(names, FIRST_PART_NAME)
+        if place == len(names) or not names[place].startswith(FIRST_PART_NAME):
+            return names
+        for name in filter(is_part_name, names):
+            if self._on_part is not None:
+                self._on_part(self._below + below + name)
+        return [name for name in names if not is_part_name(name)]
+
+    def _files(self, below: bytes, names: list[bytes]) -> Iterator[LocalFiles | Unusable]:
+        """Look at files of one directory; all at once, unless something is wrong with one of them."""
+        if not names:
+            return
+        start = self._below + below
+        try:
+            relatives = _decoded(below, names)
+            if not self._takes_all:
+                picks = [self._names.admits(relative) for relative in relatives]
+                names, relatives = list(compress(names, picks)), list(compress(relatives, picks))
+            look = self._stat
+            facts = [look(start + name) for name in names]
+        except (OSError, UnicodeDecodeError):
+            facts = []
+        if len(facts) == len(names) and {stat.S_IFMT(fact.st_mode) for fact in facts} <= REGULAR:
+            if names:
+                yield self._block(relatives, facts)
+            return
+        for name in names:
+            yield from self._file(below + name)
+
+    def _block(self, names: list[str], facts: list[os.stat_result]) -> LocalFiles:
+        sizes = [fact.st_size for fact in facts]
+        return LocalFiles(names, sizes, [fact.st_mtime_ns for fact in facts], self._below)
+
+    def _file(self, name: bytes) -> Iterator[LocalFiles | Unusable]:
         relative = _decode(name)
         if not self._names.admits(relative):
             return
-        path = os.path.join(self._root, name)
-        if self._links == LINKS_SKIP and os.path.islink(path):
-            return
+        path = self._below + name
         try:
-            facts = os.stat(path)
+            facts = self._stat(path)
         except OSError as exc:
             yield self._unusable(name, _unreadable(path, exc))
+            return
+        if stat.S_ISLNK(facts.st_mode):
             return
         if not _is_utf8(name):
             error = LocalFileError(f"the name of {os.fsdecode(path)!a} is not UTF-8: no key can hold it")
             yield self._unusable(name, error)
         elif stat.S_ISREG(facts.st_mode):
-            yield LocalFile(relative, os.fsdecode(path), facts.st_size, facts.st_mtime_ns)
+            yield self._block([relative], [facts])
         else:
             yield self._unusable(name, RefusedError(f"{os.fsdecode(path)} is {_kind(facts.st_mode)}: skipped"))
 
@@ -137,11 +207,33 @@ class Walk:
 
 def _sorted_names(path: bytes) -> list[bytes]:
     """Give a directory's names; directories end in ``/``, or ``a-b`` and ``a/b`` would swap."""
-    names: list[bytes] = []
-    with os.scandir(path) as entries:
-        names.extend(entry.name + b"/" if _is_directory(entry) else entry.name for entry in entries)
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name + b"/" if entry.is_dir() else entry.name for entry in entries]
+    except OSError:  # of one of them, it may be
+        with os.scandir(path) as entries:
+            names = [entry.name + b"/" if _is_directory(entry) else entry.name for entry in entries]
     names.sort()
     return names
+
+
+def _take_files(names: list[bytes]) -> list[bytes]:
+    """Take the names before the next directory off the end of a list that runs backwards."""
+    some = names[-FILES_AT_ONCE:]
+    some.reverse()
+    count = next((place for place, name in enumerate(some) if name.endswith(b"/")), len(some))
+    del names[-count:], some[count:]
+    return some
+
+
+def _decoded(below: bytes, names: list[bytes]) -> list[str]:
+    """Decode names at once; no file name holds the NUL between them.
+
+    Raises:
+        UnicodeDecodeError: one of them is not UTF-8.
+    """
+    start = below.decode()
+    return [start + name for name in b"\0".join(names).decode().split("\0")]
 
 
 def _is_directory(entry: os.DirEntry[bytes]) -> bool:

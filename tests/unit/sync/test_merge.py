@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -11,10 +12,11 @@ from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.shard import Shard
-from s3pool.sync.compare import Entry, Record
+from s3pool.sync.blocks import Block, merge
+from s3pool.sync.compare import Record
 from s3pool.sync.journal import Journal, Unfinished
 from s3pool.sync.listed import ListedNames
-from s3pool.sync.plan import RecordReader, merge
+from s3pool.sync.plan import RecordReader
 from s3pool.sync.route import choose_route
 from s3pool.sync.scan import Ahead, RemoteTree
 from s3pool.sync.state import paths_for, state_directory
@@ -22,9 +24,20 @@ from s3pool.sync.state import paths_for, state_directory
 NAMES = ["a", "a-b", "a.b", "a/b", "a0", "b\uffff", "b\U00010000"]
 
 
-def entries(*names: str) -> list[Entry]:
-    """Give entries of these names."""
-    return [Entry(name, 1) for name in names]
+def blocks(*names: str, size: int = 2) -> list[Block]:
+    """Give these names in blocks of a size."""
+    starts = range(0, len(names), size)
+    return [Block(names[start : start + size], [1] * len(names[start : start + size])) for start in starts]
+
+
+def flat(pairs: Iterable[tuple[Block | None, Block | None]]) -> list[tuple[str, str]]:
+    """Give the names of both sides one by one, "" where one side has none."""
+    found: list[tuple[str, str]] = []
+    for ours, theirs in pairs:
+        count = len((ours or theirs or Block((), ())).names)
+        nothing = [""] * count
+        found += zip(ours.names if ours else nothing, theirs.names if theirs else nothing, strict=True)
+    return found
 
 
 def page(*keys: str) -> ListPage:
@@ -34,9 +47,9 @@ def page(*keys: str) -> ListPage:
 
 def test_streams_are_merged_in_byte_order() -> None:
     """Pairs meet, whatever stands around them; nothing is lost at the ends."""
-    ours, theirs = entries(*NAMES[::2]), entries(*NAMES[1:5])
+    ours, theirs = blocks(*NAMES[::2]), blocks(*NAMES[1:5], size=3)
 
-    pairs = [(a.name if a else "", b.name if b else "") for a, b in merge(ours, theirs)]
+    pairs = flat(merge(ours, theirs))
 
     assert [
         ("a", ""),
@@ -46,6 +59,23 @@ def test_streams_are_merged_in_byte_order() -> None:
         ("a0", "a0"),
         ("b\U00010000", ""),
     ] == pairs
+
+
+def test_any_two_sides_are_merged_as_one_by_one() -> None:
+    """Blocks end anywhere, empty ones stand between, runs are as long as they are."""
+    random = Random(1)
+    for _ in range(300):
+        everything = sorted(
+            {"".join(random.choices("ab/-", k=random.randint(1, 5))) for _ in range(60)}, key=str.encode
+        )
+        mine, others = ([name for name in everything if random.random() < share] for share in (0.7, random.random()))
+        ours, theirs = (blocks(*side, size=random.randint(1, 30)) for side in (mine, others))
+        ours.insert(random.randint(0, len(ours)), Block((), ()))
+
+        pairs = flat(merge(ours, theirs))
+
+        either = sorted({*mine, *others}, key=str.encode)
+        assert [(name if name in mine else "", name if name in others else "") for name in either] == pairs
 
 
 def test_records_come_with_their_names_and_stale_ones_are_forgotten(tmp_path: Path) -> None:
@@ -58,12 +88,12 @@ def test_records_come_with_their_names_and_stale_ones_are_forgotten(tmp_path: Pa
     journal.write()
 
     reader = RecordReader(journal, NameFilter([("exclude", "*.log")]))
-    found = [reader.take(name) for name in (b"a", b"aa", b"c")]
+    found = [row and Record(*row[1:]) for names in ([b"a", b"aa"], [b"c"]) for row in reader.take(names)]
     journal.close()
 
     again = Journal(path)
     assert [record, None, record] == found
-    assert [b"a", b"b.log", b"c", b"d"] == [name for name, _ in again.iter_pairs()]
+    assert [b"a", b"b.log", b"c", b"d"] == [row[0] for rows in again.iter_rows() for row in rows]
     again.close()
 
 
@@ -73,7 +103,7 @@ def test_keys_that_come_too_late_are_set_aside() -> None:
         [page("p/b", "p/a"), page("p/c", "p/c", "p/x.log")], "p/", names=NameFilter([("exclude", "*.log")])
     )
 
-    in_order = [entry.name for entry in tree]
+    in_order = [name for block in tree for name in block.names]
 
     assert (["b", "c"], ["a", "c"], False) == (in_order, [entry.name for entry in tree.late], tree.is_ordered)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from s3pool.errors import RefusedError
@@ -56,3 +58,38 @@ def test_another_listing_starts_anew() -> None:
     mapper.restart()
 
     mapper.check("b", "q/", "x/y")
+
+
+def refused_in_blocks(keys: list[str], random: Random) -> list[str]:
+    """Give the keys that are refused when they come many at once."""
+    mapper = KeyMapper(lambda bucket, key: key in keys)
+    left, found = sorted(keys, key=str.encode), []
+    while left:
+        count = random.randint(1, 8)
+        block, left = left[:count], left[count:]
+        if mapper.check_all(block):
+            continue
+        for key in block:
+            try:
+                mapper.check("b", "", key)
+            except RefusedError:
+                found.append(key)
+    return found
+
+
+def test_many_keys_at_once_are_judged_as_one_by_one() -> None:
+    """The short way must not let a key pass that the long way refuses, wherever a block ends."""
+    random = Random(7)
+    for _ in range(2000):
+        letters = random.choice(("ab/", "ab/.", "ab-/", "a/\0."))
+        keys = list({"".join(random.choices(letters, k=random.randint(1, 5))) for _ in range(random.randint(1, 25))})
+
+        assert refused(keys) == refused_in_blocks(keys, random)
+
+
+def test_plain_keys_go_the_short_way() -> None:
+    """A listing of a million of them must not be taken in hand one by one."""
+    mapper = KeyMapper(lambda bucket, key: False)
+
+    assert mapper.check_all(["a", "a-b", "b/c.d", "b/..d", "b/.d", "c/d/e"])
+    assert not mapper.check_all(["c/d/e/f", "c/x"])

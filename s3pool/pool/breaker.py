@@ -58,6 +58,11 @@ class CircuitBreaker:
         return self._open_until
 
     @property
+    def is_sound(self) -> bool:
+        """Say whether it is closed and nothing failed since the last success."""
+        return self._state is CLOSED and not self._failures
+
+    @property
     def is_clean(self) -> bool:
         """Say whether it is closed and not just shaken by a failure."""
         return self._state is CLOSED and (not self._failures or self._now() >= self._suspect_until)

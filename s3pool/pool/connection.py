@@ -7,6 +7,7 @@ cost several times the exchange itself.
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_CONNECTIONS = 100
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
+UNCHECKED_IDLE_S = 0.5  # servers close connections that were idle for seconds, not for moments
 SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,  # TCP_NODELAY
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 ]
+
+
+class AllBusy(Exception):
+    """All connections that an endpoint may have are in use, and the caller cannot wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,10 @@ class ConnectionPool:
         self._throttle = throttle
         self._tls_context = tls_context
         self._now = now
-        self._slots = threading.BoundedSemaphore(settings.max_connections)
+        # One token for each connection that may still be in use: cheaper than a semaphore of threading.
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(settings.max_connections):
+            self._slots.put(None)
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
         # Guards the lazy creation of the urllib3 pool.
@@ -94,23 +103,43 @@ class ConnectionPool:
         self._factory: PlainPool | TLSPool | None = None
         self._is_closed = False
 
-    def checkout(self, *, max_idle_s: float | None = None, connect_timeout_s: float | None = None) -> Wire:
+    def checkout(
+        self,
+        *,
+        max_idle_s: float | None = None,
+        connect_timeout_s: float | None = None,
+        may_be_dead: bool = False,
+        wait: bool = True,
+    ) -> Wire:
         """Give an idle connection that is still alive, or a new one.
 
-        ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
-        when the endpoint is at its bound.
+        ``max_idle_s`` demands a younger one than the pool's own limit. Who can send again
+        takes one that ``may_be_dead`` when it was in use a moment ago, and is spared a look at
+        it. Waits for a free slot when the endpoint is at its bound, unless told not to.
 
         Raises:
             ConnectError, TLSError: no connection came about.
+            AllBusy: there is no free slot, and ``wait`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
-        if not self._slots.acquire(timeout=self.settings.read_timeout_s):
-            raise ConnectError(f"{self.endpoint}: all connections stayed busy", endpoint=str(self.endpoint))
+        self._take_slot(wait)
         try:
-            return self._idle_wire(max_idle_s) or self._connect(timeout_s)
+            return self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0) or self._connect(timeout_s)
         except BaseException:
-            self._slots.release()
+            self._slots.put(None)
             raise
+
+    def _take_slot(self, wait: bool) -> None:
+        try:
+            self._slots.get_nowait()
+        except queue.Empty:
+            if not wait:
+                raise AllBusy from None
+            try:
+                self._slots.get(timeout=self.settings.read_timeout_s)
+            except queue.Empty:
+                message = f"{self.endpoint}: all connections stayed busy"
+                raise ConnectError(message, endpoint=str(self.endpoint)) from None
 
     def checkin(self, wire: Wire, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""
@@ -119,7 +148,7 @@ class ConnectionPool:
             self._idle.append(wire)
         else:
             wire.close()
-        self._slots.release()
+        self._slots.put(None)
 
     def close(self) -> None:
         """Close the idle connections; those in use close when they come back."""
@@ -129,14 +158,15 @@ class ConnectionPool:
         if self._factory is not None:
             self._factory.close()
 
-    def _idle_wire(self, max_idle_s: float | None) -> Wire | None:
+    def _idle_wire(self, max_idle_s: float | None, unchecked_s: float) -> Wire | None:
         limit_s = self.settings.max_idle_s if max_idle_s is None else min(max_idle_s, self.settings.max_idle_s)
         while self._idle:
             try:
                 wire = self._idle.pop()
             except IndexError:  # another thread was faster
                 return None
-            if self._now() - wire.idle_since <= limit_s and not wire.is_readable():
+            idle_s = self._now() - wire.idle_since
+            if idle_s <= unchecked_s or (idle_s <= limit_s and not wire.is_readable()):
                 return wire
             wire.close()
         return None

@@ -9,7 +9,8 @@ from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, Tran
 from s3pool.model import Request, Response
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import greet
-from s3pool.pool.wire import EarlyAnswer, Head, StaleConnectionError, Wire, WireBody, wait_readable
+from s3pool.pool.heads import Head
+from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody, wait_readable
 
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
 
@@ -27,14 +28,35 @@ class PatienceOver(Exception):
 class Exchange:
     """A request that was sent and whose response head is awaited or read."""
 
+    __slots__ = ("_is_over", "_received_before", "_sent_before", "node", "request", "response", "started", "wire")
+
     def __init__(self, node: Node, wire: Wire, request: Request) -> None:
         self.node = node
         self.wire = wire
         self.request = request
         self.started = time.monotonic()
-        self.response: Response
-        self._bytes_before = (wire.bytes_sent, wire.bytes_received)
+        self.response: Response | None = None
+        self._sent_before = wire.bytes_sent
+        self._received_before = wire.bytes_received
         self._is_over = False
+
+    def taken(self) -> Response:
+        """Give the response, which has arrived."""
+        if self.response is None:
+            raise AssertionError("the answer is asked for before it is there")
+        return self.response
+
+    def begins_within(self, patience_s: float) -> bool:
+        """Wait for the first byte of the answer; False when it did not come in time.
+
+        Raises:
+            TransportError: the connection ended; it is dropped.
+        """
+        try:
+            return self.wire.await_answer(patience_s)
+        except TransportError:
+            self.abandon()
+            raise
 
     def read(self, timeout_s: float) -> Exchange:
         """Read the response head and give itself, its response open.
@@ -54,9 +76,7 @@ class Exchange:
     def accept(self, head: Head) -> None:
         """Make the response of a head that was read."""
         seconds = time.monotonic() - self.started
-        self.node.note_latency(seconds)
-        self.node.counters.add_answer(seconds)
-        self.node.is_proven = True
+        self.node.note_answer(seconds)
         stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
@@ -76,17 +96,21 @@ class Exchange:
         if self._is_over:
             return
         self._is_over = True
-        sent, received = self._bytes_before
-        self.node.counters.add_bytes(sent=self.wire.bytes_sent - sent, received=self.wire.bytes_received - received)
-        self.node.connections.checkin(self.wire, reusable=reusable)
-        self.node.leave()
+        wire, node = self.wire, self.node
+        node.counters.add_bytes(
+            sent=wire.bytes_sent - self._sent_before, received=wire.bytes_received - self._received_before
+        )
+        node.connections.checkin(wire, reusable=reusable)
+        node.leave()
 
     def _body_failed(self, error: TransportError) -> None:
         self.node.counters.add_failure("body", str(error))
         self.node.breaker.report_failure()
 
 
-def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, greeting_s: float | None) -> Exchange:
+def begin_exchange(
+    node: Node, request: Request, build_head: BuildHead, *, greeting_s: float | None, wait: bool = True
+) -> Exchange:
     """Connect where needed and send the request.
 
     A node that never answered in this process is asked for a sign of life, to be given
@@ -95,9 +119,13 @@ def begin_exchange(node: Node, request: Request, build_head: BuildHead, *, greet
 
     Raises:
         TransportError: with ``sent`` False while the server cannot have acted.
+        AllBusy: there is no free connection, and ``wait`` is False.
     """
+    replayable = request.replayable
     while True:
-        wire = node.connections.checkout(max_idle_s=None if request.replayable else FRESH_IDLE_S)
+        wire = node.connections.checkout(
+            max_idle_s=None if replayable else FRESH_IDLE_S, may_be_dead=replayable, wait=wait
+        )
         node.enter()
         exchange = Exchange(node, wire, request)
         try:
@@ -169,10 +197,17 @@ def first_answer(exchanges: Sequence[Exchange], timeout_s: float, *, patience_s:
         failed, or ``timeout_s`` went by.
     """
     newest = exchanges[0]
-    if hasattr(newest, "response"):
+    if newest.response is not None:
         return newest
-    if len(exchanges) == 1 and patience_s is None:
-        return newest.read(timeout_s)
+    if len(exchanges) == 1:
+        if patience_s is None or patience_s >= timeout_s or newest.begins_within(patience_s):
+            return newest.read(timeout_s)
+        raise PatienceOver(exchanges)
+    return _first_of(exchanges, timeout_s, patience_s)
+
+
+def _first_of(exchanges: Sequence[Exchange], timeout_s: float, patience_s: float | None) -> Exchange:
+    newest = exchanges[0]
     waiting = list(exchanges)
     limit_s = timeout_s if patience_s is None else min(patience_s, timeout_s)
     deadline = time.monotonic() + limit_s

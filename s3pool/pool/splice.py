@@ -79,6 +79,7 @@ class Pipe:
 
     def _fill(self, wire: Wire, left: int) -> int:
         endpoint = wire.endpoint
+        wire.prepare_receive()
         try:
             count = os.splice(wire.fileno(), self._in, min(left, PIPE_BYTES))
         except BlockingIOError as exc:

@@ -14,10 +14,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.pool.heads import CONTINUE, FIRST_FINAL_STATUS, Head, parse_head
 from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
 BUFFER_BYTES = 64 * 1024  # a response head must fit; RGW's and AWS's limits are 16 and 8 KiB
@@ -25,11 +25,6 @@ JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the hea
 MAX_CHUNK_LINE_BYTES = 4096
 IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
-STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
-HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
-NO_BODY_STATUS = frozenset({204, 304})
-CONTINUE = 100
-FIRST_FINAL_STATUS = 200
 SWITCHING_PROTOCOLS = 101
 
 
@@ -41,25 +36,14 @@ class EarlyAnswer(Exception):
     """The server answered, or stopped reading, before the request body was sent whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A response's status line and fields; ``length`` is None for chunked and close-delimited bodies."""
-
-    status: int
-    reason: str
-    headers: dict[str, str]
-    raw_headers: tuple[tuple[str, str], ...]
-    length: int | None
-    is_chunked: bool
-    keep_alive: bool
-
-
 class Wire:
     """A connected socket between requests or inside one; used by one thread at a time."""
 
     __slots__ = (
         "_buffer",
         "_end",
+        "_receive_timeout_s",
+        "_send_timeout_s",
         "_sock",
         "_start",
         "_throttle",
@@ -82,7 +66,9 @@ class Wire:
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._timeout_s = -1.0
+        self._timeout_s = 0.0
+        # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
+        self._send_timeout_s = self._receive_timeout_s = -1.0
         self.endpoint = endpoint
         self.is_tls = bool(tls_version)
         self.tls_version = tls_version
@@ -105,17 +91,35 @@ class Wire:
 
     def set_timeout(self, seconds: float) -> None:
         """Let every later send and receive wait this long at most without progress."""
-        if seconds == self._timeout_s:
-            return
         self._timeout_s = seconds
+
+    def prepare_receive(self) -> None:
+        """Let the socket itself know how long to wait; for who reads past the wire."""
+        if self._receive_timeout_s != self._timeout_s:
+            self._set_receive_timeout(self._timeout_s)
+
+    def _set_send_timeout(self, seconds: float) -> None:
+        self._send_timeout_s = seconds
         if self.is_tls or not IS_LINUX:
+            self._receive_timeout_s = seconds
             self._sock.settimeout(seconds)
-            return
-        self._sock.settimeout(None)
+        else:
+            self._set_option(socket.SO_SNDTIMEO, seconds)
+
+    def _set_receive_timeout(self, seconds: float) -> None:
+        self._receive_timeout_s = seconds
+        if self.is_tls or not IS_LINUX:
+            self._send_timeout_s = seconds
+            self._sock.settimeout(seconds)
+        else:
+            self._set_option(socket.SO_RCVTIMEO, seconds)
+
+    def _set_option(self, option: int, seconds: float) -> None:
+        if self._sock.gettimeout() is not None:
+            self._sock.settimeout(None)
         whole = int(seconds)
-        value = struct.pack("ll", whole, max(int((seconds - whole) * 1_000_000), 0 if whole else 1))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        micros = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
+        self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, micros))
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -168,6 +172,8 @@ class Wire:
     def _write(self, block: bytes | bytearray | memoryview) -> None:
         if len(block) > JOIN_LIMIT_BYTES:
             self._look_for_early_answer()
+        if self._send_timeout_s != self._timeout_s:
+            self._set_send_timeout(self._timeout_s)
         try:
             self._sock.sendall(block)
         except (BlockingIOError, TimeoutError) as exc:
@@ -182,6 +188,8 @@ class Wire:
             self._send_file_buffered(fd, offset, count)
             return
         limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
+        if self._send_timeout_s != self._timeout_s:
+            self._set_send_timeout(self._timeout_s)
         while count:
             self._look_for_early_answer()
             if self._throttle is not None:
@@ -220,6 +228,23 @@ class Wire:
 
     # -- receiving -------------------------------------------------------------------------
 
+    def await_answer(self, seconds: float) -> bool:
+        """Wait for the first bytes of an answer, which are kept; False when none came in time.
+
+        Raises:
+            StaleConnectionError: a kept connection ended without a byte. ProtocolError: so did a new one.
+        """
+        if self._end > self._start:
+            return True
+        timeout_s, self._timeout_s = self._timeout_s, seconds
+        try:
+            self._fill(is_first=True)
+        except RequestTimeoutError:
+            return False
+        finally:
+            self._timeout_s = timeout_s
+        return True
+
     def read_head(self, method: str) -> Head:
         """Read the final response head; 1xx heads before it are dropped.
 
@@ -227,14 +252,14 @@ class Wire:
             StaleConnectionError: a kept connection ended without a byte.
             ProtocolError, RequestTimeoutError: no complete, valid head arrived.
         """
-        fresh = True
+        fresh = self._start == self._end
         while True:
-            end = self._buffer.find(b"\r\n\r\n", self._start, self._end)
+            end = -1 if fresh else self._buffer.find(b"\r\n\r\n", self._start, self._end)
             if end < 0:
                 self._fill(is_first=fresh)
                 fresh = False
                 continue
-            text = self._view[self._start : end].tobytes().decode("utf-8", "surrogateescape")
+            text = str(self._view[self._start : end], "utf-8", "surrogateescape")
             self._start = end + 4
             head = parse_head(text, method, self.endpoint)
             if head.status >= FIRST_FINAL_STATUS:
@@ -269,6 +294,8 @@ class Wire:
         self._end += count
 
     def _recv_into(self, view: memoryview) -> int:
+        if self._receive_timeout_s != self._timeout_s:
+            self._set_receive_timeout(self._timeout_s)
         try:
             count = self._sock.recv_into(view)
         except (BlockingIOError, TimeoutError) as exc:
@@ -388,62 +415,6 @@ class WireBody:
     def close(self) -> None:
         """End the exchange; a connection with unread bytes is dropped."""
         self._end(reusable=False)
-
-
-def parse_head(text: str, method: str, endpoint: str) -> Head:
-    """Read a response head without its blank line, strictly.
-
-    Source: RFC 9112 sections 4, 5 and 6.3; folded lines, control characters, differing
-    Content-Length fields and unknown transfer codings are refused.
-    """
-    lines = text.split("\r\n")
-    status_line = STATUS_LINE.fullmatch(lines[0])
-    if status_line is None:
-        raise ProtocolError(f"{endpoint} does not speak HTTP: it sent {lines[0][:60]!r}", endpoint=endpoint)
-    minor, status, reason = status_line.groups()
-    fields = []
-    for line in lines[1:]:
-        field = HEADER_LINE.fullmatch(line)
-        if field is None:
-            raise ProtocolError(f"{endpoint} sent a malformed header line {line[:60]!r}", endpoint=endpoint)
-        fields.append((field[1], field[2]))
-    headers: dict[str, str] = {}
-    for name, value in fields:
-        lower = name.lower()
-        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
-    is_chunked = _is_chunked(headers, endpoint)
-    connection = headers.get("connection", "").lower()
-    keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
-    if method == "HEAD" or int(status) in NO_BODY_STATUS or int(status) < FIRST_FINAL_STATUS:
-        length: int | None = 0
-        # RGW 16 sends a chunked end after some HEAD answers; it must not become the next answer.
-        keep_alive = keep_alive and not is_chunked
-        is_chunked = False
-    else:
-        length = None if is_chunked else _content_length(headers, endpoint)
-        # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
-        keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
-    return Head(int(status), reason or "", headers, tuple(fields), length, is_chunked, keep_alive)
-
-
-def _is_chunked(headers: dict[str, str], endpoint: str) -> bool:
-    coding = headers.get("transfer-encoding")
-    if coding is None or coding.lower() == "identity":
-        return False
-    if coding.lower() != "chunked":
-        raise ProtocolError(f"{endpoint} uses an unknown transfer coding {coding!r}", endpoint=endpoint)
-    return True
-
-
-def _content_length(headers: dict[str, str], endpoint: str) -> int | None:
-    text = headers.get("content-length")
-    if text is None:
-        return None
-    values = {value.strip() for value in text.split(",")}
-    value = values.pop()
-    if values or not re.fullmatch(r"[0-9]{1,19}", value):
-        raise ProtocolError(f"{endpoint} sent a bad Content-Length {text!r}", endpoint=endpoint)
-    return int(value)
 
 
 def wait_readable(wires: list[Wire], timeout_s: float) -> list[Wire]:

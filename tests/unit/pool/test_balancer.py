@@ -128,7 +128,7 @@ def test_power_of_two_never_picks_the_worst_of_three() -> None:
     """The more loaded of two random nodes loses, so the worst of all is never taken."""
     nodes = _make_nodes(3)
     for node, latency in zip(nodes, (0.01, 0.02, 5.0), strict=True):
-        node.note_latency(latency)
+        node.note_answer(latency)
     balancer = LoadBalancer(nodes, strategy="power_of_two")
 
     picks = {balancer.pick() for _ in range(100)}

@@ -429,3 +429,71 @@ def test_statistics_count_bytes_and_attempts(servers: Servers) -> None:
     stats = pool.transport.stats()[0]
     head = a.requests[0][0]
     assert (1, 0, len(head) + 4, len(OK)) == (stats.requests, stats.retries, stats.bytes_sent, stats.bytes_received)
+
+
+def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:
+    """A lane sends all requests before it waits for the first answer."""
+    pool = Pool(servers().endpoint, servers().endpoint)
+    calls = [pool.transport.call(GET, _check) for _ in range(4)]
+
+    begun = [call.begin() for call in calls]
+    answers = [call.first_result() for call in calls]
+
+    assert [True] * 4 == begun
+    assert [200] * 4 == [answer.status for answer in answers if answer is not None]
+
+
+def test_first_result_leaves_a_failure_to_finish(servers: Servers) -> None:
+    """Waiting and trying again come later, when nothing else is under way."""
+    pool = Pool(servers(BROKEN).endpoint, servers().endpoint)
+    call = pool.transport.call(GET, _check)
+
+    begun, first, answer = call.begin(), call.first_result(), call.finish()
+
+    assert (True, None, 200) == (begun, first, answer.status)
+
+
+def test_failure_to_begin_is_told_at_the_end(servers: Servers) -> None:
+    """A refused connection is one failed attempt like any other."""
+    pool = Pool(refused_endpoint(), servers().endpoint)
+    call = pool.transport.call(PUT, _check)
+
+    begun, first, answer = call.begin(), call.first_result(), call.finish()
+
+    assert (True, None, 200) == (begun, first, answer.status)
+
+
+def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:
+    """Who holds the others would wait for itself."""
+    with ScriptedServer() as server:
+        settings = ConnectionSettings(max_connections=1)
+        node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
+        transport = Transport(LoadBalancer([node]), _sign)
+        first, second = (transport.call(GET, _check) for _ in range(2))
+
+        began_first, began_second = first.begin(wait=False), second.begin(wait=False)
+        first.finish()
+        began_then = second.begin(wait=False)
+        second.finish()
+        transport.close()
+
+    assert (True, False, True) == (began_first, began_second, began_then)
+    assert 2 == node.counters.requests
+
+
+def test_abandoned_call_gives_its_connection_back() -> None:
+    """An interrupt in the middle of a lane must not use up the pool."""
+    with ScriptedServer() as server:
+        settings = ConnectionSettings(max_connections=1)
+        node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
+        transport = Transport(LoadBalancer([node]), _sign)
+        first, second = (transport.call(GET, _check) for _ in range(2))
+        first.begin()
+
+        first.abandon()
+        first.abandon()
+
+        assert second.begin(wait=False)
+        second.abandon()
+        transport.close()
+    assert 0 == node.in_flight

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from s3pool.body import BytesBody, FileSlice, StreamBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.pool.heads import parse_head
 from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody, parse_head
+from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody
 
 
 @pytest.fixture(name="pair")

@@ -42,17 +42,21 @@ def _encode_component(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address."""
+    """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address.
+
+    ``netloc`` is the Host header's value: with the port only when it is not the scheme's own.
+    """
 
     scheme: str
     host: str
     port: int
+    netloc: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def netloc(self) -> str:
-        """Give the Host header's value: the port only when it is not the scheme's own."""
+    def __post_init__(self) -> None:
+        """Work out the Host header, which every request needs."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        netloc = host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        object.__setattr__(self, "netloc", netloc)
 
     @property
     def url(self) -> str:
@@ -185,7 +189,7 @@ class Response:
     def preload(self) -> bytes:
         """Read the whole body, give the connection back, and keep the bytes in ``body``."""
         if self.body is None:
-            self.body = self._read_all()
+            self.body = self._read_all() if self.length != 0 else b""
             self.close()
         return self.body
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping
 
@@ -43,10 +44,10 @@ class Addressing:
         slowness: float = 1.0,
     ) -> Request:
         """Give a request to a bucket; ``content`` is an XML document."""
-        _check_bucket(bucket)
+        bucket_path = _bucket_path(bucket)
         return Request(
             method,
-            "/" if self._virtual else "/" + encode_key(bucket),
+            "/" if self._virtual else bucket_path,
             op,
             query=query,
             headers={**headers, **_content_headers(content)},
@@ -73,13 +74,13 @@ class Addressing:
         slowness: float = 1.0,
     ) -> Request:
         """Give a request to a key."""
-        _check_bucket(bucket)
+        bucket_path = _bucket_path(bucket)
         if not key:
             raise UsageError(f"s3/{bucket} names a bucket, not an object")
         path = "/" + encode_key(key)
         return Request(
             method,
-            path if self._virtual else f"/{encode_key(bucket)}{path}",
+            path if self._virtual else bucket_path + path,
             op,
             query=query,
             headers=headers,
@@ -119,9 +120,11 @@ class Addressing:
         )
 
 
-def _check_bucket(bucket: str) -> None:
+@functools.lru_cache(maxsize=64)
+def _bucket_path(bucket: str) -> str:
     if bucket in ("", ".", "..") or "/" in bucket:
         raise UsageError(f"{bucket!r} is no bucket's name")
+    return "/" + encode_key(bucket)
 
 
 def _content_headers(content: bytes) -> dict[str, str]:

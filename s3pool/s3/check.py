@@ -18,6 +18,7 @@ from s3pool.model import Response
 from s3pool.s3.xml import parse_error
 
 MILLISECONDS = 1000
+FIRST_BAD_STATUS = 300
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 HTTP_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
 UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
@@ -69,7 +70,7 @@ def check_response(op: str, resource: str) -> Check:
     """
 
     def check(response: Response) -> None:
-        if response.status >= 300:
+        if response.status >= FIRST_BAD_STATUS:
             raise error_from(response, op=op, resource=resource)
 
     return check

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from s3pool.body import Body
+from s3pool.body import Body, BytesBody
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
-from s3pool.s3.addressing import Query
+from s3pool.s3.addressing import NO_HEADERS, Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.bucket_operations import BucketOperations
 from s3pool.s3.check import check_response as check_response
-from s3pool.s3.exchange import SLOW_SLOWNESS, body_of, nothing
+from s3pool.s3.exchange import SLOW_SLOWNESS, Pending, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.headers import (
     NO_ATTRIBUTES,
@@ -29,6 +30,7 @@ from s3pool.s3.results import UploadPage as UploadPage
 from s3pool.s3.xml import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
 from s3pool.s3.xmltree import is_xml_text
 
+T = TypeVar("T")
 MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
@@ -118,6 +120,22 @@ class S3Client(BucketOperations, MultipartOperations):
             idempotent=not if_none_match,
         )
         return self._ask(request, put_result, only=only)
+
+    def pending_put(
+        self, bucket: str, key: str, content: bytes, *, payload_hash: str, headers: Mapping[str, str]
+    ) -> Pending[PutResult]:
+        """Prepare to store a small object; ``headers`` are what attribute_headers() gives."""
+        request = self._address.key(
+            "PUT", bucket, key, "PutObject", headers=headers, body=BytesBody(content), payload_hash=payload_hash
+        )
+        return Pending(self._transport, request, _put_result, is_content=False)
+
+    def pending_get(
+        self, bucket: str, key: str, read: Callable[[Response], T], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Pending[T]:
+        """Prepare to fetch an object; ``read`` takes its body, and may be called once for each attempt."""
+        request = self._address.key("GET", bucket, key, "GetObject", headers=headers)
+        return Pending(self._transport, request, read, is_content=True)
 
     def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:
         """Delete an object or one version of it; one that is not there is no error."""

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from s3pool.errors import ProtocolError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.s3.addressing import Addressing
-from s3pool.s3.check import Check, check_response, error_from
+from s3pool.s3.check import FIRST_BAD_STATUS, Check, error_from
 from s3pool.s3.xml import is_error
 
 LIST_SLOWNESS = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
@@ -22,6 +22,25 @@ class Sender(Protocol):
 
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Send a request and give the response that passed the check."""
+
+    def call(self, request: Request, check: Check) -> Call:
+        """Give the same in steps."""
+
+
+class Call(Protocol):
+    """A request in steps, so that one thread can have many under way."""
+
+    def begin(self, *, wait: bool = True) -> bool:
+        """Send it; False when all connections are in use and ``wait`` is False."""
+
+    def first_result(self) -> Response | None:
+        """Give the answer to the first attempt; None when finish() has to go on from a failure."""
+
+    def finish(self) -> Response:
+        """Give the answer, after as many attempts as it takes."""
+
+    def abandon(self) -> None:
+        """Give up what is under way."""
 
 
 class Operations:
@@ -43,24 +62,65 @@ class Operations:
         return exchange.result
 
 
-class _Exchange(Generic[T]):
-    """The check of one request; keeps what the last answer said."""
+class Pending(Generic[T]):
+    """A request under way, and what is to be made of its answer.
 
-    __slots__ = ("_check_status", "_read", "_request", "result")
+    ``begin`` sends it. Then ``first_result`` or ``result`` waits for what it gives; whoever
+    has many under way takes the first results of all before going on from a failure.
+    """
+
+    __slots__ = ("_call", "_exchange")
+
+    def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
+        self._exchange = _Exchange(request, read, is_content=is_content)
+        self._call = transport.call(request, self._exchange.check)
+
+    def begin(self, *, wait: bool) -> bool:
+        """Send the request; False when all connections are in use and ``wait`` is False."""
+        return self._call.begin(wait=wait)
+
+    def has_result(self) -> bool:
+        """Wait for the first answer; say whether it was the one that counts."""
+        response = self._call.first_result()
+        if response is not None:
+            response.close()
+        return response is not None
+
+    @property
+    def result(self) -> T:
+        """Give what the answer said, once has_result() or finish() has seen it."""
+        return self._exchange.result
+
+    def finish(self) -> T:
+        """Go on after a first failure; errors as those of the operation itself."""
+        self._call.finish().close()
+        return self._exchange.result
+
+    def abandon(self) -> None:
+        """Give up; harmless after the end."""
+        self._call.abandon()
+
+
+class _Exchange(Generic[T]):
+    """The check of one request; keeps what the last answer said.
+
+    ``is_content`` says that the body is a user's, who may well keep a document called Error.
+    """
+
+    __slots__ = ("_is_content", "_read", "_request", "result")
 
     result: T
 
-    def __init__(self, request: Request, read: Callable[[Response], T]) -> None:
+    def __init__(self, request: Request, read: Callable[[Response], T], *, is_content: bool = False) -> None:
         self._request = request
         self._read = read
-        self._check_status = check_response(request.op, request.resource)
+        # The answer to HEAD has no body, whatever its Content-Length says.
+        self._is_content = is_content or request.method == "HEAD"
 
     def check(self, response: Response) -> None:
         """Refuse errors, also those inside a 200, and answers that cannot be read."""
         request = self._request
-        self._check_status(response)
-        # The answer to HEAD has no body, whatever its Content-Length says.
-        if request.method != "HEAD" and is_error(response.preload()):
+        if response.status >= FIRST_BAD_STATUS or (not self._is_content and is_error(response.preload())):
             raise error_from(response, op=request.op, resource=request.resource)
         try:
             self.result = self._read(response)

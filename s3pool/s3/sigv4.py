@@ -19,7 +19,7 @@ import hmac
 import re
 import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -180,6 +180,13 @@ def _octets(raw: str | bytes) -> bytes:
     return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogateescape")
 
 
+@lru_cache(maxsize=64)
+def _signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Give which of some headers are signed, in order: a run has few sets of them."""
+    signed = tuple(sorted(name for name in names if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS))
+    return signed, ";".join(signed)
+
+
 class _Moment:
     """All that signing needs of one second: timestamp, scope and key, which never change.
 
@@ -244,12 +251,13 @@ class _S3Rules:
         if self.session_token:
             headers["x-amz-security-token"] = self.session_token
         moment = self.at(headers["x-amz-date"])
-        signed = sorted([name for name in headers if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS])
-        payload_hash = headers["x-amz-content-sha256"]
-        canonical = _canonical(method, path, query=query, values=headers, signed=signed, payload_hash=payload_hash)
+        signed, names = _signed_names(tuple(headers))
+        canonical = _canonical(
+            method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
+        )
         headers["authorization"] = (
             f"{ALGORITHM} Credential={self.access_id}/{moment.scope}, "
-            f"SignedHeaders={';'.join(signed)}, Signature={moment.sign(canonical)}"
+            f"SignedHeaders={names}, Signature={moment.sign(canonical)}"
         )
 
     def at(self, timestamp: str) -> _Moment:
@@ -306,7 +314,12 @@ class Signer:
         headers["x-amz-date"] = timestamp = self._timestamp(now)
         headers["x-amz-content-sha256"] = request.payload_hash
         auth = self._auth or self._open_auth(self._credentials, timestamp)
-        auth.authorize(headers, request.method, path=request.path, query=_sort_query(encode_query(request.query)))
+        auth.authorize(
+            headers,
+            request.method,
+            path=request.path,
+            query=_sort_query(encode_query(request.query)) if request.query else "",
+        )
         return headers
 
     def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.s3.exchange import Sender
+from s3pool.s3.exchange import Call, Sender
 from s3pool.speedtest.lanes import Lanes
 from s3pool.speedtest.measure import Tally
 
@@ -47,6 +47,10 @@ class Observer:
         response = self._sender.send(request, check, only=only)
         self._local.endpoint = str(response.endpoint)
         return response
+
+    def call(self, request: Request, check: Callable[[Response], None]) -> Call:
+        """Give a request in steps, unobserved."""
+        return self._sender.call(request, check)
 
     @property
     def endpoint(self) -> str:

@@ -95,6 +95,13 @@ class Tally:
                 meter.counted = 0
         self.tick()
 
+    def whole(self, size: int) -> None:
+        """Count one transfer that was made in one go."""
+        with self._lock:
+            self.files_done += 1
+            self.bytes_done += size
+        self.tick()
+
     def tick(self) -> None:
         """Take notice of a change; for who draws without a thread."""
 

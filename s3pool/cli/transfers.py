@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,6 +172,9 @@ def _file_limit() -> int:
     return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
+NO_FIELDS: Mapping[str, object] = {}
+
+
 class Teller:
     """Tells what becomes of each task, in the main thread."""
 
@@ -203,17 +206,17 @@ class Teller:
         task = outcome.task
         if isinstance(task, DeleteTask) or task.op == "delete":
             self._tell_deleted(outcome)
-        elif self._lines or self._out.json:
-            self._out.act(
-                f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}",
-                {
-                    "type": "copy",
-                    "source": task.source,
-                    "target": task.target,
-                    "size": outcome.done.size,
-                    "seconds": round(outcome.seconds, 3),
-                },
-            )
+        elif self._out.json:
+            fields = {
+                "type": "copy",
+                "source": task.source,
+                "target": task.target,
+                "size": outcome.done.size,
+                "seconds": round(outcome.seconds, 3),
+            }
+            self._out.act("", fields)
+        elif self._lines and not self._out.quiet:
+            self._out.act(f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}", NO_FIELDS)
 
     def _tell_deleted(self, outcome: Outcome) -> None:
         task = outcome.task

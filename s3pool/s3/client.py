@@ -131,9 +131,10 @@ class S3Client(BucketOperations, MultipartOperations):
         return Pending(self._transport, request, _put_result, is_content=False)
 
     def pending_get(
-        self, bucket: str, key: str, read: Callable[[Response], T], *, headers: Mapping[str, str] = NO_HEADERS
+        self, bucket: str, key: str, read: Callable[[Response], T], *, checksums: bool = False
     ) -> Pending[T]:
         """Prepare to fetch an object; ``read`` takes its body, and may be called once for each attempt."""
+        headers = {CHECKSUM_MODE: ENABLED} if checksums else NO_HEADERS
         request = self._address.key("GET", bucket, key, "GetObject", headers=headers)
         return Pending(self._transport, request, read, is_content=True)
 

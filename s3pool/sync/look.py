@@ -61,6 +61,10 @@ class Looker:
         """Give the pair of a task whose outcome is known, and forget it."""
         return self._looks.pop(task, None)
 
+    def holds(self, task: Task) -> bool:
+        """Say whether a task has a pair to be looked at."""
+        return task in self._looks
+
     def why_not(self, task: Task) -> str:
         """Say that a task is not needed; "" when it is, or was never in question."""
         look = self._looks.get(task)

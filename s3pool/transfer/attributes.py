@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from s3pool.model import ObjectAttributes, ObjectHead
+from s3pool.s3.check import parse_http_date
 
 MTIME = "mtime"  # x-amz-meta-mtime, as rclone writes it: seconds with a fraction
+MTIME_HEADER = f"x-amz-meta-{MTIME}"
 MODE = "mode"  # the three names of rclone's --metadata: octal mode, decimal ids
 OWNER = "uid"
 GROUP = "gid"
@@ -57,6 +59,15 @@ def parse_mtime(text: str) -> int | None:
     if not (whole.isascii() and whole.isdigit() and (not fraction or (fraction.isascii() and fraction.isdigit()))):
         return None
     return sign * (int(whole) * NANO + int(fraction[:NANO_DIGITS].ljust(NANO_DIGITS, "0")))
+
+
+def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
+    """Give the stored modification time in nanoseconds, else Last-Modified, from an answer's headers."""
+    told = parse_mtime(headers.get(MTIME_HEADER, ""))
+    if told is not None:
+        return told
+    modified = parse_http_date(headers.get("last-modified", ""))
+    return None if modified is None else round(modified) * NANO
 
 
 def for_file(given: ObjectAttributes, path: str, facts: os.stat_result, *, preserve: bool) -> ObjectAttributes:

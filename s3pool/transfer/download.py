@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange
-from s3pool.s3.check import parse_http_date
 from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import PartFile, local_error, make_directory
@@ -244,7 +243,7 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
 
 def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
     metadata = _metadata(facts.headers)
-    mtime_ns = _mtime_of(metadata, facts.headers)
+    mtime_ns = stored.mtime_of_answer(facts.headers)
     mode = part.existing_mode()
     if mode is not None:
         os.fchmod(part.fd, mode)
@@ -260,14 +259,6 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
 def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
     prefix = "x-amz-meta-"
     return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
-
-
-def _mtime_of(metadata: Mapping[str, str], headers: Mapping[str, str]) -> int | None:
-    told = stored.parse_mtime(metadata.get(stored.MTIME, ""))
-    if told is not None:
-        return told
-    modified = parse_http_date(headers.get("last-modified", ""))
-    return None if modified is None else round(modified) * stored.NANO
 
 
 def download_to(write: Callable[[memoryview], object], source: Source, *, engine: Engine, label: str = "-") -> Done:

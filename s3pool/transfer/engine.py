@@ -71,7 +71,8 @@ class Engine:
     """The means of a run. Safe for many threads.
 
     ``why_not`` is asked by the worker before each transfer; what it gives is why the
-    transfer is not needed, "" when it is. With a ``memory`` large transfers that are cut
+    transfer is not needed, "" when it is. ``in_question`` tells beforehand, without I/O,
+    whether it may give anything else. With a ``memory`` large transfers that are cut
     short are left as they are, for a later run to go on with. ``source`` is the engine of
     another pool, the sources of copies being there; without one they are in this pool.
     """
@@ -94,6 +95,7 @@ class Engine:
         self.uploads = UploadRegistry()
         self.stop: threading.Event = source.stop if source is not None else threading.Event()
         self.why_not: Callable[[Task], str] | None = None
+        self.in_question: Callable[[Task], bool] | None = None
         self.memory: Memory | None = None
         self._local = threading.local()
 

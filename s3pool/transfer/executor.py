@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+SMALL_ITEMS_PER_WORKER = 16  # small ones come and go by the handful
 ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it waits
 MIN_AUTO_WORKERS = 16
 MAX_AUTO_WORKERS = 64
@@ -56,9 +57,14 @@ class BoundedExecutor:
         self._ended = 0
         self._closed = False
 
-    def flow(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Flow[Item, Result]:
-        """Give the results of work over all items, in the order in which they are ready."""
-        return Flow(self, work, items)
+    def flow(
+        self, work: Callable[[Item], Result], items: Iterable[Item], *, lanes: Lanes[Item, Result] | None = None
+    ) -> Flow[Item, Result]:
+        """Give the results of work over all items, in the order in which they are ready.
+
+        With ``lanes`` the items that suit them are done there, many at a time in one worker.
+        """
+        return Flow(self, work, items, lanes=lanes if self.workers else None)
 
     def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int) -> None:
         """Do work over all items in this thread and up to limit - 1 idle workers.
@@ -128,6 +134,57 @@ class BoundedExecutor:
             self._jobs.popleft()()
 
 
+class Lanes(Generic[Item, Result]):
+    """The items of a flow that are small enough to be done many at a time in one worker.
+
+    ``suits`` chooses them; ``work(take, give)`` runs in a worker until ``take`` gives None,
+    and hands the results over in lists. A lane ends when there is nothing to take, and
+    another one begins when there is something again.
+    """
+
+    def __init__(
+        self,
+        suits: Callable[[Item], bool],
+        work: Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], None],
+        *,
+        depth: int,
+    ) -> None:
+        self.suits = suits
+        self.depth = depth
+        self._work = work
+        self._waiting: deque[Item] = deque()
+        # Guards the number of lanes: a lane may only end when nothing waits.
+        self._lock = threading.Lock()
+        self._running = 0
+
+    def add(self, item: Item) -> bool:
+        """Queue an item; say whether enough wait for one more lane."""
+        self._waiting.append(item)
+        return len(self._waiting) >= self.depth
+
+    def open(self, executor: BoundedExecutor, ready: Callable[[list[Result]], None]) -> None:
+        """Begin one more lane, if something waits and the workers allow it."""
+        with self._lock:
+            if not self._waiting or self._running >= max(1, executor.workers // self.depth):
+                return
+            self._running += 1
+        executor.submit(lambda: self._run(ready))
+
+    def _run(self, ready: Callable[[list[Result]], None]) -> None:
+        while True:
+            self._work(self._take, ready)
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+
+    def _take(self) -> Item | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+
 class Flow(Generic[Item, Result]):
     """Results of bounded work, for one thread to iterate.
 
@@ -135,45 +192,75 @@ class Flow(Generic[Item, Result]):
     iterating thread. When work raises, iterating raises.
     """
 
-    def __init__(self, executor: BoundedExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> None:
+    def __init__(
+        self,
+        executor: BoundedExecutor,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        lanes: Lanes[Item, Result] | None = None,
+    ) -> None:
         self._executor = executor
         self._work = work
         self._items = items
+        self._lanes = lanes
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
-        self._ready: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
-        self.pending = 0
+        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
+        self._ready: queue.SimpleQueue[tuple[list[Result], int, BaseException | None]] = queue.SimpleQueue()
+        self._small = 0  # items that are in the lanes or wait for one
+        self.pending = 0  # all items that were taken and not yet yielded
 
     def __iter__(self) -> Iterator[Result]:
         for item in self._items:
             self.pending += 1
-            self._executor.submit(lambda item=item: self._do(item))  # type: ignore[misc]
-            while self.pending >= self._limit or not self._ready.empty():
-                yield self._take(None)
+            self._hand_out(item)
+            while self._is_full() or not self._ready.empty():
+                yield from self._take(None)
         while self.pending:
-            yield self._take(None)
+            yield from self._take(None)
+
+    def _hand_out(self, item: Item) -> None:
+        lanes = self._lanes
+        if lanes is None or not lanes.suits(item):
+            self._executor.submit(lambda: self._do(item))
+            return
+        self._small += 1
+        if lanes.add(item):
+            lanes.open(self._executor, self._lane_gave)
+
+    def _is_full(self) -> bool:
+        return self.pending - self._small >= self._limit or self._small >= self._small_limit
 
     def drain(self, timeout_s: float) -> Iterator[Result]:
         """Yield what still comes in within a time; ``pending`` tells what did not."""
         deadline = time.monotonic() + timeout_s
         while self.pending:
             try:
-                yield self._take(max(0.0, deadline - time.monotonic()))
+                yield from self._take(max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return
 
     def _do(self, item: Item) -> None:
         try:
-            result, error = self._work(item), None
+            self._ready.put(([self._work(item)], 0, None))
         except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-            result, error = None, exc
-        self._ready.put((result, error))
+            self._ready.put(([], 0, exc))
 
-    def _take(self, timeout_s: float | None) -> Result:
-        result, error = self._ready.get(timeout=timeout_s)
-        self.pending -= 1
+    def _lane_gave(self, results: list[Result]) -> None:
+        self._ready.put((results, len(results), None))
+
+    def _take(self, timeout_s: float | None) -> Iterator[Result]:
+        """Yield what is ready, or becomes so: one result, or those of a lane."""
+        if self._lanes is not None:
+            self._lanes.open(self._executor, self._lane_gave)
+        results, small, error = self._ready.get(timeout=timeout_s)
+        self._small -= small
         if error is not None:
+            self.pending -= 1
             raise error
-        return result  # type: ignore[return-value]
+        for result in results:
+            self.pending -= 1
+            yield result
 
 
 class _Share(Generic[Item]):

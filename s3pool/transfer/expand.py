@@ -15,7 +15,7 @@ from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
-from s3pool.transfer.walk import LINKS_FILES, NO_FILTER, LocalFile, Unusable, Walk
+from s3pool.transfer.walk import LINKS_FILES, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -170,8 +170,12 @@ class Expansion:
         except OSError as exc:
             raise local_error("read", source.path, exc) from exc
         if os.path.isdir(source.path):
+            bucket, prefix = self._target.bucket, self._target.tree_prefix
             for found in Walk(source.path, names=self._names, links=self._rules.links):
-                yield self._upload(found, self._target)
+                if isinstance(found, Unusable):
+                    yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
+                else:
+                    yield UploadTask(found.path, bucket, prefix + found.relative, found.size)
         elif self._admits_named(source.base_name):
             place = self._place_of(source)
             if isinstance(place, S3Path):
@@ -187,13 +191,6 @@ class Expansion:
         except UnicodeEncodeError:
             return Problem(source.path, LocalFileError(f"{place.text!a}: no key can hold a name that is not UTF-8"))
         return UploadTask(source.path, place.bucket, place.key, size)
-
-    @staticmethod
-    def _upload(found: LocalFile | Unusable, target: S3Path) -> Item:
-        place = target.join(found.relative)
-        if isinstance(found, Unusable):
-            return Problem(found.path, found.error, place.text, op="upload")
-        return UploadTask(found.path, place.bucket, place.key, found.size)
 
     # -- from S3 ---------------------------------------------------------------------------
 

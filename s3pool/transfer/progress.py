@@ -24,6 +24,9 @@ class Progress(Protocol):
     def begin(self, label: str, size: int) -> Meter:
         """Start one transfer of size bytes."""
 
+    def whole(self, size: int) -> None:
+        """Count one transfer that was made in one go."""
+
     def all_found(self) -> None:
         """Say that the totals will not grow any more."""
 
@@ -47,6 +50,9 @@ class NullProgress:
     def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - the protocol's names
         """Give a meter that counts nothing."""
         return NULL_METER
+
+    def whole(self, size: int) -> None:
+        """Ignore the transfer."""
 
     def all_found(self) -> None:
         """Ignore the end of the listing."""

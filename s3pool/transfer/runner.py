@@ -16,7 +16,9 @@ from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.download import download
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import Flow
+from s3pool.transfer.executor import Flow, Lanes
+from s3pool.transfer.lane import LANE_DEPTH, Lane
+from s3pool.transfer.small import is_small
 from s3pool.transfer.tasks import (
     DONE,
     FAILED,
@@ -68,7 +70,7 @@ def run(
     ends it; what had begun is finished, and the summary tells. An interrupt stops the work
     within five seconds and is raised again.
     """
-    return _Run(engine, on_outcome, summary).transfers(tasks, rehearsal if rehearse else perform)
+    return _Run(engine, on_outcome, summary).transfers(tasks, rehearse=rehearse)
 
 
 def run_deletes(
@@ -92,8 +94,12 @@ class _Run:
         self.summary = summary or Summary()
         self._seconds_before = self.summary.seconds
 
-    def transfers(self, tasks: Iterable[Item], act: Callable[[Item, Engine], Outcome]) -> Summary:
-        flow = self._engine.executor.flow(lambda task: act(task, self._engine), self._watched(tasks))
+    def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
+        act = rehearsal if rehearse else perform
+        engine = self._engine
+        flow = engine.executor.flow(
+            lambda task: act(task, engine), self._watched(tasks), lanes=None if rehearse else _lanes(engine)
+        )
         return self._collect(flow, self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
@@ -150,6 +156,15 @@ class _Run:
             self._engine.parts.discard_all()
 
 
+def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
+    depth = max(1, min(LANE_DEPTH, engine.executor.workers))
+
+    def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> None:
+        Lane(engine, depth=depth, take=take, give=give, perform=lambda task: perform(task, engine), fail=_failed).run()
+
+    return Lanes(lambda item: is_small(item, engine), work, depth=depth)
+
+
 def perform(task: Item, engine: Engine) -> Outcome:
     """Do one task and tell what became of it; never raises an Exception."""
     return _told(task, engine, _act)
@@ -168,15 +183,20 @@ def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Ou
     started = time.monotonic()
     try:
         done = _unneeded(task, engine) or act(task, engine)
-    except StoppedError:
-        return Outcome(task, NOT_STARTED)
-    except S3PoolError as exc:
-        return Outcome(task, state_of(exc), error=exc, seconds=time.monotonic() - started)
-    except Exception as exc:
-        # The outermost frame of a worker: one broken task must not end the others.
-        logger.error("%s -> %s: unexpected %s", task.source, task.target, type(exc).__name__, exc_info=exc)
-        return Outcome(task, FAILED, error=exc, seconds=time.monotonic() - started)
+    except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
+        return _failed(task, exc, started)
     return Outcome(task, SKIPPED if done.skipped else DONE, done, seconds=time.monotonic() - started)
+
+
+def _failed(task: Item, error: Exception, started: float) -> Outcome:
+    """Give the outcome of an error; one that is none of ours is logged with where it came from."""
+    if isinstance(error, StoppedError):
+        return Outcome(task, NOT_STARTED)
+    seconds = time.monotonic() - started if started else 0.0
+    if isinstance(error, S3PoolError):
+        return Outcome(task, state_of(error), error=error, seconds=seconds)
+    logger.error("%s -> %s: unexpected %s", task.source, task.target, type(error).__name__, exc_info=error)
+    return Outcome(task, FAILED, error=error, seconds=seconds)
 
 
 def _unneeded(task: Task, engine: Engine) -> Done | None:

@@ -73,6 +73,24 @@ class WholeCheck:
         return whole_checksum(headers) is None
 
 
+def check_small(content: bytes, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
+    """Compare a whole small object with what the server told; False when only more work can tell.
+
+    As with larger ones, where nothing was told of the content the length is the check.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    told = whole_checksum(headers)
+    if told is not None:
+        hasher = new_hasher(told.algorithm)
+        hasher.update(memoryview(content))
+        _compare_checksum(what, told, hasher.digest())
+    if is_md5_etag(etag) and etag_tells_content(etag, headers):
+        return _compare(what, "MD5", hashlib.md5(content, usedforsecurity=False).hexdigest(), etag)
+    return told is not None or not part_count_of(etag)
+
+
 class StreamCheck:
     """Check bytes in order against a checksum of them, or any kind of ETag; part sizes may be guessed."""
 

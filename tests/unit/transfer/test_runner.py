@@ -142,6 +142,7 @@ def test_broken_task_is_told_and_the_others_go_on(
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(runner, "upload", broken)
+    monkeypatch.setattr(runner, "is_small", lambda *_: False)
 
     summary = run(files[:2], make_engine(workers=1), on_outcome=lambda _: None)
 

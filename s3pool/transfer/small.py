@@ -1,0 +1,211 @@
+"""Small transfers, one request each, in steps: so one thread can have many under way.
+
+They are the same transfers as upload.py and download.py make, without what only large or
+unusual ones need. Whatever is unusual is not tried here: prepare() gives None, and the task
+is done the general way.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import md5, sha256
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from s3pool.errors import IntegrityError
+from s3pool.model import UNSIGNED_PAYLOAD, Response
+from s3pool.s3.headers import attribute_headers
+from s3pool.transfer import attributes as stored
+from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.smallfiles import SmallFiles
+from s3pool.transfer.tasks import Done, DownloadTask, UploadTask
+from s3pool.transfer.upload import OPEN_FLAGS
+from s3pool.transfer.verify import check_small
+
+if TYPE_CHECKING:
+    from s3pool.s3.exchange import Pending
+    from s3pool.s3.results import PutResult
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.tasks import Item
+
+SMALL_BYTES = 64 * 1024  # bodies up to this leave in one piece with their head, and come in one or two
+
+R = TypeVar("R")
+
+
+class GeneralWayError(Exception):
+    """Something about a transfer is unusual: it is to be done the general way, from the start."""
+
+
+def is_small(task: Item, engine: Engine) -> bool:
+    """Say whether a task may be done in steps, as far as can be told without touching anything."""
+    options = engine.options
+    if not (isinstance(task, (UploadTask, DownloadTask)) and 0 <= task.size <= SMALL_BYTES):
+        return False
+    if options.no_clobber or options.update or options.checksum or options.remove_source or options.preserve:
+        return False
+    if isinstance(task, DownloadTask) and (task.version_id or not task.relative or task.relative.endswith("/")):
+        return False
+    return engine.in_question is None or not engine.in_question(task)
+
+
+class SmallTransfers:
+    """Prepares small transfers; belongs to one thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._files = SmallFiles()
+        # By content type: all that uploads of a run store alike.
+        self._headers: dict[str, Mapping[str, str]] = {}
+
+    def prepare(self, task: Item) -> SmallUpload | SmallDownload | None:
+        """Give a transfer that is ready to begin; None when it needs the general way."""
+        if isinstance(task, UploadTask):
+            return self._prepare_upload(task)
+        return SmallDownload(task, self._engine, self._files) if isinstance(task, DownloadTask) else None
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self._files.close()
+
+    def _prepare_upload(self, task: UploadTask) -> SmallUpload | None:
+        found = _read(task.path)
+        if found is None:
+            return None
+        content, mtime_ns = found
+        headers = self._headers_for(stored.guess_content_type(task.path))
+        if stored.MTIME_HEADER not in headers:
+            headers = {**headers, stored.MTIME_HEADER: stored.format_mtime(mtime_ns)}
+        return SmallUpload(task, self._engine, content, mtime_ns=mtime_ns, headers=headers)
+
+    def _headers_for(self, content_type: str) -> Mapping[str, str]:
+        headers = self._headers.get(content_type)
+        if headers is None:
+            given = self._engine.options.attributes
+            headers = attribute_headers(replace(given, content_type=given.content_type or content_type))
+            self._headers[content_type] = headers
+        return headers
+
+
+def _read(path: str) -> tuple[bytes, int] | None:
+    """Read a small file whole, and give its time; None for everything that is not plain."""
+    try:
+        fd = os.open(path, OPEN_FLAGS)
+    except OSError:
+        return None
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode) or before.st_size > SMALL_BYTES:
+            return None
+        content = os.read(fd, before.st_size + 1)
+        after = os.fstat(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    # Also a read that gave less than there is: the general way goes on where it ended.
+    is_whole = len(content) == after.st_size == before.st_size and before.st_mtime_ns == after.st_mtime_ns
+    return (content, after.st_mtime_ns) if is_whole else None
+
+
+class _Small(Generic[R]):
+    """One small transfer: begin, then first_done, and finish where that gives None."""
+
+    __slots__ = ("_engine", "_pending", "started", "task")
+
+    def __init__(self, task: Item, engine: Engine, pending: Pending[R]) -> None:
+        self.task = task
+        self.started = time.monotonic()
+        self._engine = engine
+        self._pending = pending
+
+    def begin(self, *, wait: bool) -> bool:
+        """Send the request; False when all connections are in use and ``wait`` is False."""
+        return self._pending.begin(wait=wait)
+
+    def first_done(self) -> Done | None:
+        """Wait for the answer; None when finish() has to go on, which may take its time.
+
+        Raises:
+            GeneralWayError: the task is to be done in the general way.
+        """
+        return self._concluded(self._pending.result) if self._pending.has_result() else None
+
+    def finish(self) -> Done:
+        """Go on after a first failure."""
+        return self._concluded(self._pending.finish())
+
+    def abandon(self) -> None:
+        """Give up."""
+        self._pending.abandon()
+
+    def _concluded(self, result: R) -> Done:
+        raise NotImplementedError
+
+
+class SmallUpload(_Small["PutResult"]):
+    """One file that is in memory already, on its way to S3."""
+
+    __slots__ = ("_md5", "_mtime_ns", "_size")
+
+    def __init__(
+        self, task: UploadTask, engine: Engine, content: bytes, *, mtime_ns: int, headers: Mapping[str, str]
+    ) -> None:
+        self._mtime_ns = mtime_ns
+        self._size = len(content)
+        self._md5 = ""
+        if engine.options.sign_payload:
+            payload_hash = sha256(content).hexdigest()
+        else:
+            digest = md5(content, usedforsecurity=False)
+            self._md5 = digest.hexdigest()
+            headers = {**headers, "content-md5": base64.b64encode(digest.digest()).decode()}
+            payload_hash = UNSIGNED_PAYLOAD
+        pending = engine.client.pending_put(task.bucket, task.key, content, payload_hash=payload_hash, headers=headers)
+        super().__init__(task, engine, pending)
+
+    def _concluded(self, result: PutResult) -> Done:
+        etag = result.etag
+        if self._md5 and is_md5_etag(etag) and etag != self._md5 and "kms" not in self._engine.options.attributes.sse:
+            raise IntegrityError(f"{self.task.target} has the ETag {etag}; what was sent makes {self._md5}")
+        self._engine.progress.whole(self._size)
+        return Done(self._size, etag, self._mtime_ns, result.version_id)
+
+
+class _Got(NamedTuple):
+    """A small object as it came."""
+
+    content: bytes
+    headers: Mapping[str, str]
+
+
+class SmallDownload(_Small[_Got]):
+    """One small object on its way to a file."""
+
+    __slots__ = ("_files", "_place")
+
+    def __init__(self, task: DownloadTask, engine: Engine, files: SmallFiles) -> None:
+        self._files = files
+        self._place = task
+        super().__init__(task, engine, engine.client.pending_get(task.bucket, task.key, _take, checksums=True))
+
+    def _concluded(self, result: _Got) -> Done:
+        task, content, headers = self._place, result.content, result.headers
+        etag = headers.get("etag", "").strip('"')
+        if not check_small(content, task, etag=etag, headers=headers):
+            raise GeneralWayError  # such as an ETag made of parts, the sizes of which must be found out
+        mtime_ns = stored.mtime_of_answer(headers)
+        if not self._files.write(task.root, task.relative, content, mtime_ns=mtime_ns):
+            raise GeneralWayError
+        self._engine.progress.whole(len(content))
+        return Done(len(content), etag, mtime_ns)
+
+
+def _take(response: Response) -> _Got:
+    if response.length is None or response.length > SMALL_BYTES:
+        raise GeneralWayError  # it grew since it was listed
+    return _Got(response.preload(), response.headers)

@@ -1,0 +1,317 @@
+"""Many small transfers in one thread: the same results as one by one, whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from s3pool.config import load_config
+from s3pool.session import open_session
+from s3pool.transfer import runner, small
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.executor import BoundedExecutor
+from s3pool.transfer.runner import run
+from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
+from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
+from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
+
+EngineFactory = Callable[..., Engine]
+COUNT = 60
+MTIME_NS = 1_600_000_000_123_456_789
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """Give small files of many sizes."""
+    (tmp_path / "src").mkdir()
+    sizes = [0, 1, 4096, SMALL_BYTES, *(7 * number for number in range(COUNT - 4))]
+    contents = {f"f{number:03}": os.urandom(size) for number, size in enumerate(sizes)}
+    for name, content in contents.items():
+        (tmp_path / "src" / name).write_bytes(content)
+        os.utime(tmp_path / "src" / name, ns=(MTIME_NS, MTIME_NS))
+    return contents
+
+
+@pytest.fixture(autouse=True)
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record what is done in a lane, so that no test passes by the general way alone."""
+    names: list[str] = []
+    prepare = SmallTransfers.prepare
+
+    def recorded(self: SmallTransfers, task: UploadTask) -> object:
+        names.append(task.key)
+        return prepare(self, task)
+
+    monkeypatch.setattr(SmallTransfers, "prepare", recorded)
+    return names
+
+
+def uploads(tmp_path: Path, files: dict[str, bytes]) -> list[UploadTask]:
+    """Give a task for each file."""
+    return [UploadTask(str(tmp_path / "src" / name), "b", name, len(content)) for name, content in files.items()]
+
+
+def downloads(fake: FakeS3, tmp_path: Path, files: dict[str, bytes]) -> list[DownloadTask]:
+    """Store the files and give a task for each."""
+    for name, content in files.items():
+        fake.store.add("b", name, content, mtime=1_600_000_000)
+    return [DownloadTask("b", name, str(tmp_path / "out"), name, len(content)) for name, content in files.items()]
+
+
+def found_in(directory: Path) -> dict[str, bytes]:
+    """Give all files, hidden ones as well."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], engine: Engine) -> dict[str, Outcome]:
+    """Run the tasks and give the outcome of each key."""
+    outcomes: list[Outcome] = []
+    run(tasks, engine, on_outcome=outcomes.append)
+    assert len(tasks) == len(outcomes)
+    return {outcome.task.key: outcome for outcome in outcomes}  # type: ignore[union-attr]
+
+
+def test_uploads_store_every_byte_and_the_time(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+) -> None:
+    """A lane is only faster."""
+    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+
+    assert files == fake.store.bodies("b")
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+    assert sorted(files) == sorted(taken)
+    versions = [fake.store.bucket("b").current(name) for name in files]
+    assert {"1600000000.123456789"} == {found.headers["x-amz-meta-mtime"] for found in versions if found is not None}
+
+
+def test_downloads_write_every_byte_and_the_time(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+) -> None:
+    """And leave no temporary file."""
+    outcomes = outcomes_of(downloads(fake, tmp_path, files), make_engine(workers=8))
+
+    assert files == found_in(tmp_path / "out")
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+    assert sorted(files) == sorted(taken)
+    assert {1_600_000_000} == {path.stat().st_mtime for path in (tmp_path / "out").iterdir()}
+
+
+def test_server_error_at_first_is_tried_again(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """The first attempt is not the last one."""
+    fake.fault(internal_error(), op="PutObject", nth=3, times=5)
+    fake.fault(Reset(after=1), op="PutObject", nth=20, times=3)
+
+    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+
+    assert files == fake.store.bodies("b")
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+
+
+def test_body_cut_on_the_way_is_fetched_again(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """Half an object never gets the target's name."""
+    tasks = downloads(fake, tmp_path, files)
+    fake.fault(CutBody(after=3), op="GetObject", nth=10, times=4)
+
+    outcomes_of(tasks, make_engine(workers=8))
+
+    assert files == found_in(tmp_path / "out")
+
+
+def test_flipped_byte_fails_that_file_alone(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """The old target stays, and the rest is done."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "f002").write_bytes(b"old")
+    tasks = downloads(fake, tmp_path, files)
+    fake.fault(FlipByte(at=50), op="GetObject", key="f002", times=0)
+
+    outcomes = outcomes_of(tasks, make_engine(workers=8))
+
+    assert files | {"f002": b"old"} == found_in(tmp_path / "out")
+    assert ["f002"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
+
+
+def test_file_that_is_missing_fails_alone(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """It went away after the walk saw it."""
+    tasks = uploads(tmp_path, files)
+    (tmp_path / "src" / "f007").unlink()
+
+    outcomes = outcomes_of(tasks, make_engine(workers=8))
+
+    assert ["f007"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
+    assert f"cannot read {tmp_path}/src/f007: No such file or directory" == str(outcomes["f007"].error)
+    assert COUNT - 1 == len(fake.store.bodies("b"))
+
+
+def test_file_that_grew_is_sent_as_it_is_now(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """The size at the time of the walk is only a hint."""
+    tasks = uploads(tmp_path, files)
+    grown = os.urandom(SMALL_BYTES + 1)
+    (tmp_path / "src" / "f004").write_bytes(grown)
+
+    outcomes_of(tasks, make_engine(workers=8))
+
+    assert files | {"f004": grown} == fake.store.bodies("b")
+
+
+def test_object_that_grew_is_fetched_as_it_is_now(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """The size in the listing is only a hint as well."""
+    tasks = downloads(fake, tmp_path, files)
+    grown = os.urandom(SMALL_BYTES + 1)
+    fake.store.add("b", "f004", grown)
+
+    outcomes_of(tasks, make_engine(workers=8))
+
+    assert files | {"f004": grown} == found_in(tmp_path / "out")
+
+
+def test_missing_object_fails_alone(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """It was removed after the listing saw it."""
+    tasks = downloads(fake, tmp_path, files)
+    fake.store.bucket("b").remove("f009", "null")
+
+    outcomes = outcomes_of(tasks, make_engine(workers=8))
+
+    assert ["f009"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
+    assert COUNT - 1 == len(found_in(tmp_path / "out"))
+
+
+def test_link_in_the_way_is_refused_as_ever(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """Nothing may be written outside the target, whichever way writes it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "d").symlink_to(tmp_path / "elsewhere")
+    fake.store.add("b", "d/x", b"1")
+    task = DownloadTask("b", "d/x", str(tmp_path / "out"), "d/x", 1)
+
+    outcomes = outcomes_of([task], make_engine(workers=8))
+
+    assert "refused" == outcomes["d/x"].state
+    assert [] == os.listdir(tmp_path / "elsewhere")
+
+
+def test_run_that_was_told_to_stop_begins_nothing(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """What waits for a lane is not started any more."""
+    engine = make_engine(workers=8)
+    tasks = uploads(tmp_path, files)
+
+    def stopping() -> object:
+        yield from tasks[:-1]
+        engine.stop.set()
+        yield tasks[-1]
+
+    outcomes: list[Outcome] = []
+    run(stopping(), engine, on_outcome=outcomes.append)  # type: ignore[arg-type]
+
+    assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
+
+
+def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:
+    """A lane that holds all connections gives them back before it wants more."""
+    config = load_config({"max_connections": 1}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
+    executor = BoundedExecutor(16)
+    with open_session(config) as session:
+        outcomes_of(uploads(tmp_path, files), Engine(session.client, executor=executor))
+    executor.close()
+
+    assert files == fake.store.bodies("b")
+    assert sorted(files) == sorted(taken)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_clobber": True},
+        {"update": True},
+        {"checksum": "sha256"},
+        {"remove_source": True},
+        {"preserve": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_needs_more_than_one_request_goes_the_general_way(
+    make_engine: EngineFactory, options: dict[str, object]
+) -> None:
+    """A lane knows nothing of these."""
+    task = UploadTask("f", "b", "k", 1)
+
+    assert is_small(task, make_engine())
+    assert not is_small(task, make_engine(**options))
+
+
+def test_size_decides_what_is_small(make_engine: EngineFactory) -> None:
+    """An unknown size may be any."""
+    task = UploadTask("f", "b", "k", SMALL_BYTES)
+
+    verdicts = [is_small(replace(task, size=size), make_engine()) for size in (-1, 0, SMALL_BYTES, SMALL_BYTES + 1)]
+
+    assert [False, True, True, False] == verdicts
+
+
+def test_task_in_question_goes_the_general_way(make_engine: EngineFactory) -> None:
+    """Whether it is needed takes a look that a lane does not make."""
+    engine = make_engine()
+    task = UploadTask("f", "b", "k", 1)
+    engine.in_question = lambda asked: asked is task
+
+    assert not is_small(task, engine)
+    assert is_small(replace(task, key="other"), engine)
+
+
+def test_fault_of_our_own_fails_one_task(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others of the lane go on."""
+    read = small._read
+
+    def broken(path: str) -> object:
+        if path.endswith("f005"):
+            raise ZeroDivisionError("ours")
+        return read(path)
+
+    monkeypatch.setattr(small, "_read", broken)
+
+    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+
+    assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
+    assert COUNT - 1 == len(fake.store.bodies("b"))
+
+
+def test_etag_of_parts_is_checked_the_general_way(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which parts it was made of must be found out first."""
+    done: list[object] = []
+    general = runner.download
+    monkeypatch.setattr(runner, "download", lambda task, engine: (done.append(task), general(task, engine))[1])
+    fake.store.add("b", "k", b"x" * 10).etag = f"{'0' * 32}-1"
+    task = DownloadTask("b", "k", str(tmp_path / "out"), "k", 10)
+
+    outcomes_of([task], make_engine(workers=8))
+
+    assert [task] == done

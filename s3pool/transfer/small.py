@@ -194,6 +194,7 @@ class SmallDownload(_Small[_Got]):
         super().__init__(task, engine, engine.client.pending_get(task.bucket, task.key, _take, checksums=True))
 
     def _concluded(self, result: _Got) -> Done:
+        self._engine.check_stop()
         task, content, headers = self._place, result.content, result.headers
         etag = headers.get("etag", "").strip('"')
         if not check_small(content, task, etag=etag, headers=headers):

@@ -8,7 +8,7 @@ quotes, and bytes that are not UTF-8 survive.
 The functions are pure and serve both sides: a client signs with them, a proxy recomputes what
 its client signed. Text stands for bytes through UTF-8 with surrogate escapes, so whatever was
 on the wire is signed byte for byte; hand in ``bytes`` where the text came by another way.
-requests_aws4auth is imported when the first key is derived, not before.
+Its module with the key is loaded when the first key is derived, not before.
 
 Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)".
 """
@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encode_query
+from s3pool.s3.signing_key import SigningKey, make_signing_key
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 SIGNATURE_PARAMETER = "X-Amz-Signature"
@@ -47,15 +48,6 @@ OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
-
-
-class _SigningKey(Protocol):
-    """What is used of requests_aws4auth's AWS4SigningKey: a key and what it is good for."""
-
-    date: str
-    scope: str
-    key: bytes
-    secret_key: str
 
 
 class Signable(Protocol):
@@ -162,14 +154,7 @@ def signature(key: bytes, text: bytes) -> str:
 
 def derive_key(secret: str, date: str, *, region: str, service: str) -> bytes:
     """Derive the signing key of one day (``YYYYMMDD``), region and service."""
-    return _signing_key(secret, date, region=region, service=service).key
-
-
-def _signing_key(secret: str, date: str, *, region: str, service: str) -> _SigningKey:
-    from requests_aws4auth import AWS4SigningKey
-
-    key: _SigningKey = AWS4SigningKey(secret, region, service, date)
-    return key
+    return make_signing_key(secret, date, region=region, service=service).key
 
 
 def _text(raw: str | bytes) -> str:
@@ -196,7 +181,7 @@ class _Moment:
 
     __slots__ = ("_inner", "_outer", "scope", "timestamp")
 
-    def __init__(self, timestamp: str, key: _SigningKey) -> None:
+    def __init__(self, timestamp: str, key: SigningKey) -> None:
         block = key.key.ljust(SHA256_BLOCK_BYTES, b"\0")
         self.timestamp = timestamp
         self.scope = key.scope
@@ -222,7 +207,7 @@ class _S3Rules:
     region: str
     service: str
     session_token: str
-    signing_key: _SigningKey
+    signing_key: SigningKey
     default_include_headers: ClassVar[set[str]] = {*SIGNED_HEADERS, f"{SIGNED_PREFIX}*"}
     _moment: _Moment | None = None
 
@@ -268,10 +253,10 @@ class _S3Rules:
             self._moment = moment
         return moment
 
-    def _key(self, date: str) -> _SigningKey:
+    def _key(self, date: str) -> SigningKey:
         key = self.signing_key
         if key.date != date:
-            key = _signing_key(key.secret_key, date, region=self.region, service=self.service)
+            key = make_signing_key(key.secret_key, date, region=self.region, service=self.service)
             self.signing_key = key
         return key
 
@@ -281,6 +266,17 @@ class _S3Rules:
 
     amz_cano_querystring = staticmethod(canonical_query)
     amz_norm_whitespace = staticmethod(canonical_value)
+
+
+class _Identity(_S3Rules):
+    """S3's rules for one identity, without the auth object of requests around them."""
+
+    def __init__(self, access_id: str, key: SigningKey, *, region: str, service: str, session_token: str) -> None:
+        self.access_id = access_id
+        self.signing_key = key
+        self.region = region
+        self.service = service
+        self.session_token = session_token
 
 
 def format_timestamp(second: int) -> str:
@@ -395,10 +391,13 @@ class Signer:
         return text
 
     def _open_auth(self, credentials: Credentials, timestamp: str) -> _S3Rules:
-        """Make the S3Auth; two threads at once make two equal ones, and one stays."""
+        """Make the identity; two threads at once make two equal ones, and one stays."""
         date = timestamp[:DATE_LENGTH]
-        key = _signing_key(credentials.secret_key, date, region=self._region, service=self._service)
-        auth: _S3Rules = auth_class()(credentials.access_key, key, session_token=credentials.session_token)
+        region, service = self._region, self._service
+        key = make_signing_key(credentials.secret_key, date, region=region, service=service)
+        auth = _Identity(
+            credentials.access_key, key, region=region, service=service, session_token=credentials.session_token
+        )
         self._auth = auth
         return auth
 

@@ -51,7 +51,7 @@ HOMES = {
     "awscrt": ("hashing.py",),
     "urllib3": ("pool/connection.py",),
     "requests": (),
-    "requests_aws4auth": ("s3/sigv4.py",),
+    "requests_aws4auth": ("s3/signing_key.py", "s3/sigv4.py"),
     "yaml": ("config*.py",),
     "dotenv": ("config*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),

@@ -128,7 +128,7 @@ class S3Client(BucketOperations, MultipartOperations):
         request = self._address.key(
             "PUT", bucket, key, "PutObject", headers=headers, body=BytesBody(content), payload_hash=payload_hash
         )
-        return Pending(self._transport, request, _put_result, is_content=False)
+        return Pending(self._transport, request, put_result, is_content=False)
 
     def pending_get(
         self, bucket: str, key: str, read: Callable[[Response], T], *, checksums: bool = False

@@ -16,11 +16,10 @@ from dataclasses import replace
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from s3pool.errors import IntegrityError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.s3.headers import attribute_headers
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.checksums import Seal, check_stored
 from s3pool.transfer.smallfiles import SmallFiles
 from s3pool.transfer.tasks import Done, DownloadTask, UploadTask
 from s3pool.transfer.upload import OPEN_FLAGS
@@ -169,11 +168,10 @@ class SmallUpload(_Small["PutResult"]):
         super().__init__(task, engine, pending)
 
     def _concluded(self, result: PutResult) -> Done:
-        etag = result.etag
-        if self._md5 and is_md5_etag(etag) and etag != self._md5 and "kms" not in self._engine.options.attributes.sse:
-            raise IntegrityError(f"{self.task.target} has the ETag {etag}; what was sent makes {self._md5}")
+        if self._md5:
+            check_stored(self.task.target, result, Seal(UNSIGNED_PAYLOAD, md5_hex=self._md5))
         self._engine.progress.whole(self._size)
-        return Done(self._size, etag, self._mtime_ns, result.version_id)
+        return Done(self._size, result.etag, self._mtime_ns, result.version_id)
 
 
 class _Got(NamedTuple):

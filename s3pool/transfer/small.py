@@ -57,7 +57,7 @@ class SmallTransfers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._files = SmallFiles()
+        self._files = SmallFiles(engine.parts)
         # By content type: all that uploads of a run store alike.
         self._headers: dict[str, Mapping[str, str]] = {}
 

@@ -19,6 +19,7 @@ from s3pool.transfer.beneath import (
     PART_RANDOM_BYTES,
     PART_SUFFIX,
     PERMISSION_BITS,
+    PartRegistry,
     open_below,
     open_root,
     split_relative,
@@ -28,9 +29,14 @@ CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 
 
 class SmallFiles:
-    """Writes files whole; keeps the directory of the last one open. Belongs to one thread."""
+    """Writes files whole; keeps the directory of the last one open. Belongs to one thread.
 
-    def __init__(self) -> None:
+    The temporary files carry no mark of their owner, for they exist for a moment only. Should
+    another run sweep one away in that moment, the file is written the general way.
+    """
+
+    def __init__(self, registry: PartRegistry) -> None:
+        self._registry = registry
         self._place: tuple[str, str] | None = None  # root and parent of what is open
         self._directory = -1
         self._token = secrets.token_hex(PART_RANDOM_BYTES)
@@ -94,6 +100,7 @@ class SmallFiles:
                 os.close(root_fd)
         except S3PoolError:
             return b""
+        self._registry.enter((root, *steps), self._directory)
         self._place = (root, parent)
         return raw_name
 

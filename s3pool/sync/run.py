@@ -190,7 +190,6 @@ class Sync:
         plan = self._plan(journal)
         self.report.tally = plan.tally
         self._engine.why_not = self._why_not
-        # Obstacles are not asked about beforehand: a small download that meets one goes the general way.
         self._engine.in_question = self._looker.holds
         if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
             self._engine.memory = self._unfinished

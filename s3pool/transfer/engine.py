@@ -71,8 +71,8 @@ class Engine:
     """The means of a run. Safe for many threads.
 
     ``why_not`` is asked by the worker before each transfer; what it gives is why the
-    transfer is not needed, "" when it is. ``in_question`` tells beforehand, without I/O,
-    whether it may give anything else. With a ``memory`` large transfers that are cut
+    transfer is not needed, "" when it is. ``in_question`` tells beforehand whether
+    answering takes requests or the reading of files. With a ``memory`` large transfers that are cut
     short are left as they are, for a later run to go on with. ``source`` is the engine of
     another pool, the sources of copies being there; without one they are in this pool.
     """

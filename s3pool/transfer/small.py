@@ -16,6 +16,7 @@ from dataclasses import replace
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from s3pool.errors import S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.s3.headers import attribute_headers
 from s3pool.transfer import attributes as stored
@@ -65,7 +66,15 @@ class SmallTransfers:
         """Give a transfer that is ready to begin; None when it needs the general way."""
         if isinstance(task, UploadTask):
             return self._prepare_upload(task)
-        return SmallDownload(task, self._engine, self._files) if isinstance(task, DownloadTask) else None
+        if not isinstance(task, DownloadTask) or self._is_hindered(task):
+            return None
+        return SmallDownload(task, self._engine, self._files)
+
+    def _is_hindered(self, task: DownloadTask) -> bool:
+        try:
+            return self._engine.why_not is not None and self._engine.why_not(task) != ""
+        except S3PoolError:
+            return True
 
     def close(self) -> None:
         """Let go of what is open."""

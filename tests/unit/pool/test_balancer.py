@@ -43,7 +43,7 @@ def run_rounds(balancer: LoadBalancer, latencies: dict[str, float], *, jobs: int
             number += 1
             heapq.heappush(flying, (now + latencies[node.endpoint.host], number, node))
         now, _, node = heapq.heappop(flying)
-        node.note_latency(latencies[node.endpoint.host])
+        node.note_answer(latencies[node.endpoint.host])
         node.leave()
         answered[node.endpoint.host] += 1
     return answered
@@ -64,7 +64,7 @@ def test_slow_node_keeps_its_turn_while_nothing_is_in_flight() -> None:
     nodes = _make_nodes(3)
     balancer = LoadBalancer(nodes)
     for node, latency in zip(nodes, (3.0, 0.01, 0.01), strict=True):
-        node.note_latency(latency)
+        node.note_answer(latency)
 
     picks = Counter(balancer.pick().endpoint.host for _ in range(9))
 
@@ -75,12 +75,12 @@ def test_node_that_asks_for_less_gets_less_and_wins_it_back() -> None:
     """Halves for every loss, one more for every round of answers."""
     (node,) = _make_nodes(1)
     for _ in range(7):
-        node.note_latency(0.01)
+        node.note_answer(0.01)
     shares = [node.share]
     node.lose_share()
     shares.append(node.share)
     for _ in range(5):
-        node.note_latency(0.01)
+        node.note_answer(0.01)
     shares.append(node.share)
 
     assert [8.0, 4.0] == shares[:2]
@@ -92,7 +92,7 @@ def test_full_node_waits_until_the_others_are_full() -> None:
     nodes = _make_nodes(2)
     balancer = LoadBalancer(nodes)
     for _ in range(3):
-        nodes[1].note_latency(0.01)
+        nodes[1].note_answer(0.01)
     nodes[0].lose_share()
 
     picks = []

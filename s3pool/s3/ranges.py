@@ -26,10 +26,11 @@ from s3pool.s3.width import Width
 # costs half a page on average: its last one reaches beyond its end.
 EXTRA_SHARE = 0.12
 EXTRA_PER_RANGE = 0.5
+EXTRA_IN_DOUBT = 1.0  # of a range that may turn out to be empty
 THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
-JOBS_PER_FREE_CUT = 4  # or a short listing would never begin to be shared
-BELIEVED = 6.0  # what is still to come counts up to so many times what was seen,
-BELIEVED_PAGES = 48.0  # and as long as fewer pages than this were seen
+JOBS_PER_FREE_CUT = 6  # or a short listing would never begin to be shared
+BELIEVED = 4.0  # what is still to come counts up to so many times what was seen,
+BELIEVED_PAGES = 34.0  # and as long as fewer pages than this were seen
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
@@ -197,7 +198,7 @@ class RangeBoard:
     def _cuts_left(self) -> int:
         """Give how many cuts may be made now without too many requests in the end."""
         seen = self.counts.pages
-        open_ends = EXTRA_PER_RANGE * sum(not r.is_done for r in self._live)
+        open_ends = sum(EXTRA_PER_RANGE if r.is_begun else EXTRA_IN_DOUBT for r in self._live if not r.is_done)
         # Who asks for many jobs wants it fast.
         share = EXTRA_SHARE * max(1.0, self._width.limit / THRIFTY_JOBS)
         bearable = share * max(seen, min(seen + min(self.to_come, BELIEVED * seen), BELIEVED_PAGES))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, S3PoolError
 from s3pool.transfer.beneath import remove_file
+from s3pool.transfer.resume import ANNOUNCED, abort_announced
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -37,7 +38,10 @@ def clear_leftovers(route: Route, unfinished: Unfinished, client: S3Client) -> N
 
 def _abort(client: S3Client, upload_id: str, bucket: str, key: str) -> bool:
     try:
-        client.abort_multipart_upload(bucket, key, upload_id=upload_id)
+        if upload_id.startswith(ANNOUNCED):
+            abort_announced(client, upload_id, bucket, key=key)
+        else:
+            client.abort_multipart_upload(bucket, key, upload_id=upload_id)
     except NotFoundError:
         return True
     except S3PoolError as exc:

@@ -11,7 +11,7 @@ from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.transfer.checksums import algorithm_header, check_stored, type_header
 from s3pool.transfer.checksums import seal as seal_of
 from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
-from s3pool.transfer.resume import may_go_on
+from s3pool.transfer.resume import ANNOUNCED, abort_announced, announcement, may_go_on
 from s3pool.transfer.tags import TAG_COUNT
 from s3pool.transfer.tasks import Done
 
@@ -75,6 +75,7 @@ class MultipartUpload:
         return upload_id
 
     def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
+        word = self._announce()
         upload_id = self._client.create_multipart_upload(
             self.bucket,
             self.key,
@@ -86,7 +87,23 @@ class MultipartUpload:
             self._engine.uploads.add(upload_id, self._abort)
         else:
             self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
+            self._memory.end_upload(word)
         return upload_id
+
+    def _announce(self) -> str:
+        """Remember that an upload is about to be created; look for those that runs were killed at."""
+        if self._memory is None:
+            return ""
+        word = announcement()
+        while lost := self._memory.find_upload(self.bucket, self.key, ANNOUNCED):
+            try:
+                abort_announced(self._client, lost, self.bucket, key=self.key)
+            except S3PoolError as exc:
+                logger.info("%s: what a run that was killed left cannot be looked for now: %s", self.resource, exc)
+                continue
+            self._memory.end_upload(lost)
+        self._memory.begin_upload(self.bucket, self.key, upload_id=word, fingerprint=ANNOUNCED)
+        return word
 
     def has(self, number: int, body: FileSlice) -> bool:
         """Say whether a part is there since an earlier run, with these very bytes."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from s3pool.errors import StoppedError, TransportError
-from s3pool.model import ObjectAttributes
+from s3pool.errors import NotFoundError, StoppedError, TransportError
+from s3pool.model import ObjectAttributes, parse_iso_time
+from s3pool.s3.listing import iter_uploads
 
 if TYPE_CHECKING:
     from s3pool.model import ByteRange
+    from s3pool.s3.client import S3Client
 
 FINGERPRINT_DIGITS = 32
+ANNOUNCED = "announced "  # the fingerprint of an upload that is being created, and what its word begins with
+RANDOM_BYTES = 8
+CLOCKS_APART_S = 300  # how much earlier than announced a server may say that an upload was created
 NOTHING_DONE: frozenset[int] = frozenset()
 
 
@@ -50,6 +58,28 @@ class Memory(Protocol):
 
     def end_download(self, name: str) -> None:
         """Forget a temporary file."""
+
+
+def announcement() -> str:
+    """Give a word that stands for the id of an upload until it is known.
+
+    Who is killed while the server creates one leaves it behind, and nobody knows its id: the
+    word in the memory tells the next run to look for it.
+    """
+    return f"{ANNOUNCED}{time.time():.0f} {os.urandom(RANDOM_BYTES).hex()}"
+
+
+def abort_announced(client: S3Client, word: str, bucket: str, *, key: str) -> None:
+    """Abort what may have become of an announced upload: those of the key without a part.
+
+    One that has parts is another run's, and so is one of an earlier time.
+    """
+    since = float(word.split()[1]) - CLOCKS_APART_S
+    for info in iter_uploads(client, bucket, prefix=key):
+        if info.key == key and parse_iso_time(info.initiated) >= since:
+            with contextlib.suppress(NotFoundError):
+                if not client.list_parts(bucket, key, upload_id=info.upload_id):
+                    client.abort_multipart_upload(bucket, key, upload_id=info.upload_id)
 
 
 def upload_fingerprint(

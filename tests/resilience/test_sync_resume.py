@@ -38,10 +38,10 @@ def source(tmp_path: Path) -> Path:
     return root
 
 
-def die_at(fake: FakeS3, run_cli: CliRunner, op: str, words: Sequence[str]) -> None:
+def die_at(fake: FakeS3, run_cli: CliRunner, op: str, words: Sequence[str], *, nth: int = ENOUGH + 1) -> None:
     """Run a command that is killed when a request arrives."""
     running: list[subprocess.Popen[bytes]] = []
-    rule = fake.fault(Call(lambda _: running[0].kill()), op=op, nth=ENOUGH + 1)
+    rule = fake.fault(Call(lambda _: running[0].kill()), op=op, nth=nth)
     running.append(run_cli.start(*words))
     running[0].communicate()
     assert rule.used
@@ -80,6 +80,37 @@ def test_a_killed_upload_goes_on_with_its_parts(
     assert [] == fake.ops(op="CreateMultipartUpload")
     assert {} == fake.store.bucket("b").uploads
     assert {"p/d/big": (source / "d" / "big").read_bytes()} == fake.store.bodies("b")
+
+
+@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")], ids=["sync", "cp"])
+def test_an_upload_whose_id_was_never_learned_is_aborted(
+    run_cli: CliRunner, fake: FakeS3, source: Path, command: tuple[str, ...]
+) -> None:
+    """The server created it while its client was killed; no later run would know of it."""
+    words = (*command, str(source), "s3/b/p", *PARTS)
+    die_at(fake, run_cli, "CreateMultipartUpload", words, nth=1)
+    left = len(fake.store.bucket("b").uploads)
+
+    again = run_cli(*words)
+
+    assert (1, 0) == (left, again.code)
+    assert {} == fake.store.bucket("b").uploads
+    assert {"p/d/big": (source / "d" / "big").read_bytes()} == fake.store.bodies("b")
+
+
+def test_an_announced_upload_that_nobody_needs_any_more_is_aborted(
+    run_cli: CliRunner, fake: FakeS3, source: Path
+) -> None:
+    """Its source is gone, so no upload of the same key would come across it."""
+    words = ("sync", str(source), "s3/b/p", *PARTS)
+    die_at(fake, run_cli, "CreateMultipartUpload", words, nth=1)
+    shutil.rmtree(source / "d")
+    (source / "small").write_bytes(b"x")
+
+    again = run_cli(*words)
+
+    assert 0 == again.code
+    assert {} == fake.store.bucket("b").uploads
 
 
 def test_a_source_that_changed_is_sent_anew(run_cli: CliRunner, fake: FakeS3, source: Path) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.alphabet import shared_length
-from s3pool.s3.listing import LoopGuard
+from s3pool.s3.listing import LoopGuard, name_order
 
 PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
 
@@ -33,6 +33,12 @@ class Flight:
     start_after: str
     token: str
     commits: int  # how many pages the whole listing had when it left
+
+    def is_ignored_by(self, page: ListPage) -> bool:
+        """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
+        if not self.start_after or not page.objects:
+            return False
+        return name_order(page.objects[0].key) < name_order(self.start_after)
 
 
 class HeldPage:

@@ -265,7 +265,7 @@ class RangeBoard:
         keys = [info.key for info in page.objects]
         if not is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
-        if _is_deaf(flight, page):
+        if flight.is_ignored_by(page):
             self._recover(r)
             return None
         self._is_minio = self._is_minio or self._meet_minio(page)
@@ -444,10 +444,3 @@ class RangeBoard:
 
 def _object_order(info: ObjectInfo) -> bytes:
     return name_order(info.key)
-
-
-def _is_deaf(flight: Flight, page: ListPage) -> bool:
-    """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
-    return bool(flight.start_after and page.objects) and name_order(page.objects[0].key) < name_order(
-        flight.start_after
-    )

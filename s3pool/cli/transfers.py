@@ -26,7 +26,7 @@ from s3pool.errors import StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
-from s3pool.transfer.checksums import ALGORITHMS
+from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers
 from s3pool.transfer.progress import NullProgress, Progress
@@ -136,7 +136,7 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
         update=args.update,
         preserve=args.preserve,
         remove_source=remove_source,
-        sign_payload=ctx.config.sign and not ctx.session.all_tls,
+        sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
     )
 
 

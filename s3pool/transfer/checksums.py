@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +18,8 @@ from s3pool.s3.results import PutResult
 from s3pool.transfer.etags import is_md5_etag
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")
+TRIAL_BYTES = 16 * 1024
+TRIALS = 5  # the best of some: anything may come between
 
 Feed = Callable[[Callable[[memoryview], object]], None]
 
@@ -26,6 +32,29 @@ class Seal:
     content_md5: str = ""
     checksum: tuple[str, str] | None = None  # header and value
     md5_hex: str = ""  # "" when it was not computed
+
+
+@functools.cache
+def sha256_is_cheaper() -> bool:
+    """Say whether this processor makes a SHA-256 faster than an MD5, as those with the SHA extensions do.
+
+    Where it does not, a body without TLS goes with a Content-MD5, which the signature covers,
+    and the ETag of what was stored can be compared with it besides.
+    """
+    block = bytes(TRIAL_BYTES)
+    try:
+        return _best_of(lambda: hashlib.sha256(block)) < _best_of(lambda: hashlib.md5(block, usedforsecurity=False))
+    except ValueError:  # no MD5 at all
+        return True
+
+
+def _best_of(act: Callable[[], object]) -> float:
+    best = math.inf
+    for _ in range(TRIALS):
+        started = time.perf_counter()
+        act()
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def seal(feed: Feed, *, sign_payload: bool, checksum: str = "") -> Seal:

@@ -10,6 +10,7 @@ from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_checksum_flag, part_size
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.hashing import warn_if_slow
+from s3pool.transfer.checksums import sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.tasks import Done
@@ -66,7 +67,7 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
         part_workers=args.part_workers,
         checksum=args.checksum,
         no_clobber=args.no_clobber,
-        sign_payload=ctx.config.sign and not ctx.session.all_tls,
+        sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
     )
     workers = args.part_workers or ctx.config.workers or STREAM_WORKERS
     # The calling thread works, too: with one worker there is no other.

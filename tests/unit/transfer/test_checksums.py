@@ -6,7 +6,8 @@ import hashlib
 import pytest
 
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.transfer.checksums import seal_bytes
+from s3pool.transfer import checksums
+from s3pool.transfer.checksums import seal_bytes, sha256_is_cheaper
 
 CONTENT = b"123456789"
 
@@ -50,3 +51,26 @@ def test_checksum_md5_is_content_md5() -> None:
 
     assert sealed.checksum is None
     assert sealed.content_md5
+
+
+def test_cheaper_digest_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice that changed within a run would be of no use to anybody."""
+    sha256_is_cheaper.cache_clear()
+    first = sha256_is_cheaper()
+    monkeypatch.setattr(checksums, "_best_of", lambda _act: pytest.fail("measured again"))
+
+    assert first == sha256_is_cheaper()
+    sha256_is_cheaper.cache_clear()
+
+
+def test_without_md5_the_payload_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems forbid MD5 even where nothing depends on its strength."""
+    sha256_is_cheaper.cache_clear()
+
+    def forbidden(*_content: bytes, **_options: bool) -> None:
+        raise ValueError("disabled for FIPS")
+
+    monkeypatch.setattr(hashlib, "md5", forbidden)
+
+    assert sha256_is_cheaper()
+    sha256_is_cheaper.cache_clear()

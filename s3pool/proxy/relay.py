@@ -12,7 +12,8 @@ from s3pool.proxy.denial import ClientGoneError
 from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
 
-BLOCK_BYTES = 64 * 1024  # a thousand slow clients each hold one
+BLOCK_BYTES = 128 * 1024
+FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
@@ -96,7 +97,7 @@ class Relay:
         """Send the next block; False when there was none."""
         buffer = self._buffer
         if buffer is None:
-            size = min(self._response.length or BLOCK_BYTES, BLOCK_BYTES)
+            size = min(self._response.length or FIRST_BLOCK_BYTES, FIRST_BLOCK_BYTES)
             buffer = self._buffer = memoryview(bytearray(size))
         count = self._fill(buffer)
         if not count:
@@ -107,6 +108,8 @@ class Relay:
         else:
             self._start(block)
         self._sent += count
+        if count == len(buffer) < BLOCK_BYTES:
+            self._buffer = memoryview(bytearray(2 * count))
         return True
 
     def _splice(self) -> bool:

@@ -18,6 +18,7 @@ MIB = 1 << 20
 REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default settings
 REPLAY_MEMORY_BYTES = 256 * MIB  # for all requests of a process together
 BLOCK_BYTES = 256 * 1024
+FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small
 LEAVE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 
@@ -153,12 +154,14 @@ class ClientBody:
         self._taken += self._fill(self._kept[self._taken : self._taken + MIB])
 
     def _send_streamed(self, sink: Sink) -> None:
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(self.length, 1))))
+        buffer = memoryview(bytearray(FIRST_BLOCK_BYTES))
         while self._taken < self.length:
             count = self._fill(buffer[: min(self.length - self._taken, len(buffer))])
             self._taken += count
             sink.write(buffer[:count])
             self._splice(sink)
+            if count == len(buffer) < BLOCK_BYTES:
+                buffer = memoryview(bytearray(2 * count))
 
     def _splice(self, sink: Sink) -> None:
         """Let the kernel move the rest of a large body; nothing where it cannot."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.rgw import RgwCluster
 
-ATTEMPT = re.compile(r"(\w+) s3/\S+ at http://\S+: (\d+) in ")
+ATTEMPT = re.compile(r"(\w+) s3/(.+) at http://\S+: (\d+) in ")
 BLOCK_BYTES = 1 << 20
 OLD = 1_500_000_000
 
@@ -99,7 +99,10 @@ def plant(root: Path, sizes: dict[str, int], *, seed: int) -> Path:
     return root
 
 
-def attempts(log: bytes) -> Counter[str]:
-    """Count the requests that were answered with success, by operation, in a log of level debug."""
+def attempts(log: bytes, about: str = "") -> Counter[str]:
+    """Count the requests that were answered with success, by operation, in a log of level debug.
+
+    ``about`` is what stands in the bucket and key of those that count.
+    """
     found = ATTEMPT.findall(log.decode("utf-8", "replace"))
-    return Counter(op for op, status in found if status.startswith("2"))
+    return Counter(op for op, resource, status in found if status.startswith("2") and about in resource)

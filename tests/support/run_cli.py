@@ -104,8 +104,8 @@ class SpyRunner(CliRunner):
         """Give the command line, with the spy before it."""
         return [sys.executable, str(ROOT / "tests" / "support" / "spy.py"), *argv]
 
-    def spy(self, *argv: str) -> tuple[CliResult, Report]:
+    def spy(self, *argv: str, timeout: float = TIMEOUT_S) -> tuple[CliResult, Report]:
         """Run a command; give its result, and modules, threads and peak_kib."""
         report = self.home / "spy-report.json"
-        result = self(*argv, env={"SPY_REPORT": str(report)})
+        result = self(*argv, env={"SPY_REPORT": str(report)}, timeout=timeout)
         return result, json.loads(report.read_text())

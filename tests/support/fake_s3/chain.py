@@ -47,6 +47,10 @@ class ChainS3:
         """Give the key with a number, from 0."""
         return f"{self.prefix}{number:012d}"
 
+    def size(self, number: int) -> int:
+        """Give the size of a key."""
+        return number % PAGE_KEYS
+
     def stop(self) -> None:
         """End every node."""
         for node in self.nodes:
@@ -81,7 +85,7 @@ class ChainS3:
         last = self._first_after(wanted + "\U0010ffff") if wanted else self.count
         end = min(first + limit, last)
         truncated = end < last and limit > 0
-        rows = "".join(_ROW.format(key=self.key(i).replace("/", "%2F"), size=i % 1000) for i in range(first, end))
+        rows = "".join(_ROW.format(key=self.key(i).replace("/", "%2F"), size=self.size(i)) for i in range(first, end))
         token = element("NextContinuationToken", self.key(end - 1)) if truncated else ""
         head = element("IsTruncated", str(truncated).lower()) + element("MaxKeys", limit) + element("Name", "chain")
         count = element("KeyCount", max(0, end - first)) + element("EncodingType", "url")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ Check = Callable[[Response], None]
 THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
 MAX_PARKED = 2  # so many silent nodes beside one more: a slow store must not get every request many times
 UNUSUAL_LATENCIES = 20.0  # a node that answered before is overdue after so many of its usual latencies
+PROVEN_PATIENCE_S = 1.0  # but not before this: a slow disk is no reason to ask twice
 
 
 class Call:
@@ -230,11 +232,14 @@ class Call:
         """Give the seconds after which the node is not waited for alone; None waits to the end.
 
         A node that answered before gets many times its usual latency, so that a store that
-        is slow throughout is not asked everything twice.
+        is slow throughout is not asked everything twice. It may be one that makes each of its
+        connections wait: then another node, or another connection, answers at once.
         """
         if self._is_alone or len(self._parked) >= MAX_PARKED or not may_be_doubled(self._request):
             return None
-        return max(self._t.patience_s, UNUSUAL_LATENCIES * node.latency_s if node.is_proven else 0.0)
+        if not node.is_proven:
+            return self._t.patience_s
+        return max(min(PROVEN_PATIENCE_S, self._t.patience_s), UNUSUAL_LATENCIES * node.latency_s)
 
     def _read_timeout(self) -> float:
         return self._t.read_timeout_s * self._request.slowness
@@ -313,13 +318,19 @@ class Call:
                 continue
             exchange.abandon()
             if winner is not None:
-                late = RequestTimeoutError(
-                    f"{exchange.node.endpoint} sent nothing for {self._t.patience_s:g} s",
-                    endpoint=str(exchange.node.endpoint),
-                )
-                exchange.node.counters.add_failure(failure_kind(late), str(late))
-                exchange.node.breaker.report_failure(1 if exchange.node.is_proven else CONNECT_FAILURE_WEIGHT)
+                self._report_late(exchange)
         self._parked = []
+
+    def _report_late(self, exchange: Exchange) -> None:
+        node = exchange.node
+        node.lose_share()
+        if node.is_proven and time.monotonic() - exchange.started < self._t.patience_s:
+            return  # slower than others, which is no illness
+        late = RequestTimeoutError(
+            f"{node.endpoint} sent nothing for {self._t.patience_s:g} s", endpoint=str(node.endpoint)
+        )
+        node.counters.add_failure(failure_kind(late), str(late))
+        node.breaker.report_failure(1 if node.is_proven else CONNECT_FAILURE_WEIGHT)
 
     def _final(self, error: S3PoolError) -> S3PoolError:
         """Say what was tried, on what, and what every node answered."""

@@ -21,6 +21,7 @@ from s3pool.errors import (
     UsageError,
 )
 from s3pool.model import Endpoint, Request, Response
+from s3pool.pool import call
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
@@ -429,6 +430,21 @@ def test_statistics_count_bytes_and_attempts(servers: Servers) -> None:
     stats = pool.transport.stats()[0]
     head = a.requests[0][0]
     assert (1, 0, len(head) + 4, len(OK)) == (stats.requests, stats.retries, stats.bytes_sent, stats.bytes_received)
+
+
+def test_slow_answer_of_a_proven_node_is_no_illness(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another node is asked as well, but a store that makes connections wait is not thrown out for it."""
+    monkeypatch.setattr(call, "PROVEN_PATIENCE_S", 0.05)
+    monkeypatch.setattr(call, "UNUSUAL_LATENCIES", 0.0)
+    a, b = servers(OK, HANG), servers(OK)
+    pool = Pool(a.endpoint, b.endpoint, patience_s=5.0)
+    pool.send(), pool.send()
+
+    response = pool.send()
+
+    assert (b"ok", str(b.endpoint)) == (response.body, str(response.endpoint))
+    assert pool.nodes[0].breaker.is_sound
+    assert {} == pool.nodes[0].counters.failure_kinds
 
 
 def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:

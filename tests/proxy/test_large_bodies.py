@@ -17,7 +17,7 @@ import pytest
 
 from s3pool.model import Credentials
 from tests.proxy.test_running import Process, running
-from tests.support.proxying import RunningProxy, signed_request
+from tests.support.proxying import LIVE_TIMEOUT_S, RunningProxy, signed_request
 from tests.support.relay import Relay
 from tests.support.rgw import RgwCluster
 from tests.support.run_cli import CliRunner
@@ -139,7 +139,9 @@ def relayed(rgw: RgwCluster, bucket_name: str) -> Iterator[tuple[RunningProxy, l
     """Give a proxy before gateways that can die, and a bucket."""
     with ExitStack() as stack:
         relays = [stack.enter_context(Relay(url)) for url in rgw.endpoints[:3]]
-        proxy = stack.enter_context(RunningProxy([relay.url for relay in relays], credentials=keys_of(rgw)))
+        proxy = stack.enter_context(
+            RunningProxy([relay.url for relay in relays], credentials=keys_of(rgw), read_timeout_s=LIVE_TIMEOUT_S)
+        )
         ask(proxy.port, keys_of(rgw), "PUT", f"/{bucket_name}")
         yield proxy, relays
 

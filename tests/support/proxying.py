@@ -22,25 +22,31 @@ POOL_KEY = Credentials(ACCESS_KEY, SECRET_KEY)
 GUEST_KEY = Credentials("GUESTKEY000000000000", "guest/secret+key")
 REGION = "us-east-1"
 TIMEOUT_S = 20.0
+LIVE_TIMEOUT_S = 20.0  # a real cluster takes seconds for its first bucket
 
 
 class RunningProxy:
     """A proxy on a free port; a context that ends it. Settings are those of the proxy section."""
 
     def __init__(
-        self, endpoints: Iterable[str], *, credentials: Credentials | None = POOL_KEY, **settings: object
+        self,
+        endpoints: Iterable[str],
+        *,
+        credentials: Credentials | None = POOL_KEY,
+        read_timeout_s: float = 2.0,
+        **settings: object,
     ) -> None:
         self.config = Config(
             endpoints=tuple(Endpoint.parse(url) for url in endpoints),
             credentials=credentials,
             connect_timeout_s=1.0,
-            read_timeout_s=2.0,
+            read_timeout_s=read_timeout_s,
             health_interval_s=60.0,
         )
         self.section: dict[str, object] = {
             "listen": "127.0.0.1:0",
             "admin_listen": "127.0.0.1:0",
-            "slow_op_timeout": 2,
+            "slow_op_timeout": read_timeout_s,
             **settings,
         }
         self.proxy = Proxy(self.load)

@@ -249,8 +249,13 @@ class RgwCluster:
         osd_uuid = str(uuid.uuid4())
         # A client that connects while the mon settles may not know its fsid yet, and is refused.
         self._await(lambda: self._succeeds("ceph", "osd", "new", osd_uuid), "mon.a", START_DEADLINE_S)
-        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid)
+        self._await(lambda: self._makes_store(osd_uuid), "mon.a", START_DEADLINE_S)
         self._run("ceph-osd", "-i", "0")
+
+    def _makes_store(self, osd_uuid: str) -> bool:
+        shutil.rmtree(self.root / "osd", ignore_errors=True)
+        (self.root / "osd").mkdir()
+        return self._succeeds("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid)
 
     def _create_user(self) -> None:
         keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")

@@ -118,7 +118,14 @@ def read_request(sock: socket.socket) -> tuple[bytes, bytes] | None:
     return head, body
 
 
+_refused_before: set[int] = set()
+
+
 def refused_endpoint() -> Endpoint:
-    """Give an endpoint on a port where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return Endpoint("http", "127.0.0.1", listener.getsockname()[1])
+    """Give an endpoint on a port where nothing listens, another one each time."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = int(listener.getsockname()[1])
+        if port not in _refused_before:
+            _refused_before.add(port)
+            return Endpoint("http", "127.0.0.1", port)

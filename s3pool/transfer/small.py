@@ -11,6 +11,7 @@ import base64
 import os
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import md5, sha256
@@ -120,7 +121,7 @@ def _read(path: str) -> tuple[bytes, int] | None:
     return (content, after.st_mtime_ns) if is_whole else None
 
 
-class _Small(Generic[R]):
+class _Small(ABC, Generic[R]):
     """One small transfer: begin, then first_done, and finish where that gives None."""
 
     __slots__ = ("_engine", "_pending", "started", "task")
@@ -151,8 +152,9 @@ class _Small(Generic[R]):
         """Give up."""
         self._pending.abandon()
 
+    @abstractmethod
     def _concluded(self, result: R) -> Done:
-        raise NotImplementedError
+        """Make of the answer what the task was for."""
 
 
 class SmallUpload(_Small["PutResult"]):

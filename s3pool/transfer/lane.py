@@ -82,11 +82,20 @@ class Lane:
             self._held = None
             if small is None:
                 break
-            if not small.begin(wait=not self._under_way):
+            if not self._begin(small):
                 self._held = small
                 break
-            self._under_way.append(small)
         return bool(self._under_way)
+
+    def _begin(self, small: Small) -> bool:
+        try:
+            if not small.begin(wait=not self._under_way):
+                return False
+        except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+            self._gathered.append(self._fail(small.task, exc, small.started))
+        else:
+            self._under_way.append(small)
+        return True
 
     def _next(self) -> Small | None:
         while (task := self._take()) is not None:

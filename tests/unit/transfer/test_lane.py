@@ -315,3 +315,26 @@ def test_etag_of_parts_is_checked_the_general_way(
     outcomes_of([task], make_engine(workers=8))
 
     assert [task] == done
+
+
+def test_request_that_cannot_be_built_fails_one_task(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lane that dies would leave the run waiting for its results for ever."""
+    begin = small.SmallUpload.begin
+
+    def broken(self: small.SmallUpload, *, wait: bool) -> bool:
+        if self.task.key == "f005":  # type: ignore[union-attr]
+            raise ZeroDivisionError("ours")
+        return begin(self, wait=wait)
+
+    monkeypatch.setattr(small.SmallUpload, "begin", broken)
+
+    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+
+    assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
+    assert COUNT - 1 == len(fake.store.bodies("b"))

@@ -22,7 +22,7 @@ SIZES = {
     **{f"middle/{number:03d}": 7 * MIB + number for number in range(MIDDLE)},
     **{f"small/{number % 20}/{number:04d}": 10_000 + number for number in range(SMALL)},
 }
-EVERY_S = sized(1, 12) / 4  # the small run is over in seconds
+EVERY_S = sized(4, 12) / 4  # the small run is over in seconds
 COMMAND_TIMEOUT_S = sized(240, 1500)
 
 

@@ -9,6 +9,7 @@ from s3pool.model import ObjectInfo
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, format_size
 
 HUMAN_WIDTH = 8  # of the size column: 1023.9KiB never occurs, 1023KiB does
+EXACT_UNITS = 5  # B to TiB: below 1024 TiB, and so below the 8 PiB up to which floats are exact
 BYTES_WIDTH = 13  # of the size column in bytes: 5 TiB, S3's largest object
 
 
@@ -29,9 +30,10 @@ def _human_rows() -> Iterator[tuple[int, float, str]]:
     """Yield what format_size does below a limit: the limit, a factor, a template.
 
     A listing formats millions of sizes, and comparing takes half as long as computing a unit.
+    It ends below sizes that a float cannot hold: there a limit says nothing of what rounding does.
     """
     yield STEP, 1, f"%{HUMAN_WIDTH - 1}dB"
-    for power, unit in enumerate(SIZE_UNITS[1:-1], 1):
+    for power, unit in enumerate(SIZE_UNITS[1:EXACT_UNITS], 1):
         width, whole = HUMAN_WIDTH - len(unit), STEP**power
         yield int(LAST_WITH_DECIMAL * whole) + 1, 1 / whole, f"%{width}.1f{unit}"
         yield int(FIRST_OF_NEXT * whole), 1 / whole, f"%{width}.0f{unit}"

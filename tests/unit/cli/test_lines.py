@@ -12,7 +12,7 @@ BORDERS = [
     int(value * STEP**power) + near
     for power in range(len(SIZE_UNITS))
     for value in (1, 9.95, 10, 1023.5, 1024)
-    for near in (-1, 0, 1)
+    for near in (-1, 0, 1, 2)
 ]
 
 

@@ -6,7 +6,7 @@ import logging
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error, S3PoolError, TransportError
+from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.transfer.checksums import algorithm_header, check_stored, type_header
 from s3pool.transfer.checksums import seal as seal_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CREATE_ATTEMPTS = 4  # each on another node; what a lost answer leaves behind is looked for at the end
 COMPLETE_ATTEMPTS = 3  # Complete is asked for again only when the upload is known to be still open
 FIRST_SERVER_ERROR = 500
 
@@ -57,6 +58,7 @@ class MultipartUpload:
         self._finished = False
         self._memory = engine.memory if fingerprint else None
         self._stored: dict[int, PartInfo] = {}
+        self._lost = ""  # the announcement of an upload that may exist beside this one
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
 
     def _find(self, fingerprint: str) -> str:
@@ -76,25 +78,62 @@ class MultipartUpload:
 
     def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
         word = self._announce()
-        upload_id = self._client.create_multipart_upload(
-            self.bucket,
-            self.key,
-            attributes=attributes,
-            checksum_algorithm=algorithm_header(self._checksum),
-            checksum_type=type_header(self._checksum),
-        )
+        upload_id = self._create_surely(attributes, word)
         if self._memory is None:
             self._engine.uploads.add(upload_id, self._abort)
         else:
             self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
-            self._memory.end_upload(word)
+            if not self._lost:
+                self._memory.end_upload(word)
         return upload_id
+
+    def _create_surely(self, attributes: ObjectAttributes, word: str) -> str:
+        """Create an upload, again where the answer was lost: only an orphan without parts may come of it."""
+        for attempt in range(1, CREATE_ATTEMPTS + 1):
+            try:
+                return self._client.create_multipart_upload(
+                    self.bucket,
+                    self.key,
+                    attributes=attributes,
+                    checksum_algorithm=algorithm_header(self._checksum),
+                    checksum_type=type_header(self._checksum),
+                )
+            except (S3Error, TransportError) as exc:
+                if not _may_have_acted(exc):
+                    raise
+                self._lost = word
+                if attempt == CREATE_ATTEMPTS:
+                    self._abort_lost()
+                    raise
+                logger.info("%s: no clear answer to CreateMultipartUpload (%s); asking again", self.resource, exc)
+                self._check_stop()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _check_stop(self) -> None:
+        try:
+            self._engine.check_stop()
+        except StoppedError:
+            self._abort_lost()
+            raise
+
+    def _abort_lost(self) -> None:
+        """Abort what answers that were lost have left; whatever cannot be done now, the next run does."""
+        if not self._lost:
+            return
+        try:
+            abort_announced(self._client, self._lost, self.bucket, key=self.key)
+        except S3PoolError as exc:
+            logger.info("%s: what a lost answer left cannot be looked for now: %s", self.resource, exc)
+            return
+        if self._memory is not None:
+            self._memory.end_upload(self._lost)
+        self._lost = ""
 
     def _announce(self) -> str:
         """Remember that an upload is about to be created; look for those that runs were killed at."""
-        if self._memory is None:
-            return ""
         word = announcement()
+        if self._memory is None:
+            return word
         while lost := self._memory.find_upload(self.bucket, self.key, ANNOUNCED):
             try:
                 abort_announced(self._client, lost, self.bucket, key=self.key)
@@ -248,6 +287,7 @@ class MultipartUpload:
         self._engine.uploads.drop(self.upload_id)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
+        self._abort_lost()
 
     def _abort(self) -> None:
         self._client.abort_multipart_upload(self.bucket, self.key, upload_id=self.upload_id)
@@ -271,10 +311,11 @@ class MultipartUpload:
 
 def _is_ambiguous(error: S3PoolError) -> bool:
     """Say whether Complete may have happened all the same."""
-    if isinstance(error, NoEndpointError):
-        return error.sent
+    return _may_have_acted(error) or (isinstance(error, S3Error) and error.code == "NoSuchUpload")
+
+
+def _may_have_acted(error: S3PoolError) -> bool:
+    """Say whether a server may have done what it gave no clear answer to."""
     if isinstance(error, TransportError):
         return error.sent
-    if isinstance(error, S3Error):
-        return error.status >= FIRST_SERVER_ERROR or error.code == "NoSuchUpload"
-    return False
+    return isinstance(error, S3Error) and error.status >= FIRST_SERVER_ERROR

@@ -62,7 +62,7 @@ def test_restarting_nodes_fail_nothing(rgw: RgwCluster, run_cli: CliRunner, tmp_
         down = run_cli("sync", remote, str(target), timeout=COMMAND_TIMEOUT_S)
 
     assert (0, 0, 0) == (made.code, up.code, down.code), (up.err, down.err)
-    assert killed
+    assert len(killed) > 1
     assert f"{len(SIZES)} copied, 0 deleted, 0 skipped, 0 failed" in up.err
     assert f"{len(SIZES)} copied, 0 deleted, 0 skipped, 0 failed" in down.err
     assert digests_of(source) == digests_of(target)

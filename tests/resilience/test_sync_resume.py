@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import MIB, Call, FakeS3
+from tests.support.fake_s3 import MIB, Call, FakeS3, Vanish
 from tests.support.run_cli import CliResult, CliRunner
 
 SIZE = 40 * MIB + 5
@@ -94,6 +94,21 @@ def test_an_upload_whose_id_was_never_learned_is_aborted(
     again = run_cli(*words)
 
     assert (1, 0) == (left, again.code)
+    assert {} == fake.store.bucket("b").uploads
+    assert {"p/d/big": (source / "d" / "big").read_bytes()} == fake.store.bodies("b")
+
+
+@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")], ids=["sync", "cp"])
+def test_an_upload_whose_creation_was_not_answered_is_begun_again(
+    run_cli: CliRunner, fake: FakeS3, source: Path, command: tuple[str, ...]
+) -> None:
+    """A node may die at that moment: the file comes through, and no upload stays behind."""
+    fake.fault(Vanish(), op="CreateMultipartUpload")
+
+    result = run_cli(*command, str(source), "s3/b/p", *PARTS)
+
+    assert 0 == result.code
+    assert 2 == len(fake.ops(op="CreateMultipartUpload"))
     assert {} == fake.store.bucket("b").uploads
     assert {"p/d/big": (source / "d" / "big").read_bytes()} == fake.store.bodies("b")
 

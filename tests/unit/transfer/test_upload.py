@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Error, StoppedError
+from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Error, StoppedError, TransportError
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload, upload_stream
 from tests.support.fake_s3 import (
     MIB,
+    Answer,
     Call,
     FakeS3,
+    Fault,
     FlipStored,
     Reset,
     Rewrite,
@@ -99,6 +101,45 @@ def test_parts_go_over_all_endpoints(fake: FakeS3, make_engine: EngineFactory, s
 
     used = {request.endpoint for request in fake.requests if request.op == "UploadPart"}
     assert {0, 1} == used
+
+
+@pytest.mark.parametrize("fault", [Vanish(), Reset(), internal_error(acted=True), internal_error()], ids=str)
+def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: Fault
+) -> None:
+    """A node that dies at that moment must not fail a file, nor leave what nobody knows the id of."""
+    content = content_of(2 * PART)
+    fake.fault(fault, op="CreateMultipartUpload")
+
+    send(source(content), make_engine(part_size=PART))
+
+    assert {"k": content} == fake.store.bodies("b")
+    assert {} == fake.store.bucket("b").uploads
+
+
+def test_create_that_never_answers_fails_and_leaves_no_orphan(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """Each attempt may have begun an upload."""
+    fake.fault(Vanish(), op="CreateMultipartUpload", times=0)
+
+    with pytest.raises(TransportError):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+    assert 4 == len(fake.ops(op="CreateMultipartUpload"))
+    assert {} == fake.store.bucket("b").uploads
+
+
+def test_create_that_is_refused_is_not_repeated(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """The answer is clear."""
+    fake.fault(Answer(403, "AccessDenied"), op="CreateMultipartUpload", times=0)
+
+    with pytest.raises(S3Error, match="AccessDenied"):
+        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+    assert 1 == len(fake.ops(op="CreateMultipartUpload"))
 
 
 @pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])

@@ -143,7 +143,7 @@ class ConnectionPool:
 
     def checkin(self, wire: Wire, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""
-        if reusable and not self._is_closed:
+        if reusable and not self._is_closed and not wire.has_surplus():
             wire.idle_since = self._now()
             self._idle.append(wire)
         else:

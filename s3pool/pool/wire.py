@@ -42,6 +42,7 @@ class Wire:
     __slots__ = (
         "_buffer",
         "_end",
+        "_is_read_past",
         "_receive_timeout_s",
         "_send_timeout_s",
         "_sock",
@@ -66,6 +67,7 @@ class Wire:
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._is_read_past = False  # bytes of the answer went to the caller without touching the buffer
         self._timeout_s = 0.0
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
         self._send_timeout_s = self._receive_timeout_s = -1.0
@@ -89,12 +91,20 @@ class Wire:
         """Say whether bytes, or the end, have arrived: on an idle connection it is then dead."""
         return self._end > self._start or bool(wait_readable([self], 0.0))
 
+    def has_surplus(self) -> bool:
+        """Say whether more arrived than the answer: the next request must not take it for its own."""
+        if self._end > self._start or not self._is_read_past:
+            return self._end > self._start
+        pending = getattr(self._sock, "pending", None)  # under TLS a readable socket may only hold a session ticket
+        return bool(pending() if pending is not None else wait_readable([self], 0.0))
+
     def set_timeout(self, seconds: float) -> None:
         """Let every later send and receive wait this long at most without progress."""
         self._timeout_s = seconds
 
     def prepare_receive(self) -> None:
         """Let the socket itself know how long to wait; for who reads past the wire."""
+        self._is_read_past = True
         if self._receive_timeout_s != self._timeout_s:
             self._set_receive_timeout(self._timeout_s)
 
@@ -263,6 +273,7 @@ class Wire:
             self._start = end + 4
             head = parse_head(text, method, self.endpoint)
             if head.status >= FIRST_FINAL_STATUS:
+                self._is_read_past = False
                 self.exchanges += 1
                 return head
             if head.status == SWITCHING_PROTOCOLS:
@@ -315,6 +326,7 @@ class Wire:
         """Give body bytes: what the buffer holds first, then straight from the socket; 0 at the end."""
         ready = self._end - self._start
         if not ready:
+            self._is_read_past = True
             return self._recv_into(view)
         count = min(ready, len(view))
         view[:count] = self._view[self._start : self._start + count]

@@ -14,6 +14,7 @@ from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
     add_transfer_flags,
+    check_no_verify,
     check_source_profile,
     engine_for,
     finish,
@@ -69,6 +70,9 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
     check_source_profile(sources, target, args.source_profile)
+    check_no_verify(target, is_asked=args.no_verify)
+    if move and args.no_verify:
+        raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
     if move and args.version_id:
         raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
     stream = _stream_of(sources, target, args, move=move)

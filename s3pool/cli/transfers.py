@@ -94,6 +94,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-resume", action="store_true", help="do not go on with large transfers that a run before left unfinished"
     )
+    parser.add_argument(
+        "--no-verify", action="store_true", help="of downloads check the length alone; less CPU, on networks to trust"
+    )
     parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
     parser.add_argument(
         "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
@@ -136,6 +139,7 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
         update=args.update,
         preserve=args.preserve,
         remove_source=remove_source,
+        verify=not args.no_verify,
         sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
     )
 
@@ -161,6 +165,16 @@ def check_source_profile(sources: Iterable[Location], target: Location, profile:
             f"--source-profile {profile} copies from one pool to another, and {other.text} is not in S3; "
             "with one pool use --profile"
         )
+
+
+def check_no_verify(target: Location, *, is_asked: bool) -> None:
+    """See to it that --no-verify has something to leave out.
+
+    Raises:
+        UsageError: nothing is downloaded.
+    """
+    if is_asked and isinstance(target, S3Path):
+        raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
 
 
 def _file_limit() -> int:

@@ -91,7 +91,8 @@ def _download_once(task: DownloadTask, engine: Engine) -> Done:
 
 
 def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
-    if known.size is None or not _goes_by_ranges(known, engine):
+    # What a run before left on the disk is only of use when it is checked.
+    if known.size is None or not engine.options.verify or not _goes_by_ranges(known, engine):
         return Resumption(None, "", "")
     fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, engine))
     return Resumption(engine.memory, os.path.abspath(task.target), fingerprint)
@@ -123,17 +124,18 @@ def _fill(
 
 
 def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter) -> Facts:
-    check = WholeCheck()
+    check = WholeCheck() if engine.options.verify else None
     offset = 0
 
     def write(block: memoryview) -> None:
         nonlocal offset
         _write_at(part.fd, block, offset)
-        check.update(block)
+        if check is not None:
+            check.update(block)
         offset += len(block)
 
     facts = fetch_whole(source, write=write, engine=engine, meter=meter)
-    if not check.check(source, etag=facts.etag, headers=facts.headers):
+    if check is not None and not check.check(source, etag=facts.etag, headers=facts.headers):
         check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
 
@@ -152,7 +154,9 @@ class _Ranges:
         self._resumption = resumption
         self._size = known.size or 0
         self._range_bytes = _range_bytes(self._size, known, engine)
-        self._algorithm = range_algorithm(self._size, known.etag, known.headers, range_bytes=self._range_bytes)
+        self._algorithm = ""
+        if engine.options.verify:
+            self._algorithm = range_algorithm(self._size, known.etag, known.headers, range_bytes=self._range_bytes)
 
     def run(self) -> None:
         """Fill the file; what an earlier run has left is used when the whole proves to be right."""
@@ -192,6 +196,8 @@ class _Ranges:
 
         left = (place for place in places if place.first not in done)
         self._engine.executor.share(fetch, left, limit=self._engine.part_workers)
+        if not self._engine.options.verify:
+            return False
         known = self._known
         found = Digests(self._range_bytes, self._algorithm, digests)
         return check_file(
@@ -270,14 +276,15 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
         IntegrityError: the bytes are not the object's.
     """
     head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
-    check = StreamCheck(head.size, head.etag, head.headers)
+    check = StreamCheck(head.size, head.etag, head.headers) if engine.options.verify else None
     meter = engine.progress.begin(label, head.size)
     written = 0
 
     def hand_on(block: memoryview) -> None:
         nonlocal written
         write(block)
-        check.update(block)
+        if check is not None:
+            check.update(block)
         written += len(block)
 
     ok = False
@@ -285,7 +292,8 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
         facts = fetch_whole(source, write=hand_on, engine=engine, meter=meter)
         if facts.etag != head.etag:
             raise IntegrityError(f"{source} was replaced while it was read")
-        check.check(source)
+        if check is not None:
+            check.check(source)
         ok = True
     finally:
         meter.end(ok=ok)

@@ -34,7 +34,8 @@ class TransferOptions:
     """What the user wants of every transfer of a run.
 
     ``attributes`` holds only what was given. ``part_size`` in bytes and ``part_workers``: 0
-    means that each transfer chooses. ``sign_payload`` is for endpoints without TLS.
+    means that each transfer chooses. ``sign_payload`` is for endpoints without TLS. Without
+    ``verify`` the length is all that is checked of a download.
     """
 
     attributes: ObjectAttributes = NO_ATTRIBUTES
@@ -46,6 +47,7 @@ class TransferOptions:
     preserve: bool = False
     remove_source: bool = False
     sign_payload: bool = True
+    verify: bool = True
 
     @property
     def upload_threshold(self) -> int:

@@ -15,6 +15,7 @@ from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
+    check_no_verify,
     check_source_profile,
     engine_for,
     exit_code_of,
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     """Make the target like the source; what fails is reported and the rest goes on."""
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_source_profile([source], target, args.source_profile)
+    check_no_verify(target, is_asked=args.no_verify)
     route = choose_route(source, target, glob=not args.no_glob, is_one_pool=not args.source_profile or ctx.is_one_pool)
     options = _options(args, ctx, route)
     report = Report()

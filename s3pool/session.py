@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
-from s3pool.pool.health import HealthChecker
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import ssl
 
     from s3pool.config import Config
+    from s3pool.pool.health import HealthChecker
 
 
 class Session:
@@ -45,6 +45,8 @@ class Session:
     def start_health(self) -> None:
         """Start the background probes; only long commands with several threads do."""
         if self._health is None and len(self.nodes) > 1:
+            from s3pool.pool.health import HealthChecker
+
             self._health = HealthChecker(self.nodes, interval_s=self.config.health_interval_s)
             self._health.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
         return _interrupted(exc, out)
     except Exception as exc:  # noqa: BLE001 - the outermost frame of all
         return _failed(exc, out)
+    finally:
+        if argv is None:
+            # The process ends with it: the interpreter need not look for garbage among all that it drops.
+            gc.freeze()
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:

@@ -7,20 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from s3pool.transfer.progress import Meter
 
 PLAIN_INTERVAL_S = 10.0
 LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read
 MAX_LARGE_BARS = 4
-NAME_WIDTH = 40
-REFRESHES_PER_S = 5.0
 MODES = ("bar", "plain", "none")
 
 
@@ -160,7 +156,9 @@ class BarProgress(Tally):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bars = _make_bars(self)
+        from s3pool.cli.rich_bars import Bars  # rich takes longer to import than many a transfer
+
+        self._bars = Bars(self)
 
     def start(self) -> None:
         """Begin to draw."""
@@ -178,84 +176,6 @@ class BarProgress(Tally):
             yield
         finally:
             self.start()
-
-
-def _make_bars(tally: Tally) -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.text import Text
-
-    class Name(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(shorten(task.description))
-
-    class Bars(Progress):
-        """rich's Progress, fed from the tally whenever it draws."""
-
-        def __init__(self) -> None:
-            self._large: dict[str, Any] = {}
-            # Adding a bar draws, and drawing leads here again; rich draws once in its own __init__, too.
-            self._is_following = True
-            columns = (
-                Name(),
-                BarColumn(),
-                DownloadColumn(binary_units=True),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[files]}"),
-            )
-            super().__init__(
-                *columns,
-                console=Console(stderr=True),
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-                refresh_per_second=REFRESHES_PER_S,
-            )
-            self._total = self.add_task("all", total=None, files="")
-            self._is_following = False
-
-        def get_renderables(self) -> Iterable[Any]:
-            with self._lock:
-                if not self._is_following:
-                    self._is_following = True
-                    self._follow()
-                    self._is_following = False
-            yield from super().get_renderables()
-
-        def _follow(self) -> None:
-            files = f"{tally.files_done}/{tally.files_found}{'' if tally.is_complete else '+'} files"
-            self._set(self._total, tally.bytes_done, tally.bytes_found, files)
-            under_way = {label: (done, size) for label, done, size in tally.largest()}
-            for label in [label for label in self._large if label not in under_way]:
-                self.remove_task(self._large.pop(label))
-            for label, (done, size) in under_way.items():
-                if label not in self._large:
-                    self._large[label] = self.add_task(label, total=size, files="")
-                self._set(self._large[label], done, size, "")
-
-        def _set(self, task_id: Any, done: int, size: int, files: str) -> None:
-            self.update(task_id, completed=done, total=size, files=files, refresh=False)
-
-    return Bars()
-
-
-def shorten(name: str) -> str:
-    """Cut a name in the middle to the width of its column; control characters become ``?``."""
-    clean = "".join(char if char.isprintable() else "?" for char in name)
-    if len(clean) <= NAME_WIDTH:
-        return clean
-    half = (NAME_WIDTH - 1) // 2
-    return f"{clean[:half]}…{clean[-half:]}"
 
 
 def choose_mode(wanted: str, *, quiet: bool, json: bool, stderr_is_tty: bool, stdout_is_busy: bool) -> str:

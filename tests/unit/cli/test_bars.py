@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from s3pool.cli.bars import BarProgress, PlainProgress, Tally, choose_mode, shorten
+from s3pool.cli.bars import BarProgress, PlainProgress, Tally, choose_mode
+from s3pool.cli.rich_bars import shorten
 from tests.support.clock import Clock
 
 MIB = 1 << 20

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from s3pool.model import Endpoint
 from tests.support.clock import Clock
@@ -18,6 +19,17 @@ from tests.support.rgw import RgwCluster, missing_tools
 from tests.support.run_cli import CliRunner
 
 stay_home()
+# A machine that is busy elsewhere makes no example wrong. Where CI is set, hypothesis plays the same examples each time.
+settings.register_profile("patient", parent=settings(), deadline=None)
+settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests on a real cluster together: tests run in several processes, and one cluster is enough."""
+    for item in items:
+        if item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.xdist_group("live"))
+
 
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)

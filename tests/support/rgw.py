@@ -247,10 +247,10 @@ class RgwCluster:
 
     def _start_osd(self) -> None:
         osd_uuid = str(uuid.uuid4())
-        # A client that connects while the mon settles may not know its fsid yet, and is refused.
+        # Who connects while the mon settles may not know its fsid yet, and is refused: a client, mkfs, the OSD itself.
         self._await(lambda: self._succeeds("ceph", "osd", "new", osd_uuid), "mon.a", START_DEADLINE_S)
         self._await(lambda: self._makes_store(osd_uuid), "mon.a", START_DEADLINE_S)
-        self._run("ceph-osd", "-i", "0")
+        self._await(lambda: self._succeeds("ceph-osd", "-i", "0"), "mon.a", START_DEADLINE_S)
 
     def _makes_store(self, osd_uuid: str) -> bool:
         shutil.rmtree(self.root / "osd", ignore_errors=True)

@@ -58,6 +58,7 @@ class Call:
         "_counted",
         "_deadline",
         "_failed",
+        "_is_alone",
         "_last_errors",
         "_only",
         "_parked",
@@ -72,6 +73,7 @@ class Call:
         self._request = request
         self._check = check
         self._only = transport.node_of(only) if only is not None else None
+        self._is_alone = only is not None or len(transport.balancer.nodes) == 1
         self._tried: list[Node] = []  # nodes of the current round, oldest first
         self._parked: list[Exchange] = []  # asked, but silent beyond patience
         self._begun: Exchange | None = None  # the first attempt, sent by begin()
@@ -223,10 +225,6 @@ class Call:
             raise
         self._drop_parked(winner=exchange)
         return exchange
-
-    @property
-    def _is_alone(self) -> bool:
-        return self._only is not None or len(self._t.balancer.nodes) == 1
 
     def _patience_for(self, node: Node) -> float | None:
         """Give the seconds after which the node is not waited for alone; None waits to the end.

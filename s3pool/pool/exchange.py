@@ -41,10 +41,14 @@ class Exchange:
         self._is_over = False
 
     def taken(self) -> Response:
-        """Give the response, which has arrived."""
-        if self.response is None:
+        """Give the response, which has arrived; from then on it is the caller's alone.
+
+        The two would keep each other alive until the garbage collector comes by.
+        """
+        response, self.response = self.response, None
+        if response is None:
             raise AssertionError("the answer is asked for before it is there")
-        return self.response
+        return response
 
     def begins_within(self, patience_s: float) -> bool:
         """Wait for the first byte of the answer; False when it did not come in time.

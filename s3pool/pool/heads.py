@@ -11,6 +11,8 @@ STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
 NAME_CHARS = "!#$%&'*+.^_`|~0-9A-Za-z-"
 WHOLE_HEAD = re.compile(rf"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?((?:\r\n[{NAME_CHARS}]+:[^\r\n\0]*)*)")
 HEADER_LINE = re.compile(rf"[{NAME_CHARS}]+:[^\r\n\0]*")
+MAX_LENGTH_DIGITS = 19
+LENGTH = re.compile(rf"[0-9]{{1,{MAX_LENGTH_DIGITS}}}")
 NO_BODY_STATUS = frozenset({204, 304})
 CONTINUE = 100
 FIRST_FINAL_STATUS = 200
@@ -47,7 +49,7 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
         fields.append((name, value))
         lower = name.lower()
         headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
-    is_chunked = _is_chunked(headers, endpoint)
+    is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"], endpoint)
     connection = headers.get("connection", "").lower()
     keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
     code = int(status)
@@ -71,9 +73,8 @@ def _malformed(text: str, endpoint: str) -> ProtocolError:
     return ProtocolError(f"{endpoint} sent a malformed header line {bad[:KEPT_TEXT]!r}", endpoint=endpoint)
 
 
-def _is_chunked(headers: dict[str, str], endpoint: str) -> bool:
-    coding = headers.get("transfer-encoding")
-    if coding is None or coding.lower() == "identity":
+def _is_chunked(coding: str, endpoint: str) -> bool:
+    if coding.lower() == "identity":
         return False
     if coding.lower() != "chunked":
         raise ProtocolError(f"{endpoint} uses an unknown transfer coding {coding!r}", endpoint=endpoint)
@@ -84,8 +85,10 @@ def _content_length(headers: dict[str, str], endpoint: str) -> int | None:
     text = headers.get("content-length")
     if text is None:
         return None
+    if text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS:
+        return int(text)
     values = {value.strip() for value in text.split(",")}
     value = values.pop()
-    if values or not re.fullmatch(r"[0-9]{1,19}", value):
+    if values or LENGTH.fullmatch(value) is None:
         raise ProtocolError(f"{endpoint} sent a bad Content-Length {text!r}", endpoint=endpoint)
     return int(value)

@@ -94,7 +94,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
+class Claim:
     """What a request says about its own signature."""
 
     access_key: str
@@ -106,6 +106,7 @@ class _Claim:
 
     @property
     def scope(self) -> str:
+        """Give the credential's scope."""
         return f"{self.date}/{self.region}/s3/aws4_request"
 
 
@@ -154,7 +155,7 @@ class Verifier:
         Raises:
             Denial: the signature does not hold, or does not cover what it must.
         """
-        claim = _read_header(head) if form == HEADER_V4 else _read_query(target)
+        claim = read_claim(head) if form == HEADER_V4 else _read_query(target)
         if form == HEADER_V4:
             check_skew(claim.timestamp, now)
         else:
@@ -194,7 +195,7 @@ class Verifier:
             raise forbidden("SignatureDoesNotMatch", "the signature is not that of this policy", reason="signature")
         return client
 
-    def _key(self, secret: str, claim: _Claim) -> bytes:
+    def _key(self, secret: str, claim: Claim) -> bytes:
         name = (secret, claim.date, claim.region)
         key = self._keys.get(name)
         if key is None:
@@ -204,14 +205,14 @@ class Verifier:
             self._keys[name] = key
         return key
 
-    def _holds(self, key: bytes, claim: _Claim, head: RequestHead, payload: str) -> bool:
+    def _holds(self, key: bytes, claim: Claim, head: RequestHead, payload: str) -> bool:
         """Compare in constant time; both spellings of a path name the same key."""
         spellings = dict.fromkeys((canonical_path(head.path), head.path))
         signatures = [self._sign(key, claim, head, path, payload) for path in spellings]
         return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
     @staticmethod
-    def _sign(key: bytes, claim: _Claim, head: RequestHead, path: str, payload: str) -> str:
+    def _sign(key: bytes, claim: Claim, head: RequestHead, path: str, payload: str) -> str:
         index = {**head.index, "host": (head.host,)}
         fields = [(name, value) for name in claim.signed for value in index[name]]
         canonical = canonical_request(
@@ -220,7 +221,12 @@ class Verifier:
         return signature(key, string_to_sign(claim.timestamp, claim.scope, canonical))
 
 
-def _read_header(head: RequestHead) -> _Claim:
+def read_claim(head: RequestHead) -> Claim:
+    """Give what a request's Authorization field says about its signature.
+
+    Raises:
+        Denial: it is malformed.
+    """
     value = head.value("authorization").removeprefix(ALGORITHM)
     found = WORD.findall(value)
     words = dict(found)
@@ -238,7 +244,7 @@ def _from_http_date(text: str) -> str:
         return ""
 
 
-def _read_query(target: Target) -> _Claim:
+def _read_query(target: Target) -> Claim:
     for name in V4_PARAMETERS:
         if sum(other == name for other, _, _ in target.pairs) != 1 and name != "X-Amz-Security-Token":
             raise Denial(400, "AuthorizationQueryParametersError", f"{name} must be given once", reason="malformed")
@@ -252,7 +258,7 @@ def _read_query(target: Target) -> _Claim:
     )
 
 
-def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -> _Claim:
+def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -> Claim:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
     if len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
@@ -261,7 +267,7 @@ def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -
         raise _malformed_header("the signature or the list of signed headers is malformed")
     if read_timestamp(timestamp) is None or parts[1] != timestamp[:8]:
         raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return _Claim(parts[0], parts[1], parts[2], signed, claimed, timestamp)
+    return Claim(parts[0], parts[1], parts[2], signed, claimed, timestamp)
 
 
 def _malformed_header(detail: str) -> Denial:
@@ -301,7 +307,7 @@ def _check_expiry(timestamp: str, expires: str, now: float) -> None:
         raise forbidden("AccessDenied", "Request has expired", reason="expired")
 
 
-def _check_coverage(claim: _Claim, head: RequestHead) -> None:
+def _check_coverage(claim: Claim, head: RequestHead) -> None:
     present = head.index.keys()
     if "host" not in claim.signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")

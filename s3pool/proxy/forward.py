@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
@@ -21,7 +21,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.budget import RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
-from s3pool.proxy.outbound import Outbound, ProxyRequest
+from s3pool.proxy.outbound import ProxyRequest, Sendable
 from s3pool.s3.xml import parse_error
 
 TOO_MANY_REQUESTS = 429
@@ -111,7 +111,7 @@ class Forwarder:
 
     def send(
         self,
-        outbound: Outbound,
+        outbound: Sendable,
         operation: Operation,
         *,
         body: Body = EMPTY_BODY,
@@ -124,7 +124,7 @@ class Forwarder:
             Denial: no node gave one, or the client's body is not what was signed.
             ClientGoneError: the client hung up inside its body.
         """
-        judge = Judge(operation, signs=outbound.signer is not None)
+        judge = Judge(operation, signs=outbound.signs)
         with Slip(self.budget) as slip:
             request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
             try:
@@ -137,7 +137,7 @@ class Forwarder:
                 raise refusal_for(exc) from exc
 
     def _request(
-        self, outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
+        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
     ) -> ProxyRequest:
         before = len(attempts.endpoints)
 
@@ -148,26 +148,16 @@ class Forwarder:
             return outbound.build(endpoint, now)
 
         return ProxyRequest(
-            outbound.head.method,
-            outbound.target.path,
+            outbound.method,
+            outbound.path,
             operation.name,
             body=body,
             idempotent=operation.ambiguous,
-            resource=outbound.target.resource,
+            resource=outbound.resource,
             slowness=self._slowness if operation.is_slow else 1.0,
             build=build,
             slip=slip,
         )
-
-    def resumer(
-        self, outbound: Outbound, operation: Operation, *, attempts: Attempts, only: Endpoint | None
-    ) -> Callable[[int, int, str], Response]:
-        """Give the function that asks for the rest of an object."""
-
-        def resume(first: int, last: int, etag: str) -> Response:
-            return self.send(outbound.resumed(first, last, etag=etag), operation, attempts=attempts, only=only)
-
-        return resume
 
 
 def refusal_for(error: S3PoolError) -> Denial:

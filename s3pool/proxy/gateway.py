@@ -32,6 +32,7 @@ from s3pool.proxy.auth import (
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
+from s3pool.proxy.express import Express, Passage
 from s3pool.proxy.form_upload import FormVerifier, is_form, put_head
 from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Attempts, Forwarder
@@ -85,8 +86,13 @@ class Gateway:
         self._region = region
         self._now = now
         self._signers: dict[Credentials | None, Signer] = {}
+        self._express = Express(self._signer_of, via=self.name) if _has_express(settings) else None
 
     # -- admission ---------------------------------------------------------------------------
+
+    def admit_plain(self, block: bytes, peer: str) -> Passage | None:
+        """Let an everyday request in by its head; None leaves it to admit()."""
+        return self._express.admit(block, peer, now=self._now()) if self._express is not None else None
 
     def admit(self, head: RequestHead) -> Admitted:
         """Let a request in, before a byte of its body is read.
@@ -113,7 +119,10 @@ class Gateway:
             caller.client.authorize(operation, target.bucket, source_bucket=_source_bucket(head), now=self._now())
         passes = self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER
         decodes = is_framed(caller.payload) and not passes
-        return Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
+        admitted = Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
+        if self._express is not None:
+            self._express.learn(admitted)
+        return admitted
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
         form = form_of(head, target)
@@ -139,6 +148,12 @@ class Gateway:
         credentials = caller.client.credentials if caller.client is not None else None
         if self.settings.auth == OPEN:
             credentials = self._pool
+        return self._signer_with(credentials)
+
+    def _signer_of(self, client: Client) -> Signer:
+        return self._signer_with(client.credentials)
+
+    def _signer_with(self, credentials: Credentials | None) -> Signer:
         signer = self._signers.get(credentials)
         if signer is None:
             signer = self._signers[credentials] = Signer(credentials, region=self._region)
@@ -272,6 +287,12 @@ class UploadMap:
         """Give the node of an upload; None for one that is not known."""
         with self._lock:
             return self._owners.get(upload_id) if upload_id else None
+
+
+def _has_express(settings: ProxySettings) -> bool:
+    """Say whether everyday requests mean the same wherever they come from."""
+    is_simple = not (settings.domains or settings.trust_forwarded or settings.verify_body or settings.sticky)
+    return settings.auth == VERIFY and is_simple
 
 
 def _declared(head: RequestHead, target: Target) -> Caller:

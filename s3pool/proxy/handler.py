@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -13,6 +11,7 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import REASONS, ClientGoneError, Denial
+from s3pool.proxy.express import Passage
 from s3pool.proxy.form_upload import form_answer
 from s3pool.proxy.forward import Attempts, refusal_for
 from s3pool.proxy.gateway import Gateway
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
 DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
 ERROR_STATUS = 400
+NOTHING = Load()  # of requests without a body; nobody writes to it
 
 
 class Host(Protocol):
@@ -42,9 +42,6 @@ class Host(Protocol):
     def is_draining(self) -> bool:
         """Say whether connections are to end with their current request."""
 
-    def idle(self, connection: Connection, *, is_idle: bool) -> None:
-        """Note that a connection waits for a request, or has one."""
-
     def report(self, entry: Entry) -> None:
         """Count and log a request that ended."""
 
@@ -57,8 +54,9 @@ class Connection:
 
     def __init__(self, stream: ClientStream, peer: str, host: Host) -> None:
         self.stream = stream
-        self._peer = peer
-        self._host = host
+        self.is_idle = False  # it waits for a request; read by other threads
+        self.peer = peer
+        self.host = host
 
     def serve(self) -> None:
         """Answer requests until either side has enough."""
@@ -66,47 +64,46 @@ class Connection:
             while self._serve_next():
                 continue
         except ClientGoneError as exc:
-            logger.debug("%s: %s", self._peer, exc)
+            logger.debug("%s: %s", self.peer, exc)
             self.stream.close()
         else:
             self.stream.hang_up()
 
     def _serve_next(self) -> bool:
-        settings = self._host.gateway.settings
-        self._host.idle(self, is_idle=True)
-        if self._host.is_draining and not self.stream.buffered:
+        host, stream = self.host, self.stream
+        settings = host.gateway.settings
+        # In this order: who drains first says so, and then wakes whoever is idle.
+        self.is_idle = True
+        if host.is_draining and not stream.buffered:
             return False
-        entry = Entry(self._peer, secrets.token_hex(8))
-        bytes_before = self.stream.bytes_in - self.stream.buffered
+        bytes_before = stream.bytes_in - stream.buffered
         try:
-            block = self.stream.read_head(idle_s=settings.idle_timeout, head_s=settings.header_timeout)
-        except Denial as exc:
-            denial = exc
-            return self._account(entry, bytes_before, lambda: self._refuse(entry, None, None, denial))
-        self._host.idle(self, is_idle=False)
+            block = stream.read_head(idle_s=settings.idle_timeout, head_s=settings.header_timeout)
+        except Denial as denial:
+            return self._account(_Unreadable(self, denial), bytes_before)
+        self.is_idle = False
         if block is None:
             return False
-        entry = Entry(self._peer, entry.request_id)
-        exchange = _Exchange(self.stream, self._host, entry, self._refuse)
-        return self._account(entry, bytes_before, lambda: exchange.serve(block))
+        return self._account(_Exchange(self, block), bytes_before)
 
-    def _account(self, entry: Entry, bytes_before: int, serve: Callable[[], bool]) -> bool:
-        bytes_out = self.stream.bytes_out
-        self._host.begin()
+    def _account(self, exchange: _Exchange | _Unreadable, bytes_before: int) -> bool:
+        host, stream, entry = self.host, self.stream, exchange.entry
+        bytes_out = stream.bytes_out
+        host.begin()
         try:
-            return serve()
+            return exchange.serve()
         except ClientGoneError:
             entry.end = "client gone" if entry.end == "done" else entry.end
             raise
         finally:
             entry.total_s = time.monotonic() - entry.started
-            entry.bytes_in = self.stream.bytes_in - self.stream.buffered - bytes_before
-            entry.bytes_out = self.stream.bytes_out - bytes_out
-            self._host.report(entry)
+            entry.bytes_in = stream.bytes_in - stream.buffered - bytes_before
+            entry.bytes_out = stream.bytes_out - bytes_out
+            host.report(entry)
 
-    def _refuse(self, entry: Entry, head: RequestHead | None, reader: object, denial: Denial) -> bool:
+    def refuse(self, entry: Entry, head: RequestHead | None, reader: object, denial: Denial) -> bool:
         """Answer with an S3 error; say whether the connection can go on."""
-        keep_alive = head is not None and head.keep_alive and not denial.closes and not self._host.is_draining
+        keep_alive = head is not None and head.keep_alive and not denial.closes and not self.host.is_draining
         keep_alive = keep_alive and self._drop_body(head, reader)
         entry.status, entry.code, entry.denied = denial.status, denial.code, denial.reason
         resource = head.path if head is not None else ""
@@ -141,46 +138,95 @@ class Connection:
         return True
 
 
-Refuse = Callable[[Entry, "RequestHead | None", object, Denial], bool]
+class _Unreadable:
+    """A request of which not even the head could be read."""
+
+    def __init__(self, connection: Connection, denial: Denial) -> None:
+        self.entry = Entry(connection.peer)
+        self._connection = connection
+        self._denial = denial
+
+    def serve(self) -> bool:
+        """Say what is wrong with it."""
+        return self._connection.refuse(self.entry, None, None, self._denial)
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, stream: ClientStream, host: Host, entry: Entry, refuse: Refuse) -> None:
-        self._stream = stream
-        self._host = host
-        self._gateway = host.gateway
-        self._entry = entry
-        self._refuse = refuse
+    def __init__(self, connection: Connection, block: bytes) -> None:
+        self.entry = Entry(connection.peer)
+        self._connection = connection
+        self._stream = connection.stream
+        self._host = connection.host
+        self._gateway = connection.host.gateway
+        self._block = block
         self._head: RequestHead | None = None
-        self._load = Load()
+        self._load = NOTHING
         self._attempts = Attempts()
         self._has_continued = False
 
-    def serve(self, block: bytes) -> bool:
+    def serve(self) -> bool:
         """Give whether the connection can carry another request."""
+        entry, attempts = self.entry, self._attempts
         try:
-            return self._serve(block)
+            passage = self._gateway.admit_plain(self._block, entry.peer)
+            if passage is None:
+                return self._serve()
+            return self._serve_plain(passage)
         except Denial as denial:
             if self._head is not None and self._head.expects_continue and not self._has_continued:
                 # The client may send its body or not; nobody can know where the next request begins.
                 denial.closes = denial.closes or self._head.length != 0
-            return self._refuse(self._entry, self._head, self._load.reader, denial)
+            return self._refuse(denial)
         except S3PoolError as exc:
             if isinstance(exc, ClientGoneError):
                 raise
-            logger.warning("%s %s: %s", self._entry.op, self._entry.bucket, exc)
-            return self._refuse(self._entry, self._head, self._load.reader, refusal_for(exc))
+            logger.warning("%s %s: %s", entry.op, entry.bucket, exc)
+            return self._refuse(refusal_for(exc))
         finally:
-            self._gateway.loader.release(self._load)
-            self._entry.tries = len(self._attempts.endpoints)
-            self._entry.endpoint = self._entry.endpoint or self._attempts.last
+            if self._load is not NOTHING:
+                self._gateway.loader.release(self._load)
+            entry.tries = len(attempts.endpoints)
+            entry.endpoint = entry.endpoint or attempts.last
 
-    def _serve(self, block: bytes) -> bool:
-        self._head = head = parse_head(block)
-        self._entry.method = head.method
-        self._entry.client = self._gateway.client_of(head, self._entry.peer)
+    def _refuse(self, denial: Denial) -> bool:
+        return self._connection.refuse(self.entry, self._head, self._load.reader, denial)
+
+    def _serve_plain(self, passage: Passage) -> bool:
+        """Serve an everyday request, whose head nobody had to take apart."""
+        entry = self.entry
+        entry.auth_s = time.monotonic() - entry.started
+        entry.method, entry.op, entry.access_key = passage.method, passage.operation.name, passage.access_key
+        entry.bucket, entry.key = passage.bucket, passage.key
+        try:
+            response = self._gateway.forwarder.send(passage, passage.operation, attempts=self._attempts)
+        except S3PoolError:
+            self._head = parse_head(self._block)  # the refusal's form depends on it
+            raise
+        self._note(response)
+        return self._relay(
+            Relay(
+                self._stream,
+                passage,
+                response,
+                keep_alive=not self._host.is_draining,
+                resume=self._resume_plain if passage.method == "GET" else None,
+                resumes=self._gateway.settings.resume_get,
+                on_first_byte=self._note_first_byte,
+            )
+        )
+
+    def _resume_plain(self, first: int, last: int, etag: str) -> Response:
+        """Ask for the rest of an object, which takes the whole head after all."""
+        admitted = self._gateway.admit(parse_head(self._block))
+        outbound = self._gateway.outbound(admitted, NOTHING, self.entry.peer).resumed(first, last, etag=etag)
+        return self._gateway.forwarder.send(outbound, admitted.operation, attempts=self._attempts)
+
+    def _serve(self) -> bool:
+        self._head = head = parse_head(self._block)
+        self.entry.method = head.method
+        self.entry.client = self._gateway.client_of(head, self.entry.peer)
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
             return self._answer_health(head)
         admitted = self._admit(head)
@@ -190,7 +236,7 @@ class _Exchange:
             self._note_admitted(admitted)
         else:
             self._load = self._gateway.loader.load(admitted, self._stream, self._before_read)
-        outbound = self._gateway.outbound(admitted, self._load, self._entry.peer)
+        outbound = self._gateway.outbound(admitted, self._load, self.entry.peer)
         only = self._gateway.owner_of(admitted.target)
         forwarder = self._gateway.forwarder
         operation = self._gateway.settle(admitted)
@@ -198,14 +244,17 @@ class _Exchange:
         self._note(response)
         if form is not None:
             response = form_answer(form, admitted.target.bucket, response, url=self._url(head, admitted))
-        may_resume = self._gateway.may_resume(admitted)
-        resume = forwarder.resumer(outbound, admitted.operation, attempts=self._attempts, only=only)
+
+        def resume(first: int, last: int, etag: str) -> Response:
+            rest = outbound.resumed(first, last, etag=etag)
+            return forwarder.send(rest, admitted.operation, attempts=self._attempts, only=only)
+
         relay = Relay(
             self._stream,
             head,
             response,
             keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
-            resume=resume if may_resume else None,
+            resume=resume if self._gateway.may_resume(admitted) else None,
             resumes=self._gateway.settings.resume_get,
             eager=admitted.operation.is_eager,
             on_first_byte=self._note_first_byte,
@@ -217,26 +266,26 @@ class _Exchange:
         try:
             admitted = self._gateway.admit(head)
         finally:
-            self._entry.auth_s = time.monotonic() - started
-        self._entry.op = admitted.operation.name
+            self.entry.auth_s = time.monotonic() - started
+        self.entry.op = admitted.operation.name
         self._note_admitted(admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
-        self._entry.bucket, self._entry.key = admitted.target.bucket, admitted.target.key
-        self._entry.access_key = admitted.caller.access_key
+        self.entry.bucket, self.entry.key = admitted.target.bucket, admitted.target.key
+        self.entry.access_key = admitted.caller.access_key
 
     def _url(self, head: RequestHead, admitted: Admitted) -> str:
         scheme = "https" if self._stream.is_tls else "http"
         return f"{scheme}://{head.host}{admitted.target.path}"
 
     def _answer_health(self, head: RequestHead) -> bool:
-        self._entry.op = "Health"
+        self.entry.op = "Health"
         if self._host.is_draining:
             raise Denial(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
         if head.length != 0:
             raise Denial(400, "InvalidRequest", "a question about health has no body", closes=True)
-        self._entry.status = 200
+        self.entry.status = 200
         closing = "" if head.keep_alive else "Connection: close\r\n"
         body = b"" if head.method == "HEAD" else b"ok\n"
         self._stream.write(
@@ -255,7 +304,7 @@ class _Exchange:
         return reader is None or reader.is_done
 
     def _note(self, response: Response) -> None:
-        entry = self._entry
+        entry = self.entry
         entry.status, entry.endpoint = response.status, str(response.endpoint)
         entry.backend_request_id = response.headers.get("x-amz-request-id", "")
         if response.status >= ERROR_STATUS and response.body:
@@ -267,20 +316,21 @@ class _Exchange:
             uploads.put(parse_initiate(response.preload()), response.endpoint)
 
     def _note_first_byte(self) -> None:
-        self._entry.first_byte_s = time.monotonic() - self._entry.started
+        self.entry.first_byte_s = time.monotonic() - self.entry.started
 
     def _relay(self, relay: Relay) -> bool:
         try:
             relay.write()
         except TransportError as exc:
-            logger.warning("%s %s: %s", self._entry.op, self._entry.bucket, exc)
+            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
             if not relay.is_begun:
+                self._head = self._head or parse_head(self._block)
                 raise
             # A short body on a connection that breaks is the only way left to say so.
-            self._entry.end = "backend gone"
+            self.entry.end = "backend gone"
             self._stream.abort()
             raise ClientGoneError("the answer was broken off") from exc
         finally:
-            self._entry.resumes = relay.resumes
+            self.entry.resumes = relay.resumes
             relay.close()
         return relay.keep_alive

@@ -21,8 +21,10 @@ MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES
 MAX_FIELDS = 200
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 
-REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
-FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+NAME_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+VALUE_CHARACTERS = r"[^\x00-\x08\x0a-\x1f\x7f]"
+REQUEST_LINE = re.compile(rf"({NAME_CHARACTERS}{{1,32}}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])".encode())
+FIELD_LINE = re.compile(rf"({NAME_CHARACTERS}+):({VALUE_CHARACTERS}*)".encode())
 BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)

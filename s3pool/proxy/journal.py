@@ -4,46 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
 import time
-from dataclasses import dataclass, field
 
 from s3pool.errors import ConfigError
 from s3pool.model import format_iso_time
 
 LOG_MODE = 0o640
+REQUEST_ID_BYTES = 8
 
 
-@dataclass(slots=True)
 class Entry:
-    """One request from its first byte to its last; filled in as it goes. Times in seconds."""
+    """One request from its first byte to its last; filled in as it goes. Times in seconds.
 
-    client: str
-    request_id: str
-    started: float = field(default_factory=time.monotonic)
-    method: str = ""
-    peer: str = ""  # who is connected: the client, or a balancer before it
-    access_key: str = ""
-    op: str = "Unknown"
-    bucket: str = ""
-    key: str = ""
-    status: int = 0
-    code: str = ""
-    bytes_in: int = 0
-    bytes_out: int = 0
-    endpoint: str = ""
-    tries: int = 0
-    resumes: int = 0
-    replays: int = 0
-    auth_s: float = 0.0
-    first_byte_s: float = 0.0
-    total_s: float = 0.0
-    end: str = "done"
-    denied: str = ""  # one word for why a caller was turned away
-    backend_request_id: str = ""
+    What nobody fills in stays the class's own: most requests set a few of these.
+    """
 
-    def __post_init__(self) -> None:
-        self.peer = self.peer or self.client
+    method = ""
+    access_key = ""
+    op = "Unknown"
+    bucket = ""
+    key = ""
+    status = 0
+    code = ""
+    bytes_in = 0
+    bytes_out = 0
+    endpoint = ""
+    tries = 0
+    resumes = 0
+    replays = 0
+    auth_s = 0.0
+    first_byte_s = 0.0
+    total_s = 0.0
+    end = "done"
+    denied = ""  # one word for why a caller was turned away
+    backend_request_id = ""
+    _request_id = ""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.peer = client  # who is connected: the client, or a balancer before it
+        self.started = time.monotonic()
+
+    @property
+    def request_id(self) -> str:
+        """Give the proxy's own name for the request; it is made up when somebody asks."""
+        if not self._request_id:
+            self._request_id = secrets.token_hex(REQUEST_ID_BYTES)
+        return self._request_id
 
     def line(self) -> bytes:
         """Give the access log's line. It holds no signature, no token and no secret."""

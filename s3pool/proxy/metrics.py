@@ -7,6 +7,7 @@ shared directory make one truth of them all.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import Counter as Tally
 from typing import Any
 
@@ -42,43 +43,50 @@ class Metrics:
         self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
         self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
         self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
-        # What labels() found before: it locks and checks every time. Two threads at once find the same.
-        self._found: dict[tuple[Any, ...], Any] = {}
-        # Guards the two below.
+        # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
+        self._at_work = 0
+        self._sums: dict[tuple[str, int, str], _Sums] = {}
         self._by_op: Tally[str] = Tally()
         self._by_class: Tally[str] = Tally()
 
     def begin(self) -> None:
         """Count a request that starts."""
-        self._in_flight.inc()
+        with self._lock:
+            self._at_work += 1
 
     def end(self, entry: Entry) -> None:
         """Count a request that ended."""
-        self._in_flight.dec()
-        self._of(self._requests, entry.op, str(entry.status), entry.endpoint).inc()
-        self._of(self._seconds, entry.op).observe(entry.total_s)
-        if entry.first_byte_s:
-            self._of(self._first_byte, entry.op).observe(entry.first_byte_s)
-        self._bytes_in.inc(entry.bytes_in)
-        self._bytes_out.inc(entry.bytes_out)
-        self._tries.inc(entry.tries)
+        key = (entry.op, entry.status, entry.endpoint)
+        with self._lock:
+            self._at_work -= 1
+            sums = self._sums.get(key)
+            if sums is None:
+                sums = self._sums[key] = _Sums()
+            sums.add(entry)
         if entry.resumes:
             self._resumes.inc(entry.resumes)
         if entry.replays:
             self._replays.inc(entry.replays)
         if entry.denied:
             self._denied.labels(entry.denied).inc()
-        with self._lock:
-            self._by_op[entry.op] += 1
-            self._by_class[f"{entry.status // 100}xx" if entry.status else "none"] += 1
 
-    def _of(self, metric: Any, *labels: str) -> Any:
-        key = (metric, *labels)
-        child = self._found.get(key)
-        if child is None:
-            child = self._found[key] = metric.labels(*labels)
-        return child
+    def flush(self) -> None:
+        """Hand what was added up to the registry; who shows it calls this before."""
+        with self._lock:
+            pending, self._sums = self._sums, {}
+            at_work = self._at_work
+            for (op, status, _), sums in pending.items():
+                self._by_op[op] += sums.requests
+                self._by_class[f"{status // 100}xx" if status else "none"] += sums.requests
+        self._in_flight.set(at_work)
+        for (op, status, endpoint), sums in pending.items():
+            self._requests.labels(op, str(status), endpoint).inc(sums.requests)
+            sums.seconds.pour(self._seconds.labels(op))
+            sums.first_byte.pour(self._first_byte.labels(op))
+            self._bytes_in.inc(sums.bytes_in)
+            self._bytes_out.inc(sums.bytes_out)
+            self._tries.inc(sums.tries)
 
     def turned_away(self) -> None:
         """Count a connection over the limit."""
@@ -86,6 +94,7 @@ class Metrics:
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Give the requests of this process by operation and by class of status."""
+        self.flush()
         with self._lock:
             return {"by_op": dict(self._by_op), "by_status": dict(self._by_class)}
 
@@ -94,6 +103,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.core import GaugeMetricFamily
 
+        self.flush()
         registry = self.registry
         if self._is_multiprocess:
             from prometheus_client.multiprocess import MultiProcessCollector
@@ -121,3 +131,47 @@ class _Families:
     def collect(self) -> list[Any]:
         """Give the families."""
         return self._families
+
+
+class _Times:
+    """Seconds in a histogram's buckets, until the registry gets them."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS) + 1)  # the last one is without an upper bound
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def pour(self, histogram: Any) -> None:
+        """Add all to a histogram of prometheus-client, which has no way for many at once but its parts."""
+        for bucket, count in zip(histogram._buckets, self.counts, strict=True):
+            if count:
+                bucket.inc(count)
+        if self.total:
+            histogram._sum.inc(self.total)
+
+
+class _Sums:
+    """What requests of one operation, status and node add up to."""
+
+    __slots__ = ("bytes_in", "bytes_out", "first_byte", "requests", "seconds", "tries")
+
+    def __init__(self) -> None:
+        self.requests = self.bytes_in = self.bytes_out = self.tries = 0
+        self.seconds = _Times()
+        self.first_byte = _Times()
+
+    def add(self, entry: Entry) -> None:
+        """Count one request."""
+        self.requests += 1
+        self.bytes_in += entry.bytes_in
+        self.bytes_out += entry.bytes_out
+        self.tries += entry.tries
+        self.seconds.add(entry.total_s)
+        if entry.first_byte_s:
+            self.first_byte.add(entry.first_byte_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from s3pool.model import Endpoint, Request
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
@@ -54,6 +55,29 @@ class ProxyRequest(Request):
         return self.slip is None or self.slip.may_retry()
 
 
+class Sendable(Protocol):
+    """A request whose head can be built for any node."""
+
+    @property
+    def method(self) -> str:
+        """Give the request's method."""
+
+    @property
+    def path(self) -> str:
+        """Give the path as it goes on."""
+
+    @property
+    def resource(self) -> str:
+        """Give s3/bucket/key, for logs and for nodes that keep to their keys."""
+
+    @property
+    def signs(self) -> bool:
+        """Say whether the head is signed here."""
+
+    def build(self, endpoint: Endpoint, now: float) -> bytes:
+        """Give the bytes of the head for an endpoint."""
+
+
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
     """Build the head of a ProxyRequest; what the pool's transport is given."""
     if not isinstance(request, ProxyRequest):
@@ -80,6 +104,26 @@ class Outbound:
     is_trusted: bool = False  # the client is a balancer whose word for its own client counts
     extra: Fields = ()
     dropped: frozenset[str] = frozenset()
+
+    @property
+    def method(self) -> str:
+        """Give the request's method."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """Give the path as it goes on."""
+        return self.target.path
+
+    @property
+    def resource(self) -> str:
+        """Give s3/bucket/key."""
+        return self.target.resource
+
+    @property
+    def signs(self) -> bool:
+        """Say whether the head is signed here."""
+        return self.signer is not None
 
     def resumed(self, first: int, last: int, *, etag: str) -> Outbound:
         """Give the request for the rest of an object, and of no other one."""
@@ -157,9 +201,14 @@ def _joined(fields: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     joined: dict[str, str] = {}
     for name, value in fields:
         lower = name.lower()
-        if lower.startswith("x-amz-") or lower in SIGNED_BY_NAME:
+        if is_signed_name(lower):
             joined[lower] = f"{joined[lower]},{value}" if lower in joined else value
     return joined
+
+
+def is_signed_name(lower: str) -> bool:
+    """Say whether the proxy's own signature covers a field beside Host."""
+    return lower.startswith("x-amz-") or lower in SIGNED_BY_NAME
 
 
 def without_token(value: str, token: str) -> str:

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.splice import IS_POSSIBLE, Pipe
 from s3pool.proxy.denial import ClientGoneError
-from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
+from s3pool.proxy.head import HOP_BY_HOP, connection_words
 from s3pool.proxy.stream import ClientStream
 
 BLOCK_BYTES = 128 * 1024
 FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small
+WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
 LAST_CHUNK = b"0\r\n\r\n"
 # What the proxy says itself, or what was true of the node's connection alone.
 REPLACED = HOP_BY_HOP | {"content-length"}
+EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
 OK, PARTIAL = 200, 206
 
 Resume = Callable[[int, int, str], Response]
+
+
+class Asked(Protocol):
+    """What an answer's form depends on."""
+
+    @property
+    def method(self) -> str:
+        """Give the request's method."""
+
+    @property
+    def is_http_1_0(self) -> bool:
+        """Say whether the client speaks HTTP/1.0."""
 
 
 class Relay:
@@ -35,7 +50,7 @@ class Relay:
     def __init__(
         self,
         stream: ClientStream,
-        head: RequestHead,
+        head: Asked,
         response: Response,
         *,
         keep_alive: bool,
@@ -52,15 +67,15 @@ class Relay:
         self._resumes_left = resumes
         self._eager = eager
         self._on_first_byte = on_first_byte
-        self._span = _span(response) if resume is not None else None
         self._etag = response.headers.get("etag", "")
         self._sent = 0
         self._buffer: memoryview | None = None
         self.resumes = 0
         self.is_begun = False  # something was sent to the client
         self.has_body = head.method != "HEAD" and response.status not in NO_BODY_STATUS
-        self._is_chunked = self.has_body and _length(response) is None and not head.is_http_1_0
-        self.keep_alive = keep_alive and not (self.has_body and _length(response) is None and head.is_http_1_0)
+        is_open_ended = self.has_body and _length(response) is None
+        self._is_chunked = is_open_ended and not head.is_http_1_0
+        self.keep_alive = keep_alive and not (is_open_ended and head.is_http_1_0)
 
     def write(self) -> None:
         """Send head and body.
@@ -73,6 +88,8 @@ class Relay:
             self._start()
         elif self._response.body is not None:
             self._start(self._framed(memoryview(self._response.body)), LAST_CHUNK if self._is_chunked else b"")
+        elif self._response.length is not None and self._response.length <= WHOLE_BYTES and not self._eager:
+            self._write_whole(self._response.length)
         else:
             self._write_streamed()
 
@@ -81,6 +98,13 @@ class Relay:
         self._on_first_byte()
         head = answer_head(self._head, self._first, keep_alive=self.keep_alive, chunked=self._is_chunked)
         self._stream.write(head, *blocks)
+
+    def _write_whole(self, length: int) -> None:
+        """Send a small body when all of it is there: until then another node can still give it."""
+        body = memoryview(bytearray(length))
+        while self._sent < length and (count := self._fill(body[self._sent :])):
+            self._sent += count
+        self._start(body[: self._sent])
 
     def _write_streamed(self) -> None:
         if self._eager:
@@ -152,9 +176,10 @@ class Relay:
 
     def _go_on_elsewhere(self, broken: TransportError) -> None:
         """Get the rest of the same object from another node, or give up with the first error."""
-        if self._resume is None or self._span is None or not self._resumes_left or not self._etag:
+        span = _span(self._first)
+        if self._resume is None or span is None or not self._resumes_left or not self._etag:
             raise broken
-        first, last, total = self._span
+        first, last, total = span
         self._resumes_left -= 1
         self._response.close()
         try:
@@ -198,10 +223,11 @@ def _span(response: Response) -> tuple[int, int, int] | None:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def answer_head(head: RequestHead, response: Response, *, keep_alive: bool, chunked: bool) -> bytes:
+def answer_head(head: Asked, response: Response, *, keep_alive: bool, chunked: bool) -> bytes:
     """Give an answer's head: everything the node said, but what concerns its connection alone."""
-    named = connection_words(response.raw_headers) if "connection" in response.headers else frozenset()
-    gone = REPLACED | named
+    gone = REPLACED
+    if response.headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
+        gone |= connection_words(response.raw_headers)
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
     lines += [f"{name}: {value}" for name, value in response.raw_headers if name.lower() not in gone]
     lines += _framing(head, response, chunked=chunked)
@@ -212,7 +238,7 @@ def answer_head(head: RequestHead, response: Response, *, keep_alive: bool, chun
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
-def _framing(head: RequestHead, response: Response, *, chunked: bool) -> list[str]:
+def _framing(head: Asked, response: Response, *, chunked: bool) -> list[str]:
     if chunked:
         return ["Transfer-Encoding: chunked"]
     said = response.headers.get("content-length")

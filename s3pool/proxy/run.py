@@ -154,6 +154,7 @@ class Proxy:
         if self.admin is not None:
             self.admin.stop()
         self.pool.close()
+        self.metrics.flush()
         if self.log is not None:
             self.log.close()
 

@@ -52,10 +52,9 @@ class ProxyServer(ThreadingHTTPServer):
         self.log = log
         self.tls = tls
         self.is_draining = False
-        # Guards the three below: what runs, what waits, and who has how many.
+        # Guards the two below: what runs, and who has how many.
         self._lock = threading.Lock()
         self._sockets: dict[Connection, socket.socket] = {}
-        self._idle: set[Connection] = set()
         self._per_peer: Counter[str] = Counter()
         self._all_gone = threading.Event()
         self._all_gone.set()
@@ -156,17 +155,8 @@ class ProxyServer(ThreadingHTTPServer):
         finally:
             with self._lock:
                 del self._sockets[connection]
-                self._idle.discard(connection)
 
     # -- what connections need (handler.Host) --------------------------------------------------
-
-    def idle(self, connection: Connection, *, is_idle: bool) -> None:
-        """Note that a connection waits for a request, or has one."""
-        with self._lock:
-            if is_idle:
-                self._idle.add(connection)
-            else:
-                self._idle.discard(connection)
 
     def begin(self) -> None:
         """Count a request that starts."""
@@ -203,9 +193,10 @@ class ProxyServer(ThreadingHTTPServer):
     def _wake_idle(self) -> None:
         """Let connections that wait for a request see the end of their client's side."""
         with self._lock:
-            for connection in self._idle:
-                with contextlib.suppress(OSError, KeyError):
-                    self._sockets[connection].shutdown(socket.SHUT_RD)
+            for connection, sock in self._sockets.items():
+                if connection.is_idle:
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_RD)
 
 
 def _unused_handler(*_arguments: object) -> Any:

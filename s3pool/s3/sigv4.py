@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encode_query
+from s3pool.s3.signing_key import Mac as Mac
 from s3pool.s3.signing_key import SigningKey, make_signing_key
 
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -41,10 +42,7 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
 PREFIX_LENGTH = len(SIGNED_PREFIX)
-
-SHA256_BLOCK_BYTES = 64
-INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))  # HMAC's two masks, as tables for translate()
-OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
+PLAIN_NAMES = "host;x-amz-content-sha256;x-amz-date"  # signed headers of a request that has no others
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
@@ -173,27 +171,18 @@ def _signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 
 
 class _Moment:
-    """All that signing needs of one second: timestamp, scope and key, which never change.
+    """All that signing needs of one second: timestamp, scope and key, which never change."""
 
-    The key is held as the two hash states that every HMAC under it begins with (RFC 2104,
-    section 4): OpenSSL 3 takes longer to set up one HMAC than to copy both.
-    """
-
-    __slots__ = ("_inner", "_outer", "scope", "timestamp")
+    __slots__ = ("_mac", "scope", "timestamp")
 
     def __init__(self, timestamp: str, key: SigningKey) -> None:
-        block = key.key.ljust(SHA256_BLOCK_BYTES, b"\0")
         self.timestamp = timestamp
         self.scope = key.scope
-        self._inner = sha256(block.translate(INNER_PAD))
-        self._outer = sha256(block.translate(OUTER_PAD))
+        self._mac = Mac(key.key)
 
     def sign(self, canonical: bytes) -> str:
         """Give the signature of a canonical request."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(string_to_sign(self.timestamp, self.scope, canonical))
-        outer.update(inner.digest())
-        return outer.hexdigest()
+        return self._mac.sign(string_to_sign(self.timestamp, self.scope, canonical))
 
 
 class _S3Rules:
@@ -361,6 +350,26 @@ class Signer:
         headers["x-amz-date"] = timestamp = self._timestamp(now)
         auth = self._auth or self._open_auth(self._credentials, timestamp)
         auth.authorize(headers, method, path=path, query=canonical_query(query))
+
+    def authorize_plain(
+        self, method: str, path: str, *, host: str, payload_hash: str, now: float
+    ) -> tuple[tuple[str, str], ...] | None:
+        """Give what authorize() would add to a request without a query and without other signed headers.
+
+        None where it is more than that: without credentials, or with a session token.
+        """
+        if self._credentials is None or self._credentials.session_token:
+            return None
+        timestamp = self._timestamp(now)
+        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
+        canonical = (
+            f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload_hash}\nx-amz-date:{timestamp}\n\n"
+            f"{PLAIN_NAMES}\n{payload_hash}"
+        )
+        signed = moment.sign(canonical.encode("utf-8", "surrogateescape"))
+        credential = f"{self._credentials.access_key}/{moment.scope}"
+        authorization = f"{ALGORITHM} Credential={credential}, SignedHeaders={PLAIN_NAMES}, Signature={signed}"
+        return ("x-amz-date", timestamp), ("authorization", authorization)
 
     def authorize_query(
         self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str

@@ -34,6 +34,7 @@ SECRET_KEY = "s3pool/test+secret=key0123456789abcdefgh"
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.05
+WARM_UP = "warm-up"
 LOG_TAIL_LINES = 15
 MEMSTORE_BYTES = 8 << 30  # a ceiling, not an allocation
 
@@ -215,6 +216,7 @@ class RgwCluster:
             self._launch_gateway(index)
         for index in range(1, len(self.ports)):
             self._await_gateway(index)
+        self._create_pools()
         state = {"ports": self.ports, "mon_port": self.mon_port}
         (self.root / "cluster.json").write_text(json.dumps(state))
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
@@ -261,6 +263,22 @@ class RgwCluster:
         keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
         user = ("--uid=s3pool", "--display-name=s3pool tests", "--max-buckets=10000")
         self._run("radosgw-admin", "user", "create", *user, *keys)
+
+    def _create_pools(self) -> None:
+        """Store an object and begin an upload: the first of each makes pools, for which no client should wait."""
+        import boto3  # type: ignore[import-untyped]
+        from botocore.config import Config  # type: ignore[import-untyped]
+
+        keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
+        config = Config(read_timeout=START_DEADLINE_S, retries={"max_attempts": 0})
+        client = boto3.client("s3", endpoint_url=self.endpoints[0], region_name="us-east-1", config=config, **keys)
+        place = {"Bucket": WARM_UP, "Key": WARM_UP}
+        client.create_bucket(Bucket=WARM_UP)
+        client.put_object(**place, Body=b"")
+        client.abort_multipart_upload(**place, UploadId=client.create_multipart_upload(**place)["UploadId"])
+        client.delete_object(**place)
+        client.delete_bucket(Bucket=WARM_UP)
+        client.close()
 
     def _launch_gateway(self, index: int) -> None:
         self._run("radosgw", "-n", f"client.rgw{index}")

@@ -10,7 +10,7 @@ import calendar
 import functools
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace
 from types import TracebackType
@@ -269,7 +269,7 @@ class ObjectInfo(NamedTuple):
 class ListPage:
     """One page of a listing, complete and checked. Prefixes end in the delimiter."""
 
-    objects: tuple[ObjectInfo, ...]
+    objects: Sequence[ObjectInfo]
     prefixes: tuple[str, ...]
     truncated: bool
     next_token: str = ""  # V2's NextContinuationToken or V1's NextMarker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from s3pool.cli.output import escape
 from s3pool.model import ObjectInfo
@@ -68,26 +68,3 @@ def line_formatter(*, exact: bool, etag: bool = False, versions: bool = False) -
         return " ".join([*columns, name])
 
     return full if etag or versions else plain
-
-
-def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]], list[str] | None]:
-    """Give what makes the plain lines of a whole page at once, names relative to a base.
-
-    It gives None for a page with a name that is not below the base, is the base, or needs to
-    be escaped: such a page is formatted line by line.
-    """
-    size_text = exact_size if exact else human_size
-    start = len(base)
-
-    def lines(objects: Sequence[ObjectInfo]) -> list[str] | None:
-        names = [info[0][start:] for info in objects]
-        if "" in names or not "".join(names).isprintable():
-            return None
-        if base and not all(info[0].startswith(base) for info in objects):
-            return None
-        return [
-            f"[{stamp[:10]} {stamp[11:19]} UTC] {size_text(size)} {storage} {name}"
-            for (_, size, stamp, _, storage, _, _, _), name in zip(objects, names, strict=True)
-        ]
-
-    return lines

@@ -94,6 +94,11 @@ class Output:
         self._lines.extend(texts)
         self.flush()
 
+    def block(self, text: str) -> None:
+        """Write lines that were put together already, each with its end, and let them out."""
+        self.raw(text.encode("utf-8", "surrogateescape"))
+        self.flush()
+
     def record(self, fields: Mapping[str, object]) -> None:
         """Write one result as a JSON object on its own line."""
         self.line(self.encode(fields))

@@ -6,11 +6,11 @@ import marshal
 import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from s3pool.model import ListPage, ObjectInfo
+from s3pool.model import ListPage
 from s3pool.s3.alphabet import shared_length
+from s3pool.s3.columns import ObjectTable, build_objects, keys_of
 from s3pool.s3.listing import LoopGuard, name_order
 
 PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
@@ -38,7 +38,7 @@ class Flight:
         """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
         if not self.start_after or not page.objects:
             return False
-        return name_order(page.objects[0].key) < name_order(self.start_after)
+        return name_order(keys_of(page.objects)[0]) < name_order(self.start_after)
 
 
 class HeldPage:
@@ -48,7 +48,7 @@ class HeldPage:
 
     def __init__(self, page: ListPage, before: Position) -> None:
         self.before = before  # where the range stood before this page
-        self.first = page.objects[0].key
+        self.first = keys_of(page.objects)[0]
         self.count = len(page.objects)
         self._page: ListPage | None = page
         self._packed = b""
@@ -58,9 +58,10 @@ class HeldPage:
         page = self._page
         if page is None:
             return
-        # Only plain tuples can be packed.
-        rows = [tuple(info) for info in page.objects]
-        self._packed = zlib.compress(marshal.dumps(rows), PACK_LEVEL)
+        objects = page.objects
+        # Only plain values can be packed.
+        plain: Any = objects.columns if isinstance(objects, ObjectTable) else [tuple(info) for info in objects]
+        self._packed = zlib.compress(marshal.dumps(plain), PACK_LEVEL)
         self._page = None
 
     def open(self) -> ListPage:
@@ -68,8 +69,8 @@ class HeldPage:
         page = self._page
         if page is not None:
             return page
-        rows = marshal.loads(zlib.decompress(self._packed))
-        objects = tuple(map(partial(tuple.__new__, ObjectInfo), rows))
+        plain = marshal.loads(zlib.decompress(self._packed))
+        objects = ObjectTable.of_columns(plain) if isinstance(plain, tuple) else build_objects(plain)
         return ListPage(objects, (), truncated=True)
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.s3.columns import keys_of
 from s3pool.s3.results import UploadPage
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
@@ -252,7 +253,7 @@ def name_order(name: str) -> bytes:
 
 
 def _is_ordered(page: ListPage) -> bool:
-    return is_increasing([entry.key for entry in page.objects]) and is_increasing(page.prefixes)
+    return is_increasing(keys_of(page.objects)) and is_increasing(page.prefixes)
 
 
 def is_increasing(names: Sequence[str]) -> bool:
@@ -265,7 +266,7 @@ def is_increasing(names: Sequence[str]) -> bool:
 
 def _last_name(page: ListPage) -> str:
     """Give the greatest name of an ordered page, "" for an empty one."""
-    names = [*(entry.key for entry in page.objects[-1:]), *page.prefixes[-1:]]
+    names = [*keys_of(page.objects)[-1:], *page.prefixes[-1:]]
     return max(names, key=name_order, default="")
 
 
@@ -280,7 +281,7 @@ def _step_past(last: str, page: ListPage) -> str:
 
 def _begins_after(page: ListPage, cursor: str) -> bool:
     """Say whether all names of an ordered page are greater than the cursor."""
-    firsts = [*(entry.key for entry in page.objects[:1]), *page.prefixes[:1]]
+    firsts = [*keys_of(page.objects)[:1], *page.prefixes[:1]]
     return all(name_order(name) > name_order(cursor) for name in firsts)
 
 
@@ -304,7 +305,7 @@ def _shorten(page: ListPage, count: int) -> ListPage:
     """Give the first names of a page, objects and prefixes together."""
     if len(page.objects) + len(page.prefixes) <= count:
         return page
-    names = sorted([*(entry.key for entry in page.objects), *page.prefixes], key=name_order)
+    names = sorted([*keys_of(page.objects), *page.prefixes], key=name_order)
     limit = name_order(names[count])
     objects = tuple(entry for entry in page.objects if name_order(entry.key) < limit)
     prefixes = tuple(name for name in page.prefixes if name_order(name) < limit)

@@ -7,7 +7,7 @@ complete document counts. Names are decoded only when the answer itself says
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import unquote_plus
 
 from s3pool.errors import ProtocolError
@@ -52,7 +52,7 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
     )
 
 
-def _read_objects(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
+def _read_objects(body: bytes) -> tuple[Element, Sequence[ObjectInfo]]:
     """Read the objects of a list page, by the fast parser where it knows the page's shape.
 
     The root that goes with them may have lost its Contents.
@@ -65,7 +65,7 @@ def _read_objects(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
     return root, tuple(_object(entry.fields(), decode) for entry in root.all("Contents"))
 
 
-def _read_versions(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
+def _read_versions(body: bytes) -> tuple[Element, Sequence[ObjectInfo]]:
     """Do the same for versions and delete markers."""
     fast = _read_fast(body, "ListVersionsResult", *VERSION_TAGS)
     if fast is not None:
@@ -75,7 +75,7 @@ def _read_versions(body: bytes) -> tuple[Element, tuple[ObjectInfo, ...]]:
     return root, tuple(_version(entry, decode) for entry in root.children if entry.name in VERSION_TAGS)
 
 
-def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, tuple[ObjectInfo, ...]] | None:
+def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[ObjectInfo]] | None:
     # Its patterns take milliseconds to compile, which stat and its like need not pay.
     from s3pool.s3.fastpage import split_page
 
@@ -90,7 +90,7 @@ def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, tuple[Objec
 
 
 def _next_marker(
-    fields: Mapping[str, str], objects: tuple[ObjectInfo, ...], prefixes: tuple[str, ...], decode: Decode
+    fields: Mapping[str, str], objects: Sequence[ObjectInfo], prefixes: tuple[str, ...], decode: Decode
 ) -> str:
     last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
     return _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last

@@ -17,6 +17,7 @@ from itertools import groupby
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.columns import keys_of
 from s3pool.s3.cuts import Splitter
 from s3pool.s3.keyrange import Flight, HeldPage, KeyRange, Position
 from s3pool.s3.listing import REFUSALS, LoopGuard, is_increasing, is_minio_token, name_order
@@ -262,7 +263,7 @@ class RangeBoard:
             return None
         self._commits += 1
         r = flight.range
-        keys = [info.key for info in page.objects]
+        keys = keys_of(page.objects)
         if not is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
         if flight.is_ignored_by(page):
@@ -294,18 +295,20 @@ class RangeBoard:
         self._width.cap(MINIO_JOBS)
         return True
 
-    def _trim(self, r: KeyRange, objects: tuple[ObjectInfo, ...]) -> tuple[tuple[ObjectInfo, ...], bool]:
+    def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:
         """Keep what lies above the cursor and not above the end; say whether that cut something off."""
         if not objects:
             return objects, False
-        start, stop = 0, len(objects)
-        if name_order(objects[0].key) <= name_order(r.cursor):
-            start = bisect_right(objects, name_order(r.cursor), key=_object_order)
-        if r.end is not None and name_order(objects[-1].key) > name_order(r.end):
-            stop = bisect_right(objects, name_order(r.end), lo=start, key=_object_order)
+        keys = keys_of(objects)
+        start, stop = 0, len(keys)
+        if name_order(keys[0]) <= name_order(r.cursor):
+            start = bisect_right(keys, name_order(r.cursor), key=name_order)
+        if r.end is not None and name_order(keys[-1]) > name_order(r.end):
+            stop = bisect_right(keys, name_order(r.end), lo=start, key=name_order)
         self.counts.surplus += len(objects) - stop
         self._waste += (len(objects) - stop) / len(objects)
-        return objects[start:stop], stop < len(objects)
+        whole = not start and stop == len(keys)
+        return objects if whole else objects[start:stop], stop < len(keys)
 
     def _judge_child(self, r: KeyRange, count: int, *, is_last: bool) -> None:
         """Learn from the first page of a new range whether the cut was a good one."""
@@ -326,7 +329,7 @@ class RangeBoard:
         r.cuts = r.failures = 0
         if page is None:
             return None
-        keys = [info.key for info in page.objects]
+        keys = keys_of(page.objects)
         before = Position(r.cursor, r.token, r.stem)
         r.first = r.first or keys[0]
         r.page_first, r.cursor, r.estimate = keys[0], keys[-1], None
@@ -440,7 +443,3 @@ class RangeBoard:
                 self._held -= 1
                 return True
         return False
-
-
-def _object_order(info: ObjectInfo) -> bytes:
-    return name_order(info.key)

@@ -60,7 +60,11 @@ BUDGETS: list[tuple[tuple[str, ...], set[str], tuple[str, ...]]] = [
     (("ls", "--help"), FRAME | VALUES | LS_WORDS | {"s3pool.cli.commands", "s3pool.cli.commands.ls"}, ()),
     (("proxy", "--help"), FRAME | {"s3pool.cli.commands", "s3pool.cli.commands.proxy"}, ()),
     (("stat", "s3/bucket/one"), ONE_REQUEST | {"s3pool.cli.commands.stat", "s3pool.cli.records"}, ()),
-    (("ls", "s3/bucket"), ONE_REQUEST | LISTING | LS_WORDS | {"s3pool.cli.commands.ls"}, ()),
+    (
+        ("ls", "s3/bucket"),
+        ONE_REQUEST | LISTING | LS_WORDS | {f"s3pool.cli.{name}" for name in ("commands.ls", "pagelines")},
+        (),
+    ),
     (("cp", "small", "s3/bucket/up"), ONE_REQUEST | LISTING | TRANSFER | CP, TRANSFER_ROOMS),
     (("cp", "s3/bucket/one", "down"), ONE_REQUEST | LISTING | TRANSFER | CP, TRANSFER_ROOMS),
     (("sync", "tree", "s3/bucket/tree/"), ONE_REQUEST | TRANSFER | {"s3pool.cli.commands.sync"}, SYNC_ROOMS),

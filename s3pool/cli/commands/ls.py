@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter, page_formatter
+from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
 from s3pool.cli.output import escape
 from s3pool.cli.parser import positive_int
 from s3pool.cli.records import bucket_record, object_encoder, prefix_record, upload_record, version_record
@@ -211,7 +211,7 @@ class _Lister:
     def _list_keys(self, selection: Selection) -> None:
         recursive = self._args.recursive or selection.admits is not None
         object_entry, prefix_entry = self._entry_makers(selection)
-        whole = page_formatter(selection.base, exact=self._exact) if self._is_plain else None
+        whole = self._page_formatter(selection.base)
         found = False
         for page in iter_selected_pages(
             self._ctx.client,
@@ -221,19 +221,31 @@ class _Lister:
             max_keys=self._left,
         ):
             found = found or bool(page.objects or page.prefixes)
-            entries = whole(page.objects) if whole and not page.prefixes else None
-            self._write(_merged(page, object_entry, prefix_entry) if entries is None else entries)
+            lines = whole(page.objects) if whole and page.objects and not page.prefixes else None
+            if lines is None:
+                self._write(_merged(page, object_entry, prefix_entry))
+            else:
+                self._write_heading()
+                self._out.block(lines)
             self._count(page)
             if self._is_full:
                 break
         if not found and (selection.single or selection.admits):
             self._out.note(f"s3pool: nothing found: {selection.text}")
 
+    def _page_formatter(self, base: str) -> Callable[[Sequence[ObjectInfo]], str | None] | None:
+        """Give what formats whole pages where lines are plain, None where it is of no use."""
+        if not self._is_plain:
+            return None
+        from s3pool.cli.pagelines import page_formatter
+
+        return page_formatter(base, exact=self._exact)
+
     @property
     def _is_plain(self) -> bool:
-        """Say whether lines are the usual ones."""
+        """Say whether lines are the usual ones, and as many as there are."""
         args = self._args
-        return self._encode is None and not (args.print0 or args.etag or args.versions)
+        return self._encode is None and not (args.print0 or args.etag or args.versions or args.max_keys)
 
     def _count(self, page: ListPage) -> None:
         if self._args.summarize:

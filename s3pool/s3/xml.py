@@ -6,6 +6,7 @@ never trimmed. The pages of listings have their own room, ``pages``, and are han
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from s3pool.errors import ProtocolError
@@ -23,6 +24,9 @@ NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 )
+# The first element of a document, where it is written as servers do.
+ROOT = re.compile(rb"\s*(?:<\?xml [^<>]*\?>)?\s*<([A-Za-z]+)[\s/>]")
+ERROR_ROOTS = (b"Error", b"ErrorResponse")
 CHECKSUM_ELEMENTS = {
     "x-amz-checksum-crc32": "ChecksumCRC32",
     "x-amz-checksum-crc32c": "ChecksumCRC32C",
@@ -85,10 +89,13 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
 
 def is_error(body: bytes) -> bool:
     """Say whether a body is an <Error> document, which S3 may send with status 200."""
+    root = ROOT.match(body)
+    if root is not None and root.group(1) not in ERROR_ROOTS:
+        return False  # found at once, without a look at what may be a long page
     if b"<Error" not in body:
         return False
     try:
-        return parse(body).name in ("Error", "ErrorResponse")
+        return parse(body).name.encode() in ERROR_ROOTS
     except ProtocolError:
         return False
 

@@ -280,6 +280,9 @@ def test_an_error_is_read_as_far_as_it_goes(body: bytes, expected: tuple[str, st
         (b"<Error><Code>Int", False),
         (b"<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>", False),
         (b"<a><b/></a>", False),
+        (b"\n <?xml version='1.0'?> <List><Key>&lt;Error</Key><Error/></List>", False),
+        (b"<!-- c --><Error></Error>", True),
+        (b"<?xml version='1.0'?><!DOCTYPE Error><Error/>", False),
     ],
 )
 def test_an_error_document_is_told_from_a_result(body: bytes, expected: bool) -> None:

@@ -158,9 +158,12 @@ class Lanes(Generic[Item, Result]):
         self._running = 0
 
     def add(self, item: Item) -> bool:
-        """Queue an item; say whether enough wait for one more lane."""
+        """Queue an item; say whether one more lane is due.
+
+        The first is due at once: the next item may be a long listing away.
+        """
         self._waiting.append(item)
-        return len(self._waiting) >= self.depth
+        return not self._running or len(self._waiting) >= self.depth
 
     def open(self, executor: BoundedExecutor, ready: Callable[[list[Result]], None]) -> None:
         """Begin one more lane, if something waits and the workers allow it."""

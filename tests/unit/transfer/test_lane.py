@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_err
 
 EngineFactory = Callable[..., Engine]
 COUNT = 60
+PATIENCE_S = 10.0
 MTIME_NS = 1_600_000_000_123_456_789
 
 
@@ -225,6 +227,26 @@ def test_run_that_was_told_to_stop_begins_nothing(
     run(stopping(), engine, on_outcome=outcomes.append)  # type: ignore[arg-type]
 
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
+
+
+def test_first_small_task_waits_for_no_other(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """A sync may look at a million names before it finds another one to copy."""
+    first, *others = uploads(tmp_path, files)
+    done_before: list[bool] = []
+
+    def slow_stream() -> object:
+        yield first
+        deadline = time.monotonic() + PATIENCE_S
+        while "PutObject" not in fake.ops() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        done_before.append("PutObject" in fake.ops())
+        yield from others
+
+    run(slow_stream(), make_engine(workers=8), on_outcome=lambda _: None)  # type: ignore[arg-type]
+
+    assert [True] == done_before
 
 
 def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:

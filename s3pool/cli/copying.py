@@ -192,7 +192,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
     with (
         shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
         engine_for(ctx, options_of(args, ctx), progress) as engine,
-        leaving_in_time(engine, summary, ctx, verb="copied"),
+        leaving_in_time(engine, summary, ctx, verb="copied", to_stdout=to_stdout),
     ):
         started = time.monotonic()
         outcome = _move_bytes(source, target, engine, ctx)

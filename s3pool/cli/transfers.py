@@ -339,15 +339,19 @@ def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
 
 
 @contextmanager
-def leaving_in_time(engine: Engine, summary: Summary, ctx: Context, *, verb: str) -> Iterator[None]:
+def leaving_in_time(
+    engine: Engine, summary: Summary, ctx: Context, *, verb: str, to_stdout: bool = False
+) -> Iterator[None]:
     """Say at an interrupt what was done and how to go on; do not wait for a network that hangs.
 
-    The interrupt itself goes on, for the program's outermost frame to name it.
+    The interrupt itself goes on, for the program's outermost frame to name it. ``to_stdout``
+    says that the bytes themselves go there, so that no record may.
     """
     try:
         yield
     except KeyboardInterrupt as exc:
-        ctx.out.note(f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on")
+        text = f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on"
+        tell_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
         if engine.executor.is_busy:
             # Workers that hang in the network would hold the interpreter's own end back.
             ctx.out.flush()
@@ -359,11 +363,20 @@ def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
     """Tell the summary and give the exit code."""
     if summary.stopped_by is not None and not _was_told(summary, summary.stopped_by):
         ctx.out.error(summary.stopped_by)
-    if ctx.out.json:
-        ctx.out.record({**summary.as_record(), "dry_run": True} if ctx.dry_run else summary.as_record())
-    else:
-        ctx.out.note(f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
+    tell_summary(summary.as_record(), ctx, text=f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
     return exit_code_of(summary)
+
+
+def tell_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_stdout: bool = False) -> None:
+    """Tell what a run has done: a result of its own with --json, otherwise a line on stderr.
+
+    ``to_stdout`` says that the bytes of an object go there, so that no record may.
+    """
+    record = {**fields, "dry_run": True} if ctx.dry_run else fields
+    if ctx.out.json and not to_stdout:
+        ctx.out.record(record)
+    else:
+        ctx.out.note(text, record)
 
 
 def _was_told(summary: Summary, error: Exception) -> bool:

@@ -90,6 +90,27 @@ def test_the_summary_is_one_line_on_stderr(call: Call, bucket: str, source: Path
     assert line.endswith(", 0 retries")
 
 
+def test_logs_in_json_have_the_summary(call: Call, bucket: str, source: Path) -> None:
+    """Who collects lines of JSON from stderr needs it more than anybody."""
+    result = call("sync", "--log-format", "json", "source", "s3/b/p")
+
+    assert 6 == len(result.lines)
+    (record,) = map(json.loads, result.err.splitlines())
+    assert ("summary", 6) == (record["type"], record["copied"])
+
+
+def test_a_run_without_a_source_has_a_summary(call: Call) -> None:
+    """There is always one, so that nobody needs to look for it."""
+    text = call("sync", "missing", "s3/b/p")
+    result = call("sync", "--json", "missing", "s3/b/p")
+
+    error, summary = text.err.splitlines()
+    assert "s3pool: error: cannot read missing: No such file or directory" == error
+    assert summary.startswith("s3pool: 0 checked, 0 copied, 0 deleted, 0 skipped, 0 failed, 0B in ")
+    assert (3, 3, "summary") == (text.code, result.code, summary_of(result)["type"])
+    assert 1 == len(result.err.splitlines())
+
+
 def test_a_second_sync_in_either_direction_copies_nothing_and_makes_no_head(
     call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from s3pool.cli.transfers import (
     name_filter,
     options_of,
     shown_progress,
+    tell_summary,
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError
@@ -71,8 +72,8 @@ def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
         "--max-delete",
         type=argument_type(parse_max_delete, "limit"),
         default="50%",
-        metavar="N|N%%",
-        help="delete nothing when more would go (50%%, from 100 objects on); none is no limit",
+        metavar="LIMIT",
+        help="N, N%% of the target, or none: delete nothing when more would go (50%%, when over 100 would go)",
     )
     group.add_argument("--allow-empty-source", action="store_true", help="an empty source may empty the target")
 
@@ -182,6 +183,8 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         )
         try:
             work.run()
+        except LocalFileError as exc:
+            report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
             _tell_summary(report, ctx)
             ctx.out.note("s3pool: the same command again goes on")
@@ -218,11 +221,8 @@ def _tell_end(report: Report, ctx: Context) -> None:
 
 def _tell_summary(report: Report, ctx: Context) -> None:
     retries = _retries(ctx)
-    if ctx.out.json:
-        record = _record(report, retries)
-        ctx.out.record({**record, "dry_run": True} if ctx.dry_run else record)
-    else:
-        ctx.out.note(f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}")
+    text = f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}"
+    tell_summary(_record(report, retries), ctx, text=text)
 
 
 def _record(report: Report, retries: int) -> dict[str, object]:

@@ -68,7 +68,12 @@ class Expansion:
             try:
                 yield from self._expand(source)
             except (LocalFileError, NotFoundError, RefusedError) as exc:
-                yield Problem(source.text, exc, self._target.text)
+                yield Problem(source.text, exc, self._target.text, op=self._op(source))
+
+    def _op(self, source: Location) -> str:
+        if not isinstance(source, S3Path):
+            return "upload"
+        return "copy" if isinstance(self._target, S3Path) else "download"
 
     # -- what makes no sense ---------------------------------------------------------------
 
@@ -132,7 +137,7 @@ class Expansion:
             try:
                 yield self._listed(source, name)
             except (LocalFileError, RefusedError) as exc:
-                yield Problem(_join(source, name), exc, _join(self._target, name))
+                yield Problem(_join(source, name), exc, _join(self._target, name), op=self._op(source))
 
     def _listed(self, source: Location, name: str) -> Item:
         if isinstance(source, S3Path):
@@ -189,7 +194,8 @@ class Expansion:
         try:
             place.key.encode("utf-8")
         except UnicodeEncodeError:
-            return Problem(source.path, LocalFileError(f"{place.text!a}: no key can hold a name that is not UTF-8"))
+            error = LocalFileError(f"{place.text}: no key can hold a name that is not UTF-8")
+            return Problem(source.path, error, place.text, op="upload")
         return UploadTask(source.path, place.bucket, place.key, size)
 
     # -- from S3 ---------------------------------------------------------------------------

@@ -194,7 +194,7 @@ class Walk:
         if stat.S_ISLNK(facts.st_mode):
             return
         if not _is_utf8(name):
-            error = LocalFileError(f"the name of {os.fsdecode(path)!a} is not UTF-8: no key can hold it")
+            error = LocalFileError(f"the name of {os.fsdecode(path)} is not UTF-8: no key can hold it")
             yield self._unusable(name, error)
         elif stat.S_ISREG(facts.st_mode):
             yield self._block([relative], [facts])

@@ -322,6 +322,50 @@ def test_version_is_fetched_by_its_id(cli: Cli, work: Path, fake: FakeS3) -> Non
     assert (0, b"first") == (result.code, (work / "f").read_bytes())
 
 
+@pytest.mark.parametrize("words", [("cp", "f", "s3/b/k"), ("rm", "s3/b/k")])
+def test_logs_in_json_have_the_summary(cli: Cli, work: Path, words: tuple[str, ...]) -> None:
+    """Who collects lines of JSON from stderr needs it more than anybody."""
+    (work / "f").write_bytes(b"x")
+
+    result = cli("--log-format", "json", *words)
+
+    (record,) = map(json.loads, result.err.splitlines())
+    assert (0, 1, "summary") == (result.code, len(result.lines), record["type"])
+
+
+def test_signal_with_json_leaves_a_summary(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """Programs, too, want to know what was done."""
+    fake.store.add("b", "k", b"new")
+    fake.fault(Hang(), op="GetObject")
+    process = run_cli.start("--json", "cp", "s3/b/k", "f", env=fake.environment, cwd=tmp_path)
+
+    while "GetObject" not in fake.ops():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+
+    record = json.loads(out)
+    assert (130, "summary", 0) == (process.returncode, record["type"], record["copied"])
+
+
+@pytest.mark.parametrize(("words", "op"), [(("none", "s3/b/k"), "upload"), (("s3/b/none", "f"), "download")])
+def test_missing_source_names_the_operation(cli: Cli, words: tuple[str, ...], op: str) -> None:
+    """It is the one that its outcome would have had."""
+    result = cli("--json", "cp", *words)
+
+    assert (3, op) == (result.code, json.loads(result.err)["op"])
+
+
+@pytest.mark.parametrize("words", [("-r", ".", "s3/b/p"), (os.fsdecode(b"bad\xff"), "s3/b/p/")])
+def test_name_that_no_key_can_have_is_shown_by_its_bytes(cli: Cli, work: Path, words: tuple[str, ...]) -> None:
+    """As it is everywhere else."""
+    (work / os.fsdecode(b"bad\xff")).write_bytes(b"x")
+
+    result = cli("cp", *words)
+
+    assert (1, True) == (result.code, "bad\\xff" in result.err)
+
+
 def test_quiet_says_nothing_when_all_goes_well(cli: Cli, work: Path) -> None:
     """For cron."""
     (work / "f").write_bytes(b"x")

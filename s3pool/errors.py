@@ -171,3 +171,9 @@ ADVICE = {
     "NoSuchBucket": "s3pool ls shows the buckets there are",
     "BucketNotEmpty": "use rb --force to empty it first",
 }
+
+
+def describe_os_error(exc: OSError) -> str:
+    """Give the system's words for an error, without the number and in lower case."""
+    text = exc.strerror or str(exc) or type(exc).__name__
+    return text[:1].lower() + text[1:]

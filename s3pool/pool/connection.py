@@ -23,10 +23,10 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3TLSError
 from urllib3.util import create_urllib3_context
 
-from s3pool.errors import ConfigError, ConnectError, TLSError
+from s3pool.errors import ConfigError, ConnectError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import Wire, describe_os_error
+from s3pool.pool.wire import Wire
 
 if TYPE_CHECKING:
     import ssl
@@ -144,11 +144,25 @@ class ConnectionPool:
     def checkin(self, wire: Wire, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""
         if reusable and not self._is_closed and not wire.has_surplus():
-            wire.idle_since = self._now()
+            wire.idle_since = now = self._now()
             self._idle.append(wire)
+            self._drop_old(now)
         else:
             wire.close()
         self._slots.put(None)
+
+    def _drop_old(self, now: float) -> None:
+        """Close what waited too long at the far end of the stack, where nobody else looks."""
+        oldest = now - self.settings.max_idle_s
+        try:
+            while self._idle[0].idle_since < oldest:
+                wire = self._idle.popleft()
+                if wire.idle_since >= oldest:  # another thread took the one that was looked at
+                    self._idle.append(wire)
+                    return
+                wire.close()
+        except IndexError:  # others took them all
+            return
 
     def close(self) -> None:
         """Close the idle connections; those in use close when they come back."""
@@ -168,6 +182,9 @@ class ConnectionPool:
             idle_s = self._now() - wire.idle_since
             if idle_s <= unchecked_s or (idle_s <= limit_s and not wire.is_readable()):
                 return wire
+            if limit_s < idle_s <= self.settings.max_idle_s:
+                self._idle.append(wire)  # too old for this caller, not for others; those below are older still
+                return None
             wire.close()
         return None
 

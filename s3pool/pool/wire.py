@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 
 from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
-from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
+from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError, describe_os_error
 from s3pool.pool.heads import CONTINUE, FIRST_FINAL_STATUS, Head, parse_head
 from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
-BUFFER_BYTES = 64 * 1024  # a response head must fit; RGW's and AWS's limits are 16 and 8 KiB
+BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
+MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 MAX_CHUNK_LINE_BYTES = 4096
 IS_LINUX = sys.platform.startswith("linux")
@@ -283,12 +284,8 @@ class Wire:
         """Receive into the buffer behind what is there; fails at the end of the connection."""
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._end == BUFFER_BYTES:
-            kept = self._end - self._start
-            if kept == BUFFER_BYTES:
-                raise self._protocol_error("sent a line or head of more than 64 KiB")
-            self._buffer[:kept] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, kept
+        elif self._end == len(self._buffer):
+            self._make_room()
         try:
             count = self._recv_into(self._view[self._end :])
         except TransportError as exc:
@@ -303,6 +300,17 @@ class Wire:
             # The kernel forgets it after each use; without it Nagle there waits 40 ms for our ACK here.
             self._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
         self._end += count
+
+    def _make_room(self) -> None:
+        """Move what is unread to the front, of a larger buffer when it fills this one."""
+        unread = self._view[self._start : self._end].tobytes()
+        if len(unread) == MAX_BUFFER_BYTES:
+            raise self._protocol_error("sent a line or head of more than 64 KiB")
+        if len(unread) == len(self._buffer):
+            self._buffer = bytearray(MAX_BUFFER_BYTES)
+            self._view = memoryview(self._buffer)
+        self._start, self._end = 0, len(unread)
+        self._view[: self._end] = unread
 
     def _recv_into(self, view: memoryview) -> int:
         if self._receive_timeout_s != self._timeout_s:
@@ -440,9 +448,3 @@ def wait_readable(wires: list[Wire], timeout_s: float) -> list[Wire]:
         events = poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
         if events or time.monotonic() >= deadline:
             return [by_fd[fd] for fd, _ in events]
-
-
-def describe_os_error(exc: OSError) -> str:
-    """Give the system's words for an error, without the number and in lower case."""
-    text = exc.strerror or str(exc) or type(exc).__name__
-    return text[:1].lower() + text[1:]

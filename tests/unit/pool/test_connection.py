@@ -113,9 +113,28 @@ def test_a_caller_may_demand_a_younger_connection(server: ScriptedServer) -> Non
 
     clock.now += 2.0
     second = pool.checkout(max_idle_s=1.0)
+    third = pool.checkout()
 
     assert first is not second
-    pool.checkin(second, reusable=False)
+    assert first is third  # too old for one caller is not too old for the next
+    for wire in (second, third):
+        pool.checkin(wire, reusable=False)
+
+
+def test_connections_that_nobody_wants_are_closed_in_the_end(server: ScriptedServer) -> None:
+    """The newest is always taken first: the oldest would wait for ever, and hold a descriptor."""
+    clock = _Clock()
+    pool = ConnectionPool(server.endpoint, ConnectionSettings(max_idle_s=15.0), now=clock)
+    wires = [pool.checkout() for _ in range(3)]
+    for wire in wires[:2]:
+        pool.checkin(wire, reusable=True)
+
+    clock.now += 15.1
+    pool.checkin(wires[2], reusable=True)
+
+    assert [-1, -1] == [wire.fileno() for wire in wires[:2]]
+    assert wires[2] is pool.checkout()
+    wires[2].close()
 
 
 def test_connections_per_endpoint_are_bounded(server: ScriptedServer) -> None:

@@ -16,7 +16,7 @@ from s3pool.body import BytesBody, FileSlice, StreamBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import parse_head
 from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody
+from s3pool.pool.wire import BUFFER_BYTES, MAX_BUFFER_BYTES, EarlyAnswer, StaleConnectionError, Wire, WireBody
 
 
 @pytest.fixture(name="pair")
@@ -203,6 +203,31 @@ def test_a_head_larger_than_the_buffer_is_refused(pair: tuple[Wire, socket.socke
         wire.read_head("GET")
 
     sender.join()
+
+
+@pytest.mark.parametrize("size", [100, BUFFER_BYTES - 30, BUFFER_BYTES, 3 * BUFFER_BYTES, MAX_BUFFER_BYTES - 100])
+def test_head_of_any_size_up_to_the_bound_is_read(pair: tuple[Wire, socket.socket], size: int) -> None:
+    """Most heads are small, and so is the buffer; a large one makes it larger, and loses nothing."""
+    wire, theirs = pair
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: " + b"a" * size + b"\r\n\r\nhello"
+    sender = threading.Thread(target=lambda: theirs.sendall(2 * answer))
+    sender.start()
+
+    heads = []
+    for _ in range(2):
+        head = wire.read_head("GET")
+        body = bytearray(5)
+        _fill(wire, memoryview(body))
+        heads.append((head.headers["x"], bytes(body)))
+
+    assert [("a" * size, b"hello")] * 2 == heads
+    sender.join()
+
+
+def _fill(wire: Wire, view: memoryview) -> None:
+    filled = 0
+    while filled < len(view):
+        filled += wire.readinto(view[filled:])
 
 
 def test_silence_is_a_timeout_that_names_its_length(pair: tuple[Wire, socket.socket]) -> None:

@@ -180,7 +180,8 @@ class Output:
         if self.json_errors:
             self._tell(self.encode(error_record(error, op=op or self.op, source=source, target=target)))
         else:
-            self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {escape(message_of(error))}")
+            message = escape(_named(message_of(error), source, target))
+            self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {message}")
 
     def ask(self, question: str) -> None:
         """Write a question to stderr, after all lines before it; the answer goes behind it."""
@@ -263,6 +264,12 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _named(message: str, source: str, target: str) -> str:
+    """Say of which source a message speaks, where it names neither source nor target itself."""
+    is_named = not source or source in message or (target and target in message)
+    return message if is_named else f"{source}: {message}"
 
 
 def error_code_of(error: BaseException) -> str:

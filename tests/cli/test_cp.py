@@ -216,6 +216,7 @@ def test_hostile_keys_stay_within_the_target(cli: Cli, work: Path, fake: FakeS3)
     assert 6 == result.code
     assert {key for key in HOSTILE if key not in refused and key not in ("dir/", "a/./b")} | {"a/b"} == files
     assert len(refused) == result.err.count("s3pool: error:")
+    assert all(f"s3pool: error: s3/b/{key}: " in result.err for key in refused - {"a//b"})
     assert {"out"} == set(os.listdir(work / "t"))
     assert (work / "t/out/dir").is_dir()
 

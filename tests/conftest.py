@@ -19,7 +19,7 @@ from tests.support.rgw import RgwCluster, missing_tools
 from tests.support.run_cli import CliRunner
 
 stay_home()
-# A machine that is busy elsewhere makes no example wrong. Where CI is set, hypothesis plays the same examples each time.
+# A machine that is busy elsewhere makes no example wrong. Where CI is set, the examples are the same each time.
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
 

@@ -21,7 +21,7 @@ from s3pool.transfer.attributes import PART_SIZE
 from s3pool.transfer.checksums import algorithm_header
 from s3pool.transfer.crossing import STREAMED, Crossing
 from s3pool.transfer.etags import composite_etag
-from s3pool.transfer.multipart import MultipartUpload
+from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.resume import copy_fingerprint
 from s3pool.transfer.sourcebody import SourceBody
 from s3pool.transfer.verify import certain_part_size, etag_tells_content, first_part_size
@@ -43,6 +43,10 @@ def copy_in_parts(crossing: Crossing) -> Done:
         IntegrityError: what arrived is not the source, or not what was stored.
         SourceError: the source failed, or was replaced.
     """
+    return not_stuck(lambda: _copy_in_parts(crossing), lambda: crossing.meter.advance(-crossing.head.size))
+
+
+def _copy_in_parts(crossing: Crossing) -> Done:
     task, head, engine = crossing.task, crossing.head, crossing.engine
     part_size = choose_parts(head, engine.options.part_size)
     attributes = crossing.attributes()

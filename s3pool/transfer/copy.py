@@ -12,7 +12,7 @@ from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy
 from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
-from s3pool.transfer.multipart import MultipartUpload
+from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.tags import TAG_COUNT, tags_of_source
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
 
@@ -43,7 +43,7 @@ def copy(task: CopyTask, engine: Engine) -> Done:
     done = None
     try:
         if head is not None and size > engine.options.copy_threshold:
-            done = _copy_parts(task, head, engine, meter)
+            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-size))
         else:
             done = _copy_whole(task, head, size, engine)
             meter.advance(size)

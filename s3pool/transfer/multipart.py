@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,32 @@ logger = logging.getLogger(__name__)
 CREATE_ATTEMPTS = 4  # each on another node; what a lost answer leaves behind is looked for at the end
 COMPLETE_ATTEMPTS = 3  # Complete is asked for again only when the upload is known to be still open
 FIRST_SERVER_ERROR = 500
+# RGW's words where a node holds the lock of an upload: one that died in the middle keeps it for ten minutes.
+IN_PROGRESS = "completion is already in progress"
+
+
+class StuckUploadError(S3PoolError):
+    """A node began to complete the upload and does not end it; a new upload would not be held up."""
+
+    def __init__(self, message: str, *, abandon: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.abandon = abandon
+
+
+def not_stuck(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
+    """Make an object by an upload of its own, and again by another one where the first is stuck.
+
+    ``take_back`` undoes what was counted of the first one. That is aborted when the object is
+    there: until then it may yet be completed, and a completion and an abort must not meet.
+    """
+    try:
+        return make()
+    except StuckUploadError as stuck:
+        logger.warning("%s; sending it anew", stuck)
+        take_back()
+        done = make()
+        stuck.abandon()
+        return done
 
 
 class MultipartUpload:
@@ -273,8 +300,24 @@ class MultipartUpload:
             self._finish()  # nothing is left to abort
             raise error from None
         if not may_ask_again:
-            raise error
+            raise self._stuck(error) if _is_held(error) else error
         return None
+
+    def _stuck(self, error: S3PoolError) -> StuckUploadError:
+        self._finished = True  # neither is it to be aborted now, nor to be taken up again
+        if self._memory is not None:
+            self._memory.end_upload(self.upload_id)
+        message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
+        return StuckUploadError(message, abandon=self._abandon)
+
+    def _abandon(self) -> None:
+        try:
+            self._abort()
+        except NotFoundError:  # it was completed in the end, with the same bytes
+            pass
+        except S3PoolError as exc:
+            self._warn_of_leftover(exc)
+        self._engine.uploads.drop(self.upload_id)
 
     def _head(self) -> ObjectHead | None:
         try:
@@ -304,14 +347,19 @@ class MultipartUpload:
             self._abort()
             self._finish()
         except S3PoolError as abort_error:
-            logger.warning(
-                "%s: an unfinished upload stays behind (%s); rm --incomplete removes it", self.resource, abort_error
-            )
+            self._warn_of_leftover(abort_error)
+
+    def _warn_of_leftover(self, error: S3PoolError) -> None:
+        logger.warning("%s: an unfinished upload stays behind (%s); rm --incomplete removes it", self.resource, error)
 
 
 def _is_ambiguous(error: S3PoolError) -> bool:
     """Say whether Complete may have happened all the same."""
     return _may_have_acted(error) or (isinstance(error, S3Error) and error.code == "NoSuchUpload")
+
+
+def _is_held(error: S3PoolError) -> bool:
+    return isinstance(error, S3Error) and IN_PROGRESS in error.detail
 
 
 def _may_have_acted(error: S3PoolError) -> bool:

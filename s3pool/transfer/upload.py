@@ -17,7 +17,7 @@ from s3pool.transfer.beneath import local_error
 from s3pool.transfer.checksums import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.conditions import EXISTS, why_skip_upload
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.multipart import MultipartUpload
+from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
@@ -114,7 +114,7 @@ def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Do
             return _put_from_memory(task, source, engine, meter, given)
         if source.size <= engine.options.upload_threshold:
             return _put_from_file(task, source, engine, meter, given)
-        return _put_parts(task, source, engine, meter, given)
+        return not_stuck(lambda: _put_parts(task, source, engine, meter, given), lambda: meter.advance(-source.size))
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import MIB, Call, FakeS3, Vanish
+from tests.support.fake_s3 import MIB, Call, FakeS3, HeldUpload, Vanish
 from tests.support.run_cli import CliResult, CliRunner
 
 SIZE = 40 * MIB + 5
@@ -271,3 +271,19 @@ def test_temporary_files_of_dead_runs_are_swept(run_cli: CliRunner, fake: FakeS3
 
     assert 0 == result.code
     assert {"a", busy.name} == {path.name for path in target.iterdir()}
+
+
+@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")], ids=["sync", "cp"])
+def test_an_upload_that_a_dead_node_holds_is_not_taken_up_again(
+    run_cli: CliRunner, fake: FakeS3, source: Path, command: tuple[str, ...]
+) -> None:
+    """Neither in this run nor in the next, and nothing stays behind."""
+    words = (*command, str(source), "s3/b/p", *PARTS)
+    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
+
+    result = run_cli(*words)
+
+    assert 0 == result.code, result.err
+    assert "This multipart completion is already in progress" in result.err
+    assert {} == fake.store.bucket("b").uploads
+    assert {"p/d/big": (source / "d" / "big").read_bytes()} == fake.store.bodies("b")

@@ -272,6 +272,23 @@ class Call(Fault):
 
 
 @dataclass
+class HeldUpload(Fault):
+    """Refuse to complete the upload that is to be completed first, as RGW does whose node died at it."""
+
+    upload_id: str = ""
+
+    def receive(self, exchange: Exchange) -> Reply | None:
+        """Answer as RGW does for ten minutes; other uploads may act."""
+        exchange.body()
+        upload_id = exchange.target.partition("uploadId=")[2].partition("&")[0]
+        self.upload_id = self.upload_id or upload_id
+        if upload_id != self.upload_id:
+            return None
+        fault = S3Fault(500, "InternalError", "This multipart completion is already in progress")
+        return error_reply(fault, bucket="", request_id="scripted", silent=False)
+
+
+@dataclass
 class Rewrite(Fault):
     """Change the answer by a function."""
 

@@ -26,6 +26,7 @@ from tests.support.fake_s3 import (
     FakeS3,
     FlipByte,
     FlipStored,
+    HeldUpload,
     IgnoreHeader,
     Reset,
     Rewrite,
@@ -140,6 +141,20 @@ def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_en
     assert {0, 1} == {request.endpoint for request in there.requests if request.op == "GetObject"}
     assert {0, 1} == {request.endpoint for request in fake.requests if request.op == "UploadPart"}
     assert all("if-match" in request.headers for request in there.requests if request.op == "GetObject")
+
+
+def test_copy_whose_upload_a_dead_node_holds_is_made_anew(
+    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+) -> None:
+    """RGW keeps the lock of a node that died in Complete for ten minutes."""
+    content = os.urandom(2 * PART)
+    put(there, content, part_size=PART)
+    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
+
+    copy(TASK, make_engine(source=there))
+
+    assert content == fake.store.bodies("b")["copy"]
+    assert {} == fake.store.bucket("b").uploads
 
 
 def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:

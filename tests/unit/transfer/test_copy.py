@@ -10,7 +10,7 @@ from s3pool.model import ObjectAttributes
 from s3pool.transfer.copy import copy
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import CopyTask
-from tests.support.fake_s3 import MIB, FakeS3, Rewrite, WrongETag, internal_error
+from tests.support.fake_s3 import MIB, FakeS3, HeldUpload, Rewrite, WrongETag, internal_error
 
 PART = 5 * MIB
 EngineFactory = Callable[..., Engine]
@@ -73,6 +73,18 @@ def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_engine: Engine
     with pytest.raises(S3Error):
         copy(TASK, make_engine(part_size=PART))
 
+    assert {} == fake.store.bucket("b").uploads
+
+
+def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_engine: EngineFactory) -> None:
+    """RGW keeps the lock of a node that died in Complete for ten minutes."""
+    content = os.urandom(2 * PART)
+    fake.store.add("b", "k", content)
+    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
+
+    copy(TASK, make_engine(part_size=PART))
+
+    assert content == fake.store.bodies("b")["copy"]
     assert {} == fake.store.bucket("b").uploads
 
 

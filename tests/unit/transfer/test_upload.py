@@ -20,6 +20,7 @@ from tests.support.fake_s3 import (
     FakeS3,
     Fault,
     FlipStored,
+    HeldUpload,
     Reset,
     Rewrite,
     Vanish,
@@ -181,6 +182,33 @@ def test_complete_that_never_succeeds_fails_and_aborts(
 
     assert {} == fake.store.bucket("b").uploads
     assert 1 == len(fake.ops(op="AbortMultipartUpload"))
+
+
+def test_upload_that_a_dead_node_holds_is_made_anew(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """RGW keeps the lock of a node that died in Complete for ten minutes; nobody waits that long."""
+    content = content_of(2 * PART)
+    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
+
+    send(source(content), make_engine(part_size=PART))
+
+    assert {"k": content} == fake.store.bodies("b")
+    assert {} == fake.store.bucket("b").uploads
+    assert 2 == len(fake.ops(op="CreateMultipartUpload"))
+
+
+def test_held_upload_is_aborted_only_when_the_object_is_there(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """A completion that comes late and an abort must not meet: parts of an object would be gone."""
+    fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
+
+    send(source(content_of(2 * PART)), make_engine(part_size=PART))
+
+    ends = [op for op in fake.ops() if op in {"AbortMultipartUpload", "CompleteMultipartUpload"}]
+    assert ["CompleteMultipartUpload", "AbortMultipartUpload"] == ends[-2:]
+    assert 1 == ends.count("AbortMultipartUpload")
 
 
 def test_old_object_is_not_taken_for_the_new_one(

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
-from s3pool.proxy.run import End, Load, Proxy, Signals
+from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import Address, ProxySettings
 
@@ -157,6 +157,7 @@ def _run_worker(load: Callable[..., object], board: Board, number: int, signals:
     poster = Poster(act)
     try:
         proxy.start(probes=False)
+        tune_interpreter()
         poster.start()
         return proxy.live(signals)
     finally:

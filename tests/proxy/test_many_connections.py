@@ -88,7 +88,7 @@ def test_slow_readers_cost_little_and_stop_nobody(proxy: Process) -> None:
         for _ in range(SLOW):
             begin(proxy, stack, proxy.signed("GET", "/b/large")).recv(1)
 
-        judge(proxy, base, 2 * SLOW)  # each has a connection to a node, too
+        judge(proxy, base, SLOW)  # the connection to its node included
 
     await_true(lambda: settled(proxy, base))
 
@@ -102,6 +102,6 @@ def test_slow_writers_cost_little_and_stop_nobody(proxy: Process) -> None:
             begin(proxy, stack, head.replace(b"content-length: 0", b"content-length: 20000000") + b"slow")
         await_true(lambda: usage([proxy.child.pid]).threads >= SLOW)
 
-        judge(proxy, base, 2 * SLOW)  # each has a connection to a node, too
+        judge(proxy, base, SLOW)  # the connection to its node included
 
     await_true(lambda: settled(proxy, base))

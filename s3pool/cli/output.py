@@ -174,14 +174,20 @@ class Output:
         else:
             self._tell(f"s3pool: {self.paint('warning:', 'warning', stderr=True)} {escape(text)}")
 
-    def error(self, error: BaseException, *, op: str = "", source: str = "", target: str = "") -> None:
-        """Report a failure on stderr, after the results before it."""
+    def error(
+        self, error: BaseException, *, op: str = "", source: str = "", target: str = "", of_one: bool = False
+    ) -> None:
+        """Report a failure on stderr, after the results before it.
+
+        ``of_one`` says that many sources may fail: text then names this one in any case.
+        """
         self._flush_results()
         if self.json_errors:
             self._tell(self.encode(error_record(error, op=op or self.op, source=source, target=target)))
         else:
-            message = escape(_named(message_of(error), source, target))
-            self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {message}")
+            message = message_of(error)
+            text = escape(_named(message, source, target) if of_one else message)
+            self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {text}")
 
     def ask(self, question: str) -> None:
         """Write a question to stderr, after all lines before it; the answer goes behind it."""

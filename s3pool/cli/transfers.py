@@ -214,7 +214,7 @@ class Teller:
         if self._args is not None:
             add_hint(error, self._args)
         with out_of_the_way(self._progress):
-            self._out.error(error, op=task.op, source=task.source, target=task.target)
+            self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
 
     def _tell_done(self, outcome: Outcome) -> None:
         task = outcome.task

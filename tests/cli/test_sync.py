@@ -108,7 +108,8 @@ def test_a_run_without_a_source_has_a_summary(call: Call) -> None:
     assert "s3pool: error: cannot read missing: No such file or directory" == error
     assert summary.startswith("s3pool: 0 checked, 0 copied, 0 deleted, 0 skipped, 0 failed, 0B in ")
     assert (3, 3, "summary") == (text.code, result.code, summary_of(result)["type"])
-    assert 1 == len(result.err.splitlines())
+    told = json.loads(result.err)
+    assert ("sync", "missing", "s3/b/p/") == (told["op"], told["source"], told["target"])
 
 
 def test_a_second_sync_in_either_direction_copies_nothing_and_makes_no_head(

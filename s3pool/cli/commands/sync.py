@@ -73,7 +73,7 @@ def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
         type=argument_type(parse_max_delete, "limit"),
         default="50%",
         metavar="LIMIT",
-        help="N, N%% of the target, or none: delete nothing when more would go (50%%, when over 100 would go)",
+        help="N, none, or N%% of the target (counts when over 100 would go): delete nothing when more would go (50%%)",
     )
     group.add_argument("--allow-empty-source", action="store_true", help="an empty source may empty the target")
 
@@ -191,7 +191,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             if engine.executor.is_busy:
                 raise _Stuck(_code_of_interrupt(exc)) from exc
             raise
-    _tell_end(report, ctx)
+    _tell_end(report, route, ctx)
     return _exit_code(report)
 
 
@@ -205,15 +205,16 @@ def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str) -> Ite
 # -- the end -------------------------------------------------------------------------------
 
 
-def _tell_end(report: Report, ctx: Context) -> None:
+def _tell_end(report: Report, route: Route, ctx: Context) -> None:
     """Tell what ended the run before its end, what was held back, and the summary."""
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
-        ctx.out.error(stopped_by)
+        ctx.out.error(stopped_by, source=route.source_text, target=route.target_text)
     if not report.in_order:
         ctx.out.warn("the server lists its keys without order; all were compared, nothing is deleted")
     if report.held_back:
-        ctx.out.error(RefusedError(f"nothing was deleted: {report.held_back}"))
+        error = RefusedError(f"nothing was deleted: {report.held_back}")
+        ctx.out.error(error, source=route.source_text, target=route.target_text)
     if report.out_of_time:
         ctx.out.warn("the time was up; the same command again goes on")
     _tell_summary(report, ctx)

@@ -38,6 +38,7 @@ class CircuitBreaker:
         self._state = CLOSED
         self._failures = 0
         self._openings = 0
+        self._ejections = 0
         self._open_until = 0.0
         self._suspect_until = 0.0
         self._trial_until = 0.0
@@ -51,6 +52,11 @@ class CircuitBreaker:
     def openings(self) -> int:
         """Give how often the circuit opened since it was last closed."""
         return self._openings
+
+    @property
+    def ejections(self) -> int:
+        """Give how often the circuit opened in all."""
+        return self._ejections
 
     @property
     def open_until(self) -> float:
@@ -121,6 +127,7 @@ class CircuitBreaker:
 
     def _open(self) -> None:
         self._openings += 1
+        self._ejections += 1
         jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)
         self._open_until = self._now() + OPEN_BASE_S * min(self._openings, OPEN_MAX_FACTOR) * jitter
         self._state = OPEN

@@ -149,6 +149,7 @@ def _endpoint(own: Record, records: list[Record]) -> Record:
         **own,
         **{name: sum(row[name] for row in same) for name in SUMMED},
         "failure_kinds": dict(kinds),
+        "ejections": max(row["ejections"] for row in [own, *same]),  # each process notes the same ones
         "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,
         "state": next((state for state in states if state != CLOSED), CLOSED),
         "last_error": next((row["last_error"] for row in same if row["last_error"]), own["last_error"]),

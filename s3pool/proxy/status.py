@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool import __version__
-from s3pool.pool.breaker import OPEN
+from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint
@@ -22,6 +22,7 @@ ENDPOINT_GAUGES = (
     ("requests", "requests", 1.0),
     ("retries", "retries", 1.0),
     ("throttled", "throttled", 1.0),
+    ("ejections", "ejections", 1.0),
     ("sent_bytes", "bytes_sent", 1.0),
     ("received_bytes", "bytes_received", 1.0),
 )
@@ -54,6 +55,7 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     return {
         "endpoint": stats.endpoint,
         "state": stats.state,
+        "ejections": node.breaker.ejections,
         "drained": node.is_drained,
         "tier": node.tier,
         "in_flight": node.in_flight,
@@ -103,6 +105,11 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
     for name, member, factor in ENDPOINT_GAUGES:
         own[f"endpoint_{name}"] = [({"endpoint": row["endpoint"]}, float(row[member]) * factor) for row in rows]
     own["endpoint_up"] = [({"endpoint": row["endpoint"]}, float(row["state"] != OPEN)) for row in rows]
+    own["endpoint_state"] = [
+        ({"endpoint": row["endpoint"], "state": state}, float(row["state"] == state))
+        for row in rows
+        for state in (CLOSED, HALF_OPEN, OPEN)
+    ]
     own["endpoint_failures"] = [
         ({"endpoint": row["endpoint"], "kind": kind}, float(count))
         for row in rows

@@ -148,6 +148,8 @@ def test_admin_tells_how_it_is(run_cli: CliRunner, fake: FakeS3, processes: str)
         metrics = proxy.ask_admin("/metrics")[1].decode()
         assert 's3pool_proxy_auth_failures_total{reason="unknown_key"} 1.0' in metrics
         assert f's3pool_proxy_endpoint_up{{endpoint="{fake.endpoints[0]}"}} 1.0' in metrics
+        for state, value in (("closed", 1), ("half-open", 0), ("open", 0)):
+            assert f's3pool_proxy_endpoint_state{{endpoint="{fake.endpoints[0]}",state="{state}"}} {value}.0' in metrics
         asked = re.findall(r"^s3pool_proxy_endpoint_requests{.*} ([0-9.]+)$", metrics, re.MULTILINE)
         assert (3, 1.0) == (len(asked), sum(map(float, asked)))
         assert b"<!doctype html>" in proxy.ask_admin("/stats", Accept="text/html")[1]

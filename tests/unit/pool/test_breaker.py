@@ -136,6 +136,16 @@ def test_health_checker_opens_and_invites_but_does_not_close() -> None:
     assert (tripped, claimed, breaker.state) == ("open", True, "half-open")
 
 
+def test_ejections_are_counted_for_good() -> None:
+    """Who looks once a minute must see that a node was out in between."""
+    breaker, _ = _make()
+    for _ in range(2):
+        breaker.trip()
+        breaker.report_success()
+
+    assert (2, 0) == (breaker.ejections, breaker.openings)
+
+
 def test_openings_are_jittered() -> None:
     """Many clients must not come back in the same second."""
     clock = Clock()

@@ -48,7 +48,7 @@ def test_absent_or_broken_record_is_empty(tmp_path: Path) -> None:
 
 def test_workers_are_added_up() -> None:
     """One truth of many processes."""
-    row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1}
+    row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1, "ejections": 1}
     row |= {"failure_kinds": {"connect": 2}}
     row |= dict.fromkeys(("requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received"), 3)
     record = {
@@ -60,7 +60,7 @@ def test_workers_are_added_up() -> None:
         "checksums_dropped": 5,
         "endpoints": [row],
     }
-    other = {**record, "endpoints": [{**row, "state": OPEN, "last_error": "gone", "latency_ms": 4.0}]}
+    other = {**record, "endpoints": [{**row, "state": OPEN, "last_error": "gone", "latency_ms": 4.0, "ejections": 2}]}
 
     total = add_up([record, other], record)
 
@@ -72,8 +72,8 @@ def test_workers_are_added_up() -> None:
     )
     assert (4, 2, 10) == (total["spool"]["used"], total["retrying"], total["checksums_dropped"])
     assert {"connect": 4} == total["endpoints"][0]["failure_kinds"]
-    assert (OPEN, 6, 3.0, "gone") == tuple(
-        total["endpoints"][0][name] for name in ("state", "requests", "latency_ms", "last_error")
+    assert (OPEN, 6, 3.0, "gone", 2) == tuple(
+        total["endpoints"][0][name] for name in ("state", "requests", "latency_ms", "last_error", "ejections")
     )
 
 

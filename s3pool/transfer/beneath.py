@@ -21,6 +21,7 @@ NEW_DIRECTORY_MODE = 0o777
 PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
+PLENTY = 8  # times the size: as much as this is free for some files at once
 DOT_NAMES = ("", ".", "..")
 
 
@@ -173,9 +174,17 @@ class PartFile:
         return -1
 
     def preallocate(self, size: int) -> None:
-        """Reserve the space, so that a full disk is found before the bytes are fetched."""
+        """Give the file its size; where space is short reserve it, to find that before the bytes are fetched.
+
+        Not everywhere: writing a GiB into reserved space costs ext4 1.2 s of CPU, and into
+        space that it chooses when it writes to the disk 0.4 s.
+        """
         try:
-            os.posix_fallocate(self.fd, 0, size)
+            disk = os.fstatvfs(self.fd)
+            if size * PLENTY > disk.f_bavail * disk.f_frsize:
+                os.posix_fallocate(self.fd, 0, size)
+            else:
+                os.ftruncate(self.fd, size)
         except OSError as exc:
             if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise local_error("reserve space for", os.fsdecode(self.target), exc) from exc

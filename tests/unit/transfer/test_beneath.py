@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -287,3 +289,53 @@ def test_a_kept_file_is_opened_again_unless_it_is_in_use(tmp_path: Path) -> None
     again.close()
     missing.close()
     assert [] == os.listdir(tmp_path)
+
+
+class Disk:
+    """Stands for a file system with so much room."""
+
+    def __init__(self, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reserved: list[int] = []
+        self._free = free
+        facts = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096)
+        monkeypatch.setattr(os, "fstatvfs", lambda _fd: facts)
+        monkeypatch.setattr(os, "posix_fallocate", self._reserve)
+
+    def _reserve(self, _fd: int, offset: int, size: int) -> None:
+        if size > self._free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.reserved.append(offset + size)
+
+
+def test_scarce_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else might take it before the last byte arrives."""
+    disk = Disk(80_000, monkeypatch)
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    part.preallocate(40_000)
+
+    part.close()
+    assert [40_000] == disk.reserved
+
+
+def test_space_that_is_not_there_is_missed_before_a_byte_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of a download would be for nothing."""
+    Disk(30_000, monkeypatch)
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    with pytest.raises(LocalFileError, match="cannot reserve space for a: No space left on device"):
+        part.preallocate(40_000)
+
+    part.close()
+
+
+def test_space_in_plenty_is_left_to_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reserved space costs ext4 three times the work when it is written to."""
+    disk = Disk(400_000, monkeypatch)
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    part.preallocate(40_000)
+
+    size = os.fstat(part.fd).st_size
+    part.close()
+    assert ([], 40_000) == (disk.reserved, size)

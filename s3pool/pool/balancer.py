@@ -134,6 +134,7 @@ class LoadBalancer:
         for tier in sorted({node.tier for node in order}):
             for node in self._by_fitness([node for node in order if node.tier == tier]):
                 if node.breaker.claim():
+                    self._turn_goes_past(node)
                     return node
         return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
 
@@ -157,6 +158,11 @@ class LoadBalancer:
             turn = self._turn
             self._turn = (turn + 1) % len(self.nodes)
         return turn
+
+    def _turn_goes_past(self, node: Node) -> None:
+        """Let the next node have the next turn, or this one would also get those of the unfit before it."""
+        with self._lock:
+            self._turn = (self.nodes.index(node) + 1) % len(self.nodes)
 
     def _by_fitness(self, order: list[Node]) -> Iterable[Node]:
         now = self._now()

@@ -172,6 +172,18 @@ def test_open_circuits_are_passed_over() -> None:
     assert {nodes[0], nodes[2]} == picks
 
 
+def test_neighbour_of_sick_nodes_gets_no_more_than_its_turn() -> None:
+    """Where each connection is throttled, the turns of all the sick ones before it would make it wait."""
+    nodes = _make_nodes(6)
+    balancer = LoadBalancer(nodes, random=random.Random(0))
+    for node in nodes[:3]:
+        node.breaker.report_failure(100)
+
+    picks = Counter(balancer.pick().endpoint.host for _ in range(30))
+
+    assert picks == {"node3": 10, "node4": 10, "node5": 10}
+
+
 def test_a_suspect_node_waits_while_others_are_clean() -> None:
     """One connect timeout is enough; the next request goes elsewhere at once."""
     nodes = _make_nodes(3)

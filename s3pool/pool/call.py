@@ -147,12 +147,12 @@ class Call:
         exchange.node.breaker.report_success()
         return response
 
-    def _start(self, *, wait: bool = True) -> Exchange:
-        """Pick a node and send it the request."""
+    def _start(self, *, fresh: bool = False, wait: bool = True) -> Exchange:
+        """Pick a node and send it the request, over a new connection when ``fresh``."""
         node = self._pick()
         greeting_s = None if self._is_alone else self._t.patience_s
         try:
-            exchange = begin_exchange(node, self._request, self._head, greeting_s=greeting_s, wait=wait)
+            exchange = begin_exchange(node, self._request, self._head, greeting_s=greeting_s, fresh=fresh, wait=wait)
         except S3PoolError as exc:
             self._count(node)
             self._report(node, exc)
@@ -177,8 +177,15 @@ class Call:
             self._report(newest.node, exc)
             raise
         if self._parked:
+            self._learn_of_lanes(exchange)
             self._drop_parked(winner=exchange)
         return exchange
+
+    def _learn_of_lanes(self, winner: Exchange) -> None:
+        """Use more connections where kept ones are silent and a new one is answered."""
+        silent = [parked for parked in self._parked if parked.wire.exchanges and parked.node.is_proven]
+        if silent and winner not in self._parked and winner.wire.exchanges == 1:
+            self._t.widen_lanes()
 
     def _first_answer(self, newest: Exchange) -> Exchange:
         node = newest.node
@@ -201,7 +208,8 @@ class Call:
         """Ask the next node beside the silent ones, or wait for these when all were asked."""
         if all(node in self._tried for node in self._t.balancer.in_service):
             return self._last_hope()
-        return self._answered(self._start())
+        # Where the connection is what makes requests wait, a new one of any node is answered at once.
+        return self._answered(self._start(fresh=True))
 
     def _log_answer(self, node: Node, status: int, started: float) -> None:
         request, seconds = self._request, self._t.now() - started

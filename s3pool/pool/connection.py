@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import ssl
 
 DEFAULT_MAX_CONNECTIONS = 100
+MOST_LANES = 4  # connections to a node that are kept busy where each of them is slow
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
 UNCHECKED_IDLE_S = 0.5  # servers close connections that were idle for seconds, not for moments
 SOCKET_OPTIONS = [
@@ -98,6 +99,7 @@ class ConnectionPool:
             self._slots.put(None)
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
+        self._lanes = 1  # so many are opened before one is used again
         # Guards the lazy creation of the urllib3 pool.
         self._lock = threading.Lock()
         self._factory: PlainPool | TLSPool | None = None
@@ -109,9 +111,10 @@ class ConnectionPool:
         max_idle_s: float | None = None,
         connect_timeout_s: float | None = None,
         may_be_dead: bool = False,
+        fresh: bool = False,
         wait: bool = True,
     ) -> Wire:
-        """Give an idle connection that is still alive, or a new one.
+        """Give an idle connection that is still alive, or a new one; always this when ``fresh``.
 
         ``max_idle_s`` demands a younger one than the pool's own limit. Who can send again
         takes one that ``may_be_dead`` when it was in use a moment ago, and is spared a look at
@@ -124,7 +127,12 @@ class ConnectionPool:
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait)
         try:
-            return self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0) or self._connect(timeout_s)
+            kept = (
+                None
+                if fresh or self._has_free_lane()
+                else self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0)
+            )
+            return kept or self._connect(timeout_s)
         except BaseException:
             self._slots.put(None)
             raise
@@ -164,11 +172,26 @@ class ConnectionPool:
         except IndexError:  # others took them all
             return
 
+    def widen_lanes(self) -> None:
+        """Open some more connections before one is used again, then use the one that rested longest.
+
+        It is for servers that make the requests of one connection wait.
+        """
+        self._lanes = MOST_LANES
+
+    def _has_free_lane(self) -> bool:
+        in_use = self.settings.max_connections - self._slots.qsize()  # with the one that is asked for
+        return self._lanes > 1 and len(self._idle) + in_use <= self._lanes
+
+    def drop_idle(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
     def close(self) -> None:
         """Close the idle connections; those in use close when they come back."""
         self._is_closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self.drop_idle()
         if self._factory is not None:
             self._factory.close()
 
@@ -176,7 +199,7 @@ class ConnectionPool:
         limit_s = self.settings.max_idle_s if max_idle_s is None else min(max_idle_s, self.settings.max_idle_s)
         while self._idle:
             try:
-                wire = self._idle.pop()
+                wire = self._idle.pop() if self._lanes == 1 else self._idle.popleft()
             except IndexError:  # another thread was faster
                 return None
             idle_s = self._now() - wire.idle_since

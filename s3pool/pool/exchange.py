@@ -113,9 +113,15 @@ class Exchange:
 
 
 def begin_exchange(
-    node: Node, request: Request, build_head: BuildHead, *, greeting_s: float | None, wait: bool = True
+    node: Node,
+    request: Request,
+    build_head: BuildHead,
+    *,
+    greeting_s: float | None,
+    fresh: bool = False,
+    wait: bool = True,
 ) -> Exchange:
-    """Connect where needed and send the request.
+    """Connect where needed, or in any case when ``fresh``, and send the request.
 
     A node that never answered in this process is asked for a sign of life, to be given
     within ``greeting_s``, before it gets a request that cannot be under way on two nodes at
@@ -128,7 +134,7 @@ def begin_exchange(
     replayable = request.replayable
     while True:
         wire = node.connections.checkout(
-            max_idle_s=None if replayable else FRESH_IDLE_S, may_be_dead=replayable, wait=wait
+            max_idle_s=None if replayable else FRESH_IDLE_S, may_be_dead=replayable, fresh=fresh, wait=wait
         )
         node.enter()
         exchange = Exchange(node, wire, request)

@@ -88,6 +88,16 @@ class Transport:
         for node in self.balancer.nodes:
             node.connections.close()
 
+    def widen_lanes(self) -> None:
+        """Spread requests over more connections from now on: these are slow one by one."""
+        for node in self.balancer.nodes:
+            node.connections.widen_lanes()
+
+    def drop_idle(self) -> None:
+        """Close all idle connections; new ones are made and kept as ever."""
+        for node in self.balancer.nodes:
+            node.connections.drop_idle()
+
     def learn_clock(self, server_time: float) -> None:
         """Take the servers' clock for signing, and warn once."""
         offset_s = server_time - self._wall_clock()

@@ -13,7 +13,7 @@ import pytest
 from s3pool.body import EMPTY_BODY, FileSlice
 from s3pool.errors import ConfigError, ConnectError, TLSError
 from s3pool.model import Endpoint
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
+from s3pool.pool.connection import MOST_LANES, ConnectionPool, ConnectionSettings, make_tls_context
 from tests.support.scripted import ScriptedServer, read_request, refused_endpoint
 
 TLS_DIR = Path(__file__).parents[2] / "support" / "tls"
@@ -72,6 +72,51 @@ def test_a_returned_connection_is_used_again(server: ScriptedServer) -> None:
     second = pool.checkout()
 
     assert first is second
+    pool.checkin(second, reusable=False)
+
+
+def test_a_fresh_connection_is_new(server: ScriptedServer) -> None:
+    """Where a kept one is what makes requests wait."""
+    pool = ConnectionPool(server.endpoint, ConnectionSettings())
+    kept = pool.checkout()
+    pool.checkin(kept, reusable=True)
+
+    fresh = pool.checkout(fresh=True)
+
+    assert fresh is not kept
+    assert kept is pool.checkout()
+    for wire in (kept, fresh):
+        pool.checkin(wire, reusable=False)
+
+
+def test_wide_lanes_are_opened_first_and_then_rest_in_turn(server: ScriptedServer) -> None:
+    """A server that makes each connection wait has several, and each rests as long as it can."""
+    pool = ConnectionPool(server.endpoint, ConnectionSettings())
+    pool.widen_lanes()
+
+    wires = []
+    for _ in range(2 * MOST_LANES):
+        wires.append(pool.checkout())
+        pool.checkin(wires[-1], reusable=True)
+
+    assert MOST_LANES == len(set(wires))
+    assert wires[:MOST_LANES] == wires[MOST_LANES:]
+    pool.close()
+
+
+def test_dropped_connections_are_made_anew_and_kept(server: ScriptedServer) -> None:
+    """A measurement must not begin where the one before it ended."""
+    pool = ConnectionPool(server.endpoint, ConnectionSettings())
+    first = pool.checkout()
+    pool.checkin(first, reusable=True)
+
+    pool.drop_idle()
+    second = pool.checkout()
+    pool.checkin(second, reusable=True)
+
+    assert -1 == first.fileno()
+    assert second is not first
+    assert second is pool.checkout()
     pool.checkin(second, reusable=False)
 
 

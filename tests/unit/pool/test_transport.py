@@ -238,6 +238,19 @@ def test_a_node_that_falls_silent_is_not_waited_for_alone(servers: Servers) -> N
     assert {"timeout": 1} == pool.transport.stats()[0].failure_kinds
 
 
+def test_a_silent_connection_is_got_round_by_a_new_one(servers: Servers) -> None:
+    """Some servers make the requests of each connection wait: then more of them are used."""
+    a, b = servers(OK, HANG), servers()
+    pool = Pool(a.endpoint, b.endpoint)
+
+    for _ in range(3):
+        pool.send()
+    next_of_b = pool.nodes[1].connections.checkout()
+
+    assert 0 == next_of_b.exchanges
+    pool.nodes[1].connections.checkin(next_of_b, reusable=False)
+
+
 def test_an_answer_lost_on_the_way_is_not_repeated_for_a_create(servers: Servers) -> None:
     """The server may have acted: a second CreateMultipartUpload would leave an orphan."""
     a, b = servers(b"", close_after=[0]), servers()

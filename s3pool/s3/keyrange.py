@@ -34,6 +34,11 @@ class Flight:
     token: str
     commits: int  # how many pages the whole listing had when it left
 
+    @property
+    def is_awaited(self) -> bool:
+        """Say whether its page still counts."""
+        return self.range.flight is self
+
     def is_ignored_by(self, page: ListPage) -> bool:
         """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
         if not self.start_after or not page.objects:

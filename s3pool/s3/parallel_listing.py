@@ -16,6 +16,7 @@ from s3pool.errors import S3PoolError
 from s3pool.model import ListPage
 from s3pool.s3.keyrange import Flight
 from s3pool.s3.listing import Lister, iter_pages, iter_version_pages
+from s3pool.s3.overdue import Overdue
 from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard, UnorderedError
 from s3pool.s3.versions import MarkedWalkError, VersionLister
 from s3pool.s3.width import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 Fetch = Callable[[Flight], ListPage]
 JOIN_S = 0.5  # how long the end waits for requests in flight; their threads are daemons
+SPARE_JOIN_S = 0.05  # the same when no page is missing: what is in flight is of no use
 WAKE_S = 0.5  # a wait looks around after so long, whatever happens
 UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
 UNORDERED_PAGES = 16
@@ -136,6 +138,7 @@ class _Crew:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
+        self._overdue = Overdue()
         self._is_over = False
         self._error: BaseException | None = None
 
@@ -143,7 +146,10 @@ class _Crew:
         """Ask for the first page in the caller's thread; most listings are over with it."""
         flight = self._board.take()
         if flight is not None:
-            self._board.commit(flight, self._fetch(flight))
+            self._overdue.begin(flight, self._now())
+            page = self._fetch(flight)
+            self._overdue.end(flight, self._now(), is_answered=True)
+            self._board.commit(flight, page)
 
     def pages(self) -> Iterator[ListPage]:
         """Yield pages as they are ready; ends the threads whatever happens."""
@@ -195,13 +201,21 @@ class _Crew:
     def _take(self) -> Flight | None:
         with self._changed:
             while not self._is_over:
-                flight = self._board.take()
+                flight = self._board.take() or self._take_overdue()
                 if flight is not None:
+                    self._overdue.begin(flight, self._now())
                     self._idle -= 1
                     self._start_if_useful()
                     return flight
                 self._changed.wait(WAKE_S)
             return None
+
+    def _take_overdue(self) -> Flight | None:
+        flight = self._overdue.next(self._now())
+        if flight is not None:
+            self._board.counts.requests += 1
+            logger.debug("a page is overdue, asking for it once more")
+        return flight
 
     def _fly(self, flight: Flight) -> None:
         try:
@@ -209,13 +223,15 @@ class _Crew:
         except S3PoolError as exc:
             with self._changed:
                 self._idle += 1
-                if not self._is_over:
+                is_last = self._overdue.end(flight, self._now(), is_answered=False)
+                if is_last and not self._is_over:
                     self._board.fail(flight, exc)
                     self._changed.notify_all()
             return
         with self._changed:
             self._idle += 1
-            if self._is_over:
+            self._overdue.end(flight, self._now(), is_answered=True)
+            if self._is_over or not flight.is_awaited:
                 return
             held = self._board.commit(flight, page)
             self._width.note_page(self._now(), to_come=self._board.to_come)
@@ -235,7 +251,7 @@ class _Crew:
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
-        deadline = time.monotonic() + JOIN_S
+        deadline = time.monotonic() + (SPARE_JOIN_S if self._board.is_finished else JOIN_S)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         counts = self._board.counts

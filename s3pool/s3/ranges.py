@@ -173,7 +173,7 @@ class RangeBoard:
     def _land(self, flight: Flight) -> bool:
         """Take a flight in; False for one that counts no more."""
         r = flight.range
-        if r.flight is not flight:
+        if not flight.is_awaited:
             return False
         r.flight = None
         self._flying -= 1

@@ -21,7 +21,8 @@ class Way:
     """How one way of listing did. ``complete`` says that it came to the end in time.
 
     ``factor`` is how many times faster it was than the first way; ``endpoint`` is where one
-    connection went, ``jobs`` the number of requests at once, 0 when the listing chose.
+    connection went, ``jobs`` the number of requests at once, 0 when the listing chose;
+    ``requests`` were made for it in all.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Way:
     factor: float = 1.0
     endpoint: str = ""
     jobs: int = 1
+    requests: int = 0
 
     @property
     def objects_per_s(self) -> float:
@@ -78,12 +80,14 @@ def compare(
     endpoints: Sequence[Endpoint],
     jobs: Sequence[int],
     limit_s: float,
+    drop_idle: Callable[[], None] = lambda: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Way]:
     """List a prefix in one way after the other, each for at most ``limit_s`` seconds.
 
     The ways are one connection to the first node that answers, rotation, and one parallel
-    listing for each of ``jobs``.
+    listing for each of ``jobs``. ``drop_idle`` closes kept connections before each: where
+    connections are throttled a way would have to wait for what the one before it did.
 
     Raises:
         S3PoolError: the prefix cannot be listed.
@@ -92,7 +96,10 @@ def compare(
     yield first
 
     def measured(name: str, pages: Iterable[ListPage], *, jobs: int = 1) -> Way:
-        return _versus(first, _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs))
+        drop_idle()
+        before = client.lists.requests
+        way = _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs)
+        return _versus(first, replace(way, requests=client.lists.requests - before))
 
     yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix))
     for number in jobs:
@@ -107,7 +114,9 @@ def _on_one_node(
     for endpoint in endpoints:
         pages = list_pages(OneNode(client, endpoint), path.bucket, prefix=path.tree_prefix)
         try:
-            return _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
+            before = client.lists.requests
+            way = _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
+            return replace(way, requests=client.lists.requests - before)
         except TransportError:
             if endpoint is endpoints[-1]:
                 raise

@@ -316,7 +316,15 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
         ctx.out.act(text, {"type": "speedtest_plan", "url": path.text, "jobs": list(jobs), "duration": args.duration})
         return exit_codes.DONE
     ways: list[Way] = []
-    for way in compare(ctx.client, path, endpoints=ctx.session.transport.endpoints, jobs=jobs, limit_s=args.duration):
+    transport = ctx.session.transport
+    for way in compare(
+        ctx.client,
+        path,
+        endpoints=transport.endpoints,
+        jobs=jobs,
+        limit_s=args.duration,
+        drop_idle=transport.drop_idle,
+    ):
         ways.append(way)
         if ctx.out.json:
             ctx.out.record(_way_record(way))
@@ -362,7 +370,7 @@ def _way_record(way: Way) -> dict[str, object]:
         "bytes": 0,
         "objects": way.objects,
         "seconds": round(way.seconds, THREE_DIGITS),
-        "requests": way.pages,
+        "requests": way.requests,
         "objects_per_s": round(way.objects_per_s, TWO_DIGITS),
         "factor": round(way.factor, TWO_DIGITS),
         "complete": way.complete,

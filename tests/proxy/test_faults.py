@@ -25,7 +25,7 @@ from tests.support.fake_s3 import (
     internal_error,
     slow_down,
 )
-from tests.support.proxying import Answer, RunningProxy, arrived, parse_answer, read_to_end, stored
+from tests.support.proxying import Answer, RunningProxy, arrived, parse_answer, read_to_end, signed_request, stored
 
 SMALL = os.urandom(50_000)
 LARGE = os.urandom(3 << 20)
@@ -307,3 +307,33 @@ def test_connections_over_the_limit_are_told_so(fake: FakeS3) -> None:
 
             assert (503, "ServiceUnavailable") == (refused.status, refused.code)
             assert b"200" in first.recv(1000)
+
+
+def test_one_client_cannot_take_all_connections(fake: FakeS3) -> None:
+    """Its next one is refused while others, from elsewhere, get theirs."""
+    with (
+        RunningProxy(fake.endpoints, max_per_client=1) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), 20) as first,
+        socket.create_connection(("127.0.0.1", proxy.port), 20, source_address=("127.0.0.2", 0)) as other,
+    ):
+        for sock in (first, other):
+            sock.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in sock.recv(1000)
+
+        assert 503 == parse_answer(ask_slowly(proxy, b"")).status
+
+
+def test_proxy_listens_on_ipv6(fake: FakeS3) -> None:
+    """The Host has brackets then, and the signature covers them."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with RunningProxy(fake.endpoints, listen="[::1]:0") as proxy:
+        request = signed_request("GET", "/b/there", host=f"[::1]:{proxy.port}")
+        for _ in range(2):  # the second time the signer is known
+            with socket.create_connection(("::1", proxy.port), 20) as sock:
+                sock.sendall(request)
+                sock.shutdown(socket.SHUT_WR)
+                answer = parse_answer(read_to_end(sock))
+            assert (200, b"0123456789" * 100) == (answer.status, answer.body)

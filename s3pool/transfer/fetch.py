@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from s3pool.errors import IntegrityError, TransportError
@@ -15,6 +15,7 @@ from s3pool.transfer.progress import Meter
 logger = logging.getLogger(__name__)
 
 PARTIAL = 206
+GATHERED_BYTES = 256 * 1024  # are hashed and written at once: a receive under TLS gives 16 KiB
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 Write = Callable[[memoryview], object]
@@ -110,13 +111,27 @@ class _Reader:
         self._engine.check_stop()
         with self._ask() as response:
             skip = self._check(response)
-            buffer = self._engine.buffer()
-            while count := response.readinto(buffer):
-                self._engine.check_stop()
-                block = buffer[min(skip, count) : count]
-                skip -= count - len(block)
-                self._take(block)
+            for block in self._blocks(response):
+                rest = block[min(skip, len(block)) :]
+                skip -= len(block) - len(rest)
+                self._take(rest)
         self._check_end()
+
+    def _blocks(self, response: Response) -> Iterator[memoryview]:
+        """Yield the body through one buffer, gathered where a receive gives little; also what came before a cut."""
+        buffer = self._engine.buffer()
+        filled = 0
+        try:
+            while count := response.readinto(buffer[filled:]):
+                self._engine.check_stop()
+                filled += count
+                if filled >= GATHERED_BYTES:
+                    yield buffer[:filled]
+                    filled = 0
+        except TransportError:
+            yield buffer[:filled]
+            raise
+        yield buffer[:filled]
 
     def _take(self, block: memoryview) -> None:
         if not len(block):

@@ -16,6 +16,7 @@ from tests.support.fake_s3 import MIB, Call, CutBody, FakeS3, FlipByte, IgnoreHe
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
+LITTLE = 100_000  # less than is gathered
 EngineFactory = Callable[..., Engine]
 
 
@@ -107,6 +108,19 @@ def test_cut_connection_goes_on_from_its_byte(
     assert content == (tmp_path / "f").read_bytes()
     assert all("if-match" in headers for headers in resumed)
     assert all(not headers["range"].startswith("bytes=0-") for headers in resumed)
+
+
+def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """What is gathered to be written at once is written, too, when there is no more of it."""
+    content = os.urandom(LARGE)
+    put(fake, content)
+    fake.fault(CutBody(after=LITTLE), op="GetObject")
+
+    fetch(tmp_path, make_engine(workers=0), size=LARGE)
+
+    ranges = [request.headers.get("range", "") for request in fake.requests if request.op == "GetObject"]
+    assert content == (tmp_path / "f").read_bytes()
+    assert 1 == sum(value.startswith(f"bytes={LITTLE}-") for value in ranges), ranges
 
 
 def test_rest_that_the_server_cannot_give_is_skipped_to(

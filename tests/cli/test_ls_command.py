@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import FakeS3
 
@@ -257,6 +259,32 @@ def test_every_page_goes_to_the_next_endpoint(fake: FakeS3, call: Call) -> None:
     assert [f"{number:05}" for number in range(2500)] == [line.split()[-1] for line in result.lines]
     pages = [request.endpoint for request in fake.requests if request.op == "ListObjectsV2"]
     assert {(0, 1, 0), (1, 0, 1)} & {tuple(pages)}
+
+
+@pytest.mark.parametrize("words", [[], ["--jobs", "8"], ["--jobs", "auto", "--unordered"]], ids=" ".join)
+@pytest.mark.parametrize("tree", [[], ["-r"]], ids=" ".join)
+def test_few_keys_take_one_request(fake: FakeS3, call: Call, tree: list[str], words: list[str]) -> None:
+    """However many requests might be made at once, and however many other keys there are."""
+    for number in range(2500):
+        fake.store.add("b", f"other/{number:05}")
+    for number in range(10):
+        fake.store.add("b", f"few/{number}")
+
+    result = call("ls", *tree, *words, "s3/b/few/")
+
+    assert [str(number) for number in range(10)] == [line.split()[-1] for line in result.lines]
+    assert ["ListObjectsV2"] == fake.ops()
+
+
+def test_page_with_an_odd_name_has_the_lines_of_the_others(fake: FakeS3, call: Call) -> None:
+    """Pages are formatted at once where all their names are plain, else line by line."""
+    for number in range(1500):
+        fake.store.add("b", f"d/{number:05}", b"x" * (number % 7))
+    plain = call("ls", "-r", "s3/b/d/").lines
+
+    fake.store.add("b", "d/00700\n")
+
+    assert [*plain[:701], plain[0].replace("00000", "00700\\n"), *plain[701:]] == call("ls", "-r", "s3/b/d/").lines
 
 
 def _facts(result: object) -> tuple[int, str, str]:

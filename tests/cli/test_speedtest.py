@@ -383,6 +383,16 @@ def test_one_connection_is_one(filled: FakeS3, call: Call) -> None:
     assert {0, 1} == {endpoint for endpoint, _ in pages[3:6]}
 
 
+def test_list_counts_the_requests_of_each_way(filled: FakeS3, call: Call) -> None:
+    """Their sum is what the nodes saw, and each way begins over new connections."""
+    records = call("--json", "speedtest", "--list", "--duration", "60", "s3/b/p").records
+
+    pages = [(request.endpoint, request.connection) for request in filled.requests if request.op == "ListObjectsV2"]
+    assert [3, 3] == [record["requests"] for record in records[:2]]
+    assert len(pages) == sum(record["requests"] for record in records)
+    assert not {*pages[:3]} & {*pages[3:6]}
+
+
 def test_list_goes_on_without_a_dead_node(filled: FakeS3, call: Call) -> None:
     """The one connection goes to a node that lives."""
     filled.nodes[0].kill()

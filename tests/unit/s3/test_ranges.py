@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.keyrange import Flight
-from s3pool.s3.ranges import Counts, RangeBoard, UnorderedError
+from s3pool.s3.ranges import PAGES_AHEAD, Counts, RangeBoard, UnorderedError
 from s3pool.s3.width import Width
 from tests.support.memory_lister import MemoryLister, order
 
@@ -399,3 +399,27 @@ def test_nothing_is_asked_for_while_the_caller_takes_nothing() -> None:
             board.commit(done, ask(lister, done))
 
     assert 16 == board.counts.pages
+
+
+def test_window_is_kept_by_giving_up_the_farthest_page() -> None:
+    """Pages far ahead that came first make room for nearer ones, and are listed again in the end."""
+    keys = [f"{number:05}" for number in range(3000)]
+    lister, board, window = MemoryLister(keys, page_size=10), board_of(8, window=12), 12
+    found: list[str] = []
+    flights: list[Flight] = []
+    popped = most = 0
+    while not board.is_finished:
+        while (flight := board.take()) is not None:
+            flights.append(flight)
+        # The answers for what lies farthest ahead come first.
+        flight = max(flights, key=lambda flight: flight.start_after)
+        flights.remove(flight)
+        board.commit(flight, ask(lister, flight))
+        most = max(most, board.counts.pages - popped)
+        while not flights and (page := board.pop()) is not None:
+            found += [info.key for info in page.objects]
+            popped += 1
+
+    assert keys == found
+    assert board.counts.evicted > 0
+    assert most <= window + PAGES_AHEAD

@@ -7,8 +7,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The date in the manual's header: fixed, so that the page is the same wherever it is made.
 export SOURCE_DATE_EPOCH ?= 1767225600
-# One more than processors: much of the tests' time is waiting for processes and servers.
-TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# The tests on a real cluster run beside the others, in one process: much of their time is waiting, and one cluster is enough.
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 # Not to a terminal: its width would decide where lines are broken.
 GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
@@ -49,7 +49,11 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/mypy
 
 test: venv ## all tests; those on Ceph RGW too where radosgw is installed
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup
+	@$(BIN)/python -m pytest -m live >$(VENV)/live.log 2>&1 & live=$$!; \
+	trap 'kill $$live 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest -m 'not live' --numprocesses $(TEST_PROCESSES); rest=$$?; \
+	wait $$live; code=$$?; cat $(VENV)/live.log; \
+	test $$rest -eq 0 && test $$code -eq 0
 
 live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live

@@ -23,14 +23,6 @@ stay_home()
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests on a real cluster together: tests run in several processes, and one cluster is enough."""
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.xdist_group("live"))
-
-
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)
 

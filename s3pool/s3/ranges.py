@@ -29,9 +29,10 @@ EXTRA_SHARE = 0.12
 EXTRA_PER_RANGE = 0.5
 EXTRA_IN_DOUBT = 1.0  # of a range that may turn out to be empty
 THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
-JOBS_PER_FREE_CUT = 6  # or a short listing would never begin to be shared
+JOBS_PER_FREE_CUT = 8  # or a short listing would never begin to be shared
 BELIEVED = 4.0  # what is still to come counts up to so many times what was seen,
-BELIEVED_PAGES = 34.0  # and as long as fewer pages than this were seen
+BELIEVED_PAGES = 14.0  # and as long as fewer pages than this were seen; more with more jobs,
+MOST_BELIEVED_PAGES = 34.0  # up to so many
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
@@ -201,8 +202,9 @@ class RangeBoard:
         seen = self.counts.pages
         open_ends = sum(EXTRA_PER_RANGE if r.is_begun else EXTRA_IN_DOUBT for r in self._live if not r.is_done)
         # Who asks for many jobs wants it fast.
-        share = EXTRA_SHARE * max(1.0, self._width.limit / THRIFTY_JOBS)
-        bearable = share * max(seen, min(seen + min(self.to_come, BELIEVED * seen), BELIEVED_PAGES))
+        haste = max(1.0, self._width.limit / THRIFTY_JOBS)
+        believed = min(haste * BELIEVED_PAGES, MOST_BELIEVED_PAGES)
+        bearable = haste * EXTRA_SHARE * max(seen, min(seen + min(self.to_come, BELIEVED * seen), believed))
         bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._width.limit / JOBS_PER_FREE_CUT))
         return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE)
 

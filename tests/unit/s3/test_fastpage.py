@@ -14,58 +14,9 @@ from s3pool.model import ListPage
 from s3pool.s3 import fastpage
 from s3pool.s3.fastpage import split_page
 from s3pool.s3.pages import parse_list_page, parse_versions_page
+from tests.support.list_pages import MARKER, SERVERS, URL, VERSION, page, versions_page
 
-FUZZ_EXAMPLES = int(os.environ.get("S3POOL_FUZZ_EXAMPLES", "400"))  # for a long night: a million
-
-HEADS = {
-    "aws": (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        "<Name>bkt</Name><Prefix></Prefix><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys>{encoding}"
-        "<IsTruncated>true</IsTruncated><NextContinuationToken>t=</NextContinuationToken>"
-    ),
-    "rgw": (
-        '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        "{encoding}<Name>bkt</Name><Prefix></Prefix><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated>"
-    ),
-    "minio": (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        "<Name>bkt</Name><Prefix/><NextContinuationToken>t</NextContinuationToken><KeyCount>2</KeyCount>"
-        "<MaxKeys>1000</MaxKeys><Delimiter></Delimiter><IsTruncated>true</IsTruncated>"
-    ),
-}
-BLOCKS = {
-    "aws": (
-        "<Contents><Key>{key}</Key><LastModified>2026-01-2{digit}T20:44:33.000Z</LastModified>"
-        '<ETag>"9dd4e461268c8034f5c8564e155c67a6-2{size}"</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>'
-        "<ChecksumType>FULL_OBJECT</ChecksumType><Size>{size}</Size><StorageClass>{storage}</StorageClass></Contents>"
-    ),
-    "rgw": (
-        "<Contents><Key>{key}</Key><LastModified>2026-01-2{digit}T20:44:33.219Z</LastModified>"
-        "<ETag>&quot;9dd4e461268c8034f5c8564e155c67a6&quot;</ETag><Size>{size}</Size>"
-        "<StorageClass>{storage}</StorageClass><Type>Normal</Type></Contents>"
-    ),
-    "minio": (
-        "<Contents><Key>{key}</Key><LastModified>2026-01-2{digit}T20:44:33.219Z</LastModified>"
-        "<ETag>&#34;9dd4e461268c8034f5c8564e155c67a6&#34;</ETag><Size>{size}</Size>"
-        "<Owner><ID>02d6176d</ID><DisplayName>minio</DisplayName></Owner><StorageClass>{storage}</StorageClass></Contents>"
-    ),
-}
-TAILS = {
-    "aws": "<CommonPrefixes><Prefix>p%2F</Prefix></CommonPrefixes></ListBucketResult>",
-    "rgw": "<NextContinuationToken>a&#x01;</NextContinuationToken><KeyCount>2</KeyCount></ListBucketResult>",
-    "minio": "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>{encoding}</ListBucketResult>\n",
-}
-URL = "<EncodingType>url</EncodingType>"
-SERVERS = sorted(HEADS)
-
-
-def page(server: str, keys: list[str], *, encoding: str = URL, storage: str = "STANDARD") -> bytes:
-    """Write a page as a server does."""
-    blocks = "".join(
-        BLOCKS[server].format(key=key, size=index * 7, digit=index % 10, storage=storage)
-        for index, key in enumerate(keys)
-    )
-    return (HEADS[server].format(encoding=encoding) + blocks + TAILS[server].format(encoding=encoding)).encode()
+FUZZ_EXAMPLES = int(os.environ.get("S3POOL_FUZZ_EXAMPLES", "400"))  # millions: test_damaged_pages
 
 
 def slowly(body: bytes) -> ListPage:
@@ -254,18 +205,6 @@ def test_the_rest_of_a_page_is_checked_as_ever(old: bytes, new: bytes) -> None:
     assert "refused" == outcome(body, fast=False)
 
 
-VERSION = (
-    "<Version><Key>{key}</Key><VersionId>v.1-_</VersionId><IsLatest>{latest}</IsLatest>"
-    "<LastModified>2026-01-22T20:44:33.219Z</LastModified><ETag>&quot;abc&quot;</ETag><Size>3</Size>"
-    "<StorageClass>COLD</StorageClass><Owner><ID>o</ID><DisplayName>o</DisplayName></Owner><Type>Normal</Type></Version>"
-)
-MARKER = (
-    "<DeleteMarker><Key>{key}</Key><VersionId>m</VersionId><IsLatest>{latest}</IsLatest>"
-    "<LastModified>2026-01-22T20:44:33.219Z</LastModified><Owner><ID>o</ID><DisplayName>o</DisplayName></Owner>"
-    "</DeleteMarker>"
-)
-
-
 @pytest.mark.parametrize(
     "blocks",
     [
@@ -277,10 +216,7 @@ MARKER = (
 )
 def test_versions_and_delete_markers_are_taken_in_their_order(blocks: list[str]) -> None:
     """Also when both kinds stand on one page."""
-    inner = "".join(
-        block.format(key=f"k%20{index}", latest=str(index == 0).lower()) for index, block in enumerate(blocks)
-    )
-    body = f"<ListVersionsResult>{URL}<IsTruncated>false</IsTruncated>{inner}</ListVersionsResult>".encode()
+    body = versions_page(blocks)
 
     with mock.patch.object(fastpage, "split_page", return_value=None):
         expected = parse_versions_page(body)

@@ -274,8 +274,8 @@ def message_of(error: BaseException) -> str:
 
 def _named(message: str, source: str, target: str) -> str:
     """Say of which source a message speaks, where it names neither source nor target itself."""
-    is_named = not source or source in message or (target and target in message)
-    return message if is_named else f"{source}: {message}"
+    is_named = any(name in message or escape(name) in message for name in (source, target) if name)
+    return message if is_named or not source else f"{source}: {message}"
 
 
 def error_code_of(error: BaseException) -> str:

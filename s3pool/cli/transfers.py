@@ -18,6 +18,7 @@ from s3pool.cli.exit_codes import (
     INTERRUPTED,
     NOT_FOUND,
     TERMINATED,
+    USAGE,
     combined,
     exit_code_for,
 )
@@ -410,12 +411,14 @@ def exit_code_of(summary: Summary) -> int:
     """Give the exit code of a run.
 
     What could not even begin speaks with its own code, and so does a failure that ended the
-    run. Transfers that failed beside others that did not are FAILED.
+    run. Transfers that failed beside others that did not are FAILED, and so is a bad line of
+    a list: it was no fault of the command line.
     """
+    went_well = summary.copied + summary.deleted + summary.skipped > 0
     codes = [exit_code_for(error) for error in summary.source_errors]
+    codes = [FAILED if went_well and code == USAGE else code for code in codes]
     if summary.stopped_by is not None:
         codes.append(exit_code_for(summary.stopped_by))
-    went_well = summary.copied + summary.deleted + summary.skipped > 0
     for error in summary.errors:
         if error is not summary.stopped_by:
             code = exit_code_for(error)

@@ -81,19 +81,23 @@ class _Scope:
 class Removal:
     """The removals of some operands, listed while they are worked on.
 
-    A key that is named exactly is taken as it stands: removing what is not there is fine.
+    A key that is named exactly is taken as it stands: removing what is not there is fine. A
+    Problem among the operands keeps its place.
 
     Raises:
-        UsageError: at once, for an operand that must not be removed.
+        UsageError: while they are listed, for an operand that must not be removed.
     """
 
-    def __init__(self, client: S3Client, operands: Iterable[S3Path], *, rules: RemovalRules) -> None:
+    def __init__(self, client: S3Client, operands: Iterable[S3Path | Problem], *, rules: RemovalRules) -> None:
         self._client = client
         self._operands = operands
         self._rules = rules
 
     def __iter__(self) -> Iterator[DeleteTask | Problem]:
         for operand in self._operands:
+            if isinstance(operand, Problem):
+                yield operand
+                continue
             try:
                 yield from self._expand(scope_of(operand, self._rules))
             except NotFoundError as exc:

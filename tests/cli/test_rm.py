@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 from collections.abc import Iterator
+from json import loads
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,30 @@ def test_names_on_standard_input_are_taken_as_they_stand(run_cli: CliRunner, fak
 
     assert (0, 0, ["p/a", "p/d/b", "p2/x"]) == (lines.code, nulls.code, left(fake))
     assert {"Deleted: s3/b/new\\nline", "Deleted: s3/b/p"} == set(nulls.lines)
+
+
+def test_bad_line_of_standard_input_is_told_and_the_rest_goes_on(run_cli: CliRunner, fake: FakeS3) -> None:
+    """One among a thousand must not decide which of the others are tried; it is found by its number."""
+    lines = run_cli("rm", "--stdin", stdin=b"s3/b/a\n\nlocal/file\ns3/b\ns3/b/\xff\ns3/b/p\n")
+
+    assert (1, ["p/a", "p/d/b", "p2/x"]) == (lines.code, left(fake))
+    assert ["Deleted: s3/b/a", "Deleted: s3/b/p"] == sorted(lines.lines)
+    said = lines.err.splitlines()
+    assert [f"s3pool: error: line {number} of standard input: " for number in (3, 4, 5)] == [
+        text[: len("s3pool: error: line 3 of standard input: ")] for text in said[:3]
+    ]
+    assert said[3].startswith("s3pool: 2 deleted, 3 failed in ")
+
+
+def test_standard_input_without_a_good_line_is_a_usage_error(run_cli: CliRunner, fake: FakeS3) -> None:
+    """Nothing was done, and each line says so with --json, too; in a dry run as well."""
+    json = run_cli("rm", "--stdin", "-0", "--json", stdin=b"no\nlist\0s3/\0")
+    rehearsed = run_cli("rm", "--stdin", "--dry-run", stdin=b"no\n")
+
+    assert (2, 2, sorted(KEYS)) == (json.code, rehearsed.code, left(fake))
+    assert [("delete", "no\nlist", "Usage"), ("delete", "s3/", "Usage")] == [
+        (error["op"], error["source"], error["code"]) for error in map(loads, json.err.splitlines())
+    ]
 
 
 def test_json_gives_records(run_cli: CliRunner, fake: FakeS3) -> None:

@@ -23,7 +23,7 @@ from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.transfer.engine import TransferOptions
-from s3pool.transfer.removals import Removal, RemovalRules, is_for_many
+from s3pool.transfer.removals import Removal, RemovalRules, is_for_many, scope_of
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
-    parser.add_argument("--stdin", action="store_true", help="more paths from standard input, one a line")
+    parser.add_argument("--stdin", action="store_true", help="more paths from standard input, one a line; bad ones are told by number")
     parser.add_argument("-0", "--null", action="store_true", help="paths on standard input end in NUL")
     parser.add_argument("--prefix", action="store_true", help="a path is a raw prefix: p means p2 as well; asks")
     add_glob_flag(parser)
@@ -67,9 +67,22 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     operands = Removal(ctx.client, paths, rules=rules)
     if not args.stdin:
         return _remove(operands, ctx)
-    names = map(ctx.s3, iter_names(ctx, null=args.null))
-    listed = Removal(ctx.client, names, rules=replace(rules, glob=False, listed=True))
-    return _remove(chain(operands, listed), ctx)
+    rules = replace(rules, glob=False, listed=True)
+    return _remove(chain(operands, Removal(ctx.client, _iter_listed(args, ctx, rules), rules=rules)), ctx)
+
+
+def _iter_listed(args: argparse.Namespace, ctx: Context, rules: RemovalRules) -> Iterator[S3Path | Problem]:
+    """Yield the paths on standard input; a line that is none is told by its number, and the rest goes on."""
+    for number, name in enumerate(iter_names(ctx, null=args.null), 1):
+        if not name:
+            continue
+        try:
+            path = ctx.s3(name)
+            scope_of(path, rules)
+        except UsageError as exc:
+            yield Problem(name, UsageError(f"line {number} of standard input: {exc.message}"), op="delete")
+        else:
+            yield path
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -128,11 +141,11 @@ def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:
 
 
 def iter_names(ctx: Context, *, null: bool) -> Iterator[str]:
-    """Yield the paths on standard input, exactly as they stand; empty ones are left out."""
+    """Yield the paths on standard input, exactly as they stand, empty ones too."""
     end = b"\0" if null else b"\n"
     rest = b""
     while block := ctx.stdin.read1(READ_BLOCK_BYTES):  # type: ignore[attr-defined]
         *names, rest = (rest + block).split(end)
-        yield from (name.decode("utf-8", "surrogateescape") for name in names if name)
+        yield from (name.decode("utf-8", "surrogateescape") for name in names)
     if rest:
         yield rest.decode("utf-8", "surrogateescape")

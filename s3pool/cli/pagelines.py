@@ -42,10 +42,12 @@ def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]]
         names = [key[start:] for key in keys] if base else keys
         if "" in names or not _are_printable(names) or (base and not all(map(is_below, keys))):
             return None
-        numbers = list(map(int, sizes))
+        # Many objects have the same size, of parts and blocks.
+        different = set(sizes)
+        texts = list(map(exact_size, map(int, different))) if exact else human_sizes(list(map(int, different)))
         cells = [""] * (COLUMNS * len(names))
         cells[0::COLUMNS] = stamp_column(times)
-        cells[1::COLUMNS] = map(exact_size, numbers) if exact else human_sizes(numbers)
+        cells[1::COLUMNS] = map(dict(zip(different, texts, strict=True)).__getitem__, sizes)
         cells[2::COLUMNS] = _spaced(classes)
         cells[3::COLUMNS] = names
         # The break stands before each line, and belongs behind it.

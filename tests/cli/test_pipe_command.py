@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_no_clobber_leaves_what_exists(fake: FakeS3, call: Call, bucket: str) ->
 
     assert (0, "", "s3pool: s3/bkt/k was not written: it exists\n") == (result.code, result.out, result.err)
     assert {"k": b"old"} == fake.store.bodies(bucket)
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_what_exists_is_told_in_json_too(fake: FakeS3, call: Call, bucket: str, flags: tuple[str, ...]) -> None:
+    """A script must not take silence for an object that was written; a dry run knows it as well."""
+    fake.store.add(bucket, "k", b"old")
+
+    result = call("pipe", "-n", "--json", *flags, f"s3/{bucket}/k", stdin=b"new")
+
+    message = "s3/bkt/k was not written: it exists"
+    assert (0, "") == (result.code, result.out)
+    assert {"type": "note", "op": "pipe", "source": "-", "target": "s3/bkt/k", "message": message} == loads(result.err)
 
 
 def test_dry_run_stores_nothing(fake: FakeS3, call: Call, bucket: str) -> None:

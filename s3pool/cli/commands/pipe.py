@@ -45,22 +45,25 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError(f"{target.text} names a directory: a stream has no name of its own; write {target.text}NAME")
     warn_if_slow(args.checksum)
     started = time.monotonic()
-    done = Done() if ctx.dry_run else _store(target, args, ctx)
+    done = _store(target, args, ctx)
     if done.skipped:
-        ctx.out.note(f"s3pool: {target.text} was not written: {done.skipped}")
+        message = f"{target.text} was not written: {done.skipped}"
+        fields = {"type": "note", "op": ctx.out.op, "source": STREAM, "target": target.text, "message": message}
+        ctx.out.note(f"s3pool: {message}", fields)
         return 0
     seconds = round(time.monotonic() - started, 3)
-    fields = {"type": "copy", "source": STREAM, "target": target.text, "size": done.size, "seconds": seconds}
-    ctx.out.act(f"{STREAM} -> {ctx.out.escape(target.text)}", fields)
+    record = {"type": "copy", "source": STREAM, "target": target.text, "size": done.size, "seconds": seconds}
+    ctx.out.act(f"{STREAM} -> {ctx.out.escape(target.text)}", record)
     return 0
 
 
 def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
-    read = ctx.stdin.read
     if args.no_clobber and _exists(target, ctx):
         # Before anything is read. The condition on the request itself is for who comes in
         # between; some servers heed it only in buckets without versions.
         return Done(skipped="it exists")
+    if ctx.dry_run:
+        return Done()
     options = TransferOptions(
         attributes=attributes_of(args),
         part_size=args.part_size,
@@ -74,7 +77,7 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
     executor = BoundedExecutor(workers - 1)
     try:
         engine = Engine(ctx.client, options=options, executor=executor)
-        return upload_stream(read, target.bucket, key=target.key, engine=engine)
+        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
     except S3Error as exc:
         add_hint(exc, args)
         raise

@@ -305,6 +305,7 @@ class MultipartUpload:
 
     def _stuck(self, error: S3PoolError) -> StuckUploadError:
         self._finished = True  # neither is it to be aborted now, nor to be taken up again
+        self._engine.uploads.drop(self.upload_id)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
@@ -317,7 +318,6 @@ class MultipartUpload:
             pass
         except S3PoolError as exc:
             self._warn_of_leftover(exc)
-        self._engine.uploads.drop(self.upload_id)
 
     def _head(self) -> ObjectHead | None:
         try:

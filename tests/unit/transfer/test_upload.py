@@ -211,6 +211,23 @@ def test_held_upload_is_aborted_only_when_the_object_is_there(
     assert 1 == ends.count("AbortMultipartUpload")
 
 
+def test_held_upload_is_left_alone_at_an_interrupt(
+    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
+    """It may yet be completed, by the node that holds it; what is open otherwise is aborted."""
+    held = HeldUpload()
+    fake.fault(held, op="CompleteMultipartUpload", times=0)
+    fake.fault(internal_error(), op="UploadPart", nth=3, times=0)
+    engine = make_engine(part_size=PART)
+
+    with pytest.raises(S3Error, match="InternalError"):
+        send(source(content_of(2 * PART)), engine)
+    engine.uploads.abort_all(within_s=30)
+
+    assert 2 == len(fake.ops(op="CreateMultipartUpload"))
+    assert [held.upload_id] == list(fake.store.bucket("b").uploads)
+
+
 def test_old_object_is_not_taken_for_the_new_one(
     fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:

@@ -54,6 +54,11 @@ def body_bytes(fake: FakeS3, op: str) -> int:
     return sum(request.body_length for request in fake.requests if request.op == op)
 
 
+def between(source: str, target: str, command: Sequence[str]) -> tuple[str, str]:
+    """Give the operands of a command: two directories, or for cp alone the file in them."""
+    return (source, target) if command != ("cp",) else (f"{source}/d/big", f"{target}/d/big")
+
+
 def parts_of(root: Path) -> list[Path]:
     """Give the temporary files below a directory."""
     return list(root.rglob(".s3pool-*"))
@@ -61,13 +66,13 @@ def parts_of(root: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "command",
-    [("sync",), ("cp", "-r"), ("sync", "--upload-checksum", "crc32"), ("cp", "-r", "--checksum", "sha256")],
+    [("sync",), ("cp", "-r"), ("cp",), ("sync", "--upload-checksum", "crc32"), ("cp", "-r", "--checksum", "sha256")],
 )
 def test_a_killed_upload_goes_on_with_its_parts(
     run_cli: CliRunner, fake: FakeS3, source: Path, command: tuple[str, ...]
 ) -> None:
     """What the server has is not sent again, and no unfinished upload stays."""
-    words = (*command, str(source), "s3/b/p", *PARTS)
+    words = (*command, *between(str(source), "s3/b/p", command), *PARTS)
     die_at(fake, run_cli, "UploadPart", words)
     (upload,) = fake.store.bucket("b").uploads.values()
     there = sum(len(part.body) for part in upload.parts.values())
@@ -203,7 +208,7 @@ def fetched(fake: FakeS3) -> int:
     return sum(int(last) - int(first) + 1 for first, last in (text.split("-") for text in ranges))
 
 
-@pytest.mark.parametrize("command", [("sync",), ("cp", "-r")])
+@pytest.mark.parametrize("command", [("sync",), ("cp", "-r"), ("cp",)])
 def test_a_killed_download_goes_on_with_its_ranges(
     run_cli: CliRunner, fake: FakeS3, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
@@ -213,7 +218,7 @@ def test_a_killed_download_goes_on_with_its_ranges(
     target = tmp_path / "copy"
     (target / "d").mkdir(parents=True)
     (target / "d" / "big").write_bytes(b"old")
-    words = (*command, "s3/b/p", str(target), *PARTS)
+    words = (*command, *between("s3/b/p", str(target), command), *PARTS)
 
     die_at(fake, run_cli, "GetObject", words)
     old = (target / "d" / "big").read_bytes()

@@ -50,6 +50,10 @@ def remembering(parse: Callable[[bytes], Element]) -> Callable[[bytes], Element]
     return parse_once
 
 
+def nothing(*_: object) -> None:
+    """Stand for what is not to be used; a mock would cost as much as a page."""
+
+
 def lines(answer: ListPage | str) -> str | None:
     """Give what is printed of a page in one go; None where each line is made by itself."""
     return page_formatter("", exact=True)(answer.objects) if isinstance(answer, ListPage) and answer.objects else None
@@ -59,9 +63,9 @@ def parsers_agree(bodies: list[bytes], ways: Counter[str]) -> None:
     """Read pages in three ways and compare; count who read them."""
     with mock.patch.object(fields, "parse", remembering(fields.parse)):
         fast = list(map(read, bodies))
-        with mock.patch.object(fastpage, "_fixed_template", return_value=None):
+        with mock.patch.object(fastpage, "_fixed_template", nothing):
             sign_by_sign = list(map(read, bodies))
-        with mock.patch.object(fastpage, "split_page", return_value=None):
+        with mock.patch.object(fastpage, "split_page", nothing):
             expat = list(map(read, bodies))
     for body, *answers in zip(bodies, fast, sign_by_sign, expat, strict=True):
         ways[way(answers[0])] += 1

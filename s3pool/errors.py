@@ -66,10 +66,11 @@ class TransportError(S3PoolError):
 
 
 class ConnectError(TransportError):
-    """No connection came about; the server saw nothing."""
+    """No connection came about; the server saw nothing. ``is_late`` when it merely took too long."""
 
-    def __init__(self, message: str, *, endpoint: str = "", sent: bool = False) -> None:
+    def __init__(self, message: str, *, endpoint: str = "", sent: bool = False, is_late: bool = False) -> None:
         super().__init__(message, endpoint=endpoint, sent=sent)
+        self.is_late = is_late
 
 
 class TLSError(ConnectError):

@@ -21,6 +21,7 @@ from s3pool.pool.balancer import Node
 from s3pool.pool.breaker import CONNECT_FAILURE_WEIGHT
 from s3pool.pool.connection import AllBusy
 from s3pool.pool.exchange import Exchange, PatienceOver, begin_exchange, first_answer, may_be_doubled
+from s3pool.pool.patience import MAX_HASTY, answer_patience_s, connect_patience_s
 from s3pool.pool.retry import (
     RETRY_AFTER_CAP_S,
     SKEWED_CODES,
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 Check = Callable[[Response], None]
 THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
 MAX_PARKED = 2  # so many silent nodes beside one more: a slow store must not get every request many times
-UNUSUAL_LATENCIES = 20.0  # a node that answered before is overdue after so many of its usual latencies
-PROVEN_PATIENCE_S = 1.0  # but not before this: a slow disk is no reason to ask twice
 
 
 class Call:
@@ -58,6 +57,7 @@ class Call:
         "_counted",
         "_deadline",
         "_failed",
+        "_hasty",
         "_is_alone",
         "_last_errors",
         "_only",
@@ -66,6 +66,7 @@ class Call:
         "_skew_learned",
         "_t",
         "_tried",
+        "_was_hasty",
     )
 
     def __init__(self, transport: Transport, request: Request, check: Check, only: Endpoint | None) -> None:
@@ -80,6 +81,8 @@ class Call:
         self._failed: S3PoolError | None = None  # how the last attempt ended
         self._attempts = 0
         self._counted = 0  # attempts that used up the retry budget
+        self._hasty = 0  # connections that were given up early, which costs no retry
+        self._was_hasty = False  # the last one was
         self._skew_learned = False
         self._last_errors: dict[str, TransportError] = {}
         self._deadline = transport.now() + transport.policy.deadline_for(request)
@@ -151,12 +154,24 @@ class Call:
         """Pick a node and send it the request, over a new connection when ``fresh``."""
         node = self._pick()
         greeting_s = None if self._is_alone else self._t.patience_s
+        connect_s = self._connect_patience_for(node)
         try:
-            exchange = begin_exchange(node, self._request, self._head, greeting_s=greeting_s, fresh=fresh, wait=wait)
+            exchange = begin_exchange(
+                node,
+                self._request,
+                self._head,
+                greeting_s=greeting_s,
+                connect_timeout_s=connect_s,
+                fresh=fresh,
+                wait=wait,
+            )
         except S3PoolError as exc:
             self._count(node)
+            self._was_hasty = isinstance(exc, ConnectError) and exc.is_late and connect_s is not None
+            self._hasty += self._was_hasty
             self._report(node, exc)
             raise
+        self._was_hasty = False
         self._count(node)
         return exchange
 
@@ -171,7 +186,7 @@ class Call:
             exchange = self._first_answer(newest)
         except PatienceOver as over:
             self._parked = over.waiting
-            logger.debug("%s: silent for %g s, asking another node as well", newest.node.endpoint, self._t.patience_s)
+            logger.debug("%s is silent, asking another node as well", newest.node.endpoint)
             return self._answered_elsewhere()
         except S3PoolError as exc:
             self._report(newest.node, exc)
@@ -243,9 +258,19 @@ class Call:
         """
         if self._is_alone or len(self._parked) >= MAX_PARKED or not may_be_doubled(self._request):
             return None
-        if not node.is_proven:
-            return self._t.patience_s
-        return max(min(PROVEN_PATIENCE_S, self._t.patience_s), UNUSUAL_LATENCIES * node.latency_s)
+        return answer_patience_s(node, self._t.balancer.nodes, full_s=self._t.patience_s)
+
+    def _connect_patience_for(self, node: Node) -> float | None:
+        """Give the seconds after which a connection is given up for another node's; None for all it may have.
+
+        Only reads: a node that cannot be had for a moment must not get the next write all the less.
+        """
+        may_go_on = self._hasty < MAX_HASTY and self._t.policy.retries > 0 and may_be_doubled(self._request)
+        if self._is_alone or node.is_proven or not may_go_on:
+            return None
+        full_s = node.connections.settings.connect_timeout_s
+        patience_s = connect_patience_s(node, self._t.balancer.nodes, full_s=full_s)
+        return patience_s if patience_s < full_s else None
 
     def _read_timeout(self) -> float:
         return self._t.read_timeout_s * self._request.slowness
@@ -264,7 +289,8 @@ class Call:
             node.breaker.report_success()
         elif is_illness(error):
             node.counters.add_failure(failure_kind(error), str(error))
-            node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if isinstance(error, ConnectError) else 1)
+            is_gone = isinstance(error, ConnectError) and not self._was_hasty
+            node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1)
             node.lose_share()
         elif isinstance(error, S3Error):
             node.breaker.report_success()
@@ -289,8 +315,8 @@ class Call:
         logger.info("%s; trying again (attempt %d)", error, self._attempts + 1)
 
     def _is_free_failover(self, error: S3PoolError) -> bool:
-        """Say whether going on costs nothing: nothing was sent and a node was never tried."""
-        return (
+        """Say whether going on costs nothing: nothing was sent, and a node was never tried or not for long."""
+        return self._was_hasty or (
             self._t.policy.retries > 0
             and self._only is None
             and isinstance(error, ConnectError)
@@ -330,13 +356,13 @@ class Call:
     def _report_late(self, exchange: Exchange) -> None:
         node = exchange.node
         node.lose_share()
-        if node.is_proven and time.monotonic() - exchange.started < self._t.patience_s:
+        seconds = time.monotonic() - exchange.started
+        is_hasty = seconds < self._t.patience_s
+        if node.is_proven and is_hasty:
             return  # slower than others, which is no illness
-        late = RequestTimeoutError(
-            f"{node.endpoint} sent nothing for {self._t.patience_s:g} s", endpoint=str(node.endpoint)
-        )
+        late = RequestTimeoutError(f"{node.endpoint} sent nothing for {seconds:.1f} s", endpoint=str(node.endpoint))
         node.counters.add_failure(failure_kind(late), str(late))
-        node.breaker.report_failure(1 if node.is_proven else CONNECT_FAILURE_WEIGHT)
+        node.breaker.report_failure(1 if node.is_proven or is_hasty else CONNECT_FAILURE_WEIGHT)
 
     def _final(self, error: S3PoolError) -> S3PoolError:
         """Say what was tried, on what, and what every node answered."""

@@ -64,7 +64,11 @@ class _Opener:
         """Give a new connection, connected and verified within the timeout."""
         connection: HTTPConnection = self._new_conn()  # type: ignore[attr-defined]
         connection.timeout = timeout_s
-        connection.connect()
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()  # in the middle of a handshake urllib3 leaves that to the garbage collector
+            raise
         return connection
 
 
@@ -100,6 +104,7 @@ class ConnectionPool:
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
         self._lanes = 1  # so many are opened before one is used again
+        self.open_s = 0.0  # what the newest connection took to open; 0 before the first
         # Guards the lazy creation of the urllib3 pool.
         self._lock = threading.Lock()
         self._factory: PlainPool | TLSPool | None = None
@@ -212,18 +217,23 @@ class ConnectionPool:
         return None
 
     def _connect(self, timeout_s: float) -> Wire:
+        factory = self._factory or self._make_factory()
+        started = time.monotonic()
         try:
-            sock = (self._factory or self._make_factory()).open_connection(timeout_s).sock
+            sock = factory.open_connection(timeout_s).sock
         except NameResolutionError as exc:
             raise self._connect_error("the host name is unknown") from exc
         except NewConnectionError as exc:  # before its parent, ConnectTimeoutError
             raise self._connect_error(_connect_reason(exc)) from exc
         except ConnectTimeoutError as exc:
-            raise self._connect_error(f"no connection within {timeout_s:g} s") from exc
+            raise self._late_error(timeout_s) from exc
+        except TimeoutError as exc:  # in the middle of a TLS handshake
+            raise self._late_error(timeout_s) from exc
         except (BaseSSLError, Urllib3TLSError) as exc:
             raise TLSError(f"{self.endpoint}: {_tls_reason(exc)}", endpoint=str(self.endpoint)) from exc
         except (OSError, Urllib3Error) as exc:
             raise self._connect_error(_connect_reason(exc)) from exc
+        self.open_s = time.monotonic() - started
         version = getattr(sock, "version", None)
         return Wire(
             sock,
@@ -231,6 +241,10 @@ class ConnectionPool:
             tls_version=(version() or "TLS") if version else "",
             throttle=self._throttle,
         )
+
+    def _late_error(self, timeout_s: float) -> ConnectError:
+        message = f"{self.endpoint}: no connection within {timeout_s:g} s"
+        return ConnectError(message, endpoint=str(self.endpoint), is_late=True)
 
     def _connect_error(self, why: str) -> ConnectError:
         return ConnectError(f"{self.endpoint}: {why}", endpoint=str(self.endpoint))

@@ -10,7 +10,8 @@ from s3pool.model import Request, Response
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import greet
 from s3pool.pool.heads import Head
-from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, WireBody, wait_readable
+from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, wait_readable
+from s3pool.pool.wirebody import WireBody
 
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
 
@@ -118,10 +119,13 @@ def begin_exchange(
     build_head: BuildHead,
     *,
     greeting_s: float | None,
+    connect_timeout_s: float | None = None,
     fresh: bool = False,
     wait: bool = True,
 ) -> Exchange:
     """Connect where needed, or in any case when ``fresh``, and send the request.
+
+    A ``connect_timeout_s`` of None is the one that is configured.
 
     A node that never answered in this process is asked for a sign of life, to be given
     within ``greeting_s``, before it gets a request that cannot be under way on two nodes at
@@ -134,7 +138,11 @@ def begin_exchange(
     replayable = request.replayable
     while True:
         wire = node.connections.checkout(
-            max_idle_s=None if replayable else FRESH_IDLE_S, may_be_dead=replayable, fresh=fresh, wait=wait
+            max_idle_s=None if replayable else FRESH_IDLE_S,
+            connect_timeout_s=connect_timeout_s,
+            may_be_dead=replayable,
+            fresh=fresh,
+            wait=wait,
         )
         node.enter()
         exchange = Exchange(node, wire, request)

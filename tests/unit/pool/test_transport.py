@@ -21,7 +21,7 @@ from s3pool.errors import (
     UsageError,
 )
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool import call
+from s3pool.pool import patience
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
@@ -447,8 +447,8 @@ def test_statistics_count_bytes_and_attempts(servers: Servers) -> None:
 
 def test_slow_answer_of_a_proven_node_is_no_illness(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another node is asked as well, but a store that makes connections wait is not thrown out for it."""
-    monkeypatch.setattr(call, "PROVEN_PATIENCE_S", 0.05)
-    monkeypatch.setattr(call, "UNUSUAL_LATENCIES", 0.0)
+    monkeypatch.setattr(patience, "PROVEN_PATIENCE_S", 0.05)
+    monkeypatch.setattr(patience, "UNUSUAL_LATENCIES", 0.0)
     a, b = servers(OK, HANG), servers(OK)
     pool = Pool(a.endpoint, b.endpoint, patience_s=5.0)
     pool.send(), pool.send()

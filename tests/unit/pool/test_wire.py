@@ -16,7 +16,8 @@ from s3pool.body import BytesBody, FileSlice, StreamBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import parse_head
 from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import BUFFER_BYTES, MAX_BUFFER_BYTES, EarlyAnswer, StaleConnectionError, Wire, WireBody
+from s3pool.pool.wire import BUFFER_BYTES, MAX_BUFFER_BYTES, EarlyAnswer, StaleConnectionError, Wire
+from s3pool.pool.wirebody import WireBody
 
 
 @pytest.fixture(name="pair")

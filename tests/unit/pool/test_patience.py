@@ -1,0 +1,162 @@
+"""Wait for strangers: a node that never answered is soon passed over, and never given up for good."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from s3pool.body import BytesBody
+from s3pool.errors import ConnectError, NoEndpointError
+from s3pool.model import Endpoint, Request, Response
+from s3pool.pool import patience
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CLOSED, CircuitBreaker
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.patience import answer_patience_s, connect_patience_s
+from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.transport import Transport
+from s3pool.pool.wire import Wire
+from tests.support.scripted import OK, ScriptedServer
+
+GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
+PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
+FULL_S = 3.0
+SETTINGS = ConnectionSettings(connect_timeout_s=FULL_S, read_timeout_s=5.0)
+
+
+class FarPool(ConnectionPool):
+    """Connections that take a second, on a clock that stands still."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint, SETTINGS)
+        self.given: list[float] = []
+
+    def _connect(self, timeout_s: float) -> Wire:
+        self.given.append(timeout_s)
+        if timeout_s < 1.0:
+            raise ConnectError(f"{self.endpoint}: no connection within {timeout_s:g} s", is_late=True)
+        return super()._connect(timeout_s)
+
+
+def _node(endpoint: Endpoint, *, opened: float = 0.0, latency: float = 0.0) -> Node:
+    node = Node(endpoint, ConnectionPool(endpoint, SETTINGS), CircuitBreaker())
+    node.connections.open_s = opened
+    if latency:
+        node.note_answer(latency)
+    return node
+
+
+def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
+    return {"host": request.host_header(endpoint)}
+
+
+opened: list[Transport] = []
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while opened:
+        opened.pop().close()
+
+
+def _transport(nodes: list[Node], *, retries: int = 5) -> tuple[Transport, list[float]]:
+    balancer = LoadBalancer(nodes)
+    balancer._turn = 0
+    slept: list[float] = []
+    policy = RetryPolicy(retries=retries, random=lambda: 0.0)
+    opened.append(Transport(balancer, _sign, policy=policy, patience_s=FULL_S, sleep=slept.append))
+    return opened[-1], slept
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[ScriptedServer]:
+    with ScriptedServer([OK]) as server:
+        yield server
+
+
+@pytest.fixture(name="black_hole")
+def _black_hole() -> Iterator[Endpoint]:
+    """Give a port that accepts connections, in the kernel, and never reads what comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Endpoint.parse(f"https://127.0.0.1:{listener.getsockname()[1]}")
+
+
+STRANGER = Endpoint.parse("http://127.0.0.1:1")
+OTHER = Endpoint.parse("http://127.0.0.1:2")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([], patience.FIRST_PATIENCE_S),
+        ([0.001], patience.LEAST_PATIENCE_S),
+        ([0.05], 0.5),
+        ([0.001, 0.05, 0.2], 0.5),
+        ([2.0], FULL_S),
+    ],
+)
+def test_strangers_get_what_others_took_many_times(seconds: list[float], expected: float) -> None:
+    """On a slow network all connections are slow, and none is given up for it."""
+    nodes = [_node(STRANGER), *(_node(OTHER, opened=other, latency=other) for other in seconds)]
+
+    assert expected == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+
+
+def test_known_nodes_have_their_full_time() -> None:
+    """One that was reached before is worth waiting for."""
+    nodes = [_node(STRANGER, opened=0.01), _node(OTHER, opened=0.01)]
+
+    assert FULL_S == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
+
+
+def test_patience_is_never_beyond_the_connect_timeout() -> None:
+    """Who sets a short one means it."""
+    nodes = [_node(STRANGER), _node(OTHER)]
+
+    assert 0.1 == connect_patience_s(nodes[0], nodes, full_s=0.1)
+    assert 0.1 == answer_patience_s(nodes[0], nodes, full_s=0.1)
+
+
+def test_handshake_without_end_is_passed_over(
+    black_hole: Endpoint, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node behind an open port that answers nothing costs a moment, no pause and no retry."""
+    monkeypatch.setattr(patience, "FIRST_PATIENCE_S", 0.05)
+    nodes = [_node(black_hole), _node(server.endpoint)]
+    transport, slept = _transport(nodes, retries=1)
+
+    response = transport.send(GET, Response.preload)
+
+    assert (b"ok", []) == (response.body, slept)
+    assert {"connect": 1} == nodes[0].counters.failure_kinds
+    assert f"{black_hole}: no connection within 0.05 s" == nodes[0].counters.snapshot("", CLOSED).last_error
+    assert (CLOSED, False) == (nodes[0].breaker.state, nodes[0].breaker.is_clean)
+
+
+def test_far_nodes_are_reached_all_the_same(server: ScriptedServer) -> None:
+    """When nobody can be had at once, the full time is given, and none of it was a retry."""
+    pools = [FarPool(server.endpoint), FarPool(OTHER), FarPool(OTHER)]
+    nodes = [Node(pool.endpoint, pool, CircuitBreaker()) for pool in pools]
+    nodes[2].is_drained = True
+    transport, slept = _transport(nodes, retries=1)
+
+    response = transport.send(GET, Response.preload)
+
+    assert (b"ok", []) == (response.body, slept)
+    assert ([patience.FIRST_PATIENCE_S, FULL_S], [patience.FIRST_PATIENCE_S]) == (pools[0].given, pools[1].given)
+
+
+@pytest.mark.parametrize(("request_", "retries"), [(PUT, 5), (GET, 0)])
+def test_haste_is_for_reads_that_may_go_on(request_: Request, retries: int) -> None:
+    """A write, or one attempt alone, gets all the time there is."""
+    pools = [FarPool(STRANGER), FarPool(OTHER)]
+    transport, _ = _transport([Node(pool.endpoint, pool, CircuitBreaker()) for pool in pools], retries=retries)
+
+    with pytest.raises(NoEndpointError):
+        transport.send(request_, Response.preload)
+
+    assert {FULL_S} == {*pools[0].given, *pools[1].given}

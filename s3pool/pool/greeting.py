@@ -5,7 +5,8 @@ from __future__ import annotations
 from s3pool.body import EMPTY_BODY
 from s3pool.errors import ProtocolError
 from s3pool.pool.heads import Head
-from s3pool.pool.wire import EarlyAnswer, Wire, WireBody
+from s3pool.pool.wire import EarlyAnswer, Wire
+from s3pool.pool.wirebody import WireBody
 
 # Not HEAD: RGW 16 answers HEAD / with a chunked body all the same.
 GENERIC_PATH = "/"

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from s3pool.body import Sink
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError, describe_os_error
 from s3pool.model import Response
-from s3pool.pool.wire import EarlyAnswer, Wire, WireBody
+from s3pool.pool.wire import EarlyAnswer, Wire
+from s3pool.pool.wirebody import WireBody
 
 PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on

@@ -7,13 +7,11 @@ sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each 
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
 
 from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError, describe_os_error
@@ -50,6 +48,7 @@ class Wire:
         "_start",
         "_throttle",
         "_timeout_s",
+        "_trouble",
         "_view",
         "bytes_received",
         "bytes_sent",
@@ -69,6 +68,7 @@ class Wire:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._is_read_past = False  # bytes of the answer went to the caller without touching the buffer
+        self._trouble: OSError | None = None  # what followed the bytes that were gathered last
         self._timeout_s = 0.0
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
         self._send_timeout_s = self._receive_timeout_s = -1.0
@@ -318,28 +318,55 @@ class Wire:
         try:
             count = self._sock.recv_into(view)
         except (BlockingIOError, TimeoutError) as exc:
-            raise RequestTimeoutError(
-                f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint
-            ) from exc
+            raise self._silence() from exc
         except OSError as exc:
-            raise ProtocolError(
-                f"{self.endpoint} broke the connection: {describe_os_error(exc)}", endpoint=self.endpoint
-            ) from exc
+            raise self._broken(exc) from exc
         self.bytes_received += count
         if self._throttle is not None:
             self._throttle.take(count)
         return count
 
-    def readinto(self, view: memoryview) -> int:
-        """Give body bytes: what the buffer holds first, then straight from the socket; 0 at the end."""
+    def readinto(self, view: memoryview, *, more_must_come: bool = False) -> int:
+        """Give body bytes: what the buffer holds first, then straight from the socket; 0 at the end.
+
+        Under TLS a receive gives 16 KiB at most. Where ``more_must_come``, all that has arrived is taken.
+        """
         ready = self._end - self._start
         if not ready:
             self._is_read_past = True
+            if more_must_come and self.is_tls and self._throttle is None:
+                return self._gather_into(view)
             return self._recv_into(view)
         count = min(ready, len(view))
         view[:count] = self._view[self._start : self._start + count]
         self._start += count
         return count
+
+    def _gather_into(self, view: memoryview) -> int:
+        """Receive TLS records until the view is full or nothing is there; wait for the first alone."""
+        import ssl  # imported already where there is a connection with TLS
+
+        if self._receive_timeout_s:
+            self._set_receive_timeout(0.0)
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise self._broken(trouble) from trouble
+        read, size, filled = self._sock.recv_into, len(view), 0
+        while True:
+            try:
+                while filled < size and (count := read(view[filled:])):
+                    filled += count
+            except ssl.SSLWantReadError:
+                if not filled:
+                    if not wait_readable([self], self._timeout_s):
+                        raise self._silence() from None
+                    continue
+            except OSError as exc:
+                if not filled:
+                    raise self._broken(exc) from exc
+                self._trouble = exc
+            self.bytes_received += filled
+            return filled
 
     def read_line(self) -> bytes:
         """Read a line of chunked framing, without its CRLF."""
@@ -356,85 +383,11 @@ class Wire:
     def _protocol_error(self, what: str) -> ProtocolError:
         return ProtocolError(f"{self.endpoint} {what}", endpoint=self.endpoint)
 
+    def _silence(self) -> RequestTimeoutError:
+        return RequestTimeoutError(f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint)
 
-class WireBody:
-    """The body of one response; it ends the exchange when its last byte was read.
-
-    ``finish(reusable)`` is called exactly once: with True when the connection can carry
-    another request. ``failed(error)`` is told when the body breaks off.
-    """
-
-    __slots__ = ("_failed", "_finish", "_head", "_is_done", "_left", "_wire")
-
-    def __init__(
-        self, wire: Wire, head: Head, *, finish: Callable[[bool], None], failed: Callable[[TransportError], None]
-    ) -> None:
-        self._wire = wire
-        self._head = head
-        self._finish = finish
-        self._failed = failed
-        self._is_done = False
-        # Bytes left of the body, of the current chunk, or -1 when only the end of the connection tells.
-        self._left = head.length if head.length is not None else 0 if head.is_chunked else -1
-        if head.length == 0:
-            self._end(reusable=head.keep_alive)
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill part of the buffer; 0 at the end of a complete body.
-
-        Raises:
-            ProtocolError: the connection ended early. RequestTimeoutError: it stalled.
-        """
-        if self._is_done or not len(buffer):
-            return 0
-        try:
-            return self._readinto(buffer)
-        except TransportError as exc:
-            self._end(reusable=False)
-            self._failed(exc)
-            raise
-
-    def _readinto(self, buffer: memoryview) -> int:
-        if self._left == 0 and not self._next_chunk():
-            return 0
-        limit = len(buffer) if self._left < 0 else min(self._left, len(buffer))
-        count = self._wire.readinto(buffer[:limit])
-        if self._left < 0:
-            if not count:
-                self._end(reusable=False)
-            return count
-        if not count:
-            raise ProtocolError(
-                f"{self._wire.endpoint} closed the connection {self._left} bytes early", endpoint=self._wire.endpoint
-            )
-        self._left -= count
-        if self._left == 0:
-            if not self._head.is_chunked:
-                self._end(reusable=self._head.keep_alive)
-            elif self._wire.read_line():
-                raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk", endpoint=self._wire.endpoint)
-        return count
-
-    def _next_chunk(self) -> bool:
-        line = self._wire.read_line().split(b";", 1)[0].strip()
-        if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", line):
-            raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk size", endpoint=self._wire.endpoint)
-        self._left = int(line, 16)
-        if self._left:
-            return True
-        while self._wire.read_line():  # trailers carry nothing that s3pool uses
-            pass
-        self._end(reusable=self._head.keep_alive)
-        return False
-
-    def _end(self, *, reusable: bool) -> None:
-        if not self._is_done:
-            self._is_done = True
-            self._finish(reusable)
-
-    def close(self) -> None:
-        """End the exchange; a connection with unread bytes is dropped."""
-        self._end(reusable=False)
+    def _broken(self, error: OSError) -> ProtocolError:
+        return self._protocol_error(f"broke the connection: {describe_os_error(error)}")
 
 
 def wait_readable(wires: list[Wire], timeout_s: float) -> list[Wire]:

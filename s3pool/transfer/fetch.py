@@ -15,7 +15,6 @@ from s3pool.transfer.progress import Meter
 logger = logging.getLogger(__name__)
 
 PARTIAL = 206
-GATHERED_BYTES = 256 * 1024  # are hashed and written at once: a receive under TLS gives 16 KiB
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 Write = Callable[[memoryview], object]
@@ -118,20 +117,11 @@ class _Reader:
         self._check_end()
 
     def _blocks(self, response: Response) -> Iterator[memoryview]:
-        """Yield the body through one buffer, gathered where a receive gives little; also what came before a cut."""
+        """Yield the body through the thread's one buffer, as it comes in."""
         buffer = self._engine.buffer()
-        filled = 0
-        try:
-            while count := response.readinto(buffer[filled:]):
-                self._engine.check_stop()
-                filled += count
-                if filled >= GATHERED_BYTES:
-                    yield buffer[:filled]
-                    filled = 0
-        except TransportError:
-            yield buffer[:filled]
-            raise
-        yield buffer[:filled]
+        while count := response.readinto(buffer):
+            self._engine.check_stop()
+            yield buffer[:count]
 
     def _take(self, block: memoryview) -> None:
         if not len(block):

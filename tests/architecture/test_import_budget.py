@@ -30,7 +30,8 @@ POOL = {
     f"s3pool.{name}"
     for name in (
         *("pool", "pool.balancer", "pool.breaker", "pool.call", "pool.connection", "pool.exchange", "pool.greeting"),
-        *("pool.heads", "pool.retry", "pool.stats", "pool.throttle", "pool.transport", "pool.wire", "session"),
+        *("pool.heads", "pool.patience", "pool.retry", "pool.stats", "pool.throttle", "pool.transport", "pool.wire"),
+        *("pool.wirebody", "session"),
     )
 }
 S3 = {

@@ -15,13 +15,14 @@ import pytest
 from tests.support.proof import Judge, attempts, digest_of, digests_of, plant
 from tests.support.rgw import RgwCluster
 from tests.support.run_cli import CliRunner
-from tests.support.scale import sized
+from tests.support.scale import FULL, sized
 
 MIB = 1 << 20
 KILLS = sized(2, 20)
 MAX_ROUNDS = 5  # for each kill
 WORKERS = 4
 PART_BYTES = 5 * MIB
+SINGLE_BYTES = 256 * MIB + 1
 LARGE_PLACE = "/large/"
 LARGE = {f"large/{number}": 16 * MIB + number for number in range(3)}
 SIZES = {**LARGE, **{f"d{number % 3}/small-{number:02d}": 40_000 + number for number in range(24)}}
@@ -167,6 +168,44 @@ def test_downloads_survive_kill_9(
         assert command[0] == "cp" or before["GetObject"] + after["GetObject"] <= PARTS + WORKERS
         shutil.rmtree(target)
     assert KILLS == killer.kills
+
+
+@pytest.mark.live
+@pytest.mark.skipif(not FULL, reason="S3POOL_FULL_SIZE=1 asks for it; test_sync_resume has it small")
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_copy_of_one_file_repeats_a_part_per_worker_at_most(
+    judge: Judge, killer: Killer, run_cli: CliRunner, tmp_path: Path, bucket_name: str, direction: str
+) -> None:
+    """What was stored, on either side, does not go over the network once more."""
+    source = plant(tmp_path, {"large/one": SINGLE_BYTES}, seed=3) / "large" / "one"
+    place, digest = f"s3/{bucket_name}/", digest_of(source)
+    assert 0 == run_cli("cp", str(source), f"{place}large/one").code
+    op = "UploadPart" if direction == "up" else "GetObject"
+    killer.measure("cp", *single(direction, source, place, "measured"))
+    for number in killer.rounds():
+        words = ("cp", *single(direction, source, place, f"target-{number}"))
+
+        before = killer.kill(*words)
+        was_whole = is_there(judge, words[-1], place)
+        after = killer.rerun(*words)
+
+        assert digest == (judge.digest(words[-1][len(place) :]) if direction == "up" else digest_of(Path(words[-1])))
+        assert [] == judge.uploads()
+        # A copy that is whole is made once more; a part is another matter.
+        assert was_whole or before[op] + after[op] <= -(-SINGLE_BYTES // PART_BYTES) + WORKERS
+    assert KILLS == killer.kills
+
+
+def single(direction: str, source: Path, place: str, name: str) -> tuple[str, str]:
+    """Give the operands of a copy of the one file; a name in S3 is in a directory that is looked for in logs."""
+    if direction == "up":
+        return str(source), f"{place}large/{name}"
+    return f"{place}large/one", str(source.parent / name)
+
+
+def is_there(judge: Judge, target: str, place: str) -> bool:
+    """Say whether a copy was made before the kill."""
+    return target[len(place) :] in judge.keys("") if target.startswith(place) else Path(target).exists()
 
 
 def visible(root: Path) -> Digests:

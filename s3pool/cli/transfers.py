@@ -29,7 +29,7 @@ from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
-from s3pool.transfer.executor import BoundedExecutor, auto_workers
+from s3pool.transfer.executor import BoundedExecutor, auto_workers, small_in_flight
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import DONE as TASK_DONE
@@ -301,7 +301,8 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
 
     ``inline`` is for one object: no thread is worth starting.
     """
-    executor = BoundedExecutor(0 if inline else worker_count(ctx))
+    workers = 0 if inline else worker_count(ctx)
+    executor = BoundedExecutor(workers, small=small_in_flight(ctx.config.workers, workers))
     source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
     engine = Engine(ctx.client, options=options, executor=executor, progress=progress, source=source)
     try:

@@ -26,6 +26,7 @@ ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it wa
 MIN_AUTO_WORKERS = 16
 MAX_AUTO_WORKERS = 64
 WORKERS_PER_ENDPOINT = 8
+SMALL_PER_AUTO_WORKER = 4  # so many small objects under way: their time is the server's, which stores many at once
 DESCRIPTORS_PER_WORKER = 4  # a file, its directory, a connection, one to spare
 RESERVED_DESCRIPTORS = 64
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
@@ -39,14 +40,21 @@ def auto_workers(endpoints: int, *, file_limit: int) -> int:
     return max(1, min(wanted, (file_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_WORKER))
 
 
+def small_in_flight(asked: int, workers: int) -> int:
+    """Give how many small objects are under way at a time: what was asked for, or what suits the workers."""
+    return asked or SMALL_PER_AUTO_WORKER * workers
+
+
 class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
+    ``small`` is how many items all lanes together have under way, as many as workers when 0.
     Only one thread may iterate a flow; shares may be made from any worker.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, small: int = 0) -> None:
         self.workers = workers
+        self.small = small or workers
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -168,7 +176,7 @@ class Lanes(Generic[Item, Result]):
     def open(self, executor: BoundedExecutor, ready: Callable[[list[Result]], None]) -> None:
         """Begin one more lane, if something waits and the workers allow it."""
         with self._lock:
-            if not self._waiting or self._running >= max(1, executor.workers // self.depth):
+            if not self._waiting or self._running >= max(1, executor.small // self.depth):
                 return
             self._running += 1
         executor.submit(lambda: self._run(ready))

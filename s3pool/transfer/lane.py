@@ -19,13 +19,20 @@ from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, Item, Outcome
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
 
-LANE_DEPTH = 8  # requests under way in one lane
+USUAL_LANES = 4  # more threads wait for each other, fewer for their files
+MIN_LANE_DEPTH = 8  # requests under way in one lane
+MAX_LANE_DEPTH = 32
 GATHERED = 16  # so many outcomes come home at once, so that the one who waits wakes up seldom
 GATHER_S = 0.2  # but none waits longer than this for the others
 
 Small = SmallUpload | SmallDownload
 Perform = Callable[[Item], Outcome]
 Fail = Callable[[Item, Exception, float], Outcome]
+
+
+def lane_depth(in_flight: int) -> int:
+    """Give how many requests one lane has under way, of all that may be."""
+    return max(1, min(in_flight, MAX_LANE_DEPTH, max(MIN_LANE_DEPTH, in_flight // USUAL_LANES)))
 
 
 class Lane:

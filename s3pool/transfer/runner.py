@@ -17,7 +17,7 @@ from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.download import download
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow, Lanes
-from s3pool.transfer.lane import LANE_DEPTH, Lane
+from s3pool.transfer.lane import Lane, lane_depth
 from s3pool.transfer.small import is_small
 from s3pool.transfer.tasks import (
     DONE,
@@ -157,7 +157,7 @@ class _Run:
 
 
 def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
-    depth = max(1, min(LANE_DEPTH, engine.executor.workers))
+    depth = lane_depth(engine.executor.small)
 
     def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> None:
         Lane(engine, depth=depth, take=take, give=give, perform=lambda task: perform(task, engine), fail=_failed).run()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_workers
+from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, Lanes, auto_workers, small_in_flight
+
+PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -148,3 +150,38 @@ def test_shares_of_all_workers_end() -> None:
 def test_auto_workers_grow_with_the_pool_within_the_file_limit(endpoints: int, file_limit: int, expected: int) -> None:
     """More nodes carry more; a process that runs out of descriptors carries nothing."""
     assert expected == auto_workers(endpoints, file_limit=file_limit)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0, 64), (5, 5), (200, 200)])
+def test_small_items_under_way_are_what_was_asked_for(asked: int, expected: int) -> None:
+    """Who gives a number of workers means requests; four times as many small ones only fill what was left to us."""
+    assert expected == small_in_flight(asked, 16)
+
+
+def test_lanes_together_hold_no_more_than_the_small_items_allowed() -> None:
+    """Twelve small items under way are three lanes of four, also where there are more workers."""
+    executor = BoundedExecutor(8, small=12)
+    under_way: list[int] = []
+    begun_when_all_wait: list[int] = []
+    begun = threading.Semaphore(0)
+    leave = threading.Event()
+
+    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
+        taken = [item for item in (take() for _ in range(4)) if item is not None]
+        under_way.append(len(taken))
+        begun.release()
+        leave.wait(PATIENCE_S)
+        give(taken)
+
+    def items() -> Iterator[int]:
+        yield from range(40)
+        assert all(begun.acquire(timeout=PATIENCE_S) for _ in range(3))
+        begun_when_all_wait.append(len(under_way))
+        leave.set()
+
+    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, depth=4)
+    results = list(executor.flow(lambda item: item, items(), lanes=lanes))
+    executor.close()
+
+    assert [3] == begun_when_all_wait
+    assert list(range(40)) == sorted(results)

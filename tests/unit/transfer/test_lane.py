@@ -15,6 +15,7 @@ from s3pool.session import open_session
 from s3pool.transfer import runner, small
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import BoundedExecutor
+from s3pool.transfer.lane import lane_depth
 from s3pool.transfer.runner import run
 from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
@@ -227,6 +228,14 @@ def test_run_that_was_told_to_stop_begins_nothing(
     run(stopping(), engine, on_outcome=outcomes.append)  # type: ignore[arg-type]
 
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "expected"), [(0, 1), (1, 1), (4, 4), (16, 8), (32, 8), (64, 16), (128, 32), (256, 32)]
+)
+def test_requests_under_way_are_shared_by_few_lanes(in_flight: int, expected: int) -> None:
+    """One lane alone would wait for each file it writes; many would wait for each other."""
+    assert expected == lane_depth(in_flight)
 
 
 def test_first_small_task_waits_for_no_other(

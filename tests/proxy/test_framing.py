@@ -183,7 +183,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Recorder, RunningPro
 
 def count_answers(received: bytes) -> tuple[int, int]:
     """Give how many answers came from the node, and how many from the proxy."""
-    node = received.count(b"\r\nX-Node: 1\r\n")
+    node = len(re.findall(rb"(?i)\r\nx-node: 1\r\n", received))
     return node, len(re.findall(rb"HTTP/1\.1 [2-5]\d\d ", received)) - node
 
 

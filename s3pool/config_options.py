@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Generic, TypeVar
 
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import Endpoint
+from s3pool.record import dataclass
 from s3pool.units import parse_duration, parse_rate
 
 T_co = TypeVar("T_co", covariant=True)

@@ -9,10 +9,10 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from s3pool.config_options import Option, Setting
 from s3pool.errors import ConfigError
+from s3pool.record import dataclass
 
 OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 SECRET_ENV_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "S3_SECRET")

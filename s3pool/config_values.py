@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint
+from s3pool.record import dataclass, field
 
 DEFAULT_ORIGIN = "default"
 HIDDEN = "********"

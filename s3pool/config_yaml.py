@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from s3pool.config_options import CA_BUNDLE, OPTIONS, Setting, parse_bool, parse_text, type_name
 from s3pool.config_sources import SourceFile, read_source
 from s3pool.errors import ConfigError
+from s3pool.record import dataclass, field
 
 Section = Mapping[str, object]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 from s3pool.errors import UsageError
 from s3pool.location import compile_glob, glob_prefix, glob_regex
+from s3pool.record import dataclass
 from s3pool.shard import Shard
 
 INCLUDE = "include"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from s3pool.errors import RefusedError, UsageError
+from s3pool.record import dataclass
 
 MAX_BUCKET_BYTES = 255  # RGW's relaxed rule; AWS stops at 63 and says so itself
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

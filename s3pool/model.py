@@ -11,14 +11,14 @@ import functools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from dataclasses import replace as replace
 from types import TracebackType
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.errors import ConfigError, ProtocolError
+from s3pool.record import dataclass, field
+from s3pool.record import replace as replace
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from s3pool.errors import UsageError
+from s3pool.record import dataclass
 
 HASH_BYTES = 8
 FLAG = "--shard"

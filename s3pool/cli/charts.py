@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from s3pool.cli.report import table
+from s3pool.record import dataclass
 from s3pool.units import format_size
 
 ELLIPSIS = "…"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import argument_type, positive_int
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
+from s3pool.record import dataclass, replace
 from s3pool.shard import WHOLE, Shard
 
 if TYPE_CHECKING:

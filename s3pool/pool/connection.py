@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -27,6 +26,7 @@ from s3pool.errors import ConfigError, ConnectError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.wire import Wire
+from s3pool.record import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -8,13 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import GENERIC_PATH, greet
+from s3pool.record import dataclass
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3pool.errors import ConnectError, IntegrityError, S3Error, S3PoolError, ThrottledError, TLSError, TransportError
 from s3pool.model import Request
 from s3pool.pool.wire import StaleConnectionError
+from s3pool.record import dataclass
 
 BACKOFF_BASE_S = 0.1
 BACKOFF_CAP_S = 5.0

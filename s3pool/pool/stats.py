@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+
+from s3pool.record import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import hmac
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
@@ -23,6 +22,7 @@ from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.target import Target
+from s3pool.record import dataclass, field
 from s3pool.s3.sigv4 import (
     ALGORITHM,
     MAX_EXPIRES_S,

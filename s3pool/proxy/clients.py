@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import cast
 
@@ -13,6 +12,7 @@ from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.denial import forbidden
 from s3pool.proxy.operations import Operation
+from s3pool.record import dataclass, field
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires"})
 BACKENDS = ("self", "pool")

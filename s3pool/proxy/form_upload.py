@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from xml.sax.saxutils import escape
 
@@ -20,6 +19,7 @@ from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.forms import FORM_TYPE, Form
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
+from s3pool.record import replace
 from s3pool.s3.sigv4 import UNRESERVED
 from s3pool.s3.xml import parse_tags
 

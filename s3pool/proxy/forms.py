@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from s3pool.proxy.denial import Denial
+from s3pool.record import dataclass
 
 FORM_TYPE = "multipart/form-data"
 MAX_FIELDS_BYTES = 64 * 1024  # all fields before the file; S3 takes 20 KB

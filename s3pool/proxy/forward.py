@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from s3pool.body import EMPTY_BODY, Body
@@ -22,6 +21,7 @@ from s3pool.proxy.budget import RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import ProxyRequest, Sendable
+from s3pool.record import dataclass, field
 from s3pool.s3.xml import parse_error
 
 TOO_MANY_REQUESTS = 429
@@ -34,7 +34,7 @@ DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
 
 
-@dataclass
+@dataclass(slots=True)
 class Attempts:
     """Which endpoints a request was sent to, in order."""
 

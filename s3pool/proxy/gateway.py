@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from s3pool.body import EMPTY_SHA256
@@ -46,6 +45,7 @@ from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
 from s3pool.proxy.versioning import Versioning
+from s3pool.record import replace
 from s3pool.s3.sigv4 import Signer
 from s3pool.s3.xml import parse_versioning
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from s3pool.proxy.denial import Denial, malformed
+from s3pool.record import dataclass
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELDS_BYTES = 32 * 1024  # AWS takes 8 KiB, RGW 16

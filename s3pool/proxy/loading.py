@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.proxy.auth import (
@@ -28,6 +27,7 @@ from s3pool.proxy.spool import Spool, Spooled
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target
 from s3pool.proxy.upload import ClientBody, HashGuard
+from s3pool.record import dataclass
 from s3pool.s3.sigv4 import Signer
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
@@ -54,7 +54,7 @@ class Admitted:
     is_form: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Load:
     """A body ready for a node. ``reader`` tells when the client's bytes are all taken.
 

@@ -8,7 +8,8 @@ Whether a bucket is versioned is not known here, so every bucket counts as versi
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from s3pool.record import dataclass
 
 UPLOADS = frozenset({"PutObject", "PostObject"})
 _BUCKET_WORDS = {"PUT": "CreateBucket", "DELETE": "DeleteBucket", "HEAD": "HeadBucket"}

@@ -7,7 +7,6 @@ built from parsed parts with one Content-Length, so no node can see another fram
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from s3pool.model import Endpoint, Request
@@ -15,6 +14,7 @@ from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PAR
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.target import Target
+from s3pool.record import dataclass, field, replace
 from s3pool.s3.sigv4 import Signer
 
 Fields = tuple[tuple[str, str], ...]

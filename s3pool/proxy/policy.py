@@ -13,11 +13,11 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.forms import Form
+from s3pool.record import dataclass
 
 DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?Z")
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"

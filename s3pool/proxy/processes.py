@@ -15,13 +15,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
 from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import Address, ProxySettings
+from s3pool.record import replace
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3pool.config_options import parse_endpoints
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint
+from s3pool.record import dataclass
 from s3pool.units import parse_duration, parse_size
 
 AUTH_MODES = ("verify", "passthrough", "open")

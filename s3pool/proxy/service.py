@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from s3pool.config_sources import read_source
@@ -22,6 +21,7 @@ from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
 from s3pool.proxy.outbound import head_of
 from s3pool.proxy.settings import ProxySettings
+from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import Endpoint
 from s3pool.proxy.readers import OFF, READERS, Address, Network, read_address
 from s3pool.proxy.upload import REPLAY_BYTES, REPLAY_MEMORY_BYTES
+from s3pool.record import dataclass, field
 
 __all__ = ["OFF", "Address", "ProxySettings", "read_address", "read_settings"]
 
@@ -80,7 +80,7 @@ def read_settings(flags: Mapping[str, object], section: Mapping[str, object], *,
     Raises:
         ConfigError: a key is unknown or a value unfit, or they do not go together.
     """
-    known = {item.name for item in fields(ProxySettings)} - {"i_know_this_is_open"}
+    known = set(ProxySettings.__match_args__) - {"i_know_this_is_open"}
     unknown = sorted(str(key) for key in section if key not in known)
     if unknown:
         raise ConfigError(f"proxy.{unknown[0]}: unknown key; there are: {', '.join(sorted(known))}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
 from s3pool.proxy.denial import Denial, forbidden
+from s3pool.record import dataclass
 from s3pool.s3.sigv4 import UNRESERVED, canonical_path
 
 # Doors to a backend's administration. The pool's key may open them, and a client's must not.

@@ -25,12 +25,12 @@ from __future__ import annotations
 import re
 from binascii import a2b_qp
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
 from s3pool.model import ObjectInfo
+from s3pool.record import dataclass
 from s3pool.s3.columns import TIME_LENGTH, ObjectTable, Times, build_objects
 
 LAYOUTS_KEPT = 64  # a cluster sends a few orders of children and a few storage classes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import marshal
 import zlib
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from s3pool.model import ListPage
+from s3pool.record import dataclass, field
 from s3pool.s3.alphabet import shared_length
 from s3pool.s3.columns import ObjectTable, build_objects, keys_of
 from s3pool.s3.listing import LoopGuard, name_order

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from operator import lt
 from typing import Protocol
 
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.record import replace
 from s3pool.s3.columns import keys_of
 from s3pool.s3.results import UploadPage
 

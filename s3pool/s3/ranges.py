@@ -12,11 +12,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import dataclass, replace
 from s3pool.s3.columns import keys_of
 from s3pool.s3.cuts import Splitter
 from s3pool.s3.keyrange import Flight, HeldPage, KeyRange, Position

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from s3pool.model import UploadInfo
+from s3pool.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ starts behind the key before, and reads it from its newest version.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import replace
 from s3pool.s3.listing import MINIO_TAG, Lister, LoopGuard
 
 SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither

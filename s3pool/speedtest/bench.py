@@ -6,11 +6,11 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from s3pool.errors import AccessDeniedError, ProtocolError, StoppedError
 from s3pool.location import S3Path
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, Response
+from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
 from s3pool.speedtest.load import Load, NothingLeftError, Observer, Work, total_of
 from s3pool.speedtest.measure import Result, result_of, rows_of

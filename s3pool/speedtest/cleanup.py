@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from s3pool.errors import S3PoolError
 from s3pool.location import S3Path
 from s3pool.model import ListPage
+from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
 from s3pool.s3.trees import list_pages, list_version_pages
 from s3pool.speedtest.lanes import Lanes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 
+from s3pool.record import dataclass
 from s3pool.speedtest.measure import Result
 
 SLOW_FACTOR = 2.0  # below, it is noise as often as not

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from s3pool.errors import TransportError
 from s3pool.location import S3Path
 from s3pool.model import Endpoint, ListMode, ListPage
+from s3pool.record import dataclass, replace
 from s3pool.s3.client import MAX_KEYS_PER_PAGE, S3Client
 from s3pool.s3.trees import list_pages
 from s3pool.s3.width import CAUTIOUS_JOBS

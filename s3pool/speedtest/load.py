@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
+from s3pool.record import dataclass
 from s3pool.s3.exchange import Call, Sender
 from s3pool.speedtest.lanes import Lanes
 from s3pool.speedtest.measure import Tally

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from s3pool.record import dataclass
 
 STEP = 1.01  # each bucket of the histogram is 1 % wider than the one before
 LOG_STEP = math.log(STEP)

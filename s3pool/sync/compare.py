@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from s3pool.model import parse_iso_time
+from s3pool.record import dataclass
 
 UPLOAD = "upload"
 DOWNLOAD = "download"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from s3pool.errors import UsageError
+from s3pool.record import dataclass
 
 FREE_OBJECTS = 100  # a share of so few says nothing
 PERCENT = 100

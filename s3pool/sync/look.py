@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError, NotFoundError
 from s3pool.model import ObjectHead, parse_iso_time
+from s3pool.record import dataclass, field
 from s3pool.sync.compare import DOWNLOAD, NANO, TOLERANCE_NS, UPLOAD, Entry
 from s3pool.sync.journal import Identity
 from s3pool.sync.route import Route

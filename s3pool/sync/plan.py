@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError
+from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.blocks import Block, Row, merge, order_of, rows_to_note
 from s3pool.sync.compare import (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, has_glob
+from s3pool.record import dataclass
 from s3pool.sync.compare import COPY, DOWNLOAD, UPLOAD, Entry
 from s3pool.transfer.beneath import stat_below
 from s3pool.transfer.tasks import CopyTask, DeleteTask, DownloadTask, Item, RemoveTask, Task, UploadTask

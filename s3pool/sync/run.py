@@ -7,11 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError
 from s3pool.filters import NameFilter, Names
+from s3pool.record import dataclass, field
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record, Rules

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 
+from s3pool.record import dataclass
 from s3pool.shard import Shard
 from s3pool.sync.compare import COPY
 from s3pool.sync.route import Route

@@ -6,10 +6,10 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from s3pool.errors import LocalFileError
+from s3pool.record import dataclass
 
 if TYPE_CHECKING:
     from s3pool.sync.run import Report

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s3pool.body import BytesBody
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError, S3PoolError
 from s3pool.model import ByteRange
+from s3pool.record import replace
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer.acrossparts import copy_in_parts

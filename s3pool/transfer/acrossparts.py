@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError
+from s3pool.record import replace
 from s3pool.s3.multipart import (
     MAX_PART_BYTES,
     MAX_PARTS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 
 from s3pool.model import ObjectAttributes, ObjectHead
+from s3pool.record import replace
 from s3pool.s3.check import parse_http_date
 
 MTIME = "mtime"  # x-amz-meta-mtime, as rclone writes it: seconds with a fraction

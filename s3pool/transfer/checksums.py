@@ -8,12 +8,12 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUM_PREFIX, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.record import dataclass
 from s3pool.s3.results import PutResult
 from s3pool.transfer.etags import is_md5_etag
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+from s3pool.record import replace
 from s3pool.s3.multipart import choose_part_size, iter_part_ranges
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes
+from s3pool.record import dataclass, replace
 from s3pool.transfer.attributes import merge_for_copy
 from s3pool.transfer.checksums import Seal, seal
 from s3pool.transfer.etags import is_md5_etag

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import S3PoolError, StoppedError
 from s3pool.model import ObjectAttributes
+from s3pool.record import dataclass
 from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.beneath import PartRegistry
 from s3pool.transfer.executor import BoundedExecutor

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
 from s3pool.filters import Names, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
+from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper

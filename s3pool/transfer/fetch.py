@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from s3pool.errors import IntegrityError, TransportError
 from s3pool.model import ByteRange, Response
+from s3pool.record import dataclass
 from s3pool.transfer.engine import MAX_RESUMES, Engine
 from s3pool.transfer.progress import Meter
 

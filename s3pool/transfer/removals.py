@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.tasks import DeleteTask, Problem
 from s3pool.transfer.walk import NO_FILTER

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from s3pool.errors import NotFoundError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, parse_iso_time
+from s3pool.record import dataclass
 from s3pool.s3.listing import iter_uploads
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from s3pool.errors import S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
+from s3pool.record import replace
 from s3pool.s3.headers import attribute_headers
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 from s3pool.errors import RefusedError, S3PoolError
 from s3pool.location import S3Path
+from s3pool.record import dataclass, field
 
 UNKNOWN_SIZE = -1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
+from s3pool.record import dataclass, replace
 from s3pool.s3.multipart import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from s3pool.body import FileSlice
 from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
 from s3pool.hashing import combine, new_hasher
 from s3pool.model import ByteRange
+from s3pool.record import dataclass, field
 from s3pool.s3.headers import hides_digest
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of

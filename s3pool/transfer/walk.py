@@ -6,12 +6,12 @@ import os
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import compress
 from typing import NamedTuple
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
 from s3pool.filters import NameFilter, Names, takes_all
+from s3pool.record import dataclass
 from s3pool.transfer.beneath import PART_PREFIX, is_part_name, local_error
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "s3pool"
 FLOORS = {
     "errors": 1,
     "metrics": 1,
+    "record": 1,
     "units": 2,
     "model": 2,
     "location": 2,
@@ -59,6 +60,7 @@ HOMES = {
     "sqlite3": ("sync/journal.py",),
     "prometheus_client": ("metrics.py", "proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/executor.py",),
+    "dataclasses": ("record.py",),
     "http.server": ("proxy/*.py",),
     "socketserver": ("proxy/*.py",),
     "asyncio": (),

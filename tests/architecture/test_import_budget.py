@@ -20,7 +20,7 @@ FRAME = {
     "s3pool.cli.parser",
     "s3pool.errors",
 }
-VALUES = {"s3pool.body", "s3pool.location", "s3pool.model", "s3pool.units"}
+VALUES = {"s3pool.body", "s3pool.location", "s3pool.model", "s3pool.record", "s3pool.units"}
 LS_WORDS = {f"s3pool.cli.{name}" for name in ("lines", "records", "rows", "selection")} | {"s3pool.shard"}
 CONFIG = {
     *("s3pool.cli.commands", "s3pool.cli.context", "s3pool.cli.logs", "s3pool.config"),
@@ -74,7 +74,7 @@ BUDGETS: list[tuple[tuple[str, ...], set[str], tuple[str, ...]]] = [
 FOREIGN = (
     *("asyncio", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
     *("prometheus_client", "requests", "requests_aws4auth", "rich", "shtab", "subprocess", "uuid", "yaml"),
-    *("glob", "statistics", "xml.etree"),
+    *("dataclasses", "glob", "inspect", "statistics", "xml.etree"),
 )
 PROXY = ("proxy", "--listen", "127.0.0.1:0", "--admin-listen", "off")
 PROXY_FOREIGN = (

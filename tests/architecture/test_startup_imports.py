@@ -12,8 +12,10 @@ from tests.support.run_cli import CliResult, Report, SpyRunner
 NEVER = (
     "asyncio",
     "concurrent.futures",
+    "dataclasses",  # as s3pool.record has them
     "dotenv",
     "http.server",
+    "inspect",
     "multiprocessing",
     "prometheus_client",
     "rich",

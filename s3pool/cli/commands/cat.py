@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import add_glob_flag, iter_selected_pages, select
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, TransportError, UsageError
 from s3pool.location import S3Path, has_glob
 from s3pool.model import ByteRange, Response
+from s3pool.record import dataclass
 from s3pool.transfer.verify import StreamCheck
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from s3pool.cli.transfers import (
 from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
+from s3pool.record import replace
 from s3pool.transfer.engine import TransferOptions
 from s3pool.transfer.removals import Removal, RemovalRules, is_for_many, scope_of
 from s3pool.transfer.runner import run as run_tasks
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
-    parser.add_argument("--stdin", action="store_true", help="more paths from standard input, one a line; bad ones are told by number")
+    parser.add_argument(
+        "--stdin", action="store_true", help="more paths from standard input, one a line; bad ones are told by number"
+    )
     parser.add_argument("-0", "--null", action="store_true", help="paths on standard input end in NUL")
     parser.add_argument("--prefix", action="store_true", help="a path is a raw prefix: p means p2 as well; asks")
     add_glob_flag(parser)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
+from s3pool.record import replace
 from s3pool.s3.keyrange import Flight, KeyRange
 from s3pool.s3.listing import LoopGuard
 from s3pool.s3.overdue import PATIENCE_S, USUAL_TIMES, Overdue

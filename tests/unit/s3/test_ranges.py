@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import replace
 from s3pool.s3.keyrange import Flight
 from s3pool.s3.ranges import PAGES_AHEAD, Counts, RangeBoard, UnorderedError
 from s3pool.s3.width import Width

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
+from s3pool.record import replace
 from s3pool.speedtest.findings import find_outliers
 from s3pool.speedtest.measure import ALL_NODES, Result
 

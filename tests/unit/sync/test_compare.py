@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from s3pool.model import format_iso_time
+from s3pool.record import replace
 from s3pool.sync.compare import (
     CHANGED,
     COPY,

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from s3pool.errors import UsageError
+from s3pool.record import replace
 from s3pool.sync.guard import HALF, MaxDelete, Situation, parse_max_delete, why_hold_back
 
 CLEAN = Situation(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from s3pool.config import load_config
+from s3pool.record import replace
 from s3pool.session import open_session
 from s3pool.transfer import runner, small
 from s3pool.transfer.engine import Engine

@@ -24,6 +24,7 @@ from urllib3.util import create_urllib3_context
 
 from s3pool.errors import ConfigError, ConnectError, TLSError, describe_os_error
 from s3pool.model import Endpoint
+from s3pool.pool.stats import ConnectionCounts
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.wire import Wire
 from s3pool.record import dataclass
@@ -104,6 +105,7 @@ class ConnectionPool:
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
         self._lanes = 1  # so many are opened before one is used again
+        self.counts = ConnectionCounts()
         self.open_s = 0.0  # what the newest connection took to open; 0 before the first
         # Guards the lazy creation of the urllib3 pool.
         self._lock = threading.Lock()
@@ -137,7 +139,9 @@ class ConnectionPool:
                 if fresh or self._has_free_lane()
                 else self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0)
             )
-            return kept or self._connect(timeout_s)
+            wire = kept or self._connect(timeout_s)
+            self.counts.add(is_new=kept is None)
+            return wire
         except BaseException:
             self._slots.put(None)
             raise
@@ -214,6 +218,7 @@ class ConnectionPool:
                 self._idle.append(wire)  # too old for this caller, not for others; those below are older still
                 return None
             wire.close()
+            self.counts.add_stale()
         return None
 
     def _connect(self, timeout_s: float) -> Wire:

@@ -29,6 +29,33 @@ class EndpointStats:
     failure_kinds: dict[str, int] = field(default_factory=dict)
 
 
+class ConnectionCounts:
+    """How the requests of one endpoint came by their connections."""
+
+    def __init__(self) -> None:
+        # Guards all fields; held for additions only.
+        self._lock = threading.Lock()
+        self._opened = 0
+        self._reused = 0
+        self._stale = 0
+
+    def add(self, *, is_new: bool) -> None:
+        """Count a connection that was handed out."""
+        with self._lock:
+            self._opened += is_new
+            self._reused += not is_new
+
+    def add_stale(self) -> None:
+        """Count an idle connection that was found closed, or too old, when one was looked for."""
+        with self._lock:
+            self._stale += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Give the counts by kind."""
+        with self._lock:
+            return {"new": self._opened, "reused": self._reused, "stale": self._stale}
+
+
 class NodeCounters:
     """The live counters of one endpoint."""
 

@@ -135,20 +135,24 @@ def _room(room: str, records: list[Record]) -> dict[str, int]:
     return {name: sum(record[room][name] for record in records) for name in ("used", "size")}
 
 
+def _by_kind(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
 def _endpoint(own: Record, records: list[Record]) -> Record:
     """Give one endpoint over all workers: counts added, the worst state, the latest error."""
     same = [row for record in records for row in record["endpoints"] if row["endpoint"] == own["endpoint"]]
     if not same:
         return own
     asked = [row["latency_ms"] for row in same if row["latency_ms"]]
-    kinds: Counter[str] = Counter()
-    for row in same:
-        kinds.update(row["failure_kinds"])
     states = [own["state"], *(row["state"] for row in same)]
     return {
         **own,
         **{name: sum(row[name] for row in same) for name in SUMMED},
-        "failure_kinds": dict(kinds),
+        **{name: _by_kind(row[name] for row in same) for name in ("failure_kinds", "connections")},
         "ejections": max(row["ejections"] for row in [own, *same]),  # each process notes the same ones
         "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,
         "state": next((state for state in states if state != CLOSED), CLOSED),

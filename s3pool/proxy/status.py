@@ -63,6 +63,7 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "requests": stats.requests,
         "failures": stats.failures,
         "failure_kinds": stats.failure_kinds,
+        "connections": node.connections.counts.snapshot(),
         "throttled": stats.throttled,
         "retries": stats.retries,
         "bytes_sent": stats.bytes_sent,
@@ -114,6 +115,11 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
         ({"endpoint": row["endpoint"], "kind": kind}, float(count))
         for row in rows
         for kind, count in row["failure_kinds"].items()
+    ]
+    own["endpoint_connections"] = [
+        ({"endpoint": row["endpoint"], "kind": kind}, float(count))
+        for row in rows
+        for kind, count in row["connections"].items()
     ]
     skewed = [row for row in rows if row["clock_skew_s"] is not None]
     own["endpoint_clock_skew_seconds"] = [({"endpoint": row["endpoint"]}, row["clock_skew_s"]) for row in skewed]

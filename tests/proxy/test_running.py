@@ -150,6 +150,7 @@ def test_admin_tells_how_it_is(run_cli: CliRunner, fake: FakeS3, processes: str)
         assert f's3pool_proxy_endpoint_up{{endpoint="{fake.endpoints[0]}"}} 1.0' in metrics
         for state, value in (("closed", 1), ("half-open", 0), ("open", 0)):
             assert f's3pool_proxy_endpoint_state{{endpoint="{fake.endpoints[0]}",state="{state}"}} {value}.0' in metrics
+        assert f's3pool_proxy_endpoint_connections{{endpoint="{fake.endpoints[0]}",kind="stale"}} 0.0' in metrics
         asked = re.findall(r"^s3pool_proxy_endpoint_requests{.*} ([0-9.]+)$", metrics, re.MULTILINE)
         assert (3, 1.0) == (len(asked), sum(map(float, asked)))
         assert b"<!doctype html>" in proxy.ask_admin("/stats", Accept="text/html")[1]

@@ -149,6 +149,18 @@ def test_an_old_idle_connection_is_replaced(server: ScriptedServer) -> None:
     pool.checkin(second, reusable=False)
 
 
+def test_connections_are_counted_by_how_they_came(server: ScriptedServer) -> None:
+    """Many new ones tell of a server that does not keep them, many stale ones of one that drops them early."""
+    clock = _Clock()
+    pool = ConnectionPool(server.endpoint, ConnectionSettings(max_idle_s=15.0), now=clock)
+    for seconds in (0.0, 1.0, 15.1):
+        clock.now += seconds
+        pool.checkin(pool.checkout(), reusable=True)
+
+    assert {"new": 2, "reused": 1, "stale": 1} == pool.counts.snapshot()
+    pool.close()
+
+
 def test_a_caller_may_demand_a_younger_connection(server: ScriptedServer) -> None:
     """What must not be sent twice goes over a connection that was just in use."""
     clock = _Clock()

@@ -49,7 +49,7 @@ def test_absent_or_broken_record_is_empty(tmp_path: Path) -> None:
 def test_workers_are_added_up() -> None:
     """One truth of many processes."""
     row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1, "ejections": 1}
-    row |= {"failure_kinds": {"connect": 2}}
+    row |= {"failure_kinds": {"connect": 2}, "connections": {"new": 1, "reused": 4, "stale": 0}}
     row |= dict.fromkeys(("requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received"), 3)
     record = {
         "connections": 2,
@@ -72,6 +72,7 @@ def test_workers_are_added_up() -> None:
     )
     assert (4, 2, 10) == (total["spool"]["used"], total["retrying"], total["checksums_dropped"])
     assert {"connect": 4} == total["endpoints"][0]["failure_kinds"]
+    assert {"new": 2, "reused": 8, "stale": 0} == total["endpoints"][0]["connections"]
     assert (OPEN, 6, 3.0, "gone", 2) == tuple(
         total["endpoints"][0][name] for name in ("state", "requests", "latency_ms", "last_error", "ejections")
     )

@@ -26,6 +26,7 @@ ENCODED_TYPES = {
 }
 NANO = 10**9
 NANO_DIGITS = 9
+KNOWN_DATES = 256
 PERMISSION_BITS = 0o777
 
 
@@ -66,7 +67,13 @@ def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
     told = parse_mtime(headers.get(MTIME_HEADER, ""))
     if told is not None:
         return told
-    modified = parse_http_date(headers.get("last-modified", ""))
+    return _nanoseconds_of(headers.get("last-modified", ""))
+
+
+@functools.lru_cache(maxsize=KNOWN_DATES)
+def _nanoseconds_of(http_date: str) -> int | None:
+    # Small objects that lie together were mostly stored in the same few seconds.
+    modified = parse_http_date(http_date)
     return None if modified is None else round(modified) * NANO
 
 

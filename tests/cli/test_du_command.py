@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import FakeS3, internal_error
 
 
 def fill(fake: FakeS3) -> None:
@@ -105,6 +105,19 @@ def test_versions_are_counted_as_ls_counts_them(call: Call) -> None:
 def test_missing_bucket_is_exit_3(call: Call) -> None:
     """A total of nothing is still written, for the operands that were there."""
     assert 3 == call("du", "s3/none").code
+
+
+def test_listing_that_failed_has_no_total(fake: FakeS3, call: Call) -> None:
+    """Nothing was counted, and 0 bytes would be read as an empty bucket; beside others there is one of these."""
+    fake.store.add("b", "k", b"12")
+
+    alone = call("du", "s3/none")
+    beside = call("du", "s3/none", "s3/b")
+    fake.fault(internal_error(), op="ListObjectsV2", times=0)
+    broken = call("du", "--retries", "1", "s3/b")
+
+    assert [(3, ""), (1, "")] == [(alone.code, alone.out), (broken.code, broken.out)]
+    assert (3, ["Total objects: 1", "Total size: 2 B (2)"]) == (beside.code, beside.lines[1:])
 
 
 def test_glob_counts_what_matches(fake: FakeS3, call: Call) -> None:

@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
             _show(usage, path.text, args, ctx)
 
     code = ctx.for_each(paths, count)
-    if not is_table and args.depth is None:
+    # A listing that failed has counted nothing: that must not look like an empty bucket.
+    if not is_table and args.depth is None and (not code or total.objects):
         ctx.out.line(f"Total objects: {total.objects}")
         ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
     return code

@@ -158,6 +158,19 @@ def test_dead_node_is_named_and_the_rest_measured(bucket: FakeS3, call: Call) ->
 # -- what stays ----------------------------------------------------------------------------
 
 
+def test_dead_node_has_no_time_in_the_bars(bucket: FakeS3, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the shorter bar is the better one, zero would be the best of all."""
+    monkeypatch.setattr("s3pool.cli.output._isatty", lambda _: True)
+    bucket.nodes[1].kill()
+
+    result = call("speedtest", *SHORT, "--color", "never", "--progress", "none", "s3/b/p")
+
+    _, _, bars = result.out.partition("upload: mean time of a request, shorter is better")
+    alive, dead = bars.splitlines()[1:3]
+    assert alive.endswith("ms")
+    assert [bucket.endpoints[1], "-"] == dead.split()
+
+
 def test_keep_leaves_the_objects(bucket: FakeS3, call: Call) -> None:
     """And says where; deleting is not measured."""
     result = call("speedtest", *SHORT, "--keep", "s3/b/p")

@@ -144,7 +144,7 @@ def _row(result: ProbeResult) -> tuple[str, ...]:
         result.tls_version or "-",
         _clock(result.clock_offset_s),
         result.server or "-",
-        result.error or "-",
+        result.error.removeprefix(f"{result.endpoint}: ") or "-",  # it stands at the line's other end
     )
 
 

@@ -287,19 +287,19 @@ def _draw(results: Sequence[Result], findings: Sequence[Finding], ctx: Context) 
     for phase in dict.fromkeys(result.phase for result in results):
         rows = [row for row in results if row.phase == phase and not row.is_all]
         alone = [row for row in rows if row.alone]
-        bars = [
-            Bar(
-                row.endpoint,
-                (row.throughput if phase in MOVES_BYTES else row.objects_per_s) if alone else row.mean_ms,
-                _speed(row) if alone else format_ms(row.mean_ms),
-                (phase, row.endpoint) in slow,
-            )
-            for row in alone or rows
-        ]
+        bars = [_bar(row, is_slow=(phase, row.endpoint) in slow) for row in alone or rows]
         what = "speed of each node alone" if alone else "mean time of a request, shorter is better"
         lines = bar_lines(bars, width=terminal_width(), color=ctx.out.colored)
         if len(rows) > 1 and lines:
             ctx.out.lines(["", f"{phase}: {what}", *lines])
+
+
+def _bar(row: Result, *, is_slow: bool) -> Bar:
+    if not row.requests:
+        return Bar(row.endpoint, 0.0, "-", is_slow)  # where less is better, no answer must not look best
+    if not row.alone:
+        return Bar(row.endpoint, row.mean_ms, format_ms(row.mean_ms), is_slow)
+    return Bar(row.endpoint, row.throughput if row.phase in MOVES_BYTES else row.objects_per_s, _speed(row), is_slow)
 
 
 # -- --list --------------------------------------------------------------------------------

@@ -85,9 +85,9 @@ class Terminal:
 
 
 def test_watch_on_a_terminal_redraws_its_table(fake: FakeS3, run_cli: CliRunner) -> None:
-    """In its place, a dead node in red; Ctrl-C leaves the last one and the cursor."""
+    """In its place, a dead node in red and cut to the width; Ctrl-C leaves the last one and the cursor."""
     fake.nodes[1].kill()
-    env = run_cli.full_environ({**fake.environment, "TERM": "xterm-256color"})
+    env = run_cli.full_environ({**fake.environment, "TERM": "xterm-256color", "COLUMNS": "60"})
     terminal = Terminal(run_cli.command("ping", "--watch", "--interval", "0.05"), env, str(run_cli.home))
     try:
         terminal.read_until("down", times=3)

@@ -99,7 +99,7 @@ def iter_batches(
 def _iter_object_batches(
     client: S3Client, selection: Selection, *, maxdepth: int | None, versions: bool
 ) -> Iterator[list[Found]]:
-    for page in iter_selected_pages(client, selection, versions=versions):
+    for page in iter_selected_pages(client, selection, versions=versions, ahead=True):
         batch = _objects_of(page, selection)
         if maxdepth is not None:
             batch = [found for found in batch if found.relative.count(DELIMITER) < maxdepth]
@@ -148,7 +148,7 @@ def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int |
         yield from _iter_prefix_level(client, selection, maxdepth)
         return
     last = ""
-    for page in iter_selected_pages(client, selection):
+    for page in iter_selected_pages(client, selection, ahead=True):
         batch: list[Found] = []
         for info in page.objects:
             new = _iter_new_prefixes(info.key, last, len(selection.base))

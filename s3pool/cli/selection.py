@@ -97,16 +97,23 @@ def select(path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL, shard: Shar
 
 
 def iter_selected_pages(
-    client: S3Client, selection: Selection, *, delimiter: str = "", versions: bool = False, max_keys: int = 0
+    client: S3Client,
+    selection: Selection,
+    *,
+    delimiter: str = "",
+    versions: bool = False,
+    max_keys: int = 0,
+    ahead: bool = False,
 ) -> Iterator[ListPage]:
     """Yield the pages of a selection, in key order unless its mode says otherwise.
 
     A page from which a glob or a shard leaves names out may have become empty. ``max_keys``
-    bounds the keys that are asked for, where nothing is left out.
+    bounds the keys that are asked for, where nothing is left out. ``ahead`` is for who makes
+    no other requests meanwhile: the next page is under way while he works on one.
     """
     found = False
     bound = max_keys if selection.admits is None and selection.shard.is_whole else 0
-    for page in _iter_pages(client, selection, delimiter=delimiter, versions=versions, max_keys=bound):
+    for page in _iter_pages(client, selection, delimiter, versions=versions, max_keys=bound, ahead=ahead):
         found = found or bool(page.objects or page.prefixes)
         yield _admitted(page, selection)
     if not found and selection.single:
@@ -114,7 +121,7 @@ def iter_selected_pages(
 
 
 def _iter_pages(
-    client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int
+    client: S3Client, selection: Selection, delimiter: str, *, versions: bool, max_keys: int, ahead: bool
 ) -> Iterator[ListPage]:
     from s3pool.s3.trees import list_pages, list_version_pages
 
@@ -129,6 +136,7 @@ def _iter_pages(
         delimiter=delimiter,
         max_keys=max_keys,
         mode=selection.mode,
+        ahead=client.begin_objects_page if ahead else None,
     )
 
 

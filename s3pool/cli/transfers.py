@@ -31,6 +31,7 @@ from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor, auto_workers, small_in_flight
 from s3pool.transfer.progress import NullProgress, Progress
+from s3pool.transfer.runner import is_fatal
 from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.transfer.tasks import SKIPPED, DeleteTask, Outcome, Problem, Summary
@@ -198,6 +199,7 @@ class Teller:
         self._args = ctx.args if "storage_class" in ctx.args else None
         self._progress = progress
         self._lines = lines
+        self._told: set[tuple[str, ...]] = set()  # kinds of failures that end the run
 
     def __call__(self, outcome: Outcome) -> None:
         """Tell of one outcome."""
@@ -209,13 +211,23 @@ class Teller:
             self._tell_skipped(outcome)
 
     def _tell_error(self, outcome: Outcome, error: Exception) -> None:
-        if isinstance(error, StoppedError):
-            return
         task = outcome.task
+        if isinstance(error, StoppedError) or (is_fatal(error) and self._was_told(error, getattr(task, "bucket", ""))):
+            return
         if self._args is not None:
             add_hint(error, self._args)
         with out_of_the_way(self._progress):
             self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
+
+    def _was_told(self, error: Exception, bucket: str) -> bool:
+        """Say whether this was told for the bucket already: what is under way when a run ends fails alike.
+
+        Who reads JSON gets an object for each.
+        """
+        kind = (type(error).__name__, getattr(error, "code", ""), bucket)
+        was_told = kind in self._told
+        self._told.add(kind)
+        return was_told and not self._out.json_errors
 
     def _tell_done(self, outcome: Outcome) -> None:
         task = outcome.task

@@ -53,17 +53,20 @@ class Node:
         with self._lock:
             self.in_flight -= 1
 
-    def note_answer(self, seconds: float) -> None:
+    def note_answer(self, seconds: float | None) -> None:
         """Note an answer and the time to its head: it goes into the moving average and earns a larger share.
 
         The share doubles with every round of answers until the first loss, then it grows by one.
+        A time of None is not known.
         """
         self.is_proven = True
-        self.counters.add_answer(seconds)
         with self._lock:
             self.share += 1.0 / self.share if self._has_lost else 1.0
-            old = self.latency_s
-            self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
+            if seconds is not None:
+                old = self.latency_s
+                self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
+        if seconds is not None:
+            self.counters.add_answer(seconds)
 
     def lose_share(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""

@@ -101,8 +101,14 @@ class Call:
             self._failed = exc
         return True
 
-    def first_result(self) -> Response | None:
-        """Give the answer to what begin() sent; None when finish() has to go on from a failure."""
+    def first_result(self, *, timely: bool = True) -> Response | None:
+        """Give the answer to what begin() sent; None when finish() has to go on from a failure.
+
+        Not ``timely``, an answer that is there already is not taken for the node's latency.
+        """
+        begun = self._begun
+        if begun is not None and not timely and begun.wire.is_readable():
+            begun.was_waiting = True
         if self._failed is None:
             try:
                 return self._attempt()

@@ -29,13 +29,24 @@ class PatienceOver(Exception):
 class Exchange:
     """A request that was sent and whose response head is awaited or read."""
 
-    __slots__ = ("_is_over", "_received_before", "_sent_before", "node", "request", "response", "started", "wire")
+    __slots__ = (
+        "_is_over",
+        "_received_before",
+        "_sent_before",
+        "node",
+        "request",
+        "response",
+        "started",
+        "was_waiting",
+        "wire",
+    )
 
     def __init__(self, node: Node, wire: Wire, request: Request) -> None:
         self.node = node
         self.wire = wire
         self.request = request
         self.started = time.monotonic()
+        self.was_waiting = False  # the answer was there before anybody wanted it
         self.response: Response | None = None
         self._sent_before = wire.bytes_sent
         self._received_before = wire.bytes_received
@@ -80,8 +91,7 @@ class Exchange:
 
     def accept(self, head: Head) -> None:
         """Make the response of a head that was read."""
-        seconds = time.monotonic() - self.started
-        self.node.note_answer(seconds)
+        self.node.note_answer(None if self.was_waiting else time.monotonic() - self.started)
         stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,

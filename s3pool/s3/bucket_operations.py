@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import BucketInfo, Endpoint, ListPage, Request, Response, replace
 from s3pool.s3.addressing import Query
-from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Sender, body_of, nothing
+from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Pending, Sender, body_of, nothing
 from s3pool.s3.results import UploadPage
 from s3pool.s3.tally import ListTally
 from s3pool.s3.xml import (
@@ -117,13 +117,13 @@ class BucketOperations(Operations):
         Raises:
             ProtocolError: no node gave a complete page.
         """
-        query = (("prefix", prefix), ("delimiter", delimiter), ("max-keys", str(max_keys)), ("encoding-type", "url"))
+        query = _page_query(prefix, delimiter, max_keys)
         if self._lists_v1:
             return self._list_v1(bucket, query, marker=token or start_after, only=only)
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
-            page = self._ask(request, lambda response: _named(parse_list_page(body_of(response)), response), only=only)
+            page = self._ask(request, _read_page, only=only)
         except S3Error as exc:
             if exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
                 raise
@@ -133,6 +133,23 @@ class BucketOperations(Operations):
             # V1 does not know where V2's words wanted it to start.
             return self._list_v1(bucket, query, marker=token or start_after, only=only)
         return page
+
+    def begin_objects_page(
+        self, bucket: str, *, prefix: str = "", delimiter: str = "", start_after: str = ""
+    ) -> Pending[ListPage] | None:
+        """Ask for a page as list_objects_page does, and do not wait for it.
+
+        None when there is no free connection, or the server only knows V1. The one who takes
+        the answer has to see whether it is V1's.
+        """
+        if self._lists_v1:
+            return None
+        query = _page_query(prefix, delimiter, MAX_KEYS_PER_PAGE)
+        request = self._list_request(
+            bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
+        )
+        pending = Pending(self._transport, request, _read_page, is_content=False)
+        return pending if pending.begin(wait=False) else None
 
     def _list_v1_instead(
         self,
@@ -204,6 +221,14 @@ class BucketOperations(Operations):
         self.lists.add_request()
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
         return self._address.bucket("GET", bucket, op, query=kept, slowness=LIST_SLOWNESS)
+
+
+def _page_query(prefix: str, delimiter: str, max_keys: int) -> Query:
+    return ("prefix", prefix), ("delimiter", delimiter), ("max-keys", str(max_keys)), ("encoding-type", "url")
+
+
+def _read_page(response: Response) -> ListPage:
+    return _named(parse_list_page(body_of(response)), response)
 
 
 def _named(page: ListPage, response: Response) -> ListPage:

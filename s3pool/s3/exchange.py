@@ -33,8 +33,11 @@ class Call(Protocol):
     def begin(self, *, wait: bool = True) -> bool:
         """Send it; False when all connections are in use and ``wait`` is False."""
 
-    def first_result(self) -> Response | None:
-        """Give the answer to the first attempt; None when finish() has to go on from a failure."""
+    def first_result(self, *, timely: bool = True) -> Response | None:
+        """Give the answer to the first attempt; None when finish() has to go on from a failure.
+
+        Who comes for it when it may have waited for long is not ``timely``.
+        """
 
     def finish(self) -> Response:
         """Give the answer, after as many attempts as it takes."""
@@ -79,9 +82,12 @@ class Pending(Generic[T]):
         """Send the request; False when all connections are in use and ``wait`` is False."""
         return self._call.begin(wait=wait)
 
-    def has_result(self) -> bool:
-        """Wait for the first answer; say whether it was the one that counts."""
-        response = self._call.first_result()
+    def has_result(self, *, timely: bool = True) -> bool:
+        """Wait for the first answer; say whether it was the one that counts.
+
+        Not ``timely``, the answer may have waited: then it tells nothing about the node's speed.
+        """
+        response = self._call.first_result(timely=timely)
         if response is not None:
             response.close()
         return response is not None

@@ -29,6 +29,27 @@ MINIO_TAG = b"[minio_cache:"  # stands in every token of MinIO, after the key
 REFUSALS = (400, 500, 501)
 
 
+class PendingPage(Protocol):
+    """A page that was asked for."""
+
+    def has_result(self, *, timely: bool = True) -> bool:
+        """Wait for the first answer; say whether it was the one that counts."""
+
+    @property
+    def result(self) -> ListPage:
+        """Give the page."""
+
+    def abandon(self) -> None:
+        """Give it up."""
+
+
+class AskAhead(Protocol):
+    """What asks for a page without waiting for it."""
+
+    def __call__(self, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> PendingPage | None:
+        """Ask; None when that cannot be done now."""
+
+
 class Lister(Protocol):
     """The part of S3Client that listings need."""
 
@@ -69,26 +90,34 @@ def iter_pages(
     delimiter: str = "",
     start_after: str = "",
     max_keys: int = 0,
+    ahead: AskAhead | None = None,
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, at least one; only the first or the last may be empty.
 
     Names are in the order of their UTF-8 bytes, each once and all greater than
     ``start_after``, unless the server itself lists without order. ``max_keys`` bounds the
-    objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed.
+    objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed,
+    or with ``ahead`` before the one in front of it is given out, so that the server is at work
+    while the caller is.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
     """
     walk = _Walk(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
     left = max_keys
-    while True:
-        page = walk.next_page(min(left, MAX_KEYS_PER_PAGE) if max_keys else MAX_KEYS_PER_PAGE)
-        if max_keys:
-            page = _shorten(page, left)
-            left -= len(page.objects) + len(page.prefixes)
-        yield page
-        if not page.truncated or (max_keys and not left):
-            return
+    try:
+        while True:
+            page = walk.next_page(min(left, MAX_KEYS_PER_PAGE) if max_keys else MAX_KEYS_PER_PAGE)
+            if max_keys:
+                page = _shorten(page, left)
+                left -= len(page.objects) + len(page.prefixes)
+            elif ahead is not None and page.truncated:
+                walk.ask_ahead(ahead)
+            yield page
+            if not page.truncated or (max_keys and not left):
+                return
+    finally:
+        walk.close()
 
 
 def iter_objects(
@@ -144,10 +173,25 @@ def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[U
 class _Walk:
     """One listing in progress: where it stands, and by what it goes on."""
 
-    __slots__ = ("_bucket", "_by_token", "_cursor", "_fetch", "_floor", "_guard", "_has_order", "_last", "_token")
+    __slots__ = (
+        "_bucket",
+        "_by_token",
+        "_cursor",
+        "_delimiter",
+        "_fetch",
+        "_floor",
+        "_guard",
+        "_has_order",
+        "_last",
+        "_pending",
+        "_prefix",
+        "_token",
+    )
 
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
         self._bucket = bucket
+        self._prefix = prefix
+        self._delimiter = delimiter
         self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
         self._guard = LoopGuard(bucket)
         # Some servers fail on a name before the prefix, where it says nothing anyway.
@@ -157,6 +201,18 @@ class _Walk:
         self._token = ""  # of the page before, "" before the first
         self._by_token = False
         self._has_order = True
+        self._pending: PendingPage | None = None  # what goes on at the cursor
+
+    def ask_ahead(self, ask: AskAhead) -> None:
+        """Ask for the next page now, where a name leads on."""
+        if not self._by_token:
+            self._pending = ask(self._bucket, prefix=self._prefix, delimiter=self._delimiter, start_after=self._cursor)
+
+    def close(self) -> None:
+        """Give up what nobody waits for any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.abandon()
 
     def next_page(self, max_keys: int) -> ListPage:
         """Give the next page that has something new, or the last one."""
@@ -170,7 +226,7 @@ class _Walk:
         if self._by_token:
             return self._follow_token(max_keys)
         try:
-            page = self._fetch(self._cursor, "", max_keys)
+            page = self._asked_before() or self._fetch(self._cursor, "", max_keys)
         except S3Error as exc:
             if not self._token or exc.status not in REFUSALS:
                 raise
@@ -179,6 +235,18 @@ class _Walk:
                 return page
         self._by_token = True
         return self._follow_token(max_keys)
+
+    def _asked_before(self) -> ListPage | None:
+        """Give the page that was asked for ahead; None when there is none, or it went wrong.
+
+        Whoever took long over the last page finds a connection that the server has closed:
+        that is nobody's failure, and the page is asked for again with all retries.
+        """
+        pending = self._pending
+        page = pending.result if pending is not None and pending.has_result(timely=False) else None
+        self.close()
+        # V1 did not understand where to start.
+        return None if page is None or page.v1 else page
 
     def _follow_token(self, max_keys: int) -> ListPage:
         self._guard.follow(self._token)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
-from s3pool.s3.listing import Lister, iter_pages, iter_uploads, iter_version_pages
+from s3pool.s3.listing import AskAhead, Lister, iter_pages, iter_uploads, iter_version_pages
 from s3pool.s3.tally import ListTally
 
 
@@ -26,16 +26,18 @@ def list_pages(
     delimiter: str = "",
     max_keys: int = 0,
     mode: ListMode = SEQUENTIAL,
+    ahead: AskAhead | None = None,
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, by one request after another or by many at once.
 
-    Many at once serve whole trees only: with a delimiter or a bound it is one after another.
+    Many at once serve whole trees only: with a delimiter or a bound it is one after another,
+    by ``ahead`` as ``iter_pages`` has it.
 
     Raises:
         S3PoolError: a page could not be had.
     """
     if mode.jobs == 1 or delimiter or max_keys:
-        pages = iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys)
+        pages = iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, ahead=ahead)
         return client.lists.measure_pages(pages)
     from s3pool.s3.parallel_listing import iter_pages_parallel
 

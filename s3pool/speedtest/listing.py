@@ -101,7 +101,8 @@ def compare(
         way = _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs)
         return _versus(first, replace(way, requests=client.lists.requests - before))
 
-    yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix))
+    ahead = client.begin_objects_page
+    yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix, ahead=ahead))
     for number in jobs:
         mode = ListMode(number, ordered=False, most_jobs=CAUTIOUS_JOBS)
         yield measured(PARALLEL, list_pages(client, path.bucket, prefix=path.tree_prefix, mode=mode), jobs=number)

@@ -98,7 +98,7 @@ class _Usage:
 
 
 def _count(selection: Selection, args: argparse.Namespace, ctx: Context) -> _Usage:
-    pages = iter_selected_pages(ctx.client, selection, versions=args.versions)
+    pages = iter_selected_pages(ctx.client, selection, versions=args.versions, ahead=True)
     if args.depth:
         return _count_by_prefix(selection, pages, args, ctx)
     total = _Usage("")

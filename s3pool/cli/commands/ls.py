@@ -219,6 +219,7 @@ class _Lister:
             delimiter="" if recursive else DELIMITER,
             versions=self._args.versions,
             max_keys=self._left,
+            ahead=True,
         ):
             found = found or bool(page.objects or page.prefixes)
             lines = whole(page.objects) if whole and page.objects and not page.prefixes else None

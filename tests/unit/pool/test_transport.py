@@ -27,6 +27,7 @@ from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
+from s3pool.pool.wire import wait_readable
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -470,6 +471,23 @@ def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:
 
     assert [True] * 4 == begun
     assert [200] * 4 == [answer.status for answer in answers if answer is not None]
+
+
+@pytest.mark.parametrize(("timely", "is_measured"), [(True, True), (False, False)])
+def test_answer_that_waited_tells_nothing_about_the_node(servers: Servers, timely: bool, is_measured: bool) -> None:
+    """Who reads a page of a listing for a minute did not wait a minute for the next one."""
+    pool = Pool(servers().endpoint, servers().endpoint)
+    call = pool.transport.call(GET, _check)
+    call.begin()
+    begun = call._begun
+    assert begun is not None
+    wait_readable([begun.wire], 5.0)
+
+    answer = call.first_result(timely=timely)
+
+    node = pool.nodes[0]
+    assert answer is not None
+    assert (True, is_measured, is_measured) == (node.is_proven, node.latency_s > 0, node.counters.seconds > 0)
 
 
 def test_first_result_leaves_a_failure_to_finish(servers: Servers) -> None:

@@ -116,9 +116,58 @@ def minio_token(index: int) -> str:
     return base64.b64encode(b"key%d[minio_cache:v2,return:]" % index).decode()
 
 
-def listed(lister: FakeLister, **options: str) -> tuple[list[str], list[str]]:
+class Asked:
+    """A page of a FakeLister that was asked for ahead; it may go wrong."""
+
+    def __init__(self, ahead: AheadOf, page: ListPage | None) -> None:
+        self._ahead = ahead
+        self.page = page
+
+    def has_result(self, *, timely: bool = True) -> bool:
+        """Say whether it went well; whoever asks ahead comes late."""
+        self._ahead.log.append("timely" if timely else "taken")
+        return self.page is not None
+
+    @property
+    def result(self) -> ListPage:
+        """Give the page."""
+        assert self.page is not None
+        return self.page
+
+    def abandon(self) -> None:
+        """Note that its connection was given back."""
+        self._ahead.log.append("abandoned")
+
+
+class AheadOf:
+    """Asks a lister ahead; every so many times it fails, cannot be done, or is answered in V1's manner."""
+
+    def __init__(self, lister: FakeLister, *, fails: int = 0, cannot: int = 0, v1: int = 0) -> None:
+        self.lister = lister
+        self.log: list[str] = []
+        self._fails, self._cannot, self._v1 = fails, cannot, v1
+        self._count = 0
+
+    def __call__(self, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> Asked | None:
+        """Ask for a page."""
+        self._count += 1
+        if self._cannot and not self._count % self._cannot:
+            return None
+        self.log.append(f"asked after {start_after}")
+        if self._fails and not self._count % self._fails:
+            return Asked(self, None)
+        try:
+            page = self.lister.list_objects_page(bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
+        except S3Error:
+            return Asked(self, None)
+        if self._v1 and not self._count % self._v1:
+            page = ListPage((), (), truncated=True, next_token="elsewhere", v1=True)
+        return Asked(self, page)
+
+
+def listed(lister: FakeLister, ahead: AheadOf | None = None, **options: str) -> tuple[list[str], list[str]]:
     """List all pages and give keys and prefixes in the order in which they came."""
-    pages = list(iter_pages(lister, "bkt", **options))
+    pages = list(iter_pages(lister, "bkt", ahead=ahead, **options))
     return [entry.key for page in pages for entry in page.objects], [name for page in pages for name in page.prefixes]
 
 
@@ -184,6 +233,67 @@ def test_every_group_is_listed_once(keys: set[str], prefix: str, delimiter: str,
     assert expected(sorted(keys, key=order), prefix=prefix, delimiter=delimiter) == listed(
         lister, prefix=prefix, delimiter=delimiter
     )
+
+
+@given(
+    keys=st.sets(NAMES, max_size=20),
+    delimiter=st.sampled_from(["", "/"]),
+    quirks=QUIRKS,
+    mishaps=st.fixed_dictionaries({name: st.integers(0, 3) for name in ("fails", "cannot", "v1")}),
+)
+def test_asking_ahead_changes_nothing(
+    keys: set[str], delimiter: str, quirks: dict[str, object], mishaps: dict[str, int]
+) -> None:
+    """The same names in the same order, whatever becomes of what was asked for early."""
+    lister = FakeLister(sorted(keys, key=order), **quirks)  # type: ignore[arg-type]
+    ahead = AheadOf(lister, **mishaps)
+
+    assert expected(sorted(keys, key=order), delimiter=delimiter) == listed(lister, ahead, delimiter=delimiter)
+    assert len([word for word in ahead.log if word.startswith("asked")]) == ahead.log.count("abandoned")
+
+
+def test_next_page_is_asked_for_before_a_page_is_given_out() -> None:
+    """The server works while the caller does; after the last page there is nothing to ask."""
+    lister = FakeLister("abcdefg")
+    ahead = AheadOf(lister)
+
+    for page in iter_pages(lister, "bkt", ahead=ahead):
+        ahead.log.append(f"given {''.join(entry.key for entry in page.objects)}")
+
+    assert [
+        *("asked after c", "given abc", "taken", "abandoned"),
+        *("asked after f", "given def", "taken", "abandoned"),
+        "given g",
+    ] == ahead.log
+    assert 3 == len(lister.asked)
+
+
+def test_what_was_asked_ahead_is_given_up_by_who_leaves() -> None:
+    """Its connection must not wait for the garbage collector."""
+    ahead = AheadOf(FakeLister("abcdefg"))
+    pages = iter_pages(ahead.lister, "bkt", ahead=ahead)
+
+    next(pages)
+    pages.close()  # type: ignore[attr-defined]
+
+    assert ["asked after c", "abandoned"] == ahead.log
+
+
+def test_bounded_listing_asks_for_nothing_ahead() -> None:
+    """Who wants four names gets them by as few requests as that takes."""
+    ahead = AheadOf(FakeLister("abcdefg"))
+
+    names = [entry.key for page in iter_pages(ahead.lister, "bkt", max_keys=4, ahead=ahead) for entry in page.objects]
+
+    assert ([*"abcd"], []) == (names, ahead.log)
+
+
+def test_tokens_are_not_followed_ahead() -> None:
+    """On MinIO each step of a chain is a walk of its own, and the last one may not be wanted."""
+    ahead = AheadOf(FakeLister("abcdefg", make_token=minio_token))
+
+    assert ([*"abcdefg"], []) == listed(ahead.lister, ahead)
+    assert [] == ahead.log
 
 
 @given(keys=st.sets(NAMES, max_size=20), start_after=NAMES, quirks=QUIRKS)

@@ -19,7 +19,7 @@ from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, Item, Outcome
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
 
-USUAL_LANES = 4  # more threads wait for each other, fewer for their files
+FEWEST_LANES = 2  # more threads wait for each other, one alone for every file that it writes
 MIN_LANE_DEPTH = 8  # requests under way in one lane
 MAX_LANE_DEPTH = 32
 GATHERED = 16  # so many outcomes come home at once, so that the one who waits wakes up seldom
@@ -32,7 +32,7 @@ Fail = Callable[[Item, Exception, float], Outcome]
 
 def lane_depth(in_flight: int) -> int:
     """Give how many requests one lane has under way, of all that may be."""
-    return max(1, min(in_flight, MAX_LANE_DEPTH, max(MIN_LANE_DEPTH, in_flight // USUAL_LANES)))
+    return max(1, min(in_flight, MAX_LANE_DEPTH, max(MIN_LANE_DEPTH, in_flight // FEWEST_LANES)))
 
 
 class Lane:

@@ -231,7 +231,7 @@ def test_run_that_was_told_to_stop_begins_nothing(
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "expected"), [(0, 1), (1, 1), (4, 4), (16, 8), (32, 8), (64, 16), (128, 32), (256, 32)]
+    ("in_flight", "expected"), [(0, 1), (1, 1), (4, 4), (16, 8), (32, 16), (64, 32), (128, 32), (256, 32)]
 )
 def test_requests_under_way_are_shared_by_few_lanes(in_flight: int, expected: int) -> None:
     """One lane alone would wait for each file it writes; many would wait for each other."""

@@ -349,6 +349,21 @@ def test_signal_with_json_leaves_a_summary(run_cli: CliRunner, fake: FakeS3, tmp
     assert (130, "summary", 0) == (process.returncode, record["type"], record["copied"])
 
 
+def test_failure_that_ends_the_run_is_told_once(cli: Cli, work: Path) -> None:
+    """All that is under way meets it: a hundred lines about one bucket would bury what to do."""
+    for number in range(40):
+        (work / f"f{number}").write_bytes(b"x")
+
+    text = cli("cp", "-r", ".", "s3/missing/p", "--workers", "8")
+    json = cli("cp", "-r", ".", "s3/missing/p", "--workers", "8", "--json")
+
+    assert (3, 3) == (text.code, json.code)
+    said = text.err.splitlines()
+    assert ["s3pool: error: PutObject s3/missing/", "s3pool: 0 copied, "] == [said[0][:36], said[1][:18]]
+    assert 2 == len(said)
+    assert json.records[-1]["failed"] == json.err.count('"code":"NoSuchBucket"') > 0
+
+
 @pytest.mark.parametrize(("words", "op"), [(("none", "s3/b/k"), "upload"), (("s3/b/none", "f"), "download")])
 def test_missing_source_names_the_operation(cli: Cli, words: tuple[str, ...], op: str) -> None:
     """It is the one that its outcome would have had."""

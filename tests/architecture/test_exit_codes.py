@@ -43,8 +43,11 @@ def iter_classes(root: type[S3PoolError] = S3PoolError) -> Iterator[type[S3PoolE
 def make(kind: type[S3PoolError]) -> S3PoolError:
     """Make an error of any class."""
     # Exceptions without an __init__ of their own have no signature to look at.
-    takes_code = inspect.isfunction(kind.__init__) and "code" in inspect.signature(kind.__init__).parameters
-    return kind(404, "Some") if takes_code else kind("some")
+    known = inspect.signature(kind.__init__).parameters if inspect.isfunction(kind.__init__) else {}
+    if "code" in known:
+        return kind(404, "Some")
+    needed = [name for name, told in known.items() if told.kind is told.KEYWORD_ONLY and told.default is told.empty]
+    return kind("some", **dict.fromkeys(needed, object()))
 
 
 @pytest.mark.parametrize("kind", sorted(set(iter_classes()), key=lambda kind: kind.__name__))

@@ -23,6 +23,7 @@ from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
+from tests.support.listening import close_listener, serve_each
 
 TLS_DIR = Path(__file__).parents[1] / "support" / "tls"
 AGAIN = "/again"  # the path of the request that shows whether the connection is used again
@@ -76,15 +77,7 @@ class RawServer:
             self._context.load_cert_chain(TLS_DIR / "server.pem")
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = Endpoint("https" if is_tls else "http", "127.0.0.1", self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def _serve(self, sock: socket.socket) -> None:
         is_over = False
@@ -128,9 +121,7 @@ class RawServer:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing alone would leave the port open while the other thread waits in accept().
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        close_listener(self._listener)
 
 
 def _pieces(script: Script) -> list[bytes]:

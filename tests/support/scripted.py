@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import TracebackType
 
 from s3pool.model import Endpoint
+from tests.support.listening import close_listener, serve_each
 
 Turn = bytes | Callable[[socket.socket], None]
 
@@ -38,18 +38,12 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.endpoint = Endpoint("http", "127.0.0.1", self._listener.getsockname()[1])
         self._stopped = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve, note=self._note)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self.connections += 1
-                self._open.append(sock)
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+    def _note(self, sock: socket.socket) -> None:
+        with self._lock:
+            self.connections += 1
+            self._open.append(sock)
 
     def _serve(self, sock: socket.socket) -> None:
         try:
@@ -78,10 +72,7 @@ class ScriptedServer:
     def stop(self) -> None:
         """Close the listener and every connection."""
         self._stopped.set()
-        with suppress(OSError):
-            # Closing alone would leave the port open while the other thread waits in accept().
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        close_listener(self._listener)
         with self._lock:
             for sock in self._open:
                 try:

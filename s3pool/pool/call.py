@@ -62,6 +62,7 @@ class Call:
         "_last_errors",
         "_only",
         "_parked",
+        "_picked",
         "_request",
         "_skew_learned",
         "_t",
@@ -78,6 +79,7 @@ class Call:
         self._tried: list[Node] = []  # nodes of the current round, oldest first
         self._parked: list[Exchange] = []  # asked, but silent beyond patience
         self._begun: Exchange | None = None  # the first attempt, sent by begin()
+        self._picked: Node | None = None  # of which the next attempt is to be
         self._failed: S3PoolError | None = None  # how the last attempt ended
         self._attempts = 0
         self._counted = 0  # attempts that used up the retry budget
@@ -100,6 +102,18 @@ class Call:
         except S3PoolError as exc:
             self._failed = exc
         return True
+
+    def adopt(self, node: Node, exchange: Exchange | None) -> None:
+        """Go on from a first attempt that somebody else began, or could not begin, on a node that was picked."""
+        if exchange is None:
+            self._picked = node  # its circuit may have granted this one request
+            return
+        exchange.request = self._request
+        if exchange.head is not None and exchange.response is None:
+            exchange.accept(exchange.head)
+        self._begun = exchange
+        self._attempts = 1
+        self._tried.append(node)
 
     def first_result(self, *, timely: bool = True) -> Response | None:
         """Give the answer to what begin() sent; None when finish() has to go on from a failure.
@@ -239,6 +253,9 @@ class Call:
     def _pick(self) -> Node:
         if self._only is not None:
             return self._only
+        picked, self._picked = self._picked, None
+        if picked is not None:
+            return picked
         if self._tried and all(node in self._tried for node in self._t.balancer.in_service):
             self._tried.clear()
         return self._t.balancer.pick(exclude=self._tried, affinity=self._request.resource)

@@ -43,7 +43,7 @@ SOCKET_OPTIONS = [
 
 
 class AllBusy(Exception):
-    """All connections that an endpoint may have are in use, and the caller cannot wait."""
+    """No connection of an endpoint can be had at once, and the caller cannot wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ class ConnectionPool:
         may_be_dead: bool = False,
         fresh: bool = False,
         wait: bool = True,
+        connect: bool = True,
     ) -> Wire:
         """Give an idle connection that is still alive, or a new one; always this when ``fresh``.
 
@@ -129,7 +130,8 @@ class ConnectionPool:
 
         Raises:
             ConnectError, TLSError: no connection came about.
-            AllBusy: there is no free slot, and ``wait`` is False.
+            AllBusy: there is no free slot, and ``wait`` is False; or no idle connection to take,
+            and ``connect`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait)
@@ -139,6 +141,8 @@ class ConnectionPool:
                 if fresh or self._has_free_lane()
                 else self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0)
             )
+            if kept is None and not connect:
+                raise AllBusy
             wire = kept or self._connect(timeout_s)
             self.counts.add(is_new=kept is None)
             return wire

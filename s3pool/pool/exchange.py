@@ -33,6 +33,7 @@ class Exchange:
         "_is_over",
         "_received_before",
         "_sent_before",
+        "head",
         "node",
         "request",
         "response",
@@ -47,6 +48,7 @@ class Exchange:
         self.request = request
         self.started = time.monotonic()
         self.was_waiting = False  # the answer was there before anybody wanted it
+        self.head: Head | None = None  # of an answer whose body is awaited by who does not wait
         self.response: Response | None = None
         self._sent_before = wire.bytes_sent
         self._received_before = wire.bytes_received
@@ -102,6 +104,13 @@ class Exchange:
             raw_headers=head.raw_headers,
             length=head.length,
         )
+
+    def complete(self, head: Head) -> None:
+        """Note a good answer of which everything was taken, and give the connection back."""
+        node = self.node
+        node.note_answer(time.monotonic() - self.started)
+        node.breaker.report_success()
+        self._finish(head.keep_alive)
 
     def abandon(self) -> None:
         """Give up: the connection cannot be used again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError
@@ -41,14 +42,11 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
     if match is None:
         raise _malformed(text, endpoint)
     minor, status, reason, block = match.groups()
-    fields = []
-    headers: dict[str, str] = {}
-    for line in block.split("\r\n")[1:]:
-        name, _, value = line.partition(":")
-        value = value.strip(" \t")
-        fields.append((name, value))
-        lower = name.lower()
-        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    parts = [line.partition(":") for line in block.split("\r\n")[1:]]
+    fields = [(name, value.strip(" \t")) for name, _, value in parts]
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) < len(fields):
+        headers = _joined(fields)
     is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"], endpoint)
     connection = headers.get("connection", "").lower()
     keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
@@ -63,6 +61,15 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
         # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
         keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
     return Head(code, reason or "", headers, tuple(fields), length, is_chunked, keep_alive)
+
+
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Give the fields by name, the values of repeated ones joined with a comma."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        lower = name.lower()
+        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    return headers
 
 
 def _malformed(text: str, endpoint: str) -> ProtocolError:

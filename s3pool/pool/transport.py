@@ -72,9 +72,13 @@ class Transport:
         """Give the node of one of the pool's endpoints."""
         return self._node_of[endpoint]
 
+    def signing_time(self) -> float:
+        """Give the servers' time, in seconds since 1970."""
+        return self._wall_clock() + self.clock_offset_s
+
     def head_for(self, request: Request, endpoint: Endpoint) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
-        now = self._wall_clock() + self.clock_offset_s
+        now = self.signing_time()
         if self._build_head is not None:
             return self._build_head(request, endpoint, now)
         return build_head(request, self._sign(request, endpoint, now))

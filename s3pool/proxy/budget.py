@@ -96,17 +96,17 @@ class RetryBudget:
 
 
 class Slip:
-    """One request's place in the budget; a context from its first attempt to its answer."""
+    """One request's place in the budget, from now to its answer."""
+
+    __slots__ = ("_budget", "_is_retrying")
 
     def __init__(self, budget: RetryBudget) -> None:
         self._budget = budget
         self._is_retrying = False
+        budget.change(active=1)
 
-    def __enter__(self) -> Slip:
-        self._budget.change(active=1)
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
+    def end(self) -> None:
+        """Give it back; once."""
         self._budget.change(active=-1, retrying=-int(self._is_retrying))
 
     def may_retry(self) -> bool:

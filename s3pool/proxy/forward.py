@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
@@ -15,7 +16,11 @@ from s3pool.errors import (
     ThrottledError,
     TransportError,
 )
-from s3pool.model import Endpoint, Response
+from s3pool.model import Endpoint, Request, Response
+from s3pool.pool.arrival import begin_now
+from s3pool.pool.balancer import Node
+from s3pool.pool.call import Call
+from s3pool.pool.exchange import Exchange
 from s3pool.pool.transport import Transport
 from s3pool.proxy.budget import RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
@@ -32,6 +37,8 @@ FORBIDDEN = 403
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
+# Until more is asked of a request than its method.
+BARE = {method: Request(method, "", "") for method in ("GET", "HEAD")}
 
 
 @dataclass(slots=True)
@@ -103,9 +110,15 @@ class Forwarder:
     """Sends requests into the pool; shared by all connections."""
 
     def __init__(
-        self, transport: Transport, *, budget: RetryBudget | None = None, slowness: float = DEFAULT_SLOWNESS
+        self,
+        transport: Transport,
+        *,
+        budget: RetryBudget | None = None,
+        slowness: float = DEFAULT_SLOWNESS,
+        is_plain: bool = False,
     ) -> None:
         self._transport = transport
+        self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._slowness = slowness  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
 
@@ -124,23 +137,43 @@ class Forwarder:
             Denial: no node gave one, or the client's body is not what was signed.
             ClientGoneError: the client hung up inside its body.
         """
+        return self.sending(outbound, operation, body=body, attempts=attempts, only=only).finish()
+
+    def begin_now(self, outbound: Sendable) -> tuple[Node, Exchange | None]:
+        """Send a GET or HEAD without waiting for anything; no exchange when that cannot be."""
+        transport = self._transport
+        node = transport.balancer.pick(affinity=outbound.resource)
+        head = outbound.build(node.endpoint, transport.signing_time())
+        return node, begin_now(node, BARE[outbound.method], head)
+
+    def sending(
+        self,
+        outbound: Sendable,
+        operation: Operation,
+        *,
+        body: Body = EMPTY_BODY,
+        attempts: Attempts,
+        only: Endpoint | None = None,
+        begun: Begun | None = None,
+    ) -> Sending:
+        """Give the same as send() in two steps; it must be finished.
+
+        ``begun`` is what begin_now() did of it, with its place in the budget.
+        """
         judge = Judge(operation, signs=outbound.signs)
-        with Slip(self.budget) as slip:
-            request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
-            try:
-                return self._transport.send(request, judge.check, only=only)
-            except S3Error:
-                if judge.answer is None:
-                    raise
-                return judge.answer
-            except TransportError as exc:
-                raise refusal_for(exc) from exc
+        before = 0 if begun is not None else len(attempts.endpoints)
+        slip = begun.slip if begun is not None else Slip(self.budget)
+        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip, before=before)
+        call = self._transport.call(request, judge.check, only=only)
+        if begun is not None:
+            call.adopt(begun.node, begun.exchange)
+            if begun.exchange is not None:
+                attempts.endpoints.append(begun.node.endpoint)
+        return Sending(call, judge, slip)
 
     def _request(
-        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
+        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip, before: int
     ) -> ProxyRequest:
-        before = len(attempts.endpoints)
-
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
             if len(attempts.endpoints) - before > 1:
@@ -158,6 +191,38 @@ class Forwarder:
             build=build,
             slip=slip,
         )
+
+
+class Begun(NamedTuple):
+    """What begin_now() did, and the request's place in the budget."""
+
+    node: Node
+    exchange: Exchange | None
+    slip: Slip
+
+
+class Sending:
+    """One request on its way; counts in the budget of second tries until it is answered."""
+
+    __slots__ = ("_call", "_judge", "_slip")
+
+    def __init__(self, call: Call, judge: Judge, slip: Slip) -> None:
+        self._call = call
+        self._judge = judge
+        self._slip = slip
+
+    def finish(self) -> Response:
+        """Give a node's answer, as Forwarder.send() does."""
+        try:
+            return self._call.finish()
+        except S3Error:
+            if self._judge.answer is None:
+                raise
+            return self._judge.answer
+        except TransportError as exc:
+            raise refusal_for(exc) from exc
+        finally:
+            self._slip.end()
 
 
 def refusal_for(error: S3PoolError) -> Denial:

@@ -87,6 +87,8 @@ class Gateway:
         self._now = now
         self._signers: dict[Credentials | None, Signer] = {}
         self._express = Express(self._signer_of, via=self.name) if _has_express(settings) else None
+        # Everyday requests may be served by a thread that never waits for a node.
+        self.is_loopable = self._express is not None and forwarder.is_plain
 
     # -- admission ---------------------------------------------------------------------------
 

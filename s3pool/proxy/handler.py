@@ -9,16 +9,19 @@ from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
+from s3pool.pool.arrival import Arrival
+from s3pool.pool.exchange import Exchange
+from s3pool.proxy.budget import Slip
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import REASONS, ClientGoneError, Denial
 from s3pool.proxy.express import Passage
 from s3pool.proxy.form_upload import form_answer
-from s3pool.proxy.forward import Attempts, refusal_for
+from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.journal import Entry
 from s3pool.proxy.loading import Admitted, Load
-from s3pool.proxy.relay import Relay
+from s3pool.proxy.relay import Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
 from s3pool.s3.xml import parse_error, parse_initiate
@@ -26,6 +29,7 @@ from s3pool.s3.xml import parse_error, parse_initiate
 logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
+STAY_S = 0.5  # a thread waits so long for a client's next request before it leaves the waiting to the loop
 DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
 ERROR_STATUS = 400
 NOTHING = Load()  # of requests without a body; nobody writes to it
@@ -42,6 +46,10 @@ class Host(Protocol):
     def is_draining(self) -> bool:
         """Say whether connections are to end with their current request."""
 
+    @property
+    def has_loop(self) -> bool:
+        """Say whether plain connections may wait for their next request without a thread."""
+
     def report(self, entry: Entry) -> None:
         """Count and log a request that ended."""
 
@@ -50,24 +58,35 @@ class Host(Protocol):
 
 
 class Connection:
-    """One client from its first request to its last; lives in one thread."""
+    """One client from its first request to its last; in one thread at a time, or in the loop."""
 
     def __init__(self, stream: ClientStream, peer: str, host: Host) -> None:
         self.stream = stream
         self.is_idle = False  # it waits for a request; read by other threads
+        self.idle_since = time.monotonic()
+        self.is_watched = False  # the loop's own note
         self.peer = peer
         self.host = host
+        self._parks = False
 
-    def serve(self) -> None:
-        """Answer requests until either side has enough."""
+    def serve(self, errand: Errand | None = None) -> bool:
+        """Answer requests until either side has enough, or nothing more needs a thread.
+
+        ``errand`` is a request that was begun elsewhere. Say whether the connection goes on:
+        then it waits for its next request, which the caller has to see to.
+        """
+        self._parks = False
         try:
-            while self._serve_next():
-                continue
+            goes_on = errand is None or self._finish(errand)
+            while goes_on and not self._parks:
+                goes_on = self._serve_next()
         except ClientGoneError as exc:
             logger.debug("%s: %s", self.peer, exc)
             self.stream.close()
-        else:
+            return False
+        if not goes_on:
             self.stream.hang_up()
+        return goes_on
 
     def _serve_next(self) -> bool:
         host, stream = self.host, self.stream
@@ -76,30 +95,42 @@ class Connection:
         self.is_idle = True
         if host.is_draining and not stream.buffered:
             return False
+        can_park = self._can_park()
+        idle_s = min(settings.idle_timeout, STAY_S) if can_park else settings.idle_timeout
         bytes_before = stream.bytes_in - stream.buffered
         try:
-            block = stream.read_head(idle_s=settings.idle_timeout, head_s=settings.header_timeout)
+            block = stream.read_head(idle_s=idle_s, head_s=settings.header_timeout)
         except Denial as denial:
-            return self._account(_Unreadable(self, denial), bytes_before)
-        self.is_idle = False
+            return self._finish(_Unreadable(self, denial, bytes_before))
         if block is None:
-            return False
-        return self._account(_Exchange(self, block), bytes_before)
+            self._parks = can_park and stream.is_silent
+            return self._parks
+        self.is_idle = False
+        return self._finish(Errand(self, block, bytes_before))
 
-    def _account(self, exchange: _Exchange | _Unreadable, bytes_before: int) -> bool:
-        host, stream, entry = self.host, self.stream, exchange.entry
-        bytes_out = stream.bytes_out
-        host.begin()
+    def _can_park(self) -> bool:
+        return self.host.has_loop and not self.stream.is_tls and not self.stream.buffered
+
+    def _finish(self, errand: Errand | _Unreadable) -> bool:
         try:
-            return exchange.serve()
+            goes_on = errand.serve()
         except ClientGoneError:
+            entry = errand.entry
             entry.end = "client gone" if entry.end == "done" else entry.end
             raise
         finally:
-            entry.total_s = time.monotonic() - entry.started
-            entry.bytes_in = stream.bytes_in - stream.buffered - bytes_before
-            entry.bytes_out = stream.bytes_out - bytes_out
-            host.report(entry)
+            self.account(errand)
+        self._parks = errand.is_everyday and self._can_park()
+        return goes_on
+
+    def account(self, errand: Errand | _Unreadable) -> None:
+        """Tell the server of a request that ended."""
+        stream, entry = self.stream, errand.entry
+        self.idle_since = now = time.monotonic()
+        entry.total_s = now - entry.started
+        entry.bytes_in = stream.bytes_in - stream.buffered - errand.bytes_before
+        entry.bytes_out = stream.bytes_out - errand.bytes_out
+        self.host.report(entry)
 
     def refuse(self, entry: Entry, head: RequestHead | None, reader: object, denial: Denial) -> bool:
         """Answer with an S3 error; say whether the connection can go on."""
@@ -141,36 +172,105 @@ class Connection:
 class _Unreadable:
     """A request of which not even the head could be read."""
 
-    def __init__(self, connection: Connection, denial: Denial) -> None:
+    is_everyday = False
+
+    def __init__(self, connection: Connection, denial: Denial, bytes_before: int) -> None:
         self.entry = Entry(connection.peer)
+        self.bytes_before = bytes_before
+        self.bytes_out = connection.stream.bytes_out
         self._connection = connection
         self._denial = denial
+        connection.host.begin()
 
     def serve(self) -> bool:
         """Say what is wrong with it."""
         return self._connection.refuse(self.entry, None, None, self._denial)
 
 
-class _Exchange:
-    """One request and its answer."""
+class Errand:
+    """One request and its answer.
 
-    def __init__(self, connection: Connection, block: bytes) -> None:
+    The loop begins everyday ones and takes them as far as it goes without waiting: begin(),
+    then arrives() until the answer is there, then offer(). From wherever it stops, serve()
+    goes on to the end in a thread. What is not set stays the class's own: most requests set
+    a few of these.
+    """
+
+    is_everyday = False  # the loop can begin such a request
+    _head: RequestHead | None = None
+    _load = NOTHING
+    _has_continued = False
+    _passage: Passage | None = None
+    _begun: Begun | None = None
+    _unsent: bytes | None = None  # the end of an answer that the client did not take at once
+    _keeps_alive = True
+
+    def __init__(self, connection: Connection, block: bytes, bytes_before: int) -> None:
         self.entry = Entry(connection.peer)
-        self._connection = connection
+        self.bytes_before = bytes_before  # of the client's, up to this request
+        self.bytes_out = connection.stream.bytes_out
+        self.connection = connection
         self._stream = connection.stream
         self._host = connection.host
         self._gateway = connection.host.gateway
         self._block = block
-        self._head: RequestHead | None = None
-        self._load = NOTHING
-        self._attempts = Attempts()
-        self._has_continued = False
+        self._host.begin()
+
+    # -- in the loop: nothing here waits -------------------------------------------------------
+
+    def begin(self, passage: Passage) -> Exchange | None:
+        """Send an everyday request over a connection that is open; None when that cannot be."""
+        self._enter(passage)
+        forwarder = self._gateway.forwarder
+        slip = Slip(forwarder.budget)
+        try:
+            node, exchange = forwarder.begin_now(passage)
+        except BaseException:
+            slip.end()
+            raise
+        self._begun = Begun(node, exchange, slip)
+        if exchange is not None:
+            self.entry.endpoint, self.entry.tries = exchange.wire.endpoint, 1
+        return exchange
+
+    def offer(self, arrival: Arrival) -> bool:
+        """Send the client the answer that has arrived; False when serve() has to go on."""
+        begun, passage, entry = self._begun, self._passage, self.entry
+        if begun is None or passage is None:
+            raise AssertionError("nothing was begun")
+        self._begun = None
+        begun.slip.end()
+        head, body = arrival
+        entry.status, entry.backend_request_id = head.status, head.headers.get("x-amz-request-id", "")
+        self._keeps_alive = not self._host.is_draining
+        self._note_first_byte()
+        said = answer_head(passage, head, length=len(body), keep_alive=self._keeps_alive, chunked=False)
+        self._unsent = self._stream.send_now(said + body)
+        if self._unsent or not self._keeps_alive:
+            return False
+        entry.is_looped = True
+        return True
+
+    def abandon(self) -> None:
+        """End it without an answer: its client is gone, or a mistake of ours is in the way."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.slip.end()
+            if begun.exchange is not None:
+                begun.exchange.abandon()
+        self.entry.end = "client gone"
+        self.connection.account(self)
+
+    # -- in a thread ---------------------------------------------------------------------------
 
     def serve(self) -> bool:
         """Give whether the connection can carry another request."""
-        entry, attempts = self.entry, self._attempts
+        if self._unsent is not None:
+            self._stream.write(self._unsent)
+            return self._keeps_alive
+        self._attempts, self.entry.endpoint = Attempts(), ""
         try:
-            passage = self._gateway.admit_plain(self._block, entry.peer)
+            passage = self._passage or self._gateway.admit_plain(self._block, self.entry.peer)
             if passage is None:
                 return self._serve()
             return self._serve_plain(passage)
@@ -182,25 +282,34 @@ class _Exchange:
         except S3PoolError as exc:
             if isinstance(exc, ClientGoneError):
                 raise
-            logger.warning("%s %s: %s", entry.op, entry.bucket, exc)
+            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
             return self._refuse(refusal_for(exc))
         finally:
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
-            entry.tries = len(attempts.endpoints)
-            entry.endpoint = entry.endpoint or attempts.last
+            self.entry.tries = len(self._attempts.endpoints)
+            self.entry.endpoint = self.entry.endpoint or self._attempts.last
 
     def _refuse(self, denial: Denial) -> bool:
-        return self._connection.refuse(self.entry, self._head, self._load.reader, denial)
+        return self.connection.refuse(self.entry, self._head, self._load.reader, denial)
 
-    def _serve_plain(self, passage: Passage) -> bool:
-        """Serve an everyday request, whose head nobody had to take apart."""
+    def _enter(self, passage: Passage) -> None:
+        """Note an everyday request, whose head nobody had to take apart."""
+        self._passage = passage
+        self.is_everyday = self._gateway.is_loopable
         entry = self.entry
         entry.auth_s = time.monotonic() - entry.started
         entry.method, entry.op, entry.access_key = passage.method, passage.operation.name, passage.access_key
         entry.bucket, entry.key = passage.bucket, passage.key
+
+    def _serve_plain(self, passage: Passage) -> bool:
+        """Serve an everyday request, or go on with it."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            self._enter(passage)
+        sending = self._gateway.forwarder.sending(passage, passage.operation, attempts=self._attempts, begun=begun)
         try:
-            response = self._gateway.forwarder.send(passage, passage.operation, attempts=self._attempts)
+            response = sending.finish()
         except S3PoolError:
             self._head = parse_head(self._block)  # the refusal's form depends on it
             raise
@@ -230,6 +339,9 @@ class _Exchange:
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
             return self._answer_health(head)
         admitted = self._admit(head)
+        # Its signer may be remembered by now; then the next one of this kind needs no thread.
+        gateway = self._gateway
+        self.is_everyday = gateway.is_loopable and gateway.admit_plain(self._block, self.entry.peer) is not None
         form = None
         if admitted.is_form:
             admitted, self._load, form = self._gateway.admit_form(admitted, self._stream, self._before_read)

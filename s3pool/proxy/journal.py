@@ -37,6 +37,7 @@ class Entry:
     auth_s = 0.0
     first_byte_s = 0.0
     total_s = 0.0
+    is_looped = False  # no thread was needed
     end = "done"
     denied = ""  # one word for why a caller was turned away
     backend_request_id = ""

@@ -42,11 +42,14 @@ class Metrics:
         self._replays = Counter("replays", "Bodies that were sent again", **labels)
         self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
         self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
+        self._looped = Counter("loop_requests", "Requests that needed no thread", **labels)
+        self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **labels)
         self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
         # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
         self._at_work = 0
         self._sums: dict[tuple[str, int, str], _Sums] = {}
+        self._reasons: Tally[str] = Tally()
         self._by_op: Tally[str] = Tally()
         self._by_class: Tally[str] = Tally()
 
@@ -75,6 +78,7 @@ class Metrics:
         """Hand what was added up to the registry; who shows it calls this before."""
         with self._lock:
             pending, self._sums = self._sums, {}
+            reasons, self._reasons = self._reasons, Tally()
             at_work = self._at_work
             for (op, status, _), sums in pending.items():
                 self._by_op[op] += sums.requests
@@ -87,6 +91,14 @@ class Metrics:
             self._bytes_in.inc(sums.bytes_in)
             self._bytes_out.inc(sums.bytes_out)
             self._tries.inc(sums.tries)
+            self._looped.inc(sums.looped)
+        for reason, count in reasons.items():
+            self._handed_over.labels(reason).inc(count)
+
+    def handed_over(self, reason: str) -> None:
+        """Count a connection that goes from the loop to a thread."""
+        with self._lock:
+            self._reasons[reason] += 1
 
     def turned_away(self) -> None:
         """Count a connection over the limit."""
@@ -159,9 +171,10 @@ class _Times:
 class _Sums:
     """What requests of one operation, status and node add up to."""
 
-    __slots__ = ("bytes_in", "bytes_out", "first_byte", "requests", "seconds", "tries")
+    __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "seconds", "tries")
 
     def __init__(self) -> None:
+        self.looped = 0
         self.requests = self.bytes_in = self.bytes_out = self.tries = 0
         self.seconds = _Times()
         self.first_byte = _Times()
@@ -169,6 +182,7 @@ class _Sums:
     def add(self, entry: Entry) -> None:
         """Count one request."""
         self.requests += 1
+        self.looped += entry.is_looped
         self.bytes_in += entry.bytes_in
         self.bytes_out += entry.bytes_out
         self.tries += entry.tries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
@@ -96,7 +96,10 @@ class Relay:
     def _start(self, *blocks: bytes | memoryview) -> None:
         self.is_begun = True
         self._on_first_byte()
-        head = answer_head(self._head, self._first, keep_alive=self.keep_alive, chunked=self._is_chunked)
+        first = self._first
+        head = answer_head(
+            self._head, first, length=_length(first), keep_alive=self.keep_alive, chunked=self._is_chunked
+        )
         self._stream.write(head, *blocks)
 
     def _write_whole(self, length: int) -> None:
@@ -223,14 +226,37 @@ def _span(response: Response) -> tuple[int, int, int] | None:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def answer_head(head: Asked, response: Response, *, keep_alive: bool, chunked: bool) -> bytes:
-    """Give an answer's head: everything the node said, but what concerns its connection alone."""
+class Said(Protocol):
+    """What an answer of a node begins with."""
+
+    @property
+    def status(self) -> int:
+        """Give the status."""
+
+    @property
+    def reason(self) -> str:
+        """Give the words behind it."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Give the fields by their names in lower case."""
+
+    @property
+    def raw_headers(self) -> tuple[tuple[str, str], ...]:
+        """Give the fields as they came."""
+
+
+def answer_head(head: Asked, said: Said, *, length: int | None, keep_alive: bool, chunked: bool) -> bytes:
+    """Give an answer's head: everything the node said, but what concerns its connection alone.
+
+    ``length`` is the body's, None when it is not known.
+    """
     gone = REPLACED
-    if response.headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
-        gone |= connection_words(response.raw_headers)
-    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
-    lines += [f"{name}: {value}" for name, value in response.raw_headers if name.lower() not in gone]
-    lines += _framing(head, response, chunked=chunked)
+    if said.headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
+        gone |= connection_words(said.raw_headers)
+    lines = [f"HTTP/1.1 {said.status} {said.reason}"]
+    lines += [f"{name}: {value}" for name, value in said.raw_headers if name.lower() not in gone]
+    lines += _framing(head, said, length=length, chunked=chunked)
     if not keep_alive:
         lines.append("Connection: close")
     elif head.is_http_1_0:
@@ -238,11 +264,10 @@ def answer_head(head: Asked, response: Response, *, keep_alive: bool, chunked: b
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
-def _framing(head: Asked, response: Response, *, chunked: bool) -> list[str]:
+def _framing(head: Asked, said: Said, *, length: int | None, chunked: bool) -> list[str]:
     if chunked:
         return ["Transfer-Encoding: chunked"]
-    said = response.headers.get("content-length")
-    if head.method == "HEAD" or response.status in NO_BODY_STATUS:
-        return [f"Content-Length: {said}"] if head.method == "HEAD" and said is not None else []
-    length = _length(response)
+    named = said.headers.get("content-length")
+    if head.method == "HEAD" or said.status in NO_BODY_STATUS:
+        return [f"Content-Length: {named}"] if head.method == "HEAD" and named is not None else []
     return [] if length is None else [f"Content-Length: {length}"]

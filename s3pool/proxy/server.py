@@ -15,10 +15,13 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from s3pool.errors import ConfigError
+from s3pool.proxy import loop
+from s3pool.proxy.crew import Crew
 from s3pool.proxy.denial import unavailable
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.handler import Connection
+from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.journal import AccessLog, Entry
+from s3pool.proxy.loop import Loop
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.settings import Address, ProxySettings
 from s3pool.proxy.stream import ClientStream
@@ -31,10 +34,11 @@ POLL_S = 0.2
 
 
 class ProxyServer(ThreadingHTTPServer):
-    """A thread per connection, a bound on their number, and a way out that loses nothing.
+    """Connections in a loop or in threads, a bound on their number, a way out that loses nothing.
 
-    http.server gives the listening and the threads; every byte of HTTP is read by our own
-    parser. ``gateway`` and ``tls`` may be replaced while it runs.
+    http.server gives the listening; every byte of HTTP is read by our own parser. Plain
+    connections wait in the loop and get a thread for what the loop does not do; those with TLS
+    have one throughout. ``gateway`` and ``tls`` may be replaced while it runs.
     """
 
     daemon_threads = True
@@ -58,6 +62,8 @@ class ProxyServer(ThreadingHTTPServer):
         self._per_peer: Counter[str] = Counter()
         self._all_gone = threading.Event()
         self._all_gone.set()
+        self._crew = Crew("s3pool-proxy")
+        self._loop: Loop | None = None
         try:
             super().__init__((address.host, address.port), _unused_handler, bind_and_activate=True)
         except OSError as exc:
@@ -83,18 +89,55 @@ class ProxyServer(ThreadingHTTPServer):
     # -- admission ---------------------------------------------------------------------------
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a connection's thread, or turn it away: the accepting thread waits for nobody."""
+        """See to a new connection, or turn it away: the accepting thread waits for nobody."""
         peer = str(client_address[0])
         if not self._enter(peer):
             self.metrics.turned_away()
             self._turn_away(request)
             return
-        thread = threading.Thread(target=self._serve, args=(request, peer), name="s3pool-proxy", daemon=True)
         try:
-            thread.start()
-        except RuntimeError:  # the system has no thread left
+            self._welcome(request, peer)
+        except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
             self._leave(peer)
             self._turn_away(request)
+
+    def _welcome(self, sock: socket.socket, peer: str) -> None:
+        tls = self.tls
+        if tls is not None:
+            self._crew.give(lambda: self._secure(sock, peer, tls))
+            return
+        at_work = self._loop_at_work() if self.has_loop else None
+        try:
+            connection = self._connection(sock, peer, is_tls=False)
+        except OSError:  # the client is gone already
+            sock.close()
+            self._leave(peer)
+            return
+        if at_work is not None:
+            at_work.park(connection)
+        else:
+            self._employ(connection, None)
+
+    def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool) -> Connection:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(ClientStream(sock, is_tls=is_tls), peer, self)
+        with self._lock:
+            self._sockets[connection] = sock
+        return connection
+
+    @property
+    def has_loop(self) -> bool:
+        """Say whether plain connections may wait for their next request without a thread."""
+        return loop.IS_POSSIBLE
+
+    def _loop_at_work(self) -> Loop:
+        """Give the loop; its thread starts with the first connection. For the accepting thread."""
+        if self._loop is None:
+            made = Loop(self, attend=self._attend, release=self._release)
+            made.start()
+            self._loop = made
+        return self._loop
 
     def _enter(self, peer: str) -> bool:
         with self._lock:
@@ -128,33 +171,48 @@ class ProxyServer(ThreadingHTTPServer):
 
     # -- one connection ------------------------------------------------------------------------
 
-    def _serve(self, sock: socket.socket, peer: str) -> None:
+    def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext) -> None:
+        secured = None
         try:
-            self._converse(sock, peer)
-        except Exception:  # the thread's outermost frame
-            logger.exception("a connection from %s failed", peer)
-        finally:
-            with contextlib.suppress(OSError):
-                sock.close()
-            self._leave(peer)
-
-    def _converse(self, sock: socket.socket, peer: str) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        tls = self.tls
-        if tls is not None:
             secured = _shake_hands(sock, tls, peer)
-            if secured is None:
-                return
-            sock = secured
-        connection = Connection(ClientStream(sock, is_tls=tls is not None), peer, self)
-        with self._lock:
-            self._sockets[connection] = sock
-        try:
-            connection.serve()
         finally:
-            with self._lock:
-                del self._sockets[connection]
+            if secured is None:
+                sock.close()
+                self._leave(peer)
+        if secured is not None:
+            self._serve(self._connection(secured, peer, is_tls=True), None)
+
+    def _attend(self, connection: Connection, errand: Errand | None, reason: str) -> None:
+        """Give a connection of the loop to a thread."""
+        self.metrics.handed_over(reason)
+        self._employ(connection, errand)
+
+    def _employ(self, connection: Connection, errand: Errand | None) -> None:
+        try:
+            self._crew.give(lambda: self._serve(connection, errand))
+        except RuntimeError:  # the system has no thread left
+            if errand is not None:
+                errand.abandon()
+            self._release(connection)
+
+    def _serve(self, connection: Connection, errand: Errand | None) -> None:
+        """Let a connection have this thread as long as it needs one."""
+        goes_on = False
+        try:
+            goes_on = connection.serve(errand)
+        except Exception:  # the thread's outermost frame
+            logger.exception("a connection from %s failed", connection.peer)
+        finally:
+            if not goes_on or self._loop is None:
+                self._release(connection)
+        if goes_on and self._loop is not None:
+            self._loop.park(connection)
+
+    def _release(self, connection: Connection) -> None:
+        connection.stream.close()
+        with self._lock:
+            del self._sockets[connection]
+        self._leave(connection.peer)
 
     # -- what connections need (handler.Host) --------------------------------------------------
 
@@ -183,6 +241,8 @@ class ProxyServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         self._wake_idle()
+        if self._loop is not None:
+            self._loop.stop()
         until = time.monotonic() + self.settings.drain_timeout
         while time.monotonic() < until and not is_urgent():
             if self._all_gone.wait(min(POLL_S, max(until - time.monotonic(), 0.001))):

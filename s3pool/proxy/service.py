@@ -85,7 +85,10 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         head=head_of,
     )
     return Forwarder(
-        transport, budget=RetryBudget(settings.retry_budget), slowness=settings.slow_op_timeout / timeout_s
+        transport,
+        budget=RetryBudget(settings.retry_budget),
+        slowness=settings.slow_op_timeout / timeout_s,
+        is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
 
 

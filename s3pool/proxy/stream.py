@@ -39,6 +39,7 @@ class ClientStream:
         self._waited_s = 0.0
         self._window_bytes = 0
         self.is_tls = is_tls
+        self.is_silent = False  # the last wait for a request ended without a byte, and without an end
         self.bytes_in = 0
         self.bytes_out = 0
         self._set_send_timeout()
@@ -64,6 +65,38 @@ class ClientStream:
         elif seconds != self._receive_timeout_s:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
         self._receive_timeout_s = seconds
+
+    # -- without waiting ---------------------------------------------------------------------
+
+    def receive_now(self) -> bytes | None:
+        """Give what has arrived, nothing at the client's end, None when there is nothing yet."""
+        try:
+            received = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        self.bytes_in += len(received)
+        return received
+
+    def put_back(self, received: bytes) -> None:
+        """Let the next read begin with what was given before."""
+        self._rest = received
+
+    def send_now(self, block: bytes) -> bytes:
+        """Send what the client takes at once, and give the rest.
+
+        Raises:
+            ClientGoneError: the client hung up.
+        """
+        try:
+            count = self._sock.send(block, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return block
+        except OSError as exc:
+            raise ClientGoneError(f"the client does not take its answer: {exc}") from exc
+        self.bytes_out += count
+        return block[count:]
 
     # -- heads -------------------------------------------------------------------------------
 
@@ -93,9 +126,11 @@ class ClientStream:
 
     def _first_bytes(self, idle_s: float) -> bool:
         self._wait_at_most(idle_s)
+        self.is_silent = False
         try:
             self._rest = self._sock.recv(RECEIVE_BYTES)
-        except OSError:
+        except OSError as exc:
+            self.is_silent = isinstance(exc, (BlockingIOError, TimeoutError))
             return False
         self.bytes_in += len(self._rest)
         return bool(self._rest)

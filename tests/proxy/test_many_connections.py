@@ -57,7 +57,7 @@ def judge(proxy: Process, base: Usage, count: int) -> None:
 
 
 def test_idle_connections_cost_little_and_stop_nobody(proxy: Process) -> None:
-    """Clients keep their connections; each is a thread here, and must stay a small one."""
+    """Clients keep their connections; what waits in the loop must stay small."""
     base = usage([proxy.child.pid])
     with ExitStack() as stack:
         for _ in range(IDLE):

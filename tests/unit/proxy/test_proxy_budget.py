@@ -24,7 +24,7 @@ def test_bytes_are_there_once() -> None:
 def test_share_of_second_tries(requests: int, share: float, allowed: int) -> None:
     """A percentage of what is at work, and a few in any case."""
     budget = RetryBudget(share)
-    slips = [Slip(budget).__enter__() for _ in range(requests)]
+    slips = [Slip(budget) for _ in range(requests)]
 
     begun = 0
     while budget.admits and begun < requests:
@@ -39,10 +39,11 @@ def test_place_is_free_again_after_the_answer() -> None:
     """And a third try of the same request takes no second place."""
     budget = RetryBudget(0.2)
 
-    with Slip(budget) as slip:
-        slip.note_retry()
-        slip.note_retry()
-        during = budget.retrying
+    slip = Slip(budget)
+    slip.note_retry()
+    slip.note_retry()
+    during = budget.retrying
+    slip.end()
 
     assert (1, 0) == (during, budget.retrying)
 

@@ -185,3 +185,23 @@ def test_other_modes_have_no_short_way(settings: dict[str, object]) -> None:
     the_long_way(door, signed("/b/key"))
 
     assert the_short_way(door, signed("/b/key")) is None
+
+
+@pytest.mark.parametrize(
+    ("pool", "settings", "fits"),
+    [
+        ({}, {}, True),
+        ({"endpoints": (NODE, Endpoint.parse("https://node.test:7443"))}, {}, False),
+        ({"bwlimit": 1 << 20}, {}, False),
+        ({}, {"auth": "open"}, False),
+        ({}, {"domains": ("s3.test",)}, False),
+    ],
+    ids=["plain", "tls", "limited", "open", "domains"],
+)
+def test_loop_is_for_plain_connections_without_a_limit(
+    pool: dict[str, object], settings: dict[str, object], fits: bool
+) -> None:
+    """TLS may have to read before it writes, and who keeps to a bandwidth waits."""
+    config = Config(**{"endpoints": (NODE,), "credentials": POOL, "region": "us-east-1", **pool})  # type: ignore[arg-type]
+
+    assert fits == open_gateway(config, ProxySettings(**settings)).gateway.is_loopable  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""One request that never waits: sent over a connection that is open, its answer taken as it arrives.
+
+It is for one thread that has many under way. A short answer is whole in its wire's buffer
+before anybody looks at it. For all others somebody is needed who can wait: Call.adopt() goes
+on from whatever was reached here.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+from s3pool.errors import TransportError
+from s3pool.model import Request
+from s3pool.pool.balancer import Node
+from s3pool.pool.connection import AllBusy
+from s3pool.pool.exchange import Exchange
+from s3pool.pool.heads import FIRST_FINAL_STATUS, Head, parse_head
+from s3pool.pool.wire import TCP_QUICKACK, EarlyAnswer, Wire
+
+END_OF_HEAD = b"\r\n\r\n"
+FIRST_ERROR_OF_SERVERS = 500
+# Answers that speak of the node or of the clock, and not of the object.
+ODD_STATUS = frozenset({403, 429})
+
+
+class Arrival(NamedTuple):
+    """An answer that is here from its first byte to its last."""
+
+    head: Head
+    body: bytes
+
+
+class NeedsPatience(Exception):
+    """The answer is long, of no known length, odd, or does not come; what was taken is kept."""
+
+
+def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
+    """Send a request that has no body; None when no connection to the node is open.
+
+    It must be one that can be sent again. The connections must be plain ones, without TLS and
+    without a limit of their bandwidth.
+    """
+    try:
+        wire = node.connections.checkout(may_be_dead=True, connect=False)
+    except AllBusy:
+        return None
+    node.enter()
+    exchange = Exchange(node, wire, request)
+    try:
+        wire.set_timeout(node.connections.settings.read_timeout_s)
+        wire.write(head)
+    except (EarlyAnswer, TransportError):  # it was closed while it waited
+        exchange.abandon()
+        return None
+    node.counters.add_request(is_retry=False)
+    return exchange
+
+
+def arrives(exchange: Exchange) -> Arrival | None:
+    """Take what has arrived; give the answer when all of it is there, until then None.
+
+    Raises:
+        NeedsPatience: it takes somebody who waits.
+    """
+    wire = exchange.wire
+    try:
+        count = _receive(wire)
+        if count <= 0:
+            if not count:
+                return None
+            raise NeedsPatience
+        head = exchange.head or _head(wire, exchange.request.method)
+    except (OSError, TransportError) as exc:
+        raise NeedsPatience from exc
+    if head is not None:
+        length = head.length
+        if length is None or wire._start + length > len(wire._buffer) or _is_odd(head.status):
+            exchange.accept(head)
+            raise NeedsPatience
+        if wire._end - wire._start >= length:
+            return _complete(exchange, head, length)
+        exchange.head = head
+    if TCP_QUICKACK is not None:
+        # Without it Nagle there may wait 40 ms for our ACK before the rest is sent.
+        wire._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+    return None
+
+
+def _is_odd(status: int) -> bool:
+    return status >= FIRST_ERROR_OF_SERVERS or status in ODD_STATUS
+
+
+def _complete(exchange: Exchange, head: Head, length: int) -> Arrival:
+    wire = exchange.wire
+    body = bytes(wire._view[wire._start : wire._start + length])
+    wire._start += length
+    exchange.complete(head)
+    return Arrival(head, body)
+
+
+def _receive(wire: Wire) -> int:
+    """Give the bytes that came, 0 when none did, -1 at the end of the connection or of the buffer."""
+    if wire._start == wire._end:
+        wire._start = wire._end = 0
+    try:
+        count = wire._sock.recv_into(wire._view[wire._end :], 0, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
+    wire._end += count
+    wire.bytes_received += count
+    return count or -1
+
+
+def _head(wire: Wire, method: str) -> Head | None:
+    """Give the head when all of it is there; an interim one stays for who reads on."""
+    end = wire._buffer.find(END_OF_HEAD, wire._start, wire._end)
+    if end < 0:
+        return None
+    head = parse_head(str(wire._view[wire._start : end], "utf-8", "surrogateescape"), method, wire.endpoint)
+    if head.status < FIRST_FINAL_STATUS:
+        raise NeedsPatience
+    wire._start = end + len(END_OF_HEAD)
+    wire._is_read_past = False
+    wire.exchanges += 1
+    return head

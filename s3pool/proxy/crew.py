@@ -1,0 +1,63 @@
+"""Threads that wait for work: handing a connection to one costs less than starting one."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+REST_S = 2.0  # a thread without work ends after this
+MOST_RESTING = 32  # further ones end at once
+
+Job = Callable[[], None]
+
+
+class Crew:
+    """Runs each job in a thread of its own; as many at a time as there are jobs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        # Guards the number of threads that rest and are not meant for a job yet.
+        self._lock = threading.Lock()
+        self._resting = 0
+
+    def give(self, job: Job) -> None:
+        """Run a job soon.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        with self._lock:
+            is_taken = self._resting > 0
+            self._resting -= is_taken
+        if is_taken:
+            self._jobs.put(job)
+        else:
+            threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
+
+    def _work(self, job: Job | None) -> None:
+        while job is not None:
+            try:
+                job()
+            except Exception:  # the thread's outermost frame
+                logger.exception("%s: a job failed", self._name)
+            job = None  # what it holds on to must not wait with this thread
+            with self._lock:
+                if self._resting >= MOST_RESTING:
+                    return
+                self._resting += 1
+            job = self._next()
+
+    def _next(self) -> Job | None:
+        try:
+            return self._jobs.get(timeout=REST_S)
+        except queue.Empty:
+            with self._lock:
+                if self._resting:
+                    self._resting -= 1
+                    return None
+            return self._jobs.get()  # somebody counts on this thread: the job is on its way

@@ -1,0 +1,222 @@
+"""One thread for all that needs no waiting: idle connections, and everyday requests.
+
+Most requests are read in one piece, go to a node over a connection that is open, and come
+back in one piece. Threads that hand the interpreter to each other for that cost more than the
+work itself, so one thread does it for all connections, by the readiness of their sockets. It
+never waits for one of them: whatever is not there at once is left to a thread, which goes on
+from exactly where the loop stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable
+
+from s3pool.pool.arrival import NeedsPatience, arrives
+from s3pool.pool.exchange import Exchange
+from s3pool.proxy.denial import ClientGoneError
+from s3pool.proxy.express import Passage
+from s3pool.proxy.handler import Connection, Errand, Host
+
+logger = logging.getLogger(__name__)
+
+IS_POSSIBLE = hasattr(select, "epoll")
+TICK_S = 0.25  # how often it is looked at what waits too long
+SILENCE_S = 0.25  # after which a thread waits for a node, with all its patience
+MOST_EVENTS = 256
+END_OF_HEAD = b"\r\n\r\n"
+ONCE = select.EPOLLIN | select.EPOLLONESHOT if IS_POSSIBLE else 0
+
+# Why a connection went to a thread.
+REQUEST, UNCONNECTED, ANSWER, OVERDUE, CLIENT = "request", "unconnected", "answer", "overdue", "client"
+
+Attend = Callable[[Connection, "Errand | None", str], None]
+
+
+class Loop:
+    """The connections that no thread is at work for.
+
+    ``attend(connection, errand, reason)`` gives one to a thread, which goes on with the errand
+    where there is one; ``release(connection)`` closes one.
+    """
+
+    def __init__(self, host: Host, *, attend: Attend, release: Callable[[Connection], None]) -> None:
+        self._host = host
+        self._attend = attend
+        self._release = release
+        self._epoll = select.epoll()
+        # A connection belongs to whoever takes it out of here; other threads only add to it.
+        self._clients: dict[int, Connection] = {}
+        # By the descriptor of the connection to the node.
+        self._errands: dict[int, tuple[Errand, Exchange]] = {}
+        self._stops = False
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, name="s3pool-loop", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end with its last connection; who comes later is turned away."""
+        self._stops = True
+
+    def park(self, connection: Connection) -> None:
+        """Wait for a connection's next request; from any thread."""
+        # In this order: who drains first says so, and then wakes whoever is idle.
+        connection.is_idle = True
+        connection.is_watched = True
+        fd = connection.stream.fileno()
+        try:
+            # Before it is the loop's, which may end it at once. What is ready stays ready.
+            self._epoll.register(fd, select.EPOLLIN)
+        except (OSError, ValueError):  # the loop has ended
+            self._release(connection)
+            return
+        self._clients[fd] = connection
+        if self._has_ended:
+            self._end(fd)
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        next_tick = time.monotonic() + TICK_S
+        while not (self._stops and not self._clients):
+            for fd, _ in self._epoll.poll(TICK_S, MOST_EVENTS):
+                self._serve(fd)
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_S
+                self._look_for_late_ones(now)
+        self._has_ended = True
+        for fd in list(self._clients):
+            self._end(fd)
+        self._epoll.close()
+
+    def _serve(self, fd: int, *, is_late: bool = False) -> None:
+        """Do what a descriptor is ready for."""
+        under_way = self._errands.get(fd)
+        try:
+            if under_way is not None:
+                self._on_answer(fd, *under_way, is_late=is_late)
+            elif (connection := self._clients.get(fd)) is not None:
+                self._on_client(fd, connection)
+        except Exception:  # one connection's trouble must not be the others'
+            logger.exception("a connection failed")
+            self._give_up(fd)
+
+    def _on_client(self, fd: int, connection: Connection) -> None:
+        if not connection.is_idle:
+            # The next request already, or the end: it has its time after this one.
+            self._epoll.unregister(fd)
+            connection.is_watched = False
+            return
+        stream, started = connection.stream, time.monotonic()
+        bytes_before = stream.bytes_in
+        received = stream.receive_now()
+        if received is None:
+            return
+        if not received:
+            self._end(fd)
+            return
+        connection.is_idle = False
+        gateway = self._host.gateway
+        if gateway.is_loopable and received.endswith(END_OF_HEAD):
+            block = received[: -len(END_OF_HEAD)]
+            passage = gateway.admit_plain(block, connection.peer)
+            if passage is not None:
+                errand = Errand(connection, block, bytes_before)
+                errand.entry.started = started
+                self._begin(fd, errand, passage)
+                return
+        stream.put_back(received)
+        self._hand_over(fd, connection, None, REQUEST)
+
+    def _begin(self, fd: int, errand: Errand, passage: Passage) -> None:
+        try:
+            exchange = errand.begin(passage)
+        except BaseException:
+            errand.abandon()
+            raise
+        if exchange is None:
+            self._hand_over(fd, errand.connection, errand, UNCONNECTED)
+            return
+        wire_fd = exchange.wire.fileno()
+        self._errands[wire_fd] = errand, exchange
+        self._watch(wire_fd)
+
+    def _watch(self, fd: int) -> None:
+        """Be told once of what comes from a node; the connection stays known when others use it."""
+        try:
+            self._epoll.modify(fd, ONCE)
+        except FileNotFoundError:
+            self._epoll.register(fd, ONCE)
+
+    def _on_answer(self, fd: int, errand: Errand, exchange: Exchange, *, is_late: bool) -> None:
+        connection = errand.connection
+        client_fd = connection.stream.fileno()
+        try:
+            arrival = arrives(exchange)
+        except NeedsPatience:
+            del self._errands[fd]
+            self._hand_over(client_fd, connection, errand, ANSWER)
+            return
+        if arrival is None and not is_late:
+            self._watch(fd)
+            return
+        del self._errands[fd]
+        if arrival is None:
+            self._hand_over(client_fd, connection, errand, OVERDUE)
+            return
+        try:
+            if not errand.offer(arrival):
+                self._hand_over(client_fd, connection, errand, CLIENT)
+                return
+        except BaseException as exc:
+            errand.abandon()
+            self._end(client_fd)
+            if isinstance(exc, ClientGoneError):
+                return
+            raise
+        connection.account(errand)
+        connection.is_idle = True
+        if not connection.is_watched:
+            connection.is_watched = True
+            self._epoll.register(client_fd, select.EPOLLIN)
+
+    def _look_for_late_ones(self, now: float) -> None:
+        """Leave nodes that are silent to threads, and end connections that were idle too long."""
+        for fd, (_, exchange) in list(self._errands.items()):
+            if now - exchange.started > SILENCE_S:
+                self._serve(fd, is_late=True)
+        oldest = now - self._host.gateway.settings.idle_timeout
+        for fd, connection in list(self._clients.items()):
+            if connection.is_idle and connection.idle_since < oldest:
+                self._end(fd)
+
+    # -- whose a connection is next --------------------------------------------------------------
+
+    def _hand_over(self, fd: int, connection: Connection, errand: Errand | None, reason: str) -> None:
+        del self._clients[fd]
+        if connection.is_watched:
+            self._epoll.unregister(fd)
+            connection.is_watched = False
+        self._attend(connection, errand, reason)
+
+    def _end(self, fd: int) -> None:
+        connection = self._clients.pop(fd, None)
+        if connection is not None:
+            self._release(connection)
+
+    def _give_up(self, fd: int) -> None:
+        """End what a mistake of ours was made on."""
+        under_way = self._errands.pop(fd, None)
+        if under_way is None:
+            self._end(fd)
+            return
+        errand, _ = under_way
+        errand.abandon()
+        self._end(errand.connection.stream.fileno())

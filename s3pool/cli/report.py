@@ -35,6 +35,10 @@ class EndpointStats(Protocol):
         """Count attempts that repeated one made before."""
 
     @property
+    def timed(self) -> int:
+        """Count answers whose time is part of the seconds."""
+
+    @property
     def bytes_sent(self) -> int:
         """Count body bytes sent."""
 
@@ -73,8 +77,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozen
 
 
 def mean_ms(row: EndpointStats) -> float:
-    """Give the mean time to an answer in milliseconds, 0 without requests."""
-    return round(row.seconds / row.requests * 1000, 1) if row.requests else 0.0
+    """Give the mean time to an answer in milliseconds, 0 when none was timed."""
+    return round(row.seconds / row.timed * 1000, 1) if row.timed else 0.0
 
 
 def stats_record(row: EndpointStats) -> dict[str, object]:

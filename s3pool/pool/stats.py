@@ -10,7 +10,7 @@ from s3pool.record import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EndpointStats:
-    """A snapshot of one endpoint's counters. Bytes are on the wire; seconds add up over requests.
+    """A snapshot of one endpoint's counters. Bytes are on the wire; seconds add up over ``timed`` answers.
 
     ``failures`` counts exchanges without a usable answer and answers of 500 and above,
     ``retries`` the attempts made here because an earlier one, here or elsewhere, failed.
@@ -27,6 +27,7 @@ class EndpointStats:
     seconds: float
     last_error: str
     failure_kinds: dict[str, int] = field(default_factory=dict)
+    timed: int = 0
 
 
 class ConnectionCounts:
@@ -68,6 +69,7 @@ class NodeCounters:
         self.bytes_sent = 0
         self.bytes_received = 0
         self.seconds = 0.0
+        self.timed = 0
         self.last_error = ""
         self.failure_kinds: Counter[str] = Counter()
 
@@ -81,6 +83,7 @@ class NodeCounters:
         """Count the time from the request's first byte to the response's head."""
         with self._lock:
             self.seconds += seconds
+            self.timed += 1
 
     def add_failure(self, kind: str, message: str) -> None:
         """Count a failed attempt under its kind (``connect``, ``timeout``, ``http 500``, ...)."""
@@ -114,4 +117,5 @@ class NodeCounters:
                 seconds=self.seconds,
                 last_error=self.last_error,
                 failure_kinds=dict(self.failure_kinds),
+                timed=self.timed,
             )

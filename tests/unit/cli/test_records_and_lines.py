@@ -91,7 +91,7 @@ def test_template_does_not_read_its_own_words() -> None:
 
 def test_stats_for_people_and_machines() -> None:
     """Kinds of failure and the last one are named."""
-    row = EndpointStats("http://n:1", "open", 4, 2, 1, 1, 2048, 10, 0.5, "it refused", {"connect": 2})
+    row = EndpointStats("http://n:1", "open", 4, 2, 1, 1, 2048, 10, 0.5, "it refused", {"connect": 2}, 4)
     text, records = io.StringIO(), io.StringIO()
 
     print_stats([row], Output(stdout=io.BytesIO(), stderr=text))

@@ -21,7 +21,7 @@ from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.journal import Entry
 from s3pool.proxy.loading import Admitted, Load
-from s3pool.proxy.relay import Relay, answer_head
+from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
 from s3pool.s3.xml import parse_error, parse_initiate
@@ -419,6 +419,8 @@ class Errand:
         entry = self.entry
         entry.status, entry.endpoint = response.status, str(response.endpoint)
         entry.backend_request_id = response.headers.get("x-amz-request-id", "")
+        # Who asks for much will ask for more of it, and keeps its thread.
+        self.is_everyday = self.is_everyday and response.length is not None and response.length <= WHOLE_BYTES
         if response.status >= ERROR_STATUS and response.body:
             entry.code = parse_error(response.body)[0]
         if isinstance(self._load.body, ClientBody):

@@ -254,6 +254,17 @@ def test_reason_is_the_answer(turn: Turn) -> None:
         await_ways(proxy, answer=1)
 
 
+def test_client_of_long_answers_keeps_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handing it over each time would cost more than the thread."""
+    monkeypatch.setattr("s3pool.proxy.handler.STAY_S", TIMEOUT_S)
+    with warm(answer_of(LARGE)) as proxy, client_of(proxy) as sock:
+        for _ in range(3):
+            sock.sendall(proxy.signed("GET", "/b/key"))
+            read_answers(sock, LARGE)
+
+        await_ways(proxy, answer=1)
+
+
 def test_refusal_of_a_node_is_looked_at_by_a_thread() -> None:
     """It may speak of the clock; if not, it is the client's."""
     with warm(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno") as proxy:

@@ -63,12 +63,14 @@ class Process:
 @contextmanager
 def running(run_cli: CliRunner, fake: FakeS3, *flags: str) -> Iterator[Process]:
     """Start a proxy and wait until it listens; ends it however the test ends."""
+    # Of several processes one has the admin listener, and the others do not hear its number.
+    port = free_port() if "--processes" in flags else 0
     child = run_cli.start(
         "proxy",
         "--listen",
         "127.0.0.1:0",
         "--admin-listen",
-        f"127.0.0.1:{free_port()}",
+        f"127.0.0.1:{port}",
         "--json",
         *flags,
         env=fake.environment,

@@ -288,8 +288,9 @@ class Call:
 
         Only reads: a node that cannot be had for a moment must not get the next write all the less.
         """
-        may_go_on = self._hasty < MAX_HASTY and self._t.policy.retries > 0 and may_be_doubled(self._request)
-        if self._is_alone or node.is_proven or not may_go_on:
+        if self._is_alone or node.is_proven:
+            return None
+        if self._hasty >= MAX_HASTY or not self._t.policy.retries or not may_be_doubled(self._request):
             return None
         full_s = node.connections.settings.connect_timeout_s
         patience_s = connect_patience_s(node, self._t.balancer.nodes, full_s=full_s)

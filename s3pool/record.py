@@ -71,7 +71,7 @@ else:
             compared = [name for name, item in fields.items() if item.compare]
             values_of = attrgetter(*compared) if compared else lambda _value: ()
             members["__eq__"] = _equality(values_of)
-            members["__hash__"] = (lambda self: hash((values_of(self),))) if frozen else None
+            members["__hash__"] = (lambda self: hash(values_of(self))) if frozen else None
         if frozen:
             members |= {"__setattr__": _refuse, "__delattr__": _refuse}
 

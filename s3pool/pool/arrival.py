@@ -42,7 +42,7 @@ def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
     without a limit of their bandwidth.
     """
     try:
-        wire = node.connections.checkout(may_be_dead=True, connect=False)
+        wire = node.connections.checkout(may_be_dead=True, wait=False, connect=False)
     except AllBusy:
         return None
     node.enter()

@@ -237,3 +237,13 @@ def test_connection_that_ended_is_not_used(server: ScriptedServer) -> None:
 
         assert begin_now(nodes[0], GET, HEAD) is None
         assert (0, 1) == (nodes[0].in_flight, nodes[0].counters.requests)
+
+
+def test_node_at_its_bound_is_not_waited_for(server: ScriptedServer) -> None:
+    """Who holds its connections may be the very thread that asks for one more."""
+    settings = ConnectionSettings(max_connections=1, read_timeout_s=0.05)
+    node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
+    wire = node.connections.checkout()
+
+    assert begin_now(node, GET, HEAD) is None
+    wire.close()

@@ -37,9 +37,11 @@ class Crew:
         if is_taken:
             self._jobs.put(job)
         else:
-            threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
+            threading.Thread(target=self._work, args=([job],), name=self._name, daemon=True).start()
 
-    def _work(self, job: Job | None) -> None:
+    def _work(self, first: list[Job]) -> None:
+        # Out of the list, because a thread keeps its arguments to its end.
+        job: Job | None = first.pop()
         while job is not None:
             try:
                 job()

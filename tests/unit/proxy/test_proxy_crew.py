@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -91,3 +92,20 @@ def test_few_threads_rest(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     while sum(thread.is_alive() for thread in threads) > most or len(threads) < 5:
         threading.Event().wait(0.001)
     assert most == sum(thread.is_alive() for thread in threads)
+
+
+def test_resting_thread_keeps_nothing_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy proxy would hold every thread's first connection for ever."""
+    monkeypatch.setattr(crew, "REST_S", TIMEOUT_S)
+    team, done = Crew("s3pool-test"), threading.Event()
+
+    def job() -> None:
+        done.set()
+
+    remains = weakref.ref(job)
+    team.give(job)
+    del job
+    assert done.wait(TIMEOUT_S)
+    await_rest(team)
+
+    assert remains() is None

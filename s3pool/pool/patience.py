@@ -31,7 +31,8 @@ def answer_patience_s(node: Node, nodes: Iterable[Node], *, full_s: float) -> fl
     """Give the seconds after which a node that got a request is not waited for alone."""
     if node.is_proven:
         return max(min(PROVEN_PATIENCE_S, full_s), UNUSUAL_LATENCIES * node.latency_s)
-    return _for_a_stranger([other.latency_s for other in nodes if other.is_proven], full_s)
+    # A probe, or an answer that was waiting, proves a node and tells no time.
+    return _for_a_stranger([other.latency_s for other in nodes if other.latency_s], full_s)
 
 
 def _for_a_stranger(usual: Sequence[float], full_s: float) -> float:

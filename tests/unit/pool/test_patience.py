@@ -106,6 +106,14 @@ def test_strangers_get_what_others_took_many_times(seconds: list[float], expecte
     assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
 
 
+def test_answers_without_a_time_tell_nothing() -> None:
+    """A node that only answered a probe did not take no time."""
+    nodes = [_node(STRANGER), _node(OTHER)]
+    nodes[1].note_answer(None)
+
+    assert patience.FIRST_PATIENCE_S == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+
+
 def test_known_nodes_have_their_full_time() -> None:
     """One that was reached before is worth waiting for."""
     nodes = [_node(STRANGER, opened=0.01), _node(OTHER, opened=0.01)]

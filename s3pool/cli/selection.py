@@ -113,7 +113,7 @@ def iter_selected_pages(
     """
     found = False
     bound = max_keys if selection.admits is None and selection.shard.is_whole else 0
-    for page in _iter_pages(client, selection, delimiter, versions=versions, max_keys=bound, ahead=ahead):
+    for page in _iter_pages(client, selection, delimiter=delimiter, versions=versions, max_keys=bound, ahead=ahead):
         found = found or bool(page.objects or page.prefixes)
         yield _admitted(page, selection)
     if not found and selection.single:
@@ -121,7 +121,7 @@ def iter_selected_pages(
 
 
 def _iter_pages(
-    client: S3Client, selection: Selection, delimiter: str, *, versions: bool, max_keys: int, ahead: bool
+    client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int, ahead: bool
 ) -> Iterator[ListPage]:
     from s3pool.s3.trees import list_pages, list_version_pages
 

@@ -83,23 +83,30 @@ def fact_test(facts: ObjectFilter) -> Test:
 
 
 def iter_batches(
-    client: S3Client, selection: Selection, *, kind: str = FILE, maxdepth: int | None = None, versions: bool = False
+    client: S3Client,
+    selection: Selection,
+    *,
+    kind: str = FILE,
+    maxdepth: int | None = None,
+    versions: bool = False,
+    ahead: bool = False,
 ) -> Iterator[list[Found]]:
     """Yield the objects or prefixes of a selection in key order, about a page at a time.
 
     With ``maxdepth`` what lies deeper is not even listed, unless a glob or versions need it.
+    ``ahead`` is for who makes no requests of his own with what he is given.
     """
     if kind == DIRECTORY:
         return _iter_prefix_batches(client, selection, maxdepth)
     if maxdepth is None or selection.admits is not None or versions:
-        return _iter_object_batches(client, selection, maxdepth=maxdepth, versions=versions)
+        return _iter_object_batches(client, selection, maxdepth=maxdepth, versions=versions, ahead=ahead)
     return _iter_level(client, selection, maxdepth)
 
 
 def _iter_object_batches(
-    client: S3Client, selection: Selection, *, maxdepth: int | None, versions: bool
+    client: S3Client, selection: Selection, *, maxdepth: int | None, versions: bool, ahead: bool
 ) -> Iterator[list[Found]]:
-    for page in iter_selected_pages(client, selection, versions=versions, ahead=True):
+    for page in iter_selected_pages(client, selection, versions=versions, ahead=ahead):
         batch = _objects_of(page, selection)
         if maxdepth is not None:
             batch = [found for found in batch if found.relative.count(DELIMITER) < maxdepth]

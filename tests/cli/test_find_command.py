@@ -173,6 +173,16 @@ def test_delete_takes_a_thousand_at_a_time(fake: FakeS3, call: Call) -> None:
     assert 3 == len(fake.ops(op="DeleteObjects"))
 
 
+def test_delete_needs_no_second_connection(fake: FakeS3, call: Call) -> None:
+    """A page that is asked for ahead must not hold the only one."""
+    for number in range(1001):
+        fake.store.add("b", f"{number:04}")
+
+    result = call("find", "s3/b", "--delete", "--max-connections", "1", env={"S3_POOL": fake.endpoints[0]})
+
+    assert (0, {}) == (result.code, fake.store.bodies("b"))
+
+
 def test_dry_run_deletes_nothing(filled: FakeS3, call: Call) -> None:
     """And says what it would."""
     result = call("find", "s3/b", "--name", "b2", "--delete", "--dry-run")

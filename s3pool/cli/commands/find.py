@@ -152,7 +152,15 @@ def _object_filter(args: argparse.Namespace, *, now: float) -> ObjectFilter:
 
 def _find(selection: Selection, test: Test | None, args: argparse.Namespace, ctx: Context) -> int:
     act = _Act(selection, args, ctx)
-    for batch in iter_batches(ctx.client, selection, kind=args.type, maxdepth=args.maxdepth, versions=args.versions):
+    batches = iter_batches(
+        ctx.client,
+        selection,
+        kind=args.type,
+        maxdepth=args.maxdepth,
+        versions=args.versions,
+        ahead=not args.delete,  # the only connection that may be open must be free for the deletes
+    )
+    for batch in batches:
         act.take(batch if test is None else [found for found in batch if test(found)])
     return act.finish()
 

@@ -27,7 +27,7 @@ MIN_AUTO_WORKERS = 16
 MAX_AUTO_WORKERS = 64
 WORKERS_PER_ENDPOINT = 8
 SMALL_PER_AUTO_WORKER = 4  # so many small objects under way: their time is the server's, which stores many at once
-DESCRIPTORS_PER_WORKER = 4  # a file, its directory, a connection, one to spare
+DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a connection; those of the small objects
 RESERVED_DESCRIPTORS = 64
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 

@@ -145,7 +145,7 @@ def test_shares_of_all_workers_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoints", "file_limit", "expected"), [(1, 1024, 16), (4, 1024, 32), (30, 4096, 64), (4, 104, 10), (4, 10, 1)]
+    ("endpoints", "file_limit", "expected"), [(1, 1024, 16), (4, 1024, 32), (30, 4096, 64), (4, 104, 5), (4, 10, 1)]
 )
 def test_auto_workers_grow_with_the_pool_within_the_file_limit(endpoints: int, file_limit: int, expected: int) -> None:
     """More nodes carry more; a process that runs out of descriptors carries nothing."""

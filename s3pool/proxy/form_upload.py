@@ -81,6 +81,7 @@ class FormVerifier:
         else:
             return Caller(ANONYMOUS, None, ""), None
         policy = read_policy(encoded)
+        _required(form, "key")  # which is no matter of the policy
         policy.check(form, bucket, now=now)
         return caller, policy
 

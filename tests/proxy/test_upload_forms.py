@@ -149,7 +149,7 @@ def test_every_field_counts(fake: FakeS3, proxy: RunningProxy, flipped: str) -> 
         (signed_form(KEY, policy="no base64"), CONTENT, 400, "InvalidPolicyDocument"),
         (signed_form(KEY, key=Credentials("nobody", "x")), CONTENT, 403, "InvalidAccessKeyId"),
         (signed_form(KEY, key=Credentials("AKIATEST", "x", "token")), CONTENT, 403, "InvalidAccessKeyId"),
-        (signed_form({}), CONTENT, 403, "AccessDenied"),
+        (signed_form({}), CONTENT, 400, "InvalidArgument"),
         (signed_form(KEY), None, 400, "InvalidArgument"),
         ({**KEY, "policy": policy_text([])}, CONTENT, 400, "InvalidArgument"),
         (KEY, CONTENT, 403, "AccessDenied"),

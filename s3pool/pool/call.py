@@ -243,8 +243,12 @@ class Call:
         """Ask the next node beside the silent ones, or wait for these when all were asked."""
         if all(node in self._tried for node in self._t.balancer.in_service):
             return self._last_hope()
-        # Where the connection is what makes requests wait, a new one of any node is answered at once.
-        return self._answered(self._start(fresh=True))
+        try:
+            # Where the connection is what makes requests wait, a new one of any node is answered at once.
+            newest = self._start(fresh=True, wait=False)
+        except AllBusy:  # those who hold its connections may wait for this thread
+            return self._last_hope()
+        return self._answered(newest)
 
     def _log_answer(self, node: Node, status: int, started: float) -> None:
         request, seconds = self._request, self._t.now() - started

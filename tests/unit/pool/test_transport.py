@@ -24,10 +24,10 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.pool import patience
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connection import AllBusy, ConnectionPool, ConnectionSettings
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import wait_readable
+from s3pool.pool.wire import Wire, wait_readable
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -508,6 +508,29 @@ def test_failure_to_begin_is_told_at_the_end(servers: Servers) -> None:
     begun, first, answer = call.begin(), call.first_result(), call.finish()
 
     assert (True, None, 200) == (begun, first, answer.status)
+
+
+def test_silent_node_is_waited_for_when_the_next_one_is_busy(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds all connections of the next node may be this thread itself."""
+    busy_was_asked = threading.Event()
+
+    def answer_late(sock: socket.socket) -> None:
+        assert busy_was_asked.wait(5.0)
+        sock.sendall(OK)
+
+    slow, busy = servers(answer_late), servers()
+    pool = Pool(slow.endpoint, busy.endpoint)
+
+    def checkout(**options: object) -> Wire:
+        busy_was_asked.set()
+        assert options["wait"] is False
+        raise AllBusy
+
+    monkeypatch.setattr(pool.nodes[1].connections, "checkout", checkout)
+
+    response = pool.send()
+
+    assert (b"ok", slow.endpoint) == (response.body, response.endpoint)
 
 
 def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from s3pool.model import Endpoint
+from s3pool.pool import patience
 from tests.support.clock import Clock
 from tests.support.fake_s3 import FakeS3
 from tests.support.guard import stay_home
@@ -22,6 +23,9 @@ stay_home()
 # A machine that is busy elsewhere makes no example wrong. Where CI is set, the examples are the same each time.
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
+
+# Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
+patience.FIRST_PATIENCE_S = patience.LEAST_PATIENCE_S = 3.0
 
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 UNUSUAL_LATENCIES = 20.0  # a node that answered before is overdue after so many of its usual latencies
 PROVEN_PATIENCE_S = 1.0  # but not before this: a slow disk is no reason to ask twice
 UNUSUAL_TIMES = 10.0  # one that never did has so many times what others took
-FIRST_PATIENCE_S = 0.5  # or this, when there are none yet
-LEAST_PATIENCE_S = 0.25  # and never less: a connection may cross an ocean
+FIRST_PATIENCE_S = 1.0  # or this, when there are none yet
+LEAST_PATIENCE_S = 0.5  # and never less: a connection may cross an ocean, and a busy machine is not dead
 MAX_HASTY = 2  # nodes of one request that lose it this way: it may be the network that is slow
 
 

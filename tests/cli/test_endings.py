@@ -138,19 +138,19 @@ def test_signal_ends_with_one_line(
 
 
 def test_results_before_a_signal_are_written(fake: FakeS3, run_cli: CliRunner) -> None:
-    """What was listed was listed."""
-    for number in range(1500):
+    """What was listed was listed; the third page is asked for while the second one is worked on."""
+    for number in range(2500):
         fake.store.add("b", f"{number:04}")
     arrived = threading.Event()
-    fake.fault(CallHook(lambda _: arrived.set()), op="ListObjectsV2", nth=2, times=0)
-    fake.fault(Hang(), op="ListObjectsV2", nth=2, times=0)
+    fake.fault(CallHook(lambda _: arrived.set()), op="ListObjectsV2", nth=3, times=0)
+    fake.fault(Hang(), op="ListObjectsV2", nth=3, times=0)
     process = run_cli.start("ls", "-r", "s3/b", env=fake.environment)
     assert arrived.wait(WAIT_S)
 
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=WAIT_S)
 
-    assert 1000 == out.count(b"\n")
+    assert 1000 <= out.count(b"\n") <= 2000
 
 
 def test_ignored_sigterm_stays_ignored(fake: FakeS3, run_cli: CliRunner) -> None:

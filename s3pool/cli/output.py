@@ -94,9 +94,9 @@ class Output:
         self._lines.extend(texts)
         self.flush()
 
-    def block(self, text: str) -> None:
+    def block(self, lines: bytes) -> None:
         """Write lines that were put together already, each with its end, and let them out."""
-        self.raw(text.encode("utf-8", "surrogateescape"))
+        self.raw(lines)
         self.flush()
 
     def record(self, fields: Mapping[str, object]) -> None:

@@ -6,13 +6,13 @@ line that can be done for a column in one go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from operator import methodcaller
 
 from s3pool.cli.lines import HUMAN_WIDTH, exact_size, human_size
 from s3pool.model import ObjectInfo
-from s3pool.s3.columns import Times, columns_of
+from s3pool.s3.columns import TIME_LENGTH, Times, columns_of
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, STEP, STEP_BITS
 
 HALF = STEP // 2
@@ -26,58 +26,70 @@ STAMP_DIGITS = tuple(place for place, sign in enumerate(STAMP) if sign in b"YMDh
 PRINTABLE = bytes(range(ord(" "), 0x7F))
 
 
-def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]], str | None]:
+def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]], bytes | None]:
     """Give what makes the plain lines of a whole page at once, names relative to a base.
 
     It gives None for a page with a name that is not below the base, is the base, or needs to
     be escaped, or with a time of another shape: such a page is formatted line by line.
     """
-    start, is_below = len(base), methodcaller("startswith", base)
+    above = base.encode("utf-8", "surrogateescape")
+    start, is_below = len(above), methodcaller("startswith", above)
 
-    def lines(objects: Sequence[ObjectInfo]) -> str | None:
+    def lines(objects: Sequence[ObjectInfo]) -> bytes | None:
         columns = columns_of(objects)
         if columns is None:
             return None
         keys, sizes, times, classes = columns
         names = [key[start:] for key in keys] if base else keys
-        if "" in names or not _are_printable(names) or (base and not all(map(is_below, keys))):
+        if b"" in names or not _are_printable(names) or (base and not all(map(is_below, keys))):
             return None
-        # Many objects have the same size, of parts and blocks.
-        different = set(sizes)
-        texts = list(map(exact_size, map(int, different))) if exact else human_sizes(list(map(int, different)))
-        cells = [""] * (COLUMNS * len(names))
+        cells = [b""] * (COLUMNS * len(names))
         cells[0::COLUMNS] = stamp_column(times)
-        cells[1::COLUMNS] = map(dict(zip(different, texts, strict=True)).__getitem__, sizes)
+        cells[1::COLUMNS] = size_column(sizes, exact=exact)
         cells[2::COLUMNS] = _spaced(classes)
         cells[3::COLUMNS] = names
         # The break stands before each line, and belongs behind it.
-        return "".join(cells)[1:] + "\n"
+        cells[0] = cells[0][1:]
+        cells.append(b"\n")
+        return b"".join(cells)
 
     return lines
 
 
-def _spaced(texts: Sequence[str]) -> list[str]:
+def _spaced(texts: Sequence[bytes]) -> list[bytes]:
     """Put blanks around each text; nearly always all are the same."""
     if texts.count(texts[0]) == len(texts):
-        return [f" {texts[0]} "] * len(texts)
-    return [f" {text} " for text in texts]
+        return [b" %b " % texts[0]] * len(texts)
+    return [b" %b " % text for text in texts]
 
 
-def _are_printable(names: Sequence[str]) -> bool:
-    text = "".join(names)
-    return not text.encode().translate(None, PRINTABLE) if text.isascii() else text.isprintable()
+def _are_printable(names: Sequence[bytes]) -> bool:
+    text = b"".join(names)
+    if text.isascii():
+        return not text.translate(None, PRINTABLE)
+    try:
+        return text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
-def stamp_column(times: Times) -> list[str]:
+def size_column(sizes: Sequence[bytes], *, exact: bool) -> Iterator[bytes]:
+    """Give the text of each size; many objects have the same one, of parts and blocks."""
+    different = set(sizes)
+    numbers = list(map(int, different))
+    texts = map(exact_size, numbers) if exact else human_sizes(numbers)
+    return map(dict(zip(different, map(str.encode, texts), strict=True)).__getitem__, sizes)
+
+
+def stamp_column(times: Times) -> list[bytes]:
     """Give the stamp of each time, with a line break before it and a blank behind it.
 
     The digits at one place are put into all stamps at once.
     """
-    count = len(times.text) // times.width
-    column = bytearray(STAMP * count)
+    column = bytearray(STAMP * (len(times.text) // TIME_LENGTH))
     for place in STAMP_DIGITS:
-        column[place :: len(STAMP)] = times.text[len(times.lead) + place - STAMP_START :: times.width]
-    return column.decode().split("\0")[:count]
+        column[place :: len(STAMP)] = times.text[place - STAMP_START :: TIME_LENGTH]
+    return bytes(column).split(b"\0")[:-1]
 
 
 def human_sizes(sizes: Sequence[int]) -> list[str]:

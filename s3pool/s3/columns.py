@@ -17,66 +17,67 @@ DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 TIME_OF_ZEROES = b"0000-00-00T00:00:00.000Z"
 TIME_LENGTH = len(TIME_OF_ZEROES)
 
-Columns = tuple[Sequence[str], Sequence[str], tuple[bytes, bytes], Sequence[str], Sequence[str]]
+Columns = tuple[Sequence[bytes], Sequence[bytes], bytes, Sequence[bytes], Sequence[bytes]]
 
 
 class Times(NamedTuple):
-    """Times of one shape, each behind the same ``lead``, in one text without gaps."""
+    """Times of one shape in one text without gaps."""
 
     text: bytes
-    lead: bytes = b""
-
-    @property
-    def width(self) -> int:
-        """Give the length of one, its lead included."""
-        return len(self.lead) + TIME_LENGTH
 
     def are_sound(self, count: int) -> bool:
-        """Say whether it is exactly so many leads and times."""
-        # A digit of the lead would stand for any digit.
-        plain_lead = not any(map(self.lead.__contains__, b"0123456789"))
-        return plain_lead and self.text.translate(DIGITS_TO_ZERO) == (self.lead + TIME_OF_ZEROES) * count
+        """Say whether it is exactly so many times."""
+        return self.text.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
 
     def all(self) -> list[str]:
-        """Give each of them, without the lead."""
+        """Give each of them."""
         text = self.text.decode()
-        return [text[start : start + TIME_LENGTH] for start in range(len(self.lead), len(text), self.width)]
+        return [text[start : start + TIME_LENGTH] for start in range(0, len(text), TIME_LENGTH)]
 
 
 class ObjectTable(Sequence[ObjectInfo]):
     """Objects of which the columns are known; their rows are made when one is asked for.
 
-    It is equal to any sequence of the same objects. ``sizes`` are decimal digits.
+    It is equal to any sequence of the same objects. Texts are as they came, in bytes; no
+    column holds a line break. ``sizes`` are decimal digits.
     """
 
-    __slots__ = ("_rows", "classes", "etags", "keys", "sizes", "times")
+    __slots__ = ("_keys", "_rows", "classes", "etags", "names", "sizes", "times")
 
     def __init__(
         self,
-        keys: Sequence[str],
+        names: Sequence[bytes],
         *,
-        sizes: Sequence[str],
+        sizes: Sequence[bytes],
         times: Times,
-        etags: Sequence[str],
-        classes: Sequence[str],
+        etags: Sequence[bytes],
+        classes: Sequence[bytes],
     ) -> None:
-        self.keys = keys
+        self.names = names
         self.sizes = sizes
         self.times = times
         self.etags = etags
         self.classes = classes  # of storage
+        self._keys: list[str] | None = None
         self._rows: tuple[ObjectInfo, ...] | None = None
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Give the names as text."""
+        if self._keys is None:
+            self._keys = texts_of(self.names)
+        return self._keys
 
     @property
     def columns(self) -> Columns:
         """Give what the table is made of, as plain values."""
-        return self.keys, self.sizes, (self.times.text, self.times.lead), self.etags, self.classes
+        return self.names, self.sizes, self.times.text, self.etags, self.classes
 
     @classmethod
     def of_columns(cls, columns: Columns) -> ObjectTable:
         """Make a table of the columns of another one."""
-        keys, sizes, times, etags, classes = columns
-        return cls(keys, sizes=sizes, times=Times(*times), etags=etags, classes=classes)
+        names, sizes, times, etags, classes = columns
+        return cls(names, sizes=sizes, times=Times(times), etags=etags, classes=classes)
 
     @property
     def rows(self) -> tuple[ObjectInfo, ...]:
@@ -87,8 +88,8 @@ class ObjectTable(Sequence[ObjectInfo]):
                     self.keys,
                     map(int, self.sizes),
                     self.times.all(),
-                    self.etags,
-                    self.classes,
+                    texts_of(self.etags),
+                    texts_of(self.classes),
                     repeat(""),
                     repeat(True),
                     repeat(False),
@@ -98,7 +99,7 @@ class ObjectTable(Sequence[ObjectInfo]):
         return self._rows
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.names)
 
     @overload
     def __getitem__(self, place: int) -> ObjectInfo: ...
@@ -123,17 +124,42 @@ def build_objects(rows: Iterable[tuple[object, ...]]) -> tuple[ObjectInfo, ...]:
     return tuple(map(partial(tuple.__new__, ObjectInfo), rows))
 
 
+def texts_of(column: Sequence[bytes]) -> list[str]:
+    """Decode a column without line breaks at once."""
+    return b"\n".join(column).decode("utf-8", "surrogateescape").split("\n") if column else []
+
+
 def columns_of(
     objects: Sequence[ObjectInfo],
-) -> tuple[Sequence[str], Sequence[str | int], Times, Sequence[str]] | None:
+) -> tuple[Sequence[bytes], Sequence[bytes], Times, Sequence[bytes]] | None:
     """Give keys, sizes, times and storage classes; None when a time has another shape."""
     if isinstance(objects, ObjectTable):
-        return objects.keys, objects.sizes, objects.times, objects.classes
+        return objects.names, objects.sizes, objects.times, objects.classes
     keys, sizes, stamps, _, classes, *_ = zip(*objects, strict=True) if objects else [()] * len(ObjectInfo._fields)
     times = Times("".join(stamps).encode())
-    return (keys, sizes, times, classes) if times.are_sound(len(keys)) else None
+    if not times.are_sound(len(keys)):
+        return None
+    return list(map(name_order, keys)), list(map(b"%d".__mod__, sizes)), times, list(map(str.encode, classes))
+
+
+def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list[str], list[str]]:
+    """Give keys, sizes, times and ETags of some objects."""
+    if isinstance(objects, ObjectTable):
+        return list(objects.keys), list(map(int, objects.sizes)), objects.times.all(), texts_of(objects.etags)
+    keys, sizes, stamps, etags, *_ = zip(*objects, strict=True)
+    return list(keys), list(sizes), list(stamps), list(etags)
 
 
 def keys_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:
     """Give the keys, without making objects where there are none."""
     return objects.keys if isinstance(objects, ObjectTable) else [info.key for info in objects]
+
+
+def names_of(objects: Sequence[ObjectInfo]) -> Sequence[bytes]:
+    """Give the keys as the bytes that S3 sorts by."""
+    return objects.names if isinstance(objects, ObjectTable) else [name_order(info.key) for info in objects]
+
+
+def name_order(name: str) -> bytes:
+    """Give what S3 sorts by; the order of str is another one for escaped bytes."""
+    return name.encode("utf-8", "surrogateescape")

@@ -18,7 +18,8 @@ from typing import Protocol
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
-from s3pool.s3.columns import keys_of
+from s3pool.s3.columns import keys_of, names_of
+from s3pool.s3.columns import name_order as name_order
 from s3pool.s3.results import UploadPage
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
@@ -315,13 +316,9 @@ def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Cal
     return fetch
 
 
-def name_order(name: str) -> bytes:
-    """Give what S3 sorts by; the order of str is another one for escaped bytes."""
-    return name.encode("utf-8", "surrogateescape")
-
-
 def _is_ordered(page: ListPage) -> bool:
-    return is_increasing(keys_of(page.objects)) and is_increasing(page.prefixes)
+    names = names_of(page.objects)
+    return all(map(lt, names, islice(names, 1, None))) and is_increasing(page.prefixes)
 
 
 def is_increasing(names: Sequence[str]) -> bool:
@@ -334,8 +331,8 @@ def is_increasing(names: Sequence[str]) -> bool:
 
 def _last_name(page: ListPage) -> str:
     """Give the greatest name of an ordered page, "" for an empty one."""
-    names = [*keys_of(page.objects)[-1:], *page.prefixes[-1:]]
-    return max(names, key=name_order, default="")
+    names = [*names_of(page.objects)[-1:], *map(name_order, page.prefixes[-1:])]
+    return max(names, default=b"").decode("utf-8", "surrogateescape")
 
 
 def _step_past(last: str, page: ListPage) -> str:
@@ -349,8 +346,8 @@ def _step_past(last: str, page: ListPage) -> str:
 
 def _begins_after(page: ListPage, cursor: str) -> bool:
     """Say whether all names of an ordered page are greater than the cursor."""
-    firsts = [*keys_of(page.objects)[:1], *page.prefixes[:1]]
-    return all(name_order(name) > name_order(cursor) for name in firsts)
+    firsts = [*names_of(page.objects)[:1], *map(name_order, page.prefixes[:1])]
+    return all(name > name_order(cursor) for name in firsts)
 
 
 def _drop_through(page: ListPage, cursor: str) -> ListPage:

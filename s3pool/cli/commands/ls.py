@@ -234,7 +234,7 @@ class _Lister:
         if not found and (selection.single or selection.admits):
             self._out.note(f"s3pool: nothing found: {selection.text}")
 
-    def _page_formatter(self, base: str) -> Callable[[Sequence[ObjectInfo]], str | None] | None:
+    def _page_formatter(self, base: str) -> Callable[[Sequence[ObjectInfo]], bytes | None] | None:
         """Give what formats whole pages where lines are plain, None where it is of no use."""
         if not self._is_plain:
             return None

@@ -46,7 +46,7 @@ def test_page_has_the_lines_of_its_objects(exact: bool, base: str) -> None:
     objects = [info_of(f"logs/{name}") for name in ("a", "b c", "写真", "x/y")]
     line = line_formatter(exact=exact)
 
-    expected = "".join(f"{line(info, info.key[len(base) :])}\n" for info in objects)
+    expected = "".join(f"{line(info, info.key[len(base) :])}\n" for info in objects).encode()
 
     assert expected == page_formatter(base, exact=exact)(objects)
     assert expected == page_formatter(base, exact=exact)(table_of(objects))
@@ -54,9 +54,10 @@ def test_page_has_the_lines_of_its_objects(exact: bool, base: str) -> None:
 
 def table_of(objects: list[ObjectInfo]) -> ObjectTable:
     """Give the same objects as a page's parser gives them."""
-    keys, sizes, stamps, etags, classes, *_ = zip(*objects, strict=True)
-    times = Times("".join(f"<at>{stamp}" for stamp in stamps).encode(), b"<at>")
-    return ObjectTable(keys, sizes=list(map(str, sizes)), times=times, etags=etags, classes=classes)
+    keys, sizes, stamps, etags, classes = (
+        [str(value).encode() for value in column] for column in list(zip(*objects, strict=True))[:5]
+    )
+    return ObjectTable(keys, sizes=sizes, times=Times(b"".join(stamps)), etags=etags, classes=classes)
 
 
 @pytest.mark.parametrize("key", ["logs/", "logs/a\nb", "logs/a\u202eb", "logs/a\udcff", "logs", "other"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from unittest import mock
 
 import pytest
@@ -117,6 +118,32 @@ def test_text_of_the_same_length_is_no_substitute(old: bytes, new: bytes) -> Non
     body = head + (b"<Contents>" + last).replace(old, new, 1)
 
     assert old in b"<Contents>" + last
+    assert not is_taken(body)
+    assert outcome(body, fast=False) == outcome(body, fast=True)
+
+
+@pytest.mark.parametrize("child", [b"LastModified", b"Size", b"ETag"])
+def test_a_page_with_keys_in_another_place_is_taken(child: bytes) -> None:
+    """The order of children is each server's own, and only what begins with the key is stepped through."""
+    body = with_first(child, page("rgw", ["a", "b"]))
+
+    assert is_taken(body)
+    assert slowly(body) == parse_list_page(body)
+
+
+def with_first(child: bytes, body: bytes) -> bytes:
+    """Move a child to the front of each block."""
+    element = rb"<%b>[^<]*</%b>" % (child, child)
+    return re.sub(rb"<Contents>(.*?)(%b)" % element, rb"<Contents>\2\1", body)
+
+
+def test_times_of_odd_lengths_are_left_to_expat() -> None:
+    """Two that are too short and too long together are as long as two sound ones."""
+    body = with_first(b"LastModified", page("rgw", ["a", "b"]))
+    first, second = body.split(b"</Contents><Contents>")
+    body = first.replace(b"Z</Last", b"</Last") + b"</Contents><Contents>" + second.replace(b"fied>2", b"fied>Z2", 1)
+
+    assert b"<LastModified>Z2" in body
     assert not is_taken(body)
     assert outcome(body, fast=False) == outcome(body, fast=True)
 

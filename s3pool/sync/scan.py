@@ -13,6 +13,7 @@ from typing import TypeVar
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError
 from s3pool.filters import Names, takes_all
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.columns import values_of
 from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import Entry
 from s3pool.transfer.tasks import Problem
@@ -140,9 +141,8 @@ def _local_block(files: LocalFiles) -> Block:
 
 
 def _remote_block(objects: Sequence[ObjectInfo], start: int) -> Block:
-    keys, sizes, modified, etags, *_ = zip(*objects, strict=True)
-    names = [key[start:] for key in keys] if start else list(keys)
-    return Block(names, list(sizes), etags=etags, modified=modified)
+    keys, sizes, modified, etags = values_of(objects)
+    return Block([key[start:] for key in keys] if start else keys, sizes, etags=etags, modified=modified)
 
 
 def _are_sorted(names: Sequence[str]) -> bool:

@@ -8,8 +8,10 @@ on from whatever was reached here.
 from __future__ import annotations
 
 import socket
+import time
 from typing import NamedTuple
 
+from s3pool.body import BytesBody
 from s3pool.errors import TransportError
 from s3pool.model import Request
 from s3pool.pool.balancer import Node
@@ -36,20 +38,24 @@ class NeedsPatience(Exception):
 
 
 def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
-    """Send a request that has no body; None when no connection to the node is open.
+    """Send a request with a small body or none; None when no connection to the node is open.
 
     It must be one that can be sent again. The connections must be plain ones, without TLS and
     without a limit of their bandwidth.
     """
-    try:
-        wire = node.connections.checkout(may_be_dead=True, wait=False, connect=False)
-    except AllBusy:
-        return None
+    connections = node.connections
+    wire = connections.take_open(time.monotonic())
+    if wire is None:
+        try:
+            wire = connections.checkout(may_be_dead=True, wait=False, connect=False)
+        except AllBusy:
+            return None
     node.enter()
     exchange = Exchange(node, wire, request)
+    body = request.body
+    content = body.content if isinstance(body, BytesBody) else b""
     try:
-        wire.set_timeout(node.connections.settings.read_timeout_s)
-        wire.write(head)
+        wire.send_now(head + content if content else head, connections.settings.read_timeout_s)
     except (EarlyAnswer, TransportError):  # it was closed while it waited
         exchange.abandon()
         return None
@@ -74,29 +80,25 @@ def arrives(exchange: Exchange) -> Arrival | None:
     except (OSError, TransportError) as exc:
         raise NeedsPatience from exc
     if head is not None:
-        length = head.length
-        if length is None or wire._start + length > len(wire._buffer) or _is_odd(head.status):
+        start, length, status = wire._start, head.length, head.status
+        if (
+            length is None
+            or start + length > len(wire._buffer)
+            or status >= FIRST_ERROR_OF_SERVERS
+            or status in ODD_STATUS
+        ):
             exchange.accept(head)
             raise NeedsPatience
-        if wire._end - wire._start >= length:
-            return _complete(exchange, head, length)
+        if wire._end - start >= length:
+            body = wire._view[start : start + length].tobytes() if length else b""
+            wire._start = start + length
+            exchange.complete(head)
+            return Arrival(head, body)
         exchange.head = head
     if TCP_QUICKACK is not None:
         # Without it Nagle there may wait 40 ms for our ACK before the rest is sent.
         wire._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
     return None
-
-
-def _is_odd(status: int) -> bool:
-    return status >= FIRST_ERROR_OF_SERVERS or status in ODD_STATUS
-
-
-def _complete(exchange: Exchange, head: Head, length: int) -> Arrival:
-    wire = exchange.wire
-    body = bytes(wire._view[wire._start : wire._start + length])
-    wire._start += length
-    exchange.complete(head)
-    return Arrival(head, body)
 
 
 def _receive(wire: Wire) -> int:

@@ -68,6 +68,16 @@ class Node:
         if seconds is not None:
             self.counters.add_answer(seconds)
 
+    def end_well(self, seconds: float, *, sent: int, received: int) -> None:
+        """Note an answer, the time to its head, and the bytes of an exchange that is over: all at once."""
+        self.is_proven = True
+        with self._lock:
+            self.in_flight -= 1
+            self.share += 1.0 / self.share if self._has_lost else 1.0
+            old = self.latency_s
+            self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
+        self.counters.add_exchange(seconds, sent=sent, received=received)
+
     def lose_share(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""
         with self._lock:
@@ -129,7 +139,7 @@ class LoadBalancer:
         is sticky. When no breaker admits, the best node is given all the same: fail open.
         Drained nodes are left out, and a tier is used when the ones before it admit nothing.
         """
-        if not exclude and (node := self._next_in_turn()) is not None:
+        if not exclude and (node := self.next_in_turn()) is not None:
             return node
         in_service = self.in_service
         order = [node for node in self._order(affinity) if node in in_service]
@@ -141,14 +151,14 @@ class LoadBalancer:
                     return node
         return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
 
-    def _next_in_turn(self) -> Node | None:
+    def next_in_turn(self) -> Node | None:
         """Give the node whose turn it is, when it needs no second thought: what nearly every request gets."""
         if not self._is_plain:
             return None
         turn = self._take_turn()
         node = self.nodes[turn]
         if not turn:  # once a round is often enough
-            self._usual_s = _middle_latency(self.nodes)
+            self._usual_s = _middle_latency(self.nodes) if len(self.nodes) > 1 else node.latency_s
         is_fit = node.breaker.is_sound and node.cooling_until <= self._now() and not node.is_busy(self._usual_s)
         if is_fit and not node.is_drained and not node.tier:
             return node

@@ -115,6 +115,34 @@ class Call:
         self._attempts = 1
         self._tried.append(node)
 
+    def adopt_failure(self, node: Node, error: S3PoolError) -> None:
+        """Go on from a first attempt that failed in somebody else's hands."""
+        self._attempts = 1
+        self._tried.append(node)
+        self._report(node, error)
+        self._failed = error
+
+    @property
+    def begun(self) -> Exchange | None:
+        """Give the attempt that was sent and not looked at since."""
+        return self._begun
+
+    def give_up_waiting(self) -> None:
+        """Ask another node next, beside the one that was begun with, or instead of it."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        if self._patience_for(begun.node) is not None:
+            self._parked.append(begun)
+            return
+        begun.abandon()
+        seconds = self._t.now() - begun.started
+        late = RequestTimeoutError(
+            f"{begun.node.endpoint} sent nothing for {seconds:.0f} s", endpoint=str(begun.node.endpoint)
+        )
+        self._report(begun.node, late)
+        self._failed = late
+
     def first_result(self, *, timely: bool = True) -> Response | None:
         """Give the answer to what begin() sent; None when finish() has to go on from a failure.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_CONNECTIONS = 100
 MOST_LANES = 4  # connections to a node that are kept busy where each of them is slow
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
+LOOK_S = 0.5  # how often it is looked for those that were idle for too long
 UNCHECKED_IDLE_S = 0.5  # servers close connections that were idle for seconds, not for moments
 SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,  # TCP_NODELAY
@@ -96,6 +97,7 @@ class ConnectionPool:
         self.endpoint = endpoint
         self.settings = settings
         self._throttle = throttle
+        self.is_plain = endpoint.scheme == "http" and throttle is None  # the socket is all there is
         self._tls_context = tls_context
         self._now = now
         # One token for each connection that may still be in use: cheaper than a semaphore of threading.
@@ -104,6 +106,7 @@ class ConnectionPool:
             self._slots.put(None)
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
+        self._next_look = 0.0  # for those that wait too long
         self._lanes = 1  # so many are opened before one is used again
         self.counts = ConnectionCounts()
         self.open_s = 0.0  # what the newest connection took to open; 0 before the first
@@ -150,6 +153,27 @@ class ConnectionPool:
             self._slots.put(None)
             raise
 
+    def take_open(self, now: float) -> Wire | None:
+        """Give a connection that was in use a moment before ``now``, at once; None when there is none.
+
+        It may be dead all the same: this is for who can send again.
+        """
+        try:
+            self._slots.get_nowait()
+        except queue.Empty:
+            return None
+        try:
+            wire = self._idle.pop() if self._lanes == 1 else self._idle.popleft()
+        except IndexError:
+            self._slots.put(None)
+            return None
+        if now - wire.idle_since > UNCHECKED_IDLE_S or self._has_free_lane():
+            self._idle.append(wire)
+            self._slots.put(None)
+            return None
+        self.counts.add(is_new=False)
+        return wire
+
     def _take_slot(self, wait: bool) -> None:
         try:
             self._slots.get_nowait()
@@ -167,7 +191,9 @@ class ConnectionPool:
         if reusable and not self._is_closed and not wire.has_surplus():
             wire.idle_since = now = self._now()
             self._idle.append(wire)
-            self._drop_old(now)
+            if now >= self._next_look:
+                self._next_look = now + LOOK_S
+                self._drop_old(now)
         else:
             wire.close()
         self._slots.put(None)
@@ -193,8 +219,10 @@ class ConnectionPool:
         self._lanes = MOST_LANES
 
     def _has_free_lane(self) -> bool:
+        if self._lanes == 1:
+            return False
         in_use = self.settings.max_connections - self._slots.qsize()  # with the one that is asked for
-        return self._lanes > 1 and len(self._idle) + in_use <= self._lanes
+        return len(self._idle) + in_use <= self._lanes
 
     def drop_idle(self) -> None:
         """Close the idle connections."""

@@ -107,10 +107,15 @@ class Exchange:
 
     def complete(self, head: Head) -> None:
         """Note a good answer of which everything was taken, and give the connection back."""
-        node = self.node
-        node.note_answer(time.monotonic() - self.started)
+        self._is_over = True
+        wire, node = self.wire, self.node
+        node.end_well(
+            time.monotonic() - self.started,
+            sent=wire.bytes_sent - self._sent_before,
+            received=wire.bytes_received - self._received_before,
+        )
         node.breaker.report_success()
-        self._finish(head.keep_alive)
+        node.connections.checkin(wire, reusable=head.keep_alive)
 
     def abandon(self) -> None:
         """Give up: the connection cannot be used again."""

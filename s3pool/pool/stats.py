@@ -85,6 +85,14 @@ class NodeCounters:
             self.seconds += seconds
             self.timed += 1
 
+    def add_exchange(self, seconds: float, *, sent: int, received: int) -> None:
+        """Count an answer and the bytes of its exchange."""
+        with self._lock:
+            self.seconds += seconds
+            self.timed += 1
+            self.bytes_sent += sent
+            self.bytes_received += received
+
     def add_failure(self, kind: str, message: str) -> None:
         """Count a failed attempt under its kind (``connect``, ``timeout``, ``http 500``, ...)."""
         with self._lock:

@@ -6,14 +6,20 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from s3pool import __version__
 from s3pool.errors import UsageError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.call import Call, Check
+from s3pool.pool.exchange import Exchange, may_be_doubled
+from s3pool.pool.patience import answer_patience_s
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.stats import EndpointStats
+
+if TYPE_CHECKING:
+    from s3pool.pool.inflight import InFlight
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +73,19 @@ class Transport:
     def call(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Call:
         """Give the same as send() in steps, for who has many requests under way in one thread."""
         return Call(self, request, check, only)
+
+    def in_flight(self) -> InFlight:
+        """Give a place for requests that one thread has under way at once."""
+        from s3pool.pool.inflight import InFlight
+
+        return InFlight(self)
+
+    def patience_with(self, exchange: Exchange) -> float:
+        """Give the seconds after which an answer is not waited for alone, or not any more."""
+        request = exchange.request
+        if len(self.balancer.nodes) > 1 and may_be_doubled(request):
+            return answer_patience_s(exchange.node, self.balancer.nodes, full_s=self.patience_s)
+        return self.read_timeout_s * request.slowness
 
     def node_of(self, endpoint: Endpoint) -> Node:
         """Give the node of one of the pool's endpoints."""
@@ -125,11 +144,13 @@ def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
     Raises:
         UsageError: a header value holds CR, LF or NUL, which would end the header early.
     """
-    lines = [f"{request.method} {request.target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [line for name, line in _DEFAULT_LINES if name not in headers]
-    if request.body.length or request.method in {"PUT", "POST"}:
-        lines.append(f"content-length: {request.body.length}")
+    lines = [f"{request.method} {request.target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    for name, line in _DEFAULT_LINES:
+        if name not in headers:
+            lines.append(line)
+    length = request.body.length
+    if length or request.method in {"PUT", "POST"}:
+        lines.append(f"content-length: {length}")
     text = "\r\n".join(lines)
     if _has_more_than_line_ends(text, len(lines) - 1):
         bad = next(line for line in lines if _CONTROL.search(line))

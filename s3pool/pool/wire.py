@@ -193,6 +193,23 @@ class Wire:
             raise EarlyAnswer(str(exc)) from exc
         self.bytes_sent += len(block)
 
+    def send_now(self, block: bytes, timeout_s: float) -> None:
+        """Send a small block over a plain connection without a limit; later receives wait as long.
+
+        Raises:
+            EarlyAnswer: the server hung up. RequestTimeoutError: it takes no bytes.
+        """
+        self._timeout_s = timeout_s
+        if self._send_timeout_s != timeout_s:
+            self._set_send_timeout(timeout_s)
+        try:
+            self._sock.sendall(block)
+        except (BlockingIOError, TimeoutError) as exc:
+            raise self._send_timeout() from exc
+        except OSError as exc:
+            raise EarlyAnswer(str(exc)) from exc
+        self.bytes_sent += len(block)
+
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS."""
         if self.is_tls or not IS_LINUX:

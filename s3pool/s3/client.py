@@ -12,7 +12,7 @@ from s3pool.s3.addressing import NO_HEADERS, Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.bucket_operations import BucketOperations
 from s3pool.s3.check import check_response as check_response
-from s3pool.s3.exchange import SLOW_SLOWNESS, Pending, body_of, nothing
+from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, Pending, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.headers import (
     NO_ATTRIBUTES,
@@ -137,6 +137,10 @@ class S3Client(BucketOperations, MultipartOperations):
         headers = {CHECKSUM_MODE: ENABLED} if checksums else NO_HEADERS
         request = self._address.key("GET", bucket, key, "GetObject", headers=headers)
         return Pending(self._transport, request, read, is_content=True)
+
+    def in_flight(self) -> InFlight:
+        """Give a place for what pending_put() and pending_get() prepare, for one thread."""
+        return self._transport.in_flight()
 
     def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:
         """Delete an object or one version of it; one that is not there is no error."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from s3pool.errors import ProtocolError
 from s3pool.model import Endpoint, Request, Response
@@ -26,9 +26,15 @@ class Sender(Protocol):
     def call(self, request: Request, check: Check) -> Call:
         """Give the same in steps."""
 
+    def in_flight(self) -> InFlight:
+        """Give a place for requests that one thread has under way at once."""
+
 
 class Call(Protocol):
     """A request in steps, so that one thread can have many under way."""
+
+    def adopt(self, node: Any, exchange: Any) -> None:
+        """Let the first attempt be one of a node that was picked."""
 
     def begin(self, *, wait: bool = True) -> bool:
         """Send it; False when all connections are in use and ``wait`` is False."""
@@ -65,46 +71,49 @@ class Operations:
         return exchange.result
 
 
-class Pending(Generic[T]):
-    """A request under way, and what is to be made of its answer.
+class Landed(Protocol):
+    """What has come of one request among many: nothing but its token when its answer passed the check.
 
-    ``begin`` sends it. Then ``first_result`` or ``result`` waits for what it gives; whoever
-    has many under way takes the first results of all before going on from a failure.
+    Else ``call`` goes on with it, from a node that was silent when ``is_late``; or ``error`` is
+    what its check has raised.
     """
 
-    __slots__ = ("_call", "_exchange")
-
-    def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
-        self._exchange = _Exchange(request, read, is_content=is_content)
-        self._call = transport.call(request, self._exchange.check)
-
-    def begin(self, *, wait: bool) -> bool:
-        """Send the request; False when all connections are in use and ``wait`` is False."""
-        return self._call.begin(wait=wait)
-
-    def has_result(self, *, timely: bool = True) -> bool:
-        """Wait for the first answer; say whether it was the one that counts.
-
-        Not ``timely``, the answer may have waited: then it tells nothing about the node's speed.
-        """
-        response = self._call.first_result(timely=timely)
-        if response is not None:
-            response.close()
-        return response is not None
+    @property
+    def token(self) -> Any: ...  # noqa: D102
 
     @property
-    def result(self) -> T:
-        """Give what the answer said, once has_result() or finish() has seen it."""
-        return self._exchange.result
+    def call(self) -> Call | None: ...  # noqa: D102
 
-    def finish(self) -> T:
-        """Go on after a first failure; errors as those of the operation itself."""
-        self._call.finish().close()
-        return self._exchange.result
+    @property
+    def error(self) -> Exception | None: ...  # noqa: D102
 
-    def abandon(self) -> None:
-        """Give up; harmless after the end."""
-        self._call.abandon()
+    @property
+    def is_late(self) -> bool: ...  # noqa: D102
+
+
+class InFlight(Protocol):
+    """Requests that one thread has under way at once."""
+
+    def __len__(self) -> int: ...
+
+    def pick(self) -> Any:
+        """Give the node whose turn it is; None when that takes more thought."""
+
+    def send(self, node: Any, request: Request, check: Check, token: Any) -> bool:
+        """Send a request to a node over an open connection; False when there is none."""
+
+    def join(self, call: Any, check: Check, token: Any) -> None:
+        """Wait for what a call has begun as well."""
+
+    @property
+    def waited_s(self) -> float:
+        """Give the seconds that were spent waiting for answers alone."""
+
+    def ready(self, *, wait: bool) -> Sequence[Landed]:
+        """Give what has landed; when there is nothing yet and ``wait``, what lands within a while."""
+
+    def close(self) -> None:
+        """Give up what is under way."""
 
 
 class _Exchange(Generic[T]):
@@ -133,6 +142,73 @@ class _Exchange(Generic[T]):
         except ProtocolError as exc:
             where = f"{request.op} {request.resource} at {response.endpoint}"
             raise ProtocolError(f"{where}: {exc}", endpoint=str(response.endpoint)) from exc
+
+
+class Pending(_Exchange[T]):
+    """A request under way, and what is to be made of its answer.
+
+    ``begin`` sends it. Then ``has_result`` waits for what it gives; whoever has many under way
+    takes the first results of all before going on from a failure. ``result`` is what the answer
+    said, once that or finish() has seen it.
+    """
+
+    __slots__ = ("_call", "_transport")
+
+    def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
+        super().__init__(request, read, is_content=is_content)
+        self._transport = transport
+        self._call: Call | None = None
+
+    def begin(self, *, wait: bool) -> bool:
+        """Send the request; False when all connections are in use and ``wait`` is False."""
+        self._call = self._transport.call(self._request, self.check)
+        return self._call.begin(wait=wait)
+
+    def begin_among(self, in_flight: InFlight, token: object, *, wait: bool) -> bool:
+        """Send the request as one of many; False when all connections are in use and ``wait`` is False."""
+        node = in_flight.pick()
+        if node is not None and in_flight.send(node, self._request, self.check, token):
+            return True
+        self._call = call = self._transport.call(self._request, self.check)
+        if node is not None:
+            call.adopt(node, None)
+        if not call.begin(wait=wait):
+            return False
+        in_flight.join(call, self.check, token)
+        return True
+
+    def take_over(self, call: Call) -> None:
+        """Go on with the call that one of many has become."""
+        self._call = call
+
+    def has_result(self, *, timely: bool = True) -> bool:
+        """Wait for the first answer; say whether it was the one that counts.
+
+        Not ``timely``, the answer may have waited: then it tells nothing about the node's speed.
+        """
+        response = self._begun().first_result(timely=timely)
+        if response is None:
+            return False
+        response.close()
+        self._call = None  # which knows this one: they would keep each other alive
+        return True
+
+    def finish(self) -> T:
+        """Go on after a first failure; errors as those of the operation itself."""
+        call, self._call = self._begun(), None
+        call.finish().close()
+        return self.result
+
+    def abandon(self) -> None:
+        """Give up; harmless after the end."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.abandon()
+
+    def _begun(self) -> Call:
+        if self._call is None:
+            raise AssertionError("the answer is asked for before the request was sent")
+        return self._call
 
 
 def body_of(response: Response) -> bytes:

@@ -89,6 +89,8 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
 
 def is_error(body: bytes) -> bool:
     """Say whether a body is an <Error> document, which S3 may send with status 200."""
+    if not body:
+        return False
     root = ROOT.match(body)
     if root is not None and root.group(1) not in ERROR_ROOTS:
         return False  # found at once, without a look at what may be a long page

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Call, Sender
+from s3pool.s3.exchange import Call, InFlight, Sender
 from s3pool.speedtest.lanes import Lanes
 from s3pool.speedtest.measure import Tally
 
@@ -51,6 +51,10 @@ class Observer:
     def call(self, request: Request, check: Callable[[Response], None]) -> Call:
         """Give a request in steps, unobserved."""
         return self._sender.call(request, check)
+
+    def in_flight(self) -> InFlight:
+        """Give a place for many requests of one thread, unobserved."""
+        return self._sender.in_flight()
 
     @property
     def endpoint(self) -> str:

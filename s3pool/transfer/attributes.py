@@ -48,9 +48,8 @@ def guess_content_type(name: str) -> str:
 def format_mtime(nanoseconds: int) -> str:
     """Write a time as seconds since 1970 with as much fraction as it has."""
     sign = "-" if nanoseconds < 0 else ""
-    whole, fraction = divmod(abs(nanoseconds), NANO)
-    digits = str(fraction).zfill(NANO_DIGITS).rstrip("0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    digits = f"{abs(nanoseconds):010}"
+    return f"{sign}{digits[:-NANO_DIGITS]}.{digits[-NANO_DIGITS:]}".rstrip("0").rstrip(".")
 
 
 def parse_mtime(text: str) -> int | None:

@@ -31,6 +31,8 @@ DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a c
 RESERVED_DESCRIPTORS = 64
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
+MOST_LANES = 8  # threads with many small items under way
+
 _END = object()
 
 
@@ -147,7 +149,9 @@ class Lanes(Generic[Item, Result]):
 
     ``suits`` chooses them; ``work(take, give)`` runs in a worker until ``take`` gives None,
     and hands the results over in lists. A lane ends when there is nothing to take, and
-    another one begins when there is something again.
+    another one begins when there is something again. One at a time is enough, and several
+    are in each other's way, unless what they wait for is not the answers: widen() is for that.
+    ``in_flight`` is how many items all lanes have under way.
     """
 
     def __init__(
@@ -155,15 +159,27 @@ class Lanes(Generic[Item, Result]):
         suits: Callable[[Item], bool],
         work: Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], None],
         *,
-        depth: int,
+        in_flight: int,
     ) -> None:
         self.suits = suits
-        self.depth = depth
+        self._in_flight = in_flight
         self._work = work
         self._waiting: deque[Item] = deque()
-        # Guards the number of lanes: a lane may only end when nothing waits.
+        # Guards the numbers of lanes: a lane may only end when nothing waits.
         self._lock = threading.Lock()
         self._running = 0
+        self._most = 1
+
+    @property
+    def share(self) -> int:
+        """Give how many items one lane has under way."""
+        return max(1, self._in_flight // self._most)
+
+    def widen(self) -> None:
+        """Let one more lane run beside those that there are."""
+        with self._lock:
+            if self._running == self._most:
+                self._most = min(self._most + 1, MOST_LANES, self._in_flight)
 
     def add(self, item: Item) -> bool:
         """Queue an item; say whether one more lane is due.
@@ -171,12 +187,14 @@ class Lanes(Generic[Item, Result]):
         The first is due at once: the next item may be a long listing away.
         """
         self._waiting.append(item)
-        return not self._running or len(self._waiting) >= self.depth
+        return not self._running or (self._running < self._most and len(self._waiting) >= self.share)
 
     def open(self, executor: BoundedExecutor, ready: Callable[[list[Result]], None]) -> None:
         """Begin one more lane, if something waits and the workers allow it."""
+        if self._running >= self._most:
+            return
         with self._lock:
-            if not self._waiting or self._running >= max(1, executor.small // self.depth):
+            if not self._waiting or self._running >= self._most:
                 return
             self._running += 1
         executor.submit(lambda: self._run(ready))

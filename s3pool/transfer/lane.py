@@ -1,28 +1,28 @@
 """A lane: one thread with many small transfers under way.
 
 A thread that waits for one small answer at a time spends most of its processor time on
-waking up. In a lane requests go out while earlier ones are being answered, and the answers
-are taken in the order of the requests.
+waking up. In a lane requests go out while earlier ones are being answered, and each answer is
+taken when it is there.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from s3pool.errors import StoppedError
+from s3pool.errors import NoEndpointError, StoppedError
 from s3pool.transfer.small import GeneralWayError, SmallDownload, SmallTransfers, SmallUpload
 from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, Item, Outcome
 
 if TYPE_CHECKING:
+    from s3pool.s3.exchange import Landed
     from s3pool.transfer.engine import Engine
 
-FEWEST_LANES = 2  # more threads wait for each other, one alone for every file that it writes
-MIN_LANE_DEPTH = 8  # requests under way in one lane
-MAX_LANE_DEPTH = 32
-GATHERED = 16  # so many outcomes come home at once, so that the one who waits wakes up seldom
+LOOK_S = 0.1  # how often a lane looks whether it is held up
+SLOW_TASK_S = 0.0015  # ten times what a task takes where files are at hand and connections open
+BEGUN_AT_ONCE = 32  # requests that go out before it is looked at what has come
+GATHERED = 64  # so many outcomes come home at once, so that the one who waits wakes up seldom
 GATHER_S = 0.2  # but none waits longer than this for the others
 
 Small = SmallUpload | SmallDownload
@@ -30,14 +30,11 @@ Perform = Callable[[Item], Outcome]
 Fail = Callable[[Item, Exception, float], Outcome]
 
 
-def lane_depth(in_flight: int) -> int:
-    """Give how many requests one lane has under way, of all that may be."""
-    return max(1, min(in_flight, MAX_LANE_DEPTH, max(MIN_LANE_DEPTH, in_flight // FEWEST_LANES)))
-
-
 class Lane:
     """Runs in one thread until ``take`` gives None and all is done.
 
+    ``depth`` tells how many requests it may have under way. ``more`` asks for a lane beside
+    this one, which is held up by slow files, or by connections that take long to open.
     ``perform`` does a task the general way, ``fail`` makes the outcome of an error. Both may
     take long, and may need connections: they are called only while nothing is under way.
     """
@@ -46,7 +43,8 @@ class Lane:
         self,
         engine: Engine,
         *,
-        depth: int,
+        depth: Callable[[], int],
+        more: Callable[[], None],
         take: Callable[[], Item | None],
         give: Callable[[list[Outcome]], None],
         perform: Perform,
@@ -54,54 +52,59 @@ class Lane:
     ) -> None:
         self._engine = engine
         self._depth = depth
+        self._more = more
         self._take = take
         self._give = give
         self._perform = perform
         self._fail = fail
         self._transfers = SmallTransfers(engine)
-        self._under_way: deque[Small] = deque()
+        self._in_flight = engine.client.in_flight()
         self._later: list[Small | Item] = []  # failed at first, or not for the lane
         self._held: Small | None = None  # prepared, but there was no connection for it
+        self._is_hopeless = False  # no endpoint answers, which takes long to find out for each
         self._gathered: list[Outcome] = []
         self._given_at = time.monotonic()
+        self._looked = (time.monotonic(), 0.0)  # when it was looked last how busy it is, and what it had waited
+        self._begun = 0  # tasks since then
 
     def run(self) -> None:
         """Work until there is nothing left to take."""
+        in_flight = self._in_flight
         try:
-            while self._fill() or self._later:
-                if self._under_way:
-                    self._conclude_first(self._under_way.popleft())
-                else:
+            while not (is_full := self._fill()) or in_flight or self._later:
+                if in_flight:
+                    for landed in in_flight.ready(wait=is_full):
+                        self._conclude(landed.token, landed)
+                elif is_full:
                     self._do_later()
                 self._hand_over(at_least=GATHERED)
+                self._widen_if_held_up()
             self._hand_over(at_least=1)
-        except BaseException:
-            for small in self._under_way:
-                small.abandon()
-            raise
         finally:
+            self._in_flight.close()
             self._transfers.close()
 
     def _fill(self) -> bool:
-        """Begin transfers until enough are under way; say whether any is."""
-        while len(self._under_way) < self._depth and len(self._later) < self._depth:
+        """Begin some transfers; say whether no more can be begun now, or there are none left."""
+        room = self._depth() - len(self._in_flight)
+        if len(self._later) >= self._depth():
+            return True
+        for _ in range(min(room, BEGUN_AT_ONCE)):
             small = self._held or self._next()
             self._held = None
             if small is None:
-                break
+                return True
+            self._begun += 1
             if not self._begin(small):
                 self._held = small
-                break
-        return bool(self._under_way)
+                return True
+        return room <= BEGUN_AT_ONCE
 
     def _begin(self, small: Small) -> bool:
         try:
-            if not small.begin(wait=not self._under_way):
-                return False
+            return small.begin(self._in_flight, wait=not self._in_flight)
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
             self._gathered.append(self._fail(small.task, exc, small.started))
-        else:
-            self._under_way.append(small)
         return True
 
     def _next(self) -> Small | None:
@@ -124,9 +127,15 @@ class Lane:
             self._later.append(task)
         return small
 
-    def _conclude_first(self, small: Small) -> None:
+    def _conclude(self, small: Small, landed: Landed) -> None:
         try:
-            done = small.first_done()
+            if landed.error is not None:
+                raise landed.error
+            if landed.call is None:
+                self._gathered.append(_outcome(small, small.done()))
+                return
+            small.take_over(landed.call)
+            done = None if landed.is_late else small.first_done()
         except GeneralWayError:
             small.abandon()
             self._later.append(small.task)
@@ -143,21 +152,33 @@ class Lane:
         later, self._later = self._later, []
         for item in later:
             if not isinstance(item, (SmallUpload, SmallDownload)):
-                self._gathered.append(self._perform(item))
+                self._gathered.append(Outcome(item, NOT_STARTED) if self._is_hopeless else self._perform(item))
             else:
                 self._finish(item)
             self._hand_over(at_least=1)
 
     def _finish(self, small: Small) -> None:
         try:
-            if self._engine.stop.is_set():
+            if self._engine.stop.is_set() or self._is_hopeless:
                 small.abandon()
                 raise StoppedError("stopped before the end")
             self._gathered.append(_outcome(small, small.finish()))
         except GeneralWayError:
             self._gathered.append(self._perform(small.task))
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+            self._is_hopeless |= isinstance(exc, NoEndpointError)
             self._gathered.append(self._fail(small.task, exc, small.started))
+
+    def _widen_if_held_up(self) -> None:
+        """Ask for a lane beside this one when its tasks take long, and not because of the answers."""
+        now, waited_s = time.monotonic(), self._in_flight.waited_s
+        since, waited_before_s = self._looked
+        if now - since < LOOK_S:
+            return
+        busy_s = now - since - (waited_s - waited_before_s)
+        if busy_s > SLOW_TASK_S * max(self._begun, 1):
+            self._more()
+        self._looked, self._begun = (now, waited_s), 0
 
     def _hand_over(self, *, at_least: int) -> None:
         count = len(self._gathered)

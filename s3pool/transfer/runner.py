@@ -17,7 +17,7 @@ from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.download import download
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow, Lanes
-from s3pool.transfer.lane import Lane, lane_depth
+from s3pool.transfer.lane import Lane
 from s3pool.transfer.small import is_small
 from s3pool.transfer.tasks import (
     DONE,
@@ -157,12 +157,20 @@ class _Run:
 
 
 def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
-    depth = lane_depth(engine.executor.small)
-
     def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> None:
-        Lane(engine, depth=depth, take=take, give=give, perform=lambda task: perform(task, engine), fail=_failed).run()
+        lane = Lane(
+            engine,
+            depth=lambda: lanes.share,
+            more=lanes.widen,
+            take=take,
+            give=give,
+            perform=lambda task: perform(task, engine),
+            fail=_failed,
+        )
+        lane.run()
 
-    return Lanes(lambda item: is_small(item, engine), work, depth=depth)
+    lanes: Lanes[Item, Outcome] = Lanes(lambda item: is_small(item, engine), work, in_flight=engine.executor.small)
+    return lanes
 
 
 def perform(task: Item, engine: Engine) -> Outcome:

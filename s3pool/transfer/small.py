@@ -7,11 +7,11 @@ is done the general way.
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
 import time
 from abc import ABC, abstractmethod
+from binascii import b2a_base64
 from collections.abc import Mapping
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -28,12 +28,14 @@ from s3pool.transfer.upload import OPEN_FLAGS
 from s3pool.transfer.verify import check_small
 
 if TYPE_CHECKING:
-    from s3pool.s3.exchange import Pending
+    from s3pool.s3.exchange import Call, InFlight, Pending
     from s3pool.s3.results import PutResult
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.tasks import Item
 
 SMALL_BYTES = 64 * 1024  # bodies up to this leave in one piece with their head, and come in one or two
+
+KNOWN_EXTENSIONS = 256
 
 R = TypeVar("R")
 
@@ -60,7 +62,7 @@ class SmallTransfers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._files = SmallFiles(engine.parts)
-        # By content type: all that uploads of a run store alike.
+        # By the extension of the name: all that uploads of a run store alike.
         self._headers: dict[str, Mapping[str, str]] = {}
 
     def prepare(self, task: Item) -> SmallUpload | SmallDownload | None:
@@ -86,17 +88,20 @@ class SmallTransfers:
         if found is None:
             return None
         content, mtime_ns = found
-        headers = self._headers_for(stored.guess_content_type(task.path))
-        if stored.MTIME_HEADER not in headers:
-            headers = {**headers, stored.MTIME_HEADER: stored.format_mtime(mtime_ns)}
+        stem, _, extension = task.path.rpartition("/")[2].rpartition(".")
+        # As with os.path.splitext: dots at the beginning make no extension.
+        headers = self._headers_for(extension if stem.strip(".") else "")
         return SmallUpload(task, self._engine, content, mtime_ns=mtime_ns, headers=headers)
 
-    def _headers_for(self, content_type: str) -> Mapping[str, str]:
-        headers = self._headers.get(content_type)
+    def _headers_for(self, extension: str) -> Mapping[str, str]:
+        headers = self._headers.get(extension)
         if headers is None:
             given = self._engine.options.attributes
-            headers = attribute_headers(replace(given, content_type=given.content_type or content_type))
-            self._headers[content_type] = headers
+            content_type = given.content_type or stored.guess_content_type(f"x.{extension}")
+            headers = attribute_headers(replace(given, content_type=content_type))
+            if len(self._headers) >= KNOWN_EXTENSIONS:  # where each name ends in a number of its own
+                self._headers.clear()
+            self._headers[extension] = headers
         return headers
 
 
@@ -122,7 +127,7 @@ def _read(path: str) -> tuple[bytes, int] | None:
 
 
 class _Small(ABC, Generic[R]):
-    """One small transfer: begin, then first_done, and finish where that gives None."""
+    """One small transfer: begin; then done, or first_done, and finish where that gives None."""
 
     __slots__ = ("_engine", "_pending", "started", "task")
 
@@ -132,12 +137,24 @@ class _Small(ABC, Generic[R]):
         self._engine = engine
         self._pending = pending
 
-    def begin(self, *, wait: bool) -> bool:
-        """Send the request; False when all connections are in use and ``wait`` is False."""
-        return self._pending.begin(wait=wait)
+    def begin(self, in_flight: InFlight, *, wait: bool) -> bool:
+        """Send the request as one of many; False when all connections are in use and ``wait`` is False."""
+        return self._pending.begin_among(in_flight, self, wait=wait)
+
+    def done(self) -> Done:
+        """Take the answer, which has landed.
+
+        Raises:
+            GeneralWayError: the task is to be done in the general way.
+        """
+        return self._concluded(self._pending.result)
+
+    def take_over(self, call: Call) -> None:
+        """Go on with the call that the request has become."""
+        self._pending.take_over(call)
 
     def first_done(self) -> Done | None:
-        """Wait for the answer; None when finish() has to go on, which may take its time.
+        """Wait for the rest of the answer; None when finish() has to go on, which may take its time.
 
         Raises:
             GeneralWayError: the task is to be done in the general way.
@@ -167,19 +184,22 @@ class SmallUpload(_Small["PutResult"]):
     ) -> None:
         self._mtime_ns = mtime_ns
         self._size = len(content)
-        self._md5 = ""
+        headers = dict(headers)
+        if stored.MTIME_HEADER not in headers:
+            headers[stored.MTIME_HEADER] = stored.format_mtime(mtime_ns)
         if engine.options.sign_payload:
+            self._md5 = ""
             payload_hash = sha256(content).hexdigest()
         else:
-            digest = md5(content, usedforsecurity=False)
-            self._md5 = digest.hexdigest()
-            headers = {**headers, "content-md5": base64.b64encode(digest.digest()).decode()}
+            digest = md5(content, usedforsecurity=False).digest()
+            self._md5 = digest.hex()
+            headers["content-md5"] = b2a_base64(digest, newline=False).decode()
             payload_hash = UNSIGNED_PAYLOAD
         pending = engine.client.pending_put(task.bucket, task.key, content, payload_hash=payload_hash, headers=headers)
         super().__init__(task, engine, pending)
 
     def _concluded(self, result: PutResult) -> Done:
-        if self._md5:
+        if self._md5 and result.etag != self._md5:
             check_stored(self.task.target, result, Seal(UNSIGNED_PAYLOAD, md5_hex=self._md5))
         self._engine.progress.whole(self._size)
         return Done(self._size, result.etag, self._mtime_ns, result.version_id)

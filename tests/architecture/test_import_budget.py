@@ -48,9 +48,16 @@ LISTING = {f"s3pool.s3.{name}" for name in ("columns", "fastpage", "listing", "t
 TRANSFER_ROOMS = ("s3pool.transfer.",)
 SYNC_ROOMS = ("s3pool.transfer.", "s3pool.sync.", "s3pool.s3.")
 PROXY_ROOMS = ("s3pool.proxy.",)
-TRANSFER = {"s3pool.transfer", "s3pool.sync", "s3pool.crc", "s3pool.filters", "s3pool.hashing", "s3pool.shard"} | {
-    f"s3pool.cli.{name}" for name in ("attributes", "bars", "selection", "sharding", "transfers")
-}
+TRANSFER = {
+    "s3pool.pool.arrival",
+    "s3pool.pool.inflight",
+    "s3pool.transfer",
+    "s3pool.sync",
+    "s3pool.crc",
+    "s3pool.filters",
+    "s3pool.hashing",
+    "s3pool.shard",
+} | {f"s3pool.cli.{name}" for name in ("attributes", "bars", "selection", "sharding", "transfers")}
 CP = {f"s3pool.sync.{name}" for name in ("compare", "journal", "route", "state")} | {
     *("s3pool.cli.commands.cp", "s3pool.cli.copying", "s3pool.s3.multipart"),
 }

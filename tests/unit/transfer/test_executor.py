@@ -159,29 +159,42 @@ def test_small_items_under_way_are_what_was_asked_for(asked: int, expected: int)
 
 
 def test_lanes_together_hold_no_more_than_the_small_items_allowed() -> None:
-    """Twelve small items under way are three lanes of four, also where there are more workers."""
-    executor = BoundedExecutor(8, small=12)
-    under_way: list[int] = []
-    begun_when_all_wait: list[int] = []
+    """Each lane that asks for another gives up a part of what it may have under way."""
+    executor = BoundedExecutor(8)
+    shares: list[int] = []
     begun = threading.Semaphore(0)
     leave = threading.Event()
 
     def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
-        taken = [item for item in (take() for _ in range(4)) if item is not None]
-        under_way.append(len(taken))
+        if len(shares) < 2:
+            lanes.widen()
+        shares.append(lanes.share)
+        taken = [item for item in (take() for _ in range(2)) if item is not None]
         begun.release()
         leave.wait(PATIENCE_S)
         give(taken)
 
     def items() -> Iterator[int]:
-        yield from range(40)
-        assert all(begun.acquire(timeout=PATIENCE_S) for _ in range(3))
-        begun_when_all_wait.append(len(under_way))
-        leave.set()
+        for item in range(40):
+            if item in (10, 20, 30):
+                assert begun.acquire(timeout=PATIENCE_S)
+            if item == 30:
+                leave.set()
+            yield item
 
-    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, depth=4)
+    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=12)
     results = list(executor.flow(lambda item: item, items(), lanes=lanes))
     executor.close()
 
-    assert [3] == begun_when_all_wait
+    assert [6, 4, 4] == shares[:3]
     assert list(range(40)) == sorted(results)
+
+
+def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:
+    """Two workers asked for are two requests, however slow the disk."""
+    lanes: Lanes[int, int] = Lanes(lambda _: True, lambda _take, _give: None, in_flight=1)
+
+    lanes.widen()
+
+    assert 1 == lanes.share
+    assert lanes.add(1)

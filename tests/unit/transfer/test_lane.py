@@ -14,8 +14,7 @@ from s3pool.record import replace
 from s3pool.session import open_session
 from s3pool.transfer import runner, small
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import BoundedExecutor
-from s3pool.transfer.lane import lane_depth
+from s3pool.transfer.executor import MOST_LANES, BoundedExecutor
 from s3pool.transfer.runner import run
 from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
@@ -230,14 +229,6 @@ def test_run_that_was_told_to_stop_begins_nothing(
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
 
 
-@pytest.mark.parametrize(
-    ("in_flight", "expected"), [(0, 1), (1, 1), (4, 4), (16, 8), (32, 16), (64, 32), (128, 32), (256, 32)]
-)
-def test_requests_under_way_are_shared_by_few_lanes(in_flight: int, expected: int) -> None:
-    """One lane alone would wait for each file it writes; many would wait for each other."""
-    assert expected == lane_depth(in_flight)
-
-
 def test_first_small_task_waits_for_no_other(
     fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
@@ -256,6 +247,20 @@ def test_first_small_task_waits_for_no_other(
     run(slow_stream(), make_engine(workers=8), on_outcome=lambda _: None)  # type: ignore[arg-type]
 
     assert [True] == done_before
+
+
+def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, bytes], fake: FakeS3) -> None:
+    """With retries it takes ten seconds, and was found out sixty times."""
+    config = load_config({"retries": 0}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
+    fake.stop()
+    executor = BoundedExecutor(16)
+    with open_session(config) as session:
+        outcomes = outcomes_of(uploads(tmp_path, files), Engine(session.client, executor=executor))
+    executor.close()
+
+    states = [outcome.state for outcome in outcomes.values()]
+    assert 1 <= states.count(FAILED) <= MOST_LANES
+    assert COUNT == states.count(FAILED) + states.count(NOT_STARTED)
 
 
 def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:
@@ -358,10 +363,10 @@ def test_request_that_cannot_be_built_fails_one_task(
     """A lane that dies would leave the run waiting for its results for ever."""
     begin = small.SmallUpload.begin
 
-    def broken(self: small.SmallUpload, *, wait: bool) -> bool:
+    def broken(self: small.SmallUpload, in_flight: object, *, wait: bool) -> bool:
         if self.task.key == "f005":  # type: ignore[union-attr]
             raise ZeroDivisionError("ours")
-        return begin(self, wait=wait)
+        return begin(self, in_flight, wait=wait)  # type: ignore[arg-type]
 
     monkeypatch.setattr(small.SmallUpload, "begin", broken)
 

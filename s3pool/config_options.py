@@ -31,7 +31,7 @@ MAX_WORKERS = 1024
 MAX_RETRIES = 1000
 MAX_CONNECTIONS = 65536
 MAX_TIMEOUT_S = 86400.0
-RANGE = re.compile(r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}")
+RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,9 @@ def expand_ranges(url: str) -> list[str]:
     Raises:
         ValueError: a range runs backwards or is too long.
     """
-    pieces = RANGE.split(url)
+    if "{" not in url:
+        return [url]
+    pieces = re.split(RANGE, url)
     literals, bounds = pieces[::3], list(zip(pieces[1::3], pieces[2::3], strict=True))
     ranges = [_range_texts(low, high) for low, high in bounds]
     total = 1

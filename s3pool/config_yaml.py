@@ -19,7 +19,7 @@ DEFAULT_PROFILE = "default_profile"
 PROXY = "proxy"
 ALWAYS_ON = "connection_pooling"  # the first s3pool had a switch; here there is only on
 FAST_PARSER_LIMIT = 8192  # characters; a file that a person writes is shorter
-SECRET_WORDS = re.compile(r"secret|token|password")
+SECRET_WORDS = r"secret|token|password"
 OPTION_BY_KEY = {option.key: option for option in OPTIONS}
 SECTIONS = {key.partition(".")[0] for key in OPTION_BY_KEY if "." in key}
 
@@ -238,7 +238,7 @@ def _suggest(key: str, known: Iterable[str]) -> str:
 def _holds_secret(value: object) -> bool:
     if isinstance(value, dict):
         return any(
-            (isinstance(inner, str) and bool(inner) and SECRET_WORDS.search(str(key)) is not None)
+            (isinstance(inner, str) and bool(inner) and re.search(SECRET_WORDS, str(key)) is not None)
             or _holds_secret(inner)
             for key, inner in value.items()
         )

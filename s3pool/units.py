@@ -17,8 +17,9 @@ MAX_SIZE_BYTES = (1 << 63) - 1  # what off_t, and so every file and object, can 
 
 SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 SIZE_LETTERS = "bkmgtpe"
-SIZE_PATTERN = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
-RATE_SUFFIX = re.compile(r"/s\Z", re.IGNORECASE)  # not "ps": Mbps are bits
+# Compiled where they are used: most commands are given none of it.
+SIZE_PATTERN = r"(?i:([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*(?:([kmgtpe])(?:i?b)?|b)?)"
+RATE_SUFFIX = r"/[sS]\Z"  # not "ps": Mbps are bits
 STEP = 1024
 STEP_BITS = 10  # 1024 is 1 << 10
 LAST_UNIT = len(SIZE_UNITS) - 1
@@ -27,12 +28,12 @@ LAST_WITH_DECIMAL = 9.95  # mc's habit: 1.5KiB, but 15KiB; the greatest number t
 FIRST_OF_NEXT = STEP - 0.5  # what rounds to 1024 is one of the next unit
 
 SECONDS_PER = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-DURATION_PATTERN = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[wdhms]))+")
-DURATION_TERM = re.compile(r"([0-9.]+)(ms|[wdhms])")
-BARE_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
+DURATION_PATTERN = r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[wdhms]))+"
+DURATION_TERM = r"([0-9.]+)(ms|[wdhms])"
+BARE_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 MILLIS = 1000
 
-DATE_PATTERN = re.compile(
+DATE_PATTERN = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{3}(?:[0-9]{3})?)?)?)\s*(Z|UTC|[+-][0-9]{2}:[0-9]{2})?)?"
 )
@@ -44,7 +45,7 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: it is not a size, or more than a file can hold.
     """
-    match = SIZE_PATTERN.fullmatch(text.strip())
+    match = re.fullmatch(SIZE_PATTERN, text.strip())
     if match is None:
         raise UsageError(f"bad size {text!r}: write a number of bytes or one like 10M, 1.5GiB")
     whole, fraction, letter = match[1], match[2] or "", (match[3] or "b").lower()
@@ -87,7 +88,7 @@ def parse_rate(text: str) -> int:
         UsageError: it is not a rate.
     """
     try:
-        return parse_size(RATE_SUFFIX.sub("", text.strip()))
+        return parse_size(re.sub(RATE_SUFFIX, "", text.strip()))
     except UsageError as exc:
         raise UsageError(f"bad rate {text!r}: write bytes a second, such as 10M or 1.5GiB/s") from exc
 
@@ -104,9 +105,9 @@ def parse_duration(text: str) -> float:
         UsageError: it is not a duration, or it names a unit twice.
     """
     stripped = text.strip()
-    if BARE_NUMBER.fullmatch(stripped):
+    if re.fullmatch(BARE_NUMBER, stripped):
         return float(stripped)
-    terms = DURATION_TERM.findall(stripped) if DURATION_PATTERN.fullmatch(stripped) else []
+    terms = re.findall(DURATION_TERM, stripped) if re.fullmatch(DURATION_PATTERN, stripped) else []
     if not terms or len({unit for _, unit in terms}) < len(terms):
         raise UsageError(f"bad duration {text!r}: write it like 7d10h30m, 90s or 500ms")
     return sum(float(count) * SECONDS_PER[unit] for count, unit in terms)
@@ -144,10 +145,10 @@ def parse_time_or_age(text: str, now: float) -> float:
         UsageError: it is neither, or the date does not exist.
     """
     stripped = text.strip()
-    match = DATE_PATTERN.fullmatch(stripped)
+    match = re.fullmatch(DATE_PATTERN, stripped)
     if match is not None:
         return _parse_date(text, match)
-    if BARE_NUMBER.fullmatch(stripped) or not DURATION_PATTERN.fullmatch(stripped):
+    if re.fullmatch(BARE_NUMBER, stripped) or not re.fullmatch(DURATION_PATTERN, stripped):
         raise UsageError(f"bad time {text!r}: write an age like 7d10h, or a date like 2026-01-22T20:44:33Z or its day")
     return now - parse_duration(stripped)
 

@@ -14,10 +14,10 @@ from s3pool.errors import S3Error, S3PoolError, TransportError
 BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are written
 
 # Control characters (C0, DEL, C1), the two Unicode line ends, what turns the direction of
-# the text around it, byte order marks, and bytes that are not UTF-8.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
+# the text around it, byte order marks, and bytes that are not UTF-8. Most runs meet none, and compile no pattern.
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 # What JSON may hold as it is, but terminals, line readers or UTF-8 may not.
-_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNSAFE_IN_JSON = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "prefix": "\x1b[1;34m", "good": "\x1b[32m", "bad": "\x1b[31m"}
 _STYLE_END = "\x1b[0m"
@@ -37,7 +37,7 @@ class StdoutError(Exception):
 
 def escape(text: str) -> str:
     r"""Make control characters visible: ``\n``, ``\x1b``; bytes that are not UTF-8 as ``\xff``."""
-    return text if text.isprintable() else _UNSAFE.sub(_escape_one, text)
+    return text if text.isprintable() else re.sub(_UNSAFE, _escape_one, text)
 
 
 def _escape_one(match: re.Match[str]) -> str:
@@ -246,10 +246,11 @@ def _make_encoder() -> Callable[[object], str]:
 
     readable = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     ascii_only = JSONEncoder(separators=(",", ":")).encode
+    is_unsafe = re.compile(_UNSAFE_IN_JSON).search
 
     def encode(fields: object) -> str:
         text = readable(fields)
-        return ascii_only(fields) if _UNSAFE_IN_JSON.search(text) else text
+        return ascii_only(fields) if is_unsafe(text) else text
 
     return encode
 

@@ -23,7 +23,7 @@ UPLOAD_COLUMNS = ("type", "url", "bucket", "key", "upload_id", "initiated", "sto
 USAGE_COLUMNS = ("type", "url", "objects", "bytes")
 
 ROW_END = "\r"  # with the line feed that every line of output gets, this is CRLF
-_needs_quotes = re.compile('[",\r\n]').search
+NEEDS_QUOTES = '[",\r\n]'  # compiled where it is used: most commands print no table
 
 
 def add_csv_flag(parser: argparse.ArgumentParser) -> None:
@@ -82,4 +82,4 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    return '"' + text.replace('"', '""') + '"' if _needs_quotes(text) else text
+    return '"' + text.replace('"', '""') + '"' if re.search(NEEDS_QUOTES, text) else text

@@ -20,8 +20,8 @@ from s3pool.s3.xml import parse_error
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-HTTP_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
-UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+HTTP_DATE = r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
+UNPRINTABLE = r"[\x00-\x20\x7f-\x9f\u2028\u2029]+"
 MAX_DETAIL_LENGTH = 500  # a message is one line; some servers write pages
 
 # What a status means where no body says it: after HEAD, or from something that is not S3.
@@ -105,7 +105,7 @@ def parse_http_date(text: str) -> float | None:
 
     Unlike time.strptime it does not depend on the locale.
     """
-    match = HTTP_DATE.fullmatch(text.strip())
+    match = re.fullmatch(HTTP_DATE, text.strip())
     if match is None or match[2] not in MONTHS:
         return None
     day, year, hour, minute, second = (int(match[index]) for index in (1, 3, 4, 5, 6))
@@ -165,4 +165,4 @@ def _with_region(detail: str, response: Response) -> str:
 
 
 def _one_line(text: str) -> str:
-    return UNPRINTABLE.sub(" ", text).strip()[:MAX_DETAIL_LENGTH]
+    return re.sub(UNPRINTABLE, " ", text).strip()[:MAX_DETAIL_LENGTH]

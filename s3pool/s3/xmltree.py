@@ -12,10 +12,10 @@ NAMESPACE_SEPARATOR = " "  # no namespace URI and no element name holds a blank
 BLANKS = b" \t\r\n"
 FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
 MARKER_CANDIDATES = 64
-REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));")
-CDATA = re.compile(rb"(<!\[CDATA\[.*?\]\]>)", re.DOTALL)
+REFERENCE = rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));"
+CDATA = rb"(?s)(<!\[CDATA\[.*?\]\]>)"
 # What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
-RAW_ILLEGAL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+RAW_ILLEGAL = rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
 
 
 class Element:
@@ -136,15 +136,15 @@ def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
         return hide(ord(match[0].decode()))
 
     # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too.
-    pieces = CDATA.split(body)
-    pieces[::2] = [REFERENCE.sub(hide_reference, piece) for piece in pieces[::2]]
-    hidden = RAW_ILLEGAL.sub(hide_raw, b"".join(pieces))
+    pieces = re.split(CDATA, body)
+    pieces[::2] = [re.sub(REFERENCE, hide_reference, piece) for piece in pieces[::2]]
+    hidden = re.sub(RAW_ILLEGAL, hide_raw, b"".join(pieces))
     back = re.compile(f"{marker}([0-9a-f]+){marker}")
     return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
 
 
 def _free_marker(body: bytes) -> str | None:
-    referenced = {_codepoint(match) for match in REFERENCE.finditer(body)}
+    referenced = {_codepoint(match) for match in re.finditer(REFERENCE, body)}
     for codepoint in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES):
         if codepoint not in referenced and chr(codepoint).encode() not in body:
             return chr(codepoint)
@@ -164,7 +164,7 @@ def _is_hideable(codepoint: int) -> bool:
 
 def is_xml_text(text: str) -> bool:
     """Say whether a text can stand in an XML 1.0 document, escaped where necessary."""
-    return not ILLEGAL_TEXT.search(text)
+    return text.isprintable() or not re.search(ILLEGAL_TEXT, text)
 
 
-ILLEGAL_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+ILLEGAL_TEXT = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"

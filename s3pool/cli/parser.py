@@ -353,7 +353,10 @@ def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> a
     it; without it they are accepted there but not shown.
     """
     parser = CommandParser(prog="s3pool", description=DESCRIPTION, epilog=_epilog())
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser)
+    # Without prog it would be worked out by formatting a usage, and for that argparse compiles many patterns.
+    commands = parser.add_subparsers(
+        prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser
+    )
     for name in names:
         command: Command = load_command(name)
         child = commands.add_parser(name, help=command.SUMMARY, description=_sentence(command.SUMMARY))

@@ -23,6 +23,7 @@ from s3pool.record import replace as replace
 DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
 _CLOCK = re.compile(r"T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|6[01])")
+QUERY_WORDS_KEPT = 128  # most are the same in every request of a kind, and each is asked for twice: to sign, to send
 MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
 
 
@@ -36,6 +37,7 @@ def encode_query(pairs: tuple[tuple[str, str], ...]) -> str:
     return "&".join(f"{_encode_component(name)}={_encode_component(value)}" for name, value in pairs)
 
 
+@functools.lru_cache(maxsize=QUERY_WORDS_KEPT)
 def _encode_component(text: str) -> str:
     return quote(text.encode("utf-8", "surrogateescape"), safe="-._~")
 

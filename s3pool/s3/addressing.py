@@ -52,7 +52,7 @@ class Addressing:
             query=query,
             headers={**headers, **_content_headers(content)},
             body=BytesBody(content) if content else EMPTY_BODY,
-            payload_hash=BytesBody(content).sha256(),
+            payload_hash=BytesBody(content).sha256() if content else EMPTY_SHA256,
             idempotent=idempotent,
             resource=f"s3/{bucket}",
             bucket_host=bucket if self._virtual else "",

@@ -41,7 +41,7 @@ def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]]
             return None
         keys, sizes, times, classes = columns
         names = [key[start:] for key in keys] if base else keys
-        if b"" in names or not _are_printable(names) or (base and not all(map(is_below, keys))):
+        if not (_are_printable(names) and all(names) and (not base or all(map(is_below, keys)))):
             return None
         cells = [b""] * (COLUMNS * len(names))
         cells[0::COLUMNS] = stamp_column(times)

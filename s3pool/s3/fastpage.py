@@ -180,7 +180,7 @@ class Blocks:
         return (
             # All that goes are the line breaks between the keys.
             len(keys) - len(keys.translate(None, NEVER_IN_KEYS)) == len(self.is_marker) - 1
-            and b"" not in self.columns["Key"]
+            and all(self.columns["Key"])
             and b"".join(self._column("Size")).isdigit()
             and not b"".join(self._column("ETag")).translate(None, ETAG_BYTES)
         )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)
+COLLECT_AFTER = 10_000  # new objects; modules being loaded are no garbage, and little else is
 
 
 class Terminated(KeyboardInterrupt):
@@ -32,6 +33,8 @@ class Terminated(KeyboardInterrupt):
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None) -> int:
     """Run one command line and give its exit code; errors are reported here."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        gc.set_threshold(COLLECT_AFTER)
     _occupy_standard_descriptors()
     out = _first_output(words)
     try:

@@ -10,14 +10,17 @@ from s3pool.errors import ProtocolError
 
 STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
 NAME_CHARS = "!#$%&'*+.^_`|~0-9A-Za-z-"
-WHOLE_HEAD = re.compile(rf"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?((?:\r\n[{NAME_CHARS}]+:[^\r\n\0]*)*)")
 HEADER_LINE = re.compile(rf"[{NAME_CHARS}]+:[^\r\n\0]*")
 MAX_LENGTH_DIGITS = 19
 LENGTH = re.compile(rf"[0-9]{{1,{MAX_LENGTH_DIGITS}}}")
 NO_BODY_STATUS = frozenset({204, 304})
 CONTINUE = 100
 FIRST_FINAL_STATUS = 200
+MAX_KNOWN = 1024  # lines that are remembered, and their length
+MAX_KNOWN_LENGTH = 128
 KEPT_TEXT = 60  # so much of what is wrong is told
+
+_Field = tuple[str, tuple[str, str]]  # the name in lower case; the name and the value as they came
 
 
 class Head(NamedTuple):
@@ -38,13 +41,16 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
     Source: RFC 9112 sections 4, 5 and 6.3; folded lines, control characters, differing
     Content-Length fields and unknown transfer codings are refused.
     """
-    match = WHOLE_HEAD.fullmatch(text)
+    first, *lines = text.split("\r\n")
+    match = STATUS_LINE.fullmatch(first)
     if match is None:
         raise _malformed(text, endpoint)
-    minor, status, reason, block = match.groups()
-    parts = [line.partition(":") for line in block.split("\r\n")[1:]]
-    fields = [(name, value.strip(" \t")) for name, _, value in parts]
-    headers = {name.lower(): value for name, value in fields}
+    minor, status, reason = match.groups()
+    try:
+        fields = [_KNOWN_LINES[line] for line in lines]
+    except ValueError as exc:
+        raise _malformed(text, endpoint) from exc
+    headers = {name: value for name, (_, value) in fields}
     if len(headers) < len(fields):
         headers = _joined(fields)
     is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"], endpoint)
@@ -60,15 +66,36 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
         length = None if is_chunked else _content_length(headers, endpoint)
         # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
         keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
-    return Head(code, reason or "", headers, tuple(fields), length, is_chunked, keep_alive)
+    raw = tuple([field for _, field in fields])
+    return Head(code, reason or "", headers, raw, length, is_chunked, keep_alive)
 
 
-def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+class _KnownLines(dict[str, "_Field"]):
+    """Header lines that were read before: most of an answer's are those of the one before it.
+
+    A line that is not known is read, strictly; threads that do so at once come to the same.
+    """
+
+    def __missing__(self, line: str) -> _Field:
+        if HEADER_LINE.fullmatch(line) is None:
+            raise ValueError(line)
+        name, _, value = line.partition(":")
+        field = name.lower(), (name, value.strip(" \t"))
+        if len(line) <= MAX_KNOWN_LENGTH:
+            if len(self) >= MAX_KNOWN:
+                self.clear()
+            self[line] = field
+        return field
+
+
+_KNOWN_LINES = _KnownLines()
+
+
+def _joined(fields: Iterable[_Field]) -> dict[str, str]:
     """Give the fields by name, the values of repeated ones joined with a comma."""
     headers: dict[str, str] = {}
-    for name, value in fields:
-        lower = name.lower()
-        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    for name, (_, value) in fields:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 

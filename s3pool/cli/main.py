@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)
 COLLECT_AFTER = 10_000  # new objects; modules being loaded are no garbage, and little else is
+KEPT_BYTES = 2 << 20  # more than a page of a listing needs at once, from its receipt to its lines
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
     """Run one command line and give its exit code; errors are reported here."""
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
-        gc.set_threshold(COLLECT_AFTER)
+        _settle_memory()
     _occupy_standard_descriptors()
     out = _first_output(words)
     try:
@@ -51,6 +52,16 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
         if argv is None:
             # The process ends with it: the interpreter need not look for garbage among all that it drops.
             gc.freeze()
+
+
+def _settle_memory() -> None:
+    """Have less to do with memory than a long-running program would want.
+
+    What a page of a listing took goes back to the kernel when it is freed, and comes anew, zeroed,
+    with the next one. glibc keeps what is free up to twice the largest block that it got and freed.
+    """
+    gc.set_threshold(COLLECT_AFTER)
+    bytes(KEPT_BYTES)  # which is mapped, never written to, and gone with this line
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:

@@ -25,7 +25,7 @@ settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
 
 # Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
-patience.FIRST_PATIENCE_S = patience.LEAST_PATIENCE_S = 3.0
+patience.FIRST_PATIENCE_S = patience.LEAST_PATIENCE_S = patience.EARLY_PATIENCE_S = 3.0
 
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)

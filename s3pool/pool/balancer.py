@@ -21,6 +21,7 @@ STRATEGIES = ("round_robin", "least_connections", "power_of_two")
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
 LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
 SLOW_FACTOR = 3.0  # so many times the latency of the pool's middle node is slow
+DOUBT_S = 5.0  # a node that was silent for a moment waits this long while others are clean
 LOSS_SHARE = 0.5  # of its share of requests a node loses when it fails or asks for less
 
 
@@ -35,6 +36,7 @@ class Node:
         self.cooling_until = 0.0
         self.latency_s = 0.0
         self.is_proven = False  # it answered at least once in this process
+        self.is_doubted = False  # it was passed over once, before it ever answered
         self.is_drained = False  # its keeper wants no new requests on it
         self.tier = 0  # nodes of a higher tier wait until all of the lower ones are out
         self.in_flight = 0
@@ -83,6 +85,15 @@ class Node:
         with self._lock:
             self._has_lost = True
             self.share = max(1.0, self.share * LOSS_SHARE)
+
+    def doubt(self, now: float) -> bool:
+        """Prefer others for a while, without a word about its health; False when it had that favour already."""
+        if self.is_proven or self.is_doubted:
+            return False
+        self.is_doubted = True
+        self.cooling_until = max(self.cooling_until, now + DOUBT_S)
+        self.breaker.put_off_trial(DOUBT_S)
+        return True
 
     def is_busy(self, usual_latency_s: float) -> bool:
         """Say whether one more request would wait longer here than elsewhere."""

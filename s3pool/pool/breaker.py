@@ -125,6 +125,13 @@ class CircuitBreaker:
             if self._state is OPEN:
                 self._open_until = self._now()
 
+    def put_off_trial(self, seconds: float) -> None:
+        """Let a trial that showed nothing be made again in so many seconds."""
+        with self._lock:
+            if self._state is HALF_OPEN:
+                self._state = OPEN
+                self._open_until = self._now() + seconds
+
     def _open(self) -> None:
         self._openings += 1
         self._ejections += 1

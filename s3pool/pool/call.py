@@ -21,7 +21,7 @@ from s3pool.pool.balancer import Node
 from s3pool.pool.breaker import CONNECT_FAILURE_WEIGHT
 from s3pool.pool.connection import AllBusy
 from s3pool.pool.exchange import Exchange, PatienceOver, begin_exchange, first_answer, may_be_doubled
-from s3pool.pool.patience import MAX_HASTY, answer_patience_s, connect_patience_s
+from s3pool.pool.patience import MAX_HASTY, answer_patience_s, connect_patience_s, is_early
 from s3pool.pool.retry import (
     RETRY_AFTER_CAP_S,
     SKEWED_CODES,
@@ -57,6 +57,7 @@ class Call:
         "_counted",
         "_deadline",
         "_failed",
+        "_haste_s",
         "_hasty",
         "_is_alone",
         "_last_errors",
@@ -67,7 +68,6 @@ class Call:
         "_skew_learned",
         "_t",
         "_tried",
-        "_was_hasty",
     )
 
     def __init__(self, transport: Transport, request: Request, check: Check, only: Endpoint | None) -> None:
@@ -84,7 +84,7 @@ class Call:
         self._attempts = 0
         self._counted = 0  # attempts that used up the retry budget
         self._hasty = 0  # connections that were given up early, which costs no retry
-        self._was_hasty = False  # the last one was
+        self._haste_s = 0.0  # what the last one had, if it was one of these
         self._skew_learned = False
         self._last_errors: dict[str, TransportError] = {}
         self._deadline = transport.now() + transport.policy.deadline_for(request)
@@ -215,11 +215,11 @@ class Call:
             )
         except S3PoolError as exc:
             self._count(node)
-            self._was_hasty = isinstance(exc, ConnectError) and exc.is_late and connect_s is not None
-            self._hasty += self._was_hasty
+            self._haste_s = (connect_s or 0.0) if isinstance(exc, ConnectError) and exc.is_late else 0.0
+            self._hasty += self._haste_s > 0
             self._report(node, exc)
             raise
-        self._was_hasty = False
+        self._haste_s = 0.0
         self._count(node)
         return exchange
 
@@ -239,6 +239,8 @@ class Call:
         except S3PoolError as exc:
             self._report(newest.node, exc)
             raise
+        if exchange.wire.exchanges > 1 and not self._is_alone:
+            self._t.note_kept(self._request.op)
         if self._parked:
             self._learn_of_lanes(exchange)
             self._drop_parked(winner=exchange)
@@ -252,7 +254,7 @@ class Call:
 
     def _first_answer(self, newest: Exchange) -> Exchange:
         node = newest.node
-        patience_s = self._patience_for(node)
+        patience_s = self._patience_for(node, is_kept=newest.wire.exchanges > 0)
         while True:
             try:
                 winner = first_answer([newest, *self._parked], self._read_timeout(), patience_s=patience_s)
@@ -304,7 +306,7 @@ class Call:
         self._drop_parked(winner=exchange)
         return exchange
 
-    def _patience_for(self, node: Node) -> float | None:
+    def _patience_for(self, node: Node, *, is_kept: bool = False) -> float | None:
         """Give the seconds after which the node is not waited for alone; None waits to the end.
 
         A node that answered before gets many times its usual latency, so that a store that
@@ -313,7 +315,8 @@ class Call:
         """
         if self._is_alone or len(self._parked) >= MAX_PARKED or not may_be_doubled(self._request):
             return None
-        return answer_patience_s(node, self._t.balancer.nodes, full_s=self._t.patience_s)
+        trying = is_kept and self._t.is_trying_kept(self._request.op)
+        return answer_patience_s(node, self._t.balancer.nodes, full_s=self._t.patience_s, is_trying_kept=trying)
 
     def _connect_patience_for(self, node: Node) -> float | None:
         """Give the seconds after which a connection is given up for another node's; None for all it may have.
@@ -336,6 +339,10 @@ class Call:
 
     # -- after a failure ---------------------------------------------------------------------
 
+    def _is_only_doubted(self, node: Node, seconds: float) -> bool:
+        """Pass over a node that was silent for a moment, once, instead of calling it ill."""
+        return is_early(seconds, full_s=self._t.patience_s) and node.doubt(self._t.now())
+
     def _report(self, node: Node, error: S3PoolError) -> None:
         if isinstance(error, ThrottledError):
             pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
@@ -343,9 +350,9 @@ class Call:
             node.lose_share()
             node.counters.add_throttled()
             node.breaker.report_success()
-        elif is_illness(error):
+        elif is_illness(error) and not (self._haste_s and self._is_only_doubted(node, self._haste_s)):
             node.counters.add_failure(failure_kind(error), str(error))
-            is_gone = isinstance(error, ConnectError) and not self._was_hasty
+            is_gone = isinstance(error, ConnectError) and not self._haste_s
             node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1)
             node.lose_share()
         elif isinstance(error, S3Error):
@@ -372,7 +379,7 @@ class Call:
 
     def _is_free_failover(self, error: S3PoolError) -> bool:
         """Say whether going on costs nothing: nothing was sent, and a node was never tried or not for long."""
-        return self._was_hasty or (
+        return self._haste_s > 0 or (
             self._t.policy.retries > 0
             and self._only is None
             and isinstance(error, ConnectError)
@@ -411,8 +418,10 @@ class Call:
 
     def _report_late(self, exchange: Exchange) -> None:
         node = exchange.node
-        node.lose_share()
         seconds = time.monotonic() - exchange.started
+        if self._is_only_doubted(node, seconds):
+            return
+        node.lose_share()
         is_hasty = seconds < self._t.patience_s
         if node.is_proven and is_hasty:
             return  # slower than others, which is no illness

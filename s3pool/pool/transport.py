@@ -46,6 +46,8 @@ class Transport:
     ) -> None:
         self.balancer = balancer
         self.endpoints = tuple(node.endpoint for node in balancer.nodes)
+        self._knows_lanes = False
+        self._ops_on_kept: set[str] = set()  # that were answered over a kept connection
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
         self._build_head = head  # builds the whole request head, in place of sign
@@ -111,8 +113,17 @@ class Transport:
         for node in self.balancer.nodes:
             node.connections.close()
 
+    def is_trying_kept(self, op: str) -> bool:
+        """Say whether nobody knows yet how fast such requests are answered over kept connections."""
+        return not self._knows_lanes and op not in self._ops_on_kept
+
+    def note_kept(self, op: str) -> None:
+        """Note that such a request was answered over a kept connection."""
+        self._ops_on_kept.add(op)
+
     def widen_lanes(self) -> None:
         """Spread requests over more connections from now on: these are slow one by one."""
+        self._knows_lanes = True
         for node in self.balancer.nodes:
             node.connections.widen_lanes()
 

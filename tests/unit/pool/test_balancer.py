@@ -261,3 +261,16 @@ def test_losing_a_node_moves_only_its_own_objects() -> None:
     moved = {key for key in keys if balancer.pick(affinity=key) is not before[key]}
 
     assert {key for key in keys if before[key] is nodes[2]} == moved
+
+
+def test_doubted_node_waits_while_others_are_clean() -> None:
+    """Once; and one that answered before is not doubted."""
+    nodes = _make_nodes(3)
+    balancer = LoadBalancer(nodes, now=lambda: 100.0)
+    nodes[1].note_answer(0.1)
+
+    doubted = [nodes[0].doubt(100.0), nodes[0].doubt(100.0), nodes[1].doubt(100.0)]
+    picks = {balancer.pick().endpoint.host for _ in range(6)}
+
+    assert ([True, False, False], {"node1", "node2"}) == (doubted, picks)
+    assert nodes[0].breaker.is_sound

@@ -156,3 +156,23 @@ def test_openings_are_jittered() -> None:
     late.trip()
 
     assert early.open_until < clock.now + OPEN_BASE_S < late.open_until
+
+
+def test_trial_that_showed_nothing_is_put_off() -> None:
+    """The circuit is neither closed nor opened once more for it."""
+    breaker, clock = _opened()
+    clock.now = breaker.open_until
+    granted = breaker.claim()
+
+    breaker.put_off_trial(5.0)
+
+    assert (True, "open", 1, clock.now + 5.0) == (granted, breaker.state, breaker.openings, breaker.open_until)
+
+
+def test_only_a_trial_is_put_off() -> None:
+    """A closed circuit stays closed."""
+    breaker, _ = _make()
+
+    breaker.put_off_trial(5.0)
+
+    assert "closed" == breaker.state

@@ -14,7 +14,7 @@ from s3pool.pool import patience
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
-from s3pool.pool.patience import answer_patience_s, connect_patience_s
+from s3pool.pool.patience import answer_patience_s, connect_patience_s, is_early
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.pool.wire import Wire
@@ -23,7 +23,7 @@ from tests.support.scripted import OK, ScriptedServer
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
 PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
 FULL_S = 3.0
-FIRST_S, LEAST_S = 1.0, 0.5
+FIRST_S, LEAST_S, EARLY_S = 1.0, 0.5, 0.1
 SETTINGS = ConnectionSettings(connect_timeout_s=FULL_S, read_timeout_s=5.0)
 
 
@@ -61,6 +61,7 @@ def _usual_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what all tests are spared."""
     monkeypatch.setattr(patience, "FIRST_PATIENCE_S", FIRST_S)
     monkeypatch.setattr(patience, "LEAST_PATIENCE_S", LEAST_S)
+    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", EARLY_S)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ OTHER = Endpoint.parse("http://127.0.0.1:2")
     ("seconds", "expected"),
     [
         ([], FIRST_S),
-        ([0.001], LEAST_S),
+        ([0.001], EARLY_S),
         ([0.1], 1.0),
         ([0.001, 0.1, 0.2], 1.0),
         ([2.0], FULL_S),
@@ -112,6 +113,33 @@ def test_strangers_get_what_others_took_many_times(seconds: list[float], expecte
 
     assert expected == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
     assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+
+
+@pytest.mark.parametrize(("usual_s", "expected"), [(0.001, LEAST_S), (0.1, 1.0), (2.0, FULL_S)])
+def test_second_time_strangers_get_longer(usual_s: float, expected: float) -> None:
+    """Who is to be called ill for it is not judged after a moment."""
+    nodes = [_node(STRANGER), _node(OTHER, opened=usual_s, latency=usual_s)]
+    nodes[0].doubt(0.0)
+
+    assert expected == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "trying", "expected"),
+    [(0.001, True, EARLY_S), (0.04, True, 0.2), (2.0, True, 10.0), (0.001, False, 1.0), (2.0, False, 40.0)],
+)
+def test_kept_connections_are_doubted_until_one_is_answered(usual_s: float, trying: bool, expected: float) -> None:
+    """Some servers make their requests wait; a store that is slow throughout is not asked twice for it."""
+    nodes = [_node(STRANGER, latency=usual_s), _node(OTHER, latency=usual_s)]
+
+    assert expected == pytest.approx(answer_patience_s(nodes[0], nodes, full_s=FULL_S, is_trying_kept=trying))
+
+
+def test_only_a_moment_is_early() -> None:
+    """What a person has set as the limit is one, however short."""
+    assert [True, False] == [is_early(seconds, full_s=FULL_S) for seconds in (EARLY_S, LEAST_S)]
+    assert not is_early(EARLY_S, full_s=EARLY_S)
 
 
 def test_answers_without_a_time_tell_nothing() -> None:
@@ -176,3 +204,22 @@ def test_haste_is_for_reads_that_may_go_on(request_: Request, retries: int) -> N
         transport.send(request_, Response.preload)
 
     assert {FULL_S} == {*pools[0].given, *pools[1].given}
+
+
+def test_stranger_is_passed_over_before_it_is_called_ill(
+    black_hole: Endpoint, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment of silence costs it its turn; only the next one, a longer one, is a failure."""
+    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", 0.05)
+    monkeypatch.setattr(patience, "LEAST_PATIENCE_S", 0.1)
+    nodes = [_node(black_hole), _node(server.endpoint, opened=0.001)]
+    transport, slept = _transport(nodes)
+
+    first = transport.send(GET, Response.preload)
+    seen = (nodes[0].breaker.is_sound, nodes[0].counters.failure_kinds.copy())
+    is_spared = transport.balancer.pick() is nodes[1] and transport.balancer.pick() is nodes[1]
+    nodes[0].cooling_until = 0.0
+    second = [transport.send(GET, Response.preload).body for _ in range(2)]
+
+    assert (b"ok", True, {}, True) == (first.body, *seen, is_spared)
+    assert ([b"ok"] * 2, {"connect": 1}, []) == (second, nodes[0].counters.failure_kinds, slept)

@@ -461,6 +461,46 @@ def test_slow_answer_of_a_proven_node_is_no_illness(servers: Servers, monkeypatc
     assert {} == pool.nodes[0].counters.failure_kinds
 
 
+def test_stranger_that_says_nothing_is_passed_over_soon(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs one more request, and the node is not called ill for it."""
+    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", 0.05)
+    a, b = servers(HANG), servers()
+    pool = Pool(a.endpoint, b.endpoint, patience_s=5.0)
+    pool.nodes[1].note_answer(0.001)
+
+    response = pool.send()
+
+    assert (b"ok", b.endpoint) == (response.body, response.endpoint)
+    assert (True, True) == (pool.nodes[0].is_doubted, pool.nodes[0].breaker.is_sound)
+    assert {} == pool.nodes[0].counters.failure_kinds
+
+
+def test_first_kept_connection_is_not_waited_for_long(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows yet how it is served; where it has to wait, the others get more connections at once."""
+    monkeypatch.setattr(patience, "PROVEN_PATIENCE_S", 5.0)
+    a, b = servers(OK, HANG), servers()
+    pool = Pool(a.endpoint, b.endpoint, patience_s=5.0)
+    pool.send(), pool.send()
+    before = pool.transport.is_trying_kept(GET.op)
+    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", 0.05)
+
+    response = pool.send()
+
+    assert (b"ok", b.endpoint, 2) == (response.body, response.endpoint, b.connections)
+    assert (True, False) == (before, pool.transport.is_trying_kept(GET.op))
+    assert {} == pool.nodes[0].counters.failure_kinds
+
+
+def test_answer_over_a_kept_connection_ends_the_doubt(servers: Servers) -> None:
+    """From then on a kept connection has the time of any other; other operations may be served otherwise."""
+    pool = Pool(servers().endpoint, servers().endpoint)
+
+    known = [(pool.send().status, pool.transport.is_trying_kept(GET.op)) for _ in range(3)]
+
+    assert [(200, True), (200, True), (200, False)] == known
+    assert pool.transport.is_trying_kept("HeadObject")
+
+
 def test_steps_give_many_answers_in_one_thread(servers: Servers) -> None:
     """A lane sends all requests before it waits for the first answer."""
     pool = Pool(servers().endpoint, servers().endpoint)

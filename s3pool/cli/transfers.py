@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from s3pool.location import Location
 
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
+FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
 
 T = TypeVar("T")
 
@@ -177,6 +178,13 @@ def check_no_verify(target: Location, *, is_asked: bool) -> None:
     """
     if is_asked and isinstance(target, S3Path):
         raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
+
+
+def _processors() -> int:
+    """Give how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _file_limit() -> int:
@@ -314,7 +322,11 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
     ``inline`` is for one object: no thread is worth starting.
     """
     workers = 0 if inline else worker_count(ctx)
-    executor = BoundedExecutor(workers, small=small_in_flight(ctx.config.workers, workers))
+    executor = BoundedExecutor(
+        workers,
+        small=small_in_flight(ctx.config.workers, workers),
+        first=0 if ctx.config.workers else max(FEWEST_AT_FIRST, _processors()),
+    )
     source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
     engine = Engine(ctx.client, options=options, executor=executor, progress=progress, source=source)
     try:

@@ -195,7 +195,9 @@ class _Ranges:
             self._resumption.add(place)
 
         left = (place for place in places if place.first not in done)
-        self._engine.executor.share(fetch, left, limit=self._engine.part_workers)
+        self._engine.executor.share(
+            fetch, left, limit=self._engine.part_workers, first=self._engine.part_workers_at_first
+        )
         if not self._engine.options.verify:
             return False
         known = self._known

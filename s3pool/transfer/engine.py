@@ -111,6 +111,11 @@ class Engine:
         """Give the number of workers that may help with one large transfer."""
         return self.options.part_workers or max(1, self.executor.workers)
 
+    @property
+    def part_workers_at_first(self) -> int:
+        """Give the number of workers that begin a large transfer whose bytes cost work here; 0 for all."""
+        return 0 if self.options.part_workers else self.executor.first
+
     def check_stop(self) -> None:
         """End this transfer when the run is to end.
 

@@ -31,6 +31,8 @@ DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a c
 RESERVED_DESCRIPTORS = 64
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
+SCOUT_S = 0.1  # how often it is looked whether workers of a large job mostly wait
+WORKING_SHARE = 0.35  # of the time; workers that work for less leave room for others
 MOST_LANES = 8  # threads with many small items under way
 
 _END = object()
@@ -51,11 +53,14 @@ class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
     ``small`` is how many items all lanes together have under way, as many as workers when 0.
+    ``first`` is for who shares a job that keeps a processor busy: so many begin with it, and
+    more help when that is not enough; all at once when 0.
     Only one thread may iterate a flow; shares may be made from any worker.
     """
 
-    def __init__(self, workers: int, *, small: int = 0) -> None:
+    def __init__(self, workers: int, *, small: int = 0, first: int = 0) -> None:
         self.workers = workers
+        self.first = first
         self.small = small or workers
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: deque[Callable[[], None]] = deque()
@@ -76,16 +81,22 @@ class BoundedExecutor:
         """
         return Flow(self, work, items, lanes=lanes if self.workers else None)
 
-    def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int) -> None:
+    def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int, first: int = 0) -> None:
         """Do work over all items in this thread and up to limit - 1 idle workers.
 
         Items are taken one at a time, under a lock. The first error ends the taking; it is
-        raised here when everything that had begun is over.
+        raised here when everything that had begun is over. With ``first`` so many begin, and
+        more come in while those do nothing but wait most of the time.
         """
-        share: _Share[Item] = _Share(work, items)
-        if self.workers and limit > 1:
-            for _ in range(min(limit - 1, self.workers)):
-                self._add(share.help, first=True)
+        helpers = min(limit - 1, self.workers)
+        at_once = min(first - 1, helpers) if first else helpers
+        # The scout is a helper too, in the end.
+        spare = max(0, helpers - at_once - 1)
+        share: _Share[Item] = _Share(work, items, spare=spare, call=lambda job: self._add(job, first=True))
+        for _ in range(at_once):
+            self._add(share.help, first=True)
+        if helpers > at_once:
+            self._add(share.scout, first=True)
         share.run()
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -295,8 +306,18 @@ class Flow(Generic[Item, Result]):
 class _Share(Generic[Item]):
     """One large job that several workers do together."""
 
-    def __init__(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Item], None],
+        items: Iterable[Item],
+        *,
+        spare: int,
+        call: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._work = work
+        self._spare = spare  # helpers that the scout may call
+        self._call = call
+        self._over = threading.Event()
         self._items = iter(items)
         # Guards the items, the count of active ones and the error; taking an item may read
         # from a pipe, which is meant to be one at a time.
@@ -311,6 +332,7 @@ class _Share(Generic[Item]):
             self.help()
         except BaseException as exc:  # noqa: BLE001 - an interrupt must stop the helpers too
             self._fail(exc)
+        self._over.set()
         with self._changed:
             while self._active:
                 self._changed.wait(WAKE_S)
@@ -328,6 +350,23 @@ class _Share(Generic[Item]):
                 with self._changed:
                     self._active -= 1
                     self._changed.notify_all()
+
+    def scout(self) -> None:
+        """Call more helpers while those that are at work mostly wait; then help as well."""
+        looked, worked = time.monotonic(), time.process_time()
+        while self._spare > 0:
+            if self._over.wait(SCOUT_S):
+                return
+            now, worked_now = time.monotonic(), time.process_time()
+            with self._changed:
+                active = self._active
+            if worked_now - worked < WORKING_SHARE * active * (now - looked):
+                wanted = min(active, self._spare)
+                self._spare -= wanted
+                for _ in range(wanted):
+                    self._call(self.help)
+            looked, worked = now, worked_now
+        self.help()
 
     def _take(self) -> Item | object:
         with self._lock:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from s3pool.transfer import executor as executor_module
 from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, Lanes, auto_workers, small_in_flight
 
 PATIENCE_S = 10.0
@@ -198,3 +199,59 @@ def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:
 
     assert 1 == lanes.share
     assert lanes.add(1)
+
+
+class WorkClock:
+    """A clock by which a process works for a part of the time, the same whoever looks."""
+
+    def __init__(self, working_share: float) -> None:
+        self._working_share = working_share
+        self._looks = 0
+        self.was_seen_twice = threading.Event()
+
+    def monotonic(self) -> float:
+        """Give the time: a second more at each look."""
+        self._looks += 1
+        if self._looks > 2:
+            self.was_seen_twice.set()
+        return float(self._looks)
+
+    def process_time(self) -> float:
+        """Give the time that was spent working."""
+        return self._looks * self._working_share
+
+
+@pytest.fixture(name="quick_scout")
+def _quick_scout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "SCOUT_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick_scout")
+def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that is slow for one connection is not slow for sixteen."""
+    monkeypatch.setattr(executor_module, "time", WorkClock(0.1))
+    executor = BoundedExecutor(8)
+    together = threading.Barrier(8)
+
+    executor.share(lambda _: together.wait(PATIENCE_S), range(8), limit=8, first=2)
+    executor.close()
+
+    assert not together.broken
+
+
+@pytest.mark.usefixtures("quick_scout")
+def test_workers_that_work_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processors are busy, more threads take them from each other."""
+    clock = WorkClock(2.0)  # of two processors
+    monkeypatch.setattr(executor_module, "time", clock)
+    executor = BoundedExecutor(8)
+    threads: set[int] = set()
+
+    def work(_: int) -> None:
+        threads.add(threading.get_ident())
+        clock.was_seen_twice.wait(PATIENCE_S)
+
+    executor.share(work, range(50), limit=8, first=2)
+    executor.close()
+
+    assert len(threads) <= 2

@@ -23,13 +23,13 @@ from s3pool.cli.exit_codes import (
     exit_code_for,
 )
 from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.workers import executor_for
 from s3pool.errors import StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
-from s3pool.transfer.executor import BoundedExecutor, auto_workers, small_in_flight
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import is_fatal
 from s3pool.transfer.sweep import make_sweep
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.location import Location
 
-DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
-FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
 
 T = TypeVar("T")
 
@@ -150,12 +148,6 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
 # -- the run -------------------------------------------------------------------------------
 
 
-def worker_count(ctx: Context) -> int:
-    """Give the configured number of workers, or choose one; of two pools the larger one decides."""
-    nodes = max(len(ctx.session.nodes), len(ctx.source_session.nodes))
-    return ctx.config.workers or auto_workers(nodes, file_limit=_file_limit())
-
-
 def check_source_profile(sources: Iterable[Location], target: Location, profile: str) -> None:
     """See to it that a second pool has a part in what is asked for.
 
@@ -178,22 +170,6 @@ def check_no_verify(target: Location, *, is_asked: bool) -> None:
     """
     if is_asked and isinstance(target, S3Path):
         raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
-
-
-def _processors() -> int:
-    """Give how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _file_limit() -> int:
-    try:
-        import resource
-    except ImportError:
-        return DEFAULT_FILE_LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 NO_FIELDS: Mapping[str, object] = {}
@@ -321,12 +297,7 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
 
     ``inline`` is for one object: no thread is worth starting.
     """
-    workers = 0 if inline else worker_count(ctx)
-    executor = BoundedExecutor(
-        workers,
-        small=small_in_flight(ctx.config.workers, workers),
-        first=0 if ctx.config.workers else max(FEWEST_AT_FIRST, _processors()),
-    )
+    executor = executor_for(ctx, inline=inline)
     source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
     engine = Engine(ctx.client, options=options, executor=executor, progress=progress, source=source)
     try:

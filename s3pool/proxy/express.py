@@ -31,6 +31,7 @@ PLAIN = re.compile(
 )
 MAX_BYTES = 8 * 1024  # longer heads are no everyday ones
 MAX_REMEMBERED = 1024
+MAX_REMEMBERED_LENGTH = 128  # of a line
 SIGNATURE = "Signature="
 PAYLOADS = frozenset({UNSIGNED_PAYLOAD, EMPTY_SHA256})
 NEEDED = frozenset({"host", "authorization", "x-amz-date", PAYLOAD_FIELD})
@@ -141,6 +142,19 @@ class Passage(NamedTuple):
         return [*headers.items()][count:]
 
 
+class _Lines(dict[str, tuple[str, str]]):
+    """Name and value of header lines, of which most come again with the next request."""
+
+    def __missing__(self, line: str) -> tuple[str, str]:
+        name, _, value = line.partition(":")
+        field = name, value.strip(" \t")
+        if len(line) <= MAX_REMEMBERED_LENGTH:
+            if len(self) >= MAX_REMEMBERED:
+                self.clear()
+            self[line] = field
+        return field
+
+
 class Express:
     """Remembers what repeats; shared by all connections of one configuration."""
 
@@ -151,6 +165,7 @@ class Express:
         self._shapes: dict[Names, _Shape | None] = {}
         self._claims: dict[str, _Claim] = {}
         self._hosts: set[str] = set()
+        self._lines = _Lines()
         self._times: dict[str, float] = {}
         # An unknown key must take as long as a known one with a bad signature.
         nobody = ("host", PAYLOAD_FIELD, "x-amz-date")
@@ -164,12 +179,11 @@ class Express:
         if found is None:
             return None
         method, bucket, key, lines = found.groups()
-        fields = [line.partition(":") for line in lines[2:].split("\r\n")]
-        names = tuple([name for name, _, _ in fields])
+        known = self._lines
+        names, values = zip(*[known[line] for line in lines[2:].split("\r\n")], strict=True)
         shape = self._shapes[names] if names in self._shapes else self._look_at(names)
         if shape is None or bucket.lower() in ADMIN_NAMES or bucket in (".", ".."):
             return None
-        values = [value.strip(" \t") for _, _, value in fields]
         payload = values[shape.payload]
         if values[shape.host] not in self._hosts or payload not in PAYLOADS or not _is_plain(shape, values):
             return None
@@ -210,7 +224,7 @@ class Express:
         self._shapes[names] = shape
         return shape
 
-    def _verified(self, method: str, path: str, shape: _Shape, values: list[str], now: float) -> _Claim | None:
+    def _verified(self, method: str, path: str, shape: _Shape, values: Names, now: float) -> _Claim | None:
         """Give whose signature it is, None when it does not hold now."""
         prefix, _, claimed = values[shape.authorization].rpartition(SIGNATURE)
         claim = self._claims.get(prefix, self._nobody)
@@ -256,7 +270,7 @@ class Express:
         self._hosts.add(head.host)
 
 
-def _is_plain(shape: _Shape, values: list[str]) -> bool:
+def _is_plain(shape: _Shape, values: Names) -> bool:
     """Say whether the two fields whose value decides are everyday ones."""
     is_kept = shape.connection is None or values[shape.connection].lower() == "keep-alive"
     return is_kept and (shape.range is None or "," not in values[shape.range])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from s3pool.errors import (
     ConnectError,
     NoEndpointError,
-    RequestTimeoutError,
     S3Error,
     S3PoolError,
     ThrottledError,
@@ -128,20 +127,20 @@ class Call:
         return self._begun
 
     def give_up_waiting(self) -> None:
-        """Ask another node next, beside the one that was begun with, or instead of it."""
-        begun, self._begun = self._begun, None
-        if begun is None:
+        """Ask another node next, beside the one that was begun with, or instead of it.
+
+        One that has sent the head already is waited for, as ever.
+        """
+        begun = self._begun
+        if begun is None or begun.response is not None:
             return
+        self._begun = None
         if self._patience_for(begun.node) is not None:
             self._parked.append(begun)
             return
         begun.abandon()
-        seconds = self._t.now() - begun.started
-        late = RequestTimeoutError(
-            f"{begun.node.endpoint} sent nothing for {seconds:.0f} s", endpoint=str(begun.node.endpoint)
-        )
+        self._failed = late = begun.late_error()
         self._report(begun.node, late)
-        self._failed = late
 
     def first_result(self, *, timely: bool = True) -> Response | None:
         """Give the answer to what begin() sent; None when finish() has to go on from a failure.
@@ -425,7 +424,7 @@ class Call:
         is_hasty = seconds < self._t.patience_s
         if node.is_proven and is_hasty:
             return  # slower than others, which is no illness
-        late = RequestTimeoutError(f"{node.endpoint} sent nothing for {seconds:.1f} s", endpoint=str(node.endpoint))
+        late = exchange.late_error()
         node.counters.add_failure(failure_kind(late), str(late))
         node.breaker.report_failure(1 if node.is_proven or is_hasty else CONNECT_FAILURE_WEIGHT)
 

@@ -117,6 +117,11 @@ class Exchange:
         node.breaker.report_success()
         node.connections.checkin(wire, reusable=head.keep_alive)
 
+    def late_error(self) -> RequestTimeoutError:
+        """Give the error of a node that has sent nothing since the request left."""
+        endpoint, seconds = self.node.endpoint, time.monotonic() - self.started
+        return RequestTimeoutError(f"{endpoint} sent nothing for {seconds:.1f} s", endpoint=str(endpoint))
+
     def abandon(self) -> None:
         """Give up: the connection cannot be used again."""
         self._finish(reusable=False)

@@ -112,7 +112,11 @@ class InFlight:
                 call.abandon()
             else:
                 exchange.abandon()
+        for landed in self._landed:
+            if landed.call is not None:
+                landed.call.abandon()
         self._under_way.clear()
+        self._landed.clear()
 
     def close(self) -> None:
         """Give up what is under way, and let go of the connections, which stay open."""

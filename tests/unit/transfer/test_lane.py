@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from s3pool.config import load_config
+from s3pool.pool import inflight
 from s3pool.record import replace
 from s3pool.session import open_session
-from s3pool.transfer import runner, small
+from s3pool.transfer import executor as executor_module
+from s3pool.transfer import lane, runner, small
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import MOST_LANES, BoundedExecutor
 from s3pool.transfer.runner import run
@@ -261,6 +264,70 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
     states = [outcome.state for outcome in outcomes.values()]
     assert 1 <= states.count(FAILED) <= MOST_LANES
     assert COUNT == states.count(FAILED) + states.count(NOT_STARTED)
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+def test_everything_arrives_without_epoll(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    is_up: bool,
+) -> None:
+    """Systems other than Linux wait for the answers in turn."""
+    monkeypatch.setattr(inflight, "IS_POSSIBLE", False)
+    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+
+    outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
+
+    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+def test_lane_that_is_held_up_gets_others_beside_it(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    is_up: bool,
+) -> None:
+    """Slow disks are read and written by several threads; here every file counts as slow."""
+    monkeypatch.setattr(lane, "LOOK_S", 0.0)
+    monkeypatch.setattr(lane, "SLOW_TASK_S", -1.0)
+    monkeypatch.setattr(lane, "GATHERED", 1)
+    lanes_seen: set[int] = set()
+    run_lane = lane.Lane.run
+
+    def recorded(self: lane.Lane) -> None:
+        lanes_seen.add(threading.get_ident())
+        run_lane(self)
+
+    monkeypatch.setattr(lane.Lane, "run", recorded)
+    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
+
+    outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
+
+    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+    assert 1 < len(lanes_seen) <= MOST_LANES
+
+
+def test_lane_whose_files_are_at_hand_stays_alone(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for answers gains nothing by more threads."""
+    monkeypatch.setattr(lane, "LOOK_S", 0.0)
+    monkeypatch.setattr(lane, "SLOW_TASK_S", PATIENCE_S)
+    widened: list[bool] = []
+    monkeypatch.setattr(executor_module.Lanes, "widen", lambda _: widened.append(True))
+
+    outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+
+    assert files == fake.store.bodies("b")
+    assert [] == widened
 
 
 def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:

@@ -1,0 +1,496 @@
+"""Many requests of one thread under way: each answer when it is there, nothing lost and nothing leaked."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+
+import pytest
+
+from s3pool.body import BytesBody
+from s3pool.errors import NotFoundError, ProtocolError, S3Error
+from s3pool.model import Endpoint, Request, Response
+from s3pool.pool import inflight
+from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connection import UNCHECKED_IDLE_S, ConnectionPool, ConnectionSettings
+from s3pool.pool.inflight import InFlight, Landed
+from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.throttle import Throttle
+from s3pool.pool.transport import Transport
+from s3pool.pool.wire import BUFFER_BYTES, Wire
+from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer
+
+GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
+PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
+PATIENCE_S = 10.0
+MAX_CONNECTIONS = 8
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+LONG = BUFFER_BYTES + 1
+Servers = Callable[..., ScriptedServer]
+
+
+def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str]:
+    return {"host": request.host_header(endpoint), **request.headers}
+
+
+class Taken:
+    """A check that keeps the body of what passes it."""
+
+    def __init__(self) -> None:
+        self.body: bytes | None = None
+
+    def __call__(self, response: Response) -> None:
+        if response.status == 404:
+            raise NotFoundError(404, "NoSuchKey")
+        if response.status >= 300:
+            raise S3Error(response.status, "InternalError", endpoint=str(response.endpoint))
+        self.body = response.preload()
+
+
+class Crowd:
+    """A place for requests over some endpoints, with short times; nothing may be left in use at the end."""
+
+    def __init__(self, *endpoints: Endpoint, read_timeout_s: float = 5.0, patience_s: float = 0.1) -> None:
+        settings = ConnectionSettings(read_timeout_s=read_timeout_s, max_connections=MAX_CONNECTIONS)
+        self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
+        balancer = LoadBalancer(self.nodes)
+        balancer._turn = 0
+        self.transport = Transport(
+            balancer,
+            _sign,
+            policy=RetryPolicy(random=lambda: 0.0),
+            read_timeout_s=read_timeout_s,
+            patience_s=patience_s,
+            sleep=lambda _: None,
+        )
+        self.in_flight = InFlight(self.transport)
+
+    def open(self, count: int = 1, *, of: int = 0) -> None:
+        """Open so many connections to a node, which the first answers prove."""
+        wires = [self.nodes[of].connections.checkout() for _ in range(count)]
+        for wire in wires:
+            wire.write(b"GET / HTTP/1.1\r\n\r\n")
+            wire.set_timeout(PATIENCE_S)
+            length = wire.read_head("GET").length
+            wire.readinto(memoryview(bytearray(length or 0)))
+            self.nodes[of].connections.checkin(wire, reusable=True)
+        self.nodes[of].is_proven = True
+
+    def send(self, token: object = "", *, of: int = 0, request: Request = GET) -> Taken:
+        """Send a request to a node over an open connection."""
+        taken = Taken()
+        assert self.in_flight.send(self.nodes[of], request, taken, token)
+        return taken
+
+    def next(self) -> Landed:
+        """Wait for the next one to land."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            landed = self.in_flight.ready(wait=True)
+            if landed:
+                assert len(landed) == 1
+                return landed[0]
+        raise AssertionError("nothing landed")
+
+    def finish(self, landed: Landed) -> bytes | None:
+        """Go on from what landed to the body."""
+        call = landed.call
+        assert call is not None
+        return call.finish().preload()
+
+    def close(self) -> None:
+        """End, and see that everything was given back."""
+        self.in_flight.close()
+        assert [0] * len(self.nodes) == [node.in_flight for node in self.nodes]
+        assert {MAX_CONNECTIONS} == {node.connections._slots.qsize() for node in self.nodes}
+        self.transport.close()
+
+
+@pytest.fixture(name="servers")
+def _servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield lambda *turns, **options: stack.enter_context(ScriptedServer(turns or (OK,), **options))
+
+
+@pytest.fixture(name="crowd")
+def _crowd() -> Iterator[Callable[..., Crowd]]:
+    crowds: list[Crowd] = []
+
+    def make(*servers: ScriptedServer, **options: float) -> Crowd:
+        crowds.append(Crowd(*[server.endpoint for server in servers], **options))
+        return crowds[-1]
+
+    yield make
+    for crowd in crowds:
+        crowd.close()
+
+
+Make = Callable[..., Crowd]
+
+
+def test_answers_are_given_in_the_order_in_which_they_come(servers: Servers, crowd: Make) -> None:
+    """One slow object holds up no other."""
+    began, gate = threading.Event(), threading.Event()
+
+    def slowly(sock: socket.socket) -> None:
+        began.set()
+        gate.wait(PATIENCE_S)
+        sock.sendall(OK)
+
+    here = crowd(servers(OK, OK, slowly, OK))
+    here.open(2)
+    slow = here.send("slow")
+    assert began.wait(PATIENCE_S)
+    quick = here.send("quick")
+
+    first = here.next()
+    gate.set()
+    second = here.next()
+
+    assert [("quick", None), ("slow", None)] == [(landed.token, landed.call) for landed in (first, second)]
+    assert (b"ok", b"ok") == (quick.body, slow.body)
+
+
+def test_node_that_never_answered_is_for_those_who_can_wait(servers: Servers, crowd: Make) -> None:
+    """It may swallow whatever is sent to it."""
+    here = crowd(servers())
+
+    before = here.in_flight.pick()
+    here.open()
+
+    assert (None, here.nodes[0]) == (before, here.in_flight.pick())
+
+
+@pytest.mark.parametrize("kind", ["tls", "throttled"])
+def test_connection_that_is_more_than_a_socket_is_for_those_who_can_wait(servers: Servers, kind: str) -> None:
+    """TLS gives what the socket does not show, and a limit of bandwidth has to be waited for."""
+    endpoint = servers().endpoint
+    endpoint = Endpoint("https", endpoint.host, endpoint.port) if kind == "tls" else endpoint
+    throttle = Throttle(1000) if kind == "throttled" else None
+    node = Node(endpoint, ConnectionPool(endpoint, ConnectionSettings(), throttle=throttle), CircuitBreaker())
+    node.is_proven = True
+    in_flight = InFlight(Transport(LoadBalancer([node]), _sign))
+
+    picked = in_flight.pick()
+    in_flight.close()
+
+    assert picked is None
+
+
+def test_nothing_is_sent_where_no_connection_is_open(servers: Servers, crowd: Make) -> None:
+    """To open one takes time."""
+    server = servers()
+    here = crowd(server)
+
+    assert not here.in_flight.send(here.nodes[0], GET, Taken(), "")
+    assert (0, []) == (len(here.in_flight), server.requests)
+
+
+def test_refusal_lands_as_a_call_that_tells_it(servers: Servers, crowd: Make) -> None:
+    """Whether it is final is for the rules of retries to say."""
+    here = crowd(servers(OK, NOT_FOUND, OK))
+    here.open()
+    here.send()
+
+    landed = here.next()
+
+    with pytest.raises(NotFoundError):
+        here.finish(landed)
+
+
+def test_server_error_is_tried_again_elsewhere(servers: Servers, crowd: Make) -> None:
+    """As if it had been a call from the start."""
+    a, b = servers(OK, BROKEN), servers()
+    here = crowd(a, b)
+    here.open()
+    here.send()
+
+    landed = here.next()
+    body = here.finish(landed)
+
+    assert (b"ok", 2, 1) == (body, len(a.requests), len(b.requests))
+    assert {"http 500": 1} == here.transport.stats()[0].failure_kinds
+
+
+def test_mistake_in_a_check_is_told_to_its_owner_alone(servers: Servers, crowd: Make) -> None:
+    """The others must not be lost with it."""
+    here = crowd(servers())
+    here.open(2)
+    error = ZeroDivisionError("ours")
+
+    def broken(_: Response) -> None:
+        raise error
+
+    assert here.in_flight.send(here.nodes[0], GET, broken, "broken")
+    fine = here.send("fine")
+    landed: list[Landed] = []
+    while len(landed) < 2:
+        landed += here.in_flight.ready(wait=True)
+
+    assert {"broken": error, "fine": None} == {each.token: each.error for each in landed}
+    assert b"ok" == fine.body
+
+
+def test_kept_connection_that_ends_is_replaced_without_blame(servers: Servers, crowd: Make) -> None:
+    """Servers close idle connections whenever they like."""
+    server = servers(OK, b"", OK, close_after=[1])
+    here = crowd(server)
+    here.open()
+    here.send()
+
+    landed = here.next()
+    body = here.finish(landed)
+
+    assert (b"ok", 2) == (body, server.connections)
+    assert {} == here.transport.stats()[0].failure_kinds
+
+
+def test_answer_that_is_cut_is_asked_for_again(servers: Servers, crowd: Make) -> None:
+    """Half a body never passes for a whole one."""
+    a = servers(OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal", close_after=[1])
+    b = servers()
+    here = crowd(a, b)
+    here.open()
+    taken = here.send()
+
+    landed = here.next()
+    half = taken.body
+    body = here.finish(landed)
+
+    assert (None, b"ok") == (half, body)
+
+
+def test_silent_node_is_left_for_another_one(servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read may be under way on two nodes at once."""
+    monkeypatch.setattr(inflight, "TICK_S", 0.01)
+    here = crowd(servers(OK, HANG), servers())
+    here.open()
+    here.send()
+
+    landed = here.next()
+    begun = landed.call.begun if landed.call is not None else None
+    body = here.finish(landed)
+
+    assert (True, None, b"ok") == (landed.is_late, begun, body)
+    assert 0 == len(here.nodes[0].connections._idle)
+
+
+@pytest.mark.parametrize("request_", [GET, PUT], ids=["GET", "PUT"])
+def test_read_timeout_rules_where_no_second_node_may_be_asked(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch, request_: Request
+) -> None:
+    """And then the request is sent again, by the rules of retries."""
+    monkeypatch.setattr(inflight, "TICK_S", 0.01)
+    server = servers(OK, HANG, OK)
+    here = crowd(server, read_timeout_s=0.1)
+    here.open()
+    here.send(request=request_)
+
+    landed = here.next()
+    begun = landed.call.begun if landed.call is not None else None
+    body = here.finish(landed)
+
+    assert (True, None, b"ok", 3) == (landed.is_late, begun, body, len(server.requests))
+    assert {"timeout": 1} == here.transport.stats()[0].failure_kinds
+
+
+def test_answer_that_stops_after_its_head_is_not_read_from_its_middle(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of it belongs to this answer, however late the rest comes."""
+    monkeypatch.setattr(inflight, "TICK_S", 0.01)
+    gate = threading.Event()
+
+    def in_two(sock: socket.socket) -> None:
+        sock.sendall(OK[:-1])
+        gate.wait(PATIENCE_S)
+        sock.sendall(OK[-1:])
+
+    a, b = servers(OK, in_two), servers()
+    here = crowd(a, b)
+    here.open()
+    here.send()
+
+    landed = here.next()
+    gate.set()
+    body = here.finish(landed)
+
+    assert (True, b"ok", 2, []) == (landed.is_late, body, len(a.requests), b.requests)
+
+
+def test_long_body_comes_whole(servers: Servers, crowd: Make) -> None:
+    """It does not fit into the connection's buffer."""
+    content = bytes(range(256)) * (LONG // 256 + 1)
+    here = crowd(servers(OK, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content))
+    here.open()
+    here.send()
+
+    landed = here.next()
+
+    assert content == here.finish(landed)
+
+
+def test_descriptor_that_is_used_again_is_watched_again(servers: Servers, crowd: Make) -> None:
+    """The system gives a new connection the number of one that ended, and forgets that this was watched."""
+    here = crowd(servers())
+    here.open()
+    ended = Wire(socket.socket(), endpoint="ended")
+    here.in_flight._watched[here.nodes[0].connections._idle[0].fileno()] = ended
+    taken = here.send()
+
+    landed = here.next()
+    ended.close()
+
+    assert (None, b"ok") == (landed.call, taken.body)
+
+
+def test_news_of_a_connection_that_others_use_is_no_news(servers: Servers, crowd: Make) -> None:
+    """It was watched once, and another thread has it now."""
+    here = crowd(servers())
+    here.open()
+    here.send()
+    here.next()
+    here.transport.send(GET, Taken())
+
+    assert [] == here.in_flight.ready(wait=False)
+    assert 0 == len(here.in_flight)
+
+
+def test_what_a_call_began_lands_with_the_others(servers: Servers, crowd: Make) -> None:
+    """Somebody who waits has opened its connection."""
+    here = crowd(servers())
+    taken = Taken()
+    call = here.transport.call(GET, taken)
+    assert call.begin()
+    here.in_flight.join(call, taken, "joined")
+
+    landed = here.next()
+    response = call.first_result()
+
+    assert response is not None
+    response.close()
+    assert (("joined", call), b"ok") == ((landed.token, landed.call), taken.body)
+
+
+def test_what_a_call_could_not_begin_lands_at_once(servers: Servers, crowd: Make) -> None:
+    """Nothing will ever come of its connection, for there is none."""
+    server = servers()
+    here = crowd(server)
+    server.stop()
+    call = here.transport.call(GET, Taken())
+    call.begin()
+    here.in_flight.join(call, Taken(), "joined")
+
+    assert ["joined"] == [landed.token for landed in here.in_flight.ready(wait=False)]
+    call.abandon()
+
+
+def test_answer_that_a_call_has_seen_lands_at_once(servers: Servers, crowd: Make) -> None:
+    """No news will come of a connection whose answer was read."""
+    here = crowd(servers())
+    call = here.transport.call(GET, Taken())
+    call.begin()
+    begun = call.begun
+    assert begun is not None
+    begun.read(PATIENCE_S)
+    here.in_flight.join(call, Taken(), "joined")
+
+    landed = here.in_flight.ready(wait=False)
+
+    assert ["joined"] == [each.token for each in landed]
+    call.finish().close()
+
+
+def test_answer_that_cannot_be_read_counts_against_its_node(servers: Servers, crowd: Make) -> None:
+    """As it does when somebody waits for it."""
+    here = crowd(servers(), servers())
+    here.open()
+    verdicts = iter((ProtocolError("no sense in it"), None))
+
+    def check(response: Response) -> None:
+        response.preload()
+        if (verdict := next(verdicts)) is not None:
+            raise verdict
+
+    assert here.in_flight.send(here.nodes[0], GET, check, "")
+    body = here.finish(here.next())
+
+    assert b"ok" == body
+    assert 1 == here.transport.stats()[0].failures
+
+
+def test_connection_that_is_to_be_closed_is_not_kept(servers: Servers, crowd: Make) -> None:
+    """The next request on it would be lost."""
+    here = crowd(servers(OK, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
+    here.open()
+    taken = here.send()
+
+    here.next()
+
+    assert (b"ok", 0) == (taken.body, len(here.nodes[0].connections._idle))
+
+
+def test_connection_that_rested_is_for_who_takes_a_look_first(servers: Servers, crowd: Make) -> None:
+    """Servers close what was idle for seconds."""
+    here = crowd(servers())
+    here.open()
+    connections = here.nodes[0].connections
+
+    later = connections.take_open(time.monotonic() + UNCHECKED_IDLE_S + 1.0)
+
+    assert (None, 1) == (later, len(connections._idle))
+
+
+def test_giving_up_gives_all_connections_back(servers: Servers, crowd: Make) -> None:
+    """What is under way then can come no more; the fixture counts."""
+    here = crowd(servers(OK, OK, HANG))
+    here.open(2)
+    here.send()
+    call = here.transport.call(GET, Taken())
+    call.begin()
+    here.in_flight.join(call, Taken(), "")
+
+    here.in_flight.abandon()
+
+    assert 0 == len(here.in_flight)
+    assert [] == list(here.nodes[0].connections._idle)
+
+
+def test_counts_are_those_of_the_general_way(servers: Servers, crowd: Make) -> None:
+    """--stats must not tell which way a request went."""
+    quick, general = crowd(servers(OK, OK_EMPTY)), crowd(servers(OK, OK_EMPTY))
+    for here in (quick, general):
+        here.open()
+    quick.send(request=PUT)
+    quick.next()
+    general.transport.send(PUT, Taken())
+
+    one, other = (here.transport.stats()[0] for here in (quick, general))
+    shown = ("requests", "retries", "bytes_sent", "bytes_received", "timed", "failure_kinds")
+
+    assert [getattr(one, name) for name in shown] == [getattr(other, name) for name in shown]
+    assert quick.nodes[0].connections.counts.snapshot() == general.nodes[0].connections.counts.snapshot()
+
+
+def test_without_epoll_answers_are_waited_for_in_turn(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other systems have other means, and the same transfers."""
+    monkeypatch.setattr(inflight, "IS_POSSIBLE", False)
+    here = crowd(servers())
+    here.open(2)
+    calls = [here.transport.call(GET, Taken()) for _ in range(2)]
+    for number, call in enumerate(calls):
+        call.begin()
+        here.in_flight.join(call, Taken(), number)
+
+    nothing = here.in_flight.ready(wait=False)
+    landed = [here.next().token for _ in calls]
+    for call in calls:
+        call.finish().close()
+
+    assert (None, [], [0, 1]) == (here.in_flight.pick(), nothing, landed)

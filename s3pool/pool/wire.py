@@ -183,18 +183,10 @@ class Wire:
     def _write(self, block: bytes | bytearray | memoryview) -> None:
         if len(block) > JOIN_LIMIT_BYTES:
             self._look_for_early_answer()
-        if self._send_timeout_s != self._timeout_s:
-            self._set_send_timeout(self._timeout_s)
-        try:
-            self._sock.sendall(block)
-        except (BlockingIOError, TimeoutError) as exc:
-            raise self._send_timeout() from exc
-        except OSError as exc:
-            raise EarlyAnswer(str(exc)) from exc
-        self.bytes_sent += len(block)
+        self.send_now(block, self._timeout_s)
 
-    def send_now(self, block: bytes, timeout_s: float) -> None:
-        """Send a small block over a plain connection without a limit; later receives wait as long.
+    def send_now(self, block: bytes | bytearray | memoryview, timeout_s: float) -> None:
+        """Send a block without a look at what the server says or at a limit; later receives wait as long.
 
         Raises:
             EarlyAnswer: the server hung up. RequestTimeoutError: it takes no bytes.

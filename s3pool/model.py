@@ -23,12 +23,15 @@ from s3pool.record import replace as replace
 DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
 _CLOCK = re.compile(r"T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|6[01])")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
 QUERY_WORDS_KEPT = 128  # most are the same in every request of a kind, and each is asked for twice: to sign, to send
 MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
 
 
 def encode_key(key: str) -> str:
     """Percent-encode a key for a path: every byte but ``A-Za-z0-9-._~/``, nothing folded."""
+    if _PLAIN_KEY(key) is not None:  # which most are
+        return key
     return quote(key.encode("utf-8", "surrogateescape"), safe="/-._~")
 
 

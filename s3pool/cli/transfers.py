@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
@@ -328,11 +329,14 @@ def remember(engine: Engine, ctx: Context) -> None:
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
     """Start the background probes with the second item: one alone is not a long run."""
-    for number, item in enumerate(items):
-        if number == 1:
-            ctx.session.start_health()
-            ctx.source_session.start_health()
+    following = iter(items)
+    yield from islice(following, 1)
+    for item in following:
+        ctx.session.start_health()
+        ctx.source_session.start_health()
         yield item
+        break
+    yield from following
 
 
 @contextmanager

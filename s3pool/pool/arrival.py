@@ -43,6 +43,16 @@ def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
     It must be one that can be sent again. The connections must be plain ones, without TLS and
     without a limit of their bandwidth.
     """
+    wire = open_wire(node)
+    exchange = send_over(wire, node, request, head) if wire is not None else None
+    if exchange is not None:
+        node.enter()
+        node.counters.add_request(is_retry=False)
+    return exchange
+
+
+def open_wire(node: Node) -> Wire | None:
+    """Take a connection that is open, at once; None when there is none."""
     connections = node.connections
     wire = connections.take_open(time.monotonic())
     if wire is None:
@@ -50,16 +60,20 @@ def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
             wire = connections.checkout(may_be_dead=True, wait=False, connect=False)
         except AllBusy:
             return None
-    node.enter()
+    return wire
+
+
+def send_over(wire: Wire, node: Node, request: Request, head: bytes) -> Exchange | None:
+    """Send a request over a connection, to be counted by the caller; None when it was closed while it waited."""
     exchange = Exchange(node, wire, request)
     body = request.body
     content = body.content if isinstance(body, BytesBody) else b""
+    connections = node.connections
     try:
         wire.send_now(head + content if content else head, connections.settings.read_timeout_s)
-    except (EarlyAnswer, TransportError):  # it was closed while it waited
-        exchange.abandon()
+    except (EarlyAnswer, TransportError):
+        connections.checkin(wire, reusable=False)
         return None
-    node.counters.add_request(is_retry=False)
     return exchange
 
 
@@ -69,18 +83,39 @@ def arrives(exchange: Exchange) -> Arrival | None:
     Raises:
         NeedsPatience: it takes somebody who waits.
     """
+    arrival = take_arrival(exchange)
+    if arrival is not None:
+        exchange.complete(arrival.head)
+    return arrival
+
+
+def take_arrival(exchange: Exchange) -> Arrival | None:
+    """Do what arrives() does, and leave it to the caller to note that the exchange is over.
+
+    Raises:
+        NeedsPatience: it takes somebody who waits.
+    """
     wire = exchange.wire
+    start = wire._start
+    if start == wire._end:
+        wire._start = wire._end = start = 0
     try:
-        count = _receive(wire)
-        if count <= 0:
-            if not count:
-                return None
+        try:
+            count = wire._sock.recv_into(wire._view[wire._end :], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if not count:
             raise NeedsPatience
-        head = exchange.head or _head(wire, exchange.request.method)
+        wire.bytes_received += count
+        wire._end = end = wire._end + count
+        head = exchange.head
+        if head is None:
+            head = _head(wire, exchange.request.method)
     except (OSError, TransportError) as exc:
         raise NeedsPatience from exc
     if head is not None:
-        start, length, status = wire._start, head.length, head.status
+        status, length = head.status, head.length
+        start = wire._start
         if (
             length is None
             or start + length > len(wire._buffer)
@@ -89,37 +124,29 @@ def arrives(exchange: Exchange) -> Arrival | None:
         ):
             exchange.accept(head)
             raise NeedsPatience
-        if wire._end - start >= length:
-            body = wire._view[start : start + length].tobytes() if length else b""
+        if end - start >= length:
             wire._start = start + length
-            exchange.complete(head)
-            return Arrival(head, body)
+            return Arrival(head, wire._view[start : start + length].tobytes() if length else b"")
         exchange.head = head
-    if TCP_QUICKACK is not None:
-        # Without it Nagle there may wait 40 ms for our ACK before the rest is sent.
-        wire._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+    elif end == len(wire._buffer):  # of what is left there may be no more news
+        raise NeedsPatience
+    _acknowledge(wire)
     return None
 
 
-def _receive(wire: Wire) -> int:
-    """Give the bytes that came, 0 when none did, -1 at the end of the connection or of the buffer."""
-    if wire._start == wire._end:
-        wire._start = wire._end = 0
-    try:
-        count = wire._sock.recv_into(wire._view[wire._end :], 0, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return 0
-    wire._end += count
-    wire.bytes_received += count
-    return count or -1
+def _acknowledge(wire: Wire) -> None:
+    if TCP_QUICKACK is not None:
+        # Without it Nagle there may wait 40 ms for our ACK before the rest is sent.
+        wire._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
 
 
 def _head(wire: Wire, method: str) -> Head | None:
     """Give the head when all of it is there; an interim one stays for who reads on."""
-    end = wire._buffer.find(END_OF_HEAD, wire._start, wire._end)
+    start = wire._start
+    end = wire._buffer.find(END_OF_HEAD, start, wire._end)
     if end < 0:
         return None
-    head = parse_head(str(wire._view[wire._start : end], "utf-8", "surrogateescape"), method, wire.endpoint)
+    head = parse_head(wire._buffer[start:end].decode("utf-8", "surrogateescape"), method, wire.endpoint)
     if head.status < FIRST_FINAL_STATUS:
         raise NeedsPatience
     wire._start = end + len(END_OF_HEAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random as random_module
 import threading
 import time
@@ -45,10 +46,10 @@ class Node:
         # Guards in_flight, latency_s and share, which many threads change.
         self._lock = threading.Lock()
 
-    def enter(self) -> None:
-        """Count a request that starts."""
+    def enter(self, count: int = 1) -> None:
+        """Count a request that starts, or so many of them."""
         with self._lock:
-            self.in_flight += 1
+            self.in_flight += count
 
     def leave(self) -> None:
         """Count a request that ended, its body read or dropped."""
@@ -70,15 +71,19 @@ class Node:
         if seconds is not None:
             self.counters.add_answer(seconds)
 
-    def end_well(self, seconds: float, *, sent: int, received: int) -> None:
-        """Note an answer, the time to its head, and the bytes of an exchange that is over: all at once."""
+    def end_well(self, seconds: float, *, sent: int, received: int, count: int = 1) -> None:
+        """Note an answer, the time to its head, and the bytes of an exchange that is over: all at once.
+
+        A ``count`` of them may come together; the seconds and the bytes are those of all.
+        """
         self.is_proven = True
+        usual = seconds / count
         with self._lock:
-            self.in_flight -= 1
-            self.share += 1.0 / self.share if self._has_lost else 1.0
+            self.in_flight -= count
+            self.share += count / self.share if self._has_lost else count
             old = self.latency_s
-            self.latency_s = seconds if not old else old + LATENCY_WEIGHT * (seconds - old)
-        self.counters.add_exchange(seconds, sent=sent, received=received)
+            self.latency_s = usual + (1.0 - LATENCY_WEIGHT) ** count * (old - usual) if old else usual
+        self.counters.add_exchanges(count, seconds, sent=sent, received=received)
 
     def lose_share(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""
@@ -99,6 +104,12 @@ class Node:
         """Say whether one more request would wait longer here than elsewhere."""
         is_slow = self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S)
         return self.in_flight > 0 and (is_slow or self.in_flight >= self.share)
+
+    def room(self, usual_latency_s: float) -> int:
+        """Give how many requests it can take at once before it is_busy()."""
+        if self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S):
+            return int(not self.in_flight)
+        return max(math.ceil(self.share - self.in_flight), int(not self.in_flight))
 
     @property
     def load(self) -> float:
@@ -169,13 +180,42 @@ class LoadBalancer:
         turn = self._take_turn()
         node = self.nodes[turn]
         if not turn:  # once a round is often enough
-            self._usual_s = _middle_latency(self.nodes) if len(self.nodes) > 1 else node.latency_s
-        is_fit = node.breaker.is_sound and node.cooling_until <= self._now() and not node.is_busy(self._usual_s)
-        if is_fit and not node.is_drained and not node.tier:
+            self._note_usual()
+        if self._is_fit(node) and not node.is_busy(self._usual_s):
             return node
         with self._lock:
             self._turn = turn
         return None
+
+    def next_in_turns(self, count: int) -> Sequence[Node]:
+        """Give the nodes of the next turns, up to ``count``, as next_in_turn() would one after the other."""
+        if not self._is_plain:
+            return ()
+        self._note_usual()
+        nodes = self.nodes
+        rooms = [node.room(self._usual_s) if self._is_fit(node) else 0 for node in nodes]
+        given: list[Node] = []
+        with self._lock:
+            turn = self._turn
+            while len(given) < count and rooms[turn] > 0:
+                given.append(nodes[turn])
+                rooms[turn] -= 1
+                turn = (turn + 1) % len(nodes)
+            self._turn = turn
+        return given
+
+    def give_back(self, turns: int) -> None:
+        """Undo the last ones of next_in_turns(), of which nothing was made."""
+        with self._lock:
+            self._turn = (self._turn - turns) % len(self.nodes)
+
+    def _note_usual(self) -> None:
+        nodes = self.nodes
+        self._usual_s = _middle_latency(nodes) if len(nodes) > 1 else nodes[0].latency_s
+
+    def _is_fit(self, node: Node) -> bool:
+        is_fit = node.breaker.is_sound and node.cooling_until <= self._now()
+        return is_fit and not node.is_drained and not node.tier
 
     def _take_turn(self) -> int:
         with self._lock:

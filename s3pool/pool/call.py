@@ -27,6 +27,7 @@ from s3pool.pool.retry import (
     failure_kind,
     is_illness,
     may_repeat,
+    reworded,
 )
 from s3pool.pool.wire import StaleConnectionError
 
@@ -183,7 +184,10 @@ class Call:
     def _attempt(self) -> Response:
         newest, self._begun = self._begun, None
         started = self._t.now()
-        exchange = self._answered(newest or self._start())
+        if newest is not None or not self._parked:
+            exchange = self._answered(newest or self._start())
+        else:  # the silent ones may have all connections that there are
+            exchange = self._answered_elsewhere()
         response = exchange.taken()
         if logger.isEnabledFor(logging.DEBUG):
             self._log_answer(exchange.node, response.status, started)
@@ -236,6 +240,7 @@ class Call:
             logger.debug("%s is silent, asking another node as well", newest.node.endpoint)
             return self._answered_elsewhere()
         except S3PoolError as exc:
+            self._parked = [parked for parked in self._parked if not parked.is_over]
             self._report(newest.node, exc)
             raise
         if exchange.wire.exchanges > 1 and not self._is_alone:
@@ -275,7 +280,7 @@ class Call:
         try:
             # Where the connection is what makes requests wait, a new one of any node is answered at once.
             newest = self._start(fresh=True, wait=False)
-        except AllBusy:  # those who hold its connections may wait for this thread
+        except AllBusy:  # by those who may wait for this thread
             return self._last_hope()
         return self._answered(newest)
 
@@ -435,7 +440,7 @@ class Call:
         what = f"{self._request.op} {self._request.resource}".strip()
         if not may_repeat(error, self._request):
             acted = "; it may have been carried out all the same" if error.sent else ""
-            return _reworded(error, f"{what}: {error}{acted}")
+            return reworded(error, f"{what}: {error}{acted}")
         details = "; ".join(dict.fromkeys(str(e) for e in self._last_errors.values()))
         attempts = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
         return NoEndpointError(
@@ -443,7 +448,3 @@ class Call:
             endpoint=error.endpoint,
             sent=any(e.sent for e in self._last_errors.values()),
         )
-
-
-def _reworded(error: TransportError, message: str) -> TransportError:
-    return type(error)(message, endpoint=error.endpoint, sent=error.sent)

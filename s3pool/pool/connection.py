@@ -167,7 +167,7 @@ class ConnectionPool:
         except IndexError:
             self._slots.put(None)
             return None
-        if now - wire.idle_since > UNCHECKED_IDLE_S or self._has_free_lane():
+        if now - wire.idle_since > UNCHECKED_IDLE_S or (self._lanes > 1 and self._has_free_lane()):
             self._idle.append(wire)
             self._slots.put(None)
             return None

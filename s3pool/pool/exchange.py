@@ -30,13 +30,13 @@ class Exchange:
     """A request that was sent and whose response head is awaited or read."""
 
     __slots__ = (
-        "_is_over",
-        "_received_before",
-        "_sent_before",
         "head",
+        "is_over",
         "node",
+        "received_before",
         "request",
         "response",
+        "sent_before",
         "started",
         "was_waiting",
         "wire",
@@ -50,9 +50,9 @@ class Exchange:
         self.was_waiting = False  # the answer was there before anybody wanted it
         self.head: Head | None = None  # of an answer whose body is awaited by who does not wait
         self.response: Response | None = None
-        self._sent_before = wire.bytes_sent
-        self._received_before = wire.bytes_received
-        self._is_over = False
+        self.sent_before = wire.bytes_sent  # on this connection, by those before
+        self.received_before = wire.bytes_received
+        self.is_over = False
 
     def taken(self) -> Response:
         """Give the response, which has arrived; from then on it is the caller's alone.
@@ -107,15 +107,19 @@ class Exchange:
 
     def complete(self, head: Head) -> None:
         """Note a good answer of which everything was taken, and give the connection back."""
-        self._is_over = True
         wire, node = self.wire, self.node
         node.end_well(
             time.monotonic() - self.started,
-            sent=wire.bytes_sent - self._sent_before,
-            received=wire.bytes_received - self._received_before,
+            sent=wire.bytes_sent - self.sent_before,
+            received=wire.bytes_received - self.received_before,
         )
         node.breaker.report_success()
-        node.connections.checkin(wire, reusable=head.keep_alive)
+        self.give_back(head)
+
+    def give_back(self, head: Head) -> None:
+        """Give the connection back after an answer, the count of which is somebody else's business."""
+        self.is_over = True
+        self.node.connections.checkin(self.wire, reusable=head.keep_alive)
 
     def late_error(self) -> RequestTimeoutError:
         """Give the error of a node that has sent nothing since the request left."""
@@ -127,12 +131,12 @@ class Exchange:
         self._finish(reusable=False)
 
     def _finish(self, reusable: bool) -> None:
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         wire, node = self.wire, self.node
         node.counters.add_bytes(
-            sent=wire.bytes_sent - self._sent_before, received=wire.bytes_received - self._received_before
+            sent=wire.bytes_sent - self.sent_before, received=wire.bytes_received - self.received_before
         )
         node.connections.checkin(wire, reusable=reusable)
         node.leave()
@@ -232,7 +236,7 @@ def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool
             f"{wire.endpoint} broke the connection: {early}", endpoint=wire.endpoint, sent=is_whole
         ) from exc
     exchange.accept(
-        Head(head.status, head.reason, head.headers, head.raw_headers, head.length, head.is_chunked, keep_alive=False)
+        Head(head.status, head.reason, head.headers, head.lines, head.length, head.is_chunked, keep_alive=False)
     )
 
 

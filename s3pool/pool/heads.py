@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError
@@ -20,7 +21,7 @@ MAX_KNOWN = 1024  # lines that are remembered, and their length
 MAX_KNOWN_LENGTH = 128
 KEPT_TEXT = 60  # so much of what is wrong is told
 
-_Field = tuple[str, tuple[str, str]]  # the name in lower case; the name and the value as they came
+_Field = tuple[str, str]  # the name in lower case, and the value
 
 
 class Head(NamedTuple):
@@ -29,10 +30,15 @@ class Head(NamedTuple):
     status: int
     reason: str
     headers: dict[str, str]
-    raw_headers: tuple[tuple[str, str], ...]
+    lines: list[str]  # the fields as they came
     length: int | None
     is_chunked: bool
     keep_alive: bool
+
+    @property
+    def raw_headers(self) -> tuple[tuple[str, str], ...]:
+        """Give the fields with their names as they came, repeated ones too."""
+        return tuple(map(_raw_of, self.lines))
 
 
 def parse_head(text: str, method: str, endpoint: str) -> Head:
@@ -41,23 +47,18 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
     Source: RFC 9112 sections 4, 5 and 6.3; folded lines, control characters, differing
     Content-Length fields and unknown transfer codings are refused.
     """
-    first, *lines = text.split("\r\n")
-    match = STATUS_LINE.fullmatch(first)
-    if match is None:
-        raise _malformed(text, endpoint)
-    minor, status, reason = match.groups()
+    lines = text.split("\r\n")
     try:
-        fields = [_KNOWN_LINES[line] for line in lines]
+        is_1_1, status, reason = _KNOWN_STARTS[lines.pop(0)]
+        headers = dict(map(_field_of, lines))
     except ValueError as exc:
         raise _malformed(text, endpoint) from exc
-    headers = {name: value for name, (_, value) in fields}
-    if len(headers) < len(fields):
-        headers = _joined(fields)
+    if len(headers) < len(lines):
+        headers = _joined(map(_field_of, lines))
     is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"], endpoint)
     connection = headers.get("connection", "").lower()
-    keep_alive = "close" not in connection and (minor == "1" or "keep-alive" in connection)
-    code = int(status)
-    if method == "HEAD" or code in NO_BODY_STATUS or code < FIRST_FINAL_STATUS:
+    keep_alive = "close" not in connection and (is_1_1 or "keep-alive" in connection)
+    if method == "HEAD" or status in NO_BODY_STATUS or status < FIRST_FINAL_STATUS:
         length: int | None = 0
         # RGW 16 sends a chunked end after some HEAD answers; it must not become the next answer.
         keep_alive = keep_alive and not is_chunked
@@ -66,8 +67,21 @@ def parse_head(text: str, method: str, endpoint: str) -> Head:
         length = None if is_chunked else _content_length(headers, endpoint)
         # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
         keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
-    raw = tuple([field for _, field in fields])
-    return Head(code, reason or "", headers, raw, length, is_chunked, keep_alive)
+    return Head(status, reason, headers, lines, length, is_chunked, keep_alive)
+
+
+class _KnownStarts(dict[str, tuple[bool, int, str]]):
+    """Status lines that were read before: whether it is HTTP/1.1, the status, the reason."""
+
+    def __missing__(self, line: str) -> tuple[bool, int, str]:
+        match = STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(line)
+        minor, status, reason = match.groups()
+        if len(self) < MAX_KNOWN and len(line) <= MAX_KNOWN_LENGTH:
+            self[line] = start = minor == "1", int(status), reason or ""
+            return start
+        return minor == "1", int(status), reason or ""
 
 
 class _KnownLines(dict[str, "_Field"]):
@@ -80,7 +94,7 @@ class _KnownLines(dict[str, "_Field"]):
         if HEADER_LINE.fullmatch(line) is None:
             raise ValueError(line)
         name, _, value = line.partition(":")
-        field = name.lower(), (name, value.strip(" \t"))
+        field = name.lower(), value.strip(" \t")
         if len(line) <= MAX_KNOWN_LENGTH:
             if len(self) >= MAX_KNOWN:
                 self.clear()
@@ -88,13 +102,20 @@ class _KnownLines(dict[str, "_Field"]):
         return field
 
 
-_KNOWN_LINES = _KnownLines()
+_KNOWN_STARTS = _KnownStarts()
+_field_of = _KnownLines().__getitem__
+
+
+@lru_cache(maxsize=MAX_KNOWN)
+def _raw_of(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name, value.strip(" \t")
 
 
 def _joined(fields: Iterable[_Field]) -> dict[str, str]:
     """Give the fields by name, the values of repeated ones joined with a comma."""
     headers: dict[str, str] = {}
-    for name, (_, value) in fields:
+    for name, value in fields:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 

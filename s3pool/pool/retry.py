@@ -89,3 +89,8 @@ def failure_kind(error: S3PoolError) -> str:
     if isinstance(error, ConnectError):
         return "connect"
     return type(error).__name__.removesuffix("Error").removeprefix("Request").lower()
+
+
+def reworded(error: TransportError, message: str) -> TransportError:
+    """Give the same error with another message."""
+    return type(error)(message, endpoint=error.endpoint, sent=error.sent)

@@ -79,17 +79,22 @@ class NodeCounters:
             self.requests += 1
             self.retries += is_retry
 
+    def add_requests(self, count: int) -> None:
+        """Count first attempts that have started."""
+        with self._lock:
+            self.requests += count
+
     def add_answer(self, seconds: float) -> None:
         """Count the time from the request's first byte to the response's head."""
         with self._lock:
             self.seconds += seconds
             self.timed += 1
 
-    def add_exchange(self, seconds: float, *, sent: int, received: int) -> None:
-        """Count an answer and the bytes of its exchange."""
+    def add_exchanges(self, count: int, seconds: float, *, sent: int, received: int) -> None:
+        """Count answers, with the time and the bytes of all their exchanges."""
         with self._lock:
             self.seconds += seconds
-            self.timed += 1
+            self.timed += count
             self.bytes_sent += sent
             self.bytes_received += received
 

@@ -40,6 +40,7 @@ class Transport:
         read_timeout_s: float = 60.0,
         patience_s: float = 3.0,
         head: BuildHead | None = None,
+        heads: Callable[[], BuildHead] | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -51,6 +52,7 @@ class Transport:
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
         self._build_head = head  # builds the whole request head, in place of sign
+        self._heads = heads  # gives what builds the heads of many requests, the same ones faster
         self.policy = policy or RetryPolicy()
         self.read_timeout_s = read_timeout_s
         self.patience_s = patience_s
@@ -80,7 +82,7 @@ class Transport:
         """Give a place for requests that one thread has under way at once."""
         from s3pool.pool.inflight import InFlight
 
-        return InFlight(self)
+        return InFlight(self, self._heads() if self._heads is not None else self.head_at)
 
     def patience_with(self, exchange: Exchange) -> float:
         """Give the seconds after which an answer is not waited for alone, or not any more."""
@@ -99,7 +101,10 @@ class Transport:
 
     def head_for(self, request: Request, endpoint: Endpoint) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
-        now = self.signing_time()
+        return self.head_at(request, endpoint, self.signing_time())
+
+    def head_at(self, request: Request, endpoint: Endpoint, now: float) -> bytes:
+        """Build the request head as of a time."""
         if self._build_head is not None:
             return self._build_head(request, endpoint, now)
         return build_head(request, self._sign(request, endpoint, now))
@@ -143,10 +148,7 @@ class Transport:
 
 
 _CONTROL = re.compile(r"[\r\n\0]")
-_DEFAULT_LINES = (
-    ("accept-encoding", "accept-encoding: identity"),
-    ("user-agent", f"user-agent: s3pool/{__version__}"),
-)
+DEFAULT_HEADERS = {"accept-encoding": "identity", "user-agent": f"s3pool/{__version__}"}
 
 
 def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
@@ -156,9 +158,9 @@ def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
         UsageError: a header value holds CR, LF or NUL, which would end the header early.
     """
     lines = [f"{request.method} {request.target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
-    for name, line in _DEFAULT_LINES:
+    for name, value in DEFAULT_HEADERS.items():
         if name not in headers:
-            lines.append(line)
+            lines.append(f"{name}: {value}")
     length = request.body.length
     if length or request.method in {"PUT", "POST"}:
         lines.append(f"content-length: {length}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from s3pool.body import Body, BytesBody
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
-from s3pool.s3.addressing import NO_HEADERS, Query
+from s3pool.s3.addressing import Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.bucket_operations import BucketOperations
 from s3pool.s3.check import check_response as check_response
-from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, Pending, body_of, nothing
+from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.headers import (
     NO_ATTRIBUTES,
@@ -34,6 +34,7 @@ T = TypeVar("T")
 MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
+WITH_CHECKSUMS: Mapping[str, str] = {CHECKSUM_MODE: ENABLED}
 
 
 class S3Client(BucketOperations, MultipartOperations):
@@ -121,25 +122,25 @@ class S3Client(BucketOperations, MultipartOperations):
         )
         return self._ask(request, put_result, only=only)
 
-    def pending_put(
+    def small_put(
         self, bucket: str, key: str, content: bytes, *, payload_hash: str, headers: Mapping[str, str]
-    ) -> Pending[PutResult]:
-        """Prepare to store a small object; ``headers`` are what attribute_headers() gives."""
-        request = self._address.key(
-            "PUT", bucket, key, "PutObject", headers=headers, body=BytesBody(content), payload_hash=payload_hash
+    ) -> Request:
+        """Give the request that stores a small object; ``headers`` are what attribute_headers() gives."""
+        return self._address.small(
+            "PUT", bucket, key, op="PutObject", headers=headers, body=BytesBody(content), payload_hash=payload_hash
         )
-        return Pending(self._transport, request, put_result, is_content=False)
 
-    def pending_get(
-        self, bucket: str, key: str, read: Callable[[Response], T], *, checksums: bool = False
-    ) -> Pending[T]:
-        """Prepare to fetch an object; ``read`` takes its body, and may be called once for each attempt."""
-        headers = {CHECKSUM_MODE: ENABLED} if checksums else NO_HEADERS
-        request = self._address.key("GET", bucket, key, "GetObject", headers=headers)
-        return Pending(self._transport, request, read, is_content=True)
+    def small_get(self, bucket: str, key: str) -> Request:
+        """Give the request that fetches an object, with the checksums that the server keeps."""
+        return self._address.small("GET", bucket, key, op="GetObject", headers=WITH_CHECKSUMS)
+
+    @property
+    def sender(self) -> Sender:
+        """Give what carries the requests."""
+        return self._transport
 
     def in_flight(self) -> InFlight:
-        """Give a place for what pending_put() and pending_get() prepare, for one thread."""
+        """Give a place for requests that one thread has under way at once."""
         return self._transport.in_flight()
 
     def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:

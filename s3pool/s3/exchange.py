@@ -72,14 +72,14 @@ class Operations:
 
 
 class Landed(Protocol):
-    """What has come of one request among many: nothing but its token when its answer passed the check.
+    """What has come of one request among many, when it is not an answer that passed its check.
 
-    Else ``call`` goes on with it, from a node that was silent when ``is_late``; or ``error`` is
-    what its check has raised.
+    ``call`` goes on with it, from a node that was silent when ``is_late``; or ``error`` is what
+    its check has raised.
     """
 
     @property
-    def token(self) -> Any: ...  # noqa: D102
+    def going(self) -> Any: ...  # noqa: D102
 
     @property
     def call(self) -> Call | None: ...  # noqa: D102
@@ -96,21 +96,18 @@ class InFlight(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pick(self) -> Any:
-        """Give the node whose turn it is; None when that takes more thought."""
+    def send(self, batch: Sequence[Any]) -> tuple[int, Any]:
+        """Send requests over open connections; give how many, from the first on, and the node that lacks one."""
 
-    def send(self, node: Any, request: Request, check: Check, token: Any) -> bool:
-        """Send a request to a node over an open connection; False when there is none."""
-
-    def join(self, call: Any, check: Check, token: Any) -> None:
+    def join(self, call: Any, going: Any) -> None:
         """Wait for what a call has begun as well."""
 
     @property
     def waited_s(self) -> float:
         """Give the seconds that were spent waiting for answers alone."""
 
-    def ready(self, *, wait: bool) -> Sequence[Landed]:
-        """Give what has landed; when there is nothing yet and ``wait``, what lands within a while."""
+    def ready(self, *, wait: bool) -> tuple[Sequence[Any], Sequence[Landed]]:
+        """Give whose answers have passed their checks, and what else has landed; wait for a while if for nothing."""
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -122,20 +119,22 @@ class _Exchange(Generic[T]):
     ``is_content`` says that the body is a user's, who may well keep a document called Error.
     """
 
-    __slots__ = ("_is_content", "_read", "_request", "result")
+    __slots__ = ("_is_content", "_read", "request", "result")
 
     result: T
 
     def __init__(self, request: Request, read: Callable[[Response], T], *, is_content: bool = False) -> None:
-        self._request = request
+        self.request = request
         self._read = read
         # The answer to HEAD has no body, whatever its Content-Length says.
         self._is_content = is_content or request.method == "HEAD"
 
     def check(self, response: Response) -> None:
         """Refuse errors, also those inside a 200, and answers that cannot be read."""
-        request = self._request
-        if response.status >= FIRST_BAD_STATUS or (not self._is_content and is_error(response.preload())):
+        request = self.request
+        if response.status >= FIRST_BAD_STATUS or (
+            not self._is_content and response.preload() and is_error(response.preload())
+        ):
             raise error_from(response, op=request.op, resource=request.resource)
         try:
             self.result = self._read(response)
@@ -155,26 +154,29 @@ class Pending(_Exchange[T]):
     __slots__ = ("_call", "_transport")
 
     def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
-        super().__init__(request, read, is_content=is_content)
+        # Not by way of the base: one is made for each small object.
+        self.request = request
+        self._read = read
+        self._is_content = is_content
         self._transport = transport
         self._call: Call | None = None
 
     def begin(self, *, wait: bool) -> bool:
         """Send the request; False when all connections are in use and ``wait`` is False."""
-        self._call = self._transport.call(self._request, self.check)
+        self._call = self._transport.call(self.request, self.check)
         return self._call.begin(wait=wait)
 
-    def begin_among(self, in_flight: InFlight, token: object, *, wait: bool) -> bool:
-        """Send the request as one of many; False when all connections are in use and ``wait`` is False."""
-        node = in_flight.pick()
-        if node is not None and in_flight.send(node, self._request, self.check, token):
-            return True
-        self._call = call = self._transport.call(self._request, self.check)
+    def begin_among(self, in_flight: InFlight, node: Any, *, wait: bool) -> bool:
+        """Send the request as one of many, over a new connection; False when there may be none and not ``wait``.
+
+        ``node`` is the one whose turn it is, None when that has to be thought about.
+        """
+        self._call = call = self._transport.call(self.request, self.check)
         if node is not None:
             call.adopt(node, None)
         if not call.begin(wait=wait):
             return False
-        in_flight.join(call, self.check, token)
+        in_flight.join(call, self)
         return True
 
     def take_over(self, call: Call) -> None:

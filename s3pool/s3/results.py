@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from s3pool.model import UploadInfo
 from s3pool.record import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
+class PutResult(NamedTuple):
     """A stored object: its ETag without quotes, "" where the server gave none.
 
     ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no

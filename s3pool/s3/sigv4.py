@@ -142,7 +142,12 @@ def _canonical(
 
 def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
     """Give what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
-    return f"{ALGORITHM}\n{timestamp}\n{scope}\n{sha256(canonical).hexdigest()}".encode()
+    return beginning_to_sign(timestamp, scope) + sha256(canonical).hexdigest().encode()
+
+
+def beginning_to_sign(timestamp: str, scope: str) -> bytes:
+    """Give what all strings to sign of a second begin with."""
+    return f"{ALGORITHM}\n{timestamp}\n{scope}\n".encode()
 
 
 def signature(key: bytes, text: bytes) -> str:
@@ -164,7 +169,7 @@ def _octets(raw: str | bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """Give which of some headers are signed, in order: a run has few sets of them."""
     signed = tuple(sorted(name for name in names if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS))
     return signed, ";".join(signed)
@@ -178,14 +183,14 @@ class _Moment:
     def __init__(self, timestamp: str, key: SigningKey) -> None:
         self.timestamp = timestamp
         self.scope = key.scope
-        self._mac = Mac(key.key)
+        self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
 
     def sign(self, canonical: bytes) -> str:
         """Give the signature of a canonical request."""
-        return self._mac.sign(string_to_sign(self.timestamp, self.scope, canonical))
+        return self._mac.sign(sha256(canonical).hexdigest().encode())
 
 
-class _S3Rules:
+class S3Rules:
     """What S3 does otherwise; stands before AWS4Auth in S3Auth's bases.
 
     One instance may sign on many threads. A request's timestamp picks the moment, and a
@@ -225,7 +230,7 @@ class _S3Rules:
         if self.session_token:
             headers["x-amz-security-token"] = self.session_token
         moment = self.at(headers["x-amz-date"])
-        signed, names = _signed_names(tuple(headers))
+        signed, names = signed_names(tuple(headers))
         canonical = _canonical(
             method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
         )
@@ -257,7 +262,7 @@ class _S3Rules:
     amz_norm_whitespace = staticmethod(canonical_value)
 
 
-class _Identity(_S3Rules):
+class _Identity(S3Rules):
     """S3's rules for one identity, without the auth object of requests around them."""
 
     def __init__(self, access_id: str, key: SigningKey, *, region: str, service: str, session_token: str) -> None:
@@ -278,7 +283,7 @@ def auth_class() -> Any:
     """Give S3Auth, a subclass of requests_aws4auth's AWS4Auth with the same constructor."""
     from requests_aws4auth import AWS4Auth
 
-    return type("S3Auth", (_S3Rules, AWS4Auth), {"__doc__": "AWS4Auth with S3's own rules."})
+    return type("S3Auth", (S3Rules, AWS4Auth), {"__doc__": "AWS4Auth with S3's own rules."})
 
 
 class Signer:
@@ -288,7 +293,7 @@ class Signer:
         self._credentials = credentials
         self._region = region
         self._service = service
-        self._auth: _S3Rules | None = None
+        self._auth: S3Rules | None = None
         self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
 
     def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
@@ -296,7 +301,7 @@ class Signer:
         headers = _begin_headers(request, endpoint)
         if self._credentials is None:
             return headers
-        headers["x-amz-date"] = timestamp = self._timestamp(now)
+        headers["x-amz-date"] = timestamp = self.timestamp(now)
         headers["x-amz-content-sha256"] = request.payload_hash
         auth = self._auth or self._open_auth(self._credentials, timestamp)
         auth.authorize(
@@ -322,7 +327,7 @@ class Signer:
             raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if not 1 <= expires_s <= MAX_EXPIRES_S:
             raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
-        timestamp = self._timestamp(now)
+        timestamp = self.timestamp(now)
         moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
         headers = _begin_headers(request, endpoint)
         signed = sorted(headers)
@@ -347,7 +352,7 @@ class Signer:
         """
         if self._credentials is None:
             return
-        headers["x-amz-date"] = timestamp = self._timestamp(now)
+        headers["x-amz-date"] = timestamp = self.timestamp(now)
         auth = self._auth or self._open_auth(self._credentials, timestamp)
         auth.authorize(headers, method, path=path, query=canonical_query(query))
 
@@ -360,7 +365,7 @@ class Signer:
         """
         if self._credentials is None or self._credentials.session_token:
             return None
-        timestamp = self._timestamp(now)
+        timestamp = self.timestamp(now)
         moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
         canonical = (
             f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload_hash}\nx-amz-date:{timestamp}\n\n"
@@ -381,7 +386,7 @@ class Signer:
         """
         if self._credentials is None:
             raise ConfigError("cannot presign without credentials")
-        timestamp = self._timestamp(now)
+        timestamp = self.timestamp(now)
         moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
         signed = sorted(headers)
         added = encode_query(tuple(_query_pairs(self._credentials, moment, RESIGNED_EXPIRES_S, signed)))
@@ -391,7 +396,8 @@ class Signer:
         )
         return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
 
-    def _timestamp(self, now: float) -> str:
+    def timestamp(self, now: float) -> str:
+        """Give a time in seconds since 1970 as signatures have it."""
         second = int(now)
         last_second, text = self._last  # read once: second and text belong together
         if second != last_second:
@@ -399,7 +405,12 @@ class Signer:
             self._last = (second, text)
         return text
 
-    def _open_auth(self, credentials: Credentials, timestamp: str) -> _S3Rules:
+    def identity(self, timestamp: str) -> S3Rules | None:
+        """Give what signs at a time, None without credentials."""
+        credentials = self._credentials
+        return self._auth or self._open_auth(credentials, timestamp) if credentials is not None else None
+
+    def _open_auth(self, credentials: Credentials, timestamp: str) -> S3Rules:
         """Make the identity; two threads at once make two equal ones, and one stays."""
         date = timestamp[:DATE_LENGTH]
         region, service = self._region, self._service

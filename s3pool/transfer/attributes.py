@@ -47,9 +47,9 @@ def guess_content_type(name: str) -> str:
 
 def format_mtime(nanoseconds: int) -> str:
     """Write a time as seconds since 1970 with as much fraction as it has."""
-    sign = "-" if nanoseconds < 0 else ""
-    digits = f"{abs(nanoseconds):010}"
-    return f"{sign}{digits[:-NANO_DIGITS]}.{digits[-NANO_DIGITS:]}".rstrip("0").rstrip(".")
+    seconds, fraction = divmod(abs(nanoseconds), NANO)
+    text = f"{seconds}.{fraction:09}".rstrip("0") if fraction else str(seconds)
+    return f"-{text}" if nanoseconds < 0 else text
 
 
 def parse_mtime(text: str) -> int | None:

@@ -200,19 +200,33 @@ class Lanes(Generic[Item, Result]):
         self._waiting.append(item)
         return not self._running or (self._running < self._most and len(self._waiting) >= self.share)
 
-    def open(self, executor: BoundedExecutor, ready: Callable[[list[Result]], None]) -> None:
-        """Begin one more lane, if something waits and the workers allow it."""
+    def open(
+        self,
+        executor: BoundedExecutor,
+        ready: Callable[[list[Result]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Begin one more lane, if something waits and the workers allow it.
+
+        ``failed`` hears of an error that ended a lane; what it had taken is lost.
+        """
         if self._running >= self._most:
             return
         with self._lock:
             if not self._waiting or self._running >= self._most:
                 return
             self._running += 1
-        executor.submit(lambda: self._run(ready))
+        executor.submit(lambda: self._run(ready, failed))
 
-    def _run(self, ready: Callable[[list[Result]], None]) -> None:
+    def _run(self, ready: Callable[[list[Result]], None], failed: Callable[[BaseException], None]) -> None:
         while True:
-            self._work(self._take, ready)
+            try:
+                self._work(self._take, ready)
+            except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
+                with self._lock:
+                    self._running -= 1
+                failed(exc)
+                return
             with self._lock:
                 if not self._waiting:
                     self._running -= 1
@@ -266,7 +280,7 @@ class Flow(Generic[Item, Result]):
             return
         self._small += 1
         if lanes.add(item):
-            lanes.open(self._executor, self._lane_gave)
+            lanes.open(self._executor, self._lane_gave, self._failed)
 
     def _is_full(self) -> bool:
         return self.pending - self._small >= self._limit or self._small >= self._small_limit
@@ -284,7 +298,10 @@ class Flow(Generic[Item, Result]):
         try:
             self._ready.put(([self._work(item)], 0, None))
         except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-            self._ready.put(([], 0, exc))
+            self._failed(exc)
+
+    def _failed(self, error: BaseException) -> None:
+        self._ready.put(([], 0, error))
 
     def _lane_gave(self, results: list[Result]) -> None:
         self._ready.put((results, len(results), None))
@@ -292,7 +309,7 @@ class Flow(Generic[Item, Result]):
     def _take(self, timeout_s: float | None) -> Iterator[Result]:
         """Yield what is ready, or becomes so: one result, or those of a lane."""
         if self._lanes is not None:
-            self._lanes.open(self._executor, self._lane_gave)
+            self._lanes.open(self._executor, self._lane_gave, self._failed)
         results, small, error = self._ready.get(timeout=timeout_s)
         self._small -= small
         if error is not None:

@@ -8,7 +8,7 @@ taken when it is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NoEndpointError, StoppedError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.1  # how often a lane looks whether it is held up
 SLOW_TASK_S = 0.0015  # ten times what a task takes where files are at hand and connections open
 BEGUN_AT_ONCE = 32  # requests that go out before it is looked at what has come
+LATER_S = 1.0  # so long what failed at first may wait until nothing else is under way
 GATHERED = 64  # so many outcomes come home at once, so that the one who waits wakes up seldom
 GATHER_S = 0.2  # but none waits longer than this for the others
 
@@ -60,7 +61,9 @@ class Lane:
         self._transfers = SmallTransfers(engine)
         self._in_flight = engine.client.in_flight()
         self._later: list[Small | Item] = []  # failed at first, or not for the lane
-        self._held: Small | None = None  # prepared, but there was no connection for it
+        self._late: list[Small] = []  # that hold the connections on which nothing came yet
+        self._held: list[Small] = []  # prepared, but there was no connection for the first of them
+        self._due_at = 0.0  # when those must not wait any longer
         self._is_hopeless = False  # no endpoint answers, which takes long to find out for each
         self._gathered: list[Outcome] = []
         self._given_at = time.monotonic()
@@ -71,10 +74,12 @@ class Lane:
         """Work until there is nothing left to take."""
         in_flight = self._in_flight
         try:
-            while not (is_full := self._fill()) or in_flight or self._later:
+            while not (is_full := self._fill()) or in_flight or self._later or self._late:
                 if in_flight:
-                    for landed in in_flight.ready(wait=is_full):
-                        self._conclude(landed.token, landed)
+                    answered, landed = in_flight.ready(wait=is_full)
+                    self._conclude(answered)
+                    for each in landed:
+                        self._go_on(each.going, each)
                 elif is_full:
                     self._do_later()
                 self._hand_over(at_least=GATHERED)
@@ -87,24 +92,44 @@ class Lane:
     def _fill(self) -> bool:
         """Begin some transfers; say whether no more can be begun now, or there are none left."""
         room = self._depth() - len(self._in_flight)
-        if len(self._later) >= self._depth():
+        if self._is_due(len(self._later) + len(self._late)):
             return True
-        for _ in range(min(room, BEGUN_AT_ONCE)):
-            small = self._held or self._next()
-            self._held = None
+        batch, self._held = self._held, []
+        wanted = min(room, BEGUN_AT_ONCE)
+        while len(batch) < wanted:
+            small = self._next()
             if small is None:
+                self._begin(batch)
                 return True
-            self._begun += 1
-            if not self._begin(small):
-                self._held = small
-                return True
-        return room <= BEGUN_AT_ONCE
+            batch.append(small)
+        return not self._begin(batch) or room <= BEGUN_AT_ONCE
 
-    def _begin(self, small: Small) -> bool:
-        try:
-            return small.begin(self._in_flight, wait=not self._in_flight)
-        except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
-            self._gathered.append(self._fail(small.task, exc, small.started))
+    def _is_due(self, later: int) -> bool:
+        """Say whether nothing new may begin before what failed at first is done."""
+        if not later:
+            self._due_at = time.monotonic() + LATER_S
+            return False
+        return later >= self._depth() or time.monotonic() >= self._due_at
+
+    def _begin(self, batch: list[Small]) -> bool:
+        """Send what was prepared; what there was no connection for is held, and False."""
+        in_flight = self._in_flight
+        # Nobody else gives back what this thread holds.
+        may_wait = not in_flight and not self._late
+        self._begun += len(batch)
+        while batch:
+            sent, node = in_flight.send(batch)
+            del batch[:sent]
+            if not batch:
+                break
+            try:
+                if not batch[0].begin_among(in_flight, node, wait=may_wait and not in_flight):
+                    self._held = batch
+                    self._begun -= len(batch)
+                    return False
+            except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+                self._gathered.append(self._fail(batch[0].task, exc, batch[0].started))
+            del batch[0]
         return True
 
     def _next(self) -> Small | None:
@@ -127,15 +152,26 @@ class Lane:
             self._later.append(task)
         return small
 
-    def _conclude(self, small: Small, landed: Landed) -> None:
-        try:
-            if landed.error is not None:
-                raise landed.error
-            if landed.call is None:
+    def _conclude(self, answered: Sequence[Small]) -> None:
+        """Take the answers that have passed their checks."""
+        for small in answered:
+            try:
                 self._gathered.append(_outcome(small, small.done()))
-                return
+            except GeneralWayError:
+                self._later.append(small.task)
+            except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+                self._gathered.append(self._fail(small.task, exc, small.started))
+
+    def _go_on(self, small: Small, landed: Landed) -> None:
+        """Go on with one whose answer is not as it was to be."""
+        try:
+            if landed.call is None:
+                raise landed.error or AssertionError("it has landed for no reason")
             small.take_over(landed.call)
-            done = None if landed.is_late else small.first_done()
+            if landed.is_late:
+                self._late.append(small)
+                return
+            done = small.first_done()
         except GeneralWayError:
             small.abandon()
             self._later.append(small.task)
@@ -149,7 +185,9 @@ class Lane:
             self._gathered.append(_outcome(small, done))
 
     def _do_later(self) -> None:
-        later, self._later = self._later, []
+        # First those that hold connections, or the others might wait for these.
+        later = [*self._late, *self._later]
+        self._late, self._later = [], []
         for item in later:
             if not isinstance(item, (SmallUpload, SmallDownload)):
                 self._gathered.append(Outcome(item, NOT_STARTED) if self._is_hopeless else self._perform(item))
@@ -162,7 +200,7 @@ class Lane:
             if self._engine.stop.is_set() or self._is_hopeless:
                 small.abandon()
                 raise StoppedError("stopped before the end")
-            self._gathered.append(_outcome(small, small.finish()))
+            self._gathered.append(_outcome(small, small.finish_done()))
         except GeneralWayError:
             self._gathered.append(self._perform(small.task))
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task

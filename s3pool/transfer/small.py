@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import stat
 import time
-from abc import ABC, abstractmethod
 from binascii import b2a_base64
 from collections.abc import Mapping
 from hashlib import md5, sha256
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from s3pool.errors import S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.record import replace
-from s3pool.s3.headers import attribute_headers
+from s3pool.s3.exchange import Pending
+from s3pool.s3.headers import attribute_headers, put_result
+from s3pool.s3.results import PutResult
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored
 from s3pool.transfer.smallfiles import SmallFiles
@@ -28,8 +29,6 @@ from s3pool.transfer.upload import OPEN_FLAGS
 from s3pool.transfer.verify import check_small
 
 if TYPE_CHECKING:
-    from s3pool.s3.exchange import Call, InFlight, Pending
-    from s3pool.s3.results import PutResult
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.tasks import Item
 
@@ -126,32 +125,23 @@ def _read(path: str) -> tuple[bytes, int] | None:
     return (content, after.st_mtime_ns) if is_whole else None
 
 
-class _Small(ABC, Generic[R]):
-    """One small transfer: begin; then done, or first_done, and finish where that gives None."""
+class _Small(Pending[R]):
+    """One small transfer: sent as one of many; then done, or first_done, and finish where that gives None."""
 
-    __slots__ = ("_engine", "_pending", "started", "task")
+    __slots__ = ("engine", "started", "task")
 
-    def __init__(self, task: Item, engine: Engine, pending: Pending[R]) -> None:
-        self.task = task
-        self.started = time.monotonic()
-        self._engine = engine
-        self._pending = pending
-
-    def begin(self, in_flight: InFlight, *, wait: bool) -> bool:
-        """Send the request as one of many; False when all connections are in use and ``wait`` is False."""
-        return self._pending.begin_among(in_flight, self, wait=wait)
+    # Everything is set by the subclasses' constructors, of which one runs for each object.
+    task: Item
+    engine: Engine
+    started: float
 
     def done(self) -> Done:
-        """Take the answer, which has landed.
+        """Make of the answer, which has landed, what the task was for.
 
         Raises:
             GeneralWayError: the task is to be done in the general way.
         """
-        return self._concluded(self._pending.result)
-
-    def take_over(self, call: Call) -> None:
-        """Go on with the call that the request has become."""
-        self._pending.take_over(call)
+        raise NotImplementedError
 
     def first_done(self) -> Done | None:
         """Wait for the rest of the answer; None when finish() has to go on, which may take its time.
@@ -159,22 +149,15 @@ class _Small(ABC, Generic[R]):
         Raises:
             GeneralWayError: the task is to be done in the general way.
         """
-        return self._concluded(self._pending.result) if self._pending.has_result() else None
+        return self.done() if self.has_result() else None
 
-    def finish(self) -> Done:
+    def finish_done(self) -> Done:
         """Go on after a first failure."""
-        return self._concluded(self._pending.finish())
-
-    def abandon(self) -> None:
-        """Give up."""
-        self._pending.abandon()
-
-    @abstractmethod
-    def _concluded(self, result: R) -> Done:
-        """Make of the answer what the task was for."""
+        self.finish()
+        return self.done()
 
 
-class SmallUpload(_Small["PutResult"]):
+class SmallUpload(_Small[PutResult]):
     """One file that is in memory already, on its way to S3."""
 
     __slots__ = ("_md5", "_mtime_ns", "_size")
@@ -182,6 +165,9 @@ class SmallUpload(_Small["PutResult"]):
     def __init__(
         self, task: UploadTask, engine: Engine, content: bytes, *, mtime_ns: int, headers: Mapping[str, str]
     ) -> None:
+        self.task = task
+        self.engine = engine
+        self.started = time.monotonic()
         self._mtime_ns = mtime_ns
         self._size = len(content)
         headers = dict(headers)
@@ -195,13 +181,16 @@ class SmallUpload(_Small["PutResult"]):
             self._md5 = digest.hex()
             headers["content-md5"] = b2a_base64(digest, newline=False).decode()
             payload_hash = UNSIGNED_PAYLOAD
-        pending = engine.client.pending_put(task.bucket, task.key, content, payload_hash=payload_hash, headers=headers)
-        super().__init__(task, engine, pending)
+        client = engine.client
+        request = client.small_put(task.bucket, task.key, content, payload_hash=payload_hash, headers=headers)
+        super().__init__(client.sender, request, put_result, is_content=False)
 
-    def _concluded(self, result: PutResult) -> Done:
+    def done(self) -> Done:
+        """Compare what the server tells of the object with what was sent."""
+        result = self.result
         if self._md5 and result.etag != self._md5:
             check_stored(self.task.target, result, Seal(UNSIGNED_PAYLOAD, md5_hex=self._md5))
-        self._engine.progress.whole(self._size)
+        self.engine.progress.whole(self._size)
         return Done(self._size, result.etag, self._mtime_ns, result.version_id)
 
 
@@ -218,21 +207,25 @@ class SmallDownload(_Small[_Got]):
     __slots__ = ("_files", "_place")
 
     def __init__(self, task: DownloadTask, engine: Engine, files: SmallFiles) -> None:
+        self.task = self._place = task
+        self.engine = engine
+        self.started = time.monotonic()
         self._files = files
-        self._place = task
-        super().__init__(task, engine, engine.client.pending_get(task.bucket, task.key, _take, checksums=True))
+        client = engine.client
+        super().__init__(client.sender, client.small_get(task.bucket, task.key), _take, is_content=True)
 
-    def _concluded(self, result: _Got) -> Done:
-        self._engine.check_stop()
-        task, content, headers = self._place, result.content, result.headers
+    def done(self) -> Done:
+        """Check what came, and put it into its file."""
+        engine, task = self.engine, self._place
+        engine.check_stop()
+        content, headers = self.result
         etag = headers.get("etag", "").strip('"')
-        verify = self._engine.options.verify
-        if verify and not check_small(content, task.source, etag=etag, headers=headers):
+        if engine.options.verify and not check_small(content, task.source, etag=etag, headers=headers):
             raise GeneralWayError  # such as an ETag made of parts, the sizes of which must be found out
         mtime_ns = stored.mtime_of_answer(headers)
         if not self._files.write(task.root, task.relative, content, mtime_ns=mtime_ns):
             raise GeneralWayError
-        self._engine.progress.whole(len(content))
+        engine.progress.whole(len(content))
         return Done(len(content), etag, mtime_ns)
 
 

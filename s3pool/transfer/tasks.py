@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from s3pool.errors import RefusedError, S3PoolError
 from s3pool.location import S3Path
@@ -17,8 +18,7 @@ FAILED = "failed"
 NOT_STARTED = "not started"  # the run was told to stop before its turn came
 
 
-@dataclass(frozen=True, slots=True)
-class UploadTask:
+class UploadTask(NamedTuple):
     """Send one local file to a key. The path holds surrogate escapes for foreign bytes."""
 
     path: str
@@ -27,7 +27,10 @@ class UploadTask:
     size: int = UNKNOWN_SIZE
     reason: str = ""
 
-    op = "upload"
+    @property
+    def op(self) -> str:
+        """Give the word for what is done."""
+        return "upload"
 
     @property
     def source(self) -> str:
@@ -40,8 +43,7 @@ class UploadTask:
         return S3Path(self.bucket, self.key).text
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadTask:
+class DownloadTask(NamedTuple):
     """Bring one object below a local directory.
 
     ``root`` is the user's own directory, "" for the working directory; links in it are
@@ -58,7 +60,10 @@ class DownloadTask:
     version_id: str = ""
     reason: str = ""
 
-    op = "download"
+    @property
+    def op(self) -> str:
+        """Give the word for what is done."""
+        return "download"
 
     @property
     def source(self) -> str:
@@ -160,8 +165,7 @@ Task = UploadTask | DownloadTask | CopyTask | DeleteTask | RemoveTask
 Item = Task | Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What a transfer tells of its success.
 
     ``mtime_ns`` is the modification time of the local side as it was left, None where there
@@ -176,8 +180,7 @@ class Done:
     note: str = ""  # a word for the user that does not fail the transfer
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One task and what became of it."""
 
     task: Item
@@ -214,7 +217,11 @@ class Summary:
         """Count one outcome."""
         self.checked += 1
         if outcome.state == DONE:
-            self._add_done(outcome)
+            if outcome.task.op == "delete":
+                self.deleted += 1
+            else:
+                self.copied += 1
+                self.bytes += outcome.done.size
         elif outcome.state == SKIPPED:
             self.skipped += 1
         elif outcome.state == REFUSED:
@@ -225,13 +232,6 @@ class Summary:
             self.not_started += 1
         if outcome.error is not None:
             _keep(outcome.error, self.source_errors if isinstance(outcome.task, Problem) else self.errors)
-
-    def _add_done(self, outcome: Outcome) -> None:
-        if outcome.task.op == "delete":
-            self.deleted += 1
-        else:
-            self.copied += 1
-            self.bytes += outcome.done.size
 
     def as_record(self) -> dict[str, object]:
         """Give the summary as the JSON record of the command line."""

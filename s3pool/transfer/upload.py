@@ -79,7 +79,7 @@ def _upload_once(task: UploadTask, engine: Engine) -> Done:
             done = _send(task, source, engine, meter)
         finally:
             meter.end(ok=done is not None)
-        return replace(done, mtime_ns=source.facts.st_mtime_ns)
+        return done._replace(mtime_ns=source.facts.st_mtime_ns)
     finally:
         os.close(source.fd)
 

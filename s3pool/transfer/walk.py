@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
@@ -44,8 +46,15 @@ class LocalFiles(NamedTuple):
 
     def each(self) -> Iterator[LocalFile]:
         """Yield them one by one."""
-        for name, size, mtime_ns in zip(self.names, self.sizes, self.times_ns, strict=True):
-            yield LocalFile(name, path_below(self.below, name), size, mtime_ns)
+        paths = map(path_opener(self.below), self.names)
+        yield from map(LocalFile, self.names, paths, self.sizes, self.times_ns)
+
+
+def path_opener(below: bytes) -> Callable[[str], str]:
+    """Give path_below() for many names in one directory."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return os.fsdecode(below).__add__  # a slash ends it: no character can begin there and end in a name
+    return partial(path_below, below)
 
 
 def path_below(below: bytes, name: str) -> str:

@@ -31,6 +31,74 @@ def test_round_robin_gives_every_node_its_turn() -> None:
     assert picks == {"node0": 10, "node1": 10, "node2": 10, "node3": 10}
 
 
+@pytest.mark.parametrize("share", [1.0, 2.5, 40.0])
+@pytest.mark.parametrize(("in_flight", "latency_s"), [(0, 0.01), (1, 0.01), (2, 0.01), (0, 9.0), (1, 9.0)])
+def test_room_is_what_fits_before_a_node_is_busy(share: float, in_flight: int, latency_s: float) -> None:
+    """Turns that are given together are those that would be given one by one."""
+    (node,) = _make_nodes(1)
+    node.share, node.in_flight, node.latency_s = share, in_flight, latency_s
+
+    room = node.room(0.01)
+    fitted = 0
+    while not node.is_busy(0.01):
+        node.enter()
+        fitted += 1
+
+    assert room == fitted
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 50])
+def test_turns_that_are_given_together_are_those_that_follow(count: int) -> None:
+    """And end at the first node that needs a second thought."""
+    nodes = _make_nodes(3)
+    together, one_by_one = LoadBalancer(nodes), LoadBalancer(nodes)
+    together._turn = one_by_one._turn = 1
+    for node, share in zip(nodes, (3.0, 2.0, 9.0), strict=True):
+        node.share = share
+
+    given = list(together.next_in_turns(count))
+    followed = []
+    while len(followed) < count and (node := one_by_one.next_in_turn()) is not None:
+        node.enter()
+        followed.append(node)
+
+    assert given == followed
+    assert together._turn == one_by_one._turn
+
+
+@pytest.mark.parametrize("trouble", ["drained", "tier", "cooling", "failed"])
+def test_turns_end_at_a_node_that_is_not_fit(trouble: str) -> None:
+    """The next one to be picked is looked at with care."""
+    nodes = _make_nodes(3)
+    balancer = LoadBalancer(nodes, now=lambda: 100.0)
+    balancer._turn = 0
+    nodes[1].is_drained = trouble == "drained"
+    nodes[1].tier = int(trouble == "tier")
+    nodes[1].cooling_until = 101.0 if trouble == "cooling" else 0.0
+    if trouble == "failed":
+        nodes[1].breaker.report_failure()
+
+    assert [nodes[0]] == balancer.next_in_turns(5)
+
+
+def test_turns_that_nothing_was_made_of_are_given_again() -> None:
+    """Or some nodes would be passed over again and again."""
+    nodes = _make_nodes(3)
+    balancer = LoadBalancer(nodes)
+    balancer._turn = 2
+    given = balancer.next_in_turns(3)
+
+    balancer.give_back(2)
+
+    assert [nodes[2], nodes[0], nodes[1]] == given
+    assert nodes[0] is balancer.next_in_turn()
+
+
+def test_sticky_pool_gives_no_turns_at_all() -> None:
+    """There the key decides."""
+    assert () == LoadBalancer(_make_nodes(2), sticky=True).next_in_turns(3)
+
+
 def run_rounds(balancer: LoadBalancer, latencies: dict[str, float], *, jobs: int, seconds: float) -> Counter[str]:
     """Let jobs send one request after another on a clock of its own; give how many each node answered."""
     answered: Counter[str] = Counter()

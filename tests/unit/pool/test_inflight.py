@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import pytest
 
 from s3pool.body import BytesBody
-from s3pool.errors import NotFoundError, ProtocolError, S3Error
+from s3pool.errors import NotFoundError, ProtocolError, S3Error, UsageError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool import inflight
 from s3pool.pool.balancer import LoadBalancer, Node
@@ -21,7 +22,7 @@ from s3pool.pool.inflight import InFlight, Landed
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import BUFFER_BYTES, Wire
+from s3pool.pool.wire import BUFFER_BYTES, EarlyAnswer, Wire, wait_readable
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -38,17 +39,32 @@ def _sign(request: Request, endpoint: Endpoint, _now: float) -> Mapping[str, str
 
 
 class Taken:
-    """A check that keeps the body of what passes it."""
+    """A request that keeps the body of what passes its check."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: object = "", request: Request = GET) -> None:
+        self.name = name
+        self.request = request
         self.body: bytes | None = None
 
-    def __call__(self, response: Response) -> None:
+    def check(self, response: Response) -> None:
         if response.status == 404:
             raise NotFoundError(404, "NoSuchKey")
         if response.status >= 300:
             raise S3Error(response.status, "InternalError", endpoint=str(response.endpoint))
         self.body = response.preload()
+
+
+class Unwilling(Taken):
+    """A request whose check raises errors, one after the other."""
+
+    def __init__(self, name: object, *errors: Exception) -> None:
+        super().__init__(name)
+        self.errors = list(errors)
+
+    def check(self, response: Response) -> None:
+        super().check(response)
+        if self.errors:
+            raise self.errors.pop(0)
 
 
 class Crowd:
@@ -67,7 +83,7 @@ class Crowd:
             patience_s=patience_s,
             sleep=lambda _: None,
         )
-        self.in_flight = InFlight(self.transport)
+        self.in_flight = self.transport.in_flight()
 
     def open(self, count: int = 1, *, of: int = 0) -> None:
         """Open so many connections to a node, which the first answers prove."""
@@ -79,18 +95,23 @@ class Crowd:
             wire.readinto(memoryview(bytearray(length or 0)))
             self.nodes[of].connections.checkin(wire, reusable=True)
         self.nodes[of].is_proven = True
+        self.nodes[of].share = float(count)
 
-    def send(self, token: object = "", *, of: int = 0, request: Request = GET) -> Taken:
-        """Send a request to a node over an open connection."""
-        taken = Taken()
-        assert self.in_flight.send(self.nodes[of], request, taken, token)
+    def send(self, name: object = "", request: Request = GET) -> Taken:
+        """Send a request to the node whose turn it is, over an open connection."""
+        return self.send_this(Taken(name, request))
+
+    def send_this(self, taken: Taken) -> Taken:
+        """Send what somebody has prepared."""
+        assert (1, None) == self.in_flight.send([taken])
         return taken
 
     def next(self) -> Landed:
-        """Wait for the next one to land."""
+        """Wait for the next one to land, or to be answered."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            landed = self.in_flight.ready(wait=True)
+            answered, landed = self.in_flight.ready(wait=True)
+            landed = [*landed, *map(Landed, answered)]
             if landed:
                 assert len(landed) == 1
                 return landed[0]
@@ -151,18 +172,24 @@ def test_answers_are_given_in_the_order_in_which_they_come(servers: Servers, cro
     gate.set()
     second = here.next()
 
-    assert [("quick", None), ("slow", None)] == [(landed.token, landed.call) for landed in (first, second)]
+    assert [(quick, None), (slow, None)] == [(landed.going, landed.call) for landed in (first, second)]
     assert (b"ok", b"ok") == (quick.body, slow.body)
 
 
 def test_node_that_never_answered_is_for_those_who_can_wait(servers: Servers, crowd: Make) -> None:
     """It may swallow whatever is sent to it."""
-    here = crowd(servers())
-
-    before = here.in_flight.pick()
+    server = servers(OK_EMPTY, OK)
+    here = crowd(server)
     here.open()
+    here.nodes[0].is_proven = False
+    taken = Taken()
 
-    assert (None, here.nodes[0]) == (before, here.in_flight.pick())
+    before = here.in_flight.send([taken])
+    here.nodes[0].is_proven = True
+    after = here.in_flight.send([taken])
+    here.next()
+
+    assert ((0, None), (1, None), 2) == (before, after, len(server.requests))
 
 
 @pytest.mark.parametrize("kind", ["tls", "throttled"])
@@ -173,20 +200,21 @@ def test_connection_that_is_more_than_a_socket_is_for_those_who_can_wait(servers
     throttle = Throttle(1000) if kind == "throttled" else None
     node = Node(endpoint, ConnectionPool(endpoint, ConnectionSettings(), throttle=throttle), CircuitBreaker())
     node.is_proven = True
-    in_flight = InFlight(Transport(LoadBalancer([node]), _sign))
+    in_flight = Transport(LoadBalancer([node]), _sign).in_flight()
 
-    picked = in_flight.pick()
+    sent = in_flight.send([Taken()])
     in_flight.close()
 
-    assert picked is None
+    assert (0, None) == sent
 
 
 def test_nothing_is_sent_where_no_connection_is_open(servers: Servers, crowd: Make) -> None:
     """To open one takes time."""
     server = servers()
     here = crowd(server)
+    here.nodes[0].is_proven = True
 
-    assert not here.in_flight.send(here.nodes[0], GET, Taken(), "")
+    assert (0, here.nodes[0]) == here.in_flight.send([Taken()])
     assert (0, []) == (len(here.in_flight), server.requests)
 
 
@@ -221,18 +249,107 @@ def test_mistake_in_a_check_is_told_to_its_owner_alone(servers: Servers, crowd: 
     here = crowd(servers())
     here.open(2)
     error = ZeroDivisionError("ours")
-
-    def broken(_: Response) -> None:
-        raise error
-
-    assert here.in_flight.send(here.nodes[0], GET, broken, "broken")
+    here.send_this(Unwilling("broken", error))
     fine = here.send("fine")
-    landed: list[Landed] = []
-    while len(landed) < 2:
-        landed += here.in_flight.ready(wait=True)
+    told: dict[object, Exception | None] = {}
+    while len(told) < 2:
+        answered, landed = here.in_flight.ready(wait=True)
+        told |= {each.going.name: each.error for each in [*landed, *map(Landed, answered)]}
 
-    assert {"broken": error, "fine": None} == {each.token: each.error for each in landed}
+    assert {"broken": error, "fine": None} == told
     assert b"ok" == fine.body
+
+
+def test_request_that_cannot_be_written_down_is_told_to_its_owner_alone(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent of it, and the connection is good for the next one."""
+    server = servers()
+    here = crowd(server)
+    here.open()
+    error = UsageError("a header holds a line break")
+    with monkeypatch.context() as patch:
+        patch.setattr(here.in_flight, "_build_head", Mock(side_effect=error))
+        bad = here.send("bad")
+    landed = here.next()
+    fine = here.send("fine")
+
+    here.next()
+
+    assert (Landed(bad, error=error), b"ok") == (landed, fine.body)
+    assert (1, 2) == (server.connections, len(server.requests))
+
+
+def test_batch_goes_out_as_far_as_connections_reach(servers: Servers, crowd: Make) -> None:
+    """The rest waits for one, and the next turn is that of the node that lacks it."""
+    a, b = servers(), servers()
+    here = crowd(a, b)
+    here.open(2, of=0)
+    here.open(1, of=1)
+    here.nodes[0].share = here.nodes[1].share = 3.0
+    batch = [Taken(number) for number in range(5)]
+
+    sent = here.in_flight.send(batch)
+    answered: list[Taken] = []
+    while len(answered) < 3:
+        answered += here.in_flight.ready(wait=True)[0]
+
+    assert (3, here.nodes[1]) == sent
+    assert {0, 1, 2} == {taken.name for taken in answered}
+    assert [4, 2] == [len(a.requests), len(b.requests)]
+    assert here.nodes[0] is here.transport.balancer.next_in_turn()
+
+
+def test_answers_that_come_together_are_counted_one_by_one(servers: Servers, crowd: Make) -> None:
+    """As if each had come alone."""
+    here = crowd(servers(*[OK] * 8))
+    here.open(4)
+    node = here.nodes[0]
+    before = node.counters.snapshot("", "")
+    batch = [Taken(number) for number in range(4)]
+
+    assert (4, None) == here.in_flight.send(batch)
+    at_once = node.in_flight
+    answered: list[Taken] = []
+    while len(answered) < 4:
+        answered += here.in_flight.ready(wait=True)[0]
+    after = node.counters.snapshot("", "")
+
+    assert (4, 0, 8.0) == (at_once, node.in_flight, node.share)
+    assert (4, 4) == (after.requests - before.requests, after.timed - before.timed)
+    assert 4 * len(OK) == after.bytes_received - before.bytes_received
+
+
+def test_connection_that_breaks_as_it_is_written_to_is_given_up(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is for who can open another one."""
+    here = crowd(servers())
+    here.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "send_now", Mock(side_effect=EarlyAnswer("it hung up")))
+        sent = here.in_flight.send([Taken()])
+
+    assert (0, here.nodes[0]) == sent
+    assert (0, 0, 0) == (len(here.in_flight), here.nodes[0].in_flight, len(here.nodes[0].connections._idle))
+
+
+def test_connection_that_cannot_be_watched_is_given_up(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has a limit; the fixture counts what is left in use."""
+    here = crowd(servers())
+    here.open()
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(InFlight, "_watch", Mock(side_effect=full))
+        taken = here.send()
+        call = here.transport.call(GET, Taken().check)
+        call.begin()
+        with pytest.raises(OSError, match="No space"):
+            here.in_flight.join(call, taken)
+
+    assert Landed(taken, error=full) == here.next()
 
 
 def test_kept_connection_that_ends_is_replaced_without_blame(servers: Servers, crowd: Make) -> None:
@@ -322,6 +439,34 @@ def test_answer_that_stops_after_its_head_is_not_read_from_its_middle(
     assert (True, b"ok", 2, []) == (landed.is_late, body, len(a.requests), b.requests)
 
 
+def test_answer_that_lay_there_while_nobody_looked_is_in_time(servers: Servers, crowd: Make) -> None:
+    """The thread was away for longer than the node."""
+    here = crowd(servers(), servers())
+    here.open()
+    taken = here.send()
+    exchange = next(iter(here.in_flight._under_way.values()))[0]
+    assert wait_readable([exchange.wire], PATIENCE_S)
+    exchange.started -= 2 * PATIENCE_S
+
+    news = here.next()
+
+    assert (Landed(taken), b"ok") == (news, taken.body)
+
+
+def test_head_that_fills_the_buffer_is_for_those_who_can_wait(servers: Servers, crowd: Make) -> None:
+    """There is no news of bytes that were there already."""
+    lines = b"".join(b"x-amz-meta-%d: %s\r\n" % (number, b"v" * 1000) for number in range(BUFFER_BYTES // 1000 + 2))
+    here = crowd(servers(OK, b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 2\r\n\r\nok"))
+    here.open()
+    here.send(request=PUT)
+    (exchange, _, _), *_ = here.in_flight._under_way.values()
+    assert wait_readable([exchange.wire], PATIENCE_S)
+
+    landed = here.next()
+
+    assert (False, b"ok") == (landed.is_late, here.finish(landed))
+
+
 def test_long_body_comes_whole(servers: Servers, crowd: Make) -> None:
     """It does not fit into the connection's buffer."""
     content = bytes(range(256)) * (LONG // 256 + 1)
@@ -354,9 +499,9 @@ def test_news_of_a_connection_that_others_use_is_no_news(servers: Servers, crowd
     here.open()
     here.send()
     here.next()
-    here.transport.send(GET, Taken())
+    here.transport.send(GET, Taken().check)
 
-    assert [] == here.in_flight.ready(wait=False)
+    assert ([], []) == here.in_flight.ready(wait=False)
     assert 0 == len(here.in_flight)
 
 
@@ -364,16 +509,16 @@ def test_what_a_call_began_lands_with_the_others(servers: Servers, crowd: Make) 
     """Somebody who waits has opened its connection."""
     here = crowd(servers())
     taken = Taken()
-    call = here.transport.call(GET, taken)
+    call = here.transport.call(GET, taken.check)
     assert call.begin()
-    here.in_flight.join(call, taken, "joined")
+    here.in_flight.join(call, taken)
 
     landed = here.next()
     response = call.first_result()
 
     assert response is not None
     response.close()
-    assert (("joined", call), b"ok") == ((landed.token, landed.call), taken.body)
+    assert ((taken, call), b"ok") == ((landed.going, landed.call), taken.body)
 
 
 def test_what_a_call_could_not_begin_lands_at_once(servers: Servers, crowd: Make) -> None:
@@ -381,27 +526,29 @@ def test_what_a_call_could_not_begin_lands_at_once(servers: Servers, crowd: Make
     server = servers()
     here = crowd(server)
     server.stop()
-    call = here.transport.call(GET, Taken())
+    taken = Taken()
+    call = here.transport.call(GET, taken.check)
     call.begin()
-    here.in_flight.join(call, Taken(), "joined")
+    here.in_flight.join(call, taken)
 
-    assert ["joined"] == [landed.token for landed in here.in_flight.ready(wait=False)]
+    assert ([], [Landed(taken, call)]) == here.in_flight.ready(wait=False)
     call.abandon()
 
 
 def test_answer_that_a_call_has_seen_lands_at_once(servers: Servers, crowd: Make) -> None:
     """No news will come of a connection whose answer was read."""
     here = crowd(servers())
-    call = here.transport.call(GET, Taken())
+    taken = Taken()
+    call = here.transport.call(GET, taken.check)
     call.begin()
     begun = call.begun
     assert begun is not None
     begun.read(PATIENCE_S)
-    here.in_flight.join(call, Taken(), "joined")
+    here.in_flight.join(call, taken)
 
     landed = here.in_flight.ready(wait=False)
 
-    assert ["joined"] == [each.token for each in landed]
+    assert ([], [Landed(taken, call)]) == landed
     call.finish().close()
 
 
@@ -409,18 +556,13 @@ def test_answer_that_cannot_be_read_counts_against_its_node(servers: Servers, cr
     """As it does when somebody waits for it."""
     here = crowd(servers(), servers())
     here.open()
-    verdicts = iter((ProtocolError("no sense in it"), None))
+    here.send_this(Unwilling("", ProtocolError("no sense in it")))
 
-    def check(response: Response) -> None:
-        response.preload()
-        if (verdict := next(verdicts)) is not None:
-            raise verdict
-
-    assert here.in_flight.send(here.nodes[0], GET, check, "")
     body = here.finish(here.next())
 
     assert b"ok" == body
     assert 1 == here.transport.stats()[0].failures
+    assert not here.nodes[0].breaker.is_sound
 
 
 def test_connection_that_is_to_be_closed_is_not_kept(servers: Servers, crowd: Make) -> None:
@@ -450,9 +592,10 @@ def test_giving_up_gives_all_connections_back(servers: Servers, crowd: Make) -> 
     here = crowd(servers(OK, OK, HANG))
     here.open(2)
     here.send()
-    call = here.transport.call(GET, Taken())
+    taken = Taken()
+    call = here.transport.call(GET, taken.check)
     call.begin()
-    here.in_flight.join(call, Taken(), "")
+    here.in_flight.join(call, taken)
 
     here.in_flight.abandon()
 
@@ -467,13 +610,24 @@ def test_counts_are_those_of_the_general_way(servers: Servers, crowd: Make) -> N
         here.open()
     quick.send(request=PUT)
     quick.next()
-    general.transport.send(PUT, Taken())
+    general.transport.send(PUT, Taken().check)
 
     one, other = (here.transport.stats()[0] for here in (quick, general))
     shown = ("requests", "retries", "bytes_sent", "bytes_received", "timed", "failure_kinds")
 
     assert [getattr(one, name) for name in shown] == [getattr(other, name) for name in shown]
     assert quick.nodes[0].connections.counts.snapshot() == general.nodes[0].connections.counts.snapshot()
+
+
+def test_without_descriptors_to_spare_answers_are_waited_for_in_turn(
+    servers: Servers, crowd: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of open files is no reason to do nothing."""
+    monkeypatch.setattr(inflight.select, "epoll", Mock(side_effect=OSError(24, "Too many open files")))
+
+    here = crowd(servers())
+
+    assert (0, None) == here.in_flight.send([Taken()])
 
 
 def test_without_epoll_answers_are_waited_for_in_turn(
@@ -483,14 +637,15 @@ def test_without_epoll_answers_are_waited_for_in_turn(
     monkeypatch.setattr(inflight, "IS_POSSIBLE", False)
     here = crowd(servers())
     here.open(2)
-    calls = [here.transport.call(GET, Taken()) for _ in range(2)]
-    for number, call in enumerate(calls):
+    joined = [Taken(), Taken()]
+    calls = [here.transport.call(GET, taken.check) for taken in joined]
+    for call, taken in zip(calls, joined, strict=True):
         call.begin()
-        here.in_flight.join(call, Taken(), number)
+        here.in_flight.join(call, taken)
 
     nothing = here.in_flight.ready(wait=False)
-    landed = [here.next().token for _ in calls]
+    landed = [here.next().going for _ in calls]
     for call in calls:
         call.finish().close()
 
-    assert (None, [], [0, 1]) == (here.in_flight.pick(), nothing, landed)
+    assert ((0, None), ([], []), joined) == (here.in_flight.send([Taken()]), nothing, landed)

@@ -573,6 +573,56 @@ def test_silent_node_is_waited_for_when_the_next_one_is_busy(servers: Servers, m
     assert (b"ok", slow.endpoint) == (response.body, response.endpoint)
 
 
+def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(servers: Servers) -> None:
+    """Nobody else would give them back: this thread holds them."""
+    began = threading.Event()
+
+    def answer_late(sock: socket.socket) -> None:
+        assert began.wait(5.0)
+        sock.sendall(OK)
+
+    slow, other = servers(answer_late), servers()
+    nodes = [
+        Node(s.endpoint, ConnectionPool(s.endpoint, ConnectionSettings(max_connections=1)), CircuitBreaker())
+        for s in (slow, other)
+    ]
+    balancer = LoadBalancer(nodes)
+    balancer._turn = 0
+    transport = Transport(balancer, _sign, read_timeout_s=60.0)
+    held = nodes[1].connections.checkout()
+    call = transport.call(GET, _check)
+    call.begin()
+    call.give_up_waiting()
+    began.set()
+
+    with call.finish() as response:
+        answered_by = response.endpoint
+
+    held.close()
+    transport.close()
+    assert slow.endpoint == answered_by
+
+
+def test_silent_nodes_that_fail_both_are_asked_anew(servers: Servers) -> None:
+    """What has failed is not waited for again, and nothing is left in use."""
+    gate = threading.Event()
+
+    def fail_first(sock: socket.socket) -> None:
+        assert gate.wait(5.0)
+        sock.shutdown(socket.SHUT_RDWR)
+
+    def fail_then(sock: socket.socket) -> None:
+        gate.set()
+        sock.shutdown(socket.SHUT_RDWR)
+
+    pool = Pool(servers(fail_first, OK).endpoint, servers(fail_then, OK).endpoint, patience_s=0.1)
+
+    response = pool.send()
+
+    assert b"ok" == response.body
+    assert [0, 0] == [node.in_flight for node in pool.nodes]
+
+
 def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:
     """Who holds the others would wait for itself."""
     with ScriptedServer() as server:

@@ -191,6 +191,20 @@ def test_lanes_together_hold_no_more_than_the_small_items_allowed() -> None:
     assert list(range(40)) == sorted(results)
 
 
+def test_error_that_ends_a_lane_is_raised_where_results_are_taken() -> None:
+    """Or the one who waits for them waits for ever."""
+    executor = BoundedExecutor(4)
+
+    def broken(_take: object, _give: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    lanes: Lanes[int, int] = Lanes(lambda _: True, broken, in_flight=4)
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        list(executor.flow(lambda item: item, range(3), lanes=lanes))
+    executor.close()
+
+
 def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:
     """Two workers asked for are two requests, however slow the disk."""
     lanes: Lanes[int, int] = Lanes(lambda _: True, lambda _take, _give: None, in_flight=1)

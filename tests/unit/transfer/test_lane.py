@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from s3pool.config import load_config
+from s3pool.model import Endpoint, Request
 from s3pool.pool import inflight
+from s3pool.pool.transport import Transport
 from s3pool.record import replace
+from s3pool.s3.signedhead import _Form
+from s3pool.s3.sigv4 import Signer
 from s3pool.session import open_session
 from s3pool.transfer import executor as executor_module
 from s3pool.transfer import lane, runner, small
@@ -428,16 +433,70 @@ def test_request_that_cannot_be_built_fails_one_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lane that dies would leave the run waiting for its results for ever."""
-    begin = small.SmallUpload.begin
+    build = Signer.sign
 
-    def broken(self: small.SmallUpload, in_flight: object, *, wait: bool) -> bool:
-        if self.task.key == "f005":  # type: ignore[union-attr]
+    def broken(self: Signer, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
+        if request.resource.endswith("/f005"):
             raise ZeroDivisionError("ours")
-        return begin(self, in_flight, wait=wait)  # type: ignore[arg-type]
+        return build(self, request, endpoint, now)
 
-    monkeypatch.setattr(small.SmallUpload, "begin", broken)
+    monkeypatch.setattr(Signer, "sign", broken)
+    monkeypatch.setattr(_Form, "fill", lambda _self, _request: None)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
     assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
     assert COUNT - 1 == len(fake.store.bodies("b"))
+
+
+@contextmanager
+def scarce(fake: FakeS3, *, connections: int, workers: int = 8) -> Iterator[Engine]:
+    """Give an engine whose pool has few connections to each node, and little time to wait for one."""
+    flags = {"read_timeout": "2"}
+    session = open_session(load_config(flags, environ=fake.environment, cwd="/", home="/"))
+    for node in session.nodes:
+        while node.connections._slots.qsize() > connections:
+            node.connections._take_slot(wait=False)
+    executor = BoundedExecutor(workers)
+    yield Engine(session.client, executor=executor)
+    executor.close()
+    session.close()
+
+
+def test_late_answers_do_not_keep_all_connections_to_themselves(
+    fake: FakeS3, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that waits for what only it can give back waits for ever."""
+    monkeypatch.setattr(inflight, "TICK_S", 0.0)
+    monkeypatch.setattr(Transport, "patience_with", lambda _self, _exchange: 0.0)
+    tasks = downloads(fake, tmp_path, files)
+
+    with scarce(fake, connections=1) as engine:
+        outcomes = outcomes_of(tasks, engine)
+
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+    assert files == found_in(tmp_path / "out")
+
+
+def test_what_failed_at_first_is_done_before_the_stream_ends(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long run would leave no time for a second attempt."""
+    monkeypatch.setattr(lane, "LATER_S", 0.0)
+    monkeypatch.setattr(lane, "GATHERED", 1)
+    fake.fault(internal_error(), op="PutObject", key="f003")
+    tasks = [
+        UploadTask(task.path, "b", task.key, task.size, str(turn))
+        for turn in range(5)
+        for task in uploads(tmp_path, files)
+    ]
+    told: list[Outcome] = []
+
+    run(tasks, make_engine(workers=16), on_outcome=told.append)
+
+    assert [DONE] * len(tasks) == [outcome.state for outcome in told]
+    assert [outcome.task for outcome in told].index(tasks[3]) < 4 * COUNT

@@ -30,6 +30,7 @@ from s3pool.session import Session, open_session
 from s3pool.speedtest.cleanup import remove_all
 from s3pool.speedtest.lanes import Lanes
 from tests.bench.throttling_fleet import ThrottlingFleet
+from tests.bench.tools import find
 from tests.support.rgw import RgwCluster
 
 OBJECTS = 50_000
@@ -146,8 +147,9 @@ def _environ(cluster: RgwCluster, fleet: ThrottlingFleet, home: str) -> dict[str
 
 
 def _ours(bucket: str, environ: Mapping[str, str], nodes: int) -> Iterator[Row]:
-    say("s3pool: one connection, rotation, parallel")
-    command = [sys.executable, "-m", "s3pool", "--json", "speedtest", "--list", "--duration", f"{LIMIT_S:g}"]
+    program = find("s3pool")
+    say(f"{program}: one connection, rotation, parallel")
+    command = [program, "--json", "speedtest", "--list", "--duration", f"{LIMIT_S:g}"]
     text, _ = _run([*command, f"s3/{bucket}/{PREFIX}"], environ)
     for record in map(json.loads, text.splitlines()):
         name = f"{record['way']}, {record['jobs']} jobs" if record["jobs"] > 1 else record["way"]

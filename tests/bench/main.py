@@ -69,6 +69,8 @@ def measure(options: argparse.Namespace) -> Report:
     tools, missing = find_tools()
     for name, hint in missing.items():
         say(f"{name} is not installed: {hint}")
+    if OURS in tools:
+        say(f"measured is {tools[OURS].version}")
     sizes = QUICK if options.quick else FULL
     started, machine = time.monotonic(), _machine()
     if machine["load_before"][0] > BUSY * machine["cpus"]:

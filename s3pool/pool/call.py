@@ -184,10 +184,10 @@ class Call:
     def _attempt(self) -> Response:
         newest, self._begun = self._begun, None
         started = self._t.now()
-        if newest is not None or not self._parked:
-            exchange = self._answered(newest or self._start())
-        else:  # the silent ones may have all connections that there are
-            exchange = self._answered_elsewhere()
+        try:
+            exchange = self._answered(newest or self._start(wait=not self._parked))
+        except AllBusy:  # the silent ones may have all connections that there are
+            exchange = self._last_hope()
         response = exchange.taken()
         if logger.isEnabledFor(logging.DEBUG):
             self._log_answer(exchange.node, response.status, started)

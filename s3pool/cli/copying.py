@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from s3pool.cli.context import Context
+    from s3pool.transfer.engine import TransferOptions
+    from s3pool.transfer.helper import Helper
 
 
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -86,13 +89,17 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _rules(sources: Sequence[Location], args: argparse.Namespace, ctx: Context) -> Rules:
+def _may_be_many(sources: Sequence[Location], args: argparse.Namespace) -> bool:
     globs = not args.no_glob and any(isinstance(source, S3Path) and has_glob(source.key) for source in sources)
+    return bool(args.recursive or args.files_from or globs)
+
+
+def _rules(sources: Sequence[Location], args: argparse.Namespace, ctx: Context) -> Rules:
     return Rules(
         recursive=args.recursive,
         glob=not args.no_glob,
         names=name_filter(args),
-        shard=shard_of(args, ctx, many=args.recursive or bool(args.files_from) or globs),
+        shard=shard_of(args, ctx, many=_may_be_many(sources, args)),
         links=args.links,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
@@ -124,11 +131,13 @@ def _copy_objects(
     summary = Summary()
     verb = "moved" if move else "copied"
     with (
+        _helpers_for_many(sources, options, args, ctx) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, options, progress) as engine,
         leaving_in_time(engine, summary, ctx, verb=verb),
     ):
         remember(engine, ctx)
+        engine.helpers = helpers
         run_tasks(
             watch_health(tasks, ctx),
             engine,
@@ -137,6 +146,19 @@ def _copy_objects(
             summary=summary,
         )
     return finish(summary, ctx, verb=verb)
+
+
+@contextmanager
+def _helpers_for_many(
+    sources: Sequence[Location], options: TransferOptions, args: argparse.Namespace, ctx: Context
+) -> Iterator[Sequence[Helper]]:
+    if not _may_be_many(sources, args):
+        yield ()
+        return
+    from s3pool.cli.helpers import helpers_for
+
+    with helpers_for(ctx, options, prepare=lambda engine: remember(engine, ctx)) as helpers:
+        yield helpers
 
 
 # -- streams -------------------------------------------------------------------------------

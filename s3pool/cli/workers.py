@@ -25,11 +25,11 @@ def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
     if inline:
         return BoundedExecutor(0)
     asked, workers = ctx.config.workers, worker_count(ctx)
-    first = 0 if asked else max(FEWEST_AT_FIRST, _processors())
+    first = 0 if asked else max(FEWEST_AT_FIRST, processors())
     return BoundedExecutor(workers, small=small_in_flight(asked, workers), first=first)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Give how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
@@ -18,6 +18,7 @@ from s3pool.transfer.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.helper import Helper
     from s3pool.transfer.resume import Memory
     from s3pool.transfer.tasks import Task
 
@@ -76,7 +77,8 @@ class Engine:
     transfer is not needed, "" when it is. ``in_question`` tells beforehand whether
     answering takes requests or the reading of files. With a ``memory`` large transfers that are cut
     short are left as they are, for a later run to go on with. ``source`` is the engine of
-    another pool, the sources of copies being there; without one they are in this pool.
+    another pool, the sources of copies being there; without one they are in this pool. With
+    ``helpers`` small transfers are made in other processes too.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Engine:
         self.why_not: Callable[[Task], str] | None = None
         self.in_question: Callable[[Task], bool] | None = None
         self.memory: Memory | None = None
+        self.helpers: Sequence[Helper] = ()
         self._local = threading.local()
 
     @property

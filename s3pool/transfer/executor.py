@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from s3pool.transfer.lanes import Lanes
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,7 +35,6 @@ WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stoppe
 
 SCOUT_S = 0.1  # how often it is looked whether workers of a large job mostly wait
 WORKING_SHARE = 0.35  # of the time; workers that work for less leave room for others
-MOST_LANES = 8  # threads with many small items under way
 
 _END = object()
 
@@ -155,90 +156,6 @@ class BoundedExecutor:
             self._jobs.popleft()()
 
 
-class Lanes(Generic[Item, Result]):
-    """The items of a flow that are small enough to be done many at a time in one worker.
-
-    ``suits`` chooses them; ``work(take, give)`` runs in a worker until ``take`` gives None,
-    and hands the results over in lists. A lane ends when there is nothing to take, and
-    another one begins when there is something again. One at a time is enough, and several
-    are in each other's way, unless what they wait for is not the answers: widen() is for that.
-    ``in_flight`` is how many items all lanes have under way.
-    """
-
-    def __init__(
-        self,
-        suits: Callable[[Item], bool],
-        work: Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], None],
-        *,
-        in_flight: int,
-    ) -> None:
-        self.suits = suits
-        self._in_flight = in_flight
-        self._work = work
-        self._waiting: deque[Item] = deque()
-        # Guards the numbers of lanes: a lane may only end when nothing waits.
-        self._lock = threading.Lock()
-        self._running = 0
-        self._most = 1
-
-    @property
-    def share(self) -> int:
-        """Give how many items one lane has under way."""
-        return max(1, self._in_flight // self._most)
-
-    def widen(self) -> None:
-        """Let one more lane run beside those that there are."""
-        with self._lock:
-            if self._running == self._most:
-                self._most = min(self._most + 1, MOST_LANES, self._in_flight)
-
-    def add(self, item: Item) -> bool:
-        """Queue an item; say whether one more lane is due.
-
-        The first is due at once: the next item may be a long listing away.
-        """
-        self._waiting.append(item)
-        return not self._running or (self._running < self._most and len(self._waiting) >= self.share)
-
-    def open(
-        self,
-        executor: BoundedExecutor,
-        ready: Callable[[list[Result]], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        """Begin one more lane, if something waits and the workers allow it.
-
-        ``failed`` hears of an error that ended a lane; what it had taken is lost.
-        """
-        if self._running >= self._most:
-            return
-        with self._lock:
-            if not self._waiting or self._running >= self._most:
-                return
-            self._running += 1
-        executor.submit(lambda: self._run(ready, failed))
-
-    def _run(self, ready: Callable[[list[Result]], None], failed: Callable[[BaseException], None]) -> None:
-        while True:
-            try:
-                self._work(self._take, ready)
-            except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-                with self._lock:
-                    self._running -= 1
-                failed(exc)
-                return
-            with self._lock:
-                if not self._waiting:
-                    self._running -= 1
-                    return
-
-    def _take(self) -> Item | None:
-        try:
-            return self._waiting.popleft()
-        except IndexError:
-            return None
-
-
 class Flow(Generic[Item, Result]):
     """Results of bounded work, for one thread to iterate.
 
@@ -259,8 +176,10 @@ class Flow(Generic[Item, Result]):
         self._items = items
         self._lanes = lanes
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
-        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
+        processes = 1 + (lanes.helpers if lanes is not None else 0)
+        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER * processes
         self._ready: queue.SimpleQueue[tuple[list[Result], int, BaseException | None]] = queue.SimpleQueue()
+        self._come: deque[Result] = deque()  # of a lane, not yielded yet: who iterates may be interrupted
         self._small = 0  # items that are in the lanes or wait for one
         self.pending = 0  # all items that were taken and not yet yielded
 
@@ -310,14 +229,16 @@ class Flow(Generic[Item, Result]):
         """Yield what is ready, or becomes so: one result, or those of a lane."""
         if self._lanes is not None:
             self._lanes.open(self._executor, self._lane_gave, self._failed)
-        results, small, error = self._ready.get(timeout=timeout_s)
-        self._small -= small
-        if error is not None:
+        if not self._come:
+            results, small, error = self._ready.get(timeout=timeout_s)
+            self._come.extend(results)
+            self._small -= small
+            if error is not None:
+                self.pending -= 1
+                raise error
+        while self._come:
             self.pending -= 1
-            raise error
-        for result in results:
-            self.pending -= 1
-            yield result
+            yield self._come.popleft()
 
 
 class _Share(Generic[Item]):

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
 from s3pool.transfer.beneath import local_error
@@ -16,9 +16,10 @@ from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.download import download
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import Flow, Lanes
+from s3pool.transfer.executor import Flow
 from s3pool.transfer.lane import Lane
-from s3pool.transfer.small import is_small
+from s3pool.transfer.lanes import Lanes
+from s3pool.transfer.small import is_hindered, is_small
 from s3pool.transfer.tasks import (
     DONE,
     FAILED,
@@ -38,6 +39,9 @@ from s3pool.transfer.tasks import (
     state_of,
 )
 from s3pool.transfer.upload import mtime_of_file, upload
+
+if TYPE_CHECKING:
+    from s3pool.transfer.helper import Helper
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +173,40 @@ def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
         )
         lane.run()
 
-    lanes: Lanes[Item, Outcome] = Lanes(lambda item: is_small(item, engine), work, in_flight=engine.executor.small)
+    lanes: Lanes[Item, Outcome] = Lanes(
+        lambda item: is_small(item, engine),
+        work,
+        in_flight=engine.executor.small,
+        helpers=[_helping(helper, engine, lambda: lanes) for helper in engine.helpers],
+    )
     return lanes
+
+
+def _helping(
+    helper: Helper, engine: Engine, lanes: Callable[[], Lanes[Item, Outcome]]
+) -> Callable[[Callable[[], Item | None], Callable[[list[Outcome]], None]], bool]:
+    """Give the work of a helper: what can be told only here is looked at here."""
+
+    def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> bool:
+        def take_unhindered() -> Item | None:
+            while (task := take()) is not None and is_hindered(task, engine):
+                lanes().give_back(task)
+            return task
+
+        def count_and_give(outcomes: list[Outcome]) -> None:
+            for outcome in outcomes:
+                engine.progress.whole(outcome.done.size)
+            give(outcomes)
+
+        return helper.work(
+            take_unhindered,
+            count_and_give,
+            give_back=lanes().give_back,
+            depth=lambda: lanes().share,
+            stop=engine.stop,
+        )
+
+    return work
 
 
 def perform(task: Item, engine: Engine) -> Outcome:

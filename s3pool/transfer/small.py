@@ -29,7 +29,7 @@ from s3pool.transfer.upload import OPEN_FLAGS
 from s3pool.transfer.verify import check_small
 
 if TYPE_CHECKING:
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.engine import Engine, TransferOptions
     from s3pool.transfer.tasks import Item
 
 SMALL_BYTES = 64 * 1024  # bodies up to this leave in one piece with their head, and come in one or two
@@ -43,16 +43,30 @@ class GeneralWayError(Exception):
     """Something about a transfer is unusual: it is to be done the general way, from the start."""
 
 
+def has_steps(options: TransferOptions) -> bool:
+    """Say whether a run with these options may do small transfers in steps."""
+    return not (options.no_clobber or options.update or options.checksum or options.remove_source or options.preserve)
+
+
 def is_small(task: Item, engine: Engine) -> bool:
     """Say whether a task may be done in steps, as far as can be told without touching anything."""
-    options = engine.options
     if not (isinstance(task, (UploadTask, DownloadTask)) and 0 <= task.size <= SMALL_BYTES):
         return False
-    if options.no_clobber or options.update or options.checksum or options.remove_source or options.preserve:
+    if not has_steps(engine.options):
         return False
     if isinstance(task, DownloadTask) and (task.version_id or not task.relative or task.relative.endswith("/")):
         return False
     return engine.in_question is None or not engine.in_question(task)
+
+
+def is_hindered(task: Item, engine: Engine) -> bool:
+    """Say whether something local is in the way of a small download, which the general way has words for."""
+    if engine.why_not is None or not isinstance(task, DownloadTask):
+        return False
+    try:
+        return engine.why_not(task) != ""
+    except S3PoolError:
+        return True
 
 
 class SmallTransfers:
@@ -68,15 +82,9 @@ class SmallTransfers:
         """Give a transfer that is ready to begin; None when it needs the general way."""
         if isinstance(task, UploadTask):
             return self._prepare_upload(task)
-        if not isinstance(task, DownloadTask) or self._is_hindered(task):
+        if not isinstance(task, DownloadTask) or is_hindered(task, self._engine):
             return None
         return SmallDownload(task, self._engine, self._files)
-
-    def _is_hindered(self, task: DownloadTask) -> bool:
-        try:
-            return self._engine.why_not is not None and self._engine.why_not(task) != ""
-        except S3PoolError:
-            return True
 
     def close(self) -> None:
         """Let go of what is open."""

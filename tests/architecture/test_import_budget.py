@@ -57,7 +57,9 @@ TRANSFER = {
     "s3pool.filters",
     "s3pool.hashing",
     "s3pool.shard",
-} | {f"s3pool.cli.{name}" for name in ("attributes", "bars", "selection", "sharding", "transfers", "workers")}
+} | {
+    f"s3pool.cli.{name}" for name in ("attributes", "bars", "helpers", "selection", "sharding", "transfers", "workers")
+}
 CP = {f"s3pool.sync.{name}" for name in ("compare", "journal", "route", "state")} | {
     *("s3pool.cli.commands.cp", "s3pool.cli.copying", "s3pool.s3.multipart", "s3pool.s3.signedhead"),
 }

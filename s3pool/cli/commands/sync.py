@@ -168,10 +168,15 @@ def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions
 
 
 def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+    from s3pool.cli.helpers import helpers_for
+
+    transfers = _transfer_options(ctx.args, ctx)
     with (
+        helpers_for(ctx, transfers) as helpers,
         shown_progress(ctx) as (progress, lines),
-        engine_for(ctx, _transfer_options(ctx.args, ctx), progress) as engine,
+        engine_for(ctx, transfers, progress) as engine,
     ):
+        engine.helpers = helpers
         work = Sync(
             route,
             engine,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from s3pool.transfer import executor as executor_module
-from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, Lanes, auto_workers, small_in_flight
+from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_workers, small_in_flight
+from s3pool.transfer.lanes import Lanes
 
 PATIENCE_S = 10.0
 
@@ -203,6 +204,28 @@ def test_error_that_ends_a_lane_is_raised_where_results_are_taken() -> None:
     with pytest.raises(ZeroDivisionError, match="ours"):
         list(executor.flow(lambda item: item, range(3), lanes=lanes))
     executor.close()
+
+
+def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
+    """A lane gives many at once; who stops in the middle of them would wait for what was done long ago."""
+    executor = BoundedExecutor(4)
+    all_came = threading.Event()
+
+    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
+        all_came.wait(PATIENCE_S)
+        give(list(iter(take, None)))
+
+    def items() -> Iterator[int]:
+        yield from range(5)
+        all_came.set()
+
+    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=4)
+    flow = executor.flow(lambda item: item, items(), lanes=lanes)
+    first = next(iter(flow))
+    others = list(flow.drain(0.0))
+    executor.close()
+
+    assert (0, [1, 2, 3, 4], 0) == (first, others, flow.pending)
 
 
 def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:

@@ -21,10 +21,10 @@ from s3pool.record import replace
 from s3pool.s3.signedhead import _Form
 from s3pool.s3.sigv4 import Signer
 from s3pool.session import open_session
-from s3pool.transfer import executor as executor_module
-from s3pool.transfer import lane, runner, small
+from s3pool.transfer import lane, lanes, runner, small
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import MOST_LANES, BoundedExecutor
+from s3pool.transfer.executor import BoundedExecutor
+from s3pool.transfer.lanes import MOST_LANES, Lanes
 from s3pool.transfer.runner import run
 from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
@@ -329,7 +329,7 @@ def test_lane_whose_files_are_at_hand_stays_alone(
     monkeypatch.setattr(lane, "LOOK_S", 0.0)
     monkeypatch.setattr(lane, "SLOW_TASK_S", PATIENCE_S)
     widened: list[bool] = []
-    monkeypatch.setattr(executor_module.Lanes, "widen", lambda _: widened.append(True))
+    monkeypatch.setattr(Lanes, "widen", lambda _: widened.append(True))
 
     outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
@@ -481,7 +481,7 @@ def test_late_answers_do_not_keep_all_connections_to_themselves(
         waits.append(wait and self._slots.empty())
         take_slot(self, wait)
 
-    monkeypatch.setattr(executor_module, "MOST_LANES", 1)  # others may be waited for
+    monkeypatch.setattr(lanes, "MOST_LANES", 1)  # others may be waited for
     monkeypatch.setattr(inflight, "TICK_S", 0.0)
     monkeypatch.setattr(Transport, "patience_with", patience_with)
     monkeypatch.setattr(ConnectionPool, "_take_slot", watched)

@@ -8,6 +8,7 @@ import pytest
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.transfer import runner
 from s3pool.transfer.engine import Engine
+from s3pool.transfer.executor import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,
@@ -109,17 +110,18 @@ def test_interrupt_stops_the_work_and_goes_on(
     """What had begun ends; what had not is not begun."""
     engine = make_engine(workers=2)
     summary = Summary()
+    many = files * SMALL_ITEMS_PER_WORKER  # more than are taken before the first is done
 
     def interrupt(_: Outcome) -> None:
         if not engine.stop.is_set():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(files, engine, on_outcome=interrupt, summary=summary)
+        run(many, engine, on_outcome=interrupt, summary=summary)
 
     assert summary.interrupted
     assert engine.stop.is_set()
-    assert summary.copied < len(files)
+    assert summary.copied < len(many)
     assert {} == fake.store.bucket("b").uploads
 
 

@@ -1,0 +1,81 @@
+"""The processes that a run has beside its own, for many small files or objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from s3pool.cli.workers import processors, worker_count
+from s3pool.record import replace
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.helper import Helper, start_helper
+from s3pool.transfer.small import has_steps
+
+if TYPE_CHECKING:
+    from s3pool.cli.context import Context
+    from s3pool.transfer.engine import TransferOptions
+
+MOST_HELPERS = 3
+WORKERS_PER_PROCESS = 8  # with fewer the user wants it to be done gently
+CONNECTIONS_PER_PROCESS = 16  # to an endpoint, likewise
+
+
+@contextmanager
+def helpers_for(
+    ctx: Context, options: TransferOptions, *, prepare: Callable[[Engine], None] | None = None
+) -> Iterator[Sequence[Helper]]:
+    """Give the helpers of a run; they end with the context.
+
+    To be entered while there is one thread: before bars, workers and probes. ``prepare`` is
+    called with each helper's own engine.
+    """
+    helpers: list[Helper] = []
+    count = _how_many(ctx, options)
+    try:
+        for _ in range(count):
+            helper = start_helper(
+                lambda: _Means(ctx, options, count, prepare), add_counts=ctx.session.transport.add_counts
+            )
+            if helper is None:
+                break
+            helpers.append(helper)
+        if helpers:
+            connections = ctx.session.config.max_connections
+            ctx.session.transport.leave_connections(len(helpers) * (connections // (1 + count)))
+        yield helpers
+    finally:
+        for helper in helpers:
+            helper.close()
+
+
+def _how_many(ctx: Context, options: TransferOptions) -> int:
+    if ctx.dry_run or ctx.config.bwlimit or not has_steps(options):
+        return 0
+    processes = min(
+        processors(),
+        worker_count(ctx) // WORKERS_PER_PROCESS,
+        ctx.config.max_connections // CONNECTIONS_PER_PROCESS,
+        1 + MOST_HELPERS,
+    )
+    return max(0, processes - 1)
+
+
+class _Means:
+    """What a helper works with: a session of its own with its part of the connections."""
+
+    def __init__(
+        self, ctx: Context, options: TransferOptions, count: int, prepare: Callable[[Engine], None] | None
+    ) -> None:
+        from s3pool.session import open_session
+
+        config = replace(ctx.config, max_connections=ctx.config.max_connections // (1 + count))
+        session = open_session(config)
+        self._transport = session.transport
+        self.engine = Engine(session.client, options=options)
+        if prepare is not None:
+            prepare(self.engine)
+
+    def tell_counts(self) -> Sequence[Any]:
+        """Give what was counted in this process."""
+        return self._transport.tell_counts()

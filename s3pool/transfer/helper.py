@@ -1,0 +1,362 @@
+"""A second process that does small transfers beside this one.
+
+One interpreter keeps one processor busy, however many threads it has. A helper gets tasks by
+the handful, does them in a lane of its own, over connections of its own, and tells what is
+done. Whatever fails or is unusual comes back, and is done here, from the start: a run has one
+place where errors are made into words.
+
+It is a fork, made while this process has one thread: that takes 2 ms, where a new interpreter
+takes 200 before it can begin. The two ends are one program, so they speak marshal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import marshal
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from s3pool.errors import NoEndpointError
+from s3pool.transfer.lane import Lane
+from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, DownloadTask, Item, Outcome, UploadTask
+
+if TYPE_CHECKING:
+    from s3pool.transfer.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 128  # tasks that a helper has, under way or waiting: two of its answers' worth
+LOOK_EVERY = 32  # tasks that a helper takes before it looks whether it is to stop
+TICK_S = 0.25  # how often the one who waits for a helper looks whether the run was stopped
+END_WITHIN_S = 2.5  # what a helper has under way has this long after that
+RECEIVE_BYTES = 256 * 1024
+LENGTH = struct.Struct(">I")
+NAME_OF_ALL = "s3pool"  # every logger of the program is below this one
+
+Take = Callable[[], "Item | None"]
+Give = Callable[[list[Outcome]], None]
+_Line = tuple[int, str, str]  # level, logger, text
+
+
+class Means(Protocol):
+    """What a helper works with, made in its process."""
+
+    @property
+    def engine(self) -> Engine:
+        """Give an engine with connections of its own."""
+
+    def tell_counts(self) -> Sequence[Any]:
+        """Give the counters of its pool, as values that marshal knows."""
+
+
+class Helper:
+    """This process's end of it; one thread at a time has it at work.
+
+    ``add_counts`` takes what the other process has counted, when that ends.
+    """
+
+    def __init__(self, pid: int, pipe: Pipe, add_counts: Callable[[Sequence[Any]], None]) -> None:
+        self._pid = pid
+        self._pipe = pipe
+        self._add_counts = add_counts
+        # Held by the thread that has it at work.
+        self._lock = threading.Lock()
+        self._given: dict[int, Item] = {}  # what it has, by number
+        self._number = 0
+        self._is_over = False
+
+    def work(
+        self,
+        take: Take,
+        give: Give,
+        *,
+        give_back: Callable[[Item], None],
+        depth: Callable[[], int],
+        stop: threading.Event,
+    ) -> bool:
+        """Have tasks done until ``take`` gives None and all are done; say whether it is of use for more.
+
+        ``give_back`` gets those that are to be done here. ``depth`` tells how many requests
+        the helper may have under way.
+        """
+        with self._lock:
+            try:
+                self._work(take, give, give_back, depth=depth, stop=stop)
+            except (OSError, EOFError, ValueError, TypeError, KeyError) as exc:
+                logger.debug("the helping process %d is of no use any more: %r", self._pid, exc)
+                self._is_over = True
+            for task in self._given.values():
+                give_back(task)
+            self._given.clear()
+            return not self._is_over
+
+    def _work(
+        self,
+        take: Take,
+        give: Give,
+        give_back: Callable[[Item], None],
+        *,
+        depth: Callable[[], int],
+        stop: threading.Event,
+    ) -> None:
+        deadline = float("inf")
+        while time.monotonic() < deadline:
+            if stop.is_set() and deadline == float("inf"):
+                self._pipe.end()
+                self._is_over, deadline = True, time.monotonic() + END_WITHIN_S
+            if not self._is_over:
+                self._hand_out(take, depth())
+            if not self._given:
+                return
+            answer = self._pipe.receive(wait_s=TICK_S)
+            if answer is not None:
+                for task in self._sort(answer, give):
+                    give_back(task)
+
+    def _hand_out(self, take: Take, depth: int) -> None:
+        batch: list[Item] = []
+        while len(self._given) + len(batch) < WINDOW and (task := take()) is not None:
+            batch.append(task)
+        if not batch:
+            return
+        for task in batch:
+            self._given[self._number] = task
+            self._number += 1
+        self._pipe.send((depth, [tuple(task) for task in batch]))  # type: ignore[arg-type] # all small ones are tuples
+
+    def _sort(self, answer: Any, give: Give) -> list[Item]:
+        """Pass on what an answer tells; give the tasks that come back."""
+        done, back, lines, is_hopeless, counts = answer
+        given = self._given
+        for level, name, text in lines:
+            _log(level, name, text)
+        if counts:
+            self._add_counts(counts)
+        if is_hopeless:
+            self._is_over = True
+        outcomes = [
+            Outcome(given.pop(number), DONE, Done(size, etag, mtime_ns, version_id), None, seconds)
+            for number, size, etag, mtime_ns, version_id, seconds in done
+        ]
+        if outcomes:
+            give(outcomes)
+        return [given.pop(number) for number in back]
+
+    def close(self) -> None:
+        """End the process, and take over what it has counted."""
+        if self._lock.acquire(timeout=TICK_S):
+            with contextlib.suppress(OSError, EOFError, ValueError, TypeError, KeyError):
+                self._pipe.end()
+                deadline = time.monotonic() + END_WITHIN_S
+                while not self._given and (left_s := deadline - time.monotonic()) > 0:
+                    answer = self._pipe.receive(wait_s=left_s)
+                    if answer is not None:
+                        self._sort(answer, lambda _: None)
+            self._lock.release()
+        os.kill(self._pid, signal.SIGKILL)  # it has ended, or will not do so by itself
+        os.waitpid(self._pid, 0)
+        self._pipe.close()
+
+
+def start_helper(make_means: Callable[[], Means], *, add_counts: Callable[[Sequence[Any]], None]) -> Helper | None:
+    """Start a process beside this one; None where that cannot be, or is not safe.
+
+    ``make_means`` is called in the other process.
+    """
+    if sys.platform != "linux" or threading.active_count() > 1 or signal.getsignal(signal.SIGCHLD) != signal.SIG_DFL:
+        return None
+    try:
+        here, there = socket.socketpair()
+    except OSError:
+        return None
+    try:
+        pid = os.fork()
+    except OSError:
+        here.close()
+        there.close()
+        return None
+    if pid == 0:
+        here.close()
+        _be_helper(Pipe(there), make_means)
+    there.close()
+    return Helper(pid, Pipe(here), add_counts)
+
+
+def _log(level: int, name: str, text: str) -> None:
+    log = logging.getLogger(name)
+    log.handle(log.makeRecord(name, level, "", 0, text, (), None))
+
+
+class Pipe:
+    """Whole messages over a pair of sockets."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = bytearray()
+
+    def send(self, message: Any) -> None:
+        """Send a message.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        body = marshal.dumps(message)
+        self._sock.sendall(LENGTH.pack(len(body)) + body)
+
+    def receive(self, *, wait_s: float | None) -> Any:
+        """Give the next message; None when there is none within a time, which None does not limit.
+
+        Raises:
+            EOFError: the other end will send no more.
+            OSError: it is gone.
+        """
+        while (message := self._next()) is None:
+            self._sock.settimeout(wait_s)
+            try:
+                piece = self._sock.recv(RECEIVE_BYTES)
+            except (BlockingIOError, TimeoutError):
+                return None
+            finally:
+                self._sock.settimeout(None)
+            if not piece:
+                raise EOFError
+            self._received += piece
+        return message
+
+    def _next(self) -> Any:
+        received = self._received
+        if len(received) < LENGTH.size:
+            return None
+        end = LENGTH.size + int(LENGTH.unpack_from(received)[0])
+        if len(received) < end:
+            return None
+        message = marshal.loads(received[LENGTH.size : end])
+        del received[:end]
+        return message
+
+    def end(self) -> None:
+        """Say that nothing more will be sent."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._sock.close()
+
+
+# -- in the other process ------------------------------------------------------------------
+
+
+def _be_helper(pipe: Pipe, make_means: Callable[[], Means]) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the other one decides
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _leave_streams()
+        _Desk(pipe, make_means()).run()
+        code = 0
+    finally:
+        # What this process has from the other one is not its own, to flush or to close.
+        os._exit(code)
+
+
+def _leave_streams() -> None:
+    """Let who reads the output see its end when the other process has ended."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+class _Desk:
+    """Does the tasks that come in, and tells of them."""
+
+    def __init__(self, pipe: Pipe, means: Means) -> None:
+        self._pipe = pipe
+        self._engine = means.engine
+        self._means = means
+        self._depth = 1
+        self._waiting: deque[UploadTask | DownloadTask] = deque()
+        self._numbers: dict[int, int] = {}  # by the identity of the task
+        self._number = 0
+        self._taken = 0
+        self._is_hopeless = False
+        self._lines: list[_Line] = []
+        log = logging.getLogger(NAME_OF_ALL)
+        log.handlers = [_Forward(self._lines)]
+
+    def run(self) -> None:
+        """Work until the other process ends this one, or itself."""
+        while self._look(wait_s=None):
+            lane = Lane(
+                self._engine,
+                depth=lambda: self._depth,
+                more=lambda: None,
+                take=self._take,
+                give=self._give,
+                perform=lambda task: Outcome(task, NOT_STARTED),
+                fail=self._fail,
+            )
+            lane.run()
+        self._send([], [], self._means.tell_counts())
+
+    def _look(self, *, wait_s: float | None) -> bool:
+        """Look for tasks; say whether some have come."""
+        try:
+            message = self._pipe.receive(wait_s=wait_s)
+        except EOFError:
+            self._engine.stop.set()
+            return False
+        if message is None:
+            return False
+        self._depth, tasks = message
+        for fields in tasks:
+            task = UploadTask(*fields) if len(fields) == len(UploadTask._fields) else DownloadTask(*fields)
+            self._numbers[id(task)] = self._number
+            self._number += 1
+            self._waiting.append(task)
+        return True
+
+    def _take(self) -> Item | None:
+        self._taken += 1
+        if not self._waiting or self._taken % LOOK_EVERY == 0:
+            self._look(wait_s=0.0)
+        return self._waiting.popleft() if self._waiting else None
+
+    def _fail(self, task: Item, error: Exception, started: float) -> Outcome:  # noqa: ARG002 - a lane's word for it
+        self._is_hopeless |= isinstance(error, NoEndpointError)
+        return Outcome(task, NOT_STARTED)
+
+    def _give(self, outcomes: list[Outcome]) -> None:
+        done: list[tuple[object, ...]] = []
+        back: list[int] = []
+        for task, state, facts, _, seconds in outcomes:
+            number = self._numbers.pop(id(task))
+            if state == DONE:
+                done.append((number, facts.size, facts.etag, facts.mtime_ns, facts.version_id, seconds))
+            else:
+                back.append(number)
+        self._send(done, back, None)
+
+    def _send(self, done: list[tuple[object, ...]], back: list[int], counts: Sequence[Any] | None) -> None:
+        self._pipe.send((done, back, self._lines, self._is_hopeless, counts))
+        self._lines.clear()
+
+
+class _Forward(logging.Handler):
+    """Keeps lines for the other process, which writes them."""
+
+    def __init__(self, lines: list[_Line]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self._lines.append((record.levelno, record.name, record.getMessage()))

@@ -31,6 +31,7 @@ WORKERS_PER_ENDPOINT = 8
 SMALL_PER_AUTO_WORKER = 4  # so many small objects under way: their time is the server's, which stores many at once
 DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a connection; those of the small objects
 RESERVED_DESCRIPTORS = 64
+DRAIN_TICK_S = 0.05  # how often the one who waits for the last results looks whether somebody works
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
 SCOUT_S = 0.1  # how often it is looked whether workers of a large job mostly wait
@@ -112,6 +113,11 @@ class BoundedExecutor:
         """Say whether a worker is at work now."""
         with self._lock:
             return self._started - self._ended > self._idle
+
+    @property
+    def has_work(self) -> bool:
+        """Say whether a worker is at work, or will be."""
+        return bool(self._jobs) or self.is_busy
 
     def close(self) -> None:
         """Let the workers end after the queue; returns at once."""
@@ -205,13 +211,19 @@ class Flow(Generic[Item, Result]):
         return self.pending - self._small >= self._limit or self._small >= self._small_limit
 
     def drain(self, timeout_s: float) -> Iterator[Result]:
-        """Yield what still comes in within a time; ``pending`` tells what did not."""
+        """Yield what still comes in within a time; ``pending`` tells what did not.
+
+        That may be more than what is at work: who iterated was interrupted, perhaps while an
+        item was counted and not yet handed out.
+        """
         deadline = time.monotonic() + timeout_s
         while self.pending:
+            left_s = max(0.0, deadline - time.monotonic())
             try:
-                yield from self._take(max(0.0, deadline - time.monotonic()))
+                yield from self._take(min(left_s, DRAIN_TICK_S))
             except queue.Empty:
-                return
+                if not left_s or not (self._executor.has_work or not self._ready.empty()):
+                    return
 
     def _do(self, item: Item) -> None:
         try:

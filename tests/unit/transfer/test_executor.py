@@ -10,6 +10,7 @@ from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_wor
 from s3pool.transfer.lanes import Lanes
 
 PATIENCE_S = 10.0
+ONE_HOUR_S = 3600.0
 
 
 @pytest.fixture
@@ -226,6 +227,29 @@ def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
     executor.close()
 
     assert (0, [1, 2, 3, 4], 0) == (first, others, flow.pending)
+
+
+def test_item_that_was_never_handed_out_is_not_waited_for() -> None:
+    """An interrupt may come between the counting of an item and its handing out."""
+    executor = BoundedExecutor(4)
+
+    def interrupted(item: int) -> bool:
+        if item == 2:
+            raise KeyboardInterrupt
+        return False
+
+    lanes: Lanes[int, int] = Lanes(interrupted, lambda _take, _give: None, in_flight=4)
+    flow = executor.flow(lambda item: item, range(3), lanes=lanes)
+    taken: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        taken.extend(flow)
+    drained = threading.Thread(target=lambda: taken.extend(flow.drain(ONE_HOUR_S)), daemon=True)
+    drained.start()
+    drained.join(PATIENCE_S)
+    executor.close()
+
+    assert not drained.is_alive()
+    assert ([0, 1], 1) == (sorted(taken), flow.pending)
 
 
 def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:

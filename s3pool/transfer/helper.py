@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from s3pool.errors import NoEndpointError
@@ -40,6 +40,7 @@ TICK_S = 0.25  # how often the one who waits for a helper looks whether the run 
 END_WITHIN_S = 2.5  # what a helper has under way has this long after that
 RECEIVE_BYTES = 256 * 1024
 LENGTH = struct.Struct(">I")
+INTERRUPTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 NAME_OF_ALL = "s3pool"  # every logger of the program is below this one
 
 Take = Callable[[], "Item | None"]
@@ -178,15 +179,19 @@ def start_helper(make_means: Callable[[], Means], *, add_counts: Callable[[Seque
         here, there = socket.socketpair()
     except OSError:
         return None
+    # Python calls back around a fork, with logging's lock held: an interrupt there would be lost, the lock kept.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         pid = os.fork()
+        if pid == 0:
+            here.close()
+            _be_helper(Pipe(there), make_means, mask)
     except OSError:
         here.close()
         there.close()
         return None
-    if pid == 0:
-        here.close()
-        _be_helper(Pipe(there), make_means)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     there.close()
     return Helper(pid, Pipe(here), add_counts)
 
@@ -255,11 +260,13 @@ class Pipe:
 # -- in the other process ------------------------------------------------------------------
 
 
-def _be_helper(pipe: Pipe, make_means: Callable[[], Means]) -> NoReturn:
+def _be_helper(pipe: Pipe, make_means: Callable[[], Means], mask: Iterable[int]) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the other one decides
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in INTERRUPTS - {signal.SIGINT}:
+            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _leave_streams()
         _Desk(pipe, make_means()).run()
         code = 0

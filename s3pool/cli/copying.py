@@ -155,9 +155,13 @@ def _helpers_for_many(
     if not _may_be_many(sources, args):
         yield ()
         return
+    # These are loaded by remember() as well: now it is once for all processes.
+    import s3pool.sync.journal
+    import s3pool.sync.state  # noqa: F401
     from s3pool.cli.helpers import helpers_for
 
-    with helpers_for(ctx, options, prepare=lambda engine: remember(engine, ctx)) as helpers:
+    uploads = any(isinstance(source, LocalPath) for source in sources)
+    with helpers_for(ctx, options, uploads=uploads, prepare=lambda engine: remember(engine, ctx)) as helpers:
         yield helpers
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.workers import processors, worker_count
 from s3pool.record import replace
+from s3pool.transfer.attributes import guess_content_type
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.helper import Helper, start_helper
 from s3pool.transfer.small import has_steps
@@ -23,7 +24,7 @@ CONNECTIONS_PER_PROCESS = 16  # to an endpoint, likewise
 
 @contextmanager
 def helpers_for(
-    ctx: Context, options: TransferOptions, *, prepare: Callable[[Engine], None] | None = None
+    ctx: Context, options: TransferOptions, *, uploads: bool, prepare: Callable[[Engine], None] | None = None
 ) -> Iterator[Sequence[Helper]]:
     """Give the helpers of a run; they end with the context.
 
@@ -32,6 +33,8 @@ def helpers_for(
     """
     helpers: list[Helper] = []
     count = _how_many(ctx, options)
+    if count:
+        _warm_up(ctx, uploads)
     try:
         for _ in range(count):
             helper = start_helper(
@@ -59,6 +62,13 @@ def _how_many(ctx: Context, options: TransferOptions) -> int:
         1 + MOST_HELPERS,
     )
     return max(0, processes - 1)
+
+
+def _warm_up(ctx: Context, uploads: bool) -> None:
+    """Load once, for all processes, what each of them would load by itself."""
+    ctx.client.in_flight().close()
+    if uploads:
+        guess_content_type("")
 
 
 class _Means:

@@ -268,7 +268,7 @@ def _be_helper(pipe: Pipe, make_means: Callable[[], Means], mask: Iterable[int])
             signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _leave_streams()
-        _Desk(pipe, make_means()).run()
+        _Desk(pipe, make_means).run()
         code = 0
     finally:
         # What this process has from the other one is not its own, to flush or to close.
@@ -285,10 +285,10 @@ def _leave_streams() -> None:
 class _Desk:
     """Does the tasks that come in, and tells of them."""
 
-    def __init__(self, pipe: Pipe, means: Means) -> None:
+    def __init__(self, pipe: Pipe, make_means: Callable[[], Means]) -> None:
         self._pipe = pipe
-        self._engine = means.engine
-        self._means = means
+        self._make_means = make_means
+        self._stop: Callable[[], None] = lambda: None
         self._depth = 1
         self._waiting: deque[UploadTask | DownloadTask] = deque()
         self._numbers: dict[int, int] = {}  # by the identity of the task
@@ -301,9 +301,13 @@ class _Desk:
 
     def run(self) -> None:
         """Work until the other process ends this one, or itself."""
-        while self._look(wait_s=None):
+        if not self._look(wait_s=None):
+            return  # there is not so much to do
+        means = self._make_means()
+        self._stop = means.engine.stop.set
+        while self._waiting or self._look(wait_s=None):
             lane = Lane(
-                self._engine,
+                means.engine,
                 depth=lambda: self._depth,
                 more=lambda: None,
                 take=self._take,
@@ -312,14 +316,14 @@ class _Desk:
                 fail=self._fail,
             )
             lane.run()
-        self._send([], [], self._means.tell_counts())
+        self._send([], [], means.tell_counts())
 
     def _look(self, *, wait_s: float | None) -> bool:
         """Look for tasks; say whether some have come."""
         try:
             message = self._pipe.receive(wait_s=wait_s)
         except EOFError:
-            self._engine.stop.set()
+            self._stop()
             return False
         if message is None:
             return False

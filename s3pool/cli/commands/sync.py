@@ -26,6 +26,7 @@ from s3pool.cli.transfers import (
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError
+from s3pool.sync.compare import UPLOAD
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.route import Route, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
@@ -172,7 +173,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
 
     transfers = _transfer_options(ctx.args, ctx)
     with (
-        helpers_for(ctx, transfers) as helpers,
+        helpers_for(ctx, transfers, uploads=route.direction == UPLOAD) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, transfers, progress) as engine,
     ):

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import marshal
 import os
+import select
 import signal
 import socket
 import struct
@@ -155,17 +156,22 @@ class Helper:
     def close(self) -> None:
         """End the process, and take over what it has counted."""
         if self._lock.acquire(timeout=TICK_S):
-            with contextlib.suppress(OSError, EOFError, ValueError, TypeError, KeyError):
+            with contextlib.suppress(OSError):
                 self._pipe.end()
-                deadline = time.monotonic() + END_WITHIN_S
+            with contextlib.suppress(OSError, EOFError, ValueError, TypeError, KeyError):
+                deadline = time.monotonic() + (TICK_S if self._is_over else END_WITHIN_S)
                 while not self._given and (left_s := deadline - time.monotonic()) > 0:
                     answer = self._pipe.receive(wait_s=left_s)
                     if answer is not None:
                         self._sort(answer, lambda _: None)
             self._lock.release()
-        os.kill(self._pid, signal.SIGKILL)  # it has ended, or will not do so by itself
+        self.kill()  # it has ended, or will not do so by itself
         os.waitpid(self._pid, 0)
         self._pipe.close()
+
+    def kill(self) -> None:
+        """End the process now, for who cannot wait until close()."""
+        os.kill(self._pid, signal.SIGKILL)
 
 
 def start_helper(make_means: Callable[[], Means], *, add_counts: Callable[[Sequence[Any]], None]) -> Helper | None:
@@ -248,6 +254,12 @@ class Pipe:
         del received[:end]
         return message
 
+    def wait_for_end(self) -> None:
+        """Wait until the other end will send no more, whether or not all was received."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLRDHUP)
+        poller.poll()
+
     def end(self) -> None:
         """Say that nothing more will be sent."""
         self._sock.shutdown(socket.SHUT_WR)
@@ -263,16 +275,23 @@ class Pipe:
 def _be_helper(pipe: Pipe, make_means: Callable[[], Means], mask: Iterable[int]) -> NoReturn:
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the other one decides
-        for each in INTERRUPTS - {signal.SIGINT}:
-            signal.signal(each, signal.SIG_DFL)
+        for each in INTERRUPTS:  # which are often sent to a whole group; the other process decides
+            signal.signal(each, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _leave_streams()
+        threading.Thread(target=_end_in_time, args=(pipe,), daemon=True).start()
         _Desk(pipe, make_means).run()
         code = 0
     finally:
         # What this process has from the other one is not its own, to flush or to close.
         os._exit(code)
+
+
+def _end_in_time(pipe: Pipe) -> None:
+    """End this process some time after the other one has ended, or has said that it stops."""
+    pipe.wait_for_end()
+    time.sleep(END_WITHIN_S)
+    os._exit(1)
 
 
 def _leave_streams() -> None:

@@ -9,7 +9,16 @@ from __future__ import annotations
 import random as random_module
 from collections.abc import Callable
 
-from s3pool.errors import ConnectError, IntegrityError, S3Error, S3PoolError, ThrottledError, TLSError, TransportError
+from s3pool.errors import (
+    ConnectError,
+    IntegrityError,
+    RequestTimeoutError,
+    S3Error,
+    S3PoolError,
+    ThrottledError,
+    TLSError,
+    TransportError,
+)
 from s3pool.model import Request
 from s3pool.pool.wire import StaleConnectionError
 from s3pool.record import dataclass
@@ -51,8 +60,7 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
     rewindable = request.body.rewindable
     if isinstance(error, S3Error) and error.final:
         return False
-    # A node that cannot be reached was not asked anything: going on loads nobody twice.
-    if not isinstance(error, ConnectError) and not request.may_retry():
+    if may_add_load(error) and not request.may_retry():
         return False
     if isinstance(error, ThrottledError):
         return rewindable
@@ -69,6 +77,16 @@ def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
     if error.status == NOT_IMPLEMENTED:
         return False
     return request.replayable and (error.status >= SERVER_ERROR or error.code in RETRYABLE_CODES)
+
+
+def may_add_load(error: S3PoolError) -> bool:
+    """Say whether another attempt may multiply the load that the first one failed of.
+
+    A node that cannot be reached was asked nothing, and one whose connection broke does not
+    work on the request any more: going on loads nobody twice, even when all that a dead node
+    was at goes on at once.
+    """
+    return isinstance(error, (S3Error, RequestTimeoutError))
 
 
 def is_illness(error: S3PoolError) -> bool:

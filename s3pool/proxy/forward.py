@@ -34,6 +34,7 @@ UNAVAILABLE = 503
 SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
 FORBIDDEN = 403
+FIRST_ERROR = 400
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
@@ -83,6 +84,10 @@ class Judge:
             code = self._code(response)
             if code == SKEWED:
                 raise self._error(AccessDeniedError, response, code, final=False)
+        if self._operation.brings_document or (self._operation.reads and status >= FIRST_ERROR):
+            # Nobody can go on in the middle of a text that another node may word otherwise. So it
+            # has to be here before its first byte leaves; until then it can be asked for anew.
+            response.preload()
 
     def _code(self, response: Response) -> str:
         return parse_error(response.preload())[0]

@@ -7,11 +7,12 @@ with its body rewound (``request.replayable``).
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from s3pool.errors import (
     ConnectError,
     IntegrityError,
+    NoEndpointError,
     RequestTimeoutError,
     S3Error,
     S3PoolError,
@@ -109,6 +110,20 @@ def failure_kind(error: S3PoolError) -> str:
     return type(error).__name__.removesuffix("Error").removeprefix("Request").lower()
 
 
-def reworded(error: TransportError, message: str) -> TransportError:
-    """Give the same error with another message."""
-    return type(error)(message, endpoint=error.endpoint, sent=error.sent)
+def final_error(
+    error: S3PoolError, request: Request, *, attempts: int, last_errors: Collection[TransportError]
+) -> S3PoolError:
+    """Say what was tried, on what, and what every node answered; ``error`` is what ended it."""
+    if not isinstance(error, TransportError) or isinstance(error, NoEndpointError):
+        return error
+    what = f"{request.op} {request.resource}".strip()
+    if not may_repeat(error, request):
+        acted = "; it may have been carried out all the same" if error.sent else ""
+        return type(error)(f"{what}: {error}{acted}", endpoint=error.endpoint, sent=error.sent)
+    details = "; ".join(dict.fromkeys(str(e) for e in last_errors))
+    tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return NoEndpointError(
+        f"{what}: no endpoint gave an answer in {tried}: {details}; check the endpoints with s3pool ping",
+        endpoint=error.endpoint,
+        sent=any(e.sent for e in last_errors),
+    )

@@ -166,9 +166,8 @@ class Forwarder:
         ``begun`` is what begin_now() did of it, with its place in the budget.
         """
         judge = Judge(operation, signs=outbound.signs)
-        before = 0 if begun is not None else len(attempts.endpoints)
         slip = begun.slip if begun is not None else Slip(self.budget)
-        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip, before=before)
+        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
         call = self._transport.call(request, judge.check, only=only)
         if begun is not None:
             call.adopt(begun.node, begun.exchange)
@@ -177,12 +176,10 @@ class Forwarder:
         return Sending(call, judge, slip)
 
     def _request(
-        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip, before: int
+        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
-            if len(attempts.endpoints) - before > 1:
-                slip.note_retry()
             return outbound.build(endpoint, now)
 
         return ProxyRequest(

@@ -132,6 +132,9 @@ class Request:
         """Say whether its sender has leave for a second try, or a second node beside the first."""
         return True
 
+    def note_retry(self) -> None:
+        """Tell its sender that the leave is used."""
+
     @property
     def target(self) -> str:
         """Give the request target as it stands on the wire and in the signature."""

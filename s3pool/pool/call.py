@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import (
     ConnectError,
-    NoEndpointError,
     S3Error,
     S3PoolError,
     ThrottledError,
@@ -25,9 +24,10 @@ from s3pool.pool.retry import (
     RETRY_AFTER_CAP_S,
     SKEWED_CODES,
     failure_kind,
+    final_error,
     is_illness,
+    may_add_load,
     may_repeat,
-    reworded,
 )
 from s3pool.pool.wire import StaleConnectionError
 
@@ -282,6 +282,7 @@ class Call:
             newest = self._start(fresh=True, wait=False)
         except AllBusy:  # by those who may wait for this thread
             return self._last_hope()
+        self._request.note_retry()
         return self._answered(newest)
 
     def _log_answer(self, node: Node, status: int, started: float) -> None:
@@ -374,6 +375,8 @@ class Call:
             self._counted += 1
         if self._counted > self._t.policy.retries or self._t.now() >= self._deadline:
             raise self._final(error) from error
+        if may_add_load(error):
+            self._request.note_retry()
         if isinstance(error, S3Error) and error.code in SKEWED_CODES:
             self._learn_clock(error)
             return
@@ -434,17 +437,4 @@ class Call:
         node.breaker.report_failure(1 if node.is_proven or is_hasty else CONNECT_FAILURE_WEIGHT)
 
     def _final(self, error: S3PoolError) -> S3PoolError:
-        """Say what was tried, on what, and what every node answered."""
-        if not isinstance(error, TransportError) or isinstance(error, NoEndpointError):
-            return error
-        what = f"{self._request.op} {self._request.resource}".strip()
-        if not may_repeat(error, self._request):
-            acted = "; it may have been carried out all the same" if error.sent else ""
-            return reworded(error, f"{what}: {error}{acted}")
-        details = "; ".join(dict.fromkeys(str(e) for e in self._last_errors.values()))
-        attempts = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
-        return NoEndpointError(
-            f"{what}: no endpoint gave an answer in {attempts}: {details}; check the endpoints with s3pool ping",
-            endpoint=error.endpoint,
-            sent=any(e.sent for e in self._last_errors.values()),
-        )
+        return final_error(error, self._request, attempts=self._attempts, last_errors=self._last_errors.values())

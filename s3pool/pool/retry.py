@@ -7,9 +7,19 @@ with its body rewound (``request.replayable``).
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from s3pool.errors import ConnectError, IntegrityError, S3Error, S3PoolError, ThrottledError, TLSError, TransportError
+from s3pool.errors import (
+    ConnectError,
+    IntegrityError,
+    NoEndpointError,
+    RequestTimeoutError,
+    S3Error,
+    S3PoolError,
+    ThrottledError,
+    TLSError,
+    TransportError,
+)
 from s3pool.model import Request
 from s3pool.pool.wire import StaleConnectionError
 from s3pool.record import dataclass
@@ -51,8 +61,7 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
     rewindable = request.body.rewindable
     if isinstance(error, S3Error) and error.final:
         return False
-    # A node that cannot be reached was not asked anything: going on loads nobody twice.
-    if not isinstance(error, ConnectError) and not request.may_retry():
+    if may_add_load(error) and not request.may_retry():
         return False
     if isinstance(error, ThrottledError):
         return rewindable
@@ -69,6 +78,16 @@ def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
     if error.status == NOT_IMPLEMENTED:
         return False
     return request.replayable and (error.status >= SERVER_ERROR or error.code in RETRYABLE_CODES)
+
+
+def may_add_load(error: S3PoolError) -> bool:
+    """Say whether another attempt may multiply the load that the first one failed of.
+
+    A node that cannot be reached was asked nothing, and one whose connection broke does not
+    work on the request any more: going on loads nobody twice, even when all that a dead node
+    was at goes on at once.
+    """
+    return isinstance(error, (S3Error, RequestTimeoutError))
 
 
 def is_illness(error: S3PoolError) -> bool:
@@ -91,6 +110,20 @@ def failure_kind(error: S3PoolError) -> str:
     return type(error).__name__.removesuffix("Error").removeprefix("Request").lower()
 
 
-def reworded(error: TransportError, message: str) -> TransportError:
-    """Give the same error with another message."""
-    return type(error)(message, endpoint=error.endpoint, sent=error.sent)
+def final_error(
+    error: S3PoolError, request: Request, *, attempts: int, last_errors: Collection[TransportError]
+) -> S3PoolError:
+    """Say what was tried, on what, and what every node answered; ``error`` is what ended it."""
+    if not isinstance(error, TransportError) or isinstance(error, NoEndpointError):
+        return error
+    what = f"{request.op} {request.resource}".strip()
+    if not may_repeat(error, request):
+        acted = "; it may have been carried out all the same" if error.sent else ""
+        return type(error)(f"{what}: {error}{acted}", endpoint=error.endpoint, sent=error.sent)
+    details = "; ".join(dict.fromkeys(str(e) for e in last_errors))
+    tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return NoEndpointError(
+        f"{what}: no endpoint gave an answer in {tried}: {details}; check the endpoints with s3pool ping",
+        endpoint=error.endpoint,
+        sent=any(e.sent for e in last_errors),
+    )

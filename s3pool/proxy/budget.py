@@ -68,7 +68,7 @@ class RetryBudget:
     """The share of the requests at work that may be in a second try.
 
     When every node refuses, trying each request three times would triple the load that
-    made them refuse.
+    made them refuse. What a dead node leaves behind is no such load, and is not counted.
     """
 
     def __init__(self, share: float) -> None:
@@ -114,7 +114,7 @@ class Slip:
         return self._is_retrying or self._budget.admits
 
     def note_retry(self) -> None:
-        """Note that the request is in its second try or a later one."""
+        """Note that the request is in a second try that may add to the load, or a later one."""
         if not self._is_retrying:
             self._is_retrying = True
             self._budget.change(retrying=1)

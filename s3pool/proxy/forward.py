@@ -34,6 +34,7 @@ UNAVAILABLE = 503
 SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
 FORBIDDEN = 403
+FIRST_ERROR = 400
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
@@ -83,6 +84,10 @@ class Judge:
             code = self._code(response)
             if code == SKEWED:
                 raise self._error(AccessDeniedError, response, code, final=False)
+        if self._operation.brings_document or (self._operation.reads and status >= FIRST_ERROR):
+            # Nobody can go on in the middle of a text that another node may word otherwise. So it
+            # has to be here before its first byte leaves; until then it can be asked for anew.
+            response.preload()
 
     def _code(self, response: Response) -> str:
         return parse_error(response.preload())[0]
@@ -161,9 +166,8 @@ class Forwarder:
         ``begun`` is what begin_now() did of it, with its place in the budget.
         """
         judge = Judge(operation, signs=outbound.signs)
-        before = 0 if begun is not None else len(attempts.endpoints)
         slip = begun.slip if begun is not None else Slip(self.budget)
-        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip, before=before)
+        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
         call = self._transport.call(request, judge.check, only=only)
         if begun is not None:
             call.adopt(begun.node, begun.exchange)
@@ -172,12 +176,10 @@ class Forwarder:
         return Sending(call, judge, slip)
 
     def _request(
-        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip, before: int
+        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
-            if len(attempts.endpoints) - before > 1:
-                slip.note_retry()
             return outbound.build(endpoint, now)
 
         return ProxyRequest(

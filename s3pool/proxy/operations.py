@@ -53,7 +53,8 @@ class Operation:
     ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out,
     ``after_500`` that after an error inside the server, ``after_503`` that after a refusal;
     ``partial`` that a body which did not arrive whole may be sent anew. ``is_slow`` means
-    minutes until the answer, ``is_eager`` that its head comes early, with blanks behind it.
+    minutes until the answer, ``is_eager`` that its head comes early, with blanks behind it,
+    ``brings_document`` that all it gives is a text of moderate length.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Operation:
     is_slow: bool = False
     is_eager: bool = False
     reads: bool = False
+    brings_document: bool = False
 
 
 def classify(method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str]) -> Operation:
@@ -80,7 +82,8 @@ def classify(method: str, query: Collection[str], *, bucket: str, key: str, head
     if name in ("CopyObject", "DeleteObjects", "RestoreObject"):
         return Operation(name, is_slow=True, is_eager=True)
     if method in ("GET", "HEAD", "OPTIONS") or name == "SelectObjectContent":
-        return Operation(name, ambiguous=True, after_500=True, reads=True)
+        brings_document = method == "GET" and name != "GetObject"
+        return Operation(name, ambiguous=True, after_500=True, reads=True, brings_document=brings_document)
     return Operation(name, is_slow=name in UPLOADS)
 
 

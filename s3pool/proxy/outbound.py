@@ -54,6 +54,11 @@ class ProxyRequest(Request):
         """Say whether the budget of second tries has room."""
         return self.slip is None or self.slip.may_retry()
 
+    def note_retry(self) -> None:
+        """Take up a place in the budget of second tries."""
+        if self.slip is not None:
+            self.slip.note_retry()
+
 
 class Sendable(Protocol):
     """A request whose head can be built for any node."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
 
 from s3pool.model import Credentials, encode_key
 from tests.support.fake_s3 import Answer as Refusal
-from tests.support.fake_s3 import FakeS3, Quirks
+from tests.support.fake_s3 import FakeS3, Rewrite
 from tests.support.hostile import HOSTILE_KEYS
 from tests.support.proxying import (
     GUEST_KEY,
@@ -136,18 +137,28 @@ def test_many_requests_share_a_connection(proxy: RunningProxy) -> None:
     assert [OBJECT] * 6 == bodies
 
 
-def test_chunked_answers_stay_chunked() -> None:
-    """RGW's lists have no length; a client of HTTP/1.0 gets the end of the connection instead."""
-    with FakeS3(1, quirks=Quirks(chunked=True)) as fake, RunningProxy(fake.endpoints) as proxy:
-        fake.store.add("b", "k", b"")
+def test_chunked_objects_stay_chunked(fake: FakeS3, proxy: RunningProxy) -> None:
+    """They may be of any size; a client of HTTP/1.0 gets the end of the connection instead of a length."""
+    fake.fault(Rewrite(lambda reply: replace(reply, chunked=True)), op="GetObject", times=0)
 
-        modern = proxy.ask("GET", "/b?list-type=2")
-        old = proxy.talk(proxy.signed("GET", "/b?list-type=2").replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+    modern = proxy.ask("GET", "/b/there")
+    old = proxy.talk(proxy.signed("GET", "/b/there").replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
 
-    assert "chunked" == modern.headers["transfer-encoding"]
-    assert b"<Key>k</Key>" in modern.body
+    assert ("chunked", OBJECT) == (modern.headers["transfer-encoding"], modern.body)
+    assert b"-length:" not in old.lower()
     assert b"transfer-encoding" not in old.lower()
     assert parse_answer(old).body == modern.body
+
+
+def test_chunked_listing_gets_its_length(fake: FakeS3, proxy: RunningProxy) -> None:
+    """RGW's have none; by the time that one goes out it is known."""
+    fake.quirks.chunked = True
+
+    answer = proxy.ask("GET", "/b?list-type=2")
+
+    assert str(len(answer.body)) == answer.headers["content-length"]
+    assert "transfer-encoding" not in answer.headers
+    assert b"<Key>there</Key>" in answer.body
 
 
 def test_continue_comes_after_the_signature_held(proxy: RunningProxy) -> None:

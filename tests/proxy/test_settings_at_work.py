@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.chunk_signing import checksum, unsigned_stream
-from tests.support.fake_s3 import CutBody, Delay, FakeS3, Hang, Reset, Vanish, internal_error
+from tests.support.fake_s3 import Call, CutBody, Delay, FakeS3, Fault, Hang, Reset, Vanish, internal_error
 from tests.support.proxying import RunningProxy, arrived, last, parse_answer, read_to_end, signed_request, stored
 
 CONTENT = os.urandom(3 << 20)
@@ -212,6 +212,33 @@ def test_unreachable_node_needs_no_budget(fake: FakeS3, monkeypatch: pytest.Monk
     fake.nodes[0].kill()
     with RunningProxy(fake.endpoints, retry_budget="0%") as proxy:
         assert {200} == {proxy.ask("GET", "/b/there").status for _ in range(6)}
+
+
+@pytest.mark.parametrize("target", ["/b/there", "/b?list-type=2"])
+@pytest.mark.parametrize("fault", [Reset(), Vanish()], ids=str)
+def test_broken_connection_needs_no_budget(
+    fake: FakeS3, monkeypatch: pytest.MonkeyPatch, fault: Fault, target: str
+) -> None:
+    """A node that dies breaks off all that it works on at once, and must not use up a share for it."""
+    monkeypatch.setattr("s3pool.proxy.budget.LEAST_RETRIES", 0)
+    fake.fault(fault, op="*Object*")
+    with RunningProxy(fake.endpoints, retry_budget="0%") as proxy:
+        assert 200 == proxy.ask("GET", target).status
+
+
+@pytest.mark.parametrize(("fault", "counted"), [(Reset(), 0), (Vanish(), 0), (internal_error(), 1)], ids=str)
+def test_budget_counts_only_what_needs_it(fake: FakeS3, fault: Fault, counted: int) -> None:
+    """Requests that a dead node left behind must not take the second try from those that are refused."""
+    seen: list[int] = []
+    with RunningProxy(fake.endpoints) as proxy:
+        # Not a read, of which a busy machine may have two under way for other reasons.
+        fake.fault(fault, op="UploadPart")
+        fake.fault(Call(lambda _: seen.append(proxy.stats()["retrying"])), op="UploadPart", nth=2)
+
+        proxy.ask("PUT", "/b/new?partNumber=1&uploadId=x", body=b"part")
+        after = proxy.stats()["retrying"]
+
+    assert ([counted], 0) == (seen, after)
 
 
 # -- timeouts ----------------------------------------------------------------------------------

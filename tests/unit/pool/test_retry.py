@@ -76,6 +76,30 @@ def test_repetition_depends_on_what_the_server_may_have_done(
     assert expected is may_repeat(error, _request(idempotent=idempotent))
 
 
+class WithoutLeave(Request):
+    """A request whose sender is told that there are second tries enough."""
+
+    def may_retry(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UNSENT, True),
+        (CUT_WHILE_SENDING, True),
+        (ProtocolError("reset"), True),
+        (StaleConnectionError("closed"), True),
+        (AMBIGUOUS, False),
+        (SLOW_DOWN, False),
+        (INTERNAL, False),
+    ],
+)
+def test_leave_is_needed_only_for_what_may_add_load(error: S3PoolError, expected: bool) -> None:
+    """A dead node does none of its work; one that is slow, or answers that it cannot, has too much of it."""
+    assert expected is may_repeat(error, WithoutLeave("GET", "/b/k", "GetObject"))
+
+
 @pytest.mark.parametrize("error", [UNSENT, CUT_WHILE_SENDING, AMBIGUOUS, SLOW_DOWN, UNAVAILABLE, INTERNAL])
 def test_a_spent_body_cannot_be_sent_again(error: S3PoolError) -> None:
     """A socket cannot rewind; a shorter second body would be a corrupt object."""

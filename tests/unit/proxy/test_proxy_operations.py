@@ -60,3 +60,24 @@ def test_what_may_be_repeated(method: str, query: tuple[str, ...], rules: tuple[
     found = classify(method, query, bucket="b", key="k", headers=())
 
     assert rules == (found.ambiguous, found.after_500, found.after_503, found.partial)
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "key", "expected"),
+    [
+        ("GET", (), "k", False),
+        ("GET", ("partNumber",), "k", False),
+        ("HEAD", (), "k", False),
+        ("OPTIONS", (), "k", False),
+        ("POST", ("select", "select-type"), "k", False),
+        ("GET", ("acl",), "k", True),
+        ("GET", ("uploadId",), "k", True),
+        ("GET", ("list-type",), "", True),
+        ("GET", (), "", True),
+    ],
+)
+def test_answers_that_are_documents(method: str, query: tuple[str, ...], key: str, expected: bool) -> None:
+    """Those are small; what an object holds may be of any size and is passed on as it comes."""
+    found = classify(method, query, bucket="b", key=key, headers=())
+
+    assert expected is found.brings_document

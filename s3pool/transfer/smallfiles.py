@@ -39,6 +39,7 @@ class SmallFiles:
         self._registry = registry
         self._place: tuple[str, str] | None = None  # root and parent of what is open
         self._directory = -1
+        self._was_empty = False  # when it was entered: what is in it now, this run has put there
         self._token = secrets.token_hex(PART_RANDOM_BYTES)
         self._numbers = itertools.count()
 
@@ -79,6 +80,8 @@ class SmallFiles:
 
     def _mode_of(self, name: bytes) -> int | None:
         """Give the permission bits of the file that is to be replaced, if there is one."""
+        if self._was_empty:
+            return None
         try:
             found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -98,6 +101,7 @@ class SmallFiles:
                 self._directory = open_below(root_fd, steps)
             finally:
                 os.close(root_fd)
+            self._was_empty = _is_empty(self._directory)
         except S3PoolError:
             return b""
         self._registry.enter((root, *steps), self._directory)
@@ -110,3 +114,11 @@ class SmallFiles:
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
+
+
+def _is_empty(directory: int) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except OSError:  # it may be written to, but not read
+        return False

@@ -146,12 +146,16 @@ class Helper:
         if is_hopeless:
             self._is_over = True
         outcomes = [
-            Outcome(given.pop(number), DONE, Done(size, etag, mtime_ns, version_id), None, seconds)
+            Outcome(given[number], DONE, Done(size, etag, mtime_ns, version_id), None, seconds)
             for number, size, etag, mtime_ns, version_id, seconds in done
         ]
+        returned = [given[number] for number in back]
+        # Only now, when all of it was understood: what is in no answer is done here.
+        for number in (*(each[0] for each in done), *back):
+            del given[number]
         if outcomes:
             give(outcomes)
-        return [given.pop(number) for number in back]
+        return returned
 
     def close(self) -> None:
         """End the process, and take over what it has counted."""

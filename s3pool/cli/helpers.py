@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from s3pool.cli.workers import processors, worker_count
+from s3pool.cli.workers import executor_for, processors, worker_count
 from s3pool.record import replace
 from s3pool.transfer.attributes import guess_content_type
 from s3pool.transfer.engine import Engine
@@ -33,19 +33,21 @@ def helpers_for(
     """
     helpers: list[Helper] = []
     count = _how_many(ctx, options)
+    transport = ctx.session.transport
+    # Of the connections to each endpoint, so many as it has requests under way.
+    share = executor_for(ctx, inline=False).small // (1 + count)
     if count:
         _warm_up(ctx, uploads)
     try:
         for _ in range(count):
             helper = start_helper(
-                lambda: _Means(ctx, options, count, prepare), add_counts=ctx.session.transport.add_counts
+                lambda: _Means(ctx, options, share, prepare),
+                add_counts=transport.add_counts,
+                begin=lambda: transport.leave_connections(share),
             )
             if helper is None:
                 break
             helpers.append(helper)
-        if helpers:
-            connections = ctx.session.config.max_connections
-            ctx.session.transport.leave_connections(len(helpers) * (connections // (1 + count)))
         yield helpers
     finally:
         for helper in helpers:
@@ -72,14 +74,17 @@ def _warm_up(ctx: Context, uploads: bool) -> None:
 
 
 class _Means:
-    """What a helper works with: a session of its own with its part of the connections."""
+    """What a helper works with: a session of its own, in which nothing is tried twice.
+
+    What fails is tried again in the process that has the whole run before it.
+    """
 
     def __init__(
-        self, ctx: Context, options: TransferOptions, count: int, prepare: Callable[[Engine], None] | None
+        self, ctx: Context, options: TransferOptions, connections: int, prepare: Callable[[Engine], None] | None
     ) -> None:
         from s3pool.session import open_session
 
-        config = replace(ctx.config, max_connections=ctx.config.max_connections // (1 + count))
+        config = replace(ctx.config, max_connections=connections, retries=0)
         session = open_session(config)
         self._transport = session.transport
         self.engine = Engine(session.client, options=options)

@@ -7,6 +7,7 @@ cost several times the exchange itself.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
@@ -226,10 +227,11 @@ class ConnectionPool:
         return len(self._idle) + in_use <= self._lanes
 
     def leave(self, count: int) -> None:
-        """Have so many connections less, from now on."""
-        for _ in range(count):
-            self._take_slot(wait=True)
-            self._limit -= 1
+        """Have so many connections less from now on, or as many as are not in use, and one at least."""
+        with contextlib.suppress(queue.Empty):
+            for _ in range(min(count, self._limit - 1)):
+                self._slots.get_nowait()
+                self._limit -= 1
 
     def drop_idle(self) -> None:
         """Close the idle connections."""

@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from s3pool.errors import NoEndpointError
 from s3pool.transfer.lane import Lane
 from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, DownloadTask, Item, Outcome, UploadTask
 
@@ -63,13 +62,22 @@ class Means(Protocol):
 class Helper:
     """This process's end of it; one thread at a time has it at work.
 
-    ``add_counts`` takes what the other process has counted, when that ends.
+    ``begin`` is called before it gets its first tasks; ``add_counts`` takes what the other
+    process has counted, when that ends.
     """
 
-    def __init__(self, pid: int, pipe: Pipe, add_counts: Callable[[Sequence[Any]], None]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        pipe: Pipe,
+        add_counts: Callable[[Sequence[Any]], None],
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pid = pid
         self._pipe = pipe
         self._add_counts = add_counts
+        self._begin = begin
         # Held by the thread that has it at work.
         self._lock = threading.Lock()
         self._given: dict[int, Item] = {}  # what it has, by number
@@ -130,6 +138,8 @@ class Helper:
             batch.append(task)
         if not batch:
             return
+        if not self._number:
+            self._begin()
         for task in batch:
             self._given[self._number] = task
             self._number += 1
@@ -178,10 +188,15 @@ class Helper:
         os.kill(self._pid, signal.SIGKILL)
 
 
-def start_helper(make_means: Callable[[], Means], *, add_counts: Callable[[Sequence[Any]], None]) -> Helper | None:
+def start_helper(
+    make_means: Callable[[], Means],
+    *,
+    add_counts: Callable[[Sequence[Any]], None],
+    begin: Callable[[], None] = lambda: None,
+) -> Helper | None:
     """Start a process beside this one; None where that cannot be, or is not safe.
 
-    ``make_means`` is called in the other process.
+    ``make_means`` is called in the other process, when it is needed.
     """
     if sys.platform != "linux" or threading.active_count() > 1 or signal.getsignal(signal.SIGCHLD) != signal.SIG_DFL:
         return None
@@ -203,7 +218,7 @@ def start_helper(make_means: Callable[[], Means], *, add_counts: Callable[[Seque
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     there.close()
-    return Helper(pid, Pipe(here), add_counts)
+    return Helper(pid, Pipe(here), add_counts, begin=begin)
 
 
 def _log(level: int, name: str, text: str) -> None:
@@ -317,7 +332,6 @@ class _Desk:
         self._numbers: dict[int, int] = {}  # by the identity of the task
         self._number = 0
         self._taken = 0
-        self._is_hopeless = False
         self._lines: list[_Line] = []
         log = logging.getLogger(NAME_OF_ALL)
         log.handlers = [_Forward(self._lines)]
@@ -336,7 +350,7 @@ class _Desk:
                 take=self._take,
                 give=self._give,
                 perform=lambda task: Outcome(task, NOT_STARTED),
-                fail=self._fail,
+                fail=lambda task, *_: Outcome(task, NOT_STARTED),
             )
             lane.run()
         self._send([], [], means.tell_counts())
@@ -364,10 +378,6 @@ class _Desk:
             self._look(wait_s=0.0)
         return self._waiting.popleft() if self._waiting else None
 
-    def _fail(self, task: Item, error: Exception, started: float) -> Outcome:  # noqa: ARG002 - a lane's word for it
-        self._is_hopeless |= isinstance(error, NoEndpointError)
-        return Outcome(task, NOT_STARTED)
-
     def _give(self, outcomes: list[Outcome]) -> None:
         done: list[tuple[object, ...]] = []
         back: list[int] = []
@@ -380,7 +390,9 @@ class _Desk:
         self._send(done, back, None)
 
     def _send(self, done: list[tuple[object, ...]], back: list[int], counts: Sequence[Any] | None) -> None:
-        self._pipe.send((done, back, self._lines, self._is_hopeless, counts))
+        # Where nothing succeeds, everything would be tried twice.
+        is_hopeless = bool(back) and not done
+        self._pipe.send((done, back, self._lines, is_hopeless, counts))
         self._lines.clear()
 
 

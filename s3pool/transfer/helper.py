@@ -332,6 +332,7 @@ class _Desk:
         self._numbers: dict[int, int] = {}  # by the identity of the task
         self._number = 0
         self._taken = 0
+        self._is_hopeless = False
         self._lines: list[_Line] = []
         log = logging.getLogger(NAME_OF_ALL)
         log.handlers = [_Forward(self._lines)]
@@ -391,8 +392,8 @@ class _Desk:
 
     def _send(self, done: list[tuple[object, ...]], back: list[int], counts: Sequence[Any] | None) -> None:
         # Where nothing succeeds, everything would be tried twice.
-        is_hopeless = bool(back) and not done
-        self._pipe.send((done, back, self._lines, is_hopeless, counts))
+        self._is_hopeless |= bool(back) and not done
+        self._pipe.send((done, back, self._lines, self._is_hopeless, counts))
         self._lines.clear()
 
 

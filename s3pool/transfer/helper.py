@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 128  # tasks that a helper has, under way or waiting: two of its answers' worth
 LOOK_EVERY = 32  # tasks that a helper takes before it looks whether it is to stop
+IN_VAIN = WINDOW  # tasks that come to nothing, one after the other: then all would be tried twice
 TICK_S = 0.25  # how often the one who waits for a helper looks whether the run was stopped
 END_WITHIN_S = 2.5  # what a helper has under way has this long after that
 RECEIVE_BYTES = 256 * 1024
@@ -332,7 +333,7 @@ class _Desk:
         self._numbers: dict[int, int] = {}  # by the identity of the task
         self._number = 0
         self._taken = 0
-        self._is_hopeless = False
+        self._in_vain = 0  # tasks that came to nothing since the last that was done
         self._lines: list[_Line] = []
         log = logging.getLogger(NAME_OF_ALL)
         log.handlers = [_Forward(self._lines)]
@@ -391,9 +392,8 @@ class _Desk:
         self._send(done, back, None)
 
     def _send(self, done: list[tuple[object, ...]], back: list[int], counts: Sequence[Any] | None) -> None:
-        # Where nothing succeeds, everything would be tried twice.
-        self._is_hopeless |= bool(back) and not done
-        self._pipe.send((done, back, self._lines, self._is_hopeless, counts))
+        self._in_vain = 0 if done else self._in_vain + len(back)
+        self._pipe.send((done, back, self._lines, self._in_vain >= IN_VAIN, counts))
         self._lines.clear()
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from s3pool.transfer import helper as helper_module
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.helper import LOOK_EVERY, NAME_OF_ALL, WINDOW, Helper, Pipe, _Desk, start_helper
+from s3pool.transfer.helper import IN_VAIN, LOOK_EVERY, NAME_OF_ALL, WINDOW, Helper, Pipe, _Desk, start_helper
 from s3pool.transfer.small import SMALL_BYTES
 from s3pool.transfer.tasks import DONE, Done, DownloadTask, Item, Outcome, UploadTask
 from tests.support.fake_s3 import Answer, FakeS3
@@ -635,11 +635,21 @@ def test_desk_tells_its_counts_at_the_end(make_engine: EngineFactory, tmp_path: 
 
 
 @pytest.mark.usefixtures("desk_logger")
-def test_desk_without_any_endpoint_has_no_hope(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
-    """Nor is there hope for what would be sent to it."""
-    for node in fake.nodes:
-        node.kill()
+def test_desk_to_which_nothing_succeeds_has_no_hope(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Or everything would be tried twice: here and there."""
+    fake.fault(Answer(403, "AccessDenied"), op="PutObject", times=0)
 
-    told = at_desk(make_engine(), files_in(tmp_path / "src", 10))
+    told = at_desk(make_engine(), files_in(tmp_path / "src", IN_VAIN))
 
-    assert (set(), list(range(10)), True) == (set(told.done), sorted(told.back), told.is_hopeless)
+    assert (set(), list(range(IN_VAIN)), True) == (set(told.done), sorted(told.back), told.is_hopeless)
+
+
+@pytest.mark.usefixtures("desk_logger")
+def test_desk_keeps_hope_while_something_succeeds(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+    """Objects that are refused here and there do not end the help for the others."""
+    for number in range(0, 2 * IN_VAIN, 2):
+        fake.fault(Answer(403, "AccessDenied"), op="PutObject", key=f"k{number:03}", times=0)
+
+    told = at_desk(make_engine(), files_in(tmp_path / "src", 2 * IN_VAIN))
+
+    assert (IN_VAIN, IN_VAIN, False) == (len(told.done), len(told.back), told.is_hopeless)

@@ -184,8 +184,9 @@ class Flow(Generic[Item, Result]):
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
         processes = 1 + (lanes.helpers if lanes is not None else 0)
         self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER * processes
-        self._ready: queue.SimpleQueue[tuple[list[Result], int, BaseException | None]] = queue.SimpleQueue()
-        self._come: deque[Result] = deque()  # of a lane, not yielded yet: who iterates may be interrupted
+        # A queue would lose what it gives to a thread that is interrupted at that moment: a lane's whole batch.
+        self._ready: deque[tuple[Result | None, int, BaseException | None]] = deque()
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # at least one where something is ready
         self._small = 0  # items that are in the lanes or wait for one
         self.pending = 0  # all items that were taken and not yet yielded
 
@@ -193,7 +194,7 @@ class Flow(Generic[Item, Result]):
         for item in self._items:
             self.pending += 1
             self._hand_out(item)
-            while self._is_full() or not self._ready.empty():
+            while self._is_full() or self._ready:
                 yield from self._take(None)
         while self.pending:
             yield from self._take(None)
@@ -222,35 +223,37 @@ class Flow(Generic[Item, Result]):
             try:
                 yield from self._take(min(left_s, DRAIN_TICK_S))
             except queue.Empty:
-                if not left_s or not (self._executor.has_work or not self._ready.empty()):
+                if not left_s or not (self._executor.has_work or self._ready):
                     return
 
     def _do(self, item: Item) -> None:
         try:
-            self._ready.put(([self._work(item)], 0, None))
+            self._ready.append((self._work(item), 0, None))
+            self._news.put(None)
         except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
             self._failed(exc)
 
     def _failed(self, error: BaseException) -> None:
-        self._ready.put(([], 0, error))
+        self._ready.append((None, 0, error))
+        self._news.put(None)
 
     def _lane_gave(self, results: list[Result]) -> None:
-        self._ready.put((results, len(results), None))
+        self._ready.extend([(result, 1, None) for result in results])
+        self._news.put(None)
 
     def _take(self, timeout_s: float | None) -> Iterator[Result]:
         """Yield what is ready, or becomes so: one result, or those of a lane."""
         if self._lanes is not None:
             self._lanes.open(self._executor, self._lane_gave, self._failed)
-        if not self._come:
-            results, small, error = self._ready.get(timeout=timeout_s)
-            self._come.extend(results)
+        if not self._ready:
+            self._news.get(timeout=timeout_s)  # perhaps news of what was taken before
+        while self._ready:
+            result, small, error = self._ready.popleft()
             self._small -= small
-            if error is not None:
-                self.pending -= 1
-                raise error
-        while self._come:
             self.pending -= 1
-            yield self._come.popleft()
+            if error is not None:
+                raise error
+            yield result  # type: ignore[misc] # it is None where work gives that
 
 
 class _Share(Generic[Item]):

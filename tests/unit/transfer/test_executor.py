@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 
@@ -227,6 +228,37 @@ def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
     executor.close()
 
     assert (0, [1, 2, 3, 4], 0) == (first, others, flow.pending)
+
+
+def test_results_are_not_lost_to_an_interrupt_while_they_are_waited_for() -> None:
+    """The thread that waits is told of the interrupt when it wakes up, by what has just come."""
+    executor = BoundedExecutor(4)
+
+    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
+        give(list(iter(take, None)))
+
+    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=4)
+    flow = executor.flow(lambda item: item, [1], lanes=lanes)
+    flow._news = InterruptedWaiting()
+    with pytest.raises(KeyboardInterrupt):
+        list(flow)
+    drained = list(flow.drain(PATIENCE_S))
+    executor.close()
+
+    assert ([1], 0) == (drained, flow.pending)
+
+
+class InterruptedWaiting(queue.SimpleQueue[None]):
+    """Raises what Python does when a signal comes while its first waiter wakes up."""
+
+    was_interrupted = False
+
+    def get(self, block: bool = True, timeout: float | None = None) -> None:
+        """Wait, and be interrupted the first time."""
+        super().get(block, timeout)
+        if not self.was_interrupted:
+            self.was_interrupted = True
+            raise KeyboardInterrupt
 
 
 def test_item_that_was_never_handed_out_is_not_waited_for() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from s3pool.transfer.engine import TransferOptions
 
 MOST_HELPERS = 3
-WORKERS_PER_PROCESS = 8  # with fewer the user wants it to be done gently
+WORKERS_PER_PROCESS = 4  # with fewer the user wants it to be done gently
 CONNECTIONS_PER_PROCESS = 16  # to an endpoint, likewise
 
 

@@ -27,6 +27,7 @@ from tests.support.fake_s3 import Answer, FakeS3
 EngineFactory = Callable[..., Engine]
 PATIENCE_S = 10.0
 QUICK_S = 0.01
+NO_PROCESS = 2**30  # more than Linux gives; -1 would be every process there is
 TASKS = [UploadTask(f"/src/{number}", "b", f"k{number}", number) for number in range(5)]
 NOTHING: tuple[list[Any], list[int], list[Any], bool, None] = ([], [], [], False, None)
 
@@ -83,8 +84,7 @@ def with_other() -> Iterator[WithOther]:
 
         threads.append(threading.Thread(target=play, daemon=True))
         threads[-1].start()
-        # Nobody has this number, and nothing is sent to it: these tests do not close the helper.
-        return Helper(-1, Pipe(here), work.counts.append)
+        return Helper(NO_PROCESS, Pipe(here), work.counts.append)
 
     yield make
     for each in sockets:

@@ -206,12 +206,12 @@ def start_helper(
     except OSError:
         return None
     # Python calls back around a fork, with logging's lock held: an interrupt there would be lost, the lock kept.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         pid = os.fork()
         if pid == 0:
-            here.close()
-            _be_helper(Pipe(there), make_means, mask)
+            _be_helper(there, here, make_means, mask)
     except OSError:
         here.close()
         there.close()
@@ -292,9 +292,13 @@ class Pipe:
 # -- in the other process ------------------------------------------------------------------
 
 
-def _be_helper(pipe: Pipe, make_means: Callable[[], Means], mask: Iterable[int]) -> NoReturn:
+def _be_helper(
+    sock: socket.socket, of_other: socket.socket, make_means: Callable[[], Means], mask: Iterable[int]
+) -> NoReturn:
     code = 1
     try:
+        of_other.close()
+        pipe = Pipe(sock)
         for each in INTERRUPTS:  # which are often sent to a whole group; the other process decides
             signal.signal(each, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from s3pool.errors import S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.record import replace
 from s3pool.s3.exchange import Pending
@@ -65,7 +64,7 @@ def is_hindered(task: Item, engine: Engine) -> bool:
         return False
     try:
         return engine.why_not(task) != ""
-    except S3PoolError:
+    except Exception:  # noqa: BLE001 - the general way meets it again, as the failure of this one task
         return True
 
 

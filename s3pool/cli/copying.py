@@ -131,7 +131,7 @@ def _copy_objects(
     summary = Summary()
     verb = "moved" if move else "copied"
     with (
-        _helpers_for_many(sources, options, args, ctx) as helpers,
+        _helpers_for_many((*sources, target), options, args, ctx) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, options, progress) as engine,
         leaving_in_time(engine, summary, ctx, verb=verb),
@@ -150,9 +150,10 @@ def _copy_objects(
 
 @contextmanager
 def _helpers_for_many(
-    sources: Sequence[Location], options: TransferOptions, args: argparse.Namespace, ctx: Context
+    ends: Sequence[Location], options: TransferOptions, args: argparse.Namespace, ctx: Context
 ) -> Iterator[Sequence[Helper]]:
-    if not _may_be_many(sources, args):
+    *sources, _ = ends
+    if not _may_be_many(sources, args) or not any(isinstance(end, LocalPath) for end in ends):
         yield ()
         return
     # These are loaded by remember() as well: now it is once for all processes.

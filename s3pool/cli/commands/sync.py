@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from s3pool.cli.exit_codes import DONE, INTERRUPTED, SKIPPED, TERMINATED, combined, exit_code_for
@@ -26,7 +27,7 @@ from s3pool.cli.transfers import (
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError
-from s3pool.sync.compare import UPLOAD
+from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.route import Route, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from s3pool.filters import Names
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.helper import Helper
 
 SUMMARY = "make a directory or prefix like another one"
 
@@ -168,12 +170,18 @@ def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions
     return options_of(argparse.Namespace(**words), ctx)
 
 
-def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+def _helpers(route: Route, options: TransferOptions, ctx: Context) -> AbstractContextManager[Sequence[Helper]]:
+    if route.direction == COPY:
+        return nullcontext(())
     from s3pool.cli.helpers import helpers_for
 
+    return helpers_for(ctx, options, uploads=route.direction == UPLOAD)
+
+
+def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
     transfers = _transfer_options(ctx.args, ctx)
     with (
-        helpers_for(ctx, transfers, uploads=route.direction == UPLOAD) as helpers,
+        _helpers(route, transfers, ctx) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, transfers, progress) as engine,
     ):

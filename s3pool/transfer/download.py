@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,8 @@ class _Ranges:
         self._meter = meter
         self._resumption = resumption
         self._size = known.size or 0
+        # Held to write: the kernel lets one at a time write to a file, and the others spin, on a processor of ours.
+        self._writing = threading.Lock()
         self._range_bytes = _range_bytes(self._size, known, engine)
         self._algorithm = ""
         if engine.options.verify:
@@ -213,7 +216,9 @@ class _Ranges:
             place,
             total=self._size,
             etag=self._known.etag,
-            write=_writer(self._part.fd, place.first, _no_update if hasher is None else hasher.update),
+            write=_writer(
+                self._part.fd, place.first, _no_update if hasher is None else hasher.update, turn=self._writing
+            ),
             engine=self._engine,
             meter=self._meter,
         )
@@ -231,12 +236,15 @@ def _no_update(_block: memoryview) -> None:
     """Take bytes of which no digest is wanted."""
 
 
-def _writer(fd: int, first: int, update: Callable[[memoryview], object]) -> Callable[[memoryview], None]:
+def _writer(
+    fd: int, first: int, update: Callable[[memoryview], object], *, turn: threading.Lock
+) -> Callable[[memoryview], None]:
     offset = first
 
     def write(block: memoryview) -> None:
         nonlocal offset
-        _write_at(fd, block, offset)
+        with turn:
+            _write_at(fd, block, offset)
         update(block)
         offset += len(block)
 

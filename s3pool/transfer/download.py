@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -154,8 +153,6 @@ class _Ranges:
         self._meter = meter
         self._resumption = resumption
         self._size = known.size or 0
-        # Held to write: the kernel lets one at a time write to a file, and the others spin, on a processor of ours.
-        self._writing = threading.Lock()
         self._range_bytes = _range_bytes(self._size, known, engine)
         self._algorithm = ""
         if engine.options.verify:
@@ -216,9 +213,7 @@ class _Ranges:
             place,
             total=self._size,
             etag=self._known.etag,
-            write=_writer(
-                self._part.fd, place.first, _no_update if hasher is None else hasher.update, turn=self._writing
-            ),
+            write=_writer(self._part.fd, place.first, _no_update if hasher is None else hasher.update),
             engine=self._engine,
             meter=self._meter,
         )
@@ -236,15 +231,12 @@ def _no_update(_block: memoryview) -> None:
     """Take bytes of which no digest is wanted."""
 
 
-def _writer(
-    fd: int, first: int, update: Callable[[memoryview], object], *, turn: threading.Lock
-) -> Callable[[memoryview], None]:
+def _writer(fd: int, first: int, update: Callable[[memoryview], object]) -> Callable[[memoryview], None]:
     offset = first
 
     def write(block: memoryview) -> None:
         nonlocal offset
-        with turn:
-            _write_at(fd, block, offset)
+        _write_at(fd, block, offset)
         update(block)
         offset += len(block)
 

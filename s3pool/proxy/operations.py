@@ -14,6 +14,7 @@ from s3pool.record import dataclass
 UPLOADS = frozenset({"PutObject", "PostObject"})
 _BUCKET_WORDS = {"PUT": "CreateBucket", "DELETE": "DeleteBucket", "HEAD": "HeadBucket"}
 _OBJECT_WORDS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
+NOTIFICATIONS = "events"  # with which MinIO tells of changes as they happen, in an answer without end
 _VERBS = {"GET": "Get", "HEAD": "Head", "PUT": "Put", "DELETE": "Delete", "POST": "Post", "OPTIONS": "Options"}
 # Sub-resources of S3 by their query parameter; anything else in a query is only a parameter.
 SUBRESOURCES = {
@@ -82,7 +83,7 @@ def classify(method: str, query: Collection[str], *, bucket: str, key: str, head
     if name in ("CopyObject", "DeleteObjects", "RestoreObject"):
         return Operation(name, is_slow=True, is_eager=True)
     if method in ("GET", "HEAD", "OPTIONS") or name == "SelectObjectContent":
-        brings_document = method == "GET" and name != "GetObject"
+        brings_document = method == "GET" and name != "GetObject" and NOTIFICATIONS not in query
         return Operation(name, ambiguous=True, after_500=True, reads=True, brings_document=brings_document)
     return Operation(name, is_slow=name in UPLOADS)
 

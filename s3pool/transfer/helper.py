@@ -101,7 +101,18 @@ class Helper:
         """
         with self._lock:
             try:
-                self._work(take, give, give_back, depth=depth, stop=stop)
+                deadline = float("inf")
+                while time.monotonic() < deadline:
+                    if stop.is_set() and deadline == float("inf"):
+                        self._pipe.end()
+                        self._is_over, deadline = True, time.monotonic() + END_WITHIN_S
+                    if not self._is_over:
+                        self._hand_out(take, depth())
+                    if not self._given:
+                        break
+                    answer = self._pipe.receive(wait_s=TICK_S)
+                    for task in self._sort(answer, give) if answer is not None else ():
+                        give_back(task)
             except (OSError, EOFError, ValueError, TypeError, KeyError) as exc:
                 logger.debug("the helping process %d is of no use any more: %r", self._pid, exc)
                 self._is_over = True
@@ -109,29 +120,6 @@ class Helper:
                 give_back(task)
             self._given.clear()
             return not self._is_over
-
-    def _work(
-        self,
-        take: Take,
-        give: Give,
-        give_back: Callable[[Item], None],
-        *,
-        depth: Callable[[], int],
-        stop: threading.Event,
-    ) -> None:
-        deadline = float("inf")
-        while time.monotonic() < deadline:
-            if stop.is_set() and deadline == float("inf"):
-                self._pipe.end()
-                self._is_over, deadline = True, time.monotonic() + END_WITHIN_S
-            if not self._is_over:
-                self._hand_out(take, depth())
-            if not self._given:
-                return
-            answer = self._pipe.receive(wait_s=TICK_S)
-            if answer is not None:
-                for task in self._sort(answer, give):
-                    give_back(task)
 
     def _hand_out(self, take: Take, depth: int) -> None:
         batch: list[Item] = []

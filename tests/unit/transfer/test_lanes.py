@@ -67,6 +67,13 @@ class Run:
         self.lanes.open(self.executor, self.given.extend, self.errors.append)
         return len(self.executor.queued)
 
+    def helper_before_lane(self) -> Callable[[], None]:
+        """Open a helper beside the lane that was opened first, and give its job; the lane's waits."""
+        self.open()
+        lane, helper = self.executor.queued
+        self.executor.queued[:] = [lane]
+        return helper
+
 
 def begun(run: Run) -> Run:
     """Give the run with a lane that has not taken anything yet, and as much waiting as one has under way."""
@@ -169,11 +176,7 @@ def test_what_comes_back_when_no_lane_runs_begins_one() -> None:
         return False
 
     run = begun(Run(returning))
-    run.open()
-    lane = run.executor.queued.pop(0)
-    helper = run.executor.queued.pop(0)
-    run.executor.queued.append(lane)
-    helper()
+    run.helper_before_lane()()
     lanes_due = len(run.executor.queued)
     run.executor.do_next()
 
@@ -194,11 +197,7 @@ def test_what_comes_back_in_the_middle_of_a_helpers_work_is_not_late() -> None:
         return True
 
     run = begun(Run(returning))
-    run.open()
-    lane = run.executor.queued.pop(0)
-    helper = run.executor.queued.pop(0)
-    run.executor.queued.append(lane)
-    helper()
+    run.helper_before_lane()()
 
     assert [0, *range(1, SHARE)] == run.given
 

@@ -156,9 +156,6 @@ def _helpers_for_many(
     if not _may_be_many(sources, args) or not any(isinstance(end, LocalPath) for end in ends):
         yield ()
         return
-    # These are loaded by remember() as well: now it is once for all processes.
-    import s3pool.sync.journal
-    import s3pool.sync.state  # noqa: F401
     from s3pool.cli.helpers import helpers_for
 
     uploads = any(isinstance(source, LocalPath) for source in sources)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from s3pool.cli.workers import executor_for, processors, worker_count
+from s3pool.cli.workers import processors, worker_count
 from s3pool.record import replace
 from s3pool.transfer.attributes import guess_content_type
 from s3pool.transfer.engine import Engine
+from s3pool.transfer.executor import small_in_flight
 from s3pool.transfer.helper import Helper, start_helper
 from s3pool.transfer.small import has_steps
 
@@ -35,7 +36,7 @@ def helpers_for(
     count = _how_many(ctx, options)
     transport = ctx.session.transport
     # Of the connections to each endpoint, so many as it has requests under way.
-    share = executor_for(ctx, inline=False).small // (1 + count)
+    share = small_in_flight(ctx.config.workers, worker_count(ctx)) // (1 + count)
     if count:
         _warm_up(ctx, uploads)
     try:
@@ -68,6 +69,9 @@ def _how_many(ctx: Context, options: TransferOptions) -> int:
 
 def _warm_up(ctx: Context, uploads: bool) -> None:
     """Load once, for all processes, what each of them would load by itself."""
+    import s3pool.sync.journal
+    import s3pool.sync.state  # noqa: F401
+
     ctx.client.in_flight().close()
     if uploads:
         guess_content_type("")

@@ -1,21 +1,17 @@
-"""S3's checksums by their names: what computes them here, and how fast."""
+"""S3's checksums by their names, and what computes them here."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import zlib
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Protocol
-
-from s3pool import crc
-
-logger = logging.getLogger(__name__)
+from typing import Any, Protocol
 
 CHECKSUM_PREFIX = "x-amz-checksum-"
 CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")  # all that S3 has a header for
-EXTRA = "s3pool[checksums]"
+CRC_BYTES = {"crc32": 4, "crc32c": 4, "crc64nvme": 8}  # the length of a value
+MODELS = {"crc32": "CRC32", "crc32c": "CRC32C", "crc64nvme": "CRC64-NVME"}  # names in the catalogue of CRCs
 
 CrcFunction = Callable[[memoryview, int], int]
 
@@ -36,8 +32,8 @@ class CrcHasher:
     __slots__ = ("_function", "_size", "_value")
 
     def __init__(self, name: str) -> None:
-        self._function = _native(name) or _plain(name)
-        self._size = crc.KINDS[name].size
+        self._function: CrcFunction = zlib.crc32 if name == "crc32" else _model(name).calc
+        self._size = CRC_BYTES[name]
         self._value = 0
 
     def update(self, block: memoryview, /) -> None:
@@ -51,42 +47,21 @@ class CrcHasher:
 
 def new_hasher(name: str) -> Hasher:
     """Make a hasher for a checksum of S3's, or for md5."""
-    return CrcHasher(name) if name in crc.KINDS else hashlib.new(name, usedforsecurity=False)
-
-
-def is_fast(name: str) -> bool:
-    """Say whether a checksum is computed by machine code here."""
-    return name not in crc.KINDS or _native(name) is not None
-
-
-@cache
-def warn_if_slow(name: str) -> None:
-    """Warn, once in a process, of a checksum that only plain Python can compute here."""
-    if not is_fast(name):
-        logger.warning("%s is computed in plain Python here, which is slow: pip install '%s' helps", name, EXTRA)
+    return CrcHasher(name) if name in CRC_BYTES else hashlib.new(name, usedforsecurity=False)
 
 
 def combine(name: str, pieces: Iterable[tuple[bytes, int]]) -> bytes:
-    """Give the CRC of a whole from the digests and lengths of its pieces, in their order."""
-    kind = crc.KINDS[name]
+    """Return the CRC of a whole from the digests and lengths of its pieces, in their order."""
+    model = _model(name)
     value = 0  # the CRC of nothing
     for digest, length in pieces:
-        value = crc.combine(kind, value, int.from_bytes(digest, "big"), second_bytes=length)
-    return value.to_bytes(kind.size, "big")
+        value = model.combine(value, int.from_bytes(digest, "big"), length)
+    return int(value).to_bytes(CRC_BYTES[name], "big")
 
 
 @cache
-def _native(name: str) -> CrcFunction | None:
-    if name == "crc32":
-        return zlib.crc32
-    try:
-        from awscrt import checksums
-    except ImportError:
-        return None
-    function: CrcFunction | None = getattr(checksums, name, None)  # an old one lacks crc64nvme
-    return function
+def _model(name: str) -> Any:
+    # Loading takes 10 to 20 ms, which most commands need not pay.
+    import anycrc
 
-
-def _plain(name: str) -> CrcFunction:
-    kind = crc.KINDS[name]
-    return lambda block, value: crc.update(kind, block, value)
+    return anycrc.Model(MODELS[name])

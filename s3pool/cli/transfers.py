@@ -27,7 +27,6 @@ from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.workers import executor_for
 from s3pool.errors import StoppedError, UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
-from s3pool.hashing import warn_if_slow
 from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
@@ -131,7 +130,6 @@ part_size.__name__ = "size"
 
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
     """Give the options of a run."""
-    warn_if_slow(args.checksum)
     return TransferOptions(
         attributes=attributes_of(args),
         part_size=args.part_size,

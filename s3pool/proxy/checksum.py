@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
-from s3pool.hashing import CHECKSUMS, Hasher, new_hasher, warn_if_slow
+from s3pool.hashing import CHECKSUMS, Hasher, new_hasher
 from s3pool.proxy.denial import Denial
 
 
@@ -16,5 +16,4 @@ def checksum_for(header: str) -> Hasher:
     name = header.removeprefix(CHECKSUM_PREFIX)
     if name not in CHECKSUMS or not header.startswith(CHECKSUM_PREFIX):
         raise Denial(400, "InvalidRequest", f"the trailer {header} is not supported", closes=True)
-    warn_if_slow(name)
     return new_hasher(name)

@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Callable
 
-from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX, new_hasher
+from s3pool.hashing import CHECKSUM_PREFIX, CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.record import dataclass
 from s3pool.s3.results import PutResult
@@ -117,4 +116,4 @@ def type_header(checksum: str) -> str:
     A CRC of the whole content can be made of the parts' CRCs, and be checked by anybody: one of
     CRCs tells nothing to whom the size of the parts is unknown. The other digests have no way.
     """
-    return "FULL_OBJECT" if checksum in KINDS else ""
+    return "FULL_OBJECT" if checksum in CRC_BYTES else ""

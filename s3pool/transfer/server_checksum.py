@@ -8,14 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from s3pool.crc import KINDS
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, is_fast
+from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES
 
 TYPE = "x-amz-checksum-type"
 FULL_OBJECT = "FULL_OBJECT"
 COMPOSITE = "COMPOSITE"
-HEADERS = tuple((name, CHECKSUM_PREFIX + name) for name in CHECKSUMS)
-DIGEST_BYTES = {"sha256": 32, "sha1": 20} | {name: kind.size for name, kind in KINDS.items()}
+HEADERS = tuple((name, CHECKSUM_PREFIX + name) for name in (*CHECKSUMS, "sha512", "md5"))
+DIGEST_BYTES = CRC_BYTES | {"sha256": 32, "sha1": 20, "sha512": 64, "md5": 16}
 VALUE = re.compile(r"([A-Za-z0-9+/]+={0,2})(?:-([1-9][0-9]*))?")
 
 
@@ -35,11 +34,11 @@ class ServerChecksum(NamedTuple):
 def server_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
     """Read the checksum of a whole object out of an answer's headers, the best where there are several.
 
-    Gives None where there is none, and where it would have to be computed in plain Python: for
-    that an ETag serves as well. What does not look like a checksum is none.
+    None where there is none. What does not look like a checksum is none, and neither are the
+    XXH digests of newer servers, which nothing here computes.
     """
     for name, header in HEADERS:
-        if header in headers and is_fast(name):
+        if header in headers:
             found = _read(name, headers[header], headers.get(TYPE, ""))
             if found is not None:
                 return found

@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from s3pool.body import FileSlice
-from s3pool.crc import KINDS
 from s3pool.errors import IntegrityError
-from s3pool.hashing import combine, new_hasher
+from s3pool.hashing import CRC_BYTES, combine, new_hasher
 from s3pool.model import ByteRange
 from s3pool.record import dataclass, field
 from s3pool.s3.headers import hides_digest
@@ -185,7 +184,7 @@ def range_algorithm(size: int, etag: str, headers: Mapping[str, str], *, range_b
     """
     told = whole_checksum(headers)
     if told is not None:
-        return told.algorithm if told.algorithm in KINDS else ""
+        return told.algorithm if told.algorithm in CRC_BYTES else ""
     by_parts = etag_tells_content(etag, headers) and first_part_size(size, etag, headers) == range_bytes
     return "md5" if by_parts else ""
 
@@ -241,7 +240,7 @@ def _part_digests(fd: int, size: int, part_size: int, algorithm: str, digests: D
 
 
 def _whole_digest(fd: int, size: int, algorithm: str, digests: Digests) -> bytes:
-    if algorithm in KINDS and algorithm == digests.algorithm:
+    if algorithm in CRC_BYTES and algorithm == digests.algorithm:
         ranges = iter_ranges(size, digests.range_bytes)
         return combine(algorithm, ((digests.of(fd, place, algorithm), place.length) for place in ranges))
     return _digest_of(fd, ByteRange(0, size - 1), algorithm)

@@ -19,7 +19,6 @@ FLOORS = {
     "model": 2,
     "location": 2,
     "body": 2,
-    "crc": 2,
     "hashing": 2,
     "shard": 2,
     "config": 3,
@@ -49,7 +48,7 @@ MAY_USE = {
 }
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {
-    "awscrt": ("hashing.py",),
+    "anycrc": ("hashing.py",),
     "urllib3": ("pool/connection.py",),
     "requests": (),
     "requests_aws4auth": ("s3/signing_key.py", "s3/sigv4.py"),
@@ -68,7 +67,7 @@ HOMES = {
     "subprocess": ("cli/commands/*.py",),
 }
 # These are imported where they are used, never when their module is loaded.
-LATE = ("awscrt", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
+LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
 LATE_ROOMS = ("cli.rich_bars",)  # modules of ours that are imported late too, and so may import them at once
 MODULE_LINES = 450
 

@@ -53,7 +53,6 @@ TRANSFER = {
     "s3pool.pool.inflight",
     "s3pool.transfer",
     "s3pool.sync",
-    "s3pool.crc",
     "s3pool.filters",
     "s3pool.hashing",
     "s3pool.shard",
@@ -81,13 +80,25 @@ BUDGETS: list[tuple[tuple[str, ...], set[str], tuple[str, ...]]] = [
 ]
 # Slow to load, and of no use to these commands.
 FOREIGN = (
-    *("asyncio", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
+    *("asyncio", "anycrc", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
     *("prometheus_client", "requests", "requests_aws4auth", "rich", "shtab", "subprocess", "uuid", "yaml"),
     *("dataclasses", "glob", "inspect", "statistics", "xml.etree"),
 )
 PROXY = ("proxy", "--listen", "127.0.0.1:0", "--admin-listen", "off")
 PROXY_FOREIGN = (
-    *("asyncio", "awscrt", "botocore", "dotenv", "requests", "requests_aws4auth", "rich", "shtab", "sqlite3", "yaml"),
+    *(
+        "asyncio",
+        "anycrc",
+        "awscrt",
+        "botocore",
+        "dotenv",
+        "requests",
+        "requests_aws4auth",
+        "rich",
+        "shtab",
+        "sqlite3",
+        "yaml",
+    ),
     *("s3pool.cli.bars", "s3pool.cli.transfers", "s3pool.speedtest", "s3pool.sync", "s3pool.transfer"),
 )
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from s3pool import hashing
 from s3pool.hashing import CHECKSUMS, new_hasher
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import MIB, FakeS3
@@ -25,17 +22,6 @@ def _bucket(fake: FakeS3) -> None:
     """Have an empty bucket ``b``."""
     fake.store.add("b", "x")
     fake.store.bucket("b").remove("x", "null")
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have no library for the rarer CRCs."""
-    monkeypatch.setitem(sys.modules, "awscrt", None)
-    hashing._native.cache_clear()
-    hashing.warn_if_slow.cache_clear()
-    yield
-    hashing._native.cache_clear()
-    hashing.warn_if_slow.cache_clear()
 
 
 def value_of(name: str, content: bytes) -> str:
@@ -91,20 +77,3 @@ def test_md5_is_sent_where_it_was_not(call: Call, fake: FakeS3, tmp_path: Path, 
 
     sent = [request.headers.get("content-md5") for request in fake.requests if request.op == "PutObject"]
     assert (0, [value_of("md5", b"x")]) == (result.code, sent)
-
-
-@pytest.mark.parametrize("way", ["cp", "pipe", "sync"])
-@pytest.mark.parametrize("name", ["crc32c", "crc64nvme"])
-@pytest.mark.usefixtures("plain")
-def test_flag_works_without_the_library(call: Call, fake: FakeS3, tmp_path: Path, name: str, way: str) -> None:
-    """Slower, and one line says what to install."""
-    (tmp_path / "d").mkdir()
-    for number in range(3):
-        (tmp_path / "d" / f"k{number or ''}").write_bytes(b"123456789")
-    words = {"cp": ("cp", "-r", "d", "s3/b/", "--checksum", name), "pipe": ("pipe", "s3/b/k", "--checksum", name)}
-
-    result = call(*words.get(way, ("sync", "d", "s3/b/", "--upload-checksum", name)), stdin=b"123456789")
-
-    warnings = [line for line in result.err.splitlines() if "pip install 's3pool[checksums]'" in line]
-    assert (0, 1) == (result.code, len(warnings))
-    assert value_of(name, b"123456789") == stored(fake, name)

@@ -9,7 +9,6 @@ from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_checksum_flag, part_size
 from s3pool.errors import NotFoundError, S3Error, UsageError
-from s3pool.hashing import warn_if_slow
 from s3pool.transfer.checksums import sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
@@ -43,7 +42,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     target = ctx.s3_object(args.target)
     if target.is_prefix:
         raise UsageError(f"{target.text} names a directory: a stream has no name of its own; write {target.text}NAME")
-    warn_if_slow(args.checksum)
     started = time.monotonic()
     done = _store(target, args, ctx)
     if done.skipped:

@@ -6,8 +6,7 @@ import base64
 import hashlib
 import itertools
 
-from s3pool.crc import KINDS
-from s3pool.hashing import CHECKSUM_PREFIX
+from s3pool.hashing import CHECKSUM_PREFIX, CRC_BYTES
 from tests.support.fake_s3.bucket_ops import read_xml
 from tests.support.fake_s3.call import Call, Operation
 from tests.support.fake_s3.listings import element, iso_time, read_number
@@ -53,7 +52,7 @@ def create(call: Call) -> Reply:
 
 def _checksum_type(algorithm: str, wanted: str) -> str:
     """Give the type of an upload's checksum; each has one that S3 takes without being asked."""
-    is_crc = algorithm in KINDS
+    is_crc = algorithm in CRC_BYTES
     if (wanted == "FULL_OBJECT" and not is_crc) or (wanted == "COMPOSITE" and algorithm == "crc64nvme"):
         raise S3Fault(400, "InvalidRequest", f"The {wanted} checksum type cannot be used with {algorithm}.")
     return (wanted or ("FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE")) if algorithm else ""

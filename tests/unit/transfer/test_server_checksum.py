@@ -4,7 +4,6 @@ import base64
 
 import pytest
 
-from s3pool.transfer import server_checksum as room
 from s3pool.transfer.server_checksum import ServerChecksum, server_checksum, whole_checksum
 
 CRC32 = bytes.fromhex("cbf43926")
@@ -52,12 +51,3 @@ def test_checksum_of_parts_is_none_of_the_content(kind: str) -> None:
 def test_what_is_no_checksum_is_left_out(headers: dict[str, str]) -> None:
     """An answer with nonsense is checked by the ETag, as one without is."""
     assert server_checksum(headers) is None
-
-
-def test_slow_checksum_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next best is used, or the ETag; no download waits for plain Python."""
-    monkeypatch.setattr(room, "is_fast", lambda name: name != "crc64nvme")
-    slow = told("crc64nvme", "rosUhgp5mIg=")
-
-    assert server_checksum(slow) is None
-    assert ServerChecksum("crc32", CRC32) == server_checksum(slow | told("crc32", "y/Q5Jg=="))

@@ -11,7 +11,6 @@ import pytest
 
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
-from s3pool.transfer import server_checksum
 from s3pool.transfer.attributes import PART_SIZE
 from s3pool.transfer.download import download, download_to
 from s3pool.transfer.engine import Engine
@@ -112,22 +111,6 @@ def test_checksum_of_parts_is_made_of_the_parts(
         fetch(tmp_path, make_engine(part_size=PART), relative="g")
 
     assert (["f"], content) == (os.listdir(tmp_path), (tmp_path / "f").read_bytes())
-
-
-def test_checksum_that_would_be_slow_leaves_the_etag(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A library that is missing is no error, and no reason to trust the wire."""
-    monkeypatch.setattr(server_checksum, "is_fast", lambda name: False)
-    put(fake, b"123456789")
-    tell(fake, **{"x-amz-checksum-crc64nvme": value_of("crc64nvme", b"other")})
-
-    fetch(tmp_path, make_engine())
-    fake.fault(FlipByte(at=5), op="GetObject")
-    with pytest.raises(IntegrityError, match="MD5"):
-        fetch(tmp_path, make_engine(), relative="g")
-
-    assert b"123456789" == (tmp_path / "f").read_bytes()
 
 
 def test_checksum_is_asked_for_where_it_covers_the_whole(

@@ -8,14 +8,12 @@ on from whatever was reached here.
 from __future__ import annotations
 
 import socket
-import time
 from typing import NamedTuple
 
 from s3pool.body import BytesBody
 from s3pool.errors import TransportError
 from s3pool.model import Request
 from s3pool.pool.balancer import Node
-from s3pool.pool.connection import AllBusy
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.heads import FIRST_FINAL_STATUS, Head, parse_head
 from s3pool.pool.wire import TCP_QUICKACK, EarlyAnswer, Wire
@@ -43,24 +41,12 @@ def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
     It must be one that can be sent again. The connections must be plain ones, without TLS and
     without a limit of their bandwidth.
     """
-    wire = open_wire(node)
+    wire = node.connections.take_open()
     exchange = send_over(wire, node, request, head) if wire is not None else None
     if exchange is not None:
         node.enter()
         node.counters.add_request(is_retry=False)
     return exchange
-
-
-def open_wire(node: Node) -> Wire | None:
-    """Take a connection that is open, at once; None when there is none."""
-    connections = node.connections
-    wire = connections.take_open(time.monotonic())
-    if wire is None:
-        try:
-            wire = connections.checkout(may_be_dead=True, wait=False, connect=False)
-        except AllBusy:
-            return None
-    return wire
 
 
 def send_over(wire: Wire, node: Node, request: Request, head: bytes) -> Exchange | None:
@@ -150,6 +136,5 @@ def _head(wire: Wire, method: str) -> Head | None:
     if head.status < FIRST_FINAL_STATUS:
         raise NeedsPatience
     wire._start = end + len(END_OF_HEAD)
-    wire._is_read_past = False
     wire.exchanges += 1
     return head

@@ -37,7 +37,6 @@ DEFAULT_MAX_CONNECTIONS = 100
 MOST_LANES = 4  # connections to a node that are kept busy where each of them is slow
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
 LOOK_S = 0.5  # how often it is looked for those that were idle for too long
-UNCHECKED_IDLE_S = 0.5  # servers close connections that were idle for seconds, not for moments
 SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,  # TCP_NODELAY
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -122,32 +121,22 @@ class ConnectionPool:
         *,
         max_idle_s: float | None = None,
         connect_timeout_s: float | None = None,
-        may_be_dead: bool = False,
         fresh: bool = False,
         wait: bool = True,
-        connect: bool = True,
     ) -> Wire:
-        """Give an idle connection that is still alive, or a new one; always this when ``fresh``.
+        """Return an idle connection that is still alive, or a new one; always this when ``fresh``.
 
-        ``max_idle_s`` demands a younger one than the pool's own limit. Who can send again
-        takes one that ``may_be_dead`` when it was in use a moment ago, and is spared a look at
-        it. Waits for a free slot when the endpoint is at its bound, unless told not to.
+        ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
+        when the endpoint is at its bound, unless told not to.
 
         Raises:
             ConnectError, TLSError: no connection came about.
-            AllBusy: there is no free slot, and ``wait`` is False; or no idle connection to take,
-            and ``connect`` is False.
+            AllBusy: there is no free slot, and ``wait`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait)
         try:
-            kept = (
-                None
-                if fresh or self._has_free_lane()
-                else self._idle_wire(max_idle_s, UNCHECKED_IDLE_S if may_be_dead else -1.0)
-            )
-            if kept is None and not connect:
-                raise AllBusy
+            kept = None if fresh or self._has_free_lane() else self._idle_wire(max_idle_s)
             wire = kept or self._connect(timeout_s)
             self.counts.add(is_new=kept is None)
             return wire
@@ -155,22 +144,14 @@ class ConnectionPool:
             self._slots.put(None)
             raise
 
-    def take_open(self, now: float) -> Wire | None:
-        """Give a connection that was in use a moment before ``now``, at once; None when there is none.
-
-        It may be dead all the same: this is for who can send again.
-        """
+    def take_open(self) -> Wire | None:
+        """Return an idle connection that is still alive, at once; None when there is none to take."""
         try:
             self._slots.get_nowait()
         except queue.Empty:
             return None
-        try:
-            wire = self._idle.pop() if self._lanes == 1 else self._idle.popleft()
-        except IndexError:
-            self._slots.put(None)
-            return None
-        if now - wire.idle_since > UNCHECKED_IDLE_S or (self._lanes > 1 and self._has_free_lane()):
-            self._idle.append(wire)
+        wire = None if self._has_free_lane() else self._idle_wire(None)
+        if wire is None:
             self._slots.put(None)
             return None
         self.counts.add(is_new=False)
@@ -190,13 +171,15 @@ class ConnectionPool:
 
     def checkin(self, wire: Wire, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""
-        if reusable and not self._is_closed and not wire.has_surplus():
+        if reusable and not self._is_closed and not wire.has_rest:
             wire.idle_since = now = self._now()
             self._idle.append(wire)
             if now >= self._next_look:
                 self._next_look = now + LOOK_S
                 self._drop_old(now)
         else:
+            if reusable and wire.has_rest:
+                self.counts.add_unasked()
             wire.close()
         self._slots.put(None)
 
@@ -245,7 +228,8 @@ class ConnectionPool:
         if self._factory is not None:
             self._factory.close()
 
-    def _idle_wire(self, max_idle_s: float | None, unchecked_s: float) -> Wire | None:
+    def _idle_wire(self, max_idle_s: float | None) -> Wire | None:
+        """Return an idle connection on which nothing arrived: what did would be taken for the next answer."""
         limit_s = self.settings.max_idle_s if max_idle_s is None else min(max_idle_s, self.settings.max_idle_s)
         while self._idle:
             try:
@@ -253,13 +237,16 @@ class ConnectionPool:
             except IndexError:  # another thread was faster
                 return None
             idle_s = self._now() - wire.idle_since
-            if idle_s <= unchecked_s or (idle_s <= limit_s and not wire.is_readable()):
+            if idle_s <= limit_s and not wire.is_readable():
                 return wire
             if limit_s < idle_s <= self.settings.max_idle_s:
                 self._idle.append(wire)  # too old for this caller, not for others; those below are older still
                 return None
+            if wire.has_bytes():
+                self.counts.add_unasked()
+            else:
+                self.counts.add_stale()
             wire.close()
-            self.counts.add_stale()
         return None
 
     def _connect(self, timeout_s: float) -> Wire:

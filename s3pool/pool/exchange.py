@@ -173,7 +173,6 @@ def begin_exchange(
         wire = node.connections.checkout(
             max_idle_s=None if replayable else FRESH_IDLE_S,
             connect_timeout_s=connect_timeout_s,
-            may_be_dead=replayable,
             fresh=fresh,
             wait=wait,
         )

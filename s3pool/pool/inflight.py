@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3pool.errors import S3PoolError
 from s3pool.model import Request, Response
-from s3pool.pool.arrival import Arrival, NeedsPatience, open_wire, send_over, take_arrival
+from s3pool.pool.arrival import Arrival, NeedsPatience, send_over, take_arrival
 from s3pool.pool.balancer import Node
 from s3pool.pool.call import Call
 from s3pool.pool.exchange import Exchange
@@ -103,7 +103,7 @@ class InFlight:
 
     def _send(self, node: Node, going: Going, begun: list[Node]) -> bool:
         """Send a request, or let it land as an error; False when no connection to the node is open."""
-        wire = open_wire(node)
+        wire = node.connections.take_open()
         if wire is None:
             return False
         request = going.request

@@ -40,6 +40,7 @@ class ConnectionCounts:
         self._opened = 0
         self._reused = 0
         self._stale = 0
+        self._unasked = 0
 
     def add(self, *, is_new: bool) -> None:
         """Count a connection that was handed out."""
@@ -52,10 +53,20 @@ class ConnectionCounts:
         with self._lock:
             self._stale += 1
 
+    def add_unasked(self) -> None:
+        """Count a connection that was closed because bytes came that no request had asked for."""
+        with self._lock:
+            self._unasked += 1
+
     def snapshot(self) -> dict[str, int]:
         """Give the counts by kind."""
         with self._lock:
-            return {"new": self._opened, "reused": self._reused, "stale": self._stale}
+            return {
+                "new": self._opened,
+                "reused": self._reused,
+                "stale": self._stale,
+                "unasked": self._unasked,
+            }
 
 
 class NodeCounters:

@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError, describe_os_error
@@ -41,7 +42,7 @@ class Wire:
     __slots__ = (
         "_buffer",
         "_end",
-        "_is_read_past",
+        "_poll",
         "_receive_timeout_s",
         "_send_timeout_s",
         "_sock",
@@ -63,11 +64,11 @@ class Wire:
         self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
     ) -> None:
         self._sock = sock
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None  # made when it is needed first
         self._throttle = throttle
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._is_read_past = False  # bytes of the answer went to the caller without touching the buffer
         self._trouble: OSError | None = None  # what followed the bytes that were gathered last
         self._timeout_s = 0.0
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
@@ -89,15 +90,32 @@ class Wire:
         return self._sock.fileno()
 
     def is_readable(self) -> bool:
-        """Say whether bytes, or the end, have arrived: on an idle connection it is then dead."""
-        return self._end > self._start or bool(wait_readable([self], 0.0))
+        """Return whether bytes, or the end, have arrived: on an idle connection it is then dead."""
+        if self._poll is None:
+            poller = select.poll()
+            poller.register(self._sock, select.POLLIN)
+            self._poll = poller.poll
+        return self._end > self._start or bool(self._poll(0)) or (self.is_tls and self._pending() > 0)
 
-    def has_surplus(self) -> bool:
-        """Say whether more arrived than the answer: the next request must not take it for its own."""
-        if self._end > self._start or not self._is_read_past:
-            return self._end > self._start
-        pending = getattr(self._sock, "pending", None)  # under TLS a readable socket may only hold a session ticket
-        return bool(pending() if pending is not None else wait_readable([self], 0.0))
+    @property
+    def has_rest(self) -> bool:
+        """Return whether more was read than the answer."""
+        return self._end > self._start
+
+    def has_bytes(self) -> bool:
+        """Return whether bytes arrived that no request asked for; the end of the connection is none."""
+        if self._end > self._start:
+            return True
+        if self.is_tls:  # where a readable socket may only hold a session ticket
+            return self._pending() > 0
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def _pending(self) -> int:
+        count: int = self._sock.pending()  # type: ignore[attr-defined]
+        return count
 
     def set_timeout(self, seconds: float) -> None:
         """Let every later send and receive wait this long at most without progress."""
@@ -105,7 +123,6 @@ class Wire:
 
     def prepare_receive(self) -> None:
         """Let the socket itself know how long to wait; for who reads past the wire."""
-        self._is_read_past = True
         if self._receive_timeout_s != self._timeout_s:
             self._set_receive_timeout(self._timeout_s)
 
@@ -283,7 +300,6 @@ class Wire:
             self._start = end + 4
             head = parse_head(text, method, self.endpoint)
             if head.status >= FIRST_FINAL_STATUS:
-                self._is_read_past = False
                 self.exchanges += 1
                 return head
             if head.status == SWITCHING_PROTOCOLS:
@@ -342,7 +358,6 @@ class Wire:
         """
         ready = self._end - self._start
         if not ready:
-            self._is_read_past = True
             if more_must_come and self.is_tls and self._throttle is None:
                 return self._gather_into(view)
             return self._recv_into(view)

@@ -157,7 +157,7 @@ def test_connections_are_counted_by_how_they_came(server: ScriptedServer) -> Non
         clock.now += seconds
         pool.checkin(pool.checkout(), reusable=True)
 
-    assert {"new": 2, "reused": 1, "stale": 1} == pool.counts.snapshot()
+    assert {"new": 2, "reused": 1, "stale": 1, "unasked": 0} == pool.counts.snapshot()
     pool.close()
 
 

@@ -17,7 +17,7 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.pool import inflight
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import UNCHECKED_IDLE_S, ConnectionPool, ConnectionSettings
+from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.inflight import InFlight, Landed
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.throttle import Throttle
@@ -576,15 +576,24 @@ def test_connection_that_is_to_be_closed_is_not_kept(servers: Servers, crowd: Ma
     assert (b"ok", 0) == (taken.body, len(here.nodes[0].connections._idle))
 
 
-def test_connection_that_rested_is_for_who_takes_a_look_first(servers: Servers, crowd: Make) -> None:
-    """Servers close what was idle for seconds."""
-    here = crowd(servers())
-    here.open()
-    connections = here.nodes[0].connections
+def test_bytes_that_nobody_asked_for_are_nobodys_answer(servers: Servers, crowd: Make) -> None:
+    """They came while the connection was idle, a moment after it was in use."""
+    socks: list[socket.socket] = []
 
-    later = connections.take_open(time.monotonic() + UNCHECKED_IDLE_S + 1.0)
+    def answer(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        socks.append(sock)
+        sock.sendall(OK)
 
-    assert (None, 1) == (later, len(connections._idle))
+    here = crowd(servers(answer))
+    here.open(2)
+    here.send()
+    here.next()
+    socks[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    taken = here.send()
+    here.next()
+
+    assert (b"ok", 1) == (taken.body, here.nodes[0].connections.counts.snapshot()["unasked"])
 
 
 def test_giving_up_gives_all_connections_back(servers: Servers, crowd: Make) -> None:

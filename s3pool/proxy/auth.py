@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
@@ -38,6 +38,7 @@ MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
 HEX_HASH = re.compile(r"[0-9a-f]{64}")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
 # time.strptime takes fifty times as long, and this is read twice in every request.
 TIMESTAMP = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
@@ -61,6 +62,18 @@ V4_PARAMETERS = frozenset(
 )
 V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
 DUMMY_SECRET = "no such key"
+# Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
+DECIDING_PREFIXES = (
+    "x-amz-",
+    "x-goog-",
+    "x-dho-",
+    "x-rgw-",
+    "x-ceph-",
+    "x-object-",
+    "x-container-",
+    "x-account-",
+    "x-minio-",
+)
 
 HEADER_V4, QUERY_V4, HEADER_V2, QUERY_V2, ANONYMOUS = "header-v4", "query-v4", "header-v2", "query-v2", "anonymous"
 
@@ -263,7 +276,8 @@ def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -
     signed = tuple(signed_headers.split(";"))
     if len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
         raise _malformed_header("the credential's scope must be date/region/s3/aws4_request")
-    if HEX_SIGNATURE.fullmatch(claimed) is None or signed != tuple(sorted(set(signed))):
+    is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
+    if HEX_SIGNATURE.fullmatch(claimed) is None or not is_list:
         raise _malformed_header("the signature or the list of signed headers is malformed")
     if read_timestamp(timestamp) is None or parts[1] != timestamp[:8]:
         raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
@@ -311,12 +325,21 @@ def _check_coverage(claim: Claim, head: RequestHead) -> None:
     present = head.index.keys()
     if "host" not in claim.signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")
-    unsigned = sorted({name for name in present if name.startswith("x-amz-")}.difference(claim.signed))
-    if unsigned:
-        raise forbidden("AccessDenied", f"the header {unsigned[0]} is not signed", reason="coverage")
+    refuse_unsigned(head, claim.signed)
     missing = sorted(set(claim.signed) - present)
     if missing:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")
+
+
+def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
+    """Refuse a request with a field that decides something and is not signed.
+
+    Raises:
+        Denial: there is one.
+    """
+    unsigned = sorted({name for name in head.index if name.startswith(DECIDING_PREFIXES)}.difference(signed))
+    if unsigned:
+        raise forbidden("AccessDenied", f"the header {unsigned[0]} is not signed", reason="coverage")
 
 
 def payload_of(form: str, head: RequestHead, target: Target) -> str:

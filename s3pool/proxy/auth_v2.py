@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.proxy.auth import DUMMY_SECRET, HEADER_V2, MAX_SKEW_S, STREAMS, Caller, check_token
+from s3pool.proxy.auth import DUMMY_SECRET, HEADER_V2, MAX_SKEW_S, STREAMS, Caller, check_token, refuse_unsigned
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import RequestHead
@@ -76,6 +76,7 @@ def verify_v2(
         Denial: the signature does not hold, or its time is over.
     """
     _check_coverage(target)
+    refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
     if form == HEADER_V2:
         access_key, claimed, date = _read_header(head, now)
     else:

@@ -20,6 +20,7 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.proxy.auth import Seed
 from s3pool.proxy.checksum import checksum_for
 from s3pool.proxy.denial import Denial, malformed
+from s3pool.proxy.head import FIELD_LINE
 from s3pool.s3.sigv4 import signature
 
 MAX_LINE_BYTES = 4096
@@ -119,6 +120,8 @@ class ChunkedReader:
             left -= len(line)
             if left < 0:
                 raise malformed("the trailer is too long")
+            if FIELD_LINE.fullmatch(line) is None:
+                raise malformed("a trailer line is malformed; a name has letters, digits and hyphens only")
 
 
 class _Buffered:

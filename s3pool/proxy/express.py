@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint
-from s3pool.proxy.auth import DUMMY_SECRET, HEADER_V4, MAX_SKEW_S, read_claim, read_timestamp
+from s3pool.proxy.auth import DECIDING_PREFIXES, DUMMY_SECRET, HEADER_V4, MAX_SKEW_S, read_claim, read_timestamp
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
@@ -71,7 +71,7 @@ class _Shape:
     def places_of(self, signed: Names) -> Places | None:
         """Give where the signed fields are; None when one is missing, or x-amz-* or Host is not signed."""
         if signed not in self.fits:
-            must = {name for name in self.places if name.startswith("x-amz-")} | {"host"}
+            must = {name for name in self.places if name.startswith(DECIDING_PREFIXES)} | {"host"}
             is_fit = must.issubset(signed) and self.places.keys() >= set(signed)
             if len(self.fits) >= MAX_REMEMBERED:
                 self.fits = {}

@@ -22,6 +22,8 @@ DISPOSITION = re.compile(r"content-disposition:[ \t]*form-data(;.*)", re.IGNOREC
 PARAMETER = re.compile(r';[ \t]*(name|filename)="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 PART_TYPE = re.compile(r"content-type:[ \t]*([^\r\n]*)", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A field's name may become a header's; the others are S3's own and never do.
+FIELD_NAME = re.compile(r"[0-9a-z-]+|success_action_(?:redirect|status)|x-ignore-.*")
 
 Read = Callable[[memoryview], int]
 
@@ -162,8 +164,8 @@ class FormReader:
                 name, file_name = words.get("name", "").lower(), _unquoted(words.get("filename", ""))
             elif match := PART_TYPE.fullmatch(line):
                 kind = match[1].strip()
-        if not name:
-            raise bad_form("a part has no name")
+        if FIELD_NAME.fullmatch(name) is None:
+            raise bad_form("a part's name has other characters than letters, digits and hyphens")
         return name, file_name, kind
 
 

@@ -21,9 +21,11 @@ MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES
 MAX_FIELDS = 200
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 
-NAME_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+# Fewer than HTTP allows: nodes take x_amz_acl for x-amz-acl, as CGI once did, and no client needs another name.
+NAME_CHARACTERS = r"[0-9A-Za-z-]"
 VALUE_CHARACTERS = r"[^\x00-\x08\x0a-\x1f\x7f]"
-REQUEST_LINE = re.compile(rf"({NAME_CHARACTERS}{{1,32}}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])".encode())
+REQUEST_LINE = re.compile(rf"({TOKEN_CHARACTERS}{{1,32}}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])".encode())
 FIELD_LINE = re.compile(rf"({NAME_CHARACTERS}+):({VALUE_CHARACTERS}*)".encode())
 BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
@@ -146,7 +148,7 @@ def _parse_fields(block: bytes) -> tuple[tuple[str, str], ...]:
 def _parse_field(line: bytes) -> tuple[str, str]:
     field = FIELD_LINE.fullmatch(line)
     if field is None:
-        raise malformed("a header line is malformed")
+        raise malformed("a header line is malformed; a name has letters, digits and hyphens only")
     return field[1].decode(), field[2].strip(BLANKS).decode("utf-8", "surrogateescape")
 
 

@@ -67,7 +67,7 @@ def test_unknown_and_known_headers_reach_the_node(fake: FakeS3, proxy: RunningPr
     sent = {
         "x-amz-meta-a": "one  two",
         "x-amz-new-thing": "yes",
-        "X-RGW-Quota": "7",
+        "X-New-Thing": "7",
         "Content-Disposition": 'attachment; filename="ä.txt"',
         "Cache-Control": "no-cache",
         "Content-Language": "de",

@@ -6,6 +6,23 @@ secret. Which class means which exit code stands in ``cli/exit_codes.py``.
 
 from __future__ import annotations
 
+# S3's words for keys, tokens and signatures that no request of the run will be accepted with.
+CREDENTIAL_CODES = frozenset(
+    (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "InvalidTokenId",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    )
+)
+
 
 class S3PoolError(Exception):
     """The root: everything that s3pool raises on purpose."""
@@ -168,6 +185,11 @@ ADVICE = {
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
     "NoSuchKey": "s3pool ls shows the keys there are",
     "RequestTimeTooSkewed": "check this machine's clock",
+    "ExpiredToken": "get a new session token (AWS_SESSION_TOKEN)",
+    "InvalidToken": "check AWS_SESSION_TOKEN: it belongs to other keys, or to another service",
+    "TokenRefreshRequired": "get a new session token (AWS_SESSION_TOKEN)",
+    "InvalidObjectState": "the object is archived: restore it first, or leave such objects out with --ignore-archived",
+    "QuotaExceeded": "make room, or ask for a larger quota",
     "InvalidBucketName": "a bucket's name has 3 to 63 lower-case letters, digits, dots and dashes",
     "NoSuchBucket": "s3pool ls shows the buckets there are",
     "BucketNotEmpty": "use rb --force to empty it first",

@@ -31,7 +31,8 @@ from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.progress import NullProgress, Progress
-from s3pool.transfer.runner import is_fatal
+from s3pool.transfer.runner import run as run_tasks
+from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.transfer.tasks import SKIPPED, DeleteTask, Outcome, Problem, Summary
@@ -182,7 +183,6 @@ class Teller:
         self._args = ctx.args if "storage_class" in ctx.args else None
         self._progress = progress
         self._lines = lines
-        self._told: set[tuple[str, ...]] = set()  # kinds of failures that end the run
 
     def __call__(self, outcome: Outcome) -> None:
         """Tell of one outcome."""
@@ -195,22 +195,12 @@ class Teller:
 
     def _tell_error(self, outcome: Outcome, error: Exception) -> None:
         task = outcome.task
-        if isinstance(error, StoppedError) or (is_fatal(error) and self._was_told(error, getattr(task, "bucket", ""))):
+        if isinstance(error, StoppedError):
             return
         if self._args is not None:
             add_hint(error, self._args)
         with out_of_the_way(self._progress):
             self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
-
-    def _was_told(self, error: Exception, bucket: str) -> bool:
-        """Say whether this was told for the bucket already: what is under way when a run ends fails alike.
-
-        Who reads JSON gets an object for each.
-        """
-        kind = (type(error).__name__, getattr(error, "code", ""), bucket)
-        was_told = kind in self._told
-        self._told.add(kind)
-        return was_told and not self._out.json_errors
 
     def _tell_done(self, outcome: Outcome) -> None:
         task = outcome.task
@@ -323,6 +313,31 @@ def remember(engine: Engine, ctx: Context) -> None:
     unfinished = Unfinished(os.path.join(directory, "unfinished.sqlite"), shared=True)
     engine.memory = unfinished
     engine.parts.sweep = make_sweep(unfinished.knows_part, largest=largest)
+
+
+def remove(
+    tasks: Iterable[DeleteTask | Problem], ctx: Context, *, summary: Summary, tells_deletes: bool = True
+) -> None:
+    """Delete what a stream names, in batches, and tell what became of each key.
+
+    Without ``tells_deletes`` failures alone are told, and no thread is started.
+    """
+    with (
+        shown_progress(ctx) as (progress, lines),
+        engine_for(ctx, TransferOptions(), progress, inline=not tells_deletes) as engine,
+    ):
+        teller = Teller(ctx, progress, lines=lines)
+
+        def tell(outcome: Outcome) -> None:
+            if tells_deletes or outcome.error is not None:
+                teller(outcome)
+
+        with leaving_in_time(engine, summary, ctx, verb="deleted"):
+            watched = watch_health(tasks, ctx) if tells_deletes else tasks
+            if ctx.dry_run:
+                run_tasks(watched, engine, on_outcome=tell, rehearse=True, summary=summary)
+            else:
+                run_deletes(watched, engine, on_outcome=tell, summary=summary)
 
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from s3pool.errors import (
+    CREDENTIAL_CODES,
     AccessDeniedError,
     NotFoundError,
     PreconditionError,
@@ -15,6 +16,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Response
+from s3pool.s3.results import DeleteFailure
 from s3pool.s3.xml import parse_error
 
 MILLISECONDS = 1000
@@ -48,6 +50,16 @@ CODES = {
 }
 # What a code inside an answer with status 200 would have been as a status.
 STATUS_OF_LATE_ERRORS = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503}
+# Codes that speak of the keys or of what they may do, whatever the status.
+DENIED_CODES = CREDENTIAL_CODES | {
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "InvalidSecurity",
+    "NotSignedUp",
+}
+# What 403 says as well, and no other keys would change.
+NOT_DENIED_CODES = frozenset(("InvalidObjectState", "InsufficientStorage", "ObjectLocked", "TooManyBuckets"))
 THROTTLING_CODES = frozenset(
     (
         "BandwidthLimitExceeded",
@@ -100,6 +112,18 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
     )
 
 
+def error_of_failure(failure: DeleteFailure, bucket: str) -> S3Error:
+    """Return the exception of one key that a batch did not delete, as of a request of its own."""
+    status = STATUS_OF_LATE_ERRORS.get(failure.code, 403 if failure.code in DENIED_CODES else 200)
+    return _class_for(status, code=failure.code, detail=failure.detail, is_head=False)(
+        status,
+        _one_line(failure.code) or "Error",
+        detail=_one_line(failure.detail),
+        resource=f"s3/{bucket}/{failure.key}",
+        op="DeleteObjects",
+    )
+
+
 def parse_http_date(text: str) -> float | None:
     """Give seconds since 1970 for ``Sun, 06 Nov 1994 08:49:37 GMT``; None for anything else.
 
@@ -132,11 +156,15 @@ def _class_for(status: int, *, code: str, detail: str, is_head: bool) -> type[S3
         return ThrottledError
     if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
         return NotFoundError
-    if status in (401, 403):
+    if code in DENIED_CODES or (status in (401, 403) and not _is_no_denial(code)):
         return AccessDeniedError
     if status in (304, 412) or code in ("ConditionalRequestConflict", "PreconditionFailed"):
         return PreconditionError
     return S3Error
+
+
+def _is_no_denial(code: str) -> bool:
+    return code in NOT_DENIED_CODES or code.endswith("QuotaExceeded")
 
 
 def _is_throttling(status: int, *, code: str, detail: str, is_head: bool) -> bool:

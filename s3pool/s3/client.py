@@ -172,7 +172,7 @@ class S3Client(BucketOperations, MultipartOperations):
             content=build_delete(keys),
             slowness=SLOW_SLOWNESS,
         )
-        return self._ask(request, lambda response: parse_delete_result(body_of(response)))
+        return self._ask(request, lambda response: parse_delete_result(body_of(response))).failures_of(keys)
 
     def _delete_singly(self, bucket: str, keys: Iterable[tuple[str, str]]) -> Iterator[DeleteFailure]:
         for key, version_id in keys:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from s3pool.model import UploadInfo
 from s3pool.record import dataclass
+
+NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
+GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
+NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of it")
 
 
 class PutResult(NamedTuple):
@@ -28,6 +33,47 @@ class DeleteFailure:
     version_id: str
     code: str
     detail: str
+
+
+class DeleteReply(NamedTuple):
+    """What a server told of a batch: the errors, and the keys that it named as deleted."""
+
+    failures: tuple[DeleteFailure, ...]
+    deleted: frozenset[str]
+
+    def failures_of(self, asked: Iterable[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+        """Return one failure for each pair of key and version id that was not deleted.
+
+        An error is matched by its key first, because servers spell the version as "null", as
+        nothing, or as the one that they met: with several versions of a key asked for, an error
+        that names none of them counts for all. An error of an unknown key counts for the whole
+        batch. A reply that names what was deleted, though it was asked not to, names all of that.
+        """
+        versions: dict[str, list[str]] = {}
+        for key, version_id in asked:
+            versions.setdefault(key, []).append(version_id)
+        found: dict[tuple[str, str], DeleteFailure] = {}
+        for failure in self.failures:
+            for pair in _pairs_meant(failure, versions):
+                found.setdefault(pair, DeleteFailure(*pair, failure.code, failure.detail))
+        for key in versions.keys() - self.deleted if self.deleted else ():
+            for version_id in versions[key]:
+                found.setdefault((key, version_id), DeleteFailure(key, version_id, *NOT_NAMED))
+        return tuple(failure for failure in found.values() if failure.code not in GONE_CODES)
+
+
+def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    if failure.key not in versions:
+        return [(key, version_id) for key, ids in versions.items() for version_id in ids]
+    ids = versions[failure.key]
+    meant = [one for one in ids if one == failure.version_id] or [
+        one for one in ids if _spelled(one) == _spelled(failure.version_id)
+    ]
+    return [(failure.key, version_id) for version_id in meant or ids]
+
+
+def _spelled(version_id: str) -> str:
+    return "" if version_id == NULL_VERSION else version_id
 
 
 @dataclass(frozen=True, slots=True)

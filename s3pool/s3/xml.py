@@ -16,7 +16,7 @@ from s3pool.s3.pages import decode_name as decode_name
 from s3pool.s3.pages import parse_list_page as parse_list_page
 from s3pool.s3.pages import parse_uploads_page as parse_uploads_page
 from s3pool.s3.pages import parse_versions_page as parse_versions_page
-from s3pool.s3.results import DeleteFailure
+from s3pool.s3.results import DeleteFailure, DeleteReply
 from s3pool.s3.xmltree import parse
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -102,19 +102,20 @@ def is_error(body: bytes) -> bool:
         return False
 
 
-def parse_delete_result(body: bytes) -> tuple[DeleteFailure, ...]:
-    """Read which keys of a batch were not deleted.
+def parse_delete_result(body: bytes) -> DeleteReply:
+    """Read which keys of a batch were deleted, and which were not.
 
     Raises:
         ProtocolError: it is not a DeleteResult.
     """
     root = read_root(body, "DeleteResult")
-    return tuple(
+    failures = tuple(
         DeleteFailure(
             fields.get("Key", ""), fields.get("VersionId", ""), fields.get("Code", ""), fields.get("Message", "")
         )
         for fields in (entry.fields() for entry in root.all("Error"))
     )
+    return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
 def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:

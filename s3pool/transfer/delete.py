@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.errors import S3Error, S3PoolError
+from s3pool.s3.check import error_of_failure
 from s3pool.transfer.beneath import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
 
@@ -71,12 +72,7 @@ def _delete_many(batch: tuple[DeleteTask, ...], engine: Engine) -> tuple[Outcome
         failures = engine.client.delete_objects(bucket, [(task.key, task.version_id) for task in batch])
     except S3PoolError as exc:
         return tuple(Outcome(task, FAILED, error=exc) for task in batch)
-    errors = {
-        (failure.key, failure.version_id): S3Error(
-            200, failure.code, detail=failure.detail, resource=f"s3/{bucket}/{failure.key}", op="DeleteObjects"
-        )
-        for failure in failures
-    }
+    errors = {(failure.key, failure.version_id): error_of_failure(failure, bucket) for failure in failures}
     return tuple(_outcome(task, errors.get((task.key, task.version_id))) for task in batch)
 
 

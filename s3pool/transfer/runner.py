@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
+from s3pool.errors import CREDENTIAL_CODES, LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.copy import copy
@@ -36,6 +36,7 @@ from s3pool.transfer.tasks import (
     Summary,
     Task,
     UploadTask,
+    kind_of,
     state_of,
 )
 from s3pool.transfer.upload import mtime_of_file, upload
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 STOP_WITHIN_S = 3.5  # what is in flight has this long after an interrupt
 ABORT_WITHIN_S = 1.5  # and what hung all that time is aborted from outside: five seconds in all
 # Failures that every further task would meet as well.
-FATAL_CODES = frozenset(("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded"))
+FATAL_CODES = CREDENTIAL_CODES | {"NoSuchBucket", "QuotaExceeded"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
@@ -142,10 +143,19 @@ class _Run:
             self._take(outcome)
 
     def _take(self, outcome: Outcome) -> None:
+        if self._fails_like_the_first(outcome):
+            outcome = Outcome(outcome.task, NOT_STARTED)
         self.summary.add(outcome)
         if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
             self.summary.stopped_by = outcome.error
         self._on_outcome(outcome)
+
+    def _fails_like_the_first(self, outcome: Outcome) -> bool:
+        """Return whether this was under way when the run ended, and met what ended the run."""
+        first, error = self.summary.stopped_by, outcome.error
+        if first is None or error is None or not is_fatal(error):
+            return False
+        return kind_of(error) == kind_of(first)
 
     def _stop(self, flow: Flow[T, R], take: Callable[[R], None]) -> None:
         """Let what is in flight end, for a while; then remove what it would leave behind."""

@@ -248,9 +248,13 @@ class Summary:
 
 
 def _keep(error: Exception, known: list[Exception]) -> None:
-    kind = (type(error), getattr(error, "code", ""))
-    if all(kind != (type(other), getattr(other, "code", "")) for other in known):
+    if all(kind_of(error) != kind_of(other) for other in known):
         known.append(error)
+
+
+def kind_of(error: Exception) -> tuple[type[Exception], str]:
+    """Return what errors have in common that speak of one cause: the class, and S3's code."""
+    return type(error), getattr(error, "code", "")
 
 
 def state_of(error: Exception) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.batches import BatchDeleter
-from s3pool.cli.exit_codes import combined
 from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.records import object_encoder, prefix_record, version_record
@@ -160,9 +158,29 @@ def _find(selection: Selection, test: Test | None, args: argparse.Namespace, ctx
         versions=args.versions,
         ahead=not args.delete,  # the only connection that may be open must be free for the deletes
     )
-    for batch in batches:
-        act.take(batch if test is None else [found for found in batch if test(found)])
-    return act.finish()
+    wanted = (batch if test is None else [found for found in batch if test(found)] for batch in batches)
+    if args.delete:
+        return _delete(selection.bucket, wanted, ctx)
+    for batch in wanted:
+        act.take(batch)
+    return act.exit_code
+
+
+def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
+    from s3pool.cli.transfers import exit_code_of, remove
+    from s3pool.transfer.tasks import DeleteTask, Summary
+
+    summary = Summary()
+    tasks = (
+        DeleteTask(bucket, found.key, found.info.version_id, size=found.info.size)
+        for batch in batches
+        for found in batch
+        if found.info is not None
+    )
+    remove(tasks, ctx, summary=summary)
+    if summary.stopped_by is not None and summary.stopped_by not in summary.errors:
+        raise summary.stopped_by
+    return exit_code_of(summary)
 
 
 # -- acts ----------------------------------------------------------------------------------
@@ -177,7 +195,6 @@ class _Act:
         self._ctx = ctx
         self._out = ctx.out
         self._codes: list[int] = []
-        self._deleter = BatchDeleter(ctx.client, selection.bucket, ctx.out) if args.delete else None
         self._command = _split_command(args.program) if args.program is not None else None
         self._entry = self._entry_maker()
 
@@ -185,10 +202,7 @@ class _Act:
         """Act on what was found, in its order."""
         if not batch:
             return
-        if self._deleter is not None:
-            for found in batch:
-                self._deleter.add(found.key, found.info.version_id if found.info else "")
-        elif self._command is not None:
+        if self._command is not None:
             for found in batch:
                 self._execute(self._command, found)
         elif self._args.print0:
@@ -197,11 +211,9 @@ class _Act:
         else:
             self._out.lines([self._entry(found) for found in batch])
 
-    def finish(self) -> int:
-        """Delete what waits, and give the exit code: the first that was not 0."""
-        if self._deleter is not None:
-            self._deleter.flush()
-            return combined([self._deleter.exit_code])
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code: the first that was not 0."""
         return next((code for code in self._codes if code), 0)
 
     def _presign(self, path: S3Path) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3pool.cli.batches import BatchDeleter
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
+from s3pool.cli.transfers import exit_code_of, remove
 from s3pool.errors import RefusedError, S3Error
 from s3pool.location import S3Path
+from s3pool.transfer.tasks import DeleteTask, Summary
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from s3pool.cli.context import Context
     from s3pool.model import ListMode
 
 SUMMARY = "remove buckets"
 
-NO_VERSIONS_STATUS = 501  # of servers that do not know versions
+NO_VERSIONS_STATUSES = (400, 405, 501)  # of servers that do not know versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
         code = _empty(path.bucket, list_mode(args, ctx), ctx)
         if code:
             return code
-    elif ctx.dry_run:
+    else:
         _check_empty(path, ctx)
     if not ctx.dry_run:
         ctx.client.delete_bucket(path.bucket)
@@ -53,10 +55,18 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _check_empty(path: S3Path, ctx: Context) -> None:
-    """Fail as the deletion would; versions and uploads, which it minds too, are not looked for."""
-    page = ctx.client.list_objects_page(path.bucket, max_keys=1)
-    if page.objects:
+    """Fail as the deletion should: there are servers that delete full buckets."""
+    if ctx.client.list_objects_page(path.bucket, max_keys=1).objects or _has_versions(path.bucket, ctx):
         raise S3Error(409, "BucketNotEmpty", resource=path.text, op="DeleteBucket")
+
+
+def _has_versions(bucket: str, ctx: Context) -> bool:
+    try:
+        return bool(ctx.client.list_versions_page(bucket, max_keys=1).objects)
+    except S3Error as exc:
+        if exc.status not in NO_VERSIONS_STATUSES:
+            raise
+        return False
 
 
 def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
@@ -67,18 +77,20 @@ def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
 
 
 def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
-    """Delete all versions, markers and objects, and abort all uploads; give the exit code."""
-    deleter = BatchDeleter(ctx.client, bucket, ctx.out, report=False)
+    """Delete all versions, markers and objects, and abort all uploads; return the exit code."""
+    summary = Summary()
     if mode.jobs != 1 and _never_kept_versions(bucket, ctx):
-        _delete_objects(bucket, deleter, mode, ctx)
+        tasks = _objects(bucket, mode, ctx)
     else:
-        _delete_versions_or_objects(bucket, deleter, mode, ctx)
-    deleter.flush()
+        tasks = _versions_or_objects(bucket, mode, ctx)
+    remove(tasks, ctx, summary=summary, tells_deletes=False)
+    if summary.stopped_by is not None and summary.stopped_by not in summary.errors:
+        raise summary.stopped_by
     _abort_uploads(bucket, ctx)
-    if deleter.deleted:
+    if summary.deleted:
         dry_run = "dry run: " if ctx.dry_run else ""
-        ctx.out.note(f"s3pool: {dry_run}{deleter.deleted} objects and versions of s3/{bucket} deleted")
-    return deleter.exit_code
+        ctx.out.note(f"s3pool: {dry_run}{summary.deleted} objects and versions of s3/{bucket} deleted")
+    return exit_code_of(summary)
 
 
 def _never_kept_versions(bucket: str, ctx: Context) -> bool:
@@ -89,29 +101,25 @@ def _never_kept_versions(bucket: str, ctx: Context) -> bool:
         return False
 
 
-def _delete_versions_or_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
-    try:
-        _delete_versions(bucket, deleter, mode, ctx)
-    except S3Error as exc:
-        if exc.status != NO_VERSIONS_STATUS:
-            raise
-        _delete_objects(bucket, deleter, mode, ctx)
-
-
-def _delete_versions(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
+def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
     from s3pool.s3.trees import list_version_pages
 
-    for page in list_version_pages(ctx.client, bucket, mode=mode):
-        for info in page.objects:
-            # A bucket that never kept versions lists "null" ones; a plain delete removes these.
-            deleter.add(info.key, info.version_id)
+    try:
+        for page in list_version_pages(ctx.client, bucket, mode=mode):
+            for info in page.objects:
+                # A bucket that never kept versions lists "null" ones; a plain delete removes these.
+                yield DeleteTask(bucket, info.key, info.version_id, size=info.size)
+    except S3Error as exc:
+        if exc.status not in NO_VERSIONS_STATUSES:
+            raise
+        yield from _objects(bucket, mode, ctx)
 
 
-def _delete_objects(bucket: str, deleter: BatchDeleter, mode: ListMode, ctx: Context) -> None:
+def _objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
     from s3pool.s3.trees import list_objects
 
     for info in list_objects(ctx.client, bucket, mode=mode):
-        deleter.add(info.key)
+        yield DeleteTask(bucket, info.key, size=info.size)
 
 
 def _abort_uploads(bucket: str, ctx: Context) -> None:

@@ -8,24 +8,12 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
-from s3pool.cli.transfers import (
-    Teller,
-    add_filter_flags,
-    engine_for,
-    finish,
-    leaving_in_time,
-    name_filter,
-    shown_progress,
-    watch_health,
-)
+from s3pool.cli.transfers import add_filter_flags, finish, name_filter, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
-from s3pool.transfer.engine import TransferOptions
 from s3pool.transfer.removals import Removal, RemovalRules, is_for_many, scope_of
-from s3pool.transfer.runner import run as run_tasks
-from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
 
 if TYPE_CHECKING:
@@ -131,14 +119,7 @@ def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> N
 
 def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:
     summary = Summary()
-    with shown_progress(ctx) as (progress, lines), engine_for(ctx, TransferOptions(), progress) as engine:
-        tell = Teller(ctx, progress, lines=lines)
-        with leaving_in_time(engine, summary, ctx, verb="deleted"):
-            watched = watch_health(tasks, ctx)
-            if ctx.dry_run:
-                run_tasks(watched, engine, on_outcome=tell, rehearse=True, summary=summary)
-            else:
-                run_deletes(watched, engine, on_outcome=tell, summary=summary)
+    remove(tasks, ctx, summary=summary)
     return finish(summary, ctx, verb="deleted")
 
 

@@ -298,7 +298,7 @@ def test_a_batch_delete_is_quiet_and_gives_the_failures() -> None:
     failures = client.delete_objects("bkt", [("a", ""), ("b", "v")])
 
     request = sender.requests[0]
-    assert (DeleteFailure("b", "", "AccessDenied", "no"),) == failures
+    assert (DeleteFailure("b", "v", "AccessDenied", "no"),) == failures
     assert ("POST", (("delete", ""),), True, 10.0) == (
         request.method,
         request.query,

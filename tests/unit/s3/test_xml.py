@@ -297,7 +297,8 @@ def test_the_failures_of_a_batch_are_read() -> None:
         b"<Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
     )
 
-    assert (DeleteFailure("b", "v", "AccessDenied", "no"),) == xml.parse_delete_result(body)
+    failures = (DeleteFailure("b", "v", "AccessDenied", "no"),)
+    assert (failures, frozenset("a")) == xml.parse_delete_result(body)
 
 
 def test_the_small_answers_are_read() -> None:

@@ -1,0 +1,152 @@
+"""What a server tells of a batch delete is told on, whatever it calls the keys' versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call
+from tests.support.fake_s3 import Answer, Exchange, FakeS3, Fault, Reply
+
+KEYS = ("d/a", "d/b", "d/c")
+COMMANDS = {
+    "rm": (("rm", "-r", "--force", "s3/b/d"), b""),
+    "rm --prefix": (("rm", "--prefix", "--force", "s3/b/d"), b""),
+    "rm --stdin": (("rm", "--stdin"), b"s3/b/d/a\ns3/b/d/b\ns3/b/d/c\n"),
+    "rm --versions": (("rm", "-r", "--versions", "--force", "s3/b/d"), b""),
+    "find": (("find", "s3/b/d", "--delete"), b""),
+    "sync": (("sync", "empty", "s3/b/d", "--delete", "--allow-empty-source"), b""),
+    "rb": (("rb", "--force", "s3/b"), b""),
+}
+
+
+@dataclass
+class Refuse(Fault):
+    """Answer a batch delete with a document, and delete nothing."""
+
+    document: str
+
+    def receive(self, exchange: Exchange) -> Reply:
+        """Answer now."""
+        exchange.body()
+        return Reply(200, f"<DeleteResult>{self.document}</DeleteResult>".encode(), {"Content-Type": "application/xml"})
+
+
+def error(key: str, version_id: str = "", code: str = "AccessDenied") -> str:
+    """Give one entry of what was not deleted."""
+    return f"<Error><Key>{key}</Key><VersionId>{version_id}</VersionId><Code>{code}</Code><Message>no</Message></Error>"
+
+
+@pytest.fixture
+def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
+    """Give a store with a tree, and an empty directory."""
+    for key in KEYS:
+        fake.store.add("b", key, b"1")
+    (tmp_path / "empty").mkdir()
+    return fake
+
+
+@pytest.mark.parametrize("version_id", ["", "null", "3HL4kqtJvjVBH40Nrjfkd"])
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_error_counts_however_the_version_is_spelled(filled: FakeS3, call: Call, command: str, version_id: str) -> None:
+    """Servers answer with "null", with nothing, or with the version that they met."""
+    argv, stdin = COMMANDS[command]
+    filled.fault(Refuse("".join(error(key, version_id) for key in KEYS)), op="DeleteObjects", times=0)
+
+    result = call(*argv, stdin=stdin)
+
+    assert (4, []) == (result.code, result.lines)
+    lines = [line for line in result.err.splitlines() if "AccessDenied" in line]
+    assert list(KEYS) == sorted(key for key in KEYS for line in lines if f"s3/b/{key}" in line)
+    assert 3 == len(lines)
+
+
+@pytest.mark.parametrize("key", ["d%2Fa", "", "another"])
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_error_of_an_unknown_key_fails_the_batch(filled: FakeS3, call: Call, command: str, key: str) -> None:
+    """Which key is meant cannot be known, so that none may be told as deleted."""
+    argv, stdin = COMMANDS[command]
+    filled.fault(Refuse(error(key)), op="DeleteObjects", times=0)
+
+    result = call("--json", *argv, stdin=stdin)
+
+    assert 4 == result.code
+    assert [] == [record for record in result.records if record["type"] in ("delete", "bucket_deleted")]
+    assert 3 == result.err.count('"code":"AccessDenied"')
+
+
+def test_key_without_an_error_is_told_as_deleted(filled: FakeS3, call: Call) -> None:
+    """Each key has one line: an error or a deletion."""
+    filled.fault(Refuse(error("d/b", "null")), op="DeleteObjects")
+
+    result = call("rm", "-r", "--force", "s3/b/d")
+
+    assert (1, ["Deleted: s3/b/d/a", "Deleted: s3/b/d/c"]) == (result.code, result.lines)
+    assert (
+        "s3pool: error: DeleteObjects s3/b/d/b: 403 AccessDenied: no; check the keys and their policy\n"
+        "s3pool: 2 deleted, 1 failed in " in result.err
+    )
+
+
+def test_versions_of_a_key_are_told_apart(fake: FakeS3, call: Call) -> None:
+    """One may be locked and the other not."""
+    call("mb", "s3/bucket", "--versioning")
+    versions = [fake.store.add("bucket", "k", body).version_id for body in (b"1", b"2")]
+    fake.fault(Refuse(error("k", versions[0])), op="DeleteObjects")
+
+    result = call("rm", "--versions", "s3/bucket/k")
+
+    assert [f"Deleted: s3/bucket/k (version {versions[1]})"] == result.lines
+    assert 1 == result.code
+
+
+def test_keys_that_are_gone_already_are_no_errors(filled: FakeS3, call: Call) -> None:
+    """Some servers tell them as errors in a batch; alone they would be none."""
+    filled.fault(Refuse("".join(error(key, code="NoSuchKey") for key in KEYS)), op="DeleteObjects")
+
+    result = call("rm", "-r", "--force", "s3/b/d")
+
+    assert (0, 3) == (result.code, len(result.lines))
+
+
+def test_key_that_a_talkative_reply_leaves_out_is_no_success(filled: FakeS3, call: Call) -> None:
+    """A reply that lists what was deleted lists all of that."""
+    filled.fault(Refuse("<Deleted><Key>d/a</Key></Deleted><Deleted><Key>d/c</Key></Deleted>"), op="DeleteObjects")
+
+    result = call("rm", "-r", "--force", "s3/b/d")
+
+    assert (1, ["Deleted: s3/b/d/a", "Deleted: s3/b/d/c"]) == (result.code, result.lines)
+    assert "s3/b/d/b" in result.err
+
+
+def test_rb_looks_before_it_removes(filled: FakeS3, call: Call) -> None:
+    """There are servers that remove full buckets."""
+    result = call("rb", "s3/b")
+
+    assert (1, "") == (result.code, result.out)
+    assert "s3pool: error: DeleteBucket s3/b: 409 BucketNotEmpty; use rb --force to empty it first\n" == result.err
+    assert [] == filled.ops(op="DeleteBucket")
+
+
+def test_rb_sees_versions_and_delete_markers(fake: FakeS3, call: Call) -> None:
+    """A listing of the objects shows none of them."""
+    call("mb", "s3/bucket", "--versioning")
+    fake.store.add("bucket", "k", b"1")
+    call("rm", "s3/bucket/k")
+
+    result = call("rb", "s3/bucket")
+
+    assert (1, "") == (result.code, result.out)
+    assert [] == fake.ops(op="DeleteBucket")
+
+
+def test_rb_does_without_versions_where_there_are_none(fake: FakeS3, call: Call) -> None:
+    """Not every server knows the listing of them."""
+    call("mb", "s3/bucket")
+    fake.fault(Answer(501, "NotImplemented", "no"), op="ListObjectVersions", times=0)
+
+    result = call("rb", "s3/bucket")
+
+    assert (0, "Bucket deleted: s3/bucket\n") == (result.code, result.out)

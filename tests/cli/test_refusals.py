@@ -87,12 +87,13 @@ def test_state_and_quota_are_no_denial(filled: FakeS3, call: Call, run: str, cod
 @pytest.mark.parametrize(("status", "code"), [(400, "ExpiredToken"), (403, "AccessDenied"), (404, "NoSuchBucket")])
 @pytest.mark.parametrize("run", [run for run in RUNS if run not in ("rb", "find")])
 def test_each_failure_of_the_summary_has_a_line(filled: FakeS3, call: Call, run: str, status: int, code: str) -> None:
-    """ "6 failed" comes with six lines, and in JSON with six objects."""
+    """Six that failed come with six lines, and in JSON with six objects."""
     refuse(filled, status, code)
 
     text = call(*RUNS[run])
     failed = re.search(r"(\d+) failed", text.err)
     records = call("--json", *RUNS[run])
 
-    assert failed and int(failed[1]) == text.err.count("s3pool: error: ")
+    assert failed
+    assert int(failed[1]) == text.err.count("s3pool: error: ")
     assert records.records[-1]["failed"] == records.err.count('"type":"error"')

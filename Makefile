@@ -15,7 +15,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: s3-tests help venv demo format lint test live bench bench-list man man-fresh dist clean check
+.PHONY: s3-tests help venv demo format lint test live chaos bench bench-list man man-fresh dist clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ test: venv ## all tests; those on Ceph RGW too where radosgw is installed
 
 live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live
+
+chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1000 BACKEND=rgw)
+	@$(BIN)/python -m tests.resilience.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(BACKEND),--backend $(BACKEND))
 
 s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (needs radosgw; half an hour)
 	$(BIN)/python -m tests.s3tests.run $(S3TESTS)

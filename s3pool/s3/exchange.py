@@ -9,7 +9,7 @@ from s3pool.errors import ProtocolError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.s3.addressing import Addressing
 from s3pool.s3.check import FIRST_BAD_STATUS, Check, error_from
-from s3pool.s3.xml import is_error
+from s3pool.s3.xml import is_error, is_web_page
 
 LIST_SLOWNESS = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
 SLOW_SLOWNESS = 10.0  # Complete, copies and batch deletes work for minutes before they answer
@@ -132,11 +132,12 @@ class _Exchange(Generic[T]):
     def check(self, response: Response) -> None:
         """Refuse errors, also those inside a 200, and answers that cannot be read."""
         request = self.request
-        if response.status >= FIRST_BAD_STATUS or (
-            not self._is_content and response.preload() and is_error(response.preload())
-        ):
+        body = b"" if self._is_content or response.status >= FIRST_BAD_STATUS else response.preload()
+        if response.status >= FIRST_BAD_STATUS or (body and is_error(body)):
             raise error_from(response, op=request.op, resource=request.resource)
         try:
+            if body and is_web_page(body):
+                raise ProtocolError("the answer is a web page, not S3's")
             self.result = self._read(response)
         except ProtocolError as exc:
             where = f"{request.op} {request.resource} at {response.endpoint}"

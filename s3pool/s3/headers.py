@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from s3pool.errors import ProtocolError, UsageError
 from s3pool.model import ObjectAttributes, ObjectHead, Response, encode_key, encode_query, format_iso_time
 from s3pool.s3.check import parse_http_date
-from s3pool.s3.results import PutResult
+from s3pool.s3.results import PutResult, plausible_etag
 
 METADATA_PREFIX = "x-amz-meta-"
 KMS_WITH_KEY = "aws:kms:"
@@ -95,9 +95,13 @@ def quote_etag(etag: str) -> str:
 
 
 def put_result(response: Response) -> PutResult:
-    """Read what PUT tells of the object, or the part, that it stored."""
+    """Read what PUT tells of the object, or the part, that it stored.
+
+    Raises:
+        ProtocolError: there is no usable ETag.
+    """
     headers = response.headers
-    return PutResult(etag_of(headers), headers.get("x-amz-version-id", ""), hides_digest(headers))
+    return PutResult(plausible_etag(etag_of(headers)), headers.get("x-amz-version-id", ""), hides_digest(headers))
 
 
 def read_head(response: Response) -> ObjectHead:

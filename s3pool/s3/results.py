@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from s3pool.errors import ProtocolError
 from s3pool.model import UploadInfo
 from s3pool.record import dataclass
 
 NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
 GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
 NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of it")
+PLAUSIBLE_ETAG = re.compile(r"[!-;=?-~]+")  # visible ASCII without angle brackets
+
+
+def plausible_etag(etag: str) -> str:
+    """Return the ETag of something that was stored, which every S3 tells.
+
+    Raises:
+        ProtocolError: there is none, so that something else than an S3 has answered.
+    """
+    if PLAUSIBLE_ETAG.fullmatch(etag) is None:
+        raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
+    return etag
 
 
 class PutResult(NamedTuple):
-    """A stored object: its ETag without quotes, "" where the server gave none.
+    """A stored object: its ETag without quotes; "" only after a Complete, where the server left it out.
 
     ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no
     digest of the bytes, though it may look like one: so it is under KMS and customer keys.

@@ -16,7 +16,7 @@ from s3pool.s3.pages import decode_name as decode_name
 from s3pool.s3.pages import parse_list_page as parse_list_page
 from s3pool.s3.pages import parse_uploads_page as parse_uploads_page
 from s3pool.s3.pages import parse_versions_page as parse_versions_page
-from s3pool.s3.results import DeleteFailure, DeleteReply
+from s3pool.s3.results import DeleteFailure, DeleteReply, plausible_etag
 from s3pool.s3.xmltree import parse
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -102,6 +102,12 @@ def is_error(body: bytes) -> bool:
         return False
 
 
+def is_web_page(body: bytes) -> bool:
+    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
+    root = ROOT.match(body)
+    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"
+
+
 def parse_delete_result(body: bytes) -> DeleteReply:
     """Read which keys of a batch were deleted, and which were not.
 
@@ -122,10 +128,10 @@ def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
     """Read the ETag and the time of modification of a copied object or part.
 
     Raises:
-        ProtocolError: it is not a CopyObjectResult or CopyPartResult.
+        ProtocolError: it is not a CopyObjectResult or CopyPartResult, or has no usable ETag.
     """
     fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
-    return bare_etag(fields.get("ETag", "")), iso_millis(fields.get("LastModified", ""))
+    return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
 
 
 def parse_initiate(body: bytes) -> str:

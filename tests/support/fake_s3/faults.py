@@ -216,6 +216,28 @@ class WrongETag(Fault):
         return replace(reply, body=body if shown else reply.body, headers=headers)
 
 
+class NoETag(Fault):
+    """Act, and answer without an ETag."""
+
+    def answer(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Take the header away, and the element where there is one."""
+        headers = {name: value for name, value in reply.headers.items() if name != "ETag"}
+        return replace(reply, body=re.sub(rb"<ETag>.*?</ETag>", b"", reply.body), headers=headers)
+
+
+@dataclass
+class WebPage(Fault):
+    """Answer 200 with a page for people, as what stands before a storage does; nothing was done."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def receive(self, exchange: Exchange) -> Reply | None:
+        """Answer in the operation's place."""
+        exchange.body()
+        page = b"<!DOCTYPE html>\n<html><body>down for maintenance</body></html>"
+        return Reply(200, page, {"Content-Type": "text/html", **self.headers})
+
+
 @dataclass
 class FlipByte(Fault):
     """Turn over one bit of the answer's body on its way."""

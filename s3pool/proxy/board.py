@@ -25,7 +25,7 @@ INTERVAL_S = 0.5
 ORDERS = "orders.json"
 SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")
 
-COUNTED = ("connections", "retrying", "checksums_dropped")
+COUNTED = ("connections", "retrying")
 ROOMS = ("replay_memory", "spool")
 
 Record = dict[str, Any]

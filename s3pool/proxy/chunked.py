@@ -18,7 +18,7 @@ from typing import Protocol
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.checksum import checksum_for
+from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX, checksum_for
 from s3pool.proxy.denial import Denial, malformed
 from s3pool.proxy.head import FIELD_LINE
 from s3pool.s3.sigv4 import signature
@@ -298,13 +298,18 @@ class AwsChunkedReader:
     def _check_trailer(self, fields: list[tuple[str, str]], claimed: str) -> None:
         expected = [self._trailer] if self._trailer else []
         if [name for name, _ in fields] != expected:
-            raise _bad_stream("the trailer is not the one that x-amz-trailer announces")
+            raise _bad_trailer()
         if self._seed is not None and self._is_signed and self._trailer:
             covered = "".join(f"{name}:{value}\n" for name, value in fields)
             digest = hashlib.sha256(covered.encode()).hexdigest()
             self._check(self._seed, "AWS4-HMAC-SHA256-TRAILER", digest, claimed)
-        if self._hasher is not None:
+        if self._trailer:
             self.checksum = fields[0][1]
+            if len(self.checksum) != CHARACTERS[self._trailer.removeprefix(CHECKSUM_PREFIX)]:
+                raise Denial(
+                    400, "InvalidRequest", f"Value for {self._trailer} trailing header is invalid.", closes=True
+                )
+        if self._hasher is not None:
             computed = base64.b64encode(self._hasher.digest()).decode()
             if not hmac.compare_digest(computed, self.checksum):
                 raise Denial(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
@@ -313,8 +318,13 @@ class AwsChunkedReader:
 def _trailer_field(line: bytes) -> tuple[str, str]:
     field = TRAILER_FIELD.fullmatch(line)
     if field is None:
-        raise _bad_stream("a trailer field is malformed")
+        raise _bad_trailer()
     return field[1].decode().lower(), field[2].decode()
+
+
+def _bad_trailer() -> Denial:
+    detail = "The request contained trailing data that was not well-formed or did not conform to our published schema."
+    return Denial(400, "MalformedTrailerError", detail, closes=True, reason="chunk")
 
 
 def _bad_stream(detail: str) -> Denial:

@@ -75,6 +75,11 @@ def unavailable(detail: str, *, closes: bool = False) -> Denial:
     return Denial(503, "ServiceUnavailable", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 
+def slow_down(detail: str, *, closes: bool = False) -> Denial:
+    """Return the answer to who wants more than there is room for now."""
+    return Denial(503, "SlowDown", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
+
+
 def _printable(text: str) -> str:
     """Replace what XML cannot hold."""
     return "".join(letter if letter.isprintable() and not "\ud800" <= letter <= "\udfff" else "?" for letter in text)

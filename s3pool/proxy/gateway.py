@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
-from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.proxy.auth import (
     ANONYMOUS,
     HEADER_V2,
@@ -38,7 +38,7 @@ from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.operations import Operation, classify
-from s3pool.proxy.outbound import CONDITIONS, Outbound, is_framed, signed_names
+from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Outbound, is_framed, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, client_of, is_trusted
 from s3pool.proxy.policy import Policy
 from s3pool.proxy.settings import ProxySettings
@@ -47,7 +47,7 @@ from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
 from s3pool.proxy.versioning import Versioning
 from s3pool.record import replace
 from s3pool.s3.sigv4 import Signer
-from s3pool.s3.xml import parse_versioning
+from s3pool.s3.xml import parse_initiate, parse_versioning
 
 MAX_REMEMBERED_UPLOADS = 100_000
 COPY_FIELDS = ("x-amz-copy-source", "x-amz-rename-source")
@@ -132,7 +132,7 @@ class Gateway:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
         if form == ANONYMOUS or head.method == "OPTIONS":
             # A browser asks before it uses a signed URL, whose signature is for the method to come.
-            return self._anonymous()
+            return self._anonymous(head)
         if form in (HEADER_V4, QUERY_V4):
             return self._verifier.verify(form, head, target, now=self._now())
         allowed = {"on": (HEADER_V2, QUERY_V2), "presigned": (QUERY_V2,), "off": ()}[self.settings.sigv2]
@@ -141,9 +141,10 @@ class Gateway:
             raise Denial(400, "InvalidRequest", detail, reason="sigv2")
         return verify_v2(form, head, target, clients=self._clients, bucket_host=bucket_host, now=self._now())
 
-    def _anonymous(self) -> Caller:
+    def _anonymous(self, head: RequestHead) -> Caller:
         if self.settings.anonymous == "pass":
-            return Caller(ANONYMOUS, None, "")
+            payload = head.value(PAYLOAD_FIELD)
+            return Caller(ANONYMOUS, None, payload if is_framed(payload) else "")
         raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
 
     def _signer_for(self, caller: Caller) -> Signer:
@@ -209,7 +210,6 @@ class Gateway:
 
     def outbound(self, admitted: Admitted, load: Load, peer: str) -> Outbound:
         """Give what the request's head is built from."""
-        payload = admitted.caller.payload
         trusts = is_trusted(peer, self.settings.trust_forwarded)
         hops = [*(admitted.head.values(FORWARDED_FOR) if trusts else ()), peer]
         return Outbound(
@@ -217,17 +217,23 @@ class Gateway:
             admitted.target,
             admitted.caller.form,
             admitted.signer,
-            "UNSIGNED-PAYLOAD" if admitted.decodes else payload or self._payload_when_unsigned(),
+            self._payload(admitted, load),
             load.length,
             asks_leave=load.asks_leave,
-            is_decoded=admitted.decodes,
+            is_decoded=admitted.decodes and not load.is_reframed,
             is_trusted=trusts,
             extra=(*load.extra, ("X-Forwarded-For", ", ".join(hops)), ("Via", f"1.1 {self.name}")),
-            dropped=load.dropped | {FORWARDED_FOR} if trusts else load.dropped,
+            dropped=frozenset({FORWARDED_FOR}) if trusts else frozenset(),
         )
 
-    def _payload_when_unsigned(self) -> str:
-        return "UNSIGNED-PAYLOAD" if self.settings.auth == OPEN else ""
+    def _payload(self, admitted: Admitted, load: Load) -> str:
+        """Return what the node is told of the body in x-amz-content-sha256; empty for nothing."""
+        caller = admitted.caller
+        if load.is_reframed or (is_framed(caller.payload) and not admitted.decodes):
+            return UNSIGNED_STREAM_TRAILER
+        if caller.client is None and self.settings.auth != OPEN:
+            return ""
+        return UNSIGNED_PAYLOAD if admitted.decodes else caller.payload or UNSIGNED_PAYLOAD
 
     def client_of(self, head: RequestHead, peer: str) -> str:
         """Give the address of the client behind a balancer; the peer's own where it is none."""
@@ -264,6 +270,13 @@ class Gateway:
         if "," in admitted.head.value("range"):
             return False
         return admitted.signer is not None or not signed_names(admitted.head, admitted.target) & {"range", "if-match"}
+
+    def learn(self, op: str, response: Response) -> None:
+        """Note what an answer tells and later requests depend on."""
+        if not self.loader.takes_trailers:
+            self.loader.learn(response.headers.get("server", ""))
+        if self.uploads is not None and op == "CreateMultipartUpload" and response.status == OK:
+            self.uploads.put(parse_initiate(response.preload()), response.endpoint)
 
     def owner_of(self, target: Target) -> Endpoint | None:
         """Give the node on which an upload was begun, in pools that keep to their keys."""

@@ -24,7 +24,7 @@ from s3pool.proxy.loading import Admitted, Load
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
-from s3pool.s3.xml import parse_error, parse_initiate
+from s3pool.s3.xml import parse_error
 
 logger = logging.getLogger(__name__)
 
@@ -425,9 +425,7 @@ class Errand:
             entry.code = parse_error(response.body)[0]
         if isinstance(self._load.body, ClientBody):
             entry.replays = self._load.body.replays
-        uploads = self._gateway.uploads
-        if uploads is not None and entry.op == "CreateMultipartUpload" and response.status == 200:
-            uploads.put(parse_initiate(response.preload()), response.endpoint)
+        self._gateway.learn(entry.op, response)
 
     def _note_first_byte(self) -> None:
         self.entry.first_byte_s = time.monotonic() - self.entry.started

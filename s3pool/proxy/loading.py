@@ -15,13 +15,13 @@ from s3pool.proxy.auth import (
     Caller,
 )
 from s3pool.proxy.budget import SPARE_BYTES, Budget, Buffers
-from s3pool.proxy.checksum import CHECKSUM_PREFIX
+from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import Fields, is_framed
-from s3pool.proxy.reframe import CHECKSUM_CHARACTERS, Reframed
+from s3pool.proxy.reframe import Reframed
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.spool import Spool, Spooled
 from s3pool.proxy.stream import ClientStream
@@ -32,6 +32,8 @@ from s3pool.s3.sigv4 import Signer
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 PASS = "pass"
+# Servers that are known to take a checksum behind a body, by the first word of their field Server.
+TRAILER_SERVERS = frozenset({"minio", "versitygw", "amazons3"})
 
 Reader = LengthReader | ChunkedReader
 Read = Callable[[memoryview], int]
@@ -59,13 +61,14 @@ class Load:
     """A body ready for a node. ``reader`` tells when the client's bytes are all taken.
 
     ``asks_leave`` says that the node is told to expect it, and sent it only when it says so.
+    ``is_reframed`` that it goes in the aws-chunked form, with a trailer and without signatures.
     """
 
     body: Body = EMPTY_BODY
     reader: Reader | None = None
     length: int | None = None
     extra: Fields = ()
-    dropped: frozenset[str] = frozenset()
+    is_reframed: bool = False
     reserved: int = 0
     asks_leave: bool = False
     spooled: Spooled | None = None
@@ -79,7 +82,7 @@ class Loader:
         self.budget = Budget(settings.replay_memory)
         self.disk = Budget(settings.spool_limit)
         self.spool = Spool(self.budget, self.disk, directory=settings.spool_dir)
-        self.checksums_dropped = 0
+        self.takes_trailers = settings.trailers == PASS  # the nodes do, as far as is known
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
@@ -133,8 +136,12 @@ class Loader:
         keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)
         return keeps, length if keeps else 0
 
+    def learn(self, server: str) -> None:
+        """Note what an answer's field Server tells of the nodes."""
+        self.takes_trailers = self.takes_trailers or server.partition("/")[0].lower() in TRAILER_SERVERS
+
     def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
-        length = _decoded_length(admitted.head)
+        length, trailer = _decoded_length(admitted.head), trailer_of(admitted)
         decoder = _decoder(admitted, reader, length)
         keeps, reserved = self._reserve(admitted.operation, length)
         load = Load(EMPTY_BODY, reader, length, reserved=reserved)
@@ -142,21 +149,31 @@ class Loader:
             before_read()
             decoder.readinto(memoryview(bytearray(1)))
             return self._with_checksum(load, admitted, decoder)
+        if trailer and not keeps:
+            return self._checked(admitted, decoder, reader, before_read)
         body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read, buffers=self._buffers)
         load.body = body
-        trailer = trailer_of(admitted)
-        if trailer and keeps:
-            # Only once all is read is the checksum known, and it must stand in the head.
-            try:
-                body.prefetch()
-            except BaseException:
-                self.release(load)
-                raise
-            return self._with_checksum(load, admitted, decoder)
-        if trailer:
-            self.checksums_dropped += 1
-            load.dropped = frozenset({"x-amz-sdk-checksum-algorithm"})
-        return load
+        if not trailer:
+            return load
+        # Only once all is read is the checksum known, and it must stand in the head.
+        try:
+            body.prefetch()
+        except BaseException:
+            self.release(load)
+            raise
+        return self._with_checksum(load, admitted, decoder)
+
+    def _checked(
+        self, admitted: Admitted, decoder: AwsChunkedReader, reader: Reader, before_read: Callable[[], None]
+    ) -> Load:
+        """Make a body that memory does not hold, with its checksum: behind it, or after all of it was read."""
+        if self.takes_trailers:
+            return self._reframed(admitted, reader, before_read, decoder=decoder)
+        limit = self.disk.size
+        detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger --spool-limit here"
+        too_large = Denial(400, "EntityTooLarge", detail, closes=True)
+        before_read()
+        return self._with_checksum(self.collected(decoder.readinto, reader, too_large=too_large), admitted, decoder)
 
     @staticmethod
     def _with_checksum(load: Load, admitted: Admitted, decoder: AwsChunkedReader) -> Load:
@@ -164,23 +181,33 @@ class Loader:
             load.extra = ((trailer_of(admitted), decoder.checksum),)
         return load
 
-    def _reframed(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
+    def _reframed(
+        self,
+        admitted: Admitted,
+        reader: Reader,
+        before_read: Callable[[], None],
+        *,
+        decoder: AwsChunkedReader | None = None,
+    ) -> Load:
         """Keep the trailer, and put the body into chunks whose total length is known beforehand."""
-        decoder = _decoder(admitted, reader, _decoded_length(admitted.head))
-        framed = Reframed(decoder, length=_decoded_length(admitted.head), trailer=trailer_of(admitted))
+        length = _decoded_length(admitted.head)
+        content = decoder or _decoder(admitted, reader, length)
+        framed = Reframed(content, length=length, trailer=trailer_of(admitted))
         keeps, reserved = self._reserve(admitted.operation, framed.length)
         body = ClientBody(
             framed.readinto, length=framed.length, keeps=keeps, before_read=before_read, buffers=self._buffers
         )
-        return Load(body, reader, framed.length, reserved=reserved)
+        return Load(body, reader, framed.length, reserved=reserved, is_reframed=True)
 
-    def collected(self, read: Read, reader: Reader, *, limit: int | None = None) -> Load:
+    def collected(
+        self, read: Read, reader: Reader, *, limit: int | None = None, too_large: Denial | None = None
+    ) -> Load:
         """Read a body whose length nobody said to its end, into memory or onto the disk.
 
         Raises:
             Denial: it is too large, or there is no room for it.
         """
-        spooled = self.spool.collect(read, limit=limit)
+        spooled = self.spool.collect(read, limit=limit, too_large=too_large)
         return Load(spooled.body, reader, spooled.length, spooled=spooled)
 
     def release(self, load: Load) -> None:
@@ -199,7 +226,7 @@ def _can_reframe(admitted: Admitted) -> bool:
     is_known = DECODED_LENGTH.fullmatch(admitted.head.value("x-amz-decoded-content-length")) is not None
     trailer = trailer_of(admitted).removeprefix(CHECKSUM_PREFIX)
     is_unsigned = admitted.caller.payload == UNSIGNED_STREAM_TRAILER
-    return is_unsigned and is_known and (not trailer or trailer in CHECKSUM_CHARACTERS)
+    return is_unsigned and is_known and (not trailer or trailer in CHARACTERS)
 
 
 def reader_for(head: RequestHead, stream: ClientStream) -> Reader:

@@ -6,13 +6,10 @@ but not how long its framing is, and nodes want a Content-Length.
 
 from __future__ import annotations
 
-from s3pool.proxy.checksum import CHECKSUM_PREFIX
+from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX
 from s3pool.proxy.chunked import AwsChunkedReader
-from s3pool.proxy.denial import Denial
 
 CHUNK_BYTES = 1 << 20  # what boto3 sends
-# Characters of a checksum in base64.
-CHECKSUM_CHARACTERS = {"crc32": 8, "crc32c": 8, "crc64nvme": 12, "sha1": 28, "sha256": 44}
 
 
 class Reframed:
@@ -66,16 +63,10 @@ class Reframed:
 
 
 def framed_length(length: int, trailer: str) -> int:
-    """Give the size of a content with its framing.
-
-    Raises:
-        Denial: the trailer is no checksum of S3's.
-    """
+    """Return the size of a content with its framing; the trailer is a checksum of S3's, or empty."""
     whole, rest = divmod(length, CHUNK_BYTES)
     total = length + whole * (len(b"%x" % CHUNK_BYTES) + 4) + ((len(b"%x" % rest) + 4) if rest else 0)
     if not trailer:
         return total + len(b"0\r\n\r\n")
-    size = CHECKSUM_CHARACTERS.get(trailer.removeprefix(CHECKSUM_PREFIX))
-    if size is None:
-        raise Denial(400, "InvalidRequest", f"the trailer {trailer} is not supported", closes=True)
+    size = CHARACTERS[trailer.removeprefix(CHECKSUM_PREFIX)]
     return total + len(b"0\r\n:\r\n\r\n") + len(trailer) + size

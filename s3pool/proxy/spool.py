@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from s3pool.body import Body, BytesBody, FileSlice
 from s3pool.proxy.budget import Budget
-from s3pool.proxy.denial import Denial, unavailable
+from s3pool.proxy.denial import Denial, slow_down
 
 MEMORY_BYTES = 1 << 20  # what stays in memory of each
 BLOCK_BYTES = 256 * 1024
@@ -30,15 +30,18 @@ class Spool:
         self._disk = disk
         self._directory = directory or None
 
-    def collect(self, read: Read, *, limit: int | None = None) -> Spooled:
+    def collect(self, read: Read, *, limit: int | None = None, too_large: Denial | None = None) -> Spooled:
         """Read a body to its end, when ``read`` gives 0; the caller closes what comes back.
 
-        ``limit`` is the most that is wanted, beside what the spool itself can hold.
+        ``limit`` is the most that is wanted, beside what the spool itself can hold, and
+        ``too_large`` the answer to more than that.
 
         Raises:
             Denial: it is too large, or there is no room now. ClientGoneError: it broke off.
         """
-        spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit)
+        detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
+        refusal = too_large or Denial(411, "MissingContentLength", detail, closes=True)
+        spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit, too_large=refusal)
         try:
             block = memoryview(bytearray(BLOCK_BYTES))
             while count := read(block):
@@ -52,11 +55,14 @@ class Spool:
 class Spooled:
     """One body, and the room that it takes until it is closed."""
 
-    def __init__(self, memory: Budget, disk: Budget, *, directory: str | None, limit: int | None) -> None:
+    def __init__(
+        self, memory: Budget, disk: Budget, *, directory: str | None, limit: int | None, too_large: Denial
+    ) -> None:
         self._memory = memory
         self._disk = disk
         self._directory = directory
         self._limit = limit
+        self._too_large = too_large
         self._kept = bytearray()
         self._in_memory = MEMORY_BYTES if memory.take(MEMORY_BYTES) else 0
         self._on_disk = 0
@@ -80,14 +86,13 @@ class Spooled:
         try:
             self._write(block)
         except OSError as exc:
-            raise unavailable(f"there is no room for a body without a length: {exc.strerror}", closes=True) from exc
+            raise slow_down(f"there is no room for this body: {exc.strerror}", closes=True) from exc
 
     def _reserve(self, size: int) -> None:
         if size > self._disk.size:
-            detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
-            raise Denial(411, "MissingContentLength", detail, closes=True)
+            raise self._too_large
         if not self._disk.take(size - self._on_disk):
-            raise unavailable("there is no room for a body without a length; try again", closes=True)
+            raise slow_down("there is no room for this body now; try again", closes=True)
         self._on_disk = size
 
     def _write(self, block: memoryview) -> None:

@@ -88,7 +88,6 @@ def stats_record(
         "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
         "spool": {"used": loader.disk.used, "size": loader.disk.size},
         "retrying": subject.gateway.forwarder.budget.retrying,
-        "checksums_dropped": loader.checksums_dropped,
         "endpoints": [node_record(node, subject.clock_skews) for node in subject.nodes],
     }
 
@@ -101,7 +100,6 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
         "replay_memory_bytes": [({}, record["replay_memory"]["used"])],
         "spool_bytes": [({}, record["spool"]["used"])],
         "retrying": [({}, record["retrying"])],
-        "checksums_dropped": [({}, record["checksums_dropped"])],
     }
     for name, member, factor in ENDPOINT_GAUGES:
         own[f"endpoint_{name}"] = [({"endpoint": row["endpoint"]}, float(row[member]) * factor) for row in rows]

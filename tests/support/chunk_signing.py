@@ -8,6 +8,7 @@ import hmac
 import time
 import zlib
 
+from s3pool.model import Credentials
 from s3pool.s3.sigv4 import derive_key
 from tests.support.proxying import POOL_KEY, REGION, signed_request
 
@@ -20,7 +21,7 @@ def checksum(algorithm: str, content: bytes) -> str:
     """Give S3's text for a checksum; the rarer CRCs bit by bit, straight from their definition."""
     if algorithm == "crc32":
         return base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
-    if algorithm in ("sha1", "sha256"):
+    if algorithm in ("sha1", "sha256", "sha512", "md5"):
         return base64.b64encode(hashlib.new(algorithm, content).digest()).decode()
     polynomial, bits = POLYNOMIALS[algorithm]
     mask, value = (1 << bits) - 1, (1 << bits) - 1
@@ -84,8 +85,10 @@ class SignedStream:
         return framed
 
 
-def unsigned_stream(host: str, target: str, content: bytes, *, algorithm: str = "crc32") -> tuple[bytes, bytes]:
-    """Give head and framed body of a PUT in the form that SDKs use over HTTPS."""
+def unsigned_stream(
+    host: str, target: str, content: bytes, *, algorithm: str = "crc32", value: str = "", key: Credentials = POOL_KEY
+) -> tuple[bytes, bytes]:
+    """Give head and framed body of a PUT in the form that SDKs use over HTTPS; ``value`` is a known checksum."""
     name = f"x-amz-checksum-{algorithm}"
     headers = {
         "x-amz-decoded-content-length": str(len(content)),
@@ -97,7 +100,11 @@ def unsigned_stream(host: str, target: str, content: bytes, *, algorithm: str = 
         len(content),
         content,
         name.encode(),
-        checksum(algorithm, content).encode(),
+        (value or checksum(algorithm, content)).encode(),
     )
-    head = signed_request("PUT", target, host=host, headers=headers, payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER")
-    return head.replace(b"content-length: 0\r\n", b"connection: close\r\ncontent-length: %d\r\n" % len(framed)), framed
+    if not content:
+        framed = framed.removeprefix(b"0\r\n\r\n")
+    payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+    head = signed_request("PUT", target, host=host, headers=headers, payload=payload, key=key)
+    length = b"\r\nconnection: close\r\ncontent-length: %d\r\n" % len(framed)
+    return head.replace(b"\r\ncontent-length: 0\r\n", length), framed

@@ -84,6 +84,8 @@ class Quirks:
     min_part_bytes: int = 5 * MIB
     max_skew_s: float = 0.0  # 0: nobody looks at x-amz-date
     health_path: str = "/swift/healthcheck"
+    server: str = ""  # what the field Server says
+    trailers: bool = False  # bodies with an unsigned trailer are understood
 
 
 @dataclass

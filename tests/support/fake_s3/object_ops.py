@@ -49,7 +49,7 @@ def receive(call: Call) -> bytes:
     """Read a body and check it against every digest that came with it."""
     if call.header("transfer-encoding"):
         raise S3Fault(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
-    body = call.body
+    body = unframed(call) if call.quirks.trailers else call.body
     if call.header("content-md5") and base64.b64decode(call.header("content-md5")) != digest_of("md5", body):
         raise S3Fault(400, "BadDigest", "The content-md5 you specified did not match what was received.")
     for name in CHECKSUMS:
@@ -57,6 +57,23 @@ def receive(call: Call) -> bytes:
         if call.header(header) and base64.b64decode(call.header(header)) != digest_of(name, body):
             raise S3Fault(400, "BadDigest", f"The {header} you specified did not match what was received.")
     return body if call.exchange.spoil is None else flip(body, call.exchange.spoil)
+
+
+def unframed(call: Call) -> bytes:
+    """Give the content of a body, out of its chunks where it has them; the trailer becomes a header."""
+    left = call.body
+    if call.header("x-amz-content-sha256") != "STREAMING-UNSIGNED-PAYLOAD-TRAILER":
+        return left
+    content = b""
+    while size := int((line := left.partition(b"\r\n"))[0], 16):
+        content, left = content + line[2][:size], line[2][size + 2 :]
+    name, _, value = line[2].removesuffix(b"\r\n\r\n").decode().partition(":")
+    if name != call.header("x-amz-trailer") or len(content) != int(call.header("x-amz-decoded-content-length")):
+        raise S3Fault(400, "MalformedTrailerError", "The request contained trailing data that was not well-formed.")
+    call.exchange.trailer = {name: value} if name else {}
+    call.exchange.headers.update(call.exchange.trailer)
+    call.exchange.headers.pop("content-encoding", None)
+    return content
 
 
 def digest_of(name: str, body: bytes) -> bytes:

@@ -126,6 +126,8 @@ class FakeS3:
             reply = self._work(exchange, record, now)
             record.status = reply.status
         reply.headers.setdefault("Date", http_time(now))
+        if self.quirks.server:
+            reply.headers.setdefault("Server", self.quirks.server)
         reply.headers.setdefault("x-amz-request-id", f"fake-{exchange.node.index}-{len(self.requests)}")
         return reply
 
@@ -148,6 +150,7 @@ class FakeS3:
         try:
             yield record
         finally:
+            record.headers.update(exchange.trailer)
             record.body_length = len(exchange.received)
             record.body_sha256 = hashlib.sha256(exchange.received).hexdigest()
 

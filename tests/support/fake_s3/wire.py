@@ -67,6 +67,7 @@ class Exchange:
         self.lines = tuple(lines)
         self.headers = dict(reversed(lines))
         self.received = b""
+        self.trailer: dict[str, str] = {}  # what came behind an aws-chunked body
         self.spoil: int | None = None  # which byte is to be stored wrongly
         self.length = int(self.headers.get("content-length", "0") or "0")
         self._continue = self.headers.get("expect", "").lower() == "100-continue"

@@ -57,7 +57,6 @@ def test_workers_are_added_up() -> None:
         "replay_memory": {"used": 1, "size": 10},
         "spool": {"used": 2, "size": 20},
         "retrying": 1,
-        "checksums_dropped": 5,
         "endpoints": [row],
     }
     other = {**record, "endpoints": [{**row, "state": OPEN, "last_error": "gone", "latency_ms": 4.0, "ejections": 2}]}
@@ -70,7 +69,7 @@ def test_workers_are_added_up() -> None:
         total["requests"]["by_op"],
         total["replay_memory"]["size"],
     )
-    assert (4, 2, 10) == (total["spool"]["used"], total["retrying"], total["checksums_dropped"])
+    assert (4, 2) == (total["spool"]["used"], total["retrying"])
     assert {"connect": 4} == total["endpoints"][0]["failure_kinds"]
     assert {"new": 2, "reused": 8, "stale": 0} == total["endpoints"][0]["connections"]
     assert (OPEN, 6, 3.0, "gone", 2) == tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import functools
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ from s3pool.record import replace as replace
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
+MAX_DIGITS = 18  # of a number in an answer; more would be beyond every size there is
+NO_TIME = "0000-00-00T00:00:00.000Z"  # for a server that never knew
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CLOCK = re.compile(r"T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|6[01])")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
 QUERY_WORDS_KEPT = 128  # most are the same in every request of a kind, and each is asked for twice: to sign, to send
@@ -362,8 +366,16 @@ class ObjectAttributes:
     expires: str = ""
 
 
+def whole_number(text: str, *, most_digits: int = MAX_DIGITS) -> int | None:
+    """Return a number without a sign as somebody else wrote it; None for anything else, or one beyond all sense."""
+    # isdecimal alone would admit the digits of other scripts, and int() ends at 4,300 of them.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= most_digits else None
+
+
 def parse_iso_time(text: str) -> float:
-    """Give seconds since 1970 for ``YYYY-MM-DDTHH:MM:SS[.fff]Z``.
+    """Return seconds since 1970 for ``YYYY-MM-DDTHH:MM:SS[.fff]Z``; NaN for a day that no calendar has.
+
+    NaN is neither before nor after any moment, so no age matches it.
 
     Raises:
         ValueError: it is something else.
@@ -378,13 +390,21 @@ def parse_iso_time(text: str) -> float:
 
 
 @functools.lru_cache(maxsize=1024)
-def _start_of_day(text: str) -> int:
+def _start_of_day(text: str) -> float:
     # strptime is slow, and a listing has few days beside its keys.
-    return calendar.timegm(time.strptime(text, "%Y-%m-%d"))
+    if _DAY.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no day")
+    try:
+        return calendar.timegm(time.strptime(text, "%Y-%m-%d"))
+    except ValueError:  # year 0, or a month that there is not
+        return math.nan
 
 
 def format_iso_time(seconds: float) -> str:
-    """Give ``YYYY-MM-DDTHH:MM:SS.mmmZ`` in UTC."""
+    """Return ``YYYY-MM-DDTHH:MM:SS.mmmZ`` in UTC; a time that parse_iso_time knows for none, for NaN."""
+    if math.isnan(seconds):
+        return NO_TIME
     millis = round(seconds * 1000)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(millis // 1000))
-    return f"{stamp}.{millis % 1000:03d}Z"
+    moment = time.gmtime(millis // 1000)
+    # %Y has four digits from the year 1000 on only.
+    return f"{moment.tm_year:04d}{time.strftime('-%m-%dT%H:%M:%S', moment)}.{millis % 1000:03d}Z"

@@ -306,8 +306,8 @@ def remember(engine: Engine, ctx: Context) -> None:
     if ctx.args.no_resume:
         engine.parts.sweep = make_sweep(lambda _: False, largest=largest)
         return
-    from s3pool.sync.journal import Unfinished
     from s3pool.sync.state import state_directory
+    from s3pool.sync.unfinished import Unfinished
 
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     unfinished = Unfinished(os.path.join(directory, "unfinished.sqlite"), shared=True)

@@ -113,7 +113,7 @@ def probe(
 def _clock_offset_s(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() + DATE_CENTRE_S - time.time()
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
 
 

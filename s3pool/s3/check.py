@@ -15,7 +15,7 @@ from s3pool.errors import (
     ThrottledError,
     TransportError,
 )
-from s3pool.model import Response
+from s3pool.model import Response, whole_number
 from s3pool.s3.results import DeleteFailure
 from s3pool.s3.xml import parse_error
 
@@ -23,6 +23,8 @@ MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 HTTP_DATE = r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
+LONGEST_MONTH, HOURS, MINUTES = 31, 24, 60
+END_OF_TIME = 253_402_300_800  # the year 10000, which no form of a date has room for
 UNPRINTABLE = r"[\x00-\x20\x7f-\x9f\u2028\u2029]+"
 MAX_DETAIL_LENGTH = 500  # a message is one line; some servers write pages
 
@@ -125,7 +127,7 @@ def error_of_failure(failure: DeleteFailure, bucket: str) -> S3Error:
 
 
 def parse_http_date(text: str) -> float | None:
-    """Give seconds since 1970 for ``Sun, 06 Nov 1994 08:49:37 GMT``; None for anything else.
+    """Return seconds since 1970 for ``Sun, 06 Nov 1994 08:49:37 GMT``; None for anything else, such as year 0.
 
     Unlike time.strptime it does not depend on the locale.
     """
@@ -133,7 +135,10 @@ def parse_http_date(text: str) -> float | None:
     if match is None or match[2] not in MONTHS:
         return None
     day, year, hour, minute, second = (int(match[index]) for index in (1, 3, 4, 5, 6))
-    return float(calendar.timegm((year, MONTHS.index(match[2]) + 1, day, hour, minute, second)))
+    if not (year and 0 < day <= LONGEST_MONTH and hour < HOURS and minute < MINUTES and second <= MINUTES):
+        return None
+    seconds = calendar.timegm((year, MONTHS.index(match[2]) + 1, day, hour, minute, second))
+    return float(seconds) if seconds < END_OF_TIME else None
 
 
 def _body_of(response: Response) -> bytes:
@@ -175,12 +180,13 @@ def _is_throttling(status: int, *, code: str, detail: str, is_head: bool) -> boo
 
 
 def _retry_after(response: Response) -> float | None:
-    precise = response.headers.get("x-amz-retry-after", "")
-    if precise.isdecimal():
-        return int(precise) / MILLISECONDS
+    precise = whole_number(response.headers.get("x-amz-retry-after", ""))
+    if precise is not None:
+        return precise / MILLISECONDS
     text = response.headers.get("retry-after", "")
-    if text.isdecimal():
-        return float(text)
+    seconds = whole_number(text)
+    if seconds is not None:
+        return float(seconds)
     until, now = parse_http_date(text), parse_http_date(response.headers.get("date", ""))
     return max(0.0, until - now) if until is not None and now is not None else None
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 
 from s3pool.errors import ProtocolError
-from s3pool.model import format_iso_time, parse_iso_time
+from s3pool.model import format_iso_time, parse_iso_time, whole_number
 from s3pool.s3.xmltree import Element, parse
 
 ISO_MILLIS = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z")
-MAX_DIGITS = 18  # of a number in an answer; more would be beyond every size there is
+KEPT_TEXT = 40  # characters of what is no number
 TRUTH = {"true": True, "false": False}
 
 
@@ -32,10 +32,10 @@ def required(fields: Mapping[str, str], name: str) -> str:
 
 def number(text: str, name: str) -> int:
     """Read a whole number, without a sign."""
-    # isdecimal alone would admit the digits of other scripts.
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise ProtocolError(f"{name} is no number: {text!r}")
-    return int(text)
+    value = whole_number(text)
+    if value is None:
+        raise ProtocolError(f"{name} is no number: {text[:KEPT_TEXT]!r}")
+    return value
 
 
 def flag(root: Element, name: str) -> bool:

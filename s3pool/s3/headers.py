@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 
 from s3pool.errors import ProtocolError, UsageError
-from s3pool.model import ObjectAttributes, ObjectHead, Response, encode_key, encode_query, format_iso_time
+from s3pool.model import (
+    NO_TIME,
+    ObjectAttributes,
+    ObjectHead,
+    Response,
+    encode_key,
+    encode_query,
+    format_iso_time,
+    whole_number,
+)
 from s3pool.s3.check import parse_http_date
 from s3pool.s3.results import PutResult, plausible_etag
 
@@ -119,13 +128,14 @@ def head_of(headers: Mapping[str, str]) -> ObjectHead:
     Raises:
         ProtocolError: there is no usable Content-Length or Last-Modified.
     """
-    length = headers.get("content-length", "")
-    modified = parse_http_date(headers.get("last-modified", ""))
-    if not (length.isascii() and length.isdecimal()) or modified is None:
+    length = whole_number(headers.get("content-length", ""))
+    told = headers.get("last-modified", "")
+    if length is None or not told:
         raise ProtocolError("the answer to HEAD tells no size or no time of modification")
+    modified = parse_http_date(told)
     return ObjectHead(
-        int(length),
-        format_iso_time(modified),
+        length,
+        NO_TIME if modified is None else format_iso_time(modified),
         etag_of(headers),
         headers.get("content-type", ""),
         headers.get("x-amz-storage-class") or "STANDARD",

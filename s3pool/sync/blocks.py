@@ -174,7 +174,7 @@ def have_times_in_sync(ours: Block, theirs: Block, direction: str) -> bool:
         # Times of one form sort as text: one of them is read instead of all.
         if newest <= time_ns_of(min(theirs.modified)) + TOLERANCE_NS:
             return True
-        times: Iterable[int] = ours.times_ns
+        times: Iterable[float] = ours.times_ns
     else:
         times = map(time_ns_of, ours.modified)
     return all(time <= time_ns_of(text) + TOLERANCE_NS for time, text in zip(times, theirs.modified, strict=True))

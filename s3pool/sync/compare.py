@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from s3pool.model import parse_iso_time
@@ -30,8 +31,8 @@ class Entry(NamedTuple):
     path: str = ""
 
     @property
-    def time_ns(self) -> int:
-        """Give the modification time in nanoseconds, the server's where there is no other."""
+    def time_ns(self) -> float:
+        """Return the modification time in nanoseconds, the server's where there is no other."""
         return self.mtime_ns if self.mtime_ns is not None else time_ns_of(self.last_modified)
 
     @property
@@ -40,9 +41,10 @@ class Entry(NamedTuple):
         return str(self.mtime_ns) if self.mtime_ns is not None else f"{self.etag} {self.last_modified}"
 
 
-def time_ns_of(last_modified: str) -> int:
-    """Give a Last-Modified of a listing in nanoseconds."""
-    return round(parse_iso_time(last_modified) * NANO)
+def time_ns_of(last_modified: str) -> float:
+    """Return a Last-Modified of a listing in nanoseconds; NaN for one that is no time."""
+    nanoseconds = parse_iso_time(last_modified) * NANO
+    return nanoseconds if math.isnan(nanoseconds) else round(nanoseconds)
 
 
 class Record(NamedTuple):
@@ -145,10 +147,11 @@ def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
     """Decide without a record, by what a listing and a walk tell."""
     if direction == DOWNLOAD:
         return SAME if is_time_of_object(target.time_ns, source.time_ns) else OTHER_TIME
-    return NEWER if source.time_ns > target.time_ns + TOLERANCE_NS else SAME
+    # So that a time that nobody knows is a newer one.
+    return SAME if source.time_ns <= target.time_ns + TOLERANCE_NS else NEWER
 
 
-def is_time_of_object(local_ns: int, modified_ns: int) -> bool:
+def is_time_of_object(local_ns: float, modified_ns: float) -> bool:
     """Say whether a download set this time: Last-Modified as HTTP writes it, in whole seconds."""
     return local_ns % NANO == 0 and abs(local_ns - modified_ns) <= NANO
 

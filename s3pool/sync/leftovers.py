@@ -12,8 +12,8 @@ from s3pool.transfer.resume import ANNOUNCED, abort_announced
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.sync.journal import Unfinished
     from s3pool.sync.route import Route
+    from s3pool.sync.unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from typing import TYPE_CHECKING
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError, NotFoundError
-from s3pool.model import ObjectHead, parse_iso_time
+from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
 from s3pool.sync.compare import DOWNLOAD, NANO, TOLERANCE_NS, UPLOAD, Entry
 from s3pool.sync.journal import Identity
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 IN_SYNC = "the target has it already"
 STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
+COARSEST_MTIME_NS = 2 * NANO  # of file systems in use (FAT)
 NO_PARTS = 0  # the part size of an object that was stored in one piece
 
 
@@ -111,9 +113,9 @@ class Looker:
             raise local_error("read", local.path, exc) from exc
         finally:
             os.close(fd)
-        if (facts.st_size, facts.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+        identity = _identity(facts)
+        if identity != _identity(now):
             return set()
-        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         self.new_hashes.extend((identity, size, etag) for size, etag in etags.items())
         return set(etags.values())
 
@@ -127,7 +129,7 @@ class Looker:
         head = self._source.head_object(self._route.source.bucket, self._route.source.join(name).key)
         if self._route.direction == DOWNLOAD:
             time_ns = _stored_time(head)
-            return _is_close(_whole_seconds(head) if time_ns is None else time_ns, look.target.mtime_ns)
+            return _has_local_time(look.target, _whole_seconds(head) if time_ns is None else time_ns)
         other = self._head(self._route.target.bucket, self._route.target.join(name).key)
         return other is not None and _have_same_time(head, other)
 
@@ -148,7 +150,11 @@ def identity_of(path: str) -> Identity | None:
         facts = os.stat(path)
     except OSError:
         return None
-    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    return _identity(facts)
+
+
+def _identity(facts: os.stat_result) -> Identity:
+    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def _etag_of(fd: int, size: int, part_size: int) -> str:
@@ -162,9 +168,24 @@ def _stored_time(head: ObjectHead) -> int | None:
     return stored.parse_mtime(head.metadata.get(stored.MTIME, ""))
 
 
-def _whole_seconds(head: ObjectHead) -> int:
-    """Give Last-Modified as a download sets it."""
-    return round(parse_iso_time(head.last_modified)) * NANO
+def _whole_seconds(head: ObjectHead) -> int | None:
+    """Return Last-Modified as a download sets it; None for one that is no time."""
+    seconds = head.mtime
+    return None if math.isnan(seconds) else round(seconds) * NANO
+
+
+def _has_local_time(local: Entry, time_ns: int | None) -> bool:
+    """Return whether a file has the time of its object, as well as its file system can keep that."""
+    if time_ns is None or local.mtime_ns is None or _is_close(time_ns, local.mtime_ns):
+        return time_ns is not None and local.mtime_ns is not None
+    try:
+        fd = os.open(os.path.dirname(local.path) or ".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError:  # there are no such files here: whole seconds are what most coarse file systems keep
+        return 0 <= time_ns - local.mtime_ns <= COARSEST_MTIME_NS and local.mtime_ns % NANO == 0
+    try:
+        return stored.set_mtime(fd, time_ns) == local.mtime_ns
+    finally:
+        os.close(fd)
 
 
 def _is_close(time_ns: int | None, other_ns: int | None) -> bool:

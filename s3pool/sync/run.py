@@ -17,7 +17,7 @@ from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record, Rules
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import HALF, MaxDelete, Situation, why_hold_back
-from s3pool.sync.journal import Journal, Unfinished
+from s3pool.sync.journal import Journal
 from s3pool.sync.leftovers import clear_leftovers
 from s3pool.sync.lock import PairLock
 from s3pool.sync.look import IN_SYNC, Looker
@@ -25,7 +25,8 @@ from s3pool.sync.obstacles import WAITS, Obstacles
 from s3pool.sync.plan import Plan, Tally
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import NO_STATE, StatePaths
-from s3pool.transfer.beneath import local_error, remove_orphan, stat_below
+from s3pool.sync.unfinished import Unfinished
+from s3pool.transfer.beneath import local_error, remove_orphan
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import (
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
 
 ALL_NAMES = NameFilter()
-COARSEST_MTIME_NS = 2 * 10**9  # of file systems in use (FAT)
-COARSE_STEP_NS = 1000  # what a finer one would hardly ever give by chance
 
 T = TypeVar("T")
 ListPages = Callable[["S3Client", str, str], Iterable["ListPage"]]
@@ -321,16 +320,7 @@ class Sync:
             return None
         if not isinstance(task, DownloadTask):
             return Record(done.size, str(done.mtime_ns), done.etag)
-        return Record(done.size, str(self._kept_mtime(name, done.mtime_ns)), done.etag, task.last_modified)
-
-    def _kept_mtime(self, name: str, mtime_ns: int) -> int:
-        """Give the time that a file system with coarse times has made of the one that was set."""
-        facts = stat_below(self._route.root, name)
-        if facts is None:
-            return mtime_ns
-        lost = mtime_ns - facts.st_mtime_ns
-        is_cut = 0 <= lost <= COARSEST_MTIME_NS and facts.st_mtime_ns % COARSE_STEP_NS == 0
-        return facts.st_mtime_ns if is_cut else mtime_ns
+        return Record(done.size, str(done.mtime_ns), done.etag, task.last_modified)
 
     # -- deletes ---------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
 
-from s3pool.model import ObjectAttributes, ObjectHead
+from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
 from s3pool.s3.check import parse_http_date
 
@@ -28,6 +29,7 @@ NANO = 10**9
 NANO_DIGITS = 9
 KNOWN_DATES = 256
 PERMISSION_BITS = 0o777
+NO_ID = (1 << 32) - 1  # chown's word for none
 
 
 @functools.lru_cache(maxsize=256)
@@ -55,10 +57,25 @@ def format_mtime(nanoseconds: int) -> str:
 def parse_mtime(text: str) -> int | None:
     """Read what format_mtime, rclone or s3fs wrote, in nanoseconds; None for anything else."""
     sign = -1 if text.startswith("-") else 1
-    whole, _, fraction = text.lstrip("-").partition(".")
-    if not (whole.isascii() and whole.isdigit() and (not fraction or (fraction.isascii() and fraction.isdigit()))):
+    whole, _, fraction = text.removeprefix("-").partition(".")
+    seconds = whole_number(whole)
+    rest = whole_number(fraction[:NANO_DIGITS].ljust(NANO_DIGITS, "0"))
+    if seconds is None or rest is None:
         return None
-    return sign * (int(whole) * NANO + int(fraction[:NANO_DIGITS].ljust(NANO_DIGITS, "0")))
+    return sign * (seconds * NANO + rest)
+
+
+def set_mtime(fd: int, mtime_ns: int | None) -> int | None:
+    """Set a file's modification time, and return what the file system has made of it; None without one.
+
+    File systems cut to whole seconds or less and clamp what is out of their range, and some
+    keep no time at all: whoever compares later must know what there is.
+    """
+    if mtime_ns is None:
+        return None
+    with contextlib.suppress(OSError, OverflowError):
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+    return os.fstat(fd).st_mtime_ns
 
 
 def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
@@ -114,6 +131,8 @@ def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
     mode = metadata.get(MODE, "")
     if mode and not mode.strip("01234567"):
         os.fchmod(fd, int(mode, base=8) & PERMISSION_BITS)
-    owner, group = metadata.get(OWNER, ""), metadata.get(GROUP, "")
-    if owner.isdecimal() and group.isdecimal() and os.geteuid() == 0:
-        os.fchown(fd, int(owner), int(group))
+    owner, group = (whole_number(metadata.get(name, "")) for name in (OWNER, GROUP))
+    if owner is None or group is None or max(owner, group) >= NO_ID or os.geteuid():
+        return
+    with contextlib.suppress(OSError):  # an id that this system, or its file system, does not have
+        os.fchown(fd, owner, group)

@@ -68,14 +68,14 @@ def why_skip_copy(task: CopyTask, engine: Engine) -> str:
     return "" if parse_iso_time(modified) > target.mtime else NOT_NEWER
 
 
-def mtime_of(head: ObjectHead) -> int:
-    """Give the stored modification time in nanoseconds, else Last-Modified."""
+def mtime_of(head: ObjectHead) -> float:
+    """Return the stored modification time in nanoseconds, else Last-Modified; NaN where that is no time."""
     told = stored.parse_mtime(head.metadata.get(stored.MTIME, ""))
     return told if told is not None else _nanoseconds(head.last_modified)
 
 
-def _nanoseconds(iso_time: str) -> int:
-    return round(parse_iso_time(iso_time) * stored.NANO)
+def _nanoseconds(iso_time: str) -> float:
+    return parse_iso_time(iso_time) * stored.NANO
 
 
 def _head_or_none(engine: Engine, bucket: str, key: str) -> ObjectHead | None:

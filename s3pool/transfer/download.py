@@ -257,8 +257,7 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
         os.fchmod(part.fd, mode)
     if engine.options.preserve:
         stored.restore_mode(part.fd, metadata)
-    if mtime_ns is not None:
-        os.utime(part.fd, ns=(mtime_ns, mtime_ns))
+    mtime_ns = stored.set_mtime(part.fd, mtime_ns)
     if not part.commit(replace=not engine.options.no_clobber):
         return Done(skipped=EXISTS)
     return Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)

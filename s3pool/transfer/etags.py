@@ -13,7 +13,7 @@ from s3pool.s3.multipart import MIB, choose_part_size, count_parts
 USUAL_PART_SIZES = tuple(mib * MIB for mib in (16, 8, 5, 15, 50, 64, 10, 32, 25, 100, 128, 20, 256, 512, 1024))
 
 MD5_ETAG = re.compile(r"[0-9a-f]{32}")
-COMPOSITE_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]*)")
+COMPOSITE_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,17})")
 
 
 def iter_ranges(size: int, part_size: int) -> Iterator[ByteRange]:

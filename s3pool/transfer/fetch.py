@@ -15,7 +15,7 @@ from s3pool.transfer.progress import Meter
 logger = logging.getLogger(__name__)
 
 PARTIAL = 206
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 Write = Callable[[memoryview], object]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
-from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.tasks import DeleteTask, Problem
@@ -155,7 +155,7 @@ class Removal:
                 yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
 
     def _is_of_age(self, upload: UploadInfo) -> bool:
-        return not self._rules.ages.active or self._rules.ages.admits(0, parse_iso_time(upload.initiated))
+        return not self._rules.ages.active or self._rules.ages.admits(0, parse_iso_time(upload.initiated or NO_TIME))
 
     def _admitted(self, scope: _Scope, infos: Iterable[ObjectInfo]) -> Iterator[DeleteTask]:
         ages = self._rules.ages

@@ -76,7 +76,8 @@ def abort_announced(client: S3Client, word: str, bucket: str, *, key: str) -> No
     """
     since = float(word.split()[1]) - CLOCKS_APART_S
     for info in iter_uploads(client, bucket, prefix=key):
-        if info.key == key and parse_iso_time(info.initiated) >= since:
+        # An upload of nobody knows when may be anybody's.
+        if info.key == key and info.initiated and parse_iso_time(info.initiated) >= since:
             with contextlib.suppress(NotFoundError):
                 if not client.list_parts(bucket, key, upload_id=info.upload_id):
                     client.abort_multipart_upload(bucket, key, upload_id=info.upload_id)

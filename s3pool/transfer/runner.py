@@ -243,13 +243,13 @@ def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Ou
 
 
 def _failed(task: Item, error: Exception, started: float) -> Outcome:
-    """Give the outcome of an error; one that is none of ours is logged with where it came from."""
+    """Return the outcome of an error; of one that is none of ours the debug log tells where it came from."""
     if isinstance(error, StoppedError):
         return Outcome(task, NOT_STARTED)
     seconds = time.monotonic() - started if started else 0.0
     if isinstance(error, S3PoolError):
         return Outcome(task, state_of(error), error=error, seconds=seconds)
-    logger.error("%s -> %s: unexpected %s", task.source, task.target, type(error).__name__, exc_info=error)
+    logger.debug("%s -> %s: this should not have happened", task.source, task.target, exc_info=error)
     return Outcome(task, FAILED, error=error, seconds=seconds)
 
 

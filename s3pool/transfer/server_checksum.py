@@ -15,7 +15,7 @@ FULL_OBJECT = "FULL_OBJECT"
 COMPOSITE = "COMPOSITE"
 HEADERS = tuple((name, CHECKSUM_PREFIX + name) for name in (*CHECKSUMS, "sha512", "md5"))
 DIGEST_BYTES = CRC_BYTES | {"sha256": 32, "sha1": 20, "sha512": 64, "md5": 16}
-VALUE = re.compile(r"([A-Za-z0-9+/]+={0,2})(?:-([1-9][0-9]*))?")
+VALUE = re.compile(r"([A-Za-z0-9+/]+={0,2})(?:-([1-9][0-9]{0,17}))?")
 
 
 class ServerChecksum(NamedTuple):

@@ -233,7 +233,7 @@ class SmallDownload(_Small[_Got]):
         if not self._files.write(task.root, task.relative, content, mtime_ns=mtime_ns):
             raise GeneralWayError
         engine.progress.whole(len(content))
-        return Done(len(content), etag, mtime_ns)
+        return Done(len(content), etag, self._files.mtime_ns)
 
 
 def _take(response: Response) -> _Got:

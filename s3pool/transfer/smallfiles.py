@@ -13,6 +13,7 @@ import secrets
 import stat
 
 from s3pool.errors import S3PoolError
+from s3pool.transfer.attributes import set_mtime
 from s3pool.transfer.beneath import (
     NEW_FILE_MODE,
     PART_PREFIX,
@@ -42,9 +43,12 @@ class SmallFiles:
         self._was_empty = False  # when it was entered: what is in it now, this run has put there
         self._token = secrets.token_hex(PART_RANDOM_BYTES)
         self._numbers = itertools.count()
+        self.mtime_ns: int | None = None  # of the last file, as the file system keeps it
 
     def write(self, root: str, relative: str, content: bytes, *, mtime_ns: int | None) -> bool:
         """Write one file; False when something is in the way, and nothing was changed.
+
+        ``mtime_ns`` is afterwards the time that the file has.
 
         Raises:
             RefusedError: the name leads out of the root.
@@ -56,25 +60,26 @@ class SmallFiles:
         try:
             self._write_part(part, name, content, mtime_ns)
             os.rename(part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        except OSError:
-            # The general way meets the same, and has the words for it.
+        except BaseException as exc:
             with contextlib.suppress(OSError):
                 os.unlink(part, dir_fd=self._directory)
             self.close()
-            return False
+            if isinstance(exc, OSError):
+                return False  # the general way meets the same, and has the words for it
+            raise
         return True
 
     def _write_part(self, part: bytes, name: bytes, content: bytes, mtime_ns: int | None) -> None:
         mode = self._mode_of(name)
-        fd = os.open(part, CREATE_FLAGS, NEW_FILE_MODE, dir_fd=self._directory)
+        # What nobody else may read is read by nobody while it comes.
+        fd = os.open(part, CREATE_FLAGS, NEW_FILE_MODE if mode is None else mode, dir_fd=self._directory)
         try:
             view = memoryview(content)
             while view:
                 view = view[os.write(fd, view) :]
             if mode is not None:
                 os.fchmod(fd, mode)
-            if mtime_ns is not None:
-                os.utime(fd, ns=(mtime_ns, mtime_ns))
+            self.mtime_ns = set_mtime(fd, mtime_ns)
         finally:
             os.close(fd)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CRC_BYTES, combine, new_hasher
-from s3pool.model import ByteRange
+from s3pool.model import ByteRange, whole_number
 from s3pool.record import dataclass, field
 from s3pool.s3.headers import hides_digest
 from s3pool.transfer import attributes as stored
@@ -31,10 +31,8 @@ def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
 
 
 def _told_part_size(size: int, count: int, headers: Mapping[str, str]) -> int:
-    told = headers.get(f"x-amz-meta-{stored.PART_SIZE}", "")
-    if not (told.isascii() and told.isdecimal() and int(told)):
-        return 0
-    return int(told) if -(-size // int(told)) == count else 0
+    told = whole_number(headers.get(f"x-amz-meta-{stored.PART_SIZE}", ""))
+    return told if told and -(-size // told) == count else 0
 
 
 def _iter_part_sizes(size: int, count: int, headers: Mapping[str, str]) -> Iterator[int]:

@@ -59,7 +59,7 @@ TRANSFER = {
 } | {
     f"s3pool.cli.{name}" for name in ("attributes", "bars", "helpers", "selection", "sharding", "transfers", "workers")
 }
-CP = {f"s3pool.sync.{name}" for name in ("compare", "journal", "route", "state")} | {
+CP = {f"s3pool.sync.{name}" for name in ("compare", "route", "state", "unfinished")} | {
     *("s3pool.cli.commands.cp", "s3pool.cli.copying", "s3pool.s3.multipart", "s3pool.s3.signedhead"),
 }
 

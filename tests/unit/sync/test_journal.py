@@ -10,8 +10,9 @@ from s3pool.errors import JournalError
 from s3pool.sync.compare import Record
 from s3pool.sync.journal import ROWS_PER_READ, Journal
 
+LISTED = "2026-01-22T20:44:33.000Z"
 ONE = Record(1, "stamp", "etag", "time")
-FILE = (5, 1 << 63, 10, 7)  # inode numbers may use all 64 bits
+FILE = (5, 1 << 63, 10, 1 << 70, 7)  # inode numbers may use all 64 bits, and times more
 
 
 def records_of(journal: Journal) -> dict[bytes, Record]:
@@ -94,7 +95,7 @@ def test_hashes_are_of_a_file_as_it_was(tmp_path: Path) -> None:
     journal.write()
 
     assert {0: "abc", 8: "def-2"} == journal.hashes_of(FILE)
-    assert {} == journal.hashes_of((*FILE[:3], 8))
+    assert [{}, {}] == [journal.hashes_of((*FILE[:3], 8, 7)), journal.hashes_of((*FILE[:4], 8))]
     journal.close()
 
 
@@ -184,6 +185,39 @@ def test_a_file_that_breaks_later_is_set_aside(tmp_path: Path, caplog: pytest.Lo
 
     assert "set aside" in caplog.text
     assert {} == pairs_of(path)
+
+
+OLD_SCHEMA = """
+CREATE TABLE pairs (name BLOB PRIMARY KEY, size INTEGER, stamp TEXT, etag TEXT, modified TEXT) WITHOUT ROWID;
+CREATE TABLE hashes (
+    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, part_size INTEGER, etag TEXT NOT NULL,
+    PRIMARY KEY (device, inode, part_size)
+) WITHOUT ROWID;
+INSERT INTO hashes VALUES (5, 7, 10, 8, 0, 'of who knows what');
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_of_the_first_version_keeps_what_was_proved(tmp_path: Path, read_only: bool) -> None:
+    """Its hashes knew no ctime, and a pair of about one age may have been noted without a look."""
+    path = tmp_path / "x.sqlite"
+    database = sqlite3.connect(path)
+    database.executescript(OLD_SCHEMA)
+    second = 1_769_114_673
+    sure = [(b"copied", 1, str(second * 10**9), "e", ""), (b"s3", 1, f"e {LISTED}", "e", LISTED)]
+    sure.append((b"older", 1, str((second - 60) * 10**9), "e", LISTED))
+    doubtful = (b"same age", 1, str((second + 1) * 10**9 + 5), "e", LISTED)
+    database.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?)", [*sure, doubtful])
+    database.commit()
+    database.close()
+
+    journal = Journal(str(path), read_only=read_only)
+
+    assert {name for name, *_ in sure} == set(records_of(journal))
+    assert {} == journal.hashes_of((5, 7, 10, 8, 9))
+    journal.close()
+    assert [] == list(tmp_path.glob("*.corrupt-*"))
 
 
 def test_another_version_is_set_aside(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.shard import Shard
 from s3pool.sync.blocks import Block, merge
 from s3pool.sync.compare import Record
-from s3pool.sync.journal import Journal, Unfinished
+from s3pool.sync.journal import Journal
 from s3pool.sync.listed import ListedNames
 from s3pool.sync.plan import RecordReader
 from s3pool.sync.route import choose_route
 from s3pool.sync.scan import Ahead, RemoteTree
 from s3pool.sync.state import paths_for, state_directory
+from s3pool.sync.unfinished import Unfinished
 
 NAMES = ["a", "a-b", "a.b", "a/b", "a0", "b\uffff", "b\U00010000"]
 

@@ -83,21 +83,17 @@ def parse_shard(text: str) -> Shard:
 
 
 def choose_shard(text: str, environ: Mapping[str, str]) -> Shard:
-    """Give the shard that the flag names, else the one that Slurm or Kubernetes has set.
-
-    The word ``auto`` demands that one of them has.
+    """Return the shard that the flag names; with ``auto`` the one that Slurm or Kubernetes has set.
 
     Raises:
-        UsageError: the flag or the environment makes no sense.
+        UsageError: the flag or the environment makes no sense, or neither of them has set one.
     """
-    if text and text != AUTO:
-        return parse_shard(text)
+    if text != AUTO:
+        return parse_shard(text) if text else WHOLE
     for variables in ENVIRONMENTS:
         if environ.get(variables.index) and environ.get(variables.count):
             return _from_environment(variables, environ)
-    if text:
-        raise UsageError(f"{FLAG} {AUTO}: {_what_is_missing(environ)}")
-    return WHOLE
+    raise UsageError(f"{FLAG} {AUTO}: {_what_is_missing(environ)}")
 
 
 def _what_is_missing(environ: Mapping[str, str]) -> str:

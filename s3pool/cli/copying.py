@@ -94,12 +94,12 @@ def _may_be_many(sources: Sequence[Location], args: argparse.Namespace) -> bool:
     return bool(args.recursive or args.files_from or globs)
 
 
-def _rules(sources: Sequence[Location], args: argparse.Namespace, ctx: Context) -> Rules:
+def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
     return Rules(
         recursive=args.recursive,
         glob=not args.no_glob,
         names=name_filter(args),
-        shard=shard_of(args, ctx, many=_may_be_many(sources, args)),
+        shard=shard_of(args, ctx),
         links=args.links,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
@@ -126,7 +126,7 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    tasks = Expansion(ctx.source_session.client, sources, target, rules=_rules(sources, args, ctx))
+    tasks = Expansion(ctx.source_session.client, sources, target, rules=_rules(args, ctx))
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ SUMMARIES = {
     "completion": "print a completion script for a shell",
 }
 ALL = tuple(SUMMARIES)
+CHANGING = frozenset(("cp", "mv", "sync", "rm", "find", "pipe", "mb", "rb", "speedtest"))
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
@@ -190,16 +191,20 @@ positive_int.__name__ = natural_int.__name__ = "number"
 # -- global flags --------------------------------------------------------------------------
 
 
-def add_global_flags(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
+def add_global_flags(
+    parser: argparse.ArgumentParser, *, hidden: bool = False, except_for: Collection[str] = ()
+) -> None:
     """Add the flags that every command takes.
 
     None has a default: a flag that was not given leaves no trace, so that the same flag
-    before the command survives the parser behind it. ``hidden`` keeps them out of the help.
+    before the command survives the parser behind it. ``hidden`` keeps them out of the help,
+    ``except_for`` some.
     """
     group = parser.add_argument_group("global flags")
 
     def flag(*names: str, help: str, **settings: Any) -> None:
-        group.add_argument(*names, default=argparse.SUPPRESS, help=argparse.SUPPRESS if hidden else help, **settings)
+        shown = help if not hidden or names[0] in except_for else argparse.SUPPRESS
+        group.add_argument(*names, default=argparse.SUPPRESS, help=shown, **settings)
 
     _add_connection_flags(flag)
     _add_tuning_flags(flag)
@@ -327,8 +332,13 @@ def command_parser(name: str) -> CommandParser:
         prog=f"s3pool {name}", description=_sentence(command.SUMMARY), epilog=GLOBALS_HINT, argument_default=None
     )
     command.add_arguments(parser)
-    add_global_flags(parser, hidden=True)
+    add_global_flags(parser, hidden=True, except_for=_worth_showing(name))
     return parser
+
+
+def _worth_showing(command: str) -> Collection[str]:
+    """Return the global flags that the help of a command repeats."""
+    return ("--dry-run",) if command in CHANGING else ()
 
 
 def require_known(name: str) -> None:
@@ -361,7 +371,7 @@ def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> a
         command: Command = load_command(name)
         child = commands.add_parser(name, help=command.SUMMARY, description=_sentence(command.SUMMARY))
         command.add_arguments(child)
-        add_global_flags(child, hidden=not show_globals)
+        add_global_flags(child, hidden=not show_globals, except_for=_worth_showing(name))
     add_global_flags(parser)
     return parser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3pool.shard import FLAG, WHOLE, Shard, choose_shard
+from s3pool.shard import FLAG, Shard, choose_shard
 
 if TYPE_CHECKING:
     import argparse
@@ -18,22 +18,16 @@ def add_shard_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         FLAG,
         default="",
         metavar="I/N",
-        help="only names of shard I of N; without it, of many keys the share that a Slurm array or an indexed"
-        " Kubernetes job gives; auto demands one of these",
+        help="only names of shard I of N; auto: the share that a Slurm array or an indexed Kubernetes job gives",
     )
 
 
-def shard_of(args: argparse.Namespace, ctx: Context, *, many: bool = True) -> Shard:
-    """Give the share that this run takes, and say so when nobody asked for it on the command line.
-
-    Without ``many`` all operands are single objects: a script in a job array that touches
-    one of them means it.
+def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:
+    """Return the share that this run takes, and tell the one that the environment gave.
 
     Raises:
         UsageError: the flag or the environment makes no sense, or the environment was to tell and does not.
     """
-    if not (many or args.shard):
-        return WHOLE
     shard = choose_shard(args.shard, ctx.environ)
     if shard.origin != FLAG and not shard.is_whole:
         text = f"shard {shard.text} by {shard.origin}; {FLAG} 0/1 takes everything"

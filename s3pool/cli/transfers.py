@@ -86,7 +86,9 @@ def name_filter(args: argparse.Namespace) -> NameFilter:
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of everything that copies."""
     add_filter_flags(parser)
-    parser.add_argument("-n", "--no-clobber", action="store_true", help="leave targets that exist")
+    parser.add_argument(
+        "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
+    )
     parser.add_argument("-u", "--update", action="store_true", help="copy only what is newer than the target")
     parser.add_argument("--part-size", type=part_size, default=0, metavar="SIZE", help="of large transfers (16M)")
     parser.add_argument(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.errors import S3Error, S3PoolError
+from s3pool.errors import NotFoundError, S3Error, S3PoolError
+from s3pool.location import S3Path
 from s3pool.s3.check import error_of_failure
 from s3pool.transfer.beneath import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
 
 if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
     from s3pool.transfer.engine import Engine
 
 MAX_BATCH = 1000  # S3's own ceiling (DeleteObjects)
@@ -19,10 +21,10 @@ Batch = tuple[DeleteTask, ...] | RemoveTask | Problem
 
 
 def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator[Batch]:
-    """Gather keys of one bucket into batches, in their order; everything else stays alone."""
+    """Gather keys of one bucket into batches, in their order; what needs a look stays alone."""
     batch: list[DeleteTask] = []
     for task in tasks:
-        if isinstance(task, DeleteTask) and not task.upload_id:
+        if isinstance(task, DeleteTask) and not (task.upload_id or task.named):
             if batch and (batch[0].bucket != task.bucket or len(batch) == MAX_BATCH):
                 yield tuple(batch)
                 batch = []
@@ -57,6 +59,7 @@ def _remove_local(task: RemoveTask) -> Outcome:
 
 def _delete_one(task: DeleteTask, engine: Engine) -> Outcome:
     try:
+        check_no_tree(task, engine.client)
         if task.upload_id:
             engine.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
         else:
@@ -64,6 +67,32 @@ def _delete_one(task: DeleteTask, engine: Engine) -> Outcome:
     except S3PoolError as exc:
         return Outcome(task, FAILED, error=exc)
     return Outcome(task, DONE, Done(task.size))
+
+
+def check_no_tree(task: DeleteTask, client: S3Client) -> None:
+    """See to it that a key that was named is not the name of a tree alone.
+
+    Raises:
+        NotFoundError: there is no such key, and keys lie below it.
+    """
+    if not task.named:
+        return
+    try:
+        client.head_object(task.bucket, task.key)
+    except NotFoundError as exc:
+        if exc.code != "NoSuchBucket":
+            refuse_tree(S3Path(task.bucket, task.key), client)
+
+
+def refuse_tree(path: S3Path, client: S3Client) -> None:
+    """Refuse a key that is not there when it is the name of a tree.
+
+    Raises:
+        NotFoundError: keys lie below it.
+    """
+    if client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects:
+        detail = "there is no such key, but there are keys below it: -r deletes them"
+        raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
 
 
 def _delete_many(batch: tuple[DeleteTask, ...], engine: Engine) -> tuple[Outcome, ...]:

@@ -11,6 +11,7 @@ from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
+from s3pool.transfer.delete import refuse_tree
 from s3pool.transfer.tasks import DeleteTask, Problem
 from s3pool.transfer.walk import NO_FILTER
 
@@ -118,9 +119,9 @@ class Removal:
         if not scope.admits(key):
             return
         if self._rules.ages.active:
-            yield from self._admitted(scope, self._head(scope.path))
+            yield from self._admitted(scope, self._head(scope.path, may_be_tree=False))
         else:
-            yield DeleteTask(scope.bucket, key)
+            yield DeleteTask(scope.bucket, key, named=not self._rules.listed)
 
     def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.trees import list_objects
@@ -131,10 +132,12 @@ class Removal:
             scope, list_objects(self._client, scope.bucket, prefix=scope.prefix, mode=self._rules.listing)
         )
 
-    def _head(self, path: S3Path) -> Iterator[ObjectInfo]:
+    def _head(self, path: S3Path, *, may_be_tree: bool = True) -> Iterator[ObjectInfo]:
         try:
             head = self._client.head_object(path.bucket, path.key)
         except NotFoundError:
+            if not (may_be_tree or self._rules.listed):
+                refuse_tree(path, self._client)
             return
         yield ObjectInfo(path.key, head.size, head.last_modified)
 
@@ -144,7 +147,12 @@ class Removal:
         # A tree's own key stands before the tree in the same listing.
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
         versions = list_versions(self._client, scope.bucket, prefix=prefix, mode=self._rules.listing)
-        yield from self._admitted(scope, versions)
+        is_missing = True
+        for task in self._admitted(scope, versions):
+            is_missing = False
+            yield task
+        if is_missing and scope.is_one_key and not self._rules.listed:
+            refuse_tree(scope.path, self._client)
 
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.trees import list_uploads
@@ -205,15 +213,6 @@ def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
         start = glob_prefix(path.key)
         return _Scope(path.bucket, start, start[: start.rfind("/") + 1], path, rules)
     return _Scope(path.bucket, path.tree_prefix, path.tree_prefix if rules.recursive else _parent(path), path, rules)
-
-
-def is_for_many(path: S3Path, rules: RemovalRules) -> bool:
-    """Say whether an operand stands for keys that only a listing can tell.
-
-    Raises:
-        UsageError: as ``scope_of``.
-    """
-    return scope_of(path, rules).is_many
 
 
 def _parent(path: S3Path) -> str:

@@ -13,7 +13,7 @@ from s3pool.errors import CREDENTIAL_CODES, LocalFileError, NoEndpointError, S3E
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.copy import copy
-from s3pool.transfer.delete import delete_batch, iter_batches
+from s3pool.transfer.delete import check_no_tree, delete_batch, iter_batches
 from s3pool.transfer.download import download
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow
@@ -280,6 +280,8 @@ def _rehearse(task: Task, engine: Engine) -> Done:
         skipped = why_skip_download(task, engine)
     elif isinstance(task, CopyTask):
         skipped = why_skip_copy(task, engine)
+    elif isinstance(task, DeleteTask):
+        check_no_tree(task, engine.client)
     return Done(max(0, task.size), skipped=skipped)
 
 

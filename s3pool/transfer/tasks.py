@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from s3pool.errors import RefusedError, S3PoolError
+from s3pool.errors import NotFoundError, RefusedError, S3PoolError
 from s3pool.location import S3Path
 from s3pool.record import dataclass, field
 
@@ -105,7 +105,10 @@ class CopyTask:
 
 @dataclass(frozen=True, slots=True)
 class DeleteTask:
-    """Delete one key, or one version of it, or abort one unfinished upload of it."""
+    """Delete one key, or one version of it, or abort one unfinished upload of it.
+
+    One that is ``named`` on the command line must not be the name of a tree.
+    """
 
     bucket: str
     key: str
@@ -113,6 +116,7 @@ class DeleteTask:
     upload_id: str = ""
     size: int = 0
     reason: str = ""
+    named: bool = False
 
     op = "delete"
 
@@ -231,7 +235,7 @@ class Summary:
         else:
             self.not_started += 1
         if outcome.error is not None:
-            _keep(outcome.error, self.source_errors if isinstance(outcome.task, Problem) else self.errors)
+            _keep(outcome.error, self.source_errors if _is_of_source(outcome) else self.errors)
 
     def as_record(self) -> dict[str, object]:
         """Give the summary as the JSON record of the command line."""
@@ -245,6 +249,13 @@ class Summary:
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _is_of_source(outcome: Outcome) -> bool:
+    task = outcome.task
+    if isinstance(task, DeleteTask):
+        return task.named and isinstance(outcome.error, NotFoundError)
+    return isinstance(task, Problem)
 
 
 def _keep(error: Exception, known: list[Exception]) -> None:

@@ -147,10 +147,10 @@ def test_shards_of_removals_are_disjoint_and_whole(call: Call, fake: FakeS3) -> 
         ("du", "s3/b/p"),
     ],
 )
-def test_work_on_many_keys_takes_its_share_by_itself(
+def test_auto_takes_the_share_of_the_environment(
     call: Call, fake: FakeS3, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """A job array needs no word in its script; what was taken is said, once."""
+    """What was taken is said, once."""
     names = [name for name in PLAIN if "\n" not in name]
     store(fake, names)
     (tmp_path / "names").write_text("\n".join(names))
@@ -158,7 +158,7 @@ def test_work_on_many_keys_takes_its_share_by_itself(
 
     shares, notes = [], []
     for index in range(SHARDS):
-        result = call(*words, "--json", env=slurm(index), stdin=listed)
+        result = call(*words, "--shard", "auto", "--json", env=slurm(index), stdin=listed)
         assert 0 == result.code
         done = [record for record in result.records if record["type"] != "summary"]
         shares.append(done[0]["objects"] if words[0] == "du" else len(done))
@@ -184,7 +184,7 @@ def test_one_named_object_is_never_divided(call: Call, fake: FakeS3, words: tupl
     for index in range(SHARDS):
         store(fake, ["a"])
 
-        result = call(*words, env=slurm(index))
+        result = call(*words, "--shard", "auto", env=slurm(index))
 
         assert (0, done) == (result.code, result.lines[0][: len(done)])
 
@@ -204,8 +204,8 @@ def test_the_share_is_told_on_stderr(call: Call, fake: FakeS3) -> None:
     """Nobody takes a part for the whole; --quiet and the flag itself need no such word."""
     store(fake, PLAIN)
 
-    told = call("find", "s3/b/p", env=slurm(1))
-    quiet = call("--quiet", "find", "s3/b/p", env=slurm(1))
+    told = call("find", "s3/b/p", "--shard", "auto", env=slurm(1))
+    quiet = call("--quiet", "find", "s3/b/p", "--shard", "auto", env=slurm(1))
     asked = call("find", "s3/b/p", "--shard", "1/3", env=slurm(0))
     everything = call("find", "s3/b/p", "--shard", "0/1", env=slurm(1))
 

@@ -91,8 +91,8 @@ def test_without_a_word_everything_is_taken() -> None:
     ],
 )
 def test_cluster_managers_choose_the_shard(environ: dict[str, str], index: int, count: int) -> None:
-    """A Slurm array or a Kubernetes job is sharded without a word in its script."""
-    shard = choose_shard("", environ)
+    """A Slurm array or a Kubernetes job tells which share is meant."""
+    shard = choose_shard("auto", environ)
 
     assert (index, count) == (shard.index, shard.count)
 
@@ -108,7 +108,7 @@ def test_the_flag_goes_before_the_environment() -> None:
 def test_an_environment_that_makes_no_sense_is_refused(index: str) -> None:
     """Guessing would leave names to nobody, or do them twice."""
     with pytest.raises(UsageError):
-        choose_shard("", {"JOB_COMPLETION_INDEX": index, "S3POOL_SHARD_COUNT": "8"})
+        choose_shard("auto", {"JOB_COMPLETION_INDEX": index, "S3POOL_SHARD_COUNT": "8"})
 
 
 @pytest.mark.parametrize("index", ["1", "2", "4"])
@@ -123,7 +123,7 @@ def test_every_task_of_an_uneven_array_is_refused(index: str) -> None:
     }
 
     with pytest.raises(UsageError, match="say which one with --shard I/N"):
-        choose_shard("", environ)
+        choose_shard("auto", environ)
 
 
 def test_an_index_between_two_steps_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_an_index_between_two_steps_is_refused() -> None:
     environ = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_STEP": "2"}
 
     with pytest.raises(UsageError, match="make no shard"):
-        choose_shard("", environ)
+        choose_shard("auto", environ)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_auto_demands_that_the_environment_tells(environ: dict[str, str], messag
 
 
 def test_auto_takes_what_the_environment_tells() -> None:
-    """It is the default, made binding."""
+    """And where it came from."""
     shard = choose_shard("auto", {"JOB_COMPLETION_INDEX": "3", "S3POOL_SHARD_COUNT": "4"})
 
     assert ("3/4", "JOB_COMPLETION_INDEX") == (shard.text, shard.origin)

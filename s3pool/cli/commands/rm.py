@@ -13,7 +13,7 @@ from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
-from s3pool.transfer.removals import Removal, RemovalRules, is_for_many, scope_of
+from s3pool.transfer.removals import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     _check(args)
     rules = _rules(args, ctx)
     paths = [ctx.s3(text) for text in args.paths]
-    many = [is_for_many(path, rules) for path in paths]
-    rules = replace(rules, shard=shard_of(args, ctx, many=args.stdin or any(many)))
+    for path in paths:
+        scope_of(path, rules)  # what must not be removed is told before anything is asked
+    rules = replace(rules, shard=shard_of(args, ctx))
     _make_sure(paths, args, ctx)
     operands = Removal(ctx.client, paths, rules=rules)
     if not args.stdin:

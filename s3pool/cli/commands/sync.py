@@ -26,7 +26,7 @@ from s3pool.cli.transfers import (
     tell_summary,
     watch_health,
 )
-from s3pool.errors import LocalFileError, RefusedError
+from s3pool.errors import LocalFileError, RefusedError, UsageError
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.route import Route, choose_route
@@ -92,6 +92,11 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Make the target like the source; what fails is reported and the rest goes on."""
+    if args.no_clobber and (args.delete or args.delete_excluded):
+        raise UsageError(
+            "-n (--no-clobber) leaves targets that exist, and --delete deletes: "
+            "for a rehearsal write --dry-run; to copy only what is new and then delete, run sync twice"
+        )
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_source_profile([source], target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)

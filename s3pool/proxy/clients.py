@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -16,6 +17,8 @@ from s3pool.record import dataclass, field
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires"})
 BACKENDS = ("self", "pool")
+# What any node takes for the same bucket; RGW reads :b and tenant:b as other ones.
+BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]+")
 DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -54,8 +57,15 @@ class Client:
             raise forbidden("AccessDenied", "the access key may not list all buckets", reason="bucket")
 
     def admits(self, bucket: str) -> bool:
-        """Say whether a bucket is among those that the key may use."""
-        return not self.buckets or any(fnmatchcase(bucket, glob) for glob in self.buckets)
+        """Return whether a bucket is among those that the key may use."""
+        if not self.buckets:
+            return True
+        return BUCKET_NAME.fullmatch(bucket) is not None and any(fnmatchcase(bucket, glob) for glob in self.buckets)
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether the key may do less than its identity towards the nodes."""
+        return bool(self.buckets) or self.read_only
 
 
 def read_clients(entries: object, pool: Credentials | None, *, where: str) -> dict[str, Client]:

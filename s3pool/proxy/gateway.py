@@ -11,9 +11,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from urllib.parse import unquote_to_bytes
 
-from s3pool.body import EMPTY_SHA256
+from s3pool.body import EMPTY_SHA256, BytesBody
 from s3pool.errors import S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.proxy.auth import (
@@ -37,7 +36,8 @@ from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
-from s3pool.proxy.operations import Operation, classify
+from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
+from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
 from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Outbound, is_framed, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, client_of, is_trusted
 from s3pool.proxy.policy import Policy
@@ -50,7 +50,6 @@ from s3pool.s3.sigv4 import Signer
 from s3pool.s3.xml import parse_initiate, parse_versioning
 
 MAX_REMEMBERED_UPLOADS = 100_000
-COPY_FIELDS = ("x-amz-copy-source", "x-amz-rename-source")
 OK = 200
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
 
@@ -106,19 +105,21 @@ class Gateway:
             raise Denial(508, "LoopDetected", "this request came through this proxy before", closes=True)
         bucket_host = virtual_bucket(head.host, self.settings.domains)
         target = read_target(head.path, head.query, bucket_host=bucket_host)
-        headers = frozenset(name.lower() for name, _ in head.fields)
-        operation = classify(head.method, target.names, bucket=target.bucket, key=target.key, headers=headers)
+        operation = _classify(head, target)
         if self.settings.auth == PASSTHROUGH:
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
             raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
         guard_admin(target, head.method)
-        if operation.name == "PostObject" and is_form(head) and form_of(head, target) == ANONYMOUS:
+        if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)
+        head, source_bucket = settle_names(head, target)
         if caller.client is not None:
-            caller.client.authorize(operation, target.bucket, source_bucket=_source_bucket(head), now=self._now())
+            caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
+            if caller.client.is_limited:
+                _check_exact(operation, head, target)
         passes = self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER
         decodes = is_framed(caller.payload) and not passes
         admitted = Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
@@ -198,13 +199,33 @@ class Gateway:
 
     def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
         target = read_target(head.path, None)
-        names = frozenset(name.lower() for name, _ in head.fields)
-        operation = classify("PUT", (), bucket=target.bucket, key=target.key, headers=names)
+        operation = _classify(head, target)
         if caller.client is not None:
             caller.client.authorize(operation, target.bucket, source_bucket="", now=self._now())
         # The form's own signature ends here: the PUT is signed by header.
         caller = replace(caller, form=HEADER_V4)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
+
+    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
+        """Make the body ready that goes to a node; one that names buckets is read here first.
+
+        Raises:
+            Denial: its framing is broken, or it names a bucket that its sender may not use.
+        """
+        load = self.loader.load(admitted, stream, before_read)
+        client = admitted.caller.client
+        if client is None or not client.buckets or admitted.operation.name not in DOCUMENTS:
+            return load
+        sink = DocumentSink()
+        try:
+            load.body.send(sink)
+            check_document(bytes(sink.content), client.admits)
+        except Denial as denial:
+            denial.closes = True  # the body was taken, and nobody is left to say so
+            raise
+        finally:
+            self.loader.release(load)
+        return replace(load, body=BytesBody(sink.content), reserved=0, spooled=None)
 
     # -- what is sent on -----------------------------------------------------------------------
 
@@ -315,12 +336,19 @@ def _declared(head: RequestHead, target: Target) -> Caller:
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
 
 
-def _source_bucket(head: RequestHead) -> str:
-    for name in COPY_FIELDS:
-        values = head.values(name)
-        if len(values) > 1:
-            raise Denial(400, "InvalidArgument", f"there is more than one {name}", reason="malformed")
-        if values:
-            source = unquote_to_bytes(values[0].encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-            return source.lstrip("/").partition("/")[0] if name == "x-amz-copy-source" else ""
-    return ""
+def _classify(head: RequestHead, target: Target) -> Operation:
+    is_any_form = any(FORM_WORD in value.lower() for value in head.values("content-type"))
+    return classify(
+        head.method, target.names, bucket=target.bucket, key=target.key, headers=head.index, is_form=is_any_form
+    )
+
+
+def _check_exact(operation: Operation, head: RequestHead, target: Target) -> None:
+    """Refuse what a node may read as another operation: only the one that was checked may be carried out.
+
+    Raises:
+        Denial: the request has a parameter or a header that its operation has not.
+    """
+    if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
+        detail = "a key with limits may not send this: the query or a header does not belong to the operation"
+        raise Denial(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")

@@ -347,7 +347,7 @@ class Errand:
             admitted, self._load, form = self._gateway.admit_form(admitted, self._stream, self._before_read)
             self._note_admitted(admitted)
         else:
-            self._load = self._gateway.loader.load(admitted, self._stream, self._before_read)
+            self._load = self._gateway.load(admitted, self._stream, self._before_read)
         outbound = self._gateway.outbound(admitted, self._load, self.entry.peer)
         only = self._gateway.owner_of(admitted.target)
         forwarder = self._gateway.forwarder

@@ -7,7 +7,7 @@ Whether a bucket is versioned is not known here, so every bucket counts as versi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from s3pool.record import dataclass
 
@@ -45,6 +45,64 @@ SUBRESOURCES = {
     "versioning": "Versioning",
     "website": "Website",
 }
+FORM_WORD = "form"  # in multipart/form-data and in application/x-www-form-urlencoded, however they are written
+_LISTING = "prefix delimiter max-keys encoding-type metadata allow-unordered"
+_OVERRIDES = " ".join(f"response-{name}" for name in ("cache-control", "expires")) + "".join(
+    f" response-content-{name}" for name in ("disposition", "encoding", "language", "type")
+)
+# What a query must hold, and what it may hold beside that, for each operation that nodes read as it is read here.
+EXACT_QUERIES = {
+    "ListBuckets": ("", "prefix max-buckets continuation-token bucket-region"),
+    "ListObjects": ("", f"{_LISTING} marker"),
+    "ListObjectsV2": ("list-type", f"{_LISTING} continuation-token start-after fetch-owner"),
+    "ListObjectVersions": ("versions", f"{_LISTING} key-marker version-id-marker"),
+    "ListMultipartUploads": ("uploads", f"{_LISTING} key-marker upload-id-marker max-uploads"),
+    "ListenNotification": ("events", "prefix suffix ping"),
+    "HeadBucket": ("", ""),
+    "CreateBucket": ("", ""),
+    "DeleteBucket": ("", ""),
+    "DeleteObjects": ("delete", ""),
+    "GetObject": ("", f"versionId partNumber {_OVERRIDES}"),
+    "HeadObject": ("", f"versionId partNumber {_OVERRIDES}"),
+    "PutObject": ("", ""),
+    "CopyObject": ("", ""),
+    "AppendObject": ("", "append position"),
+    "UploadPart": ("uploadId partNumber", ""),
+    "UploadPartCopy": ("uploadId partNumber", ""),
+    "ListParts": ("uploadId", "max-parts part-number-marker encoding-type"),
+    "AbortMultipartUpload": ("uploadId", ""),
+    "CreateMultipartUpload": ("uploads", ""),
+    "CompleteMultipartUpload": ("uploadId", ""),
+    "SelectObjectContent": ("select select-type", ""),
+    "RestoreObject": ("restore", "versionId"),
+    "DeleteObject": ("", "versionId"),
+}
+# Sub-resources by what may be done to them. Others are missing: a node that does not know one does the same to the
+# bucket or the object itself, so that DELETE ?encryption deletes a bucket of RGW 16.
+_EXACT_SUBRESOURCES = {
+    "Bucket": {
+        "GET": "accelerate acl analytics cors encryption intelligent-tiering inventory lifecycle location logging"
+        " metrics notification object-lock ownershipControls policy policyStatus publicAccessBlock replication"
+        " requestPayment tagging versioning website",
+        "PUT": "acl cors encryption inventory lifecycle logging notification object-lock ownershipControls policy"
+        " publicAccessBlock replication requestPayment tagging versioning website",
+        "DELETE": "cors lifecycle policy publicAccessBlock replication tagging website",
+    },
+    "Object": {
+        "GET": "acl attributes legal-hold retention tagging torrent",
+        "PUT": "acl legal-hold retention tagging",
+        "DELETE": "tagging",
+    },
+}
+# In the query of every operation: what says who signed it, and what has no meaning.
+_ANYWHERE = frozenset({"x-id", "AWSAccessKeyId", "Signature", "Expires"})
+_REPEATABLE = "events"
+# Headers that turn one operation into another.
+_DECIDING_HEADERS = {
+    "x-amz-copy-source": frozenset({"CopyObject", "UploadPartCopy"}),
+    "x-amz-rename-source": frozenset(),
+    "x-amz-write-offset-bytes": frozenset({"AppendObject"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +127,13 @@ class Operation:
     brings_document: bool = False
 
 
-def classify(method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str]) -> Operation:
-    """Name the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
+def classify(
+    method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str], is_form: bool = False
+) -> Operation:
+    """Return the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
     name = _name(method, query, bucket=bucket, key=key, headers=headers)
+    if is_form and method == "POST" and bucket:
+        name = "PostObject"  # whatever the query says: to RGW ?select with a form is an upload
     if name == "AppendObject":
         return Operation(name, after_503=False, partial=False, is_slow=True)
     if name == "CompleteMultipartUpload":
@@ -115,6 +177,8 @@ def _bucket_name(method: str, query: Collection[str]) -> str:
         return "ListObjectVersions"
     if "list-type" in query:
         return "ListObjectsV2"
+    if NOTIFICATIONS in query:
+        return "ListenNotification"
     return "" if any(parameter in query for parameter in SUBRESOURCES) else "ListObjects"
 
 
@@ -142,4 +206,37 @@ def _object_post(query: Collection[str]) -> str:
         "restore": "RestoreObject",
         "select": "SelectObjectContent",
     }
-    return next((name for parameter, name in names.items() if parameter in query), "PostObject")
+    found = [name for parameter, name in names.items() if parameter in query]
+    if len(found) != 1 or (found == ["SelectObjectContent"] and "select-type" not in query):
+        return "PostObject"  # which may not be repeated, and is no read
+    return found[0]
+
+
+def is_exact(
+    operation: Operation, method: str, pairs: Sequence[tuple[str, str]], *, key: str, headers: Collection[str]
+) -> bool:
+    """Return whether a node cannot read a request as another operation; ``pairs`` are the query's, decoded."""
+    query = [name for name, _ in pairs if name not in _ANYWHERE and not name.lower().startswith("x-amz-")]
+    needed, allowed = _exact_query(operation, method, query, key=key)
+    values = dict(pairs)
+    return (
+        needed.issubset(query)
+        and allowed.issuperset(query)
+        and all(query.count(name) == 1 or name == _REPEATABLE for name in query)
+        and values.get("list-type", "2") == "2"
+        and values.get("select-type", "2") == "2"
+        and all(operation.name in names for header, names in _DECIDING_HEADERS.items() if header in headers)
+    )
+
+
+def _exact_query(
+    operation: Operation, method: str, query: Collection[str], *, key: str
+) -> tuple[frozenset[str], frozenset[str]]:
+    if operation.name in EXACT_QUERIES:
+        needed, allowed = (frozenset(words.split()) for words in EXACT_QUERIES[operation.name])
+        return needed, needed | allowed
+    known = _EXACT_SUBRESOURCES["Object" if key else "Bucket"].get(method, "").split()
+    needed = frozenset(name for name in query if name in SUBRESOURCES)
+    if len(needed) != 1 or not needed.issubset(known):
+        return frozenset({"none"}), frozenset()
+    return needed, needed | {"versionId" if key else "id"}

@@ -11,8 +11,11 @@ from s3pool.s3.sigv4 import UNRESERVED, canonical_path
 
 # Doors to a backend's administration. The pool's key may open them, and a client's must not.
 ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
-# Query parameters by which RGW takes a request to / for IAM, STS or its usage report.
-ADMIN_PARAMETERS = frozenset({"Action", "usage"})
+# All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
+SERVICE_PARAMETERS = frozenset(
+    {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
+    | {"AWSAccessKeyId", "Signature", "Expires"}
+)
 
 NO_NAMES: frozenset[str] = frozenset()
 
@@ -33,6 +36,11 @@ class Target:
     def names(self) -> frozenset[str]:
         """Give the decoded names of the query."""
         return frozenset([_decode(name) for name, _, _ in self.pairs]) if self.pairs else NO_NAMES
+
+    @property
+    def parameters(self) -> list[tuple[str, str]]:
+        """Return the query's names and values, decoded, in order."""
+        return [(_decode(name), _decode(value)) for name, value, _ in self.pairs]
 
     @property
     def resource(self) -> str:
@@ -93,7 +101,8 @@ def guard_admin(target: Target, method: str) -> None:
     """
     if target.bucket.lower() in ADMIN_NAMES:
         raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
-    if not target.bucket and (method not in ("GET", "HEAD") or target.names & ADMIN_PARAMETERS):
+    others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
+    if not target.bucket and (method not in ("GET", "HEAD") or others):
         raise Denial(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
 
 

@@ -1,0 +1,175 @@
+"""What names a bucket or an object beside the path: read strictly, checked, and written anew.
+
+Nodes read such values in several ways: MinIO takes ``//allowed/secret/key`` for an address with
+a host, RGW ``:b`` and ``tenant:b`` for the bucket b. Only what has one reading goes on, in the
+one spelling in which every node reads it like that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, unquote_to_bytes
+from xml.parsers import expat
+
+from s3pool.proxy.denial import Denial, forbidden
+from s3pool.proxy.head import BAD_ESCAPE, RequestHead
+from s3pool.proxy.target import Target
+from s3pool.record import replace
+from s3pool.s3.sigv4 import UNRESERVED
+
+COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
+NAMING_HEADERS = frozenset({COPY_SOURCE, RENAME_SOURCE, REDIRECT})
+REDIRECTS = ("/", "http://", "https://")
+VERSION_QUERY = re.compile(r"versionId=([A-Za-z0-9._~-]{1,1024})")
+VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a part is copied
+# Operations whose document names other buckets: targets of logs and inventories, of replication, of a restore.
+DOCUMENTS = frozenset({"PutBucketLogging", "PutBucketInventoryConfiguration", "PutBucketReplication", "RestoreObject"})
+MAX_DOCUMENT_BYTES = 256 * 1024
+UTF_8 = (None, "utf-8", "UTF-8")
+S3_ARN = re.compile(r"arn:[^:]*:s3")
+ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?:/.*)?")
+
+
+def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
+    """Return the head with its names in canonical spelling, and the bucket that is copied from, if any.
+
+    Raises:
+        Denial: a name can be read in more than one way, or stands where only some nodes look.
+    """
+    hoisted = sorted({COPY_SOURCE, RENAME_SOURCE}.intersection(name.lower() for name in target.names))
+    if hoisted:
+        raise Denial(501, "NotImplemented", f"{hoisted[0]} must be a header, not a query parameter", reason="name")
+    if NAMING_HEADERS.isdisjoint(head.index):
+        return head, ""
+    settled: dict[str, str] = {}
+    bucket = ""
+    for name in NAMING_HEADERS.intersection(head.index):
+        values = head.values(name)
+        if len(values) > 1:
+            raise Denial(400, "InvalidArgument", f"there is more than one {name}", reason="malformed")
+        if name == COPY_SOURCE:
+            bucket, settled[name] = read_copy_source(values[0], is_part="uploadId" in target.names)
+        elif name == RENAME_SOURCE:
+            settled[name] = _rename_source(values[0])
+        else:
+            settled[name] = _redirect(values[0])
+    if {COPY_SOURCE, RENAME_SOURCE} <= settled.keys():
+        raise Denial(400, "InvalidArgument", "a request copies or renames, not both", reason="malformed")
+    fields = tuple((name, settled.get(name.lower(), value)) for name, value in head.fields)
+    index = {**head.index, **{name: (value,) for name, value in settled.items()}}
+    return replace(head, fields=fields, index=index), bucket
+
+
+def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
+    """Return the bucket that x-amz-copy-source names, and the value in canonical spelling.
+
+    Raises:
+        Denial: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
+    """
+    path, mark, query = value.partition("?")
+    version = VERSION_QUERY.fullmatch(query) if mark else None
+    if mark and version is None:
+        raise _bad_name(COPY_SOURCE)
+    lead = "/" if path.startswith("/") else ""
+    bucket, _, key = _decoded(path.removeprefix("/"), COPY_SOURCE).partition(b"/")
+    if not bucket or not key or bucket in (b".", b"..") or (is_part and VERSION_MARK in key):
+        raise _bad_name(COPY_SOURCE)
+    text = f"{lead}{quote(bucket, safe=UNRESERVED)}/{quote(key, safe=UNRESERVED + '/')}"
+    return bucket.decode("utf-8", "surrogateescape"), f"{text}?{query}" if version else text
+
+
+def _rename_source(value: str) -> str:
+    lead = "/" if value.startswith("/") else ""
+    key = _decoded(value.removeprefix("/"), RENAME_SOURCE)
+    if not key or key.startswith(b"/") or "?" in value:
+        raise _bad_name(RENAME_SOURCE)
+    return lead + quote(key, safe=UNRESERVED + "/")
+
+
+def _redirect(value: str) -> str:
+    if not value.startswith(REDIRECTS):
+        detail = "The website redirect location must begin with http://, https:// or /"
+        raise Denial(400, "InvalidRedirectLocation", detail, reason="name")
+    return value
+
+
+def _decoded(text: str, name: str) -> bytes:
+    if BAD_ESCAPE.search(text):
+        raise _bad_name(name)
+    return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def _bad_name(name: str) -> Denial:
+    return Denial(400, "InvalidArgument", f"{name} must name a bucket and a key, encoded once", reason="name")
+
+
+def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
+    """Refuse a document that names a bucket which ``admits`` does not.
+
+    Raises:
+        Denial: there is such a name, or the document has more than one reading.
+    """
+    for name in _bucket_names(document):
+        arn = ARN.fullmatch(name)
+        bucket = arn[1] if arn else name
+        if not admits(bucket):
+            raise forbidden("AccessDenied", f"the access key may not use the bucket {bucket}", reason="bucket")
+
+
+def _bucket_names(document: bytes) -> Iterator[str]:
+    """Yield the texts of all elements that are named after a bucket, and all resource names of S3."""
+    texts: list[tuple[str, str]] = []
+    open_elements: list[tuple[str, list[str]]] = []
+
+    def start(name: str, _attributes: object) -> None:
+        if open_elements and "".join(open_elements[-1][1]).strip():
+            raise _unclear_document()
+        open_elements.append((name.rpartition(":")[2].lower(), []))
+
+    def more(text: str) -> None:
+        open_elements[-1][1].append(text)
+
+    def end(_name: str) -> None:
+        name, pieces = open_elements.pop()
+        texts.append((name, "".join(pieces).strip()))
+
+    def refuse(*_arguments: object) -> None:
+        raise _unclear_document()
+
+    parser = expat.ParserCreate("utf-8")
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = more
+    parser.StartDoctypeDeclHandler = parser.ProcessingInstructionHandler = refuse
+    parser.XmlDeclHandler = lambda _version, encoding, _alone: None if encoding in UTF_8 else refuse()
+    try:
+        parser.Parse(document.decode(), True)
+    except (expat.ExpatError, UnicodeDecodeError) as exc:
+        raise _unclear_document() from exc
+    return (text for name, text in texts if text and ("bucket" in name or S3_ARN.match(text)))
+
+
+class DocumentSink:
+    """Takes a body that names buckets into memory, to be looked at before a node has a byte of it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Keep the block.
+
+        Raises:
+            Denial: the document is larger than any that S3 knows.
+        """
+        self.content += block
+        if len(self.content) > MAX_DOCUMENT_BYTES:
+            raise Denial(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Keep a range of a file."""
+        self.write(os.pread(fd, min(count, MAX_DOCUMENT_BYTES + 1), offset))
+
+
+def _unclear_document() -> Denial:
+    return Denial(400, "MalformedXML", "the document is not plain XML in UTF-8", reason="name")

@@ -1,0 +1,352 @@
+"""Keys that may use some buckets, or only read: whatever a node could read as something else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.support.fake_s3 import FakeS3
+from tests.support.proxying import GUEST_KEY, Answer, RunningProxy, arrived, checking_fake, last, parse_answer
+from tests.support.upload_form import BOUNDARY, form_body, form_request, signed_form
+
+SECRET = b"nobody may read this"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+GUEST = {"access_key": GUEST_KEY.access_key, "secret_key": GUEST_KEY.secret_key, "backend": "pool"}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[FakeS3]:
+    """Return a store with a bucket that the guest may use, and one that it may not."""
+    with checking_fake(1) as fake:
+        fake.store.add("allowed", "k", b"0123456789")
+        fake.store.add("secret", "key", SECRET)
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def bound(nodes: FakeS3) -> Iterator[RunningProxy]:
+    """Return a proxy whose guest may use buckets that do not begin with an s."""
+    with RunningProxy(nodes.endpoints, clients=[{**GUEST, "buckets": ["[!s]*"]}]) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def reading(nodes: FakeS3) -> Iterator[RunningProxy]:
+    """Return a proxy whose guest may only read."""
+    with RunningProxy(nodes.endpoints, clients=[{**GUEST, "read_only": True}]) as proxy:
+        yield proxy
+
+
+def ask(
+    nodes: FakeS3, proxy: RunningProxy, method: str, target: str, headers: Mapping[str, str] = {}, body: bytes = b""
+) -> Answer:
+    """Send a request with the guest's signature, and forget what was sent before."""
+    nodes.forget()
+    return proxy.ask(method, target, headers=headers, body=body, key=GUEST_KEY)
+
+
+@pytest.mark.parametrize("query", ["", "?uploadId=u&partNumber=1"], ids=["object", "part"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "//allowed/secret/key",
+        "/%2Fallowed/secret/key",
+        "allowed:/secret/key",
+        "allowed+a.b://x/secret/key",
+        "http://allowed/secret/key",
+        ":secret/key",
+        "tenant:secret/key",
+        "allowed%3Asecret/key",
+        "secret/key",
+        "/secret/key",
+        "secret%2Fkey",
+        "%73ecret/key",
+        "%2573ecret/key",
+        "allowed%00/secret/key",
+        "allowed%2F",
+        "allowed",
+        "allowed/",
+        "/",
+        "",
+        "./secret/key",
+        "../secret/key",
+        "allowed?/secret/key",
+        "allowed/k?versionId=1&versionId=2",
+        "allowed/k?versionId=a%2Fb",
+        "allowed/k?other=1",
+        "allowed/k?",
+        "allowed/%zz",
+        "allowed/100%",
+        " //allowed/secret/key",
+        "arn:aws:s3:::secret/key",
+        "arn:aws:s3:us-east-1:1:accesspoint/allowed/object/key",
+    ],
+)
+def test_copy_source_that_names_no_allowed_bucket_is_refused(
+    nodes: FakeS3, bound: RunningProxy, source: str, query: str
+) -> None:
+    """Nodes read such a value as a URL, decode it twice, or know tenants: only one reading may pass."""
+    answer = ask(nodes, bound, "PUT", f"/allowed/new{query}", {"x-amz-copy-source": source})
+
+    assert answer.status in (400, 403)
+    assert [] == arrived(nodes)
+
+
+@pytest.mark.parametrize(
+    ("source", "sent"),
+    [
+        ("allowed/k", "allowed/k"),
+        ("/allowed/k", "/allowed/k"),
+        ("allowed%2Fk", "allowed/k"),
+        ("%61llowed/%6b", "allowed/k"),
+        ("allowed/k?versionId=null", "allowed/k?versionId=null"),
+        ("allowed/a:b@c+d", "allowed/a%3Ab%40c%2Bd"),
+        ("allowed/a//../b", "allowed/a//../b"),
+        ("allowed/%252F", "allowed/%252F"),
+        ("allowed/\u00e4%C3%A4", "allowed/%C3%A4%C3%A4"),
+        ("allowed/a%3FversionId=1", "allowed/a%3FversionId%3D1"),
+    ],
+)
+def test_copy_source_is_written_anew(nodes: FakeS3, bound: RunningProxy, source: str, sent: str) -> None:
+    """What was checked is what the node gets: one encoding, which every node reads alike."""
+    ask(nodes, bound, "PUT", "/allowed/new", {"x-amz-copy-source": source})
+
+    assert sent == last(nodes).headers["x-amz-copy-source"]
+
+
+def test_copy_source_as_a_parameter_is_refused(nodes: FakeS3, proxy: RunningProxy) -> None:
+    """Some presigners move headers into the query, where only some nodes look for them."""
+    for name in ("x-amz-copy-source", "X-Amz-Copy-Source", "x-amz-rename-source"):
+        answer = proxy.ask("PUT", f"/b/new?{name}=b%2Fthere")
+        assert (501, "NotImplemented") == (answer.status, answer.code)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-amz-rename-source", "//secret/key"),
+        ("x-amz-rename-source", "key?versionId=1"),
+        ("x-amz-rename-source", "%zz"),
+        ("x-amz-rename-source", ""),
+        ("x-amz-website-redirect-location", "javascript:alert(1)"),
+        ("x-amz-website-redirect-location", "secret/key"),
+    ],
+)
+def test_other_values_that_name_something_have_one_reading(
+    fake: FakeS3, proxy: RunningProxy, name: str, value: str
+) -> None:
+    """For every key: there is nothing that a node could take for another name."""
+    fake.forget()
+
+    answer = proxy.ask("PUT", "/b/new", headers={name: value})
+
+    assert (400, []) == (answer.status, arrived(fake))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/:secret/key",
+        "/t:secret/key",
+        "/%3Asecret/key",
+        "/allowed:secret/key",
+        "/allowed%3Asecret/key",
+        "/allowed%00/key",
+        "/allowed%20/key",
+        "/%2573ecret/key",
+        "/allowed%2F..%2Fsecret/key",
+        "/allowed%5Csecret/key",
+        "/allowed~/key",
+        "/allow%C3%A9d/key",
+        "/secret/key",
+        "/%73ecret/key",
+        "//secret/key",
+        "/./secret/key",
+        "/../secret/key",
+        "/minio/admin/v3/info",
+        "/admin/user",
+        "/%61dmin/user",
+        "/swift/v1/secret",
+        "/auth/v1.0",
+        "/",
+        "/?Action=ListUsers",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+def test_bucket_that_a_node_reads_as_another_is_refused(
+    nodes: FakeS3, bound: RunningProxy, method: str, path: str
+) -> None:
+    """RGW reads :b and tenant:b: a bucket's name is letters, digits, dots, hyphens and underscores."""
+    answer = ask(nodes, bound, method, path)
+
+    assert answer.status in (400, 403, 405)
+    assert [] == arrived(nodes)
+
+
+@pytest.mark.parametrize(
+    ("query", "document"),
+    [
+        ("logging", "<TargetBucket>{}</TargetBucket>"),
+        ("logging", "<x:TargetBucket xmlns:x='a'>{}</x:TargetBucket>"),
+        ("logging", "<TargetBucket>al<!-- -->lowed</TargetBucket><targetbucket>{}</targetbucket>"),
+        ("logging", "<TargetBucket><![CDATA[{}]]></TargetBucket>"),
+        ("logging", "<TargetBucket><a/>{}</TargetBucket>"),
+        ("replication", "<Rule><Destination><Bucket>arn:aws:s3:::{}</Bucket></Destination></Rule>"),
+        ("inventory&id=a", "<S3BucketDestination><Bucket>arn:aws:s3:::{}</Bucket></S3BucketDestination>"),
+        ("inventory&id=a", "<Destination>arn:aws:s3:::{}/key</Destination>"),
+    ],
+)
+@pytest.mark.parametrize(("name", "passes"), [("allowed", True), ("secret", False), (":secret", False)])
+def test_document_that_names_a_bucket(
+    nodes: FakeS3, bound: RunningProxy, query: str, document: str, name: str, passes: bool
+) -> None:
+    """Logs, inventories and replicas go to buckets that the key may use as well."""
+    body = f"<Configuration>{document.format(name)}</Configuration>".encode()
+
+    answer = ask(nodes, bound, "PUT", f"/allowed?{query}", body=body)
+
+    assert passes == bool(arrived(nodes))
+    assert passes or (403, "AccessDenied") == (answer.status, answer.code)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<!DOCTYPE a [<!ENTITY b 'secret'>]><a><TargetBucket>&b;</TargetBucket></a>",
+        b"<a><TargetBucket>sec<b/>ret</TargetBucket></a>",
+        "<?xml version='1.0' encoding='utf-16'?><a/>".encode("utf-16"),
+        b"<?xml version='1.0' encoding='utf-7'?><a/>",
+        b"<a><?php echo?></a>",
+        b"<a>",
+        b"",
+        b"<a>" + b"<b></b>" * 50_000 + b"</a>",
+    ],
+)
+def test_document_with_more_than_one_reading_is_refused(nodes: FakeS3, bound: RunningProxy, body: bytes) -> None:
+    """Entities, other encodings, mixed content: no node's parser may see another name."""
+    assert (400, []) == (ask(nodes, bound, "PUT", "/allowed?logging", body=body).status, arrived(nodes))
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("POST", "/allowed/k?select", {"content-type": FORM}),
+        ("POST", "/allowed/k?select", {}),
+        ("POST", "/allowed/k?select&select-type=2", {"content-type": FORM}),
+        ("POST", "/allowed/k?select&select-type=2", {"content-type": "Multipart/FORM-data;boundary=a"}),
+        ("POST", "/allowed/k?select&select-type=2", {"content-type": "application/x-www-form-urlencoded"}),
+        ("POST", "/allowed/k?select&select-type=2&uploads", {}),
+        ("POST", "/allowed/k?uploads", {}),
+        ("POST", "/allowed/k?restore", {}),
+        ("POST", "/allowed?delete", {}),
+        ("POST", "/allowed", {"content-type": FORM}),
+        ("POST", "/allowed/k", {"content-type": FORM}),
+        ("PUT", "/allowed/k", {}),
+        ("PUT", "/allowed/k?select&select-type=2", {}),
+        ("PUT", "/allowed?policy", {}),
+        ("PUT", "/new", {}),
+        ("DELETE", "/allowed/k", {}),
+        ("DELETE", "/allowed?encryption", {}),
+    ],
+)
+def test_key_that_may_read_writes_nothing(
+    nodes: FakeS3, reading: RunningProxy, method: str, target: str, headers: dict[str, str]
+) -> None:
+    """RGW takes ?select with a form for an upload: reading is a list of what it is, not of what it is not."""
+    answer = ask(nodes, reading, method, target, headers, form_body(signed_form({"key": "new"}, key=GUEST_KEY)))
+
+    assert (403, "AccessDenied", []) == (answer.status, answer.code, arrived(nodes))
+
+
+@pytest.mark.parametrize(
+    "query", ["select&select-type=3", "select=&select-type=2&versionId=1", "select&select&select-type=2"]
+)
+def test_select_that_is_not_exact_is_refused(nodes: FakeS3, reading: RunningProxy, query: str) -> None:
+    """It is the one POST that only reads, and only in the form that every node knows."""
+    answer = ask(nodes, reading, "POST", f"/allowed/k?{query}")
+
+    assert (501, "NotImplemented", []) == (answer.status, answer.code, arrived(nodes))
+
+
+def test_form_of_a_key_that_may_only_read_is_refused(nodes: FakeS3, reading: RunningProxy) -> None:
+    """An upload form is an upload, whoever signed it and whatever stands in its URL."""
+    nodes.forget()
+    body = form_body(signed_form({"key": "new"}, key=GUEST_KEY))
+
+    for target in ("/b", "/b?select", "/b/k?select&select-type=2", "/b/k"):
+        assert 403 == parse_answer(reading.talk(form_request(reading, body, target=target))).status
+    assert [] == arrived(nodes)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("GET", "/allowed?acl&policy", {}),
+        ("GET", "/allowed?acl&acl", {}),
+        ("GET", "/allowed?mdsearch", {}),
+        ("GET", "/allowed?list-type=3", {}),
+        ("GET", "/allowed?rgwx-uid=admin", {}),
+        ("GET", "/allowed/k?lambdaArn=a", {}),
+        ("GET", "/allowed/k?layout", {}),
+        ("GET", "/allowed/k?uploads", {}),
+        ("GET", "/allowed/k?versionId=1&versionId=2", {}),
+        ("HEAD", "/allowed?acl", {}),
+        ("PUT", "/allowed/k?policy", {}),
+        ("PUT", "/allowed/k?uploadId=u", {}),
+        ("PUT", "/allowed/k?uploadId=u&partNumber=1&acl", {}),
+        ("PUT", "/allowed/k?partNumber=1", {}),
+        ("PUT", "/allowed/k?renameObject", {"x-amz-rename-source": "a"}),
+        ("PUT", "/allowed/k?acl", {"x-amz-copy-source": "allowed/k"}),
+        ("PUT", "/allowed", {"x-amz-copy-source": "allowed/k"}),
+        ("PUT", "/allowed/k?syncing", {}),
+        ("POST", "/allowed/k?uploads&uploadId=u", {}),
+        ("POST", "/allowed/k?select&uploads", {}),
+        ("POST", "/allowed/k", {}),
+        ("POST", "/allowed?mdsearch", {}),
+        ("POST", "/allowed?delete&uploads", {}),
+        ("POST", "/allowed?delete", {"content-type": FORM}),
+        ("POST", "/allowed?Action=AssumeRole", {"content-type": "application/x-www-form-urlencoded"}),
+        ("DELETE", "/allowed?encryption", {}),
+        ("DELETE", "/allowed?anything", {}),
+        ("DELETE", "/allowed/k?acl", {}),
+    ],
+)
+def test_request_that_the_table_does_not_know_is_refused(
+    nodes: FakeS3, bound: RunningProxy, method: str, target: str, headers: dict[str, str]
+) -> None:
+    """A node that does not know a parameter passes over it, and does something else than was checked."""
+    answer = ask(nodes, bound, method, target, headers)
+
+    assert (501, []) == (answer.status, arrived(nodes))
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/allowed/k?x-id=GetObject&response-content-type=text/plain&X-Amz-Checksum-Mode=ENABLED"),
+        ("GET", "/allowed/k?partNumber=1&versionId=null"),
+        ("GET", "/allowed?list-type=2&prefix=a&delimiter=/&fetch-owner=true&start-after=b&encoding-type=url"),
+        ("GET", "/allowed?prefix=&max-keys=1&marker=a"),
+        ("GET", "/allowed?events=a&events=b&prefix=&suffix=&ping=10"),
+        ("GET", "/allowed?uploads=&max-uploads=1"),
+        ("GET", "/allowed?location="),
+        ("GET", "/allowed/k?tagging&versionId=null"),
+        ("HEAD", "/allowed"),
+        ("HEAD", "/allowed/k?versionId=null"),
+        ("PUT", "/allowed/k?tagging"),
+        ("PUT", "/allowed/k?partNumber=1&uploadId=u&x-id=UploadPart"),
+        ("PUT", "/allowed/k?append&position=0"),
+        ("POST", "/allowed?delete="),
+        ("POST", "/allowed/k?uploads="),
+        ("POST", "/allowed/k?uploadId=u"),
+        ("POST", "/allowed/k?select&select-type=2"),
+        ("DELETE", "/allowed/k?versionId=null"),
+        ("DELETE", "/allowed?lifecycle"),
+    ],
+)
+def test_daily_work_of_a_key_with_limits_passes(nodes: FakeS3, bound: RunningProxy, method: str, target: str) -> None:
+    """Whatever SDKs write for what the key may do."""
+    ask(nodes, bound, method, target)
+
+    assert [] != nodes.ops()

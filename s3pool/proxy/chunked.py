@@ -30,7 +30,7 @@ BLOCK_BYTES = 64 * 1024
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]{0,256})?")
 AWS_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
 TRAILER_SIGNATURE = "x-amz-trailer-signature"
-TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)[ \t]*")
+TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)")
 
 Read = Callable[[memoryview], int]
 
@@ -277,7 +277,11 @@ class AwsChunkedReader:
     def _read_trailer(self) -> None:
         fields: list[tuple[str, str]] = []
         claimed = ""
+        left = MAX_TRAILER_BYTES
         while line := self._source.line("the trailer's end"):
+            left -= len(line)
+            if left < 0:
+                raise _bad_stream("the trailer is too long")
             name, value = _trailer_field(line)
             if name == TRAILER_SIGNATURE and self._is_signed:
                 claimed = value
@@ -316,7 +320,7 @@ class AwsChunkedReader:
 
 
 def _trailer_field(line: bytes) -> tuple[str, str]:
-    field = TRAILER_FIELD.fullmatch(line)
+    field = TRAILER_FIELD.fullmatch(line.rstrip(b" \t"))
     if field is None:
         raise _bad_trailer()
     return field[1].decode().lower(), field[2].decode()

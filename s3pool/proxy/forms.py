@@ -12,10 +12,14 @@ from s3pool.proxy.denial import Denial
 from s3pool.record import dataclass
 
 FORM_TYPE = "multipart/form-data"
-MAX_FIELDS_BYTES = 64 * 1024  # all fields before the file; S3 takes 20 KB
+MAX_FIELDS_BYTES = 64 * 1024  # all fields before the file, with the heads of their parts; S3 takes 20 KB of values
+MAX_DOCUMENT_BYTES = 32 * 1024  # of a policy, or of tags
+DOCUMENTS = ("policy", "tagging")
 MAX_PART_HEAD_BYTES = 4096
+PART_BYTES = 64  # of the head of a part and its boundary, at least
 MAX_REST_BYTES = 64 * 1024  # what may stand behind the file
 BLOCK_BYTES = 256 * 1024
+FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full
 FILE = "file"
 BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 DISPOSITION = re.compile(r"content-disposition:[ \t]*form-data(;.*)", re.IGNORECASE)
@@ -70,8 +74,8 @@ class FormReader:
         self._read = read
         self._mark = b"\r\n--" + boundary.encode("latin-1", "replace")
         # The first mark stands at the very beginning, where no line ends before it.
-        self._rest = b"\r\n"
-        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._rest = bytearray(b"\r\n")
+        self._block = memoryview(bytearray(FIRST_BLOCK_BYTES))
         self._is_over = False
 
     def read_fields(self) -> Form:
@@ -87,8 +91,8 @@ class FormReader:
             name, file_name, kind = self._part_head()
             if name == FILE:
                 return Form(fields, file_name, kind)
-            value = self._content(left)
-            left -= len(value) + len(name)
+            value = self._content(min(left, MAX_DOCUMENT_BYTES) if name in DOCUMENTS else left)
+            left -= len(value) + PART_BYTES + len(name)
             if name in fields:
                 raise bad_form(f"the field {name} is there twice")
             fields[name] = _text(name, value)
@@ -109,11 +113,11 @@ class FormReader:
             if safe > 0:
                 count = min(safe, len(view))
                 view[:count] = self._rest[:count]
-                self._rest = self._rest[count:]
+                del self._rest[:count]
                 return count
             if end == 0:
                 self._is_over = True
-                self._rest = self._rest[len(self._mark) :]
+                del self._rest[: len(self._mark)]
                 return 0
             self._more("the file's end")
 
@@ -134,13 +138,20 @@ class FormReader:
         if not count:
             raise bad_form(f"it ends before {what}")
         self._rest += self._block[:count]
+        if count == len(self._block) < BLOCK_BYTES:
+            self._block = memoryview(bytearray(2 * count))
 
     def _until(self, mark: bytes, limit: int, what: str) -> bytes:
-        while (end := self._rest.find(mark)) < 0:
-            if len(self._rest) > limit + len(mark):
-                raise Denial(400, "MaxPostPreDataLengthExceededError", f"{what} is too far away", closes=True)
+        seen = 0
+        while (end := self._rest.find(mark, max(seen - len(mark) + 1, 0))) < 0:
+            seen = len(self._rest)
+            if seen > limit + len(mark):
+                break
             self._more(what)
-        found, self._rest = self._rest[:end], self._rest[end + len(mark) :]
+        if not 0 <= end <= limit:
+            raise Denial(400, "MaxPostPreDataLengthExceededError", f"{what} is too far away", closes=True)
+        found = bytes(self._rest[:end])
+        del self._rest[: end + len(mark)]
         return found
 
     def _content(self, limit: int) -> bytes:
@@ -177,6 +188,6 @@ def _unquoted(text: str) -> str:
 def _text(name: str, value: bytes) -> str:
     text = value.decode("utf-8", "surrogateescape")
     # Fields become header lines, where a line's end would begin another one.
-    if name not in ("policy", "tagging") and CONTROL.search(text):
+    if name not in DOCUMENTS and CONTROL.search(text):
         raise bad_form(f"the field {name} holds control characters")
     return text

@@ -18,7 +18,7 @@ FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow one
 WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
-CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 LAST_CHUNK = b"0\r\n\r\n"
 # What the proxy says itself, or what was true of the node's connection alone.
 REPLACED = HOP_BY_HOP | {"content-length"}

@@ -110,18 +110,20 @@ class ClientStream:
         """
         if not self._rest and not self._first_bytes(idle_s):
             return None
-        deadline = self._now() + head_s
+        deadline, seen = self._now() + head_s, 0
         while True:
-            if self._rest[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line before a request is forgiven
+            if not seen and self._rest[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line before a request is forgiven
                 self._rest = self._rest[2:]
-            end = self._rest.find(b"\r\n\r\n")
+            end = self._rest.find(b"\r\n\r\n", max(seen - 3, 0))
             if end >= 0:
                 block, self._rest = self._rest[:end], self._rest[end + 4 :]
                 return block
             if len(self._rest) > MAX_HEAD_BYTES:
                 raise malformed("the request head is too large", status=431, code="RequestHeaderSectionTooLarge")
-            if BARE_LF.search(self._rest):
+            if BARE_LF.search(self._rest, seen):
                 raise malformed("lines must end in CR LF")
+            if len(self._rest) > 1:  # what was looked at once is not looked at again, however small the pieces
+                seen = len(self._rest)
             self._more_of_head(deadline)
 
     def _first_bytes(self, idle_s: float) -> bool:

@@ -199,4 +199,4 @@ def _with_region(detail: str, response: Response) -> str:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(UNPRINTABLE, " ", text).strip()[:MAX_DETAIL_LENGTH]
+    return re.sub(UNPRINTABLE, " ", text[: 2 * MAX_DETAIL_LENGTH]).strip()[:MAX_DETAIL_LENGTH]

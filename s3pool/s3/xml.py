@@ -17,7 +17,7 @@ from s3pool.s3.pages import parse_list_page as parse_list_page
 from s3pool.s3.pages import parse_uploads_page as parse_uploads_page
 from s3pool.s3.pages import parse_versions_page as parse_versions_page
 from s3pool.s3.results import DeleteFailure, DeleteReply, plausible_etag
-from s3pool.s3.xmltree import parse
+from s3pool.s3.xmltree import BLANKS, parse
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 # XML readers turn a raw CR into LF, so it must go out as a reference.
@@ -25,7 +25,8 @@ ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 )
 # The first element of a document, where it is written as servers do.
-ROOT = re.compile(rb"\s*(?:<\?xml [^<>]*\?>)?\s*<([A-Za-z]+)[\s/>]")
+ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
+MAX_ERROR_BYTES = 64 * 1024  # what is longer is no error of S3's, and not worth a look
 ERROR_ROOTS = (b"Error", b"ErrorResponse")
 CHECKSUM_ELEMENTS = {
     "x-amz-checksum-crc32": "ChecksumCRC32",
@@ -76,7 +77,7 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
     Never raises: a proxy's HTML page or a cut body is no reason to lose the status.
     """
     try:
-        root = parse(body)
+        root = parse(body if len(body) <= MAX_ERROR_BYTES else b"")
     except ProtocolError:
         return "", "", "", ""
     error = root if root.name == "Error" else next(root.all("Error"), None)
@@ -91,10 +92,10 @@ def is_error(body: bytes) -> bool:
     """Say whether a body is an <Error> document, which S3 may send with status 200."""
     if not body:
         return False
-    root = ROOT.match(body)
+    root = ROOT.match(body.lstrip(BLANKS))
     if root is not None and root.group(1) not in ERROR_ROOTS:
         return False  # found at once, without a look at what may be a long page
-    if b"<Error" not in body:
+    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
         return False
     try:
         return parse(body).name.encode() in ERROR_ROOTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from xml.parsers import expat
 
 from s3pool.errors import ProtocolError
@@ -13,8 +13,10 @@ BLANKS = b" \t\r\n"
 FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
 MARKER_CANDIDATES = 64
 REFERENCE = rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));"
-CDATA = rb"(?s)(<!\[CDATA\[.*?\]\]>)"
+CDATA_START, CDATA_END = b"<![CDATA[", b"]]>"
 # What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
+MAX_ELEMENTS = 250_000  # a page of a thousand versions has some 12,000
+MAX_DEPTH = 100
 RAW_ILLEGAL = rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
 
 
@@ -26,7 +28,7 @@ class Element:
     def __init__(self, name: str) -> None:
         self.name = name
         self.text = ""
-        self.children: list[Element] = []
+        self.children: Sequence[Element] = ()
 
     def all(self, name: str) -> Iterator[Element]:
         """Yield the children of that name, in order."""
@@ -68,12 +70,13 @@ def parse(body: bytes) -> Element:
 class _Builder:
     """Expat's handlers for one document."""
 
-    __slots__ = ("_pieces", "_prefix", "_restore", "_root", "_stack")
+    __slots__ = ("_left", "_pieces", "_prefix", "_restore", "_root", "_stack")
 
     def __init__(self, restore: Callable[[str], str] | None = None) -> None:
         self._restore = restore
         self._root: Element | None = None
         self._stack: list[Element] = []
+        self._left = MAX_ELEMENTS
         self._pieces: list[str] = []
         self._prefix = ""  # the root's namespace and the separator
 
@@ -100,10 +103,17 @@ class _Builder:
         if self._root is None:
             self._prefix = name[: name.rfind(NAMESPACE_SEPARATOR) + 1]
         element = Element(name.removeprefix(self._prefix))
+        self._left -= 1
+        if self._left < 0 or len(self._stack) >= MAX_DEPTH:
+            raise ProtocolError("broken XML: more elements than an answer of S3 has")
         if self._root is None:
             self._root = element
         else:
-            self._stack[-1].children.append(element)
+            parent = self._stack[-1]
+            if parent.children:
+                parent.children.append(element)  # type: ignore[attr-defined]
+            else:
+                parent.children = [element]  # most elements have none, and share an empty one
         self._stack.append(element)
         self._pieces.clear()
 
@@ -136,11 +146,21 @@ def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
         return hide(ord(match[0].decode()))
 
     # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too.
-    pieces = re.split(CDATA, body)
+    pieces = _split_at_cdata(body)
     pieces[::2] = [re.sub(REFERENCE, hide_reference, piece) for piece in pieces[::2]]
     hidden = re.sub(RAW_ILLEGAL, hide_raw, b"".join(pieces))
     back = re.compile(f"{marker}([0-9a-f]+){marker}")
     return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
+
+
+def _split_at_cdata(body: bytes) -> list[bytes]:
+    """Return text and CDATA sections in turn, in one pass: a section without an end is text."""
+    pieces, done = [], 0
+    while (begin := body.find(CDATA_START, done)) >= 0 and (end := body.find(CDATA_END, begin)) >= 0:
+        end += len(CDATA_END)
+        pieces += [body[done:begin], body[begin:end]]
+        done = end
+    return [*pieces, body[done:]]
 
 
 def _free_marker(body: bytes) -> str | None:

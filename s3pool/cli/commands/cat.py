@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 20
 PARTIAL = 206
 RANGE = re.compile(r"(?:bytes=)?([0-9]{1,18})-([0-9]{0,18})|(?:bytes=)?-([0-9]{1,18})")
-CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]+|\*)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

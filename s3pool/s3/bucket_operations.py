@@ -34,6 +34,7 @@ class BucketOperations(Operations):
         super().__init__(transport, addressing=addressing, region=region)
         # Learned from the first answer that shows it. A race between threads costs one request.
         self._lists_v1 = False
+        self._ignores_delete_conditions = False
         self.lists = ListTally()
 
     def list_buckets(self) -> tuple[BucketInfo, ...]:

@@ -10,7 +10,7 @@ from s3pool.errors import NotFoundError, S3Error
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
 from s3pool.s3.addressing import Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
-from s3pool.s3.bucket_operations import BucketOperations
+from s3pool.s3.bucket_operations import NOT_UNDERSTOOD, BucketOperations
 from s3pool.s3.check import check_response as check_response
 from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
@@ -34,6 +34,7 @@ T = TypeVar("T")
 MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
+WEAK = "W/"  # a weak ETag matches no If-Match (RFC 9110, section 13.1.1)
 WITH_CHECKSUMS: Mapping[str, str] = {CHECKSUM_MODE: ENABLED}
 
 
@@ -143,14 +144,37 @@ class S3Client(BucketOperations, MultipartOperations):
         """Give a place for requests that one thread has under way at once."""
         return self._transport.in_flight()
 
-    def delete_object(self, bucket: str, key: str, *, version_id: str = "", only: Endpoint | None = None) -> None:
-        """Delete an object or one version of it; one that is not there is no error."""
-        request = self._address.key("DELETE", bucket, key, "DeleteObject", query=_version_query(version_id))
+    def delete_object(
+        self, bucket: str, key: str, *, version_id: str = "", if_match: str = "", only: Endpoint | None = None
+    ) -> None:
+        """Delete an object or one version of it; one that is not there is no error.
+
+        ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not
+        tried again, for another object may have come since.
+
+        Raises:
+            PreconditionError: it has another ETag.
+        """
+        is_bound = bool(if_match) and not if_match.startswith(WEAK) and not self._ignores_delete_conditions
+        request = self._address.key(
+            "DELETE",
+            bucket,
+            key,
+            "DeleteObject",
+            query=_version_query(version_id),
+            headers={"if-match": quote_etag(if_match)} if is_bound else {},
+            idempotent=not if_match,
+        )
         try:
             self._ask(request, nothing, only=only)
         except NotFoundError as exc:
             if exc.code not in ("NoSuchKey", "NoSuchVersion"):
                 raise
+        except S3Error as exc:
+            if not is_bound or exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
+                raise
+            self._ignores_delete_conditions = True
+            self.delete_object(bucket, key, version_id=version_id, if_match=if_match, only=only)
 
     def delete_objects(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
         """Delete up to 1000 pairs of key and version id ("" for none); give what failed.

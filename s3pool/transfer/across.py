@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from s3pool.body import BytesBody
-from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError, S3PoolError
+from s3pool.errors import IntegrityError, PreconditionError, S3PoolError
 from s3pool.model import ByteRange
 from s3pool.record import replace
 from s3pool.s3.headers import head_of
@@ -19,7 +19,7 @@ from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.fetch import Facts, fetch_whole
 from s3pool.transfer.progress import NULL_METER
 from s3pool.transfer.sourcebody import SourceError
-from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
+from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 from s3pool.transfer.verify import StreamCheck
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
 
     Raises:
         ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
-        RefusedError: a move would remove what it has just not moved.
     """
     if skipped := why_skip_copy(task, engine):
         return Done(skipped=skipped)
-    if engine.options.remove_source and (task.source_bucket, task.source_key) == (task.bucket, task.key):
-        _check_not_itself(task, engine)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
             return _copy_once(task, engine)
@@ -62,17 +59,6 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
     raise AssertionError("unreachable")
-
-
-def _check_not_itself(task: CopyTask, engine: Engine) -> None:
-    """Refuse to move an object onto itself: two profiles may name one pool by different words."""
-    try:
-        ours = engine.client.head_object(task.bucket, task.key)
-    except NotFoundError:
-        return
-    theirs = _head(task, engine)
-    if (ours.etag, ours.last_modified) == (theirs.etag, theirs.last_modified):
-        raise RefusedError(f"{task.source} seems to be the same object in both pools; it stays as it is")
 
 
 def _head(task: CopyTask, engine: Engine) -> ObjectHead:
@@ -99,9 +85,8 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
         except _TooLargeError:
             head = _head(task, engine)
     crossing = Crossing(task, head, engine, meter)
-    if _goes_in_one_piece(crossing):
-        return _copy_in_one_piece(crossing)
-    return copy_in_parts(crossing)
+    done = _copy_in_one_piece(crossing) if _goes_in_one_piece(crossing) else copy_in_parts(crossing)
+    return done._replace(read=ObjectStamp.of(head))
 
 
 def _trouble_of(task: CopyTask, error: SourceError) -> S3PoolError:
@@ -126,7 +111,7 @@ def _copy_from_memory(task: CopyTask, engine: Engine, meter: Meter) -> Done:
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     done = _put(Crossing(task, head, engine, meter), BytesBody(content), sealed)
     meter.advance(done.size)
-    return done
+    return done._replace(read=ObjectStamp.of(head))
 
 
 def _fetch(task: CopyTask, engine: Engine) -> tuple[bytes, Facts]:

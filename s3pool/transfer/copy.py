@@ -14,7 +14,7 @@ from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.tags import TAG_COUNT, tags_of_source
-from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done
+from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
@@ -50,7 +50,7 @@ def copy(task: CopyTask, engine: Engine) -> Done:
         _see_to_tags(task, head, engine)
     finally:
         meter.end(ok=done is not None)
-    return done
+    return done if head is None else done._replace(read=ObjectStamp.of(head))
 
 
 def _changes_something(task: CopyTask, engine: Engine) -> bool:
@@ -61,7 +61,8 @@ def _changes_something(task: CopyTask, engine: Engine) -> bool:
 
 def _head_if_needed(task: CopyTask, engine: Engine) -> ObjectHead | None:
     has_attributes = engine.options.attributes != NO_ATTRIBUTES
-    if UNKNOWN_SIZE < task.size <= engine.options.copy_threshold and not has_attributes:
+    is_told = bool(task.etag and task.last_modified) or not engine.options.remove_source
+    if UNKNOWN_SIZE < task.size <= engine.options.copy_threshold and is_told and not has_attributes:
         return None
     return engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange
+from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import PartFile, local_error, make_directory
@@ -17,7 +18,7 @@ from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
-from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask
+from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size, range_algorithm
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ def download(task: DownloadTask, engine: Engine) -> Done:
 
 
 def _make_directory(task: DownloadTask, engine: Engine) -> Done:
-    size = task.size
+    size, read = task.size, None
     if size == UNKNOWN_SIZE:
-        size = engine.client.head_object(task.bucket, task.key, version_id=task.version_id).size
+        head = engine.client.head_object(task.bucket, task.key, version_id=task.version_id)
+        size, read = head.size, ObjectStamp.of(head)
     if size:
         raise RefusedError(f"{task.source} ends in '/' and holds {size} bytes: no file can have that name")
     make_directory(task.root, task.relative)
-    return Done()
+    return Done(read=read)
 
 
 def _download_once(task: DownloadTask, engine: Engine) -> Done:
@@ -258,9 +260,15 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
     if engine.options.preserve:
         stored.restore_mode(part.fd, metadata)
     mtime_ns = stored.set_mtime(part.fd, mtime_ns)
+    if engine.options.remove_source:
+        os.fsync(part.fd)  # before it has its name, and that before the object goes
     if not part.commit(replace=not engine.options.no_clobber):
         return Done(skipped=EXISTS)
-    return Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)
+    done = Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)
+    if not engine.options.remove_source:
+        return done
+    read = ObjectStamp.of(head_of({**facts.headers, "content-length": str(done.size)}))
+    return done._replace(read=read, written=FileStamp.of(os.fstat(part.fd)))
 
 
 def _metadata(headers: Mapping[str, str]) -> dict[str, str]:

@@ -102,6 +102,7 @@ class Engine:
         self.in_question: Callable[[Task], bool] | None = None
         self.memory: Memory | None = None
         self.helpers: Sequence[Helper] = ()
+        self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
         self._local = threading.local()
 
     @property

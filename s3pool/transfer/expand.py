@@ -15,7 +15,7 @@ from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
-from s3pool.transfer.walk import LINKS_FILES, NO_FILTER, Unusable, Walk
+from s3pool.transfer.walk import LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -176,11 +176,13 @@ class Expansion:
             raise local_error("read", source.path, exc) from exc
         if os.path.isdir(source.path):
             bucket, prefix = self._target.bucket, self._target.tree_prefix
+            # Where links to directories are followed, the way to a file may lead through them.
+            root = "" if self._rules.links == LINKS_FOLLOW else source.path
             for found in Walk(source.path, names=self._names, links=self._rules.links):
                 if isinstance(found, Unusable):
                     yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
                 else:
-                    yield UploadTask(found.path, bucket, prefix + found.relative, found.size)
+                    yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
         elif self._admits_named(source.base_name):
             place = self._place_of(source)
             if isinstance(place, S3Path):

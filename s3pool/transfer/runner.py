@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import CREDENTIAL_CODES, LocalFileError, NoEndpointError, S3Error, S3PoolError, StoppedError
-from s3pool.transfer.beneath import local_error
+from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError, StoppedError
 from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import check_no_tree, delete_batch, iter_batches
@@ -259,17 +257,20 @@ def _unneeded(task: Task, engine: Engine) -> Done | None:
 
 
 def _act(task: Task, engine: Engine) -> Done:
-    if isinstance(task, UploadTask):
-        done = upload(task, engine)
-    elif isinstance(task, DownloadTask):
-        done = download(task, engine)
-    elif isinstance(task, CopyTask):
-        done = copy(task, engine)
-    else:
+    if isinstance(task, (DeleteTask, RemoveTask)):
         return _raise_or_give(delete_batch((task,) if isinstance(task, DeleteTask) else task, engine)[0])
+    done = _transfer(task, engine)
     if engine.options.remove_source and not done.skipped:
-        remove_source(task, done, engine)
+        from s3pool.transfer.proof import remove_source
+
+        remove_source(task, done, engine, again=lambda: _transfer(task, engine))
     return done
+
+
+def _transfer(task: UploadTask | DownloadTask | CopyTask, engine: Engine) -> Done:
+    if isinstance(task, UploadTask):
+        return upload(task, engine)
+    return download(task, engine) if isinstance(task, DownloadTask) else copy(task, engine)
 
 
 def _rehearse(task: Task, engine: Engine) -> Done:
@@ -289,33 +290,6 @@ def _raise_or_give(outcome: Outcome) -> Done:
     if outcome.error is not None:
         raise outcome.error
     return outcome.done
-
-
-def remove_source(task: UploadTask | DownloadTask | CopyTask, done: Done, engine: Engine) -> None:
-    """Remove what was moved, now that the target is there and was checked.
-
-    Raises:
-        LocalFileError: the source changed after it was read, or cannot be removed.
-    """
-    if isinstance(task, UploadTask):
-        _remove_file(task.path, done)
-    elif isinstance(task, DownloadTask):
-        engine.client.delete_object(task.bucket, task.key)
-    else:
-        head = engine.client.head_object(task.bucket, task.key)
-        if head.size != done.size:
-            raise S3Error(200, "BadCopy", detail=f"{head.size} bytes, not {done.size}", resource=task.target, op="mv")
-        engine.source.client.delete_object(task.source_bucket, task.source_key)
-
-
-def _remove_file(path: str, done: Done) -> None:
-    try:
-        facts = os.stat(path)
-        if (facts.st_size, facts.st_mtime_ns) != (done.size, done.mtime_ns):
-            raise LocalFileError(f"{path} was copied, and stays because it changed since")
-        os.unlink(path)
-    except OSError as exc:
-        raise local_error("remove", path, exc) from exc
 
 
 def is_fatal(error: Exception) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.errors import NotFoundError, RefusedError, S3PoolError
 from s3pool.location import S3Path
 from s3pool.record import dataclass, field
+
+if TYPE_CHECKING:
+    from s3pool.model import ObjectHead
 
 UNKNOWN_SIZE = -1
 
@@ -18,14 +21,46 @@ FAILED = "failed"
 NOT_STARTED = "not started"  # the run was told to stop before its turn came
 
 
+class FileStamp(NamedTuple):
+    """Which file it is, and in which state: no write leaves the last field as it was."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> FileStamp:
+        """Return the stamp of a file's facts."""
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+class ObjectStamp(NamedTuple):
+    """Which object it is: what was read, for a later look to be held against."""
+
+    etag: str
+    last_modified: str  # ISO 8601 in UTC
+    version_id: str = ""
+
+    @classmethod
+    def of(cls, head: ObjectHead) -> ObjectStamp:
+        """Return the stamp of what HEAD, or the head of GET, told."""
+        return cls(head.etag, head.last_modified, head.version_id)
+
+
 class UploadTask(NamedTuple):
-    """Send one local file to a key. The path holds surrogate escapes for foreign bytes."""
+    """Send one local file to a key. The path holds surrogate escapes for foreign bytes.
+
+    ``root`` is the user's own directory where the file lies below one: links in it are followed.
+    """
 
     path: str
     bucket: str
     key: str
     size: int = UNKNOWN_SIZE
     reason: str = ""
+    root: str = ""
 
     @property
     def op(self) -> str:
@@ -173,7 +208,8 @@ class Done(NamedTuple):
     """What a transfer tells of its success.
 
     ``mtime_ns`` is the modification time of the local side as it was left, None where there
-    is no local side. ``skipped`` says why nothing had to be done.
+    is no local side. ``skipped`` says why nothing had to be done. For a source that is to be
+    removed ``sent`` and ``read`` tell which file or object it was, ``written`` the new file.
     """
 
     size: int = 0
@@ -182,6 +218,9 @@ class Done(NamedTuple):
     version_id: str = ""
     skipped: str = ""
     note: str = ""  # a word for the user that does not fail the transfer
+    sent: FileStamp | None = None
+    read: ObjectStamp | None = None
+    written: FileStamp | None = None
 
 
 class Outcome(NamedTuple):

@@ -22,7 +22,7 @@ from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
-from s3pool.transfer.tasks import Done, UploadTask
+from s3pool.transfer.tasks import Done, FileStamp, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
 ATTEMPTS_ON_CHANGE = 2  # a source that changes while it is read is tried once more
@@ -79,7 +79,7 @@ def _upload_once(task: UploadTask, engine: Engine) -> Done:
             done = _send(task, source, engine, meter)
         finally:
             meter.end(ok=done is not None)
-        return done._replace(mtime_ns=source.facts.st_mtime_ns)
+        return done._replace(mtime_ns=source.facts.st_mtime_ns, sent=FileStamp.of(source.facts))
     finally:
         os.close(source.fd)
 

@@ -86,6 +86,20 @@ class Quirks:
     health_path: str = "/swift/healthcheck"
     server: str = ""  # what the field Server says
     trailers: bool = False  # bodies with an unsigned trailer are understood
+    tenants: bool = False  # ``:b`` is another name of ``b``, as on RGW
+    folds_keys: bool = False  # ``a//k`` and ``a/./k`` are other names of ``a/k``, as where keys are files
+    delete_if_match: str = "ignored"  # or "honoured", or "refused": what becomes of If-Match with DELETE
+
+    def bucket_of(self, name: str) -> str:
+        """Give the bucket that a name means."""
+        return name.removeprefix(":") if self.tenants else name
+
+    def key_of(self, key: str) -> str:
+        """Give the key that a name means."""
+        if not self.folds_keys or not key:
+            return key
+        end = "/" if key.endswith("/") else ""
+        return "/".join(part for part in key.split("/") if part not in ("", ".")) + end
 
 
 @dataclass

@@ -200,8 +200,18 @@ def read_range(text: str, size: int) -> tuple[int, int] | None:
 def delete_object(call: Call) -> Reply:
     """Answer DELETE; a missing key is no error."""
     bucket = call.store.bucket(call.bucket)
+    _check_delete_condition(call, bucket)
     headers = remove_one(call, bucket, call.key, call.query.get("versionId", ""))
     return Reply(204, headers=headers)
+
+
+def _check_delete_condition(call: Call, bucket: Bucket) -> None:
+    wanted, rule = call.header("if-match"), call.quirks.delete_if_match
+    if wanted and rule == "refused":
+        raise S3Fault(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+    current = bucket.current(call.key)
+    if wanted and rule == "honoured" and current is not None and not _matches(wanted, current.etag):
+        raise S3Fault(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
 
 
 def remove_one(call: Call, bucket: Bucket, key: str, version_id: str) -> dict[str, str]:
@@ -222,8 +232,8 @@ def copy_source(call: Call) -> Version:
     """Find what a copy copies, and judge its conditions."""
     text, _, version_text = call.header("x-amz-copy-source").partition("?versionId=")
     name, _, key = text.removeprefix("/").partition("/")
-    bucket = call.store.bucket(decode(name))
-    version = find_version(bucket, decode(key), unquote(version_text))
+    bucket = call.store.bucket(call.quirks.bucket_of(decode(name)))
+    version = find_version(bucket, call.quirks.key_of(decode(key)), unquote(version_text))
     conditions = {name: call.header(f"x-amz-copy-source-{name}") for name in CONDITIONS}
     try:
         check_read_conditions(version, conditions)

@@ -159,6 +159,7 @@ class FakeS3:
             record.op = "Health"
         try:
             record.bucket, record.key, query = split_target(exchange)
+            record.bucket, record.key = self.quirks.bucket_of(record.bucket), self.quirks.key_of(record.key)
             record.op = record.op or operation_of(exchange, record.bucket, record.key, query)
             faults = self.script.faults_for(record.op, exchange, record.key)
             for fault in faults:

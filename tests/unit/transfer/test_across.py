@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, RefusedError, S3Error
+from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.across import IN_MEMORY_BYTES, ReplacedError
 from s3pool.transfer.copy import copy
@@ -439,17 +439,6 @@ def test_move_that_fails_keeps_the_source(fake: FakeS3, there: FakeS3, make_engi
 
     assert (0, 1) == (summary.copied, summary.failed)
     assert {"k": b"content"} == there.store.bodies("src")
-
-
-def test_move_onto_itself_by_another_name_of_the_pool_is_refused(fake: FakeS3, make_engine: EngineFactory) -> None:
-    """Two profiles may mean one cluster: the delete would take the only copy."""
-    fake.store.add("b", "k", b"content")
-    task = CopyTask("b", "k", "b", "k")
-
-    with pytest.raises(RefusedError, match="the same object in both pools"):
-        copy(task, make_engine(source=fake, remove_source=True))
-
-    assert {"k": b"content"} == fake.store.bodies("b")
 
 
 def test_missing_source_is_told_with_its_own_error(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:

@@ -191,7 +191,7 @@ def test_move_keeps_a_source_that_changed_since(
     run(files[:1], make_engine(remove_source=True), on_outcome=outcomes.append)
 
     assert b"newer" == path.read_bytes()
-    assert "stays because it changed" in str(outcomes[0].error)
+    assert "stays: it changed since it was read" in str(outcomes[0].error)
 
 
 def test_moves_from_s3_delete_the_source(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:

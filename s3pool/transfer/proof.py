@@ -1,0 +1,273 @@
+"""What a move proves before it deletes its source, and the deletion of exactly what was read.
+
+The answer to a copy is a promise. HEAD of the target tells whether it was kept, and HEAD of
+the source whether it is still what was read, and another object than the one that was just
+written: one object may go by two names (tenants and access points, a store behind two host
+names, servers to whom ``a//k`` is ``a/k``), and only what the copy changed can tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, S3Error, StoppedError, TransportError
+from s3pool.model import parse_iso_time
+from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative
+from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
+
+if TYPE_CHECKING:
+    from s3pool.model import ObjectHead
+    from s3pool.s3.client import S3Client
+    from s3pool.transfer.engine import Engine
+
+DELETE_ATTEMPTS = 4  # each of them after a look of its own
+NEXT_SECOND_S = 1.1  # after this long a new Last-Modified is another one, also where it has whole seconds
+NO_VERSION = ("", "null")  # what buckets without versions call the only one
+FIRST_SERVER_ERROR = 500
+MAX_SYNCED = 10_000  # directories that are known to be on the disk; memory must not grow with the tree
+
+Moved = UploadTask | DownloadTask | CopyTask
+Place = tuple[str, str]  # bucket and key
+
+
+def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[], Done]) -> None:
+    """Remove what was moved, now that the target is there and was checked.
+
+    ``again`` makes the copy once more, where that alone can tell one object from two.
+
+    Raises:
+        IntegrityError: the target is not what was stored, the source is not what was read, or
+            they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
+    """
+    if isinstance(task, UploadTask):
+        _check_target(task, done, engine.client)
+        _remove_file(task, done)
+    elif isinstance(task, DownloadTask):
+        _check_file(task, done, engine)
+        place = (task.bucket, task.key)
+        _delete(task, engine.client, place, read=_stamp_of(task, done), head=_look(engine.client, place))
+    else:
+        head = _check_apart(task, done, engine, again)
+        place = (task.source_bucket, task.source_key)
+        _delete(task, engine.source.client, place, read=_stamp_of(task, done), head=head)
+
+
+def _stamp_of(task: DownloadTask | CopyTask, done: Done) -> ObjectStamp:
+    return done.read or ObjectStamp(task.etag, task.last_modified, task.version_id)
+
+
+def _stays(task: Moved, why: str) -> IntegrityError:
+    return IntegrityError(f"{task.source} was copied to {task.target}, and stays: {why}")
+
+
+# -- the target ----------------------------------------------------------------------------
+
+
+def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> ObjectHead:
+    """Return what the target is now.
+
+    Raises:
+        IntegrityError: it is not there, or not what was stored.
+    """
+    try:
+        head = client.head_object(task.bucket, task.key)
+        if done.version_id not in NO_VERSION and head.version_id != done.version_id:
+            # Another client's version is on top of it, which destroys nothing.
+            head = client.head_object(task.bucket, task.key, version_id=done.version_id)
+    except NotFoundError as exc:
+        raise _stays(task, "there is nothing at the target") from exc
+    if head.size != done.size or (done.etag and _bare(head.etag) != _bare(done.etag)):
+        found = f"the target has {head.size} bytes and the ETag {head.etag}"
+        raise _stays(task, f"{found}, and not {done.size} and {done.etag} as stored")
+    return head
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
+    """See to it that a file and the way to it are on the disk; its bytes are since it has its name.
+
+    Raises:
+        IntegrityError: it is not the file that was written. LocalFileError: the disk failed.
+    """
+    parents, name = split_relative(task.relative)
+    steps = [*parents, name] if done.written is None and name else parents
+    directories: list[int] = []
+    try:
+        directories.append(open_root(task.root, create=False))
+        for step in steps:
+            directories.append(open_below(directories[-1], [step], create=False))
+        if done.written is not None:
+            facts = os.stat(name, dir_fd=directories[-1], follow_symlinks=False)
+            if FileStamp.of(facts)[:-1] != done.written[:-1]:  # a new link to it changes no byte
+                raise _stays(task, "there is another file at the target")
+        _sync_all(directories, (task.root, *steps), engine)
+    except OSError as exc:
+        raise local_error("write to disk", task.target, exc) from exc
+    finally:
+        for directory in directories:
+            os.close(directory)
+
+
+def _sync_all(directories: list[int], place: tuple[str | bytes, ...], engine: Engine) -> None:
+    os.fsync(directories[-1])
+    if place in engine.synced:
+        return
+    for directory in reversed(directories[:-1]):
+        os.fsync(directory)
+    if place[:1] not in engine.synced:
+        _sync_above(os.path.realpath(place[0] or "."))
+    if len(engine.synced) >= MAX_SYNCED:
+        engine.synced.clear()
+    engine.synced.update((place, place[:1]))
+
+
+def _sync_above(root: bytes | str) -> None:
+    """Sync the directories above the root, which may be new as well; those of others are theirs."""
+    while (above := os.path.dirname(root)) != root:
+        root = above
+        try:
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+# -- one object or two ---------------------------------------------------------------------
+
+
+def _check_apart(task: CopyTask, done: Done, engine: Engine, again: Callable[[], Done]) -> ObjectHead | None:
+    """Check the target of a copy, and that it is another object than the source; return the source's head.
+
+    What a copy wrote has a new time and version, which the source has too if it is the same
+    object. Where a source is of the very second of its copy, the copy is made once more.
+
+    Raises:
+        IntegrityError: the target is not what was stored, or it is the source.
+    """
+    for is_last in (False, True):
+        target = _check_target(task, done, engine.client)
+        source = _look(engine.source.client, (task.source_bucket, task.source_key))
+        if source is None or _must_be_two(task, engine) or not _look_alike(source, target):
+            return source
+        if is_last or source.version_id not in NO_VERSION or not _is_as_read(source, _stamp_of(task, done)):
+            break
+        if engine.stop.wait(NEXT_SECOND_S):
+            raise StoppedError("stopped before the end")
+        done = again()
+    raise _stays(task, "it seems to be the same object by another name")
+
+
+def _must_be_two(task: CopyTask, engine: Engine) -> bool:
+    """Return whether no server can take both names for one object."""
+    if engine.options.no_clobber:  # the target did not exist, and the source did
+        return True
+    is_one_bucket = not engine.crosses and task.source_bucket == task.bucket
+    return is_one_bucket and _folded(task.source_key) != _folded(task.key)
+
+
+def _folded(key: str) -> list[str]:
+    """Return what is left of a key on the least particular of servers, whose keys are names of files."""
+    import unicodedata
+
+    kept: list[str] = []
+    for step in unicodedata.normalize("NFKC", unquote(key)).casefold().replace("\\", "/").split("/"):
+        if step == "..":
+            del kept[-1:]
+        elif step := step.rstrip(". "):
+            kept.append(step)
+    return kept
+
+
+def _look_alike(one: ObjectHead, other: ObjectHead) -> bool:
+    if one.version_id not in NO_VERSION and other.version_id not in NO_VERSION:
+        return one.version_id == other.version_id
+    return (one.etag, one.last_modified) == (other.etag, other.last_modified)
+
+
+# -- the source in S3 ----------------------------------------------------------------------
+
+
+def _delete(
+    task: DownloadTask | CopyTask, client: S3Client, place: Place, *, read: ObjectStamp, head: ObjectHead | None
+) -> None:
+    """Delete an object if it still is what was read, as ``head`` has just told.
+
+    A delete without a clear answer is not sent again blindly: another client may have put a
+    new object since. In a bucket with versions a delete marker hides the object, as after any
+    other delete, and destroys nothing.
+
+    Raises:
+        IntegrityError: it is another one by now.
+    """
+    for attempt in range(1, DELETE_ATTEMPTS + 1):
+        if head is None:
+            return
+        if not _is_as_read(head, read):
+            raise _stays(task, "it changed since it was read")
+        try:
+            client.delete_object(*place, if_match=head.etag)
+        except PreconditionError as exc:
+            raise _stays(task, "it changed since it was read") from exc
+        except (S3Error, TransportError) as exc:
+            if attempt == DELETE_ATTEMPTS or not _may_have_acted(exc):
+                raise
+            head = _look(client, place)
+        else:
+            return
+
+
+def _may_have_acted(error: S3Error | TransportError) -> bool:
+    return error.sent if isinstance(error, TransportError) else error.status >= FIRST_SERVER_ERROR
+
+
+def _look(client: S3Client, place: Place) -> ObjectHead | None:
+    try:
+        return client.head_object(*place)
+    except NotFoundError:
+        return None
+
+
+def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
+    if not read.etag or _bare(head.etag) != _bare(read.etag):
+        return False
+    if read.version_id and head.version_id and read.version_id != head.version_id:
+        return False
+    before, now = parse_iso_time(read.last_modified), parse_iso_time(head.last_modified)
+    # A listing tells fractions, and HEAD leaves them out or rounds them.
+    return int(before) == now or (int(before) != before and int(before) + 1 == now)
+
+
+# -- the source on disk --------------------------------------------------------------------
+
+
+def _remove_file(task: UploadTask, done: Done) -> None:
+    """Remove a file if it still is the one that was read; of a link that was followed, the link.
+
+    Raises:
+        IntegrityError: there is another file, or it has changed. LocalFileError: the system refuses.
+    """
+    root = task.root or os.path.dirname(task.path)
+    *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
+    try:
+        root_fd = open_root(root, create=False)
+        try:
+            directory = open_below(root_fd, parents, create=False)
+        finally:
+            os.close(root_fd)
+        try:
+            if FileStamp.of(os.stat(name, dir_fd=directory)) != done.sent:
+                raise _stays(task, "it changed since it was read")
+            os.unlink(name, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError as exc:
+        raise local_error("remove", task.path, exc) from exc

@@ -17,7 +17,7 @@ from s3pool.proxy.auth import ANONYMOUS, DUMMY_SECRET, QUERY_V2, QUERY_V4, Calle
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.forms import FORM_TYPE, Form
-from s3pool.proxy.head import RequestHead
+from s3pool.proxy.head import RequestHead, index_of
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
 from s3pool.s3.sigv4 import UNRESERVED
@@ -45,6 +45,8 @@ AMZ_FIELDS = frozenset(
         "x-amz-expected-bucket-owner",
     }
 )
+CONTENT_TYPE = "content-type"
+RENAMED_FIELDS = {CONTENT_TYPE: "Content-Type", "acl": "x-amz-acl", "tagging": "x-amz-tagging"}
 # Of the form's own head: nothing there is signed, and these change nothing.
 KEPT_FIELDS = frozenset({"user-agent", "origin"})
 
@@ -63,8 +65,11 @@ class FormVerifier:
         self._allows_v2 = allows_v2
         self._allows_anonymous = allows_anonymous
 
-    def identify(self, form: Form, bucket: str, *, now: float) -> tuple[Caller, Policy | None]:
-        """Give who sent a form and what its policy allows; an unsigned one has none.
+    def identify(self, form: Form, bucket: str, *, now: float) -> tuple[Form, Caller, Policy | None]:
+        """Return a form with its object's type, who sent it and what its policy allows; an unsigned one has none.
+
+        The type that a browser gives its file counts where the policy speaks of it, and
+        nowhere else: a page of HTML under a trusted name is a script of whoever uploaded it.
 
         Raises:
             Denial: the signature does not hold, or the form is not what the policy allows.
@@ -79,11 +84,12 @@ class FormVerifier:
         elif not self._allows_anonymous:
             raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
         else:
-            return Caller(ANONYMOUS, None, ""), None
+            return with_file_type(form), Caller(ANONYMOUS, None, ""), None
         policy = read_policy(encoded)
+        form = with_file_type(form) if policy.speaks_of(CONTENT_TYPE) else form
         _required(form, "key")  # which is no matter of the policy
         policy.check(form, bucket, now=now)
-        return caller, policy
+        return form, caller, policy
 
     def _verify_v4(self, form: Form, encoded: str) -> Caller:
         client = self._verifier.verify_policy(form.fields, encoded)
@@ -104,6 +110,13 @@ class FormVerifier:
             raise forbidden("SignatureDoesNotMatch", "the signature is not that of this policy", reason="signature")
         _check_token(form, client)
         return Caller(QUERY_V2, client, UNSIGNED_PAYLOAD)
+
+
+def with_file_type(form: Form) -> Form:
+    """Return a form with the type of its file, where it has no field for that."""
+    if not form.file_type or CONTENT_TYPE in form.fields:
+        return form
+    return replace(form, fields={**form.fields, CONTENT_TYPE: form.file_type})
 
 
 def _check_token(form: Form, client: Client) -> None:
@@ -128,13 +141,17 @@ def put_head(head: RequestHead, form: Form, bucket: str) -> RequestHead:
     _required(form, "key")
     key = quote(form.key.encode("utf-8", "surrogateescape"), safe=UNRESERVED + "/")
     fields = [(name, value) for name, value in head.fields if name.lower() in KEPT_FIELDS]
-    kind = form.value("content-type") or form.file_type
-    fields += [("Content-Type", kind)] if kind else []
-    fields += [("x-amz-acl", form.value("acl"))] if form.value("acl") else []
-    fields += [("x-amz-tagging", _tags(form.value("tagging")))] if form.value("tagging") else []
-    fields += [(name, value) for name, value in form.fields.items() if _becomes_header(name)]
+    own = {name: value for name, value in form.fields.items() if _becomes_header(name)}
+    for name, header in RENAMED_FIELDS.items():
+        if value := form.value(name):
+            if header in own:
+                raise Denial(
+                    400, "InvalidArgument", f"the fields {name} and {header} mean the same", reason="malformed"
+                )
+            own[header] = _tags(value) if name == "tagging" else value
+    fields += own.items()
     path = f"/{quote(bucket.encode('utf-8', 'surrogateescape'), safe=UNRESERVED)}/{key}"
-    return replace(head, method="PUT", path=path, query=None, fields=tuple(fields))
+    return replace(head, method="PUT", path=path, query=None, fields=tuple(fields), index=index_of(tuple(fields)))
 
 
 def _becomes_header(name: str) -> bool:

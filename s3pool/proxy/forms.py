@@ -177,6 +177,8 @@ class FormReader:
                 kind = match[1].strip()
         if FIELD_NAME.fullmatch(name) is None:
             raise bad_form("a part's name has other characters than letters, digits and hyphens")
+        if CONTROL.search(kind + file_name) or CONTROL.search(re.sub(r"\r\n|\t", "", text)):
+            raise bad_form("a part's head holds control characters")
         return name, file_name, kind
 
 

@@ -31,7 +31,7 @@ from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.express import Express, Passage
-from s3pool.proxy.form_upload import FormVerifier, is_form, put_head
+from s3pool.proxy.form_upload import FormVerifier, is_form, put_head, with_file_type
 from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.head import RequestHead
@@ -179,7 +179,7 @@ class Gateway:
         load = Load()
         try:
             form = source.read_fields()
-            caller, policy = self._identify_form(form, bucket)
+            form, caller, policy = self._identify_form(form, bucket)
             put = self._admit_put(put_head(head, form, bucket), caller)
             load = self.loader.collected(source.readinto, reader, limit=policy.most if policy else None)
             source.drop_rest()
@@ -192,16 +192,17 @@ class Gateway:
             raise
         return put, load, form
 
-    def _identify_form(self, form: Form, bucket: str) -> tuple[Caller, Policy | None]:
+    def _identify_form(self, form: Form, bucket: str) -> tuple[Form, Caller, Policy | None]:
         if self.settings.auth == OPEN:
-            return Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
+            return with_file_type(form), Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
         return self._forms.identify(form, bucket, now=self._now())
 
     def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
         target = read_target(head.path, None)
         operation = _classify(head, target)
+        head, source_bucket = settle_names(head, target)
         if caller.client is not None:
-            caller.client.authorize(operation, target.bucket, source_bucket="", now=self._now())
+            caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
         # The form's own signature ends here: the PUT is signed by header.
         caller = replace(caller, form=HEADER_V4)
         return Admitted(head, target, caller, operation, self._signer_for(caller))

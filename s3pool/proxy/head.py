@@ -113,7 +113,7 @@ def parse_head(block: bytes) -> RequestHead:
         raise malformed("the request target is longer than 16 KiB", status=414, code="KeyTooLongError")
     method, is_http_1_0 = line[1].decode(), line[4] == b"0"
     fields = _parse_fields(rest)
-    index = _index(fields)
+    index = index_of(fields)
     if method not in METHODS:
         raise Denial(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
     host, path, query = _split_target(line[2].decode(), _host_of(index, is_http_1_0=is_http_1_0))
@@ -152,7 +152,8 @@ def _parse_field(line: bytes) -> tuple[str, str]:
     return field[1].decode(), field[2].strip(BLANKS).decode("utf-8", "surrogateescape")
 
 
-def _index(fields: tuple[tuple[str, str], ...]) -> Index:
+def index_of(fields: tuple[tuple[str, str], ...]) -> Index:
+    """Return all values by the fields' names in lower case."""
     index: dict[str, list[str]] = {}
     for name, value in fields:
         index.setdefault(name.lower(), []).append(value)

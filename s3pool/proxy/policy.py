@@ -40,6 +40,10 @@ class Policy:
     least: int = 0
     most: int = UNLIMITED
 
+    def speaks_of(self, name: str) -> bool:
+        """Return whether a condition is about a field, whose name is in lower case."""
+        return any(name == other for _, other, _ in self.conditions)
+
     def check(self, form: Form, bucket: str, *, now: float) -> None:
         """Hold a form against the policy; the size of its file is for later.
 

@@ -217,3 +217,112 @@ def test_passthrough_leaves_forms_alone() -> None:
         proxy.talk(form_request(proxy, body))
 
         assert ("POST", len(body)) == (last(fake).method, int(last(fake).headers["content-length"]))
+
+
+@pytest.mark.parametrize("pages_type", ["text/html", "image/svg+xml"])
+def test_type_of_the_file_is_not_the_objects(fake: FakeS3, proxy: RunningProxy, pages_type: str) -> None:
+    """The policy says nothing about it: a page of HTML at a trusted address runs its uploader's script."""
+    body = form_body(signed_form(KEY)).replace(b"Content-Type: text/plain", f"Content-Type: {pages_type}".encode())
+
+    answer = parse_answer(proxy.talk(form_request(proxy, body)))
+
+    assert (204, None) == (answer.status, last(fake).headers.get("content-type"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "status", "kind"),
+    [
+        (["starts-with", "$Content-Type", "text/"], 204, "text/plain"),
+        (["starts-with", "$content-type", ""], 204, "text/plain"),
+        (["eq", "$Content-Type", "image/png"], 403, None),
+        (["starts-with", "$Content-Type", "image/"], 403, None),
+    ],
+)
+def test_type_of_the_file_counts_where_the_policy_speaks_of_it(
+    fake: FakeS3, proxy: RunningProxy, condition: list[str], status: int, kind: str | None
+) -> None:
+    """Browsers know what they send; whether that is welcome is the policy's matter."""
+    fake.forget()
+
+    answer = post(proxy, signed_form(KEY, conditions=[condition]))
+
+    assert status == answer.status
+    assert [kind] * (status == 204) == [request.headers["content-type"] for request in fake.requests if request.key]
+
+
+@pytest.mark.parametrize("type_", ["text/html\x00", "text/plain\x0b;a", "text/plain\x7f", "a\nb", "a\rb: c"])
+def test_control_characters_in_the_type_are_refused(fake: FakeS3, proxy: RunningProxy, type_: str) -> None:
+    """It would become a header line."""
+    fake.forget()
+    form = form_body(signed_form(KEY, conditions=[["starts-with", "$Content-Type", ""]]))
+
+    answer = parse_answer(proxy.talk(form_request(proxy, form.replace(b"text/plain", type_.encode()))))
+
+    assert (400, []) == (answer.status, arrived(fake))
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\x1bb", "a\tb", "a\x7fb"])
+def test_control_characters_in_the_files_name_are_refused(fake: FakeS3, proxy: RunningProxy, name: str) -> None:
+    """It becomes a part of the key."""
+    fake.forget()
+    form = signed_form({}, conditions=[["starts-with", "$key", ""]]) | {"key": "${filename}"}
+
+    answer = parse_answer(proxy.talk(form_request(proxy, form_body(form, name=name))))
+
+    assert (400, []) == (answer.status, arrived(fake))
+
+
+FIELDS = [
+    "acl",
+    "Cache-Control",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Type",
+    "Expires",
+    "success_action_redirect",
+    "success_action_status",
+    "redirect",
+    "tagging",
+    "x-amz-acl",
+    "x-amz-checksum-crc32",
+    "x-amz-grant-read",
+    "x-amz-meta-a",
+    "x-amz-object-lock-mode",
+    "x-amz-server-side-encryption",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_policy_binds_every_field(fake: FakeS3, proxy: RunningProxy, field: str) -> None:
+    """A field that the policy does not speak of, or not so, reaches no node."""
+    fake.forget()
+    allowed = signed_form({**KEY, field: "a"})
+
+    extra = post(proxy, signed_form(KEY) | {field: "a"})
+    other = post(proxy, allowed | {field: "b"})
+
+    assert [(403, "AccessDenied")] * 2 == [(extra.status, extra.code), (other.status, other.code)]
+    assert [] == arrived(fake)
+
+
+@pytest.mark.parametrize(("one", "other"), [("acl", "x-amz-acl"), ("tagging", "x-amz-tagging")])
+def test_one_header_comes_from_one_field(fake: FakeS3, proxy: RunningProxy, one: str, other: str) -> None:
+    """Of two lines with one name a node takes either."""
+    fake.forget()
+
+    answer = post(proxy, signed_form({**KEY, one: "private", other: "public-read"}))
+
+    assert (400, []) == (answer.status, arrived(fake))
+
+
+def test_redirect_of_an_object_has_one_reading(fake: FakeS3, proxy: RunningProxy) -> None:
+    """As in the header: a path or an address of HTTP."""
+    fake.forget()
+
+    answer = post(proxy, signed_form({**KEY, "x-amz-website-redirect-location": "javascript:alert(1)"}))
+
+    assert (400, []) == (answer.status, arrived(fake))

@@ -21,7 +21,7 @@ from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.operations import Operation, classify
-from s3pool.proxy.outbound import FORWARDED, PAYLOAD_FIELD, REPLACED, is_signed_name
+from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, is_hearsay, is_signed_name
 from s3pool.proxy.target import ADMIN_NAMES
 from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
 
@@ -47,7 +47,7 @@ SPECIAL = (HOP_BY_HOP - {"connection"}) | {
     "x-amz-security-token",
     "x-amz-trailer",
 }
-NOT_SENT = REPLACED | FORWARDED | HOP_BY_HOP
+NOT_SENT = REPLACED | HOP_BY_HOP
 OPERATIONS = {method: classify(method, (), bucket="b", key="k", headers=()) for method in ("GET", "HEAD")}
 
 Names = tuple[str, ...]
@@ -64,7 +64,9 @@ class _Shape:
         self.authorization, self.host = places["authorization"], places["host"]
         self.date, self.payload = places["x-amz-date"], places[PAYLOAD_FIELD]
         self.connection, self.range = places.get("connection"), places.get("range")
-        self.sent = tuple((names[number], number) for name, number in places.items() if name not in NOT_SENT)
+        self.sent = tuple(
+            (names[number], number) for name, number in places.items() if not (name in NOT_SENT or is_hearsay(name))
+        )
         self.signed = tuple((name.lower(), number) for name, number in self.sent if is_signed_name(name.lower()))
         self.fits: dict[Names, Places | None] = {}
 

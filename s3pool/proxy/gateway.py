@@ -38,7 +38,7 @@ from s3pool.proxy.head import RequestHead
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
-from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Outbound, is_framed, signed_names
+from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Outbound, is_framed, refuse_hearsay, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, client_of, is_trusted
 from s3pool.proxy.policy import Policy
 from s3pool.proxy.settings import ProxySettings
@@ -95,7 +95,7 @@ class Gateway:
         """Let an everyday request in by its head; None leaves it to admit()."""
         return self._express.admit(block, peer, now=self._now()) if self._express is not None else None
 
-    def admit(self, head: RequestHead) -> Admitted:
+    def admit(self, head: RequestHead, peer: str) -> Admitted:
         """Let a request in, before a byte of its body is read.
 
         Raises:
@@ -107,6 +107,8 @@ class Gateway:
         target = read_target(head.path, head.query, bucket_host=bucket_host)
         operation = _classify(head, target)
         if self.settings.auth == PASSTHROUGH:
+            if not is_trusted(peer, self.settings.trust_forwarded):
+                refuse_hearsay(head, target)
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
             raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)

@@ -328,7 +328,7 @@ class Errand:
 
     def _resume_plain(self, first: int, last: int, etag: str) -> Response:
         """Ask for the rest of an object, which takes the whole head after all."""
-        admitted = self._gateway.admit(parse_head(self._block))
+        admitted = self._gateway.admit(parse_head(self._block), self.entry.peer)
         outbound = self._gateway.outbound(admitted, NOTHING, self.entry.peer).resumed(first, last, etag=etag)
         return self._gateway.forwarder.send(outbound, admitted.operation, attempts=self._attempts)
 
@@ -376,7 +376,7 @@ class Errand:
     def _admit(self, head: RequestHead) -> Admitted:
         started = time.monotonic()
         try:
-            admitted = self._gateway.admit(head)
+            admitted = self._gateway.admit(head, self.entry.peer)
         finally:
             self.entry.auth_s = time.monotonic() - started
         self.entry.op = admitted.operation.name

@@ -12,6 +12,7 @@ from typing import Protocol
 from s3pool.model import Endpoint, Request
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
 from s3pool.proxy.budget import Slip
+from s3pool.proxy.denial import forbidden
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field, replace
@@ -32,10 +33,28 @@ REPLACED = frozenset(
         "x-amz-security-token",
     }
 )
-# What a balancer says of a client; of anybody else it is hearsay.
+# What a balancer says of a client; of anybody else it is hearsay. Nodes can be told to believe any of these.
 FORWARDED = frozenset(
-    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"}
+    {
+        "cf-connecting-ip",
+        "client-ip",
+        "fastly-client-ip",
+        "forwarded",
+        "front-end-https",
+        "true-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-original-uri",
+        "x-original-url",
+        "x-proxyuser-ip",
+        "x-real-ip",
+        "x-rewrite-url",
+        "x-url-scheme",
+    }
 )
+FORWARDED_PREFIX = "x-forwarded"
 FRAMING = frozenset({"x-amz-decoded-content-length", "x-amz-trailer"})
 CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"})
 SIGNED_BY_NAME = frozenset({"content-md5", "content-type"})
@@ -168,24 +187,20 @@ class Outbound:
         if not self.head.host:  # HTTP/1.0 may leave it out
             yield "Host", endpoint.netloc
         gone = {"content-length", "expect"} | self.dropped
-        if not self.is_trusted:
-            # What is signed must stay, or the signature is no good.
-            gone |= FORWARDED - signed_names(self.head, self.target)
         for name, value in self.head.iter_end_to_end():
-            if name.lower() not in gone:
+            if name.lower() not in gone and (self.is_trusted or not is_hearsay(name.lower())):
                 yield name, value
         yield from self.extra
 
     def _own_fields(self) -> Iterable[tuple[str, str]]:
         gone = REPLACED | self.dropped | (FRAMING if self.is_decoded else frozenset())
-        gone |= frozenset() if self.is_trusted else FORWARDED
         for name, value in self.head.iter_end_to_end():
             lower = name.lower()
             if lower == "content-encoding" and self.is_decoded:
                 rest = without_token(value, AWS_CHUNKED)
                 if rest:
                     yield name, rest
-            elif lower not in gone:
+            elif lower not in gone and (self.is_trusted or not is_hearsay(lower)):
                 yield name, value
 
     def _lines(self, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
@@ -211,6 +226,23 @@ def _joined(fields: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     return joined
 
 
+def is_hearsay(lower: str) -> bool:
+    """Return whether a field tells of a client what only a balancer may."""
+    return lower in FORWARDED or lower.startswith(FORWARDED_PREFIX)
+
+
+def refuse_hearsay(head: RequestHead, target: Target) -> None:
+    """Refuse a request that must keep its signature and can keep it only with such a field.
+
+    Raises:
+        Denial: it is signed, or said to be.
+    """
+    hearsay = [name for name in head.index if is_hearsay(name)]
+    if hearsay and not signed_names(head, target).isdisjoint(hearsay):
+        detail = "only a trusted balancer may send this header, signed or not; leave it out"
+        raise forbidden("AccessDenied", f"{hearsay[0]}: {detail}", reason="forwarded")
+
+
 def is_signed_name(lower: str) -> bool:
     """Say whether the proxy's own signature covers a field beside Host."""
     return lower.startswith("x-amz-") or lower in SIGNED_BY_NAME
@@ -225,8 +257,8 @@ def without_token(value: str, token: str) -> str:
 def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
     """Give the headers that a client says it signed, for requests that keep its signature."""
     _, _, listed = head.value("authorization").partition("SignedHeaders=")
-    text = listed.split(",", 1)[0] or target.value("X-Amz-SignedHeaders")
-    return frozenset(text.strip().split(";"))
+    queries = [value for name, value in target.parameters if name.lower() == "x-amz-signedheaders"]
+    return frozenset(";".join([listed.split(",", 1)[0].strip(), *queries]).lower().split(";"))
 
 
 def is_framed(payload: str) -> bool:

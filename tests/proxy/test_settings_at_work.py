@@ -275,6 +275,41 @@ def test_hearsay_about_clients_is_dropped(auth: str) -> None:
         assert set() == {"x-real-ip", "forwarded", "x-forwarded-proto"} & set(headers)
 
 
+HEARSAY = ["X-Forwarded-For", "x-forwarded-proto", "X-Forwarded-Host", "x-real-ip", "Forwarded", "True-Client-IP"]
+
+
+@pytest.mark.parametrize("where", ["query", "lower-case query", "header"])
+@pytest.mark.parametrize("field", HEARSAY)
+def test_hearsay_that_is_called_signed_is_refused(where: str, field: str) -> None:
+    """A kept signature would keep it; the node's rules about source addresses would believe it."""
+    with FakeS3(1) as fake, RunningProxy(fake.endpoints, auth="passthrough") as proxy:
+        fake.store.add("b", "there", b"")
+        query, signature = "", f"Authorization: AWS4-HMAC-SHA256 Credential=a, SignedHeaders=host;{field}, Signature=b"
+        if where != "header":
+            name = "X-Amz-SignedHeaders" if where == "query" else "x-amz-signedheaders"
+            query, signature = f"?{name}=host%3B{field}&X-Amz-Signature=b", "X-Other: 1"
+        lines = [f"GET /b/there{query} HTTP/1.1", f"Host: {proxy.host}", f"{field}: 10.1.1.1", signature]
+
+        answer = parse_answer(proxy.talk(("\r\n".join(lines) + "\r\n\r\n").encode()))
+
+        assert (403, "AccessDenied", []) == (answer.status, answer.code, arrived(fake))
+
+
+def test_hearsay_that_a_balancer_signed_stays() -> None:
+    """Whose word counts may sign it as well."""
+    with FakeS3(1) as fake, RunningProxy(fake.endpoints, auth="passthrough", trust_forwarded=["127.0.0.1"]) as proxy:
+        fake.store.add("b", "there", b"")
+        lines = [
+            "GET /b/there?X-Amz-SignedHeaders=host%3Bx-forwarded-proto HTTP/1.1",
+            f"Host: {proxy.host}",
+            "X-Forwarded-Proto: https",
+        ]
+
+        proxy.talk(("\r\n".join(lines) + "\r\n\r\n").encode())
+
+        assert "https" == last(fake).headers["x-forwarded-proto"]
+
+
 def test_trusted_balancer_is_believed(fake: FakeS3, tmp_path: Path) -> None:
     """The log names the client behind it, but not what that client claims."""
     log = tmp_path / "log"

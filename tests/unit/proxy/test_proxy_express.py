@@ -66,7 +66,7 @@ def signed(
 def the_long_way(door: Gateway, block: bytes) -> bytes | None:
     """Give the head that goes to the node when the whole request is looked at; None when it is denied."""
     try:
-        admitted = door.admit(parse_head(block))
+        admitted = door.admit(parse_head(block), PEER)
     except Denial:
         return None
     return door.outbound(admitted, door.loader.load(admitted, None, list), PEER).build(NODE, NOW)  # type: ignore[arg-type]

@@ -12,72 +12,29 @@ import pytest
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3
 from tests.support.run_cli import Report, SpyRunner
 
-FRAME = {
-    "s3pool.cli",
-    "s3pool.cli.exit_codes",
-    "s3pool.cli.main",
-    "s3pool.cli.output",
-    "s3pool.cli.parser",
-    "s3pool.errors",
-}
-VALUES = {"s3pool.body", "s3pool.location", "s3pool.model", "s3pool.record", "s3pool.units"}
-LS_WORDS = {f"s3pool.cli.{name}" for name in ("lines", "records", "rows", "selection")} | {"s3pool.shard"}
-CONFIG = {
-    *("s3pool.cli.commands", "s3pool.cli.context", "s3pool.cli.logs", "s3pool.config"),
-    *(f"s3pool.config_{name}" for name in ("options", "sources", "values", "yaml")),
-}
-POOL = {
-    f"s3pool.{name}"
-    for name in (
-        *("pool", "pool.balancer", "pool.breaker", "pool.call", "pool.connection", "pool.exchange", "pool.greeting"),
-        *("pool.heads", "pool.patience", "pool.retry", "pool.stats", "pool.throttle", "pool.transport", "pool.wire"),
-        *("pool.wirebody", "session"),
-    )
-}
-S3 = {
-    f"s3pool.s3.{name}"
-    for name in (
-        *("addressing", "bucket_operations", "check", "client", "exchange", "fields", "headers", "pages", "results"),
-        *("multipart_operations", "signing_key", "sigv4", "tally", "xml", "xmltree"),
-    )
-} | {"s3pool.s3"}
-ONE_REQUEST = FRAME | VALUES | CONFIG | POOL | S3
-LISTING = {f"s3pool.s3.{name}" for name in ("columns", "fastpage", "listing", "trees")}
-
-# Where whole rooms belong to a command, they are counted; elsewhere each module is named.
-TRANSFER_ROOMS = ("s3pool.transfer.",)
-SYNC_ROOMS = ("s3pool.transfer.", "s3pool.sync.", "s3pool.s3.")
-PROXY_ROOMS = ("s3pool.proxy.",)
-TRANSFER = {
-    "s3pool.pool.arrival",
-    "s3pool.pool.inflight",
-    "s3pool.transfer",
-    "s3pool.sync",
-    "s3pool.filters",
-    "s3pool.hashing",
-    "s3pool.shard",
-} | {
-    f"s3pool.cli.{name}" for name in ("attributes", "bars", "helpers", "selection", "sharding", "transfers", "workers")
-}
-CP = {f"s3pool.sync.{name}" for name in ("compare", "route", "state", "unfinished")} | {
-    *("s3pool.cli.commands.cp", "s3pool.cli.copying", "s3pool.s3.multipart", "s3pool.s3.signedhead"),
-}
-
-BUDGETS: list[tuple[tuple[str, ...], set[str], tuple[str, ...]]] = [
-    (("--version",), FRAME, ()),
-    (("--help",), FRAME, ()),
-    (("ls", "--help"), FRAME | VALUES | LS_WORDS | {"s3pool.cli.commands", "s3pool.cli.commands.ls"}, ()),
-    (("proxy", "--help"), FRAME | {"s3pool.cli.commands", "s3pool.cli.commands.proxy"}, ()),
-    (("stat", "s3/bucket/one"), ONE_REQUEST | {"s3pool.cli.commands.stat", "s3pool.cli.records"}, ()),
-    (
-        ("ls", "s3/bucket"),
-        ONE_REQUEST | LISTING | LS_WORDS | {f"s3pool.cli.{name}" for name in ("commands.ls", "pagelines")},
-        (),
-    ),
-    (("cp", "small", "s3/bucket/up"), ONE_REQUEST | LISTING | TRANSFER | CP, TRANSFER_ROOMS),
-    (("cp", "s3/bucket/one", "down"), ONE_REQUEST | LISTING | TRANSFER | CP, TRANSFER_ROOMS),
-    (("sync", "tree", "s3/bucket/tree/"), ONE_REQUEST | TRANSFER | {"s3pool.cli.commands.sync"}, SYNC_ROOMS),
+# At most so many modules of s3pool's own. A module more costs every call 0.2-0.5 ms, so that a growing
+# number is looked at; which modules they are is left to the rooms.
+BUDGETS: list[tuple[tuple[str, ...], int]] = [
+    (("--version",), 8),
+    (("--help",), 8),
+    (("ls", "--help"), 21),
+    (("proxy", "--help"), 10),
+    (("stat", "s3/bucket/one"), 57),
+    (("ls", "s3/bucket"), 66),
+    (("cp", "small", "s3/bucket/up"), 115),
+    (("cp", "s3/bucket/one", "down"), 115),
+    (("sync", "tree", "s3/bucket/tree/"), 138),
 ]
+# Whole rooms that are of no use to the command.
+NEVER_OF_OURS: dict[str, tuple[str, ...]] = {
+    "--version": ("s3pool.pool", "s3pool.s3", "s3pool.transfer", "s3pool.sync", "s3pool.proxy", "s3pool.speedtest"),
+    "--help": ("s3pool.pool", "s3pool.s3", "s3pool.transfer", "s3pool.sync", "s3pool.proxy", "s3pool.speedtest"),
+    "proxy": ("s3pool.pool", "s3pool.s3", "s3pool.transfer", "s3pool.sync", "s3pool.proxy", "s3pool.speedtest"),
+    "stat": ("s3pool.transfer", "s3pool.sync", "s3pool.proxy", "s3pool.speedtest"),
+    "ls": ("s3pool.transfer", "s3pool.sync", "s3pool.proxy", "s3pool.speedtest"),
+    "cp": ("s3pool.proxy", "s3pool.speedtest"),
+    "sync": ("s3pool.proxy", "s3pool.speedtest"),
+}
 # Slow to load, and of no use to these commands.
 FOREIGN = (
     *("asyncio", "anycrc", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
@@ -132,18 +89,16 @@ def strangers(modules: set[str], names: tuple[str, ...]) -> list[str]:
     )
 
 
-@pytest.mark.parametrize(("argv", "allowed", "rooms"), BUDGETS, ids=[" ".join(argv) for argv, _, _ in BUDGETS])
-def test_a_command_loads_no_more_than_its_own(
-    spy: SpyRunner, argv: tuple[str, ...], allowed: set[str], rooms: tuple[str, ...]
-) -> None:
-    """A module that slips into this list costs every call its time; then it is put here knowingly, or made lazy."""
+@pytest.mark.parametrize(("argv", "most"), BUDGETS, ids=[" ".join(argv) for argv, _ in BUDGETS])
+def test_a_command_loads_no_more_than_its_own(spy: SpyRunner, argv: tuple[str, ...], most: int) -> None:
+    """What a command loads costs each call its time; what it has no use for is made lazy."""
     result, report = spy.spy(*argv)
     modules = new_modules(report)
-    own = {module for module in modules if module.split(".")[0] == "s3pool" and not module.startswith(rooms or "/")}
+    own = {module for module in modules if module.split(".")[0] == "s3pool"}
 
     assert 0 == result.code, result.err
-    assert [] == sorted(own - allowed - {"s3pool"})
-    assert [] == strangers(modules, FOREIGN)
+    assert [] == strangers(modules, FOREIGN + NEVER_OF_OURS[argv[0]])
+    assert len(own) <= most, sorted(own)
 
 
 def test_the_proxy_loads_nothing_of_other_rooms(spy: SpyRunner, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from s3pool import config_options as options
 from s3pool.config_options import OPTIONS, Option, Setting
 from s3pool.config_sources import AwsFiles, EnvFile, has_section, is_present, layer_from_environ, load_env_file
+from s3pool.config_trust import FOUND_ORIGIN, PLACES, check_keys, why_not_read
 from s3pool.config_values import DEFAULT_ORIGIN
 from s3pool.config_values import Config as Config
 from s3pool.config_values import effective as effective
@@ -93,9 +94,11 @@ class _Loader:
         self._origins: dict[str, str] = {}
         self._warnings: list[str] = []
         self._layers: list[Layer] = []
+        self._env_path = ""
 
     def load(self) -> Config:
         env_path, env_file = self._load_env_file()
+        self._env_path = env_path
         dotenv = env_file.values
         self._warnings += env_file.warnings
         asked, asked_by = self._first_name("profile", "S3POOL_PROFILE", dotenv)
@@ -122,6 +125,7 @@ class _Loader:
         credentials = self._credentials(aws, sign=sign)
         endpoints = self._get(options.ENDPOINTS)
         insecure = self._get(options.INSECURE)
+        self._check_env_file(file, credentials, insecure=insecure)
         return Config(
             endpoints=endpoints,
             credentials=credentials,
@@ -150,6 +154,15 @@ class _Loader:
             warnings=tuple(self._warnings),
         )
 
+    def _check_env_file(self, file: ConfigFile, credentials: Credentials | None, *, insecure: bool) -> None:
+        """Keep keys from where a `.env` that nobody named would send them."""
+        if self._origins["env_file"] != FOUND_ORIGIN or credentials is None:
+            return
+        self._get(options.CA_BUNDLE)
+        is_chosen = any(self._origins[name].startswith(f"{self._env_path}:") for name in ("config", "profile"))
+        places = [place for place in PLACES if insecure or place != options.INSECURE.name]
+        check_keys(self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places)
+
     def _get(self, option: Option[T]) -> T:
         """Read an option from the first layer that has it, and note the origin."""
         setting = self._find(option.name)
@@ -169,7 +182,7 @@ class _Loader:
         if self._environ.get(variable):
             return self._environ[variable], f"{ENV_ORIGIN} {variable}"
         if dotenv.get(variable):
-            return dotenv[variable], f".env {variable}"
+            return dotenv[variable], f"{self._env_path}: {variable}"
         return "", ""
 
     def _path(self, text: str) -> str:
@@ -183,7 +196,11 @@ class _Loader:
         if not named_by and not is_present(path):
             self._origins["env_file"] = DEFAULT_ORIGIN
             return "", EnvFile({})
-        self._origins["env_file"] = named_by or "working directory"
+        if not named_by and (why := why_not_read(path)):
+            self._origins["env_file"] = f"not read: {why}"
+            warning = f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}"
+            return "", EnvFile({}, (warning,))
+        self._origins["env_file"] = named_by or FOUND_ORIGIN
         return path, load_env_file(path, named_by=named_by)
 
     def _load_config_file(self, dotenv: Mapping[str, str]) -> ConfigFile:
@@ -293,7 +310,7 @@ class _Loader:
     def _proxy(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> Mapping[str, object]:
         section = file.proxy_section(profile)
         self._origins.update({f"proxy.{key}": f"{file.path}: proxy.{key}" for key in section})
-        for values, source in ((self._environ, ENV_ORIGIN), (dotenv, ".env")):
+        for values, source in ((self._environ, ENV_ORIGIN), (dotenv, f"{self._env_path}:")):
             if values.get(PROXY_LISTEN):
                 self._origins["proxy.listen"] = f"{source} {PROXY_LISTEN}"
                 return {**section, "listen": values[PROXY_LISTEN]}

@@ -91,6 +91,14 @@ def parse_signed_text(value: object) -> str:
     return text
 
 
+def parse_region(value: object) -> str:
+    """Read a region's name, which every request sends in clear; OpenStack writes ``RegionOne``."""
+    text = parse_text(value)
+    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError("must be letters, digits, dots, dashes and underscores, such as us-east-1")
+    return text
+
+
 def parse_bool(value: object) -> bool:
     """Read a truth value or its word."""
     if isinstance(value, bool):
@@ -267,9 +275,7 @@ SECRET_KEY = Option(
 )
 SESSION_TOKEN = Option("session_token", parse_signed_text, "", "session_token", env=("AWS_SESSION_TOKEN",), secret=True)
 SIGN = Option("sign", parse_bool, True, "sign", flag="no_sign_request", switch=False)
-REGION = Option(
-    "region", parse_signed_text, "us-east-1", "region", env=("AWS_REGION", "AWS_DEFAULT_REGION"), flag="region"
-)
+REGION = Option("region", parse_region, "us-east-1", "region", env=("AWS_REGION", "AWS_DEFAULT_REGION"), flag="region")
 BUCKET = Option("bucket", parse_text, "", "bucket", env=("S3_BUCKET",))
 INSECURE = Option("insecure", parse_bool, False, "insecure", env=("S3POOL_INSECURE_TLS",), flag="insecure", switch=True)
 CA_BUNDLE = Option("ca_bundle", parse_text, "", "ca_bundle", env=("AWS_CA_BUNDLE",), flag="ca_bundle")

@@ -106,7 +106,9 @@ def load_env_file(path: str, *, named_by: str = "") -> EnvFile:
             raise ConfigError(message)
         warnings.append(message)
     with _silenced("dotenv.main"):
-        values = {name: value for name, value in dotenv_values(stream=StringIO(source.text)).items() if value}
+        # As they stand: a name in a value would fetch another one, such as the secret key.
+        found = dotenv_values(stream=StringIO(source.text), interpolate=False)
+    values = {name: value for name, value in found.items() if value}
     if any(name in values for name in SECRET_ENV_NAMES):
         warnings += source.secrecy_warnings()
     return EnvFile(values, tuple(warnings))

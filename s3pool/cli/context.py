@@ -56,12 +56,30 @@ class Context:
             ConfigError: a source of it is unreadable or contradicts itself.
         """
         if self._config is None:
+            from s3pool.config_trust import FOUND_ORIGIN
+
             self._config = self.reload_config()
             if self._on_config is not None:
                 self._on_config(self._config)
             for warning in self._config.warnings:
                 self.out.warn(warning)
+            if self._config.origins["env_file"] == FOUND_ORIGIN:
+                self._tell_env_file(self._config)
         return self._config
+
+    def _tell_env_file(self, config: Config) -> None:
+        """Tell the first time that a `.env` which nobody named decides on the endpoints."""
+        origin = config.origins["endpoints"]
+        if not origin.startswith(f"{config.env_file}:"):
+            return
+        from s3pool.cli.told import is_new
+        from s3pool.sync.state import state_directory
+
+        directory = state_directory(self.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+        urls = ",".join(endpoint.url for endpoint in config.endpoints)
+        message = f"the endpoints {urls} come from {origin}"
+        if is_new(message, os.path.join(directory, "told")):
+            self.out.note(f"s3pool: {message}", {"type": "note", "message": message})
 
     def reload_config(self) -> Config:
         """Read the configuration anew, for a command that lives on; the session keeps the old one.

@@ -199,7 +199,8 @@ def test_names_of_one_option_count_in_their_order(place: Place, names: tuple[str
     """Our own name before AWS's, the special one before the general one."""
     origins = []
     for name in reversed(names):
-        place.environ[name] = f"http://{name.lower().replace('_', '-')}"
+        value = name.lower().replace("_", "-")
+        place.environ[name] = f"http://{value}" if option == "endpoints" else value
         origins.append(place.load().origins[option])
 
     assert [f"environment {name}" for name in reversed(names)] == origins
@@ -498,12 +499,12 @@ def test_config_file_is_named(place: Place, name: str) -> None:
 def test_env_file_is_named_instead_of_the_working_directorys(place: Place) -> None:
     """Only one of them is read."""
     place.dotenv("AWS_REGION=cwd\nS3_BUCKET=cwd-bucket")
-    named = place.write("named.env", "export AWS_REGION='named'  # why not\nOTHER=${AWS_REGION}\nS3_BUCKET=${OTHER}-b")
+    named = place.write("named.env", "export AWS_REGION='named'  # why not\nS3_BUCKET=${AWS_REGION}-b")
     place.environ["S3POOL_ENV_FILE"] = str(named)
 
     config = place.load()
 
-    assert ("named", "named-b", str(named)) == (config.region, config.bucket, config.env_file)
+    assert ("named", "${AWS_REGION}-b", str(named)) == (config.region, config.bucket, config.env_file)
 
 
 def test_dotenv_of_a_parent_directory_is_not_read(place: Place) -> None:

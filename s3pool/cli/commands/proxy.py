@@ -225,9 +225,12 @@ def _serve_many(load: Load, ctx: Context) -> End:
 
 def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
     """Settle the proxy's settings from flags and configuration."""
+    from s3pool.config_trust import FOUND_ORIGIN, check_keys
     from s3pool.proxy.settings import read_settings
 
     flags = {name: getattr(args, name) for name in FLAGS}
+    if not args.listen and config.credentials is not None and config.origins["env_file"] == FOUND_ORIGIN:
+        check_keys(config.origins, env_path=config.env_file, config_path="", places=("proxy.listen",))
     if args.tiers:
         flags["tiers"] = [tier.split(",") for tier in args.tiers]
     return read_settings(flags, config.proxy, directory=os.path.dirname(config.config_file))

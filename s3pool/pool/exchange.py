@@ -10,7 +10,8 @@ from s3pool.model import Request, Response
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import greet
 from s3pool.pool.heads import Head
-from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire, wait_readable
+from s3pool.pool.readable import wait_readable
+from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire
 from s3pool.pool.wirebody import WireBody
 
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this

@@ -6,17 +6,18 @@ sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import struct
 import sys
-import time
 from collections.abc import Callable
 
 from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError, describe_os_error
 from s3pool.pool.heads import CONTINUE, FIRST_FINAL_STATUS, Head, parse_head
+from s3pool.pool.readable import wait_readable
 from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
@@ -26,6 +27,7 @@ MAX_CHUNK_LINE_BYTES = 4096
 IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 SWITCHING_PROTOCOLS = 101
+INTERIM_START = b"HTTP/1.1 1"
 
 
 class StaleConnectionError(ProtocolError):
@@ -42,6 +44,7 @@ class Wire:
     __slots__ = (
         "_buffer",
         "_end",
+        "_is_begun",
         "_poll",
         "_receive_timeout_s",
         "_send_timeout_s",
@@ -69,6 +72,7 @@ class Wire:
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._is_begun = False  # an interim answer came: the server has the request
         self._trouble: OSError | None = None  # what followed the bytes that were gathered last
         self._timeout_s = 0.0
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
@@ -174,17 +178,27 @@ class Wire:
         self.set_timeout(limit_s)
         try:
             is_first = True
-            while (end := self._buffer.find(b"\r\n\r\n", self._start, self._end)) < 0:
-                self._fill(is_first=is_first)
-                is_first = False
+            while (status := self._next_interim()) != CONTINUE:
+                if status >= FIRST_FINAL_STATUS:
+                    raise EarlyAnswer("the server answered before the body was sent")
+                if not status:
+                    self._fill(is_first=is_first)
+                    is_first = False
         except RequestTimeoutError:
             return
         finally:
             self.set_timeout(patience_s)
-        text = self._view[self._start : end].tobytes().decode("utf-8", "surrogateescape")
-        if parse_head(text, "GET", self.endpoint).status != CONTINUE:
-            raise EarlyAnswer("the server answered before the body was sent")
-        self._start = end + 4
+
+    def _next_interim(self) -> int:
+        """Return the status of the next head in the buffer, and drop it if it is interim; 0 while it is not whole."""
+        end = self._buffer.find(b"\r\n\r\n", self._start, self._end)
+        if end < 0:
+            return 0
+        status = parse_head(str(self._view[self._start : end], "utf-8", "surrogateescape"), "GET", self.endpoint).status
+        if status == SWITCHING_PROTOCOLS or status >= FIRST_FINAL_STATUS:
+            return FIRST_FINAL_STATUS
+        self._start, self._is_begun = end + 4, True
+        return status
 
     def write(self, block: bytes | bytearray | memoryview) -> None:
         """Send all of a block, in pieces when the bandwidth is limited."""
@@ -255,8 +269,22 @@ class Wire:
 
     def _look_for_early_answer(self) -> None:
         # Under TLS a readable socket may only hold a session ticket; the answer is found after a failed send.
-        if not self.is_tls and self.is_readable():
+        if not self.is_tls and self.is_readable() and not self._has_only_interim():
             raise EarlyAnswer("the server answered before the body was sent")
+
+    def _has_only_interim(self) -> bool:
+        """Take interim answers that have arrived, as RGW sends before forms; False at another, or the end."""
+        try:
+            with contextlib.suppress(BlockingIOError):  # the rest of a head is still under way
+                count = self._sock.recv_into(self._view[self._end :], 0, socket.MSG_DONTWAIT)
+                if not count:
+                    return False
+                self._end += count
+            while 0 < (status := self._next_interim()) < FIRST_FINAL_STATUS:
+                continue
+        except (OSError, TransportError):
+            return False
+        return not status and INTERIM_START.startswith(self._view[self._start : self._end][:10].tobytes())
 
     def _send_timeout(self) -> RequestTimeoutError:
         return RequestTimeoutError(
@@ -300,6 +328,7 @@ class Wire:
             self._start = end + 4
             head = parse_head(text, method, self.endpoint)
             if head.status >= FIRST_FINAL_STATUS:
+                self._is_begun = False
                 self.exchanges += 1
                 return head
             if head.status == SWITCHING_PROTOCOLS:
@@ -314,11 +343,11 @@ class Wire:
         try:
             count = self._recv_into(self._view[self._end :])
         except TransportError as exc:
-            if is_first and self.exchanges and not isinstance(exc, RequestTimeoutError):
+            if is_first and self.exchanges and not self._is_begun and not isinstance(exc, RequestTimeoutError):
                 raise StaleConnectionError(str(exc), endpoint=self.endpoint) from exc
             raise
         if not count:
-            if is_first and self.exchanges and self._start == self._end:
+            if is_first and self.exchanges and not self._is_begun and self._start == self._end:
                 raise StaleConnectionError(f"{self.endpoint} closed a kept connection", endpoint=self.endpoint)
             raise self._protocol_error("closed the connection before the answer was complete")
         if is_first and TCP_QUICKACK is not None:
@@ -412,16 +441,3 @@ class Wire:
 
     def _broken(self, error: OSError) -> ProtocolError:
         return self._protocol_error(f"broke the connection: {describe_os_error(error)}")
-
-
-def wait_readable(wires: list[Wire], timeout_s: float) -> list[Wire]:
-    """Wait until one of the wires has something to read; an empty list after the timeout."""
-    by_fd = {wire.fileno(): wire for wire in wires}
-    poller = select.poll()
-    for fd in by_fd:
-        poller.register(fd, select.POLLIN)
-    deadline = time.monotonic() + timeout_s
-    while True:
-        events = poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
-        if events or time.monotonic() >= deadline:
-            return [by_fd[fd] for fd, _ in events]

@@ -58,6 +58,23 @@ class Hang(Fault):
 
 
 @dataclass
+class Interim(Fault):
+    """Send interim answers before, inside and after the body, as RGW does before forms; then answer rightly."""
+
+    heads: tuple[bytes, ...] = (b"HTTP/1.1 100 CONTINUE\r\n\r\n",) * 2
+
+    def receive(self, exchange: Exchange) -> Reply | None:
+        """Say one head after another, with a share of the body between them."""
+        share = exchange.length // (2 * len(self.heads))
+        exchange.say(self.heads[0])
+        for head in self.heads[1:]:
+            for piece in (head[:13], head[13:]):
+                exchange.read(share)
+                exchange.say(piece)
+        return None
+
+
+@dataclass
 class Delay(Fault):
     """Answer rightly, but late."""
 

@@ -83,6 +83,12 @@ class Exchange:
         """Say whether the whole body was received."""
         return len(self.received) == self.length
 
+    def say(self, block: bytes) -> None:
+        """Send bytes before the answer, in place of what an expectation would get."""
+        self._continue = False
+        if self._socket is not None:
+            self._socket.sendall(block)
+
     def read(self, count: int) -> bytes:
         """Receive up to count more bytes of the body.
 

@@ -19,10 +19,11 @@ from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.inflight import InFlight, Landed
+from s3pool.pool.readable import wait_readable
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import BUFFER_BYTES, EarlyAnswer, Wire, wait_readable
+from s3pool.pool.wire import BUFFER_BYTES, EarlyAnswer, Wire
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")

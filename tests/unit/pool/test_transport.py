@@ -25,9 +25,10 @@ from s3pool.pool import patience
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import AllBusy, ConnectionPool, ConnectionSettings
+from s3pool.pool.readable import wait_readable
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import Wire, wait_readable
+from s3pool.pool.wire import Wire
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")

@@ -57,6 +57,10 @@ class IntegrityError(S3PoolError):
     """Bytes that arrived are not the bytes that were sent."""
 
 
+class ReplacedError(IntegrityError):
+    """An object is not any more what a listing, HEAD or an earlier answer told of it."""
+
+
 class StoppedError(S3PoolError):
     """The run was told to stop before this was finished."""
 

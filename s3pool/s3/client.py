@@ -11,7 +11,7 @@ from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Requ
 from s3pool.s3.addressing import Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.bucket_operations import NOT_UNDERSTOOD, BucketOperations
-from s3pool.s3.check import check_response as check_response
+from s3pool.s3.content import UNKNOWN, Known, check_content, read_object_head
 from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.headers import (
@@ -21,7 +21,6 @@ from s3pool.s3.headers import (
     integrity_headers,
     put_result,
     quote_etag,
-    read_head,
 )
 from s3pool.s3.multipart_operations import MultipartOperations
 from s3pool.s3.results import DeleteFailure as DeleteFailure
@@ -57,7 +56,7 @@ class S3Client(BucketOperations, MultipartOperations):
         query = _version_query(version_id)
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
-        return self._ask(request, read_head, only=only)
+        return self._ask(request, read_object_head, only=only)
 
     def get_object(
         self,
@@ -69,6 +68,7 @@ class S3Client(BucketOperations, MultipartOperations):
         version_id: str = "",
         range_header: str = "",
         checksums: bool = False,
+        known: Known = UNKNOWN,
         only: Endpoint | None = None,
     ) -> Response:
         """Open an object; the caller reads and closes the response.
@@ -76,6 +76,9 @@ class S3Client(BucketOperations, MultipartOperations):
         ``range_header`` is a Range header's value for ranges that ByteRange cannot say. That
         the answer is the range that was asked for is for the caller to check. With
         ``checksums`` the server may tell those of the content in the answer's headers.
+
+        Raises:
+            ReplacedError: the answer is of another object than the ``known`` one.
         """
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         if byte_range is not None or range_header:
@@ -83,7 +86,8 @@ class S3Client(BucketOperations, MultipartOperations):
         if if_match:
             headers["if-match"] = quote_etag(if_match)
         request = self._address.key("GET", bucket, key, "GetObject", query=_version_query(version_id), headers=headers)
-        return self._transport.send(request, check_response(request.op, request.resource), only=only)
+        check = check_content(request.op, request.resource, known=known, byte_range=byte_range)
+        return self._transport.send(request, check, only=only)
 
     def put_object(
         self,

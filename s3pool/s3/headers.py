@@ -89,8 +89,11 @@ def integrity_headers(content_md5: str, checksum: tuple[str, str] | None) -> dic
 
 
 def etag_of(headers: Mapping[str, str]) -> str:
-    """Give an answer's ETag without quotes, "" when there is none."""
-    return headers.get("etag", "").strip('"')
+    """Return an answer's ETag without quotes, "" when there is none.
+
+    Proxies mark it as a weak one; what that may stand for is found out by the size.
+    """
+    return headers.get("etag", "").removeprefix("W/").strip('"')
 
 
 def hides_digest(headers: Mapping[str, str]) -> bool:

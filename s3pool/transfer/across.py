@@ -6,9 +6,10 @@ import base64
 from typing import TYPE_CHECKING
 
 from s3pool.body import BytesBody
-from s3pool.errors import IntegrityError, PreconditionError, S3PoolError
+from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3PoolError
 from s3pool.model import ByteRange
 from s3pool.record import replace
+from s3pool.s3.content import Known
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer.acrossparts import copy_in_parts
@@ -33,10 +34,6 @@ IN_ONE_PIECE_BYTES = 256 * MIB  # larger ones go in parts, so that a retry repea
 ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
 
 
-class ReplacedError(IntegrityError):
-    """The source is not any more what it was when reading began."""
-
-
 class _TooLargeError(Exception):
     """The object has outgrown memory since it was listed."""
 
@@ -58,11 +55,13 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
         except ReplacedError:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
+            task = replace(task, size=UNKNOWN_SIZE, etag="")  # what the listing told is out of date
     raise AssertionError("unreachable")
 
 
 def _head(task: CopyTask, engine: Engine) -> ObjectHead:
-    return engine.source.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
+    client = engine.source.client
+    return client.head_object(task.source_bucket, task.source_key, version_id=task.version_id, checksums=True)
 
 
 def _copy_once(task: CopyTask, engine: Engine) -> Done:
@@ -81,7 +80,8 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
     head = None if UNKNOWN_SIZE < task.size <= IN_MEMORY_BYTES else _head(task, engine)
     if head is None or head.size <= IN_MEMORY_BYTES:
         try:
-            return _copy_from_memory(task, engine, meter)
+            known = Known(task.size, task.etag) if head is None else Known(head.size, head.etag)
+            return _copy_from_memory(task, known, engine, meter)
         except _TooLargeError:
             head = _head(task, engine)
     crossing = Crossing(task, head, engine, meter)
@@ -91,7 +91,7 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
 
 def _trouble_of(task: CopyTask, error: SourceError) -> S3PoolError:
     """Give the error of the source itself."""
-    return _replaced(task) if isinstance(error.error, PreconditionError) else error.error or error
+    return _replaced(task) if isinstance(error.error, (PreconditionError, ReplacedError)) else error.error or error
 
 
 def _replaced(task: CopyTask) -> ReplacedError:
@@ -101,8 +101,8 @@ def _replaced(task: CopyTask) -> ReplacedError:
 # -- small objects -------------------------------------------------------------------------
 
 
-def _copy_from_memory(task: CopyTask, engine: Engine, meter: Meter) -> Done:
-    content, facts = _fetch(task, engine)
+def _copy_from_memory(task: CopyTask, known: Known, engine: Engine, meter: Meter) -> Done:
+    content, facts = _fetch(task, known, engine)
     check = StreamCheck(len(content), facts.etag, facts.headers)
     check.update(memoryview(content))
     check.check(task.source)
@@ -114,7 +114,7 @@ def _copy_from_memory(task: CopyTask, engine: Engine, meter: Meter) -> Done:
     return done._replace(read=ObjectStamp.of(head))
 
 
-def _fetch(task: CopyTask, engine: Engine) -> tuple[bytes, Facts]:
+def _fetch(task: CopyTask, known: Known, engine: Engine) -> tuple[bytes, Facts]:
     content = bytearray()
 
     def take(block: memoryview) -> None:
@@ -123,7 +123,7 @@ def _fetch(task: CopyTask, engine: Engine) -> tuple[bytes, Facts]:
         content.extend(block)
 
     try:
-        facts = fetch_whole(source_of(task), write=take, engine=engine.source, meter=NULL_METER)
+        facts = fetch_whole(source_of(task), write=take, engine=engine.source, meter=NULL_METER, known=known)
     except PreconditionError as exc:
         raise _replaced(task) from exc
     return bytes(content), facts

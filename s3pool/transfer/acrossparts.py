@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError
+from s3pool.hashing import CRC_BYTES
 from s3pool.record import replace
 from s3pool.s3.multipart import (
     MAX_PART_BYTES,
@@ -23,8 +24,15 @@ from s3pool.transfer.crossing import STREAMED, Crossing
 from s3pool.transfer.etags import composite_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.resume import copy_fingerprint
+from s3pool.transfer.server_checksum import server_checksum
 from s3pool.transfer.sourcebody import SourceBody
-from s3pool.transfer.verify import certain_part_size, etag_tells_content, first_part_size
+from s3pool.transfer.verify import (
+    certain_part_size,
+    check_digests,
+    compare_checksum,
+    etag_tells_content,
+    first_part_size,
+)
 
 if TYPE_CHECKING:
     from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
@@ -55,7 +63,7 @@ def _copy_in_parts(crossing: Crossing) -> Done:
     ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
     with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
         parts = _Parts(crossing, target)
-        engine.executor.share(parts.put, ranges, limit=1 if crossing.has_md5 else engine.part_workers)
+        engine.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else engine.part_workers)
         parts.check(part_size)
         return target.complete(head.size)
 
@@ -83,14 +91,25 @@ class _Parts:
         self._crossing = crossing
         self._target = target
         self._digests: dict[int, str] = {}
+        self._checksums: dict[int, tuple[bytes, int]] = {}  # digests of the parts, and their lengths
+        self._told = told = server_checksum(crossing.head.headers)
+        by_parts = told is not None and (told.parts > 0 or told.algorithm in CRC_BYTES)
+        self._checksum = told.algorithm if told is not None and by_parts else ""  # made of each part
         self._whole = hashlib.md5(usedforsecurity=False) if crossing.has_md5 else None
+        if self._whole is None and told is not None and not by_parts:
+            self._whole = hashlib.new(told.algorithm, usedforsecurity=False)
         # Under KMS no ETag tells what is stored: the server has to compare, by digests that go ahead.
         self._reads_first = bool(options.checksum) or "kms" in options.attributes.sse
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether a digest of all bytes is made, which takes the parts one after the other."""
+        return self._whole is not None
 
     def put(self, numbered: tuple[int, ByteRange]) -> None:
         """Store one part, unless an earlier run did."""
         number, place = numbered
-        body = self._crossing.body(place, before=self._whole)
+        body = self._crossing.body(place, before=self._whole, checksum=self._checksum)
         stored = self._target.stored_etag(number, place.length)
         if stored and self._is_of_use(stored, body):
             self._target.keep(number)
@@ -100,10 +119,12 @@ class _Parts:
             self._send(number, body)
             self._digests[number] = body.md5.hexdigest()
         self._whole = body.whole
+        if body.digest is not None:
+            self._checksums[number] = body.digest.digest(), place.length
 
     def _is_of_use(self, stored: str, body: SourceBody) -> bool:
         """Say whether a stored part has the bytes of the source, which its own ETag will tell if it can."""
-        if self._whole is None:
+        if self._whole is None and not self._checksum:
             return True
         self._crossing.read_first(body)
         return body.md5.hexdigest() == stored
@@ -128,6 +149,11 @@ class _Parts:
             IntegrityError: it is certainly something else.
         """
         head = self._crossing.head
+        if self._told is not None and self._checksum:
+            digests = [digest for _, digest in sorted(self._checksums.items())]
+            check_digests(self._crossing.source, self._told, digests, part_size=part_size, head=head)
+        elif self._told is not None and self._whole is not None and not self._crossing.has_md5:
+            compare_checksum(self._crossing.source, self._told, self._whole.digest())
         if not etag_tells_content(head.etag, head.headers):
             return
         if self._whole is not None:

@@ -50,8 +50,10 @@ class Crossing:
         tags = given.tags or tags_of_source(self.task, self.head, self.engine)
         return replace(merge_for_copy(given, self.head), tags=tags)
 
-    def body(self, place: ByteRange, *, wanted_md5: str = "", before: hashlib._Hash | None = None) -> SourceBody:
-        """Give a range as the body of a request."""
+    def body(
+        self, place: ByteRange, *, wanted_md5: str = "", before: hashlib._Hash | None = None, checksum: str = ""
+    ) -> SourceBody:
+        """Return a range as the body of a request; ``checksum`` names one more digest to make of it."""
         return SourceBody(
             self.source,
             place,
@@ -60,6 +62,7 @@ class Crossing:
             meter=self.meter,
             wanted_md5=wanted_md5,
             before=before,
+            checksum=checksum,
         )
 
     def read_first(self, body: SourceBody) -> Seal:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, PreconditionError, RefusedError
+from s3pool.errors import IntegrityError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange
+from s3pool.s3.content import Known
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
@@ -48,9 +49,11 @@ def download(task: DownloadTask, engine: Engine) -> Done:
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
             return _download_once(task, engine)
-        except PreconditionError:
+        except (PreconditionError, ReplacedError) as exc:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
+            logger.info("%s; asking for it anew", exc)
+            task = task._replace(size=UNKNOWN_SIZE, etag="")  # what the listing told is out of date
     raise AssertionError("unreachable")
 
 
@@ -122,10 +125,10 @@ def _fill(
         except RangeIgnoredError:
             meter.end(ok=False)
             os.ftruncate(part.fd, 0)
-    return _fill_in_order(part, source, engine, meter)
+    return _fill_in_order(part, source, known, engine, meter)
 
 
-def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter) -> Facts:
+def _fill_in_order(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
     check = WholeCheck() if engine.options.verify else None
     offset = 0
 
@@ -136,7 +139,7 @@ def _fill_in_order(part: PartFile, source: Source, engine: Engine, meter: Meter)
             check.update(block)
         offset += len(block)
 
-    facts = fetch_whole(source, write=write, engine=engine, meter=meter)
+    facts = fetch_whole(source, write=write, engine=engine, meter=meter, known=Known(known.size, known.etag))
     if check is not None and not check.check(source, etag=facts.etag, headers=facts.headers):
         check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
@@ -284,6 +287,22 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
     Raises:
         IntegrityError: the bytes are not the object's.
     """
+    is_begun = False
+
+    def begin(block: memoryview) -> None:
+        nonlocal is_begun
+        is_begun = True
+        write(block)
+
+    try:
+        return _stream(begin, source, engine=engine, label=label)
+    except (PreconditionError, ReplacedError):
+        if is_begun:
+            raise
+    return _stream(write, source, engine=engine, label=label)
+
+
+def _stream(write: Callable[[memoryview], object], source: Source, *, engine: Engine, label: str) -> Done:
     head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
     check = StreamCheck(head.size, head.etag, head.headers) if engine.options.verify else None
     meter = engine.progress.begin(label, head.size)
@@ -298,9 +317,7 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
 
     ok = False
     try:
-        facts = fetch_whole(source, write=hand_on, engine=engine, meter=meter)
-        if facts.etag != head.etag:
-            raise IntegrityError(f"{source} was replaced while it was read")
+        facts = fetch_whole(source, write=hand_on, engine=engine, meter=meter, known=Known(head.size, head.etag))
         if check is not None:
             check.check(source)
         ok = True

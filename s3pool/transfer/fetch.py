@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 
-from s3pool.errors import IntegrityError, TransportError
+from s3pool.errors import IntegrityError, ReplacedError, TransportError
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
+from s3pool.s3.content import CONTENT_RANGE, PARTIAL, UNKNOWN, Known
+from s3pool.s3.headers import etag_of
 from s3pool.transfer.engine import MAX_RESUMES, Engine
 from s3pool.transfer.progress import Meter
 
 logger = logging.getLogger(__name__)
-
-PARTIAL = 206
-CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 Write = Callable[[memoryview], object]
 
@@ -52,23 +50,22 @@ def fetch_range(
 
     Raises:
         RangeIgnoredError: the server does not do ranges.
-        PreconditionError: the object is not any more the one with this ETag.
+        PreconditionError, ReplacedError: the object is not any more the one with this ETag and size.
         IntegrityError: the server sent another range than was asked for.
     """
-    reader = _Reader(source, write, engine=engine, meter=meter, first=place.first, last=place.last)
-    reader.etag, reader.total = etag, total
-    reader.run()
+    known = Known(total, etag)
+    _Reader(source, write, engine=engine, meter=meter, known=known, first=place.first, last=place.last).run()
 
 
-def fetch_whole(source: Source, *, write: Write, engine: Engine, meter: Meter) -> Facts:
-    """Fetch a whole object in order, and give what the first answer said about it.
+def fetch_whole(source: Source, *, write: Write, engine: Engine, meter: Meter, known: Known = UNKNOWN) -> Facts:
+    """Fetch a whole object in order, and return what the first answer said about it.
 
     A connection that is cut is followed by a request for the rest, bound to the same ETag.
 
     Raises:
-        PreconditionError: the object was replaced meanwhile.
+        PreconditionError, ReplacedError: the object is not, or not any more, the known one.
     """
-    reader = _Reader(source, write, engine=engine, meter=meter, first=0, last=None)
+    reader = _Reader(source, write, engine=engine, meter=meter, known=known, first=0, last=None)
     facts = reader.run()
     if facts is None:
         raise AssertionError("a reader that ended has seen an answer")
@@ -79,7 +76,15 @@ class _Reader:
     """One pass over a range or a whole object, over as many answers as it takes."""
 
     def __init__(
-        self, source: Source, write: Write, *, engine: Engine, meter: Meter, first: int, last: int | None
+        self,
+        source: Source,
+        write: Write,
+        *,
+        engine: Engine,
+        meter: Meter,
+        known: Known,
+        first: int,
+        last: int | None,
     ) -> None:
         self._source = source
         self._write = write
@@ -89,8 +94,7 @@ class _Reader:
         self._next = first
         self._last = last
         self._facts: Facts | None = None
-        self.etag = ""
-        self.total: int | None = None
+        self._known = known
 
     def run(self) -> Facts | None:
         cuts = 0
@@ -102,7 +106,7 @@ class _Reader:
             except TransportError as exc:
                 cuts = 0 if self._next > before else cuts + 1
                 # Without an ETag the rest might be another object's.
-                if cuts > MAX_RESUMES or self._engine.stop.is_set() or (self._next and not self.etag):
+                if cuts > MAX_RESUMES or self._engine.stop.is_set() or (self._next and not self._known.etag):
                     raise
                 logger.info("%s: cut at byte %d (%s); going on from there", self._source, self._next, exc)
 
@@ -127,7 +131,10 @@ class _Reader:
         if not len(block):
             return
         if self._last is not None and self._next + len(block) > self._last + 1:
-            raise IntegrityError(f"{self._source}: the server sent more than was asked for")
+            raise ReplacedError(
+                f"{self._source}: the answer goes on beyond the {self._last + 1} bytes that were asked for;"
+                " the server may send compressed objects decompressed, which are not the objects"
+            )
         self._write(block)
         self._next += len(block)
         self._meter.advance(len(block))
@@ -144,33 +151,34 @@ class _Reader:
             source.bucket,
             source.key,
             byte_range=byte_range,
-            if_match=self.etag if byte_range is not None else "",
+            if_match=self._known.etag if byte_range is not None else "",
             version_id=source.version_id,
             checksums=byte_range is None,
+            known=self._known,
         )
 
     def _check(self, response: Response) -> int:
-        """Hold the answer against what was asked for; give how many bytes of it to skip."""
-        etag = response.headers.get("etag", "").strip('"')
-        if self.etag and etag and etag != self.etag:
-            raise IntegrityError(f"{self._source} was replaced while it was read")
+        """Hold the range of the answer against what was asked for; return how many bytes of it to skip."""
         asked_for_range = self._ranged or self._next > 0
         if not asked_for_range:
-            self._note_facts(response, etag)
+            self._note_facts(response)
             return 0
         if response.status != PARTIAL:
+            if response.length is None:
+                raise IntegrityError(f"{self._source}: {response.endpoint} ignores Range, and tells no size")
             if self._ranged:
                 raise RangeIgnoredError(f"{self._source}: {response.endpoint} ignores Range")
             return self._next
         self._check_content_range(response)
         return 0
 
-    def _note_facts(self, response: Response, etag: str) -> None:
+    def _note_facts(self, response: Response) -> None:
         if self._facts is None:
-            self._facts = Facts(response.length, etag, response.headers)
-            self.etag = etag
-            self.total = response.length
-            self._last = response.length - 1 if response.length is not None else None
+            size = self._known.size if response.length is None else response.length
+            etag = etag_of(response.headers)
+            self._facts = Facts(size, etag, response.headers)
+            self._known = Known(size, etag)
+            self._last = size - 1 if size is not None else None
 
     def _check_content_range(self, response: Response) -> None:
         told = response.headers.get("content-range", "")
@@ -178,8 +186,6 @@ class _Reader:
         if match is None or (int(match[1]), int(match[2])) != (self._next, self._last):
             asked = f"asked {response.endpoint} for bytes {self._next}-{self._last}"
             raise IntegrityError(f"{self._source}: {asked}, got {told or 'no Content-Range'}")
-        if match[3] != "*" and self.total is not None and int(match[3]) != self.total:
-            raise IntegrityError(f"{self._source} has {match[3]} bytes now, not {self.total}: it was replaced")
 
     def _check_end(self) -> None:
         if self._last is not None and self._next != self._last + 1:

@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from s3pool.errors import ProtocolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.record import replace
+from s3pool.s3.content import stranger_in
 from s3pool.s3.exchange import Pending
-from s3pool.s3.headers import attribute_headers, put_result
+from s3pool.s3.headers import attribute_headers, etag_of, put_result
 from s3pool.s3.results import PutResult
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored
@@ -226,7 +228,9 @@ class SmallDownload(_Small[_Got]):
         engine, task = self.engine, self._place
         engine.check_stop()
         content, headers = self.result
-        etag = headers.get("etag", "").strip('"')
+        etag = etag_of(headers)
+        if len(content) != task.size or (task.etag and etag != task.etag):
+            raise GeneralWayError  # not what was listed, which is to be found out about
         if engine.options.verify and not check_small(content, task.source, etag=etag, headers=headers):
             raise GeneralWayError  # such as an ETag made of parts, the sizes of which must be found out
         mtime_ns = stored.mtime_of_answer(headers)
@@ -237,6 +241,9 @@ class SmallDownload(_Small[_Got]):
 
 
 def _take(response: Response) -> _Got:
+    fault = stranger_in(response)
+    if fault:
+        raise ProtocolError(fault)
     if response.length is None or response.length > SMALL_BYTES:
         raise GeneralWayError  # it grew since it was listed
     return _Got(response.preload(), response.headers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, S3Error, S3PoolError, TransportError
+from s3pool.errors import IntegrityError, ReplacedError, S3Error, S3PoolError, TransportError
+from s3pool.hashing import new_hasher
 from s3pool.transfer.fetch import fetch_range
 from s3pool.transfer.progress import NULL_METER
 
@@ -44,12 +45,14 @@ class SourceBody:
 
     To rewind it is to ask the source for the range again. A source that is cut is asked for
     the rest. ``md5`` is that of the bytes which passed by. With ``wanted_md5`` the last bytes
-    are held back unless all have that digest: the target then stores nothing.
+    are held back unless all have that digest: the target then stores nothing. ``digest`` is made
+    as ``checksum`` says, the name of one of S3's.
     ``before`` is a hash of what goes before the range, for ``whole`` to go on with.
     """
 
     __slots__ = (
         "_before",
+        "_checksum",
         "_engine",
         "_known",
         "_meter",
@@ -57,6 +60,7 @@ class SourceBody:
         "_sent",
         "_source",
         "_wanted_md5",
+        "digest",
         "md5",
         "whole",
     )
@@ -73,6 +77,7 @@ class SourceBody:
         meter: Meter,
         wanted_md5: str = "",
         before: hashlib._Hash | None = None,
+        checksum: str = "",
     ) -> None:
         self._source = source
         self._place = place
@@ -84,6 +89,8 @@ class SourceBody:
         self._sent = 0
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.whole = before
+        self._checksum = checksum
+        self.digest = new_hasher(checksum) if checksum else None
 
     @property
     def length(self) -> int:
@@ -96,6 +103,7 @@ class SourceBody:
         self._sent = 0
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.whole = self._before.copy() if self._before is not None else None
+        self.digest = new_hasher(self._checksum) if self._checksum else None
 
     def send(self, sink: Sink) -> None:
         """Pass the range on as it arrives.
@@ -129,7 +137,7 @@ class SourceBody:
                 engine=self._engine,
                 meter=NULL_METER,
             )
-        except (TransportError, S3Error) as exc:
+        except (TransportError, S3Error, ReplacedError) as exc:
             raise SourceError(exc.message, error=exc) from exc
 
     def _pass_on(self, block: memoryview, sink: Sink) -> None:
@@ -147,6 +155,8 @@ class SourceBody:
         self.md5.update(block)
         if self.whole is not None:
             self.whole.update(block)
+        if self.digest is not None:
+            self.digest.update(block)
 
     def _check(self) -> None:
         found = self.md5.hexdigest()

@@ -7,12 +7,12 @@ are known before the bytes, so no more is computed than will be compared.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CRC_BYTES, combine, new_hasher
-from s3pool.model import ByteRange, whole_number
+from s3pool.model import ByteRange, ObjectHead, whole_number
 from s3pool.record import dataclass, field
 from s3pool.s3.headers import hides_digest
 from s3pool.transfer import attributes as stored
@@ -82,7 +82,7 @@ def check_small(content: bytes, what: object, *, etag: str, headers: Mapping[str
     if told is not None:
         hasher = new_hasher(told.algorithm)
         hasher.update(memoryview(content))
-        _compare_checksum(what, told, hasher.digest())
+        compare_checksum(what, told, hasher.digest())
     if is_md5_etag(etag) and etag_tells_content(etag, headers):
         return _compare(what, "MD5", hashlib.md5(content, usedforsecurity=False).hexdigest(), etag)
     return told is not None or not part_count_of(etag)
@@ -119,7 +119,7 @@ class StreamCheck:
             IntegrityError: the bytes are certainly not the object's.
         """
         if self._told is not None:
-            return _compare_checksum(what, self._told, self._hasher.digest())
+            return compare_checksum(what, self._told, self._hasher.digest())
         if self._tracks and is_md5_etag(self._etag):
             return _compare(what, "MD5", self._tracks[0].etag(composite=False), self._etag)
         if any(track.etag(composite=True) == self._etag for track in self._tracks):
@@ -200,7 +200,7 @@ def check_file(
     """
     told = server_checksum(headers)
     if told is not None and not told.parts:
-        return _compare_checksum(what, told, _whole_digest(fd, size, told.algorithm, digests))
+        return compare_checksum(what, told, _whole_digest(fd, size, told.algorithm, digests))
     if etag_tells_content(etag, headers):
         return _check_etag(fd, size, what=what, etag=etag, headers=headers, digests=digests)
     return told is not None and _check_parts(fd, size, what=what, told=told, headers=headers)
@@ -250,7 +250,24 @@ def _digest_of(fd: int, place: ByteRange, algorithm: str) -> bytes:
     return hasher.digest()
 
 
-def _compare_checksum(what: object, told: ServerChecksum, found: bytes) -> bool:
+def check_digests(
+    what: object, told: ServerChecksum, digests: Sequence[tuple[bytes, int]], *, part_size: int, head: ObjectHead
+) -> bool:
+    """Compare the digests and lengths of an object's parts with its checksum, if they are those of its own parts.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    if not told.parts:
+        return compare_checksum(what, told, combine(told.algorithm, digests))
+    joined = new_hasher(told.algorithm)
+    joined.update(memoryview(b"".join(digest for digest, _ in digests)))
+    is_certain = _told_part_size(head.size, told.parts, head.headers) == part_size
+    return joined.digest() == told.digest or (is_certain and compare_checksum(what, told, joined.digest()))
+
+
+def compare_checksum(what: object, told: ServerChecksum, found: bytes) -> bool:
+    """Compare a digest with the one that was told; raises IntegrityError."""
     return _compare(what, told.algorithm.upper(), checksum_text(found), told.text)
 
 

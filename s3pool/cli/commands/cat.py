@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import add_glob_flag, iter_selected_pages, select
-from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, TransportError, UsageError
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, ReplacedError, TransportError, UsageError
 from s3pool.location import S3Path, has_glob
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
+from s3pool.s3.content import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, total_of
+from s3pool.s3.headers import etag_of
 from s3pool.transfer.verify import StreamCheck
 
 if TYPE_CHECKING:
@@ -24,9 +26,7 @@ SUMMARY = "write objects to standard output"
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
-PARTIAL = 206
 RANGE = re.compile(r"(?:bytes=)?([0-9]{1,18})-([0-9]{0,18})|(?:bytes=)?-([0-9]{1,18})")
-CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]+|\*)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +46,17 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _cat_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
-    for found in _expand(path, ctx) if has_glob(path.key) and not args.no_glob else (path,):
-        _ObjectReader(found, ctx, span=args.range, version_id=args.version_id).copy_out()
+    is_glob = has_glob(path.key) and not args.no_glob
+    for found, known in _expand(path, ctx) if is_glob else ((path, UNKNOWN),):
+        _ObjectReader(found, ctx, span=args.range, version_id=args.version_id, known=known).copy_out()
 
 
-def _expand(path: S3Path, ctx: Context) -> Iterable[S3Path]:
+def _expand(path: S3Path, ctx: Context) -> Iterable[tuple[S3Path, Known]]:
     found = False
     for page in iter_selected_pages(ctx.client, select(path, glob=True)):
         for info in page.objects:
             found = True
-            yield S3Path(path.bucket, info.key)
+            yield S3Path(path.bucket, info.key), Known(info.size, info.etag)
     if not found:
         raise NotFoundError(404, "NoSuchKey", detail="nothing matches", resource=path.text, op="cat")
 
@@ -107,14 +108,14 @@ class _ObjectReader:
     behind the last.
     """
 
-    def __init__(self, path: S3Path, ctx: Context, *, span: _Span | None, version_id: str) -> None:
+    def __init__(self, path: S3Path, ctx: Context, *, span: _Span | None, version_id: str, known: Known) -> None:
         self._path = path
         self._ctx = ctx
         self._span = span
         self._version_id = version_id
         self._place = 0
         self._end = 0
-        self._etag = ""
+        self._known = known
         self._check: StreamCheck | None = None
 
     def copy_out(self) -> None:
@@ -124,7 +125,12 @@ class _ObjectReader:
             IntegrityError: the object changed on the way, or the bytes are not the object's.
             TransportError: it was cut too often without a byte of progress.
         """
-        response = self._open()
+        try:
+            response = self._open()
+        except ReplacedError as exc:
+            logger.info("%s; asking for it anew", exc)
+            self._known = self._head()
+            response = self._open()
         failures = 0
         while True:
             before = self._place
@@ -148,15 +154,20 @@ class _ObjectReader:
             range_header=header,
             version_id=self._version_id,
             checksums=self._span is None,
+            known=self._known,
         )
-        self._etag = response.headers.get("etag", "").strip('"')
+        size = total_of(response)
+        self._known = Known(self._known.size if size is None else size, etag_of(response.headers))
         if response.status == PARTIAL:
             self._place, self._end = self._content_range(response)
+            if self._span is not None and size is not None and self._span.within(size) != (self._place, self._end):
+                response.close()
+                raise IntegrityError(f"{self._path.text}: {response.endpoint} sent another range than was asked for")
             return response
         size = self._length_of(response)
         self._end = size
         if self._span is None:
-            self._check = StreamCheck(size, self._etag, response.headers)
+            self._check = StreamCheck(size, self._known.etag, response.headers)
             return response
         # A server that knows no ranges sends everything.
         first, self._end = self._span.within(size)
@@ -170,10 +181,11 @@ class _ObjectReader:
                 self._path.bucket,
                 self._path.key,
                 byte_range=ByteRange(self._place, self._end - 1),
-                if_match=self._etag,
+                if_match=self._known.etag,
                 version_id=self._version_id,
+                known=self._known,
             )
-        except PreconditionError as exc:
+        except (PreconditionError, ReplacedError) as exc:
             raise IntegrityError(f"{self._path.text} changed while it was read, at byte {self._place}") from exc
         if response.status != PARTIAL:
             target, self._place = self._place, 0
@@ -218,5 +230,12 @@ class _ObjectReader:
 
     def _verify(self) -> None:
         self._ctx.out.flush()
-        if self._check is not None:
-            self._check.check(self._path.text)
+        if self._check is None or self._check.check(self._path.text):
+            return
+        # Where nothing tells of the content the size does, and that of one answer proves nothing.
+        if self._head() != self._known:
+            raise ReplacedError(f"{self._path.text} is not what was written: its size or ETag is another one")
+
+    def _head(self) -> Known:
+        head = self._ctx.client.head_object(self._path.bucket, self._path.key, version_id=self._version_id)
+        return Known(head.size, head.etag)

@@ -31,6 +31,7 @@ from tests.support.fake_s3.faults import (
     internal_error,
     slow_down,
 )
+from tests.support.fake_s3.liars import Decompressed, HalfBody, tell_lie
 from tests.support.fake_s3.server import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
 from tests.support.fake_s3.store import Store, Version
 from tests.support.fake_s3.wire import Drop, Exchange, Node, Reply
@@ -45,6 +46,7 @@ __all__ = [
     "CloseAfter",
     "CutBody",
     "CutXml",
+    "Decompressed",
     "Delay",
     "Die",
     "DieReceiving",
@@ -56,6 +58,7 @@ __all__ = [
     "Fault",
     "FlipByte",
     "FlipStored",
+    "HalfBody",
     "Hang",
     "HeldUpload",
     "IgnoreHeader",
@@ -76,4 +79,5 @@ __all__ = [
     "error_in_200",
     "internal_error",
     "slow_down",
+    "tell_lie",
 ]

@@ -252,7 +252,7 @@ class WebPage(Fault):
         """Answer in the operation's place."""
         exchange.body()
         page = b"<!DOCTYPE html>\n<html><body>down for maintenance</body></html>"
-        return Reply(200, page, {"Content-Type": "text/html", **self.headers})
+        return Reply(200, page, {"Content-Type": "text/html", **self.headers}, is_foreign=True)
 
 
 @dataclass

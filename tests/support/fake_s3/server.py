@@ -126,9 +126,10 @@ class FakeS3:
             reply = self._work(exchange, record, now)
             record.status = reply.status
         reply.headers.setdefault("Date", http_time(now))
-        if self.quirks.server:
-            reply.headers.setdefault("Server", self.quirks.server)
-        reply.headers.setdefault("x-amz-request-id", f"fake-{exchange.node.index}-{len(self.requests)}")
+        if not reply.is_foreign:
+            reply.headers.setdefault("x-amz-request-id", f"fake-{exchange.node.index}-{len(self.requests)}")
+            if self.quirks.server:
+                reply.headers.setdefault("Server", self.quirks.server)
         return reply
 
     @contextmanager

@@ -49,6 +49,7 @@ class Reply:
     pause_s: float = 0.0
     last_act: Callable[[], object] | None = None  # called when the cut has come
     close: bool = False  # close after the answer, without having said so
+    is_foreign: bool = False  # no store made it: it gets no header as stores send them
 
 
 def flip(body: bytes, at: int) -> bytes:

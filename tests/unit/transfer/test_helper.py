@@ -521,7 +521,9 @@ def downloads(fake: FakeS3, root: Path, count: int) -> list[DownloadTask]:
     """Store objects and give a task for each."""
     for number in range(count):
         fake.store.add("b", f"k{number:03}", b"%d" % number, mtime=1_600_000_000)
-    return [DownloadTask("b", f"k{number:03}", str(root), f"d/f{number:03}", 3) for number in range(count)]
+    return [
+        DownloadTask("b", f"k{number:03}", str(root), f"d/f{number:03}", len(str(number))) for number in range(count)
+    ]
 
 
 @pytest.mark.usefixtures("desk_logger")

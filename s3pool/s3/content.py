@@ -1,0 +1,105 @@
+"""Whether the answer to a GET or HEAD of an object is the storage's own, and of the object that is known.
+
+Between a client and a node stand gateways and proxies that answer for it: a page that says
+"down for maintenance" with status 200 must not become the object, and neither must a body
+that was cut or decompressed on its way and got a Content-Length that matches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from s3pool.errors import ProtocolError, ReplacedError
+from s3pool.model import ByteRange, ObjectHead, Response
+from s3pool.s3.check import check_response
+from s3pool.s3.headers import etag_of, read_head
+
+PARTIAL = 206
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+# Every store names its requests, or itself, in a header of its own.
+SIGNS_OF_STORES = ("x-amz", "x-goog-", "x-oss-", "x-obs-", "x-cos-", "x-rgw-", "x-minio-")
+
+
+class Known(NamedTuple):
+    """What a listing or HEAD told of an object; None and "" for what is not known."""
+
+    size: int | None = None
+    etag: str = ""
+
+
+UNKNOWN = Known()
+
+
+def check_content(
+    op: str, resource: str, *, known: Known = UNKNOWN, byte_range: ByteRange | None = None
+) -> Callable[[Response], None]:
+    """Return the check of an answer to GetObject: it raises for all but the object's own bytes.
+
+    The check raises ProtocolError for what is no answer of a store, so that another node is
+    asked, and ReplacedError for another object than the known one. It reads no body.
+    """
+    check_status = check_response(op, resource)
+
+    def check(response: Response) -> None:
+        check_status(response)
+        fault = stranger_in(response, etag=known.etag)
+        if fault:
+            endpoint = str(response.endpoint)
+            raise ProtocolError(f"{op} {resource} at {endpoint}: {fault}", endpoint=endpoint)
+        check_known(response, resource, known)
+        length = response.length
+        if response.status == PARTIAL and byte_range is not None and length not in (None, byte_range.length):
+            raise ReplacedError(f"{resource}: {response.endpoint} sent {length} bytes of {byte_range.length}")
+
+    return check
+
+
+def read_object_head(response: Response) -> ObjectHead:
+    """Return what HEAD tells of an object.
+
+    Raises:
+        ProtocolError: the answer is none of a store, or tells no size or time.
+    """
+    fault = stranger_in(response)
+    if fault:
+        raise ProtocolError(fault)
+    return read_head(response)
+
+
+def stranger_in(response: Response, *, etag: str = "") -> str:
+    """Return why an answer to GET or HEAD of an object is none of a store, "" when it may be one.
+
+    An HTML page with an ETag is an object when the ETag is the known one, or when the answer
+    carries a header as only stores send it.
+    """
+    headers = response.headers
+    if "etag" not in headers:
+        return f"the answer has the status {response.status} and no ETag, so it is none of S3"
+    if headers.get("content-type", "").startswith("text/html") and not _is_of_store(headers, etag):
+        return "the answer is a web page and not the object"
+    return ""
+
+
+def _is_of_store(headers: Mapping[str, str], etag: str) -> bool:
+    return bool(etag and etag_of(headers) == etag) or any(name.startswith(SIGNS_OF_STORES) for name in headers)
+
+
+def check_known(response: Response, resource: str, known: Known) -> None:
+    """Raise ReplacedError where the answer tells another ETag or size than the known ones."""
+    etag = etag_of(response.headers)
+    if known.etag and etag != known.etag:
+        raise ReplacedError(f"{resource} was replaced while it was read: its ETag is {etag}, not {known.etag}")
+    size = total_of(response)
+    if None not in (known.size, size) and size != known.size:
+        is_same = "of the same object" if known.etag else "now"
+        raise ReplacedError(f"{resource}: {response.endpoint} sends {size} bytes {is_same}, not {known.size}")
+
+
+def total_of(response: Response) -> int | None:
+    """Return the size of the whole object as the answer tells it; None when it does not."""
+    if response.status != PARTIAL:
+        return response.length
+    match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    return int(match[3]) if match is not None and match[3] != "*" else None

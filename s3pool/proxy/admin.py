@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import json
+import logging
+import socket
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from email.utils import formatdate
+from http.server import ThreadingHTTPServer
+from socketserver import BaseRequestHandler, TCPServer
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
+from s3pool.config_sources import read_source
 from s3pool.errors import ConfigError
+from s3pool.proxy.browser import refuse_foreign_pages
+from s3pool.proxy.crew import Crew
+from s3pool.proxy.denial import REASONS, ClientGoneError, Denial, forbidden
+from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.page import PAGE
-from s3pool.proxy.settings import Address
+from s3pool.proxy.settings import Address, ProxySettings
+from s3pool.proxy.stream import ClientStream
 
+logger = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 32
+MIN_TOKEN_LENGTH = 16
+UNAUTHORIZED = 401
 TIMEOUT_S = 10.0
 POLL_S = 0.1
 TEXT = "text/plain; charset=utf-8"
@@ -63,29 +80,62 @@ class Desk:
         return 200, JSON, json.dumps(self.stats()).encode() + b"\n"
 
 
+class AdminRules(NamedTuple):
+    """Who may use the admin listener: names by which it is reached, a secret for changes, a time for a head."""
+
+    names: frozenset[str]
+    token: str
+    header_timeout: float
+
+
+def admin_rules(settings: ProxySettings) -> AdminRules:
+    """Return the rules that settings mean.
+
+    Raises:
+        ConfigError: the file with the secret is missing or empty.
+    """
+    names = {*settings.domains, *settings.allowed_hosts}
+    names |= {settings.admin_listen.host.lower()} if settings.admin_listen else set()
+    token = ""
+    if settings.admin_token_file:
+        source = read_source(settings.admin_token_file, named_by="--admin-token-file")
+        for warning in source.secrecy_warnings():
+            logger.warning("%s", warning)
+        token = source.text.strip()
+        if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable():
+            detail = f"holds no secret of at least {MIN_TOKEN_LENGTH} printable ASCII characters"
+            raise ConfigError(f"--admin-token-file {settings.admin_token_file}: {detail}")
+    return AdminRules(frozenset(names), token, settings.header_timeout)
+
+
 class AdminServer(ThreadingHTTPServer):
-    """A small HTTP server for operators, on an address of its own."""
+    """A small HTTP server for operators, on an address of its own; one request per connection.
 
-    daemon_threads = True
-    block_on_close = False
+    Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS``
+    are open: who comes after that takes the place of whoever has waited longest without a
+    request. ``rules`` may be replaced while it runs.
+    """
 
-    def __init__(self, address: Address, desk: Desk) -> None:
+    request_queue_size = 128
+
+    def __init__(self, address: Address, desk: Desk, rules: AdminRules) -> None:
         self.desk = desk
-        if ":" in address.host:
-            import socket
-
-            self.address_family = socket.AF_INET6
+        self.rules = rules
+        self._is_loopback = address.is_loopback
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        # Guards the sockets that are open, the oldest first; the value tells whether a request is at work.
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, bool] = {}
+        self._crew = Crew("s3pool-admin-request")
         try:
-            super().__init__((address.host, address.port), _Handler)
+            super().__init__((address.host, address.port), BaseRequestHandler)
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address} for the admin: {exc.strerror or exc}") from exc
         self._thread = threading.Thread(target=self.serve_forever, args=(POLL_S,), name="s3pool-admin", daemon=True)
 
     def server_bind(self) -> None:
         """Bind without asking a name server for our own name."""
-        import socketserver
-
-        socketserver.TCPServer.server_bind(self)
+        TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def start(self) -> None:
@@ -98,38 +148,97 @@ class AdminServer(ThreadingHTTPServer):
         self.server_close()
         self._thread.join(TIMEOUT_S)
 
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = TIMEOUT_S
-    server: AdminServer
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        as_json = parse_qs(parts.query).get("format") == ["json"]
-        wants_html = "text/html" in self.headers.get("Accept", "") and not as_json
-        self._answer(self.server.desk.get(parts.path, wants_html=wants_html))
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != self.headers.get("Host"):
-            self._answer((403, TEXT, b"another site's page may not do this\n"))
+    def process_request(self, request: Any, _client_address: Any) -> None:
+        """Give a new connection to a thread; the accepting one waits for nobody."""
+        if not self._has_place():
+            request.close()
             return
-        parts = urlsplit(self.path)
-        self._answer(self.server.desk.post(parts.path, parse_qs(parts.query).get("endpoint", [""])[0]))
+        with self._lock:
+            self._open[request] = False
+        try:
+            self._crew.give(lambda: self._serve(request))
+        except RuntimeError:  # the system has no thread left
+            self._release(request)
 
-    def _answer(self, answer: Answer) -> None:
-        status, kind, body = answer
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+    def _has_place(self) -> bool:
+        with self._lock:
+            if len(self._open) < MOST_CONNECTIONS:
+                return True
+            oldest = next((sock for sock, is_at_work in self._open.items() if not is_at_work), None)
+            if oldest is None:
+                return False
+            del self._open[oldest]
+        with contextlib.suppress(OSError):
+            oldest.shutdown(socket.SHUT_RDWR)
+        return True
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Write nothing: probes come every few seconds."""
+    def _release(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(sock, None)
+        sock.close()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            stream = ClientStream(sock)
+            head, answer = self._answer(stream, sock)
+            if answer is not None:
+                stream.write(_response(answer, has_body=head is None or head.method != "HEAD"))
+                with self._lock:  # what the client still says is no reason to keep its place
+                    if sock in self._open:
+                        self._open[sock] = False
+                stream.hang_up()
+        except (ClientGoneError, OSError) as exc:
+            logger.debug("admin: %s", exc)
+        finally:
+            self._release(sock)
+
+    def _answer(self, stream: ClientStream, sock: socket.socket) -> tuple[RequestHead | None, Answer | None]:
+        head = None
+        try:
+            block = stream.read_head(idle_s=self.rules.header_timeout, head_s=self.rules.header_timeout)
+            if block is None:
+                return None, None
+            with self._lock:
+                if sock not in self._open:
+                    return None, None
+                self._open[sock] = True
+            head = parse_head(block)
+            refuse_foreign_pages(head, self.rules.names)
+            return head, self._obey(head)
+        except Denial as denial:
+            return head, (denial.status, TEXT, f"{denial.detail}\n".encode())
+
+    def _obey(self, head: RequestHead) -> Answer:
+        query = parse_qs(head.query or "")
+        if head.method in ("GET", "HEAD"):
+            wants_html = "text/html" in head.value("accept") and query.get("format") != ["json"]
+            return self.desk.get(head.path, wants_html=wants_html)
+        if head.method != "POST":
+            raise Denial(405, "MethodNotAllowed", "there are GET, HEAD and POST")
+        self._check_token(head)
+        return self.desk.post(head.path, query.get("endpoint", [""])[0])
+
+    def _check_token(self, head: RequestHead) -> None:
+        token = self.rules.token
+        if not token and not self._is_loopback:
+            detail = "changes need --admin-token-file when the admin listens beyond loopback"
+            raise forbidden("AccessDenied", detail, reason="token")
+        given = head.value("authorization").encode("utf-8", "surrogateescape")
+        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise Denial(401, "Unauthorized", "changes need Authorization: Bearer and the token of --admin-token-file")
+
+
+def _response(answer: Answer, *, has_body: bool) -> bytes:
+    status, kind, body = answer
+    lines = [
+        f"HTTP/1.1 {status} {REASONS[status]}",
+        f"Date: {formatdate(usegmt=True)}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "X-Frame-Options: DENY",
+        *(["WWW-Authenticate: Bearer"] if status == UNAUTHORIZED else []),
+        "Connection: close",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body if has_body else b"")

@@ -11,7 +11,9 @@ Fields = Sequence[tuple[str, str]]
 
 RETRY_AFTER_FIELDS: Fields = (("Retry-After", "1"), ("x-amz-retry-after", "1000"))  # seconds; milliseconds
 REASONS = {
+    200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",

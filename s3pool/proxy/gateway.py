@@ -28,6 +28,7 @@ from s3pool.proxy.auth import (
     payload_of,
 )
 from s3pool.proxy.auth_v2 import verify_v2
+from s3pool.proxy.browser import refuse_foreign_pages
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.express import Express, Passage
@@ -81,6 +82,7 @@ class Gateway:
             allows_v2=settings.sigv2 != "off",
             allows_anonymous=settings.anonymous == "pass" or settings.auth == OPEN,
         )
+        self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
         self._pool = pool
         self._region = region
         self._now = now
@@ -106,6 +108,8 @@ class Gateway:
         bucket_host = virtual_bucket(head.host, self.settings.domains)
         target = read_target(head.path, head.query, bucket_host=bucket_host)
         operation = _classify(head, target)
+        if self.settings.auth == OPEN:
+            refuse_foreign_pages(head, self._names)
         if self.settings.auth == PASSTHROUGH:
             if not is_trusted(peer, self.settings.trust_forwarded):
                 refuse_hearsay(head, target)

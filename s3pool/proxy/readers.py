@@ -158,6 +158,8 @@ def _clients(value: object) -> object:
 READERS: dict[str, Callable[[object], object]] = {
     "listen": read_address,
     "admin_listen": _optional_address,
+    "admin_token_file": _text,
+    "allowed_hosts": _domains,
     "auth": _word(*AUTH_MODES),
     "i_know_this_is_open": _flag,
     "clients": _clients,

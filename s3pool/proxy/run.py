@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError
 from s3pool.proxy import status
-from s3pool.proxy.admin import AdminServer, Desk
+from s3pool.proxy.admin import AdminServer, Desk, admin_rules
 from s3pool.proxy.journal import AccessLog
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.server import ProxyServer, server_context
@@ -67,7 +67,7 @@ class Proxy:
                     self.settings.listen, self.pool.gateway, metrics=self.metrics, log=self.log, tls=tls
                 )
             if has_admin and self.settings.admin_listen is not None:
-                self.admin = AdminServer(self.settings.admin_listen, self._desk())
+                self.admin = AdminServer(self.settings.admin_listen, self._desk(), admin_rules(self.settings))
         except BaseException:
             if self._server is not None:
                 self._server.server_close()
@@ -133,12 +133,15 @@ class Proxy:
             config, settings = self._load()
             tls = server_context(settings)
             opened = open_gateway(config, settings)
+            rules = admin_rules(settings)
             if self.log is not None:
                 self.log.reopen()
         except S3PoolError as exc:
             logger.error("the configuration was not reloaded: %s", exc)
             return
         self.pool.exchange(opened, publish=lambda gateway: self._publish(gateway, tls))
+        if self.admin is not None:
+            self.admin.rules = rules
         fixed = ("listen", "admin_listen", "processes", "access_log")
         for name in fixed:
             if getattr(settings, name) != getattr(self.settings, name):

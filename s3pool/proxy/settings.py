@@ -16,7 +16,7 @@ __all__ = ["OFF", "Address", "ProxySettings", "read_address", "read_settings"]
 
 GIB = 1 << 30
 LISTEN, ADMIN_LISTEN = Address("127.0.0.1", 8000), Address("127.0.0.1", 8001)
-PATHS = ("clients", "clients_file", "tls_cert", "tls_key", "tls_client_ca", "spool_dir")
+PATHS = ("clients", "clients_file", "tls_cert", "tls_key", "tls_client_ca", "spool_dir", "admin_token_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class ProxySettings:
 
     listen: Address = LISTEN
     admin_listen: Address | None = ADMIN_LISTEN
+    admin_token_file: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     auth: str = "verify"
     i_know_this_is_open: bool = False
     clients: object = field(default=None, repr=False)

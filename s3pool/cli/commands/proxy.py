@@ -23,6 +23,8 @@ SUMMARY = "serve the pool as one S3 endpoint"
 FLAGS = (
     "listen",
     "admin_listen",
+    "admin_token_file",
+    "allowed_hosts",
     "auth",
     "i_know_this_is_open",
     "clients",
@@ -98,6 +100,16 @@ def _add_address(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--listen", metavar="HOST:PORT", help="for S3 clients (127.0.0.1:8000)")
     group.add_argument(
         "--admin-listen", metavar="HOST:PORT", help="for health, metrics, stats; or off (127.0.0.1:8001)"
+    )
+    group.add_argument(
+        "--admin-token-file", metavar="FILE", help="secret for changes by the admin listener; a must beyond loopback"
+    )
+    group.add_argument(
+        "--allowed-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="name by which the admin listener, or --auth open, is reached; repeatable",
     )
     group.add_argument(
         "--domain", dest="domains", action="append", metavar="NAME", help="serve BUCKET.NAME, too; repeatable"

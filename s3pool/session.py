@@ -11,7 +11,7 @@ from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
 from s3pool.pool.throttle import Throttle
-from s3pool.pool.transport import DEFAULT_HEADERS, BuildHead, Transport, build_head
+from s3pool.pool.transport import Transport
 from s3pool.s3.client import S3Client
 from s3pool.s3.sigv4 import Signer
 
@@ -98,16 +98,9 @@ def open_session(config: Config) -> Session:
         policy=policy,
         read_timeout_s=config.read_timeout_s,
         patience_s=config.connect_timeout_s,
-        heads=lambda: _heads_of_many(signer),
     )
     client = S3Client(transport, addressing=config.addressing, region=config.region)
     return Session(config, transport, client, signer)
-
-
-def _heads_of_many(signer: Signer) -> BuildHead:
-    from s3pool.s3.signedhead import SignedHeads
-
-    return SignedHeads(signer, build_head, DEFAULT_HEADERS)
 
 
 class _SharedTLSContext:

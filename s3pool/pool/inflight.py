@@ -21,7 +21,7 @@ from s3pool.pool.call import Call
 from s3pool.pool.exchange import Exchange
 
 if TYPE_CHECKING:
-    from s3pool.pool.transport import BuildHead, Transport
+    from s3pool.pool.transport import Transport
     from s3pool.pool.wire import Wire
 
 IS_POSSIBLE = hasattr(select, "epoll")
@@ -59,11 +59,10 @@ _UnderWay = tuple[Exchange, Going, "Call | None"]  # the call, if any, whose att
 
 
 class InFlight:
-    """The requests of one thread that are under way; ``build_head`` builds the heads of all but the odd ones."""
+    """The requests of one thread that are under way."""
 
-    def __init__(self, transport: Transport, build_head: BuildHead) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._t = transport
-        self._build_head = build_head
         self._epoll = _open_epoll()
         self._watched: dict[int, Wire] = {}
         self._under_way: dict[int, _UnderWay] = {}  # by descriptor, the oldest first
@@ -108,7 +107,7 @@ class InFlight:
             return False
         request = going.request
         try:
-            head = self._build_head(request, node.endpoint, self._t.signing_time())
+            head = self._t.head_for(request, node.endpoint)
         except Exception as exc:  # noqa: BLE001 - it is for the one whose request this is
             node.connections.checkin(wire, reusable=True)
             self._landed.append(Landed(going, error=exc))

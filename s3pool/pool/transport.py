@@ -40,7 +40,6 @@ class Transport:
         read_timeout_s: float = 60.0,
         patience_s: float = 3.0,
         head: BuildHead | None = None,
-        heads: Callable[[], BuildHead] | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -52,7 +51,6 @@ class Transport:
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
         self._build_head = head  # builds the whole request head, in place of sign
-        self._heads = heads  # gives what builds the heads of many requests, the same ones faster
         self.policy = policy or RetryPolicy()
         self.read_timeout_s = read_timeout_s
         self.patience_s = patience_s
@@ -82,7 +80,7 @@ class Transport:
         """Give a place for requests that one thread has under way at once."""
         from s3pool.pool.inflight import InFlight
 
-        return InFlight(self, self._heads() if self._heads is not None else self.head_at)
+        return InFlight(self)
 
     def patience_with(self, exchange: Exchange) -> float:
         """Give the seconds after which an answer is not waited for alone, or not any more."""

@@ -30,7 +30,7 @@ def make_signing_key(secret: str, date: str, *, region: str, service: str) -> Si
 
 @cache
 def _key_class() -> Any:
-    """Give requests_aws4auth's AWS4SigningKey.
+    """Return requests_aws4auth's AWS4SigningKey.
 
     The package itself imports requests, for auth objects that nobody here hands to it, and
     that takes longer than the whole rest of a short command. So the one module with the key
@@ -67,7 +67,7 @@ class Mac:
         self._outer = sha256(block.translate(OUTER_PAD))
 
     def sign(self, text: bytes) -> str:
-        """Give the hex HMAC of a text; it goes on from what all texts begin with."""
+        """Return the hex HMAC of a text; it goes on from what all texts begin with."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(text)
         outer.update(inner.digest())

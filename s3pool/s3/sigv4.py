@@ -1,9 +1,8 @@
 """AWS Signature Version 4 as S3 wants it: sign, presign, and the text that is signed.
 
-Signing rests on requests-aws4auth, whose key derivation is kept. That library follows the
-general rules of AWS; S3 differs, so the subclass here replaces the rest: paths are signed as
-they stand, a payload hash is taken as given and no body is read, header values keep their
-quotes, and bytes that are not UTF-8 survive.
+The signing key is derived by requests-aws4auth. That library signs by the general rules of
+AWS, and S3 differs: paths are signed as they stand, a payload hash is taken as given and no
+body is read, header values keep their quotes, and bytes that are not UTF-8 survive.
 
 The functions are pure and serve both sides: a client signs with them, a proxy recomputes what
 its client signed. Text stands for bytes through UTF-8 with surrogate escapes, so whatever was
@@ -18,13 +17,11 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any, ClassVar, Protocol, TypeVar
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
-from s3pool.body import EMPTY_SHA256
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encode_query
 from s3pool.s3.signing_key import Mac as Mac
@@ -42,25 +39,13 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
 PREFIX_LENGTH = len(SIGNED_PREFIX)
-PLAIN_NAMES = "host;x-amz-content-sha256;x-amz-date"  # signed headers of a request that has no others
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
 
 
-class Signable(Protocol):
-    """What can be signed in place, such as a PreparedRequest of requests."""
-
-    method: str
-    url: str
-    headers: MutableMapping[str, str]
-
-
-_SignableT = TypeVar("_SignableT", bound=Signable)
-
-
 def canonical_path(raw: str | bytes) -> str:
-    """Give a received path in S3's spelling: decoded, encoded again, nothing folded.
+    """Return a received path in S3's spelling: decoded, encoded again, nothing folded.
 
     For verification only. What is sent by s3pool is in this form from the start.
     """
@@ -70,7 +55,7 @@ def canonical_path(raw: str | bytes) -> str:
 
 
 def canonical_query(raw: str | bytes) -> str:
-    """Give a raw query sorted and re-encoded, each pair as ``name=value``.
+    """Return a raw query sorted and re-encoded, each pair as ``name=value``.
 
     Only ``&`` separates; ``+`` is a space. X-Amz-Signature is left out: no signature
     covers itself.
@@ -111,7 +96,7 @@ def canonical_request(
     signed: Sequence[str],
     payload_hash: str,
 ) -> bytes:
-    """Give the canonical request, whose hash is signed.
+    """Return the canonical request, whose hash is signed.
 
     The path stands as it is. ``signed`` are the signed headers' names, in lower case and in
     order; of ``headers`` the rest is skipped, and repeated ones are joined with a comma.
@@ -141,17 +126,17 @@ def _canonical(
 
 
 def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
-    """Give what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
+    """Return what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
     return beginning_to_sign(timestamp, scope) + sha256(canonical).hexdigest().encode()
 
 
 def beginning_to_sign(timestamp: str, scope: str) -> bytes:
-    """Give what all strings to sign of a second begin with."""
+    """Return what all strings to sign of a second begin with."""
     return f"{ALGORITHM}\n{timestamp}\n{scope}\n".encode()
 
 
 def signature(key: bytes, text: bytes) -> str:
-    """Give the hex HMAC of a string to sign under a derived key."""
+    """Return the hex HMAC of a string to sign under a derived key."""
     return hmac.digest(key, text, "sha256").hex()
 
 
@@ -170,7 +155,7 @@ def _octets(raw: str | bytes) -> bytes:
 
 @lru_cache(maxsize=64)
 def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Give which of some headers are signed, in order: a run has few sets of them."""
+    """Return which of some headers are signed, in order: a run has few sets of them."""
     signed = tuple(sorted(name for name in names if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS))
     return signed, ";".join(signed)
 
@@ -186,163 +171,39 @@ class _Moment:
         self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
 
     def sign(self, canonical: bytes) -> str:
-        """Give the signature of a canonical request."""
+        """Return the signature of a canonical request."""
         return self._mac.sign(sha256(canonical).hexdigest().encode())
 
 
-class S3Rules:
-    """What S3 does otherwise; stands before AWS4Auth in S3Auth's bases.
-
-    One instance may sign on many threads. A request's timestamp picks the moment, and a
-    moment is one frozen object: a change of date cannot part timestamp, scope and key.
-    """
-
-    access_id: str
-    region: str
-    service: str
-    session_token: str
-    signing_key: SigningKey
-    default_include_headers: ClassVar[set[str]] = {*SIGNED_HEADERS, f"{SIGNED_PREFIX}*"}
-    _moment: _Moment | None = None
-
-    def __call__(self, req: _SignableT) -> _SignableT:
-        """Sign a request in place: adds Authorization, and what it needs besides.
-
-        A timestamp and a payload hash that are there are kept. The body is not looked at:
-        without a hash, no body is signed as empty and any other as unsigned.
-        """
-        parts = urlsplit(req.url)
-        body = getattr(req, "body", None)
-        req.headers.setdefault("host", Endpoint.parse(f"{parts.scheme}://{parts.netloc}").netloc)
-        req.headers.setdefault("x-amz-date", format_timestamp(int(time.time())))
-        req.headers.setdefault("x-amz-content-sha256", EMPTY_SHA256 if body is None else UNSIGNED_PAYLOAD)
-        headers = {name.lower(): _text(value) for name, value in req.headers.items()}
-        self.authorize(headers, req.method, path=parts.path or "/", query=canonical_query(parts.query))
-        for name in headers.keys() & {"authorization", "x-amz-security-token"}:
-            req.headers[name] = headers[name]
-        return req
-
-    def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str) -> None:
-        """Add Authorization, and a session token, to headers that are otherwise complete.
-
-        Their names are in lower case; the query is canonical.
-        """
-        if self.session_token:
-            headers["x-amz-security-token"] = self.session_token
-        moment = self.at(headers["x-amz-date"])
-        signed, names = signed_names(tuple(headers))
-        canonical = _canonical(
-            method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
-        )
-        headers["authorization"] = (
-            f"{ALGORITHM} Credential={self.access_id}/{moment.scope}, "
-            f"SignedHeaders={names}, Signature={moment.sign(canonical)}"
-        )
-
-    def at(self, timestamp: str) -> _Moment:
-        """Give what signs at a timestamp: the last one, or a new one; new keys once a day."""
-        moment = self._moment  # read once: another thread may put another there
-        if moment is None or moment.timestamp != timestamp:
-            moment = _Moment(timestamp, self._key(timestamp[:DATE_LENGTH]))
-            self._moment = moment
-        return moment
-
-    def _key(self, date: str) -> SigningKey:
-        key = self.signing_key
-        if key.date != date:
-            key = make_signing_key(key.secret_key, date, region=self.region, service=self.service)
-            self.signing_key = key
-        return key
-
-    def amz_cano_path(self, path: str) -> str:
-        """Give the path as it is: to S3 ``a//b`` and ``a/../b`` are keys like any other."""
-        return path
-
-    amz_cano_querystring = staticmethod(canonical_query)
-    amz_norm_whitespace = staticmethod(canonical_value)
-
-
-class _Identity(S3Rules):
-    """S3's rules for one identity, without the auth object of requests around them."""
-
-    def __init__(self, access_id: str, key: SigningKey, *, region: str, service: str, session_token: str) -> None:
-        self.access_id = access_id
-        self.signing_key = key
-        self.region = region
-        self.service = service
-        self.session_token = session_token
-
-
 def format_timestamp(second: int) -> str:
-    """Give seconds since 1970 as ``YYYYMMDDTHHMMSSZ``."""
+    """Return seconds since 1970 as ``YYYYMMDDTHHMMSSZ``."""
     return time.strftime(TIMESTAMP_FORMAT, time.gmtime(second))
 
 
-@cache
-def auth_class() -> Any:
-    """Give S3Auth, a subclass of requests_aws4auth's AWS4Auth with the same constructor."""
-    from requests_aws4auth import AWS4Auth
-
-    return type("S3Auth", (S3Rules, AWS4Auth), {"__doc__": "AWS4Auth with S3's own rules."})
-
-
 class Signer:
-    """Signs for one identity; share it between threads. Without credentials it signs nothing."""
+    """Signs for one identity; share it between threads. Without credentials it signs nothing.
+
+    A request's timestamp picks the moment, and a moment is one frozen object: a change of date
+    cannot part timestamp, scope and key.
+    """
 
     def __init__(self, credentials: Credentials | None, *, region: str, service: str = "s3") -> None:
         self._credentials = credentials
         self._region = region
         self._service = service
-        self._auth: S3Rules | None = None
+        self._key: SigningKey | None = None  # of the last day that was signed for
+        self._moment: _Moment | None = None  # the last second that was signed for
         self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
 
     def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
-        """Give all headers for the wire, but content-length; ``now`` is seconds since 1970."""
+        """Return all headers for the wire, but content-length; ``now`` is seconds since 1970."""
         headers = _begin_headers(request, endpoint)
         if self._credentials is None:
             return headers
-        headers["x-amz-date"] = timestamp = self.timestamp(now)
         headers["x-amz-content-sha256"] = request.payload_hash
-        auth = self._auth or self._open_auth(self._credentials, timestamp)
-        auth.authorize(
-            headers,
-            request.method,
-            path=request.path,
-            query=_sort_query(encode_query(request.query)) if request.query else "",
-        )
+        query = _sort_query(encode_query(request.query)) if request.query else ""
+        self._authorize(self._credentials, headers, request.method, path=request.path, query=query, now=now)
         return headers
-
-    def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:
-        """Give a URL that carries its own signature for ``expires_s`` seconds.
-
-        Who uses it must send exactly the request's headers, if it has any; the body is open,
-        unless an x-amz-content-sha256 header pins it. The request's own query must have no
-        parameters of a signature.
-
-        Raises:
-            ConfigError: there are no credentials.
-            UsageError: it would be valid for less than a second or more than seven days.
-        """
-        if self._credentials is None:
-            raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        if not 1 <= expires_s <= MAX_EXPIRES_S:
-            raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
-        timestamp = self.timestamp(now)
-        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
-        headers = _begin_headers(request, endpoint)
-        signed = sorted(headers)
-        query = encode_query((*request.query, *_query_pairs(self._credentials, moment, expires_s, signed)))
-        payload_hash = headers.get("x-amz-content-sha256", UNSIGNED_PAYLOAD)
-        canonical = _canonical(
-            request.method,
-            request.path,
-            query=_sort_query(query),
-            values=headers,
-            signed=signed,
-            payload_hash=payload_hash,
-        )
-        url = f"{endpoint.scheme}://{headers['host']}{request.path}"
-        return f"{url}?{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
 
     def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
         """Add x-amz-date and Authorization to headers, for a path and query that are sent as they stand.
@@ -350,46 +211,99 @@ class Signer:
         The names are in lower case, and Host and x-amz-content-sha256 are among them. Without
         credentials nothing is added.
         """
-        if self._credentials is None:
-            return
+        if self._credentials is not None:
+            self._authorize(self._credentials, headers, method, path=path, query=canonical_query(query), now=now)
+
+    def _authorize(
+        self, credentials: Credentials, headers: dict[str, str], method: str, *, path: str, query: str, now: float
+    ) -> None:
         headers["x-amz-date"] = timestamp = self.timestamp(now)
-        auth = self._auth or self._open_auth(self._credentials, timestamp)
-        auth.authorize(headers, method, path=path, query=canonical_query(query))
+        if credentials.session_token:
+            headers["x-amz-security-token"] = credentials.session_token
+        moment = self._at(credentials, timestamp)
+        signed, names = signed_names(tuple(headers))
+        canonical = _canonical(
+            method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
+        )
+        headers["authorization"] = (
+            f"{ALGORITHM} Credential={credentials.access_key}/{moment.scope}, "
+            f"SignedHeaders={names}, Signature={moment.sign(canonical)}"
+        )
+
+    def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:
+        """Return a URL that carries its own signature for ``expires_s`` seconds.
+
+        A client that uses the URL must send exactly the request's headers, if there are any;
+        the body is open, unless an x-amz-content-sha256 header pins it. The request's own query
+        must have no parameters of a signature.
+
+        Raises:
+            ConfigError: there are no credentials.
+            UsageError: the URL would be valid for less than a second or more than seven days.
+        """
+        if self._credentials is None:
+            raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if not 1 <= expires_s <= MAX_EXPIRES_S:
+            raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
+        headers = _begin_headers(request, endpoint)
+        query = self._signed_query(
+            headers,
+            request.method,
+            path=request.path,
+            query=encode_query(request.query),
+            now=now,
+            expires_s=expires_s,
+            payload_hash=headers.get("x-amz-content-sha256", UNSIGNED_PAYLOAD),
+        )
+        return f"{endpoint.scheme}://{headers['host']}{request.path}?{query}"
 
     def authorize_plain(
         self, method: str, path: str, *, host: str, payload_hash: str, now: float
     ) -> tuple[tuple[str, str], ...] | None:
-        """Give what authorize() would add to a request without a query and without other signed headers.
+        """Return what authorize() would add to a request without a query and without other signed headers.
 
-        None where it is more than that: without credentials, or with a session token.
+        None without credentials, and with a session token.
         """
         if self._credentials is None or self._credentials.session_token:
             return None
-        timestamp = self.timestamp(now)
-        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
-        canonical = (
-            f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload_hash}\nx-amz-date:{timestamp}\n\n"
-            f"{PLAIN_NAMES}\n{payload_hash}"
-        )
-        signed = moment.sign(canonical.encode("utf-8", "surrogateescape"))
-        credential = f"{self._credentials.access_key}/{moment.scope}"
-        authorization = f"{ALGORITHM} Credential={credential}, SignedHeaders={PLAIN_NAMES}, Signature={signed}"
-        return ("x-amz-date", timestamp), ("authorization", authorization)
+        headers = {"host": host, "x-amz-content-sha256": payload_hash}
+        self._authorize(self._credentials, headers, method, path=path, query="", now=now)
+        return ("x-amz-date", headers["x-amz-date"]), ("authorization", headers["authorization"])
 
     def authorize_query(
         self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str
     ) -> str:
-        """Give a query with a signature over it and all headers, for a request that is sent at once.
+        """Return a query with a signature over it and all headers, for a request that is sent at once.
 
         Raises:
             ConfigError: there are no credentials.
         """
+        return self._signed_query(
+            headers,
+            method,
+            path=path,
+            query=query,
+            now=now,
+            expires_s=RESIGNED_EXPIRES_S,
+            payload_hash=payload_hash,
+        )
+
+    def _signed_query(
+        self,
+        headers: Mapping[str, str],
+        method: str,
+        *,
+        path: str,
+        query: str,
+        now: float,
+        expires_s: int,
+        payload_hash: str,
+    ) -> str:
         if self._credentials is None:
             raise ConfigError("cannot presign without credentials")
-        timestamp = self.timestamp(now)
-        moment = (self._auth or self._open_auth(self._credentials, timestamp)).at(timestamp)
+        moment = self._at(self._credentials, self.timestamp(now))
         signed = sorted(headers)
-        added = encode_query(tuple(_query_pairs(self._credentials, moment, RESIGNED_EXPIRES_S, signed)))
+        added = encode_query(tuple(_query_pairs(self._credentials, moment, expires_s, signed)))
         query = f"{query}&{added}" if query else added
         canonical = _canonical(
             method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
@@ -397,7 +311,7 @@ class Signer:
         return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
 
     def timestamp(self, now: float) -> str:
-        """Give a time in seconds since 1970 as signatures have it."""
+        """Return a time in seconds since 1970 as signatures spell it."""
         second = int(now)
         last_second, text = self._last  # read once: second and text belong together
         if second != last_second:
@@ -405,21 +319,20 @@ class Signer:
             self._last = (second, text)
         return text
 
-    def identity(self, timestamp: str) -> S3Rules | None:
-        """Give what signs at a time, None without credentials."""
-        credentials = self._credentials
-        return self._auth or self._open_auth(credentials, timestamp) if credentials is not None else None
+    def _at(self, credentials: Credentials, timestamp: str) -> _Moment:
+        """Return what signs at a timestamp: the last moment, or a new one; new keys once a day."""
+        moment = self._moment  # read once: another thread may put another there
+        if moment is None or moment.timestamp != timestamp:
+            moment = _Moment(timestamp, self._key_of(credentials, timestamp[:DATE_LENGTH]))
+            self._moment = moment
+        return moment
 
-    def _open_auth(self, credentials: Credentials, timestamp: str) -> S3Rules:
-        """Make the identity; two threads at once make two equal ones, and one stays."""
-        date = timestamp[:DATE_LENGTH]
-        region, service = self._region, self._service
-        key = make_signing_key(credentials.secret_key, date, region=region, service=service)
-        auth = _Identity(
-            credentials.access_key, key, region=region, service=service, session_token=credentials.session_token
-        )
-        self._auth = auth
-        return auth
+    def _key_of(self, credentials: Credentials, date: str) -> SigningKey:
+        key = self._key
+        if key is None or key.date != date:
+            key = make_signing_key(credentials.secret_key, date, region=self._region, service=self._service)
+            self._key = key
+        return key
 
 
 def _begin_headers(request: Request, endpoint: Endpoint) -> dict[str, str]:

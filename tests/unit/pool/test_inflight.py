@@ -270,7 +270,7 @@ def test_request_that_cannot_be_written_down_is_told_to_its_owner_alone(
     here.open()
     error = UsageError("a header holds a line break")
     with monkeypatch.context() as patch:
-        patch.setattr(here.in_flight, "_build_head", Mock(side_effect=error))
+        patch.setattr(Transport, "head_for", Mock(side_effect=error))
         bad = here.send("bad")
     landed = here.next()
     fine = here.send("fine")

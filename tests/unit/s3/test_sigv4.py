@@ -261,63 +261,6 @@ class TestAgainstRequestsAws4auth:
 
         assert sent.headers["Authorization"] == headers["authorization"]
 
-    def test_subclass_signs_for_requests_as_the_library_does(self) -> None:
-        """S3Auth stays what its base is: an auth object of requests."""
-        arguments = (ACCESS_KEY, SECRET_KEY, REGION, "s3")
-        url = f"{NODE.url}/bucket/plain/key.txt?b=2&a=1"
-        sent = [
-            requests.get(url, headers={"x-amz-date": TIMESTAMP}, auth=auth, timeout=1).request
-            for auth in (AWS4Auth(*arguments), sigv4.auth_class()(*arguments, session_token=""))
-        ]
-
-        theirs, ours = sent
-
-        assert theirs.headers["Authorization"] == ours.headers["Authorization"]
-
-    def test_subclass_keeps_a_given_hash_and_reads_no_body(self) -> None:
-        """The base would read the stream to its end and put a hash of its own."""
-        taken: list[bytes] = []
-
-        def chunks() -> Iterator[bytes]:
-            taken.append(b"block")
-            yield b"block"
-
-        auth = sigv4.auth_class()(ACCESS_KEY, SECRET_KEY, REGION, "s3", session_token=TOKEN)
-        headers = {"x-amz-content-sha256": HASH, "x-amz-date": TIMESTAMP}
-        request = requests.Request("PUT", f"{NODE.url}/bucket/plain/key.txt", headers=headers, data=chunks(), auth=auth)
-
-        prepared = request.prepare()
-
-        expected = Signer(TEMPORARY, region=REGION).sign(
-            Request("PUT", "/bucket/plain/key.txt", "PutObject", payload_hash=HASH), NODE, NOW
-        )
-        assert [] == taken
-        assert expected["authorization"] == prepared.headers["Authorization"]
-        assert TOKEN == prepared.headers["x-amz-security-token"]
-
-    @pytest.mark.parametrize(("body", "payload_hash"), [(None, sigv4.EMPTY_SHA256), (b"x", UNSIGNED_PAYLOAD)])
-    def test_subclass_fills_in_what_is_missing(self, body: bytes | None, payload_hash: str) -> None:
-        """S3 asks for a date and a payload hash with every request."""
-        auth = sigv4.auth_class()(ACCESS_KEY, SECRET_KEY, REGION, "s3", session_token="")
-
-        prepared = requests.Request("PUT", f"{NODE.url}/bucket/plain/key.txt", data=body, auth=auth).prepare()
-
-        assert payload_hash == prepared.headers["x-amz-content-sha256"]
-        assert NODE.netloc == prepared.headers["host"]
-        assert prepared.headers["x-amz-date"][:8] in prepared.headers["Authorization"]
-
-    def test_inherited_canonical_form_is_the_one_of_s3(self) -> None:
-        """Whoever calls the base's methods on the subclass gets S3's rules as well."""
-        auth = sigv4.auth_class()(ACCESS_KEY, SECRET_KEY, REGION, "s3")
-
-        forms = (
-            auth.amz_cano_path("/b/a//../c"),
-            auth.amz_cano_querystring("b=%ff&a"),
-            auth.amz_norm_whitespace('say  "oh'),
-        )
-
-        assert ("/b/a//../c", "a=&b=%FF", 'say "oh') == forms
-
 
 class TestSign:
     """What goes on the wire beside the signature."""

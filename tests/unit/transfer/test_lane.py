@@ -18,7 +18,6 @@ from s3pool.pool.connection import ConnectionPool
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.transport import Transport
 from s3pool.record import replace
-from s3pool.s3.signedhead import _Form
 from s3pool.s3.sigv4 import Signer
 from s3pool.session import open_session
 from s3pool.transfer import lane, lanes, runner, small
@@ -443,7 +442,6 @@ def test_request_that_cannot_be_built_fails_one_task(
         return build(self, request, endpoint, now)
 
     monkeypatch.setattr(Signer, "sign", broken)
-    monkeypatch.setattr(_Form, "fill", lambda _self, _request: None)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 

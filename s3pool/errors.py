@@ -53,6 +53,10 @@ class RefusedError(S3PoolError):
     """s3pool declined to touch one object or to start one act, for safety's sake."""
 
 
+class TargetTakenError(S3PoolError):
+    """The target of one source is another source, or another source's target."""
+
+
 class IntegrityError(S3PoolError):
     """Bytes that arrived are not the bytes that were sent."""
 

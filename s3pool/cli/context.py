@@ -145,11 +145,6 @@ class Context:
         return config
 
     @property
-    def is_one_pool(self) -> bool:
-        """Say whether sources and targets are on the same nodes, whatever the profiles are called."""
-        return not set(self.source_session.config.endpoints).isdisjoint(self.config.endpoints)
-
-    @property
     def client(self) -> S3Client:
         """Give the S3 client of the session."""
         return self.session.client

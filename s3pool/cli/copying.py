@@ -104,7 +104,6 @@ def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
         listing=list_mode(args, ctx),
-        is_one_pool=ctx.is_one_pool,
     )
 
 
@@ -126,7 +125,8 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    tasks = Expansion(ctx.source_session.client, sources, target, rules=_rules(args, ctx))
+    rules = _rules(args, ctx)
+    tasks = Expansion(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"

@@ -106,8 +106,8 @@ def _tree_text(path: S3Path) -> str:
     return S3Path(path.bucket, path.tree_prefix).text
 
 
-def choose_route(source: Location, target: Location, *, glob: bool = True, is_one_pool: bool = True) -> Route:
-    """Give the route between two operands; in two pools the same names are different trees.
+def choose_route(source: Location, target: Location, *, glob: bool = True) -> Route:
+    """Give the route between two operands.
 
     Raises:
         UsageError: they make no sense together, or one of them is no tree.
@@ -121,8 +121,6 @@ def choose_route(source: Location, target: Location, *, glob: bool = True, is_on
     if isinstance(source, S3Path) and isinstance(target, LocalPath):
         return Route(DOWNLOAD, target.path, source=source)
     if isinstance(source, S3Path) and isinstance(target, S3Path):
-        if is_one_pool:
-            _check_apart(source, target)
         return Route(COPY, source=source, target=target)
     raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/PREFIX")
 
@@ -136,9 +134,17 @@ def _check_side(side: Location) -> None:
         raise UsageError(f"{side.text} is no directory: sync takes trees, cp takes files")
 
 
-def _check_apart(source: S3Path, target: S3Path) -> None:
-    """Refuse trees that lie inside each other: one would grow or vanish by the other."""
-    inside = source.tree_prefix.startswith(target.tree_prefix) or target.tree_prefix.startswith(source.tree_prefix)
-    if source.bucket == target.bucket and inside:
-        both = f"{_tree_text(source)} and {_tree_text(target)}"
+def check_apart(route: Route, source_client: S3Client, target_client: S3Client) -> None:
+    """Refuse trees that lie inside each other: one would grow or vanish by the other.
+
+    Raises:
+        UsageError: they do, by whatever names, or are the same.
+    """
+    from s3pool.transfer.overlap import target_of_tree
+
+    source, target = route.source, route.target
+    is_one_bucket = source_client is target_client and source.bucket == target.bucket
+    is_one_tree = is_one_bucket and source.tree_prefix == target.tree_prefix
+    if is_one_tree or target_of_tree(source_client, source, target_client, target) is not None:
+        both = f"{route.source_text} and {route.target_text}"
         raise UsageError(f"{both} are the same tree, or one lies inside the other")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.errors import LocalFileError, NotFoundError, RefusedError, UsageError
+from s3pool.errors import LocalFileError, NotFoundError, RefusedError, TargetTakenError, UsageError
 from s3pool.filters import Names, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
@@ -33,13 +33,13 @@ class Rules:
     version_id: str = ""
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
-    is_one_pool: bool = True  # the same names on both sides are the same objects
 
 
 class Expansion:
     """The tasks of some sources and one target, neither of them a stream.
 
-    ``client`` is of the pool that sources in S3 are in; the target's is not asked.
+    ``client`` is of the pool that sources in S3 are in, ``target_client`` of another one's that the
+    target is in; that is only asked whether a tree lies inside the other.
 
     Iterating lists and walks as it goes. A source that is missing or unusable takes its
     place in the stream as a Problem, and the others go on.
@@ -48,8 +48,18 @@ class Expansion:
         UsageError: at once, when the words make no sense together.
     """
 
-    def __init__(self, client: S3Client, sources: Iterable[Location], target: Location, *, rules: Rules) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        sources: Iterable[Location],
+        target: Location,
+        *,
+        rules: Rules,
+        target_client: S3Client | None = None,
+    ) -> None:
         self._client = client
+        self._target_client = target_client or client
+        self._source_trees: dict[str, str] = {}  # where sources lie below the target, and how they are called
         self._sources = tuple(sources)
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
@@ -108,16 +118,27 @@ class Expansion:
             raise UsageError(f"{source.text} is a bucket: -r copies what is in it")
         if self._rules.version_id and many:
             raise UsageError("--version-id is for one source in S3, without -r and wildcards")
-        if self._rules.recursive and self._rules.is_one_pool and isinstance(self._target, S3Path):
+        if self._rules.recursive and isinstance(self._target, S3Path):
             self._check_not_inside(source, self._target)
 
     def _check_not_inside(self, source: S3Path, target: S3Path) -> None:
         """Refuse a copy into its own source: it would copy its copies without end."""
-        start = glob_prefix(source.key) if self._is_glob(source) else source.tree_prefix
-        if source.bucket == target.bucket and target.tree_prefix.startswith(start) and target.tree_prefix != start:
-            raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
-        if source.bucket == target.bucket and target.tree_prefix == start and not self._is_glob(source):
+        from s3pool.transfer.overlap import target_of_tree
+
+        is_glob = self._is_glob(source)
+        start = glob_prefix(source.key) if is_glob else source.tree_prefix
+        is_one_bucket = self._client is self._target_client and source.bucket == target.bucket
+        if is_one_bucket and not is_glob and target.tree_prefix == start:
             raise UsageError(f"{source.text} and {target.text} are the same")
+        tree = S3Path(source.bucket, start[: start.rfind("/") + 1])
+        place = target_of_tree(self._client, tree, self._target_client, target)
+        if place is None:
+            return
+        if not place.startswith(target.tree_prefix):
+            if target.tree_prefix.startswith(place + start[len(tree.key) :]):
+                raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
+        else:
+            self._source_trees[place] = tree.text
 
     @staticmethod
     def _as_directory(target: Location) -> Location:
@@ -251,6 +272,11 @@ class Expansion:
         target = self._target
         if isinstance(target, S3Path):
             place = target.join(relative)
+            tree = next((text for start, text in self._source_trees.items() if place.key.startswith(start)), "")
+            if tree:
+                error = TargetTakenError(f"{source.text} would become {place.text}, which lies in the source {tree}")
+                yield Problem(source.text, error, place.text)
+                return
             yield CopyTask(
                 bucket, info.key, place.bucket, place.key, info.size, etag=info.etag, last_modified=info.last_modified
             )

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, S3Error, StoppedError, TransportError
 from s3pool.model import parse_iso_time
 from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative
+from s3pool.transfer.overlap import folded
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 
 if TYPE_CHECKING:
@@ -171,20 +171,7 @@ def _must_be_two(task: CopyTask, engine: Engine) -> bool:
     if engine.options.no_clobber:  # the target did not exist, and the source did
         return True
     is_one_bucket = not engine.crosses and task.source_bucket == task.bucket
-    return is_one_bucket and _folded(task.source_key) != _folded(task.key)
-
-
-def _folded(key: str) -> list[str]:
-    """Return what is left of a key on the least particular of servers, whose keys are names of files."""
-    import unicodedata
-
-    kept: list[str] = []
-    for step in unicodedata.normalize("NFKC", unquote(key)).casefold().replace("\\", "/").split("/"):
-        if step == "..":
-            del kept[-1:]
-        elif step := step.rstrip(". "):
-            kept.append(step)
-    return kept
+    return is_one_bucket and folded(task.source_key) != folded(task.key)
 
 
 def _look_alike(one: ObjectHead, other: ObjectHead) -> bool:

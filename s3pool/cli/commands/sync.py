@@ -29,7 +29,7 @@ from s3pool.cli.transfers import (
 from s3pool.errors import LocalFileError, RefusedError, UsageError
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import parse_max_delete
-from s3pool.sync.route import Route, choose_route
+from s3pool.sync.route import Route, check_apart, choose_route
 from s3pool.sync.run import Report, Sync, SyncOptions
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.transfer.checksums import ALGORITHMS
@@ -100,7 +100,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_source_profile([source], target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)
-    route = choose_route(source, target, glob=not args.no_glob, is_one_pool=not args.source_profile or ctx.is_one_pool)
+    route = choose_route(source, target, glob=not args.no_glob)
+    if route.direction == COPY:
+        check_apart(route, ctx.source_session.client, ctx.client)
     options = _options(args, ctx, route)
     report = Report()
 

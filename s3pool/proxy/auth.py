@@ -28,6 +28,7 @@ from s3pool.s3.sigv4 import (
     MAX_EXPIRES_S,
     TIMESTAMP_FORMAT,
     canonical_path,
+    canonical_query,
     canonical_request,
     derive_key,
     signature,
@@ -219,17 +220,33 @@ class Verifier:
         return key
 
     def _holds(self, key: bytes, claim: Claim, head: RequestHead, payload: str) -> bool:
-        """Compare in constant time; both spellings of a path name the same key."""
+        """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
         spellings = dict.fromkeys((canonical_path(head.path), head.path))
-        signatures = [self._sign(key, claim, head, path, payload) for path in spellings]
+        query = head.query or ""
+        orders = (
+            (True, False)
+            if "&" in query and canonical_query(query) != canonical_query(query, by_value=False)
+            else (True,)
+        )
+        signatures = [
+            self._sign(key, claim, head, path=path, payload=payload, by_value=by_value)
+            for path in spellings
+            for by_value in orders
+        ]
         return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
     @staticmethod
-    def _sign(key: bytes, claim: Claim, head: RequestHead, path: str, payload: str) -> str:
+    def _sign(key: bytes, claim: Claim, head: RequestHead, *, path: str, payload: str, by_value: bool) -> str:
         index = {**head.index, "host": (head.host,)}
         fields = [(name, value) for name in claim.signed for value in index[name]]
         canonical = canonical_request(
-            head.method, path, query=head.query or "", headers=fields, signed=claim.signed, payload_hash=payload
+            head.method,
+            path,
+            query=head.query or "",
+            headers=fields,
+            signed=claim.signed,
+            payload_hash=payload,
+            by_value=by_value,
         )
         return signature(key, string_to_sign(claim.timestamp, claim.scope, canonical))
 

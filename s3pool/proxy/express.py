@@ -21,7 +21,7 @@ from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.operations import Operation, classify
-from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, is_hearsay, is_signed_name
+from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
 from s3pool.proxy.target import ADMIN_NAMES
 from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
 
@@ -160,9 +160,9 @@ class _Lines(dict[str, tuple[str, str]]):
 class Express:
     """Remembers what repeats; shared by all connections of one configuration."""
 
-    def __init__(self, signer_for: Callable[[Client], Signer], *, via: str) -> None:
+    def __init__(self, signer_for: Callable[[Client], Signer], *, via: str, extra: Fields = ()) -> None:
         self._signer_for = signer_for
-        self._via = via
+        self._extra = "".join(f"{name}: {value}\r\n" for name, value in (*extra, ("Via", f"1.1 {via}")))
         # Of each a bounded number is kept; threads may overwrite each other's, which are the same.
         self._shapes: dict[Names, _Shape | None] = {}
         self._claims: dict[str, _Claim] = {}
@@ -208,7 +208,7 @@ class Express:
             payload,
             "".join([f"{name}: {values[number]}\r\n" for name, number in shape.sent]),
             tuple([(name, values[number]) for name, number in shape.signed]) if shape.signed else (),
-            f"X-Forwarded-For: {peer}\r\nVia: 1.1 {self._via}\r\n",
+            f"X-Forwarded-For: {peer}\r\n{self._extra}",
         )
 
     def _look_at(self, names: Names) -> _Shape | None:

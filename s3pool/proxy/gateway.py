@@ -39,8 +39,8 @@ from s3pool.proxy.head import RequestHead
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
-from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Outbound, is_framed, refuse_hearsay, signed_names
-from s3pool.proxy.peers import FORWARDED_FOR, client_of, is_trusted
+from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Fields, Outbound, is_framed, refuse_hearsay, signed_names
+from s3pool.proxy.peers import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted
 from s3pool.proxy.policy import Policy
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
@@ -87,7 +87,11 @@ class Gateway:
         self._region = region
         self._now = now
         self._signers: dict[Credentials | None, Signer] = {}
-        self._express = Express(self._signer_of, via=self.name) if _has_express(settings) else None
+        # Without it RGW refuses keys of the client's (SSE-C) and whatever a policy allows over TLS alone.
+        self._told_scheme: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
+        self._express = (
+            Express(self._signer_of, via=self.name, extra=self._told_scheme) if _has_express(settings) else None
+        )
         # Everyday requests may be served by a thread that never waits for a node.
         self.is_loopable = self._express is not None and forwarder.is_plain
 
@@ -137,8 +141,10 @@ class Gateway:
         form = form_of(head, target)
         if self.settings.auth == OPEN:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
+        if head.method == "OPTIONS" and "origin" in head.index and "access-control-request-method" in head.index:
+            # A browser asks before it sends the request; the bucket's rules decide, and nobody signs this.
+            return Caller(ANONYMOUS, None, "")
         if form == ANONYMOUS or head.method == "OPTIONS":
-            # A browser asks before it uses a signed URL, whose signature is for the method to come.
             return self._anonymous(head)
         if form in (HEADER_V4, QUERY_V4):
             return self._verifier.verify(form, head, target, now=self._now())
@@ -239,7 +245,8 @@ class Gateway:
     def outbound(self, admitted: Admitted, load: Load, peer: str) -> Outbound:
         """Give what the request's head is built from."""
         trusts = is_trusted(peer, self.settings.trust_forwarded)
-        hops = [*(admitted.head.values(FORWARDED_FOR) if trusts else ()), peer]
+        head = admitted.head
+        hops = [*(head.values(FORWARDED_FOR) if trusts else ()), peer]
         return Outbound(
             admitted.head,
             admitted.target,
@@ -250,9 +257,19 @@ class Gateway:
             asks_leave=load.asks_leave,
             is_decoded=admitted.decodes and not load.is_reframed,
             is_trusted=trusts,
-            extra=(*load.extra, ("X-Forwarded-For", ", ".join(hops)), ("Via", f"1.1 {self.name}")),
+            extra=(
+                *load.extra,
+                ("X-Forwarded-For", ", ".join(hops)),
+                *self._scheme(head, trusts),
+                ("Via", f"1.1 {self.name}"),
+            ),
             dropped=frozenset({FORWARDED_FOR}) if trusts else frozenset(),
         )
+
+    def _scheme(self, head: RequestHead, trusts: bool) -> Fields:
+        """Return what tells the node that the client's connection is TLS; nothing where a balancer tells."""
+        is_told = trusts and (FORWARDED_PROTO in head.index or "forwarded" in head.index)
+        return () if is_told else self._told_scheme
 
     def _payload(self, admitted: Admitted, load: Load) -> str:
         """Return what the node is told of the body in x-amz-content-sha256; empty for nothing."""

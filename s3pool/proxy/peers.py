@@ -9,6 +9,7 @@ from s3pool.proxy.head import RequestHead
 from s3pool.proxy.readers import Network
 
 FORWARDED_FOR = "x-forwarded-for"
+FORWARDED_PROTO = "x-forwarded-proto"
 
 
 def is_trusted(peer: str, networks: Sequence[Network]) -> bool:

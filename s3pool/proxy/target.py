@@ -74,6 +74,9 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
     if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
         raise Denial(400, "InvalidBucketName", "the path does not begin with a bucket's name")
     pairs = tuple(_pair(text) for text in (query or "").split("&") if text)
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        # MinIO signs equal names as they come, others by their values: in this order both are the same.
+        pairs = tuple(sorted(pairs))
     return Target(_decode(bucket), _decode(raw_key), canonical, pairs)
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from operator import itemgetter
 from urllib.parse import quote, unquote_to_bytes
 
 from s3pool.errors import ConfigError, UsageError
@@ -54,20 +55,21 @@ def canonical_path(raw: str | bytes) -> str:
     return quote(unquote_to_bytes(_octets(raw)), safe="/" + UNRESERVED)
 
 
-def canonical_query(raw: str | bytes) -> str:
+def canonical_query(raw: str | bytes, *, by_value: bool = True) -> str:
     """Return a raw query sorted and re-encoded, each pair as ``name=value``.
 
     Only ``&`` separates; ``+`` is a space. X-Amz-Signature is left out: no signature
-    covers itself.
+    covers itself. Without ``by_value`` equal names keep their order, as MinIO's clients sign them.
     """
-    return _sort_query("&".join("=".join(_recode(pair)) for pair in _text(raw).split("&") if pair))
+    encoded = "&".join("=".join(_recode(pair)) for pair in _text(raw).split("&") if pair)
+    return _sort_query(encoded, by_value=by_value)
 
 
-def _sort_query(encoded: str) -> str:
+def _sort_query(encoded: str, *, by_value: bool = True) -> str:
     """Sort by name, then value: as whole strings ``a-=`` would come before ``a=``."""
     if not encoded:
         return ""
-    pairs = sorted([pair.split("=", 1) for pair in encoded.split("&")])
+    pairs = sorted([pair.split("=", 1) for pair in encoded.split("&")], key=None if by_value else itemgetter(0))
     return "&".join([f"{name}={value}" for name, value in pairs if name != SIGNATURE_PARAMETER])
 
 
@@ -95,8 +97,9 @@ def canonical_request(
     headers: Iterable[tuple[str | bytes, str | bytes]],
     signed: Sequence[str],
     payload_hash: str,
+    by_value: bool = True,
 ) -> bytes:
-    """Return the canonical request, whose hash is signed.
+    """Return the canonical request, whose hash is signed; ``by_value`` as canonical_query() has it.
 
     The path stands as it is. ``signed`` are the signed headers' names, in lower case and in
     order; of ``headers`` the rest is skipped, and repeated ones are joined with a comma.
@@ -109,9 +112,8 @@ def canonical_request(
         name = _text(raw_name).lower()
         value = canonical_value(_text(raw_value))
         values[name] = f"{values[name]},{value}" if name in values else value
-    return _canonical(
-        method, _text(raw_path), query=canonical_query(query), values=values, signed=signed, payload_hash=payload_hash
-    )
+    text = canonical_query(query, by_value=by_value)
+    return _canonical(method, _text(raw_path), query=text, values=values, signed=signed, payload_hash=payload_hash)
 
 
 def _canonical(

@@ -110,6 +110,10 @@ class ProtocolError(TransportError):
     """The endpoint's bytes are not the HTTP or the S3 that was expected, or they ended early."""
 
 
+class UnorderedError(ProtocolError):
+    """The server lists without order, where the work at hand lives by the order."""
+
+
 class NoEndpointError(TransportError):
     """Every endpoint was tried, or none is usable."""
 

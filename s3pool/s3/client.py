@@ -18,6 +18,7 @@ from s3pool.s3.headers import (
     NO_ATTRIBUTES,
     attribute_headers,
     copy_headers,
+    hides_digest,
     integrity_headers,
     put_result,
     quote_etag,
@@ -265,4 +266,5 @@ def _version_query(version_id: str) -> Query:
 
 
 def _copy_result(response: Response) -> PutResult:
-    return PutResult(parse_copy_result(body_of(response))[0], response.headers.get("x-amz-version-id", ""))
+    etag, _ = parse_copy_result(body_of(response))
+    return PutResult(etag, response.headers.get("x-amz-version-id", ""), hides_digest(response.headers))

@@ -180,6 +180,7 @@ class _Walk:
         "_cursor",
         "_delimiter",
         "_fetch",
+        "_first",
         "_floor",
         "_guard",
         "_has_order",
@@ -199,6 +200,7 @@ class _Walk:
         self._floor = "" if name_order(start_after) < name_order(prefix) else start_after
         self._cursor = self._floor  # the start-after that leaves out every name given out
         self._last = ""  # the last of these names
+        self._first = b""  # the first name of all
         self._token = ""  # of the page before, "" before the first
         self._by_token = False
         self._has_order = True
@@ -258,12 +260,19 @@ class _Walk:
         last = _last_name(page)
         return _is_ordered(page) and (not last or name_order(last) > name_order(self._cursor))
 
+    def _turns_back(self, page: ListPage) -> bool:
+        """Return whether a page has names before the cursor that are none of a start-after misunderstood.
+
+        Such a start-after gives the cursor once more, or everything from the first name on.
+        """
+        first = min([*names_of(page.objects)[:1], *map(name_order, page.prefixes[:1])], default=b"")
+        if not self._first:
+            self._first = first
+        return b"" != first < name_order(self._last) and first != self._first
+
     def _accept(self, page: ListPage) -> ListPage:
         """Keep what is new on a page, and take the step to the next one."""
-        self._has_order = self._has_order and _is_ordered(page)
-        last = _last_name(page)
-        if self._has_order and last and name_order(last) < name_order(self._last):
-            raise ProtocolError(f"the server went backwards while it listed s3/{self._bucket}")
+        self._has_order = self._has_order and _is_ordered(page) and not self._turns_back(page)
         self._token = page.next_token
         self._by_token = self._by_token or not self._has_order or page.is_minio or is_minio_token(page.next_token)
         # Without order every page has to be taken as it is, and the guard finds loops.

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from s3pool.errors import S3PoolError
+from s3pool.errors import S3PoolError, UnorderedError
 from s3pool.model import ListPage
 from s3pool.s3.keyrange import Flight
 from s3pool.s3.listing import Lister, iter_pages, iter_version_pages
 from s3pool.s3.overdue import Overdue
-from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard, UnorderedError
+from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard
 from s3pool.s3.versions import MarkedWalkError, VersionLister
 from s3pool.s3.width import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
 
-from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError
+from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import dataclass, replace
 from s3pool.s3.columns import keys_of
@@ -45,10 +45,6 @@ PAGES_AHEAD = 8  # what the caller has not taken of the range in front, before t
 PAGES_KEPT_PLAIN = 32  # held pages beyond this are packed
 WINDOW_PAGES = 1024  # what is held at most in order
 LEAST_AHEAD = 2.0
-
-
-class UnorderedError(ProtocolError):
-    """The server lists without order, so that ranges mean nothing to it."""
 
 
 @dataclass(slots=True)

@@ -172,9 +172,12 @@ def have_times_in_sync(ours: Block, theirs: Block, direction: str) -> bool:
     if direction == UPLOAD:
         newest = max(ours.times_ns)
         # Times of one form sort as text: one of them is read instead of all.
-        if newest <= time_ns_of(min(theirs.modified)) + TOLERANCE_NS:
-            return True
-        times: Iterable[float] = ours.times_ns
+        return newest < time_ns_of(min(theirs.modified)) - TOLERANCE_NS or all(
+            time < time_ns_of(text) - TOLERANCE_NS for time, text in zip(ours.times_ns, theirs.modified, strict=True)
+        )
+    if NO_ETAG not in ours.etags and ours.etags == theirs.etags:
+        slack = TOLERANCE_NS
     else:
-        times = map(time_ns_of, ours.modified)
-    return all(time <= time_ns_of(text) + TOLERANCE_NS for time, text in zip(times, theirs.modified, strict=True))
+        slack = -TOLERANCE_NS - 1
+    times = zip(map(time_ns_of, ours.modified), map(time_ns_of, theirs.modified), strict=True)
+    return all(time <= other + slack for time, other in times)

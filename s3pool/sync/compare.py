@@ -96,20 +96,27 @@ LOOK = "look"  # only a request, or reading the file, can tell
 
 NEW = Decision(TRANSFER, "it is not at the target")
 OTHER_SIZE = Decision(TRANSFER, "the size differs")
-CHANGED = Decision(TRANSFER, "it changed since the last run")
+CHANGED = Decision(TRANSFER, "the content differs")
 NEWER = Decision(TRANSFER, "the source is newer")
 OTHER_TIME = Decision(TRANSFER, "the local time is not the one of the object")
 EXISTS = Decision(LEAVE, "it exists")
 OLDER = Decision(LEAVE, "the target is newer")
 SAME = Decision(NOTHING)
 LOOK_AT_CONTENT = Decision(LOOK, "checksum")
+LOOK_CLOSER = Decision(LOOK, "the size is the same and the times are about the same")
+LOOK_FOR_IT = Decision(LOOK, "it is not listed at the target so far")
 LOOK_AT_TIMES = Decision(LOOK, "exact timestamps")
 
 
-def decide(source: Entry, target: Entry | None, record: Record | None, rules: Rules) -> Decision:
-    """Decide about one name of the source; ``record`` is what an earlier run left."""
+def decide(
+    source: Entry, target: Entry | None, record: Record | None, rules: Rules, *, is_listed: bool = True
+) -> Decision:
+    """Decide about one name of the source; ``record`` is what an earlier run left.
+
+    ``is_listed`` says that the target's listing cannot show the name any more.
+    """
     if target is None:
-        return NEW
+        return NEW if is_listed else LOOK_FOR_IT
     if rules.no_clobber:
         return EXISTS
     decision = _compare(source, target, record, rules)
@@ -147,8 +154,15 @@ def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
     """Decide without a record, by what a listing and a walk tell."""
     if direction == DOWNLOAD:
         return SAME if is_time_of_object(target.time_ns, source.time_ns) else OTHER_TIME
-    # So that a time that nobody knows is a newer one.
-    return SAME if source.time_ns <= target.time_ns + TOLERANCE_NS else NEWER
+    if source.time_ns < target.time_ns - TOLERANCE_NS:
+        return SAME
+    # Otherwise: so that a time that nobody knows is a newer one.
+    if not source.time_ns <= target.time_ns + TOLERANCE_NS:
+        return NEWER
+    # A change right before or after the transfer has kept the size: times prove nothing here.
+    if direction == UPLOAD:
+        return LOOK_CLOSER
+    return SAME if source.etag and source.etag == target.etag else CHANGED
 
 
 def is_time_of_object(local_ns: float, modified_ns: float) -> bool:

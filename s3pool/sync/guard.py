@@ -59,7 +59,6 @@ class Situation:
     """What is known when all transfers are over."""
 
     scans_ended: bool
-    in_order: bool
     out_of_time: bool
     failed: int
     refused: int
@@ -75,8 +74,6 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         return "the time was up before everything was compared"
     if not situation.scans_ended:
         return "the listings did not end cleanly"
-    if not situation.in_order:
-        return "the server lists its keys without order"
     if trouble := _trouble(situation):
         return f"not everything went well ({trouble})"
     if not situation.source_names and not allow_empty_source:

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS pairs (
 CREATE TABLE IF NOT EXISTS hashes (
     place TEXT, state TEXT NOT NULL, part_size INTEGER, etag TEXT NOT NULL, PRIMARY KEY (place, part_size)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unordered (side TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 # Hashes of the first form stood for whatever had the file's mtime. Its pairs were noted without
 # proof where the target is about as old as its source: those are compared once more.
@@ -149,6 +150,29 @@ class Journal:
         while rows := self._must(functools.partial(self._read_names, "name, size", "doomed", last)):
             yield from ((bytes(name), size) for name, size in rows)
             last = bytes(rows[-1][0])
+
+    def spare_all(self) -> None:
+        """Take back all names, and write what was noted: the comparison begins anew.
+
+        Raises:
+            JournalError: they cannot be taken back.
+        """
+        self.write()
+        self._must(lambda: self._database.execute("DELETE FROM doomed"))
+
+    # -- sides that are listed without order -----------------------------------------------
+
+    def is_unordered(self, side: str) -> bool:
+        """Return whether an earlier run found that a side is listed without order."""
+        nothing: list[Row] = []
+        return bool(self._try(lambda: self._all("SELECT 1 FROM unordered WHERE side = ?", (side,)), nothing))
+
+    def note_order(self, side: str, *, is_ordered: bool) -> None:
+        """Remember whether a side is listed in order."""
+        act = "DELETE FROM unordered WHERE side = ?" if is_ordered else "INSERT OR IGNORE INTO unordered VALUES (?)"
+        if not self._read_only:
+            nothing: list[Row] = []
+            self._try(lambda: self._all(act, (side,)), nothing)
 
     # -- the file --------------------------------------------------------------------------
 

@@ -11,8 +11,19 @@ from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError, NotFoundError
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
-from s3pool.sync.compare import DOWNLOAD, NANO, TOLERANCE_NS, UPLOAD, Entry
-from s3pool.sync.journal import Identity
+from s3pool.sync.compare import (
+    DOWNLOAD,
+    LEAVE,
+    NANO,
+    NOTHING,
+    TOLERANCE_NS,
+    UPLOAD,
+    Entry,
+    Record,
+    Rules,
+    decide,
+)
+from s3pool.sync.journal import AS_IT_IS, Identity
 from s3pool.sync.route import Route
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
@@ -31,12 +42,16 @@ NO_PARTS = 0  # the part size of an object that was stored in one piece
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One pair to look at; ``hashes`` are the ETags of the local file that are known, by part size."""
+    """One pair to look at; ``hashes`` are the ETags of the local file that are known, by part size.
+
+    Without a target it is one that was not listed so far; ``record`` is what is known of the pair.
+    """
 
     source: Entry
-    target: Entry
-    identity: Identity | None = None
+    target: Entry | None
+    by_content: bool = False
     hashes: dict[int, str] = field(default_factory=dict)
+    record: Record | None = None
 
 
 class Looker:
@@ -47,11 +62,11 @@ class Looker:
     workers, for the planning thread to empty.
     """
 
-    def __init__(self, client: S3Client, route: Route, *, content: bool, source: S3Client) -> None:
+    def __init__(self, client: S3Client, route: Route, *, source: S3Client, rules: Rules) -> None:
         self._client = client
+        self._rules = rules
         self._source = source
         self._route = route
-        self._content = content
         self._looks: dict[Task, Look] = {}
         self.new_hashes: deque[tuple[Identity, int, str]] = deque()
 
@@ -72,14 +87,26 @@ class Looker:
         look = self._looks.get(task)
         if look is None:
             return ""
-        same = self._has_same_content(look) if self._content else self._has_same_time(look)
-        return IN_SYNC if same else ""
+        if look.target is None:
+            return self._why_not_replace(look)
+        same = self._has_same_content if look.by_content else self._has_same_time
+        return IN_SYNC if same(look, look.target) else ""
+
+    def _why_not_replace(self, look: Look) -> str:
+        """Return why what a listing without order may show later is not to be replaced; "" when it may be."""
+        found = self._route.find_target(look.source.name, self._client)
+        if found is None:
+            return ""
+        decision = decide(look.source, found, look.record, self._rules)
+        return IN_SYNC if decision.act == NOTHING else decision.reason if decision.act == LEAVE else ""
 
     # -- content ---------------------------------------------------------------------------
 
-    def _has_same_content(self, look: Look) -> bool:
+    def _has_same_content(self, look: Look, target: Entry) -> bool:
         up = self._route.direction == UPLOAD
-        local, remote = (look.source, look.target) if up else (look.target, look.source)
+        local, remote = (look.source, target) if up else (target, look.source)
+        if look.hashes.get(AS_IT_IS) == remote.etag:
+            return True
         sizes = self._part_sizes(remote)
         if any(look.hashes.get(size) == remote.etag for size in sizes):
             return True
@@ -121,7 +148,7 @@ class Looker:
 
     # -- times -----------------------------------------------------------------------------
 
-    def _has_same_time(self, look: Look) -> bool:
+    def _has_same_time(self, look: Look, target: Entry) -> bool:
         name = look.source.name
         if self._route.direction == UPLOAD:
             head = self._head(self._route.target.bucket, self._route.target.join(name).key)
@@ -129,17 +156,18 @@ class Looker:
         head = self._source.head_object(self._route.source.bucket, self._route.source.join(name).key)
         if self._route.direction == DOWNLOAD:
             time_ns = _stored_time(head)
-            return _has_local_time(look.target, _whole_seconds(head) if time_ns is None else time_ns)
+            return _has_local_time(target, _whole_seconds(head) if time_ns is None else time_ns)
         other = self._head(self._route.target.bucket, self._route.target.join(name).key)
         return other is not None and _have_same_time(head, other)
 
     def _head_of_remote(self, name: str) -> ObjectHead | None:
-        side = self._route.target if self._route.direction == UPLOAD else self._route.source
-        return self._head(side.bucket, side.join(name).key)
+        up = self._route.direction == UPLOAD
+        side = self._route.target if up else self._route.source
+        return self._head(side.bucket, side.join(name).key, client=self._client if up else self._source)
 
-    def _head(self, bucket: str, key: str) -> ObjectHead | None:
+    def _head(self, bucket: str, key: str, *, client: S3Client | None = None) -> ObjectHead | None:
         try:
-            return self._client.head_object(bucket, key)
+            return (client or self._client).head_object(bucket, key)
         except NotFoundError:
             return None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.errors import JournalError, LocalNotFoundError, RefusedError
+from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.blocks import Block, Row, merge, order_of, rows_to_note
@@ -16,6 +17,8 @@ from s3pool.sync.compare import (
     DOWNLOAD,
     LEAVE,
     LOOK,
+    LOOK_AT_CONTENT,
+    LOOK_CLOSER,
     NEW,
     NOTHING,
     UPLOAD,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from s3pool.sync.journal import Journal
     from s3pool.sync.route import Route
 
+SOURCE, TARGET = "source", "target"
 DOOMED_AT_ONCE = 1000  # names that are written to disk together
 UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk names the file otherwise
 
@@ -47,10 +51,12 @@ UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk name
 class Tally:
     """What the comparison found; of this shard alone, but for ``source_names``.
 
-    ``left`` is what a rule of the user's kept from being copied.
+    ``left`` is what a rule of the user's kept from being copied, ``looked_at`` what times and
+    sizes could not decide.
     """
 
     checked: int = 0
+    looked_at: int = 0
     unchanged: int = 0
     left: int = 0
     source_names: int = 0
@@ -106,7 +112,8 @@ class Plan:
     """The tasks of one sync, as an iterator to be used once.
 
     ``problems`` is where the scans put what cannot become a task; each takes its place in
-    the stream. ``ended`` is True when both streams were read to their ends. The names to be
+    the stream, unless ``told`` has it. ``ended`` is True when both streams were read to their ends;
+    the stream is cut short where a side turns out to be listed without order. The names to be
     deleted are with the journal.
     """
 
@@ -122,6 +129,7 @@ class Plan:
         client: S3Client,
         looker: Looker,
         problems: deque[Problem],
+        told: set[tuple[str, str]],
         shard: Shard = WHOLE,
         delete: bool = False,
         time_is_up: Callable[[], bool] = lambda: False,
@@ -134,6 +142,7 @@ class Plan:
         self._client = client
         self._looker = looker
         self._problems = problems
+        self._told = told
         self._shard = shard
         self._delete = delete
         self._time_is_up = time_is_up
@@ -147,12 +156,11 @@ class Plan:
         self.out_of_time = False
         self.cannot_delete: JournalError | None = None
 
-    @property
-    def in_order(self) -> bool:
-        """Say whether no side has been found to be listed without order."""
-        return all(side.is_ordered for side in (self._source, self._target) if isinstance(side, RemoteTree))
-
     def __iter__(self) -> Iterator[Item]:
+        with contextlib.suppress(UnorderedError):
+            yield from self._merged()
+
+    def _merged(self) -> Iterator[Item]:
         for ours, theirs in merge(self._iter_source(), self._iter_target()):
             if self._is_out_of_time():
                 return
@@ -165,12 +173,16 @@ class Plan:
             if self.out_of_time:
                 return
         yield from self._drain()
-        if isinstance(self._source, RemoteTree):
-            yield from self._late(self._source)
         yield from self._missing()
         self._write_doomed()
         self._keep_or_give_up(self._spare)
         self.ended = True
+
+    @property
+    def remote_sides(self) -> dict[str, RemoteTree]:
+        """Return the sides that are in S3."""
+        sides = {SOURCE: self._source, TARGET: self._target}
+        return {side: tree for side, tree in sides.items() if isinstance(tree, RemoteTree)}
 
     def _is_out_of_time(self) -> bool:
         self.out_of_time = self._time_is_up()
@@ -178,7 +190,10 @@ class Plan:
 
     def _drain(self) -> Iterator[Problem]:
         while self._problems:
-            yield self._problems.popleft()
+            problem = self._problems.popleft()
+            if (name := (problem.source, problem.target)) not in self._told:
+                self._told.add(name)
+                yield problem
 
     # -- the two sides ---------------------------------------------------------------------
 
@@ -260,13 +275,21 @@ class Plan:
                 yield from self._directory(ours)
                 return
             theirs = self._find(ours.name) if UNUSUAL.search(ours.name) else None
-        decision = decide(ours, theirs, record, self._rules)
+        decision = decide(ours, theirs, record, self._rules, is_listed=self._is_listed(record))
         if decision.act == NOTHING:
             self._keep(ours, theirs, record)
         elif decision.act == LEAVE:
             self.tally.left += 1
         else:
-            yield self._task(ours, theirs, decision)
+            yield self._task(ours, theirs, decision, record)
+
+    def _is_listed(self, record: Record | None) -> bool:
+        """Return whether a name that was not seen at the target is not there, as far as that counts.
+
+        While keys may still come out of order it may be among them, newer, or as an earlier run left it.
+        """
+        target = self._target
+        return not isinstance(target, RemoteTree) or target.has_ended or not (self._rules.update or record)
 
     def _keep(self, ours: Entry, theirs: Entry | None, record: Record | None) -> None:
         self.tally.unchanged += 1
@@ -280,18 +303,19 @@ class Plan:
         if record.etag:
             self._journal.note(order_of(ours.name), record)
 
-    def _task(self, ours: Entry, theirs: Entry | None, decision: Decision) -> Item:
+    def _task(self, ours: Entry, theirs: Entry | None, decision: Decision, record: Record | None) -> Item:
         task = self._route.transfer(ours, decision.reason)
-        if decision.act == LOOK and theirs is not None:
-            self._looker.add(task, self._look_for(ours, theirs))
+        if decision.act == LOOK:
+            self.tally.looked_at += decision is LOOK_CLOSER
+            self._looker.add(task, self._look_for(ours, theirs, decision, record))
         return task
 
-    def _look_for(self, ours: Entry, theirs: Entry) -> Look:
-        if not self._rules.checksum:
-            return Look(ours, theirs)
+    def _look_for(self, ours: Entry, theirs: Entry | None, decision: Decision, record: Record | None) -> Look:
+        if theirs is None or decision not in (LOOK_AT_CONTENT, LOOK_CLOSER):
+            return Look(ours, theirs, record=record)
         identity = identity_of(theirs.path if self._rules.direction == DOWNLOAD else ours.path)
         hashes = self._journal.hashes_of(identity) if identity is not None else {}
-        return Look(ours, theirs, identity, hashes)
+        return Look(ours, theirs, by_content=True, hashes=hashes)
 
     def _directory(self, ours: Entry) -> Iterator[Item]:
         """Take a key that stands for a directory: below the target it is one."""
@@ -309,13 +333,6 @@ class Plan:
             return self._route.find_target(name, self._client)
         except RefusedError:  # the task will say so
             return None
-
-    def _late(self, source: RemoteTree) -> Iterator[Item]:
-        """Take the keys that a listing without order gave too late to be merged."""
-        for ours in source.late:
-            if self._shard.holds(ours.name) and (self._rules.direction != DOWNLOAD or self._has_place(ours.name)):
-                yield from self._step(ours, self._find(ours.name), None)
-        yield from self._drain()
 
     def _missing(self) -> Iterator[Problem]:
         """Report the names of a list that the source does not have."""

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import LocalFileError
-from s3pool.filters import NameFilter, Names
-from s3pool.record import dataclass, field
-from s3pool.shard import WHOLE, Shard
+from s3pool.errors import LocalFileError, NotFoundError
+from s3pool.filters import Names
 from s3pool.sync.blocks import Block, order_of
-from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record, Rules
+from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record
 from s3pool.sync.emptied import remove_empty_directories
-from s3pool.sync.guard import HALF, MaxDelete, Situation, why_hold_back
-from s3pool.sync.journal import Journal
+from s3pool.sync.guard import Situation, why_hold_back
+from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.leftovers import clear_leftovers
 from s3pool.sync.lock import PairLock
-from s3pool.sync.look import IN_SYNC, Looker
+from s3pool.sync.look import IN_SYNC, Looker, identity_of
 from s3pool.sync.obstacles import WAITS, Obstacles
-from s3pool.sync.plan import Plan, Tally
+from s3pool.sync.options import ALL_NAMES, Report, SyncOptions
+from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
-from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.sync.unfinished import Unfinished
 from s3pool.transfer.beneath import local_error, remove_orphan
 from s3pool.transfer.runner import run as run_tasks
@@ -41,8 +38,8 @@ from s3pool.transfer.tasks import (
     RemoveTask,
     Summary,
     Task,
+    UploadTask,
 )
-from s3pool.transfer.walk import LINKS_FILES
 
 if TYPE_CHECKING:
     from s3pool.location import S3Path
@@ -51,86 +48,18 @@ if TYPE_CHECKING:
     from s3pool.sync.route import Route
     from s3pool.transfer.engine import Engine
 
-ALL_NAMES = NameFilter()
 
 T = TypeVar("T")
-ListPages = Callable[["S3Client", str, str], Iterable["ListPage"]]
+ListPages = Callable[["S3Client", str, str, bool], Iterable["ListPage"]]
 Watch = Callable[[Iterable[T]], Iterable[T]]
-
-
-@dataclass(frozen=True, slots=True)
-class SyncOptions:
-    """What the user wants of a sync. ``max_duration_s`` 0 is no limit."""
-
-    size_only: bool = False
-    checksum: bool = False
-    exact_timestamps: bool = False
-    update: bool = False
-    no_clobber: bool = False
-    names: Names = ALL_NAMES
-    links: str = LINKS_FILES
-    delete: bool = False
-    delete_excluded: bool = False
-    max_delete: MaxDelete = HALF
-    allow_empty_source: bool = False
-    max_duration_s: float = 0.0
-    shard: Shard = WHOLE
-    dry_run: bool = False
-    resume: bool = True
-    state: StatePaths = NO_STATE
-    lock: str = ""  # the user's own, instead of the pair's
-
-    @property
-    def deletes(self) -> bool:
-        """Say whether anything is to be deleted at all."""
-        return self.delete or self.delete_excluded
-
-    def rules(self, direction: str) -> Rules:
-        """Give what counts as a difference."""
-        return Rules(
-            direction,
-            size_only=self.size_only,
-            checksum=self.checksum,
-            exact_timestamps=self.exact_timestamps,
-            update=self.update,
-            no_clobber=self.no_clobber,
-        )
-
-
-@dataclass(slots=True)
-class Report:
-    """What a sync did so far; it is there for who must know it after an interrupt."""
-
-    summary: Summary = field(default_factory=Summary)
-    tally: Tally = field(default_factory=Tally)
-    in_sync: int = 0  # found equal by the workers
-    waited: int = 0  # for the deletes, and then had their turn
-    held_back: str = ""  # why nothing was deleted, when something would have been
-    out_of_time: bool = False
-    in_order: bool = True
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def unchanged(self) -> int:
-        """Count what needed nothing."""
-        return self.tally.unchanged + self.in_sync
-
-    @property
-    def skipped(self) -> int:
-        """Count what was left alone though it differs, by a rule or for safety's sake."""
-        return self.tally.left + self.summary.refused + self.summary.skipped - self.in_sync - self.waited
-
-    @property
-    def seconds(self) -> float:
-        """Give the time since the start."""
-        return time.monotonic() - self.started
 
 
 class Sync:
     """One run, for the thread that creates it.
 
-    ``list_pages(client, bucket, prefix)`` gives the pages of a listing, ``on_outcome`` hears of each
-    task, ``watch`` may wrap the stream of tasks.
+    ``list_pages(client, bucket, prefix, in_order)`` gives the pages of a listing, of a server that
+    is known to have no order one after another; ``on_outcome`` hears of each task, ``watch`` may
+    wrap the stream of tasks.
     """
 
     def __init__(
@@ -151,10 +80,12 @@ class Sync:
         self._on_outcome = on_outcome
         self._watch = watch
         self._problems: deque[Problem] = deque()
-        self._looker = Looker(engine.client, route, content=options.checksum, source=engine.source.client)
+        rules = options.rules(route.direction)
+        self._looker = Looker(engine.client, route, source=engine.source.client, rules=rules)
         self._obstacles = Obstacles(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
+        self._told: set[tuple[str, str]] = set()  # sources and targets of problems
         self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
         self.report = report or Report()
 
@@ -186,29 +117,77 @@ class Sync:
             listing.close()
 
     def _work(self, journal: Journal) -> None:
-        plan = self._plan(journal)
-        self.report.tally = plan.tally
         self._engine.why_not = self._why_not
         self._engine.in_question = self._looker.holds
         if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
             self._engine.memory = self._unfinished
-        try:
-            run_tasks(
-                self._watch(plan),
-                self._engine,
-                on_outcome=lambda outcome: self._take(outcome, journal, plan),
-                rehearse=self._options.dry_run,
-                summary=self.report.summary,
-            )
-        finally:
-            self.report.out_of_time = plan.out_of_time
-            self.report.in_order = plan.in_order
-        if plan.ended and self.report.summary.stopped_by is None and not self._options.dry_run:
+        plan = self._compare_and_transfer(journal)
+        if (
+            plan.ended
+            and not self._is_missing(plan)
+            and self.report.summary.stopped_by is None
+            and not self._options.dry_run
+        ):
             clear_leftovers(self._route, self._unfinished, self._engine.client)
-        if self._options.deletes:
+        if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
             self._delete(journal, plan)
         if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():
             self._transfer_waiting(journal, plan)
+
+    def _compare_and_transfer(self, journal: Journal) -> Plan:
+        """Do all that the plan wants; from the start where a side turned out to be listed without order.
+
+        What was transferred until then is in the journal, and needs nothing the second time.
+        """
+        summary = self.report.summary
+        while True:
+            plan = self._plan(journal)
+            self.report.tally = plan.tally
+            try:
+                run_tasks(
+                    self._watch(plan),
+                    self._engine,
+                    on_outcome=lambda outcome, plan=plan: self._take(outcome, journal, plan),  # type: ignore[misc]
+                    rehearse=self._options.dry_run,
+                    summary=summary,
+                )
+            finally:
+                self.report.out_of_time = plan.out_of_time
+            if not self._learn_order(plan, journal) or summary.stopped_by is not None or plan.out_of_time:
+                return plan
+            self._close_listings()
+            self._obstacles.waiting.clear()
+            summary.skipped -= self.report.in_sync
+            self.report.in_sync = 0
+            journal.spare_all()
+
+    def _learn_order(self, plan: Plan, journal: Journal) -> bool:
+        """Remember which sides are listed without order; return whether one is to be sorted now."""
+        was_cut = False
+        for side, tree in plan.remote_sides.items():
+            name = self._side_name(side)
+            is_sorted_here = name in self.report.unordered
+            if not tree.is_ordered and not is_sorted_here:
+                was_cut = True
+                self.report.unordered.append(name)
+            if not tree.is_ordered or (is_sorted_here and plan.ended):
+                journal.note_order(f"{side} {name}", is_ordered=tree.is_ordered)
+        return was_cut
+
+    def _side_name(self, side: str) -> str:
+        return self._route.source_text if side == SOURCE else self._route.target_text
+
+    def _is_missing(self, plan: Plan) -> bool:
+        """Find out whether there is no source at all, where that is no empty directory or bucket."""
+        source = plan.remote_sides.get(SOURCE)
+        prefix = self._route.source.tree_prefix
+        if source is None or source.seen or not prefix or self._options.allow_empty_source:
+            return False
+        detail = "no key has that prefix"
+        self.report.summary.stopped_by = NotFoundError(
+            404, "NoSuchKey", detail=detail, resource=self._route.source_text, op="ListObjects"
+        )
+        return True
 
     def _why_not(self, task: Task) -> str:
         """Say why a transfer is not made now; called by the workers."""
@@ -237,23 +216,24 @@ class Sync:
         options = self._options
         return Plan(
             self._route,
-            self._source(),
-            self._target(),
+            self._source(journal),
+            self._target(journal),
             rules=options.rules(self._route.direction),
             names=options.names,
             journal=journal,
             client=self._engine.client,
             looker=self._looker,
             problems=self._problems,
+            told=self._told,
             shard=options.shard,
             delete=options.deletes,
             time_is_up=self._time_is_up,
         )
 
-    def _source(self) -> Iterable[Block]:
+    def _source(self, journal: Journal) -> Iterable[Block]:
         names = self._options.names
         if self._route.direction != UPLOAD:
-            return self._remote(self._engine.source.client, self._route.source, names)
+            return self._remote(SOURCE, self._route.source, names, journal)
         return LocalSource(
             self._route.root,
             names=names,
@@ -262,10 +242,10 @@ class Sync:
             on_problem=self._problems.append,
         )
 
-    def _target(self) -> Iterable[Block]:
+    def _target(self, journal: Journal) -> Iterable[Block]:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
-            return self._remote(self._engine.client, self._route.target, names)
+            return self._remote(TARGET, self._route.target, names, journal)
         on_part = None if self._options.dry_run else self._sweep
         return LocalTarget(self._route.root, names=names, on_problem=self._problems.append, on_part=on_part)
 
@@ -274,10 +254,16 @@ class Sync:
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
             remove_orphan(path)
 
-    def _remote(self, client: S3Client, tree: S3Path, names: Names) -> RemoteTree:
-        pages = Ahead(self._list_pages(client, tree.bucket, tree.tree_prefix))
+    def _remote(self, side: str, tree: S3Path, names: Names, journal: Journal) -> RemoteTree:
+        name = self._side_name(side)
+        unordered = self.report.unordered
+        if name not in unordered and journal.is_unordered(f"{side} {name}"):
+            unordered.append(name)
+        sorts = name in unordered
+        client = self._engine.source.client if side == SOURCE else self._engine.client
+        pages = Ahead(self._list_pages(client, tree.bucket, tree.tree_prefix, not sorts))
         self._listings.append(pages)
-        return RemoteTree(pages, tree.tree_prefix, names=names)
+        return RemoteTree(pages, tree.tree_prefix, names=names, sorts=sorts)
 
     def _time_is_up(self) -> bool:
         limit = self._options.max_duration_s
@@ -296,19 +282,31 @@ class Sync:
             self._note(name, outcome, journal)
         elif outcome.state == SKIPPED and outcome.done.skipped == IN_SYNC and look is not None:
             self.report.in_sync += 1
-            plan.note(look.source, look.target)
+            if look.target is not None:
+                plan.note(look.source, look.target)
         elif outcome.state == SKIPPED and outcome.done.skipped == WAITS:
             self._obstacles.keep(task)
             return
         self._on_outcome(outcome)
 
     def _note(self, name: str, outcome: Outcome, journal: Journal) -> None:
+        if self._options.checksum:
+            self._note_content(outcome, journal)
         if isinstance(outcome.task, (DeleteTask, RemoveTask)):
             journal.note(order_of(name), None)
             if isinstance(outcome.task, RemoveTask):
                 self._emptied.add(os.path.dirname(name))
         else:
             journal.note_transfer(order_of(name), self._record(name, outcome))
+
+    def _note_content(self, outcome: Outcome, journal: Journal) -> None:
+        """Remember with which ETag a file was sent or came, for where that tells nothing of the content."""
+        task, done = outcome.task, outcome.done
+        if not isinstance(task, (UploadTask, DownloadTask)) or not done.etag:
+            return
+        identity = identity_of(task.path if isinstance(task, UploadTask) else task.target)
+        if identity is not None and identity[2:4] == (done.size, done.mtime_ns):
+            journal.note_hash(identity, AS_IT_IS, done.etag)
 
     def _record(self, name: str, outcome: Outcome) -> Record | None:
         """Give how a transfer left its pair; None where that cannot be told."""
@@ -346,7 +344,6 @@ class Sync:
         summary = self.report.summary
         situation = Situation(
             scans_ended=plan.ended and summary.stopped_by is None,
-            in_order=plan.in_order,
             out_of_time=plan.out_of_time,
             failed=summary.failed,
             refused=summary.refused,

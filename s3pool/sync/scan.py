@@ -10,12 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError
+from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.columns import values_of
 from s3pool.sync.blocks import Block, order_of
-from s3pool.sync.compare import Entry
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
 
@@ -96,44 +95,58 @@ class LocalTarget:
 
 
 class RemoteTree:
-    """The keys below a prefix, by what follows it.
+    """The keys below a prefix, by what follows it, in the order of their bytes.
 
-    A key that comes too late, because the server lists without order, is put into ``late``,
-    and ``is_ordered`` becomes False.
+    ``is_ordered`` becomes False when the server lists without order. With ``sorts`` the names
+    are sorted here, on disk. ``seen`` counts the keys, also those that a filter leaves out;
+    ``has_ended`` tells that none are to come.
     """
 
-    def __init__(self, pages: Iterable[ListPage], prefix: str, *, names: Names) -> None:
+    def __init__(self, pages: Iterable[ListPage], prefix: str, *, names: Names, sorts: bool = False) -> None:
         self._pages = pages
         self._start = len(prefix)
         self._names = names
+        self._sorts = sorts
         self._last: bytes | None = None
         self.is_ordered = True
-        self.late: list[Entry] = []
+        self.has_ended = False
+        self.seen = 0
 
     def __iter__(self) -> Iterator[Block]:
-        """Yield the keys; errors are those of the listing."""
+        """Yield the keys; errors are those of the listing.
+
+        Raises:
+            UnorderedError: a key comes too late, and nothing is sorted here.
+        """
+        if not self._sorts:
+            yield from self._blocks()
+            return
+        from s3pool.sync.sorting import sorted_blocks
+
+        yield from sorted_blocks(self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
         everything = takes_all(self._names)
-        for page in self._pages:
-            if not page.objects:
-                continue
-            block = self._in_order(_remote_block(page.objects, self._start))
-            yield block if everything else block.pick(map(self._names.admits, block.names))
+        try:
+            for page in self._pages:
+                self.has_ended = not page.truncated
+                if page.objects:
+                    block = _remote_block(page.objects, self._start)
+                    self.seen += len(block.names)
+                    self._check_order(block)
+                    yield block if everything else block.pick(map(self._names.admits, block.names))
+        except UnorderedError:
+            self.is_ordered = False
+            raise
+        self.has_ended = True
 
-    def _in_order(self, block: Block) -> Block:
-        if (self._last is None or self._last < order_of(block.names[0])) and _are_sorted(block.names):
-            self._last = order_of(block.names[-1])
-            return block
-        self.is_ordered = False
-        return block.pick([self._is_next(block, place) for place in range(len(block.names))])
-
-    def _is_next(self, block: Block, place: int) -> bool:
-        order = order_of(block.names[place])
-        if self._last is None or self._last < order:
-            self._last = order
-            return True
-        if self._names.admits(block.names[place]):
-            self.late.append(block.entry(place))
-        return False
+    def _check_order(self, block: Block) -> None:
+        first, last = order_of(block.names[0]), order_of(block.names[-1])
+        if (self._last is not None and first <= self._last) or not _are_sorted(block.names):
+            self.is_ordered = False
+            if not self._sorts:
+                raise UnorderedError("the server lists its keys without order")
+        self._last = last
 
 
 def _local_block(files: LocalFiles) -> Block:

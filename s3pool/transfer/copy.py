@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import replace
+from s3pool.s3.headers import hides_digest
 from s3pool.s3.multipart import choose_part_size, iter_part_ranges
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy
@@ -81,8 +82,10 @@ def _copy_whole(task: CopyTask, head: ObjectHead | None, size: int, engine: Engi
         if_match=etag,
         replace_tags=bool(given.tags),
     )
-    if is_md5_etag(etag) and is_md5_etag(result.etag) and etag != result.etag and not given.sse:
-        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {etag}")
+    if is_md5_etag(etag) and is_md5_etag(result.etag) and etag != result.etag and not (given.sse or result.opaque):
+        head = head or engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
+        if not hides_digest(head.headers):
+            raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {etag}")
     return Done(size, result.etag, version_id=result.version_id)
 
 

@@ -27,10 +27,12 @@ from s3pool.cli.transfers import (
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
+from s3pool.model import SEQUENTIAL
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import parse_max_delete
+from s3pool.sync.options import Report, SyncOptions
 from s3pool.sync.route import Route, check_apart, choose_route
-from s3pool.sync.run import Report, Sync, SyncOptions
+from s3pool.sync.run import Sync
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import TransferOptions
@@ -197,7 +199,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             route,
             engine,
             options,
-            list_pages=lambda client, bucket, prefix: _list_pages(ctx, client, bucket, prefix),
+            list_pages=lambda client, bucket, prefix, in_order: _list_pages(ctx, client, bucket, prefix, in_order),
             on_outcome=Teller(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
@@ -216,11 +218,12 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
     return _exit_code(report)
 
 
-def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str) -> Iterable[ListPage]:
+def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str, in_order: bool) -> Iterable[ListPage]:
     from s3pool.s3.trees import list_pages
 
-    # The merge lives by the order, whatever --unordered would make of a mere listing.
-    return list_pages(client, bucket, prefix=prefix, mode=list_mode(ctx.args, ctx, ordered=True))
+    # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
+    mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
+    return list_pages(client, bucket, prefix=prefix, mode=mode)
 
 
 # -- the end -------------------------------------------------------------------------------
@@ -231,8 +234,8 @@ def _tell_end(report: Report, route: Route, ctx: Context) -> None:
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
         ctx.out.error(stopped_by, source=route.source_text, target=route.target_text)
-    if not report.in_order:
-        ctx.out.warn("the server lists its keys without order; all were compared, nothing is deleted")
+    for side in report.unordered:
+        ctx.out.warn(f"{side} is listed without order: its names were sorted on this machine")
     if report.held_back:
         error = RefusedError(f"nothing was deleted: {report.held_back}")
         ctx.out.error(error, source=route.source_text, target=route.target_text)
@@ -259,6 +262,7 @@ def _record(report: Report, retries: int) -> dict[str, object]:
         "seconds": round(report.seconds, 3),
         "retries": retries,
         "unchanged": report.unchanged,
+        "looked_at": report.tally.looked_at,
         "not_finished": report.summary.not_started,
         "held_back": report.held_back,
     }
@@ -273,6 +277,8 @@ def _summary_text(report: Report, retries: int) -> str:
         f"{report.skipped} skipped",
         f"{summary.failed} failed",
     ]
+    if report.tally.looked_at:
+        words.append(f"{report.tally.looked_at} looked at")
     if summary.not_started:
         words.append(f"{summary.not_started} not finished")
     words.append(format_size(summary.bytes))
@@ -285,7 +291,7 @@ def _retries(ctx: Context) -> int:
 
 def _exit_code(report: Report) -> int:
     code = exit_code_of(report.summary)
-    is_cut = report.held_back or report.out_of_time or not report.in_order
+    is_cut = report.held_back or report.out_of_time
     return combined((code, SKIPPED if is_cut else DONE))
 
 

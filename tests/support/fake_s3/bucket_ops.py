@@ -100,7 +100,9 @@ def list_v2(call: Call) -> Reply:
         query.after, query.from_page = _read_token(call, token), True
     elif call.quirks.start_after != "ignored":
         query.after, query.inclusive = start, call.quirks.start_after == "inclusive"
-    page = cut_page(visible_keys(bucket, query), query, rolled_style=call.quirks.style)
+    page = cut_page(
+        visible_keys(bucket, query, tree_order=call.quirks.tree_order), query, rolled_style=call.quirks.style
+    )
     tail = [
         *([element("ContinuationToken", token)] if token else []),
         *([element("NextContinuationToken", _make_token(call, page.last))] if page.truncated else []),
@@ -114,7 +116,9 @@ def list_v1(call: Call) -> Reply:
     """Answer GET /bucket in the first manner: NextMarker always, as RGW does."""
     bucket, query, scribe = _prepare(call)
     query.after, query.from_page = call.query.get("marker", ""), True
-    page = cut_page(visible_keys(bucket, query), query, rolled_style=call.quirks.style)
+    page = cut_page(
+        visible_keys(bucket, query, tree_order=call.quirks.tree_order), query, rolled_style=call.quirks.style
+    )
     always = call.quirks.style == "rgw" or query.delimiter
     tail = [
         element("Marker", scribe.echo(query.after)),

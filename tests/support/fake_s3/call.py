@@ -74,7 +74,9 @@ class Quirks:
     start_after: str = "exclusive"  # or "inclusive", or "ignored"
     short_pages: int = 0  # at most so many names on a page
     unsorted: bool = False  # keys of a page come backwards
+    tree_order: bool = False  # as a walk over directories goes, a/x before a-b, and a cursor counts in that order
     private_tokens: bool = False  # a continuation token works only where it was given
+    opaque_etags: bool = False  # ETags look like an MD5 and are none, as under KMS
     chunked: bool = False  # XML comes in chunks, without Content-Length
     silent_errors: bool = False  # errors have no Message
     empty_complete_etag: bool = False

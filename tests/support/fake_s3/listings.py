@@ -173,8 +173,12 @@ class Scribe:
 OWNER = "<Owner><ID>fake</ID><DisplayName>fake</DisplayName></Owner>"
 
 
-def visible_keys(bucket: Bucket, query: Query) -> list[str]:
+def visible_keys(bucket: Bucket, query: Query, *, tree_order: bool = False) -> list[str]:
     """Give the keys with a current version, from the cursor or the prefix on."""
+    if tree_order:
+        keys = sorted((key for key in bucket.versions if bucket.current(key)), key=lambda key: key.split("/"))
+        below = [key for key in keys if key.startswith(query.prefix)]
+        return [key for key in below if not query.after or key.split("/") > query.after.split("/")]
     start, inclusive = query.after, query.inclusive
     if query.prefix > start:
         start, inclusive = query.prefix, True

@@ -32,11 +32,22 @@ def put_object(call: Call) -> Reply:
     check_key(call.key)
     body = receive(call)
     check_write_conditions(call, bucket)
-    version = Version(call.key, call.store.version_id_for(bucket), call.now, body, md5_hex(body), call.stored_headers())
+    kept = call.stored_headers()
+    version = Version(call.key, call.store.version_id_for(bucket), call.now, body, new_etag(call, body), kept)
     version.tags = read_tagging(call.header("x-amz-tagging"))
     version.storage_class = call.header("x-amz-storage-class", "STANDARD")
     bucket.put(version)
-    return Reply(200, headers={"ETag": f'"{version.etag}"', **version_header(bucket, version)})
+    return Reply(200, headers={"ETag": f'"{version.etag}"', **encryption(call), **version_header(bucket, version)})
+
+
+def new_etag(call: Call, body: bytes) -> str:
+    """Return the ETag of an object in one piece: a digest of its content, or of nothing that anybody knows."""
+    return md5_hex(call.store.new_id("etag").encode() if call.quirks.opaque_etags else body)
+
+
+def encryption(call: Call) -> dict[str, str]:
+    """Return the header by which a server says that its ETags are no digests."""
+    return {"x-amz-server-side-encryption": "aws:kms"} if call.quirks.opaque_etags else {}
 
 
 def check_key(key: str) -> None:
@@ -138,6 +149,7 @@ def _object_headers(call: Call, bucket: Bucket, version: Version) -> dict[str, s
         "ETag": f'"{version.etag}"',
         "Last-Modified": http_time(version.mtime),
         "Accept-Ranges": "bytes",
+        **encryption(call),
         **{name: value for name, value in version.headers.items() if not name.startswith(CHECKSUM_PREFIX)},
         **version_header(bucket, version),
     }
@@ -251,7 +263,8 @@ def copy_object(call: Call) -> Reply:
     if source is bucket.current(call.key) and not replaced and not call.header("x-amz-storage-class"):
         raise S3Fault(400, "InvalidRequest", "This copy request is illegal: it copies an object to itself unchanged")
     headers = call.stored_headers() if replaced else dict(source.headers)
-    copied = Version(call.key, call.store.version_id_for(bucket), call.now, source.body, md5_hex(source.body), headers)
+    copied = Version(call.key, call.store.version_id_for(bucket), call.now, source.body, "", headers)
+    copied.etag = new_etag(call, source.body)
     new_tags = call.header("x-amz-tagging-directive").upper() == "REPLACE"
     copied.tags = read_tagging(call.header("x-amz-tagging")) if new_tags else dict(source.tags)
     copied.storage_class = call.header("x-amz-storage-class", "STANDARD")
@@ -259,7 +272,7 @@ def copy_object(call: Call) -> Reply:
     reply = call.xml(
         "CopyObjectResult", element("LastModified", iso_time(copied.mtime)), f"<ETag>&quot;{copied.etag}&quot;</ETag>"
     )
-    reply.headers.update(version_header(bucket, copied))
+    reply.headers.update(version_header(bucket, copied) | encryption(call))
     return reply
 
 

@@ -9,7 +9,7 @@ from s3pool.sync.blocks import Block, Row, order_of, rows_to_note
 from s3pool.sync.compare import COPY, DOWNLOAD, NOTHING, UPLOAD, Record, Rules, decide, record_of
 
 NOON = 1_780_000_000
-MOMENTS = (NOON, NOON + 1, NOON + 2, NOON + 3)
+MOMENTS = (NOON - 3, NOON, NOON + 1, NOON + 2, NOON + 3)
 NANO = 10**9
 
 
@@ -74,7 +74,8 @@ def test_what_nothing_has_changed_in_goes_the_short_way(direction: str) -> None:
     """A sync that has nothing to do must not take every name in hand."""
     names = ["a", "b"]
     modified = [format_iso_time(NOON)] * 2
-    here = Block(names, [1, 1], [NOON * NANO] * 2, below=b"/root/")
+    at = NOON - 3 if direction == UPLOAD else NOON  # a file of the object's own age is looked at
+    here = Block(names, [1, 1], [at * NANO] * 2, below=b"/root/")
     there = Block(names, [1, 1], etags=["e", "f"], modified=modified)
     ours, theirs = {UPLOAD: (here, there), DOWNLOAD: (there, here), COPY: (there, there)}[direction]
 

@@ -11,6 +11,7 @@ from s3pool.sync.compare import (
     EXISTS,
     LOOK_AT_CONTENT,
     LOOK_AT_TIMES,
+    LOOK_CLOSER,
     NANO,
     NEW,
     NEWER,
@@ -61,7 +62,15 @@ def test_another_size_is_a_difference_whatever_the_times(source: Entry, target: 
 
 @pytest.mark.parametrize(
     ("at", "expected"),
-    [(NOON - 1000, SAME), (NOON, SAME), (NOON + 1.9, SAME), (NOON + 2.1, NEWER), (NOON + 1000, NEWER)],
+    [
+        (NOON - 1000, SAME),
+        (NOON - 2.1, SAME),
+        (NOON - 1.9, LOOK_CLOSER),
+        (NOON, LOOK_CLOSER),
+        (NOON + 1.9, LOOK_CLOSER),
+        (NOON + 2.1, NEWER),
+        (NOON + 1000, NEWER),
+    ],
 )
 def test_without_a_record_a_newer_file_is_uploaded(at: float, expected: Decision) -> None:
     """Two clocks may differ by two seconds."""

@@ -8,7 +8,6 @@ from s3pool.sync.guard import HALF, MaxDelete, Situation, parse_max_delete, why_
 
 CLEAN = Situation(
     scans_ended=True,
-    in_order=True,
     out_of_time=False,
     failed=0,
     refused=0,
@@ -33,7 +32,6 @@ def test_a_clean_run_may_delete() -> None:
     ("change", "word"),
     [
         ({"scans_ended": False}, "listings"),
-        ({"in_order": False}, "without order"),
         ({"out_of_time": True}, "time was up"),
         ({"failed": 1}, "1 failed"),
         ({"refused": 2}, "2 skipped"),

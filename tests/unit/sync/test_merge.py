@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from s3pool.errors import ProtocolError
+from s3pool.errors import ProtocolError, UnorderedError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
@@ -98,15 +98,20 @@ def test_records_come_with_their_names_and_stale_ones_are_forgotten(tmp_path: Pa
     again.close()
 
 
-def test_keys_that_come_too_late_are_set_aside() -> None:
-    """A merge cannot go back; they are looked up one by one later."""
-    tree = RemoteTree(
-        [page("p/b", "p/a"), page("p/c", "p/c", "p/x.log")], "p/", names=NameFilter([("exclude", "*.log")])
-    )
+def test_keys_that_come_too_late_are_noticed_or_sorted() -> None:
+    """A merge cannot go back: it ends there, and begins anew with names that are sorted on disk."""
+    pages = [page("p/b", "p/c"), page("p/a", "p/e", "p/x.log"), page("p/d", "p/a")]
+    names = NameFilter([("exclude", "*.log")])
+    tree = RemoteTree(pages, "p/", names=names)
+    seen: list[str] = []
 
-    in_order = [name for block in tree for name in block.names]
+    with pytest.raises(UnorderedError):
+        any(seen.extend(block.names) for block in tree)
+    sorting = RemoteTree(pages, "p/", names=names, sorts=True)
+    in_order = [name for block in sorting for name in block.names]
 
-    assert (["b", "c"], ["a", "c"], False) == (in_order, [entry.name for entry in tree.late], tree.is_ordered)
+    assert (["b", "c"], list("abcde")) == (seen, in_order)
+    assert (False, False, 7) == (tree.is_ordered, sorting.is_ordered, sorting.seen)
 
 
 def test_an_error_of_a_listing_reaches_who_reads_it() -> None:

@@ -1,0 +1,85 @@
+"""What is wanted of a sync, and what became of that."""
+
+from __future__ import annotations
+
+import time
+
+from s3pool.filters import NameFilter, Names
+from s3pool.record import dataclass, field
+from s3pool.shard import WHOLE, Shard
+from s3pool.sync.compare import Rules
+from s3pool.sync.guard import HALF, MaxDelete
+from s3pool.sync.plan import Tally
+from s3pool.sync.state import NO_STATE, StatePaths
+from s3pool.transfer.tasks import Summary
+from s3pool.transfer.walk import LINKS_FILES
+
+ALL_NAMES = NameFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """What the user wants of a sync. ``max_duration_s`` 0 is no limit."""
+
+    size_only: bool = False
+    checksum: bool = False
+    exact_timestamps: bool = False
+    update: bool = False
+    no_clobber: bool = False
+    names: Names = ALL_NAMES
+    links: str = LINKS_FILES
+    delete: bool = False
+    delete_excluded: bool = False
+    max_delete: MaxDelete = HALF
+    allow_empty_source: bool = False
+    max_duration_s: float = 0.0
+    shard: Shard = WHOLE
+    dry_run: bool = False
+    resume: bool = True
+    state: StatePaths = NO_STATE
+    lock: str = ""  # the user's own, instead of the pair's
+
+    @property
+    def deletes(self) -> bool:
+        """Say whether anything is to be deleted at all."""
+        return self.delete or self.delete_excluded
+
+    def rules(self, direction: str) -> Rules:
+        """Give what counts as a difference."""
+        return Rules(
+            direction,
+            size_only=self.size_only,
+            checksum=self.checksum,
+            exact_timestamps=self.exact_timestamps,
+            update=self.update,
+            no_clobber=self.no_clobber,
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What a sync did so far; it is there for who must know it after an interrupt."""
+
+    summary: Summary = field(default_factory=Summary)
+    tally: Tally = field(default_factory=Tally)
+    in_sync: int = 0  # found equal by the workers
+    waited: int = 0  # for the deletes, and then had their turn
+    held_back: str = ""  # why nothing was deleted, when something would have been
+    out_of_time: bool = False
+    unordered: list[str] = field(default_factory=list)  # sides that were sorted here
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def unchanged(self) -> int:
+        """Count what needed nothing."""
+        return self.tally.unchanged + self.in_sync
+
+    @property
+    def skipped(self) -> int:
+        """Count what was left alone though it differs, by a rule or for safety's sake."""
+        return self.tally.left + self.summary.refused + self.summary.skipped - self.in_sync - self.waited
+
+    @property
+    def seconds(self) -> float:
+        """Give the time since the start."""
+        return time.monotonic() - self.started

@@ -10,7 +10,7 @@ from typing import Any
 from tests.resilience.chaos.faults import Plan
 from tests.resilience.chaos.relay import ChaosRelay
 from tests.resilience.chaos.worlds import State, digest_of
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import FakeS3, Quirks
 from tests.support.fake_s3.store import Bucket
 from tests.support.rgw import RgwCluster
 
@@ -32,9 +32,11 @@ class Backend(ABC):
 
     def calm(self) -> None:
         """End all faults."""
-        self.plan.begin((), {})
+        self.plan.end()
         for relay in self.relays:
             relay.restore()
+        for relay in self.relays:
+            relay.settle()
 
     def stop(self) -> None:
         """End the relays."""
@@ -64,7 +66,7 @@ class FakeBackend(Backend):
     signed = False
 
     def __init__(self, nodes: int = 3) -> None:
-        self._fake = FakeS3(nodes)
+        self._fake = FakeS3(nodes, quirks=Quirks(check_payload=True))
         keys = self._fake.environment
         super().__init__(self._fake.endpoints, keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
 

@@ -161,7 +161,7 @@ def _collect(result: Expectation, command: Command, state: State, found: list[tu
     by_target: dict[Place, list[Place]] = {}
     for source, target, relative in found:
         if target[0] == LOCAL and not (fits_disk(relative) and fits_disk(target[1].removeprefix("./"))):
-            result.codes = {1, 6}
+            result.codes = (result.codes - {0}) | {1, 6}
             result.loose_below = split(command.target)[1]
             result.loose.add(source)
             continue
@@ -172,7 +172,7 @@ def _collect(result: Expectation, command: Command, state: State, found: list[tu
         result.copies += [(source, target) for source in sources]
         kept = state.digests.get(target)
         if len(sources) > 1 or _is_in_the_way(target, by_target, state):
-            result.codes = {1, 6}
+            result.codes = (result.codes - {0}) | {1, 6}
             result.loose.add(target)
             result.loose.update(sources if command.verb == "mv" else ())
         elif command.has("-n") and kept is not None:

@@ -115,7 +115,6 @@ class World:
         report.commands += 1
         report.hits += self._backend.plan.hits
         self._note(report, number, judge(first), first, again=False)
-        self._backend.calm()
         if report.violations or not (step.rerun and self._is_unfinished(first)):
             return
         settled = self._read()
@@ -134,7 +133,8 @@ class World:
         self._written, self._signalled = {}, ""
         self._backend.plan.begin(rules, {"writer": self._write, "signal": self._signal})
         run = self._runner(command.argv(), stdin=stdin, seed=self._program.seed + number, bound_s=BOUND_S)
-        hits = list(self._backend.plan.hits)
+        self._backend.calm()
+        hits = self._backend.plan.hits
         around = Circumstances(
             faulted=any(not hit.startswith(("writer", "signal")) for hit in hits),
             must_succeed=is_of_one_node(rules),

@@ -79,6 +79,11 @@ class Plan:
             self._counts = [0] * len(self._rules)
             self.hits, self.log = [], []
 
+    def end(self) -> None:
+        """Let everything go well; what happened stays on record."""
+        with self._lock:
+            self._rules, self._counts = [], []
+
     def meeting(self, request: Request) -> list[Meeting]:
         """Return the faults of one request, and count it."""
         op, bucket, key = request.place

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from tests.resilience.chaos.http1 import (
 BACKLOG = 128
 TICK_S = 0.05
 LONGEST_STALL_S = 120.0
+SETTLED_WITHIN_S = 10.0
 
 
 class Cut(Exception):
@@ -67,6 +68,7 @@ class ChaosRelay:
         self._thawed = threading.Event()
         self._thawed.set()
         self._over = threading.Event()  # set when whatever stalls is to end
+        self._under_way = 0  # requests that the node may still act on
         self._listener: socket.socket | None = None
         self._reserved: socket.socket | None = None
         self.port = 0
@@ -120,6 +122,12 @@ class ChaosRelay:
         self._thawed.set()
         if self._reserved is not None:
             self._reserved.close()
+
+    def settle(self) -> None:
+        """Wait until the node has answered everything that reached it."""
+        deadline = time.monotonic() + SETTLED_WITHIN_S
+        while self._under_way and time.monotonic() < deadline:
+            time.sleep(TICK_S / 10)
 
     def stall(self) -> None:
         """Be silent until the faults are over, then cut.
@@ -191,13 +199,24 @@ class ChaosRelay:
             response.has_body = request.method != "HEAD"
             self._write(client, response)
             return False  # the body was not read
-        self._send_on(client, server, request, requests=requests, faults=faults)
-        response = read_response(responses, request.method)
+        with self._counted():
+            self._send_on(client, server, request, requests=requests, faults=faults)
+            response = read_response(responses, request.method)
         for fault in faults:
             response = fault.after(self, request, response)
         response.has_body = response.has_body and request.method != "HEAD"
         self._write(client, response)
         return "close" not in response.get("connection").lower()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     def _send_on(
         self, client: socket.socket, server: socket.socket, request: Request, *, requests: BinaryIO, faults: list[Fault]
@@ -239,10 +258,12 @@ class ChaosRelay:
             self._over.wait(TICK_S)
 
     def _await_thaw(self) -> None:
-        started = time.monotonic()
-        while not self._thawed.wait(1.0):
-            if time.monotonic() - started > LONGEST_STALL_S:
-                raise Cut
+        over = self._over
+        if self._thawed.is_set():
+            return
+        # What waits when the faults are over goes nowhere: its command has ended.
+        if not self._thawed.wait(LONGEST_STALL_S) or over.is_set():
+            raise Cut
 
 
 def _reset(sock: socket.socket) -> None:

@@ -131,7 +131,7 @@ def _fault(
     if kind == "error-in-200":
         kind, args = "status", {"status": 200, "code": "InternalError"}
     if "status" in args:
-        args.setdefault("code", CODES[args["status"]])
+        args.setdefault("code", CODES.get(args["status"], ""))
     keys = [each.place[1] for each in planted if each.place[0] != LOCAL]
     key = dice.choice(keys) if keys and dice.random() < 0.25 else None
     key = None if ops[0].startswith("List") else key

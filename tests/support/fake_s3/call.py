@@ -84,6 +84,7 @@ class Quirks:
     batch_delete: bool = True  # False: 501
     md5_needed: bool = True  # DeleteObjects without Content-MD5 or checksum is refused
     min_part_bytes: int = 5 * MIB
+    check_payload: bool = False  # x-amz-content-sha256 must be the body's, where no signature is checked either
     max_skew_s: float = 0.0  # 0: nobody looks at x-amz-date
     health_path: str = "/swift/healthcheck"
     server: str = ""  # what the field Server says

@@ -43,7 +43,8 @@ def run_programs(
                 counts["violations"] += 1
                 failures.append(shrink(engine, report) if small else report)
                 print(failures[-1].text(), flush=True)
-                print(f"replay: make chaos SEED={seed} PROGRAMS=1\n", flush=True)
+                where = " BACKEND=rgw" if backend.signed else ""
+                print(f"replay: make chaos SEED={seed} PROGRAMS=1{where}\n", flush=True)
                 if not stay:
                     break
             seed += 1

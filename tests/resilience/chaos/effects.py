@@ -161,7 +161,7 @@ def _collect(result: Expectation, command: Command, state: State, found: list[tu
     by_target: dict[Place, list[Place]] = {}
     for source, target, relative in found:
         if target[0] == LOCAL and not (fits_disk(relative) and fits_disk(target[1].removeprefix("./"))):
-            result.codes = (result.codes - {0}) | {1, 6}
+            result.codes |= {1, 6}
             result.loose_below = split(command.target)[1]
             result.loose.add(source)
             continue

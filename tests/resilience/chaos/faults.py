@@ -68,7 +68,6 @@ class Plan:
         self._lock = threading.Lock()
         self._rules: list[tuple[Rule, Meeting]] = []
         self._counts: list[int] = []
-        self._hooks: dict[str, Hook] = {}
         self.hits: list[str] = []
         self.log: list[str] = []
 

@@ -53,8 +53,8 @@ class RefusedError(S3PoolError):
     """s3pool declined to touch one object or to start one act, for safety's sake."""
 
 
-class TargetTakenError(S3PoolError):
-    """The target of one source is another source, or another source's target."""
+class TargetTakenError(RefusedError):
+    """The target of one source is another source, or another source's target: exit code 1."""
 
 
 class IntegrityError(S3PoolError):

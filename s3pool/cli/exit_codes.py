@@ -14,6 +14,7 @@ from s3pool.errors import (
     NotFoundError,
     RefusedError,
     RequestTimeoutError,
+    TargetTakenError,
     UsageError,
 )
 
@@ -53,6 +54,7 @@ _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
     (NoEndpointError, NO_ENDPOINT),
     (ConnectError, NO_ENDPOINT),
     (RequestTimeoutError, NO_ENDPOINT),
+    (TargetTakenError, FAILED),
     (RefusedError, SKIPPED),
     (JournalLockedError, LOCKED),
     (KeyboardInterrupt, INTERRUPTED),

@@ -65,11 +65,21 @@ class Expansion:
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
         self._target = self._as_directory(target) if len(self._sources) > 1 else target
         self._mapper = KeyMapper(self._exists)
-        self._named: dict[str, str] = {}  # targets of single sources: no more than there are words
+        # Names of one tree are targets of their own, but for a key that has the tree's name.
+        self._may_share = len(self._sources) > 1 or rules.listed is not None
         for source in self._sources:
             self._check(source)
 
     def __iter__(self) -> Iterator[Item]:
+        from s3pool.transfer.taken import Targets, apart
+
+        targets = Targets()
+        for item in self._items():
+            found = apart(item, targets) if self._may_share else item
+            if found is not None:
+                yield found
+
+    def _items(self) -> Iterator[Item]:
         if self._rules.listed is not None:
             yield from self._expand_listed(self._sources[0], self._rules.listed)
             return
@@ -205,7 +215,7 @@ class Expansion:
                 else:
                     yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
         elif self._admits_named(source.base_name):
-            place = self._place_of(source)
+            place = dest_for(source, self._target)
             if isinstance(place, S3Path):
                 yield self._single_upload(source, place, facts.st_size)
 
@@ -262,6 +272,7 @@ class Expansion:
             head = self._client.head_object(source.bucket, source.key)
         except NotFoundError:
             return
+        self._may_share = True
         base = source.key[: -len(source.base_name)]
         yield from self._admitted(source.bucket, _info(source.key, head), source.base_name, base)
 
@@ -295,15 +306,7 @@ class Expansion:
             head = self._client.head_object(source.bucket, source.key, version_id=self._rules.version_id)
         except NotFoundError as exc:
             raise self._explained(source, exc) from exc
-        yield self._single(source, self._place_of(source), _info(source.key, head))
-
-    def _place_of(self, source: S3Path | LocalPath) -> Location:
-        """Give the target of a single source; of two with one target the second is refused."""
-        place = dest_for(source, self._target)
-        other = self._named.setdefault(place.text, source.text)
-        if other != source.text:
-            raise RefusedError(f"{source.text} and {other} would both be {place.text}: the first one stays")
-        return place
+        yield self._single(source, dest_for(source, self._target), _info(source.key, head))
 
     def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
         version_id = self._rules.version_id

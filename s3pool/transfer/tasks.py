@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from s3pool.errors import NotFoundError, RefusedError, S3PoolError
+from s3pool.errors import NotFoundError, RefusedError, S3PoolError, TargetTakenError
 from s3pool.location import S3Path
 from s3pool.record import dataclass, field
 
@@ -309,4 +309,4 @@ def kind_of(error: Exception) -> tuple[type[Exception], str]:
 
 def state_of(error: Exception) -> str:
     """Say whether an error means refused or failed."""
-    return REFUSED if isinstance(error, RefusedError) else FAILED
+    return REFUSED if isinstance(error, RefusedError) and not isinstance(error, TargetTakenError) else FAILED

@@ -56,7 +56,7 @@ HOMES = {
     "dotenv": ("config*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "shtab": ("cli/commands/completion.py",),
-    "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py"),
+    "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py", "transfer/taken.py"),
     "prometheus_client": ("metrics.py", "proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/executor.py",),
     "dataclasses": ("record.py",),

@@ -364,6 +364,7 @@ class ObjectAttributes:
     content_encoding: str = ""
     content_language: str = ""
     expires: str = ""
+    website_redirect: str = ""
 
 
 def whole_number(text: str, *, most_digits: int = MAX_DIGITS) -> int | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from s3pool.errors import S3Error
+from s3pool.errors import S3Error, UsageError
+from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
+from s3pool.s3.check import MONTHS, parse_http_date
+from s3pool.s3.headers import METADATA_PREFIX
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (
@@ -22,19 +25,75 @@ ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 KMS_KEY = "aws:kms:"
 # What servers answer to a storage class, an encryption or an ACL that they do not have.
 REFUSALS_OF_VALUES = frozenset(("InvalidArgument", "InvalidRequest", "InvalidStorageClass", "NotImplemented"))
+# Headers of their own, by the flag that sets them; metadata of these names would be no such header.
+SYSTEM_HEADERS = {
+    "content-type": "--content-type",
+    "cache-control": "--cache-control",
+    "content-encoding": "--content-encoding",
+    "content-disposition": "--content-disposition",
+    "content-language": "--content-language",
+    "expires": "--expires",
+    "x-amz-website-redirect-location": "--website-redirect",
+    "x-amz-storage-class": "--storage-class",
+    "x-amz-acl": "--acl",
+    "x-amz-tagging": "--tags",
+    "x-amz-server-side-encryption": "--sse",
+    "x-amz-server-side-encryption-aws-kms-key-id": "--sse",
+}
+SERVERS_HEADERS = ("content-length", "content-md5", "content-range", "date", "etag", "last-modified")
+SYSTEM_PREFIX = "x-amz-"
+MAX_REDIRECT_CHARS = 2048
+REDIRECTS = ("/", "http://", "https://")
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+NEVER_FRESH = "0"  # RFC 9111, section 5.3: in the past
 STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 
 
 def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what is stored beside the bytes."""
     parser.add_argument(
-        "--metadata", type=_pair, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
+        "--metadata", type=_metadata, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
     )
     parser.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
+    for flag, meaning in (
+        ("--cache-control", "for browsers and caches, such as max-age=3600"),
+        ("--content-encoding", "such as gzip"),
+        ("--content-disposition", "such as attachment"),
+        ("--content-language", "such as de"),
+    ):
+        parser.add_argument(flag, default="", metavar="VALUE", help=meaning)
+    parser.add_argument("--expires", type=_expires, default="", metavar="TIME", help="a date; caches ask again then")
+    parser.add_argument(
+        "--website-redirect", type=_redirect, default="", metavar="URL", help="where a website sends its visitors"
+    )
     parser.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
     parser.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
     parser.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
     parser.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
+
+
+def _expires(text: str) -> str:
+    from s3pool.units import parse_time_or_age
+
+    if text in ("", NEVER_FRESH) or parse_http_date(text) is not None:
+        return text
+    import time
+
+    try:
+        seconds = parse_time_or_age(text, 0.0)
+    except UsageError:
+        seconds = -1.0
+    if seconds < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date; write 2026-12-31, or as HTTP has them")
+    moment = time.gmtime(seconds)
+    day, month = DAYS[moment.tm_wday], MONTHS[moment.tm_mon - 1]
+    return f"{day}, {moment.tm_mday:02} {month} {moment.tm_year:04} {time.strftime('%H:%M:%S', moment)} GMT"
+
+
+def _redirect(text: str) -> str:
+    if text and not (text.startswith(REDIRECTS) and len(text) <= MAX_REDIRECT_CHARS):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with /, http:// or https://, or is too long")
+    return text
 
 
 def _acl(text: str) -> str:
@@ -69,8 +128,34 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _metadata(text: str) -> tuple[str, str]:
+    name, value = _pair(text)
+    plain = name.lower()
+    if plain in SYSTEM_HEADERS:
+        raise argparse.ArgumentTypeError(f"{name} is no metadata of your own: {SYSTEM_HEADERS[plain]} sets it")
+    if plain.startswith(METADATA_PREFIX):
+        raise argparse.ArgumentTypeError(
+            f"{name} has the prefix already: write {plain[len(METADATA_PREFIX) :]}={value}"
+        )
+    if plain in SERVERS_HEADERS or plain.startswith(SYSTEM_PREFIX):
+        raise argparse.ArgumentTypeError(f"{name} is no metadata of your own, but a header of S3's")
+    return name, value
+
+
 def _pairs(text: str) -> list[tuple[str, str]]:
     return [_pair(piece) for piece in text.split("&")]
+
+
+def check_attributes(target: Location, args: argparse.Namespace) -> None:
+    """See to it that what is stored beside the bytes has a place.
+
+    Raises:
+        UsageError: such flags were given, and the target is not in S3.
+    """
+    flags = dict.fromkeys(("--metadata", *SYSTEM_HEADERS.values()))
+    given = next((flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))), "")
+    if given and not isinstance(target, S3Path):
+        raise UsageError(f"{given} is for what is stored in S3, and {target.text} is not")
 
 
 def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
@@ -82,4 +167,10 @@ def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
         acl=args.acl,
         sse=args.sse,
         tags=dict(pair for pairs in args.tags for pair in pairs),
+        cache_control=args.cache_control,
+        content_disposition=args.content_disposition,
+        content_encoding=args.content_encoding,
+        content_language=args.content_language,
+        expires=args.expires,
+        website_redirect=args.website_redirect,
     )

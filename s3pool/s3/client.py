@@ -221,15 +221,17 @@ class S3Client(BucketOperations, MultipartOperations):
         attributes: ObjectAttributes | None = None,
         if_match: str = "",
         replace_tags: bool = False,
+        kept: ObjectAttributes = NO_ATTRIBUTES,
     ) -> PutResult:
         """Copy an object inside the storage.
 
         Without ``attributes`` the source's are kept, with them all are replaced; tags are
-        kept unless ``replace_tags``. ``if_match`` is an ETag the source must have.
+        kept unless ``replace_tags``. ``if_match`` is an ETag the source must have. ``kept`` is
+        what the storage takes over in neither case, unless it is given.
         """
         headers = copy_headers(source_bucket, source_key, version_id=source_version, if_match=if_match)
         headers["x-amz-metadata-directive"] = "COPY" if attributes is None else "REPLACE"
-        stored = attribute_headers(attributes or NO_ATTRIBUTES)
+        stored = attribute_headers(kept) | attribute_headers(attributes or NO_ATTRIBUTES)
         if replace_tags:
             headers["x-amz-tagging-directive"] = "REPLACE"
         else:

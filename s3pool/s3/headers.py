@@ -22,6 +22,8 @@ from s3pool.s3.results import PutResult, plausible_etag
 METADATA_PREFIX = "x-amz-meta-"
 KMS_WITH_KEY = "aws:kms:"
 KMS_TWICE = "aws:kms:dsse"  # a method, not a key
+WEBSITE_REDIRECT = "x-amz-website-redirect-location"
+KMS_KEY_ID = "x-amz-server-side-encryption-aws-kms-key-id"
 ENCRYPTION = "x-amz-server-side-encryption"
 CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"
 NO_ATTRIBUTES = ObjectAttributes()
@@ -50,6 +52,7 @@ def _plain_headers(attributes: ObjectAttributes) -> Iterator[tuple[str, str]]:
     yield "content-encoding", attributes.content_encoding
     yield "content-language", attributes.content_language
     yield "expires", attributes.expires
+    yield WEBSITE_REDIRECT, attributes.website_redirect
     yield "x-amz-storage-class", attributes.storage_class
     yield "x-amz-acl", attributes.acl
     yield "x-amz-tagging", encode_query(tuple(attributes.tags.items()))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
 from s3pool.s3.check import parse_http_date
+from s3pool.s3.headers import ENCRYPTION, KMS_KEY_ID, WEBSITE_REDIRECT
 
 MTIME = "mtime"  # x-amz-meta-mtime, as rclone writes it: seconds with a fraction
 MTIME_HEADER = f"x-amz-meta-{MTIME}"
@@ -25,6 +26,8 @@ ENCODED_TYPES = {
     "compress": "application/x-compress",
     "br": "application/x-brotli",
 }
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+READABLE_CLASSES = ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY")
 NANO = 10**9
 NANO_DIGITS = 9
 KNOWN_DATES = 256
@@ -120,6 +123,27 @@ def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttribute
         content_encoding=given.content_encoding or headers.get("content-encoding", ""),
         content_language=given.content_language or headers.get("content-language", ""),
         expires=given.expires or headers.get("expires", ""),
+        website_redirect=given.website_redirect or headers.get(WEBSITE_REDIRECT, ""),
+    )
+
+
+def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
+    """Return what a copy keeps only when its request says it.
+
+    Into another bucket only classes go that every store has that has them at all, and no
+    encryption: keys are of a region, and the other bucket has a rule of its own. What was
+    archived becomes an ordinary object.
+
+    Source: Amazon S3 API Reference, "CopyObject".
+    """
+    headers, storage_class = head.headers, head.storage_class
+    is_known = storage_class in READABLE_CLASSES or (in_bucket and storage_class not in ARCHIVES)
+    encryption = headers.get(ENCRYPTION, "") if in_bucket else ""
+    key = headers.get(KMS_KEY_ID, "")
+    return ObjectAttributes(
+        website_redirect=headers.get(WEBSITE_REDIRECT, ""),
+        storage_class=storage_class if is_known and storage_class != "STANDARD" else "",
+        sse=f"{encryption}:{key}" if key and encryption == "aws:kms" else encryption,
     )
 
 

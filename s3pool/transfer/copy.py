@@ -9,15 +9,17 @@ from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import replace
 from s3pool.s3.headers import hides_digest
 from s3pool.s3.multipart import choose_part_size, iter_part_ranges
-from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
+from s3pool.transfer.attributes import PART_SIZE, kept_by_request, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy
 from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.tags import TAG_COUNT, tags_of_source
-from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
+from s3pool.transfer.tasks import CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.progress import Meter
 
@@ -38,20 +40,21 @@ def copy(task: CopyTask, engine: Engine) -> Done:
         raise RefusedError(f"{task.source} and {task.target} are the same object")
     if skipped := why_skip_copy(task, engine):
         return Done(skipped=skipped)
-    head = _head_if_needed(task, engine)
-    size = head.size if head is not None else task.size
-    meter = engine.progress.begin(task.target, size)
+    # Also for what CopyObject forgets, such as a website's redirect.
+    head = engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
+    tags = _tags_to_see_to(task, head, engine)
+    meter = engine.progress.begin(task.target, head.size)
     done = None
     try:
-        if head is not None and size > engine.options.copy_threshold:
-            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-size))
+        if head.size > engine.options.copy_threshold:
+            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-head.size))
         else:
-            done = _copy_whole(task, head, size, engine)
-            meter.advance(size)
-        _see_to_tags(task, head, engine)
+            done = _copy_whole(task, head, engine)
+            meter.advance(head.size)
+        _see_to_tags(task, tags, engine)
     finally:
         meter.end(ok=done is not None)
-    return done if head is None else done._replace(read=ObjectStamp.of(head))
+    return done._replace(read=ObjectStamp.of(head))
 
 
 def _changes_something(task: CopyTask, engine: Engine) -> bool:
@@ -60,41 +63,36 @@ def _changes_something(task: CopyTask, engine: Engine) -> bool:
     return engine.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
 
 
-def _head_if_needed(task: CopyTask, engine: Engine) -> ObjectHead | None:
-    has_attributes = engine.options.attributes != NO_ATTRIBUTES
-    is_told = bool(task.etag and task.last_modified) or not engine.options.remove_source
-    if UNKNOWN_SIZE < task.size <= engine.options.copy_threshold and is_told and not has_attributes:
-        return None
-    return engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
-
-
-def _copy_whole(task: CopyTask, head: ObjectHead | None, size: int, engine: Engine) -> Done:
+def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Done:
     given = engine.options.attributes
-    attributes = merge_for_copy(given, head) if head is not None and given != NO_ATTRIBUTES else None
-    etag = head.etag if head is not None else task.etag
+    kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
     result = engine.client.copy_object(
         task.bucket,
         task.key,
         source_bucket=task.source_bucket,
         source_key=task.source_key,
         source_version=task.version_id,
-        attributes=attributes,
-        if_match=etag,
+        attributes=merge_for_copy(given, head) if given != NO_ATTRIBUTES else None,
+        if_match=head.etag,
         replace_tags=bool(given.tags),
+        kept=kept,
     )
-    if is_md5_etag(etag) and is_md5_etag(result.etag) and etag != result.etag and not (given.sse or result.opaque):
-        head = head or engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
-        if not hides_digest(head.headers):
-            raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {etag}")
-    return Done(size, result.etag, version_id=result.version_id)
+    is_plain = is_md5_etag(head.etag) and is_md5_etag(result.etag) and not (given.sse or result.opaque)
+    if is_plain and head.etag != result.etag and not hides_digest(head.headers):
+        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {head.etag}")
+    return Done(head.size, result.etag, version_id=result.version_id)
 
 
-def _see_to_tags(task: CopyTask, head: ObjectHead | None, engine: Engine) -> None:
-    """Set the tags that should be there; RGW 16 forgets them when metadata is replaced."""
+def _tags_to_see_to(task: CopyTask, head: ObjectHead, engine: Engine) -> Mapping[str, str]:
+    """Return the tags that RGW 16 forgets when metadata is replaced; a copy in place leaves none to read later."""
     given = engine.options.attributes
-    if head is None or given == NO_ATTRIBUTES:
-        return
-    tags = given.tags or tags_of_source(task, head, engine)
+    if given == NO_ATTRIBUTES:
+        return {}
+    return given.tags or tags_of_source(task, head, engine)
+
+
+def _see_to_tags(task: CopyTask, tags: Mapping[str, str], engine: Engine) -> None:
+    given = engine.options.attributes
     if tags and (given.tags or engine.client.head_object(task.bucket, task.key).headers.get(TAG_COUNT, "0") == "0"):
         engine.client.put_tags(task.bucket, task.key, tags)
 
@@ -119,5 +117,11 @@ def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_
     """Collect what CopyObject would have taken over by itself."""
     given = engine.options.attributes
     attributes = merge_for_copy(given, head)
-    tags = given.tags or tags_of_source(task, head, engine)
-    return replace(attributes, tags=tags, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
+    kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
+    return replace(
+        attributes,
+        tags=given.tags or tags_of_source(task, head, engine),
+        metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)},
+        storage_class=attributes.storage_class or kept.storage_class,
+        sse=attributes.sse or kept.sse,
+    )

@@ -150,6 +150,7 @@ KEPT = frozenset(
         "content-encoding",
         "content-language",
         "expires",
+        "x-amz-website-redirect-location",
         "x-amz-server-side-encryption",
         "x-amz-server-side-encryption-aws-kms-key-id",
         "x-amz-checksum-crc32",

@@ -166,6 +166,7 @@ def _object_headers(call: Call, bucket: Bucket, version: Version) -> dict[str, s
     return headers
 
 
+REDIRECT = "x-amz-website-redirect-location"  # which no copy takes over by itself
 CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 
 
@@ -263,6 +264,8 @@ def copy_object(call: Call) -> Reply:
     if source is bucket.current(call.key) and not replaced and not call.header("x-amz-storage-class"):
         raise S3Fault(400, "InvalidRequest", "This copy request is illegal: it copies an object to itself unchanged")
     headers = call.stored_headers() if replaced else dict(source.headers)
+    headers.pop(REDIRECT, None)
+    headers |= {REDIRECT: call.header(REDIRECT)} if call.header(REDIRECT) else {}
     copied = Version(call.key, call.store.version_id_for(bucket), call.now, source.body, "", headers)
     copied.etag = new_etag(call, source.body)
     new_tags = call.header("x-amz-tagging-directive").upper() == "REPLACE"

@@ -20,8 +20,8 @@ class Backend(ABC):
 
     signed = True  # somebody looks at signatures
 
-    def __init__(self, nodes: Iterable[str], access_key: str, secret_key: str) -> None:
-        self.plan = Plan()
+    def __init__(self, nodes: Iterable[str], access_key: str, secret_key: str, plan: Plan | None = None) -> None:
+        self.plan = plan or Plan()
         self.relays = [ChaosRelay(node, index, self.plan) for index, node in enumerate(nodes)]
         self.secret_key = secret_key
         self.environment = {
@@ -65,10 +65,10 @@ class FakeBackend(Backend):
 
     signed = False
 
-    def __init__(self, nodes: int = 3) -> None:
+    def __init__(self, nodes: int = 3, plan: Plan | None = None) -> None:
         self._fake = FakeS3(nodes, quirks=Quirks(check_payload=True))
         keys = self._fake.environment
-        super().__init__(self._fake.endpoints, keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
+        super().__init__(self._fake.endpoints, keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], plan)
 
     def page_keys(self, count: int) -> None:
         """Have pages of so many names; 0 for as many as are asked for."""

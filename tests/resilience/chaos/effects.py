@@ -12,6 +12,7 @@ from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Place, State
 Allowed = frozenset[Digest | None]
 SLACK_S = 2.5  # times closer than this are not told apart
 EXCLUDED = "*.tmp"
+OTHER = "other:"  # stands before the names of buckets of the second store
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def split(text: str) -> Place:
     return bucket, key
 
 
+def begin_of(command: Command, source: str) -> Place:
+    """Return the place of a source; the other pool's buckets have a name of their own."""
+    bucket, key = split(source)
+    return (OTHER + bucket if bucket != LOCAL and command.has("other") else bucket), key
+
+
 def tree_prefix(key: str) -> str:
     """Return the prefix of everything below."""
     return key if not key or key.endswith("/") else key + "/"
@@ -107,8 +114,7 @@ def _below(command: Command, relative: str) -> Place:
 def iter_pairs(command: Command, state: State) -> Iterator[tuple[Place, Place, str] | None]:
     """Yield source, target and relative name of everything a copy would copy; None for a missing source."""
     for source in command.sources:
-        place = split(source)
-        bucket, key = place
+        bucket, key = begin_of(command, source)
         found = list(_pairs_of(source, command, state, bucket, key))
         if not found and not (bucket == LOCAL and _is_directory(state, key)) and not (key == "" and bucket):
             yield None
@@ -199,7 +205,7 @@ def _overlaps(command: Command) -> bool:
     """Return whether a source tree and the target tree share keys: such a copy is refused."""
     target, key = split(command.target)
     for source in command.sources:
-        bucket, name = split(source)
+        bucket, name = begin_of(command, source)
         if bucket == LOCAL or bucket != target:
             continue
         if command.has("-r") or command.verb == "sync":
@@ -238,7 +244,7 @@ def _refused(result: Expectation, found: list[tuple[Place, Place, str]]) -> Expe
 
 def _sync(command: Command, state: State, contents: Contents) -> Expectation:
     result = Expectation()
-    (room, name), (other, key) = split(command.sources[0]), split(command.target)
+    (room, name), (other, key) = begin_of(command, command.sources[0]), split(command.target)
     if _overlaps(command):
         result = _refused(result, list(_tree_pairs(command, state)))
         result.loose |= {(other, tree_prefix(key) + rest) for rest in state.below(other, tree_prefix(key))}
@@ -266,7 +272,7 @@ def _sync(command: Command, state: State, contents: Contents) -> Expectation:
 
 
 def _tree_pairs(command: Command, state: State) -> Iterator[tuple[Place, Place, str]]:
-    (room, name), (other, key) = split(command.sources[0]), split(command.target)
+    (room, name), (other, key) = begin_of(command, command.sources[0]), split(command.target)
     for relative in sorted(state.below(room, tree_prefix(name))):
         if not (command.has("--exclude") and fnmatch.fnmatchcase(relative, EXCLUDED)):
             yield (room, tree_prefix(name) + relative), (other, tree_prefix(key) + relative), relative

@@ -6,18 +6,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.resilience.chaos.backends import Backend, FakeBackend
-from tests.resilience.chaos.effects import Command, expect
+from tests.resilience.chaos.effects import OTHER, Command, expect
 from tests.resilience.chaos.faults import Rule
 from tests.resilience.chaos.http1 import Request
 from tests.resilience.chaos.oracle import Case, Circumstances, Violation, judge, judge_rerun
 from tests.resilience.chaos.programs import Program, is_of_one_node
-from tests.resilience.chaos.runner import Run, Runner
+from tests.resilience.chaos.runner import ProxyProcess, Run, Runner
 from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Disk, Place, Planted, State, digest_of
 
 STOPPED_S = 0.7
@@ -27,6 +27,7 @@ SETTINGS = {
     "POOL_CONNECT_TIMEOUT": "1",
     "LB_MAX_RETRIES": "4",
 }
+PROXY_SETTINGS = {**SETTINGS, "LB_HEALTH_CHECK_INTERVAL": "1"}
 
 
 @dataclass
@@ -54,18 +55,29 @@ class Engine:
         self._backend = backend
         self._root = root
         self._program = program
-        self._runner: Runner | None = None
         self._number = 0
+        self._proxy: ProxyProcess | None = None
+        # A second store with the same names of buckets, whatever the first one is.
+        self._other = FakeBackend(2, backend.plan)
 
     def close(self) -> None:
-        """End the runner."""
-        if self._runner is not None:
-            self._runner.stop()
+        """End the second store and the proxy."""
+        self._other.stop()
+        if self._proxy is not None:
+            self._proxy.stop()
+
+    def _proxy_url(self) -> str:
+        if self._proxy is None:
+            environ = {**self._backend.environment, **PROXY_SETTINGS}
+            self._proxy = ProxyProcess(self._root / "proxy", environ)
+        return self._proxy.url
 
     def run(self, program: Program) -> Report:
         """Run a program until its end, or its first violation."""
         self._number += 1
-        world = World(self._backend, self._root / f"w{self._number}", program, self._program)
+        environ = {"S3_POOL": self._proxy_url(), "LB_REQUEST_TIMEOUT": "10"} if program.proxied else {}
+        stores = (self._backend, self._other)
+        world = World(stores, self._root / f"w{self._number}", program, environ=environ, command=self._program)
         report = Report(program)
         try:
             for number in range(len(program.steps)):
@@ -80,7 +92,16 @@ class Engine:
 class World:
     """One program's own directory and buckets."""
 
-    def __init__(self, backend: Backend, root: Path, program: Program, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        stores: tuple[Backend, FakeBackend],
+        root: Path,
+        program: Program,
+        *,
+        environ: Mapping[str, str],
+        command: Sequence[str],
+    ) -> None:
+        backend, self._other = stores
         self._backend = backend
         self._program = program
         self._contents = Contents(program.seed)
@@ -89,11 +110,14 @@ class World:
         self._home.mkdir(parents=True)
         self._known_temporary: set[str] = set()
         self._write_config()
-        self._runner = Runner(self._home, self._disk.root, {**backend.environment, **SETTINGS}, program=command)
+        self._runner = Runner(
+            self._home, self._disk.root, {**backend.environment, **SETTINGS, **environ}, program=command
+        )
         self._written: dict[Place, list[Digest | None]] = {}
         self._signalled = ""
-        backend.calm()
+        self._calm()
         backend.reset(program.buckets)
+        self._other.reset(dict.fromkeys(program.buckets, False))
         if isinstance(backend, FakeBackend):
             backend.page_keys(program.page_keys)
 
@@ -101,9 +125,13 @@ class World:
         """Remove the directory."""
         import shutil
 
-        self._backend.calm()
+        self._calm()
         self._runner.stop()
         shutil.rmtree(self._home.parent, ignore_errors=True)
+
+    def _calm(self) -> None:
+        self._backend.calm()
+        self._other.calm()
 
     def step(self, number: int, report: Report) -> None:
         """Do one step: plant, run, judge, run again in peace."""
@@ -133,7 +161,7 @@ class World:
         self._written, self._signalled = {}, ""
         self._backend.plan.begin(rules, {"writer": self._write, "signal": self._signal})
         run = self._runner(command.argv(), stdin=stdin, seed=self._program.seed + number, bound_s=BOUND_S)
-        self._backend.calm()
+        self._calm()
         hits = self._backend.plan.hits
         around = Circumstances(
             faulted=any(not hit.startswith(("writer", "signal")) for hit in hits),
@@ -153,16 +181,16 @@ class World:
     # -- the world ---------------------------------------------------------------------------
 
     def _write_config(self) -> None:
-        endpoints = [relay.url("localhost") for relay in self._backend.relays]
-        text = "".join(f"      - {url}\n" for url in endpoints)
         directory = self._home / ".s3pool"
         directory.mkdir()
-        keys = self._backend.environment
-        (directory / "config.yaml").write_text(
-            "profiles:\n  alias:\n"
-            f"    access_key: {keys['AWS_ACCESS_KEY_ID']}\n    secret_key: {keys['AWS_SECRET_ACCESS_KEY']}\n"
-            f"    endpoints:\n{text}"
-        )
+        text = "default_profile: main\nprofiles:\n"
+        main = ("main", self._backend, "127.0.0.1")
+        for name, store, host in (main, ("alias", self._backend, "localhost"), ("other", self._other, "127.0.0.1")):
+            keys = store.environment
+            text += f"  {name}:\n    access_key: {keys['AWS_ACCESS_KEY_ID']}\n"
+            text += f"    secret_key: {keys['AWS_SECRET_ACCESS_KEY']}\n    endpoints:\n"
+            text += "".join(f"      - {relay.url(host)}\n" for relay in store.relays)
+        (directory / "config.yaml").write_text(text)
         (directory / "config.yaml").chmod(0o600)
 
     def _plant(self, planted: Planted) -> None:
@@ -172,18 +200,24 @@ class World:
 
     def _put(self, bucket: str, key: str, body: bytes | None, mtime: float, age_s: float) -> None:
         if bucket != LOCAL:
+            store: Backend = self._other if bucket.startswith(OTHER) else self._backend
+            bucket = bucket.removeprefix(OTHER)
             if body is None:
-                self._backend.delete(bucket, key)
+                store.delete(bucket, key)
             else:
-                self._backend.put(bucket, key, body, age_s=age_s)
+                store.put(bucket, key, body, age_s=age_s)
         elif body is None:
             self._disk.remove(key)
         elif self._disk.put(key, body, mtime=mtime):
             self._known_temporary.add(os.path.normpath(key))
 
     def _read(self) -> State:
-        state = State()
+        state, other = State(), State()
         self._backend.read(state)
+        self._other.read(other)
+        state.uploads += [f"{OTHER}{upload}" for upload in other.uploads]
+        state.digests |= {(OTHER + bucket, key): digest for (bucket, key), digest in other.digests.items()}
+        state.times |= {(OTHER + bucket, key): mtime for (bucket, key), mtime in other.times.items()}
         self._disk.read(state, self._known_temporary)
         return state
 

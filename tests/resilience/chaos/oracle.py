@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.resilience.chaos.effects import Command, Expectation
+from tests.resilience.chaos.effects import Command, Expectation, begin_of, split
 from tests.resilience.chaos.runner import Run
 from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Place, State
 
@@ -218,17 +218,11 @@ def _report(case: Case) -> Iterator[Violation]:
         yield Violation("the end tells the truth", f"exit code 0 after errors for {failed[:3]}")
 
 
-def _place_of(text: str) -> Place:
-    from tests.resilience.chaos.effects import split
-
-    return split(text)
-
-
 def _copy_line(case: Case, source: str, target: str) -> Iterator[Violation]:
-    end = _place_of(target)
+    end = split(target)
     if end in case.expected.loose or case.expected.loose_below is not None or source == "-":
         return
-    begin = _place_of(source)
+    begin = begin_of(case.command, source)
     wanted = {case.before.digests.get(begin), *case.around.written.get(begin, ())}
     wanted |= set(case.around.written.get(end, ()))
     if case.after.digests.get(end) not in wanted:
@@ -237,7 +231,7 @@ def _copy_line(case: Case, source: str, target: str) -> Iterator[Violation]:
 
 
 def _delete_line(case: Case, url: str) -> Iterator[Violation]:
-    place = _place_of(url)
+    place = begin_of(case.command, url) if case.command.verb == "mv" else split(url)
     if place in case.after.digests and not case.around.written.get(place):
         yield Violation("JSON says what happened", f"a delete line for {_shown(place)}, which is there")
 

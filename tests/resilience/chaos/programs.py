@@ -6,7 +6,7 @@ import random
 import shlex
 from dataclasses import dataclass, field, replace
 
-from tests.resilience.chaos.effects import EXCLUDED, Command
+from tests.resilience.chaos.effects import EXCLUDED, OTHER, Command, begin_of
 from tests.resilience.chaos.faults import HONEST, UNSIGNED_ONLY, Rule
 from tests.resilience.chaos.worlds import (
     HOSTILE_NAMES,
@@ -41,11 +41,13 @@ class Program:
     seed: int
     buckets: dict[str, bool]
     page_keys: int
+    proxied: bool
     steps: tuple[Step, ...]
 
     def transcript(self) -> str:
         """Return the program in the manner of a shell session."""
-        lines = [f"# seed {self.seed}, pages of {self.page_keys or 1000} keys"]
+        way = ", through the proxy" if self.proxied else ""
+        lines = [f"# seed {self.seed}, pages of {self.page_keys or 1000} keys{way}"]
         lines += [f"s3pool mb s3/{name}{' --versioning' if kept else ''}" for name, kept in self.buckets.items()]
         for number, step in enumerate(self.steps, 1):
             lines.append(f"# step {number}")
@@ -133,7 +135,7 @@ def make_program(seed: int, buckets: tuple[str, ...], *, signed: bool = False, s
     kept = {name: maker.chance(0.3) for name in buckets}
     page_keys = 0 if signed else dice.choice((0, 0, 2, 5))
     made = tuple(_step(maker) for _ in range(steps or dice.randint(2, 5)))
-    return Program(seed, kept, page_keys, made)
+    return Program(seed, kept, page_keys, dice.random() < 0.15, made)
 
 
 def _step(maker: _Maker) -> Step:
@@ -171,6 +173,10 @@ def _transfer(maker: _Maker, verb: str) -> tuple[list[Planted], Command]:
         flags += ["--exclude", EXCLUDED]
     if way == "inside" and maker.chance(0.35):
         flags += ["--source-profile", "alias"]
+    elif way == "inside" and maker.chance(0.25):
+        flags += ["--source-profile", "other"]
+        planted = [replace(each, place=(OTHER + each.place[0], each.place[1])) for each in maker.tree(source)]
+        planted += maker.tree(target, 4) if maker.chance(0.5) else []
     if verb == "sync":
         flags += _sync_flags(maker)
         if maker.chance(0.35):  # the target knows some of them already
@@ -184,7 +190,9 @@ def _transfer(maker: _Maker, verb: str) -> tuple[list[Planted], Command]:
         other = (
             next(each for each in (*DIRECTORIES, *PREFIXES) if each not in source) if way == "up" else maker.prefix()
         )
-        planted += maker.tree(other, 3)
+        more = maker.tree(other, 3)
+        away = "other" in flags
+        planted += [replace(each, place=(OTHER + each.place[0], each.place[1])) if away else each for each in more]
         return planted, Command(verb, (source, other), target, (*flags, "-r"))
     return _singles(maker, verb, planted, source, target, flags, shape)
 
@@ -192,11 +200,12 @@ def _transfer(maker: _Maker, verb: str) -> tuple[list[Planted], Command]:
 def _singles(
     maker: _Maker, verb: str, planted: list[Planted], source: str, target: str, flags: list[str], shape: str
 ) -> tuple[list[Planted], Command]:
-    bucket, key = _split(source)
+    bucket, key = begin_of(Command(verb, flags=tuple(flags)), source)
     own = [each.place for each in planted if each.place[0] == bucket and each.place[1].startswith(f"{key}/")]
     own = [place for place in own if not place[1].endswith("/")]
     chosen = maker.dice.sample(own, min(len(own), 1 if shape == "one" else 3)) or [(bucket, f"{key}/nothing")]
-    sources = tuple(each[1] if each[0] == LOCAL else f"s3/{each[0]}/{each[1]}" for each in dict.fromkeys(chosen))
+    texts = [key if room == LOCAL else f"s3/{room.removeprefix(OTHER)}/{key}" for room, key in chosen]
+    sources = tuple(dict.fromkeys(texts))
     end = f"{target}/" if maker.chance(0.5) or len(sources) > 1 else f"{target}/new name"
     if any(character in text for text in sources for character in "*?["):
         flags = [*flags, "--no-glob"]
@@ -217,7 +226,8 @@ def _sync_flags(maker: _Maker) -> list[str]:
 
 def _older_twins(maker: _Maker, planted: list[Planted], source: str, target: str) -> list[Planted]:
     """Plant other contents of the same size, or the same contents, where the sources will go."""
-    begin, end = _split(source), _split(target)
+    begin, end = planted[0].place, _split(target)
+    begin = begin[0], _split(source)[1]
     twins = []
     for each in planted:
         if each.place[0] == begin[0] and each.place[1].startswith(f"{begin[1]}/") and maker.chance(0.6):

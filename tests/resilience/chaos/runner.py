@@ -143,6 +143,25 @@ class Runner:
         self._answers = os.fdopen(answers, "rb")
 
 
+class ProxyProcess:
+    """The proxy as a process of its own, on a port that it chooses."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        words = ("proxy", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--json")
+        self._process = CliRunner(home, environ).start(*words, stdout=subprocess.DEVNULL)
+        assert self._process.stderr is not None
+        self.url = next(
+            record["url"] for line in self._process.stderr if (record := json.loads(line)).get("message") == "listening"
+        )
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
 def _await_end_of(session: int) -> list[str]:
     """Return what still runs of a session after some grace, and end it."""
     deadline = time.monotonic() + GONE_WITHIN_S

@@ -50,7 +50,7 @@ def backend() -> Iterator[FakeBackend]:
 
 
 def _program(*steps: Step) -> Program:
-    return Program(1, {"b1": False, "b2": False}, 0, steps)
+    return Program(1, {"b1": False, "b2": False}, 0, False, steps)
 
 
 @pytest.mark.parametrize("flaw", FLAWS)

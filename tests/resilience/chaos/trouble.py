@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.resilience.chaos.effects import Command, split, tree_prefix
+from tests.resilience.chaos.effects import Command, begin_of, split, tree_prefix
 from tests.resilience.chaos.faults import Rule
 from tests.resilience.chaos.worlds import LOCAL, Place, Planted
 
@@ -114,7 +114,8 @@ def _used(command: Command) -> tuple[str, ...]:
         return USED[command.verb]
     up, down = split(command.sources[0])[0] == LOCAL, split(command.target)[0] == LOCAL
     ops = LISTS if command.verb == "sync" or not up else ()
-    ops += ("PutObject", *WRITES[2:]) if up else ("GetObject",) if down else ("CopyObject",)
+    copied = ("GetObject", "PutObject") if command.has("other") else ("CopyObject",)
+    ops += ("PutObject", *WRITES[2:]) if up else ("GetObject",) if down else copied
     return (*ops, "HeadObject", "DeleteObjects", "DeleteObject") if command.verb == "mv" else ops
 
 
@@ -154,17 +155,18 @@ def _writer(dice: random.Random, command: Command, planted: list[Planted], label
     """Return another client that changes one name just when it is used: what was read is proven to be old."""
     if command.verb not in ("cp", "mv", "sync") or command.has("--dry-run"):
         return None
-    begin = split(command.sources[0])
+    begin = begin_of(command, command.sources[0])
     ours = [each for each in planted if each.place[0] == begin[0] and each.place[1].startswith(begin[1])]
     if not ours:
         return None
     each = dice.choice(ours)
     target = _target_of(command, each.place)
     upload = each.place[0] == LOCAL
-    ends = ("PutObject",) if upload else ("CopyObject",) if target[0] != LOCAL else ("GetObject",)
+    inside = target[0] != LOCAL and not command.has("other")
+    ends = ("PutObject",) if upload else ("CopyObject",) if inside else ("GetObject",)
     what: dict[str, Any] = {"label": label(), "size": dice.choice((each.size, 33)), "keep_mtime": dice.random() < 0.5}
     scene = dice.choice(("source", "source", "source-gone", "target", "target-gone"))
-    if scene.startswith("target") and target[0] == LOCAL:
+    if scene.startswith("target") and ends[0] == "GetObject":
         scene = "source"
     place = each.place if scene.startswith("source") else target
     if scene.endswith("gone"):

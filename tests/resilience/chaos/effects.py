@@ -178,7 +178,8 @@ def _collect(result: Expectation, command: Command, state: State, found: list[tu
         result.copies += [(source, target) for source in sources]
         kept = state.digests.get(target)
         if len(sources) > 1 or _is_in_the_way(target, by_target, state):
-            result.codes = (result.codes - {0}) | {1, 6}
+            may_skip = command.has("-n", "-u")
+            result.codes = (result.codes if may_skip else result.codes - {0}) | {1, 6}
             result.loose.add(target)
             result.loose.update(sources if command.verb == "mv" else ())
         elif command.has("-n") and kept is not None:

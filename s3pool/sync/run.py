@@ -26,6 +26,7 @@ from s3pool.sync.unfinished import Unfinished
 from s3pool.transfer.beneath import local_error, remove_orphan
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
+from s3pool.transfer.sweep import tell_swept
 from s3pool.transfer.tasks import (
     DONE,
     SKIPPED,
@@ -85,6 +86,7 @@ class Sync:
         self._obstacles = Obstacles(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
+        self._swept = 0
         self._told: set[tuple[str, str]] = set()  # sources and targets of problems
         self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
         self.report = report or Report()
@@ -121,7 +123,10 @@ class Sync:
         self._engine.in_question = self._looker.holds
         if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
             self._engine.memory = self._unfinished
-        plan = self._compare_and_transfer(journal)
+        try:
+            plan = self._compare_and_transfer(journal)
+        finally:
+            tell_swept(self._swept)
         if (
             plan.ended
             and not self._is_missing(plan)
@@ -252,7 +257,7 @@ class Sync:
     def _sweep(self, path: bytes) -> None:
         """Remove a temporary file of a run that was killed, unless it may still be of use."""
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
-            remove_orphan(path)
+            self._swept += remove_orphan(path)
 
     def _remote(self, side: str, tree: S3Path, names: Names, journal: Journal) -> RemoteTree:
         name = self._side_name(side)

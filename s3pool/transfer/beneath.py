@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
+import re
 import secrets
 import stat
 import threading
@@ -16,7 +18,9 @@ from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
 PART_PREFIX = ".s3pool-"
 PART_SUFFIX = ".part"
 PART_RANDOM_BYTES = 6
+PART_NAME = re.compile(rb"\.s3pool-[0-9a-f]{12,24}\.part")  # of every temporary file: random digits, a number
 NEW_FILE_MODE = 0o666  # the umask takes its share
+PRIVATE_MODE = 0o600
 NEW_DIRECTORY_MODE = 0o777
 PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -26,14 +30,22 @@ DOT_NAMES = ("", ".", "..")
 
 
 def is_part_name(name: bytes) -> bool:
-    """Say whether a file name is one of our temporary ones: walks leave them alone."""
-    return name.startswith(PART_PREFIX.encode()) and name.endswith(PART_SUFFIX.encode())
+    """Return whether a file name is exactly one of our temporary ones: walks leave them alone."""
+    return PART_NAME.fullmatch(name) is not None
 
 
 def local_error(action: str, path: str, error: OSError) -> LocalFileError:
     """Translate the system's error for a local file."""
     kind = LocalNotFoundError if isinstance(error, FileNotFoundError) else LocalFileError
     return kind(f"cannot {action} {path}: {error.strerror or error}")
+
+
+@functools.cache
+def default_mode() -> int:
+    """Return the permission bits of a new file."""
+    umask = os.umask(PRIVATE_MODE ^ PERMISSION_BITS)
+    os.umask(umask)
+    return NEW_FILE_MODE & ~umask
 
 
 def split_relative(relative: str) -> tuple[list[bytes], bytes]:
@@ -127,12 +139,15 @@ class PartFile:
 
     Nothing is at the target's name before commit(). The creator closes it; closing an
     uncommitted one removes it. ``reuse`` names one that an earlier run has kept: where it is
-    still there, and nobody's, ``reused`` is True.
+    still there, and nobody's, ``reused`` is True. It has the mode of the file that it replaces,
+    and is for its owner alone where there is none and ``private`` says that its mode is not known.
     """
 
-    __slots__ = ("_directory", "_registry", "fd", "name", "reused", "target")
+    __slots__ = ("_directory", "_private", "_registry", "fd", "name", "reused", "target")
 
-    def __init__(self, root: str, relative: str, *, registry: PartRegistry, reuse: str = "") -> None:
+    def __init__(
+        self, root: str, relative: str, *, registry: PartRegistry, reuse: str = "", private: bool = False
+    ) -> None:
         parents, self.target = split_relative(relative)
         root_fd = open_root(root)
         try:
@@ -140,6 +155,7 @@ class PartFile:
         finally:
             os.close(root_fd)
         self._registry = registry
+        self._private = private
         registry.enter((root, *parents), self._directory)
         self.name = os.fsencode(reuse)
         self.fd = self._open_kept() if reuse else -1
@@ -160,15 +176,18 @@ class PartFile:
         """Make the file; False when another run has swept it away before it could be claimed."""
         self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.name, flags, NEW_FILE_MODE, dir_fd=self._directory)
-        return _claim(self.fd) and os.fstat(self.fd).st_nlink > 0
+        mode = self.existing_mode()
+        if mode is None:
+            mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
+        self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
+        return claim(self.fd) and os.fstat(self.fd).st_nlink > 0
 
     def _open_kept(self) -> int:
         try:
             fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
         except OSError:
             return -1
-        if is_part_name(self.name) and _claim(fd):
+        if is_part_name(self.name) and claim(fd):
             return fd
         os.close(fd)
         return -1
@@ -243,7 +262,7 @@ class PartFile:
                 os.unlink(name, dir_fd=self._directory)
 
 
-def _claim(fd: int) -> bool:
+def claim(fd: int) -> bool:
     """Mark a temporary file as somebody's for as long as it is open; False when it is another's."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -262,6 +281,8 @@ def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> bool:
     except OSError:
         return False
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path, dir_fd=dir_fd)
     except OSError:

@@ -14,7 +14,7 @@ from s3pool.s3.content import Known
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.beneath import PartFile, local_error, make_directory
+from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory
 from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
@@ -73,7 +73,7 @@ def _download_once(task: DownloadTask, engine: Engine) -> Done:
     known = _known_facts(task, source, engine)
     resumption = _resumption(task, known, engine)
     reuse = resumption.found.name if resumption.found is not None else ""
-    part = PartFile(task.root, task.relative, registry=engine.parts, reuse=reuse)
+    part = PartFile(task.root, task.relative, registry=engine.parts, reuse=reuse, private=engine.options.preserve)
     try:
         meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
         done = None
@@ -258,8 +258,8 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
     metadata = _metadata(facts.headers)
     mtime_ns = stored.mtime_of_answer(facts.headers)
     mode = part.existing_mode()
-    if mode is not None:
-        os.fchmod(part.fd, mode)
+    if mode is not None or engine.options.preserve:
+        os.fchmod(part.fd, default_mode() if mode is None else mode)
     if engine.options.preserve:
         stored.restore_mode(part.fd, metadata)
     mtime_ns = stored.set_mtime(part.fd, mtime_ns)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.errors import RefusedError
-from s3pool.transfer.beneath import split_relative
+from s3pool.transfer.beneath import PART_PREFIX, is_part_name, split_relative
 
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
 UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")
+CAREFUL_TEXTS = (*UNUSUAL_JOINTS, PART_PREFIX)
 
 
 class KeyMapper:
@@ -36,7 +37,7 @@ class KeyMapper:
         No means that nothing was taken, and that check() is to be asked about each.
         """
         text = f"\0{chr(0).join(names)}\0"
-        if self._unusual or text.count("\0") != len(names) + 1 or any(joint in text for joint in UNUSUAL_JOINTS):
+        if self._unusual or text.count("\0") != len(names) + 1 or any(joint in text for joint in CAREFUL_TEXTS):
             return False
         above = {parent for name in names for parent in _iter_parents(name)}
         if not (above.isdisjoint(names) and above.isdisjoint(self._above)):
@@ -52,6 +53,8 @@ class KeyMapper:
             RefusedError: the name leads out of its directory, or another key has its file.
         """
         parents, name = split_relative(relative)
+        if is_part_name(name):
+            raise RefusedError("a file of that name would be taken for one of s3pool's own temporary files")
         path = (*parents, name) if name else tuple(parents)
         twin = b"/".join(path).decode("utf-8", "surrogateescape")
         if relative.rstrip("/") != twin:

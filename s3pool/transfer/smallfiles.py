@@ -21,6 +21,7 @@ from s3pool.transfer.beneath import (
     PART_SUFFIX,
     PERMISSION_BITS,
     PartRegistry,
+    claim,
     open_below,
     open_root,
     split_relative,
@@ -32,8 +33,8 @@ CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 class SmallFiles:
     """Writes files whole; keeps the directory of the last one open. Belongs to one thread.
 
-    The temporary files carry no mark of their owner, for they exist for a moment only. Should
-    another run sweep one away in that moment, the file is written the general way.
+    Should another run sweep a temporary file away before it is marked as somebody's, the file is
+    written the general way.
     """
 
     def __init__(self, registry: PartRegistry) -> None:
@@ -59,7 +60,6 @@ class SmallFiles:
             return False
         try:
             self._write_part(part, name, content, mtime_ns)
-            os.rename(part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except BaseException as exc:
             with contextlib.suppress(OSError):
                 os.unlink(part, dir_fd=self._directory)
@@ -74,12 +74,14 @@ class SmallFiles:
         # What nobody else may read is read by nobody while it comes.
         fd = os.open(part, CREATE_FLAGS, NEW_FILE_MODE if mode is None else mode, dir_fd=self._directory)
         try:
+            claim(fd)
             view = memoryview(content)
             while view:
                 view = view[os.write(fd, view) :]
             if mode is not None:
                 os.fchmod(fd, mode)
             self.mtime_ns = set_mtime(fd, mtime_ns)
+            os.rename(part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         finally:
             os.close(fd)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from itertools import islice
 
 from s3pool.transfer.beneath import is_part_name, remove_orphan
+
+logger = logging.getLogger(__name__)
 
 MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for the reading of a million
 
@@ -23,11 +26,15 @@ def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[in
             names = _part_names(directory, largest)
         except OSError:  # the download itself will say what is wrong
             return
-        for name in names:
-            if not is_known(name):
-                remove_orphan(os.fsencode(name), dir_fd=directory)
+        tell_swept(sum(not is_known(name) and remove_orphan(os.fsencode(name), dir_fd=directory) for name in names))
 
     return sweep
+
+
+def tell_swept(count: int) -> None:
+    """Tell of files that were removed, without anybody's asking for it."""
+    if count:
+        logger.warning("removed %d temporary file%s that a killed run had left", count, "s" if count > 1 else "")
 
 
 def _part_names(directory: int, largest: int) -> list[str]:

@@ -63,7 +63,7 @@ def test_what_somebody_is_at_work_on_stays(tmp_path: Path) -> None:
 
 def test_what_may_be_gone_on_with_stays(tmp_path: Path) -> None:
     """Remembered ones, and large ones: they may be a sync's."""
-    known, large = leave(tmp_path, "known"), leave(tmp_path, "large", size=LARGEST + 1)
+    known, large = leave(tmp_path, "aaaaaaaaaaaa"), leave(tmp_path, "bbbbbbbbbbbb", size=LARGEST + 1)
 
     write(tmp_path, "f", registry(lambda name: name == known.name))
 
@@ -74,10 +74,10 @@ def test_other_files_and_links_stay(tmp_path: Path) -> None:
     """The name alone does not make a file ours."""
     target = tmp_path / "target"
     target.write_bytes(b"x")
-    for name in ("a.part", ".s3pool-a", "s3pool-b.part"):
+    for name in ("a.part", ".s3pool-a", ".s3pool-notes.part", "s3pool-b.part"):
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / ".s3pool-link.part").symlink_to(target)
-    (tmp_path / ".s3pool-dir.part").mkdir()
+    (tmp_path / ".s3pool-00000000000a.part").symlink_to(target)
+    (tmp_path / ".s3pool-00000000000b.part").mkdir()
     before = set(os.listdir(tmp_path))
 
     write(tmp_path, "f", registry())
@@ -102,7 +102,7 @@ def test_huge_directory_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Mo
     """One file must not wait for a million."""
     monkeypatch.setattr(sweep, "MAX_ENTRIES", 3)
     for number in range(10):
-        leave(tmp_path, f"{number}")
+        leave(tmp_path, f"{number:012x}")
 
     write(tmp_path, "f", registry())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import BucketInfo, Endpoint, ListPage, Request, Response, replace
@@ -124,7 +125,7 @@ class BucketOperations(Operations):
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
-            page = self._ask(request, _read_page, only=only)
+            page = self._ask(request, _page_reader(prefix, delimiter), only=only)
         except S3Error as exc:
             if exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
                 raise
@@ -149,7 +150,7 @@ class BucketOperations(Operations):
         request = self._list_request(
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
-        pending = Pending(self._transport, request, _read_page, is_content=False)
+        pending = Pending(self._transport, request, _page_reader(prefix, delimiter), is_content=False)
         return pending if pending.begin(wait=False) else None
 
     def _list_v1_instead(
@@ -171,7 +172,9 @@ class BucketOperations(Operations):
 
     def _list_v1(self, bucket: str, query: Query, *, marker: str, only: Endpoint | None) -> ListPage:
         request = self._list_request(bucket, "ListObjects", (*query, ("marker", marker)))
-        return self._ask(request, lambda response: parse_list_page(body_of(response), v1=True), only=only)
+        asked = dict(query)
+        parse = partial(parse_list_page, v1=True)
+        return self._ask(request, _page_reader(asked["prefix"], asked["delimiter"], parse), only=only)
 
     def list_versions_page(
         self,
@@ -194,7 +197,7 @@ class BucketOperations(Operations):
             ("version-id-marker", version_id_marker),
         )
         request = self._list_request(bucket, "ListObjectVersions", query)
-        return self._ask(request, lambda response: _named(parse_versions_page(body_of(response)), response))
+        return self._ask(request, _page_reader(prefix, delimiter, parse_versions_page, repeats=True))
 
     def list_uploads_page(
         self,
@@ -215,7 +218,13 @@ class BucketOperations(Operations):
             ("upload-id-marker", upload_id_marker),
         )
         request = self._list_request(bucket, "ListMultipartUploads", query)
-        return self._ask(request, lambda response: parse_uploads_page(body_of(response)))
+
+        def read(response: Response) -> UploadPage:
+            from s3pool.s3.page_check import check_uploads
+
+            return check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
+
+        return self._ask(request, read)
 
     def _list_request(self, bucket: str, op: str, query: Query) -> Request:
         """Build and count a listing; empty parameters are left out, but for the one that names the operation."""
@@ -228,8 +237,17 @@ def _page_query(prefix: str, delimiter: str, max_keys: int) -> Query:
     return ("prefix", prefix), ("delimiter", delimiter), ("max-keys", str(max_keys)), ("encoding-type", "url")
 
 
-def _read_page(response: Response) -> ListPage:
-    return _named(parse_list_page(body_of(response)), response)
+def _page_reader(
+    prefix: str, delimiter: str, parse: Callable[[bytes], ListPage] = parse_list_page, *, repeats: bool = False
+) -> Callable[[Response], ListPage]:
+    def read(response: Response) -> ListPage:
+        # Whoever lists nothing, such as stat, need not load it.
+        from s3pool.s3.page_check import check_page
+
+        page = parse(body_of(response))
+        return _named(check_page(page, prefix=prefix, delimiter=delimiter, repeats=repeats), response)
+
+    return read
 
 
 def _named(page: ListPage, response: Response) -> ListPage:

@@ -13,7 +13,7 @@ import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
 from operator import lt
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
@@ -24,6 +24,8 @@ from s3pool.s3.results import UploadPage
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
+# So many pages in a row without anything new are believed: a server passes over what was deleted.
+MAX_BARREN_PAGES = 1000
 MINIO_TAG = b"[minio_cache:"  # stands in every token of MinIO, after the key
 # How servers refuse a start-after that they do not like: characters XML cannot hold (AWS),
 # a name outside the prefix (NooBaa), one that is too long.
@@ -141,6 +143,7 @@ def iter_version_pages(client: Lister, bucket: str, *, prefix: str = "", delimit
         page = client.list_versions_page(
             bucket, prefix=prefix, delimiter=delimiter, key_marker=marker[0], version_id_marker=marker[1]
         )
+        guard.meet([*((info.key, info.version_id) for info in page.objects), *page.prefixes])
         yield page
         if not page.truncated:
             return
@@ -164,6 +167,7 @@ def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[U
     marker = ("", "")
     while True:
         page = client.list_uploads_page(bucket, prefix=prefix, key_marker=marker[0], upload_id_marker=marker[1])
+        guard.meet([(upload.key, upload.upload_id) for upload in page.uploads])
         yield from page.uploads
         if not page.truncated:
             return
@@ -285,16 +289,18 @@ class _Walk:
             self._cursor = _step_past(last, page)
             if not self._by_token:
                 self._guard.restart()
+        self._guard.meet([*names_of(page.objects)[:1], *names_of(page.objects)[-1:], *page.prefixes])
         return page
 
 
 class LoopGuard:
-    """Finds a server that leads in a circle, in constant memory (Brent's algorithm)."""
+    """Finds a server that leads in a circle, or to nothing new, in constant memory (Brent's algorithm)."""
 
-    __slots__ = ("_anchor", "_bucket", "_power", "_steps")
+    __slots__ = ("_anchor", "_barren", "_bucket", "_contents", "_power", "_steps")
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
+        self._contents: LoopGuard | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -302,6 +308,7 @@ class LoopGuard:
         self._anchor: Hashable = None
         self._power = 1
         self._steps = 0
+        self._barren = 0  # pages in a row without anything new
 
     def follow(self, position: Hashable) -> None:
         """Note where the server sends us.
@@ -310,10 +317,28 @@ class LoopGuard:
             ProtocolError: it has sent us there before.
         """
         if position == self._anchor:
-            raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
+            self._give_up()
         self._steps += 1
         if self._steps == self._power:
             self._anchor, self._power, self._steps = position, self._power * 2, 0
+
+    def meet(self, names: Sequence[Hashable]) -> None:
+        """Note what stands on a page, as far as it is new.
+
+        Raises:
+            ProtocolError: pages come again behind new tokens, or too many have had nothing new.
+        """
+        if names:
+            self._barren = 0
+            self._contents = self._contents or LoopGuard(self._bucket)
+            self._contents.follow((names[0], names[-1], len(names)))
+            return
+        self._barren += 1
+        if self._barren > MAX_BARREN_PAGES:
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
 
 
 def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Callable[[str, str, int], ListPage]:
@@ -326,6 +351,8 @@ def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Cal
 
 
 def _is_ordered(page: ListPage) -> bool:
+    if page.is_ordered is not None:
+        return page.is_ordered
     names = names_of(page.objects)
     return all(map(lt, names, islice(names, 1, None))) and is_increasing(page.prefixes)
 

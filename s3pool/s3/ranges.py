@@ -262,7 +262,10 @@ class RangeBoard:
         self._commits += 1
         r = flight.range
         keys = keys_of(page.objects)
-        if not is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys):
+        is_ordered = page.is_ordered
+        if is_ordered is None:
+            is_ordered = is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys)
+        if not is_ordered:
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
         if flight.is_ignored_by(page):
             self._recover(r)
@@ -283,6 +286,8 @@ class RangeBoard:
             self._drop_done()
         else:
             self._ready.append(r)
+            if r.is_led:
+                r.guard.meet(())
             if r.is_led and not r.token:
                 raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
         return held

@@ -39,11 +39,18 @@ class VersionLister:
                 raise MarkedWalkError
             found += page.objects
             if not page.truncated or not found:
-                return replace(page, objects=tuple(found), next_token=_token(page.next_token, page.next_version_id))
+                return replace(
+                    page,
+                    objects=tuple(found),
+                    is_ordered=None,
+                    next_token=_token(page.next_token, page.next_version_id),
+                )
             whole = _count_whole(found)
             if whole:
                 last = found[whole - 1]
-                return replace(page, objects=tuple(found[:whole]), next_token=_token(last.key, last.version_id))
+                return replace(
+                    page, objects=tuple(found[:whole]), is_ordered=None, next_token=_token(last.key, last.version_id)
+                )
             # One key fills the page, and its history must stay in one piece.
             key, version = page.next_token, page.next_version_id
             guard.follow((key, version))

@@ -20,7 +20,7 @@ BUDGETS: list[tuple[tuple[str, ...], int]] = [
     (("ls", "--help"), 21),
     (("proxy", "--help"), 10),
     (("stat", "s3/bucket/one"), 57),
-    (("ls", "s3/bucket"), 66),
+    (("ls", "s3/bucket"), 67),
     (("cp", "small", "s3/bucket/up"), 115),
     (("cp", "s3/bucket/one", "down"), 115),
     (("sync", "tree", "s3/bucket/tree/"), 138),

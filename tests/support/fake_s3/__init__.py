@@ -31,7 +31,7 @@ from tests.support.fake_s3.faults import (
     internal_error,
     slow_down,
 )
-from tests.support.fake_s3.liars import Decompressed, HalfBody, tell_lie
+from tests.support.fake_s3.liars import Decompressed, Endless, HalfBody, tell_lie
 from tests.support.fake_s3.server import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
 from tests.support.fake_s3.store import Store, Version
 from tests.support.fake_s3.wire import Drop, Exchange, Node, Reply
@@ -53,6 +53,7 @@ __all__ = [
     "Drip",
     "Drop",
     "EmptyBody",
+    "Endless",
     "Exchange",
     "FakeS3",
     "Fault",

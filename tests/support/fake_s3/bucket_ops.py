@@ -132,6 +132,7 @@ def _prepare(call: Call) -> tuple[Bucket, Query, Scribe]:
     encoded = call.query.get("encoding-type") == "url" and call.quirks.encoding
     limit = read_number(call.query.get("max-keys", ""), "max-keys", 1000)
     query = Query(call.query.get("prefix", ""), call.query.get("delimiter", ""), max_keys=limit)
+    query.skips_subtrees = call.quirks.skips_subtrees
     if call.quirks.short_pages:
         query.max_keys = min(limit, call.quirks.short_pages)
     return bucket, query, Scribe(encoded, call.quirks.style)

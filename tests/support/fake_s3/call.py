@@ -75,6 +75,7 @@ class Quirks:
     short_pages: int = 0  # at most so many names on a page
     unsorted: bool = False  # keys of a page come backwards
     tree_order: bool = False  # as a walk over directories goes, a/x before a-b, and a cursor counts in that order
+    skips_subtrees: bool = False  # a cursor "a/b" leaves out "a/b/c" too, as on SeaweedFS 4.44
     private_tokens: bool = False  # a continuation token works only where it was given
     opaque_etags: bool = False  # ETags look like an MD5 and are none, as under KMS
     chunked: bool = False  # XML comes in chunks, without Content-Length

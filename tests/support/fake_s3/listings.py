@@ -25,6 +25,7 @@ class Query:
     from_page: bool = False  # the cursor is where a page ended: a token, or V1's marker
     max_keys: int = 1000
     encoded: bool = False
+    skips_subtrees: bool = False
 
 
 @dataclass
@@ -100,6 +101,8 @@ def _iter_names(keys: Iterable[str], query: Query, rolled_style: str) -> Iterato
         if not key.startswith(query.prefix):
             if key > query.prefix:
                 return
+            continue
+        if query.skips_subtrees and key.startswith(f"{query.after}/"):
             continue
         group = group_of(key, query)
         if group and group == skip and (rolled_style == "rgw" or (query.from_page and query.after == skip)):

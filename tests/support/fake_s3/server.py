@@ -167,6 +167,7 @@ class FakeS3:
                 if (reply := fault.receive(exchange)) is not None:
                     break
             else:
+                _, _, query = split_target(exchange)  # which a fault may have changed
                 call = Call(record.op, record.bucket, record.key, query, exchange, self.store, self.quirks, now)
                 reply = self._operate(call)
         except S3Fault as fault:

@@ -20,8 +20,9 @@ from s3pool.proxy.forms import FORM_TYPE, Form
 from s3pool.proxy.head import RequestHead, index_of
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
+from s3pool.s3.results import is_plausible_etag
 from s3pool.s3.sigv4 import UNRESERVED
-from s3pool.s3.xml import parse_tags
+from s3pool.s3.xml import is_web_page, parse_tags
 
 CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
 REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}
@@ -167,11 +168,16 @@ def _tags(document: str) -> str:
 
 
 def form_answer(form: Form, bucket: str, response: Response, *, url: str) -> Response:
-    """Turn the answer to a PUT into that to a form; ``url`` is the object's address."""
+    """Turn the answer to a PUT into that to a form; ``url`` is the object's address.
+
+    Raises:
+        Denial: it is no S3's, so that nothing proves that the file was stored.
+    """
     if response.status != OK:
         return response
-    response.preload()
     etag = response.headers.get("etag", "")
+    if is_web_page(response.preload()) or not is_plausible_etag(etag.strip('"')):
+        raise Denial(502, "BadGateway", "the storage node's answer has no ETag: the file may not have been stored")
     status, extra, body = _outcome(form, bucket, etag, url)
     # The node's own framing and type speak of its own, empty body.
     kept = [

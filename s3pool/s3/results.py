@@ -16,13 +16,18 @@ NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of 
 PLAUSIBLE_ETAG = re.compile(r"[!-;=?-~]+")  # visible ASCII without angle brackets
 
 
+def is_plausible_etag(etag: str) -> bool:
+    """Return whether this may be the ETag, without quotes, of something that was stored."""
+    return PLAUSIBLE_ETAG.fullmatch(etag) is not None
+
+
 def plausible_etag(etag: str) -> str:
     """Return the ETag of something that was stored, which every S3 tells.
 
     Raises:
         ProtocolError: there is none, so that something else than an S3 has answered.
     """
-    if PLAUSIBLE_ETAG.fullmatch(etag) is None:
+    if not is_plausible_etag(etag):
         raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
     return etag
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from s3pool.model import Credentials
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import FakeS3, Fault, NoETag, WebPage
 from tests.support.proxying import GUEST_KEY, RunningProxy, arrived, last, parse_answer, stored
 from tests.support.upload_form import (
     CONTENT,
@@ -36,6 +36,17 @@ def test_signed_form_is_stored_as_an_object(fake: FakeS3, proxy: RunningProxy) -
         *(headers[name] for name in ("x-amz-acl", "x-amz-meta-a", "content-type", "expires")),
     )
     assert f"http://{proxy.host}/b/new" == answer.headers["location"]
+
+
+@pytest.mark.parametrize("fault", [NoETag(), WebPage(), WebPage({"ETag": '"5f3c-264"'})])
+def test_answer_that_is_no_storages_is_no_success(fake: FakeS3, proxy: RunningProxy, fault: Fault) -> None:
+    """A page for people with status 200 stored nothing."""
+    fake.fault(fault, op="PutObject", times=0)
+
+    answer = post(proxy, signed_form(KEY))
+
+    assert 502 == answer.status
+    assert b"<Code>BadGateway</Code>" in answer.body
 
 
 def test_form_signed_by_version_2_is_stored(fake: FakeS3, proxy: RunningProxy) -> None:

@@ -20,9 +20,8 @@ from s3pool.proxy.forms import FORM_TYPE, Form
 from s3pool.proxy.head import RequestHead, index_of
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
-from s3pool.s3.results import is_plausible_etag
 from s3pool.s3.sigv4 import UNRESERVED
-from s3pool.s3.xml import is_web_page, parse_tags
+from s3pool.s3.xml import is_plausible_etag, is_web_page, parse_tags
 
 CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
 REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}

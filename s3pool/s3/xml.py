@@ -17,6 +17,7 @@ from s3pool.s3.pages import parse_list_page as parse_list_page
 from s3pool.s3.pages import parse_uploads_page as parse_uploads_page
 from s3pool.s3.pages import parse_versions_page as parse_versions_page
 from s3pool.s3.results import DeleteFailure, DeleteReply, plausible_etag
+from s3pool.s3.results import is_plausible_etag as is_plausible_etag
 from s3pool.s3.xmltree import BLANKS, parse
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"

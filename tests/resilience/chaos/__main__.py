@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,30 +25,42 @@ def make_backend(name: str) -> tuple[Backend, tuple[str, ...]]:
 
 
 def run_programs(
-    backend: Backend, buckets: tuple[str, ...], *, seed: int, minutes: float, programs: int, small: bool, stay: bool
+    backend: Backend,
+    buckets: tuple[str, ...],
+    *,
+    root: Path,
+    seed: int,
+    minutes: float = 0.0,
+    programs: int = 0,
+    small: bool = False,
+    stay: bool = False,
 ) -> tuple[Counter[str], list[Report]]:
     """Run programs from a seed on, until the time or the number is reached; return counts and failures."""
     counts: Counter[str] = Counter()
     failures: list[Report] = []
     end = time.monotonic() + minutes * 60 if minutes else None
-    with tempfile.TemporaryDirectory(prefix="s3pool-chaos-") as root:
-        engine = Engine(backend, Path(root))
+    engine = Engine(backend, root)
+    try:
         while (end is None or time.monotonic() < end) and not (programs and counts["programs"] >= programs):
             report = engine.run(make_program(seed, buckets, signed=backend.signed))
             counts["programs"] += 1
             counts["commands"] += report.commands
             counts.update(f"hit {hit.partition(':')[0]}" for hit in report.hits)
             if report.violations:
-                counts["violations"] += 1
                 failures.append(shrink(engine, report) if small else report)
-                print(failures[-1].text(), flush=True)
-                where = " BACKEND=rgw" if backend.signed else ""
-                print(f"replay: make chaos SEED={seed} PROGRAMS=1{where}\n", flush=True)
+                tell(failures[-1], signed=backend.signed)
                 if not stay:
                     break
             seed += 1
+    finally:
         engine.close()
     return counts, failures
+
+
+def tell(report: Report, *, signed: bool) -> None:
+    """Print a failure, and how it is seen again."""
+    print(report.text(), flush=True)
+    print(f"replay: make chaos SEED={report.program.seed} PROGRAMS=1{' BACKEND=rgw' if signed else ''}\n", flush=True)
 
 
 def main() -> int:
@@ -68,20 +79,24 @@ def main() -> int:
     backend, buckets = make_backend(words.backend)
     started = time.monotonic()
     try:
-        counts, failures = run_programs(
-            backend,
-            buckets,
-            seed=seed,
-            minutes=words.minutes,
-            programs=words.programs,
-            small=not words.no_shrink,
-            stay=not words.stop,
-        )
+        with tempfile.TemporaryDirectory(prefix="s3pool-chaos-") as root:
+            counts, failures = run_programs(
+                backend,
+                buckets,
+                root=Path(root),
+                seed=seed,
+                minutes=words.minutes,
+                programs=words.programs,
+                small=not words.no_shrink,
+                stay=not words.stop,
+            )
     finally:
         backend.stop()
     took = time.monotonic() - started
-    print(f"{counts['programs']} programs from seed {seed}, {counts['commands']} commands, {took:.0f} s,", end=" ")
-    print(f"{counts['violations']} with violations", file=sys.stdout)
+    print(
+        f"{counts['programs']} programs from seed {seed}, {counts['commands']} commands, {took:.0f} s, "
+        f"{len(failures)} with violations"
+    )
     for name, count in sorted(counts.items()):
         if name.startswith("hit "):
             print(f"  {count:6} {name[4:]}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Place, State
 
 Allowed = frozenset[Digest | None]
-SLACK_S = 2.5  # times closer than this are not told apart
+SLACK_S = 1.0  # times closer than this are not told apart
 EXCLUDED = "*.tmp"
 OTHER = "other:"  # stands before the names of buckets of the second store
 
@@ -255,7 +255,8 @@ def _sync(command: Command, state: State, contents: Contents) -> Expectation:
         result.codes = {3}
         return result
     _collect(result, command, state, list(_tree_pairs(command, state)))
-    held = bool(result.loose or result.loose_below)
+    included = list(_tree_pairs(command, state))
+    held = bool(result.loose or result.loose_below or not included)
     for source, target in result.copies:
         if target in result.wanted:
             result.wanted[target] = _synced(command, state, contents, (source, target))
@@ -265,9 +266,9 @@ def _sync(command: Command, state: State, contents: Contents) -> Expectation:
             if not (command.has("--exclude") and fnmatch.fnmatchcase(relative, EXCLUDED)):
                 place = (other, tree_prefix(key) + relative)
                 result.deletes.add(place)
-                kept: set[Digest | None] = {state.digests[place]} if held or not sources else set()
+                kept: set[Digest | None] = {state.digests[place]} if held else set()
                 result.wanted[place] = frozenset(kept | {None})
-        if not sources:
+        if not included:
             result.codes |= {2, 3, 6}
     return result
 

@@ -75,11 +75,6 @@ FOUND: dict[str, Step] = {
         Command("cat", ("s3/b1/p/x",)),
         (Rule("compressed", "GetObject", times=0),),
     ),
-    "find --delete deleted what another prefix holds": Step(
-        (_object("p/x", "c1"), _object("p2/x", "c2")),
-        Command("find", ("s3/b1/p/",), "", ("--delete",)),
-        (Rule("ignore-parameter", "ListObjectsV2", times=0, args={"name": "prefix"}),),
-    ),
     "sync left out a user's file that is called like a temporary one": Step(
         (_file("d1/.s3pool-notes.part", "c1"),),
         Command("sync", ("d1",), "s3/b1/p", ("--json",)),

@@ -11,13 +11,13 @@ import functools
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
-from s3pool.errors import ConfigError, ProtocolError
+from s3pool.errors import ConfigError, ProtocolError, RequestTimeoutError
 from s3pool.record import dataclass, field
 from s3pool.record import replace as replace
 
@@ -30,6 +30,8 @@ _CLOCK = re.compile(r"T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|6[01])")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
 QUERY_WORDS_KEPT = 128  # most are the same in every request of a kind, and each is asked for twice: to sign, to send
 MAX_PRELOAD_BYTES = 64 << 20  # no XML answer of S3 is larger; more is not S3
+PRELOAD_BLOCK_BYTES = 65536  # doubled whenever it is full
+PRELOAD_S = 300.0
 
 
 def encode_key(key: str) -> str:
@@ -126,6 +128,12 @@ class Request:
     resource: str = ""  # s3/bucket/key, for messages
     bucket_host: str = ""
     slowness: float = 1.0  # how many read timeouts the server may take to answer
+    is_endless: bool = False  # its answer tells of events as they happen
+
+    @property
+    def asker(self) -> str:
+        """Return who is behind it, whose requests alone do not make a node ill; empty for the user of the program."""
+        return ""
 
     @property
     def replayable(self) -> bool:
@@ -166,7 +174,18 @@ class Response:
     keeps what was received. ``length`` is the body's size in bytes, None when unknown.
     """
 
-    __slots__ = ("_stream", "body", "endpoint", "headers", "length", "raw_headers", "reason", "status")
+    __slots__ = (
+        "_ahead",
+        "_stream",
+        "body",
+        "endpoint",
+        "headers",
+        "length",
+        "patience_s",
+        "raw_headers",
+        "reason",
+        "status",
+    )
 
     def __init__(
         self,
@@ -186,11 +205,22 @@ class Response:
         self.endpoint = endpoint
         self.length = length
         self.body: bytes | None = None  # set by preload()
+        self.patience_s = PRELOAD_S  # for all of a body that is preloaded
+        self._ahead: memoryview | None = None  # of the body, read already and not given yet
         self._stream = stream
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill part of the buffer from the wire; 0 at the end of a complete body."""
+        if self._ahead:
+            count = min(len(self._ahead), len(buffer))
+            buffer[:count], self._ahead = self._ahead[:count], self._ahead[count:]
+            return count
         return self._stream.readinto(buffer)
+
+    @property
+    def has_ahead(self) -> bool:
+        """Return whether part of the body was read already and waits to be given."""
+        return bool(self._ahead)
 
     def iter_blocks(self, size: int) -> Iterator[memoryview]:
         """Yield the body through one reused buffer; a block is valid until the next one."""
@@ -200,28 +230,47 @@ class Response:
 
     def preload(self) -> bytes:
         """Read the whole body, give the connection back, and keep the bytes in ``body``."""
-        if self.body is None:
-            self.body = self._read_all() if self.length != 0 else b""
-            self.close()
-        return self.body
+        if self.body is None and not self.read_ahead(MAX_PRELOAD_BYTES):
+            raise ProtocolError(f"{self.endpoint} sent an answer of more than 64 MiB", endpoint=str(self.endpoint))
+        return self.body or b""
 
-    def _read_all(self) -> bytes:
-        buffer = bytearray(self.length if self.length is not None and self.length <= MAX_PRELOAD_BYTES else 65536)
-        filled = 0
-        while True:
+    def read_ahead(self, limit: int, take: Callable[[int], bool] = lambda _count: True) -> bool:
+        """Read a body of up to ``limit`` bytes, and keep it in ``body``; False for a longer one, to be read on from.
+
+        ``take`` is asked for memory as bytes arrive, and may refuse, which makes the body too long.
+        """
+        if self.body is not None:
+            return True
+        if self._ahead or (self.length or 0) > limit:
+            return False
+        content, is_whole = self._read_within(limit, take) if self.length != 0 else (bytearray(), True)
+        if is_whole:
+            self.body = bytes(content)
+            self.close()
+        else:
+            self._ahead = memoryview(content)
+        return is_whole
+
+    def _read_within(self, limit: int, take: Callable[[int], bool]) -> tuple[bytearray, bool]:
+        """Return what was read up to the end or the limit, in memory that grows with it, and whether it is all."""
+        until, filled, buffer = time.monotonic() + self.patience_s, 0, bytearray()
+        most = limit if self.length is None else self.length
+        while filled <= limit and filled != self.length:
             if filled == len(buffer):
-                if filled == self.length:
-                    break
-                buffer.extend(bytes(max(65536, filled)))
+                room = min(max(PRELOAD_BLOCK_BYTES, filled), most - filled)
+                if not take(room):
+                    return buffer, False
+                buffer.extend(bytes(room or 1))
             with memoryview(buffer) as view:
-                count = self.readinto(view[filled:])
+                count = self._stream.readinto(view[filled:])
             if not count:
                 break
             filled += count
-            if filled > MAX_PRELOAD_BYTES:
-                raise ProtocolError(f"{self.endpoint} sent an answer of more than 64 MiB", endpoint=str(self.endpoint))
+            if time.monotonic() > until:
+                message = f"{self.endpoint} sent no whole answer within {self.patience_s:g} s"
+                raise RequestTimeoutError(message, endpoint=str(self.endpoint))
         del buffer[filled:]
-        return bytes(buffer)
+        return buffer, filled <= limit
 
     def close(self) -> None:
         """End the exchange; harmless when called twice."""

@@ -15,6 +15,8 @@ OPEN_JITTER = 0.2  # +- share, so that many clients do not return at once
 SUSPECT_S = 10.0  # after a failure a node waits this long while others are clean
 TRIAL_LEASE_S = 90.0  # a trial that nobody reported on is given up after this
 
+ANYBODY = "anybody"  # who asks, where nobody knows
+
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
@@ -42,6 +44,7 @@ class CircuitBreaker:
         self._open_until = 0.0
         self._suspect_until = 0.0
         self._trial_until = 0.0
+        self._askers: set[str] = set()  # whose requests failed since the last one that did not
 
     @property
     def state(self) -> str:
@@ -101,10 +104,21 @@ class CircuitBreaker:
             self._state = CLOSED
             self._failures = 0
             self._openings = 0
+            self._askers.clear()
 
-    def report_failure(self, weight: int = 1) -> None:
-        """Note a failure; at the threshold, or during a trial, the circuit opens."""
+    def report_failure(self, weight: int = 1, *, asker: str = "") -> None:
+        """Note a failure; at the threshold, or during a trial, the circuit opens.
+
+        ``asker`` is who may be the cause: then it counts once only, so that no request
+        that servers stumble over makes all of them look ill. Empty says that nobody is.
+        """
         with self._lock:
+            if asker == ANYBODY and self._state is HALF_OPEN:
+                self._state, self._open_until = OPEN, self._now() + SUSPECT_S
+            if asker in self._askers:
+                return
+            if asker:
+                self._askers.add(asker)
             self._failures += weight
             self._suspect_until = self._now() + SUSPECT_S
             if self._state is HALF_OPEN or (self._state is CLOSED and self._failures >= FAILURE_THRESHOLD):
@@ -133,6 +147,7 @@ class CircuitBreaker:
                 self._open_until = self._now() + seconds
 
     def _open(self) -> None:
+        self._askers.clear()
         self._openings += 1
         self._ejections += 1
         jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import (
     ConnectError,
+    ProtocolError,
     S3Error,
     S3PoolError,
     ThrottledError,
@@ -16,7 +17,7 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import Node
-from s3pool.pool.breaker import CONNECT_FAILURE_WEIGHT
+from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
 from s3pool.pool.connection import AllBusy
 from s3pool.pool.exchange import Exchange, PatienceOver, begin_exchange, first_answer, may_be_doubled
 from s3pool.pool.patience import MAX_HASTY, answer_patience_s, connect_patience_s, is_early
@@ -358,13 +359,19 @@ class Call:
         elif is_illness(error) and not (self._haste_s and self._is_only_doubted(node, self._haste_s)):
             node.counters.add_failure(failure_kind(error), str(error))
             is_gone = isinstance(error, ConnectError) and not self._haste_s
-            node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1)
+            node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1, asker=self._asker_behind(error))
             node.lose_share()
         elif isinstance(error, S3Error):
             node.breaker.report_success()
         if isinstance(error, TransportError):
             self._last_errors[str(node.endpoint)] = error
             logger.debug("%s %s: %s", self._request.op, self._request.resource, error)
+
+    def _asker_behind(self, error: S3PoolError) -> str:
+        """Return who may be the cause of a failure: of a malformed answer who asked, of all others nobody known."""
+        asker = self._request.asker
+        may_be = isinstance(error, ProtocolError) or (asker == ANYBODY and not isinstance(error, ConnectError))
+        return asker if may_be else ""
 
     def _after_failure(self, error: S3PoolError) -> None:
         """Prepare the next attempt, or raise what the caller is to know."""
@@ -434,7 +441,8 @@ class Call:
             return  # slower than others, which is no illness
         late = exchange.late_error()
         node.counters.add_failure(failure_kind(late), str(late))
-        node.breaker.report_failure(1 if node.is_proven or is_hasty else CONNECT_FAILURE_WEIGHT)
+        weight = 1 if node.is_proven or is_hasty else CONNECT_FAILURE_WEIGHT
+        node.breaker.report_failure(weight, asker=self._asker_behind(late))
 
     def _final(self, error: S3PoolError) -> S3PoolError:
         return final_error(error, self._request, attempts=self._attempts, last_errors=self._last_errors.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from s3pool.pool.readable import wait_readable
 from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire
 from s3pool.pool.wirebody import WireBody
 
+DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
 
 BuildHead = Callable[[Node], bytes]
@@ -84,6 +86,7 @@ class Exchange:
             TransportError: nothing usable arrived; the connection is dropped.
         """
         self.wire.set_timeout(timeout_s)
+        self._set_window()
         try:
             head = self.wire.read_head(self.request.method)
         except TransportError:
@@ -95,6 +98,7 @@ class Exchange:
     def accept(self, head: Head) -> None:
         """Make the response of a head that was read."""
         self.node.note_answer(None if self.was_waiting else time.monotonic() - self.started)
+        self._set_window()
         stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
@@ -105,6 +109,14 @@ class Exchange:
             raw_headers=head.raw_headers,
             length=head.length,
         )
+        self.response.patience_s = DEADLINE_FACTOR * self._timeout_s
+
+    @property
+    def _timeout_s(self) -> float:
+        return self.node.connections.settings.read_timeout_s * self.request.slowness
+
+    def _set_window(self) -> None:
+        self.wire.window_s = math.inf if self.request.is_endless else self._timeout_s
 
     def complete(self, head: Head) -> None:
         """Note a good answer of which everything was taken, and give the connection back."""
@@ -144,7 +156,7 @@ class Exchange:
 
     def _body_failed(self, error: TransportError) -> None:
         self.node.counters.add_failure("body", str(error))
-        self.node.breaker.report_failure()
+        self.node.breaker.report_failure(asker=self.request.asker)
 
 
 def begin_exchange(

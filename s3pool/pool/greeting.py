@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from s3pool.body import EMPTY_BODY
 from s3pool.errors import ProtocolError
 from s3pool.pool.heads import Head
@@ -27,13 +29,15 @@ def greet(wire: Wire, netloc: str, *, path: str = GENERIC_PATH, timeout_s: float
         wire.send(f"GET {path} HTTP/1.1\r\nhost: {netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
     except EarlyAnswer as exc:
         raise ProtocolError(f"{wire.endpoint} broke the connection: {exc}", endpoint=wire.endpoint) from exc
+    wire.window_s = timeout_s
     head = wire.read_head("GET")
     reusable: list[bool] = []
     body = WireBody(wire, head, finish=reusable.append, failed=lambda _error: None)
     buffer = memoryview(bytearray(BLOCK_BYTES))
     total = 0
+    until = time.monotonic() + timeout_s
     while count := body.readinto(buffer):
         total += count
-        if total > BODY_LIMIT_BYTES:
+        if total > BODY_LIMIT_BYTES or time.monotonic() > until:
             body.close()
     return head, reusable[0]

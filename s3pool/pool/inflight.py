@@ -291,6 +291,7 @@ class _Arrived(Response):
         self.endpoint = node.endpoint
         self.length = len(body)
         self.body = body
+        self._ahead = None
         self._stream = _ENDED
 
 

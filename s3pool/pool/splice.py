@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 
 from s3pool.body import Sink
@@ -42,7 +43,7 @@ class Pipe:
             OSError: the target takes no more.
         """
         body = response._stream
-        if not isinstance(body, WireBody) or not _is_spliceable(body):
+        if response.has_ahead or not isinstance(body, WireBody) or not _is_spliceable(body):
             return 0
         try:
             count = self._fill(body._wire, body._left)
@@ -68,6 +69,7 @@ class Pipe:
         wire._look_for_early_answer()
         count = waiting = fill(self._in, min(left, PIPE_BYTES))
         while waiting:
+            started = time.monotonic()
             try:
                 sent = os.splice(self._out, wire.fileno(), waiting)
             except BlockingIOError as exc:
@@ -76,11 +78,13 @@ class Pipe:
                 raise EarlyAnswer(str(exc)) from exc
             waiting -= sent
             wire.bytes_sent += sent
+            wire.judge_taking(started, sent)
         return count
 
     def _fill(self, wire: Wire, left: int) -> int:
         endpoint = wire.endpoint
         wire.prepare_receive()
+        started = time.monotonic()
         try:
             count = os.splice(wire.fileno(), self._in, min(left, PIPE_BYTES))
         except BlockingIOError as exc:
@@ -90,6 +94,7 @@ class Pipe:
             raise ProtocolError(f"{endpoint} broke the connection: {why}", endpoint=endpoint) from exc
         if not count:
             raise ProtocolError(f"{endpoint} closed the connection {left} bytes early", endpoint=endpoint)
+        wire.judge_speed(time.monotonic() - started, count)
         return count
 
     def close(self) -> None:

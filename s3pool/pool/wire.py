@@ -7,6 +7,7 @@ sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -23,11 +24,13 @@ from s3pool.pool.throttle import PIECE_BYTES, Throttle
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
-MAX_CHUNK_LINE_BYTES = 4096
+MAX_CHUNK_LINE_BYTES = 512
 IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 SWITCHING_PROTOCOLS = 101
 INTERIM_START = b"HTTP/1.1 1"
+LEAST_BYTES_PER_S = 1024  # of an answer that has begun; less is no network, but somebody's trick
+MOST_INTERIM = 16  # answers of 1xx before the final one
 
 
 class StaleConnectionError(ProtocolError):
@@ -54,6 +57,8 @@ class Wire:
         "_timeout_s",
         "_trouble",
         "_view",
+        "_waited_bytes",
+        "_waited_s",
         "bytes_received",
         "bytes_sent",
         "endpoint",
@@ -61,6 +66,7 @@ class Wire:
         "idle_since",
         "is_tls",
         "tls_version",
+        "window_s",
     )
 
     def __init__(
@@ -75,6 +81,8 @@ class Wire:
         self._is_begun = False  # an interim answer came: the server has the request
         self._trouble: OSError | None = None  # what followed the bytes that were gathered last
         self._timeout_s = 0.0
+        self.window_s = math.inf  # of waiting for bytes, after which their speed is judged
+        self._waited_s, self._waited_bytes = 0.0, 0
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
         self._send_timeout_s = self._receive_timeout_s = -1.0
         self.endpoint = endpoint
@@ -174,7 +182,7 @@ class Wire:
         Raises:
             EarlyAnswer: it answered instead; its answer waits to be read. TransportError: it hung up.
         """
-        patience_s = self._timeout_s
+        patience_s, until = self._timeout_s, time.monotonic() + limit_s
         self.set_timeout(limit_s)
         try:
             is_first = True
@@ -182,6 +190,8 @@ class Wire:
                 if status >= FIRST_FINAL_STATUS:
                     raise EarlyAnswer("the server answered before the body was sent")
                 if not status:
+                    if not is_first and time.monotonic() > until:
+                        return
                     self._fill(is_first=is_first)
                     is_first = False
         except RequestTimeoutError:
@@ -226,12 +236,22 @@ class Wire:
         if self._send_timeout_s != timeout_s:
             self._set_send_timeout(timeout_s)
         try:
-            self._sock.sendall(block)
+            sent = self._sock.send(block)
+            if sent < len(block):
+                self._send_rest(memoryview(block)[sent:])
         except (BlockingIOError, TimeoutError) as exc:
             raise self._send_timeout() from exc
         except OSError as exc:
             raise EarlyAnswer(str(exc)) from exc
         self.bytes_sent += len(block)
+
+    def _send_rest(self, view: memoryview) -> None:
+        """Send what the connection did not take at once, at a least speed."""
+        until = time.monotonic() + max(self._timeout_s, len(view) / LEAST_BYTES_PER_S)
+        while view:
+            if time.monotonic() > until:
+                raise self._send_timeout()
+            view = view[self._sock.send(view) :]
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS."""
@@ -245,6 +265,7 @@ class Wire:
             self._look_for_early_answer()
             if self._throttle is not None:
                 self._throttle.take(min(count, limit))
+            started = time.monotonic()
             try:
                 sent = os.sendfile(self._sock.fileno(), fd, offset, min(count, limit))
             except (BlockingIOError, TimeoutError) as exc:
@@ -256,6 +277,17 @@ class Wire:
             offset += sent
             count -= sent
             self.bytes_sent += sent
+            self.judge_taking(started, sent)
+
+    def judge_taking(self, started: float, count: int) -> None:
+        """Judge the speed at which bytes were taken since a time.
+
+        Raises:
+            RequestTimeoutError: they were few, for as long as nothing at all would have been waited for.
+        """
+        seconds = time.monotonic() - started
+        if seconds >= self._timeout_s and count < seconds * LEAST_BYTES_PER_S:
+            raise self._send_timeout()
 
     def _send_file_buffered(self, fd: int, offset: int, count: int) -> None:
         buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, count)))
@@ -318,6 +350,7 @@ class Wire:
             ProtocolError, RequestTimeoutError: no complete, valid head arrived.
         """
         fresh = self._start == self._end
+        interim = 0
         while True:
             end = -1 if fresh else self._buffer.find(b"\r\n\r\n", self._start, self._end)
             if end < 0:
@@ -333,6 +366,9 @@ class Wire:
                 return head
             if head.status == SWITCHING_PROTOCOLS:
                 raise self._protocol_error("sent status 101 without being asked")
+            interim += 1
+            if interim > MOST_INTERIM:
+                raise self._protocol_error(f"sent more than {MOST_INTERIM} interim answers")
 
     def _fill(self, *, is_first: bool) -> None:
         """Receive into the buffer behind what is there; fails at the end of the connection."""
@@ -340,6 +376,8 @@ class Wire:
             self._start = self._end = 0
         elif self._end == len(self._buffer):
             self._make_room()
+        if is_first:  # which may take long, and tells nothing of the speed
+            self._waited_s, self._waited_bytes = -self._timeout_s, 0
         try:
             count = self._recv_into(self._view[self._end :])
         except TransportError as exc:
@@ -353,7 +391,25 @@ class Wire:
         if is_first and TCP_QUICKACK is not None:
             # The kernel forgets it after each use; without it Nagle there waits 40 ms for our ACK here.
             self._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+        if is_first:
+            self._waited_s, self._waited_bytes = 0.0, 0
         self._end += count
+
+    def judge_speed(self, waited_s: float, count: int) -> None:
+        """Count bytes of an answer and the time that they were waited for.
+
+        Raises:
+            RequestTimeoutError: they come too slowly, and have done so for long.
+        """
+        self._waited_s += waited_s
+        self._waited_bytes += count
+        if self._waited_s < self.window_s:
+            return
+        seconds, total = self._waited_s, self._waited_bytes
+        self._waited_s, self._waited_bytes = 0.0, 0
+        if total < seconds * LEAST_BYTES_PER_S:
+            message = f"{self.endpoint} sent {total} bytes of its answer in {seconds:.0f} s"
+            raise RequestTimeoutError(message, endpoint=self.endpoint)
 
     def _make_room(self) -> None:
         """Move what is unread to the front, of a larger buffer when it fills this one."""
@@ -369,6 +425,7 @@ class Wire:
     def _recv_into(self, view: memoryview) -> int:
         if self._receive_timeout_s != self._timeout_s:
             self._set_receive_timeout(self._timeout_s)
+        started = time.monotonic()
         try:
             count = self._sock.recv_into(view)
         except (BlockingIOError, TimeoutError) as exc:
@@ -376,6 +433,7 @@ class Wire:
         except OSError as exc:
             raise self._broken(exc) from exc
         self.bytes_received += count
+        self.judge_speed(time.monotonic() - started, count)
         if self._throttle is not None:
             self._throttle.take(count)
         return count
@@ -411,26 +469,29 @@ class Wire:
                     filled += count
             except ssl.SSLWantReadError:
                 if not filled:
+                    started = time.monotonic()
                     if not wait_readable([self], self._timeout_s):
                         raise self._silence() from None
+                    self.judge_speed(time.monotonic() - started, 0)
                     continue
             except OSError as exc:
                 if not filled:
                     raise self._broken(exc) from exc
                 self._trouble = exc
             self.bytes_received += filled
+            self.judge_speed(0.0, filled)
             return filled
 
     def read_line(self) -> bytes:
         """Read a line of chunked framing, without its CRLF."""
         while True:
             end = self._buffer.find(b"\r\n", self._start, self._end)
-            if end >= 0:
+            if 0 <= end <= self._start + MAX_CHUNK_LINE_BYTES:
                 line = self._view[self._start : end].tobytes()
                 self._start = end + 2
                 return line
             if self._end - self._start > MAX_CHUNK_LINE_BYTES:
-                raise self._protocol_error("sent a chunk line of more than 4 KiB")
+                raise self._protocol_error("sent a chunk line of more than 512 bytes")
             self._fill(is_first=False)
 
     def _protocol_error(self, what: str) -> ProtocolError:

@@ -9,6 +9,8 @@ from s3pool.errors import ProtocolError, TransportError
 from s3pool.pool.heads import Head
 from s3pool.pool.wire import Wire
 
+MOST_TRAILERS = 64
+
 
 class WireBody:
     """The body of one response; it ends the exchange when its last byte was read.
@@ -75,8 +77,11 @@ class WireBody:
         self._left = int(line, 16)
         if self._left:
             return True
-        while self._wire.read_line():  # trailers carry nothing that s3pool uses
-            pass
+        for _ in range(MOST_TRAILERS):  # they carry nothing that s3pool uses
+            if not self._wire.read_line():
+                break
+        else:
+            raise ProtocolError(f"{self._wire.endpoint} sent too many trailer fields", endpoint=self._wire.endpoint)
         self._end(reusable=self._head.keep_alive)
         return False
 

@@ -37,6 +37,7 @@ from s3pool.s3.sigv4 import (
 
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
+MAX_CREDENTIAL_LENGTH = 512
 HEX_HASH = re.compile(r"[0-9a-f]{64}")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
 SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
@@ -270,7 +271,7 @@ def read_claim(head: RequestHead) -> Claim:
 def _from_http_date(text: str) -> str:
     try:
         return time.strftime(TIMESTAMP_FORMAT, time.gmtime(parsedate_to_datetime(text).timestamp()))
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return ""
 
 
@@ -291,7 +292,8 @@ def _read_query(target: Target) -> Claim:
 def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -> Claim:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
-    if len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
+    is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
+    if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
         raise _malformed_header("the credential's scope must be date/region/s3/aws4_request")
     is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
     if HEX_SIGNATURE.fullmatch(claimed) is None or not is_list:

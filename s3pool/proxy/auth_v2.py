@@ -110,7 +110,7 @@ def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     text = given[0] if given else head.value("date")
     try:
         stamp = parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         stamp = -1.0
     if stamp < 0:  # no date, or one before 1970
         raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date")

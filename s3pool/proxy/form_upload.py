@@ -198,7 +198,10 @@ def form_answer(form: Form, bucket: str, response: Response, *, url: str) -> Res
 
 
 def _outcome(form: Form, bucket: str, etag: str, url: str) -> tuple[int, list[tuple[str, str]], bytes]:
-    target = urlsplit(form.value("success_action_redirect") or form.value("redirect"))
+    try:
+        target = urlsplit(form.value("success_action_redirect") or form.value("redirect"))
+    except ValueError:  # a host in brackets that is none; the object is stored all the same
+        target = urlsplit("")
     if target.scheme in ("http", "https") and target.netloc:
         pairs = [
             *parse_qsl(target.query, keep_blank_values=True),

@@ -10,6 +10,7 @@ from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
     AccessDeniedError,
     NoEndpointError,
+    ProtocolError,
     RequestTimeoutError,
     S3Error,
     S3PoolError,
@@ -22,12 +23,12 @@ from s3pool.pool.balancer import Node
 from s3pool.pool.call import Call
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.transport import Transport
-from s3pool.proxy.budget import RetryBudget, Slip
+from s3pool.proxy.budget import Budget, RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import ProxyRequest, Sendable
 from s3pool.record import dataclass, field
-from s3pool.s3.xml import parse_error
+from s3pool.s3.xml import MAX_ERROR_BYTES, parse_error
 
 TOO_MANY_REQUESTS = 429
 UNAVAILABLE = 503
@@ -38,6 +39,8 @@ FIRST_ERROR = 400
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
+MAX_DOCUMENT_BYTES = 4 << 20  # a page of a thousand versions with long names has 3 MB
+MAX_ANSWER_BYTES = 1 << 20  # of an error that another node may not give
 # Until more is asked of a request than its method.
 BARE = {method: Request(method, "", "") for method in ("GET", "HEAD")}
 
@@ -47,6 +50,7 @@ class Attempts:
     """Which endpoints a request was sent to, in order."""
 
     endpoints: list[Endpoint] = field(default_factory=list)
+    kept: int = 0  # bytes of answers that are kept, taken from the memory for all requests
 
     @property
     def last(self) -> str:
@@ -60,9 +64,11 @@ class Judge:
     One answer of a kind may be asked again of one other node; the second is the client's.
     """
 
-    def __init__(self, operation: Operation, *, signs: bool) -> None:
+    def __init__(self, operation: Operation, *, signs: bool, attempts: Attempts, memory: Budget | None = None) -> None:
         self._operation = operation
         self._signs = signs
+        self._attempts = attempts
+        self._memory = memory  # for documents
         self._refusals = 0
         self._failures = 0
         self.answer: Response | None = None
@@ -87,12 +93,21 @@ class Judge:
         if self._operation.brings_document or (self._operation.reads and status >= FIRST_ERROR):
             # Nobody can go on in the middle of a text that another node may word otherwise. So it
             # has to be here before its first byte leaves; until then it can be asked for anew.
-            response.preload()
+            # What is no document is passed on as it comes: nodes ignore sub-resources that they do not know.
+            response.read_ahead(MAX_DOCUMENT_BYTES, self._take)
+
+    def _take(self, count: int) -> bool:
+        is_there = self._memory is None or self._memory.take(count)
+        self._attempts.kept += count if is_there else 0
+        return is_there
 
     def _code(self, response: Response) -> str:
-        return parse_error(response.preload())[0]
+        return parse_error(response.body or b"")[0] if response.read_ahead(MAX_ERROR_BYTES) else ""
 
     def _error(self, kind: type[S3Error], response: Response, code: str, *, final: bool) -> S3Error:
+        if not response.read_ahead(MAX_ANSWER_BYTES):  # it is closed before the client can have it
+            response.close()
+            raise ProtocolError(f"{response.endpoint} sent a long error", endpoint=str(response.endpoint))
         self.answer = response
         return kind(
             response.status,
@@ -107,7 +122,7 @@ class Judge:
 def _server_time(response: Response) -> float | None:
     try:
         return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
 
 
@@ -126,6 +141,7 @@ class Forwarder:
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._slowness = slowness  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
+        self.memory: Budget | None = None  # for documents that nodes send
 
     def send(
         self,
@@ -165,7 +181,7 @@ class Forwarder:
 
         ``begun`` is what begin_now() did of it, with its place in the budget.
         """
-        judge = Judge(operation, signs=outbound.signs)
+        judge = Judge(operation, signs=outbound.signs, attempts=attempts, memory=self.memory)
         slip = begun.slip if begun is not None else Slip(self.budget)
         request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
         call = self._transport.call(request, judge.check, only=only)
@@ -190,8 +206,10 @@ class Forwarder:
             idempotent=operation.ambiguous,
             resource=outbound.resource,
             slowness=self._slowness if operation.is_slow else 1.0,
+            is_endless=operation.is_endless,
             build=build,
             slip=slip,
+            access_key=outbound.access_key,
         )
 
 

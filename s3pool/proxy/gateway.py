@@ -71,6 +71,7 @@ class Gateway:
         self.settings = settings
         self.forwarder = forwarder
         self.loader = Loader(settings)
+        forwarder.memory = self.loader.budget
         self.uploads = UploadMap() if settings.sticky else None
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
         self._clients = clients
@@ -257,6 +258,7 @@ class Gateway:
             asks_leave=load.asks_leave,
             is_decoded=admitted.decodes and not load.is_reframed,
             is_trusted=trusts,
+            access_key=admitted.caller.access_key or ("" if self.settings.auth == VERIFY else peer),
             extra=(
                 *load.extra,
                 ("X-Forwarded-For", ", ".join(hops)),

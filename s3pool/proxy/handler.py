@@ -284,9 +284,16 @@ class Errand:
                 raise
             logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
             return self._refuse(refusal_for(exc))
+        except Exception:  # a mistake of ours, which must not cost the client its answer
+            logger.exception("a request of %s failed", self.entry.peer)
+            if self.entry.first_byte_s:
+                self._stream.abort()
+                raise ClientGoneError("the answer was broken off") from None
+            return self._refuse(Denial(500, "InternalError", "the proxy failed at this request", closes=True))
         finally:
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
+            self._gateway.loader.budget.give_back(self._attempts.kept)
             self.entry.tries = len(self._attempts.endpoints)
             self.entry.endpoint = self.entry.endpoint or self._attempts.last
 

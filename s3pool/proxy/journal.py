@@ -13,6 +13,7 @@ from s3pool.model import format_iso_time
 
 LOG_MODE = 0o640
 REQUEST_ID_BYTES = 8
+MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a stranger
 
 
 class Entry:
@@ -64,7 +65,7 @@ class Entry:
             "method": self.method,
             "op": self.op,
             "bucket": self.bucket,
-            "key": self.key,
+            "key": self.key[:MAX_KEY_LENGTH],
             "status": self.status,
             "code": self.code,
             "bytes_in": self.bytes_in,

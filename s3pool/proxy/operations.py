@@ -113,7 +113,8 @@ class Operation:
     ``after_500`` that after an error inside the server, ``after_503`` that after a refusal;
     ``partial`` that a body which did not arrive whole may be sent anew. ``is_slow`` means
     minutes until the answer, ``is_eager`` that its head comes early, with blanks behind it,
-    ``brings_document`` that all it gives is a text of moderate length.
+    ``brings_document`` that all it gives is a text of moderate length, ``is_endless`` that it
+    tells of events as they happen.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Operation:
     is_eager: bool = False
     reads: bool = False
     brings_document: bool = False
+    is_endless: bool = False
 
 
 def classify(
@@ -146,7 +148,14 @@ def classify(
         return Operation(name, is_slow=True, is_eager=True)
     if method in ("GET", "HEAD", "OPTIONS") or name == "SelectObjectContent":
         brings_document = method == "GET" and name != "GetObject" and NOTIFICATIONS not in query
-        return Operation(name, ambiguous=True, after_500=True, reads=True, brings_document=brings_document)
+        return Operation(
+            name,
+            ambiguous=True,
+            after_500=True,
+            reads=True,
+            brings_document=brings_document,
+            is_endless=NOTIFICATIONS in query,
+        )
     return Operation(name, is_slow=name in UPLOADS)
 
 

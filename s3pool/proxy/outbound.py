@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from s3pool.model import Endpoint, Request
+from s3pool.pool.breaker import ANYBODY
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.denial import forbidden
@@ -68,6 +69,12 @@ class ProxyRequest(Request):
 
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
     slip: Slip | None = None
+    access_key: str = ""
+
+    @property
+    def asker(self) -> str:
+        """Return the key and the request, since a key's every request is one that others have not sent."""
+        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
 
     def may_retry(self) -> bool:
         """Say whether the budget of second tries has room."""
@@ -98,6 +105,10 @@ class Sendable(Protocol):
     def signs(self) -> bool:
         """Say whether the head is signed here."""
 
+    @property
+    def access_key(self) -> str:
+        """Return whose request it is, or an address; empty for anonymous."""
+
     def build(self, endpoint: Endpoint, now: float) -> bytes:
         """Give the bytes of the head for an endpoint."""
 
@@ -126,6 +137,7 @@ class Outbound:
     is_decoded: bool = False
     asks_leave: bool = False  # the node is to say whether it wants the body
     is_trusted: bool = False  # the client is a balancer whose word for its own client counts
+    access_key: str = ""  # or the address of a client whom only nodes know
     extra: Fields = ()
     dropped: frozenset[str] = frozenset()
 

@@ -17,6 +17,7 @@ from s3pool.errors import S3PoolError
 from s3pool.proxy import status
 from s3pool.proxy.admin import AdminServer, Desk, admin_rules
 from s3pool.proxy.journal import AccessLog
+from s3pool.proxy.log_limit import limit_log
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.server import ProxyServer, server_context
 from s3pool.proxy.service import Pool, open_gateway
@@ -246,6 +247,7 @@ class End(NamedTuple):
 
 def tune_interpreter() -> None:
     """Fit the whole process to many threads that mostly wait; for processes that do nothing else."""
+    limit_log()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what is there now stays to the end

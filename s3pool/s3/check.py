@@ -17,7 +17,7 @@ from s3pool.errors import (
 )
 from s3pool.model import Response, whole_number
 from s3pool.s3.results import DeleteFailure
-from s3pool.s3.xml import parse_error
+from s3pool.s3.xml import MAX_ERROR_BYTES, parse_error
 
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
@@ -143,11 +143,13 @@ def parse_http_date(text: str) -> float | None:
 
 def _body_of(response: Response) -> bytes:
     try:
-        return response.preload()
+        if response.read_ahead(MAX_ERROR_BYTES):
+            return response.body or b""
     except TransportError:
-        # The status says enough, and a cut error text must not become another error.
-        response.close()
-        return b""
+        pass
+    # The status says enough, and a cut or endless error text must not become another error.
+    response.close()
+    return b""
 
 
 def _code_for(status: int, *, resource: str, is_head: bool) -> str:

@@ -174,18 +174,8 @@ class Response:
     keeps what was received. ``length`` is the body's size in bytes, None when unknown.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_stream",
-        "body",
-        "endpoint",
-        "headers",
-        "length",
-        "patience_s",
-        "raw_headers",
-        "reason",
-        "status",
-    )
+    __slots__ = ("_ahead", "_stream", "body", "endpoint", "headers", "length", "patience_s",
+                 "raw_headers", "reason", "status")  # fmt: skip
 
     def __init__(
         self,
@@ -216,11 +206,6 @@ class Response:
             buffer[:count], self._ahead = self._ahead[:count], self._ahead[count:]
             return count
         return self._stream.readinto(buffer)
-
-    @property
-    def has_ahead(self) -> bool:
-        """Return whether part of the body was read already and waits to be given."""
-        return bool(self._ahead)
 
     def iter_blocks(self, size: int) -> Iterator[memoryview]:
         """Yield the body through one reused buffer; a block is valid until the next one."""

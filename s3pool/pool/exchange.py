@@ -11,7 +11,7 @@ from s3pool.model import Request, Response
 from s3pool.pool.balancer import Node
 from s3pool.pool.greeting import greet
 from s3pool.pool.heads import Head
-from s3pool.pool.readable import wait_readable
+from s3pool.pool.pace import wait_readable
 from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire
 from s3pool.pool.wirebody import WireBody
 
@@ -116,7 +116,7 @@ class Exchange:
         return self.node.connections.settings.read_timeout_s * self.request.slowness
 
     def _set_window(self) -> None:
-        self.wire.window_s = math.inf if self.request.is_endless else self._timeout_s
+        self.wire.pace.window_s = math.inf if self.request.is_endless else self._timeout_s
 
     def complete(self, head: Head) -> None:
         """Note a good answer of which everything was taken, and give the connection back."""

@@ -29,7 +29,7 @@ def greet(wire: Wire, netloc: str, *, path: str = GENERIC_PATH, timeout_s: float
         wire.send(f"GET {path} HTTP/1.1\r\nhost: {netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
     except EarlyAnswer as exc:
         raise ProtocolError(f"{wire.endpoint} broke the connection: {exc}", endpoint=wire.endpoint) from exc
-    wire.window_s = timeout_s
+    wire.pace.window_s = timeout_s
     head = wire.read_head("GET")
     reusable: list[bool] = []
     body = WireBody(wire, head, finish=reusable.append, failed=lambda _error: None)

@@ -33,17 +33,20 @@ class Pipe:
             # Above the user's limit for pipes: slower, and right all the same.
             return
 
-    def move(self, response: Response, target: int) -> int:
+    def move(
+        self, response: Response, target: int, judge: Callable[[float, int], None] = lambda _seconds, _count: None
+    ) -> int:
         """Move what is there of a body to a blocking socket; 0 when this body cannot be moved so.
 
-        Give the bytes that left for the target, at most a pipe full.
+        Give the bytes that left for the target, at most a pipe full. ``judge`` is told how
+        long the target took for how many.
 
         Raises:
             TransportError: the node broke off; nothing of this move got to the target.
             OSError: the target takes no more.
         """
         body = response._stream
-        if response.has_ahead or not isinstance(body, WireBody) or not _is_spliceable(body):
+        if response._ahead or not isinstance(body, WireBody) or not _is_spliceable(body):
             return 0
         try:
             count = self._fill(body._wire, body._left)
@@ -53,7 +56,10 @@ class Pipe:
             raise
         left = count
         while left:
-            left -= os.splice(self._out, target, left)
+            started = time.monotonic()
+            sent = os.splice(self._out, target, left)
+            judge(time.monotonic() - started, sent)
+            left -= sent
         _note_taken(body, count)
         return count
 
@@ -78,7 +84,7 @@ class Pipe:
                 raise EarlyAnswer(str(exc)) from exc
             waiting -= sent
             wire.bytes_sent += sent
-            wire.judge_taking(started, sent)
+            wire.pace.judge_taking(time.monotonic() - started, sent, wire._timeout_s)
         return count
 
     def _fill(self, wire: Wire, left: int) -> int:
@@ -94,7 +100,7 @@ class Pipe:
             raise ProtocolError(f"{endpoint} broke the connection: {why}", endpoint=endpoint) from exc
         if not count:
             raise ProtocolError(f"{endpoint} closed the connection {left} bytes early", endpoint=endpoint)
-        wire.judge_speed(time.monotonic() - started, count)
+        wire.pace.judge(time.monotonic() - started, count)
         return count
 
     def close(self) -> None:

@@ -7,18 +7,17 @@ sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import select
 import socket
-import struct
 import sys
+import time
 from collections.abc import Callable
 
-from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody
+from s3pool.body import READ_BLOCK_BYTES, Body, BytesBody, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError, describe_os_error
 from s3pool.pool.heads import CONTINUE, FIRST_FINAL_STATUS, Head, parse_head
-from s3pool.pool.readable import wait_readable
+from s3pool.pool.pace import Pace, set_kernel_timeout, wait_readable
 from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
@@ -29,7 +28,6 @@ IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 SWITCHING_PROTOCOLS = 101
 INTERIM_START = b"HTTP/1.1 1"
-LEAST_BYTES_PER_S = 1024  # of an answer that has begun; less is no network, but somebody's trick
 MOST_INTERIM = 16  # answers of 1xx before the final one
 
 
@@ -44,30 +42,9 @@ class EarlyAnswer(Exception):
 class Wire:
     """A connected socket between requests or inside one; used by one thread at a time."""
 
-    __slots__ = (
-        "_buffer",
-        "_end",
-        "_is_begun",
-        "_poll",
-        "_receive_timeout_s",
-        "_send_timeout_s",
-        "_sock",
-        "_start",
-        "_throttle",
-        "_timeout_s",
-        "_trouble",
-        "_view",
-        "_waited_bytes",
-        "_waited_s",
-        "bytes_received",
-        "bytes_sent",
-        "endpoint",
-        "exchanges",
-        "idle_since",
-        "is_tls",
-        "tls_version",
-        "window_s",
-    )
+    __slots__ = ("_buffer", "_end", "_is_begun", "_poll", "_receive_timeout_s", "_send_timeout_s",
+                 "_sock", "_start", "_throttle", "_timeout_s", "_trouble", "_view", "bytes_received",
+                 "bytes_sent", "endpoint", "exchanges", "idle_since", "is_tls", "pace", "tls_version")  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
@@ -81,8 +58,7 @@ class Wire:
         self._is_begun = False  # an interim answer came: the server has the request
         self._trouble: OSError | None = None  # what followed the bytes that were gathered last
         self._timeout_s = 0.0
-        self.window_s = math.inf  # of waiting for bytes, after which their speed is judged
-        self._waited_s, self._waited_bytes = 0.0, 0
+        self.pace = Pace(endpoint)
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
         self._send_timeout_s = self._receive_timeout_s = -1.0
         self.endpoint = endpoint
@@ -118,7 +94,7 @@ class Wire:
         """Return whether bytes arrived that no request asked for; the end of the connection is none."""
         if self._end > self._start:
             return True
-        if self.is_tls:  # where a readable socket may only hold a session ticket
+        if self.is_tls:  # a readable socket may only hold a session ticket
             return self._pending() > 0
         try:
             return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
@@ -144,7 +120,7 @@ class Wire:
             self._receive_timeout_s = seconds
             self._sock.settimeout(seconds)
         else:
-            self._set_option(socket.SO_SNDTIMEO, seconds)
+            set_kernel_timeout(self._sock, socket.SO_SNDTIMEO, seconds)
 
     def _set_receive_timeout(self, seconds: float) -> None:
         self._receive_timeout_s = seconds
@@ -152,14 +128,7 @@ class Wire:
             self._send_timeout_s = seconds
             self._sock.settimeout(seconds)
         else:
-            self._set_option(socket.SO_RCVTIMEO, seconds)
-
-    def _set_option(self, option: int, seconds: float) -> None:
-        if self._sock.gettimeout() is not None:
-            self._sock.settimeout(None)
-        whole = int(seconds)
-        micros = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
-        self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, micros))
+            set_kernel_timeout(self._sock, socket.SO_RCVTIMEO, seconds)
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -246,17 +215,17 @@ class Wire:
         self.bytes_sent += len(block)
 
     def _send_rest(self, view: memoryview) -> None:
-        """Send what the connection did not take at once, at a least speed."""
-        until = time.monotonic() + max(self._timeout_s, len(view) / LEAST_BYTES_PER_S)
+        """Send what the connection did not take at once."""
         while view:
-            if time.monotonic() > until:
-                raise self._send_timeout()
-            view = view[self._sock.send(view) :]
+            started = time.monotonic()
+            sent = self._sock.send(view)
+            self.pace.judge_taking(time.monotonic() - started, sent, self._timeout_s)
+            view = view[sent:]
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS."""
         if self.is_tls or not IS_LINUX:
-            self._send_file_buffered(fd, offset, count)
+            FileSlice(fd, offset=offset, length=count).feed(self.write)
             return
         limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
         if self._send_timeout_s != self._timeout_s:
@@ -277,27 +246,7 @@ class Wire:
             offset += sent
             count -= sent
             self.bytes_sent += sent
-            self.judge_taking(started, sent)
-
-    def judge_taking(self, started: float, count: int) -> None:
-        """Judge the speed at which bytes were taken since a time.
-
-        Raises:
-            RequestTimeoutError: they were few, for as long as nothing at all would have been waited for.
-        """
-        seconds = time.monotonic() - started
-        if seconds >= self._timeout_s and count < seconds * LEAST_BYTES_PER_S:
-            raise self._send_timeout()
-
-    def _send_file_buffered(self, fd: int, offset: int, count: int) -> None:
-        buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, count)))
-        while count:
-            got = os.preadv(fd, [buffer[: min(count, len(buffer))]], offset)
-            if not got:
-                raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
-            self.write(buffer[:got])
-            offset += got
-            count -= got
+            self.pace.judge_taking(time.monotonic() - started, sent, self._timeout_s)
 
     def _look_for_early_answer(self) -> None:
         # Under TLS a readable socket may only hold a session ticket; the answer is found after a failed send.
@@ -377,7 +326,7 @@ class Wire:
         elif self._end == len(self._buffer):
             self._make_room()
         if is_first:  # which may take long, and tells nothing of the speed
-            self._waited_s, self._waited_bytes = -self._timeout_s, 0
+            self.pace.begin(-self._timeout_s)
         try:
             count = self._recv_into(self._view[self._end :])
         except TransportError as exc:
@@ -392,24 +341,8 @@ class Wire:
             # The kernel forgets it after each use; without it Nagle there waits 40 ms for our ACK here.
             self._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
         if is_first:
-            self._waited_s, self._waited_bytes = 0.0, 0
+            self.pace.begin()
         self._end += count
-
-    def judge_speed(self, waited_s: float, count: int) -> None:
-        """Count bytes of an answer and the time that they were waited for.
-
-        Raises:
-            RequestTimeoutError: they come too slowly, and have done so for long.
-        """
-        self._waited_s += waited_s
-        self._waited_bytes += count
-        if self._waited_s < self.window_s:
-            return
-        seconds, total = self._waited_s, self._waited_bytes
-        self._waited_s, self._waited_bytes = 0.0, 0
-        if total < seconds * LEAST_BYTES_PER_S:
-            message = f"{self.endpoint} sent {total} bytes of its answer in {seconds:.0f} s"
-            raise RequestTimeoutError(message, endpoint=self.endpoint)
 
     def _make_room(self) -> None:
         """Move what is unread to the front, of a larger buffer when it fills this one."""
@@ -433,7 +366,7 @@ class Wire:
         except OSError as exc:
             raise self._broken(exc) from exc
         self.bytes_received += count
-        self.judge_speed(time.monotonic() - started, count)
+        self.pace.judge(time.monotonic() - started, count)
         if self._throttle is not None:
             self._throttle.take(count)
         return count
@@ -472,14 +405,14 @@ class Wire:
                     started = time.monotonic()
                     if not wait_readable([self], self._timeout_s):
                         raise self._silence() from None
-                    self.judge_speed(time.monotonic() - started, 0)
+                    self.pace.judge(time.monotonic() - started, 0)
                     continue
             except OSError as exc:
                 if not filled:
                     raise self._broken(exc) from exc
                 self._trouble = exc
             self.bytes_received += filled
-            self.judge_speed(0.0, filled)
+            self.pace.judge(0.0, filled)
             return filled
 
     def read_line(self) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from email.utils import formatdate
 from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
@@ -12,8 +11,7 @@ from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
 from s3pool.proxy.budget import Slip
-from s3pool.proxy.chunked import LengthReader
-from s3pool.proxy.denial import REASONS, ClientGoneError, Denial
+from s3pool.proxy.denial import ClientGoneError, Denial
 from s3pool.proxy.express import Passage
 from s3pool.proxy.form_upload import form_answer
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
@@ -21,6 +19,7 @@ from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.journal import Entry
 from s3pool.proxy.loading import Admitted, Load
+from s3pool.proxy.refusal import refuse
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
 STAY_S = 0.5  # a thread waits so long for a client's next request before it leaves the waiting to the loop
-DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
 ERROR_STATUS = 400
 NOTHING = Load()  # of requests without a body; nobody writes to it
 
@@ -133,40 +131,8 @@ class Connection:
         self.host.report(entry)
 
     def refuse(self, entry: Entry, head: RequestHead | None, reader: object, denial: Denial) -> bool:
-        """Answer with an S3 error; say whether the connection can go on."""
-        keep_alive = head is not None and head.keep_alive and not denial.closes and not self.host.is_draining
-        keep_alive = keep_alive and self._drop_body(head, reader)
-        entry.status, entry.code, entry.denied = denial.status, denial.code, denial.reason
-        resource = head.path if head is not None else ""
-        body = denial.xml(resource, entry.request_id)
-        lines = [
-            f"HTTP/1.1 {denial.status} {REASONS[denial.status]}",
-            f"Date: {formatdate(usegmt=True)}",
-            f"x-amz-request-id: {entry.request_id}",
-            *(f"{name}: {value}" for name, value in denial.fields),
-            "Content-Type: application/xml",
-            f"Content-Length: {len(body)}",
-        ]
-        if not keep_alive:
-            lines.append("Connection: close")
-        elif head is not None and head.is_http_1_0:
-            lines.append("Connection: keep-alive")
-        text = ("\r\n".join(lines) + "\r\n\r\n").encode()
-        self.stream.write(text, b"" if head is not None and head.method == "HEAD" else body)
-        return keep_alive
-
-    def _drop_body(self, head: RequestHead | None, reader: object) -> bool:
-        """Read a small body that nobody wants; False when the connection has to end instead."""
-        if head is None or head.length == 0:
-            return True
-        if reader is None and head.length is not None and not head.expects_continue:
-            reader = LengthReader(self.stream, head.length)
-        if not isinstance(reader, LengthReader) or reader.left > DRAIN_BYTES:
-            return bool(getattr(reader, "is_done", False))
-        buffer = memoryview(bytearray(DRAIN_BYTES))
-        while reader.left:
-            reader.readinto(buffer)
-        return True
+        """Answer with an S3 error; return whether the connection can go on."""
+        return refuse(self.stream, entry, head, reader, denial, is_ending=self.host.is_draining)
 
 
 class _Unreadable:
@@ -284,11 +250,10 @@ class Errand:
                 raise
             logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
             return self._refuse(refusal_for(exc))
-        except Exception:  # a mistake of ours, which must not cost the client its answer
-            logger.exception("a request of %s failed", self.entry.peer)
+        except Exception:  # a mistake of ours
             if self.entry.first_byte_s:
-                self._stream.abort()
-                raise ClientGoneError("the answer was broken off") from None
+                raise
+            logger.exception("a request of %s failed", self.entry.peer)
             return self._refuse(Denial(500, "InternalError", "the proxy failed at this request", closes=True))
         finally:
             if self._load is not NOTHING:

@@ -156,7 +156,7 @@ class Relay:
 
     def _move(self, pipe: Pipe) -> int:
         try:
-            count = pipe.move(self._response, self._stream.fileno())
+            count = pipe.move(self._response, self._stream.fileno(), self._stream.outgoing.judge)
         except TransportError as exc:
             self._go_on_elsewhere(exc)
             return 0

@@ -121,7 +121,9 @@ class ProxyServer(ThreadingHTTPServer):
     def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = Connection(ClientStream(sock, is_tls=is_tls), peer, self)
+        settings = self.settings
+        stream = ClientStream(sock, is_tls=is_tls, least_speed=settings.least_speed, speed_window=settings.speed_window)
+        connection = Connection(stream, peer, self)
         with self._lock:
             self._sockets[connection] = sock
         return connection

@@ -9,6 +9,7 @@ from typing import Any
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import Endpoint
 from s3pool.proxy.readers import OFF, READERS, Address, Network, read_address
+from s3pool.proxy.stream import LEAST_BYTES_PER_S, SPEED_WINDOW_S
 from s3pool.proxy.upload import REPLAY_BYTES, REPLAY_MEMORY_BYTES
 from s3pool.record import dataclass, field
 
@@ -62,6 +63,9 @@ class ProxySettings:
     resume_get: int = 2
     idle_timeout: float = 60.0
     header_timeout: float = 10.0
+    least_speed: int = LEAST_BYTES_PER_S
+    speed_window: float = SPEED_WINDOW_S
+    slot_wait: float = 5.0
     max_clients: int = 1024
     max_per_client: int = 0
     trust_forwarded: tuple[Network, ...] = ()

@@ -13,13 +13,14 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from s3pool.proxy.denial import ClientGoneError, malformed
 from s3pool.proxy.head import MAX_HEAD_BYTES
 
 RECEIVE_BYTES = 16 * 1024  # what one receive takes while a head or a chunk line is read
-MIN_RATE_WINDOW_S = 30.0  # time spent waiting for a body, after which its speed is judged
-MIN_RATE_BYTES_PER_S = 1024
+SPEED_WINDOW_S = 30.0  # time spent waiting for a client, after which its speed is judged
+LEAST_BYTES_PER_S = 1024
 SEND_TIMEOUT_S = 60.0  # a client that takes no byte for this long is gone
 LINGER_S = 2.0
 LINGER_BYTES = 64 * 1024
@@ -28,16 +29,63 @@ JOIN_LIMIT_BYTES = 64 * 1024  # answers up to this leave in one send
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+class Speed:
+    """How fast one direction is, by the time that was spent waiting for the client."""
+
+    __slots__ = ("_bytes", "_least", "_waited_s", "_what", "window_s")
+
+    def __init__(self, what: str, *, least: int, window_s: float) -> None:
+        self._what = what
+        self._least = least
+        self.window_s = window_s
+        self._waited_s, self._bytes = 0.0, 0
+
+    def judge(self, waited_s: float, count: int) -> None:
+        """Count bytes and the time that they took.
+
+        Raises:
+            ClientGoneError: they are too few, and have been so for long.
+        """
+        self._waited_s += waited_s
+        self._bytes += count
+        if self._waited_s < self.window_s:
+            return
+        is_slow = self._bytes < self._waited_s * self._least
+        self._waited_s, self._bytes = 0.0, 0
+        if is_slow:
+            raise ClientGoneError(f"the client {self._what} too slowly")
+
+
+class Rest(Protocol):
+    """A body that is read to its end."""
+
+    @property
+    def left(self) -> int:
+        """Return the number of bytes that are to come."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of a buffer."""
+
+
 class ClientStream:
     """The bytes of one client connection, in order; used by one thread."""
 
-    def __init__(self, sock: socket.socket, *, is_tls: bool = False, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        is_tls: bool = False,
+        least_speed: int = LEAST_BYTES_PER_S,
+        speed_window: float = SPEED_WINDOW_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._sock = sock
         self._now = now
+        self._incoming = Speed("sends its request body", least=least_speed, window_s=speed_window)
+        self.outgoing = Speed("takes its answer", least=least_speed, window_s=speed_window)
+        self._patience_s = speed_window  # for the next bytes of a body
         self._rest = b""  # received, not yet taken
         self._receive_timeout_s = -1.0
-        self._waited_s = 0.0
-        self._window_bytes = 0
         self.is_tls = is_tls
         self.is_silent = False  # the last wait for a request ended without a byte, and without an end
         self.bytes_in = 0
@@ -168,6 +216,23 @@ class ClientStream:
             return count
         return self._receive_body(view)
 
+    def drop(self, body: Rest) -> bool:
+        """Read the rest of a body that nobody wants; False when it does not come soon."""
+        until, buffer = self._now() + LINGER_S, memoryview(bytearray(RECEIVE_BYTES))
+        try:
+            while body.left:
+                if not self._rest:
+                    left_s = until - self._now()
+                    if left_s <= 0:
+                        return False
+                    self._patience_s = left_s
+                body.readinto(buffer)
+        except ClientGoneError:
+            return False
+        finally:
+            self._patience_s = self._incoming.window_s
+        return True
+
     @property
     def can_splice(self) -> bool:
         """Say whether what the client sends next is plain bytes on the socket."""
@@ -185,7 +250,7 @@ class ClientStream:
         return self._receive(lambda: self._sock.recv_into(view))
 
     def _receive(self, take: Callable[[], int]) -> int:
-        self._wait_at_most(MIN_RATE_WINDOW_S)
+        self._wait_at_most(self._patience_s)
         started = self._now()
         try:
             count = take()
@@ -195,18 +260,9 @@ class ClientStream:
             raise ClientGoneError(f"the client hung up inside its request body: {exc}") from exc
         if not count:
             raise ClientGoneError("the client hung up inside its request body")
-        self._judge_speed(self._now() - started, count)
+        self._incoming.judge(self._now() - started, count)
         self.bytes_in += count
         return count
-
-    def _judge_speed(self, waited_s: float, count: int) -> None:
-        self._waited_s += waited_s
-        self._window_bytes += count
-        if self._waited_s < MIN_RATE_WINDOW_S:
-            return
-        if self._window_bytes < self._waited_s * MIN_RATE_BYTES_PER_S:
-            raise ClientGoneError("the client sends its request body too slowly")
-        self._waited_s, self._window_bytes = 0.0, 0
 
     def read_line(self, limit: int) -> bytes:
         """Read a line of chunked framing, without its CRLF.
@@ -243,10 +299,17 @@ class ClientStream:
             blocks = (b"".join(blocks),)
         try:
             for block in blocks:
-                self._sock.sendall(block)
-                self.bytes_out += len(block)
+                self._send_all(memoryview(block))
         except OSError as exc:
             raise ClientGoneError(f"the client does not take its answer: {exc}") from exc
+
+    def _send_all(self, view: memoryview) -> None:
+        while view:
+            started = self._now()
+            sent = self._sock.send(view)
+            self.outgoing.judge(self._now() - started, sent)
+            self.bytes_out += sent
+            view = view[sent:]
 
     def write_continue(self) -> None:
         """Ask for the body that the client holds back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -77,7 +77,6 @@ def test_sub_resource_that_nodes_ignore_streams(has_length: bool) -> None:
     ):
         with socket.create_connection(("127.0.0.1", proxy.port), 20) as sock:
             sock.sendall(plain("GET", "/b/k?attributes", b"Connection: close"))
-            time.sleep(0)
             used = proxy.stats()["replay_memory"]["used"]
             received = 0
             while piece := sock.recv(1 << 20):
@@ -181,7 +180,7 @@ def trickle(*beginning: bytes) -> Callable[[socket.socket], None]:
         sock.sendall(b"".join(beginning))
         for _ in range(2_000):
             sock.sendall(b"x")
-            time.sleep(0.05)
+            threading.Event().wait(0.05)
 
     return send
 

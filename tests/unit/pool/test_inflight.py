@@ -19,7 +19,7 @@ from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.inflight import InFlight, Landed
-from s3pool.pool.readable import wait_readable
+from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport

@@ -25,7 +25,7 @@ from s3pool.pool import patience
 from s3pool.pool.balancer import LoadBalancer, Node
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import AllBusy, ConnectionPool, ConnectionSettings
-from s3pool.pool.readable import wait_readable
+from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.pool.wire import Wire

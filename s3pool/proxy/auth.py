@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
@@ -200,6 +200,7 @@ class Verifier:
             "host",
             fields.get("x-amz-signature", ""),
             fields.get("x-amz-date", ""),
+            _malformed_header,
         )
         client = self._clients.get(claim.access_key)
         key = self._key(client.secret_key if client else DUMMY_SECRET, claim)
@@ -265,7 +266,7 @@ def read_claim(head: RequestHead) -> Claim:
         raise _malformed_header("the Authorization field is malformed")
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     timestamp = given[0] if given else _from_http_date(head.value("date"))
-    return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp)
+    return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, _malformed_header)
 
 
 def _from_http_date(text: str) -> str:
@@ -276,28 +277,41 @@ def _from_http_date(text: str) -> str:
 
 
 def _read_query(target: Target) -> Claim:
-    for name in V4_PARAMETERS:
-        if sum(other == name for other, _, _ in target.pairs) != 1 and name != "X-Amz-Security-Token":
-            raise Denial(400, "AuthorizationQueryParametersError", f"{name} must be given once", reason="malformed")
+    names = [name for name, _, _ in target.pairs]
+    if any(names.count(name) != 1 for name in V4_PARAMETERS - {"X-Amz-Security-Token"}):
+        detail = (
+            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
+            "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
+        )
+        raise _malformed_query(detail)
     if target.value("X-Amz-Algorithm") != ALGORITHM:
-        raise Denial(501, "NotImplemented", f"only {ALGORITHM} is supported", reason="algorithm")
+        raise _malformed_query(f'X-Amz-Algorithm only supports "{ALGORITHM}" here')
+    timestamp = target.value("X-Amz-Date")
+    if read_timestamp(timestamp) is None:
+        raise _malformed_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
+    credential = target.value("X-Amz-Credential")
     return _claim(
-        target.value("X-Amz-Credential"),
-        target.value("X-Amz-SignedHeaders"),
-        target.value("X-Amz-Signature"),
-        target.value("X-Amz-Date"),
+        credential, target.value("X-Amz-SignedHeaders"), target.value("X-Amz-Signature"), timestamp, _malformed_query
     )
 
 
-def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -> Claim:
+def _claim(
+    credential: str,
+    signed_headers: str,
+    claimed: str,
+    timestamp: str,
+    malformed: Callable[[str], Denial],
+) -> Claim:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
     is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
     if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
-        raise _malformed_header("the credential's scope must be date/region/s3/aws4_request")
+        raise malformed("the credential's scope must be date/region/s3/aws4_request")
     is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
     if HEX_SIGNATURE.fullmatch(claimed) is None or not is_list:
-        raise _malformed_header("the signature or the list of signed headers is malformed")
+        raise malformed("the signature or the list of signed headers is malformed")
+    if malformed is _malformed_query and parts[1] != timestamp[:8]:
+        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
     if read_timestamp(timestamp) is None or parts[1] != timestamp[:8]:
         raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
     return Claim(parts[0], parts[1], parts[2], signed, claimed, timestamp)
@@ -305,6 +319,10 @@ def _claim(credential: str, signed_headers: str, claimed: str, timestamp: str) -
 
 def _malformed_header(detail: str) -> Denial:
     return Denial(400, "AuthorizationHeaderMalformed", detail, reason="malformed")
+
+
+def _malformed_query(detail: str) -> Denial:
+    return Denial(400, "AuthorizationQueryParametersError", detail, reason="malformed")
 
 
 def read_timestamp(text: str) -> float | None:
@@ -332,7 +350,7 @@ def check_skew(timestamp: str, now: float) -> None:
 def _check_expiry(timestamp: str, expires: str, now: float) -> None:
     if not re.fullmatch(r"[0-9]{1,6}", expires) or not 1 <= int(expires) <= MAX_EXPIRES_S:
         detail = "X-Amz-Expires must be 1 second to 7 days"
-        raise Denial(400, "AuthorizationQueryParametersError", detail, reason="malformed")
+        raise _malformed_query(detail)
     started = read_timestamp(timestamp) or 0.0
     if started > now + MAX_SKEW_S:
         raise forbidden("AccessDenied", "Request is not valid yet", reason="skew")

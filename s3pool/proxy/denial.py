@@ -19,6 +19,7 @@ REASONS = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     411: "Length Required",
+    412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
     417: "Expectation Failed",

@@ -22,7 +22,7 @@ from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHA
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.operations import Operation, classify
 from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
-from s3pool.proxy.target import ADMIN_NAMES
+from s3pool.proxy.servers import ADMIN_NAMES
 from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
 
 PLAIN = re.compile(

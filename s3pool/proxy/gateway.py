@@ -10,10 +10,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
-from s3pool.body import EMPTY_SHA256, BytesBody
-from s3pool.errors import S3PoolError
+from s3pool.body import BytesBody
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
 from s3pool.proxy.auth import (
     ANONYMOUS,
@@ -32,23 +30,25 @@ from s3pool.proxy.browser import refuse_foreign_pages
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.express import Express, Passage
-from s3pool.proxy.form_upload import FormVerifier, is_form, put_head, with_file_type
+from s3pool.proxy.form_upload import FormVerifier, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import Form, FormReader, boundary_of
-from s3pool.proxy.forward import Attempts, Forwarder
+from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.head import RequestHead
+from s3pool.proxy.inquiry import Inquiry
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
+from s3pool.proxy.location import located
 from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
 from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Fields, Outbound, is_framed, refuse_hearsay, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted
 from s3pool.proxy.policy import Policy
+from s3pool.proxy.servers import TRAILER_SERVERS, kind_of
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
-from s3pool.proxy.versioning import Versioning
 from s3pool.record import replace
 from s3pool.s3.sigv4 import Signer
-from s3pool.s3.xml import parse_initiate, parse_versioning
+from s3pool.s3.xml import parse_initiate
 
 MAX_REMEMBERED_UPLOADS = 100_000
 OK = 200
@@ -76,7 +76,7 @@ class Gateway:
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
         self._clients = clients
         self._verifier = Verifier(clients)
-        self.versioning = Versioning()
+        self.inquiry = Inquiry(forwarder)
         self._forms = FormVerifier(
             self._verifier,
             clients,
@@ -121,7 +121,7 @@ class Gateway:
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
             raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
-        guard_admin(target, head.method)
+        guard_admin(target, head.method, lambda: self.inquiry.reserved_names(head))
         if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
@@ -226,6 +226,7 @@ class Gateway:
         Raises:
             Denial: its framing is broken, or it names a bucket that its sender may not use.
         """
+        self.inquiry.check_conditions(admitted)
         load = self.loader.load(admitted, stream, before_read)
         client = admitted.caller.client
         if client is None or not client.buckets or admitted.operation.name not in DOCUMENTS:
@@ -290,25 +291,13 @@ class Gateway:
         """Give the operation with what may be repeated of it here, which a bucket's versions decide."""
         operation, bucket = admitted.operation, admitted.target.bucket
         if operation.name == "PutBucketVersioning":
-            self.versioning.forget(bucket)
+            self.inquiry.forget_versioning(bucket)
         is_plain = operation.name == "PutObject" and not any(
             name.lower() in CONDITIONS for name, _ in admitted.head.fields
         )
         if not self.settings.retry_ambiguous_put or not is_plain:
             return operation
-        is_absent = self.versioning.is_absent(bucket, lambda: self._ask_versioning(admitted))
-        return replace(operation, ambiguous=is_absent, after_500=operation.after_500)
-
-    def _ask_versioning(self, admitted: Admitted) -> str | None:
-        path = "/" + admitted.target.path[1:].partition("/")[0]
-        fields = tuple((name, value) for name, value in admitted.head.fields if name.lower() == "user-agent")
-        head = replace(admitted.head, method="GET", path=path, query="versioning", fields=fields, length=0)
-        target = read_target(path, "versioning")
-        operation = classify("GET", target.names, bucket=target.bucket, key="", headers=())
-        outbound = Outbound(head, target, HEADER_V4, admitted.signer, EMPTY_SHA256, None)
-        with suppress(S3PoolError), self.forwarder.send(outbound, operation, attempts=Attempts()) as response:
-            return parse_versioning(response.preload()) if response.status == OK else None
-        return None
+        return replace(operation, ambiguous=self.inquiry.keeps_no_versions(admitted), after_500=operation.after_500)
 
     def may_resume(self, admitted: Admitted) -> bool:
         """Say whether the rest of an answer may be asked of another node."""
@@ -320,10 +309,23 @@ class Gateway:
 
     def learn(self, op: str, response: Response) -> None:
         """Note what an answer tells and later requests depend on."""
-        if not self.loader.takes_trailers:
-            self.loader.learn(response.headers.get("server", ""))
+        if not self.inquiry.server:
+            self.inquiry.server = server = kind_of(response.headers)
+            self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
         if self.uploads is not None and op == "CreateMultipartUpload" and response.status == OK:
             self.uploads.put(parse_initiate(response.preload()), response.endpoint)
+
+    def answer_for(self, head: RequestHead, admitted: Admitted, response: Response, form: Form | None) -> Response:
+        """Return an answer as a client of this proxy is to see it, with the address of a new object here."""
+        has_address = admitted.operation.name == "CompleteMultipartUpload" and admitted.signer is not None
+        if form is None and (not has_address or response.status != OK or response.body is not None):
+            return response
+        scheme = "https" if self.settings.tls_cert else "http"
+        if form is None:
+            return located(response, scheme=scheme, host=head.host)
+        path, bucket = admitted.target.path, virtual_bucket(head.host, self.settings.domains)
+        path = path.removeprefix(f"/{bucket}") if bucket else path
+        return form_answer(form, admitted.target.bucket, response, url=f"{scheme}://{head.host}{path}")
 
     def owner_of(self, target: Target) -> Endpoint | None:
         """Give the node on which an upload was begun, in pools that keep to their keys."""

@@ -13,7 +13,6 @@ from s3pool.pool.exchange import Exchange
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.denial import ClientGoneError, Denial
 from s3pool.proxy.express import Passage
-from s3pool.proxy.form_upload import form_answer
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
@@ -326,8 +325,7 @@ class Errand:
         operation = self._gateway.settle(admitted)
         response = forwarder.send(outbound, operation, body=self._load.body, attempts=self._attempts, only=only)
         self._note(response)
-        if form is not None:
-            response = form_answer(form, admitted.target.bucket, response, url=self._url(head, admitted))
+        response = self._gateway.answer_for(head, admitted, response, form)
 
         def resume(first: int, last: int, etag: str) -> Response:
             rest = outbound.resumed(first, last, etag=etag)
@@ -358,10 +356,6 @@ class Errand:
     def _note_admitted(self, admitted: Admitted) -> None:
         self.entry.bucket, self.entry.key = admitted.target.bucket, admitted.target.key
         self.entry.access_key = admitted.caller.access_key
-
-    def _url(self, head: RequestHead, admitted: Admitted) -> str:
-        scheme = "https" if self._stream.is_tls else "http"
-        return f"{scheme}://{head.host}{admitted.target.path}"
 
     def _answer_health(self, head: RequestHead) -> bool:
         self.entry.op = "Health"

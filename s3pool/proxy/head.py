@@ -25,7 +25,7 @@ TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 # Fewer than HTTP allows: nodes take x_amz_acl for x-amz-acl, as CGI once did, and no client needs another name.
 NAME_CHARACTERS = r"[0-9A-Za-z-]"
 VALUE_CHARACTERS = r"[^\x00-\x08\x0a-\x1f\x7f]"
-REQUEST_LINE = re.compile(rf"({TOKEN_CHARACTERS}{{1,32}}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])".encode())
+REQUEST_LINE = re.compile(rf"({TOKEN_CHARACTERS}{{1,32}}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])".encode())
 FIELD_LINE = re.compile(rf"({NAME_CHARACTERS}+):({VALUE_CHARACTERS}*)".encode())
 BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
@@ -116,7 +116,11 @@ def parse_head(block: bytes) -> RequestHead:
     index = index_of(fields)
     if method not in METHODS:
         raise Denial(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
-    host, path, query = _split_target(line[2].decode(), _host_of(index, is_http_1_0=is_http_1_0))
+    try:
+        text = line[2].decode()
+    except UnicodeDecodeError:
+        raise malformed("the request target is not UTF-8", code="InvalidURI") from None
+    host, path, query = _split_target(text, _host_of(index, is_http_1_0=is_http_1_0))
     length = _framing(index, is_http_1_0=is_http_1_0)
     words = _words(index.get("connection", ()))
     expectation = _expectation(index)

@@ -32,8 +32,7 @@ from s3pool.s3.sigv4 import Signer
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 PASS = "pass"
-# Servers that are known to take a checksum behind a body, by the first word of their field Server.
-TRAILER_SERVERS = frozenset({"minio", "versitygw", "amazons3"})
+BODY_NEEDED = frozenset({"PutObject", "UploadPart", "AppendObject"})  # nodes do not take silence for an empty one
 
 Reader = LengthReader | ChunkedReader
 Read = Callable[[memoryview], int]
@@ -92,15 +91,18 @@ class Loader:
             Denial: its length is not known and it is large, or its framing is broken.
         """
         head = admitted.head
+        has_length = bool(head.values("content-length"))
         guards = self._settings.verify_body and HEX_HASH.fullmatch(admitted.caller.payload) is not None
         if head.length == 0:
             if admitted.signer is not None and is_framed(admitted.caller.payload):
                 # Even an empty content has a last chunk: without it nothing says that it is all.
                 raise Denial(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
+            if not has_length and admitted.operation.name in BODY_NEEDED:  # it would empty the object
+                detail = "You must provide the Content-Length HTTP header."
+                raise Denial(411, "MissingContentLength", detail, closes=True)
             if guards and admitted.caller.payload != EMPTY_SHA256:
                 raise HashGuard.mismatch()
-            has_field = head.method in ("PUT", "POST") or bool(head.values("content-length"))
-            return Load(length=0 if has_field else None)
+            return Load(length=0 if has_length or head.method in ("PUT", "POST") else None)
         reader = reader_for(head, stream)
         if admitted.decodes:
             return self._decoded(admitted, reader, before_read)
@@ -135,10 +137,6 @@ class Loader:
     def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
         keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)
         return keeps, length if keeps else 0
-
-    def learn(self, server: str) -> None:
-        """Note what an answer's field Server tells of the nodes."""
-        self.takes_trailers = self.takes_trailers or server.partition("/")[0].lower() in TRAILER_SERVERS
 
     def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
         length, trailer = _decoded_length(admitted.head), trailer_of(admitted)

@@ -171,6 +171,8 @@ class Outbound:
         if self.signer is None:
             return self._lines(self.head.target, self._kept_fields(endpoint))
         fields = [*self._own_fields(), *self.extra]
+        if self.form == QUERY_V4 and PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
+            fields.append((PAYLOAD_FIELD, self.payload))
         headers = {"host": endpoint.netloc, **_joined(fields)}
         if self.form == QUERY_V4:
             query = self.signer.authorize_query(

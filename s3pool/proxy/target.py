@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import quote, unquote_to_bytes
 
 from s3pool.proxy.denial import Denial, forbidden
+from s3pool.proxy.servers import ADMIN_NAMES
 from s3pool.record import dataclass
 from s3pool.s3.sigv4 import UNRESERVED, canonical_path
 
-# Doors to a backend's administration. The pool's key may open them, and a client's must not.
-ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
 # All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
 SERVICE_PARAMETERS = frozenset(
     {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
@@ -96,13 +95,14 @@ def _decode(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
-def guard_admin(target: Target, method: str) -> None:
-    """Refuse what is no operation of S3 on buckets and objects.
+def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
+    """Refuse what is no operation of S3 on buckets and objects; ``reserved`` gives the nodes' own first segments.
 
     Raises:
         Denial: the path or the query leads to a backend's own administration.
     """
-    if target.bucket.lower() in ADMIN_NAMES:
+    first = target.bucket.lower()
+    if first in ADMIN_NAMES and first in reserved():
         raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
     others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
     if not target.bucket and (method not in ("GET", "HEAD") or others):

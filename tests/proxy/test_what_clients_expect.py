@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -162,3 +165,164 @@ def test_balancer_tells_of_its_own_client(fake: FakeS3, said: dict[str, str], ha
 
         assert 200 == parse_answer(proxy.talk(request)).status
         assert said["X-Forwarded-Proto"] == told_scheme(fake)
+
+
+# -- addresses ---------------------------------------------------------------------------------
+
+COMPLETE = b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>a</ETag></Part></CompleteMultipartUpload>"
+
+
+def completed(node: str, *, lead: bytes = b"") -> bytes:
+    """Return an answer that names the node, after some blanks."""
+    document = f"<R><Location>http://{node}/b/k%20%26</Location><Bucket>b</Bucket></R>".encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b%b" % (len(lead + document), lead, document)
+
+
+@pytest.mark.parametrize("lead", [b"", b" \n" * 5000])
+@pytest.mark.parametrize("tls", [{}, {"tls_cert": TLS_FILE, "tls_key": TLS_FILE}])
+def test_location_of_an_upload_is_the_proxys(lead: bytes, tls: dict[str, str]) -> None:
+    """Clients hand it on, and nobody may reach the node."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.sendall(completed(node.endpoint.netloc, lead=lead))
+
+    with ScriptedServer([answer]) as node, RunningProxy([str(node.endpoint)], **tls) as proxy:
+        found = proxy.ask("POST", "/b/k%20%26?uploadId=u", body=COMPLETE, close=True)
+
+        scheme = "https" if tls else "http"
+        expected = lead + f"<R><Location>{scheme}://{proxy.host}/b/k%20%26</Location><Bucket>b</Bucket></R>".encode()
+        assert (200, expected) == (found.status, found.body)
+
+
+def test_other_locations_stay(fake: FakeS3) -> None:
+    """Only the node's own name is the proxy's business."""
+    with ScriptedServer([completed("cdn.example")]) as node, RunningProxy([str(node.endpoint)]) as proxy:
+        found = proxy.ask("POST", "/b/k?uploadId=u", body=COMPLETE, close=True)
+
+        assert b"<Location>http://cdn.example/b/k%20%26</Location>" in found.body
+
+
+# -- requests that proxies tend to read otherwise ----------------------------------------------
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_presigned_url_for_one_content_alone(fake: FakeS3, proxy: RunningProxy, is_right: bool) -> None:
+    """x-amz-content-sha256 is signed with the URL, and the node compares it."""
+    body = b"this and nothing else"
+    digest = hashlib.sha256(body).hexdigest()
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    scope = f"{stamp[:8]}/{REGION}/s3/aws4_request"
+    pairs = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": quote(f"{POOL_KEY.access_key}/{scope}", safe=""),
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": "600",
+        "X-Amz-SignedHeaders": "host%3Bx-amz-content-sha256",
+    }
+    query = "&".join(f"{name}={value}" for name, value in pairs.items())
+    canonical = f"PUT\n/b/new\n{query}\nhost:{proxy.host}\nx-amz-content-sha256:{digest}\n\n"
+    canonical += f"host;x-amz-content-sha256\n{digest}"
+    key = derive_key(POOL_KEY.secret_key, stamp[:8], region=REGION, service="s3")
+    made = signature(key, string_to_sign(stamp, scope, canonical.encode()))
+    sent = body if is_right else body[::-1]
+    fields = {"x-amz-content-sha256": digest, "Content-Length": str(len(sent))}
+
+    answer = parse_answer(proxy.talk(plain("PUT", f"/b/new?{query}&X-Amz-Signature={made}", proxy.host, fields, sent)))
+
+    expected = (200, "", body) if is_right else (400, "XAmzContentSHA256Mismatch", None)
+    assert expected == (answer.status, answer.code, stored(fake, "b", "new"))
+
+
+@pytest.mark.parametrize("auth", ["verify", "passthrough", "open"])
+@pytest.mark.parametrize("target", ["/b/there", "/b/there?partNumber=1&uploadId=u"])
+def test_upload_without_a_length_is_refused(fake: FakeS3, auth: str, target: str) -> None:
+    """As RGW and AWS do: taken for an empty one it would destroy the object."""
+    with RunningProxy(fake.endpoints, auth=auth) as proxy:
+        request = proxy.signed("PUT", target, close=True).replace(b"content-length: 0\r\n", b"")
+
+        answer = parse_answer(proxy.talk(request))
+
+        assert (411, "MissingContentLength") == (answer.status, answer.code)
+        assert stored(fake, "b", "there")
+
+
+def test_bucket_and_copy_need_no_length(fake: FakeS3, proxy: RunningProxy) -> None:
+    """They have no body to miss."""
+    for target, headers in (("/newbucket", {}), ("/b/copy", {"x-amz-copy-source": "b/there"})):
+        request = proxy.signed("PUT", target, headers=headers, close=True).replace(b"content-length: 0\r\n", b"")
+
+        assert 200 == parse_answer(proxy.talk(request)).status
+
+
+@pytest.mark.parametrize("auth", ["verify", "passthrough"])
+def test_raw_letters_in_the_path_name_the_same_key(fake: FakeS3, auth: str) -> None:
+    """Some clients leave it to the server to encode what is no ASCII."""
+    fake.secrets.clear()
+    fake.store.add("b", "\u65e5\u672c \u00e4", b"found")
+    with RunningProxy(fake.endpoints, auth=auth) as proxy:
+        request = proxy.signed("GET", "/b/%E6%97%A5%E6%9C%AC%20%C3%A4", close=True)
+        raw = request.replace(b"%E6%97%A5%E6%9C%AC", "\u65e5\u672c".encode()).replace(b"%C3%A4", "\u00e4".encode())
+
+        answer = parse_answer(proxy.talk(raw))
+
+        assert (200, b"found") == (answer.status, answer.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Amz-Algorithm", "AWS4-HMAC-SHA1"),
+        ("X-Amz-Algorithm", None),
+        ("X-Amz-Credential", "KEY"),
+        ("X-Amz-Credential", "KEY/20200101/us-east-1/s3/aws4_request"),
+        ("X-Amz-Credential", None),
+        ("X-Amz-Date", "yesterday"),
+        ("X-Amz-Expires", "604801"),
+        ("X-Amz-Expires", "-1"),
+        ("X-Amz-Expires", "soon"),
+        ("X-Amz-Signature", None),
+        ("X-Amz-SignedHeaders", None),
+    ],
+)
+def test_bad_query_credentials_have_the_code_of_aws(proxy: RunningProxy, name: str, value: str | None) -> None:
+    """A URL is not an Authorization header, and clients look for its own code."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    pairs: dict[str, str | None] = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"KEY/{stamp[:8]}/us-east-1/s3/aws4_request",
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": "600",
+        "X-Amz-SignedHeaders": "host",
+        "X-Amz-Signature": "0" * 64,
+        name: value,
+    }
+    query = "&".join(f"{key}={quote(text, safe='')}" for key, text in pairs.items() if text is not None)
+
+    answer = parse_answer(proxy.talk(plain("GET", f"/b/there?{query}", proxy.host, {})))
+
+    assert (400, "AuthorizationQueryParametersError") == (answer.status, answer.code)
+
+
+# -- names that are doors elsewhere ------------------------------------------------------------
+
+RGW_ID = "tx000005989100b84d5e842-006b0d34f9-100a-default"
+DOORS = {
+    "MinIO": {"minio"},
+    "VERSITYGW": set(),
+    "rgw": {"admin", "swift", "auth"},
+    "nginx": {"minio", "admin", "swift", "auth"},
+}
+
+
+@pytest.mark.parametrize("server", DOORS)
+def test_bucket_may_have_any_name_that_is_no_door_of_the_nodes(server: str) -> None:
+    """What is one server's administration is another's bucket; of an unknown server all doors stay shut."""
+    told = f"x-amz-request-id: {RGW_ID}" if server == "rgw" else f"Server: {server}"
+    said = f"HTTP/1.1 200 OK\r\n{told}\r\nContent-Length: 2\r\n\r\nok".encode()
+    for name in ("minio", "admin", "swift", "auth", "MINIO", "Admin"):
+        with ScriptedServer([said]) as node, RunningProxy([str(node.endpoint)]) as proxy:
+            status = proxy.ask("GET", f"/{name}/k", close=True).status
+
+            is_shut = name.lower() in DOORS[server]
+            assert (name, 403 if is_shut else 200) == (name, status)
+            assert is_shut != any(head.startswith(f"GET /{name}/k".encode()) for head, _ in node.requests)

@@ -72,7 +72,8 @@ def read_claim(exchange: Exchange) -> Claim:
     if "X-Amz-Signature" in query:
         words = {"Credential": query["X-Amz-Credential"], "SignedHeaders": query["X-Amz-SignedHeaders"]}
         words["Signature"] = query["X-Amz-Signature"]
-        return _claim(words, query["X-Amz-Date"], UNSIGNED, int(query["X-Amz-Expires"]))
+        payload_hash = exchange.headers.get("x-amz-content-sha256", UNSIGNED)
+        return _claim(words, query["X-Amz-Date"], payload_hash, int(query["X-Amz-Expires"]))
     scheme, _, rest = exchange.headers.get("authorization", "").partition(" ")
     if scheme != ALGORITHM:
         raise S3Fault(403, "AccessDenied", "Access Denied")

@@ -1,0 +1,175 @@
+"""What the proxy asks the nodes on its own account, because a request depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+
+from s3pool.body import EMPTY_SHA256
+from s3pool.errors import S3PoolError
+from s3pool.model import Response
+from s3pool.proxy.auth import HEADER_V4
+from s3pool.proxy.denial import Denial, unavailable
+from s3pool.proxy.forward import Attempts, Forwarder
+from s3pool.proxy.head import RequestHead, index_of
+from s3pool.proxy.loading import Admitted
+from s3pool.proxy.operations import classify
+from s3pool.proxy.outbound import Fields, Outbound
+from s3pool.proxy.servers import RESERVED, RGW, UNKNOWN, kind_of
+from s3pool.proxy.target import read_target
+from s3pool.proxy.versioning import Versioning
+from s3pool.record import replace
+from s3pool.s3.sigv4 import Signer
+from s3pool.s3.xml import parse_versioning
+
+OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304
+COPY_SOURCE = "x-amz-copy-source"
+SOURCE_PREFIX = f"{COPY_SOURCE}-"
+SOURCE_CONDITIONS = frozenset(
+    f"{SOURCE_PREFIX}if-{name}" for name in ("match", "none-match", "modified-since", "unmodified-since")
+)
+TARGET_CONDITIONS = frozenset({"if-match", "if-none-match"})
+# Conditions that RGW 16.2 takes and passes over, by operation: it would overwrite or delete all the same.
+IGNORED = {
+    "CompleteMultipartUpload": TARGET_CONDITIONS,
+    "CopyObject": TARGET_CONDITIONS | SOURCE_CONDITIONS,
+    "UploadPartCopy": SOURCE_CONDITIONS,
+    "DeleteObject": TARGET_CONDITIONS,
+}
+# What it passes over, and nothing that could be asked before would make up for that.
+UNKNOWN_TO_RGW = frozenset(
+    {
+        "x-amz-write-offset-bytes",
+        "x-amz-rename-source",
+        "x-amz-if-match-size",
+        "x-amz-if-match-last-modified-time",
+        "x-amz-if-match-initiated-time",
+    }
+)
+
+
+class Inquiry:
+    """Asks, and remembers what does not change; one for all requests of a configuration."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+        self._versioning = Versioning()
+        self.server = UNKNOWN  # the kind of the nodes' server, once an answer told
+
+    def reserved_names(self, head: RequestHead) -> Collection[str]:
+        """Return the first segments of paths that are no buckets."""
+        self._learn_server(head)
+        return RESERVED[self.server]
+
+    def _learn_server(self, head: RequestHead) -> None:
+        """Ask a node who it is, unless an answer told."""
+        if not self.server:
+            with suppress(S3PoolError), self._asked(head, "GET", "/", None, signer=Signer(None, region="")) as response:
+                self.server = kind_of(response.headers)
+
+    def keeps_no_versions(self, admitted: Admitted) -> bool:
+        """Return whether a bucket has never kept versions; what is not known counts as kept."""
+        return self._versioning.is_absent(admitted.target.bucket, lambda: self._ask_versioning(admitted))
+
+    def forget_versioning(self, bucket: str) -> None:
+        """Ask anew next time: somebody changes it."""
+        self._versioning.forget(bucket)
+
+    def _ask_versioning(self, admitted: Admitted) -> str | None:
+        path = "/" + admitted.target.path[1:].partition("/")[0]
+        with (
+            suppress(S3PoolError),
+            self._asked(admitted.head, "GET", path, "versioning", signer=admitted.signer) as response,
+        ):
+            return parse_versioning(response.preload()) if response.status == OK else None
+        return None
+
+    # -- conditions that nodes pass over -------------------------------------------------------
+
+    def check_conditions(self, admitted: Admitted) -> None:
+        """Judge the conditions that the nodes are known to ignore, or might ignore.
+
+        Raises:
+            Denial: they do not hold, or nobody can tell.
+        """
+        head = admitted.head
+        ignored = IGNORED.get(admitted.operation.name, frozenset()).intersection(head.index)
+        unknown = UNKNOWN_TO_RGW.intersection(head.index)
+        if not (ignored or unknown):
+            return
+        self._learn_server(head)
+        if self.server not in (RGW, UNKNOWN):
+            return
+        if admitted.signer is None:
+            if head.length is None:  # which the node refuses, and the proxy's own length must not change that
+                raise Denial(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
+            return
+        if unknown and self.server == RGW:
+            raise Denial(501, "NotImplemented", f"the storage nodes ignore {min(unknown)}", closes=head.length != 0)
+        if TARGET_CONDITIONS & ignored:
+            self._check_target(admitted)
+        if SOURCE_CONDITIONS & ignored:
+            self._check_source(admitted)
+
+    def _check_target(self, admitted: Admitted) -> None:
+        head = admitted.head
+        with self._asked(head, "HEAD", admitted.target.path, None, signer=admitted.signer) as response:
+            status, etag = response.status, response.headers.get("etag", "")
+        if status not in (OK, NOT_FOUND):
+            raise _unknown(status)
+        wanted, unwanted = head.value("if-match"), head.value("if-none-match")
+        if status == NOT_FOUND and wanted:
+            raise Denial(404, "NoSuchKey", "The specified key does not exist.")
+        if status == OK and ((wanted and not _matches(wanted, etag)) or (unwanted and _matches(unwanted, etag))):
+            raise _failed()
+
+    def _check_source(self, admitted: Admitted) -> None:
+        head = admitted.head
+        path, _, query = head.value(COPY_SOURCE).partition("?")
+        fields = tuple(
+            (name.lower().removeprefix(SOURCE_PREFIX), value)
+            for name, value in head.fields
+            if name.lower() in SOURCE_CONDITIONS
+        )
+        path = path if path.startswith("/") else f"/{path}"
+        with self._asked(head, "HEAD", path, query or None, signer=admitted.signer, extra=fields) as response:
+            if response.status in (PRECONDITION_FAILED, NOT_MODIFIED):
+                raise _failed()
+            if response.status not in (OK, NOT_FOUND):
+                raise _unknown(response.status)
+
+    @contextmanager
+    def _asked(
+        self,
+        head: RequestHead,
+        method: str,
+        path: str,
+        query: str | None,
+        *,
+        signer: Signer | None,
+        extra: Fields = (),
+    ) -> Iterator[Response]:
+        """Ask as the client of a request: with its key, and nothing else of it but its name."""
+        fields = (*((name, value) for name, value in head.fields if name.lower() == "user-agent"), *extra)
+        asked = replace(head, method=method, path=path, query=query, fields=fields, length=0, index=index_of(fields))
+        target = read_target(path, query)
+        operation = classify(method, target.names, bucket=target.bucket, key=target.key, headers=())
+        outbound = Outbound(asked, target, HEADER_V4, signer, EMPTY_SHA256, None)
+        with self._forwarder.send(outbound, operation, attempts=Attempts()) as response:
+            yield response
+
+
+def _matches(given: str, etag: str) -> bool:
+    words = (word.strip(" \t").removeprefix("W/").strip('"') for word in given.split(","))
+    return any(word in ("*", etag.strip('"')) for word in words)
+
+
+def _failed() -> Denial:
+    return Denial(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+
+
+def _unknown(status: int) -> Denial:
+    if status >= 500:
+        return unavailable("the condition could not be checked; try again")
+    detail = f"the storage nodes ignore this condition, and the object could not be looked at (status {status})"
+    return Denial(501, "NotImplemented", detail)

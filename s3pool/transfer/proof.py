@@ -190,7 +190,7 @@ def _delete(
 
     A delete without a clear answer is not sent again blindly: another client may have put a
     new object since. In a bucket with versions a delete marker hides the object, as after any
-    other delete, and destroys nothing.
+    other delete; a marker that came to hide a newer version is taken away again.
 
     Raises:
         IntegrityError: it is another one by now.
@@ -209,7 +209,24 @@ def _delete(
                 raise
             head = _look(client, place)
         else:
+            if head.version_id not in NO_VERSION:
+                _unhide(task, client, place, head.version_id)
             return
+
+
+def _unhide(task: DownloadTask | CopyTask, client: S3Client, place: Place, version_id: str) -> None:
+    """Take a delete marker away that hides another version than the one that was read."""
+    bucket, key = place
+    try:
+        page = client.list_versions_page(bucket, prefix=key, max_keys=2)
+    except S3Error:  # without leave to list versions: none of them is lost
+        return
+    versions = [version for version in page.objects if version.key == key]
+    if len(versions) < 2 or versions[1].is_delete_marker or versions[1].version_id == version_id:
+        return
+    if versions[0].is_delete_marker:
+        client.delete_object(bucket, key, version_id=versions[0].version_id)
+        raise _stays(task, "it changed since it was read")
 
 
 def _may_have_acted(error: S3Error | TransportError) -> bool:

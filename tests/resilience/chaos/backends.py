@@ -48,6 +48,10 @@ class Backend(ABC):
         """Have these buckets, empty; the value is whether versions are kept."""
 
     @abstractmethod
+    def have(self, buckets: dict[str, bool]) -> None:
+        """Make those of the buckets that are not there."""
+
+    @abstractmethod
     def put(self, bucket: str, key: str, body: bytes, *, age_s: float = 0.0) -> None:
         """Store an object, as another client would."""
 
@@ -84,9 +88,14 @@ class FakeBackend(Backend):
         self._fake.forget()
         with self._fake.store.lock:
             self._fake.store.buckets.clear()
-            for name, versioned in buckets.items():
+        self.have(buckets)
+
+    def have(self, buckets: dict[str, bool]) -> None:
+        """Make those of the buckets that are not there."""
+        with self._fake.store.lock:
+            for name in buckets.keys() - self._fake.store.buckets.keys():
                 bucket = self._fake.store.buckets[name] = Bucket(name, time.time())
-                bucket.versioning = "Enabled" if versioned else ""
+                bucket.versioning = "Enabled" if buckets[name] else ""
 
     def put(self, bucket: str, key: str, body: bytes, *, age_s: float = 0.0) -> None:
         """Store an object; a bucket that is gone takes none."""
@@ -136,9 +145,13 @@ class RgwBackend(Backend):
         for name in self._names():
             self._empty(name)
             self._client.delete_bucket(Bucket=name)
-        for name, versioned in buckets.items():
+        self.have(buckets)
+
+    def have(self, buckets: dict[str, bool]) -> None:
+        """Make those of the buckets that are not there."""
+        for name in buckets.keys() - set(self._names()):
             self._client.create_bucket(Bucket=name)
-            if versioned:
+            if buckets[name]:
                 self._client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
 
     def stop(self) -> None:

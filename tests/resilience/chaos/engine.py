@@ -23,7 +23,7 @@ from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Disk, Place, 
 STOPPED_S = 0.7
 BOUND_S = 60.0
 SETTINGS = {
-    "LB_REQUEST_TIMEOUT": "3",
+    "LB_REQUEST_TIMEOUT": "2",
     "POOL_CONNECT_TIMEOUT": "1",
     "LB_MAX_RETRIES": "4",
 }
@@ -136,6 +136,7 @@ class World:
     def step(self, number: int, report: Report) -> None:
         """Do one step: plant, run, judge, run again in peace."""
         step = self._program.steps[number]
+        self._backend.have(self._program.buckets)
         for planted in step.planted:
             self._plant(planted)
         before = self._read()

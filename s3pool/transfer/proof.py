@@ -158,7 +158,7 @@ def _check_apart(task: CopyTask, done: Done, engine: Engine, again: Callable[[],
         source = _look(engine.source.client, (task.source_bucket, task.source_key))
         if source is None or _must_be_two(task, engine) or not _look_alike(source, target):
             return source
-        if is_last or source.version_id not in NO_VERSION or not _is_as_read(source, _stamp_of(task, done)):
+        if is_last or _have_versions(source, target) or not _is_as_read(source, _stamp_of(task, done)):
             break
         if engine.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
@@ -174,8 +174,12 @@ def _must_be_two(task: CopyTask, engine: Engine) -> bool:
     return is_one_bucket and folded(task.source_key) != folded(task.key)
 
 
+def _have_versions(*heads: ObjectHead) -> bool:
+    return all(head.version_id not in NO_VERSION for head in heads)
+
+
 def _look_alike(one: ObjectHead, other: ObjectHead) -> bool:
-    if one.version_id not in NO_VERSION and other.version_id not in NO_VERSION:
+    if _have_versions(one, other):
         return one.version_id == other.version_id
     return (one.etag, one.last_modified) == (other.etag, other.last_modified)
 

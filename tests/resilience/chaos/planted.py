@@ -29,7 +29,7 @@ def main() -> int:
     if flaw == "touches-others":
         ask("PUT", f"{target}-other", body)
     if flaw == "leaves-temporary":
-        Path(".s3pool-12345.part").write_bytes(b"rubbish")
+        Path(".s3pool-0123456789ab.part").write_bytes(b"rubbish")
     if flaw == "leaves-process":
         subprocess.Popen(["sleep", "30"])
     if verb == "mv":

@@ -44,7 +44,7 @@ NETWORK: tuple[tuple[str, tuple[str, ...], dict[str, tuple[Any, ...]]], ...] = (
     ("vanish", ANY, {}),
     ("slow", READS, {"rate": (400_000,)}),
     ("truncated-xml", ("ListObjectsV2", "CopyObject", "CompleteMultipartUpload", "DeleteObjects"), {}),
-    ("long-length", READS, {}),
+    ("long-length", ("GetObject", "ListObjectsV2"), {}),
 )
 # What lies: wrong answers that are whole HTTP.
 LIARS: tuple[tuple[str, tuple[str, ...], dict[str, tuple[Any, ...]]], ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ MIB = 1 << 20
 LOCAL = ""  # stands for a bucket's name where a place is on disk
 Place = tuple[str, str]  # bucket and key, or LOCAL and a path below the working directory
 Digest = str
-TEMPORARY = ".s3pool-"
+TEMPORARY = re.compile(r"\.s3pool-[0-9a-f]{12,}\.part")  # what s3pool makes; other such names are users'
 
 PLAIN_NAMES = ("a.txt", "b.tmp", "sub/c.txt", "sub/deep/d.bin", "z", "sub.x/e", "n 1.txt")
 HOSTILE_NAMES = (
@@ -149,7 +150,7 @@ class Disk:
             state.directories.update(os.path.normpath(os.path.join(base, name)) for name in names)
             for file in files:
                 name = os.path.normpath(os.path.join(base, file))
-                if file.startswith(TEMPORARY) and name not in known:
+                if TEMPORARY.fullmatch(file) and name not in known:
                     state.temporary.append(name)
                     continue
                 path = os.path.join(directory, file)

@@ -34,8 +34,8 @@ from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.sweep import make_sweep
+from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
-from s3pool.transfer.tasks import SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 from s3pool.units import format_duration, format_size
 
@@ -101,6 +101,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="of downloads check the length alone; less CPU, on networks to trust"
     )
+    parser.add_argument(
+        "--ignore-archived", action="store_true", help="skip what lies in an archive; else each such object fails"
+    )
     parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
     parser.add_argument(
         "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
@@ -143,6 +146,7 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
         preserve=args.preserve,
         remove_source=remove_source,
         verify=not args.no_verify,
+        ignore_archived=args.ignore_archived,
         sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
     )
 
@@ -238,6 +242,11 @@ class Teller:
         import logging
 
         task = outcome.task
+        if outcome.done.skipped == ARCHIVED:
+            message = f"{task.source} was left out: {ARCHIVED}"
+            fields = {"type": "note", "op": task.op, "source": task.source, "target": task.target, "message": message}
+            with out_of_the_way(self._progress):
+                self._out.note(f"s3pool: {message}", fields)
         logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
 
 

@@ -49,6 +49,7 @@ class TransferOptions:
     remove_source: bool = False
     sign_payload: bool = True
     verify: bool = True
+    ignore_archived: bool = False
 
     @property
     def upload_threshold(self) -> int:

@@ -19,6 +19,7 @@ from s3pool.transfer.lane import Lane
 from s3pool.transfer.lanes import Lanes
 from s3pool.transfer.small import is_hindered, is_small
 from s3pool.transfer.tasks import (
+    ARCHIVED,
     DONE,
     FAILED,
     NOT_STARTED,
@@ -48,6 +49,7 @@ STOP_WITHIN_S = 3.5  # what is in flight has this long after an interrupt
 ABORT_WITHIN_S = 1.5  # and what hung all that time is aborted from outside: five seconds in all
 # Failures that every further task would meet as well.
 FATAL_CODES = CREDENTIAL_CODES | {"NoSuchBucket", "QuotaExceeded"}
+ARCHIVED_CODE = "InvalidObjectState"  # what lies in an archive must be restored before it can be read
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
@@ -143,6 +145,8 @@ class _Run:
     def _take(self, outcome: Outcome) -> None:
         if self._fails_like_the_first(outcome):
             outcome = Outcome(outcome.task, NOT_STARTED)
+        elif self._engine.options.ignore_archived and getattr(outcome.error, "code", "") == ARCHIVED_CODE:
+            outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
         self.summary.add(outcome)
         if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
             self.summary.stopped_by = outcome.error

@@ -19,6 +19,7 @@ SKIPPED = "skipped"  # by a rule the user asked for: it exists, it is not newer
 REFUSED = "refused"  # for safety's sake: exit code 6
 FAILED = "failed"
 NOT_STARTED = "not started"  # the run was told to stop before its turn came
+ARCHIVED = "it is archived"  # why it was skipped
 
 
 class FileStamp(NamedTuple):

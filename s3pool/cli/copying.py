@@ -12,6 +12,7 @@ from s3pool.cli import exit_codes
 from s3pool.cli.attributes import check_attributes
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.summary import finish
 from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
@@ -19,7 +20,6 @@ from s3pool.cli.transfers import (
     check_no_verify,
     check_source_profile,
     engine_for,
-    finish,
     leaving_in_time,
     name_filter,
     options_of,

@@ -6,32 +6,45 @@ import errno
 import fcntl
 import logging
 import os
+import re
+import stat
 
-from s3pool.errors import JournalError, JournalLockedError
+from s3pool.errors import JournalError, JournalLockedError, UsageError
 
 logger = logging.getLogger(__name__)
 
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 MAX_WORD_BYTES = 64
+WORD = "s3pool-lock"  # what such a file begins with; the number of a process follows
+OWN = re.compile(rb"s3pool-lock ([0-9]{1,10})\n")
+OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class PairLock:
     """A lock on a file, which the system lets go when the process ends, however it ends.
 
     ``optional`` is for a place that s3pool chose itself: where no file can be made there,
-    the run goes on with a warning.
+    the run goes on with a warning. A place that the user chose is refused when it is there
+    and no lock of s3pool's, for it may be data.
 
     Raises:
         JournalLockedError: another run has it. JournalError: the file cannot be made.
+        UsageError: what is there is no lock file.
     """
 
     def __init__(self, path: str, *, optional: bool = False) -> None:
         self.path = path
         self._fd = -1
         try:
-            self._fd = _open(path)
+            self._fd, is_new = _open(path)
+            if not (is_new or optional):
+                _check_own(self._fd, path)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_own_number(self._fd)
+            if is_new or os.fstat(self._fd).st_size:
+                _write_own_number(self._fd)
+        except UsageError:
+            self.release()
+            raise
         except BlockingIOError as exc:
             holder = _read_word(self._fd)
             self.release()
@@ -56,24 +69,37 @@ class PairLock:
         self.release()
 
 
-def _open(path: str) -> int:
+def _open(path: str) -> tuple[int, bool]:
+    """Open the file, or make it; return whether it is new."""
     directory = os.path.dirname(path)
     if directory:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return os.open(path, OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening alone may do something to a device
+            raise UsageError(f"--lock {path}: it is no regular file; name another one") from None
+    return os.open(path, OPEN_FLAGS), False
+
+
+def _check_own(fd: int, path: str) -> None:
+    content = os.pread(fd, MAX_WORD_BYTES, 0)
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or (facts.st_size and not OWN.fullmatch(content)):
+        raise UsageError(f"--lock {path}: it is no lock file of s3pool's, and may be data; name another one")
 
 
 def _write_own_number(fd: int) -> None:
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{WORD} {os.getpid()}\n".encode(), 0)
     except OSError:  # it is for people only
         pass
 
 
 def _read_word(fd: int) -> str:
     try:
-        word = os.pread(fd, MAX_WORD_BYTES, 0).decode("ascii", "replace").strip()
+        found = OWN.fullmatch(os.pread(fd, MAX_WORD_BYTES, 0))
     except OSError:
         return ""
-    return word if word.isdigit() else ""
+    return found[1].decode() if found else ""

@@ -55,7 +55,7 @@ class Route:
         """Give the task that brings one entry of the source to the target."""
         if self.direction == UPLOAD:
             place = self.target.join(entry.name)
-            return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason)
+            return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason, root=self.root)
         key = self.source.join(entry.name).key
         told = {"etag": entry.etag, "last_modified": entry.last_modified, "reason": reason}
         if self.direction == DOWNLOAD:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from s3pool.errors import LocalFileError
+from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LAST_SUCCESS = "s3pool_sync_last_success_timestamp_seconds"
 FILE_MODE = 0o644  # the collector is another user
 RANDOM_BYTES = 6
+OWN_START = b"# HELP s3pool_sync_"
 SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{(.*)\} (\S+)")
 
 Labels = Mapping[str, str]
@@ -140,12 +142,33 @@ def _number(text: str) -> float | None:
         return None
 
 
+def check_replaceable(path: str) -> None:
+    """See to it that a metrics file replaces nothing but an earlier one, or an empty file.
+
+    Raises:
+        UsageError: it would. LocalFileError: that cannot be told.
+    """
+    try:
+        facts = os.lstat(path)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UsageError(f"--metrics-file {path}: it is no regular file, and would be replaced; name another one")
+        with open(path, "rb") as stream:
+            start = stream.read(len(OWN_START))
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise LocalFileError(f"cannot replace {path}: {exc.strerror}") from exc
+    if facts.st_size and start != OWN_START:
+        raise UsageError(f"--metrics-file {path}: it holds no metrics of sync's, and would be replaced")
+
+
 def write_atomically(path: str, text: str) -> None:
     """Replace a file as a whole: a collector never reads half of it.
 
     Raises:
         LocalFileError: it cannot be written.
     """
+    check_replaceable(path)
     # The collector takes *.prom, so the temporary name must end otherwise.
     part = f"{path}.{secrets.token_hex(RANDOM_BYTES)}.tmp"
     try:

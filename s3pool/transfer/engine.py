@@ -50,6 +50,7 @@ class TransferOptions:
     sign_payload: bool = True
     verify: bool = True
     ignore_archived: bool = False
+    links: str = "files"  # a rule of Walk
 
     @property
     def upload_threshold(self) -> int:

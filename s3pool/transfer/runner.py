@@ -280,7 +280,7 @@ def _transfer(task: UploadTask | DownloadTask | CopyTask, engine: Engine) -> Don
 def _rehearse(task: Task, engine: Engine) -> Done:
     skipped = ""
     if isinstance(task, UploadTask):
-        skipped = why_skip_upload(task, mtime_of_file(task.path), engine)
+        skipped = why_skip_upload(task, mtime_of_file(task, engine.options.links), engine)
     elif isinstance(task, DownloadTask):
         skipped = why_skip_download(task, engine)
     elif isinstance(task, CopyTask):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from hashlib import md5, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from s3pool.errors import ProtocolError
+from s3pool.errors import ProtocolError, S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.record import replace
 from s3pool.s3.content import stranger_in
@@ -25,8 +25,8 @@ from s3pool.s3.results import PutResult
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored
 from s3pool.transfer.smallfiles import SmallFiles
+from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.tasks import Done, DownloadTask, UploadTask
-from s3pool.transfer.upload import OPEN_FLAGS
 from s3pool.transfer.verify import check_small
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class SmallTransfers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._files = SmallFiles(engine.parts)
+        self._sources = SourceFiles(engine.options.links)
         # By the extension of the name: all that uploads of a run store alike.
         self._headers: dict[str, Mapping[str, str]] = {}
 
@@ -90,9 +91,10 @@ class SmallTransfers:
     def close(self) -> None:
         """Let go of what is open."""
         self._files.close()
+        self._sources.close()
 
     def _prepare_upload(self, task: UploadTask) -> SmallUpload | None:
-        found = _read(task.path)
+        found = _read(task, self._sources)
         if found is None:
             return None
         content, mtime_ns = found
@@ -113,11 +115,11 @@ class SmallTransfers:
         return headers
 
 
-def _read(path: str) -> tuple[bytes, int] | None:
+def _read(task: UploadTask, sources: SourceFiles) -> tuple[bytes, int] | None:
     """Read a small file whole, and give its time; None for everything that is not plain."""
     try:
-        fd = os.open(path, OPEN_FLAGS)
-    except OSError:
+        fd = sources.open(task)
+    except (OSError, S3PoolError):
         return None
     try:
         before = os.fstat(fd)

@@ -21,12 +21,12 @@ from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
+from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 from s3pool.transfer.tasks import Done, FileStamp, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
 ATTEMPTS_ON_CHANGE = 2  # a source that changes while it is read is tried once more
-OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not block the open
 STREAM_WORKERS = 4
 
 
@@ -69,7 +69,7 @@ def upload(task: UploadTask, engine: Engine) -> Done:
 
 
 def _upload_once(task: UploadTask, engine: Engine) -> Done:
-    source = _open(task.path)
+    source = _open(task, engine.options.links)
     try:
         if skipped := why_skip_upload(task, source.facts.st_mtime_ns, engine):
             return Done(skipped=skipped)
@@ -84,25 +84,28 @@ def _upload_once(task: UploadTask, engine: Engine) -> Done:
         os.close(source.fd)
 
 
-def _open(path: str) -> _Source:
+def _open(task: UploadTask, links: str) -> _Source:
+    files = SourceFiles(links)
     try:
-        fd = os.open(path, OPEN_FLAGS)
+        fd = files.open(task)
     except OSError as exc:
-        raise local_error("read", path, exc) from exc
+        raise local_error("read", task.path, exc) from exc
+    finally:
+        files.close()
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode):
         os.close(fd)
-        raise RefusedError(f"{path} is no regular file: skipped")
-    return _Source(fd, path, facts)
+        raise RefusedError(f"{task.path} is no regular file: skipped")
+    return _Source(fd, task.path, facts)
 
 
-def mtime_of_file(path: str) -> int:
-    """Give a file's modification time in nanoseconds.
+def mtime_of_file(task: UploadTask, links: str) -> int:
+    """Return a file's modification time in nanoseconds.
 
     Raises:
         LocalFileError: it cannot be read.
     """
-    source = _open(path)
+    source = _open(task, links)
     os.close(source.fd)
     return source.facts.st_mtime_ns
 

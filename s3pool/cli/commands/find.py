@@ -167,7 +167,8 @@ def _find(selection: Selection, test: Test | None, args: argparse.Namespace, ctx
 
 
 def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
-    from s3pool.cli.transfers import exit_code_of, remove
+    from s3pool.cli.summary import exit_code_of
+    from s3pool.cli.transfers import remove
     from s3pool.transfer.tasks import DeleteTask, Summary
 
     summary = Summary()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
-from s3pool.cli.transfers import exit_code_of, remove
+from s3pool.cli.summary import exit_code_of
+from s3pool.cli.transfers import remove
 from s3pool.errors import RefusedError, S3Error
 from s3pool.location import S3Path
 from s3pool.transfer.tasks import DeleteTask, Summary

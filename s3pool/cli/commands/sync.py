@@ -14,17 +14,16 @@ from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.summary import exit_code_of, tell_summary
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
     check_no_verify,
     check_source_profile,
     engine_for,
-    exit_code_of,
     name_filter,
     options_of,
     shown_progress,
-    tell_summary,
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
@@ -107,6 +106,10 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     route = choose_route(source, target, glob=not args.no_glob)
     if route.direction == COPY:
         check_apart(route, ctx.source_session.client, ctx.client)
+    if args.metrics_file and not ctx.dry_run:
+        from s3pool.sync.textfile import check_replaceable
+
+        check_replaceable(args.metrics_file)
     options = _options(args, ctx, route)
     report = Report()
 
@@ -315,5 +318,5 @@ def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Cont
     gauges = iter_gauges(report, labels, exit_code=code, now=now, success=success, endpoints=rows)
     try:
         write_atomically(path, format_metrics(gauges))
-    except LocalFileError as exc:
+    except (LocalFileError, UsageError) as exc:
         ctx.out.warn(exc.message)

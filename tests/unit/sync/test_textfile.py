@@ -32,12 +32,13 @@ def test_the_last_success_is_found_again(tmp_path: Path) -> None:
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """A collector that reads at the wrong moment gets the old one."""
     path = tmp_path / "m.prom"
-    path.write_text("old")
+    old = "# HELP s3pool_sync_exit_code of the last run\n"
+    path.write_text(old)
     reader = path.open()
 
     write_atomically(str(path), "new\n")
 
-    assert ("old", "new\n") == (reader.read(), path.read_text())
+    assert (old, "new\n") == (reader.read(), path.read_text())
     assert ["m.prom"] == [found.name for found in tmp_path.iterdir()]
     reader.close()
 

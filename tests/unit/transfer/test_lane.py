@@ -26,6 +26,7 @@ from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.lanes import MOST_LANES, Lanes
 from s3pool.transfer.runner import run
 from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
+from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
@@ -398,10 +399,10 @@ def test_fault_of_our_own_fails_one_task(
     """The others of the lane go on."""
     read = small._read
 
-    def broken(path: str) -> object:
-        if path.endswith("f005"):
+    def broken(task: UploadTask, sources: SourceFiles) -> object:
+        if task.path.endswith("f005"):
             raise ZeroDivisionError("ours")
-        return read(path)
+        return read(task, sources)
 
     monkeypatch.setattr(small, "_read", broken)
 

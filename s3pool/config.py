@@ -40,7 +40,13 @@ IDENTITY_OPTIONS = (
     "addressing",
     "sticky",
 )
-POOL_OPTIONS = (*IDENTITY_OPTIONS, "insecure", "ca_bundle")  # how it is trusted, where it says that itself
+POOL_OPTIONS = (
+    *IDENTITY_OPTIONS,
+    "insecure",
+    "ca_bundle",
+    "client_cert",
+    "client_key",
+)  # how it is trusted, where it says that itself
 PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; a flag of the proxy stands over it
 
 
@@ -125,7 +131,10 @@ class _Loader:
         credentials = self._credentials(aws, sign=sign)
         endpoints = self._get(options.ENDPOINTS)
         insecure = self._get(options.INSECURE)
+        is_tls = any(endpoint.scheme == "https" for endpoint in endpoints)
         self._check_env_file(file, credentials, insecure=insecure)
+        if self._get(options.CLIENT_KEY) and not self._get(options.CLIENT_CERT):
+            raise ConfigError(f"{self._origins['client_key']}: a private key without a certificate; add client_cert")
         return Config(
             endpoints=endpoints,
             credentials=credentials,
@@ -133,7 +142,9 @@ class _Loader:
             region=self._region(aws),
             bucket=self._get(options.BUCKET),
             insecure=insecure,
-            ca_bundle=self._ca_bundle(needed=not insecure and any(e.scheme == "https" for e in endpoints)),
+            ca_bundle=self._pem_file(options.CA_BUNDLE, "certificates", needed=is_tls and not insecure),
+            client_cert=self._pem_file(options.CLIENT_CERT, "a certificate", needed=is_tls),
+            client_key=self._pem_file(options.CLIENT_KEY, "a private key", needed=is_tls),
             addressing=self._get(options.ADDRESSING_STYLE),
             strategy=self._get(options.STRATEGY),
             connect_timeout_s=self._get(options.CONNECT_TIMEOUT),
@@ -288,14 +299,14 @@ class _Loader:
             self._layers = [*self._layers, {"region": setting}] if setting else self._layers
         return self._get(options.REGION)
 
-    def _ca_bundle(self, *, needed: bool) -> str:
-        text = self._get(options.CA_BUNDLE)
+    def _pem_file(self, option: options.Option[str], content: str, *, needed: bool) -> str:
+        text = self._get(option)
         if not text:
             return ""
         path = self._path(text)
         if needed and not (os.path.isfile(path) and os.access(path, os.R_OK)):
-            origin = self._origins["ca_bundle"]
-            raise ConfigError(f"{origin}: cannot read {path}: it must be a file of PEM certificates")
+            origin = self._origins[option.name]
+            raise ConfigError(f"{origin}: cannot read {path}: it must be a PEM file of {content}")
         return path
 
     def _max_connections(self, endpoint_count: int) -> int:

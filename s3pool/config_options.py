@@ -279,6 +279,8 @@ REGION = Option("region", parse_region, "us-east-1", "region", env=("AWS_REGION"
 BUCKET = Option("bucket", parse_text, "", "bucket", env=("S3_BUCKET",))
 INSECURE = Option("insecure", parse_bool, False, "insecure", env=("S3POOL_INSECURE_TLS",), flag="insecure", switch=True)
 CA_BUNDLE = Option("ca_bundle", parse_text, "", "ca_bundle", env=("AWS_CA_BUNDLE",), flag="ca_bundle")
+CLIENT_CERT = Option("client_cert", parse_text, "", "client_cert", flag="client_cert")
+CLIENT_KEY = Option("client_key", parse_text, "", "client_key", flag="client_key")
 ADDRESSING_STYLE = Option("addressing", parse_choice(ADDRESSING), "path", "addressing", flag="addressing")
 STRATEGY = Option(
     "strategy",
@@ -346,6 +348,8 @@ OPTIONS: tuple[Option[object], ...] = (
     BUCKET,
     INSECURE,
     CA_BUNDLE,
+    CLIENT_CERT,
+    CLIENT_KEY,
     ADDRESSING_STYLE,
     STRATEGY,
     CONNECT_TIMEOUT,

@@ -37,6 +37,8 @@ class Config:
     bucket: str = ""
     insecure: bool = False
     ca_bundle: str = ""
+    client_cert: str = ""
+    client_key: str = ""
     addressing: str = "path"
     strategy: str = "round_robin"
     connect_timeout_s: float = 3.0
@@ -93,6 +95,8 @@ def effective(config: Config) -> list[tuple[str, str, str]]:
         ("bucket", config.bucket),
         ("insecure", _bool_text(config.insecure)),
         ("ca_bundle", config.ca_bundle),
+        ("client_cert", config.client_cert),
+        ("client_key", config.client_key),
         ("addressing", config.addressing),
         ("strategy", config.strategy),
         ("connect_timeout", f"{config.connect_timeout_s:g}"),

@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from s3pool.config_options import CA_BUNDLE, OPTIONS, Setting, parse_bool, parse_text, type_name
+from s3pool.config_options import (
+    CA_BUNDLE,
+    CLIENT_CERT,
+    CLIENT_KEY,
+    OPTIONS,
+    Setting,
+    parse_bool,
+    parse_text,
+    type_name,
+)
 from s3pool.config_sources import SourceFile, read_source
 from s3pool.errors import ConfigError
 from s3pool.record import dataclass, field
@@ -198,10 +207,11 @@ def _flatten(body: Section, path: str, *, inside: str = "", extra: Iterable[str]
 
 
 def _anchored(layer: dict[str, Setting], directory: str) -> dict[str, Setting]:
-    """Let a relative ca_bundle start at the file that names it: cron's working directory is another."""
-    setting = layer.get(CA_BUNDLE.name)
-    if setting is not None and not str(setting.value).startswith("~/"):
-        layer[CA_BUNDLE.name] = Setting(os.path.join(directory, str(setting.value)), setting.origin)
+    """Let relative files start at the file that names them: cron's working directory is another."""
+    for name in (CA_BUNDLE.name, CLIENT_CERT.name, CLIENT_KEY.name):
+        setting = layer.get(name)
+        if setting is not None and not str(setting.value).startswith("~/"):
+            layer[name] = Setting(os.path.join(directory, str(setting.value)), setting.origin)
     return layer
 
 

@@ -82,6 +82,8 @@ def open_session(config: Config) -> Session:
         max_idle_s=config.max_idle_s,
         insecure=config.insecure,
         ca_bundle=config.ca_bundle,
+        client_cert=config.client_cert,
+        client_key=config.client_key,
     )
     throttle = Throttle(config.bwlimit) if config.bwlimit else None
     tls = _SharedTLSContext(settings)

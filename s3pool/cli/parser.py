@@ -56,6 +56,8 @@ CONFIG_FLAGS = (
     "region",
     "insecure",
     "ca_bundle",
+    "client_cert",
+    "client_key",
     "config",
     "profile",
     "env_file",
@@ -223,6 +225,8 @@ def _add_connection_flags(flag: Callable[..., None]) -> None:
     flag("--region", metavar="NAME", help="region in the signature (AWS_REGION; us-east-1)")
     flag("--insecure", action="store_true", help="do not verify TLS certificates")
     flag("--ca-bundle", metavar="FILE", help="certificates to trust (AWS_CA_BUNDLE)")
+    flag("--client-cert", metavar="FILE", help="certificate to show to nodes that ask for one, in PEM")
+    flag("--client-key", metavar="FILE", help="its private key, where it is not in the same file")
     flag("--config", metavar="FILE", help="configuration file (S3POOL_CONFIG; ~/.s3pool/config.yaml)")
     flag("--profile", metavar="NAME", help="profile of the configuration file (S3POOL_PROFILE)")
     flag("--env-file", metavar="FILE", help="file of VARIABLE=value lines (S3POOL_ENV_FILE; .env)")

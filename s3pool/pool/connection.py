@@ -57,6 +57,8 @@ class ConnectionSettings:
     max_idle_s: float = DEFAULT_MAX_IDLE_S
     insecure: bool = False
     ca_bundle: str = ""
+    client_cert: str = ""  # to show to nodes that ask for one
+    client_key: str = ""
 
 
 class _Opener:
@@ -314,6 +316,16 @@ def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     import ssl
 
     context = create_urllib3_context(cert_reqs=ssl.CERT_NONE if settings.insecure else ssl.CERT_REQUIRED)
+    if settings.client_cert:
+        try:
+            context.load_cert_chain(settings.client_cert, settings.client_key or None, password="")
+        except OSError as exc:
+            why = (
+                exc.strerror
+                if not isinstance(exc, ssl.SSLError)
+                else exc.reason or "it is no PEM, or the key is missing"
+            )
+            raise ConfigError(f"cannot use the client certificate {settings.client_cert}: {why}") from exc
     if settings.insecure:
         context.check_hostname = False
         return context

@@ -85,6 +85,7 @@ CASES = [
     Case("bucket", "bucket", "", env="S3_BUCKET", in_env="eee", in_dotenv="ddd", in_file="yyy"),
     Case("insecure", "insecure", "false", "true", {"insecure": True}, "S3POOL_INSECURE_TLS", "true", "true", "true"),
     Case("ca_bundle", "ca_bundle", "", "/f", {"ca_bundle": "/f"}, "AWS_CA_BUNDLE", "/e", "/d", "/y"),
+    Case("client_cert", "client_cert", "", "/f", {"client_cert": "/f"}, in_file="/y"),
     Case(
         "strategy",
         "load_balancer.strategy",

@@ -21,6 +21,7 @@ from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import RequestHead
+from s3pool.proxy.operations import DIALECTS
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field
 from s3pool.s3.sigv4 import (
@@ -65,17 +66,7 @@ V4_PARAMETERS = frozenset(
 V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
 DUMMY_SECRET = "no such key"
 # Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
-DECIDING_PREFIXES = (
-    "x-amz-",
-    "x-goog-",
-    "x-dho-",
-    "x-rgw-",
-    "x-ceph-",
-    "x-object-",
-    "x-container-",
-    "x-account-",
-    "x-minio-",
-)
+DECIDING_PREFIXES = ("x-amz-", *DIALECTS)
 
 HEADER_V4, QUERY_V4, HEADER_V2, QUERY_V2, ANONYMOUS = "header-v4", "query-v4", "header-v2", "query-v2", "anonymous"
 

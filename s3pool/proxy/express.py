@@ -20,7 +20,7 @@ from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
 from s3pool.proxy.loading import Admitted
-from s3pool.proxy.operations import Operation, classify
+from s3pool.proxy.operations import DIALECTS, Operation, classify
 from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
 from s3pool.proxy.servers import ADMIN_NAMES
 from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
@@ -219,6 +219,7 @@ class Express:
             and len(set(lowers)) == len(names)
             and NEEDED.issubset(lowers)
             and SPECIAL.isdisjoint(lowers)
+            and not any(name.startswith(DIALECTS) for name in lowers)
         )
         shape = _Shape(names) if is_plain else None
         if len(self._shapes) >= MAX_REMEMBERED:

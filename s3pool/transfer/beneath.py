@@ -27,6 +27,7 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
 PLENTY = 8  # times the size: as much as this is free for some files at once
 DOT_NAMES = ("", ".", "..")
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without fsync for such a thing
 
 
 def is_part_name(name: bytes) -> bool:
@@ -132,6 +133,19 @@ def _is_link(here: int, name: bytes) -> bool:
         return stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
     except OSError:
         return False
+
+
+def sync_to_disk(fd: int) -> None:
+    """Wait until a file, or the names in a directory, are on the disk; some file systems cannot tell.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in NO_SYNC:
+            raise
 
 
 class PartFile:

@@ -14,7 +14,7 @@ from s3pool.s3.content import Known
 from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory
+from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
@@ -264,7 +264,7 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
         stored.restore_mode(part.fd, metadata)
     mtime_ns = stored.set_mtime(part.fd, mtime_ns)
     if engine.options.remove_source:
-        os.fsync(part.fd)  # before it has its name, and that before the object goes
+        sync_to_disk(part.fd)  # before it has its name, and that before the object goes
     if not part.commit(replace=not engine.options.no_clobber):
         return Done(skipped=EXISTS)
     done = Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)

@@ -74,6 +74,9 @@ class Expansion:
         from s3pool.transfer.taken import Targets, apart
 
         targets = Targets()
+        if self._may_share and self._client is self._target_client:
+            for source in self._sources:  # what is to be copied itself must not become another one before
+                targets.owner(source.text, source.text)
         for item in self._items():
             found = apart(item, targets) if self._may_share else item
             if found is not None:

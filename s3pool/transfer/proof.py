@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, S3Error, StoppedError, TransportError
 from s3pool.model import parse_iso_time
-from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative
+from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative, sync_to_disk
 from s3pool.transfer.overlap import folded
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 
@@ -115,11 +115,11 @@ def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
 
 
 def _sync_all(directories: list[int], place: tuple[str | bytes, ...], engine: Engine) -> None:
-    os.fsync(directories[-1])
+    sync_to_disk(directories[-1])
     if place in engine.synced:
         return
     for directory in reversed(directories[:-1]):
-        os.fsync(directory)
+        sync_to_disk(directory)
     if place[:1] not in engine.synced:
         _sync_above(os.path.realpath(place[0] or "."))
     if len(engine.synced) >= MAX_SYNCED:
@@ -136,7 +136,7 @@ def _sync_above(root: bytes | str) -> None:
         except OSError:
             return
         try:
-            os.fsync(directory)
+            sync_to_disk(directory)
         finally:
             os.close(directory)
 
@@ -163,6 +163,8 @@ def _check_apart(task: CopyTask, done: Done, engine: Engine, again: Callable[[],
         if engine.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
         done = again()
+        if done.skipped:  # by a rule such as --update: the target is no older than the source
+            break
     raise _stays(task, "it seems to be the same object by another name")
 
 

@@ -155,6 +155,34 @@ def test_file_that_does_not_reach_the_disk_keeps_its_object(
     assert {"d", tmp_path.name} <= set(synced)
 
 
+@pytest.mark.parametrize("target", ["got", "s3/c/t/"])
+def test_tree_with_directories_moves_whole(call: Run, fake: FakeS3, tmp_path: Path, target: str) -> None:
+    """Markers of directories are objects, and become directories on disk."""
+    fake.store.add("c", "x", b"")
+    for key in ("t/", "t/d/", "t/d/e/", "t/d/f"):
+        fake.store.add("b", key, b"" if key.endswith("/") else b"mine", mtime=1000)
+
+    result = call("mv", "-r", "s3/b/t/", target)
+
+    assert (0, {"al/k": b"content"}) == (result.code, fake.store.bodies("b")), result.err
+    if target == "got":
+        assert (b"mine", True) == ((tmp_path / "got/d/f").read_bytes(), (tmp_path / "got/d/e").is_dir())
+    else:
+        assert {"x", "t/", "t/d/", "t/d/e/", "t/d/f"} == set(fake.store.bodies("c"))
+
+
+def test_listed_names_move_with_what_lies_below_them(call: Run, fake: FakeS3, tmp_path: Path) -> None:
+    """Of a name in a list nothing is known but the name."""
+    for key in ("t/d/", "t/f"):
+        fake.store.add("b", key, b"", mtime=1000)
+    (tmp_path / "list").write_text("d/\nf\n")
+
+    down = call("mv", "--files-from", "list", "s3/b/t/", "got")
+
+    assert (0, {"al/k": b"content"}) == (down.code, fake.store.bodies("b")), down.err
+    assert {"d", "f"} == {path.name for path in (tmp_path / "got").iterdir()}
+
+
 # -- a source that is another one now ------------------------------------------------------
 
 

@@ -121,6 +121,20 @@ def test_keys_of_one_tree_do_not_share_a_file(
     assert {b"t/a//k", b"t/a/k"} <= _all_there(fake, tmp_path)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_source_does_not_become_another_one_before_its_turn(
+    call: Run, fake: FakeS3, tmp_path: Path, command: str
+) -> None:
+    """d1/x would be overwritten by x, and its content be nowhere."""
+    fake.store.add("b", "x", b"top", mtime=1000)
+
+    result = call(command, "s3/b/x", "s3/b/d1/x", "s3/b/d1/")
+
+    assert 1 == result.code, result.err
+    assert {b"top", b"d1/x"} <= set(fake.store.bodies("b").values())
+    assert "s3/b/x and s3/b/d1/x would both be s3/b/d1/x" in result.err
+
+
 def test_markers_of_directories_may_meet(call: Run, fake: FakeS3) -> None:
     """Both trees have the directory, and so has the target: nothing is lost."""
     for key in ("d1/sub/", "d2/sub/"):

@@ -176,7 +176,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Recorder, RunningPro
     """Give a recording node and a proxy before it that lets everybody in."""
     with Recorder() as node:
         threading.Thread(target=node.serve_forever, args=(0.05,), daemon=True).start()
-        with RunningProxy([node.url], auth=request.param) as proxy:
+        with RunningProxy([node.url], auth=request.param, allowed_hosts=["x"]) as proxy:
             yield node, proxy
         node.shutdown()
 

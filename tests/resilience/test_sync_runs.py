@@ -95,10 +95,10 @@ def test_shards_delete_their_own_share_only(run_cli: CliRunner, fake: FakeS3, tm
     assert {f"p/{name}" for name in NAMES[:2]} == set(fake.store.bodies("b"))
 
 
-def test_cluster_managers_shard_without_a_flag(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
-    """And it is said, so that nobody takes a share for the whole."""
+def test_cluster_managers_shard_by_auto(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """The shard is named on stderr, so that nobody takes a share for the whole."""
     plant(tmp_path / "source", NAMES)
-    words = ("sync", str(tmp_path / "source"), "s3/b/p")
+    words = ("sync", str(tmp_path / "source"), "s3/b/p", "--shard", "auto")
 
     shares = [
         run_cli(*words, env={"SLURM_ARRAY_TASK_ID": str(n), "SLURM_ARRAY_TASK_COUNT": "2"}, timeout=60)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from s3pool.model import format_iso_time, parse_iso_time
@@ -26,7 +28,6 @@ def test_times_of_listings_are_seconds(text: str, seconds: float) -> None:
     [
         "",
         "2026-01-22",
-        "2026-02-30T00:00:00Z",
         "2026-01-22T24:00:00Z",
         "2026-01-22 00:00:00Z",
         "2026-1-22T00:00:00Z",
@@ -37,3 +38,8 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     """A time that is misread would copy everything, or nothing."""
     with pytest.raises(ValueError, match=r"."):
         parse_iso_time(text)
+
+
+def test_day_that_no_calendar_has_is_of_no_age() -> None:
+    """A server that tells it does not end the listing, and no rule of ages takes the object."""
+    assert math.isnan(parse_iso_time("2026-02-30T00:00:00Z"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable
 
 from s3pool.config_options import parse_endpoints
@@ -19,6 +20,8 @@ PROBES = ("auto", "minio", "rgw", "s3", "tcp")
 OFF = "off"
 LOOPBACK = ("127.", "::1", "localhost")
 MAX_PORT = 65535
+UNIX = "unix:"
+MAX_UNIX_PATH_BYTES = 107  # of sockaddr_un on Linux
 PERCENT = 100.0
 UNLIMITED = float("inf")
 
@@ -27,27 +30,43 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port to listen on; ``host`` has no brackets."""
+    """A host and a port to listen on; ``host`` has no brackets, or is ``unix:`` and the path of a socket."""
 
     host: str
     port: int
 
     @property
+    def path(self) -> str:
+        """Return the path of a UNIX socket; empty for an address of the network."""
+        return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else ""
+
+    @property
     def is_loopback(self) -> bool:
         """Say whether only this machine can reach it."""
-        return self.host.startswith(LOOPBACK)
+        return self.host.startswith((*LOOPBACK, UNIX))
+
+    def url(self, *, is_tls: bool) -> str:
+        """Return what clients take for the endpoint."""
+        return str(self) if self.path else f"{'https' if is_tls else 'http'}://{self}"
 
     def __str__(self) -> str:
+        if self.path:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def read_address(value: object) -> Address:
-    """Read ``host:port``, ``[::1]:port``, ``:port`` or a port alone.
+    """Read ``host:port``, ``[::1]:port``, ``:port``, a port alone, or ``unix:/path``.
 
     Raises:
         ConfigError: it is something else.
     """
     text = str(value)
+    if text.startswith(UNIX):
+        path = text.removeprefix(UNIX)
+        if not path.startswith("/") or len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
+            raise ConfigError(f"{text!r} is no socket: write unix:/path, of {MAX_UNIX_PATH_BYTES} bytes at most")
+        return Address(text, 0)
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > MAX_PORT or (":" in host and not host.startswith("[")):
         raise ConfigError(f"{text!r} is no address; write host:port")
@@ -56,7 +75,10 @@ def read_address(value: object) -> Address:
 
 def _optional_address(value: object) -> Address | None:
     # YAML reads a bare off as false.
-    return None if value is False or value == OFF else read_address(value)
+    address = None if value is False or value == OFF else read_address(value)
+    if address is not None and address.path:
+        raise ConfigError("must be host:port or off")
+    return address
 
 
 def _word(*allowed: str) -> Callable[[object], str]:
@@ -195,6 +217,7 @@ READERS: dict[str, Callable[[object], object]] = {
     "max_clients": _count(1),
     "max_per_client": _count(0),
     "trust_forwarded": _networks,
+    "proxy_protocol": _networks,
     "processes": _count(1),
     "tls_cert": _text,
     "tls_key": _text,

@@ -85,6 +85,8 @@ class Proxy:
     @property
     def address(self) -> Address:
         """Give the address that is listened on, its port settled."""
+        if self.settings.listen.path:
+            return self.settings.listen
         host, port = self.server.server_address[:2]
         return Address(str(host), int(port))
 
@@ -99,7 +101,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Give what clients take for the endpoint."""
-        return f"{'https' if self.settings.tls_cert else 'http'}://{self.address}"
+        return self.address.url(is_tls=bool(self.settings.tls_cert))
 
     def start(self, *, probes: bool = True) -> None:
         """Watch the nodes and take connections, in threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import socketserver
 import ssl
@@ -23,6 +24,8 @@ from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.journal import AccessLog, Entry
 from s3pool.proxy.loop import Loop
 from s3pool.proxy.metrics import Metrics
+from s3pool.proxy.peers import is_trusted
+from s3pool.proxy.proxy_protocol import ProxyProtocolError, read_header
 from s3pool.proxy.settings import Address, ProxySettings
 from s3pool.proxy.stream import ClientStream
 
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT_S = 10.0
 POLL_S = 0.2
+LOCAL_PEER = "127.0.0.1"  # who comes by a UNIX socket is on this machine
 
 
 class ProxyServer(ThreadingHTTPServer):
@@ -49,6 +53,8 @@ class ProxyServer(ThreadingHTTPServer):
     def __init__(
         self, address: Address, gateway: Gateway, *, metrics: Metrics, log: AccessLog | None, tls: ssl.SSLContext | None
     ) -> None:
+        self._path = address.path
+        self._bound_path = ""
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self.allow_reuse_port = gateway.settings.processes > 1
         self.gateway = gateway
@@ -65,7 +71,11 @@ class ProxyServer(ThreadingHTTPServer):
         self._crew = Crew("s3pool-proxy")
         self._loop: Loop | None = None
         try:
-            super().__init__((address.host, address.port), _unused_handler, bind_and_activate=True)
+            if address.path:
+                self.address_family = socket.AF_UNIX
+                remove_dead_socket(address.path)
+            place = address.path or (address.host, address.port)
+            super().__init__(place, _unused_handler, bind_and_activate=True)  # type: ignore[arg-type]
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
@@ -74,7 +84,16 @@ class ProxyServer(ThreadingHTTPServer):
         if self.allow_reuse_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self._bound_path = self._path
+        if not self._path:
+            self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def server_close(self) -> None:
+        """Stop listening; a UNIX socket's name goes with it."""
+        super().server_close()
+        if self._bound_path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._bound_path)
 
     @property
     def settings(self) -> ProxySettings:
@@ -90,16 +109,55 @@ class ProxyServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See to a new connection, or turn it away: the accepting thread waits for nobody."""
-        peer = str(client_address[0])
-        if not self._enter(peer):
+        peer = str(client_address[0]) if client_address else LOCAL_PEER
+        balancers = self.settings.proxy_protocol
+        is_balancer = bool(balancers) and is_trusted(peer, balancers)
+        if not self._enter(peer, is_limited=not is_balancer):
             self.metrics.turned_away()
             self._turn_away(request)
             return
         try:
-            self._welcome(request, peer)
+            if is_balancer:
+                self._loop_at_work()  # which no other thread starts
+                self._crew.give(lambda: self._introduce(request, peer))
+            else:
+                self._welcome(request, peer)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
             self._leave(peer)
             self._turn_away(request)
+
+    def _introduce(self, sock: socket.socket, balancer: str) -> None:
+        """Learn from a balancer whose connection it is, and see to it as to any other."""
+        peer = balancer
+        try:
+            peer = read_header(sock, self.settings.header_timeout) or balancer
+            sock.settimeout(None)
+        except (ProxyProtocolError, OSError) as exc:
+            logger.info("%s: %s", balancer, exc)
+            sock.close()
+            self._leave(balancer)
+            return
+        if not self._is_renamed(balancer, peer):
+            self.metrics.turned_away()
+            self._leave(balancer)
+            self._turn_away(sock)
+            return
+        try:
+            self._welcome(sock, peer)
+        except (RuntimeError, OSError):
+            self._leave(peer)
+            self._turn_away(sock)
+
+    def _is_renamed(self, balancer: str, peer: str) -> bool:
+        """Count a connection for its client instead of its balancer; False when the client has enough."""
+        with self._lock:
+            limit = self.settings.max_per_client
+            if limit and self._per_peer[peer] >= limit:
+                return False
+            self._per_peer[balancer] -= 1
+            self._per_peer[peer] += 1
+            self._per_peer += Counter()  # which drops those that have none
+            return True
 
     def _welcome(self, sock: socket.socket, peer: str) -> None:
         tls = self.tls
@@ -119,7 +177,8 @@ class ProxyServer(ThreadingHTTPServer):
             self._employ(connection, None)
 
     def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool) -> Connection:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._path:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         settings = self.settings
         stream = ClientStream(sock, is_tls=is_tls, least_speed=settings.least_speed, speed_window=settings.speed_window)
@@ -141,9 +200,9 @@ class ProxyServer(ThreadingHTTPServer):
             self._loop = made
         return self._loop
 
-    def _enter(self, peer: str) -> bool:
+    def _enter(self, peer: str, *, is_limited: bool = True) -> bool:
         with self._lock:
-            limit = self.settings.max_per_client
+            limit = self.settings.max_per_client if is_limited else 0
             if self._per_peer.total() >= self.settings.max_clients or (limit and self._per_peer[peer] >= limit):
                 return False
             self._per_peer[peer] += 1
@@ -259,6 +318,17 @@ class ProxyServer(ThreadingHTTPServer):
                 if connection.is_idle:
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RD)
+
+
+def remove_dead_socket(path: str) -> None:
+    """Remove the name of a UNIX socket that nobody listens on any more, left by a process that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return  # there is none, or nobody may know
 
 
 def _unused_handler(*_arguments: object) -> Any:

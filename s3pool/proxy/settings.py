@@ -69,6 +69,7 @@ class ProxySettings:
     max_clients: int = 1024
     max_per_client: int = 0
     trust_forwarded: tuple[Network, ...] = ()
+    proxy_protocol: tuple[Network, ...] = ()
     processes: int = 1
     tls_cert: str = ""
     tls_key: str = ""
@@ -114,6 +115,8 @@ def _check(settings: ProxySettings) -> None:
         raise ConfigError("--tls-cert and --tls-key belong together")
     if settings.tls_client_ca and not settings.tls_cert:
         raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+    if settings.processes > 1 and settings.listen.path:
+        raise ConfigError(f"--listen {settings.listen} needs one process; only ports are shared by several")
     if settings.processes > 1 and settings.sticky:
         raise ConfigError("--sticky key needs one process: uploads are remembered where they began")
     if settings.spool_dir and not os.access(settings.spool_dir, os.W_OK | os.X_OK):

@@ -56,6 +56,7 @@ FLAGS = (
     "max_clients",
     "max_per_client",
     "trust_forwarded",
+    "proxy_protocol",
     "processes",
     "tls_cert",
     "tls_key",
@@ -97,7 +98,7 @@ def _add_door(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_address(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--listen", metavar="HOST:PORT", help="for S3 clients (127.0.0.1:8000)")
+    group.add_argument("--listen", metavar="HOST:PORT", help="for S3 clients, or unix:/PATH (127.0.0.1:8000)")
     group.add_argument(
         "--admin-listen", metavar="HOST:PORT", help="for health, metrics, stats; or off (127.0.0.1:8001)"
     )
@@ -126,6 +127,12 @@ def _add_address(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="CIDR",
         help="balancers whose X-Forwarded-For and the like are believed; repeatable",
+    )
+    group.add_argument(
+        "--proxy-protocol",
+        action="append",
+        metavar="CIDR",
+        help="balancers that begin each connection with a PROXY header, version 1 or 2; repeatable",
     )
     group.add_argument("--idle-timeout", type=seconds, metavar="TIME", help="between two requests (60s)")
     group.add_argument("--header-timeout", type=seconds, metavar="TIME", help="for a whole request head (10s)")
@@ -250,7 +257,7 @@ def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
 
 def _announce(ctx: Context, settings: ProxySettings, address: Address, admin: Address | None) -> None:
     out = ctx.out
-    url = f"{'https' if settings.tls_cert else 'http'}://{address}"
+    url = address.url(is_tls=bool(settings.tls_cert))
     admin_url = f"http://{admin}" if admin is not None else ""
     if settings.auth == "open":
         out.warn(f"whoever reaches {url} uses the pool's key: --auth open checks nobody")

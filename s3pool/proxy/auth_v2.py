@@ -15,11 +15,20 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.proxy.auth import DUMMY_SECRET, HEADER_V2, MAX_SKEW_S, STREAMS, Caller, check_token, refuse_unsigned
+from s3pool.proxy.auth import (
+    DUMMY_SECRET,
+    HEADER_V2,
+    MAX_SKEW_S,
+    STREAMS,
+    V2_PARAMETERS,
+    Caller,
+    check_token,
+    refuse_unsigned,
+)
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import RequestHead
-from s3pool.proxy.operations import SUBRESOURCES
+from s3pool.proxy.operations import EXACT_QUERIES
 from s3pool.proxy.target import Target
 from s3pool.s3.sigv4 import canonical_value
 
@@ -62,8 +71,10 @@ SIGNED_PARAMETERS = frozenset(
         "website",
     }
 )
-# These change what a request does, and Version 2 does not know them.
-UNCOVERED = frozenset(SUBRESOURCES) - SIGNED_PARAMETERS | {"renameObject"}
+# Version 2 does not know these either, and they only say how much is listed. Whatever else stands in a query,
+# anybody can have added, and some node may obey it.
+HARMLESS = frozenset(word for _, allowed in EXACT_QUERIES.values() for word in allowed.split())
+COVERED = SIGNED_PARAMETERS | V2_PARAMETERS | HARMLESS | {"list-type", "select-type", "x-id"}
 AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
 
 
@@ -98,7 +109,7 @@ def verify_v2(
 
 def _check_coverage(target: Target) -> None:
     names = [name for name, _, _ in target.pairs]
-    if target.names & UNCOVERED or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
+    if target.names - COVERED or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
         raise forbidden("AccessDenied", "Signature Version 2 does not cover this query", reason="coverage")
 
 

@@ -20,7 +20,8 @@ from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
 from s3pool.proxy.loading import Admitted
-from s3pool.proxy.operations import DIALECTS, Operation, classify
+from s3pool.proxy.naming import NAMING_HEADERS
+from s3pool.proxy.operations import DECIDING_HEADERS, DIALECTS, Operation, classify
 from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
 from s3pool.proxy.servers import ADMIN_NAMES
 from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
@@ -36,17 +37,20 @@ SIGNATURE = "Signature="
 PAYLOADS = frozenset({UNSIGNED_PAYLOAD, EMPTY_SHA256})
 NEEDED = frozenset({"host", "authorization", "x-amz-date", PAYLOAD_FIELD})
 # Fields that ask for more than the short way does.
-SPECIAL = (HOP_BY_HOP - {"connection"}) | {
-    "content-encoding",
-    "content-length",
-    "expect",
-    "via",
-    "x-amz-copy-source",
-    "x-amz-decoded-content-length",
-    "x-amz-rename-source",
-    "x-amz-security-token",
-    "x-amz-trailer",
-}
+SPECIAL = (
+    (HOP_BY_HOP - {"connection"})
+    | NAMING_HEADERS
+    | DECIDING_HEADERS.keys()
+    | {
+        "content-encoding",
+        "content-length",
+        "expect",
+        "via",
+        "x-amz-decoded-content-length",
+        "x-amz-security-token",
+        "x-amz-trailer",
+    }
+)
 NOT_SENT = REPLACED | HOP_BY_HOP
 OPERATIONS = {method: classify(method, (), bucket="b", key="k", headers=()) for method in ("GET", "HEAD")}
 

@@ -27,6 +27,7 @@ from s3pool.proxy.auth import (
 )
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.browser import refuse_foreign_pages
+from s3pool.proxy.checksum import checksum_for
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.express import Express, Passage
@@ -131,12 +132,18 @@ class Gateway:
             caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
             if caller.client.is_limited:
                 _check_exact(operation, head, target)
-        passes = self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER
-        decodes = is_framed(caller.payload) and not passes
-        admitted = Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
+        admitted = Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
         if self._express is not None:
             self._express.learn(admitted)
         return admitted
+
+    def _decodes(self, head: RequestHead, caller: Caller) -> bool:
+        """Return whether a body leaves its aws-chunked form here; a trailer that stays is a checksum and no header."""
+        if self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER:
+            if trailer := head.value("x-amz-trailer").strip().lower():
+                checksum_for(trailer)
+            return False
+        return is_framed(caller.payload)
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
         form = form_of(head, target)

@@ -49,7 +49,7 @@ HOP_BY_HOP = frozenset(
 )
 # What a Connection field must not be able to take away.
 PROTECTED = frozenset({"host", "authorization", "content-length", "content-type", "content-md5", "range", "date"})
-PROTECTED_PREFIXES = ("x-amz-", "if-", "content-")
+PROTECTED_PREFIXES = ("x-amz-", "if-", "content-", "x-minio-", "x-rgw-", "x-goog-")
 
 Index = Mapping[str, Sequence[str]]
 

@@ -98,7 +98,7 @@ _EXACT_SUBRESOURCES = {
 _ANYWHERE = frozenset({"x-id", "AWSAccessKeyId", "Signature", "Expires"})
 _REPEATABLE = "events"
 # Headers that turn one operation into another.
-_DECIDING_HEADERS = {
+DECIDING_HEADERS = {
     "x-amz-copy-source": frozenset({"CopyObject", "UploadPartCopy"}),
     "x-amz-rename-source": frozenset(),
     "x-amz-write-offset-bytes": frozenset({"AppendObject"}),
@@ -237,7 +237,7 @@ def is_exact(
         and all(query.count(name) == 1 or name == _REPEATABLE for name in query)
         and values.get("list-type", "2") == "2"
         and values.get("select-type", "2") == "2"
-        and all(operation.name in names for header, names in _DECIDING_HEADERS.items() if header in headers)
+        and all(operation.name in names for header, names in DECIDING_HEADERS.items() if header in headers)
         and not any(name.startswith(DIALECTS) for name in headers)
     )
 

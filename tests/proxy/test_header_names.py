@@ -10,7 +10,7 @@ from s3pool.model import Endpoint, Request
 from s3pool.s3.sigv4 import Signer
 from tests.support.chunk_signing import unsigned_stream
 from tests.support.fake_s3 import FakeS3
-from tests.support.proxying import POOL_KEY, REGION, RunningProxy, arrived, parse_answer, stored
+from tests.support.proxying import POOL_KEY, REGION, RunningProxy, arrived, parse_answer, signed_request, stored
 from tests.support.upload_form import form_body, form_request, post, signed_form
 
 NAMES = [
@@ -112,6 +112,28 @@ def test_trailer_of_an_aws_chunked_body_is_read_as_strictly(fake: FakeS3, proxy:
     answer = parse_answer(proxy.talk(head, body.replace(b"x-amz-checksum", b"x_amz-checksum")))
 
     assert (400, None) == (answer.status, stored(fake, "b", "new"))
+
+
+@pytest.mark.parametrize("trailers", ["decode", "pass"])
+@pytest.mark.parametrize(
+    "name", ["x-amz-copy-source", "x-amz-acl", "x_amz_checksum_crc32", "x-amz-checksum-crc32, x-amz-acl"]
+)
+def test_trailer_is_a_checksum_and_no_other_header(trailers: str, name: str) -> None:
+    """Also where it goes on as it came: nodes make headers of trailers."""
+    with FakeS3(1) as fake, RunningProxy(fake.endpoints, trailers=trailers) as proxy:
+        fake.store.add("b", "there", b"")
+        _, body = unsigned_stream(proxy.host, "/b/new", b"abc")
+        signed = signed_request(
+            "PUT",
+            "/b/new",
+            host=proxy.host,
+            headers={"x-amz-decoded-content-length": "3", "x-amz-trailer": name},
+            payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        ).replace(b"content-length: 0", b"content-length: %d" % len(body))
+
+        answer = parse_answer(proxy.talk(signed + body))
+
+        assert (400, None) == (answer.status, stored(fake, "b", "new"))
 
 
 @pytest.mark.parametrize("name", ["x_amz_acl", "x-amz-meta-a_b", "x-amz-meta-a:b", "x-amz-meta-a b", "Content_Type"])

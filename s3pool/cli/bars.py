@@ -154,11 +154,11 @@ class PlainProgress(Tally):
 class BarProgress(Tally):
     """Draws bars with rich, from rich's own thread, while the context is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, color: bool = True) -> None:
         super().__init__()
         from s3pool.cli.rich_bars import Bars  # rich takes longer to import than many a transfer
 
-        self._bars = Bars(self)
+        self._bars = Bars(self, color=color)
 
     def start(self) -> None:
         """Begin to draw."""

@@ -56,13 +56,14 @@ def line_formatter(*, exact: bool, etag: bool = False, versions: bool = False) -
     size_text = exact_size if exact else human_size
 
     def plain(info: ObjectInfo, name: str) -> str:
-        stamp = info.last_modified
-        return f"[{stamp[:10]} {stamp[11:19]} UTC] {size_text(info.size)} {info.storage_class} {name}"
+        stamp, storage_class = info.last_modified, info.storage_class
+        shown = storage_class if storage_class.isprintable() else escape(storage_class)
+        return f"[{stamp[:10]} {stamp[11:19]} UTC] {size_text(info.size)} {shown} {name}"
 
     def full(info: ObjectInfo, name: str) -> str:
-        columns = [format_stamp(info.last_modified), size_text(info.size), info.storage_class or "-"]
+        columns = [format_stamp(info.last_modified), size_text(info.size), escape(info.storage_class) or "-"]
         if etag:
-            columns.append(info.etag or "-")
+            columns.append(escape(info.etag) or "-")
         if versions:
             columns += [escape(info.version_id) or "-", "DEL" if info.is_delete_marker else "PUT"]
         return " ".join([*columns, name])

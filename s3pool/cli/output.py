@@ -17,7 +17,7 @@ BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are wr
 # the text around it, byte order marks, and bytes that are not UTF-8. Most runs meet none, and compile no pattern.
 _UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 # What JSON may hold as it is, but terminals, line readers or UTF-8 may not.
-_UNSAFE_IN_JSON = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_UNSAFE_IN_JSON = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "prefix": "\x1b[1;34m", "good": "\x1b[32m", "bad": "\x1b[31m"}
 _STYLE_END = "\x1b[0m"
@@ -229,6 +229,11 @@ class Output:
     def colored(self) -> bool:
         """Say whether results may be coloured."""
         return self._colored(stderr=False)
+
+    @property
+    def colored_stderr(self) -> bool:
+        """Return whether notes, logs and bars may be coloured."""
+        return self._colored(stderr=True)
 
     # -- encoding --------------------------------------------------------------------------
 

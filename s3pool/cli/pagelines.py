@@ -30,7 +30,8 @@ def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]]
     """Give what makes the plain lines of a whole page at once, names relative to a base.
 
     It gives None for a page with a name that is not below the base, is the base, or needs to
-    be escaped, or with a time of another shape: such a page is formatted line by line.
+    be escaped, as a class may, or with a time of another shape: such a page is formatted line
+    by line.
     """
     above = base.encode("utf-8", "surrogateescape")
     start, is_below = len(above), methodcaller("startswith", above)
@@ -41,7 +42,12 @@ def page_formatter(base: str, *, exact: bool) -> Callable[[Sequence[ObjectInfo]]
             return None
         keys, sizes, times, classes = columns
         names = [key[start:] for key in keys] if base else keys
-        if not (_are_printable(names) and all(names) and (not base or all(map(is_below, keys)))):
+        if not (
+            _are_printable(names)
+            and _are_printable(list(set(classes)))
+            and all(names)
+            and (not base or all(map(is_below, keys)))
+        ):
             return None
         cells = [b""] * (COLUMNS * len(names))
         cells[0::COLUMNS] = stamp_column(times)

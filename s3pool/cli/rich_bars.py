@@ -29,7 +29,7 @@ REFRESHES_PER_S = 5.0
 class Bars(Progress):
     """rich's Progress, fed from the tally whenever it draws."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, *, color: bool) -> None:
         self._tally = tally
         self._large: dict[str, TaskID] = {}
         # Adding a bar draws, and drawing leads here again; rich draws once in its own __init__, too.
@@ -44,7 +44,7 @@ class Bars(Progress):
         )
         super().__init__(
             *columns,
-            console=Console(stderr=True),
+            console=Console(stderr=True, no_color=not color, color_system="auto" if color else None),
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,

@@ -223,10 +223,10 @@ class Teller:
         suffix = ""
         if isinstance(task, DeleteTask) and task.version_id:
             fields["version_id"] = task.version_id
-            suffix = f" (version {task.version_id})"
+            suffix = f" (version {self._out.escape(task.version_id)})"
         if isinstance(task, DeleteTask) and task.upload_id:
             fields["upload_id"] = task.upload_id
-            suffix = f" (unfinished upload {task.upload_id})"
+            suffix = f" (unfinished upload {self._out.escape(task.upload_id)})"
         self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
 
     def _tell_skipped(self, outcome: Outcome) -> None:
@@ -267,7 +267,7 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     elif mode == "plain":
         yield PlainProgress(write_stderr), True
     else:
-        bars = BarProgress()
+        bars = BarProgress(color=ctx.out.colored_stderr)
         bars.start()
         try:
             yield bars, False

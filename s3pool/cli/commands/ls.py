@@ -204,7 +204,9 @@ class _Lister:
         name = self._name(selection.relative(upload.key))
         if self._args.print0 and not self._args.long:
             return name
-        return f"{format_stamp(upload.initiated)} {upload.storage_class or '-'} {escape(upload.upload_id)} {name}"
+        return (
+            f"{format_stamp(upload.initiated)} {escape(upload.storage_class) or '-'} {escape(upload.upload_id)} {name}"
+        )
 
     # -- keys ------------------------------------------------------------------------------
 

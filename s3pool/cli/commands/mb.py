@@ -40,7 +40,7 @@ def _make(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
         _create(path.bucket, args, ctx)
         _prepare(path.bucket, args, ctx)
     fields = {"type": "bucket_created", "url": path.text, "bucket": path.bucket}
-    ctx.out.act(f"Bucket created: {path.text}", fields)
+    ctx.out.act(f"Bucket created: {ctx.out.escape(path.text)}", fields)
 
 
 def _create(bucket: str, args: argparse.Namespace, ctx: Context) -> None:

@@ -51,7 +51,7 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     if not ctx.dry_run:
         ctx.client.delete_bucket(path.bucket)
     fields = {"type": "bucket_deleted", "url": path.text, "bucket": path.bucket}
-    ctx.out.act(f"Bucket deleted: {path.text}", fields)
+    ctx.out.act(f"Bucket deleted: {ctx.out.escape(path.text)}", fields)
     return 0
 
 

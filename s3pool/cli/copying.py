@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.attributes import check_attributes
+from s3pool.cli.resuming import remember
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
 from s3pool.cli.summary import finish
@@ -23,7 +24,6 @@ from s3pool.cli.transfers import (
     leaving_in_time,
     name_filter,
     options_of,
-    remember,
     shown_progress,
     watch_health,
 )
@@ -138,12 +138,18 @@ def _copy_objects(
         engine_for(ctx, options, progress) as engine,
         leaving_in_time(engine, summary, ctx, verb=verb),
     ):
-        remember(engine, ctx)
+        clear_leftovers = remember(engine, ctx)
         engine.helpers = helpers
+        tell = Teller(ctx, progress, lines=lines)
+
+        def take(outcome: Outcome) -> None:
+            clear_leftovers(outcome)
+            tell(outcome)
+
         run_tasks(
             watch_health(tasks, ctx),
             engine,
-            on_outcome=Teller(ctx, progress, lines=lines),
+            on_outcome=take,
             rehearse=ctx.dry_run,
             summary=summary,
         )
@@ -161,7 +167,11 @@ def _helpers_for_many(
     from s3pool.cli.helpers import helpers_for
 
     uploads = any(isinstance(source, LocalPath) for source in sources)
-    with helpers_for(ctx, options, uploads=uploads, prepare=lambda engine: remember(engine, ctx)) as helpers:
+
+    def prepare(engine: Engine) -> None:
+        remember(engine, ctx)
+
+    with helpers_for(ctx, options, uploads=uploads, prepare=prepare) as helpers:
         yield helpers
 
 
@@ -221,7 +231,10 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         leaving_in_time(engine, summary, ctx, verb="copied", to_stdout=to_stdout),
     ):
         started = time.monotonic()
+        clear_leftovers = remember(engine, ctx, sweeps=False) if isinstance(target, S3Path) else None
         outcome = _move_bytes(source, target, engine, ctx)
+        if clear_leftovers is not None:
+            clear_leftovers(outcome)
         summary.seconds = time.monotonic() - started
         summary.add(outcome)
         if not to_stdout:

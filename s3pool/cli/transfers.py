@@ -24,7 +24,6 @@ from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
@@ -295,26 +294,6 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
         yield engine
     finally:
         executor.close()
-
-
-def remember(engine: Engine, ctx: Context) -> None:
-    """Let large transfers go on where an earlier run of the same command was cut short.
-
-    What such a run has left of small ones is removed from where this one writes.
-    """
-    if ctx.dry_run:
-        return
-    largest = engine.options.download_threshold
-    if ctx.args.no_resume:
-        engine.parts.sweep = make_sweep(lambda _: False, largest=largest)
-        return
-    from s3pool.sync.state import state_directory
-    from s3pool.sync.unfinished import Unfinished
-
-    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
-    unfinished = Unfinished(os.path.join(directory, "unfinished.sqlite"), shared=True)
-    engine.memory = unfinished
-    engine.parts.sweep = make_sweep(unfinished.knows_part, largest=largest)
 
 
 def remove(

@@ -7,36 +7,74 @@ import os
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, S3PoolError
-from s3pool.transfer.beneath import remove_file
+from s3pool.transfer.beneath import is_part_name, remove_orphan
 from s3pool.transfer.resume import ANNOUNCED, abort_announced
+from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.sync.route import Route
     from s3pool.sync.unfinished import Unfinished
+    from s3pool.transfer.tasks import Outcome
 
 logger = logging.getLogger(__name__)
 
 
-def clear_leftovers(route: Route, unfinished: Unfinished, client: S3Client) -> None:
-    """Abort the uploads and remove the temporary files that a whole run had no use for.
+class Leftovers:
+    """The uploads and temporary files of runs that are no more, for the thread that takes outcomes.
 
-    Their sources have changed or are gone. What cannot be removed now is tried again by the
-    next run.
+    What is still of use is taken up by the transfers themselves. The rest belongs to sources that
+    have changed: it goes when its target is written anew.
     """
-    for upload_id, bucket, key in unfinished.left_uploads():
-        if _abort(client, upload_id, bucket, key):
-            unfinished.end_upload(upload_id)
-    for name, target in unfinished.left_downloads():
-        try:
-            below = os.path.relpath(os.path.dirname(target), os.path.abspath(route.root))
-            remove_file(route.root, os.path.join(below, name))
-        except S3PoolError as exc:
-            logger.warning("a temporary file stays behind: %s", exc)
-        unfinished.end_download(name)
+
+    def __init__(self, unfinished: Unfinished, client: S3Client) -> None:
+        self._unfinished = unfinished
+        self._client = client
+        self._uploads: dict[tuple[str, str], list[str]] = {}
+        for upload_id, bucket, key in unfinished.left_uploads():
+            self._uploads.setdefault((bucket, key), []).append(upload_id)
+        self._downloads: dict[str, list[str]] = {}
+        for name, target in unfinished.left_downloads():
+            self._downloads.setdefault(target, []).append(name)
+
+    def clear_of(self, outcome: Outcome) -> None:
+        """Clean up what was left of a target that is there now."""
+        if not (self._uploads or self._downloads) or outcome.state != DONE:
+            return
+        task = outcome.task
+        if isinstance(task, DownloadTask):
+            target = os.path.abspath(task.target)
+            self._clear([], [(name, target) for name in self._downloads.pop(target, ())])
+        elif isinstance(task, (UploadTask, CopyTask)):
+            self.clear_upload(task.bucket, task.key)
+
+    def clear_upload(self, bucket: str, key: str) -> None:
+        """Abort what was left of an object that is there now."""
+        self._clear([(upload_id, bucket, key) for upload_id in self._uploads.pop((bucket, key), ())], [])
+
+    def clear_all(self) -> None:
+        """Clean up everything, for a run that had the whole of it before its eyes."""
+        self._clear(self._unfinished.left_uploads(), self._unfinished.left_downloads())
+
+    def _clear(self, uploads: list[tuple[str, str, str]], downloads: list[tuple[str, str]]) -> None:
+        unfinished = self._unfinished
+        gone = 0
+        for upload_id, bucket, key in uploads:
+            if unfinished.take_upload(upload_id) and _abort(self._client, upload_id, bucket, key):
+                unfinished.end_upload(upload_id)
+                gone += not upload_id.startswith(ANNOUNCED)
+        for name, target in downloads:
+            path = os.path.join(os.path.dirname(target), name)
+            if is_part_name(os.fsencode(name)) and os.path.lexists(path):
+                if not remove_orphan(os.fsencode(path)):
+                    continue  # somebody is at work on it
+                gone += 1
+            unfinished.end_download(name)
+        if gone:
+            logger.info("cleaned up %d unfinished transfer%s of killed runs", gone, "s" if gone > 1 else "")
 
 
 def _abort(client: S3Client, upload_id: str, bucket: str, key: str) -> bool:
+    """Abort an upload; False when that cannot be done now, so that the next run tries it again."""
     try:
         if upload_id.startswith(ANNOUNCED):
             abort_announced(client, upload_id, bucket, key=key)

@@ -15,7 +15,7 @@ from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
-from s3pool.sync.leftovers import clear_leftovers
+from s3pool.sync.leftovers import Leftovers
 from s3pool.sync.lock import PairLock
 from s3pool.sync.look import IN_SYNC, Looker, identity_of
 from s3pool.sync.obstacles import WAITS, Obstacles
@@ -88,7 +88,12 @@ class Sync:
         self._listings: list[Ahead[ListPage]] = []
         self._swept = 0
         self._told: set[tuple[str, str]] = set()  # sources and targets of problems
-        self._unfinished = Unfinished("" if options.dry_run else options.state.unfinished)
+        self._unfinished = Unfinished(
+            "" if options.dry_run else options.state.unfinished,
+            pool=lambda: options.state.pool,
+            shared=bool(options.lock),
+            resumes=options.resume,
+        )
         self.report = report or Report()
 
     def run(self) -> Report:
@@ -101,7 +106,7 @@ class Sync:
             _check_root(self._route.root)
         with ExitStack() as stack:
             self._lock(stack)
-            journal = Journal(self._options.state.journal, read_only=self._options.dry_run)
+            journal = self._open_journal()
             stack.callback(journal.close)
             stack.callback(self._close_listings)
             stack.callback(self._unfinished.close)
@@ -114,6 +119,13 @@ class Sync:
         if path and not options.dry_run:
             stack.enter_context(PairLock(path, optional=not options.lock))
 
+    def _open_journal(self) -> Journal:
+        state = self._options.state
+        if self._options.dry_run:
+            return Journal(state.readable_journal, read_only=True)
+        state.adopt()
+        return Journal(state.journal)
+
     def _close_listings(self) -> None:
         for listing in self._listings:
             listing.close()
@@ -121,7 +133,7 @@ class Sync:
     def _work(self, journal: Journal) -> None:
         self._engine.why_not = self._why_not
         self._engine.in_question = self._looker.holds
-        if self._options.resume and self._options.state.unfinished and not self._options.dry_run:
+        if self._options.state.unfinished and not self._options.dry_run:
             self._engine.memory = self._unfinished
         try:
             plan = self._compare_and_transfer(journal)
@@ -133,7 +145,7 @@ class Sync:
             and self.report.summary.stopped_by is None
             and not self._options.dry_run
         ):
-            clear_leftovers(self._route, self._unfinished, self._engine.client)
+            Leftovers(self._unfinished, self._engine.client).clear_all()
         if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
             self._delete(journal, plan)
         if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():

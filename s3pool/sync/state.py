@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 
@@ -15,11 +16,28 @@ NAME_DIGITS = 32
 
 @dataclass(frozen=True, slots=True)
 class StatePaths:
-    """The files of one pair; "" where no state is kept."""
+    """The files of one pair, and its pool; "" where no state is kept.
+
+    ``older`` is where versions that did not know the pool kept the journal, and the transfers.
+    """
 
     journal: str = ""
     unfinished: str = ""
     lock: str = ""
+    pool: str = ""
+    older: tuple[str, str] = ("", "")
+
+    def adopt(self) -> None:
+        """Take over what older versions have left: the pool that comes first has it."""
+        for old, new in zip(self.older, (self.journal, self.unfinished), strict=True):
+            if os.path.exists(old) and not os.path.exists(new):
+                with contextlib.suppress(OSError):
+                    os.replace(old, new)
+
+    @property
+    def readable_journal(self) -> str:
+        """Return the journal for who must not take it over."""
+        return self.journal if os.path.exists(self.journal) else self.older[0]
 
 
 NO_STATE = StatePaths()
@@ -35,9 +53,9 @@ def paths_for(route: Route, *, directory: str, shard: Shard, pool: str, source_p
     """Give the files of a pair.
 
     Both directions between a local directory and S3 share them: what one has left in sync the
-    other finds in sync. The lock, unlike the state, is of one pool: the same names in another
-    one may be worked on at the same time, while a pool that gets one more node keeps its state.
-    ``source_profile`` names the pool of the source where it is another one.
+    other finds in sync. ``pool`` names the pool of the target, and that of the source where it is
+    another one: the same names in another pool are another pair. ``source_profile`` was what
+    stood for the latter.
     """
     if not directory:
         return NO_STATE
@@ -47,11 +65,16 @@ def paths_for(route: Route, *, directory: str, shard: Shard, pool: str, source_p
         remote = route.source_text if route.source.bucket else route.target_text
         sides = [os.uname().nodename, os.path.realpath(route.root or "."), remote]
     sides.append("" if shard.is_whole else shard.text)
-    name = _name_of(sides)
+    older, name = _name_of(sides), _name_of([*sides, pool])
     return StatePaths(
         journal=os.path.join(directory, "sync", f"{name}.sqlite"),
         unfinished=os.path.join(directory, "sync", f"{name}.unfinished.sqlite"),
-        lock=os.path.join(directory, "locks", f"{_name_of([*sides, pool])}.lock"),
+        lock=os.path.join(directory, "locks", f"{name}.lock"),
+        pool=pool,
+        older=(
+            os.path.join(directory, "sync", f"{older}.sqlite"),
+            os.path.join(directory, "sync", f"{older}.unfinished.sqlite"),
+        ),
     )
 
 

@@ -60,7 +60,8 @@ class MultipartUpload:
 
     Parts may be put from many threads and in any order. With a fingerprint, and an engine
     that has a memory, an unfinished upload of an earlier run is taken up again, and one that
-    is cut short is left for the next. ``checksum`` is what every part will be put with, the
+    is cut short is left for the next; without one an upload is remembered only to be cleaned up
+    by the next run, should this one be killed. ``checksum`` is what every part will be put with, the
     option's when it is None: parts that are copied have none.
     """
 
@@ -83,14 +84,15 @@ class MultipartUpload:
         self._checksums: dict[int, tuple[str, str]] = {}
         self._tags = attributes.tags
         self._finished = False
-        self._memory = engine.memory if fingerprint else None
+        self._memory = engine.memory
+        self._resumes = bool(fingerprint) and engine.memory is not None
         self._stored: dict[int, PartInfo] = {}
         self._lost = ""  # the announcement of an upload that may exist beside this one
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
 
     def _find(self, fingerprint: str) -> str:
         """Give the id of an unfinished upload that is still there, and learn its parts."""
-        if self._memory is None:
+        if self._memory is None or not self._resumes:
             return ""
         upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint)
         if not upload_id:
@@ -106,9 +108,9 @@ class MultipartUpload:
     def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
         word = self._announce()
         upload_id = self._create_surely(attributes, word)
-        if self._memory is None:
+        if not self._resumes:
             self._engine.uploads.add(upload_id, self._abort)
-        else:
+        if self._memory is not None:
             self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
             if not self._lost:
                 self._memory.end_upload(word)
@@ -341,7 +343,7 @@ class MultipartUpload:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._finished or (self._memory is not None and may_go_on(exc)):
+        if self._finished or (self._resumes and may_go_on(exc)):
             return
         try:
             self._abort()

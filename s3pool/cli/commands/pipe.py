@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
+from s3pool.cli.resuming import remember
 from s3pool.cli.transfers import add_checksum_flag, part_size
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.transfer.checksums import sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
-from s3pool.transfer.tasks import Done
+from s3pool.transfer.tasks import DONE, SKIPPED, Done, Outcome, UploadTask
 from s3pool.transfer.upload import upload_stream
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
     executor = BoundedExecutor(workers - 1)
     try:
         engine = Engine(ctx.client, options=options, executor=executor)
-        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
+        clear_leftovers = remember(engine, ctx, sweeps=False)
+        done = upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
+        clear_leftovers(Outcome(UploadTask(STREAM, target.bucket, target.key), SKIPPED if done.skipped else DONE, done))
+        return done
     except S3Error as exc:
         add_hint(exc, args)
         raise

@@ -31,6 +31,7 @@ from s3pool.model import SEQUENTIAL
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.options import Report, SyncOptions
+from s3pool.sync.pools import pool_of
 from s3pool.sync.route import Route, check_apart, choose_route
 from s3pool.sync.run import Sync
 from s3pool.sync.state import paths_for, state_directory
@@ -146,8 +147,8 @@ def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
     shard = shard_of(args, ctx)
     pools = (ctx.config, ctx.source_session.config) if args.source_profile else (ctx.config,)
-    pool = " ".join(" ".join(sorted(map(str, config.endpoints))) for config in pools)
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    pool = " ".join(pool_of(config.endpoints, directory, read_only=ctx.dry_run) for config in pools)
     return SyncOptions(
         size_only=args.size_only,
         checksum=args.checksum,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from s3pool.location import S3Path
 from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY
+from s3pool.sync.pools import pool_of
 from s3pool.sync.route import Route
 from s3pool.sync.state import StatePaths, paths_for
 
@@ -22,9 +25,20 @@ def test_record_is_of_the_pool_that_the_source_is_in() -> None:
     assert paths("old").unfinished != paths("older").unfinished
 
 
-def test_record_outlives_a_node_that_is_added() -> None:
-    """Only the lock is of the very endpoints."""
-    before, after = paths("old"), paths("old", "http://a http://b http://c")
+def test_everything_is_of_the_pool_that_the_target_is_in() -> None:
+    """Two clusters may have buckets of one name, and each its own unfinished uploads."""
+    one, other = paths("old"), paths("old", "another")
 
-    assert (before.journal, before.unfinished) == (after.journal, after.unfinished)
-    assert before.lock != after.lock
+    assert one.older == other.older
+    assert {one.journal, one.unfinished, one.lock}.isdisjoint((other.journal, other.unfinished, other.lock))
+
+
+def test_a_pool_is_known_by_any_of_its_nodes(tmp_path: Path) -> None:
+    """One more node, or another order of them, is no other cluster; what cannot be written is no failure."""
+    place = str(tmp_path / "state")
+    one = pool_of(["http://a", "http://b"], place)
+    assert one == pool_of(["http://b", "http://a"], place) == pool_of(["http://c", "http://b"], place)
+    assert one == pool_of(["http://c"], place)
+    other = pool_of(["http://d"], place, read_only=True)
+    assert one != other == pool_of(["http://d"], "/proc/none") == pool_of(["http://d"], place)
+    assert len((tmp_path / "state" / "pools").read_text().splitlines()) == 4

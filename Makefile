@@ -15,7 +15,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: s3-tests wall help venv demo format lint test live chaos bench bench-list man man-fresh dist clean check
+.PHONY: s3-tests wall help venv demo format lint test live chaos bench bench-list attack man man-fresh dist clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProx
 
 bench-list: venv $(PLAIN)/.installed ## list on 30 throttling HTTPS nodes; needs radosgw and nginx (BENCH='--objects 2000' is quick)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.bench_list $(BENCH)
+
+attack: venv ## attack the proxy with all that once stopped it, and print what another client sees (ATTACK='--seconds 30')
+	@$(BIN)/python -m tests.bench.attack_proxy $(ATTACK)
 
 man: venv ## generate man/s3pool.1 from the command line's own help
 	$(GENERATE)

@@ -98,6 +98,10 @@ class ConnectError(TransportError):
         self.is_late = is_late
 
 
+class SlotsBusyError(ConnectError):
+    """All connections to the endpoint are in use by others of this program."""
+
+
 class TLSError(ConnectError):
     """The TLS handshake failed; certificates or protocol versions do not match."""
 

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3TLSError
 from urllib3.util import create_urllib3_context
 
-from s3pool.errors import ConfigError, ConnectError, TLSError, describe_os_error
+from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.stats import ConnectionCounts
 from s3pool.pool.throttle import Throttle
@@ -55,6 +55,7 @@ class ConnectionSettings:
     read_timeout_s: float = 60.0
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     max_idle_s: float = DEFAULT_MAX_IDLE_S
+    slot_wait_s: float | None = None  # for one of the connections that are all in use; None is the read timeout
     insecure: bool = False
     ca_bundle: str = ""
     client_cert: str = ""  # to show to nodes that ask for one
@@ -166,10 +167,10 @@ class ConnectionPool:
             if not wait:
                 raise AllBusy from None
             try:
-                self._slots.get(timeout=self.settings.read_timeout_s)
+                self._slots.get(timeout=self.settings.slot_wait_s or self.settings.read_timeout_s)
             except queue.Empty:
                 message = f"{self.endpoint}: all connections stayed busy"
-                raise ConnectError(message, endpoint=str(self.endpoint)) from None
+                raise SlotsBusyError(message, endpoint=str(self.endpoint)) from None
 
     def checkin(self, wire: Wire, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""

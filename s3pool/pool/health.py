@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import Node
+from s3pool.pool.connection import AllBusy
 from s3pool.pool.greeting import GENERIC_PATH, greet
 from s3pool.record import dataclass
 
@@ -85,7 +86,9 @@ def probe(
     """
     started = time.monotonic()
     try:
-        wire = node.connections.checkout(connect_timeout_s=timeout_s)
+        wire = node.connections.checkout(connect_timeout_s=timeout_s, wait=False)
+    except AllBusy:  # which is no illness
+        return knock(node, timeout_s=timeout_s)
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     connected = time.monotonic()

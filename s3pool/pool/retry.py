@@ -16,6 +16,7 @@ from s3pool.errors import (
     RequestTimeoutError,
     S3Error,
     S3PoolError,
+    SlotsBusyError,
     ThrottledError,
     TLSError,
     TransportError,
@@ -92,7 +93,7 @@ def may_add_load(error: S3PoolError) -> bool:
 
 def is_illness(error: S3PoolError) -> bool:
     """Say whether the error speaks against the endpoint; load and our own mistakes do not."""
-    if isinstance(error, (ThrottledError, IntegrityError, StaleConnectionError)):
+    if isinstance(error, (ThrottledError, IntegrityError, SlotsBusyError, StaleConnectionError)):
         return False
     if isinstance(error, S3Error):
         return error.status >= SERVER_ERROR and error.status != NOT_IMPLEMENTED

@@ -115,6 +115,14 @@ class Pipe:
         self.close()
 
 
+def open_pipe() -> Pipe | None:
+    """Return a pipe; None when the process has no descriptors left."""
+    try:
+        return Pipe()
+    except OSError:
+        return None
+
+
 def takes_splice(sink: Sink) -> bool:
     """Say whether bytes may go to a sink past this process: a plain wire without a limit of speed."""
     return IS_POSSIBLE and isinstance(sink, Wire) and not sink.is_tls and sink._throttle is None

@@ -12,10 +12,11 @@ from typing import cast
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.denial import forbidden
+from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
 from s3pool.proxy.operations import Operation
 from s3pool.record import dataclass, field
 
-KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires"})
+KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
 BACKENDS = ("self", "pool")
 # What any node takes for the same bucket; RGW reads :b and tenant:b as other ones.
 BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -27,7 +28,8 @@ class Client:
     """One access key that the proxy knows.
 
     ``buckets`` are globs, empty for all; ``credentials`` sign on its behalf towards the
-    nodes. ``expires`` is seconds since 1970, 0 for never.
+    nodes. ``expires`` is seconds since 1970, 0 for never. ``limits`` are for all of its
+    requests, ``bucket_limits`` for those of each bucket that a pattern names.
     """
 
     access_key: str
@@ -37,6 +39,13 @@ class Client:
     buckets: tuple[str, ...] = ()
     read_only: bool = False
     expires: float = 0.0
+    limits: Limits | None = None
+    bucket_limits: BucketLimits = ()
+
+    def rules(self, bucket: str) -> tuple[Rule, ...]:
+        """Return the limits that hold for its requests of a bucket."""
+        own = (Rule(self.access_key, self.limits, ""),) if self.limits is not None else ()
+        return own + rules_of(self.bucket_limits, bucket, owner=self.access_key)
 
     def authorize(self, operation: Operation, bucket: str, *, source_bucket: str, now: float) -> None:
         """Let an operation pass.
@@ -106,6 +115,8 @@ def _read_client(entry: object, pool: Credentials | None, *, where: str) -> Clie
         buckets=_globs(entry.get("buckets"), where),
         read_only=_flag(entry.get("read_only", False), where),
         expires=_expiry(entry.get("expires"), where),
+        limits=read_limits(entry["limits"], f"{where}: limits") if entry.get("limits") is not None else None,
+        bucket_limits=read_bucket_limits(entry.get("bucket_limits"), f"{where}: bucket_limits"),
     )
 
 

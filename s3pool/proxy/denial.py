@@ -51,6 +51,7 @@ class Denial(RefusedError):
         self.closes = closes
         self.reason = reason
         self.fields = fields
+        self.limited: tuple[str, str] | None = None  # beyond which limit a request was
 
     def xml(self, resource: str, request_id: str) -> bytes:
         """Give the body: what an S3 client shows to its user."""

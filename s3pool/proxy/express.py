@@ -19,6 +19,7 @@ from s3pool.proxy.auth import DECIDING_PREFIXES, DUMMY_SECRET, HEADER_V4, MAX_SK
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
+from s3pool.proxy.limits import Rule
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.naming import NAMING_HEADERS
 from s3pool.proxy.operations import DECIDING_HEADERS, DIALECTS, Operation, classify
@@ -111,6 +112,7 @@ class Passage(NamedTuple):
     own: str
     signed: tuple[tuple[str, str], ...]
     extra: str
+    rules: tuple[Rule, ...] = ()
 
     @property
     def is_http_1_0(self) -> bool:
@@ -164,8 +166,16 @@ class _Lines(dict[str, tuple[str, str]]):
 class Express:
     """Remembers what repeats; shared by all connections of one configuration."""
 
-    def __init__(self, signer_for: Callable[[Client], Signer], *, via: str, extra: Fields = ()) -> None:
+    def __init__(
+        self,
+        signer_for: Callable[[Client], Signer],
+        *,
+        via: str,
+        extra: Fields = (),
+        rules_for: Callable[[Client, str], tuple[Rule, ...]] = lambda _client, _bucket: (),
+    ) -> None:
         self._signer_for = signer_for
+        self._rules_for = rules_for
         self._extra = "".join(f"{name}: {value}\r\n" for name, value in (*extra, ("Via", f"1.1 {via}")))
         # Of each a bounded number is kept; threads may overwrite each other's, which are the same.
         self._shapes: dict[Names, _Shape | None] = {}
@@ -213,6 +223,7 @@ class Express:
             "".join([f"{name}: {values[number]}\r\n" for name, number in shape.sent]),
             tuple([(name, values[number]) for name, number in shape.signed]) if shape.signed else (),
             f"X-Forwarded-For: {peer}\r\n{self._extra}",
+            self._rules_for(claim.client, bucket),
         )
 
     def _look_at(self, names: Names) -> _Shape | None:

@@ -27,6 +27,7 @@ from s3pool.proxy.budget import Budget, RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import ProxyRequest, Sendable
+from s3pool.proxy.seats import Seats
 from s3pool.record import dataclass, field
 from s3pool.s3.xml import MAX_ERROR_BYTES, parse_error
 
@@ -39,6 +40,7 @@ FIRST_ERROR = 400
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
+MANY = 1 << 20
 MAX_DOCUMENT_BYTES = 4 << 20  # a page of a thousand versions with long names has 3 MB
 MAX_ANSWER_BYTES = 1 << 20  # of an error that another node may not give
 # Until more is asked of a request than its method.
@@ -136,11 +138,13 @@ class Forwarder:
         budget: RetryBudget | None = None,
         slowness: float = DEFAULT_SLOWNESS,
         is_plain: bool = False,
+        seats: Seats | None = None,
     ) -> None:
         self._transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._slowness = slowness  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
+        self.seats = seats or Seats(MANY)
         self.memory: Budget | None = None  # for documents that nodes send
 
     def send(

@@ -36,6 +36,7 @@ from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.inquiry import Inquiry
+from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.location import located
 from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
@@ -67,6 +68,8 @@ class Gateway:
         clients: Mapping[str, Client],
         pool: Credentials | None,
         region: str,
+        meter: Meter | None = None,
+        bucket_limits: BucketLimits = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -85,17 +88,25 @@ class Gateway:
             allows_anonymous=settings.anonymous == "pass" or settings.auth == OPEN,
         )
         self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
+        self.meter = meter or Meter()
+        self._bucket_limits = bucket_limits
         self._pool = pool
         self._region = region
         self._now = now
         self._signers: dict[Credentials | None, Signer] = {}
         # Without it RGW refuses keys of the client's (SSE-C) and whatever a policy allows over TLS alone.
         self._told_scheme: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
-        self._express = (
-            Express(self._signer_of, via=self.name, extra=self._told_scheme) if _has_express(settings) else None
-        )
+        self._express = None
+        if _has_express(settings):
+            told = self._told_scheme
+            self._express = Express(self._signer_of, via=self.name, extra=told, rules_for=self.rules_for)
         # Everyday requests may be served by a thread that never waits for a node.
         self.is_loopable = self._express is not None and forwarder.is_plain
+
+    def rules_for(self, client: Client | None, bucket: str) -> tuple[Rule, ...]:
+        """Return the limits that hold for a request."""
+        own = client.rules(bucket) if client is not None and (client.limits or client.bucket_limits) else ()
+        return own + rules_of(self._bucket_limits, bucket, owner="") if self._bucket_limits else own
 
     # -- admission ---------------------------------------------------------------------------
 

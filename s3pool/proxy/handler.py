@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from collections.abc import Sequence
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
 from s3pool.proxy.budget import Slip
-from s3pool.proxy.denial import ClientGoneError, Denial
+from s3pool.proxy.denial import ClientGoneError, Denial, slow_down, unavailable
 from s3pool.proxy.express import Passage
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
-from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import RequestHead, parse_head
+from s3pool.proxy.host import Host
 from s3pool.proxy.journal import Entry
+from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.loading import Admitted, Load
-from s3pool.proxy.refusal import refuse
+from s3pool.proxy.refusal import answer_health, refuse
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
@@ -28,30 +29,9 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
 STAY_S = 0.5  # a thread waits so long for a client's next request before it leaves the waiting to the loop
+GUEST_S = 2.0
 ERROR_STATUS = 400
 NOTHING = Load()  # of requests without a body; nobody writes to it
-
-
-class Host(Protocol):
-    """What a connection needs of its server."""
-
-    @property
-    def gateway(self) -> Gateway:
-        """Give the configuration in force."""
-
-    @property
-    def is_draining(self) -> bool:
-        """Say whether connections are to end with their current request."""
-
-    @property
-    def has_loop(self) -> bool:
-        """Say whether plain connections may wait for their next request without a thread."""
-
-    def report(self, entry: Entry) -> None:
-        """Count and log a request that ended."""
-
-    def begin(self) -> None:
-        """Count a request that starts."""
 
 
 class Connection:
@@ -64,6 +44,7 @@ class Connection:
         self.is_watched = False  # the loop's own note
         self.peer = peer
         self.host = host
+        self.is_guest = False  # beyond the bound of connections: it gets one answer
         self._parks = False
 
     def serve(self, errand: Errand | None = None) -> bool:
@@ -94,9 +75,12 @@ class Connection:
             return False
         can_park = self._can_park()
         idle_s = min(settings.idle_timeout, STAY_S) if can_park else settings.idle_timeout
+        head_s = settings.header_timeout
+        if self.is_guest:
+            can_park, idle_s, head_s = False, GUEST_S, GUEST_S
         bytes_before = stream.bytes_in - stream.buffered
         try:
-            block = stream.read_head(idle_s=idle_s, head_s=settings.header_timeout)
+            block = stream.read_head(idle_s=idle_s, head_s=head_s)
         except Denial as denial:
             return self._finish(_Unreadable(self, denial, bytes_before))
         if block is None:
@@ -169,6 +153,8 @@ class Errand:
     _begun: Begun | None = None
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
+    _seat = ""  # whose place it has among the requests that nodes are asked for
+    _ticket: Ticket | None = None
 
     def __init__(self, connection: Connection, block: bytes, bytes_before: int) -> None:
         self.entry = Entry(connection.peer)
@@ -187,6 +173,9 @@ class Errand:
         """Send an everyday request over a connection that is open; None when that cannot be."""
         self._enter(passage)
         forwarder = self._gateway.forwarder
+        if not forwarder.seats.take_now(passage.access_key):
+            return None
+        self._seat = passage.access_key
         slip = Slip(forwarder.budget)
         try:
             node, exchange = forwarder.begin_now(passage)
@@ -205,6 +194,7 @@ class Errand:
             raise AssertionError("nothing was begun")
         self._begun = None
         begun.slip.end()
+        self._leave()
         head, body = arrival
         entry.status, entry.backend_request_id = head.status, head.headers.get("x-amz-request-id", "")
         self._keeps_alive = not self._host.is_draining
@@ -223,6 +213,7 @@ class Errand:
             begun.slip.end()
             if begun.exchange is not None:
                 begun.exchange.abandon()
+        self._leave()
         self.entry.end = "client gone"
         self.connection.account(self)
 
@@ -233,35 +224,73 @@ class Errand:
         if self._unsent is not None:
             self._stream.write(self._unsent)
             return self._keeps_alive
+        if self.connection.is_guest:
+            return self._serve_guest()
         self._attempts, self.entry.endpoint = Attempts(), ""
         try:
             passage = self._passage or self._gateway.admit_plain(self._block, self.entry.peer)
             if passage is None:
                 return self._serve()
             return self._serve_plain(passage)
-        except Denial as denial:
-            if self._head is not None and self._head.expects_continue and not self._has_continued:
-                # The client may send its body or not; nobody can know where the next request begins.
-                denial.closes = denial.closes or self._head.length != 0
-            return self._refuse(denial)
+        except ClientGoneError:
+            raise
         except S3PoolError as exc:
-            if isinstance(exc, ClientGoneError):
-                raise
-            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
-            return self._refuse(refusal_for(exc))
+            return self._refuse(self._refusal_of(exc))
         except Exception:  # a mistake of ours
             if self.entry.first_byte_s:
                 raise
             logger.exception("a request of %s failed", self.entry.peer)
             return self._refuse(Denial(500, "InternalError", "the proxy failed at this request", closes=True))
         finally:
+            self._leave()
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
             self._gateway.loader.budget.give_back(self._attempts.kept)
             self.entry.tries = len(self._attempts.endpoints)
             self.entry.endpoint = self.entry.endpoint or self._attempts.last
 
+    def _admit_within(self, rules: Sequence[Rule]) -> None:
+        """Count the request within the limits of its client and its bucket.
+
+        Raises:
+            Denial: one of them is used up.
+        """
+        if rules:
+            self._ticket = ticket = self._gateway.meter.admit(rules)
+            self._stream.pace = ticket.charge if ticket.paces else None
+
+    def _sit(self) -> None:
+        """Take a place among the requests that nodes are asked for at once.
+
+        Raises:
+            Denial: there is none for this client, and was none for seconds.
+        """
+        owner = self.entry.access_key or f"@{self.entry.client}"
+        if not self._gateway.forwarder.seats.take(owner, self._gateway.settings.slot_wait):
+            self.entry.limited = ("", "slots")
+            raise slow_down("Please reduce your request rate: all connections to the storage are in use.")
+        self._seat = owner
+
+    def _leave(self) -> None:
+        """Give back what the request held of what all share."""
+        seat, self._seat = self._seat, ""
+        if seat:
+            self._gateway.forwarder.seats.give_back(seat)
+        if self._ticket is not None:
+            self._stream.pace = None
+            self._ticket.end()
+
+    def _refusal_of(self, exc: S3PoolError) -> Denial:
+        if not isinstance(exc, Denial):
+            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
+            return refusal_for(exc)
+        if self._head is not None and self._head.expects_continue and not self._has_continued:
+            # The client may send its body or not; nobody can know where the next request begins.
+            exc.closes = exc.closes or self._head.length != 0
+        return exc
+
     def _refuse(self, denial: Denial) -> bool:
+        self.entry.limited = denial.limited or self.entry.limited
         return self.connection.refuse(self.entry, self._head, self._load.reader, denial)
 
     def _enter(self, passage: Passage) -> None:
@@ -276,10 +305,13 @@ class Errand:
     def _serve_plain(self, passage: Passage) -> bool:
         """Serve an everyday request, or go on with it."""
         begun, self._begun = self._begun, None
-        if begun is None:
-            self._enter(passage)
-        sending = self._gateway.forwarder.sending(passage, passage.operation, attempts=self._attempts, begun=begun)
+        forwarder = self._gateway.forwarder
         try:
+            if begun is None:
+                self._enter(passage)
+                self._admit_within(passage.rules)
+                self._sit()
+            sending = forwarder.sending(passage, passage.operation, attempts=self._attempts, begun=begun)
             response = sending.finish()
         except S3PoolError:
             self._head = parse_head(self._block)  # the refusal's form depends on it
@@ -308,7 +340,7 @@ class Errand:
         self.entry.method = head.method
         self.entry.client = self._gateway.client_of(head, self.entry.peer)
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-            return self._answer_health(head)
+            return answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
         admitted = self._admit(head)
         # Its signer may be remembered by now; then the next one of this kind needs no thread.
         gateway = self._gateway
@@ -317,8 +349,11 @@ class Errand:
         if admitted.is_form:
             admitted, self._load, form = self._gateway.admit_form(admitted, self._stream, self._before_read)
             self._note_admitted(admitted)
+            self._admit_within(gateway.rules_for(admitted.caller.client, admitted.target.bucket))
         else:
+            self._admit_within(gateway.rules_for(admitted.caller.client, admitted.target.bucket))
             self._load = self._gateway.load(admitted, self._stream, self._before_read)
+        self._sit()
         outbound = self._gateway.outbound(admitted, self._load, self.entry.peer)
         only = self._gateway.owner_of(admitted.target)
         forwarder = self._gateway.forwarder
@@ -357,19 +392,16 @@ class Errand:
         self.entry.bucket, self.entry.key = admitted.target.bucket, admitted.target.key
         self.entry.access_key = admitted.caller.access_key
 
-    def _answer_health(self, head: RequestHead) -> bool:
-        self.entry.op = "Health"
-        if self._host.is_draining:
-            raise Denial(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
-        if head.length != 0:
-            raise Denial(400, "InvalidRequest", "a question about health has no body", closes=True)
-        self.entry.status = 200
-        closing = "" if head.keep_alive else "Connection: close\r\n"
-        body = b"" if head.method == "HEAD" else b"ok\n"
-        self._stream.write(
-            f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{closing}\r\n".encode() + body
-        )
-        return head.keep_alive
+    def _serve_guest(self) -> bool:
+        """Answer one that came when all places were taken: whether this process is well it may know all the same."""
+        try:
+            self._head = head = parse_head(self._block)
+            if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
+                answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
+                return False
+            raise unavailable("too many connections; try again", closes=True)
+        except Denial as denial:
+            return self._refuse(denial)
 
     def _before_read(self) -> None:
         if self._head is not None and self._head.expects_continue:

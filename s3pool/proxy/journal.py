@@ -40,6 +40,7 @@ class Entry:
     total_s = 0.0
     is_looped = False  # no thread was needed
     end = "done"
+    limited: tuple[str, str] | None = None  # beyond which limit: its label, and what there was too much of
     denied = ""  # one word for why a caller was turned away
     backend_request_id = ""
     _request_id = ""

@@ -32,6 +32,7 @@ from s3pool.s3.sigv4 import Signer
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 PASS = "pass"
+SMALL_BODY_BYTES = 256 * 1024
 BODY_NEEDED = frozenset({"PutObject", "UploadPart", "AppendObject"})  # nodes do not take silence for an empty one
 
 Reader = LengthReader | ChunkedReader
@@ -132,7 +133,18 @@ class Loader:
             awaits_leave=asks,
             buffers=self._buffers,
         )
-        return Load(body, reader, length, reserved=reserved, asks_leave=asks)
+        load = Load(body, reader, length, reserved=reserved, asks_leave=asks)
+        if keeps and length <= SMALL_BODY_BYTES and not asks:
+            self._prefetch(load, body)
+        return load
+
+    def _prefetch(self, load: Load, body: ClientBody) -> None:
+        """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
+        try:
+            body.prefetch()
+        except BaseException:
+            self.release(load)
+            raise
 
     def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
         keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)
@@ -151,14 +163,10 @@ class Loader:
             return self._checked(admitted, decoder, reader, before_read)
         body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read, buffers=self._buffers)
         load.body = body
-        if not trailer:
+        if not trailer and not (keeps and length <= SMALL_BODY_BYTES):
             return load
         # Only once all is read is the checksum known, and it must stand in the head.
-        try:
-            body.prefetch()
-        except BaseException:
-            self.release(load)
-            raise
+        self._prefetch(load, body)
         return self._with_checksum(load, admitted, decoder)
 
     def _checked(

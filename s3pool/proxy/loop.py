@@ -19,7 +19,8 @@ from s3pool.pool.arrival import NeedsPatience, arrives
 from s3pool.pool.exchange import Exchange
 from s3pool.proxy.denial import ClientGoneError
 from s3pool.proxy.express import Passage
-from s3pool.proxy.handler import Connection, Errand, Host
+from s3pool.proxy.handler import Connection, Errand
+from s3pool.proxy.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Loop:
         if gateway.is_loopable and received.endswith(END_OF_HEAD):
             block = received[: -len(END_OF_HEAD)]
             passage = gateway.admit_plain(block, connection.peer)
-            if passage is not None:
+            if passage is not None and not passage.rules:  # who has limits may have to wait
                 errand = Errand(connection, block, bytes_before)
                 errand.entry.started = started
                 self._begin(fd, errand, passage)

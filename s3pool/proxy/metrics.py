@@ -42,6 +42,7 @@ class Metrics:
         self._replays = Counter("replays", "Bodies that were sent again", **labels)
         self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
         self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
+        self._limited = Counter("limited", "Requests beyond a limit", ["client", "bucket", "limit"], **labels)
         self._looped = Counter("loop_requests", "Requests that needed no thread", **labels)
         self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **labels)
         self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
@@ -71,6 +72,8 @@ class Metrics:
             self._resumes.inc(entry.resumes)
         if entry.replays:
             self._replays.inc(entry.replays)
+        if entry.limited is not None:
+            self._limited.labels(entry.access_key, *entry.limited).inc()
         if entry.denied:
             self._denied.labels(entry.denied).inc()
 

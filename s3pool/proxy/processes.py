@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 from s3pool.errors import ConfigError, S3PoolError
 from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
+from s3pool.proxy.descriptors import raise_limit
+from s3pool.proxy.limits import Meter
 from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import Address, ProxySettings
@@ -36,6 +38,7 @@ class Family:
     """The parent's view: which process is which, and what to do when one ends."""
 
     def __init__(self, load: Load, directory: str, signals: Signals) -> None:
+        raise_limit()
         config, settings = load()
         open_gateway(config, settings).close()  # what is wrong is said before anything starts
         self.settings = settings
@@ -45,6 +48,7 @@ class Family:
         self._reserved = _reserve(settings.listen)
         host, port = self._reserved.getsockname()[:2]
         self.address = Address(str(host), int(port))
+        self._meter = Meter()  # shared by all that are forked from here
         self._children: dict[int, int] = {}  # process id -> number; 0 is the admin
 
     def start(self) -> None:
@@ -73,7 +77,8 @@ class Family:
         board = Board(self._directory)
         if number == 0:
             return _run_admin(self._load_here, board, self._signals)
-        return _run_worker(self._load_here, board, number, self._signals)
+        self._meter.be_process(number - 1)
+        return _run_worker(self._load_here, board, number, self._signals, self._meter)
 
     def await_ready(self) -> None:
         """Wait until every process does its work.
@@ -140,9 +145,9 @@ def _reserve(address: Address) -> socket.socket:
     return sock
 
 
-def _run_worker(load: Callable[..., object], board: Board, number: int, signals: Signals) -> bool:
+def _run_worker(load: Callable[..., object], board: Board, number: int, signals: Signals, meter: Meter) -> bool:
     """Serve S3 clients; nodes are probed elsewhere."""
-    proxy = Proxy(load, has_admin=False, multiprocess=True)  # type: ignore[arg-type]
+    proxy = Proxy(load, has_admin=False, multiprocess=True, meter=meter)  # type: ignore[arg-type]
     parent = os.getppid()
     before: dict[str, object] = {}
 

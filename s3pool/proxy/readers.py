@@ -186,6 +186,7 @@ READERS: dict[str, Callable[[object], object]] = {
     "i_know_this_is_open": _flag,
     "clients": _clients,
     "clients_file": _text,
+    "bucket_limits": _clients,
     "anonymous": _word(*ANONYMOUS_MODES),
     "sigv2": _word(*SIGV2_MODES),
     "domains": _domains,

@@ -47,3 +47,21 @@ def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -
     if not isinstance(reader, LengthReader) or reader.left > DRAIN_BYTES:
         return bool(getattr(reader, "is_done", False))
     return not reader.left or stream.drop(reader)
+
+
+def answer_health(stream: ClientStream, entry: Entry, head: RequestHead, *, is_draining: bool) -> bool:
+    """Answer a question about this process's health; return whether the connection can go on.
+
+    Raises:
+        Denial: the process is on its way out, or the question has a body.
+    """
+    entry.op = "Health"
+    if is_draining:
+        raise Denial(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
+    if head.length != 0:
+        raise Denial(400, "InvalidRequest", "a question about health has no body", closes=True)
+    entry.status = 200
+    closing = "" if head.keep_alive else "Connection: close\r\n"
+    body = b"" if head.method == "HEAD" else b"ok\n"
+    stream.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{closing}\r\n".encode() + body)
+    return head.keep_alive

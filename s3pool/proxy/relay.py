@@ -8,7 +8,7 @@ from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.splice import IS_POSSIBLE, Pipe
+from s3pool.pool.splice import IS_POSSIBLE, Pipe, open_pipe
 from s3pool.proxy.denial import ClientGoneError
 from s3pool.proxy.head import HOP_BY_HOP, connection_words
 from s3pool.proxy.stream import ClientStream
@@ -142,10 +142,13 @@ class Relay:
     def _splice(self) -> bool:
         """Let the kernel move the rest of a large body; False when some of it must be read."""
         left = (self._first.length or 0) - self._sent
-        if left < SPLICE_FROM_BYTES or self._stream.is_tls or not IS_POSSIBLE:
+        if left < SPLICE_FROM_BYTES or self._stream.is_tls or self._stream.pace is not None or not IS_POSSIBLE:
+            return False
+        made = open_pipe()
+        if made is None:
             return False
         self._buffer = None
-        with Pipe() as pipe:
+        with made as pipe:
             while left:
                 count = self._move(pipe)
                 if not count:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s3pool.errors import S3PoolError
 from s3pool.proxy import status
 from s3pool.proxy.admin import AdminServer, Desk, admin_rules
+from s3pool.proxy.descriptors import raise_limit
 from s3pool.proxy.journal import AccessLog
+from s3pool.proxy.limits import Meter
 from s3pool.proxy.log_limit import limit_log
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.server import ProxyServer, server_context
@@ -50,13 +52,20 @@ class Proxy:
     """
 
     def __init__(
-        self, load: Load, *, has_server: bool = True, has_admin: bool = True, multiprocess: bool = False
+        self,
+        load: Load,
+        *,
+        has_server: bool = True,
+        has_admin: bool = True,
+        multiprocess: bool = False,
+        meter: Meter | None = None,
     ) -> None:
         self._load = load
         config, self.settings = load()
         tls = server_context(self.settings)
         self.metrics = Metrics(multiprocess=multiprocess)
-        self.pool = Pool(open_gateway(config, self.settings))
+        self._meter = meter or Meter()
+        self.pool = Pool(open_gateway(config, self.settings, self._meter))
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
         self.merge: Callable[[Record], Record] = lambda own: own
         self._server: ProxyServer | None = None
@@ -135,7 +144,7 @@ class Proxy:
         try:
             config, settings = self._load()
             tls = server_context(settings)
-            opened = open_gateway(config, settings)
+            opened = open_gateway(config, settings, self._meter)
             rules = admin_rules(settings)
             if self.log is not None:
                 self.log.reopen()
@@ -263,6 +272,7 @@ def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> End:
         ConfigError: the configuration does not allow to start.
     """
     signals = Signals()
+    raise_limit()
     with signals.installed():
         proxy = Proxy(load)
         try:

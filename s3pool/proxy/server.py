@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import socketserver
@@ -19,6 +20,7 @@ from s3pool.errors import ConfigError
 from s3pool.proxy import loop
 from s3pool.proxy.crew import Crew
 from s3pool.proxy.denial import unavailable
+from s3pool.proxy.descriptors import clients_within
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.journal import AccessLog, Entry
@@ -35,6 +37,8 @@ BACKLOG = 1024
 HANDSHAKE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 LOCAL_PEER = "127.0.0.1"  # who comes by a UNIX socket is on this machine
+GUESTS = 32  # connections beyond the bound, which get one answer
+MEMBER, GUEST = "member", "guest"
 
 
 class ProxyServer(ThreadingHTTPServer):
@@ -112,21 +116,22 @@ class ProxyServer(ThreadingHTTPServer):
         peer = str(client_address[0]) if client_address else LOCAL_PEER
         balancers = self.settings.proxy_protocol
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
-        if not self._enter(peer, is_limited=not is_balancer):
+        entered = self._enter(peer, is_limited=not is_balancer)
+        if not entered:
             self.metrics.turned_away()
             self._turn_away(request)
             return
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._crew.give(lambda: self._introduce(request, peer))
+                self._crew.give(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
             else:
-                self._welcome(request, peer)
+                self._welcome(request, peer, is_guest=entered == GUEST)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
             self._leave(peer)
             self._turn_away(request)
 
-    def _introduce(self, sock: socket.socket, balancer: str) -> None:
+    def _introduce(self, sock: socket.socket, balancer: str, *, is_guest: bool) -> None:
         """Learn from a balancer whose connection it is, and see to it as to any other."""
         peer = balancer
         try:
@@ -143,7 +148,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._turn_away(sock)
             return
         try:
-            self._welcome(sock, peer)
+            self._welcome(sock, peer, is_guest=is_guest)
         except (RuntimeError, OSError):
             self._leave(peer)
             self._turn_away(sock)
@@ -159,30 +164,31 @@ class ProxyServer(ThreadingHTTPServer):
             self._per_peer += Counter()  # which drops those that have none
             return True
 
-    def _welcome(self, sock: socket.socket, peer: str) -> None:
+    def _welcome(self, sock: socket.socket, peer: str, *, is_guest: bool) -> None:
         tls = self.tls
         if tls is not None:
-            self._crew.give(lambda: self._secure(sock, peer, tls))
+            self._crew.give(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
             return
         at_work = self._loop_at_work() if self.has_loop else None
         try:
-            connection = self._connection(sock, peer, is_tls=False)
+            connection = self._connection(sock, peer, is_tls=False, is_guest=is_guest)
         except OSError:  # the client is gone already
             sock.close()
             self._leave(peer)
             return
-        if at_work is not None:
+        if at_work is not None and not is_guest:
             at_work.park(connection)
         else:
             self._employ(connection, None)
 
-    def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool) -> Connection:
+    def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool, is_guest: bool) -> Connection:
         if not self._path:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         settings = self.settings
         stream = ClientStream(sock, is_tls=is_tls, least_speed=settings.least_speed, speed_window=settings.speed_window)
         connection = Connection(stream, peer, self)
+        connection.is_guest = is_guest
         with self._lock:
             self._sockets[connection] = sock
         return connection
@@ -200,14 +206,31 @@ class ProxyServer(ThreadingHTTPServer):
             self._loop = made
         return self._loop
 
-    def _enter(self, peer: str, *, is_limited: bool = True) -> bool:
+    def _enter(self, peer: str, *, is_limited: bool = True) -> str:
+        """Return how a connection may come in, or nothing; at the bound the longest idle one makes room."""
+        limit = self.settings.max_per_client if is_limited else 0
+        most = clients_within(self.settings.max_clients, self.gateway.forwarder.seats.size)
         with self._lock:
-            limit = self.settings.max_per_client if is_limited else 0
-            if self._per_peer.total() >= self.settings.max_clients or (limit and self._per_peer[peer] >= limit):
-                return False
+            if limit and self._per_peer[peer] >= limit:
+                return ""
+            total = self._per_peer.total()
+            if total >= most + GUESTS:
+                return ""
+            way = MEMBER if total < most or self._make_room() else GUEST
             self._per_peer[peer] += 1
             self._all_gone.clear()
-            return True
+            return way
+
+    def _make_room(self) -> bool:
+        """End the connection that has waited longest for a request or sent part of one; False when all are at work."""
+        idle = [connection for connection in self._sockets if connection.is_idle and connection.idle_since < math.inf]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda connection: connection.idle_since)
+        oldest.idle_since = math.inf  # it is on its way out
+        with contextlib.suppress(OSError):
+            self._sockets[oldest].shutdown(socket.SHUT_RD)
+        return True
 
     def _leave(self, peer: str) -> None:
         with self._lock:
@@ -232,7 +255,7 @@ class ProxyServer(ThreadingHTTPServer):
 
     # -- one connection ------------------------------------------------------------------------
 
-    def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext) -> None:
+    def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext, *, is_guest: bool) -> None:
         secured = None
         try:
             secured = _shake_hands(sock, tls, peer)
@@ -241,7 +264,7 @@ class ProxyServer(ThreadingHTTPServer):
                 sock.close()
                 self._leave(peer)
         if secured is not None:
-            self._serve(self._connection(secured, peer, is_tls=True), None)
+            self._serve(self._connection(secured, peer, is_tls=True, is_guest=is_guest), None)
 
     def _attend(self, connection: Connection, errand: Errand | None, reason: str) -> None:
         """Give a connection of the loop to a thread."""
@@ -264,9 +287,9 @@ class ProxyServer(ThreadingHTTPServer):
         except Exception:  # the thread's outermost frame
             logger.exception("a connection from %s failed", connection.peer)
         finally:
-            if not goes_on or self._loop is None:
+            if not goes_on or self._loop is None or connection.is_guest:
                 self._release(connection)
-        if goes_on and self._loop is not None:
+        if goes_on and self._loop is not None and not connection.is_guest:
             self._loop.park(connection)
 
     def _release(self, connection: Connection) -> None:

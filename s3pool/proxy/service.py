@@ -17,9 +17,12 @@ from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.proxy.budget import RetryBudget
 from s3pool.proxy.clients import Client, pool_client, read_clients
+from s3pool.proxy.descriptors import seats_within
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
+from s3pool.proxy.limits import BucketLimits, Meter, read_bucket_limits
 from s3pool.proxy.outbound import head_of
+from s3pool.proxy.seats import Seats
 from s3pool.proxy.settings import ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
@@ -50,13 +53,13 @@ class Opened:
         self.session.close()
 
 
-def open_gateway(config: Config, settings: ProxySettings) -> Opened:
-    """Build what one configuration asks for; connects to nothing.
+def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = None) -> Opened:
+    """Build what one configuration asks for; connects to nothing. ``meter`` counts what the limits are of.
 
     Raises:
         ConfigError: endpoints, keys or clients are missing, or a file is unfit.
     """
-    clients = load_clients(config, settings)
+    clients, bucket_limits = load_clients(config, settings)
     if settings.auth == VERIFY and not clients and settings.anonymous == "deny":
         raise ConfigError(
             "nobody could enter: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --clients FILE, "
@@ -68,9 +71,18 @@ def open_gateway(config: Config, settings: ProxySettings) -> Opened:
     tiers = {endpoint: number for number, tier in enumerate(settings.tiers) for endpoint in tier}
     for node in session.nodes:
         node.tier = tiers.get(node.endpoint, 0)
+        node.connections.settings = replace(node.connections.settings, slot_wait_s=settings.slot_wait)
     pool = config.credentials if config.sign else None
     forwarder = _forwarder(session, settings)
-    gateway = Gateway(settings, forwarder, clients=clients, pool=pool, region=config.region)
+    gateway = Gateway(
+        settings,
+        forwarder,
+        clients=clients,
+        pool=pool,
+        region=config.region,
+        meter=meter,
+        bucket_limits=bucket_limits,
+    )
     return Opened(gateway, session, _checker(session, settings))
 
 
@@ -88,6 +100,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         transport,
         budget=RetryBudget(settings.retry_budget),
         slowness=settings.slow_op_timeout / timeout_s,
+        seats=Seats(seats_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))),
         is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
 
@@ -135,8 +148,8 @@ def probe_plan(settings: ProxySettings) -> ProbePlan:
     )
 
 
-def load_clients(config: Config, settings: ProxySettings) -> Mapping[str, Client]:
-    """Give all clients by access key: the pool's own pair, the configuration's, the file's.
+def load_clients(config: Config, settings: ProxySettings) -> tuple[Mapping[str, Client], BucketLimits]:
+    """Return all clients by access key (the pool's own pair, the configuration's, the file's), and buckets' limits.
 
     Raises:
         ConfigError: an entry is unfit, or a key is in both lists.
@@ -144,16 +157,20 @@ def load_clients(config: Config, settings: ProxySettings) -> Mapping[str, Client
     pool = config.credentials if config.sign else None
     clients = {pool.access_key: pool_client(pool)} if pool is not None else {}
     clients |= read_clients(settings.clients, pool, where="proxy.clients")
+    limits = read_bucket_limits(settings.bucket_limits, "proxy.bucket_limits")
     if settings.clients_file:
         source = read_source(settings.clients_file, named_by="--clients")
         for warning in source.secrecy_warnings():
             logger.warning("%s", warning)
         document = parse_yaml(source)
-        unknown = sorted(document.keys() - {"clients"})
+        unknown = sorted(document.keys() - {"clients", "bucket_limits"})
         if unknown:
-            raise ConfigError(f"{settings.clients_file}: unknown key {unknown[0]}; it holds a list named clients")
+            raise ConfigError(
+                f"{settings.clients_file}: unknown key {unknown[0]}; it holds a list named clients, and bucket_limits"
+            )
+        limits += read_bucket_limits(document.get("bucket_limits"), f"{settings.clients_file}: bucket_limits")
         clients |= read_clients(document.get("clients"), pool, where=settings.clients_file)
-    return clients
+    return clients, limits
 
 
 class Pool:

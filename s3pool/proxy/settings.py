@@ -38,6 +38,7 @@ class ProxySettings:
     i_know_this_is_open: bool = False
     clients: object = field(default=None, repr=False)
     clients_file: str = ""
+    bucket_limits: object = None
     anonymous: str = "deny"
     sigv2: str = "presigned"
     domains: tuple[str, ...] = ()

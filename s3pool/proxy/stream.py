@@ -32,12 +32,13 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Speed:
     """How fast one direction is, by the time that was spent waiting for the client."""
 
-    __slots__ = ("_bytes", "_least", "_waited_s", "_what", "window_s")
+    __slots__ = ("_bytes", "_least", "_waited_s", "_what", "pace", "window_s")
 
     def __init__(self, what: str, *, least: int, window_s: float) -> None:
         self._what = what
         self._least = least
         self.window_s = window_s
+        self.pace: Callable[[int], None] | None = None  # is told of the bytes, and may wait
         self._waited_s, self._bytes = 0.0, 0
 
     def judge(self, waited_s: float, count: int) -> None:
@@ -48,6 +49,8 @@ class Speed:
         """
         self._waited_s += waited_s
         self._bytes += count
+        if self.pace is not None:
+            self.pace(count)
         if self._waited_s < self.window_s:
             return
         is_slow = self._bytes < self._waited_s * self._least
@@ -213,8 +216,19 @@ class ClientStream:
             count = min(len(self._rest), len(view))
             view[:count] = self._rest[:count]
             self._rest = self._rest[count:]
+            if self._incoming.pace is not None:
+                self._incoming.pace(count)
             return count
         return self._receive_body(view)
+
+    @property
+    def pace(self) -> Callable[[int], None] | None:
+        """Return what is told of the bytes either way, and may wait."""
+        return self.outgoing.pace
+
+    @pace.setter
+    def pace(self, pace: Callable[[int], None] | None) -> None:
+        self._incoming.pace = self.outgoing.pace = pace
 
     def drop(self, body: Rest) -> bool:
         """Read the rest of a body that nobody wants; False when it does not come soon."""
@@ -236,7 +250,7 @@ class ClientStream:
     @property
     def can_splice(self) -> bool:
         """Say whether what the client sends next is plain bytes on the socket."""
-        return not self.is_tls and not self._rest
+        return not self.is_tls and not self._rest and self.pace is None
 
     def splice(self, pipe: int, limit: int) -> int:
         """Let the kernel move body bytes into a pipe, at least one.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from s3pool.body import Sink
 from s3pool.errors import IntegrityError
-from s3pool.pool.splice import Pipe, takes_splice
+from s3pool.pool.splice import open_pipe, takes_splice
 from s3pool.pool.wire import Wire
 from s3pool.proxy.budget import Buffers
 from s3pool.proxy.chunked import LengthReader
@@ -168,7 +168,10 @@ class ClientBody:
         left = self.length - self._taken
         if self._mover is None or left < SPLICE_FROM_BYTES or not self._mover.can_splice or not takes_splice(sink):
             return
-        with Pipe() as pipe:
+        made = open_pipe()
+        if made is None:
+            return
+        with made as pipe:
             while self._taken < self.length:
                 # What was taken of the client cannot be sent again, wherever it is now.
                 count = pipe.push(self._mover.splice, sink, self.length - self._taken)

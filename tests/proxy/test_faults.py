@@ -25,7 +25,7 @@ from tests.support.fake_s3 import (
     internal_error,
     slow_down,
 )
-from tests.support.proxying import Answer, RunningProxy, arrived, parse_answer, read_to_end, signed_request, stored
+from tests.support.proxying import RunningProxy, arrived, parse_answer, read_to_end, signed_request, stored
 
 SMALL = os.urandom(50_000)
 LARGE = os.urandom(3 << 20)
@@ -332,11 +332,12 @@ def test_connections_over_the_limit_are_told_so(fake: FakeS3) -> None:
         first = socket.create_connection(("127.0.0.1", proxy.port), 20)
         second = socket.create_connection(("127.0.0.1", proxy.port), 20)
         with first, second:
+            upload = proxy.signed("PUT", "/b/key", payload="UNSIGNED-PAYLOAD", headers={"expect": "100-continue"})
             for sock in (first, second):
-                sock.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert b"200" in sock.recv(1000)
-            refused: Answer = parse_answer(ask_slowly(proxy, b""))
-            first.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                sock.sendall(upload.replace(b"content-length: 0", b"content-length: 2"))
+                assert b"100 Continue" in sock.recv(1000)
+            refused = proxy.ask("GET", "/b/there")
+            first.sendall(b"ok")
 
             assert (503, "ServiceUnavailable") == (refused.status, refused.code)
             assert b"200" in first.recv(1000)

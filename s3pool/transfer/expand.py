@@ -60,6 +60,7 @@ class Expansion:
         self._client = client
         self._target_client = target_client or client
         self._source_trees: dict[str, str] = {}  # where sources lie below the target, and how they are called
+        self._target_trees: dict[str, str] = {}  # where the target lies below a wildcard's directory
         self._sources = tuple(sources)
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
@@ -131,7 +132,7 @@ class Expansion:
             raise UsageError(f"{source.text} is a bucket: -r copies what is in it")
         if self._rules.version_id and many:
             raise UsageError("--version-id is for one source in S3, without -r and wildcards")
-        if self._rules.recursive and isinstance(self._target, S3Path):
+        if isinstance(self._target, S3Path) and (self._rules.recursive or self._is_glob(source)):
             self._check_not_inside(source, self._target)
 
     def _check_not_inside(self, source: S3Path, target: S3Path) -> None:
@@ -147,11 +148,12 @@ class Expansion:
         place = target_of_tree(self._client, tree, self._target_client, target)
         if place is None:
             return
-        if not place.startswith(target.tree_prefix):
-            if target.tree_prefix.startswith(place + start[len(tree.key) :]):
-                raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
-        else:
+        if place.startswith(target.tree_prefix):
             self._source_trees[place] = tree.text
+        elif not self._rules.recursive:
+            self._target_trees[source.text] = tree.key + target.tree_prefix[len(place) :]
+        elif target.tree_prefix.startswith(place + start[len(tree.key) :]):
+            raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
 
     @staticmethod
     def _as_directory(target: Location) -> Location:
@@ -250,7 +252,10 @@ class Expansion:
         matches = compile_glob(source.key)
         below = compile_glob(f"{source.key.rstrip('/')}/*") if self._rules.recursive else matches
         found = False
+        target_tree = self._target_trees.get(source.text)
         for info in self._objects(source.bucket, start):
+            if target_tree is not None and info.key.startswith(target_tree):
+                continue  # a copy that was just made, or what such copies lie beside
             if matches(info.key) or below(info.key):
                 found = True
                 yield from self._admitted(source.bucket, info, info.key[len(base) :], base)

@@ -9,10 +9,20 @@ names, servers to whom ``a//k`` is ``a/k``), and only what the copy changed can 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, S3Error, StoppedError, TransportError
+from s3pool.errors import (
+    IntegrityError,
+    LocalNotFoundError,
+    NotFoundError,
+    PreconditionError,
+    RefusedError,
+    S3Error,
+    StoppedError,
+    TransportError,
+)
 from s3pool.model import parse_iso_time
 from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative, sync_to_disk
 from s3pool.transfer.overlap import folded
@@ -107,6 +117,8 @@ def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
             if FileStamp.of(facts)[:-1] != done.written[:-1]:  # a new link to it changes no byte
                 raise _stays(task, "there is another file at the target")
         _sync_all(directories, (task.root, *steps), engine)
+    except RefusedError as exc:
+        raise _stays(task, exc.message) from exc
     except OSError as exc:
         raise local_error("write to disk", task.target, exc) from exc
     finally:
@@ -263,21 +275,32 @@ def _remove_file(task: UploadTask, done: Done) -> None:
     """Remove a file if it still is the one that was read; of a link that was followed, the link.
 
     Raises:
-        IntegrityError: there is another file, or it has changed. LocalFileError: the system refuses.
+        IntegrityError: there is another file, it has changed, or the way to it leads through a link
+            by now. LocalFileError: the system refuses.
     """
     root = task.root or os.path.dirname(task.path)
     *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
     try:
-        root_fd = open_root(root, create=False)
-        try:
-            directory = open_below(root_fd, parents, create=False)
-        finally:
-            os.close(root_fd)
-        try:
+        with _directory_of(root, parents) as directory:
             if FileStamp.of(os.stat(name, dir_fd=directory)) != done.sent:
                 raise _stays(task, "it changed since it was read")
             os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(directory)
+    except (FileNotFoundError, LocalNotFoundError):
+        return  # another one has removed it
+    except RefusedError as exc:
+        raise _stays(task, exc.message) from exc
     except OSError as exc:
         raise local_error("remove", task.path, exc) from exc
+
+
+@contextmanager
+def _directory_of(root: str, parents: list[bytes]) -> Iterator[int]:
+    root_fd = open_root(root, create=False)
+    try:
+        directory = open_below(root_fd, parents, create=False)
+    finally:
+        os.close(root_fd)
+    try:
+        yield directory
+    finally:
+        os.close(directory)

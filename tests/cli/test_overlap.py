@@ -102,3 +102,16 @@ def test_target_that_is_a_source_is_not_overwritten(
     assert 1 == result.code, result.err
     assert (b"deep", b"p/q/3", b"p/q/4") == (bodies["p/q/q/3"], bodies["p/3"], bodies["p/4"])
     assert f"s3/b/p/q/q/3 would become s3/{bucket}/p/q/3, which lies in the source s3/b/p/q" in result.err
+
+
+@pytest.mark.parametrize(("flags", "bucket"), [((), "b"), ((), ":b"), (SAME, "b")])
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_wildcard_leaves_its_own_copies_alone(
+    call: Run, fake: FakeS3, command: str, flags: tuple[str, ...], bucket: str
+) -> None:
+    """A star crosses slashes: what lies in the target is no source, or copies would be copied without end."""
+    result = call(command, *flags, "s3/b/p/*", f"s3/{bucket}/p/q/")
+
+    assert 0 == result.code, result.err
+    kept = {"p/1", "p/2"} if command == "cp" else set()
+    assert {"p/q/1", "p/q/2", "p/q/3", "p/q/4"} | kept == set(fake.store.bodies("b"))

@@ -171,9 +171,12 @@ def _collect(result: Expectation, command: Command, state: State, found: list[tu
             result.loose_below = split(command.target)[1]
             result.loose.add(source)
             continue
-        by_target.setdefault((target[0], os.path.normpath(target[1]) if target[0] == LOCAL else target[1]), []).append(
-            source
-        )
+        end = (LOCAL, os.path.normpath(target[1])) if target[0] == LOCAL else target
+        sources = by_target.setdefault(end, [])
+        if source in sources:  # named twice, and perhaps gone when its second turn comes
+            result.codes |= {1, 3, 6} if command.verb == "mv" else set()
+        else:
+            sources.append(source)
     for target, sources in by_target.items():
         result.copies += [(source, target) for source in sources]
         kept = state.digests.get(target)

@@ -79,6 +79,11 @@ FOUND: dict[str, Step] = {
         (_object("p/x", "c1"), _object("p/y", "c2", 65_536)),
         Command("mv", ("s3/b1/p",), "s3/b2/m", ("-r", "--json")),
     ),
+    "find --delete deleted what another prefix holds": Step(
+        (_object("p/x", "c1"), _object("p2/x", "c2")),
+        Command("find", ("s3/b1/p/",), "", ("--delete",)),
+        (Rule("ignore-parameter", "ListObjectsV2", times=0, args={"name": "prefix"}),),
+    ),
     "sync left out a user's file that is called like a temporary one": Step(
         (_file("d1/.s3pool-notes.part", "c1"),),
         Command("sync", ("d1",), "s3/b1/p", ("--json",)),

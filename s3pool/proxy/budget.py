@@ -24,6 +24,10 @@ class Budget:
         """Give the bytes in use."""
         return self.size - self._left
 
+    def has(self, count: int) -> bool:
+        """Return whether so many bytes are free now."""
+        return count <= self._left
+
     def take(self, count: int) -> bool:
         """Ask for so many bytes; False when they are not there."""
         with self._lock:

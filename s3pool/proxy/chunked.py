@@ -18,14 +18,17 @@ from typing import Protocol
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.proxy.auth import Seed
+from s3pool.proxy.budget import Budget
 from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX, checksum_for
-from s3pool.proxy.denial import Denial, malformed
+from s3pool.proxy.denial import Denial, malformed, slow_down
 from s3pool.proxy.head import FIELD_LINE
 from s3pool.s3.sigv4 import signature
 
 MAX_LINE_BYTES = 4096
 MAX_CHUNK_BYTES = 16 << 20  # a signed chunk is kept whole until its signature is known
 MAX_TRAILER_BYTES = 8192
+FIRST_CHUNK_BYTES = 16 * 1024  # doubled whenever it is full
+FREE_BYTES = 64 * 1024  # of a connection's buffers that are not counted
 BLOCK_BYTES = 64 * 1024
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]{0,256})?")
 AWS_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
@@ -176,7 +179,14 @@ class AwsChunkedReader:
     """
 
     def __init__(
-        self, read: Read, *, length: int, seed: Seed | None, trailer: str = "", is_signed: bool = False
+        self,
+        read: Read,
+        *,
+        length: int,
+        seed: Seed | None,
+        trailer: str = "",
+        is_signed: bool = False,
+        memory: Budget | None = None,
     ) -> None:
         self._source = _Buffered(read)
         self._length = length
@@ -186,6 +196,9 @@ class AwsChunkedReader:
         self._is_signed = is_signed
         self._hasher = checksum_for(trailer) if trailer else None
         self._chunk = memoryview(b"")  # a verified chunk, not yet given
+        self._buffer = bytearray()  # for signed chunks, one after the other
+        self._memory = memory
+        self._reserved = 0
         self._left = 0  # of an unsigned chunk
         self._given = 0
         self._is_first = True
@@ -250,17 +263,34 @@ class AwsChunkedReader:
     def _read_signed(self, size: int, claimed: str) -> None:
         if size > MAX_CHUNK_BYTES:
             raise Denial(400, "InvalidRequest", "a signed chunk is larger than 16 MiB", closes=True)
-        chunk = memoryview(bytearray(size))
-        filled = 0
+        self._chunk, filled = memoryview(b""), 0  # which lets the buffer grow
         while filled < size:
-            count = self._source.readinto(chunk[filled:])
+            if filled == len(self._buffer):
+                self._grow(min(max(FIRST_CHUNK_BYTES, filled), size - filled))
+            with memoryview(self._buffer) as view, view[filled:size] as rest:
+                count = self._source.readinto(rest)
             if not count:
                 raise _bad_stream("the body ends inside a chunk")
             filled += count
+        chunk = memoryview(self._buffer)[:size]
         if self._seed is not None:
             covered = f"{EMPTY_SHA256}\n{hashlib.sha256(chunk).hexdigest()}"
             self._check(self._seed, "AWS4-HMAC-SHA256-PAYLOAD", covered, claimed)
         self._chunk = chunk
+
+    def _grow(self, count: int) -> None:
+        """Make room for more of a chunk, once what there was of it is full: a size that is announced costs nothing."""
+        if self._memory is not None and len(self._buffer) + count > FREE_BYTES:
+            if not self._memory.take(count):
+                raise slow_down("there is no room for so large a chunk; try again", closes=True)
+            self._reserved += count
+        self._buffer.extend(bytes(count))
+
+    def release(self) -> None:
+        """Give the memory back; harmless when called twice."""
+        if self._memory is not None:
+            self._memory.give_back(self._reserved)
+        self._reserved, self._chunk, self._buffer = 0, memoryview(b""), bytearray()
 
     def _check(self, seed: Seed, algorithm: str, covered: str, claimed: str) -> None:
         text = f"{algorithm}\n{seed.timestamp}\n{seed.scope}\n{self._previous}\n{covered}"

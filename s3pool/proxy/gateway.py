@@ -258,7 +258,7 @@ class Gateway:
             raise
         finally:
             self.loader.release(load)
-        return replace(load, body=BytesBody(sink.content), reserved=0, spooled=None)
+        return replace(load, body=BytesBody(sink.content), decoder=None, spooled=None)
 
     # -- what is sent on -----------------------------------------------------------------------
 

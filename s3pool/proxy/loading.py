@@ -17,7 +17,7 @@ from s3pool.proxy.auth import (
 from s3pool.proxy.budget import SPARE_BYTES, Budget, Buffers
 from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.denial import Denial, slow_down
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import Fields, is_framed
@@ -69,7 +69,7 @@ class Load:
     length: int | None = None
     extra: Fields = ()
     is_reframed: bool = False
-    reserved: int = 0
+    decoder: AwsChunkedReader | None = None
     asks_leave: bool = False
     spooled: Spooled | None = None
 
@@ -120,7 +120,7 @@ class Loader:
     def _streamed(
         self, admitted: Admitted, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
     ) -> Load:
-        keeps, reserved = self._reserve(admitted.operation, length)
+        keeps = self._keeps(admitted.operation, length)
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
         # Where the node is the one to judge, it is to do so before the body is asked for.
         asks = admitted.head.expects_continue and (admitted.signer is None or admitted.caller.form == ANONYMOUS)
@@ -132,41 +132,49 @@ class Loader:
             mover=mover,
             awaits_leave=asks,
             buffers=self._buffers,
+            memory=self.budget,
         )
-        load = Load(body, reader, length, reserved=reserved, asks_leave=asks)
+        load = Load(body, reader, length, asks_leave=asks)
         if keeps and length <= SMALL_BODY_BYTES and not asks:
             self._prefetch(load, body)
         return load
 
-    def _prefetch(self, load: Load, body: ClientBody) -> None:
+    def _prefetch(self, load: Load, body: ClientBody, *, must: bool = False) -> None:
         """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
         try:
-            body.prefetch()
+            if not body.prefetch() and must:
+                raise slow_down("there is no room for this body; try again", closes=True)
         except BaseException:
             self.release(load)
             raise
 
-    def _reserve(self, operation: Operation, length: int) -> tuple[bool, int]:
-        keeps = operation.partial and length <= self._settings.replay_buffer and self.budget.take(length)
-        return keeps, length if keeps else 0
+    def _keeps(self, operation: Operation, length: int) -> bool:
+        return operation.partial and length <= self._settings.replay_buffer and self.budget.has(length)
 
     def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
         length, trailer = _decoded_length(admitted.head), trailer_of(admitted)
-        decoder = _decoder(admitted, reader, length)
-        keeps, reserved = self._reserve(admitted.operation, length)
-        load = Load(EMPTY_BODY, reader, length, reserved=reserved)
+        decoder = _decoder(admitted, reader, length, self.budget)
+        keeps = self._keeps(admitted.operation, length)
+        load = Load(EMPTY_BODY, reader, length, decoder=decoder)
         if not length:
             before_read()
             decoder.readinto(memoryview(bytearray(1)))
             return self._with_checksum(load, admitted, decoder)
         if trailer and not keeps:
             return self._checked(admitted, decoder, reader, before_read)
-        body = ClientBody(decoder.readinto, length=length, keeps=keeps, before_read=before_read, buffers=self._buffers)
+        body = ClientBody(
+            decoder.readinto,
+            length=length,
+            keeps=keeps,
+            before_read=before_read,
+            buffers=self._buffers,
+            memory=self.budget,
+        )
         load.body = body
         if not trailer and not (keeps and length <= SMALL_BODY_BYTES):
             return load
         # Only once all is read is the checksum known, and it must stand in the head.
-        self._prefetch(load, body)
+        self._prefetch(load, body, must=bool(trailer))
         return self._with_checksum(load, admitted, decoder)
 
     def _checked(
@@ -179,7 +187,11 @@ class Loader:
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger --spool-limit here"
         too_large = Denial(400, "EntityTooLarge", detail, closes=True)
         before_read()
-        return self._with_checksum(self.collected(decoder.readinto, reader, too_large=too_large), admitted, decoder)
+        try:
+            load = self.collected(decoder.readinto, reader, too_large=too_large)
+        finally:
+            decoder.release()  # what it held is in the spool
+        return self._with_checksum(load, admitted, decoder)
 
     @staticmethod
     def _with_checksum(load: Load, admitted: Admitted, decoder: AwsChunkedReader) -> Load:
@@ -197,13 +209,18 @@ class Loader:
     ) -> Load:
         """Keep the trailer, and put the body into chunks whose total length is known beforehand."""
         length = _decoded_length(admitted.head)
-        content = decoder or _decoder(admitted, reader, length)
+        content = decoder or _decoder(admitted, reader, length, self.budget)
         framed = Reframed(content, length=length, trailer=trailer_of(admitted))
-        keeps, reserved = self._reserve(admitted.operation, framed.length)
+        keeps = self._keeps(admitted.operation, framed.length)
         body = ClientBody(
-            framed.readinto, length=framed.length, keeps=keeps, before_read=before_read, buffers=self._buffers
+            framed.readinto,
+            length=framed.length,
+            keeps=keeps,
+            before_read=before_read,
+            buffers=self._buffers,
+            memory=self.budget,
         )
-        return Load(body, reader, framed.length, reserved=reserved, is_reframed=True)
+        return Load(body, reader, framed.length, is_reframed=True, decoder=content)
 
     def collected(
         self, read: Read, reader: Reader, *, limit: int | None = None, too_large: Denial | None = None
@@ -220,9 +237,8 @@ class Loader:
         """Give back the room that a body was promised."""
         if isinstance(load.body, ClientBody):
             load.body.drop()
-        if load.reserved:
-            self.budget.give_back(load.reserved)
-            load.reserved = 0
+        if load.decoder is not None:
+            load.decoder.release()
         if load.spooled is not None:
             load.spooled.close()
 
@@ -240,7 +256,7 @@ def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
     return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
 
 
-def _decoder(admitted: Admitted, reader: Reader, length: int) -> AwsChunkedReader:
+def _decoder(admitted: Admitted, reader: Reader, length: int, memory: Budget) -> AwsChunkedReader:
     payload = admitted.caller.payload
     return AwsChunkedReader(
         reader.readinto,
@@ -248,6 +264,7 @@ def _decoder(admitted: Admitted, reader: Reader, length: int) -> AwsChunkedReade
         seed=admitted.caller.seed,
         trailer=trailer_of(admitted),
         is_signed=payload in (SIGNED_STREAM, SIGNED_STREAM_TRAILER),
+        memory=memory,
     )
 
 

@@ -18,6 +18,7 @@ from s3pool.proxy.denial import Denial, slow_down
 
 MEMORY_BYTES = 1 << 20  # what stays in memory of each
 BLOCK_BYTES = 256 * 1024
+FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full
 
 Read = Callable[[memoryview], int]
 
@@ -43,9 +44,11 @@ class Spool:
         refusal = too_large or Denial(411, "MissingContentLength", detail, closes=True)
         spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit, too_large=refusal)
         try:
-            block = memoryview(bytearray(BLOCK_BYTES))
+            block = memoryview(bytearray(FIRST_BLOCK_BYTES))
             while count := read(block):
                 spooled.add(block[:count])
+                if count == len(block) < BLOCK_BYTES:
+                    block = memoryview(bytearray(2 * count))
         except BaseException:
             spooled.close()
             raise
@@ -64,7 +67,7 @@ class Spooled:
         self._limit = limit
         self._too_large = too_large
         self._kept = bytearray()
-        self._in_memory = MEMORY_BYTES if memory.take(MEMORY_BYTES) else 0
+        self._in_memory = 0
         self._on_disk = 0
         self._file: BinaryIO | None = None
         self.length = 0
@@ -79,7 +82,7 @@ class Spooled:
         if self._limit is not None and self.length > self._limit:
             detail = "Your proposed upload exceeds the maximum allowed size"
             raise Denial(400, "EntityTooLarge", detail, closes=True)
-        if self._file is None and self.length <= self._in_memory:
+        if self._file is None and self._has_memory():
             self._kept += block
             return
         self._reserve(self.length)
@@ -87,6 +90,14 @@ class Spooled:
             self._write(block)
         except OSError as exc:
             raise slow_down(f"there is no room for this body: {exc.strerror}", closes=True) from exc
+
+    def _has_memory(self) -> bool:
+        """Return whether memory has room for what has arrived."""
+        more = max(self.length - self._in_memory, 0)
+        if self.length > MEMORY_BYTES or not self._memory.take(more):
+            return False
+        self._in_memory += more
+        return True
 
     def _reserve(self, size: int) -> None:
         if size > self._disk.size:

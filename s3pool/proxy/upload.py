@@ -10,7 +10,7 @@ from s3pool.body import Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.splice import open_pipe, takes_splice
 from s3pool.pool.wire import Wire
-from s3pool.proxy.budget import Buffers
+from s3pool.proxy.budget import Budget, Buffers
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import ClientGoneError, Denial
 
@@ -18,6 +18,7 @@ MIB = 1 << 20
 REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default settings
 REPLAY_MEMORY_BYTES = 256 * MIB  # for all requests of a process together
 BLOCK_BYTES = 256 * 1024
+FIRST_KEPT_BYTES = 64 * 1024  # doubled up to 1 MiB with what has arrived
 FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small
 LEAVE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
@@ -63,8 +64,8 @@ class HashGuard:
 class ClientBody:
     """A body that is read from a client while it is sent.
 
-    With ``keeps`` every byte is kept, so that another node can have them again; the memory
-    was asked for before. Without, it can be sent again while nothing was read.
+    With ``keeps`` every byte is kept, so that another node can have them again, as long as
+    ``memory`` has room for what arrives. Without, it can be sent again while nothing was read.
     ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
     the reader behind ``read``, given where the kernel may move the bytes past this process.
     ``buffers`` lends the memory, until ``drop``.
@@ -81,6 +82,7 @@ class ClientBody:
         mover: LengthReader | None = None,
         awaits_leave: bool = False,
         buffers: Buffers | None = None,
+        memory: Budget | None = None,
     ) -> None:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
@@ -88,8 +90,9 @@ class ClientBody:
         self._mover = mover
         self.awaits_leave = awaits_leave
         self._buffers = buffers
-        self._buffer = bytearray()
-        self._kept = memoryview(self._buffer)
+        self._memory = memory
+        self._blocks: list[tuple[bytearray, int]] = []  # what is kept: buffers, and how much of each is filled
+        self._reserved = 0
         self._taken = 0  # bytes read from the client
         self.length = length
         self.replays = 0
@@ -115,10 +118,11 @@ class ClientBody:
         if self._taken:
             self.replays += 1
 
-    def prefetch(self) -> None:
-        """Read the whole body into memory; only for one that keeps."""
-        while not self.is_read:
-            self._take_kept()
+    def prefetch(self) -> bool:
+        """Read the whole body into memory, only for one that keeps; False when there is no room for all of it."""
+        while not self.is_read and self._take_kept():
+            continue
+        return self.is_read
 
     def send(self, sink: Sink) -> None:
         """Write what is kept, then the rest as the client sends it.
@@ -131,27 +135,48 @@ class ClientBody:
         if not self._keeps:
             self._send_streamed(sink)
             return
-        sent = 0
-        while sent < self.length:
-            if sent == self._taken:
-                self._take_kept()
-            block = self._kept[sent : min(self._taken, sent + MIB)]
-            sink.write(block)
-            sent += len(block)
+        place = sent = 0
+        while True:
+            buffer, filled = self._blocks[place] if place < len(self._blocks) else (b"x", 0)
+            if sent < filled:
+                with memoryview(buffer) as view, view[sent:filled] as rest:
+                    sink.write(rest)
+                sent = filled
+            elif sent == len(buffer):
+                place, sent = place + 1, 0
+            elif self.is_read or not self._take_kept():
+                break
+        if not self.is_read:
+            self._send_streamed(sink)
 
     def drop(self) -> None:
         """Let go of what is kept: nobody sends this body again."""
-        buffer, self._buffer = self._buffer, bytearray()
-        self._kept = memoryview(self._buffer)
+        blocks, self._blocks = self._blocks, []
         self._keeps = False
         if self._buffers is not None:
-            self._buffers.give_back(buffer)
+            for buffer, _ in blocks:
+                self._buffers.give_back(buffer)
+        if self._memory is not None:
+            self._memory.give_back(self._reserved)
+        self._reserved = 0
 
-    def _take_kept(self) -> None:
-        if not self._taken:
-            self._buffer = self._buffers.take(self.length) if self._buffers else bytearray(self.length)
-            self._kept = memoryview(self._buffer)[: self.length]
-        self._taken += self._fill(self._kept[self._taken : self._taken + MIB])
+    def _take_kept(self) -> bool:
+        """Keep more of the body; False when there is no room, and from then on nothing more is kept."""
+        if not self._keeps:
+            return False
+        if not self._blocks or self._blocks[-1][1] == len(self._blocks[-1][0]):
+            size = min(max(FIRST_KEPT_BYTES, self._taken), MIB, self.length - self._taken)
+            if self._memory is not None and not self._memory.take(size):
+                self._keeps = False
+                return False
+            self._reserved += size
+            self._blocks.append((self._buffers.take(size) if self._buffers else bytearray(size), 0))
+        buffer, filled = self._blocks[-1]
+        with memoryview(buffer) as view, view[filled : filled + self.length - self._taken] as rest:
+            count = self._fill(rest)
+        self._blocks[-1] = buffer, filled + count
+        self._taken += count
+        return True
 
     def _send_streamed(self, sink: Sink) -> None:
         buffer = memoryview(bytearray(FIRST_BLOCK_BYTES))

@@ -98,11 +98,12 @@ def test_small_bodies_are_read_before_a_node_is_asked() -> None:
         socks = [begin(proxy, stack, head + b"x" * 999) for _ in range(4 * CONNECTIONS)]
         await_true(lambda: len(socks) <= proxy.proxy.connections)
         answer = proxy.ask("GET", "/b/small")
+        await_true(lambda: seats(proxy) == 0)
         before = fake.ops().count("PutObject")
         socks[0].sendall(b"x")
         status = socks[0].recv(100)
 
-        assert (SMALL, 0, 0) == (answer.body, before, seats(proxy))
+        assert (SMALL, 0) == (answer.body, before)
         assert status.startswith(b"HTTP/1.1 200 ")
         assert 1000 == len(stored(fake, "b", "slow") or b"")
 
@@ -139,6 +140,52 @@ def test_client_that_takes_too_little_is_dropped() -> None:
         await_true(lambda: seats(proxy) == 0)
         stopped.set()
         sipping.join()
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def chunk_head(proxy: RunningProxy, size: int) -> bytes:
+    """Return the head of an upload that is one signed chunk, and the chunk's line."""
+    headers = {"x-amz-decoded-content-length": str(size), "content-encoding": "aws-chunked"}
+    payload = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+    head = proxy.signed("PUT", "/b/chunks", payload=payload, headers=headers)
+    head = head.replace(b"content-length: 0", b"content-length: %d" % (size + 1000))
+    return head + b"%x;chunk-signature=" % size + b"0" * 64 + b"\r\n"
+
+
+@pytest.mark.parametrize("kind", ["chunks", "bodies", "without a length"])
+def test_memory_grows_with_what_has_arrived(kind: str) -> None:
+    """500 bytes on each of 100 connections took 1.7 GiB."""
+    size = 16 << 20
+    with proxy_with() as (_, proxy), ExitStack() as stack:
+        plain = proxy.signed("PUT", "/b/k", payload="UNSIGNED-PAYLOAD")
+        head = {
+            "chunks": chunk_head(proxy, size),
+            "bodies": plain.replace(b"content-length: 0", b"content-length: %d" % size),
+            "without a length": plain.replace(b"content-length: 0", b"transfer-encoding: chunked") + b"1000000\r\n",
+        }[kind]
+        for _ in range(4):
+            begin(proxy, stack, head + b"x" * 500)
+        sock = begin(proxy, stack, head)
+        sock.sendall(b"x" * 1_000_000)
+        await_true(lambda: proxy.stats()["replay_memory"]["used"] > 400_000)
+
+        assert proxy.stats()["replay_memory"]["used"] < 3_000_000
+    assert 0 == proxy.stats()["replay_memory"]["used"]
+
+
+def test_budget_is_of_all_buffers_together() -> None:
+    """Who finds it used up is told to come again, or goes without a second try."""
+    with proxy_with(replay_memory="1MiB") as (fake, proxy), ExitStack() as stack:
+        sock = begin(proxy, stack, chunk_head(proxy, 4 << 20))
+        sock.sendall(b"x" * (3 << 20))
+        refused = parse_answer(sock.recv(1000))
+        body = os.urandom(3 << 20)
+        answer = proxy.ask("PUT", "/b/plain", body=body)
+
+        assert (503, "SlowDown") == (refused.status, refused.code)
+        assert (200, body) == (answer.status, stored(fake, "b", "plain"))
 
 
 # -- connections ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from s3pool.cli.attributes import check_attributes
 from s3pool.cli.resuming import remember
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
-from s3pool.cli.summary import finish
+from s3pool.cli.summary import finish, store_what_is_left
 from s3pool.cli.transfers import (
     Teller,
     add_checksum_flag,
@@ -34,6 +34,7 @@ from s3pool.transfer.download import download_to, write_special
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.expand import Expansion, Rules
 from s3pool.transfer.fetch import Source
+from s3pool.transfer.notkept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
@@ -103,6 +104,7 @@ def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
         names=name_filter(args),
         shard=shard_of(args, ctx),
         links=args.links,
+        not_kept=NotKept() if args.preserve else None,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
         listing=list_mode(args, ctx),
@@ -140,6 +142,7 @@ def _copy_objects(
     ):
         clear_leftovers = remember(engine, ctx)
         engine.helpers = helpers
+        engine.not_kept = rules.not_kept
         tell = Teller(ctx, progress, lines=lines)
 
         def take(outcome: Outcome) -> None:
@@ -153,6 +156,7 @@ def _copy_objects(
             rehearse=ctx.dry_run,
             summary=summary,
         )
+        store_what_is_left(engine, summary, ctx)
     return finish(summary, ctx, verb=verb)
 
 

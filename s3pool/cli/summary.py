@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
+from s3pool.errors import S3PoolError
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
+    from s3pool.transfer.engine import Engine
     from s3pool.transfer.tasks import Summary
 
 
@@ -19,6 +21,23 @@ def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
         ctx.out.error(summary.stopped_by)
     tell_summary(summary.as_record(), ctx, text=f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
     return exit_code_of(summary)
+
+
+def store_what_is_left(engine: Engine, summary: Summary, ctx: Context) -> None:
+    """Store the empty directories of a run that keeps everything, and tell what no object can hold."""
+    kept = engine.not_kept
+    if kept is None:
+        return
+    if not (ctx.dry_run or summary.stopped_by):
+        from s3pool.transfer.notkept import store_directories
+
+        try:
+            store_directories(kept, engine)
+        except (S3PoolError, OSError) as exc:
+            summary.stopped_by = exc
+    summary.not_kept = kept.counts
+    if words := ", ".join(kept.words()):
+        ctx.out.note(f"s3pool: not kept: {words}")
 
 
 def tell_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_stdout: bool = False) -> None:

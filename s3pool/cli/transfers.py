@@ -93,7 +93,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-archived", action="store_true", help="skip what lies in an archive; else each such object fails"
     )
-    parser.add_argument("--preserve", action="store_true", help="store and restore mode and owner, too")
+    parser.add_argument(
+        "--preserve", action="store_true", help="keep mode, owner and empty directories; count what is lost"
+    )
     parser.add_argument(
         "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
     )

@@ -251,12 +251,14 @@ class Sync:
         names = self._options.names
         if self._route.direction != UPLOAD:
             return self._remote(SOURCE, self._route.source, names, journal)
+        kept, target = self._engine.not_kept, self._route.target
         return LocalSource(
             self._route.root,
             names=names,
             links=self._options.links,
             target_of=self._route.target_of,
             on_problem=self._problems.append,
+            on_left=kept.teller(self._route.root, target) if kept is not None else None,
         )
 
     def _target(self, journal: Journal) -> Iterable[Block]:

@@ -38,8 +38,9 @@ class LocalSource:
         links: str = LINKS_FILES,
         target_of: Callable[[str], str],
         on_problem: Callable[[Problem], None],
+        on_left: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        self._walk = Walk(root, names=names, links=links)
+        self._walk = Walk(root, names=names, links=links, on_left=on_left)
         self._target_of = target_of
         self._on_problem = on_problem
 

@@ -17,6 +17,7 @@ MTIME_HEADER = f"x-amz-meta-{MTIME}"
 MODE = "mode"  # the three names of rclone's --metadata: octal mode, decimal ids
 OWNER = "uid"
 GROUP = "gid"
+S3CMD = "s3cmd-attrs"
 PART_SIZE = "s3pool-part-size"  # what the composite ETag was made with, to verify downloads
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 ENCODED_TYPES = {
@@ -147,15 +148,30 @@ def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
     )
 
 
+def stored_mode(metadata: Mapping[str, str]) -> int | None:
+    """Return the stored mode of a file, with its type where that was told; None without one."""
+    text = metadata.get(MODE, "")
+    if text and not text.strip("01234567"):
+        return int(text, base=8)
+    return whole_number(_of_s3cmd(metadata).get(MODE, ""))
+
+
+def _of_s3cmd(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what s3cmd stores in one header: ``uid:1000/mode:33188/...``, numbers in decimal."""
+    words = (word.partition(":") for word in metadata.get(S3CMD, "").split("/"))
+    return {name: value for name, _, value in words}
+
+
 def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
     """Give a file the stored permission bits, and its owner where the system allows.
 
-    Source: rclone's metadata of the local backend (mode, uid, gid).
+    Source: rclone's metadata of the local backend (mode, uid, gid), and s3cmd's one header.
     """
-    mode = metadata.get(MODE, "")
-    if mode and not mode.strip("01234567"):
-        os.fchmod(fd, int(mode, base=8) & PERMISSION_BITS)
-    owner, group = (whole_number(metadata.get(name, "")) for name in (OWNER, GROUP))
+    mode = stored_mode(metadata)
+    if mode is not None:
+        os.fchmod(fd, mode & PERMISSION_BITS)
+    told = {**_of_s3cmd(metadata), **metadata}
+    owner, group = (whole_number(told.get(name, "")) for name in (OWNER, GROUP))
     if owner is None or group is None or max(owner, group) >= NO_ID or os.geteuid():
         return
     with contextlib.suppress(OSError):  # an id that this system, or its file system, does not have

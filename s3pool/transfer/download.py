@@ -262,6 +262,8 @@ def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
     if engine.options.preserve:
         stored.restore_mode(part.fd, metadata)
+    if engine.not_kept is not None:
+        engine.not_kept.look_at_object(metadata)
     mtime_ns = stored.set_mtime(part.fd, mtime_ns)
     if engine.options.remove_source:
         sync_to_disk(part.fd)  # before it has its name, and that before the object goes

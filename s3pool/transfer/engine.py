@@ -19,6 +19,7 @@ from s3pool.transfer.progress import NullProgress, Progress
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
     from s3pool.transfer.helper import Helper
+    from s3pool.transfer.notkept import NotKept
     from s3pool.transfer.resume import Memory
     from s3pool.transfer.tasks import Task
 
@@ -104,6 +105,7 @@ class Engine:
         self.in_question: Callable[[Task], bool] | None = None
         self.memory: Memory | None = None
         self.helpers: Sequence[Helper] = ()
+        self.not_kept: NotKept | None = None  # where everything is to be kept
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
         self._local = threading.local()
 

@@ -18,7 +18,10 @@ from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadT
 from s3pool.transfer.walk import LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.notkept import NotKept
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class Rules:
     version_id: str = ""
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
+    not_kept: NotKept | None = None  # what a walk leaves out is told there
+
+    def on_left(self, root: str, target: S3Path) -> Callable[[str, bytes], object] | None:
+        """Return what hears of what a walk leaves out."""
+        return None if self.not_kept is None else self.not_kept.teller(root, target)
 
 
 class Expansion:
@@ -214,7 +222,13 @@ class Expansion:
             bucket, prefix = self._target.bucket, self._target.tree_prefix
             # Where links to directories are followed, the way to a file may lead through them.
             root = "" if self._rules.links == LINKS_FOLLOW else source.path
-            for found in Walk(source.path, names=self._names, links=self._rules.links):
+            walk = Walk(
+                source.path,
+                names=self._names,
+                links=self._rules.links,
+                on_left=self._rules.on_left(source.path, self._target),
+            )
+            for found in walk:
                 if isinstance(found, Unusable):
                     yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.errors import NotFoundError, RefusedError, S3PoolError, TargetTakenError
@@ -256,6 +257,7 @@ class Summary:
     # The first of each class and code: memory must not grow with failures.
     errors: list[Exception] = field(default_factory=list)
     source_errors: list[Exception] = field(default_factory=list)  # of what could not become a task
+    not_kept: Mapping[str, int] | None = None  # what no object can hold, where it was looked for
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
@@ -288,6 +290,7 @@ class Summary:
             "failed": self.failed,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
+            **({} if self.not_kept is None else {"not_kept": dict(self.not_kept)}),
         }
 
 

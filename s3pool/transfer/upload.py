@@ -111,6 +111,8 @@ def mtime_of_file(task: UploadTask, links: str) -> int:
 
 
 def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Done:
+    if engine.not_kept is not None:
+        engine.not_kept.look_at_file(source.fd, source.path)
     given = stored.for_file(engine.options.attributes, task.path, source.facts, preserve=engine.options.preserve)
     try:
         if source.size <= IN_MEMORY_BYTES:

@@ -21,6 +21,9 @@ LINKS_FOLLOW = "follow"  # both are followed, loops are reported
 LINKS_SKIP = "skip"  # neither is, without a word
 LINK_RULES = (LINKS_FILES, LINKS_FOLLOW, LINKS_SKIP)
 
+EMPTY = "empty"  # what a walk leaves out: a directory without files, a link that is skipped
+LINK = "link"
+
 NO_FILTER = NameFilter()
 FILES_AT_ONCE = 1000  # looked at together, as many as a page of a listing has
 FIRST_PART_NAME = PART_PREFIX.encode()
@@ -74,7 +77,8 @@ class Unusable:
 class Walk:
     """One walk over a tree; memory holds the names of the directories on the way only.
 
-    Temporary files of downloads are no part of it; ``on_part`` hears of them.
+    Temporary files of downloads are no part of it; ``on_part`` hears of them. ``on_left`` hears
+    of empty directories and of links that are skipped without a word.
     """
 
     def __init__(
@@ -84,10 +88,12 @@ class Walk:
         names: Names = NO_FILTER,
         links: str = LINKS_FILES,
         on_part: Callable[[bytes], object] | None = None,
+        on_left: Callable[[str, bytes], object] | None = None,
     ) -> None:
         self._root = os.fsencode(root)
         self._below = os.path.join(self._root, b"")
         self._on_part = on_part
+        self._on_left = on_left or (lambda _kind, _relative: None)
         self._names = names
         self._takes_all = takes_all(names)
         self._links = links
@@ -143,13 +149,17 @@ class Walk:
                 yield self._unusable(relative, RefusedError(f"{os.fsdecode(path)} leads back to itself: skipped"))
                 return
             names = _sorted_names(path)
+            if not names:
+                self._on_left(EMPTY, relative)
         except OSError as exc:
             yield self._unusable(relative, local_error("read", os.fsdecode(path), exc))
             return
         yield from self._walk(names, relative, (*ancestors, identity))
 
     def _linked_directory(self, relative: bytes) -> Iterator[Unusable]:
-        if self._links == LINKS_FILES:
+        if self._links == LINKS_SKIP:
+            self._on_left(LINK, relative)
+        else:
             path = os.fsdecode(os.path.join(self._root, relative[:-1]))
             error = RefusedError(
                 f"{path} is a link to a directory: skipped; --links follow takes it, --links skip hides this"
@@ -201,6 +211,7 @@ class Walk:
             yield self._unusable(name, _unreadable(path, exc))
             return
         if stat.S_ISLNK(facts.st_mode):
+            self._on_left(LINK, name)
             return
         if not _is_utf8(name):
             error = LocalFileError(f"the name of {os.fsdecode(path)} is not UTF-8: no key can hold it")

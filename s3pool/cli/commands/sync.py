@@ -14,7 +14,7 @@ from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
-from s3pool.cli.summary import exit_code_of, tell_summary
+from s3pool.cli.summary import exit_code_of, store_what_is_left, tell_summary
 from s3pool.cli.transfers import (
     Teller,
     add_transfer_flags,
@@ -201,6 +201,10 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         engine_for(ctx, transfers, progress) as engine,
     ):
         engine.helpers = helpers
+        if ctx.args.preserve:
+            from s3pool.transfer.notkept import NotKept
+
+            engine.not_kept = NotKept()
         work = Sync(
             route,
             engine,
@@ -212,6 +216,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         )
         try:
             work.run()
+            store_what_is_left(engine, report.summary, ctx)
         except LocalFileError as exc:
             report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
@@ -271,6 +276,7 @@ def _record(report: Report, retries: int) -> dict[str, object]:
         "looked_at": report.tally.looked_at,
         "not_finished": report.summary.not_started,
         "held_back": report.held_back,
+        **({} if report.summary.not_kept is None else {"not_kept": dict(report.summary.not_kept)}),
     }
 
 

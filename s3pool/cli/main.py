@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
     _occupy_standard_descriptors()
     out = _first_output(words)
     try:
-        with _termination_raises():
+        with _signals_raise():
             return _run(words, out, environ=os.environ if environ is None else environ)
     except StdoutError as exc:
         # Only what happens outside of a command gets here: help, version, the last flush.
@@ -217,20 +217,21 @@ def _is_open(descriptor: int) -> bool:
 
 
 @contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Turn SIGTERM into Terminated in the main thread, unless it is ignored."""
+def _signals_raise() -> Iterator[None]:
+    """Turn SIGTERM into Terminated, and SIGINT into KeyboardInterrupt, in the main thread, unless they are ignored."""
 
     def on_terminate(_number: int, _frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, on_terminate)
+    handlers = ((signal.SIGTERM, on_terminate), (signal.SIGINT, signal.default_int_handler))
+    changed = [(number, handler) for number, handler in handlers if signal.getsignal(number) is signal.SIG_DFL]
+    for number, handler in changed:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if before is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, _ in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _first_output(words: Sequence[str]) -> Output:

@@ -7,6 +7,7 @@ sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -24,6 +25,8 @@ BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's lim
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 MAX_CHUNK_LINE_BYTES = 512
+# What sendfile says of file systems that it cannot read from.
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
 IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 SWITCHING_PROTOCOLS = 101
@@ -223,7 +226,11 @@ class Wire:
             view = view[sent:]
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Send part of a file: by the kernel on plain sockets, through one buffer under TLS."""
+        """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
+
+        Raises:
+            EarlyAnswer, TransportError: the connection broke. OSError: the file cannot be read.
+        """
         if self.is_tls or not IS_LINUX:
             FileSlice(fd, offset=offset, length=count).feed(self.write)
             return
@@ -240,6 +247,10 @@ class Wire:
             except (BlockingIOError, TimeoutError) as exc:
                 raise self._send_timeout() from exc
             except OSError as exc:
+                if exc.errno in NO_SENDFILE:
+                    FileSlice(fd, offset=offset, length=count).feed(self.write)
+                    return
+                os.pread(fd, 1, offset)  # raises an OSError where the file is to blame, and no connection
                 raise EarlyAnswer(str(exc)) from exc
             if not sent:
                 raise IntegrityError(f"the file became {count} bytes shorter while it was sent")

@@ -211,16 +211,19 @@ class MultipartUpload:
             IntegrityError: the server stored other bytes than were sent.
         """
         self._engine.check_stop()
-        result = self._client.upload_part(
-            self.bucket,
-            self.key,
-            upload_id=self.upload_id,
-            number=number,
-            body=body,
-            payload_hash=seal.payload_hash,
-            content_md5=seal.content_md5,
-            checksum=seal.checksum,
-        )
+        try:
+            result = self._client.upload_part(
+                self.bucket,
+                self.key,
+                upload_id=self.upload_id,
+                number=number,
+                body=body,
+                payload_hash=seal.payload_hash,
+                content_md5=seal.content_md5,
+                checksum=seal.checksum,
+            )
+        except NotFoundError as exc:
+            raise _explained(exc) from exc
         if "kms" not in self._engine.options.attributes.sse:
             check_stored(f"{self.resource}, part {number},", result, seal)
         self._note(number, result.etag, seal)
@@ -300,7 +303,7 @@ class MultipartUpload:
             self._client.list_parts(self.bucket, self.key, upload_id=self.upload_id)
         except NotFoundError:
             self._finish()  # nothing is left to abort
-            raise error from None
+            raise _explained(error) from None
         if not may_ask_again:
             raise self._stuck(error) if _is_held(error) else error
         return None
@@ -358,6 +361,16 @@ class MultipartUpload:
 def _is_ambiguous(error: S3PoolError) -> bool:
     """Say whether Complete may have happened all the same."""
     return _may_have_acted(error) or (isinstance(error, S3Error) and error.code == "NoSuchUpload")
+
+
+def _explained(error: S3PoolError) -> S3PoolError:
+    """Return an error that says what became of the upload, where somebody else has ended it."""
+    if not (isinstance(error, S3Error) and error.code == "NoSuchUpload"):
+        return error
+    detail = "somebody else has ended this upload; the same command sends the object anew"
+    return S3Error(
+        error.status, error.code, detail=detail, resource=error.resource, endpoint=error.endpoint, op=error.op
+    )
 
 
 def _is_held(error: S3PoolError) -> bool:

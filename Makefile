@@ -85,6 +85,7 @@ attack: venv ## attack the proxy with all that once stopped it, and print what a
 	@$(BIN)/python -m tests.bench.attack_proxy $(ATTACK)
 
 man: venv ## generate man/s3pool.1 from the command line's own help
+	@$(BIN)/python -m tests.support.destructive
 	$(GENERATE)
 
 man-fresh: venv ## fail when man/s3pool.1 is not what the command line says

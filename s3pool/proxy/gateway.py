@@ -39,7 +39,15 @@ from s3pool.proxy.inquiry import Inquiry
 from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.location import located
-from s3pool.proxy.naming import DOCUMENTS, DocumentSink, check_document, settle_names
+from s3pool.proxy.naming import (
+    COPY_SOURCE,
+    DOCUMENTS,
+    DOT_DETAIL,
+    DocumentSink,
+    check_document,
+    has_dot_segment,
+    settle_names,
+)
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
 from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Fields, Outbound, is_framed, refuse_hearsay, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted
@@ -234,6 +242,8 @@ class Gateway:
         head, source_bucket = settle_names(head, target)
         if caller.client is not None:
             caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
+            if caller.client.is_limited:
+                _check_exact(operation, head, target)
         # The form's own signature ends here: the PUT is signed by header.
         caller = replace(caller, form=HEADER_V4)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
@@ -253,11 +263,14 @@ class Gateway:
         try:
             load.body.send(sink)
             check_document(bytes(sink.content), client.admits)
-        except Denial as denial:
-            denial.closes = True  # the body was taken, and nobody is left to say so
-            raise
-        finally:
+        except BaseException as exc:
             self.loader.release(load)
+            if isinstance(exc, Denial):
+                exc.closes = True  # the body was taken, and nobody is left to say so
+            raise
+        if load.body.rewindable:
+            return load
+        self.loader.release(load)
         return replace(load, body=BytesBody(sink.content), decoder=None, spooled=None)
 
     # -- what is sent on -----------------------------------------------------------------------
@@ -395,6 +408,8 @@ def _check_exact(operation: Operation, head: RequestHead, target: Target) -> Non
     Raises:
         Denial: the request has a parameter or a header that its operation has not.
     """
+    if has_dot_segment(target.key) or has_dot_segment(head.value(COPY_SOURCE).partition("?")[0]):
+        raise Denial(400, "InvalidArgument", DOT_DETAIL, reason="name")
     if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
         detail = "a key with limits may not send this: the query or a header does not belong to the operation"
         raise Denial(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")

@@ -22,11 +22,24 @@ from s3pool.s3.sigv4 import UNRESERVED
 COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
 NAMING_HEADERS = frozenset({COPY_SOURCE, RENAME_SOURCE, REDIRECT})
 REDIRECTS = ("/", "http://", "https://")
-VERSION_QUERY = re.compile(r"versionId=([A-Za-z0-9._~-]{1,1024})")
+# What servers give as names of versions and uploads; versitygw makes paths of files of them.
+IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~+=-]{1,1024}")
+# Query parameters that hold one, and the answer to one that no server gave.
+IDENTIFIERS = {
+    "uploadId": (404, "NoSuchUpload", "The specified upload does not exist."),
+    "upload-id-marker": (400, "InvalidArgument", "Invalid uploadId marker"),
+    "versionId": (400, "InvalidArgument", "Invalid version id specified"),
+    "version-id-marker": (400, "InvalidArgument", "Invalid version id marker"),
+}
+PARAMETER = re.compile(r"[A-Za-z0-9-]+")
+DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
+DOT_DETAIL = "a key with limits may not use names with . or .. between slashes"
 VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a part is copied
-# Operations whose document names other buckets: targets of logs and inventories, of replication, of a restore.
-DOCUMENTS = frozenset({"PutBucketLogging", "PutBucketInventoryConfiguration", "PutBucketReplication", "RestoreObject"})
-MAX_DOCUMENT_BYTES = 256 * 1024
+# Operations whose document names keys, or other buckets: targets of logs, inventories, replication, a restore.
+DOCUMENTS = frozenset(
+    {"PutBucketLogging", "PutBucketInventoryConfiguration", "PutBucketReplication", "RestoreObject", "DeleteObjects"}
+)
+MAX_DOCUMENT_BYTES = 2 << 20  # a thousand long keys, with room for their escapes
 UTF_8 = (None, "utf-8", "UTF-8")
 S3_ARN = re.compile(r"arn:[^:]*:s3")
 ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?:/.*)?")
@@ -38,9 +51,7 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     Raises:
         Denial: a name can be read in more than one way, or stands where only some nodes look.
     """
-    hoisted = sorted({COPY_SOURCE, RENAME_SOURCE}.intersection(name.lower() for name in target.names))
-    if hoisted:
-        raise Denial(501, "NotImplemented", f"{hoisted[0]} must be a header, not a query parameter", reason="name")
+    _check_parameters(target)
     if NAMING_HEADERS.isdisjoint(head.index):
         return head, ""
     settled: dict[str, str] = {}
@@ -62,6 +73,22 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     return replace(head, fields=fields, index=index), bucket
 
 
+def _check_parameters(target: Target) -> None:
+    for name, value in target.parameters if target.pairs else ():
+        if name.lower() in (COPY_SOURCE, RENAME_SOURCE):
+            raise Denial(501, "NotImplemented", f"{name} must be a header, not a query parameter", reason="name")
+        if name.lower().startswith(("x-amz", "x_amz")) and PARAMETER.fullmatch(name) is None:
+            raise Denial(400, "InvalidArgument", f"{name!r} is no parameter of S3", reason="name")
+        if name in IDENTIFIERS and value and IDENTIFIER.fullmatch(value) is None:
+            status, code, detail = IDENTIFIERS[name]
+            raise Denial(status, code, detail, reason="name")
+
+
+def has_dot_segment(key: str) -> bool:
+    """Return whether a server that keeps objects in files may take a key for another path."""
+    return DOT_SEGMENT.search(key) is not None
+
+
 def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
     """Return the bucket that x-amz-copy-source names, and the value in canonical spelling.
 
@@ -69,15 +96,17 @@ def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
         Denial: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
     """
     path, mark, query = value.partition("?")
-    version = VERSION_QUERY.fullmatch(query) if mark else None
-    if mark and version is None:
+    version = _decoded(query.removeprefix("versionId="), COPY_SOURCE).decode("utf-8", "replace")
+    if mark and (not query.startswith("versionId=") or IDENTIFIER.fullmatch(version) is None):
         raise _bad_name(COPY_SOURCE)
     lead = "/" if path.startswith("/") else ""
     bucket, _, key = _decoded(path.removeprefix("/"), COPY_SOURCE).partition(b"/")
     if not bucket or not key or bucket in (b".", b"..") or (is_part and VERSION_MARK in key):
         raise _bad_name(COPY_SOURCE)
     text = f"{lead}{quote(bucket, safe=UNRESERVED)}/{quote(key, safe=UNRESERVED + '/')}"
-    return bucket.decode("utf-8", "surrogateescape"), f"{text}?{query}" if version else text
+    return bucket.decode(
+        "utf-8", "surrogateescape"
+    ), f"{text}?versionId={quote(version, safe=UNRESERVED)}" if mark else text
 
 
 def _rename_source(value: str) -> str:
@@ -106,20 +135,24 @@ def _bad_name(name: str) -> Denial:
 
 
 def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
-    """Refuse a document that names a bucket which ``admits`` does not.
+    """Refuse a document that names a bucket which ``admits`` does not, or a key that may lead out of its own.
 
     Raises:
         Denial: there is such a name, or the document has more than one reading.
     """
-    for name in _bucket_names(document):
+    for element, name in _texts(document):
+        if element == "key" and has_dot_segment(name):
+            raise Denial(400, "InvalidArgument", DOT_DETAIL, reason="name")
+        if "bucket" not in element and S3_ARN.match(name) is None:
+            continue
         arn = ARN.fullmatch(name)
         bucket = arn[1] if arn else name
         if not admits(bucket):
             raise forbidden("AccessDenied", f"the access key may not use the bucket {bucket}", reason="bucket")
 
 
-def _bucket_names(document: bytes) -> Iterator[str]:
-    """Yield the texts of all elements that are named after a bucket, and all resource names of S3."""
+def _texts(document: bytes) -> Iterator[tuple[str, str]]:
+    """Return the local name, in lower case, and the text of all elements that have one."""
     texts: list[tuple[str, str]] = []
     open_elements: list[tuple[str, list[str]]] = []
 
@@ -147,7 +180,7 @@ def _bucket_names(document: bytes) -> Iterator[str]:
         parser.Parse(document.decode(), True)
     except (expat.ExpatError, UnicodeDecodeError) as exc:
         raise _unclear_document() from exc
-    return (text for name, text in texts if text and ("bucket" in name or S3_ARN.match(text)))
+    return ((name, text) for name, text in texts if text)
 
 
 class DocumentSink:

@@ -7,6 +7,7 @@ Whether a bucket is versioned is not known here, so every bucket counts as versi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from s3pool.record import dataclass
@@ -237,6 +238,7 @@ def is_exact(
         and all(query.count(name) == 1 or name == _REPEATABLE for name in query)
         and values.get("list-type", "2") == "2"
         and values.get("select-type", "2") == "2"
+        and re.fullmatch("[A-Za-z0-9._-]*", values.get("id", "")) is not None
         and all(operation.name in names for header, names in DECIDING_HEADERS.items() if header in headers)
         and not any(name.startswith(DIALECTS) for name in headers)
     )

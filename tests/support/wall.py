@@ -52,7 +52,6 @@ PARAMETERS = (
     "versionId=null",
     "list-type=2",
     "list-type=1",
-    "events=s3:ObjectCreated:*",
     "prefix=",
     "delimiter=/",
     "max-keys=2",
@@ -254,7 +253,6 @@ class Generator:
         ]
         odd += [
             "..",
-            "k%2Fk",
             "dir%2Fkey",
             "__XLDIR__",
             ".minio.sys/config",
@@ -272,6 +270,9 @@ class Generator:
         chance = self.random.random()
         if chance < 0.15 and self.upload_ids:
             return f"uploadId={self._one(self.upload_ids)}&partNumber=1" if self._rarely(0.7) else "uploadId=none"
+        if chance < 0.2:
+            way = self._one(("../../../../", "..%2F..%2F", "..", f"../{self.secret}/")) + self.secret
+            return f"{self._one(('uploadId', 'versionId', 'prefix', 'id', 'key-marker'))}={way}"
         if chance < 0.3:
             return self._one(
                 ("select&select-type=2", "uploads", "delete", "select", "append&position=0", "list-type=2")

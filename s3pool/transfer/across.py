@@ -49,6 +49,7 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
     """
     if skipped := why_skip_copy(task, engine):
         return Done(skipped=skipped)
+    engine.spellings.check(task, engine)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
             return _copy_once(task, engine)

@@ -15,6 +15,7 @@ from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.beneath import PartRegistry
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.progress import NullProgress, Progress
+from s3pool.transfer.spelling import Spellings
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -106,6 +107,7 @@ class Engine:
         self.memory: Memory | None = None
         self.helpers: Sequence[Helper] = ()
         self.not_kept: NotKept | None = None  # where everything is to be kept
+        self.spellings = Spellings()
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
         self._local = threading.local()
 

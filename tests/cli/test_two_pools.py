@@ -224,3 +224,53 @@ def test_upload_that_was_cut_short_goes_on(call: Run, fake: FakeS3, there: FakeS
     assert 4 - stored == len(fake.ops(op="UploadPart"))
     assert {"k": content} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
+
+
+@pytest.mark.parametrize("command", [("cp", "-r"), ("mv", "-r"), ("sync",)])
+@pytest.mark.parametrize(
+    "keys", [("p/a//k", "p/a/k"), ("p/a/./k", "p/a/k"), ("p/a///k", "p/a//k"), ("p/x/../k", "p/k")]
+)
+@pytest.mark.parametrize("merges", [True, False])
+def test_keys_that_the_other_store_takes_for_one_do_not_share_a_target(
+    call: Run, fake: FakeS3, there: FakeS3, command: tuple[str, ...], keys: tuple[str, ...], merges: bool
+) -> None:
+    """Where keys are names of files a//k is a/k: one content would be nowhere."""
+    fake.quirks.folds_keys = merges
+    for key in keys:
+        there.store.add("src", key, key.encode(), mtime=1000)
+    if merges and ".." in keys[0]:
+        pytest.skip("the fake folds no '..'")
+
+    result = call(*command, *OLD, "s3/src/p/", "s3/b/p/")
+
+    everything = {*fake.store.bodies("b").values(), *there.store.bodies("src").values()}
+    assert {key.encode() for key in keys} <= everything
+    if merges:
+        assert 1 == result.code, result.err
+        assert "would both be" in result.err
+        assert 1 == len(fake.store.bodies("b"))
+    else:
+        assert (0, {key: key.encode() for key in keys}) == (result.code, fake.store.bodies("b"))
+
+
+def test_key_of_unusual_spelling_goes_where_it_has_no_twin(call: Run, fake: FakeS3, there: FakeS3) -> None:
+    """It is found there by its own name, too."""
+    fake.quirks.folds_keys = True
+    there.store.add("src", "p/a//k", b"content", mtime=1000)
+
+    result = call("mv", *OLD, "-r", "s3/src/p/", "s3/b/p/")
+
+    assert (0, {"p/a/k": b"content"}, {}) == (result.code, fake.store.bodies("b"), there.store.bodies("src"))
+
+
+def test_key_of_unusual_spelling_overwrites_no_twin_that_has_moved(call: Run, fake: FakeS3, there: FakeS3) -> None:
+    """The twin's source is gone, and its only copy is the target."""
+    fake.quirks.folds_keys = True
+    there.store.add("src", "p/a/k", b"plain", mtime=1000)
+
+    first = call("mv", *OLD, "-r", "s3/src/p/", "s3/b/p/")
+    there.store.add("src", "p/a//k", b"unusual", mtime=1000)
+    second = call("mv", *OLD, "-r", "s3/src/p/", "s3/b/p/")
+
+    assert (0, 1) == (first.code, second.code)
+    assert ({"p/a/k": b"plain"}, {"p/a//k": b"unusual"}) == (fake.store.bodies("b"), there.store.bodies("src"))

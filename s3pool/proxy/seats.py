@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 
 MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
 SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
@@ -22,8 +21,9 @@ class Seats:
         self._half = max(self.size // 2, 1)
         self._most = max(self.size - self.size // SPARE_SHARE, 1)
         # Guards all below; held for a few additions.
-        self._changed = threading.Condition(threading.Lock())
-        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._held: dict[str, int] = {}
         self._taken = 0
         self._waiting = 0
         self._last_owner = ""
@@ -36,7 +36,7 @@ class Seats:
 
     def take_now(self, owner: str) -> bool:
         """Take a place if there is one for this owner."""
-        with self._changed:
+        with self._lock:
             return self._take(owner)
 
     def take(self, owner: str, patience_s: float) -> bool:
@@ -56,7 +56,7 @@ class Seats:
         return False
 
     def _take(self, owner: str) -> bool:
-        held = self._held[owner]
+        held = self._held.get(owner, 0)
         if owner != self._last_owner:
             if self._last_owner:
                 self._mixed_at = time.monotonic()
@@ -71,7 +71,7 @@ class Seats:
 
     def give_back(self, owner: str) -> None:
         """Give a place back."""
-        with self._changed:
+        with self._lock:
             self._taken -= 1
             held = self._held[owner] - 1
             if held:

@@ -117,7 +117,8 @@ class FakeBackend(Backend):
             for name, bucket in self._fake.store.buckets.items():
                 state.buckets.add(name)
                 state.uploads += [f"s3/{name}/{upload.key}" for upload in bucket.uploads.values()]
-                for key in bucket.versions:
+                for key, versions in bucket.versions.items():
+                    state.versions[name, key] = {digest_of(version.body) for version in versions if not version.marker}
                     if (version := bucket.current(key)) is not None:
                         state.digests[name, key] = digest_of(version.body)
                         state.times[name, key] = version.mtime
@@ -178,8 +179,17 @@ class RgwBackend(Backend):
                     answer = self._client.get_object(Bucket=name, Key=row["Key"])
                     state.digests[name, row["Key"]] = digest_of(answer["Body"].read())
                     state.times[name, row["Key"]] = row["LastModified"].timestamp()
+            self._read_versions(name, state)
             answer = self._client.list_multipart_uploads(Bucket=name)
             state.uploads += [f"s3/{name}/{row['Key']}" for row in answer.get("Uploads", ())]
+
+    def _read_versions(self, bucket: str, state: State) -> None:
+        for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+            for row in page.get("Versions", ()):
+                place = bucket, row["Key"]
+                if not row["IsLatest"]:
+                    body = self._client.get_object(Bucket=bucket, Key=row["Key"], VersionId=row["VersionId"])["Body"]
+                    state.versions.setdefault(place, set()).add(digest_of(body.read()))
 
     def _names(self) -> list[str]:
         found = self._client.list_buckets().get("Buckets", ())

@@ -172,6 +172,7 @@ def _moves(case: Case) -> Iterator[Violation]:
         if content is None or (not written and None in case.around.written.get(source, ())):
             continue
         found = {case.after.digests.get(place) for place in (source, *places)}
+        found.update(*(case.after.versions.get(place, ()) for place in places))  # below another client's
         if content not in found:
             yield Violation("mv never loses the only copy", f"{case.contents.label(content)} of {_shown(source)}")
 

@@ -87,6 +87,7 @@ class State:
 
     digests: dict[Place, Digest] = field(default_factory=dict)
     times: dict[Place, float] = field(default_factory=dict)
+    versions: dict[Place, set[Digest]] = field(default_factory=dict)  # in buckets that keep them
     buckets: set[str] = field(default_factory=set)
     uploads: list[str] = field(default_factory=list)
     temporary: list[str] = field(default_factory=list)

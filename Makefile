@@ -15,10 +15,10 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: s3-tests wall help venv demo format lint test live chaos bench bench-list attack man man-fresh dist clean check
+.PHONY: s3-tests wall help venv demo format lint test live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.test ## create .venv with s3pool and what its tests need
 
@@ -71,6 +71,9 @@ chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1
 
 wall: venv ## half an hour of requests that try to get past the proxy, on RGW and MinIO (WALL_SECONDS=60 is short, WALL_SEED=2 another run)
 	S3POOL_WALL_SECONDS=$(or $(WALL_SECONDS),450) S3POOL_WALL_SEED=$(or $(WALL_SEED),1) $(BIN)/python -m pytest -m live tests/proxy/test_live_wall.py
+
+chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew
+	@$(BIN)/python -m tests.resilience.chaos.outcomes
 
 s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (needs radosgw; half an hour)
 	$(BIN)/python -m tests.s3tests.run $(S3TESTS)

@@ -237,7 +237,10 @@ def _is_no_command(command: Command, state: State) -> bool:
 def _refused(result: Expectation, found: list[tuple[Place, Place, str]]) -> Expectation:
     """A command that may be refused or done: nothing is lost, whichever it is."""
     result.codes = set(range(7))
-    result.moves = result.copies = [(source, target) for source, target, _ in found]
+    result.copies = [(source, target) for source, target, _ in found]
+    # What another source is copied over is overwritten, as is everything that is in the way of a copy.
+    over = {target for source, target in result.copies if source != target}
+    result.moves = [pair for pair in result.copies if pair[0] not in over]
     result.loose = {place for source, target, _ in found for place in (source, target)}
     result.converges = False
     return result

@@ -39,6 +39,7 @@ class Report:
     commands: int = 0
     hits: list[str] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)  # of each step's first run
 
     def text(self) -> str:
         """Return what a person needs to look into it."""
@@ -142,6 +143,7 @@ class World:
         before = self._read()
         first = self._attempt(step.command, before, step.rules, number)
         report.commands += 1
+        report.cases.append(first)
         report.hits += self._backend.plan.hits
         self._note(report, number, judge(first), first, again=False)
         if report.violations or not (step.rerun and self._is_unfinished(first)):

@@ -53,7 +53,6 @@ HONEST = frozenset(
         "vanish",
         "slow",
         "truncated-xml",
-        "long-length",
     ]
 )
 # Changes of the request: they would break its signature where somebody looks at it.

@@ -22,7 +22,7 @@ LINE = "s3pool: s3/b/t/{} was left out: it is archived"
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give a tree of which a small and a large object are archived, and targets with something to delete."""
+    """Return a tree of which a small and a large object are archived, and targets with something to delete."""
     for key, size in (("a", 1), ("b", 1), ("large", 33 * MIB)):
         fake.store.add("b", f"t/{key}", bytes(size))
     fake.store.add("b", "copy/old", b"1")

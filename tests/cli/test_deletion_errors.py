@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Call
 from tests.support.fake_s3 import Answer, Exchange, FakeS3, Fault, Reply
+from tests.support.rgw import RgwCluster
+from tests.support.run_cli import CliRunner
 
 KEYS = ("d/a", "d/b", "d/c")
 COMMANDS = {
@@ -35,13 +38,13 @@ class Refuse(Fault):
 
 
 def error(key: str, version_id: str = "", code: str = "AccessDenied") -> str:
-    """Give one entry of what was not deleted."""
+    """Return one entry of what was not deleted."""
     return f"<Error><Key>{key}</Key><VersionId>{version_id}</VersionId><Code>{code}</Code><Message>no</Message></Error>"
 
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give a store with a tree, and an empty directory."""
+    """Return a store with a tree, and an empty directory."""
     for key in KEYS:
         fake.store.add("b", key, b"1")
     (tmp_path / "empty").mkdir()
@@ -150,3 +153,45 @@ def test_rb_does_without_versions_where_there_are_none(fake: FakeS3, call: Call)
     result = call("rb", "s3/bucket")
 
     assert (0, "Bucket deleted: s3/bucket\n") == (result.code, result.out)
+
+
+@pytest.mark.live
+def test_locked_versions_on_rgw_are_told_and_stay(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str) -> None:
+    """A retention is the usual reason why one key of a batch stays."""
+    import boto3
+
+    run_cli.environ.update(rgw.environment)
+    place = f"s3/{bucket_name}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=rgw.endpoints[0],
+        aws_access_key_id=rgw.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=rgw.environment["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+    )
+    run_cli("mb", "--lock", place)
+    for key in KEYS:
+        run_cli("pipe", f"{place}/{key}", stdin=b"1")
+    until = datetime.now(timezone.utc) + timedelta(hours=1)
+    client.put_object_retention(
+        Bucket=bucket_name, Key="d/b", Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until}
+    )
+    try:
+        plain = run_cli("rb", place)
+        result = run_cli("rm", "-r", "--versions", "--force", f"{place}/d")
+        forced = run_cli("rb", "--force", "--yes", place)
+
+        assert (1, True) == (plain.code, "BucketNotEmpty" in plain.err)
+        assert (1, 2) == (result.code, len(result.lines))
+        assert 1 == result.err.count(f"{place}/d/b: 403 AccessDenied")
+        assert (4, "") == (forced.code, forced.out)
+        assert ["d/b"] == [version["Key"] for version in client.list_object_versions(Bucket=bucket_name)["Versions"]]
+    finally:
+        for version in client.list_object_versions(Bucket=bucket_name).get("Versions", []):
+            client.delete_object(
+                Bucket=bucket_name,
+                Key=version["Key"],
+                VersionId=version["VersionId"],
+                BypassGovernanceRetention=True,
+            )
+        client.delete_bucket(Bucket=bucket_name)

@@ -14,7 +14,7 @@ from tests.support.fake_s3 import FakeS3
 
 @pytest.fixture
 def world(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give three objects and three files, each with its name as its content, and a directory without any."""
+    """Return three objects and three files, each with its name as its content, and a directory without any."""
     for name in NAMES:
         fake.store.add("b", f"t/{name}", name.encode())
     for directory in ("d", "down", "none"):
@@ -25,7 +25,7 @@ def world(fake: FakeS3, tmp_path: Path) -> FakeS3:
 
 
 def there(place: str, fake: FakeS3, tmp_path: Path) -> list[str]:
-    """Give the names that are whole at a place, which ends in a slash."""
+    """Return the names that are whole at a place, which ends in a slash."""
     if place.startswith("s3/b/"):
         found = {name: body for name, body in fake.store.bodies("b").items() if name.startswith(place[5:])}
         contents = {name[len(place) - 5 :]: body for name, body in found.items()}
@@ -36,7 +36,7 @@ def there(place: str, fake: FakeS3, tmp_path: Path) -> list[str]:
 
 
 def state_of(command: Command, fake: FakeS3, tmp_path: Path) -> tuple[list[str], list[str]]:
-    """Give what is left of the sources, and what is at the target."""
+    """Return what is left of the sources, and what is at the target."""
     sources = "d/" if command.victims[0].startswith("d/") else "s3/b/t/"
     return there(sources, fake, tmp_path), there(command.target, fake, tmp_path) if command.target else []
 

@@ -24,7 +24,7 @@ PLACES = {
 
 @pytest.fixture
 def filled(fake: FakeS3) -> FakeS3:
-    """Give a store with one object."""
+    """Return a store with one object."""
     fake.store.add("b", "k", b"1")
     return fake
 

@@ -27,7 +27,7 @@ CHANGES = {"PUT", "POST", "DELETE"}
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give a bucket with some keys, a file and an empty directory."""
+    """Return a bucket with some keys, a file and an empty directory."""
     for key in ("dir/a", "dir/b", "dir-c", "k"):
         fake.store.add("bucket", key, b"1")
     (tmp_path / "d").mkdir()

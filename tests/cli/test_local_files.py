@@ -16,7 +16,7 @@ WORDS = ("sync", "d", "s3/b/t")
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give a source and a bucket."""
+    """Return a source and a bucket."""
     fake.store.add("b", "other")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").write_bytes(b"1")

@@ -15,7 +15,7 @@ UP = {"cp": ("cp", "-r"), "mv": ("mv", "-r", "--exclude", "linked"), "sync": ("s
 
 @pytest.fixture
 def tree(fake: FakeS3, tmp_path: Path) -> Path:
-    """Give a tree with everything that an object cannot be."""
+    """Return a tree with everything that an object cannot be."""
     fake.store.add("b", "other")
     root = tmp_path / "tree"
     (root / "empty" / "deeper").mkdir(parents=True)
@@ -28,7 +28,7 @@ def tree(fake: FakeS3, tmp_path: Path) -> Path:
 
 
 def kept(fake: FakeS3) -> dict[str, bytes]:
-    """Give what was stored below the target."""
+    """Return what was stored below the target."""
     return {key[2:]: body for key, body in fake.store.bodies("b").items() if key.startswith("t/")}
 
 

@@ -34,7 +34,7 @@ WORKING_OPS = ("PutObject", "GetObject", "CopyObject", "DeleteObjects")
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give 30 objects and 30 files."""
+    """Return 30 objects and 30 files."""
     (tmp_path / "d").mkdir()
     for number in range(30):
         fake.store.add("b", f"d/{number:02}", b"1")

@@ -42,7 +42,7 @@ WAYS = {
 
 @pytest.fixture
 def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give files and objects, small and large."""
+    """Return files and objects, small and large."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "small").write_bytes(b"1")
     (tmp_path / "large").write_bytes(bytes(17 * MIB))
@@ -52,7 +52,7 @@ def filled(fake: FakeS3, tmp_path: Path) -> FakeS3:
 
 
 def stored(fake: FakeS3, key: str) -> dict[str, str]:
-    """Give what is stored beside a key's bytes."""
+    """Return what is stored beside a key's bytes."""
     version = fake.store.buckets["b"].current(key)
     assert version is not None
     return {name: value for name, value in version.headers.items() if name in STORED}

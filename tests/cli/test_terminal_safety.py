@@ -62,13 +62,13 @@ ANSWERS = ("ListObjectsV2", "ListObjects", "ListObjectVersions", "ListMultipartU
 
 
 def reference(text: str) -> bytes:
-    """Give a text as XML has it: control characters as the references that RGW writes."""
+    """Return a text as XML has it: control characters as the references that RGW writes."""
     return "".join(char if char.isprintable() else f"&#{ord(char)};" for char in text).encode()
 
 
 @pytest.fixture
 def evil(fake: FakeS3, tmp_path: Path) -> FakeS3:
-    """Give a store in which every text that a client may see is hostile."""
+    """Return a store in which every text that a client may see is hostile."""
     (tmp_path / "d").mkdir()
     versions = [fake.store.add("b", key, b"1") for key in (f"t/{EVIL}", f"t/{EVIL}/x", "t/plain", f"{EVIL}/y")]
     for version in versions:

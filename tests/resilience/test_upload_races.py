@@ -19,7 +19,7 @@ COMMANDS = {"cp": ("cp", "-r"), "sync": ("sync",), "mv": ("mv", "-r"), "preservi
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Give a tree with a directory of many files, and a twin of that directory outside."""
+    """Return a tree with a directory of many files, and a twin of that directory outside."""
     for place, content in (("tree/z", b"own"), ("outside", SECRET)):
         directory = tmp_path / place
         directory.mkdir(parents=True)
@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def leaks(fake: FakeS3) -> list[str]:
-    """Give the keys that hold what lies outside of the tree."""
+    """Return the keys that hold what lies outside of the tree."""
     return [key for key, body in fake.store.bodies("b").items() if body.startswith(SECRET)]
 
 

@@ -163,7 +163,7 @@ CASES = tuple(_cases())
 
 
 def render() -> str:
-    """Give the table as the manual has it: for each command its faults."""
+    """Return the table as the manual has it: for each command its faults."""
     lines = [BEGIN]
     for command in COMMANDS:
         lines.append(f'.SS "{_roff(command)}"')
@@ -179,7 +179,7 @@ def _roff(text: str) -> str:
 
 
 def table_in(manual: str) -> str:
-    """Give the table that stands in the manual's source."""
+    """Return the table that stands in the manual's source."""
     found = re.search(f"(?ms)^{re.escape(BEGIN)}\n.*?^{re.escape(END)}\n", manual)
     return found[0] if found else ""
 

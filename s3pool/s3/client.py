@@ -31,6 +31,7 @@ from s3pool.s3.xml import build_delete, build_tags, parse_copy_result, parse_del
 from s3pool.s3.xmltree import is_xml_text
 
 T = TypeVar("T")
+BAD_REQUEST = 400
 MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
@@ -57,7 +58,20 @@ class S3Client(BucketOperations, MultipartOperations):
         query = _version_query(version_id)
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
-        return self._ask(request, read_object_head, only=only)
+        try:
+            return self._ask(request, read_object_head, only=only)
+        except S3Error as exc:
+            if exc.status == BAD_REQUEST:
+                self._raise_reason(bucket, key, version_id)
+            raise
+
+    def _raise_reason(self, bucket: str, key: str, version_id: str) -> None:
+        """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken.
+
+        Raises:
+            S3Error: GET was refused as well, and told why.
+        """
+        self.get_object(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id).close()
 
     def get_object(
         self,

@@ -75,6 +75,27 @@ def test_bad_credentials_are_denial_for_every_command(
     assert 4 == call(*words).code
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stat", "s3/b/d/01"),
+        ("cp", "s3/b/d/01", "out"),
+        ("mv", "s3/b/d/01", "out"),
+        ("rm", "s3/b/d/01"),
+        ("cp", "-r", "s3/b/d", "s3/b/copy"),
+        ("cp", "s3/b/d/01", "s3/b/q"),
+    ],
+)
+def test_reason_that_no_head_can_tell_is_asked_for(filled: FakeS3, call: Call, words: tuple[str, ...]) -> None:
+    """A HEAD that was refused has no word for why: AWS answers 400 and no more."""
+    filled.fault(Answer(400, "ExpiredToken", "no"), op="*Object", times=0)
+
+    result = call(*words)
+
+    assert 4 == result.code
+    assert 1 == result.err.count("400 ExpiredToken: no")
+
+
 @pytest.mark.parametrize("code", ["InvalidObjectState", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"])
 @pytest.mark.parametrize("run", list(RUNS))
 def test_state_and_quota_are_no_denial(filled: FakeS3, call: Call, run: str, code: str) -> None:

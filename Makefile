@@ -15,7 +15,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: s3-tests wall help venv demo format lint test live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
+.PHONY: clients s3-tests wall help venv demo format lint test live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,20 @@ chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew
 
 s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (needs radosgw; half an hour)
 	$(BIN)/python -m tests.s3tests.run $(S3TESTS)
+
+# What does not install here is left out of the comparison, and said so.
+$(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/*) | $(BIN)/python
+	@echo "installing real clients, more than a gigabyte, into $(VENV)/clients" >&2
+	@$(BIN)/python -m venv $(VENV)/clients
+	@cp tests/clients/go/go.mod $(VENV)/clients/go.mod
+	@while read -r line; do case $$line in '#'*|'') ;; *) \
+	  $(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install "$$line" || true;; esac; done <$<
+	@mkdir -p $(VENV)/clients/js && cp tests/clients/js/* $(VENV)/clients/js && (cd $(VENV)/clients/js && npm install --silent) || true
+	@(cd tests/clients/go && GOFLAGS=-mod=mod go build -modfile=$(abspath $(VENV))/clients/go.mod -o $(abspath $(VENV))/clients/bin/aws-sdk-go-v2 .) || true
+	@touch $@
+
+clients: venv $(VENV)/clients/.installed ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')
+	@CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/python -m tests.clients.zoo $(CLIENTS)
 
 bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')
 	@$(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)

@@ -1,0 +1,248 @@
+"""Run every client directly and through the proxy, in verify and passthrough mode and over TLS, and compare.
+
+    python -m tests.clients.zoo [NAME ...]        # needs radosgw; clients from $CLIENTS_PYTHON's environment
+    ZOO_ENDPOINTS=http://... python -m tests.clients.zoo ...  # on servers that run, with the keys of AWS's variables
+
+Ends with 1 when something that works directly does not work through the proxy, or gives something else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from s3pool.model import Credentials
+from tests.clients.python_clients import CLIENTS as PYTHON_CLIENTS
+from tests.support.proxying import RunningProxy
+from tests.support.rgw import RgwCluster
+
+HERE = Path(__file__).parent
+PYTHON = os.path.abspath(os.environ.get("CLIENTS_PYTHON", sys.executable))
+JS = Path(PYTHON).parents[1] / "js" / "clients.mjs"  # with its modules beside it
+TIMEOUT_S = 240.0
+WAYS = ("direct", "verify", "passthrough", "tls")
+Result = Mapping[str, object]
+
+
+def environment(url: str, bucket: str, keys: Credentials, ca_file: str, directory: str) -> dict[str, str]:
+    """Return what every client finds its endpoint by, and nothing else."""
+    certificates = dict.fromkeys(
+        ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), ca_file
+    )
+    names = ("PATH", "GOCACHE", "GOPATH", "GOFLAGS", "JAVA_HOME", "TMPDIR")
+    return {
+        **{name: os.environ[name] for name in names if name in os.environ},
+        "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "HOME": directory,
+        "ZOO_URL": url,
+        "ZOO_BUCKET": bucket,
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **(certificates if ca_file else {}),
+    }
+
+
+def run_python(name: str) -> Callable[[Mapping[str, str], str], Result]:
+    """Return what runs one of the Python clients."""
+
+    def run(env: Mapping[str, str], directory: str) -> Result:
+        return last_json([PYTHON, str(HERE / "python_clients.py"), name], env, directory)
+
+    return run
+
+
+def program(name: str, *words: str) -> Callable[[Mapping[str, str], str], Result]:
+    """Return what runs another program that prints its result."""
+
+    def run(env: Mapping[str, str], directory: str) -> Result:
+        found = shutil.which(name, path=env["PATH"])
+        return last_json([found, *words], env, directory) if found else {"not installed": name}
+
+    return run
+
+
+def last_json(command: list[str], env: Mapping[str, str], directory: str) -> Result:
+    """Run a program that prints its result as its last line."""
+    done = run_quietly(command, env, directory)
+    try:
+        found: Result = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"run": f"failed with {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"}
+    return found
+
+
+def run_quietly(command: list[str], env: Mapping[str, str], directory: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program; one that takes too long has failed."""
+    try:
+        return subprocess.run(command, env=env, cwd=directory, capture_output=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, b"", b"took too long")
+
+
+def commands(*lines: tuple[str, ...]) -> Callable[[Mapping[str, str], str], Result]:
+    """Return what runs command lines one after another; each tells by its exit code."""
+
+    def run(env: Mapping[str, str], directory: str) -> Result:
+        if shutil.which(lines[0][0], path=env["PATH"]) is None:
+            return {"not installed": lines[0][0]}
+        Path(directory, "large").write_bytes(bytes(range(256)) * 4096 * 20)
+        places = {"BUCKET": env["ZOO_BUCKET"], "URL": env["ZOO_URL"], "CA": env.get("AWS_CA_BUNDLE", "")}
+        found: dict[str, object] = {}
+        for line in lines:
+            words = [word.format(**places) for word in line]
+            done = run_quietly([word for word in words if word], env, directory)
+            found[" ".join(line[1:3])] = done.returncode
+            if done.returncode:
+                print(f"{' '.join(words)}: {done.stderr.decode(errors='replace')[-300:]}", file=sys.stderr)
+        back = Path(directory, "back")
+        found["same bytes"] = not back.exists() or back.read_bytes() == Path(directory, "large").read_bytes()
+        return found
+
+    return run
+
+
+RCLONE = ":s3,provider=Other,env_auth=true,endpoint='{URL}',force_path_style=true:{BUCKET}"
+RESTIC = ("restic", "-r", "s3:{URL}/{BUCKET}/restic", "--no-cache")
+ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
+    **{name: run_python(name) for name in PYTHON_CLIENTS},
+    "aws-sdk-js v3": program("node", str(JS), "aws"),
+    "minio-js": program("node", str(JS), "minio"),
+    "aws-sdk-go-v2": program("aws-sdk-go-v2"),
+    "aws": commands(
+        ("aws", "s3", "cp", "large", "s3://{BUCKET}/cli/large", "--quiet"),
+        ("aws", "s3", "ls", "s3://{BUCKET}/cli/"),
+        ("aws", "s3api", "head-object", "--bucket", "{BUCKET}", "--key", "cli/large"),
+        ("aws", "s3", "cp", "s3://{BUCKET}/cli/large", "back", "--quiet"),
+        ("aws", "s3", "rm", "s3://{BUCKET}/cli", "--recursive", "--quiet"),
+    ),
+    "rclone": commands(
+        ("rclone", "copyto", "large", RCLONE + "/rclone/large", "--retries", "1"),
+        ("rclone", "check", "large", RCLONE + "/rclone", "--retries", "1"),
+        ("rclone", "copyto", RCLONE + "/rclone/large", "back", "--retries", "1"),
+        ("rclone", "delete", RCLONE + "/rclone", "--retries", "1"),
+    ),
+    "restic": commands(
+        (*RESTIC, "init", "--cacert={CA}"),
+        (*RESTIC, "backup", "large", "--quiet", "--cacert={CA}"),
+        (*RESTIC, "check", "--quiet", "--cacert={CA}"),
+        (*RESTIC, "dump", "latest", "large", "--target", "back", "--cacert={CA}"),
+    ),
+    "s5cmd": commands(
+        ("s5cmd", "cp", "large", "s3://{BUCKET}/s5/large"),
+        ("s5cmd", "cp", "s3://{BUCKET}/s5/large", "back"),
+        ("s5cmd", "rm", "s3://{BUCKET}/s5/*"),
+    ),
+}
+
+
+@contextmanager
+def store() -> Iterator[tuple[Sequence[str], Credentials]]:
+    """Give the endpoints and the key pair of the servers that were named, or of a cluster."""
+    named, attached = os.environ.get("ZOO_ENDPOINTS"), os.environ.get("S3POOL_TEST_RGW_DIR")
+    if named:
+        yield named.split(","), Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+        return
+    with RgwCluster.attach(attached) if attached else RgwCluster.create(2) as cluster:
+        yield cluster.endpoints, Credentials(cluster.access_key, cluster.secret_key)
+
+
+@contextmanager
+def ways(endpoints: Sequence[str], keys: Credentials, certificate: str) -> Iterator[dict[str, tuple[str, str]]]:
+    """Give the endpoint and the certificate of each way to the store."""
+    with ExitStack() as stack:
+
+        def proxy(**settings: object) -> str:
+            started = RunningProxy(endpoints, credentials=keys, read_timeout_s=60.0, **settings)
+            return stack.enter_context(started).url
+
+        yield {
+            "direct": (endpoints[0], ""),
+            "verify": (proxy(), ""),
+            "passthrough": (proxy(auth="passthrough"), ""),
+            "tls": (proxy(tls_cert=certificate, tls_key=certificate), certificate),
+        }
+
+
+def make_certificate(directory: str) -> str:
+    """Make a certificate for 127.0.0.1, with its key in the same file."""
+    path = str(Path(directory, "both.pem"))
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    extra = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{path}.key", "-out", path]
+    subprocess.run(["openssl", *words.split(), *extra], check=True, capture_output=True)
+    Path(path).write_text(Path(path).read_text() + Path(f"{path}.key").read_text())
+    return path
+
+
+def compare(found: Mapping[str, Result]) -> tuple[list[str], list[str]]:
+    """Return what differs to the client's harm, and what works through the proxy alone."""
+    worse, better = [], []
+    for way in WAYS[1:]:
+        for step, direct in found["direct"].items():
+            through = found[way].get(step, "missing")
+            if through == direct:
+                continue
+            has_failed = str(direct).startswith("failed") or (isinstance(direct, int) and direct != 0 and through == 0)
+            (better if has_failed and not str(through).startswith("failed") else worse).append(
+                f"{way}: {step}: {direct} directly, {through} through the proxy"
+            )
+    return worse, better
+
+
+def main(names: list[str]) -> int:
+    """Run the clients, print a table, and tell whether the proxy broke any."""
+    is_worse = False
+    with ExitStack() as stack:
+        endpoints, keys = stack.enter_context(store())
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        places = stack.enter_context(ways(endpoints, keys, make_certificate(directory)))
+        print(f"{'client':<20}{'steps':>6}  {'through the proxy':<40}")
+        for name in names or list(ALL):
+            found = run_everywhere(name, places, keys)
+            if "not installed" in found["direct"]:
+                print(f"{name:<20}{'-':>6}  not installed", flush=True)
+                continue
+            worse, better = compare(found)
+            is_worse = is_worse or bool(worse)
+            verdict = "DIFFERENT" if worse else "works, and not directly" if better else "the same"
+            print(f"{name:<20}{len(found['direct']):>6}  {verdict}", *worse, *better, sep="\n    ", flush=True)
+    return int(is_worse)
+
+
+def run_everywhere(name: str, places: Mapping[str, tuple[str, str]], keys: Credentials) -> dict[str, Result]:
+    """Run one client on each way, each time in a bucket and a directory of its own."""
+    found: dict[str, Result] = {}
+    for way, (url, ca_file) in places.items():
+        bucket = f"zoo-{way}-{os.urandom(4).hex()}"
+        with tempfile.TemporaryDirectory() as directory, bucket_of(places["direct"][0], bucket, keys):
+            found[way] = ALL[name](environment(url, bucket, keys, ca_file, directory), directory)
+        found[way] = json.loads(json.dumps(found[way]).replace(bucket, "BUCKET").replace(url, "URL"))
+        if "not installed" in found[way]:
+            return {"direct": found[way]}
+    return found
+
+
+@contextmanager
+def bucket_of(url: str, bucket: str, keys: Credentials) -> Iterator[None]:
+    """Make a bucket, and remove it with all that is in it."""
+    program = [sys.executable, "-m", "s3pool", "--endpoints", url, "--quiet"]
+    env = {**os.environ, "AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
+    subprocess.run([*program, "mb", f"s3/{bucket}"], env=env, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*program, "rb", "--force", "--yes", f"s3/{bucket}"], env=env, check=False, capture_output=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -27,6 +27,8 @@ MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have r
 # How servers without ListObjectsV2 refuse it, by status.
 NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
 
+MAX_BUCKET_PAGES = 10_000  # of a thousand buckets each, where no server has a tenth of these
+
 
 class BucketOperations(Operations):
     """The operations on buckets and their listings."""
@@ -41,7 +43,7 @@ class BucketOperations(Operations):
     def list_buckets(self) -> tuple[BucketInfo, ...]:
         """List all buckets of the key."""
         buckets: list[BucketInfo] = []
-        token = ""
+        token, followed = "", {""}
         while True:
             query = (("continuation-token", token),) if token else ()
             request = self._address.service("ListBuckets", query=query)
@@ -49,9 +51,10 @@ class BucketOperations(Operations):
             buckets.extend(page)
             if not next_token:
                 return tuple(buckets)
-            if next_token == token:
+            if next_token in followed or len(followed) > MAX_BUCKET_PAGES:
                 raise ProtocolError("the server stopped advancing while it listed buckets")
             token = next_token
+            followed.add(token)
 
     def head_bucket(self, bucket: str, *, only: Endpoint | None = None) -> Mapping[str, str]:
         """Give the headers that a bucket answers with.

@@ -13,6 +13,8 @@ from s3pool.s3.headers import NO_ATTRIBUTES, attribute_headers, copy_headers, in
 from s3pool.s3.results import PutResult
 from s3pool.s3.xml import build_complete, parse_complete, parse_copy_result, parse_initiate, parse_parts
 
+MAX_LISTED_PARTS = 100_000  # S3 has 10,000, and servers that are told so a few times that
+
 
 class MultipartOperations(Operations):
     """Create, fill, complete and abort uploads in parts."""
@@ -140,7 +142,7 @@ class MultipartOperations(Operations):
             parts.extend(page)
             if not truncated:
                 return tuple(parts)
-            if next_marker <= marker:
+            if next_marker <= marker or not page or len(parts) > MAX_LISTED_PARTS:
                 raise ProtocolError(f"{request.resource}: the server stopped advancing while it listed parts")
             marker = next_marker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 import socket
 import threading
 import time
@@ -395,3 +396,25 @@ def test_dead_process_leaves_nothing_in_flight() -> None:
     meter.be_process(3)
 
     meter.admit([rule]).end()
+
+
+def test_limit_is_one_for_all_processes(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> None:
+    """Whichever of them a connection comes to; a reload gives nothing away."""
+    rate = 20
+    clients = tmp_path / "clients.yaml"
+    clients.write_text(
+        f"clients:\n  - access_key: {GUEST_KEY.access_key}\n    secret_key: {GUEST_KEY.secret_key}\n"
+        f"    limits: {{requests: {rate}/s}}\n"
+    )
+    clients.chmod(0o600)
+    with running(run_cli, fake, "--processes", "3", "--clients", str(clients)) as proxy:
+        started, statuses = time.monotonic(), []
+        while (seconds := time.monotonic() - started) < 3.0:
+            answer = parse_answer(proxy.talk(proxy.signed("GET", "/b/there", key=GUEST_KEY)))
+            statuses.append(answer.status)
+            if len(statuses) == 30:
+                proxy.child.send_signal(signal.SIGHUP)
+
+    good = statuses.count(200)
+    assert {200, 503} == set(statuses)
+    assert 0.5 * rate * seconds < good <= 1.05 * rate * seconds + 2

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import socketserver
 import ssl
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
@@ -70,6 +70,8 @@ class ProxyServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._sockets: dict[Connection, socket.socket] = {}
         self._per_peer: Counter[str] = Counter()
+        self._unsecured: dict[socket.socket, float] = {}  # whose TLS handshake began then
+        self._leaving: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # that were told to make room
         self._all_gone = threading.Event()
         self._all_gone.set()
         self._crew = Crew("s3pool-proxy")
@@ -222,14 +224,16 @@ class ProxyServer(ThreadingHTTPServer):
             return way
 
     def _make_room(self) -> bool:
-        """End the connection that has waited longest for a request or sent part of one; False when all are at work."""
-        idle = [connection for connection in self._sockets if connection.is_idle and connection.idle_since < math.inf]
-        if not idle:
+        """End the connection that has waited longest for a request, or is still without one; False when all work."""
+        since: dict[socket.socket, float] = dict(self._unsecured)
+        since.update((sock, own.idle_since) for own, sock in self._sockets.items() if own.is_idle)
+        since = {sock: moment for sock, moment in since.items() if sock not in self._leaving}
+        if not since:
             return False
-        oldest = min(idle, key=lambda connection: connection.idle_since)
-        oldest.idle_since = math.inf  # it is on its way out
+        oldest = min(since, key=since.__getitem__)
+        self._leaving.add(oldest)
         with contextlib.suppress(OSError):
-            self._sockets[oldest].shutdown(socket.SHUT_RD)
+            socket.socket.shutdown(oldest, socket.SHUT_RD)  # past TLS, which its own thread is at
         return True
 
     def _leave(self, peer: str) -> None:
@@ -258,13 +262,32 @@ class ProxyServer(ThreadingHTTPServer):
     def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext, *, is_guest: bool) -> None:
         secured = None
         try:
-            secured = _shake_hands(sock, tls, peer)
+            secured = self._shake_hands(sock, tls, peer)
         finally:
             if secured is None:
                 sock.close()
                 self._leave(peer)
         if secured is not None:
             self._serve(self._connection(secured, peer, is_tls=True, is_guest=is_guest), None)
+
+    def _shake_hands(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> ssl.SSLSocket | None:
+        """Do the TLS handshake in the connection's own thread; None when it fails."""
+        sock.settimeout(HANDSHAKE_TIMEOUT_S)
+        secured = None
+        try:
+            secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            with self._lock:
+                self._unsecured[secured] = time.monotonic()
+            secured.do_handshake()
+        except (OSError, ValueError) as exc:
+            logger.debug("%s: the TLS handshake failed: %s", peer, exc)
+            if secured is not None:
+                secured.close()
+            return None
+        finally:
+            with self._lock:
+                self._unsecured.pop(secured, None)  # type: ignore[arg-type]
+        return secured
 
     def _attend(self, connection: Connection, errand: Errand | None, reason: str) -> None:
         """Give a connection of the loop to a thread."""
@@ -356,16 +379,6 @@ def remove_dead_socket(path: str) -> None:
 
 def _unused_handler(*_arguments: object) -> Any:
     """Stand where http.server wants a handler: process_request never asks for it."""
-
-
-def _shake_hands(sock: socket.socket, context: ssl.SSLContext, peer: str) -> ssl.SSLSocket | None:
-    """Do the TLS handshake in the connection's own thread; None when it fails."""
-    sock.settimeout(HANDSHAKE_TIMEOUT_S)
-    try:
-        return context.wrap_socket(sock, server_side=True)
-    except (OSError, ValueError) as exc:
-        logger.debug("%s: the TLS handshake failed: %s", peer, exc)
-        return None
 
 
 def server_context(settings: ProxySettings) -> ssl.SSLContext | None:

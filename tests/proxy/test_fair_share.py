@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ GUEST = {"access_key": GUEST_KEY.access_key, "secret_key": GUEST_KEY.secret_key}
 LARGE = os.urandom(12 << 20)
 CONNECTIONS = 9  # to the one node: one is for probes
 SMALL = b"0123456789"
+TLS_FILE = str(Path(__file__).parents[1] / "support" / "tls" / "server.pem")
 
 
 @contextmanager
@@ -204,6 +206,20 @@ def test_idle_connections_make_room() -> None:
         assert (200, b"ok\n") == (healthy.status, healthy.body)
         assert SMALL == proxy.ask("GET", "/b/small").body
         assert proxy.proxy.connections <= 20 + 32
+
+
+def test_handshakes_that_never_begin_make_room() -> None:
+    """With TLS a connection without one holds a thread, too."""
+    tls = dict.fromkeys(("tls_cert", "tls_key"), TLS_FILE)
+    with proxy_with(max_clients=20, **tls) as (_, proxy), ExitStack() as stack:
+        for _ in range(60):
+            begin(proxy, stack, b"")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for target in (b"/-/healthz", b"/-/healthz"):
+            with socket.create_connection(("127.0.0.1", proxy.port), 20) as sock, context.wrap_socket(sock) as secured:
+                secured.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert b"200 OK" in secured.recv(1000)
 
 
 def test_health_is_told_when_all_are_at_work() -> None:

@@ -21,7 +21,7 @@ from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import HOP_BY_HOP, MAX_FIELDS, NAME_CHARACTERS, VALUE_CHARACTERS
 from s3pool.proxy.limits import Rule
 from s3pool.proxy.loading import Admitted
-from s3pool.proxy.naming import NAMING_HEADERS, has_dot_segment
+from s3pool.proxy.naming import NAMING_HEADERS, is_way
 from s3pool.proxy.operations import DECIDING_HEADERS, DIALECTS, Operation, classify
 from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
 from s3pool.proxy.servers import ADMIN_NAMES
@@ -206,7 +206,7 @@ class Express:
         claim = self._verified(method, f"/{bucket}/{key}", shape, values, now)
         if claim is None or claim.client is None or claim.signer is None:
             return None
-        if claim.client.is_limited and has_dot_segment(key):
+        if claim.client.is_limited and is_way(key):
             return None
         operation = OPERATIONS[method]
         try:

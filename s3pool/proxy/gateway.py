@@ -42,10 +42,10 @@ from s3pool.proxy.location import located
 from s3pool.proxy.naming import (
     COPY_SOURCE,
     DOCUMENTS,
-    DOT_DETAIL,
+    WAY_DETAIL,
     DocumentSink,
     check_document,
-    has_dot_segment,
+    is_way,
     settle_names,
 )
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
@@ -408,8 +408,9 @@ def _check_exact(operation: Operation, head: RequestHead, target: Target) -> Non
     Raises:
         Denial: the request has a parameter or a header that its operation has not.
     """
-    if has_dot_segment(target.key) or has_dot_segment(head.value(COPY_SOURCE).partition("?")[0]):
-        raise Denial(400, "InvalidArgument", DOT_DETAIL, reason="name")
+    source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
+    if is_way(target.key) or is_way(source.partition("/")[2]):
+        raise Denial(400, "InvalidArgument", WAY_DETAIL, reason="name")
     if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
         detail = "a key with limits may not send this: the query or a header does not belong to the operation"
         raise Denial(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import quote, unquote_to_bytes
 from xml.parsers import expat
 
+from s3pool.proxy.auth import V4_PARAMETERS
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import BAD_ESCAPE, RequestHead
 from s3pool.proxy.target import Target
@@ -31,9 +32,11 @@ IDENTIFIERS = {
     "versionId": (400, "InvalidArgument", "Invalid version id specified"),
     "version-id-marker": (400, "InvalidArgument", "Invalid version id marker"),
 }
+SIGNATURE_PARAMETERS = frozenset(name.lower() for name in V4_PARAMETERS)  # RGW reads them in any case
 PARAMETER = re.compile(r"[A-Za-z0-9-]+")
-DOT_SEGMENT = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
-DOT_DETAIL = "a key with limits may not use names with . or .. between slashes"
+# MinIO drops the slash that a key begins with, others go the way that dots show.
+WAY = re.compile(r"^/|(?:^|/)\.{1,2}(?:/|$)")
+WAY_DETAIL = "a key with limits may not use names that begin with a slash, or have . or .. between slashes"
 VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a part is copied
 # Operations whose document names keys, or other buckets: targets of logs, inventories, replication, a restore.
 DOCUMENTS = frozenset(
@@ -79,14 +82,16 @@ def _check_parameters(target: Target) -> None:
             raise Denial(501, "NotImplemented", f"{name} must be a header, not a query parameter", reason="name")
         if name.lower().startswith(("x-amz", "x_amz")) and PARAMETER.fullmatch(name) is None:
             raise Denial(400, "InvalidArgument", f"{name!r} is no parameter of S3", reason="name")
+        if name.lower() in SIGNATURE_PARAMETERS and name not in V4_PARAMETERS:
+            raise Denial(400, "InvalidArgument", f"{name} is not written as S3 does", reason="name")
         if name in IDENTIFIERS and value and IDENTIFIER.fullmatch(value) is None:
             status, code, detail = IDENTIFIERS[name]
             raise Denial(status, code, detail, reason="name")
 
 
-def has_dot_segment(key: str) -> bool:
-    """Return whether a server that keeps objects in files may take a key for another path."""
-    return DOT_SEGMENT.search(key) is not None
+def is_way(key: str) -> bool:
+    """Return whether a server that keeps objects in files may take a key for another one."""
+    return WAY.search(key) is not None
 
 
 def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
@@ -141,8 +146,8 @@ def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
         Denial: there is such a name, or the document has more than one reading.
     """
     for element, name in _texts(document):
-        if element == "key" and has_dot_segment(name):
-            raise Denial(400, "InvalidArgument", DOT_DETAIL, reason="name")
+        if element == "key" and is_way(name):
+            raise Denial(400, "InvalidArgument", WAY_DETAIL, reason="name")
         if "bucket" not in element and S3_ARN.match(name) is None:
             continue
         arn = ARN.fullmatch(name)

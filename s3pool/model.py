@@ -323,6 +323,7 @@ class ListPage:
     max_keys: int = 0
     v1: bool = False  # the server answered in the manner of the first ListObjects
     is_minio: bool = False  # the server says that it is MinIO, which is listed in a way of its own
+    skips_subtrees: bool = False  # a start-after that names a directory exactly may leave out what is in it
     is_ordered: bool | None = None  # whether names and prefixes are in S3's order; None when nobody looked
 
 

@@ -23,6 +23,7 @@ from s3pool.s3.xml import (
 )
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+SEAWEED_NAME = "seaweedfs"  # 4.44 skips what is in a directory that start-after names exactly; 4.53 does not
 MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have replaced
 # How servers without ListObjectsV2 refuse it, by status.
 NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
@@ -254,6 +255,8 @@ def _page_reader(
 
 
 def _named(page: ListPage, response: Response) -> ListPage:
-    """Note the one server on a page that is not asked for its pages like all others."""
-    is_minio = MINIO_NAME in response.headers.get("server", "").lower()
-    return replace(page, is_minio=True) if is_minio else page
+    """Note on a page the servers that are not asked for their pages like all others."""
+    server = response.headers.get("server", "").lower()
+    if MINIO_NAME in server:
+        return replace(page, is_minio=True)
+    return replace(page, skips_subtrees=True) if SEAWEED_NAME in server else page

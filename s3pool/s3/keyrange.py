@@ -16,6 +16,20 @@ from s3pool.s3.listing import LoopGuard, name_order
 PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
 
 
+@dataclass(slots=True)
+class Counts:
+    """What a listing did, for people who tune it."""
+
+    requests: int = 0
+    pages: int = 0  # with something new on them
+    keys: int = 0
+    empty: int = 0  # first pages that proved a range empty
+    cuts: int = 0
+    surplus: int = 0  # keys read beyond the end of their range
+    evicted: int = 0
+    retries: int = 0
+
+
 class Position(NamedTuple):
     """Where a range goes on: behind a key, and by a token where keys do not serve."""
 
@@ -33,11 +47,19 @@ class Flight:
     start_after: str
     token: str
     commits: int  # how many pages the whole listing had when it left
+    is_fresh: bool = False  # its token is that of the page that ended at the cursor
 
     @property
     def is_awaited(self) -> bool:
         """Say whether its page still counts."""
         return self.range.flight is self
+
+    def turns_back(self, page: ListPage, first: str) -> bool:
+        """Whether the page has names from before the cursor, and is not the listing's ``first`` page once more."""
+        if not page.objects or not (self.is_fresh or self.start_after):
+            return False
+        name = name_order(keys_of(page.objects)[0])
+        return name < name_order(self.range.cursor) and name != name_order(first)
 
     def is_ignored_by(self, page: ListPage) -> bool:
         """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
@@ -92,8 +114,14 @@ class KeyRange:
     guard: LoopGuard
     left: KeyRange | None = None
     parent: KeyRange | None = None  # it is told what the first page shows
+    right: KeyRange | None = None  # the neighbour that begins where this one ends
+    expected: str = ""  # what the range before has read as the first key beyond its end
+    opens_with: str | None = None  # the first key of the first page, "" for none; None before it came
+    excludes_end: bool = False
+    floor: str = ""  # names below it are the left neighbour's, which ends there
     lineage: int = 0  # pages that the ranges gave from which this one was cut
     token: str = ""  # of the last page
+    token_at: str | None = None  # the cursor that it belongs to
     stem: str = ""  # the prefix under which that page was asked for
     by_token: bool = False  # this server has to be followed by its tokens here
     is_led: bool = False  # the last page was empty: only its token leads on
@@ -117,6 +145,11 @@ class KeyRange:
         return Position(self.cursor, self.token, self.stem)
 
     @property
+    def is_at_end(self) -> bool:
+        """Whether the cursor has reached an end that is a key itself."""
+        return self.end is not None and name_order(self.cursor) >= name_order(self.end)
+
+    @property
     def may_be_cut(self) -> bool:
         """Say whether there is a page to judge by and something left to judge."""
         return bool(self.first) and not self.is_done
@@ -124,6 +157,7 @@ class KeyRange:
     def step_back(self) -> None:
         """Forget the last page it holds; it is asked for again when its turn is near."""
         self.cursor, self.token, self.stem = self.held.pop().before
+        self.token_at = None
         self.pages -= 1
         self.is_done = self.is_led = False
         self.estimate = None
@@ -132,6 +166,7 @@ class KeyRange:
             self.page_first = self.held[-1].first
         else:
             self.first = self.page_first = ""
+            self.opens_with = self.floor or None  # what was written meanwhile is found when it is listed again
 
     def narrowest_prefix(self, prefix: str) -> str:
         """Give the longest prefix that all its keys have."""

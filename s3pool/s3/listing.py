@@ -94,6 +94,7 @@ def iter_pages(
     start_after: str = "",
     max_keys: int = 0,
     ahead: AskAhead | None = None,
+    has_own_order: bool = False,
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, at least one; only the first or the last may be empty.
 
@@ -101,12 +102,15 @@ def iter_pages(
     ``start_after``, unless the server itself lists without order. ``max_keys`` bounds the
     objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed,
     or with ``ahead`` before the one in front of it is given out, so that the server is at work
-    while the caller is.
+    while the caller is. With ``has_own_order`` what comes after ``start_after`` is for the
+    server to say.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
     """
     walk = _Walk(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
+    if has_own_order:
+        walk.forget_floor()
     left = max_keys
     try:
         while True:
@@ -210,6 +214,10 @@ class _Walk:
         self._has_order = True
         self._pending: PendingPage | None = None  # what goes on at the cursor
 
+    def forget_floor(self) -> None:
+        """Take names below the start as well."""
+        self._floor, self._has_order = "", False
+
     def ask_ahead(self, ask: AskAhead) -> None:
         """Ask for the next page now, where a name leads on."""
         if not self._by_token:
@@ -278,7 +286,8 @@ class _Walk:
         """Keep what is new on a page, and take the step to the next one."""
         self._has_order = self._has_order and _is_ordered(page) and not self._turns_back(page)
         self._token = page.next_token
-        self._by_token = self._by_token or not self._has_order or page.is_minio or is_minio_token(page.next_token)
+        by_token = page.is_minio or page.skips_subtrees or is_minio_token(page.next_token)
+        self._by_token = self._by_token or by_token or not self._has_order
         # Without order every page has to be taken as it is, and the guard finds loops.
         floor = self._cursor if self._has_order else self._floor
         if not self._has_order or not _begins_after(page, floor):

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from s3pool.errors import S3PoolError, UnorderedError
 from s3pool.model import ListPage
+from s3pool.s3.columns import keys_of
 from s3pool.s3.keyrange import Flight
 from s3pool.s3.listing import Lister, iter_pages, iter_version_pages
 from s3pool.s3.overdue import Overdue
@@ -72,7 +73,16 @@ def iter_pages_parallel(
     except UnorderedError:
         yield from iter_pages(client, bucket, prefix=prefix, start_after=start_after)
         return
-    yield from crew.pages()
+    last = ""
+    try:
+        for page in crew.pages():
+            last = keys_of(page.objects)[-1] if page.objects else last
+            yield page
+    except UnorderedError:
+        if not ordered:
+            raise
+        # All up to the last key was given out, and the server goes on from there in its own order.
+        yield from iter_pages(client, bucket, prefix=prefix, start_after=last or start_after, has_own_order=True)
 
 
 def iter_version_pages_parallel(

@@ -9,19 +9,24 @@ out by one range, once, whatever is cut, tried again or comes late.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import logging
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.record import dataclass, replace
+from s3pool.record import replace
+from s3pool.s3.borders import absorb, begins_well, first_beyond, link, widens
 from s3pool.s3.columns import keys_of
 from s3pool.s3.cuts import Splitter
+from s3pool.s3.keyrange import Counts as Counts
 from s3pool.s3.keyrange import Flight, HeldPage, KeyRange, Position
 from s3pool.s3.listing import REFUSALS, LoopGuard, is_increasing, is_minio_token, name_order
 from s3pool.s3.width import Width
+
+logger = logging.getLogger(__name__)
 
 # Requests beyond the ideal number that cuts may cost, as a share of the pages in all. A range
 # costs half a page on average: its last one reaches beyond its end.
@@ -45,20 +50,6 @@ PAGES_AHEAD = 8  # what the caller has not taken of the range in front, before t
 PAGES_KEPT_PLAIN = 32  # held pages beyond this are packed
 WINDOW_PAGES = 1024  # what is held at most in order
 LEAST_AHEAD = 2.0
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a listing did, for people who tune it."""
-
-    requests: int = 0
-    pages: int = 0  # with something new on them
-    keys: int = 0
-    empty: int = 0  # first pages that proved a range empty
-    cuts: int = 0
-    surplus: int = 0  # keys read beyond the end of their range
-    evicted: int = 0
-    retries: int = 0
 
 
 class RangeBoard:
@@ -101,6 +92,7 @@ class RangeBoard:
         self._waste = 0.0  # pages that were asked for and not needed
         self._may_cut = True
         self._is_minio = False
+        self._first, self._by_tokens = "", False  # the first key of all; whether names do not lead on everywhere
 
     @property
     def is_finished(self) -> bool:
@@ -150,7 +142,7 @@ class RangeBoard:
         if r.token and self._follows(r, prefix):
             if r.is_led:
                 r.guard.follow(r.token)
-            flight = Flight(r, r.stem, "", r.token, self._commits)
+            flight = Flight(r, r.stem, "", r.token, self._commits, is_fresh=r.token_at == r.cursor)
         else:
             # Where neither a name nor a token serves, the beginning is read once more.
             flight = Flight(r, prefix, "" if r.by_token else r.cursor, "", self._commits)
@@ -163,7 +155,7 @@ class RangeBoard:
         """Say whether a range goes on by its token; MinIO's chains are left for narrower directories."""
         if not r.is_within(r.stem, self._prefix):
             return False
-        if r.by_token or r.is_led:
+        if r.by_token or r.is_led or self._by_tokens:
             return True
         return self._is_minio and prefix.startswith(r.stem) and "/" not in prefix[len(r.stem) :]
 
@@ -230,8 +222,7 @@ class RangeBoard:
             left = KeyRange(name, end, LoopGuard(self._bucket), left=left, parent=r, lineage=lineage)
             made.append(left)
         place = self._live.index(r) + 1
-        if place < len(self._live) and not self._live[place].is_begun:
-            self._live[place].left = left
+        link(r, made)
         r.end, r.estimate = names[0], None
         r.cuts += 1
         self._live[place:place] = made
@@ -262,41 +253,45 @@ class RangeBoard:
         self._commits += 1
         r = flight.range
         keys = keys_of(page.objects)
+        is_whole = flight.prefix == self._prefix
         is_ordered = page.is_ordered
         if is_ordered is None:
             is_ordered = is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys)
-        if not is_ordered:
+        if is_whole and keys and not (flight.start_after or flight.token):
+            self._first = keys[0]
+        if not is_ordered or (is_whole and self._first and flight.turns_back(page, self._first)):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
-        if flight.is_ignored_by(page):
+        fits = begins_well(r, keys, is_last=is_whole and not page.truncated)
+        self._by_tokens = self._by_tokens or page.skips_subtrees or not fits
+        if not fits or flight.is_ignored_by(page):
             self._recover(r)
             return None
-        self._is_minio = self._is_minio or self._meet_minio(page)
+        self._meet_minio(page)
         objects, is_over = self._trim(r, page.objects)
         is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
         self._judge_child(r, len(objects), is_last=is_over or is_last)
         self._waste += not page.objects and is_last
         held = self._advance(r, replace(page, objects=objects) if objects else None)
-        # The end may be a key itself, and then nothing lies between it and the end.
-        r.is_done = is_over or is_last or (r.end is not None and name_order(r.cursor) >= name_order(r.end))
+        # At an end that is a key itself one page more tells what the next range has to begin with.
+        r.is_done = is_over or is_last or (r.is_at_end and r.right is None)
         if page.truncated and not is_over:
             # The token of a page that went beyond the end would skip keys if the end moved up.
-            r.token, r.stem = page.next_token, flight.prefix
-        r.is_led = not objects and not r.is_done and page.truncated
+            r.token, r.token_at, r.stem = page.next_token, keys[-1] if keys else r.token_at, flight.prefix
+        r.is_led = (not objects or (r.is_at_end and r.token != "")) and not r.is_done and page.truncated
         if r.is_done:
             self._drop_done()
         else:
             self._ready.append(r)
             if r.is_led:
                 r.guard.meet(())
-            if r.is_led and not r.token:
-                raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
+                if not r.token:
+                    raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
         return held
 
-    def _meet_minio(self, page: ListPage) -> bool:
-        if not (page.is_minio or is_minio_token(page.next_token)):
-            return False
-        self._width.cap(MINIO_JOBS)
-        return True
+    def _meet_minio(self, page: ListPage) -> None:
+        if page.is_minio or is_minio_token(page.next_token):
+            self._is_minio = True
+            self._width.cap(MINIO_JOBS)
 
     def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:
         """Keep what lies above the cursor and not above the end; say whether that cut something off."""
@@ -306,8 +301,10 @@ class RangeBoard:
         start, stop = 0, len(keys)
         if name_order(keys[0]) <= name_order(r.cursor):
             start = bisect_right(keys, name_order(r.cursor), key=name_order)
-        if r.end is not None and name_order(keys[-1]) > name_order(r.end):
-            stop = bisect_right(keys, name_order(r.end), lo=start, key=name_order)
+        if r.floor:
+            start = bisect_left(keys, name_order(r.floor), lo=start, key=name_order)
+        while (stop := first_beyond(r, keys, start)) < len(keys) and widens(r, keys[stop]):
+            logger.debug("keys before %r are missing in the next range, listing on to there", r.end)
         self.counts.surplus += len(objects) - stop
         self._waste += (len(objects) - stop) / len(objects)
         whole = not start and stop == len(keys)
@@ -361,8 +358,13 @@ class RangeBoard:
         if not self._land(flight):
             return
         r = flight.range
-        if isinstance(error, S3Error) and error.status in REFUSALS and flight.start_after:
+        is_refused = isinstance(error, S3Error) and error.status in REFUSALS
+        if is_refused and flight.start_after:
             self._recover(r)
+            return
+        if is_refused and self._by_tokens:
+            self._by_tokens = False  # only its own node knows it
+            self._ready.append(r)
             return
         r.failures += 1
         # When no other page came meanwhile nobody answers, and the transport has tried enough.
@@ -370,6 +372,7 @@ class RangeBoard:
         if r.failures > RANGE_RETRIES or not is_alive or not isinstance(error, (NoEndpointError, ThrottledError)):
             raise error
         self.counts.retries += 1
+        r.guard.restart()
         self._width.note_trouble()
         self._ready.append(r)
 
@@ -389,13 +392,12 @@ class RangeBoard:
             del self._live[place]
         else:
             self._live[place] = left
-        left.end, left.estimate, left.is_upper_empty = r.end, None, False
+        absorb(left, r)
+        if not left.pages:
+            left.opens_with = None
         if left.is_done:
             left.is_done = False
             self._ready.append(left)
-        place = self._live.index(left) + 1
-        if place < len(self._live) and self._live[place].left is r:
-            self._live[place].left = left
 
     # -- what goes out ---------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ class MemoryLister:
     """Lists sorted keys in pages of ``page_size``; thread-safe.
 
     ``short`` is the share of pages that are cut short, ``empty`` of those that say truncated
-    and hold nothing. ``start_after`` is "exclusive", "inclusive", "ignored" or "refused".
+    and hold nothing. ``start_after`` is "exclusive", "inclusive", "ignored", "refused", or "skips" what is
+    below a directory of that name.
     ``churn`` is called before each page and may write and delete.
     """
 
@@ -99,6 +100,8 @@ class MemoryLister:
             first = max(first, bisect_left(self.keys, order(start_after), key=order))
         elif start_after and self._start_after != "ignored":
             first = max(first, bisect_right(self.keys, order(start_after), key=order))
+            while self._start_after == "skips" and first < stop and self.keys[first].startswith(f"{start_after}/"):
+                first += 1
         size = self._page_size
         if self._random.random() < self._short:
             size = self._random.randint(1, size)

@@ -109,6 +109,7 @@ LISTINGS: dict[str, Callable[[], Fault]] = {
 # What all nodes do, as settings of the fake.
 HABITS: dict[str, dict[str, object]] = {
     "skips-subtrees": {"skips_subtrees": True},
+    "tree-order": {"tree_order": True},
     "unsorted": {"unsorted": True},
 }
 

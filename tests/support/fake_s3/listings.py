@@ -102,7 +102,7 @@ def _iter_names(keys: Iterable[str], query: Query, rolled_style: str) -> Iterato
             if key > query.prefix:
                 return
             continue
-        if query.skips_subtrees and key.startswith(f"{query.after}/"):
+        if query.skips_subtrees and not query.from_page and key.startswith(f"{query.after}/"):
             continue
         group = group_of(key, query)
         if group and group == skip and (rolled_style == "rgw" or (query.from_page and query.after == skip)):

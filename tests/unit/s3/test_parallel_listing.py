@@ -226,7 +226,7 @@ def test_server_without_order_is_listed_one_page_after_another() -> None:
     assert (len(KEYS), set(KEYS)) == (len(found), set(found))
 
 
-@pytest.mark.parametrize("manner", ["inclusive", "ignored", "refused"])
+@pytest.mark.parametrize("manner", ["inclusive", "ignored", "refused", "skips"])
 def test_server_with_a_start_after_of_its_own_loses_nothing(manner: str) -> None:
     """Such servers are followed by their tokens."""
     lister = MemoryLister(KEYS, page_size=10, start_after=manner)

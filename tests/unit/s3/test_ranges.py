@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError
@@ -102,7 +102,7 @@ KEYS = st.one_of(FREE_KEYS, hot_directory(), dated())
     window=st.sampled_from([2, 5, 64]),
     short=st.sampled_from([0.0, 0.4]),
     empty=st.sampled_from([0.0, 0.3]),
-    start_after=st.sampled_from(["exclusive", "inclusive", "ignored", "refused"]),
+    start_after=st.sampled_from(["exclusive", "inclusive", "ignored", "refused", "skips"]),
     minio=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -119,6 +119,10 @@ def test_every_key_is_listed_once_and_in_order(
     seed: int,
 ) -> None:
     """Whatever the names, the pages, the server and the order in which answers come."""
+    if start_after == "skips":
+        # An object whose name is a directory's too would be lost by the end of a page, which no range can see.
+        assume(not minio)
+        keys = [key for key in keys if not any(other.startswith(f"{key}/") for other in keys)]
     lister = MemoryLister(
         keys, page_size=page_size, short=short, empty=empty, start_after=start_after, minio=minio, seed=seed
     )

@@ -72,13 +72,18 @@ class DeleteReply(NamedTuple):
         for key, version_id in asked:
             versions.setdefault(key, []).append(version_id)
         found: dict[tuple[str, str], DeleteFailure] = {}
+        gone: set[tuple[str, str]] = set()
         for failure in self.failures:
-            for pair in _pairs_meant(failure, versions):
+            meant = _pairs_meant(failure, versions)
+            if failure.code in GONE_CODES and failure.key in versions:
+                gone.update(meant)
+                continue
+            for pair in meant:
                 found.setdefault(pair, DeleteFailure(*pair, failure.code, failure.detail))
         for key in versions.keys() - self.deleted if self.deleted else ():
-            for version_id in versions[key]:
-                found.setdefault((key, version_id), DeleteFailure(key, version_id, *NOT_NAMED))
-        return tuple(failure for failure in found.values() if failure.code not in GONE_CODES)
+            for pair in {(key, version_id) for version_id in versions[key]} - gone:
+                found.setdefault(pair, DeleteFailure(*pair, *NOT_NAMED))
+        return tuple(found.values())
 
 
 def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

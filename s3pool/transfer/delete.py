@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.errors import NotFoundError, S3Error, S3PoolError
+from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError
 from s3pool.location import S3Path
 from s3pool.s3.check import error_of_failure
 from s3pool.transfer.beneath import remove_file
@@ -70,7 +70,7 @@ def _delete_one(task: DeleteTask, engine: Engine) -> Outcome:
 
 
 def check_no_tree(task: DeleteTask, client: S3Client) -> None:
-    """See to it that a key that was named is not the name of a tree alone.
+    """See to it that a key that was named is not the name of a tree alone, as far as that may be looked at.
 
     Raises:
         NotFoundError: there is no such key, and keys lie below it.
@@ -82,6 +82,8 @@ def check_no_tree(task: DeleteTask, client: S3Client) -> None:
     except NotFoundError as exc:
         if exc.code != "NoSuchBucket":
             refuse_tree(S3Path(task.bucket, task.key), client)
+    except S3Error:
+        return  # who may delete may be forbidden to read, and some objects cannot be read without a key
 
 
 def refuse_tree(path: S3Path, client: S3Client) -> None:
@@ -90,7 +92,11 @@ def refuse_tree(path: S3Path, client: S3Client) -> None:
     Raises:
         NotFoundError: keys lie below it.
     """
-    if client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects:
+    try:
+        is_tree = bool(client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects)
+    except AccessDeniedError:
+        return
+    if is_tree:
         detail = "there is no such key, but there are keys below it: -r deletes them"
         raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
 

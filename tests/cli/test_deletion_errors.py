@@ -114,6 +114,26 @@ def test_keys_that_are_gone_already_are_no_errors(filled: FakeS3, call: Call) ->
     assert (0, 3) == (result.code, len(result.lines))
 
 
+def test_unknown_key_that_is_gone_proves_nothing(filled: FakeS3, call: Call) -> None:
+    """The server looked for another name than the one that was meant."""
+    filled.fault(Refuse(error("d%2Fa", code="NoSuchKey")), op="DeleteObjects")
+
+    result = call("rm", "-r", "--force", "s3/b/d")
+
+    assert (3, []) == (result.code, result.lines)
+
+
+def test_version_that_is_gone_hides_no_error_of_another(fake: FakeS3, call: Call) -> None:
+    """Both are of one key."""
+    call("mb", "s3/bucket", "--versioning")
+    first, second = (fake.store.add("bucket", "k", body).version_id for body in (b"1", b"2"))
+    fake.fault(Refuse(error("k", first, code="NoSuchVersion") + error("k", second)), op="DeleteObjects")
+
+    result = call("rm", "--versions", "s3/bucket/k")
+
+    assert (1, [f"Deleted: s3/bucket/k (version {first})"]) == (result.code, result.lines)
+
+
 def test_key_that_a_talkative_reply_leaves_out_is_no_success(filled: FakeS3, call: Call) -> None:
     """A reply that lists what was deleted lists all of that."""
     filled.fault(Refuse("<Deleted><Key>d/a</Key></Deleted><Deleted><Key>d/c</Key></Deleted>"), op="DeleteObjects")

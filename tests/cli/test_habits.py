@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import Answer, FakeS3
 
 SLURM = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"}
 KUBERNETES = {"JOB_COMPLETION_INDEX": "1", "S3POOL_SHARD_COUNT": "4"}
@@ -108,6 +108,18 @@ def test_delete_marker_is_no_key(fake: FakeS3, call: Call) -> None:
     call("rm", "s3/versioned/dir/a")
 
     assert 0 == call("rm", "s3/versioned/dir").code
+
+
+@pytest.mark.parametrize("refusal", [Answer(403, "AccessDenied", "no"), Answer(400, "InvalidRequest", "SSE-C")])
+def test_who_may_only_delete_deletes(filled: FakeS3, call: Call, refusal: Answer) -> None:
+    """The look is a courtesy: keys that may not read, and objects that need a key, are deleted as before."""
+    for op in ("HeadObject", "GetObject"):
+        filled.fault(refusal, op=op, times=0)
+
+    result = call("rm", "s3/bucket/k")
+
+    assert (0, "Deleted: s3/bucket/k\n") == (result.code, result.out)
+    assert "k" not in filled.store.bodies("bucket")
 
 
 def test_others_go_on_beside_a_prefix(filled: FakeS3, call: Call) -> None:

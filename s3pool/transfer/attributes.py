@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
 from s3pool.s3.check import parse_http_date
 from s3pool.s3.headers import ENCRYPTION, KMS_KEY_ID, WEBSITE_REDIRECT
+
+logger = logging.getLogger(__name__)
 
 MTIME = "mtime"  # x-amz-meta-mtime, as rclone writes it: seconds with a fraction
 MTIME_HEADER = f"x-amz-meta-{MTIME}"
@@ -77,8 +80,10 @@ def set_mtime(fd: int, mtime_ns: int | None) -> int | None:
     """
     if mtime_ns is None:
         return None
-    with contextlib.suppress(OSError, OverflowError):
+    try:
         os.utime(fd, ns=(mtime_ns, mtime_ns))
+    except (OSError, OverflowError) as exc:
+        logger.debug("a modification time cannot be set: %s", exc)
     return os.fstat(fd).st_mtime_ns
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from s3pool.session import Session
 
 _T = TypeVar("_T")
+CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
+NODES_ASKED_FOR_THE_TIME = 5
 NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
 
 
@@ -224,6 +226,28 @@ class Context:
     def now(self) -> float:
         """Give seconds since 1970."""
         return time.time()
+
+    def moment(self, text: str) -> float:
+        """Return the moment that a date or an age names, an age as the storage's clock counts it.
+
+        Raises:
+            UsageError: it is neither.
+        """
+        from s3pool.units import parse_time_or_age
+
+        at = parse_time_or_age(text, 0.0)
+        is_age = parse_time_or_age(text, 1.0) != at
+        return at + self._storage_time() if is_age else at
+
+    def _storage_time(self) -> float:
+        """Return the time by the clock of the first node that tells it, where it differs from ours."""
+        from s3pool.pool.health import probe
+
+        for node in self.session.nodes[:NODES_ASKED_FOR_THE_TIME]:
+            offset_s = probe(node).clock_offset_s
+            if offset_s is not None:
+                return self.now() + (offset_s if abs(offset_s) > CLOCKS_AGREE_S else 0.0)
+        return self.now()
 
     # -- people ----------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     shard = shard_of(args, ctx)
     # A prefix is of one shard by its own name, whatever shards its keys are of.
     of_prefixes, of_keys = (shard, WHOLE) if args.type == DIRECTORY else (WHOLE, shard)
-    test = _compile_tests(args, now=ctx.now(), shard=of_prefixes)
+    test = _compile_tests(args, moment=ctx.moment, shard=of_prefixes)
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
@@ -125,11 +125,11 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
 
-def _compile_tests(args: argparse.Namespace, *, now: float, shard: Shard) -> Test | None:
+def _compile_tests(args: argparse.Namespace, *, moment: Callable[[str], float], shard: Shard) -> Test | None:
     """Give one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
-    facts = _object_filter(args, now=now)
+    facts = _object_filter(args, moment=moment)
     if facts.active:
         tests.append(fact_test(facts))
     if not shard.is_whole:
@@ -137,14 +137,12 @@ def _compile_tests(args: argparse.Namespace, *, now: float, shard: Shard) -> Tes
     return (lambda found: all(test(found) for test in tests)) if tests else None
 
 
-def _object_filter(args: argparse.Namespace, *, now: float) -> ObjectFilter:
-    from s3pool.units import parse_time_or_age
-
+def _object_filter(args: argparse.Namespace, *, moment: Callable[[str], float]) -> ObjectFilter:
     return ObjectFilter(
         larger=args.larger,
         smaller=args.smaller,
-        older_than=parse_time_or_age(args.older_than, now) if args.older_than is not None else None,
-        newer_than=parse_time_or_age(args.newer_than, now) if args.newer_than is not None else None,
+        older_than=moment(args.older_than) if args.older_than is not None else None,
+        newer_than=moment(args.newer_than) if args.newer_than is not None else None,
     )
 
 

@@ -102,9 +102,7 @@ def _rules(args: argparse.Namespace, ctx: Context) -> RemovalRules:
 
 
 def _moment(text: str, ctx: Context) -> float | None:
-    from s3pool.units import parse_time_or_age
-
-    return parse_time_or_age(text, ctx.now()) if text else None
+    return ctx.moment(text) if text else None
 
 
 def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from s3pool.model import Credentials
 from s3pool.proxy.log_limit import LINES, LogLimit
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy, parse_answer
+from tests.support.rgw import RgwCluster
+from tests.support.run_cli import CliRunner
 from tests.support.scripted import ScriptedServer
 
 BROKEN_HEAD = b"HTTP/1.1 200 OK\r\nbroken head\r\n\r\n"
@@ -232,3 +236,21 @@ def test_object_that_trickles_in_is_broken_off(target: str) -> None:
         answer = proxy.ask("GET", target)
 
         assert (200, True) == (answer.status, len(answer.body) < 1000)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("query", ["attributes", "attributes=", "foo", "torrent"])
+def test_strangers_make_no_gateway_look_ill(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str, query: str) -> None:
+    """RGW 16 answers them with a broken head, with an error, or with the object itself."""
+    keys = Credentials(rgw.access_key, rgw.secret_key)
+    body = os.urandom(9 << 20)
+    run_cli("mb", f"s3/{bucket_name}", env=rgw.environment)
+    run_cli("pipe", f"s3/{bucket_name}/k", env=rgw.environment, stdin=body)
+    with RunningProxy(rgw.endpoints, credentials=keys, anonymous="pass", read_timeout_s=20.0) as proxy:
+        for _ in range(MANY):
+            proxy.talk(plain("GET", f"/{bucket_name}/k?{query}", b"Connection: close"))
+            proxy.talk(plain("GET", f"/{bucket_name}/%ff%00?{query}", b"Connection: close"))
+        answer = proxy.ask("GET", f"/{bucket_name}/k?{query}", key=keys)
+
+        assert {"closed"} == states(proxy)
+        assert (0, True) == (proxy.stats()["replay_memory"]["used"], answer.body == body or answer.status >= 400)

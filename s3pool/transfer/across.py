@@ -14,7 +14,7 @@ from s3pool.s3.headers import head_of
 from s3pool.s3.multipart import MIB
 from s3pool.transfer.acrossparts import copy_in_parts
 from s3pool.transfer.checksums import Seal, seal_bytes
-from s3pool.transfer.conditions import EXISTS, why_skip_copy
+from s3pool.transfer.conditions import EXISTS
 from s3pool.transfer.crossing import STREAMED, Crossing, source_of
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.fetch import Facts, fetch_whole
@@ -47,8 +47,6 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
     Raises:
         ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
     """
-    if skipped := why_skip_copy(task, engine):
-        return Done(skipped=skipped)
     engine.spellings.check(task, engine)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:

@@ -26,20 +26,23 @@ if TYPE_CHECKING:
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
-def copy(task: CopyTask, engine: Engine) -> Done:
+def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Done:
     """Copy one object, its metadata and tags kept where the options give no others.
+
+    ``is_repeated`` makes a copy that was just made once more, though the target is newer by now.
 
     Raises:
         RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
+    is_same = not engine.crosses and (task.source_bucket, task.source_key) == (task.bucket, task.key)
+    if is_same and not _changes_something(task, engine):
+        raise RefusedError(f"{task.source} and {task.target} are the same object")
+    if not is_repeated and (skipped := why_skip_copy(task, engine)):
+        return Done(skipped=skipped)
     if engine.crosses:
         from s3pool.transfer.across import copy_across
 
         return copy_across(task, engine)
-    if (task.source_bucket, task.source_key) == (task.bucket, task.key) and not _changes_something(task, engine):
-        raise RefusedError(f"{task.source} and {task.target} are the same object")
-    if skipped := why_skip_copy(task, engine):
-        return Done(skipped=skipped)
     # Also for what CopyObject forgets, such as a website's redirect.
     head = engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
     tags = _tags_to_see_to(task, head, engine)

@@ -267,7 +267,7 @@ def _act(task: Task, engine: Engine) -> Done:
     if engine.options.remove_source and not done.skipped:
         from s3pool.transfer.proof import remove_source
 
-        remove_source(task, done, engine, again=lambda: _transfer(task, engine))
+        remove_source(task, done, engine, again=lambda: _copy_again(task, engine, done))
     return done
 
 
@@ -275,6 +275,10 @@ def _transfer(task: UploadTask | DownloadTask | CopyTask, engine: Engine) -> Don
     if isinstance(task, UploadTask):
         return upload(task, engine)
     return download(task, engine) if isinstance(task, DownloadTask) else copy(task, engine)
+
+
+def _copy_again(task: UploadTask | DownloadTask | CopyTask, engine: Engine, done: Done) -> Done:
+    return copy(task, engine, is_repeated=True) if isinstance(task, CopyTask) else done
 
 
 def _rehearse(task: Task, engine: Engine) -> Done:

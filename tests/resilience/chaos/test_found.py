@@ -84,6 +84,14 @@ FOUND: dict[str, Step] = {
         Command("find", ("s3/b1/p/",), "", ("--delete",)),
         (Rule("ignore-parameter", "ListObjectsV2", times=0, args={"name": "prefix"}),),
     ),
+    "mv -u did not repeat the copy of an object of this second": Step(
+        (_object("p/x", "c1"),),
+        Command("mv", ("s3/b1/p/x",), "s3/b2/m/y", ("-u", "--json")),
+    ),
+    "mv -u from another pool did not repeat the copy of an object of this second": Step(
+        (Planted(("other:b1", "p/x"), "c1", 100),),
+        Command("mv", ("s3/b1/p/x",), "s3/b2/m/y", ("-u", "--json", "--source-profile", "other")),
+    ),
     "sync left out a user's file that is called like a temporary one": Step(
         (_file("d1/.s3pool-notes.part", "c1"),),
         Command("sync", ("d1",), "s3/b1/p", ("--json",)),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tests.resilience.chaos.backends import Backend, FakeBackend
 from tests.resilience.chaos.effects import OTHER, Command, expect
-from tests.resilience.chaos.faults import Rule
+from tests.resilience.chaos.faults import PROBES, Rule
 from tests.resilience.chaos.http1 import Request
 from tests.resilience.chaos.oracle import Case, Circumstances, Violation, judge, judge_rerun
 from tests.resilience.chaos.programs import Program, is_of_one_node
@@ -21,7 +23,7 @@ from tests.resilience.chaos.runner import ProxyProcess, Run, Runner
 from tests.resilience.chaos.worlds import LOCAL, Contents, Digest, Disk, Place, Planted, State, digest_of
 
 STOPPED_S = 0.7
-BOUND_S = 60.0
+BOUND_S = 90.0
 SETTINGS = {
     "LB_REQUEST_TIMEOUT": "2",
     "POOL_CONNECT_TIMEOUT": "1",
@@ -111,9 +113,10 @@ class World:
         self._home.mkdir(parents=True)
         self._known_temporary: set[str] = set()
         self._write_config()
-        self._runner = Runner(
-            self._home, self._disk.root, {**backend.environment, **SETTINGS, **environ}, program=command
-        )
+        self._environ = {**backend.environment, **SETTINGS, **environ}
+        self._command = command
+        self._runner = Runner(self._home, self._disk.root, self._environ, program=command)
+        self._rival: Run | None = None
         self._written: dict[Place, list[Digest | None]] = {}
         self._signalled = ""
         self._calm()
@@ -124,8 +127,6 @@ class World:
 
     def close(self) -> None:
         """Remove the directory."""
-        import shutil
-
         self._calm()
         self._runner.stop()
         shutil.rmtree(self._home.parent, ignore_errors=True)
@@ -162,15 +163,18 @@ class World:
         expected = expect(command, before, self._contents)
         stdin = self._contents.make(command.stdin_label, command.stdin_size) if command.stdin_label else b""
         self._written, self._signalled = {}, ""
-        self._backend.plan.begin(rules, {"writer": self._write, "signal": self._signal})
+        self._rival = None
+        hooks = {"writer": self._write, "signal": self._signal, "rival": partial(self._compete, command)}
+        self._backend.plan.begin(rules, hooks)
         run = self._runner(command.argv(), stdin=stdin, seed=self._program.seed + number, bound_s=BOUND_S)
         self._calm()
         hits = self._backend.plan.hits
         around = Circumstances(
-            faulted=any(not hit.startswith(("writer", "signal")) for hit in hits),
+            faulted=any(not hit.startswith(("writer", "signal", "rival")) for hit in hits),
             must_succeed=is_of_one_node(rules),
             signalled=self._signalled,
             written=dict(self._written),
+            rival=self._rival,
             bound_s=BOUND_S,
         )
         after = self._read()
@@ -238,6 +242,15 @@ class World:
         self._put(bucket, key, body, mtime, 0.0)
         self._written.setdefault((bucket, key), []).append(None if body is None else digest_of(body))
 
+    def _compete(self, command: Command, rule: Rule, _: Request) -> None:
+        """Run the same command from its beginning to its end while the first one waits for an answer."""
+        home = self._home.parent / "rival" if rule.args["apart"] else self._home
+        shutil.copytree(self._home / ".s3pool", home / ".s3pool", dirs_exist_ok=True)
+        runner = Runner(home, self._disk.root, self._environ, program=self._command)
+        stdin = self._contents.make(command.stdin_label, command.stdin_size) if command.stdin_label else b""
+        self._rival = runner(command.argv(), stdin=stdin, seed=self._program.seed + 99, bound_s=BOUND_S)
+        runner.stop()
+
     def _signal(self, rule: Rule, _: Request) -> None:
         name = rule.args["name"]
         self._signalled = self._signalled or name
@@ -254,7 +267,8 @@ def evidence(run: Run, log: list[str], hits: list[str]) -> list[str]:
     lines += [f"  stdout: {line}" for line in run.stdout[:3000].decode("utf-8", "replace").splitlines()[:25]]
     lines += [f"  stderr: {line}" for line in run.err[-4000:].splitlines()[-25:]]
     lines += [f"  fault: {hit!r}" for hit in hits[:10]]
-    return [*lines, *(f"  request: {line!r}" for line in log[:60])]
+    asked = [line for line in log if not line.startswith(PROBES)]
+    return [*lines, *(f"  request: {line!r}" for line in asked[:60])]
 
 
 def shrink(engine: Engine, report: Report, *, attempts: int = 25) -> Report:

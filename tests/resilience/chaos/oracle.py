@@ -41,12 +41,13 @@ class Circumstances:
     signalled: str = ""
     forgiving: bool = False  # a fault that no client can notice: no promise but that nothing breaks
     written: dict[Place, list[Digest | None]] = field(default_factory=dict)  # by another client meanwhile
+    rival: Run | None = None  # the same command, run by another process meanwhile
     bound_s: float = 60.0
 
     @property
     def is_calm(self) -> bool:
         """Return whether nothing at all went on."""
-        return not (self.faulted or self.signalled or self.written)
+        return not (self.faulted or self.signalled or self.written or self.rival)
 
 
 @dataclass
@@ -90,7 +91,7 @@ def _ending(case: Case) -> Iterator[Violation]:
         yield Violation("exit code is documented", str(code))
     if around.is_calm and code not in case.expected.codes:
         yield Violation("exit code in peace", f"{code}, expected {sorted(case.expected.codes)}")
-    plain = case.expected.codes <= {0} and not around.signalled and not around.written
+    plain = case.expected.codes <= {0} and not (around.signalled or around.written or around.rival)
     # A write under a condition is not sent twice: the second one would meet the first. So with a new bucket.
     once = case.command.has("-n") or case.command.verb == "mb"
     if around.must_succeed and plain and code != 0 and not once:
@@ -99,6 +100,10 @@ def _ending(case: Case) -> Iterator[Violation]:
 
 def _words(case: Case) -> Iterator[Violation]:
     text = case.run.err + case.run.stdout.decode("utf-8", "replace")
+    if case.around.rival is not None:
+        text += case.around.rival.err
+        if case.around.rival.code not in DOCUMENTED:
+            yield Violation("exit code is documented", f"{case.around.rival.code} of the second run")
     if found := TRACEBACK.search(text):
         yield Violation("no traceback", text[found.start() :][:600])
     for line in case.run.err.splitlines():

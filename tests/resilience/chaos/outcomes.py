@@ -68,7 +68,7 @@ def _other_client(where: str) -> tuple[Rule, ...]:
 
 FAULTS: dict[str, tuple[Rule, ...]] = {
     "none": (),
-    "one node refuses connections": (Rule("refuse", node=0, times=0), Rule("refuse", node=0, op="Health", times=0)),
+    "one node refuses connections": (Rule("refuse", node=0, times=0),),
     "one node answers 503": _on("status", "*", node=0, status=503, code="SlowDown"),
     "all nodes answer 500 to lists": _on("status", "ListObjectsV2", status=500, code="InternalError"),
     "lists are cut in the middle": _on("truncated-xml", "ListObjectsV2"),

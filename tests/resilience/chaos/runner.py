@@ -51,7 +51,7 @@ class Runner:
 
     def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", seed: int = 0, bound_s: float = 60.0) -> Run:
         """Run a command to its end, which comes within the bound or is forced."""
-        paths = {name: self._scratch / f".{name}" for name in ("stdin", "stdout", "stderr")}
+        paths = {name: self._scratch / f".{name}-{id(self):x}" for name in ("stdin", "stdout", "stderr")}
         paths["stdin"].write_bytes(stdin)
         for name in ("stdout", "stderr"):
             paths[name].write_bytes(b"")

@@ -13,6 +13,7 @@ from tests.resilience.chaos.worlds import LOCAL, Place, Planted
 READS = ("GetObject", "HeadObject", "ListObjectsV2")
 WRITES = ("PutObject", "CopyObject", "UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload")
 ENDS = ("DeleteObject", "DeleteObjects", "AbortMultipartUpload")
+SLOW = ("CopyObject", "CompleteMultipartUpload", "DeleteObjects")
 ANY = (*READS, *WRITES, *ENDS, "*")
 # What the commands ask for, by their kind: trouble elsewhere would seldom come.
 LISTS = ("ListObjectsV2",)
@@ -102,6 +103,9 @@ def make_rules(
         return [_fault(dice, LIARS, command, planted, node=None)]
     if choice < 0.84 and (writer := _writer(dice, command, planted, label)):
         return [writer]
+    if choice > 0.93 and command.verb in ("cp", "mv", "sync", "rm", "pipe"):
+        args = {"apart": dice.random() < 0.5, "late": dice.random() < 0.5}
+        return [Rule("rival", dice.choice(_used(command)), nth=dice.choice((1, 1, 2, 3)), args=args)]
     rules = [_signal(dice, command)]
     if dice.random() < 0.3:
         rules.append(_fault(dice, NETWORK, command, planted, node=dice.randrange(nodes)))
@@ -124,7 +128,8 @@ def _fault(
 ) -> Rule:
     used = {*_used(command), "*"}
     kind, ops, choices = dice.choice([row for row in table if used & set(row[1])])
-    ops = [op for op in ops if op in used]
+    # For what may take long on a healthy server the client waits long, so silence there has bounds of its own.
+    ops = [op for op in ops if op in used and not (kind == "hang" and op in (*SLOW, "*"))] or ["HeadObject"]
     args = {name: dice.choice(values) for name, values in choices.items()}
     if kind == "throttle":
         status = dice.choice((503, 429))

@@ -117,6 +117,7 @@ class World:
         self._command = command
         self._runner = Runner(self._home, self._disk.root, self._environ, program=command)
         self._rival: Run | None = None
+        self._competing = threading.Lock()  # held while a second command runs
         self._written: dict[Place, list[Digest | None]] = {}
         self._signalled = ""
         self._calm()
@@ -168,6 +169,8 @@ class World:
         self._backend.plan.begin(rules, hooks)
         run = self._runner(command.argv(), stdin=stdin, seed=self._program.seed + number, bound_s=BOUND_S)
         self._calm()
+        with self._competing:
+            pass
         hits = self._backend.plan.hits
         around = Circumstances(
             faulted=any(not hit.startswith(("writer", "signal", "rival")) for hit in hits),
@@ -244,12 +247,18 @@ class World:
 
     def _compete(self, command: Command, rule: Rule, _: Request) -> None:
         """Run the same command from its beginning to its end while the first one waits for an answer."""
-        home = self._home.parent / "rival" if rule.args["apart"] else self._home
+        with self._competing:
+            self._rival = self._run_rival(command, apart=rule.args["apart"])
+
+    def _run_rival(self, command: Command, *, apart: bool) -> Run:
+        home = self._home.parent / "rival" if apart else self._home
         shutil.copytree(self._home / ".s3pool", home / ".s3pool", dirs_exist_ok=True)
         runner = Runner(home, self._disk.root, self._environ, program=self._command)
         stdin = self._contents.make(command.stdin_label, command.stdin_size) if command.stdin_label else b""
-        self._rival = runner(command.argv(), stdin=stdin, seed=self._program.seed + 99, bound_s=BOUND_S)
-        runner.stop()
+        try:
+            return runner(command.argv(), stdin=stdin, seed=self._program.seed + 99, bound_s=BOUND_S)
+        finally:
+            runner.stop()
 
     def _signal(self, rule: Rule, _: Request) -> None:
         name = rule.args["name"]

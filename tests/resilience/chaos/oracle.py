@@ -173,6 +173,8 @@ def _moves(case: Case) -> Iterator[Violation]:
     for source, target in case.expected.moves:
         targets.setdefault(source, []).append(target)
     for source, places in targets.items():
+        if case.around.rival is not None and places[0] in case.expected.loose:
+            continue  # of two sources of one target the second one's turn comes with the second run
         written = [content for content in case.around.written.get(source, ()) if content is not None]
         content = written[-1] if written else case.before.digests.get(source)
         if content is None or (not written and None in case.around.written.get(source, ())):

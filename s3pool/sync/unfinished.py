@@ -55,7 +55,7 @@ class Unfinished:
         self._path = path
         self._find_pool = pool
         self._shared = shared
-        self._resumes = resumes
+        self.resumes = resumes
         self._owner = f"{os.uname().nodename}:{os.getpid()}:{_start_of(os.getpid())}"
         # Guards the connection and the set; held for one statement.
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class Unfinished:
 
     def find_upload(self, bucket: str, key: str, fingerprint: str) -> str:
         """Give the id of an unfinished upload that nobody has taken up yet."""
-        if not self._resumes and fingerprint != ANNOUNCED:
+        if not self.resumes and fingerprint != ANNOUNCED:
             return ""
         query = (
             f"SELECT upload_id, owner FROM pool_uploads WHERE bucket = ? AND key = ? AND fingerprint = ? AND {OF_POOL}"
@@ -88,7 +88,7 @@ class Unfinished:
 
     def find_download(self, target: str, fingerprint: str) -> PartialDownload | None:
         """Give a temporary file that nobody has taken up yet."""
-        if not self._resumes:
+        if not self.resumes:
             return None
         query = "SELECT name, owner FROM downloads WHERE target = ? AND fingerprint = ?"
         name = self._take_up("downloads", self._ask(query, (_as_bytes(target), fingerprint)))

@@ -85,7 +85,7 @@ class MultipartUpload:
         self._tags = attributes.tags
         self._finished = False
         self._memory = engine.memory
-        self._resumes = bool(fingerprint) and engine.memory is not None
+        self._resumes = bool(fingerprint) and engine.memory is not None and engine.memory.resumes
         self._stored: dict[int, PartInfo] = {}
         self._lost = ""  # the announcement of an upload that may exist beside this one
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)

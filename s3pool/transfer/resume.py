@@ -38,6 +38,10 @@ class Memory(Protocol):
     A fingerprint is of all that must be the same for a transfer to go on.
     """
 
+    @property
+    def resumes(self) -> bool:
+        """Return whether a later run is to go on with what this one leaves."""
+
     def find_upload(self, bucket: str, key: str, fingerprint: str) -> str:
         """Give the id of an unfinished upload, "" when none is known."""
 

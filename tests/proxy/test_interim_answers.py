@@ -15,7 +15,7 @@ from tests.support.run_cli import CliRunner
 CONTENT = os.urandom(6 << 20)  # more than the sockets between them hold
 CONTINUE = b"HTTP/1.1 100 CONTINUE\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\nX-A: b\r\n\r\n"
-HEADS = [(CONTINUE, CONTINUE), (PROCESSING, CONTINUE, PROCESSING), (CONTINUE,) * 40]
+HEADS = [(CONTINUE, CONTINUE), (PROCESSING, CONTINUE, PROCESSING), (CONTINUE,) * 12]
 SOON_S = 20.0  # much less than the timeouts of the commands and servers here
 
 

@@ -591,7 +591,7 @@ class Watch:
         if not record["endpoint"] and not self._is_due():
             return ""  # no node heard of it
         if attempt.method in ("GET", "HEAD", "OPTIONS") and not self._is_due():
-            return self._judge_read(record, answer) if is_success else ""
+            return self._judge_read(record, answer, attempt) if is_success else ""
         return self._judge_change(record, answer)
 
     def _record(self) -> dict[str, object]:
@@ -612,12 +612,13 @@ class Watch:
     def _is_due(self) -> bool:
         return len(self.records) % 50 == 0
 
-    def _judge_read(self, record: Mapping[str, object], answer: Answer) -> str:
+    def _judge_read(self, record: Mapping[str, object], answer: Answer, attempt: Attempt) -> str:
         """Hold a download against the object that was believed to be asked for."""
         if record["op"] != "GetObject" or answer.status != 200 or record["method"] != "GET":
             return ""
         path = quote(f"/{record['bucket']}/{record['key']}".encode("utf-8", "surrogateescape"), safe="/")
-        stored = self._store.ask("GET", path)
+        version = "?versionId=null" if "versionId=null" in attempt.target else ""
+        stored = self._store.ask("GET", path + version)
         return "" if stored.body == answer.body else f"another object was read than {record}"
 
     def _judge_change(self, record: Mapping[str, object], answer: Answer) -> str:

@@ -8,6 +8,7 @@ names, servers to whom ``a//k`` is ``a/k``), and only what the copy changed can 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -263,7 +264,11 @@ def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
         return False
     if read.version_id and head.version_id and read.version_id != head.version_id:
         return False
+    if read.last_modified == head.last_modified:
+        return True
     before, now = parse_iso_time(read.last_modified), parse_iso_time(head.last_modified)
+    if math.isnan(before):
+        return False  # nobody knows the time, and now it is another one
     # A listing tells fractions, and HEAD leaves them out or rounds them.
     return int(before) == now or (int(before) != before and int(before) + 1 == now)
 

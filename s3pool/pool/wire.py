@@ -31,7 +31,7 @@ IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 SWITCHING_PROTOCOLS = 101
 INTERIM_START = b"HTTP/1.1 1"
-MOST_INTERIM = 16  # answers of 1xx before the final one
+MOST_INTERIM = 100  # answers of 1xx before the final one
 
 
 class StaleConnectionError(ProtocolError):

@@ -103,7 +103,7 @@ def commands(*lines: tuple[str, ...]) -> Callable[[Mapping[str, str], str], Resu
         for line in lines:
             words = [word.format(**places) for word in line]
             done = run_quietly([word for word in words if word], env, directory)
-            found[" ".join(line[1:3])] = done.returncode
+            found[" ".join(line[1:3])] = f"failed: {done.returncode}" if done.returncode else "done"
             if done.returncode:
                 print(f"{' '.join(words)}: {done.stderr.decode(errors='replace')[-300:]}", file=sys.stderr)
         back = Path(directory, "back")
@@ -185,18 +185,21 @@ def make_certificate(directory: str) -> str:
     return path
 
 
+def has_failed(result: object) -> bool:
+    """Return whether a step failed."""
+    return str(result).startswith("failed")
+
+
 def compare(found: Mapping[str, Result]) -> tuple[list[str], list[str]]:
     """Return what differs to the client's harm, and what works through the proxy alone."""
     worse, better = [], []
     for way in WAYS[1:]:
         for step, direct in found["direct"].items():
-            through = found[way].get(step, "missing")
-            if through == direct:
+            through = found[way].get(step, "failed: missing")
+            if through == direct or (has_failed(direct) and has_failed(through)):  # in whatever words
                 continue
-            has_failed = str(direct).startswith("failed") or (isinstance(direct, int) and direct != 0 and through == 0)
-            (better if has_failed and not str(through).startswith("failed") else worse).append(
-                f"{way}: {step}: {direct} directly, {through} through the proxy"
-            )
+            line = f"{way}: {step}: {direct} directly, {through} through the proxy"
+            (better if has_failed(direct) else worse).append(line)
     return worse, better
 
 

@@ -154,12 +154,16 @@ class ProxyProcess:
         self.url = next(
             record["url"] for line in self._process.stderr if (record := json.loads(line)).get("message") == "listening"
         )
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        self._drain = threading.Thread(target=self._process.stderr.read, daemon=True)
+        self._drain.start()
 
     def stop(self) -> None:
         """End it."""
         self._process.kill()
         self._process.wait()
+        self._drain.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 def _await_end_of(session: int) -> list[str]:

@@ -109,6 +109,9 @@ class Engine:
         self.not_kept: NotKept | None = None  # where everything is to be kept
         self.spellings = Spellings()
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
+        self.links: dict[tuple[int, int], list[int]] = {}  # by inode: the ctimes that removals of its names made
+        # Guards links, from the look at a file to its removal.
+        self.links_lock = threading.Lock()
         self._local = threading.local()
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from s3pool.errors import (
 from s3pool.model import parse_iso_time
 from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative, sync_to_disk
 from s3pool.transfer.overlap import folded
+from s3pool.transfer.sourcefiles import OPEN_FLAGS
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ NEXT_SECOND_S = 1.1  # after this long a new Last-Modified is another one, also 
 NO_VERSION = ("", "null")  # what buckets without versions call the only one
 FIRST_SERVER_ERROR = 500
 MAX_SYNCED = 10_000  # directories that are known to be on the disk; memory must not grow with the tree
+MAX_LINKED = 10_000  # files that lost a name to this run and have others; one that is forgotten stays
 
 Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
@@ -55,7 +58,7 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
     """
     if isinstance(task, UploadTask):
         _check_target(task, done, engine.client)
-        _remove_file(task, done)
+        _remove_file(task, done, engine)
     elif isinstance(task, DownloadTask):
         _check_file(task, done, engine)
         place = (task.bucket, task.key)
@@ -276,7 +279,7 @@ def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
 # -- the source on disk --------------------------------------------------------------------
 
 
-def _remove_file(task: UploadTask, done: Done) -> None:
+def _remove_file(task: UploadTask, done: Done, engine: Engine) -> None:
     """Remove a file if it still is the one that was read; of a link that was followed, the link.
 
     Raises:
@@ -287,15 +290,52 @@ def _remove_file(task: UploadTask, done: Done) -> None:
     *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
     try:
         with _directory_of(root, parents) as directory:
-            if FileStamp.of(os.stat(name, dir_fd=directory)) != done.sent:
+            if not _unlink_as_sent(name, directory, done.sent, engine):
                 raise _stays(task, "it changed since it was read")
-            os.unlink(name, dir_fd=directory)
     except (FileNotFoundError, LocalNotFoundError):
         return  # another one has removed it
     except RefusedError as exc:
         raise _stays(task, exc.message) from exc
     except OSError as exc:
         raise local_error("remove", task.path, exc) from exc
+
+
+def _unlink_as_sent(name: bytes, directory: int, sent: FileStamp | None, engine: Engine) -> bool:
+    """Remove a name if what it means is as it was sent; return whether it was."""
+    try:
+        now = os.stat(name, dir_fd=directory)
+    except FileNotFoundError:
+        if not stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise
+        os.unlink(name, dir_fd=directory)  # a link whose target was moved before it holds nothing
+        return True
+    if now.st_nlink > 1 or FileStamp.of(now) != sent:
+        with engine.links_lock:
+            return sent is not None and _unlink_one_of_many(name, directory, sent, engine.links)
+    os.unlink(name, dir_fd=directory)
+    return True
+
+
+def _unlink_one_of_many(name: bytes, directory: int, sent: FileStamp, links: dict[tuple[int, int], list[int]]) -> bool:
+    """Remove a name of a file that has others, or had them.
+
+    The removal of one name changes the ctime of the file: what this run has made of it is no edit.
+    """
+    file = os.open(name, OPEN_FLAGS, dir_fd=directory)
+    try:
+        stamp = FileStamp.of(os.fstat(file))
+        inode = (stamp.device, stamp.inode)
+        times = links.get(inode, [stamp.ctime_ns])
+        if stamp[:-1] != sent[:-1] or stamp.ctime_ns != times[-1] or sent.ctime_ns not in times:
+            return False
+        os.unlink(name, dir_fd=directory)
+        after = os.fstat(file)
+        links.pop(inode, None)
+        if after.st_nlink and len(links) < MAX_LINKED:
+            links[inode] = [*times, after.st_ctime_ns]
+        return True
+    finally:
+        os.close(file)
 
 
 @contextmanager

@@ -357,6 +357,56 @@ def test_directory_that_became_a_link_keeps_its_file(call: Run, fake: FakeS3, tm
     assert b"mine" == (tmp_path / "elsewhere" / "f").read_bytes()
 
 
+@pytest.mark.parametrize("workers", ["1", "8"])
+def test_tree_with_hard_links_moves_whole(call: Run, fake: FakeS3, tmp_path: Path, workers: str) -> None:
+    """Removing one name of a file changes the time of the others, which is no edit of theirs."""
+    for number in range(5):
+        first = tmp_path / "tree" / f"a{number}"
+        first.parent.mkdir(exist_ok=True)
+        first.write_bytes(f"{number}".encode())
+        for name in "bcd":
+            os.link(first, tmp_path / "tree" / f"{name}{number}")
+    os.link(tmp_path / "tree" / "a0", tmp_path / "elsewhere")
+
+    result = call("mv", "-r", "--workers", workers, "tree", "s3/b/t/")
+
+    assert (0, []) == (result.code, os.listdir(tmp_path / "tree")), result.err
+    assert 20 == sum(key.startswith("t/") for key in fake.store.bodies("b"))
+    assert b"0" == (tmp_path / "elsewhere").read_bytes()
+
+
+def test_hard_link_that_was_written_to_after_another_name_went_stays(call: Run, fake: FakeS3, tmp_path: Path) -> None:
+    """What the removal of one name changed is known, and anything else is an edit."""
+    (tmp_path / "tree").mkdir()
+    first, second = tmp_path / "tree" / "a", tmp_path / "tree" / "b"
+    first.write_bytes(b"read")
+    os.link(first, second)
+    before = first.stat()
+
+    def edit(_: object) -> None:
+        assert not first.exists()
+        second.write_bytes(b"edit")
+        os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    fake.fault(Call(edit), op="HeadObject", key="t/b")
+    result = call("mv", "-r", "--workers", "1", "tree", "s3/b/t/")
+
+    assert (1, b"edit") == (result.code, second.read_bytes()), result.err
+    assert "tree/b was copied to s3/b/t/b, and stays: it changed since it was read" in result.err
+
+
+def test_link_goes_whose_target_was_moved_before_it(call: Run, fake: FakeS3, tmp_path: Path) -> None:
+    """A link that leads nowhere by now was moved as well as what it led to."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_bytes(b"f")
+    (tmp_path / "tree" / "link").symlink_to("f")
+
+    fake.fault(Call(lambda _: (tmp_path / "tree" / "f").unlink()), op="PutObject", key="t/link")
+    result = call("mv", "-r", "--exclude", "f", "tree", "s3/b/t/")
+
+    assert (0, []) == (result.code, os.listdir(tmp_path / "tree")), result.err
+
+
 @pytest.mark.parametrize("links", ["files", "follow"])
 def test_links_that_were_followed_go_and_their_targets_stay(
     call: Run, fake: FakeS3, tmp_path: Path, links: str

@@ -20,7 +20,7 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.head import RequestHead
+from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.operations import DIALECTS
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field
@@ -354,6 +354,9 @@ def _check_coverage(claim: Claim, head: RequestHead) -> None:
     if "host" not in claim.signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")
     refuse_unsigned(head, claim.signed)
+    dropped = connection_words(head.fields).intersection(claim.signed) - HOP_BY_HOP
+    if dropped:
+        raise Denial(400, "InvalidRequest", f"Connection names the signed header {min(dropped)}", reason="coverage")
     missing = sorted(set(claim.signed) - present)
     if missing:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")

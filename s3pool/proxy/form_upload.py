@@ -18,6 +18,7 @@ from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.forms import FORM_TYPE, Form
 from s3pool.proxy.head import RequestHead, index_of
+from s3pool.proxy.naming import is_way
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
 from s3pool.s3.sigv4 import UNRESERVED
@@ -89,6 +90,8 @@ class FormVerifier:
         form = with_file_type(form) if policy.speaks_of(CONTENT_TYPE) else form
         _required(form, "key")  # which is no matter of the policy
         policy.check(form, bucket, now=now)
+        if is_way(form.key.lstrip("/")):  # which may lead out of what the policy allows
+            raise Denial(400, "InvalidArgument", "a form's key may not have . or .. between slashes", reason="policy")
         return form, caller, policy
 
     def _verify_v4(self, form: Form, encoded: str) -> Caller:

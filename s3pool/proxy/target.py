@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,6 +16,8 @@ SERVICE_PARAMETERS = frozenset(
     {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
     | {"AWSAccessKeyId", "Signature", "Expires"}
 )
+
+CONTROL = re.compile("%(?:0[0-8A-F]|1[0-9A-F]|7F)")  # in canonical spelling
 
 NO_NAMES: frozenset[str] = frozenset()
 
@@ -73,6 +76,9 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
     if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
         raise Denial(400, "InvalidBucketName", "the path does not begin with a bucket's name")
     pairs = tuple(_pair(text) for text in (query or "").split("&") if text)
+    if any(CONTROL.search(value) and name.lower().startswith("response-") for name, value, _ in pairs):
+        # RGW writes it into the answer's head as it stands, which breaks the head.
+        raise Denial(400, "InvalidArgument", "a header of the answer may not hold control characters")
     if len({name for name, _, _ in pairs}) < len(pairs):
         # MinIO signs equal names as they come, others by their values: in this order both are the same.
         pairs = tuple(sorted(pairs))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
 import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
 from s3pool.model import Credentials, Endpoint, Request
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.sigv4 import Signer, derive_key, signature, string_to_sign
 from tests.support.chunk_signing import SignedStream, unsigned_stream
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import (
@@ -125,6 +128,52 @@ def test_unsigned_amz_header_is_denied(place: tuple[FakeS3, RunningProxy], field
     answer, ops = attempt(place, plain(place[1], "PUT", target, field, body=b"x"))
 
     assert (403, "AccessDenied", []) == (answer.status, answer.code, ops)
+
+
+def test_signed_header_cannot_be_taken_away_by_connection(place: tuple[FakeS3, RunningProxy]) -> None:
+    """What Connection names is not sent on, and whoever signed the header wants it stored."""
+    stamp, path = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), "/b/new"
+    signed = {"cache-control": "no-store", "host": place[1].host}
+    signed |= {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", "x-amz-date": stamp}
+    names, scope = ";".join(signed), f"{stamp[:8]}/{REGION}/s3/aws4_request"
+    canonical = "\n".join(["PUT", path, "", *(f"{name}:{value}" for name, value in signed.items()), "", names])
+    key = derive_key(POOL_KEY.secret_key, stamp[:8], region=REGION, service="s3")
+    claimed = signature(key, string_to_sign(stamp, scope, f"{canonical}\nUNSIGNED-PAYLOAD".encode()))
+    signed["Authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={POOL_KEY.access_key}/{scope},SignedHeaders={names},Signature={claimed}"
+    )
+    head = "\r\n".join([f"PUT {path} HTTP/1.1", *(f"{name}: {value}" for name, value in signed.items())])
+
+    sound, _ = attempt(place, f"{head}\r\nContent-Length: 0\r\n\r\n".encode())
+    answer, ops = attempt(place, f"{head}\r\nConnection: cache-control\r\nContent-Length: 0\r\n\r\n".encode())
+
+    assert (200, 400, []) == (sound.status, answer.status, ops)
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "Content-MD5"])
+def test_field_that_version_2_signs_stands_once(place: tuple[FakeS3, RunningProxy], name: str) -> None:
+    """The signature covers one of them, and a browser takes a page's type from the last."""
+    expires = str(int(time.time()) + 60)
+    md5, kind = ("", "text/plain") if name == "Content-Type" else ("1B2M2Y8AsgTpgAmY7PhCfg==", "")
+    text = f"PUT\n{md5}\n{kind}\n{expires}\n/b/new"
+    claimed = base64.b64encode(hmac.digest(POOL_KEY.secret_key.encode(), text.encode(), "sha1")).decode()
+    target = f"/b/new?AWSAccessKeyId={POOL_KEY.access_key}&Expires={expires}&Signature={quote(claimed, safe='')}"
+
+    fields = ["Content-Length: 0", f"{name}: {md5 or kind}"]
+    sound, _ = attempt(place, plain(place[1], "PUT", target, *fields))
+    answer, ops = attempt(place, plain(place[1], "PUT", target, *fields, f"{name}: text/html"))
+
+    assert (200, 400, []) == (sound.status, answer.status, ops)
+
+
+@pytest.mark.parametrize("value", ["a%0D%0AX:%201", "a%0A", "%00", "a%7Fb"])
+def test_header_of_an_answer_cannot_be_broken(place: tuple[FakeS3, RunningProxy], value: str) -> None:
+    """RGW writes it as it stands, so that its answer is malformed and the node looks ill."""
+    target = f"/b/k?response-content-type={value}"
+
+    answer, ops = attempt(place, place[1].signed("GET", target, close=True))
+
+    assert (400, "InvalidArgument", []) == (answer.status, answer.code, ops)
 
 
 @pytest.mark.parametrize(

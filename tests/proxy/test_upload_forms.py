@@ -21,6 +21,7 @@ from tests.support.upload_form import (
 )
 
 KEY = {"key": "new"}
+FREE = [["starts-with", f"$x-amz-{name}", ""] for name in ("algorithm", "credential", "date")]
 
 
 def test_signed_form_is_stored_as_an_object(fake: FakeS3, proxy: RunningProxy) -> None:
@@ -335,5 +336,15 @@ def test_redirect_of_an_object_has_one_reading(fake: FakeS3, proxy: RunningProxy
     fake.forget()
 
     answer = post(proxy, signed_form({**KEY, "x-amz-website-redirect-location": "javascript:alert(1)"}))
+
+    assert (400, []) == (answer.status, arrived(fake))
+
+
+@pytest.mark.parametrize("key", ["up/../k", "up/..", "up/./../../other/k", "up/${filename}"])
+def test_key_of_a_signed_form_goes_no_way_that_dots_show(fake: FakeS3, proxy: RunningProxy, key: str) -> None:
+    """A server that keeps objects in files stores up/../k as k, which the policy does not allow."""
+    form = signed_form({"key": key}, policy=policy_text([{"bucket": "b"}, ["starts-with", "$key", "up/"], *FREE]))
+
+    answer = parse_answer(proxy.talk(form_request(proxy, form_body(form, name=".."))))
 
     assert (400, []) == (answer.status, arrived(fake))

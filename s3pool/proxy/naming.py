@@ -148,6 +148,8 @@ def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
     for element, name in _texts(document):
         if element == "key" and is_way(name):
             raise Denial(400, "InvalidArgument", WAY_DETAIL, reason="name")
+        if element == "versionid" and IDENTIFIER.fullmatch(name) is None:
+            raise Denial(400, "InvalidArgument", "Invalid version id specified", reason="name")
         if "bucket" not in element and S3_ARN.match(name) is None:
             continue
         arn = ARN.fullmatch(name)

@@ -392,6 +392,15 @@ def test_batch_delete_of_keys_that_are_ways_is_refused(nodes: FakeS3, bound: Run
     assert (400, [], b"0123456789") == (answer.status, arrived(nodes), nodes.store.bodies("allowed")["k"])
 
 
+def test_batch_delete_of_a_version_that_is_a_way_is_refused(nodes: FakeS3, bound: RunningProxy) -> None:
+    """As in a query: no server gives such a version, and some look for files by it."""
+    body = b"<Delete><Object><Key>k</Key><VersionId>../../secret/key</VersionId></Object></Delete>"
+
+    answer = ask(nodes, bound, "POST", "/allowed?delete", body=body)
+
+    assert (400, "InvalidArgument", []) == (answer.status, answer.code, arrived(nodes))
+
+
 def test_batch_delete_passes_as_it_came(nodes: FakeS3, bound: RunningProxy) -> None:
     """It is read before a node has it, and sent on byte by byte."""
     nodes.store.add("allowed", "gone", b"")

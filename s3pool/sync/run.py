@@ -323,7 +323,8 @@ class Sync:
         task, done = outcome.task, outcome.done
         if not isinstance(task, (UploadTask, DownloadTask)) or not done.etag:
             return
-        identity = identity_of(task.path if isinstance(task, UploadTask) else task.target)
+        # Of a file that was sent the state that was read: it may have been edited since.
+        identity = done.sent if isinstance(task, UploadTask) else identity_of(task.target)
         if identity is not None and identity[2:4] == (done.size, done.mtime_ns):
             journal.note_hash(identity, AS_IT_IS, done.etag)
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from s3pool.transfer.lane import Lane
-from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, DownloadTask, Item, Outcome, UploadTask
+from s3pool.transfer.tasks import DONE, NOT_STARTED, Done, DownloadTask, FileStamp, Item, Outcome, UploadTask
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
@@ -145,8 +145,14 @@ class Helper:
         if is_hopeless:
             self._is_over = True
         outcomes = [
-            Outcome(given[number], DONE, Done(size, etag, mtime_ns, version_id), None, seconds)
-            for number, size, etag, mtime_ns, version_id, seconds in done
+            Outcome(
+                given[number],
+                DONE,
+                Done(size, etag, mtime_ns, version_id, sent=sent and FileStamp(*sent)),
+                None,
+                seconds,
+            )
+            for number, size, etag, mtime_ns, version_id, sent, seconds in done
         ]
         returned = [given[number] for number in back]
         # Only now, when all of it was understood: what is in no answer is done here.
@@ -378,7 +384,8 @@ class _Desk:
         for task, state, facts, _, seconds in outcomes:
             number = self._numbers.pop(id(task))
             if state == DONE:
-                done.append((number, facts.size, facts.etag, facts.mtime_ns, facts.version_id, seconds))
+                sent = facts.sent and tuple(facts.sent)
+                done.append((number, facts.size, facts.etag, facts.mtime_ns, facts.version_id, sent, seconds))
             else:
                 back.append(number)
         self._send(done, back, None)

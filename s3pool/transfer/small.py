@@ -26,7 +26,7 @@ from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored
 from s3pool.transfer.smallfiles import SmallFiles
 from s3pool.transfer.sourcefiles import SourceFiles
-from s3pool.transfer.tasks import Done, DownloadTask, UploadTask
+from s3pool.transfer.tasks import Done, DownloadTask, FileStamp, UploadTask
 from s3pool.transfer.verify import check_small
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ class SmallTransfers:
         found = _read(task, self._sources)
         if found is None:
             return None
-        content, mtime_ns = found
+        content, facts = found
         stem, _, extension = task.path.rpartition("/")[2].rpartition(".")
         # As with os.path.splitext: dots at the beginning make no extension.
         headers = self._headers_for(extension if stem.strip(".") else "")
-        return SmallUpload(task, self._engine, content, mtime_ns=mtime_ns, headers=headers)
+        return SmallUpload(task, self._engine, content, facts=facts, headers=headers)
 
     def _headers_for(self, extension: str) -> Mapping[str, str]:
         headers = self._headers.get(extension)
@@ -115,8 +115,8 @@ class SmallTransfers:
         return headers
 
 
-def _read(task: UploadTask, sources: SourceFiles) -> tuple[bytes, int] | None:
-    """Read a small file whole, and give its time; None for everything that is not plain."""
+def _read(task: UploadTask, sources: SourceFiles) -> tuple[bytes, os.stat_result] | None:
+    """Read a small file whole, and give its facts; None for everything that is not plain."""
     try:
         fd = sources.open(task)
     except (OSError, S3PoolError):
@@ -133,7 +133,7 @@ def _read(task: UploadTask, sources: SourceFiles) -> tuple[bytes, int] | None:
         os.close(fd)
     # Also a read that gave less than there is: the general way goes on where it ended.
     is_whole = len(content) == after.st_size == before.st_size and before.st_mtime_ns == after.st_mtime_ns
-    return (content, after.st_mtime_ns) if is_whole else None
+    return (content, after) if is_whole else None
 
 
 class _Small(Pending[R]):
@@ -171,19 +171,19 @@ class _Small(Pending[R]):
 class SmallUpload(_Small[PutResult]):
     """One file that is in memory already, on its way to S3."""
 
-    __slots__ = ("_md5", "_mtime_ns", "_size")
+    __slots__ = ("_facts", "_md5", "_size")
 
     def __init__(
-        self, task: UploadTask, engine: Engine, content: bytes, *, mtime_ns: int, headers: Mapping[str, str]
+        self, task: UploadTask, engine: Engine, content: bytes, *, facts: os.stat_result, headers: Mapping[str, str]
     ) -> None:
         self.task = task
         self.engine = engine
         self.started = time.monotonic()
-        self._mtime_ns = mtime_ns
+        self._facts = facts
         self._size = len(content)
         headers = dict(headers)
         if stored.MTIME_HEADER not in headers:
-            headers[stored.MTIME_HEADER] = stored.format_mtime(mtime_ns)
+            headers[stored.MTIME_HEADER] = stored.format_mtime(facts.st_mtime_ns)
         if engine.options.sign_payload:
             self._md5 = ""
             payload_hash = sha256(content).hexdigest()
@@ -202,7 +202,7 @@ class SmallUpload(_Small[PutResult]):
         if self._md5 and result.etag != self._md5:
             check_stored(self.task.target, result, Seal(UNSIGNED_PAYLOAD, md5_hex=self._md5))
         self.engine.progress.whole(self._size)
-        return Done(self._size, result.etag, self._mtime_ns, result.version_id)
+        return Done(self._size, result.etag, self._facts.st_mtime_ns, result.version_id, sent=FileStamp.of(self._facts))
 
 
 class _Got(NamedTuple):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import MIB, FakeS3
+from tests.support.fake_s3 import Call as CallOut
 from tests.support.run_cli import CliResult
 
 Call = Callable[..., CliResult]
@@ -115,14 +116,27 @@ def test_under_kms_the_second_run_copies_nothing(
     plant(tmp_path / "up", [*KEYS, "large"], content=b"x")
     (tmp_path / "up" / "large").write_bytes(b"x" * 70_000)
     ways = (("up", "s3/b/p"), ("s3/b/p", "down"), ("s3/b/p", "s3/b/q"))
-    for source, target in ways:
-        assert figures(call("sync", "--json", *flags, source, target))[:2] == (0, 10)
-    for source, target in ways:
-        assert figures(call("sync", "--json", *flags, source, target))[:2] == (0, 0)
+    for copied in (10, 0):
+        for source, target in ways:
+            given = flags if target.startswith("s3/") else flags[:1]  # --sse is for what is stored in S3
+            assert figures(call("sync", "--json", *given, source, target))[:2] == (0, copied)
     if "--checksum" in flags:
         rewrite_content(tmp_path / "up" / "a0", b"y")
         assert figures(call("sync", "--json", *flags, "up", "s3/b/p"))[:2] == (0, 1)
         assert kms.store.bodies("b")["p/a0"] == b"y"
+
+
+@pytest.mark.parametrize("size", [4, 300_000, 6 * MIB], ids=["small", "file", "parts"])
+def test_under_kms_a_change_while_the_file_is_sent_is_found(kms: FakeS3, call: Call, tmp_path: Path, size: int) -> None:
+    """What is remembered is the state that was sent, not the one that is found afterwards."""
+    file = plant(tmp_path / "up", ["k"], content=b"x" * size) / "k"
+    kms.fault(CallOut(lambda _: rewrite_content(file, b"y" * size)), op="PutObject" if size < MIB else "UploadPart")
+
+    flags = ("--json", "--checksum", "--part-size", "5M", "--workers", "1")
+    call("sync", *flags, "up", "s3/b/p")
+    call("sync", *flags, "up", "s3/b/p")
+
+    assert kms.store.bodies("b")["p/k"] == b"y" * size
 
 
 # -- clocks of file systems ----------------------------------------------------------------

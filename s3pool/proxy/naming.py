@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes
 from xml.parsers import expat
 
@@ -43,6 +43,7 @@ DOCUMENTS = frozenset(
     {"PutBucketLogging", "PutBucketInventoryConfiguration", "PutBucketReplication", "RestoreObject", "DeleteObjects"}
 )
 MAX_DOCUMENT_BYTES = 2 << 20  # a thousand long keys, with room for their escapes
+MAX_DEPTH = 20  # of a document; those of S3 have some eight levels
 UTF_8 = (None, "utf-8", "UTF-8")
 S3_ARN = re.compile(r"arn:[^:]*:s3")
 ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?:/.*)?")
@@ -158,13 +159,13 @@ def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
             raise forbidden("AccessDenied", f"the access key may not use the bucket {bucket}", reason="bucket")
 
 
-def _texts(document: bytes) -> Iterator[tuple[str, str]]:
+def _texts(document: bytes) -> list[tuple[str, str]]:
     """Return the local name, in lower case, and the text of all elements that have one."""
     texts: list[tuple[str, str]] = []
     open_elements: list[tuple[str, list[str]]] = []
 
     def start(name: str, _attributes: object) -> None:
-        if open_elements and "".join(open_elements[-1][1]).strip():
+        if len(open_elements) >= MAX_DEPTH or (open_elements and "".join(open_elements[-1][1]).strip()):
             raise _unclear_document()
         open_elements.append((name.rpartition(":")[2].lower(), []))
 
@@ -173,7 +174,8 @@ def _texts(document: bytes) -> Iterator[tuple[str, str]]:
 
     def end(_name: str) -> None:
         name, pieces = open_elements.pop()
-        texts.append((name, "".join(pieces).strip()))
+        if text := "".join(pieces).strip():
+            texts.append((name, text))
 
     def refuse(*_arguments: object) -> None:
         raise _unclear_document()
@@ -187,7 +189,7 @@ def _texts(document: bytes) -> Iterator[tuple[str, str]]:
         parser.Parse(document.decode(), True)
     except (expat.ExpatError, UnicodeDecodeError) as exc:
         raise _unclear_document() from exc
-    return ((name, text) for name, text in texts if text)
+    return texts
 
 
 class DocumentSink:

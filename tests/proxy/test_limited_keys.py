@@ -401,6 +401,15 @@ def test_batch_delete_of_a_version_that_is_a_way_is_refused(nodes: FakeS3, bound
     assert (400, "InvalidArgument", []) == (answer.status, answer.code, arrived(nodes))
 
 
+def test_document_that_is_deeper_than_any_of_s3_is_refused(nodes: FakeS3, bound: RunningProxy) -> None:
+    """Two megabytes of <a> took 150 for as long as they were read."""
+    body = b"<Delete>" + b"<a>" * 100 + b"</a>" * 100 + b"</Delete>"
+
+    answer = ask(nodes, bound, "POST", "/allowed?delete", body=body)
+
+    assert (400, "MalformedXML", []) == (answer.status, answer.code, arrived(nodes))
+
+
 def test_batch_delete_passes_as_it_came(nodes: FakeS3, bound: RunningProxy) -> None:
     """It is read before a node has it, and sent on byte by byte."""
     nodes.store.add("allowed", "gone", b"")

@@ -26,6 +26,7 @@ DENIED = 4
 NO_ENDPOINT = 5
 SKIPPED = 6
 LOCKED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+HUNG_UP = 129  # 128 + SIGHUP
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
@@ -39,6 +40,7 @@ TABLE: tuple[tuple[int, str], ...] = (
     (NO_ENDPOINT, "no endpoint usable"),
     (SKIPPED, "done, but something was skipped or a guard held deletes back"),
     (LOCKED, "locked by another run"),
+    (HUNG_UP, "SIGHUP: the terminal is gone"),
     (INTERRUPTED, "SIGINT"),
     (BROKEN_PIPE, "broken pipe"),
     (TERMINATED, "SIGTERM"),
@@ -76,3 +78,16 @@ def combined(codes: Iterable[int]) -> int:
     if len(failures) > 1:
         failures.discard(SKIPPED)
     return failures.pop() if len(failures) == 1 else (FAILED if failures else DONE)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP arrived; what cleans up after Ctrl-C cleans up after it, too."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def code_of_interrupt(exc: KeyboardInterrupt) -> int:
+    """Return the code that tells which signal ended the run."""
+    return exc.code if isinstance(exc, Terminated) else INTERRUPTED

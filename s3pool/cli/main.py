@@ -27,10 +27,6 @@ COLLECT_AFTER = 10_000  # new objects; modules being loaded are no garbage, and 
 KEPT_BYTES = 2 << 20  # more than a page of a listing needs at once, from its receipt to its lines
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; what cleans up after Ctrl-C cleans up after it, too."""
-
-
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None) -> int:
     """Run one command line and give its exit code; errors are reported here."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -137,16 +133,15 @@ def _log_unexpected(exc: Exception) -> None:
 
 
 def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
-    terminated = isinstance(exc, Terminated)
     try:
         out.flush()
     except StdoutError as lost:
         _abandon_stdout(out)
         if not lost.broken_pipe:
             out.error(lost)
-    reason = "terminated" if terminated else "interrupted"
+    reason = "terminated" if isinstance(exc, exit_codes.Terminated) else "interrupted"
     out.note(f"s3pool: {reason}", {"type": "note", "message": reason})
-    return exit_codes.TERMINATED if terminated else exit_codes.INTERRUPTED
+    return exit_codes.code_of_interrupt(exc)
 
 
 def _lost_stdout(exc: StdoutError, out: Output) -> int:
@@ -218,12 +213,16 @@ def _is_open(descriptor: int) -> bool:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Turn SIGTERM into Terminated, and SIGINT into KeyboardInterrupt, in the main thread, unless they are ignored."""
+    """Turn SIGTERM and SIGHUP into Terminated, and SIGINT into KeyboardInterrupt, unless they are ignored."""
 
-    def on_terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise Terminated
+    def on_terminate(number: int, _frame: FrameType | None) -> NoReturn:
+        raise exit_codes.Terminated(exit_codes.HUNG_UP if number == signal.SIGHUP else exit_codes.TERMINATED)
 
-    handlers = ((signal.SIGTERM, on_terminate), (signal.SIGINT, signal.default_int_handler))
+    handlers = (
+        (signal.SIGTERM, on_terminate),
+        (signal.SIGHUP, on_terminate),
+        (signal.SIGINT, signal.default_int_handler),
+    )
     changed = [(number, handler) for number, handler in handlers if signal.getsignal(number) is signal.SIG_DFL]
     for number, handler in changed:
         signal.signal(number, handler)

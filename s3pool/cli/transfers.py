@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.bars import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.exit_codes import INTERRUPTED, TERMINATED
+from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.summary import summary_text, tell_summary
 from s3pool.cli.workers import executor_for
@@ -354,5 +354,5 @@ def leaving_in_time(
             for helper in engine.helpers:
                 helper.kill()
             ctx.out.flush()
-            os._exit(TERMINATED if type(exc) is not KeyboardInterrupt else INTERRUPTED)
+            os._exit(code_of_interrupt(exc))
         raise

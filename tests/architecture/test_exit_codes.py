@@ -13,7 +13,7 @@ from s3pool.errors import S3PoolError
 from tests.support.run_cli import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPECTED_CODES = [0, 1, 2, 3, 4, 5, 6, 75, 130, 141, 143]
+EXPECTED_CODES = [0, 1, 2, 3, 4, 5, 6, 75, 129, 130, 141, 143]
 EXPECTED = {
     "UsageError": 2,
     "ConfigError": 2,

@@ -391,7 +391,7 @@ def test_quiet_says_nothing_when_all_goes_well(cli: Cli, work: Path) -> None:
     assert (0, "", "") == (result.code, result.out, result.err)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_without_resume_leaves_nothing(
     run_cli: CliRunner, fake: FakeS3, tmp_path: Path, number: int, code: int
 ) -> None:

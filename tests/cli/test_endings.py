@@ -118,7 +118,8 @@ def test_closed_stdin_is_one_line(fake: FakeS3, run_cli: CliRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated"), (signal.SIGHUP, 129, b"terminated")],
 )
 def test_signal_ends_with_one_line(
     fake: FakeS3, run_cli: CliRunner, number: signal.Signals, code: int, word: bytes

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import check_attributes
-from s3pool.cli.exit_codes import DONE, INTERRUPTED, SKIPPED, TERMINATED, combined, exit_code_for
+from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         # Workers that hang in the network would hold the interpreter's own end back.
         os._exit(end(stuck.code))
     except KeyboardInterrupt as exc:
-        end(_code_of_interrupt(exc))
+        end(code_of_interrupt(exc))
         raise
     except Exception as exc:
         end(exit_code_for(exc))
@@ -138,10 +138,6 @@ class _Stuck(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
-
-
-def _code_of_interrupt(exc: KeyboardInterrupt) -> int:
-    return INTERRUPTED if type(exc) is KeyboardInterrupt else TERMINATED
 
 
 def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
@@ -223,7 +219,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             _tell_summary(report, ctx)
             ctx.out.note("s3pool: the same command again goes on")
             if engine.executor.is_busy:
-                raise _Stuck(_code_of_interrupt(exc)) from exc
+                raise _Stuck(code_of_interrupt(exc)) from exc
             raise
     _tell_end(report, route, ctx)
     return _exit_code(report)

@@ -40,6 +40,7 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
 PREFIX_LENGTH = len(SIGNED_PREFIX)
+PLAIN_NAMES = "host;x-amz-content-sha256;x-amz-date"  # signed headers of a request that has no others
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
@@ -268,9 +269,16 @@ class Signer:
         """
         if self._credentials is None or self._credentials.session_token:
             return None
-        headers = {"host": host, "x-amz-content-sha256": payload_hash}
-        self._authorize(self._credentials, headers, method, path=path, query="", now=now)
-        return ("x-amz-date", headers["x-amz-date"]), ("authorization", headers["authorization"])
+        timestamp = self.timestamp(now)
+        moment = self._at(self._credentials, timestamp)
+        canonical = (
+            f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload_hash}\nx-amz-date:{timestamp}\n\n"
+            f"{PLAIN_NAMES}\n{payload_hash}"
+        )
+        signed = moment.sign(canonical.encode("utf-8", "surrogateescape"))
+        credential = f"{self._credentials.access_key}/{moment.scope}"
+        authorization = f"{ALGORITHM} Credential={credential}, SignedHeaders={PLAIN_NAMES}, Signature={signed}"
+        return ("x-amz-date", timestamp), ("authorization", authorization)
 
     def authorize_query(
         self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str

@@ -8,6 +8,7 @@ import os
 import socket
 import socketserver
 import ssl
+import stat
 import threading
 import time
 import weakref
@@ -371,8 +372,9 @@ def remove_dead_socket(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
+        except ConnectionRefusedError:  # which files and links get, too
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
         except OSError:
             return  # there is none, or nobody may know
 

@@ -153,6 +153,20 @@ def test_socket_of_another_program_stays(fake: FakeS3, tmp_path: Path) -> None:
         assert 200 == talk(path).status
 
 
+def test_file_is_no_socket_to_replace(fake: FakeS3, tmp_path: Path) -> None:
+    """A slip of the hand in a path costs nobody's data."""
+    path = tmp_path / "results.csv"
+    path.write_text("precious")
+    for name in (path, tmp_path / "link"):
+        if name != path:
+            name.symlink_to(path)
+        with pytest.raises(ConfigError, match=r"cannot listen on unix:.*in use"):
+            RunningProxy(fake.endpoints, listen=f"unix:{name}")
+
+    assert "precious" == path.read_text()
+    assert (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -139,12 +139,15 @@ class Forwarder:
         slowness: float = DEFAULT_SLOWNESS,
         is_plain: bool = False,
         seats: Seats | None = None,
+        senders: int = MANY,
     ) -> None:
         self._transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._slowness = slowness  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
         self.seats = seats or Seats(MANY)
+        # A body may come slowly, and holds one of the clients' connections as long.
+        self.senders = Seats(senders, kind="bodies", detail="too many of your uploads are under way.", closes=True)
         self.memory: Budget | None = None  # for documents that nodes send
 
     def send(

@@ -11,7 +11,7 @@ from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
 from s3pool.proxy.budget import Slip
-from s3pool.proxy.denial import ClientGoneError, Denial, slow_down, unavailable
+from s3pool.proxy.denial import ClientGoneError, Denial, unavailable
 from s3pool.proxy.express import Passage
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.head import RequestHead, parse_head
@@ -41,6 +41,7 @@ class Connection:
         self.stream = stream
         self.is_idle = False  # it waits for a request; read by other threads
         self.idle_since = time.monotonic()
+        self.is_over = False  # all answers were given
         self.is_watched = False  # the loop's own note
         self.peer = peer
         self.host = host
@@ -63,6 +64,7 @@ class Connection:
             self.stream.close()
             return False
         if not goes_on:
+            self.is_over = True
             self.stream.hang_up()
         return goes_on
 
@@ -154,6 +156,7 @@ class Errand:
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
     _seat = ""  # whose place it has among the requests that nodes are asked for
+    _sender = ""  # whose place it has among those with bodies
     _ticket: Ticket | None = None
 
     def __init__(self, connection: Connection, block: bytes, bytes_before: int) -> None:
@@ -243,6 +246,8 @@ class Errand:
             return self._refuse(Denial(500, "InternalError", "the proxy failed at this request", closes=True))
         finally:
             self._leave()
+            if self._sender:
+                self._gateway.forwarder.senders.give_back(self._sender)
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
             self._gateway.loader.budget.give_back(self._attempts.kept)
@@ -265,11 +270,7 @@ class Errand:
         Raises:
             Denial: there is none for this client, and was none for seconds.
         """
-        owner = self.entry.access_key or f"@{self.entry.client}"
-        if not self._gateway.forwarder.seats.take(owner, self._gateway.settings.slot_wait):
-            self.entry.limited = ("", "slots")
-            raise slow_down("Please reduce your request rate: all connections to the storage are in use.")
-        self._seat = owner
+        self._seat = self._gateway.forwarder.seats.claim(self.entry.owner, self._gateway.settings.slot_wait)
 
     def _leave(self) -> None:
         """Give back what the request held of what all share."""
@@ -342,6 +343,8 @@ class Errand:
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
             return answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
         admitted = self._admit(head)
+        if head.length != 0:
+            self._sender = self._gateway.forwarder.senders.claim(self.entry.owner)
         # Its signer may be remembered by now; then the next one of this kind needs no thread.
         gateway = self._gateway
         self.is_everyday = gateway.is_loopable and gateway.admit_plain(self._block, self.entry.peer) is not None

@@ -51,6 +51,11 @@ class Entry:
         self.started = time.monotonic()
 
     @property
+    def owner(self) -> str:
+        """Return whose request it is among all that share something: a key's, or an address's without one."""
+        return self.access_key or f"@{self.client}"
+
+    @property
     def request_id(self) -> str:
         """Give the proxy's own name for the request; it is made up when somebody asks."""
         if not self._request_id:

@@ -1,23 +1,33 @@
-"""Places for requests that nodes are asked for: how many there are, and who gets the next one."""
+"""Places for requests, at nodes or with bodies on their way: how many there are, and who gets the next one."""
 
 from __future__ import annotations
 
 import threading
 import time
 
+from s3pool.proxy.denial import slow_down
+
 MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
 SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
 
 
 class Seats:
-    """A bound on the requests at work on nodes. Nobody has more than half of it while others are there.
+    """A bound on requests of one kind. Nobody has more than half of it while others are there.
 
     An owner is an access key, or an address where there is none. One that is alone may have
     more, but for a quarter that is kept for others: their first requests find it free.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        kind: str = "slots",
+        detail: str = "all connections to the storage are in use.",
+        closes: bool = False,
+    ) -> None:
         self.size = max(size, 1)
+        self._kind, self._detail, self._closes = kind, detail, closes
         self._half = max(self.size // 2, 1)
         self._most = max(self.size - self.size // SPARE_SHARE, 1)
         # Guards all below; held for a few additions.
@@ -54,6 +64,18 @@ class Seats:
             finally:
                 self._waiting -= 1
         return False
+
+    def claim(self, owner: str, patience_s: float = 0.0) -> str:
+        """Take a place as take() does, and return the owner.
+
+        Raises:
+            Denial: there is none in time.
+        """
+        if not self.take(owner, patience_s):
+            denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
+            denial.limited = ("", self._kind)
+            raise denial
+        return owner
 
     def _take(self, owner: str) -> bool:
         held = self._held.get(owner, 0)

@@ -225,9 +225,11 @@ class ProxyServer(ThreadingHTTPServer):
             return way
 
     def _make_room(self) -> bool:
-        """End the connection that has waited longest for a request, or is still without one; False when all work."""
+        """End a connection that has had its last answer, or else the one that is idle longest; False when all work."""
         since: dict[socket.socket, float] = dict(self._unsecured)
-        since.update((sock, own.idle_since) for own, sock in self._sockets.items() if own.is_idle)
+        for own, sock in self._sockets.items():
+            if (own.is_idle or own.is_over) and not own.is_guest:
+                since[sock] = 0.0 if own.is_over else own.idle_since
         since = {sock: moment for sock, moment in since.items() if sock not in self._leaving}
         if not since:
             return False

@@ -17,7 +17,7 @@ from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.proxy.budget import RetryBudget
 from s3pool.proxy.clients import Client, pool_client, read_clients
-from s3pool.proxy.descriptors import seats_within
+from s3pool.proxy.descriptors import clients_within, seats_within
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
 from s3pool.proxy.limits import BucketLimits, Meter, read_bucket_limits
@@ -88,6 +88,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = 
 
 def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
     timeout_s = session.config.read_timeout_s
+    seats = seats_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))
     transport = Transport(
         session.transport.balancer,
         session.signer.sign,
@@ -100,7 +101,8 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         transport,
         budget=RetryBudget(settings.retry_budget),
         slowness=settings.slow_op_timeout / timeout_s,
-        seats=Seats(seats_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))),
+        seats=Seats(seats),
+        senders=clients_within(settings.max_clients, seats),
         is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
 

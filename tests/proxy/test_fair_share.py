@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -232,6 +233,36 @@ def test_health_is_told_when_all_are_at_work() -> None:
         refused = proxy.ask("GET", "/b/small")
 
         assert (200, 503, "1") == (healthy.status, refused.status, refused.headers["retry-after"])
+
+
+def at_work(proxy: RunningProxy) -> int:
+    """Return how many requests have begun and not ended."""
+    found = re.search(r"s3pool_proxy_in_flight\S* ([0-9]+)", proxy.proxy.metrics.render({}).decode())
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.parametrize(
+    ("framing", "headers"),
+    [
+        (b"content-length: 1000", {}),
+        (b"content-length: 9000000", {}),
+        (b"content-length: 1000", {"expect": "100-continue"}),
+        (b"transfer-encoding: chunked", {}),
+    ],
+)
+def test_slow_bodies_of_one_client_leave_connections_to_others(framing: bytes, headers: dict[str, str]) -> None:
+    """However small they are, and whether or not a node has been asked; all there are would be too many."""
+    with proxy_with(max_clients=16) as (_, proxy), ExitStack() as stack:
+        for _ in range(20):
+            head = proxy.signed("PUT", "/b/slow", payload="UNSIGNED-PAYLOAD", key=GUEST_KEY, headers=headers)
+            before = at_work(proxy)
+            sock = begin(proxy, stack, head.replace(b"content-length: 0", framing))
+            await_true(lambda now=before, sock=sock: at_work(proxy) > now or bool(select.select([sock], [], [], 0)[0]))
+
+        for _ in range(3):
+            assert SMALL == proxy.ask("GET", "/b/small").body
+            assert 200 == proxy.ask("PUT", "/b/new", body=b"new").status
+    assert ("", "bodies") in limited(proxy)
 
 
 def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: FakeS3) -> None:

@@ -111,6 +111,11 @@ def _check_coverage(target: Target) -> None:
     names = [name for name, _, _ in target.pairs]
     if target.names - COVERED or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
         raise forbidden("AccessDenied", "Signature Version 2 does not cover this query", reason="coverage")
+    # They are signed decoded: what follows an & in a value must not read like the next of them.
+    inner = (piece for name, value in target.parameters if name in SIGNED_PARAMETERS for piece in value.split("&")[1:])
+    if any(piece.partition("=")[0] in SIGNED_PARAMETERS for piece in inner):
+        detail = "Signature Version 2 cannot tell this parameter from two"
+        raise forbidden("AccessDenied", detail, reason="coverage")
 
 
 def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:

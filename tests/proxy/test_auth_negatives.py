@@ -166,6 +166,26 @@ def test_field_that_version_2_signs_stands_once(place: tuple[FakeS3, RunningProx
     assert (200, 400, []) == (sound.status, answer.status, ops)
 
 
+@pytest.mark.parametrize(
+    ("signed", "sent"),
+    [
+        ("partNumber=1&uploadId=u", "partNumber=1%26uploadId%3Du"),
+        ("acl&versionId=v", "acl=%26versionId%3Dv"),
+        ("acl&versionId=v", "acl%26versionId=v"),
+    ],
+)
+def test_parameters_of_version_2_cannot_become_one(place: tuple[FakeS3, RunningProxy], signed: str, sent: str) -> None:
+    """It signs them decoded: the URL of a part became one that overwrites the whole object."""
+    expires = str(int(time.time()) + 60)
+    text = f"PUT\n\n\n{expires}\n/b/new?{signed}"
+    claimed = base64.b64encode(hmac.digest(POOL_KEY.secret_key.encode(), text.encode(), "sha1")).decode()
+    target = f"/b/new?{sent}&AWSAccessKeyId={POOL_KEY.access_key}&Expires={expires}&Signature={quote(claimed, safe='')}"
+
+    answer, ops = attempt(place, plain(place[1], "PUT", target, body=b"x"))
+
+    assert (403, []) == (answer.status, ops)
+
+
 @pytest.mark.parametrize("value", ["a%0D%0AX:%201", "a%0A", "%00", "a%7Fb"])
 def test_header_of_an_answer_cannot_be_broken(place: tuple[FakeS3, RunningProxy], value: str) -> None:
     """RGW writes it as it stands, so that its answer is malformed and the node looks ill."""

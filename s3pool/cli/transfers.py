@@ -178,6 +178,7 @@ class Teller:
 
     def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
         self._out = ctx.out
+        self._act = "move" if ctx.args.command == "mv" else "copy"
         self._args = ctx.args if "storage_class" in ctx.args else None
         self._progress = progress
         self._lines = lines
@@ -206,7 +207,7 @@ class Teller:
             self._tell_deleted(outcome)
         elif self._out.json:
             fields = {
-                "type": "copy",
+                "type": self._act,
                 "source": task.source,
                 "target": task.target,
                 "size": outcome.done.size,

@@ -56,6 +56,16 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
         IntegrityError: the target is not what was stored, the source is not what was read, or
             they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
     """
+    try:
+        _prove_and_remove(task, done, engine, again)
+    except S3Error as exc:
+        if exc.status < FIRST_SERVER_ERROR:
+            advice = f"{exc.advice}; " if exc.advice else ""
+            exc.hint = f"{advice}{task.source} was copied to {task.target}, and stays"
+        raise
+
+
+def _prove_and_remove(task: Moved, done: Done, engine: Engine, again: Callable[[], Done]) -> None:
     if isinstance(task, UploadTask):
         _check_target(task, done, engine.client)
         _remove_file(task, done, engine)

@@ -440,3 +440,35 @@ def test_moves_take_two_looks_more_for_each_object_than_copies(call: Run, fake: 
 
     assert (0, 0) == (copied.code, moved.code)
     assert 6 == len(fake.ops(op="HeadObject")) - looks_of_copy
+
+
+@pytest.mark.parametrize(("source", "target"), [("f", "s3/b/f"), ("s3/b/al/k", "got"), ("s3/b/al/k", "s3/b/new")])
+def test_lines_of_moves_are_of_the_type_move(call: Run, fake: FakeS3, tmp_path: Path, source: str, target: str) -> None:
+    """Who reads the lines knows what is gone."""
+    (tmp_path / "f").write_bytes(b"content")
+
+    result = call("--json", "mv", source, target)
+
+    assert ("move", source, target) == tuple(result.records[0][name] for name in ("type", "source", "target"))
+
+
+@pytest.mark.parametrize("target", ["got", "s3/b/new"])
+def test_refused_delete_tells_that_the_copy_is_there(call: Run, fake: FakeS3, target: str) -> None:
+    """An error about a delete alone would leave open where the content is."""
+    fake.fault(Answer(403, "AccessDenied"), op="DeleteObject", times=0)
+
+    result = call("mv", "s3/b/al/k", target)
+
+    assert (4, b"content") == (result.code, fake.store.bodies("b")["al/k"])
+    assert f"; check the keys and their policy; s3/b/al/k was copied to {target}, and stays\n" in result.err
+
+
+def test_refused_look_tells_that_the_copy_is_there(call: Run, fake: FakeS3, tmp_path: Path) -> None:
+    """Who may write and not read sees that the file was stored."""
+    (tmp_path / "f").write_bytes(b"content")
+    fake.fault(Answer(403, "AccessDenied"), op="HeadObject", times=0)
+
+    result = call("mv", "f", "s3/b/f")
+
+    assert (4, True) == (result.code, (tmp_path / "f").exists())
+    assert "; f was copied to s3/b/f, and stays\n" in result.err

@@ -216,7 +216,7 @@ def _report(case: Case) -> Iterator[Violation]:
     counts = {"copy": 0, "delete": 0}
     records = [*_records(case.run.stdout), *_records(case.run.stderr)]
     for record in records:
-        kind = record.get("type")
+        kind = "copy" if record.get("type") == "move" else record.get("type")
         counts[kind if kind in counts else "other"] = counts.get(kind if kind in counts else "other", 0) + 1
         if kind == "copy":
             yield from _copy_line(case, str(record["source"]), str(record["target"]))

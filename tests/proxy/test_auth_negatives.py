@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from s3pool.model import Credentials, Endpoint, Request
-from s3pool.s3.sigv4 import Signer, derive_key, signature, string_to_sign
+from s3pool.s3.sigv4 import Signer
 from tests.support.chunk_signing import SignedStream, unsigned_stream
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import (
@@ -24,6 +24,7 @@ from tests.support.proxying import (
     arrived,
     checking_fake,
     parse_answer,
+    signed_whole,
     stored,
 )
 
@@ -132,20 +133,11 @@ def test_unsigned_amz_header_is_denied(place: tuple[FakeS3, RunningProxy], field
 
 def test_signed_header_cannot_be_taken_away_by_connection(place: tuple[FakeS3, RunningProxy]) -> None:
     """What Connection names is not sent on, and whoever signed the header wants it stored."""
-    stamp, path = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), "/b/new"
-    signed = {"cache-control": "no-store", "host": place[1].host}
-    signed |= {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", "x-amz-date": stamp}
-    names, scope = ";".join(signed), f"{stamp[:8]}/{REGION}/s3/aws4_request"
-    canonical = "\n".join(["PUT", path, "", *(f"{name}:{value}" for name, value in signed.items()), "", names])
-    key = derive_key(POOL_KEY.secret_key, stamp[:8], region=REGION, service="s3")
-    claimed = signature(key, string_to_sign(stamp, scope, f"{canonical}\nUNSIGNED-PAYLOAD".encode()))
-    signed["Authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={POOL_KEY.access_key}/{scope},SignedHeaders={names},Signature={claimed}"
-    )
-    head = "\r\n".join([f"PUT {path} HTTP/1.1", *(f"{name}: {value}" for name, value in signed.items())])
+    headers = {"cache-control": "no-store", "host": place[1].host}
+    head = signed_whole("PUT", "/b/new", headers=headers)
 
-    sound, _ = attempt(place, f"{head}\r\nContent-Length: 0\r\n\r\n".encode())
-    answer, ops = attempt(place, f"{head}\r\nConnection: cache-control\r\nContent-Length: 0\r\n\r\n".encode())
+    sound, _ = attempt(place, head + b"\r\n")
+    answer, ops = attempt(place, head + b"Connection: cache-control\r\n\r\n")
 
     assert (200, 400, []) == (sound.status, answer.status, ops)
 

@@ -9,7 +9,16 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.support.fake_s3 import FakeS3
-from tests.support.proxying import GUEST_KEY, Answer, RunningProxy, arrived, checking_fake, last, parse_answer
+from tests.support.proxying import (
+    GUEST_KEY,
+    Answer,
+    RunningProxy,
+    arrived,
+    checking_fake,
+    last,
+    parse_answer,
+    signed_whole,
+)
 from tests.support.upload_form import BOUNDARY, form_body, form_request, signed_form
 
 SECRET = b"nobody may read this"
@@ -342,6 +351,7 @@ def test_request_that_the_table_does_not_know_is_refused(
         ("GET", "/allowed?events=a&events=b&prefix=&suffix=&ping=10"),
         ("GET", "/allowed?uploads=&max-uploads=1"),
         ("GET", "/allowed?location="),
+        ("GET", "/allowed?lifecycle=&withUpdatedAt=true"),
         ("GET", "/allowed/k?tagging&versionId=null"),
         ("HEAD", "/allowed"),
         ("HEAD", "/allowed/k?versionId=null"),
@@ -361,6 +371,17 @@ def test_daily_work_of_a_key_with_limits_passes(nodes: FakeS3, bound: RunningPro
     ask(nodes, bound, method, target, body=b"<Delete/>" if "delete" in target else b"")
 
     assert [] != nodes.ops()
+
+
+@pytest.mark.parametrize("name", ["x-rgw-object-type", "x-rgw-next-append-position"])
+def test_what_rgw_said_of_an_object_may_come_back(nodes: FakeS3, bound: RunningProxy, name: str) -> None:
+    """The modify of s3cmd sends all that HEAD told with its copy; no node obeys these two."""
+    headers = {"host": bound.host, "x-amz-copy-source": "allowed/k", "x-amz-metadata-directive": "REPLACE", name: "1"}
+    nodes.forget()
+
+    answer = parse_answer(bound.talk(signed_whole("PUT", "/allowed/k", headers=headers, key=GUEST_KEY) + b"\r\n"))
+
+    assert (200, ["CopyObject"]) == (answer.status, arrived(nodes))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any
 
 from s3pool.config import Config
-from s3pool.model import Credentials, Endpoint
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
-from s3pool.s3.sigv4 import Signer, canonical_query
+from s3pool.s3.sigv4 import Signer, canonical_query, derive_key, signature, string_to_sign
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
 
 POOL_KEY = Credentials(ACCESS_KEY, SECRET_KEY)
@@ -198,6 +198,20 @@ def signed_request(
     if close:
         lines.append("connection: close")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape") + body
+
+
+def signed_whole(method: str, path: str, *, headers: Mapping[str, str], key: Credentials = POOL_KEY) -> bytes:
+    """Give a request without a body of which each header is signed, whatever its name; without its last blank line."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    signed = dict(sorted({**headers, "x-amz-content-sha256": UNSIGNED_PAYLOAD, "x-amz-date": stamp}.items()))
+    names, scope = ";".join(signed), f"{stamp[:8]}/{REGION}/s3/aws4_request"
+    fields = [f"{name}:{value}" for name, value in signed.items()]
+    canonical = "\n".join([method, path, "", *fields, "", names, UNSIGNED_PAYLOAD])
+    signing_key = derive_key(key.secret_key, stamp[:8], region=REGION, service="s3")
+    claimed = signature(signing_key, string_to_sign(stamp, scope, canonical.encode()))
+    words = f"Credential={key.access_key}/{scope},SignedHeaders={names},Signature={claimed}"
+    lines = [f"{method} {path} HTTP/1.1", *fields, f"authorization:AWS4-HMAC-SHA256 {words}", "content-length:0", ""]
+    return "\r\n".join(lines).encode()
 
 
 def checking_fake(nodes: int = 3, **secrets: str) -> FakeS3:

@@ -377,6 +377,7 @@ def test_daily_work_of_a_key_with_limits_passes(nodes: FakeS3, bound: RunningPro
 def test_what_rgw_said_of_an_object_may_come_back(nodes: FakeS3, bound: RunningProxy, name: str) -> None:
     """The modify of s3cmd sends all that HEAD told with its copy; no node obeys these two."""
     headers = {"host": bound.host, "x-amz-copy-source": "allowed/k", "x-amz-metadata-directive": "REPLACE", name: "1"}
+    nodes.store.add("allowed", "k", b"0123456789")
     nodes.forget()
 
     answer = parse_answer(bound.talk(signed_whole("PUT", "/allowed/k", headers=headers, key=GUEST_KEY) + b"\r\n"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError, NotFoundError
+from s3pool.hashing import new_hasher
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
 from s3pool.sync.compare import (
@@ -28,6 +30,7 @@ from s3pool.sync.route import Route
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+from s3pool.transfer.server_checksum import ServerChecksum, whole_checksum
 from s3pool.transfer.tasks import Task
 from s3pool.transfer.verify import certain_part_size, etag_tells_content
 
@@ -111,7 +114,15 @@ class Looker:
         if any(look.hashes.get(size) == remote.etag for size in sizes):
             return True
         missing = [size for size in sizes if size not in look.hashes]
-        return remote.etag in self._hash(local, missing)
+        return remote.etag in self._hash(local, missing) or self._has_told_checksum(local, remote)
+
+    def _has_told_checksum(self, local: Entry, remote: Entry) -> bool:
+        """Compare with a checksum that the server tells beside an ETag that is no digest."""
+        head = self._head_of_remote(remote.name, checksums=True)
+        if head is None or head.etag != remote.etag or etag_tells_content(remote.etag, head.headers):
+            return False
+        told = whole_checksum(head.headers)
+        return told is not None and bool(self._etags_of(local, lambda fd, size: _as_told(fd, size, told, remote.etag)))
 
     def _part_sizes(self, remote: Entry) -> list[int]:
         """Give the part sizes with which the ETag may have been made; none when it tells nothing."""
@@ -126,13 +137,17 @@ class Looker:
 
     def _hash(self, local: Entry, part_sizes: list[int]) -> set[str]:
         """Give a file's ETags for some part sizes; none when it changes meanwhile."""
+        return self._etags_of(local, lambda fd, size: {each: _etag_of(fd, size, each) for each in part_sizes})
+
+    def _etags_of(self, local: Entry, compute: Callable[[int, int], dict[int, str]]) -> set[str]:
+        """Return what ``compute`` makes of a file's descriptor and size, and have it remembered."""
         try:
             fd = os.open(local.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as exc:
             raise local_error("read", local.path, exc) from exc
         try:
             facts = os.fstat(fd)
-            etags = {size: _etag_of(fd, facts.st_size, size) for size in part_sizes}
+            etags = compute(fd, facts.st_size)
             now = os.fstat(fd)
         except IntegrityError:  # it became shorter
             return set()
@@ -160,14 +175,18 @@ class Looker:
         other = self._head(self._route.target.bucket, self._route.target.join(name).key)
         return other is not None and _have_same_time(head, other)
 
-    def _head_of_remote(self, name: str) -> ObjectHead | None:
+    def _head_of_remote(self, name: str, *, checksums: bool = False) -> ObjectHead | None:
         up = self._route.direction == UPLOAD
         side = self._route.target if up else self._route.source
-        return self._head(side.bucket, side.join(name).key, client=self._client if up else self._source)
+        return self._head(
+            side.bucket, side.join(name).key, client=self._client if up else self._source, checksums=checksums
+        )
 
-    def _head(self, bucket: str, key: str, *, client: S3Client | None = None) -> ObjectHead | None:
+    def _head(
+        self, bucket: str, key: str, *, client: S3Client | None = None, checksums: bool = False
+    ) -> ObjectHead | None:
         try:
-            return (client or self._client).head_object(bucket, key)
+            return (client or self._client).head_object(bucket, key, checksums=checksums)
         except NotFoundError:
             return None
 
@@ -190,6 +209,12 @@ def _etag_of(fd: int, size: int, part_size: int) -> str:
         return FileSlice(fd, length=size).digest("md5").hex()
     parts = (FileSlice(fd, offset=part.first, length=part.length) for part in iter_ranges(size, part_size))
     return composite_etag(part.digest("md5").hex() for part in parts)
+
+
+def _as_told(fd: int, size: int, told: ServerChecksum, etag: str) -> dict[int, str]:
+    hasher = new_hasher(told.algorithm)
+    FileSlice(fd, length=size).feed(hasher.update)
+    return {AS_IT_IS: etag} if hasher.digest() == told.digest else {}
 
 
 def _stored_time(head: ObjectHead) -> int | None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from s3pool.hashing import new_hasher
+from s3pool.transfer.server_checksum import checksum_text
 from tests.support.fake_s3 import MIB, FakeS3
 from tests.support.fake_s3 import Call as CallOut
+from tests.support.fake_s3.store import md5_hex
 from tests.support.run_cli import CliResult
 
 Call = Callable[..., CliResult]
@@ -137,6 +140,37 @@ def test_under_kms_a_change_while_the_file_is_sent_is_found(kms: FakeS3, call: C
     call("sync", *flags, "up", "s3/b/p")
 
     assert kms.store.bodies("b")["p/k"] == b"y" * size
+
+
+@pytest.mark.parametrize(
+    "etag", [lambda key: f"CRC64NVME-{key}", lambda key: md5_hex(key.encode())], ids=["odd", "MD5"]
+)
+@pytest.mark.parametrize("name", ["crc64nvme", "crc32c", "sha256"])
+def test_a_checksum_that_the_server_tells_spares_the_copy(
+    kms: FakeS3, call: Call, tmp_path: Path, name: str, etag: Callable[[str], str]
+) -> None:
+    """Where the ETag is no digest: other clients store one, and what it proved is remembered."""
+
+    def told(content: bytes) -> str:
+        hasher = new_hasher(name)
+        hasher.update(memoryview(content))
+        return checksum_text(hasher.digest())
+
+    plant(tmp_path / "up", ["same", "other"], content=b"kept")
+    for key, content in (("same", b"kept"), ("other", b"old!")):
+        headers = {"x_amz_server_side_encryption": "aws:kms", f"x_amz_checksum_{name}": told(content)}
+        kms.store.add("b", f"p/{key}", content, **headers).etag = etag(key)
+    (tmp_path / "down").mkdir()
+    for key in ("same", "other"):
+        (tmp_path / "down" / key).write_bytes(b"kept")
+
+    assert figures(call("sync", "--json", "--checksum", "s3/b/p", "down"))[:2] == (0, 1)
+    assert (tmp_path / "down" / "other").read_bytes() == b"old!"
+    assert figures(call("sync", "--json", "--checksum", "up", "s3/b/p"))[:2] == (0, 1)
+    assert kms.store.bodies("b") == {"p/same": b"kept", "p/other": b"kept"}
+    before = kms.ops().count("HeadObject")
+    assert figures(call("sync", "--json", "--checksum", "up", "s3/b/p"))[:2] == (0, 0)
+    assert kms.ops().count("HeadObject") == before
 
 
 # -- clocks of file systems ----------------------------------------------------------------

@@ -35,7 +35,7 @@ from s3pool.proxy.form_upload import FormVerifier, form_answer, is_form, put_hea
 from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.head import RequestHead
-from s3pool.proxy.inquiry import Inquiry
+from s3pool.proxy.inquiry import Inquiry, check_batch
 from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.location import located
@@ -249,20 +249,26 @@ class Gateway:
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
-        """Make the body ready that goes to a node; one that names buckets is read here first.
+        """Make the body ready that goes to a node; one that names buckets or has conditions is read here first.
 
         Raises:
-            Denial: its framing is broken, or it names a bucket that its sender may not use.
+            Denial: its framing is broken, it names a bucket that its sender may not use, or a
+                condition would not be kept.
         """
         self.inquiry.check_conditions(admitted)
         load = self.loader.load(admitted, stream, before_read)
         client = admitted.caller.client
-        if client is None or not client.buckets or admitted.operation.name not in DOCUMENTS:
+        names = client is not None and bool(client.buckets) and admitted.operation.name in DOCUMENTS
+        passes_over = self.inquiry.may_pass_over(admitted)
+        if not (names or passes_over):
             return load
         sink = DocumentSink()
         try:
             load.body.send(sink)
-            check_document(bytes(sink.content), client.admits)
+            if names and client is not None:
+                check_document(bytes(sink.content), client.admits)
+            if passes_over:
+                check_batch(bytes(sink.content))
         except BaseException as exc:
             self.loader.release(load)
             if isinstance(exc, Denial):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from s3pool.body import EMPTY_SHA256
@@ -15,7 +16,7 @@ from s3pool.proxy.head import RequestHead, index_of
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.operations import classify
 from s3pool.proxy.outbound import Fields, Outbound
-from s3pool.proxy.servers import RESERVED, RGW, UNKNOWN, kind_of
+from s3pool.proxy.servers import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYGW, kind_of
 from s3pool.proxy.target import read_target
 from s3pool.proxy.versioning import Versioning
 from s3pool.record import replace
@@ -29,23 +30,36 @@ SOURCE_CONDITIONS = frozenset(
     f"{SOURCE_PREFIX}if-{name}" for name in ("match", "none-match", "modified-since", "unmodified-since")
 )
 TARGET_CONDITIONS = frozenset({"if-match", "if-none-match"})
-# Conditions that RGW 16.2 takes and passes over, by operation: it would overwrite or delete all the same.
-IGNORED = {
+MAY_BE_IGNORED = TARGET_CONDITIONS | SOURCE_CONDITIONS
+# Conditions that a server takes and passes over, by operation: it would overwrite or delete all the same.
+_OF_RGW = {  # 16.2
     "CompleteMultipartUpload": TARGET_CONDITIONS,
     "CopyObject": TARGET_CONDITIONS | SOURCE_CONDITIONS,
     "UploadPartCopy": SOURCE_CONDITIONS,
     "DeleteObject": TARGET_CONDITIONS,
 }
+IGNORED: Mapping[str, Mapping[str, frozenset[str]]] = {
+    RGW: _OF_RGW,
+    UNKNOWN: _OF_RGW,
+    MINIO: {"CopyObject": TARGET_CONDITIONS, "DeleteObject": TARGET_CONDITIONS},
+    VERSITYGW: {"CopyObject": TARGET_CONDITIONS},
+    AMAZON: {},
+}
 # What it passes over, and nothing that could be asked before would make up for that.
-UNKNOWN_TO_RGW = frozenset(
-    {
-        "x-amz-write-offset-bytes",
-        "x-amz-rename-source",
-        "x-amz-if-match-size",
-        "x-amz-if-match-last-modified-time",
-        "x-amz-if-match-initiated-time",
-    }
+_DELETE_CONDITIONS = frozenset(
+    {"x-amz-if-match-size", "x-amz-if-match-last-modified-time", "x-amz-if-match-initiated-time"}
 )
+_OFFSET, _RENAME = "x-amz-write-offset-bytes", "x-amz-rename-source"
+UNCHECKED: Mapping[str, frozenset[str]] = {
+    RGW: _DELETE_CONDITIONS | {_OFFSET, _RENAME},
+    MINIO: _DELETE_CONDITIONS | {_RENAME},
+    VERSITYGW: frozenset({_OFFSET, _RENAME}),
+    UNKNOWN: frozenset(),
+    AMAZON: frozenset(),
+}
+MAY_BE_UNCHECKED = frozenset().union(*UNCHECKED.values())
+# The conditions of one object of a batch, which all of these servers pass over.
+BATCH_CONDITION = re.compile(rb"<(?:[\w.-]{1,64}:)?(ETag|LastModifiedTime|Size)[\s>/]")
 
 
 class Inquiry:
@@ -92,24 +106,33 @@ class Inquiry:
         Raises:
             Denial: they do not hold, or nobody can tell.
         """
-        head = admitted.head
-        ignored = IGNORED.get(admitted.operation.name, frozenset()).intersection(head.index)
-        unknown = UNKNOWN_TO_RGW.intersection(head.index)
-        if not (ignored or unknown):
+        head, op = admitted.head, admitted.operation.name
+        if not (
+            (op in _OF_RGW and MAY_BE_IGNORED.intersection(head.index)) or MAY_BE_UNCHECKED.intersection(head.index)
+        ):
             return
         self._learn_server(head)
-        if self.server not in (RGW, UNKNOWN):
+        ignored = IGNORED[self.server].get(op, frozenset()).intersection(head.index)
+        unchecked = UNCHECKED[self.server].intersection(head.index)
+        if not (ignored or unchecked):
             return
         if admitted.signer is None:
             if head.length is None:  # which the node refuses, and the proxy's own length must not change that
                 raise Denial(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
             return
-        if unknown and self.server == RGW:
-            raise Denial(501, "NotImplemented", f"the storage nodes ignore {min(unknown)}", closes=head.length != 0)
+        if unchecked:
+            raise Denial(501, "NotImplemented", f"the storage nodes ignore {min(unchecked)}", closes=head.length != 0)
         if TARGET_CONDITIONS & ignored:
             self._check_target(admitted)
         if SOURCE_CONDITIONS & ignored:
             self._check_source(admitted)
+
+    def may_pass_over(self, admitted: Admitted) -> bool:
+        """Return whether the nodes ignore the conditions that stand in the document of a request."""
+        if admitted.operation.name != "DeleteObjects" or admitted.signer is None:
+            return False
+        self._learn_server(admitted.head)
+        return self.server in (RGW, MINIO, VERSITYGW)
 
     def _check_target(self, admitted: Admitted) -> None:
         head = admitted.head
@@ -173,3 +196,15 @@ def _unknown(status: int) -> Denial:
         return unavailable("the condition could not be checked; try again")
     detail = f"the storage nodes ignore this condition, and the object could not be looked at (status {status})"
     return Denial(501, "NotImplemented", detail)
+
+
+def check_batch(document: bytes) -> None:
+    """Refuse a batch that is to delete objects on conditions which the nodes ignore.
+
+    Raises:
+        Denial: one of its objects has a condition.
+    """
+    found = BATCH_CONDITION.search(document)
+    if found is not None:
+        detail = f"the storage nodes ignore {found[1].decode()} of an object that is to be deleted"
+        raise Denial(501, "NotImplemented", detail)

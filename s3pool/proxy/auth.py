@@ -64,6 +64,7 @@ V4_PARAMETERS = frozenset(
     }
 )
 V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
+V2_HEADERS = frozenset({"content-type", "content-md5"})
 DUMMY_SECRET = "no such key"
 # Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
 DECIDING_PREFIXES = ("x-amz-", *DIALECTS)
@@ -314,6 +315,16 @@ def _malformed_header(detail: str) -> Denial:
 
 def _malformed_query(detail: str) -> Denial:
     return Denial(400, "AuthorizationQueryParametersError", detail, reason="malformed")
+
+
+def echoed(head: RequestHead, target: Target) -> frozenset[str]:
+    """Return the parameters that only repeat a header which Version 2 signs, as boto3 adds them to its URLs."""
+    return frozenset(
+        name
+        for name in target.names
+        if (name in V2_HEADERS or name.startswith("x-amz-"))
+        and [*head.values(name)] == [value for other, value in target.parameters if other == name]
+    )
 
 
 def read_timestamp(text: str) -> float | None:

@@ -19,10 +19,12 @@ from s3pool.proxy.auth import (
     DUMMY_SECRET,
     HEADER_V2,
     MAX_SKEW_S,
+    QUERY_V2,
     STREAMS,
     V2_PARAMETERS,
     Caller,
     check_token,
+    echoed,
     refuse_unsigned,
 )
 from s3pool.proxy.clients import Client
@@ -86,7 +88,7 @@ def verify_v2(
     Raises:
         Denial: the signature does not hold, or its time is over.
     """
-    _check_coverage(target)
+    _check_coverage(target, echoed(head, target) if form == QUERY_V2 else frozenset())
     refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
     if form == HEADER_V2:
         access_key, claimed, date = _read_header(head, now)
@@ -107,9 +109,9 @@ def verify_v2(
     return Caller(form, client, UNSIGNED_PAYLOAD)
 
 
-def _check_coverage(target: Target) -> None:
+def _check_coverage(target: Target, repeated: frozenset[str]) -> None:
     names = [name for name, _, _ in target.pairs]
-    if target.names - COVERED or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
+    if target.names - COVERED - repeated or any(names.count(name) > 1 for name in SIGNED_PARAMETERS):
         raise forbidden("AccessDenied", "Signature Version 2 does not cover this query", reason="coverage")
     # They are signed decoded: what follows an & in a value must not read like the next of them.
     inner = (piece for name, value in target.parameters if name in SIGNED_PARAMETERS for piece in value.split("&")[1:])

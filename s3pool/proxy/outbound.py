@@ -11,7 +11,7 @@ from typing import Protocol
 
 from s3pool.model import Endpoint, Request
 from s3pool.pool.breaker import ANYBODY
-from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
+from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS, echoed
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.denial import forbidden
 from s3pool.proxy.head import RequestHead
@@ -195,7 +195,7 @@ class Outbound:
     def _signature_parameters(self) -> frozenset[str]:
         if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
             return V2_PARAMETERS | V4_PARAMETERS
-        return V2_PARAMETERS if self.form == QUERY_V2 else frozenset()
+        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else frozenset()
 
     def _kept_fields(self, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
         if not self.head.host:  # HTTP/1.0 may leave it out

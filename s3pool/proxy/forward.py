@@ -254,6 +254,8 @@ class Sending:
 
 def refusal_for(error: S3PoolError) -> Denial:
     """Give the answer to a client when no node answered; what happened stays in the log."""
+    if isinstance(error, NoEndpointError) and isinstance(error.__cause__, ProtocolError):
+        error = error.__cause__  # the nodes were reached, and said nothing that is HTTP
     if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):
         return unavailable("no storage node could be reached; try again")
     if isinstance(error, RequestTimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -48,6 +49,18 @@ def test_anonymous_requests_open_no_circuits(answer: bytes) -> None:
             assert parse_answer(proxy.talk(plain("GET", f"/b/{number}"))).status in (500, 502, 503)
 
         assert {"closed"} == states(proxy)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_malformed_answer_of_all_nodes_is_no_shortage(nodes: int) -> None:
+    """They were reached: who is told to try again soon gets the same answer, as RGW gives to an empty ?select."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(ScriptedServer([BROKEN_HEAD])) for _ in range(nodes)]
+        proxy = stack.enter_context(RunningProxy([str(server.endpoint) for server in servers], probe="tcp"))
+
+        answer = proxy.ask("GET", "/b/k")
+
+        assert (502, "BadGateway") == (answer.status, answer.code)
 
 
 def test_one_request_of_a_client_counts_once() -> None:

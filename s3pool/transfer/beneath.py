@@ -61,10 +61,10 @@ def split_relative(relative: str) -> tuple[list[bytes], bytes]:
     if "\0" in relative:
         raise RefusedError("a local name cannot hold a NUL")
     if relative.startswith("/"):
-        raise RefusedError("the key leads out of the target directory: it is absolute there")
+        raise RefusedError("the name leads out of its directory: it is absolute")
     *parents, name = relative.encode("utf-8", "surrogateescape").split(b"/")
     if b".." in parents or name == b"..":
-        raise RefusedError("the key leads out of the target directory: it holds '..'")
+        raise RefusedError("the name leads out of its directory: it holds '..'")
     if name == b".":
         raise RefusedError("a file cannot be called '.'")
     return [part for part in parents if part not in (b"", b".")], name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -194,6 +195,8 @@ class Expansion:
             facts = os.stat(path)
         except OSError as exc:
             raise local_error("read", path, exc) from exc
+        if stat.S_ISDIR(facts.st_mode):
+            raise RefusedError(f"{path} is a directory, and a list names files: skipped")
         return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size)
 
     def _listed_object(self, source: S3Path, name: str) -> Item:

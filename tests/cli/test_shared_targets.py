@@ -168,3 +168,19 @@ def test_dry_run_tells_of_shared_targets(call: Run, fake: FakeS3, tmp_path: Path
 
     assert (1, {"z"}) == (result.code, set(fake.store.bodies("c")))
     assert "d2/x and d1/x would both be s3/c/m/x" in result.err
+
+
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_listed_names_that_are_no_files_are_refused_in_their_words(call: Run, tmp_path: Path, command: str) -> None:
+    """Nothing is written here, so no line speaks of a target directory."""
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "list").write_text("../x\n/etc/x\nsub\n")
+
+    result = call(command, "--files-from", "d/list", "d", "s3/b/t")
+
+    assert 6 == result.code
+    assert [
+        "s3pool: error: d/../x: the name leads out of its directory: it holds '..'",
+        "s3pool: error: /etc/x: the name leads out of its directory: it is absolute",
+        "s3pool: error: d/sub is a directory, and a list names files: skipped",
+    ] == result.err.splitlines()[:3]

@@ -6,8 +6,9 @@ target, and one content would be nowhere.
 
 from __future__ import annotations
 
-import secrets
 import threading
+from hashlib import blake2b
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
     from s3pool.transfer.tasks import CopyTask
 
-PROBE_RANDOM_BYTES = 8
+PROBE_NAME_BYTES = 8
 UNUSUAL = ("", ".", "..")
 
 
@@ -75,7 +76,10 @@ def plain_key(key: str) -> str:
 
 def _does_merge(client: S3Client, task: CopyTask) -> bool:
     """Return whether an object that is put by one spelling is there by the plain one."""
-    probe = f"{task.key.rpartition('/')[0]}/.s3pool-{secrets.token_hex(PROBE_RANDOM_BYTES)}.probe"
+    # Named by the machine: the next run here finds what a killed one has left, and no other run's.
+    name = blake2b(gethostname().encode(), digest_size=PROBE_NAME_BYTES).hexdigest()
+    probe = f"{task.key.rpartition('/')[0]}/.s3pool-{name}.probe"
+    _remove_left(client, task.bucket, probe)
     try:
         result = client.put_object(task.bucket, probe, EMPTY_BODY, payload_hash=EMPTY_SHA256)
     except S3Error:  # what it does not take at all the copy itself will be told
@@ -84,6 +88,15 @@ def _does_merge(client: S3Client, task: CopyTask) -> bool:
         return _exists(client, task.bucket, plain_key(probe))
     finally:
         client.delete_object(task.bucket, probe, version_id=result.version_id)
+
+
+def _remove_left(client: S3Client, bucket: str, probe: str) -> None:
+    """Remove the probe of a run that was killed."""
+    try:
+        left = client.head_object(bucket, probe)
+    except S3Error:
+        return
+    client.delete_object(bucket, probe, version_id=left.version_id)
 
 
 def _exists(client: S3Client, bucket: str, key: str) -> bool:

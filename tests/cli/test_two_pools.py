@@ -263,6 +263,18 @@ def test_key_of_unusual_spelling_goes_where_it_has_no_twin(call: Run, fake: Fake
     assert (0, {"p/a/k": b"content"}, {}) == (result.code, fake.store.bodies("b"), there.store.bodies("src"))
 
 
+def test_probe_of_a_killed_run_goes_with_the_next_one(call: Run, fake: FakeS3, there: FakeS3) -> None:
+    """Whether a//k is a/k is asked by an empty object, which a kill -9 leaves behind."""
+    there.store.add("src", "p/a//k", b"content", mtime=1000)
+    call("cp", *OLD, "-r", "s3/src/p/", "s3/b/p/")
+    probe = next(request.key for request in fake.requests if request.key.endswith(".probe"))
+    fake.store.add("b", probe, b"")
+
+    result = call("cp", *OLD, "-r", "s3/src/p/", "s3/b/p/")
+
+    assert (0, {"p/a//k": b"content"}) == (result.code, fake.store.bodies("b"))
+
+
 def test_key_of_unusual_spelling_overwrites_no_twin_that_has_moved(call: Run, fake: FakeS3, there: FakeS3) -> None:
     """The twin's source is gone, and its only copy is the target."""
     fake.quirks.folds_keys = True

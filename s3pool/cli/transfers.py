@@ -139,7 +139,8 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
         verify=not args.no_verify,
         ignore_archived=args.ignore_archived,
         links=args.links,
-        sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
+        # A move sends the MD5 in any case: the ETag of what was stored is held against that.
+        sign_payload=ctx.config.sign and not (remove_source or ctx.session.all_tls) and sha256_is_cheaper(),
     )
 
 

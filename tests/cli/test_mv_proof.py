@@ -15,6 +15,7 @@ from tests.support.fake_s3 import (
     Answer,
     Call,
     FakeS3,
+    FlipStored,
     Quirks,
     Rewrite,
     Vanish,
@@ -472,3 +473,15 @@ def test_refused_look_tells_that_the_copy_is_there(call: Run, fake: FakeS3, tmp_
 
     assert (4, True) == (result.code, (tmp_path / "f").exists())
     assert "; f was copied to s3/b/f, and stays\n" in result.err
+
+
+@pytest.mark.parametrize(("size", "op"), [(100, "PutObject"), (3 * MIB, "PutObject"), (6 * MIB, "UploadPart")])
+def test_file_stays_when_other_bytes_were_stored(call: Run, fake: FakeS3, tmp_path: Path, size: int, op: str) -> None:
+    """The ETag tells, whatever digest the processor makes best."""
+    content = os.urandom(size)
+    (tmp_path / "f").write_bytes(content)
+    fake.fault(FlipStored(), op=op, times=0)
+
+    result = call("mv", *LARGE, "f", "s3/b/f")
+
+    assert (1, content) == (result.code, (tmp_path / "f").read_bytes()), result.err

@@ -41,6 +41,11 @@ class Entry(NamedTuple):
         return str(self.mtime_ns) if self.mtime_ns is not None else f"{self.etag} {self.last_modified}"
 
 
+def may_change_unseen(mtime_ns: int | None, read_ns: int) -> bool:
+    """Return whether an edit after a file was read may leave its time as it was: where that has whole seconds."""
+    return mtime_ns is not None and mtime_ns % NANO == 0 and abs(read_ns - mtime_ns) <= TOLERANCE_NS
+
+
 def time_ns_of(last_modified: str) -> float:
     """Return a Last-Modified of a listing in nanoseconds; NaN for one that is no time."""
     nanoseconds = parse_iso_time(last_modified) * NANO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from s3pool.sync.compare import (
     Record,
     Rules,
     decide,
+    may_change_unseen,
     record_of,
 )
 from s3pool.sync.listed import ListedNames
@@ -300,7 +302,7 @@ class Plan:
     def note(self, ours: Entry, theirs: Entry) -> None:
         """Remember a pair that is in sync as it stands."""
         record = record_of(ours, theirs, self._rules.direction)
-        if record.etag:
+        if record.etag and not may_change_unseen(ours.mtime_ns, time.time_ns()):
             self._journal.note(order_of(ours.name), record)
 
     def _task(self, ours: Entry, theirs: Entry | None, decision: Decision, record: Record | None) -> Item:

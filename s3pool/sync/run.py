@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
 from s3pool.sync.blocks import Block, order_of
-from s3pool.sync.compare import DOWNLOAD, UPLOAD, Entry, Record
+from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
@@ -337,6 +338,8 @@ class Sync:
         if not done.etag or done.mtime_ns is None:
             return None
         if not isinstance(task, DownloadTask):
+            if may_change_unseen(done.mtime_ns, time.time_ns() - int(outcome.seconds * NANO)):
+                return None  # the next run looks at it
             return Record(done.size, str(done.mtime_ns), done.etag)
         return Record(done.size, str(done.mtime_ns), done.etag, task.last_modified)
 

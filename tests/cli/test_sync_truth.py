@@ -193,6 +193,27 @@ def test_on_a_coarse_file_system_the_second_run_copies_nothing(
     assert figures(call("sync", "--json", *flags, "s3/b/p", "down"))[:2] == (0, 1)
 
 
+def test_on_a_coarse_file_system_an_edit_in_the_second_of_the_upload_is_found(
+    fake: FakeS3, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves size and time as they were, so such a pair is looked at once more before it is noted."""
+    second = int(time.time())
+    plant(tmp_path / "up", ["k"], mtime=second, content=b"old!")
+    fake.store.add("b", "x")
+    monkeypatch.setattr(time, "time_ns", lambda: second * 10**9 + 5 * 10**8)
+    assert figures(call("sync", "--json", "up", "s3/b/p"))[:2] == (0, 1)
+    version = fake.store.bucket("b").current("p/k")
+    assert version is not None
+    version.mtime = second + 0.5
+
+    plant(tmp_path / "up", ["k"], mtime=second, content=b"new!")
+    monkeypatch.setattr(time, "time_ns", lambda: (second + 60) * 10**9)
+
+    assert figures(call("sync", "--json", "up", "s3/b/p")) == (0, 1, 0, 1)
+    assert fake.store.bodies("b")["p/k"] == b"new!"
+    assert figures(call("sync", "--json", "up", "s3/b/p")) == (0, 0, 0, 0)
+
+
 # -- orders of listings --------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from s3pool.sync.compare import (
     Record,
     Rules,
     decide,
+    may_change_unseen,
 )
 from s3pool.sync.journal import AS_IT_IS, Identity
 from s3pool.sync.route import Route
@@ -158,7 +160,8 @@ class Looker:
         identity = _identity(facts)
         if identity != _identity(now):
             return set()
-        self.new_hashes.extend((identity, size, etag) for size, etag in etags.items())
+        if is_settled(identity):
+            self.new_hashes.extend((identity, size, etag) for size, etag in etags.items())
         return set(etags.values())
 
     # -- times -----------------------------------------------------------------------------
@@ -198,6 +201,11 @@ def identity_of(path: str) -> Identity | None:
     except OSError:
         return None
     return _identity(facts)
+
+
+def is_settled(identity: Identity) -> bool:
+    """Return whether every edit from now on makes it another identity."""
+    return not may_change_unseen(identity[-1], time.time_ns())
 
 
 def _identity(facts: os.stat_result) -> Identity:

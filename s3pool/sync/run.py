@@ -18,7 +18,7 @@ from s3pool.sync.guard import Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.leftovers import Leftovers
 from s3pool.sync.lock import PairLock
-from s3pool.sync.look import IN_SYNC, Looker, identity_of
+from s3pool.sync.look import IN_SYNC, Looker, identity_of, is_settled
 from s3pool.sync.obstacles import WAITS, Obstacles
 from s3pool.sync.options import ALL_NAMES, Report, SyncOptions
 from s3pool.sync.plan import SOURCE, TARGET, Plan
@@ -326,7 +326,7 @@ class Sync:
             return
         # Of a file that was sent the state that was read: it may have been edited since.
         identity = done.sent if isinstance(task, UploadTask) else identity_of(task.target)
-        if identity is not None and identity[2:4] == (done.size, done.mtime_ns):
+        if identity is not None and identity[2:4] == (done.size, done.mtime_ns) and is_settled(identity):
             journal.note_hash(identity, AS_IT_IS, done.etag)
 
     def _record(self, name: str, outcome: Outcome) -> Record | None:

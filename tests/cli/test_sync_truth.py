@@ -214,6 +214,30 @@ def test_on_a_coarse_file_system_an_edit_in_the_second_of_the_upload_is_found(
     assert figures(call("sync", "--json", "up", "s3/b/p")) == (0, 0, 0, 0)
 
 
+def test_on_a_coarse_file_system_no_hash_of_this_very_second_is_remembered(
+    fake: FakeS3, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the time of change is no proof either, so --checksum reads such a file again."""
+    second = int(time.time())
+    stat_of, fstat_of = os.stat, os.fstat
+
+    def coarse(facts: os.stat_result) -> os.stat_result:
+        times = {name: getattr(facts, name) for name in ("st_atime_ns", "st_mtime_ns", "st_blksize", "st_blocks")}
+        return os.stat_result(tuple(facts), times | {"st_ctime_ns": second * 10**9})
+
+    monkeypatch.setattr(os, "stat", lambda *args, **words: coarse(stat_of(*args, **words)))
+    monkeypatch.setattr(os, "fstat", lambda fd: coarse(fstat_of(fd)))
+    monkeypatch.setattr(time, "time_ns", lambda: second * 10**9 + 5 * 10**8)
+    fake.store.add("b", "p/k", b"old!", mtime=OLD)
+    file = plant(tmp_path / "up", ["k"], content=b"old!") / "k"
+    assert figures(call("sync", "--json", "--checksum", "up", "s3/b/p"))[:2] == (0, 0)
+
+    file.write_bytes(b"new!")
+    os.utime(file, (OLD, OLD))
+
+    assert figures(call("sync", "--json", "--checksum", "up", "s3/b/p"))[:2] == (0, 1)
+
+
 # -- orders of listings --------------------------------------------------------------------
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from s3pool.body import Body, BytesBody
-from s3pool.errors import NotFoundError, S3Error
+from s3pool.errors import NotFoundError, PreconditionError, S3Error, TransportError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
 from s3pool.s3.addressing import Query
 from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
@@ -120,8 +121,8 @@ class S3Client(BucketOperations, MultipartOperations):
         """Store an object in one piece.
 
         ``checksum`` is the name and value of an x-amz-checksum header. With ``if_none_match``
-        an existing object stays, and a lost answer is not tried again: a second try would
-        take the success of the first for somebody else's object.
+        an existing object stays. After a lost answer HEAD tells what is there now: a second
+        try at once would take the success of the first for somebody else's object.
 
         Raises:
             PreconditionError: ``if_none_match`` was set and the object exists.
@@ -140,7 +141,26 @@ class S3Client(BucketOperations, MultipartOperations):
             payload_hash=payload_hash,
             idempotent=not if_none_match,
         )
-        return self._ask(request, put_result, only=only)
+        try:
+            return self._ask(request, put_result, only=only)
+        except TransportError as exc:
+            if not (if_none_match and exc.sent and body.rewindable):
+                raise
+            return self._put_found(bucket, key, content_md5) or self._ask(request, put_result, only=only)
+
+    def _put_found(self, bucket: str, key: str, content_md5: str) -> PutResult | None:
+        """Return what a PUT without an answer has stored; None where nothing is there.
+
+        Raises:
+            PreconditionError: another object is there.
+        """
+        try:
+            head = self.head_object(bucket, key)
+        except NotFoundError:
+            return None
+        if content_md5 and head.etag == a2b_base64(content_md5).hex():
+            return PutResult(head.etag, head.version_id)
+        raise PreconditionError(412, "PreconditionFailed", resource=f"s3/{bucket}/{key}", op="PutObject")
 
     def small_put(
         self, bucket: str, key: str, content: bytes, *, payload_hash: str, headers: Mapping[str, str]

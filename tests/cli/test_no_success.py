@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import MIB, FakeS3, Fault, NoETag, WebPage
+from tests.support.fake_s3 import MIB, Call, Drop, FakeS3, Fault, NoETag, Reset, Vanish, WebPage
 from tests.support.run_cli import CliResult
 
 Run = Callable[..., CliResult]
@@ -105,3 +105,31 @@ def test_another_node_is_asked_when_one_answers_with_pages(call: Run, parts_fake
 
     assert [0] * 4 == codes
     assert all(parts_fake.store.bodies("b")[f"n{number}"] == b"mine" for number in range(4))
+
+
+@pytest.mark.parametrize("fault", [Vanish(), Reset(after=0)], ids=("acted", "not acted"))
+def test_no_clobber_finds_out_what_a_lost_answer_did(call: Run, fake: FakeS3, tmp_path: Path, fault: Fault) -> None:
+    """A second conditional PUT at once would take the first one's success for somebody else's object."""
+    fake.store.add("b", "other")
+    (tmp_path / "f").write_bytes(b"mine")
+    fake.fault(fault, op="PutObject")
+
+    result = call("cp", "-n", "f", "s3/b/k")
+
+    assert (0, b"mine") == (result.code, fake.store.bodies("b").get("k")), result.err
+
+
+def test_no_clobber_leaves_what_came_while_an_answer_was_lost(call: Run, fake: FakeS3, tmp_path: Path) -> None:
+    """The object of another client stays, and so does the source of a move."""
+    fake.store.add("b", "other")
+    (tmp_path / "f").write_bytes(b"mine")
+
+    def come_first(_exchange: object) -> None:
+        fake.store.add("b", "k", b"theirs")
+        raise Drop(reset=True)
+
+    fake.fault(Call(come_first), op="PutObject")
+
+    result = call("mv", "-n", "f", "s3/b/k")
+
+    assert (0, b"theirs", True) == (result.code, fake.store.bodies("b").get("k"), (tmp_path / "f").exists())

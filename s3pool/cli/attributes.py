@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from s3pool.errors import S3Error, UsageError
 from s3pool.location import Location, S3Path
@@ -146,16 +147,12 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [_pair(piece) for piece in text.split("&")]
 
 
-def check_attributes(target: Location, args: argparse.Namespace) -> None:
-    """See to it that what is stored beside the bytes has a place.
-
-    Raises:
-        UsageError: such flags were given, and the target is not in S3.
-    """
+def warn_of_attributes(target: Location, args: argparse.Namespace, warn: Callable[[str], None]) -> None:
+    """Warn of flags for what is stored beside the bytes where a file is written: it has no place for that."""
     flags = dict.fromkeys(("--metadata", *SYSTEM_HEADERS.values()))
-    given = next((flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))), "")
+    given = [flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))]
     if given and not isinstance(target, S3Path):
-        raise UsageError(f"{given} is for what is stored in S3, and {target.text} is not")
+        warn(f"{', '.join(given)}: without effect, because {target.text} is not in S3")
 
 
 def attributes_of(args: argparse.Namespace) -> ObjectAttributes:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
-from s3pool.cli.attributes import check_attributes
+from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.resuming import remember
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flag, shard_of
@@ -76,7 +76,7 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
     check_source_profile(sources, target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)
-    check_attributes(target, args)
+    warn_of_attributes(target, args, ctx.out.warn)
     if move and args.no_verify:
         raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
     if move and args.version_id:

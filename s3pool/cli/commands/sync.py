@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from s3pool.cli.attributes import check_attributes
+from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_source_profile([source], target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)
-    check_attributes(target, args)
+    warn_of_attributes(target, args, ctx.out.warn)
     route = choose_route(source, target, glob=not args.no_glob)
     if route.direction == COPY:
         check_apart(route, ctx.source_session.client, ctx.client)

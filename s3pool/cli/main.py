@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
     except KeyboardInterrupt as exc:
         return _interrupted(exc, out)
     except Exception as exc:  # noqa: BLE001 - the outermost frame of all
-        return _failed(exc, out)
+        # argparse's own clean-up fails when an interrupt comes in the middle of its parsing.
+        behind = exc.__context__
+        return _interrupted(behind, out) if isinstance(behind, KeyboardInterrupt) else _failed(exc, out)
     finally:
         if argv is None:
             # The process ends with it: the interpreter need not look for garbage among all that it drops.

@@ -52,7 +52,8 @@ def test_directory_that_becomes_a_link_is_not_followed(
         result = run_cli(*COMMANDS[command], "--links", links, str(tree), "s3/b/t", env=fake.environment)
 
         assert [] == leaks(fake)
-        assert (result.code == 6) == ("symbolic link" in result.err)
+        # What was sent before, a move cannot delete any more: that is a failure.
+        assert result.code in ((1, 6) if "symbolic link" in result.err else (0, 1))
         assert FILES == len(list((tree.parent / "outside").iterdir()))
 
 

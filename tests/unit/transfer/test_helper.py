@@ -40,7 +40,7 @@ def answer_with(**changes: object) -> tuple[object, ...]:
 
 def done_of(number: int) -> tuple[object, ...]:
     """Give what is told of a transfer that was made."""
-    return (number, 100 + number, f"etag{number}", 7000 + number, f"v{number}", 0.25)
+    return (number, 100 + number, f"etag{number}", 7000 + number, f"v{number}", None, 0.25)
 
 
 class Work:

@@ -17,7 +17,7 @@ from s3pool.proxy.auth import (
 from s3pool.proxy.budget import SPARE_BYTES, Budget, Buffers
 from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
-from s3pool.proxy.denial import Denial, slow_down
+from s3pool.proxy.denial import Denial
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import Fields, is_framed
@@ -139,11 +139,10 @@ class Loader:
             self._prefetch(load, body)
         return load
 
-    def _prefetch(self, load: Load, body: ClientBody, *, must: bool = False) -> None:
+    def _prefetch(self, load: Load, body: ClientBody) -> None:
         """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
         try:
-            if not body.prefetch() and must:
-                raise slow_down("there is no room for this body; try again", closes=True)
+            body.prefetch()
         except BaseException:
             self.release(load)
             raise
@@ -160,7 +159,9 @@ class Loader:
             before_read()
             decoder.readinto(memoryview(bytearray(1)))
             return self._with_checksum(load, admitted, decoder)
-        if trailer and not keeps:
+        if trailer and not keeps and self.takes_trailers:
+            return self._reframed(admitted, reader, before_read, decoder=decoder)
+        if trailer:
             return self._checked(admitted, decoder, reader, before_read)
         body = ClientBody(
             decoder.readinto,
@@ -171,18 +172,14 @@ class Loader:
             memory=self.budget,
         )
         load.body = body
-        if not trailer and not (keeps and length <= SMALL_BODY_BYTES):
-            return load
-        # Only once all is read is the checksum known, and it must stand in the head.
-        self._prefetch(load, body, must=bool(trailer))
-        return self._with_checksum(load, admitted, decoder)
+        if keeps and length <= SMALL_BODY_BYTES:
+            self._prefetch(load, body)
+        return load
 
     def _checked(
         self, admitted: Admitted, decoder: AwsChunkedReader, reader: Reader, before_read: Callable[[], None]
     ) -> Load:
-        """Make a body that memory does not hold, with its checksum: behind it, or after all of it was read."""
-        if self.takes_trailers:
-            return self._reframed(admitted, reader, before_read, decoder=decoder)
+        """Read a body to its end: only then its checksum is known, which must stand in the head."""
         limit = self.disk.size
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger --spool-limit here"
         too_large = Denial(400, "EntityTooLarge", detail, closes=True)

@@ -262,7 +262,8 @@ def test_slow_bodies_of_one_client_leave_connections_to_others(framing: bytes, h
         for _ in range(3):
             assert SMALL == proxy.ask("GET", "/b/small").body
             assert 200 == proxy.ask("PUT", "/b/new", body=b"new").status
-    assert ("", "bodies") in limited(proxy)
+    # Large bodies may meet the bound of the places at nodes first.
+    assert limited(proxy).keys() & {("", "bodies"), ("", "slots")}
 
 
 def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: FakeS3) -> None:

@@ -44,6 +44,11 @@ http {{
 # What a client of S3 asks for beside PUT, GET, HEAD and DELETE of plain files has a fixed
 # answer. A part of a large upload is stored as a file named by its number.
 STORE = """
+  # Nobody believes that something was stored without an ETag. An empty one would take nginx's own away.
+  map $request_method $stored {{
+    default $sent_http_etag;
+    PUT '"benchmark"';
+  }}
   map $args $cursor {{
     default first;
     "~(^|&)(continuation-token|start-after|marker)=[^&]*?(?<last>[0-9]+)(&|$)" $last;
@@ -74,6 +79,7 @@ STORE = """
       if ($arg_partNumber) {{ rewrite ^ /-/parts$uri/$arg_partNumber last; }}
       dav_methods PUT DELETE;
       create_full_put_path on;
+      add_header ETag $stored always;
     }}
     location = /-/multipart {{
       internal;
@@ -83,7 +89,11 @@ STORE = """
       return 200 '<InitiateMultipartUploadResult xmlns="{namespace}"><Bucket>sink</Bucket><Key>object</Key>\
 <UploadId>benchmark</UploadId></InitiateMultipartUploadResult>';
     }}
-    location / {{ dav_methods PUT DELETE; create_full_put_path on; }}
+    location / {{
+      dav_methods PUT DELETE;
+      create_full_put_path on;
+      add_header ETag $stored always;
+    }}
   }}
 """
 

@@ -312,10 +312,8 @@ def test_killed_command_leaves_no_helper(held: Held, started: subprocess.Popen[b
     with watched(held.helper()) as helper:
         started.kill()
         started.communicate(timeout=WAIT_S)
-        was_there = not helper.poll(0)
         held.let_go()
 
-        assert was_there
         assert helper.poll(WAIT_S * 1000)
 
 

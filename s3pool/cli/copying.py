@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from s3pool.cli.context import Context
-    from s3pool.transfer.engine import TransferOptions
-    from s3pool.transfer.helper import Helper
 
 
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -92,11 +89,6 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _may_be_many(sources: Sequence[Location], args: argparse.Namespace) -> bool:
-    globs = not args.no_glob and any(isinstance(source, S3Path) and has_glob(source.key) for source in sources)
-    return bool(args.recursive or args.files_from or globs)
-
-
 def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
     return Rules(
         recursive=args.recursive,
@@ -135,13 +127,11 @@ def _copy_objects(
     summary = Summary()
     verb = "moved" if move else "copied"
     with (
-        _helpers_for_many((*sources, target), options, args, ctx) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, options, progress) as engine,
         leaving_in_time(engine, summary, ctx, verb=verb),
     ):
         clear_leftovers = remember(engine, ctx)
-        engine.helpers = helpers
         engine.not_kept = rules.not_kept
         tell = Teller(ctx, progress, lines=lines)
 
@@ -158,25 +148,6 @@ def _copy_objects(
         )
         store_what_is_left(engine, summary, ctx)
     return finish(summary, ctx, verb=verb)
-
-
-@contextmanager
-def _helpers_for_many(
-    ends: Sequence[Location], options: TransferOptions, args: argparse.Namespace, ctx: Context
-) -> Iterator[Sequence[Helper]]:
-    *sources, _ = ends
-    if not _may_be_many(sources, args) or not any(isinstance(end, LocalPath) for end in ends):
-        yield ()
-        return
-    from s3pool.cli.helpers import helpers_for
-
-    uploads = any(isinstance(source, LocalPath) for source in sources)
-
-    def prepare(engine: Engine) -> None:
-        remember(engine, ctx)
-
-    with helpers_for(ctx, options, uploads=uploads, prepare=prepare) as helpers:
-        yield helpers
 
 
 # -- streams -------------------------------------------------------------------------------

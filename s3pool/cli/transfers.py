@@ -353,8 +353,6 @@ def leaving_in_time(
         tell_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
         if engine.executor.is_busy:
             # Workers that hang in the network would hold the interpreter's own end back.
-            for helper in engine.helpers:
-                helper.kill()
             ctx.out.flush()
             os._exit(code_of_interrupt(exc))
         raise

@@ -7,7 +7,6 @@ cost several times the exchange itself.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import socket
 import threading
@@ -109,7 +108,6 @@ class ConnectionPool:
             self._slots.put(None)
         # Newest last; append and pop are atomic, so no lock is needed.
         self._idle: deque[Wire] = deque()
-        self._limit = settings.max_connections
         self._next_look = 0.0  # for those that wait too long
         self._lanes = 1  # so many are opened before one is used again
         self.counts = ConnectionCounts()
@@ -209,15 +207,8 @@ class ConnectionPool:
     def _has_free_lane(self) -> bool:
         if self._lanes == 1:
             return False
-        in_use = self._limit - self._slots.qsize()  # with the one that is asked for
+        in_use = self.settings.max_connections - self._slots.qsize()  # with the one that is asked for
         return len(self._idle) + in_use <= self._lanes
-
-    def leave(self, count: int) -> None:
-        """Have so many connections less from now on, or as many as are not in use, and one at least."""
-        with contextlib.suppress(queue.Empty):
-            for _ in range(min(count, self._limit - 1)):
-                self._slots.get_nowait()
-                self._limit -= 1
 
     def drop_idle(self) -> None:
         """Close the idle connections."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
 
 from s3pool.record import dataclass, field
 
@@ -126,35 +125,6 @@ class NodeCounters:
         with self._lock:
             self.bytes_sent += sent
             self.bytes_received += received
-
-    def tell(self) -> tuple[Any, ...]:
-        """Give the counters as values that marshal knows, for add()."""
-        with self._lock:
-            return (
-                self.requests,
-                self.retries,
-                self.throttled,
-                self.bytes_sent,
-                self.bytes_received,
-                self.seconds,
-                self.timed,
-                self.last_error,
-                dict(self.failure_kinds),
-            )
-
-    def add(self, told: tuple[Any, ...]) -> None:
-        """Add the counters of the same endpoint in another process."""
-        requests, retries, throttled, sent, received, seconds, timed, last_error, kinds = told
-        with self._lock:
-            self.requests += requests
-            self.retries += retries
-            self.throttled += throttled
-            self.bytes_sent += sent
-            self.bytes_received += received
-            self.seconds += seconds
-            self.timed += timed
-            self.last_error = last_error or self.last_error
-            self.failure_kinds.update(kinds)
 
     def snapshot(self, endpoint: str, state: str) -> EndpointStats:
         """Give the counters as a frozen value."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from s3pool import __version__
 from s3pool.errors import UsageError
@@ -110,20 +110,6 @@ class Transport:
     def stats(self) -> tuple[EndpointStats, ...]:
         """Give what happened per endpoint since the start."""
         return tuple(node.counters.snapshot(str(node.endpoint), node.breaker.state) for node in self.balancer.nodes)
-
-    def tell_counts(self) -> list[tuple[Any, ...]]:
-        """Give what happened per endpoint as values that marshal knows."""
-        return [node.counters.tell() for node in self.balancer.nodes]
-
-    def add_counts(self, told: Sequence[tuple[Any, ...]]) -> None:
-        """Add what happened in another process, over the same endpoints."""
-        for node, counts in zip(self.balancer.nodes, told, strict=True):
-            node.counters.add(counts)
-
-    def leave_connections(self, share: int) -> None:
-        """Leave a part of the connections to each endpoint, so many of all, to other processes."""
-        for node in self.balancer.nodes:
-            node.connections.leave(share)
 
     def close(self) -> None:
         """Close all idle connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
@@ -19,7 +19,6 @@ from s3pool.transfer.spelling import Spellings
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.helper import Helper
     from s3pool.transfer.notkept import NotKept
     from s3pool.transfer.resume import Memory
     from s3pool.transfer.tasks import Task
@@ -81,8 +80,7 @@ class Engine:
     transfer is not needed, "" when it is. ``in_question`` tells beforehand whether
     answering takes requests or the reading of files. With a ``memory`` large transfers that are cut
     short are left as they are, for a later run to go on with. ``source`` is the engine of
-    another pool, the sources of copies being there; without one they are in this pool. With
-    ``helpers`` small transfers are made in other processes too.
+    another pool, the sources of copies being there; without one they are in this pool.
     """
 
     def __init__(
@@ -105,7 +103,6 @@ class Engine:
         self.why_not: Callable[[Task], str] | None = None
         self.in_question: Callable[[Task], bool] | None = None
         self.memory: Memory | None = None
-        self.helpers: Sequence[Helper] = ()
         self.not_kept: NotKept | None = None  # where everything is to be kept
         self.spellings = Spellings()
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk

@@ -182,8 +182,7 @@ class Flow(Generic[Item, Result]):
         self._items = items
         self._lanes = lanes
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
-        processes = 1 + (lanes.helpers if lanes is not None else 0)
-        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER * processes
+        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
         # A queue would lose what it gives to a thread that is interrupted at that moment: a lane's whole batch.
         self._ready: deque[tuple[Result | None, int, BaseException | None]] = deque()
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # at least one where something is ready

@@ -1,10 +1,10 @@
-"""Where the small items of a flow are done: lanes of this process, and helpers beside it."""
+"""Where the small items of a flow are done: lanes of this process."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ class Lanes(Generic[Item, Result]):
     another one begins when there is something again. One at a time is enough, and several
     are in each other's way, unless what they wait for is not the answers: widen() is for that.
 
-    ``helpers`` work likewise, in other processes, when more waits than a lane has under way;
-    what they give back is for the lanes. One that gives False is of no use any more.
     ``in_flight`` is how many items all of them have under way.
     """
 
@@ -35,15 +33,11 @@ class Lanes(Generic[Item, Result]):
         work: Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], None],
         *,
         in_flight: int,
-        helpers: Sequence[Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], bool]] = (),
     ) -> None:
         self.suits = suits
-        self.helpers = len(helpers)
         self._in_flight = in_flight
         self._work = work
         self._waiting: deque[Item] = deque()
-        self._returned: deque[Item] = deque()  # by helpers, which shall not have them again
-        self._idle = list(helpers)
         # Guards the numbers of lanes: a lane may only end when nothing waits.
         self._lock = threading.Lock()
         self._running = 0
@@ -51,8 +45,8 @@ class Lanes(Generic[Item, Result]):
 
     @property
     def share(self) -> int:
-        """Give how many items one lane or helper has under way."""
-        return max(1, self._in_flight // (self._most + self.helpers))
+        """Give how many items one lane has under way."""
+        return max(1, self._in_flight // self._most)
 
     def widen(self) -> None:
         """Let one more lane run beside those that there are."""
@@ -61,18 +55,14 @@ class Lanes(Generic[Item, Result]):
                 self._most = min(self._most + 1, MOST_LANES, self._in_flight)
 
     def add(self, item: Item) -> bool:
-        """Queue an item; say whether one more lane or helper is due.
+        """Queue an item; say whether one more lane is due.
 
         The first is due at once: the next item may be a long listing away.
         """
         self._waiting.append(item)
         if not self._running:
             return True
-        return (self._running < self._most or bool(self._idle)) and len(self._waiting) >= self.share
-
-    def give_back(self, item: Item) -> None:
-        """Take an item from a helper, for a lane to do it."""
-        self._returned.append(item)
+        return self._running < self._most and len(self._waiting) >= self.share
 
     def open(
         self,
@@ -80,19 +70,16 @@ class Lanes(Generic[Item, Result]):
         ready: Callable[[list[Result]], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """Begin one more lane or helper, if something waits for it and the workers allow it.
+        """Begin one more lane, if something waits for it and the workers allow it.
 
         ``failed`` hears of an error that ended a lane; what it had taken is lost.
         """
-        if self._running >= self._most and not self._idle:
+        if self._running >= self._most:
             return
         with self._lock:
-            if self._running < self._most and (self._waiting or self._returned):
+            if self._running < self._most and self._waiting:
                 self._running += 1
                 executor.submit(lambda: self._run(ready, failed))
-            elif self._running and self._idle and len(self._waiting) >= self.share:
-                helper = self._idle.pop()
-                executor.submit(lambda: self._run_helper(helper, executor, ready, failed))
 
     def _run(self, ready: Callable[[list[Result]], None], failed: Callable[[BaseException], None]) -> None:
         while True:
@@ -104,33 +91,11 @@ class Lanes(Generic[Item, Result]):
                 failed(exc)
                 return
             with self._lock:
-                if not self._waiting and not self._returned:
+                if not self._waiting:
                     self._running -= 1
                     return
 
-    def _run_helper(
-        self,
-        helper: Callable[[Callable[[], Item | None], Callable[[list[Result]], None]], bool],
-        executor: BoundedExecutor,
-        ready: Callable[[list[Result]], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        try:
-            if helper(self._take_new, ready):
-                with self._lock:
-                    self._idle.append(helper)
-        except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-            failed(exc)
-        # What came back may have come after the last lane had ended.
-        self.open(executor, ready, failed)
-
     def _take(self) -> Item | None:
-        try:
-            return self._returned.popleft()
-        except IndexError:
-            return self._take_new()
-
-    def _take_new(self) -> Item | None:
         try:
             return self._waiting.popleft()
         except IndexError:

@@ -6,7 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError, StoppedError
 from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
@@ -17,7 +17,7 @@ from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow
 from s3pool.transfer.lane import Lane
 from s3pool.transfer.lanes import Lanes
-from s3pool.transfer.small import is_hindered, is_small
+from s3pool.transfer.small import is_small
 from s3pool.transfer.tasks import (
     ARCHIVED,
     DONE,
@@ -39,9 +39,6 @@ from s3pool.transfer.tasks import (
     state_of,
 )
 from s3pool.transfer.upload import mtime_of_file, upload
-
-if TYPE_CHECKING:
-    from s3pool.transfer.helper import Helper
 
 logger = logging.getLogger(__name__)
 
@@ -189,36 +186,8 @@ def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
         lambda item: is_small(item, engine),
         work,
         in_flight=engine.executor.small,
-        helpers=[_helping(helper, engine, lambda: lanes) for helper in engine.helpers],
     )
     return lanes
-
-
-def _helping(
-    helper: Helper, engine: Engine, lanes: Callable[[], Lanes[Item, Outcome]]
-) -> Callable[[Callable[[], Item | None], Callable[[list[Outcome]], None]], bool]:
-    """Give the work of a helper: what can be told only here is looked at here."""
-
-    def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> bool:
-        def take_unhindered() -> Item | None:
-            while (task := take()) is not None and is_hindered(task, engine):
-                lanes().give_back(task)
-            return task
-
-        def count_and_give(outcomes: list[Outcome]) -> None:
-            for outcome in outcomes:
-                engine.progress.whole(outcome.done.size)
-            give(outcomes)
-
-        return helper.work(
-            take_unhindered,
-            count_and_give,
-            give_back=lanes().give_back,
-            depth=lambda: lanes().share,
-            stop=engine.stop,
-        )
-
-    return work
 
 
 def perform(task: Item, engine: Engine) -> Outcome:

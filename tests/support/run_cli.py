@@ -97,16 +97,6 @@ class CliRunner:
         return {**kept, **own, **self.environ, **(extra or {})}
 
 
-class ProcessorsRunner(CliRunner):
-    """Runs the command line as on a machine with ``processors``; a helper's User-Agent is ``helper/PID``."""
-
-    processors = 2
-
-    def command(self, *argv: str) -> list[str]:
-        """Give the command line, with the number of processors before it."""
-        return [sys.executable, str(ROOT / "tests" / "support" / "processors.py"), str(self.processors), *argv]
-
-
 class SpyRunner(CliRunner):
     """Runs the command line under the spy, which tells what it loaded, started and held."""
 

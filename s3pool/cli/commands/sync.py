@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import warn_of_attributes
@@ -28,7 +27,7 @@ from s3pool.cli.transfers import (
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
 from s3pool.model import SEQUENTIAL
-from s3pool.sync.compare import COPY, UPLOAD
+from s3pool.sync.compare import COPY
 from s3pool.sync.guard import parse_max_delete
 from s3pool.sync.options import Report, SyncOptions
 from s3pool.sync.pools import pool_of
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from s3pool.filters import Names
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.helper import Helper
 
 SUMMARY = "make a directory or prefix like another one"
 
@@ -181,22 +179,12 @@ def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions
     return options_of(argparse.Namespace(**words), ctx)
 
 
-def _helpers(route: Route, options: TransferOptions, ctx: Context) -> AbstractContextManager[Sequence[Helper]]:
-    if route.direction == COPY:
-        return nullcontext(())
-    from s3pool.cli.helpers import helpers_for
-
-    return helpers_for(ctx, options, uploads=route.direction == UPLOAD)
-
-
 def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
     transfers = _transfer_options(ctx.args, ctx)
     with (
-        _helpers(route, transfers, ctx) as helpers,
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, transfers, progress) as engine,
     ):
-        engine.helpers = helpers
         if ctx.args.preserve:
             from s3pool.transfer.notkept import NotKept
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support.run_cli import ROOT, CliRunner
 
-GONE_WITHIN_S = 5.0  # helpers of a killed command have so long to notice
+GONE_WITHIN_S = 5.0  # processes of a killed command have so long to notice
 
 
 @dataclass

@@ -65,7 +65,7 @@ class Leftovers:
         for name, target in downloads:
             path = os.path.join(os.path.dirname(target), name)
             if is_part_name(os.fsencode(name)) and os.path.lexists(path):
-                if not remove_orphan(os.fsencode(path)):
+                if remove_orphan(os.fsencode(path)) is None:
                     continue  # somebody is at work on it
                 gone += 1
             unfinished.end_download(name)

@@ -272,7 +272,7 @@ class Sync:
     def _sweep(self, path: bytes) -> None:
         """Remove a temporary file of a run that was killed, unless it may still be of use."""
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
-            self._swept += remove_orphan(path)
+            self._swept += bool(remove_orphan(path))
 
     def _remote(self, side: str, tree: S3Path, names: Names, journal: Journal) -> RemoteTree:
         name = self._side_name(side)

@@ -11,7 +11,6 @@ import re
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Callable
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
@@ -26,7 +25,6 @@ NEW_DIRECTORY_MODE = 0o777
 PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
-UNCLAIMED_S = 10.0  # so young an empty temporary file may not be locked yet
 PLENTY = 8  # times the size: as much as this is free for some files at once
 DOT_NAMES = ("", ".", "..")
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without fsync for such a thing
@@ -287,27 +285,27 @@ def claim(fd: int) -> bool:
     return True
 
 
-def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> bool:
-    """Remove a temporary file that a dead run has left; return whether it was removed.
+def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> int | None:
+    """Remove a temporary file that a dead run has left; return its size in bytes, None when it stays.
 
-    A locked file belongs to a living run and stays. So does an empty one of the last seconds: its
-    run may be about to lock it. On file systems without locks everything stays.
+    A locked file belongs to a living run and stays; so does everything on file systems without
+    locks. An empty one may be of a living run that has not locked it yet, and makes another.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
     except OSError:
-        return False
+        return None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or (not found.st_size and time.time() - found.st_ctime < UNCLAIMED_S):
-            return False
+        if not stat.S_ISREG(found.st_mode):
+            return None
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path, dir_fd=dir_fd)
     except OSError:
-        return False
+        return None
     finally:
         os.close(fd)
-    return True
+    return found.st_size
 
 
 class PartRegistry:

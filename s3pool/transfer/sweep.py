@@ -26,7 +26,8 @@ def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[in
             names = _part_names(directory, largest)
         except OSError:  # the download itself will say what is wrong
             return
-        tell_swept(sum(not is_known(name) and remove_orphan(os.fsencode(name), dir_fd=directory) for name in names))
+        unknown = (name for name in names if not is_known(name))
+        tell_swept(sum(bool(remove_orphan(os.fsencode(name), dir_fd=directory)) for name in unknown))
 
     return sweep
 

@@ -13,7 +13,7 @@ from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
 from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport
 from s3pool.s3.client import S3Client
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 
 if TYPE_CHECKING:
     import ssl

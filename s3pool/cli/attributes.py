@@ -8,8 +8,8 @@ from collections.abc import Callable
 from s3pool.errors import S3Error, UsageError
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
-from s3pool.s3.check import MONTHS, parse_http_date
-from s3pool.s3.headers import METADATA_PREFIX
+from s3pool.s3.errors import MONTHS, parse_http_date
+from s3pool.s3.requests import METADATA_PREFIX
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (

@@ -12,7 +12,7 @@ from operator import methodcaller
 
 from s3pool.cli.lines import HUMAN_WIDTH, exact_size, human_size
 from s3pool.model import ObjectInfo
-from s3pool.s3.columns import TIME_LENGTH, Times, columns_of
+from s3pool.s3.page_table import TIME_LENGTH, Times, columns_of
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, STEP, STEP_BITS
 
 HALF = STEP // 2

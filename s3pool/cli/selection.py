@@ -123,7 +123,7 @@ def iter_selected_pages(
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int, ahead: bool
 ) -> Iterator[ListPage]:
-    from s3pool.s3.trees import list_pages, list_version_pages
+    from s3pool.s3.list_all import list_pages, list_version_pages
 
     if versions:
         return list_version_pages(
@@ -152,7 +152,7 @@ def _admitted(page: ListPage, selection: Selection) -> ListPage:
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:
     """Yield a page with the key that has exactly the operand's name, if there is one."""
-    from s3pool.s3.trees import list_pages, list_version_pages
+    from s3pool.s3.list_all import list_pages, list_version_pages
 
     key = selection.single
     if versions:

@@ -111,7 +111,7 @@ def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
 
 def part_size(text: str) -> int:
     """Read a part size within S3's limits; for ``type=``."""
-    from s3pool.s3.multipart import choose_part_size
+    from s3pool.s3.part_sizes import choose_part_size
 
     size = size_in_bytes(text)
     if not size:  # it would mean the default

@@ -24,7 +24,7 @@ from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.operations import DIALECTS
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field
-from s3pool.s3.sigv4 import (
+from s3pool.s3.signing import (
     ALGORITHM,
     MAX_EXPIRES_S,
     TIMESTAMP_FORMAT,

@@ -32,7 +32,7 @@ from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.operations import EXACT_QUERIES
 from s3pool.proxy.target import Target
-from s3pool.s3.sigv4 import canonical_value
+from s3pool.s3.signing import canonical_value
 
 SIGNED_PARAMETERS = frozenset(
     {

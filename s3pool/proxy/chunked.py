@@ -22,7 +22,7 @@ from s3pool.proxy.budget import Budget
 from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX, checksum_for
 from s3pool.proxy.denial import Denial, malformed, slow_down
 from s3pool.proxy.head import FIELD_LINE
-from s3pool.s3.sigv4 import signature
+from s3pool.s3.signing import signature
 
 MAX_LINE_BYTES = 4096
 MAX_CHUNK_BYTES = 16 << 20  # a signed chunk is kept whole until its signature is known

@@ -25,7 +25,7 @@ from s3pool.proxy.naming import NAMING_HEADERS, is_way
 from s3pool.proxy.operations import DECIDING_HEADERS, DIALECTS, Operation, classify
 from s3pool.proxy.outbound import PAYLOAD_FIELD, REPLACED, Fields, is_hearsay, is_signed_name
 from s3pool.proxy.servers import ADMIN_NAMES
-from s3pool.s3.sigv4 import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
+from s3pool.s3.signing import DATE_LENGTH, Mac, Signer, canonical_value, string_to_sign
 
 PLAIN = re.compile(
     rf"(GET|HEAD) /([A-Za-z0-9\-._~]+)/([A-Za-z0-9/\-._~]+) HTTP/1\.1((?:\r\n{NAME_CHARACTERS}+:{VALUE_CHARACTERS}*)*)",

@@ -21,8 +21,8 @@ from s3pool.proxy.head import RequestHead, index_of
 from s3pool.proxy.naming import is_way
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
-from s3pool.s3.sigv4 import UNRESERVED
-from s3pool.s3.xml import is_plausible_etag, is_web_page, parse_tags
+from s3pool.s3.documents import is_plausible_etag, is_web_page, parse_tags
+from s3pool.s3.signing import UNRESERVED
 
 CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
 REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}

@@ -29,7 +29,7 @@ from s3pool.proxy.operations import Operation
 from s3pool.proxy.outbound import ProxyRequest, Sendable
 from s3pool.proxy.seats import Seats
 from s3pool.record import dataclass, field
-from s3pool.s3.xml import MAX_ERROR_BYTES, parse_error
+from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
 
 TOO_MANY_REQUESTS = 429
 UNAVAILABLE = 503

@@ -57,8 +57,8 @@ from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
 from s3pool.record import replace
-from s3pool.s3.sigv4 import Signer
-from s3pool.s3.xml import parse_initiate
+from s3pool.s3.documents import parse_initiate
+from s3pool.s3.signing import Signer
 
 MAX_REMEMBERED_UPLOADS = 100_000
 OK = 200

@@ -23,7 +23,7 @@ from s3pool.proxy.refusal import answer_health, refuse
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.upload import ClientBody
-from s3pool.s3.xml import parse_error
+from s3pool.s3.documents import parse_error
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from s3pool.proxy.servers import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYG
 from s3pool.proxy.target import read_target
 from s3pool.proxy.versioning import Versioning
 from s3pool.record import replace
-from s3pool.s3.sigv4 import Signer
-from s3pool.s3.xml import parse_versioning
+from s3pool.s3.documents import parse_versioning
+from s3pool.s3.signing import Signer
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304
 COPY_SOURCE = "x-amz-copy-source"

@@ -28,7 +28,7 @@ from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target
 from s3pool.proxy.upload import ClientBody, HashGuard
 from s3pool.record import dataclass
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 PASS = "pass"

@@ -18,7 +18,7 @@ from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import BAD_ESCAPE, RequestHead
 from s3pool.proxy.target import Target
 from s3pool.record import replace
-from s3pool.s3.sigv4 import UNRESERVED
+from s3pool.s3.signing import UNRESERVED
 
 COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
 NAMING_HEADERS = frozenset({COPY_SOURCE, RENAME_SOURCE, REDIRECT})

@@ -17,7 +17,7 @@ from s3pool.proxy.denial import forbidden
 from s3pool.proxy.head import RequestHead
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field, replace
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 
 Fields = tuple[tuple[str, str], ...]
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote_to_bytes
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.servers import ADMIN_NAMES
 from s3pool.record import dataclass
-from s3pool.s3.sigv4 import UNRESERVED, canonical_path
+from s3pool.s3.signing import UNRESERVED, canonical_path
 
 # All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
 SERVICE_PARAMETERS = frozenset(

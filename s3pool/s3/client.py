@@ -9,27 +9,17 @@ from typing import TypeVar
 from s3pool.body import Body, BytesBody
 from s3pool.errors import NotFoundError, PreconditionError, S3Error, TransportError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
-from s3pool.s3.addressing import Query
-from s3pool.s3.bucket_operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
-from s3pool.s3.bucket_operations import NOT_UNDERSTOOD, BucketOperations
-from s3pool.s3.content import UNKNOWN, Known, check_content, read_object_head
+from s3pool.s3.documents import DeleteFailure as DeleteFailure
+from s3pool.s3.documents import PutResult as PutResult
+from s3pool.s3.documents import UploadPage as UploadPage
+from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
 from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, body_of, nothing
 from s3pool.s3.exchange import Sender as Sender
-from s3pool.s3.headers import (
-    NO_ATTRIBUTES,
-    attribute_headers,
-    copy_headers,
-    hides_digest,
-    integrity_headers,
-    put_result,
-    quote_etag,
-)
-from s3pool.s3.multipart_operations import MultipartOperations
-from s3pool.s3.results import DeleteFailure as DeleteFailure
-from s3pool.s3.results import PutResult as PutResult
-from s3pool.s3.results import UploadPage as UploadPage
-from s3pool.s3.xml import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.xmltree import is_xml_text
+from s3pool.s3.operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
+from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
+from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers, quote_etag
+from s3pool.s3.responses import UNKNOWN, Known, check_content, hides_digest, put_result, read_object_head
+from s3pool.s3.xml import is_xml_text
 
 T = TypeVar("T")
 BAD_REQUEST = 400

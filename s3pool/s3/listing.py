@@ -18,9 +18,9 @@ from typing import NoReturn, Protocol
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
-from s3pool.s3.columns import keys_of, names_of
-from s3pool.s3.columns import name_order as name_order
-from s3pool.s3.results import UploadPage
+from s3pool.s3.documents import UploadPage
+from s3pool.s3.page_table import keys_of, names_of
+from s3pool.s3.page_table import name_order as name_order
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this

@@ -1,241 +1,252 @@
-"""Read S3's XML answers strictly, and build the bodies of requests.
+"""S3's XML as a small tree with typed values: expat without DTDs, and the repair of illegal characters.
 
-Whatever is not the whole, valid document that was asked for is a ProtocolError. Text is
-never trimmed. The pages of listings have their own room, ``pages``, and are handed on here.
+What is missing or misshapen is a ProtocolError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from xml.parsers import expat
 
 from s3pool.errors import ProtocolError
-from s3pool.model import BucketInfo, PartInfo
-from s3pool.s3.fields import bare_etag, flag, iso_millis, number, read_root, required
-from s3pool.s3.pages import decode_name as decode_name
-from s3pool.s3.pages import parse_list_page as parse_list_page
-from s3pool.s3.pages import parse_uploads_page as parse_uploads_page
-from s3pool.s3.pages import parse_versions_page as parse_versions_page
-from s3pool.s3.results import DeleteFailure, DeleteReply, plausible_etag
-from s3pool.s3.results import is_plausible_etag as is_plausible_etag
-from s3pool.s3.xmltree import BLANKS, parse
+from s3pool.model import format_iso_time, parse_iso_time, whole_number
 
-NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-# XML readers turn a raw CR into LF, so it must go out as a reference.
-ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
-)
-# The first element of a document, where it is written as servers do.
-ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
-MAX_ERROR_BYTES = 64 * 1024  # what is longer is no error of S3's, and not worth a look
-ERROR_ROOTS = (b"Error", b"ErrorResponse")
-CHECKSUM_ELEMENTS = {
-    "x-amz-checksum-crc32": "ChecksumCRC32",
-    "x-amz-checksum-crc32c": "ChecksumCRC32C",
-    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
-    "x-amz-checksum-sha1": "ChecksumSHA1",
-    "x-amz-checksum-sha256": "ChecksumSHA256",
-}
+NAMESPACE_SEPARATOR = " "  # no namespace URI and no element name holds a blank
+BLANKS = b" \t\r\n"
+FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
+MARKER_CANDIDATES = 64
+REFERENCE = rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));"
+CDATA_START, CDATA_END = b"<![CDATA[", b"]]>"
+# What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
+MAX_ELEMENTS = 250_000  # a page of a thousand versions has some 12,000
+MAX_DEPTH = 100
+RAW_ILLEGAL = rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
+
+ISO_MILLIS = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z")
+KEPT_TEXT = 40  # characters of what is no number
+TRUTH = {"true": True, "false": False}
 
 
-def parse_parts(body: bytes) -> tuple[tuple[PartInfo, ...], int, bool]:
-    """Read a page of ListParts: the parts, the next part number marker, whether more follow.
+class Element:
+    """One element. ``text`` is never trimmed, and empty when there are children."""
 
-    Raises:
-        ProtocolError: it is not a complete ListPartsResult.
-    """
-    root = read_root(body, "ListPartsResult", alias="ListPartsResponse")
-    parts = tuple(
-        PartInfo(
-            number(required(entry.fields(), "PartNumber"), "PartNumber"),
-            bare_etag(required(entry.fields(), "ETag")),
-            number(required(entry.fields(), "Size"), "Size"),
-        )
-        for entry in root.all("Part")
-    )
-    truncated = flag(root, "IsTruncated")
-    return parts, number(root.text_of("NextPartNumberMarker") or "0", "NextPartNumberMarker"), truncated
+    __slots__ = ("children", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = ""
+        self.children: Sequence[Element] = ()
+
+    def all(self, name: str) -> Iterator[Element]:
+        """Yield the children of that name, in order."""
+        return (child for child in self.children if child.name == name)
+
+    def text_of(self, name: str, default: str = "") -> str:
+        """Give the text of the first child of that name."""
+        return next((child.text for child in self.children if child.name == name), default)
+
+    def fields(self) -> dict[str, str]:
+        """Give the text of every child by its name; of equal names the last one counts."""
+        return {child.name: child.text for child in self.children}
 
 
-def parse_buckets(body: bytes) -> tuple[tuple[BucketInfo, ...], str]:
-    """Read an answer of ListBuckets: the buckets and the token of the next page, "" at the end.
+def parse(body: bytes) -> Element:
+    """Read a document and give its root.
+
+    Names are without their namespace when it is the root's; elements of another one keep it
+    as ``URI name`` and so match nothing. RGW writes references such as ``&#x01;`` that no XML
+    may hold: they are hidden from expat and come back as the characters they mean.
 
     Raises:
-        ProtocolError: it is not a ListAllMyBucketsResult.
+        ProtocolError: the document is cut, malformed, or has a DOCTYPE.
     """
-    root = read_root(body, "ListAllMyBucketsResult")
-    buckets = tuple(
-        BucketInfo(required(entry.fields(), "Name"), iso_millis(entry.text_of("CreationDate")))
-        for holder in root.all("Buckets")
-        for entry in holder.all("Bucket")
-    )
-    return buckets, root.text_of("ContinuationToken")
-
-
-def parse_error(body: bytes) -> tuple[str, str, str, str]:
-    """Read an error's code, message, resource and request id; "" for what is not there.
-
-    Never raises: a proxy's HTML page or a cut body is no reason to lose the status.
-    """
+    # During long work servers send blanks to keep the connection, even before the declaration.
+    body = body.lstrip(BLANKS)
     try:
-        root = parse(body if len(body) <= MAX_ERROR_BYTES else b"")
-    except ProtocolError:
-        return "", "", "", ""
-    error = root if root.name == "Error" else next(root.all("Error"), None)
-    if error is None:
-        return "", "", "", ""
-    fields = error.fields()
-    request_id = fields.get("RequestId", "") or root.text_of("RequestId")
-    return fields.get("Code", ""), fields.get("Message", ""), fields.get("Resource", ""), request_id
-
-
-def is_error(body: bytes) -> bool:
-    """Say whether a body is an <Error> document, which S3 may send with status 200."""
-    if not body:
-        return False
-    root = ROOT.match(body.lstrip(BLANKS))
-    if root is not None and root.group(1) not in ERROR_ROOTS:
-        return False  # found at once, without a look at what may be a long page
-    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
-        return False
+        return _Builder().read(body)
+    except expat.ExpatError as exc:
+        hidden = _hide_illegal(body)
+        if hidden is None:
+            raise ProtocolError(f"broken XML: {exc}") from exc
     try:
-        return parse(body).name.encode() in ERROR_ROOTS
-    except ProtocolError:
-        return False
+        return _Builder(hidden[1]).read(hidden[0])
+    except expat.ExpatError as exc:
+        raise ProtocolError(f"broken XML: {exc}") from exc
 
 
-def is_web_page(body: bytes) -> bool:
-    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
-    root = ROOT.match(body)
-    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"
+class _Builder:
+    """Expat's handlers for one document."""
+
+    __slots__ = ("_left", "_pieces", "_prefix", "_restore", "_root", "_stack")
+
+    def __init__(self, restore: Callable[[str], str] | None = None) -> None:
+        self._restore = restore
+        self._root: Element | None = None
+        self._stack: list[Element] = []
+        self._left = MAX_ELEMENTS
+        self._pieces: list[str] = []
+        self._prefix = ""  # the root's namespace and the separator
+
+    def read(self, body: bytes) -> Element:
+        """Parse the whole document."""
+        parser = expat.ParserCreate(namespace_separator=NAMESPACE_SEPARATOR)
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._pieces.append
+        try:
+            parser.Parse(body, True)
+        except (LookupError, ValueError) as exc:
+            raise ProtocolError(f"broken XML: {exc}") from exc  # an encoding that Python or expat does not have
+        # Expat has seen a complete document, so there is a root.
+        assert self._root is not None
+        return self._root
+
+    def _refuse_doctype(self, *_declaration: object) -> None:
+        raise ProtocolError("broken XML: a DOCTYPE has no place in an answer of S3")
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        if self._root is None:
+            self._prefix = name[: name.rfind(NAMESPACE_SEPARATOR) + 1]
+        element = Element(name.removeprefix(self._prefix))
+        self._left -= 1
+        if self._left < 0 or len(self._stack) >= MAX_DEPTH:
+            raise ProtocolError("broken XML: more elements than an answer of S3 has")
+        if self._root is None:
+            self._root = element
+        else:
+            parent = self._stack[-1]
+            if parent.children:
+                parent.children.append(element)  # type: ignore[attr-defined]
+            else:
+                parent.children = [element]  # most elements have none, and share an empty one
+        self._stack.append(element)
+        self._pieces.clear()
+
+    def _end(self, _name: str) -> None:
+        element = self._stack.pop()
+        if not element.children:
+            text = "".join(self._pieces)
+            element.text = self._restore(text) if self._restore and text else text
+        self._pieces.clear()
 
 
-def parse_delete_result(body: bytes) -> DeleteReply:
-    """Read which keys of a batch were deleted, and which were not.
+def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
+    """Write illegal characters as private markers; None when there are none to hide."""
+    marker = _free_marker(body)
+    if marker is None:
+        return None
+    sign = marker.encode()
+    count = 0
 
-    Raises:
-        ProtocolError: it is not a DeleteResult.
-    """
-    root = read_root(body, "DeleteResult")
-    failures = tuple(
-        DeleteFailure(
-            fields.get("Key", ""), fields.get("VersionId", ""), fields.get("Code", ""), fields.get("Message", "")
-        )
-        for fields in (entry.fields() for entry in root.all("Error"))
+    def hide(codepoint: int) -> bytes:
+        nonlocal count
+        count += 1
+        return b"%b%x%b" % (sign, codepoint, sign)
+
+    def hide_reference(match: re.Match[bytes]) -> bytes:
+        codepoint = _codepoint(match)
+        return hide(codepoint) if _is_hideable(codepoint) else match[0]
+
+    def hide_raw(match: re.Match[bytes]) -> bytes:
+        return hide(ord(match[0].decode()))
+
+    # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too.
+    pieces = _split_at_cdata(body)
+    pieces[::2] = [re.sub(REFERENCE, hide_reference, piece) for piece in pieces[::2]]
+    hidden = re.sub(RAW_ILLEGAL, hide_raw, b"".join(pieces))
+    back = re.compile(f"{marker}([0-9a-f]+){marker}")
+    return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
+
+
+def _split_at_cdata(body: bytes) -> list[bytes]:
+    """Return text and CDATA sections in turn, in one pass: a section without an end is text."""
+    pieces, done = [], 0
+    while (begin := body.find(CDATA_START, done)) >= 0 and (end := body.find(CDATA_END, begin)) >= 0:
+        end += len(CDATA_END)
+        pieces += [body[done:begin], body[begin:end]]
+        done = end
+    return [*pieces, body[done:]]
+
+
+def _free_marker(body: bytes) -> str | None:
+    referenced = {_codepoint(match) for match in re.finditer(REFERENCE, body)}
+    for codepoint in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES):
+        if codepoint not in referenced and chr(codepoint).encode() not in body:
+            return chr(codepoint)
+    return None
+
+
+def _codepoint(match: re.Match[bytes]) -> int:
+    return int(match[1], 16) if match[1] else int(match[2])
+
+
+def _is_hideable(codepoint: int) -> bool:
+    return (codepoint < ord(" ") and codepoint not in (ord("\t"), ord("\n"), ord("\r"))) or codepoint in (
+        0xFFFE,
+        0xFFFF,
     )
-    return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
-def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
-    """Read the ETag and the time of modification of a copied object or part.
-
-    Raises:
-        ProtocolError: it is not a CopyObjectResult or CopyPartResult, or has no usable ETag.
-    """
-    fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
-    return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
+def is_xml_text(text: str) -> bool:
+    """Say whether a text can stand in an XML 1.0 document, escaped where necessary."""
+    return text.isprintable() or not re.search(ILLEGAL_TEXT, text)
 
 
-def parse_initiate(body: bytes) -> str:
-    """Read the id of a new multipart upload.
-
-    Raises:
-        ProtocolError: there is none.
-    """
-    root = read_root(body, "InitiateMultipartUploadResult", alias="InitiateMultipartUpload")
-    return required(root.fields(), "UploadId")
+ILLEGAL_TEXT = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 
-def parse_complete(body: bytes) -> str:
-    """Read the ETag of a completed upload; "" from servers that leave it out.
-
-    Raises:
-        ProtocolError: it is not a CompleteMultipartUploadResult.
-    """
-    return bare_etag(read_root(body, "CompleteMultipartUploadResult").text_of("ETag"))
-
-
-def parse_versioning(body: bytes) -> str:
-    """Read a bucket's versioning: "Enabled", "Suspended", or "" when it never had any.
-
-    Raises:
-        ProtocolError: it is not a VersioningConfiguration.
-    """
-    return read_root(body, "VersioningConfiguration", alias="GetBucketVersioningResponse").text_of("Status")
+def read_root(body: bytes, name: str, *, alias: str = "") -> Element:
+    """Parse a document and check its root; some servers name a root after the operation."""
+    root = parse(body)
+    if root.name not in (name, alias):
+        raise ProtocolError(f"the answer is a {root.name}, not a {name}")
+    return root
 
 
-def parse_location(body: bytes) -> str:
-    """Read a bucket's region; empty means us-east-1, as S3 defines it.
-
-    Raises:
-        ProtocolError: it is not a LocationConstraint.
-    """
-    root = read_root(body, "LocationConstraint")
-    return root.text or root.text_of("LocationConstraint") or "us-east-1"
+def required(fields: Mapping[str, str], name: str) -> str:
+    """Give the text of a field that must not be empty."""
+    text = fields.get(name, "")
+    if not text:
+        raise ProtocolError(f"an entry has no {name}")
+    return text
 
 
-def parse_tags(body: bytes) -> dict[str, str]:
-    """Read the tags of an object or a bucket.
-
-    Raises:
-        ProtocolError: it is not a Tagging document.
-    """
-    root = read_root(body, "Tagging")
-    return {tag.text_of("Key"): tag.text_of("Value") for holder in root.all("TagSet") for tag in holder.all("Tag")}
+def number(text: str, name: str) -> int:
+    """Read a whole number, without a sign."""
+    value = whole_number(text)
+    if value is None:
+        raise ProtocolError(f"{name} is no number: {text[:KEPT_TEXT]!r}")
+    return value
 
 
-def build_delete(keys: Iterable[tuple[str, str]]) -> bytes:
-    """Write a quiet batch delete of pairs of key and version id, "" for none."""
-    return _document("Delete", _delete_items(keys))
+def flag(root: Element, name: str) -> bool:
+    """Read a truth value that must stand in a document exactly once."""
+    texts = [element.text for element in root.all(name)]
+    if len(texts) != 1:
+        raise ProtocolError(f"a list page must say {name} once, not {len(texts)} times")
+    return truth(texts[0], name)
 
 
-def _delete_items(keys: Iterable[tuple[str, str]]) -> Iterator[str]:
-    yield "<Quiet>true</Quiet>"
-    for key, version_id in keys:
-        version = f"<VersionId>{_escape(version_id)}</VersionId>" if version_id else ""
-        yield f"<Object><Key>{_escape(key)}</Key>{version}</Object>"
+def truth(text: str, name: str) -> bool:
+    """Read ``true`` or ``false``, as S3 writes them and not otherwise."""
+    if text not in TRUTH:
+        raise ProtocolError(f"{name} is neither true nor false: {text!r}")
+    return TRUTH[text]
 
 
-def build_complete(
-    parts: Iterable[tuple[int, str]], *, checksums: Mapping[int, tuple[str, str]] | None = None
-) -> bytes:
-    """Write the parts of an upload, as pairs of number and ETag, in the order given.
-
-    ``checksums`` maps a part number to the header's name and value that its upload carried.
-    """
-    return _document("CompleteMultipartUpload", (_complete_part(*part, checksums or {}) for part in parts))
+def bare_etag(etag: str) -> str:
+    """Take the quotes off an ETag."""
+    return etag.strip('"')
 
 
-def _complete_part(number: int, etag: str, checksums: Mapping[int, tuple[str, str]]) -> str:
-    checksum = ""
-    if number in checksums:
-        header, value = checksums[number]
-        checksum = f"<{CHECKSUM_ELEMENTS[header]}>{_escape(value)}</{CHECKSUM_ELEMENTS[header]}>"
-    return f"<Part><ETag>&quot;{_escape(etag)}&quot;</ETag><PartNumber>{number}</PartNumber>{checksum}</Part>"
-
-
-def build_create_bucket(region: str) -> bytes:
-    """Write where a new bucket shall be; nothing for us-east-1, which S3 takes only unnamed."""
-    if region in ("", "us-east-1"):
-        return b""
-    return _document("CreateBucketConfiguration", [f"<LocationConstraint>{_escape(region)}</LocationConstraint>"])
-
-
-def build_versioning(*, enabled: bool) -> bytes:
-    """Write a bucket's versioning state."""
-    return _document("VersioningConfiguration", [f"<Status>{'Enabled' if enabled else 'Suspended'}</Status>"])
-
-
-def build_tags(tags: Mapping[str, str]) -> bytes:
-    """Write a set of tags."""
-    items = (f"<Tag><Key>{_escape(key)}</Key><Value>{_escape(value)}</Value></Tag>" for key, value in tags.items())
-    return _document("Tagging", ["<TagSet>", *items, "</TagSet>"])
-
-
-def _document(name: str, items: Iterable[str]) -> bytes:
-    text = f'<?xml version="1.0" encoding="UTF-8"?><{name} xmlns="{NAMESPACE}">{"".join(items)}</{name}>'
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _escape(text: str) -> str:
-    return text.translate(ESCAPES)
+def iso_millis(text: str) -> str:
+    """Give a time stamp in the model's form; "" stays ""."""
+    if not text or ISO_MILLIS.fullmatch(text):
+        return text
+    try:
+        return format_iso_time(parse_iso_time(text.removesuffix("+00:00")))
+    except ValueError as exc:
+        raise ProtocolError(f"not a time stamp: {text!r}") from exc

@@ -10,7 +10,7 @@ from s3pool.location import S3Path
 from s3pool.model import ListPage
 from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
-from s3pool.s3.trees import list_pages, list_version_pages
+from s3pool.s3.list_all import list_pages, list_version_pages
 from s3pool.speedtest.lanes import Lanes
 
 DELETERS = 4  # batches under way at once

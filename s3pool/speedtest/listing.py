@@ -10,8 +10,8 @@ from s3pool.location import S3Path
 from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import MAX_KEYS_PER_PAGE, S3Client
-from s3pool.s3.trees import list_pages
-from s3pool.s3.width import CAUTIOUS_JOBS
+from s3pool.s3.list_all import list_pages
+from s3pool.s3.parallel.concurrency import CAUTIOUS_JOBS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.columns import values_of
+from s3pool.s3.page_table import values_of
 from s3pool.sync.blocks import Block, order_of
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk

@@ -9,9 +9,8 @@ from s3pool.body import BytesBody
 from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3PoolError
 from s3pool.model import ByteRange
 from s3pool.record import replace
-from s3pool.s3.content import Known
-from s3pool.s3.headers import head_of
-from s3pool.s3.multipart import MIB
+from s3pool.s3.part_sizes import MIB
+from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.acrossparts import copy_in_parts
 from s3pool.transfer.checksums import Seal, seal_bytes
 from s3pool.transfer.conditions import EXISTS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CRC_BYTES
 from s3pool.record import replace
-from s3pool.s3.multipart import (
+from s3pool.s3.part_sizes import (
     MAX_PART_BYTES,
     MAX_PARTS,
     MIN_PART_BYTES,

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
-from s3pool.s3.check import parse_http_date
-from s3pool.s3.headers import ENCRYPTION, KMS_KEY_ID, WEBSITE_REDIRECT
+from s3pool.s3.errors import parse_http_date
+from s3pool.s3.requests import KMS_KEY_ID, WEBSITE_REDIRECT
+from s3pool.s3.responses import ENCRYPTION
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUM_PREFIX, CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.record import dataclass
-from s3pool.s3.results import PutResult
+from s3pool.s3.documents import PutResult
 from s3pool.transfer.etags import is_md5_etag
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")

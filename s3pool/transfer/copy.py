@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import replace
-from s3pool.s3.headers import hides_digest
-from s3pool.s3.multipart import choose_part_size, iter_part_ranges
+from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
+from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import PART_SIZE, kept_by_request, merge_for_copy
 from s3pool.transfer.conditions import why_skip_copy
 from s3pool.transfer.engine import NO_ATTRIBUTES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError
 from s3pool.location import S3Path
-from s3pool.s3.check import error_of_failure
+from s3pool.s3.errors import error_of_failure
 from s3pool.transfer.beneath import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange
-from s3pool.s3.content import Known
-from s3pool.s3.headers import head_of
-from s3pool.s3.multipart import MIB
+from s3pool.s3.part_sizes import MIB
+from s3pool.s3.responses import Known, head_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.conditions import EXISTS, why_skip_download

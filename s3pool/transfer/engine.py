@@ -11,7 +11,7 @@ from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import S3PoolError, StoppedError
 from s3pool.model import ObjectAttributes
 from s3pool.record import dataclass
-from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.beneath import PartRegistry
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.progress import NullProgress, Progress

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from s3pool.model import ByteRange
-from s3pool.s3.multipart import MIB, choose_part_size, count_parts
+from s3pool.s3.part_sizes import MIB, choose_part_size, count_parts
 
 # What other clients cut with, the likely ones first: aws, mc, s3cmd, s5cmd, rclone, boto3.
 USUAL_PART_SIZES = tuple(mib * MIB for mib in (16, 8, 5, 15, 50, 64, 10, 32, 25, 100, 128, 20, 256, 512, 1024))

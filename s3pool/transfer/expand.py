@@ -369,7 +369,7 @@ class Expansion:
         )
 
     def _objects(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        from s3pool.s3.trees import list_objects
+        from s3pool.s3.list_all import list_objects
 
         return list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from s3pool.errors import IntegrityError, ReplacedError, TransportError
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
-from s3pool.s3.content import CONTENT_RANGE, PARTIAL, UNKNOWN, Known
-from s3pool.s3.headers import etag_of
+from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
 from s3pool.transfer.engine import MAX_RESUMES, Engine
 from s3pool.transfer.progress import Meter
 

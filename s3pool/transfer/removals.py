@@ -124,7 +124,7 @@ class Removal:
             yield DeleteTask(scope.bucket, key, named=not self._rules.listed)
 
     def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.trees import list_objects
+        from s3pool.s3.list_all import list_objects
 
         if self._rules.recursive and not scope.is_glob and not self._rules.raw_prefix and not scope.path.is_prefix:
             yield from self._admitted(scope, self._head(scope.path))
@@ -142,7 +142,7 @@ class Removal:
         yield ObjectInfo(path.key, head.size, head.last_modified)
 
     def _versions(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.trees import list_versions
+        from s3pool.s3.list_all import list_versions
 
         # A tree's own key stands before the tree in the same listing.
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
@@ -155,7 +155,7 @@ class Removal:
             refuse_tree(scope.path, self._client)
 
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.trees import list_uploads
+        from s3pool.s3.list_all import list_uploads
 
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
         for upload in list_uploads(self._client, scope.bucket, prefix=prefix):

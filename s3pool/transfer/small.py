@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from s3pool.errors import ProtocolError, S3PoolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.record import replace
-from s3pool.s3.content import stranger_in
+from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Pending
-from s3pool.s3.headers import attribute_headers, etag_of, put_result
-from s3pool.s3.results import PutResult
+from s3pool.s3.requests import attribute_headers
+from s3pool.s3.responses import etag_of, put_result, stranger_in
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, check_stored
 from s3pool.transfer.smallfiles import SmallFiles

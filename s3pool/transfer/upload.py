@@ -11,7 +11,7 @@ from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
-from s3pool.s3.multipart import MIB, choose_part_size, iter_part_ranges
+from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
 from s3pool.transfer.checksums import Seal, algorithm_header, check_stored, seal, seal_bytes

@@ -43,7 +43,7 @@ MAY_USE = {
     "session": {"config", "pool", "s3"},
     "transfer": {"s3", "filters"},
     "sync": {"transfer", "s3", "filters"},
-    "proxy": {"session", "pool", "config", "s3.sigv4", "s3.xml"},
+    "proxy": {"session", "pool", "config", "s3.signing", "s3.xml", "s3.documents"},
     "speedtest": {"transfer", "s3"},
 }
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
@@ -51,7 +51,7 @@ HOMES = {
     "anycrc": ("hashing.py",),
     "urllib3": ("pool/connection.py",),
     "requests": (),
-    "requests_aws4auth": ("s3/signing_key.py", "s3/sigv4.py"),
+    "requests_aws4auth": ("s3/signing.py",),
     "yaml": ("config*.py",),
     "dotenv": ("config*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from s3pool.model import Endpoint, Request
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 from tests.support.chunk_signing import SignedStream, unsigned_stream
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import POOL_KEY, REGION, RunningProxy, arrived, checking_fake, parse_answer, stored

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from s3pool.s3.sigv4 import derive_key, signature, string_to_sign
+from s3pool.s3.signing import derive_key, signature, string_to_sign
 from tests.support.chunk_signing import SignedStream, unsigned_stream
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import POOL_KEY, REGION, RunningProxy, last, parse_answer, stored

@@ -24,9 +24,9 @@ from s3pool.proxy.forms import FormReader
 from s3pool.proxy.head import parse_head
 from s3pool.proxy.policy import read_policy
 from s3pool.proxy.stream import ClientStream
-from s3pool.s3 import xml
-from s3pool.s3.check import parse_http_date
-from s3pool.s3.xmltree import parse
+from s3pool.s3 import documents, pages
+from s3pool.s3.errors import parse_http_date
+from s3pool.s3.xml import parse
 from tests.support.fake_s3 import MIB
 
 GROWTH, ALLOWED, ROUNDS = 16, 20, 12
@@ -112,16 +112,16 @@ CASES: dict[str, tuple[Callable[[bytes], object], Callable[[int], bytes], int]] 
     "nested": (parse, lambda n: b"<a>" * (n // 3), 16_000),
     "flat": (parse, lambda n: b"<a>" + b"<b/>" * (n // 4) + b"</a>", 16_000),
     "attributes": (parse, lambda n: b"<a " + b"".join(b'a%d="" ' % i for i in range(n // 8)) + b"/>", 4_000),
-    "blanks before an error": (xml.is_error, lambda n: b" " * n + b"x", 4_000),
+    "blanks before an error": (documents.is_error, lambda n: b" " * n + b"x", 4_000),
     "blanks behind a declaration": (
-        xml.is_error,
+        documents.is_error,
         lambda n: b'<?xml version="1.0"?>' + b" " * n + b"<Error",
         4_000,
     ),
-    "error": (xml.parse_error, lambda n: b"<Error>&#1;" + b"<![CDATA[" * (n // 9), 16_000),
-    "error page": (xml.parse_error, lambda n: b"<html>" + b"<p>" * (n // 3), 16_000),
-    "list page": (xml.parse_list_page, lambda n: b"<ListBucketResult>" + b"<Contents><Key>" * (n // 15), 16_000),
-    "list page of blanks": (xml.parse_list_page, lambda n: b"\n" * n + b"<ListBucketResult", 16_000),
+    "error": (documents.parse_error, lambda n: b"<Error>&#1;" + b"<![CDATA[" * (n // 9), 16_000),
+    "error page": (documents.parse_error, lambda n: b"<html>" + b"<p>" * (n // 3), 16_000),
+    "list page": (pages.parse_list_page, lambda n: b"<ListBucketResult>" + b"<Contents><Key>" * (n // 15), 16_000),
+    "list page of blanks": (pages.parse_list_page, lambda n: b"\n" * n + b"<ListBucketResult", 16_000),
     "tags of a form": (form, lambda n: field(b"tagging", b"<a>&#1;" + b"<![CDATA[" * (n // 9)), 2_000),
     "fields of a form": (form, lambda n: b"".join(field(b"f%d" % i, b"") for i in range(n)), 60),
     "trickled form": (trickled_form, lambda n: field(b"key", b"x" * n), 3_000),
@@ -206,4 +206,4 @@ def test_memory_of_a_document_has_a_bound(content: bytes) -> None:
 
 def test_long_error_is_no_error_of_s3() -> None:
     """Its code is what its status says."""
-    assert ("", "", "", "") == xml.parse_error(b"<Error><Code>X</Code>" + b" " * 70_000 + b"</Error>")
+    assert ("", "", "", "") == documents.parse_error(b"<Error><Code>X</Code>" + b" " * 70_000 + b"</Error>")

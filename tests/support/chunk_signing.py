@@ -9,7 +9,7 @@ import time
 import zlib
 
 from s3pool.model import Credentials
-from s3pool.s3.sigv4 import derive_key
+from s3pool.s3.signing import derive_key
 from tests.support.proxying import POOL_KEY, REGION, signed_request
 
 EMPTY = hashlib.sha256(b"").hexdigest()

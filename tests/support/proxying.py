@@ -16,7 +16,7 @@ from s3pool.config import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
-from s3pool.s3.sigv4 import Signer, canonical_query, derive_key, signature, string_to_sign
+from s3pool.s3.signing import Signer, canonical_query, derive_key, signature, string_to_sign
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
 
 POOL_KEY = Credentials(ACCESS_KEY, SECRET_KEY)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from s3pool.model import Credentials
-from s3pool.s3.sigv4 import derive_key
+from s3pool.s3.signing import derive_key
 from tests.support.proxying import POOL_KEY, REGION, Answer, RunningProxy, parse_answer
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxk"

@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from s3pool.model import Credentials
-from s3pool.s3.sigv4 import canonical_path, canonical_query, derive_key
+from s3pool.s3.signing import canonical_path, canonical_query, derive_key
 from tests.support.proxying import GUEST_KEY, REGION, Answer, RunningProxy, parse_answer, read_to_end, signed_request
 from tests.support.upload_form import form_body, signed_form
 

@@ -13,14 +13,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from s3pool.model import Credentials, Endpoint, Request
-from s3pool.s3.sigv4 import (
-    TIMESTAMP_FORMAT,
-    Signer,
-    canonical_request,
-    derive_key,
-    signature,
-    string_to_sign,
-)
+from s3pool.s3.signing import TIMESTAMP_FORMAT, Signer, canonical_request, derive_key, signature, string_to_sign
 
 PUBLISHED = json.loads((Path(__file__).parent / "sigv4.json").read_text(encoding="utf-8"))
 

@@ -12,8 +12,7 @@ from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, Repl
 from s3pool.location import S3Path, has_glob
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
-from s3pool.s3.content import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, total_of
-from s3pool.s3.headers import etag_of
+from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of, total_of
 from s3pool.transfer.verify import StreamCheck
 
 if TYPE_CHECKING:

@@ -187,7 +187,7 @@ class _Lister:
         return f"{format_stamp(bucket.created)} {self._no_size()} {self._out.paint(name, 'prefix')}"
 
     def _list_uploads(self, path: S3Path) -> None:
-        from s3pool.s3.trees import list_uploads
+        from s3pool.s3.list_all import list_uploads
 
         selection = select(path, glob=not self._args.no_glob)
         # The key itself may have an upload, so the slash of its tree is left out of the request.

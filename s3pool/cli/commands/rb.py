@@ -103,7 +103,7 @@ def _never_kept_versions(bucket: str, ctx: Context) -> bool:
 
 
 def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
-    from s3pool.s3.trees import list_version_pages
+    from s3pool.s3.list_all import list_version_pages
 
     try:
         for page in list_version_pages(ctx.client, bucket, mode=mode):
@@ -117,14 +117,14 @@ def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[
 
 
 def _objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
-    from s3pool.s3.trees import list_objects
+    from s3pool.s3.list_all import list_objects
 
     for info in list_objects(ctx.client, bucket, mode=mode):
         yield DeleteTask(bucket, info.key, size=info.size)
 
 
 def _abort_uploads(bucket: str, ctx: Context) -> None:
-    from s3pool.s3.trees import list_uploads
+    from s3pool.s3.list_all import list_uploads
 
     for upload in list_uploads(ctx.client, bucket):
         if not ctx.dry_run:

@@ -19,7 +19,7 @@ from s3pool.cli.charts import (
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.s3.client import S3Client
-from s3pool.s3.multipart import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import DOWNLOAD, PHASES, UPLOAD, Bench, Plan, check_bucket, new_prefix
 from s3pool.speedtest.cleanup import describe, remove_all
 from s3pool.speedtest.findings import SLOW, Finding, find_outliers

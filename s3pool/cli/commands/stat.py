@@ -160,7 +160,7 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
 
 def _iter_versions(path: S3Path, client: S3Client) -> Iterator[tuple[Block, Record]]:
     """Yield the versions that the listing knows of: delete markers cannot be asked by HEAD."""
-    from s3pool.s3.trees import list_versions
+    from s3pool.s3.list_all import list_versions
 
     found = False
     for info in list_versions(client, path.bucket, prefix=path.key):

@@ -214,7 +214,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
 
 
 def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str, in_order: bool) -> Iterable[ListPage]:
-    from s3pool.s3.trees import list_pages
+    from s3pool.s3.list_all import list_pages
 
     # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
     mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL

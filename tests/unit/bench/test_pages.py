@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s3pool.s3.xml import parse_list_page
+from s3pool.s3.pages import parse_list_page
 from tests.bench.pages import Listed, trailing_number, write_pages
 
 OBJECTS = [Listed(f"d/{number:06}", number) for number in range(2001)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from s3pool.cli.lines import human_size, line_formatter
 from s3pool.cli.pagelines import WORTH_A_TABLE, human_sizes, page_formatter
 from s3pool.model import ObjectInfo
-from s3pool.s3.columns import ObjectTable, Times
+from s3pool.s3.page_table import ObjectTable, Times
 from s3pool.units import SIZE_UNITS, STEP
 
 BORDERS = [

@@ -15,7 +15,7 @@ from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.head import parse_head
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 
 NOW = 1_790_000_000.0
 HOST = "proxy.test:8000"

@@ -8,7 +8,7 @@ from s3pool.proxy.auth import Seed
 from s3pool.proxy.checksum import checksum_for
 from s3pool.proxy.chunked import AwsChunkedReader
 from s3pool.proxy.denial import Denial
-from s3pool.s3.sigv4 import derive_key
+from s3pool.s3.signing import derive_key
 
 # The example of Amazon S3's documentation: 65 KiB and a KiB of "a" in signed chunks of 64 KiB.
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

@@ -12,10 +12,10 @@ from unittest import mock
 from s3pool.cli.pagelines import page_formatter
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage
-from s3pool.s3 import fastpage, fields
-from s3pool.s3.columns import ObjectTable
+from s3pool.s3 import page_scanner, xml
+from s3pool.s3.page_table import ObjectTable
 from s3pool.s3.pages import parse_list_page, parse_versions_page
-from s3pool.s3.xmltree import Element
+from s3pool.s3.xml import Element
 from tests.support.list_pages import iter_damaged_pages
 
 PAGES = int(os.environ.get("S3POOL_FUZZ_PAGES", "2000"))
@@ -61,11 +61,11 @@ def lines(answer: ListPage | str) -> str | None:
 
 def parsers_agree(bodies: list[bytes], ways: Counter[str]) -> None:
     """Read pages in three ways and compare; count who read them."""
-    with mock.patch.object(fields, "parse", remembering(fields.parse)):
+    with mock.patch.object(xml, "parse", remembering(xml.parse)):
         fast = list(map(read, bodies))
-        with mock.patch.object(fastpage, "_fixed_template", nothing):
+        with mock.patch.object(page_scanner, "_fixed_template", nothing):
             sign_by_sign = list(map(read, bodies))
-        with mock.patch.object(fastpage, "split_page", nothing):
+        with mock.patch.object(page_scanner, "split_page", nothing):
             expat = list(map(read, bodies))
     for body, *answers in zip(bodies, fast, sign_by_sign, expat, strict=True):
         ways[way(answers[0])] += 1

@@ -6,7 +6,8 @@ import pytest
 
 from s3pool.errors import ProtocolError, UsageError
 from s3pool.model import ObjectAttributes, Response
-from s3pool.s3.headers import attribute_headers, copy_source, quote_etag, read_head
+from s3pool.s3.requests import attribute_headers, copy_source, quote_etag
+from s3pool.s3.responses import read_head
 from tests.support.scripted_sender import ENDPOINT, MemoryStream
 
 

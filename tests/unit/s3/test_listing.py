@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.s3.documents import UploadPage
 from s3pool.s3.listing import iter_objects, iter_pages, iter_uploads, iter_version_pages, iter_versions
-from s3pool.s3.results import UploadPage
 
 TIME = "2026-01-22T20:44:33.000Z"
 

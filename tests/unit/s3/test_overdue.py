@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from s3pool.record import replace
-from s3pool.s3.keyrange import Flight, KeyRange
 from s3pool.s3.listing import LoopGuard
-from s3pool.s3.overdue import PATIENCE_S, USUAL_TIMES, Overdue
+from s3pool.s3.parallel.ranges import Flight, KeyRange
+from s3pool.s3.parallel.workers import PATIENCE_S, USUAL_TIMES, Overdue
 
 
 def make_flight() -> Flight:

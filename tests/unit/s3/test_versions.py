@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.listing import iter_version_pages
-from s3pool.s3.parallel_listing import iter_version_pages_parallel
-from s3pool.s3.ranges import Counts
-from s3pool.s3.versions import VersionLister
+from s3pool.s3.parallel.ranges import Counts
+from s3pool.s3.parallel.workers import VersionLister, iter_version_pages_parallel
 from tests.support.memory_lister import order
 
 TIME = "2026-01-22T20:44:33.219Z"

@@ -18,7 +18,7 @@ from s3pool.pool.connection import ConnectionPool
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.transport import Transport
 from s3pool.record import replace
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 from s3pool.session import open_session
 from s3pool.transfer import lane, lanes, runner, small
 from s3pool.transfer.engine import Engine

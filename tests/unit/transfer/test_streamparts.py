@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from s3pool.errors import LocalFileError, RefusedError, StoppedError
-from s3pool.s3.multipart import MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MIB, MIN_PART_BYTES
+from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MIB, MIN_PART_BYTES
 from s3pool.transfer import streamparts
 from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 

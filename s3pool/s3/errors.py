@@ -16,8 +16,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Response, whole_number
-from s3pool.s3.results import DeleteFailure
-from s3pool.s3.xml import MAX_ERROR_BYTES, parse_error
+from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, parse_error
 
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError
+from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.keyrange import Flight
-from s3pool.s3.ranges import PAGES_AHEAD, Counts, RangeBoard, UnorderedError
-from s3pool.s3.width import Width
+from s3pool.s3.parallel.concurrency import Width
+from s3pool.s3.parallel.ranges import Counts, Flight
+from s3pool.s3.parallel.scheduler import PAGES_AHEAD, RangeBoard
 from tests.support.memory_lister import MemoryLister, order
 
 BUCKET = "b"

@@ -13,7 +13,7 @@ from s3pool.errors import (
     ThrottledError,
 )
 from s3pool.model import Response
-from s3pool.s3.check import check_response, error_from, parse_http_date
+from s3pool.s3.errors import check_response, error_from, parse_http_date
 from tests.support.scripted_sender import ENDPOINT, MemoryStream
 
 

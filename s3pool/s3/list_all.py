@@ -7,7 +7,7 @@ from typing import Protocol
 
 from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.listing import AskAhead, Lister, iter_pages, iter_uploads, iter_version_pages
-from s3pool.s3.tally import ListTally
+from s3pool.s3.listing_stats import ListTally
 
 
 class CountedLister(Lister, Protocol):
@@ -39,7 +39,7 @@ def list_pages(
     if mode.jobs == 1 or delimiter or max_keys:
         pages = iter_pages(client, bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, ahead=ahead)
         return client.lists.measure_pages(pages)
-    from s3pool.s3.parallel_listing import iter_pages_parallel
+    from s3pool.s3.parallel.workers import iter_pages_parallel
 
     pages = iter_pages_parallel(
         client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs
@@ -65,7 +65,7 @@ def list_version_pages(
     """
     if mode.jobs == 1 or delimiter:
         return client.lists.measure_pages(iter_version_pages(client, bucket, prefix=prefix, delimiter=delimiter))
-    from s3pool.s3.parallel_listing import iter_version_pages_parallel
+    from s3pool.s3.parallel.workers import iter_version_pages_parallel
 
     pages = iter_version_pages_parallel(
         client, bucket, prefix=prefix, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.alphabet import Alphabet, is_safe, shared_length, successor
-from s3pool.s3.cuts import Splitter
-from s3pool.s3.keyrange import HeldPage, KeyRange, Position
 from s3pool.s3.listing import LoopGuard, name_order
+from s3pool.s3.parallel.key_statistics import Alphabet, is_safe, shared_length, successor
+from s3pool.s3.parallel.ranges import HeldPage, KeyRange, Position
+from s3pool.s3.parallel.split_points import Splitter
 
 TEXT = st.text(max_size=12)
 

@@ -1,26 +1,42 @@
-"""The operations on buckets: make, look, remove, and list what is in them."""
+"""The operations on buckets, on their listings, and on uploads in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from s3pool.errors import ProtocolError, S3Error
-from s3pool.model import BucketInfo, Endpoint, ListPage, Request, Response, replace
-from s3pool.s3.addressing import Query
-from s3pool.s3.exchange import LIST_SLOWNESS, Operations, Pending, Sender, body_of, nothing
-from s3pool.s3.results import UploadPage
-from s3pool.s3.tally import ListTally
-from s3pool.s3.xml import (
+from s3pool.body import Body
+from s3pool.errors import NotFoundError, ProtocolError, S3Error
+from s3pool.model import (
+    BucketInfo,
+    ByteRange,
+    Endpoint,
+    ListPage,
+    ObjectAttributes,
+    PartInfo,
+    Request,
+    Response,
+    replace,
+)
+from s3pool.s3.documents import (
+    PutResult,
+    UploadPage,
+    build_complete,
     build_create_bucket,
     build_versioning,
     parse_buckets,
-    parse_list_page,
+    parse_complete,
+    parse_copy_result,
+    parse_initiate,
     parse_location,
-    parse_uploads_page,
+    parse_parts,
     parse_versioning,
-    parse_versions_page,
 )
+from s3pool.s3.exchange import LIST_SLOWNESS, SLOW_SLOWNESS, Operations, Pending, Sender, body_of, nothing
+from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.pages import parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
+from s3pool.s3.responses import put_result
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 SEAWEED_NAME = "seaweedfs"  # 4.44 skips what is in a directory that start-after names exactly; 4.53 does not
@@ -29,6 +45,8 @@ MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have r
 NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
 
 MAX_BUCKET_PAGES = 10_000  # of a thousand buckets each, where no server has a tenth of these
+
+MAX_LISTED_PARTS = 100_000  # S3 has 10,000, and servers that are told so a few times that
 
 
 class BucketOperations(Operations):
@@ -224,7 +242,7 @@ class BucketOperations(Operations):
         request = self._list_request(bucket, "ListMultipartUploads", query)
 
         def read(response: Response) -> UploadPage:
-            from s3pool.s3.page_check import check_uploads
+            from s3pool.s3.pages import check_uploads
 
             return check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
 
@@ -246,7 +264,7 @@ def _page_reader(
 ) -> Callable[[Response], ListPage]:
     def read(response: Response) -> ListPage:
         # Whoever lists nothing, such as stat, need not load it.
-        from s3pool.s3.page_check import check_page
+        from s3pool.s3.pages import check_page
 
         page = parse(body_of(response))
         return _named(check_page(page, prefix=prefix, delimiter=delimiter, repeats=repeats), response)
@@ -260,3 +278,142 @@ def _named(page: ListPage, response: Response) -> ListPage:
     if MINIO_NAME in server:
         return replace(page, is_minio=True)
     return replace(page, skips_subtrees=True) if SEAWEED_NAME in server else page
+
+
+class MultipartOperations(Operations):
+    """Create, fill, complete and abort uploads in parts."""
+
+    def create_multipart_upload(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        attributes: ObjectAttributes = NO_ATTRIBUTES,
+        checksum_algorithm: str = "",
+        checksum_type: str = "",
+    ) -> str:
+        """Begin an upload in parts and give its id; it lives until completed or aborted.
+
+        Every part has to come with a checksum of the algorithm, when one is named. The type is
+        COMPOSITE, FULL_OBJECT, or the algorithm's own; servers that know neither pass over it.
+        """
+        headers = attribute_headers(attributes)
+        if checksum_algorithm:
+            headers["x-amz-checksum-algorithm"] = checksum_algorithm
+        if checksum_type:
+            headers["x-amz-checksum-type"] = checksum_type
+        request = self._address.key(
+            "POST", bucket, key, "CreateMultipartUpload", query=(("uploads", ""),), headers=headers, idempotent=False
+        )
+        return self._ask(request, lambda response: parse_initiate(body_of(response)))
+
+    def upload_part(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        upload_id: str,
+        number: int,
+        body: Body,
+        payload_hash: str,
+        content_md5: str = "",
+        checksum: tuple[str, str] | None = None,
+    ) -> PutResult:
+        """Store one part; the same number again replaces it."""
+        request = self._address.key(
+            "PUT",
+            bucket,
+            key,
+            "UploadPart",
+            query=_part_query(upload_id, number),
+            headers=integrity_headers(content_md5, checksum),
+            body=body,
+            payload_hash=payload_hash,
+        )
+        return self._ask(request, put_result)
+
+    def upload_part_copy(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: str,
+        byte_range: ByteRange,
+        source_version: str = "",
+        if_match: str = "",
+    ) -> str:
+        """Make a range of another object one part, inside the storage, and give its ETag."""
+        headers = copy_headers(source_bucket, source_key, version_id=source_version, if_match=if_match)
+        headers["x-amz-copy-source-range"] = byte_range.header
+        request = self._address.key(
+            "PUT",
+            bucket,
+            key,
+            "UploadPartCopy",
+            query=_part_query(upload_id, number),
+            headers=headers,
+            slowness=SLOW_SLOWNESS,
+        )
+        return self._ask(request, lambda response: parse_copy_result(body_of(response), part=True)[0])
+
+    def complete_multipart_upload(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        checksums: Mapping[int, tuple[str, str]] | None = None,
+    ) -> PutResult:
+        """Make one object of parts, given as number and ETag in the order of their numbers.
+
+        ``checksums`` maps part numbers to the checksum headers they were uploaded with. A lost
+        answer is not tried again: whether the object exists is for the caller to find out.
+        The ETag is "" where the server leaves it out.
+        """
+        request = self._address.key_document(
+            "POST",
+            bucket,
+            key,
+            "CompleteMultipartUpload",
+            query=(("uploadId", upload_id),),
+            content=build_complete(parts, checksums=checksums),
+            idempotent=False,
+            slowness=SLOW_SLOWNESS,
+        )
+        return self._ask(request, _complete_result)
+
+    def abort_multipart_upload(self, bucket: str, key: str, *, upload_id: str) -> None:
+        """Drop an upload and its parts; one that is gone already is no error."""
+        request = self._address.key("DELETE", bucket, key, "AbortMultipartUpload", query=(("uploadId", upload_id),))
+        try:
+            self._ask(request, nothing)
+        except NotFoundError as exc:
+            if exc.code != "NoSuchUpload":
+                raise
+
+    def list_parts(self, bucket: str, key: str, *, upload_id: str) -> tuple[PartInfo, ...]:
+        """List all stored parts of an upload, by number, over as many pages as there are."""
+        parts: list[PartInfo] = []
+        marker = 0
+        while True:
+            query = (("uploadId", upload_id), *((("part-number-marker", str(marker)),) if marker else ()))
+            request = self._address.key("GET", bucket, key, "ListParts", query=query, slowness=LIST_SLOWNESS)
+            page, next_marker, truncated = self._ask(request, lambda response: parse_parts(body_of(response)))
+            parts.extend(page)
+            if not truncated:
+                return tuple(parts)
+            if next_marker <= marker or not page or len(parts) > MAX_LISTED_PARTS:
+                raise ProtocolError(f"{request.resource}: the server stopped advancing while it listed parts")
+            marker = next_marker
+
+
+def _part_query(upload_id: str, number: int) -> Query:
+    return (("partNumber", str(number)), ("uploadId", upload_id))
+
+
+def _complete_result(response: Response) -> PutResult:
+    return PutResult(parse_complete(body_of(response)), response.headers.get("x-amz-version-id", ""))

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from s3pool.errors import S3PoolError, UnorderedError
-from s3pool.model import ListPage
-from s3pool.s3.columns import keys_of
-from s3pool.s3.keyrange import Flight
-from s3pool.s3.listing import Lister, iter_pages, iter_version_pages
-from s3pool.s3.overdue import Overdue
-from s3pool.s3.ranges import WINDOW_PAGES, Counts, RangeBoard
-from s3pool.s3.versions import MarkedWalkError, VersionLister
-from s3pool.s3.width import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import replace
+from s3pool.s3.listing import MINIO_TAG, Lister, LoopGuard, iter_pages, iter_version_pages
+from s3pool.s3.page_table import keys_of
+from s3pool.s3.parallel.concurrency import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, Width
+from s3pool.s3.parallel.ranges import Counts, Flight
+from s3pool.s3.parallel.scheduler import WINDOW_PAGES, RangeBoard
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +31,12 @@ UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
 UNORDERED_PAGES = 16
 VERSIONS_WINDOW_PAGES = 256  # pages of versions may be longer than others
 PAGE_KEYS = 1000
+
+SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither
+
+PATIENCE_S = 0.5  # nothing is overdue before
+USUAL_TIMES = 5.0  # nor before so many times what requests usually take
+NEWEST_WEIGHT = 0.2  # share of the newest answer in what is usual
 
 
 def iter_pages_parallel(
@@ -267,3 +272,104 @@ class _Crew:
         counts = self._board.counts
         ideal = -(-counts.keys // PAGE_KEYS) or 1
         logger.debug("listed %d keys by %d requests, at best %d: %s", counts.keys, counts.requests, ideal, counts)
+
+
+class MarkedWalkError(Exception):
+    """The server's markers lead on by more than the names in them: it has to be followed page by page."""
+
+
+class VersionLister:
+    """Gives versions where objects are asked for; every page holds all versions of its keys."""
+
+    def __init__(self, client: Lister) -> None:
+        self._client = client
+
+    def list_objects_page(self, bucket: str, *, prefix: str = "", start_after: str = "", token: str = "") -> ListPage:
+        """List the versions of the keys behind ``start_after``, or behind those of a token.
+
+        Raises:
+            MarkedWalkError: the server is MinIO, whose markers hold more than a name.
+        """
+        key, _, version = token.rpartition(SEPARATOR) if token else (start_after, "", "")
+        guard = LoopGuard(bucket)
+        found: list[ObjectInfo] = []
+        while True:
+            page = self._client.list_versions_page(bucket, prefix=prefix, key_marker=key, version_id_marker=version)
+            if page.is_minio or MINIO_TAG.decode() in page.next_token:
+                raise MarkedWalkError
+            found += page.objects
+            if not page.truncated or not found:
+                return replace(
+                    page,
+                    objects=tuple(found),
+                    is_ordered=None,
+                    next_token=_token(page.next_token, page.next_version_id),
+                )
+            whole = _count_whole(found)
+            if whole:
+                last = found[whole - 1]
+                return replace(
+                    page, objects=tuple(found[:whole]), is_ordered=None, next_token=_token(last.key, last.version_id)
+                )
+            # One key fills the page, and its history must stay in one piece.
+            key, version = page.next_token, page.next_version_id
+            guard.follow((key, version))
+
+
+def _token(key: str, version: str) -> str:
+    return f"{key}{SEPARATOR}{version}" if key else ""
+
+
+def _count_whole(found: list[ObjectInfo]) -> int:
+    """Count the versions before those of the last key."""
+    last = found[-1].key
+    return next((index for index in range(len(found), 0, -1) if found[index - 1].key != last), 0)
+
+
+class Overdue:
+    """What is under way, since when, and how often.
+
+    A listing waits for its last page, and one node that swallows a request would hold it up.
+    So a request that is overdue is made once more, and the first answer counts; but not one
+    that follows a token, which on some servers is a walk of its own.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Flight, float] = {}
+        self._copies: dict[Flight, int] = {}
+        self._repeated: set[Flight] = set()
+        self._usual_s: float | None = None
+
+    def begin(self, flight: Flight, now: float) -> None:
+        """Note that a request is made, perhaps once more."""
+        if flight in self._since:
+            self._repeated.add(flight)
+        self._since.setdefault(flight, now)
+        self._copies[flight] = self._copies.get(flight, 0) + 1
+
+    def end(self, flight: Flight, now: float, *, is_answered: bool) -> bool:
+        """Note that it came back; say whether nothing is left of it under way."""
+        if is_answered:
+            seconds = now - self._since[flight]
+            usual_s = seconds if self._usual_s is None else self._usual_s
+            self._usual_s = usual_s + NEWEST_WEIGHT * (seconds - usual_s)
+        self._copies[flight] -= 1
+        is_last = not self._copies[flight]
+        if is_last:
+            del self._copies[flight], self._since[flight]
+            self._repeated.discard(flight)
+        return is_last
+
+    def next(self, now: float) -> Flight | None:
+        """Give a request to be made once more."""
+        if self._usual_s is None:
+            return None
+        limit_s = max(PATIENCE_S, USUAL_TIMES * self._usual_s)
+        return next(
+            (
+                flight
+                for flight, since in self._since.items()
+                if now - since > limit_s and flight not in self._repeated and not flight.token and flight.is_awaited
+            ),
+            None,
+        )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage
-from s3pool.s3 import fastpage
-from s3pool.s3.fastpage import split_page
+from s3pool.s3 import page_scanner
+from s3pool.s3.page_scanner import split_page
 from s3pool.s3.pages import parse_list_page, parse_versions_page
 from tests.support.list_pages import MARKER, SERVERS, URL, VERSION, page, versions_page
 
@@ -22,13 +22,13 @@ FUZZ_EXAMPLES = int(os.environ.get("S3POOL_FUZZ_EXAMPLES", "400"))  # millions: 
 
 def slowly(body: bytes) -> ListPage:
     """Read a list page with expat alone."""
-    with mock.patch.object(fastpage, "split_page", return_value=None):
+    with mock.patch.object(page_scanner, "split_page", return_value=None):
         return parse_list_page(body)
 
 
 def sign_by_sign(body: bytes) -> ListPage | str:
     """Read a list page without the template that steps over what it expects."""
-    with mock.patch.object(fastpage, "_fixed_template", return_value=None):
+    with mock.patch.object(page_scanner, "_fixed_template", return_value=None):
         return outcome(body, fast=True)
 
 
@@ -95,7 +95,7 @@ def test_a_usual_page_is_stepped_through(server: str) -> None:
     """Nothing but keys, times, ETags and sizes differs, so the longest text is passed by its length."""
     body = page(server, ["a", "b%20b", "c"])
 
-    with mock.patch.object(fastpage, "_split", return_value=None):
+    with mock.patch.object(page_scanner, "_split", return_value=None):
         assert is_taken(body)
         assert slowly(body) == parse_list_page(body)
 
@@ -245,7 +245,7 @@ def test_versions_and_delete_markers_are_taken_in_their_order(blocks: list[str])
     """Also when both kinds stand on one page."""
     body = versions_page(blocks)
 
-    with mock.patch.object(fastpage, "split_page", return_value=None):
+    with mock.patch.object(page_scanner, "split_page", return_value=None):
         expected = parse_versions_page(body)
 
     assert split_page(body, "Version", "DeleteMarker") is not None

@@ -6,9 +6,10 @@ from functools import cache
 
 import pytest
 
-from s3pool.s3.ranges import Counts, RangeBoard
-from s3pool.s3.trees import list_pages
-from s3pool.s3.width import Width
+from s3pool.s3.list_all import list_pages
+from s3pool.s3.parallel.concurrency import Width
+from s3pool.s3.parallel.ranges import Counts
+from s3pool.s3.parallel.scheduler import RangeBoard
 from tests.support.memory_lister import MemoryLister, order
 
 PAGE = 100

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from s3pool.s3.alphabet import (
+from s3pool.s3.listing import name_order
+from s3pool.s3.parallel.key_statistics import (
     LAST_ASCII,
     LAST_CHARACTER,
     Alphabet,
@@ -16,7 +17,6 @@ from s3pool.s3.alphabet import (
     shared_length,
     successor,
 )
-from s3pool.s3.listing import name_order
 
 SAMPLES_PER_PAGE = 11
 # An estimate beyond so many times what was seen is a fancy.

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from s3pool.model import ObjectInfo
 from s3pool.record import dataclass
-from s3pool.s3.columns import ObjectTable, Times, build_objects, texts_of
+from s3pool.s3.page_table import ObjectTable, Times, build_objects, texts_of
 
 LAYOUTS_KEPT = 64  # a cluster sends a few orders of children and a few storage classes
 HEAD = re.compile(

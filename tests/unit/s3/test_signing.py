@@ -27,8 +27,8 @@ from requests_aws4auth import AWS4Auth
 
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Request, encode_key, encode_query
-from s3pool.s3 import sigv4
-from s3pool.s3.sigv4 import (
+from s3pool.s3 import signing
+from s3pool.s3.signing import (
     Signer,
     canonical_path,
     canonical_query,
@@ -482,14 +482,14 @@ class TestMidnight:
 
     def test_key_is_derived_once_a_day(self, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
         """Four HMACs a request would be most of the cost of a signature."""
-        derive = sigv4.make_signing_key
+        derive = signing.make_signing_key
         dates: list[str] = []
 
         def counting(secret: str, date: str, **scope: str) -> Any:
             dates.append(date)
             return derive(secret, date, **scope)
 
-        monkeypatch.setattr(sigv4, "make_signing_key", counting)
+        monkeypatch.setattr(signing, "make_signing_key", counting)
 
         for moment in (MIDNIGHT - 3, MIDNIGHT - 2, MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 1):
             signer.sign(object_request("key"), NODE, moment)
@@ -503,7 +503,7 @@ def interrupted(act: Callable[[], object]) -> Iterator[list[str]]:
     times: list[str] = []
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != sigv4.__file__:
+        if frame.f_code.co_filename != signing.__file__:
             return None
         if event == "line":
             times.append(frame.f_code.co_name)
@@ -528,15 +528,15 @@ class TestImports:
 
     PROGRAM = """
 import sys
-from s3pool.s3 import signing_key
+from s3pool.s3 import signing
 from s3pool.model import Credentials, Endpoint, Request
-from s3pool.s3.sigv4 import Signer
+from s3pool.s3.signing import Signer
 keys = Credentials("a", "b") if "signed" in sys.argv else None
 signer = Signer(keys, region="us-east-1")
 if "idle" not in sys.argv:
     signer.sign(Request("GET", "/", "ListBuckets"), Endpoint("http", "h", 80), 0.0)
 print(sorted({"requests", "requests_aws4auth", "urllib3"} & sys.modules.keys()))
-print(signing_key._key_class.cache_info().currsize)
+print(signing._key_class.cache_info().currsize)
 """
 
     @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ print(signing_key._key_class.cache_info().currsize)
     )
     def test_key_is_loaded_by_the_first_signature_and_requests_never(self, words: list[str], loaded: str) -> None:
         """Neither the module nor a signer that signs nothing may load it."""
-        root = Path(sigv4.__file__).parents[2]
+        root = Path(signing.__file__).parents[2]
 
         done = subprocess.run(
             [sys.executable, "-c", self.PROGRAM, *words],

@@ -12,14 +12,86 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError, ReplacedError
-from s3pool.model import ByteRange, ObjectHead, Response
-from s3pool.s3.check import check_response
-from s3pool.s3.headers import etag_of, read_head
+from s3pool.model import (
+    NO_TIME,
+    ByteRange,
+    ObjectHead,
+    Response,
+    format_iso_time,
+    whole_number,
+)
+from s3pool.s3.documents import PutResult, plausible_etag
+from s3pool.s3.errors import check_response, parse_http_date
+from s3pool.s3.requests import METADATA_PREFIX
+
+ENCRYPTION = "x-amz-server-side-encryption"
+CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"
 
 PARTIAL = 206
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 # Every store names its requests, or itself, in a header of its own.
 SIGNS_OF_STORES = ("x-amz", "x-goog-", "x-oss-", "x-obs-", "x-cos-", "x-rgw-", "x-minio-")
+
+
+def etag_of(headers: Mapping[str, str]) -> str:
+    """Return an answer's ETag without quotes, "" when there is none.
+
+    Proxies mark it as a weak one; what that may stand for is found out by the size.
+    """
+    return headers.get("etag", "").removeprefix("W/").strip('"')
+
+
+def hides_digest(headers: Mapping[str, str]) -> bool:
+    """Say whether an ETag beside these headers is no digest of the content: under KMS or customer keys."""
+    return "kms" in headers.get(ENCRYPTION, "") or CUSTOMER_ENCRYPTION in headers
+
+
+def put_result(response: Response) -> PutResult:
+    """Read what PUT tells of the object, or the part, that it stored.
+
+    Raises:
+        ProtocolError: there is no usable ETag.
+    """
+    headers = response.headers
+    return PutResult(plausible_etag(etag_of(headers)), headers.get("x-amz-version-id", ""), hides_digest(headers))
+
+
+def read_head(response: Response) -> ObjectHead:
+    """Read what HEAD tells of an object.
+
+    Raises:
+        ProtocolError: there is no usable Content-Length or Last-Modified.
+    """
+    return head_of(response.headers)
+
+
+def head_of(headers: Mapping[str, str]) -> ObjectHead:
+    """Give what the headers of an answer tell of a whole object.
+
+    Raises:
+        ProtocolError: there is no usable Content-Length or Last-Modified.
+    """
+    length = whole_number(headers.get("content-length", ""))
+    told = headers.get("last-modified", "")
+    if length is None or not told:
+        raise ProtocolError("the answer to HEAD tells no size or no time of modification")
+    modified = parse_http_date(told)
+    return ObjectHead(
+        length,
+        NO_TIME if modified is None else format_iso_time(modified),
+        etag_of(headers),
+        headers.get("content-type", ""),
+        headers.get("x-amz-storage-class") or "STANDARD",
+        headers.get("x-amz-version-id", ""),
+        metadata=_metadata(headers),
+        headers=headers,
+    )
+
+
+def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.removeprefix(METADATA_PREFIX): value for name, value in headers.items() if name.startswith(METADATA_PREFIX)
+    }
 
 
 class Known(NamedTuple):

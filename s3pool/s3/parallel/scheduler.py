@@ -13,18 +13,28 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import groupby
+from math import inf
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.borders import absorb, begins_well, first_beyond, link, widens
-from s3pool.s3.columns import keys_of
-from s3pool.s3.cuts import Splitter
-from s3pool.s3.keyrange import Counts as Counts
-from s3pool.s3.keyrange import Flight, HeldPage, KeyRange, Position
-from s3pool.s3.listing import REFUSALS, LoopGuard, is_increasing, is_minio_token, name_order
-from s3pool.s3.width import Width
+from s3pool.s3.listing import REFUSALS, LoopGuard, is_minio_token
+from s3pool.s3.page_table import keys_of, name_order
+from s3pool.s3.parallel.concurrency import Width
+from s3pool.s3.parallel.ranges import (
+    Counts,
+    Flight,
+    HeldPage,
+    KeyRange,
+    Position,
+    absorb,
+    begins_well,
+    first_beyond,
+    is_page_ordered,
+    link,
+    widens,
+)
+from s3pool.s3.parallel.split_points import Splitter
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +137,7 @@ class RangeBoard:
 
     def _may_ask(self, r: KeyRange) -> bool:
         if not self._ordered:
-            return len(self._out) + self._flying < self._window
+            return self._has_room
         if r is self._live[0]:
             # The front is exempt from the window, or all would wait for it.
             return len(r.held) < PAGES_AHEAD
@@ -135,7 +145,7 @@ class RangeBoard:
 
     @property
     def _has_room(self) -> bool:
-        return self._held + self._flying < self._window
+        return self._held + len(self._out) + self._flying < self._window
 
     def _launch(self, r: KeyRange) -> Flight:
         prefix = r.narrowest_prefix(self._prefix) if self._is_minio else self._prefix
@@ -174,10 +184,11 @@ class RangeBoard:
         """Cut the range with most to come, and make its new neighbours ready."""
         if not self._may_cut or self._cuts_left() < 1:
             return False
-        able = [r for r in self._live if r.may_be_cut and r.cuts < CUTS_PER_PAGE and self._is_near(r)]
+        near = self._window if self._ordered else inf
+        able = [r for r in self._live if r.may_be_cut and r.cuts < CUTS_PER_PAGE and r.distance < near]
         able.sort(key=self._estimate, reverse=True)
         for r in able:
-            if self._estimate(r) < MIN_PAGES_TO_CUT or not (self._is_open or self._evict_beyond(r)):
+            if self._estimate(r) < MIN_PAGES_TO_CUT or not (self._has_room or self._evict_beyond(r)):
                 return False
             names = self._names_to_cut(r, rivals=len(able))
             if names:
@@ -195,13 +206,6 @@ class RangeBoard:
         bearable = haste * EXTRA_SHARE * max(seen, min(seen + min(self.to_come, BELIEVED * seen), believed))
         bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._width.limit / JOBS_PER_FREE_CUT))
         return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE)
-
-    def _is_near(self, r: KeyRange) -> bool:
-        return not self._ordered or r.distance < self._window
-
-    @property
-    def _is_open(self) -> bool:
-        return self._has_room if self._ordered else len(self._out) + self._flying < self._window
 
     def _names_to_cut(self, r: KeyRange, *, rivals: int) -> list[str]:
         expected = self._estimate(r)
@@ -254,9 +258,7 @@ class RangeBoard:
         r = flight.range
         keys = keys_of(page.objects)
         is_whole = flight.prefix == self._prefix
-        is_ordered = page.is_ordered
-        if is_ordered is None:
-            is_ordered = is_increasing([key for key, _ in groupby(keys)] if self._repeats else keys)
+        is_ordered = is_page_ordered(page, repeats=self._repeats)
         if is_whole and keys and not (flight.start_after or flight.token):
             self._first = keys[0]
         if not is_ordered or (is_whole and self._first and flight.turns_back(page, self._first)):
@@ -403,10 +405,8 @@ class RangeBoard:
 
     def pop(self) -> ListPage | None:
         """Give the next page for the caller; None when there is none yet, or no more."""
-        if not self._ordered:
-            page = self._out.popleft() if self._out else None
-        else:
-            page = self._pop_front()
+        unordered = self._out.popleft() if self._out else None
+        page = self._pop_front() if self._ordered else unordered
         return None if page is None else replace(page, truncated=not self.is_finished, next_token="")
 
     def _pop_front(self) -> ListPage | None:

@@ -1,0 +1,336 @@
+"""Read S3's XML answers strictly, and build the bodies of requests.
+
+Whatever is not the whole, valid document that was asked for is a ProtocolError. Text is
+never trimmed. The pages of listings have their own module, ``pages``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from s3pool.errors import ProtocolError
+from s3pool.model import BucketInfo, PartInfo, UploadInfo
+from s3pool.record import dataclass
+from s3pool.s3.xml import BLANKS, bare_etag, flag, iso_millis, number, parse, read_root, required
+
+NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
+GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
+NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of it")
+PLAUSIBLE_ETAG = re.compile(r"[!-;=?-~]+")  # visible ASCII without angle brackets
+
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+# XML readers turn a raw CR into LF, so it must go out as a reference.
+ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+)
+# The first element of a document, where it is written as servers do.
+ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
+MAX_ERROR_BYTES = 64 * 1024  # what is longer is no error of S3's, and not worth a look
+ERROR_ROOTS = (b"Error", b"ErrorResponse")
+CHECKSUM_ELEMENTS = {
+    "x-amz-checksum-crc32": "ChecksumCRC32",
+    "x-amz-checksum-crc32c": "ChecksumCRC32C",
+    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
+    "x-amz-checksum-sha1": "ChecksumSHA1",
+    "x-amz-checksum-sha256": "ChecksumSHA256",
+}
+
+
+def is_plausible_etag(etag: str) -> bool:
+    """Return whether this may be the ETag, without quotes, of something that was stored."""
+    return PLAUSIBLE_ETAG.fullmatch(etag) is not None
+
+
+def plausible_etag(etag: str) -> str:
+    """Return the ETag of something that was stored, which every S3 tells.
+
+    Raises:
+        ProtocolError: there is none, so that something else than an S3 has answered.
+    """
+    if not is_plausible_etag(etag):
+        raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
+    return etag
+
+
+class PutResult(NamedTuple):
+    """A stored object: its ETag without quotes; "" only after a Complete, where the server left it out.
+
+    ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no
+    digest of the bytes, though it may look like one: so it is under KMS and customer keys.
+    """
+
+    etag: str
+    version_id: str = ""
+    opaque: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFailure:
+    """One key of a batch that was not deleted, and why."""
+
+    key: str
+    version_id: str
+    code: str
+    detail: str
+
+
+class DeleteReply(NamedTuple):
+    """What a server told of a batch: the errors, and the keys that it named as deleted."""
+
+    failures: tuple[DeleteFailure, ...]
+    deleted: frozenset[str]
+
+    def failures_of(self, asked: Iterable[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+        """Return one failure for each pair of key and version id that was not deleted.
+
+        An error is matched by its key first, because servers spell the version as "null", as
+        nothing, or as the one that they met: with several versions of a key asked for, an error
+        that names none of them counts for all. An error of an unknown key counts for the whole
+        batch. A reply that names what was deleted, though it was asked not to, names all of that.
+        """
+        versions: dict[str, list[str]] = {}
+        for key, version_id in asked:
+            versions.setdefault(key, []).append(version_id)
+        found: dict[tuple[str, str], DeleteFailure] = {}
+        gone: set[tuple[str, str]] = set()
+        for failure in self.failures:
+            meant = _pairs_meant(failure, versions)
+            if failure.code in GONE_CODES and failure.key in versions:
+                gone.update(meant)
+                continue
+            for pair in meant:
+                found.setdefault(pair, DeleteFailure(*pair, failure.code, failure.detail))
+        for key in versions.keys() - self.deleted if self.deleted else ():
+            for pair in {(key, version_id) for version_id in versions[key]} - gone:
+                found.setdefault(pair, DeleteFailure(*pair, *NOT_NAMED))
+        return tuple(found.values())
+
+
+def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    if failure.key not in versions:
+        return [(key, version_id) for key, ids in versions.items() for version_id in ids]
+    ids = versions[failure.key]
+    meant = [one for one in ids if one == failure.version_id] or [
+        one for one in ids if _spelled(one) == _spelled(failure.version_id)
+    ]
+    return [(failure.key, version_id) for version_id in meant or ids]
+
+
+def _spelled(version_id: str) -> str:
+    return "" if version_id == NULL_VERSION else version_id
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPage:
+    """One page of the multipart uploads that were neither completed nor aborted."""
+
+    uploads: tuple[UploadInfo, ...]
+    next_key_marker: str
+    next_upload_id_marker: str
+    truncated: bool
+    prefixes: tuple[str, ...] = ()
+
+
+def parse_parts(body: bytes) -> tuple[tuple[PartInfo, ...], int, bool]:
+    """Read a page of ListParts: the parts, the next part number marker, whether more follow.
+
+    Raises:
+        ProtocolError: it is not a complete ListPartsResult.
+    """
+    root = read_root(body, "ListPartsResult", alias="ListPartsResponse")
+    parts = tuple(
+        PartInfo(
+            number(required(entry.fields(), "PartNumber"), "PartNumber"),
+            bare_etag(required(entry.fields(), "ETag")),
+            number(required(entry.fields(), "Size"), "Size"),
+        )
+        for entry in root.all("Part")
+    )
+    truncated = flag(root, "IsTruncated")
+    return parts, number(root.text_of("NextPartNumberMarker") or "0", "NextPartNumberMarker"), truncated
+
+
+def parse_buckets(body: bytes) -> tuple[tuple[BucketInfo, ...], str]:
+    """Read an answer of ListBuckets: the buckets and the token of the next page, "" at the end.
+
+    Raises:
+        ProtocolError: it is not a ListAllMyBucketsResult.
+    """
+    root = read_root(body, "ListAllMyBucketsResult")
+    buckets = tuple(
+        BucketInfo(required(entry.fields(), "Name"), iso_millis(entry.text_of("CreationDate")))
+        for holder in root.all("Buckets")
+        for entry in holder.all("Bucket")
+    )
+    return buckets, root.text_of("ContinuationToken")
+
+
+def parse_error(body: bytes) -> tuple[str, str, str, str]:
+    """Read an error's code, message, resource and request id; "" for what is not there.
+
+    Never raises: a proxy's HTML page or a cut body is no reason to lose the status.
+    """
+    try:
+        root = parse(body if len(body) <= MAX_ERROR_BYTES else b"")
+    except ProtocolError:
+        return "", "", "", ""
+    error = root if root.name == "Error" else next(root.all("Error"), None)
+    if error is None:
+        return "", "", "", ""
+    fields = error.fields()
+    request_id = fields.get("RequestId", "") or root.text_of("RequestId")
+    return fields.get("Code", ""), fields.get("Message", ""), fields.get("Resource", ""), request_id
+
+
+def is_error(body: bytes) -> bool:
+    """Say whether a body is an <Error> document, which S3 may send with status 200."""
+    if not body:
+        return False
+    root = ROOT.match(body.lstrip(BLANKS))
+    if root is not None and root.group(1) not in ERROR_ROOTS:
+        return False  # found at once, without a look at what may be a long page
+    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
+        return False
+    try:
+        return parse(body).name.encode() in ERROR_ROOTS
+    except ProtocolError:
+        return False
+
+
+def is_web_page(body: bytes) -> bool:
+    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
+    root = ROOT.match(body)
+    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"
+
+
+def parse_delete_result(body: bytes) -> DeleteReply:
+    """Read which keys of a batch were deleted, and which were not.
+
+    Raises:
+        ProtocolError: it is not a DeleteResult.
+    """
+    root = read_root(body, "DeleteResult")
+    failures = tuple(
+        DeleteFailure(
+            fields.get("Key", ""), fields.get("VersionId", ""), fields.get("Code", ""), fields.get("Message", "")
+        )
+        for fields in (entry.fields() for entry in root.all("Error"))
+    )
+    return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
+
+
+def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
+    """Read the ETag and the time of modification of a copied object or part.
+
+    Raises:
+        ProtocolError: it is not a CopyObjectResult or CopyPartResult, or has no usable ETag.
+    """
+    fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
+    return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
+
+
+def parse_initiate(body: bytes) -> str:
+    """Read the id of a new multipart upload.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    root = read_root(body, "InitiateMultipartUploadResult", alias="InitiateMultipartUpload")
+    return required(root.fields(), "UploadId")
+
+
+def parse_complete(body: bytes) -> str:
+    """Read the ETag of a completed upload; "" from servers that leave it out.
+
+    Raises:
+        ProtocolError: it is not a CompleteMultipartUploadResult.
+    """
+    return bare_etag(read_root(body, "CompleteMultipartUploadResult").text_of("ETag"))
+
+
+def parse_versioning(body: bytes) -> str:
+    """Read a bucket's versioning: "Enabled", "Suspended", or "" when it never had any.
+
+    Raises:
+        ProtocolError: it is not a VersioningConfiguration.
+    """
+    return read_root(body, "VersioningConfiguration", alias="GetBucketVersioningResponse").text_of("Status")
+
+
+def parse_location(body: bytes) -> str:
+    """Read a bucket's region; empty means us-east-1, as S3 defines it.
+
+    Raises:
+        ProtocolError: it is not a LocationConstraint.
+    """
+    root = read_root(body, "LocationConstraint")
+    return root.text or root.text_of("LocationConstraint") or "us-east-1"
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    """Read the tags of an object or a bucket.
+
+    Raises:
+        ProtocolError: it is not a Tagging document.
+    """
+    root = read_root(body, "Tagging")
+    return {tag.text_of("Key"): tag.text_of("Value") for holder in root.all("TagSet") for tag in holder.all("Tag")}
+
+
+def build_delete(keys: Iterable[tuple[str, str]]) -> bytes:
+    """Write a quiet batch delete of pairs of key and version id, "" for none."""
+    return _document("Delete", _delete_items(keys))
+
+
+def _delete_items(keys: Iterable[tuple[str, str]]) -> Iterator[str]:
+    yield "<Quiet>true</Quiet>"
+    for key, version_id in keys:
+        version = f"<VersionId>{_escape(version_id)}</VersionId>" if version_id else ""
+        yield f"<Object><Key>{_escape(key)}</Key>{version}</Object>"
+
+
+def build_complete(
+    parts: Iterable[tuple[int, str]], *, checksums: Mapping[int, tuple[str, str]] | None = None
+) -> bytes:
+    """Write the parts of an upload, as pairs of number and ETag, in the order given.
+
+    ``checksums`` maps a part number to the header's name and value that its upload carried.
+    """
+    return _document("CompleteMultipartUpload", (_complete_part(*part, checksums or {}) for part in parts))
+
+
+def _complete_part(number: int, etag: str, checksums: Mapping[int, tuple[str, str]]) -> str:
+    checksum = ""
+    if number in checksums:
+        header, value = checksums[number]
+        checksum = f"<{CHECKSUM_ELEMENTS[header]}>{_escape(value)}</{CHECKSUM_ELEMENTS[header]}>"
+    return f"<Part><ETag>&quot;{_escape(etag)}&quot;</ETag><PartNumber>{number}</PartNumber>{checksum}</Part>"
+
+
+def build_create_bucket(region: str) -> bytes:
+    """Write where a new bucket shall be; nothing for us-east-1, which S3 takes only unnamed."""
+    if region in ("", "us-east-1"):
+        return b""
+    return _document("CreateBucketConfiguration", [f"<LocationConstraint>{_escape(region)}</LocationConstraint>"])
+
+
+def build_versioning(*, enabled: bool) -> bytes:
+    """Write a bucket's versioning state."""
+    return _document("VersioningConfiguration", [f"<Status>{'Enabled' if enabled else 'Suspended'}</Status>"])
+
+
+def build_tags(tags: Mapping[str, str]) -> bytes:
+    """Write a set of tags."""
+    items = (f"<Tag><Key>{_escape(key)}</Key><Value>{_escape(value)}</Value></Tag>" for key, value in tags.items())
+    return _document("Tagging", ["<TagSet>", *items, "</TagSet>"])
+
+
+def _document(name: str, items: Iterable[str]) -> bytes:
+    text = f'<?xml version="1.0" encoding="UTF-8"?><{name} xmlns="{NAMESPACE}">{"".join(items)}</{name}>'
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _escape(text: str) -> str:
+    return text.translate(ESCAPES)

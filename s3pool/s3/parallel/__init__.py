@@ -1,0 +1,1 @@
+"""A listing by many requests at once, each for its own range of keys."""

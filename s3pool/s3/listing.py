@@ -15,11 +15,11 @@ from itertools import islice
 from operator import lt
 from typing import NoReturn, Protocol
 
-from s3pool.errors import ProtocolError, S3Error
+from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
-from s3pool.s3.page_table import keys_of, names_of
+from s3pool.s3.page_table import cut_page, keys_of, names_of
 from s3pool.s3.page_table import name_order as name_order
 
 MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
@@ -92,21 +92,25 @@ def iter_pages(
     prefix: str = "",
     delimiter: str = "",
     start_after: str = "",
+    until: str | None = None,
     max_keys: int = 0,
     ahead: AskAhead | None = None,
     has_own_order: bool = False,
+    must_be_ordered: bool = False,
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, at least one; only the first or the last may be empty.
 
     Names are in the order of their UTF-8 bytes, each once and all greater than
-    ``start_after``, unless the server itself lists without order. ``max_keys`` bounds the
+    ``start_after``, unless the server itself lists without order. With ``until`` the listing
+    ends at this name, which still belongs to it. ``max_keys`` bounds the
     objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed,
     or with ``ahead`` before the one in front of it is given out, so that the server is at work
     while the caller is. With ``has_own_order`` what comes after ``start_after`` is for the
-    server to say.
+    server to say, with ``must_be_ordered`` it is an error to have one.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
+        UnorderedError: the server lists without order, and must not.
     """
     walk = _Walk(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
     if has_own_order:
@@ -115,6 +119,10 @@ def iter_pages(
     try:
         while True:
             page = walk.next_page(min(left, MAX_KEYS_PER_PAGE) if max_keys else MAX_KEYS_PER_PAGE)
+            if must_be_ordered and not walk.has_order:
+                raise UnorderedError(f"s3/{bucket} is not listed in order: no range of its keys can be listed alone")
+            if until is not None:
+                page = cut_page(page, until)
             if max_keys:
                 page = _shorten(page, left)
                 left -= len(page.objects) + len(page.prefixes)
@@ -135,19 +143,32 @@ def iter_objects(
         yield from page.objects
 
 
-def iter_version_pages(client: Lister, bucket: str, *, prefix: str = "", delimiter: str = "") -> Iterator[ListPage]:
-    """Yield the pages of versions and delete markers, newest first within a key.
+def iter_version_pages(
+    client: Lister,
+    bucket: str,
+    *,
+    prefix: str = "",
+    delimiter: str = "",
+    start_after: str = "",
+    until: str | None = None,
+) -> Iterator[ListPage]:
+    """Yield the pages of versions, newest first within a key, of the keys from ``start_after`` up to ``until``.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
     """
     guard = LoopGuard(bucket)
-    marker = ("", "")
+    floor = _floor_of(start_after, prefix)
+    marker = (floor, "")
     while True:
         page = client.list_versions_page(
             bucket, prefix=prefix, delimiter=delimiter, key_marker=marker[0], version_id_marker=marker[1]
         )
         guard.meet([*((info.key, info.version_id) for info in page.objects), *page.prefixes])
+        if floor:
+            page = _drop_through(page, floor)
+        if until is not None:
+            page = cut_page(page, until)
         yield page
         if not page.truncated:
             return
@@ -191,11 +212,11 @@ class _Walk:
         "_first",
         "_floor",
         "_guard",
-        "_has_order",
         "_last",
         "_pending",
         "_prefix",
         "_token",
+        "has_order",
     )
 
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
@@ -204,19 +225,18 @@ class _Walk:
         self._delimiter = delimiter
         self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
         self._guard = LoopGuard(bucket)
-        # Some servers fail on a name before the prefix, where it says nothing anyway.
-        self._floor = "" if name_order(start_after) < name_order(prefix) else start_after
+        self._floor = _floor_of(start_after, prefix)
         self._cursor = self._floor  # the start-after that leaves out every name given out
         self._last = ""  # the last of these names
         self._first = b""  # the first name of all
         self._token = ""  # of the page before, "" before the first
         self._by_token = False
-        self._has_order = True
+        self.has_order = True
         self._pending: PendingPage | None = None  # what goes on at the cursor
 
     def forget_floor(self) -> None:
         """Take names below the start as well."""
-        self._floor, self._has_order = "", False
+        self._floor, self.has_order = "", False
 
     def ask_ahead(self, ask: AskAhead) -> None:
         """Ask for the next page now, where a name leads on."""
@@ -243,8 +263,10 @@ class _Walk:
         try:
             page = self._asked_before() or self._fetch(self._cursor, "", max_keys)
         except S3Error as exc:
-            if not self._token or exc.status not in REFUSALS:
+            if exc.status not in REFUSALS or not (self._token or self._cursor):
                 raise
+            if not self._token:
+                return self._fetch("", "", max_keys)  # from the beginning, up to where it was to start
         else:
             if not self._token or self._serves(page):
                 return page
@@ -284,13 +306,13 @@ class _Walk:
 
     def _accept(self, page: ListPage) -> ListPage:
         """Keep what is new on a page, and take the step to the next one."""
-        self._has_order = self._has_order and _is_ordered(page) and not self._turns_back(page)
+        self.has_order = self.has_order and _is_ordered(page) and not self._turns_back(page)
         self._token = page.next_token
         by_token = page.is_minio or page.skips_subtrees or is_minio_token(page.next_token)
-        self._by_token = self._by_token or by_token or not self._has_order
+        self._by_token = self._by_token or by_token or not self.has_order
         # Without order every page has to be taken as it is, and the guard finds loops.
-        floor = self._cursor if self._has_order else self._floor
-        if not self._has_order or not _begins_after(page, floor):
+        floor = self._cursor if self.has_order else self._floor
+        if not self.has_order or not _begins_after(page, floor):
             page = _drop_through(page, floor)
         last = _last_name(page)
         if last:
@@ -401,6 +423,11 @@ def _drop_through(page: ListPage, cursor: str) -> ListPage:
     objects = tuple(entry for entry in page.objects if name_order(entry.key) > floor)
     prefixes = tuple(name for name in page.prefixes if name_order(name) > floor)
     return replace(page, objects=objects, prefixes=prefixes)
+
+
+def _floor_of(start_after: str, prefix: str) -> str:
+    # Some servers fail on a name before the prefix, where it says nothing anyway.
+    return "" if name_order(start_after) < name_order(prefix) else start_after
 
 
 def is_minio_token(token: str) -> bool:

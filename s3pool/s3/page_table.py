@@ -6,12 +6,14 @@ at nothing but whole columns.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple, overload
 
-from s3pool.model import ObjectInfo
+from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import replace
 
 DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 TIME_OF_ZEROES = b"0000-00-00T00:00:00.000Z"
@@ -163,3 +165,14 @@ def names_of(objects: Sequence[ObjectInfo]) -> Sequence[bytes]:
 def name_order(name: str) -> bytes:
     """Give what S3 sorts by; the order of str is another one for escaped bytes."""
     return name.encode("utf-8", "surrogateescape")
+
+
+def cut_page(page: ListPage, until: str) -> ListPage:
+    """Leave out the names of an ordered page beyond ``until``; a page that reaches it is the last one."""
+    limit = name_order(until)
+    lasts = [*names_of(page.objects)[-1:], *map(name_order, page.prefixes[-1:])]
+    if max(lasts, default=b"") < limit:
+        return page
+    objects = page.objects[: bisect_right(names_of(page.objects), limit)]
+    prefixes = tuple(name for name in page.prefixes if name_order(name) <= limit)
+    return replace(page, objects=objects, prefixes=prefixes, truncated=False)

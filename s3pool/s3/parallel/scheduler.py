@@ -38,8 +38,8 @@ from s3pool.s3.parallel.split_points import Splitter
 
 logger = logging.getLogger(__name__)
 
-# Requests beyond the ideal number that cuts may cost, as a share of the pages in all. A range
-# costs half a page on average: its last one reaches beyond its end.
+# The share of requests beyond the ideal number that cuts may cost. A range costs half a page on
+# average: its last one reaches beyond its end.
 EXTRA_SHARE = 0.12
 EXTRA_PER_RANGE = 0.5
 EXTRA_IN_DOUBT = 1.0  # of a range that may turn out to be empty
@@ -77,13 +77,13 @@ class RangeBoard:
         prefix: str,
         width: Width,
         start_after: str = "",
+        until: str | None = None,
         ordered: bool = True,
         window: int = WINDOW_PAGES,
         repeats: bool = False,
     ) -> None:
         # Some servers fail on a name before the prefix, where it says nothing anyway.
         floor = "" if name_order(start_after) < name_order(prefix) else start_after
-        root = KeyRange(floor, None, LoopGuard(bucket))
         self.counts = Counts()
         self._bucket = bucket
         self._prefix = prefix
@@ -92,8 +92,8 @@ class RangeBoard:
         self._window = window
         self._repeats = repeats
         self._splitter = Splitter(prefix)
-        self._live = [root]
-        self._ready = [root]
+        self._live = [KeyRange(floor, until, LoopGuard(bucket))]
+        self._ready = list(self._live)
         self._out: deque[ListPage] = deque()  # without order
         self._held = 0  # pages held by ranges
         self._flying = 0

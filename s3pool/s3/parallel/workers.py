@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from s3pool.errors import S3PoolError, UnorderedError
+from s3pool.errors import S3Error, S3PoolError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.listing import MINIO_TAG, Lister, LoopGuard, iter_pages, iter_version_pages
@@ -45,11 +45,13 @@ def iter_pages_parallel(
     *,
     prefix: str = "",
     start_after: str = "",
+    until: str | None = None,
     jobs: int = AUTO_JOBS,
     ordered: bool = True,
     most: int = CAUTIOUS_JOBS,
     window: int = WINDOW_PAGES,
     counts: Counts | None = None,
+    must_be_ordered: bool = False,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing without delimiter, fetched by up to ``jobs`` threads.
@@ -64,19 +66,25 @@ def iter_pages_parallel(
         S3PoolError: a page could not be had; what came before it was yielded.
     """
     if jobs == 1:
-        yield from iter_pages(client, bucket, prefix=prefix, start_after=start_after)
+        yield from iter_pages(
+            client, bucket, prefix=prefix, start_after=start_after, until=until, must_be_ordered=must_be_ordered
+        )
         return
     width = Width(jobs, most=min(most, MOST_AUTO_JOBS))
     if not ordered:
         window = min(window, max(UNORDERED_PAGES, UNORDERED_PAGES_PER_JOB * (jobs or most)))
-    board = RangeBoard(bucket, prefix=prefix, width=width, start_after=start_after, ordered=ordered, window=window)
+    board = RangeBoard(
+        bucket, prefix=prefix, width=width, start_after=start_after, until=until, ordered=ordered, window=window
+    )
     if counts is not None:
         board.counts = counts
     crew = _Crew(board, width, _fetcher(client, bucket), now=now)
     try:
         crew.fetch_first()
     except UnorderedError:
-        yield from iter_pages(client, bucket, prefix=prefix, start_after=start_after)
+        yield from iter_pages(
+            client, bucket, prefix=prefix, start_after=start_after, until=until, must_be_ordered=must_be_ordered
+        )
         return
     last = ""
     try:
@@ -84,7 +92,7 @@ def iter_pages_parallel(
             last = keys_of(page.objects)[-1] if page.objects else last
             yield page
     except UnorderedError:
-        if not ordered:
+        if not ordered or must_be_ordered:
             raise
         # All up to the last key was given out, and the server goes on from there in its own order.
         yield from iter_pages(client, bucket, prefix=prefix, start_after=last or start_after, has_own_order=True)
@@ -95,6 +103,8 @@ def iter_version_pages_parallel(
     bucket: str,
     *,
     prefix: str = "",
+    start_after: str = "",
+    until: str | None = None,
     jobs: int = AUTO_JOBS,
     ordered: bool = True,
     most: int = CAUTIOUS_JOBS,
@@ -110,17 +120,26 @@ def iter_version_pages_parallel(
         S3PoolError: a page could not be had; what came before it was yielded.
     """
     if jobs == 1:
-        yield from iter_version_pages(client, bucket, prefix=prefix)
+        yield from iter_version_pages(client, bucket, prefix=prefix, start_after=start_after, until=until)
         return
     width = Width(jobs, most=min(most, MOST_AUTO_JOBS))
-    board = RangeBoard(bucket, prefix=prefix, width=width, ordered=ordered, window=VERSIONS_WINDOW_PAGES, repeats=True)
+    board = RangeBoard(
+        bucket,
+        prefix=prefix,
+        width=width,
+        start_after=start_after,
+        until=until,
+        ordered=ordered,
+        window=VERSIONS_WINDOW_PAGES,
+        repeats=True,
+    )
     if counts is not None:
         board.counts = counts
     crew = _Crew(board, width, _fetcher(VersionLister(client), bucket), now=time.monotonic)
     try:
         crew.fetch_first()
     except (UnorderedError, MarkedWalkError):
-        yield from iter_version_pages(client, bucket, prefix=prefix)
+        yield from iter_version_pages(client, bucket, prefix=prefix, start_after=start_after, until=until)
         return
     yield from crew.pages()
 
@@ -162,7 +181,12 @@ class _Crew:
         flight = self._board.take()
         if flight is not None:
             self._overdue.begin(flight, self._now())
-            page = self._fetch(flight)
+            try:
+                page = self._fetch(flight)
+            except S3Error as exc:
+                self._overdue.end(flight, self._now(), is_answered=False)
+                self._board.fail(flight, exc)
+                return
             self._overdue.end(flight, self._now(), is_answered=True)
             self._board.commit(flight, page)
 

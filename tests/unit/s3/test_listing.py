@@ -359,10 +359,11 @@ def test_a_server_that_refuses_the_start_is_listed_by_tokens() -> None:
     assert [("", ""), ("c", ""), ("", "3"), ("", "6")] == [asked[:2] for asked in lister.asked]
 
 
-def test_a_refused_first_page_is_an_error() -> None:
-    """Without a page before it there is no other way to go on."""
-    with pytest.raises(S3Error, match="InvalidArgument"):
-        listed(FakeLister("abc", refuses=True), start_after="a")
+def test_a_refused_first_page_is_read_from_the_beginning() -> None:
+    """Where the server does not start at a name, what comes before it is left out here."""
+    keys, _ = listed(FakeLister("abcdefgh", refuses=True), start_after="d")
+
+    assert list("efgh") == keys
 
 
 def test_another_error_in_the_middle_is_an_error() -> None:

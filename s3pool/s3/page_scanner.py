@@ -10,10 +10,6 @@ up on everything else, so that the page is read with expat. Why both agree:
   before. The blocks touch: every byte between HEAD and TAIL is in one.
 - HEAD and TAIL together are then a document of their own. Expat reads that, and the checks
   of a page are made on it by the same code as on any other page.
-- Where nothing but keys, times, ETags and sizes differs between the blocks of a page, the
-  template only steps over the text between these by its length. Afterwards the columns are
-  put back between the text that is expected, and that must give the page, byte by byte:
-  the same is said by a template that matches it sign by sign, which takes longer.
 - No text holds a character that a reader would change or refuse: no ``<``, ``>`` or control
   character, and no ``&`` but for quotes around ETags and XML's own five entities in keys. The
   long ones are tested after the split, whole columns at once, which costs a tenth of narrow
@@ -25,18 +21,16 @@ All of it works on bytes: UTF-8 has no byte of these signs within another charac
 from __future__ import annotations
 
 import re
-import sys
 from binascii import a2b_qp
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import NamedTuple
 
 from s3pool.model import ObjectInfo
 from s3pool.record import dataclass
 from s3pool.s3.page_table import ObjectTable, Times, build_objects, texts_of
 
-LAYOUTS_KEPT = 64  # a cluster sends a few orders of children and a few storage classes
+TEMPLATES_KEPT = 64  # a cluster sends a few orders of children and a few storage classes
 HEAD = re.compile(
     rb'(?:<\?xml version="1\.0"(?: encoding="(?:UTF|utf)-8")?\?>[ \n\t]*)?'
     rb'<[A-Za-z]+(?: xmlns="[0-9A-Za-z:/.-]*")?>'
@@ -54,14 +48,6 @@ COLUMNS = {
     "StorageClass": "([0-9A-Za-z_-]+)",
     "VersionId": "([0-9A-Za-z_.-]+)",
     "IsLatest": "(true|false)",
-}
-# What ends at a sign that cannot stand in it needs no way back, where regexes can say so.
-FINAL = "+" if sys.version_info >= (3, 11) else ""
-# The same behind a key where all the rest of a block is fixed; what they take too much is found afterwards.
-FIXED = {
-    "LastModified": f"(.{{24}}{FINAL})",
-    "ETag": f"([^QUOTE]{{0,80}}{FINAL})",
-    "Size": f"([^<]{{1,18}}{FINAL})",
 }
 IGNORED = {
     "ChecksumAlgorithm": PLAIN,
@@ -103,12 +89,12 @@ class Child:
 
     @property
     def is_captured(self) -> bool:
-        """Say whether its text becomes a column."""
+        """Whether the text becomes a column."""
         return self.name in COLUMNS and (self.name == "ETag" or self.expected is None)
 
     @property
     def pattern(self) -> str:
-        """Give the regex of the element."""
+        """The regular expression of the element."""
         text = COLUMNS.get(self.name) or IGNORED[self.name]
         if self.expected is not None:
             text = re.escape(self.expected)
@@ -118,7 +104,7 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowTemplate:
     """One kind of block: its tag and its children in order."""
 
     tag: str
@@ -126,33 +112,33 @@ class Layout:
 
     @property
     def is_known(self) -> bool:
-        """Say whether it can be taken apart safely."""
+        """Whether the children are all known, each once, and none that is needed is missing."""
         names = {child.name for child in self.children}
         needed, allowed = CHILDREN[self.tag]
         return needed <= names <= allowed and len(names) == len(self.children)
 
     @property
     def pattern(self) -> str:
-        """Give the regex of the block."""
+        """The regular expression of the block."""
         return f"<{self.tag}>{''.join(child.pattern for child in self.children)}</{self.tag}>"
 
     @property
     def captured(self) -> tuple[str, ...]:
-        """Give the names of the columns, in order."""
+        """The names of the columns, in order."""
         return tuple(child.name for child in self.children if child.is_captured)
 
     @property
     def constants(self) -> dict[str, bytes]:
-        """Give the columns that have one value in all blocks."""
+        """The columns that have one value in all blocks."""
         return {
             child.name: (child.expected or "").encode()
             for child in self.children
             if child.name in COLUMNS and not child.is_captured
         }
 
-    def loosened(self) -> Layout:
-        """Give the layout that expects no particular text."""
-        return Layout(self.tag, tuple(Child(child.name) for child in self.children))
+    def loosened(self) -> RowTemplate:
+        """Return the template with no text expected in particular."""
+        return RowTemplate(self.tag, tuple(Child(child.name) for child in self.children))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +150,7 @@ class Blocks:
     rest: bytes
 
     def objects(self, *, url: bool) -> Sequence[ObjectInfo] | None:
-        """Give the objects; None when their text holds what only expat can tell."""
+        """Return the objects; None when their text needs expat."""
         keys = self.columns["Key"]
         joined = b"\n".join(keys)
         times = Times(b"".join(self.columns["LastModified"]))
@@ -176,7 +162,7 @@ class Blocks:
         return self._build(keys if decoded is joined else decoded.split(b"\n"), times)
 
     def _is_plain(self, keys: bytes) -> bool:
-        """Test the other columns whose regex takes any text."""
+        """Whether the columns whose pattern takes any text hold only what is allowed."""
         return (
             # All that goes are the line breaks between the keys.
             len(keys) - len(keys.translate(None, NEVER_IN_KEYS)) == len(self.is_marker) - 1
@@ -215,17 +201,17 @@ def split_page(body: bytes, *tags: str) -> Blocks | None:
         return None
     first = min(body.index(b"<%b>" % tag.encode()) for tag in present)
     last = max(body.rfind(end) + len(end) for end in (b"</%b>" % tag.encode() for tag in present))
-    layouts = tuple(_learn(body, tag) for tag in present)
-    if not HEAD.fullmatch(body, 0, first) or not all(layout.is_known for layout in layouts):
+    templates = tuple(_learn(body, tag) for tag in present)
+    if not HEAD.fullmatch(body, 0, first) or not all(template.is_known for template in templates):
         return None
-    # Most pages have one owner and one storage class, and where they do not this is soon found out.
-    template = _fixed_template(layouts[0]) if len(layouts) == 1 else None
-    found = _split_fixed(body, template, first, last) if template else _split(body, layouts, first, last)
-    return found or _split(body, tuple(layout.loosened() for layout in layouts), first, last)
+    # Most pages have one owner and one storage class; a page with several takes a second pass.
+    return _split(body, templates, first, last) or _split(
+        body, tuple(map(RowTemplate.loosened, templates)), first, last
+    )
 
 
 def _is_text(body: bytes) -> bool:
-    """Say whether a page is plain UTF-8."""
+    """Return whether a page is UTF-8 without noncharacters."""
     if body.isascii():
         return True
     try:
@@ -235,12 +221,12 @@ def _is_text(body: bytes) -> bool:
     return not any(character in body for character in NONCHARACTERS)
 
 
-def _learn(body: bytes, tag: str) -> Layout:
-    """Read the children of the first block with a tag, and what to expect of the others."""
+def _learn(body: bytes, tag: str) -> RowTemplate:
+    """Read from the first block with a tag what to expect of the others."""
     first = body.index(b"<%b>" % tag.encode())
     block = body[first : max(first, body.find(b"</%b>" % tag.encode(), first))].decode()
     children = CHILD.findall(block, len(f"<{tag}>"))
-    return Layout(tag, tuple(Child(name, _expected(name, content)) for name, content in children))
+    return RowTemplate(tag, tuple(Child(name, _expected(name, content)) for name, content in children))
 
 
 def _expected(name: str, content: str) -> str | None:
@@ -254,127 +240,45 @@ def _expected(name: str, content: str) -> str | None:
     return None
 
 
-class FixedTemplate(NamedTuple):
-    """What stands between the columns of blocks that differ in nothing else; the first column is the key.
-
-    ``start`` is before the first key, and behind each column is its text of ``texts``: the last
-    of these leads up to the next key. ``pattern`` matches what is between two keys, by the
-    length of what is expected.
-    """
-
-    layout: Layout
-    start: bytes
-    columns: tuple[str, ...]
-    texts: tuple[bytes, ...]
-    pattern: re.Pattern[bytes]
+@lru_cache(TEMPLATES_KEPT)
+def _compiled(templates: tuple[RowTemplate, ...]) -> re.Pattern[bytes]:
+    return re.compile("|".join(template.pattern for template in templates).encode())
 
 
-@lru_cache(LAYOUTS_KEPT)
-def _fixed_template(layout: Layout) -> FixedTemplate | None:
-    """Give the fixed template of a layout, None when more than usual differs from block to block."""
-    key, *others = (child for child in layout.children if child.is_captured)
-    is_usual = key.name == "Key" and all(child.name in FIXED for child in others)
-    if not is_usual or any(child.expected is None for child in layout.children if not child.is_captured):
-        return None
-    start, *texts = _texts_between(layout)
-    texts[-1] += start
-    contents = [*map(_content_of, others), ""]
-    pattern = "".join(_step_over(text) + content for text, content in zip(texts, contents, strict=True))
-    return FixedTemplate(
-        layout,
-        start.encode(),
-        layout.captured,
-        tuple(text.encode() for text in texts),
-        re.compile(pattern.encode(), re.DOTALL),
-    )
-
-
-def _texts_between(layout: Layout) -> list[str]:
-    """Give what stands before the first column of a block, between them, and behind the last one."""
-    texts = [f"<{layout.tag}>"]
-    for child in layout.children:
-        quote = (child.expected or "") if child.name == "ETag" else ""
-        texts[-1] += f"<{child.name}>{quote}" if child.is_captured else f"<{child.name}>{child.expected}"
-        if child.is_captured:
-            texts.append(quote)
-        texts[-1] += f"</{child.name}>"
-    texts[-1] += f"</{layout.tag}>"
-    return texts
-
-
-def _content_of(child: Child) -> str:
-    """Give the regex of a column."""
-    return FIXED[child.name].replace("QUOTE", (child.expected or "<")[:1])
-
-
-def _step_over(text: str) -> str:
-    """Give a regex that takes so much text.
-
-    The first character is matched as such: so the column before it can end in one way only,
-    and a strange page costs no more than a usual one.
-    """
-    return f"{re.escape(text[:1])}.{{{len(text.encode()) - 1}}}{FINAL}"
-
-
-def _split_fixed(body: bytes, template: FixedTemplate, first: int, last: int) -> Blocks | None:
-    """Take the columns out of blocks that touch; None when the template does not give the same page with them."""
-    start, columns, texts = template.start, template.columns, template.texts
-    if not body.startswith(start, first):
-        return None
-    with memoryview(body) as view:
-        middle = b"".join((view[first + len(start) : last], start))
-    pieces = template.pattern.split(middle)
-    count = len(pieces) // len(columns)
-    filled = [b""] * (2 * len(pieces) - 1)
-    filled[::2] = pieces
-    filled[1::2] = texts * count
-    # Behind the last match nothing may be left.
-    if pieces.pop() or b"".join(filled) != middle:
-        return None
-    table: dict[str, Sequence[bytes]] = {name: [text] * count for name, text in template.layout.constants.items()}
-    table.update((name, pieces[place :: len(columns)]) for place, name in enumerate(columns))
-    return Blocks(table, [template.layout.tag == "DeleteMarker"] * count, body[:first] + body[last:])
-
-
-@lru_cache(LAYOUTS_KEPT)
-def _template(layouts: tuple[Layout, ...]) -> re.Pattern[bytes]:
-    return re.compile("|".join(layout.pattern for layout in layouts).encode())
-
-
-def _split(body: bytes, layouts: tuple[Layout, ...], first: int, last: int) -> Blocks | None:
+def _split(body: bytes, templates: tuple[RowTemplate, ...], first: int, last: int) -> Blocks | None:
     """Take the columns out of blocks that touch; None when anything is between them."""
     # The pieces are what lies before a block, then its columns, and so on, then what lies behind.
-    pieces = _template(layouts).split(body[first:last])
-    step = 1 + sum(len(layout.captured) for layout in layouts)
+    pieces = _compiled(templates).split(body[first:last])
+    step = 1 + sum(len(template.captured) for template in templates)
     count = len(pieces) // step
     if not count or any(pieces[::step]):
         return None
-    tables = list(_tables(layouts, pieces, step=step, count=count))
+    tables = list(_tables(templates, pieces, step=step, count=count))
     columns, is_marker = (
-        (tables[0], [layouts[0].tag == "DeleteMarker"] * count) if len(tables) == 1 else _merged(layouts, tables)
+        (tables[0], [templates[0].tag == "DeleteMarker"] * count) if len(tables) == 1 else _merged(templates, tables)
     )
     return Blocks(columns, is_marker, body[:first] + body[last:])
 
 
 def _tables(
-    layouts: tuple[Layout, ...], pieces: list[bytes], *, step: int, count: int
+    templates: tuple[RowTemplate, ...], pieces: list[bytes], *, step: int, count: int
 ) -> Iterator[dict[str, Sequence[bytes]]]:
-    """Yield the columns of each layout; they hold None for blocks of another one."""
+    """Yield the columns of each template; they hold None for blocks of another one."""
     index = 1
-    for layout in layouts:
-        table: dict[str, Sequence[bytes]] = {name: [text] * count for name, text in layout.constants.items()}
-        for name in layout.captured:
+    for template in templates:
+        table: dict[str, Sequence[bytes]] = {name: [text] * count for name, text in template.constants.items()}
+        for name in template.captured:
             table[name] = pieces[index::step]
             index += 1
         yield table
 
 
 def _merged(
-    layouts: tuple[Layout, ...], tables: list[dict[str, Sequence[bytes]]]
+    templates: tuple[RowTemplate, ...], tables: list[dict[str, Sequence[bytes]]]
 ) -> tuple[dict[str, Sequence[bytes]], list[bool]]:
-    """Make one table of two, in which each row comes from the layout that matched there.
+    """Make one table of two, in which each row comes from the template that matched there.
 
-    Gives also which rows are delete markers.
+    Returns also which rows are delete markers.
     """
     mine, other = tables
     is_mine = [key is not None for key in mine["Key"]]
@@ -390,7 +294,7 @@ def _merged(
         ]
         for name in {*mine, *other}
     }
-    mine_are_markers = layouts[0].tag == "DeleteMarker"
+    mine_are_markers = templates[0].tag == "DeleteMarker"
     return columns, [chosen == mine_are_markers for chosen in is_mine]
 
 

@@ -18,9 +18,11 @@ FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the p
 MARKER_CANDIDATES = 64
 REFERENCE = rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));"
 CDATA_START, CDATA_END = b"<![CDATA[", b"]]>"
-# What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
 MAX_ELEMENTS = 250_000  # a page of a thousand versions has some 12,000
 MAX_DEPTH = 100
+MAX_TAG_BYTES = 64 * 1024  # S3's elements have a namespace, or a type, and no other attributes
+OVERLONG_TAG = rb"<[^<>]{%d}" % MAX_TAG_BYTES
+# What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
 RAW_ILLEGAL = rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
 
 ISO_MILLIS = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z")
@@ -63,6 +65,8 @@ def parse(body: bytes) -> Element:
     """
     # During long work servers send blanks to keep the connection, even before the declaration.
     body = body.lstrip(BLANKS)
+    if len(body) > MAX_TAG_BYTES and re.search(OVERLONG_TAG, body):
+        raise ProtocolError("broken XML: an element has more attributes than one of S3 has")
     try:
         return _Builder().read(body)
     except expat.ExpatError as exc:

@@ -111,7 +111,7 @@ CASES: dict[str, tuple[Callable[[bytes], object], Callable[[int], bytes], int]] 
     "cut references": (parse, lambda n: b"<a>&#1;" + b"&#x00000" * (n // 8), 16_000),
     "nested": (parse, lambda n: b"<a>" * (n // 3), 16_000),
     "flat": (parse, lambda n: b"<a>" + b"<b/>" * (n // 4) + b"</a>", 16_000),
-    "attributes": (parse, lambda n: b"<a " + b"".join(b'a%d="" ' % i for i in range(n // 8)) + b"/>", 4_000),
+    "attributes": (parse, lambda n: b"<a " + b"".join(b'a%d="" ' % i for i in range(n // 8)) + b"/>", 16_000),
     "blanks before an error": (documents.is_error, lambda n: b" " * n + b"x", 4_000),
     "blanks behind a declaration": (
         documents.is_error,

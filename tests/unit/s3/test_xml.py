@@ -103,6 +103,16 @@ def test_broken_xml_is_a_protocol_error(body: bytes) -> None:
         parse(body)
 
 
+def test_an_element_with_thousands_of_attributes_is_refused_unread() -> None:
+    """S3's have two at most, and expat collects all of them before anybody can refuse."""
+    attributes = b" ".join(b'a%d=""' % number for number in range(10_000))
+
+    with pytest.raises(ProtocolError, match="more attributes"):
+        parse(b"<r><a " + attributes + b">1</a></r>")
+
+    assert "1" == text_of_a(b"<r><a " + attributes[:60_000].rpartition(b" ")[0] + b">1</a></r>")
+
+
 @pytest.mark.parametrize(
     "declaration", [b"<!DOCTYPE r>", b'<!DOCTYPE r [<!ENTITY e "x">]>', b'<!DOCTYPE r SYSTEM "u">']
 )

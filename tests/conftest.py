@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from tests.support.rgw import RgwCluster, missing_tools
 from tests.support.run_cli import CliRunner
 
 stay_home()
+# A shell lets what it starts with "&" ignore SIGINT, and nohup SIGHUP. What the tests start would inherit that.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 # A machine that is busy elsewhere makes no example wrong. Where CI is set, the examples are the same each time.
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")

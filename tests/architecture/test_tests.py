@@ -10,6 +10,34 @@ from tests.support.guard import OutsideConnectionError, is_loopback
 
 TESTS = Path(__file__).resolve().parents[1]
 FILES = sorted(TESTS.rglob("test_*.py"))
+# Named tuples make the first ones public; argparse knows no other way to a parser's options.
+PUBLIC_AFTER_ALL = frozenset(("_asdict", "_exit", "_fields", "_make", "_replace"))
+PUBLIC_AFTER_ALL |= {"_actions", "_option_string_actions"}
+# Tests that still use private names of s3pool. The list may only become shorter.
+PRYING = frozenset(
+    (
+        "proxy/test_loop.py",
+        "proxy/test_settings_at_work.py",
+        "unit/pool/test_arrival.py",
+        "unit/pool/test_balancer.py",
+        "unit/pool/test_connection.py",
+        "unit/pool/test_inflight.py",
+        "unit/pool/test_patience.py",
+        "unit/pool/test_transport.py",
+        "unit/pool/test_wire.py",
+        "unit/pool/test_wire_tls.py",
+        "unit/proxy/test_proxy_crew.py",
+        "unit/proxy/test_proxy_express.py",
+        "unit/s3/test_signing_key.py",
+        "unit/speedtest/test_load.py",
+        "unit/sync/test_merge.py",
+        "unit/transfer/test_across.py",
+        "unit/transfer/test_checksums.py",
+        "unit/transfer/test_executor.py",
+        "unit/transfer/test_lane.py",
+        "unit/transfer/test_mapping.py",
+    )
+)
 
 
 def test_connect_to_another_machine_is_refused() -> None:
@@ -57,3 +85,65 @@ def test_every_test_says_why() -> None:
     ]
 
     assert [] == silent
+
+
+def test_tests_use_public_names() -> None:
+    """A private name that a test uses can be changed by nobody."""
+    prying = {str(path.relative_to(TESTS)): private_names(ast.parse(path.read_text())) for path in TESTS.rglob("*.py")}
+    found = {name: names for name, names in prying.items() if names and name not in PRYING}
+
+    assert {} == found
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from s3pool.units import parse_size, _scale", ["1 _scale"]),
+        ("from .support import _mine", []),
+        ("node._slots.clear()", ["1 _slots"]),
+        ("monkeypatch.setattr(units, '_scale', None)", ["1 _scale"]),
+        ("monkeypatch.setattr('s3pool.units._scale', None)", ["1 _scale"]),
+        ("sample._replace(a=1).__dict__", []),
+        ("class A:\n def __init__(self): self._b = 1\na._b", []),
+    ],
+)
+def test_private_names_are_found(code: str, expected: list[str]) -> None:
+    """By import, by attribute, by replacement; those that the file itself defines are its own."""
+    assert expected == private_names(ast.parse(code))
+
+
+def private_names(tree: ast.AST) -> list[str]:
+    """Return the private names that a file uses and does not define, each behind its line."""
+    own = {name for node in ast.walk(tree) for name in defined_by(node)} | PUBLIC_AFTER_ALL
+    used = sorted({(line, name) for node in ast.walk(tree) for line, name in names_used(node)})
+    return [f"{line} {name}" for line, name in used if is_private(name) and name not in own]
+
+
+def is_private(name: str) -> bool:
+    """Return whether a name begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_by(node: ast.AST) -> list[str]:
+    """Return the names that a node defines: functions, classes, attributes of self."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    is_own = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and of_itself(node)
+    return [node.attr] if is_own else []
+
+
+def of_itself(node: ast.Attribute) -> bool:
+    """Return whether an attribute is one of self, cls or super()."""
+    return ast.unparse(node.value) in ("self", "cls", "super()")
+
+
+def names_used(node: ast.AST) -> list[tuple[int, str]]:
+    """Return line and name of what a node imports from s3pool, reads from an object or replaces in one."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "s3pool":
+        return [(node.lineno, alias.name) for alias in node.names]
+    if isinstance(node, ast.Attribute) and not of_itself(node):
+        return [(node.lineno, node.attr)]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "delattr", "getattr")):
+        words = [word.value for word in node.args[:2] if isinstance(word, ast.Constant)]
+        return [(node.lineno, word.rpartition(".")[2]) for word in words if isinstance(word, str)]
+    return []

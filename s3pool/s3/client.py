@@ -13,7 +13,7 @@ from s3pool.s3.documents import DeleteFailure as DeleteFailure
 from s3pool.s3.documents import PutResult as PutResult
 from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, body_of, nothing
+from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, Opening, Steps, ask, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
@@ -38,9 +38,10 @@ class S3Client(BucketOperations, MultipartOperations):
     UsageError, for without them the request would mean another thing.
     """
 
+    @stepwise
     def head_object(
         self, bucket: str, key: str, *, version_id: str = "", checksums: bool = False, only: Endpoint | None = None
-    ) -> ObjectHead:
+    ) -> Steps[ObjectHead]:
         """Ask for everything about an object but its bytes, with ``checksums`` also for those of its content.
 
         Raises:
@@ -50,20 +51,22 @@ class S3Client(BucketOperations, MultipartOperations):
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
         try:
-            return self._ask(request, read_object_head, only=only)
+            return (yield from self._asked(request, read_object_head, only=only))
         except S3Error as exc:
             if exc.status == BAD_REQUEST:
-                self._raise_reason(bucket, key, version_id)
+                yield from self._raise_reason(bucket, key, version_id)
             raise
 
-    def _raise_reason(self, bucket: str, key: str, version_id: str) -> None:
+    def _raise_reason(self, bucket: str, key: str, version_id: str) -> Steps[None]:
         """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken.
 
         Raises:
             S3Error: GET was refused as well, and told why.
         """
-        self.get_object(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id).close()
+        response = yield from self.get_object.steps(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id)
+        response.close()
 
+    @stepwise
     def get_object(
         self,
         bucket: str,
@@ -75,13 +78,15 @@ class S3Client(BucketOperations, MultipartOperations):
         range_header: str = "",
         checksums: bool = False,
         known: Known = UNKNOWN,
+        read_bytes: int = 0,
         only: Endpoint | None = None,
-    ) -> Response:
+    ) -> Steps[Response]:
         """Open an object; the caller reads and closes the response.
 
         ``range_header`` is a Range header's value for ranges that ByteRange cannot say. That
         the answer is the range that was asked for is for the caller to check. With
-        ``checksums`` the server may tell those of the content in the answer's headers.
+        ``checksums`` the server may tell those of the content in the answer's headers. A body of
+        up to ``read_bytes`` is read already.
 
         Raises:
             ReplacedError: the answer is of another object than the ``known`` one.
@@ -93,8 +98,9 @@ class S3Client(BucketOperations, MultipartOperations):
             headers["if-match"] = quote_etag(if_match)
         request = self._address.key("GET", bucket, key, "GetObject", query=_version_query(version_id), headers=headers)
         check = check_content(request.op, request.resource, known=known, byte_range=byte_range)
-        return self._transport.send(request, check, only=only)
+        return (yield from ask(Opening(self._transport, request, check, read_bytes=read_bytes, only=only)))
 
+    @stepwise
     def put_object(
         self,
         bucket: str,
@@ -102,23 +108,26 @@ class S3Client(BucketOperations, MultipartOperations):
         body: Body,
         *,
         payload_hash: str,
-        attributes: ObjectAttributes = NO_ATTRIBUTES,
+        attributes: ObjectAttributes | Mapping[str, str] = NO_ATTRIBUTES,
         content_md5: str = "",
         checksum: tuple[str, str] | None = None,
         if_none_match: bool = False,
         only: Endpoint | None = None,
-    ) -> PutResult:
+    ) -> Steps[PutResult]:
         """Store an object in one piece.
 
-        ``checksum`` is the name and value of an x-amz-checksum header. With ``if_none_match``
-        an existing object stays. After a lost answer HEAD tells what is there now: a second
-        try at once would take the success of the first for somebody else's object.
+        ``attributes`` may be the headers that attribute_headers() makes of them. ``checksum`` is
+        the name and value of an x-amz-checksum header. With ``if_none_match`` an existing object
+        stays. After a lost answer HEAD tells what is there now: a second try at once would take
+        the success of the first for somebody else's object.
 
         Raises:
             PreconditionError: ``if_none_match`` was set and the object exists.
             UsageError: an attribute cannot stand in a header.
         """
-        headers = attribute_headers(attributes) | integrity_headers(content_md5, checksum)
+        headers = attribute_headers(attributes) if isinstance(attributes, ObjectAttributes) else dict(attributes)
+        if content_md5 or checksum:
+            headers |= integrity_headers(content_md5, checksum)
         if if_none_match:
             headers["if-none-match"] = "*"
         request = self._address.key(
@@ -132,20 +141,21 @@ class S3Client(BucketOperations, MultipartOperations):
             idempotent=not if_none_match,
         )
         try:
-            return self._ask(request, put_result, only=only)
+            return (yield from self._asked(request, put_result, only=only))
         except TransportError as exc:
             if not (if_none_match and exc.sent and body.rewindable):
                 raise
-            return self._put_found(bucket, key, content_md5) or self._ask(request, put_result, only=only)
+            found = yield from self._put_found(bucket, key, content_md5)
+            return found or (yield from self._asked(request, put_result, only=only))
 
-    def _put_found(self, bucket: str, key: str, content_md5: str) -> PutResult | None:
+    def _put_found(self, bucket: str, key: str, content_md5: str) -> Steps[PutResult | None]:
         """Return what a PUT without an answer has stored; None where nothing is there.
 
         Raises:
             PreconditionError: another object is there.
         """
         try:
-            head = self.head_object(bucket, key)
+            head = yield from self.head_object.steps(bucket, key)
         except NotFoundError:
             return None
         if content_md5 and head.etag == a2b_base64(content_md5).hex():
@@ -173,9 +183,10 @@ class S3Client(BucketOperations, MultipartOperations):
         """Give a place for requests that one thread has under way at once."""
         return self._transport.in_flight()
 
+    @stepwise
     def delete_object(
         self, bucket: str, key: str, *, version_id: str = "", if_match: str = "", only: Endpoint | None = None
-    ) -> None:
+    ) -> Steps[None]:
         """Delete an object or one version of it; one that is not there is no error.
 
         ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not
@@ -195,7 +206,7 @@ class S3Client(BucketOperations, MultipartOperations):
             idempotent=not if_match,
         )
         try:
-            self._ask(request, nothing, only=only)
+            yield from self._asked(request, nothing, only=only)
         except NotFoundError as exc:
             if exc.code not in ("NoSuchKey", "NoSuchVersion"):
                 raise
@@ -203,7 +214,7 @@ class S3Client(BucketOperations, MultipartOperations):
             if not is_bound or exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
                 raise
             self._ignores_delete_conditions = True
-            self.delete_object(bucket, key, version_id=version_id, if_match=if_match, only=only)
+            yield from self.delete_object.steps(bucket, key, version_id=version_id, if_match=if_match, only=only)
 
     def delete_objects(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
         """Delete up to 1000 pairs of key and version id ("" for none); give what failed.
@@ -234,6 +245,7 @@ class S3Client(BucketOperations, MultipartOperations):
             except S3Error as exc:
                 yield DeleteFailure(key, version_id, exc.code, exc.detail)
 
+    @stepwise
     def copy_object(
         self,
         bucket: str,
@@ -246,7 +258,7 @@ class S3Client(BucketOperations, MultipartOperations):
         if_match: str = "",
         replace_tags: bool = False,
         kept: ObjectAttributes = NO_ATTRIBUTES,
-    ) -> PutResult:
+    ) -> Steps[PutResult]:
         """Copy an object inside the storage.
 
         Without ``attributes`` the source's are kept, with them all are replaced; tags are
@@ -261,26 +273,28 @@ class S3Client(BucketOperations, MultipartOperations):
         else:
             stored.pop("x-amz-tagging", None)
         request = self._address.key("PUT", bucket, key, "CopyObject", headers=headers | stored, slowness=SLOW_SLOWNESS)
-        return self._ask(request, _copy_result)
+        return (yield from self._asked(request, _copy_result))
 
-    def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> dict[str, str]:
+    @stepwise
+    def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> Steps[dict[str, str]]:
         """Give an object's tags."""
         query = (("tagging", ""), *_version_query(version_id))
         request = self._address.key("GET", bucket, key, "GetObjectTagging", query=query)
         try:
-            return self._ask(request, lambda response: parse_tags(body_of(response)))
+            return (yield from self._asked(request, lambda response: parse_tags(body_of(response))))
         except NotFoundError as exc:
             if exc.code != "NoSuchTagSet":
                 raise
             return {}
 
-    def put_tags(self, bucket: str, key: str, tags: Mapping[str, str], *, version_id: str = "") -> None:
+    @stepwise
+    def put_tags(self, bucket: str, key: str, tags: Mapping[str, str], *, version_id: str = "") -> Steps[None]:
         """Replace an object's tags."""
         query = (("tagging", ""), *_version_query(version_id))
         request = self._address.key_document(
             "PUT", bucket, key, "PutObjectTagging", query=query, content=build_tags(tags)
         )
-        self._ask(request, nothing)
+        yield from self._asked(request, nothing)
 
     def request_for_presign(self, method: str, bucket: str, key: str, *, version_id: str = "") -> Request:
         """Give the request that a presigned URL of an object stands for."""

@@ -1,9 +1,15 @@
-"""One request and its answer, read whole and checked before it counts."""
+"""One request and its answer, checked before it counts; and work that is a sequence of such requests.
+
+A method of the client, or a transfer, is written as *steps*: a generator that yields operations
+and gets their results. ``block_on`` runs steps in this thread. A window runs the steps of many
+transfers in one thread (see transfer/window).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from s3pool.errors import ProtocolError
 from s3pool.model import Endpoint, Request, Response
@@ -15,6 +21,8 @@ LIST_SLOWNESS = 2.0  # read timeouts; a page after a mass delete has taken 120 s
 SLOW_SLOWNESS = 10.0  # Complete, copies and batch deletes work for minutes before they answer
 
 T = TypeVar("T")
+Owner = TypeVar("Owner")
+P = ParamSpec("P")
 
 
 class Sender(Protocol):
@@ -50,25 +58,6 @@ class Call(Protocol):
 
     def abandon(self) -> None:
         """Give up what is under way."""
-
-
-class Operations:
-    """What all groups of operations stand on: addresses and a way to ask."""
-
-    def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
-        self._transport = transport
-        self._address = Addressing(virtual=addressing == "virtual")
-        self._region = region
-
-    def _ask(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> T:
-        """Send a request and give what ``read`` makes of the answer.
-
-        Reading is part of the check: a body that is cut, or is not what was asked for, is one
-        more failed attempt, and the transport goes to another node.
-        """
-        exchange = _Exchange(request, read)
-        self._transport.send(request, exchange.check, only=only).close()
-        return exchange.result
 
 
 class Landed(Protocol):
@@ -113,26 +102,36 @@ class InFlight(Protocol):
         """Give up what is under way."""
 
 
-class _Exchange(Generic[T]):
-    """The check of one request; keeps what the last answer said.
+class Operation(Generic[T]):
+    """One request and the check of its response; ``result`` is what the last response said.
 
-    ``is_content`` says that the body is a user's, who may well keep a document called Error.
+    ``run`` waits for it. Whoever has many under way sends ``request``, hands the response to
+    ``check``, and closes it. None as a step stands for no request: see ``in_worker``.
     """
 
-    __slots__ = ("_is_content", "_read", "request", "result")
+    __slots__ = ("_read", "only", "request", "result", "sender")
 
     result: T
 
-    def __init__(self, request: Request, read: Callable[[Response], T], *, is_content: bool = False) -> None:
+    def __init__(
+        self, sender: Sender, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None
+    ) -> None:
+        self.sender = sender
         self.request = request
         self._read = read
-        # The answer to HEAD has no body, whatever its Content-Length says.
-        self._is_content = is_content or request.method == "HEAD"
+        self.only = only
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the response is left to be read."""
+        return True
 
     def check(self, response: Response) -> None:
-        """Refuse errors, also those inside a 200, and answers that cannot be read."""
+        """Refuse errors, also those inside a 200, and responses that cannot be read."""
         request = self.request
-        body = b"" if self._is_content or response.status >= FIRST_BAD_STATUS else response.preload()
+        # The answer to HEAD has no body, whatever its Content-Length says.
+        has_body = request.method != "HEAD" and response.status < FIRST_BAD_STATUS
+        body = response.preload() if has_body else b""
         if response.status >= FIRST_BAD_STATUS or (body and is_error(body)):
             raise error_from(response, op=request.op, resource=request.resource)
         try:
@@ -143,8 +142,124 @@ class _Exchange(Generic[T]):
             where = f"{request.op} {request.resource} at {response.endpoint}"
             raise ProtocolError(f"{where}: {exc}", endpoint=str(response.endpoint)) from exc
 
+    def run(self) -> T:
+        """Send the request, wait for the response and return the result."""
+        self.sender.send(self.request, self.check, only=self.only).close()
+        return self.result
 
-class Pending(_Exchange[T]):
+
+class Opening(Operation[Response]):
+    """A request whose result is the response, open; a body up to ``read_bytes`` has been read.
+
+    So a short body that is cut is one more failed attempt, as with all other operations.
+    """
+
+    __slots__ = ("_read_bytes",)
+
+    def __init__(
+        self, sender: Sender, request: Request, check: Check, *, read_bytes: int = 0, only: Endpoint | None = None
+    ) -> None:
+        super().__init__(sender, request, check, only=only)  # type: ignore[arg-type] # what it returns is not looked at
+        self._read_bytes = read_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the response is left to be read."""
+        return self.result.body is not None
+
+    def check(self, response: Response) -> None:
+        """Refuse all but the content that was asked for."""
+        self._read(response)
+        length = response.length
+        if length is not None and length <= self._read_bytes:
+            response.preload()
+        self.result = response
+
+    def run(self) -> Response:
+        """Send the request and return the response, for the caller to read and to close."""
+        return self.sender.send(self.request, self.check, only=self.only)
+
+
+Steps = Generator["Operation[Any] | None", Any, T]
+
+
+def ask(operation: Operation[T]) -> Steps[T]:
+    """Yield an operation, and return its result."""
+    result: T = yield operation
+    return result
+
+
+def in_worker() -> Steps[None]:
+    """Go on in a thread of this work's own: what follows is long, or waits."""
+    yield None
+
+
+def block_on(steps: Steps[T]) -> T:
+    """Run steps to their end in this thread, waiting for each response, and return what they return."""
+    return go_on(steps, steps.__next__)
+
+
+def go_on(steps: Steps[T], resume: Callable[[], Operation[Any] | None]) -> T:
+    """Run steps that have begun to their end; ``resume`` sends or throws what the last one has come to."""
+    try:
+        while True:
+            operation = resume()
+            try:
+                result = operation.run() if operation is not None else None
+            except BaseException as exc:  # noqa: BLE001 - the steps clean up, and decide what it means
+                resume = partial(steps.throw, exc)
+            else:
+                resume = partial(steps.send, result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+class _Method(Generic[P, T]):
+    """A method that is written as steps: a call waits for its result, ``steps`` leaves that to others."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        self.steps = steps
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return block_on(self.steps(*args, **kwargs))
+
+
+class stepwise(Generic[Owner, P, T]):  # noqa: N801 - a decorator
+    """Make a method of steps one that waits for its result when it is called."""
+
+    def __init__(self, function: Callable[Concatenate[Owner, P], Steps[T]]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: Owner, _class: type | None = None) -> _Method[P, T]:
+        return _Method(partial(self._function, owner))
+
+
+class Operations:
+    """What all groups of operations stand on: addresses and a way to ask."""
+
+    def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
+        self._transport = transport
+        self._address = Addressing(virtual=addressing == "virtual")
+        self._region = region
+
+    def _ask(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> T:
+        """Send a request and return what ``read`` makes of the response.
+
+        Reading is part of the check: a body that is cut, or is not what was asked for, is one
+        more failed attempt, and the transport goes to another node.
+        """
+        return Operation(self._transport, request, read, only=only).run()
+
+    def _asked(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> Steps[T]:
+        """Do the same as a step."""
+        return ask(Operation(self._transport, request, read, only=only))
+
+
+class Pending(Operation[T]):
     """A request under way, and what is to be made of its answer.
 
     ``begin`` sends it. Then ``has_result`` waits for what it gives; whoever has many under way
@@ -152,7 +267,7 @@ class Pending(_Exchange[T]):
     said, once that or finish() has seen it.
     """
 
-    __slots__ = ("_call", "_transport")
+    __slots__ = ("_call", "_is_content", "_transport")
 
     def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
         # Not by way of the base: one is made for each small object.
@@ -161,6 +276,13 @@ class Pending(_Exchange[T]):
         self._is_content = is_content
         self._transport = transport
         self._call: Call | None = None
+
+    def check(self, response: Response) -> None:
+        """Check the response; one with a user's content may well be a document called Error."""
+        if not self._is_content or response.status >= FIRST_BAD_STATUS:
+            super().check(response)
+        else:
+            self.result = self._read(response)
 
     def begin(self, *, wait: bool) -> bool:
         """Send the request; False when all connections are in use and ``wait`` is False."""

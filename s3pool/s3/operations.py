@@ -32,7 +32,17 @@ from s3pool.s3.documents import (
     parse_parts,
     parse_versioning,
 )
-from s3pool.s3.exchange import LIST_SLOWNESS, SLOW_SLOWNESS, Operations, Pending, Sender, body_of, nothing
+from s3pool.s3.exchange import (
+    LIST_SLOWNESS,
+    SLOW_SLOWNESS,
+    Operations,
+    Pending,
+    Sender,
+    Steps,
+    body_of,
+    nothing,
+    stepwise,
+)
 from s3pool.s3.listing_stats import ListTally
 from s3pool.s3.pages import parse_list_page, parse_uploads_page, parse_versions_page
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
@@ -198,6 +208,7 @@ class BucketOperations(Operations):
         parse = partial(parse_list_page, v1=True)
         return self._ask(request, _page_reader(asked["prefix"], asked["delimiter"], parse), only=only)
 
+    @stepwise
     def list_versions_page(
         self,
         bucket: str,
@@ -207,7 +218,7 @@ class BucketOperations(Operations):
         key_marker: str = "",
         version_id_marker: str = "",
         max_keys: int = MAX_KEYS_PER_PAGE,
-    ) -> ListPage:
+    ) -> Steps[ListPage]:
         """List one page of versions and delete markers, newest first within a key."""
         query = (
             ("versions", ""),
@@ -219,7 +230,7 @@ class BucketOperations(Operations):
             ("version-id-marker", version_id_marker),
         )
         request = self._list_request(bucket, "ListObjectVersions", query)
-        return self._ask(request, _page_reader(prefix, delimiter, parse_versions_page, repeats=True))
+        return (yield from self._asked(request, _page_reader(prefix, delimiter, parse_versions_page, repeats=True)))
 
     def list_uploads_page(
         self,

@@ -18,7 +18,7 @@ from s3pool.s3.signing import Signer
 if TYPE_CHECKING:
     import ssl
 
-    from s3pool.config import Config
+    from s3pool.config.options import Config
     from s3pool.pool.health import HealthChecker
 
 
@@ -79,7 +79,7 @@ def open_session(config: Config) -> Session:
         connect_timeout_s=config.connect_timeout_s,
         read_timeout_s=config.read_timeout_s,
         max_connections=config.max_connections,
-        max_idle_s=config.max_idle_s,
+        max_idle_s=config.max_idle_time_s,
         insecure=config.insecure,
         ca_bundle=config.ca_bundle,
         client_cert=config.client_cert,

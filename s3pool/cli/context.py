@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
-from s3pool.cli.parser import CONFIG_FLAGS
+from s3pool.config.options import SOURCES, Config
 from s3pool.errors import ConfigError, LocalFileError, NoEndpointError, S3PoolError, UsageError
 
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
-    from s3pool.config import Config
     from s3pool.location import Location, S3Path
     from s3pool.s3.client import S3Client
     from s3pool.session import Session
@@ -58,7 +57,7 @@ class Context:
             ConfigError: a source of it is unreadable or contradicts itself.
         """
         if self._config is None:
-            from s3pool.config_trust import FOUND_ORIGIN
+            from s3pool.config.sources import FOUND_ORIGIN
 
             self._config = self.reload_config()
             if self._on_config is not None:
@@ -89,7 +88,7 @@ class Context:
         Raises:
             ConfigError: a source of it is unreadable or contradicts itself.
         """
-        from s3pool.config import load_config
+        from s3pool.config.load import load_config
 
         return load_config(self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~"))
 
@@ -97,7 +96,8 @@ class Context:
     def flags(self) -> dict[str, object]:
         """Give the settings that stood on the command line."""
         given = vars(self.args)
-        return {name: given[name] for name in CONFIG_FLAGS if name in given}
+        names = [*(option.dest for option in Config.OPTIONS if option.flag), *(source.name for source in SOURCES)]
+        return {name: given[name] for name in names if name in given}
 
     @property
     def session(self) -> Session:
@@ -135,7 +135,7 @@ class Context:
         return self._source
 
     def _load_profile(self, profile: str) -> Config:
-        from s3pool.config import load_profile
+        from s3pool.config.load import load_profile
 
         known = self.config.warnings
         config = load_profile(

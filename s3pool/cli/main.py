@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from s3pool.cli.context import Context
-    from s3pool.config import Config
+    from s3pool.config.options import Config
 
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from s3pool.cli.exit_codes import TABLE
+from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
 
 # The dispatch table: a module of this name stands in cli/commands. The words are repeated
@@ -46,32 +47,6 @@ GLOBALS_HINT = "Global flags (s3pool --help) work here as well."
 HELP_POSITION = 26  # the column where the explanations of flags start
 OPERAND_MARK = "\0"  # no word of a command line can hold it
 DEFAULT_WIDTH = 100  # of help that goes to a file or a pipe
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-# Settings of config.py by their name there; only those given on the command line are passed on.
-CONFIG_FLAGS = (
-    "endpoints",
-    "access_key",
-    "no_sign_request",
-    "region",
-    "insecure",
-    "ca_bundle",
-    "client_cert",
-    "client_key",
-    "config",
-    "profile",
-    "env_file",
-    "strategy",
-    "connect_timeout",
-    "read_timeout",
-    "retries",
-    "health_interval",
-    "max_connections",
-    "workers",
-    "addressing",
-    "bwlimit",
-    "log_level",
-)
 
 _T = TypeVar("_T")
 
@@ -208,57 +183,29 @@ def add_global_flags(
         shown = help if not hidden or names[0] in except_for else argparse.SUPPRESS
         group.add_argument(*names, default=argparse.SUPPRESS, help=shown, **settings)
 
-    _add_connection_flags(flag)
-    _add_tuning_flags(flag)
+    for option in Config.OPTIONS:
+        if option is Config.addressing:
+            for source in SOURCES:
+                flag(source.flag, metavar=source.metavar, help=source.help)
+        if option.flag:
+            flag(option.flag, help=option.flag_help, **_argparse_settings(option))
     _add_output_flags(flag)
 
 
-def _add_connection_flags(flag: Callable[..., None]) -> None:
-    flag(
-        "--endpoints",
-        metavar="URL,...",
-        action="append",
-        help="the nodes, separated by commas; repeatable; http://node{1...4}:9000 expands (S3_POOL)",
-    )
-    flag("--access-key", metavar="KEY", help="access key; the secret comes from AWS_SECRET_ACCESS_KEY or a file")
-    flag("--no-sign-request", action="store_true", help="send unsigned requests, for public buckets")
-    flag("--region", metavar="NAME", help="region in the signature (AWS_REGION; us-east-1)")
-    flag("--insecure", action="store_true", help="do not verify TLS certificates")
-    flag("--ca-bundle", metavar="FILE", help="certificates to trust (AWS_CA_BUNDLE)")
-    flag("--client-cert", metavar="FILE", help="certificate to show to nodes that ask for one, in PEM")
-    flag("--client-key", metavar="FILE", help="its private key, where it is not in the same file")
-    flag("--config", metavar="FILE", help="configuration file (S3POOL_CONFIG; ~/.s3pool/config.yaml)")
-    flag("--profile", metavar="NAME", help="profile of the configuration file (S3POOL_PROFILE)")
-    flag("--env-file", metavar="FILE", help="file of VARIABLE=value lines (S3POOL_ENV_FILE; .env)")
-    flag("--addressing", choices=("path", "virtual"), help="where the bucket's name stands (path)")
-
-
-def _add_tuning_flags(flag: Callable[..., None]) -> None:
-    flag(
-        "--strategy",
-        choices=("round_robin", "least_connections", "power_of_two"),
-        help="how the next node is picked (LB_STRATEGY; round_robin)",
-    )
-    flag("--connect-timeout", metavar="SECONDS", help="for one connection attempt (3)")
-    flag("--read-timeout", metavar="SECONDS", help="for silence in an answer (60)")
-    flag("--retries", metavar="N", help="extra attempts, on another node first (5)")
-    flag("--health-interval", metavar="SECONDS", help="between probes in long commands (5)")
-    flag("--max-connections", metavar="N", help="per endpoint (100, bounded by the file limit)")
-    flag("--workers", metavar="N", help="objects or parts in flight (auto)")
-    flag("--bwlimit", metavar="RATE", help="bytes a second over all workers, such as 10M (none)")
+def _argparse_settings(option: Option[Any]) -> dict[str, Any]:
+    """Return how argparse reads an option's flag: the value's text, which the option itself parses."""
+    if option.switch is not None:
+        return {"action": "store_true"}
+    settings: dict[str, Any] = {"type": str.lower, "choices": option.choices} if option.choices else {}
+    if option.metavar:
+        settings["metavar"] = option.metavar
+    return {**settings, "action": "append"} if option.repeatable else settings
 
 
 def _add_output_flags(flag: Callable[..., None]) -> None:
     flag("--json", action="store_true", help="one JSON object a line, for results and errors")
     flag("-q", "--quiet", action="store_true", help="no notes, no progress, no line per act; errors stay")
     flag("-v", "--verbose", action="store_true", help="log every attempt (as --log-level debug)")
-    flag(
-        "--log-level",
-        metavar="LEVEL",
-        type=str.lower,
-        choices=LOG_LEVELS,
-        help="debug, info, warning or error (warning)",
-    )
     flag("--log-format", choices=("text", "json"), help="of logs and errors on stderr (text; json with --json)")
     flag("--progress", choices=("auto", "bar", "plain", "none"), help="of transfers, on stderr (auto)")
     flag("--color", choices=("auto", "always", "never"), help="colours (auto: on a terminal without NO_COLOR)")

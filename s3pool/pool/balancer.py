@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from s3pool.errors import ConfigError
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.pool.stats import NodeCounters
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from s3pool.model import Endpoint
     from s3pool.pool.connection import ConnectionPool
 
-STRATEGIES = ("round_robin", "least_connections", "power_of_two")
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
 LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
 SLOW_FACTOR = 3.0  # so many times the latency of the pool's middle node is slow
@@ -135,8 +133,6 @@ class LoadBalancer:
         now: Callable[[], float] = time.monotonic,
         random: random_module.Random | None = None,
     ) -> None:
-        if strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES)}")
         self.nodes = tuple(nodes)
         self._strategy = strategy
         self._sticky = sticky

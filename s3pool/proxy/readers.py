@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Callable
 
-from s3pool.config_options import parse_endpoints
+from s3pool.config.values import parse_endpoints
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint
 from s3pool.record import dataclass

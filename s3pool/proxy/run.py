@@ -28,7 +28,7 @@ from s3pool.proxy.settings import OFF, Address, ProxySettings
 if TYPE_CHECKING:
     import ssl
 
-    from s3pool.config import Config
+    from s3pool.config.options import Config
     from s3pool.proxy.gateway import Gateway
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from s3pool.config_sources import read_source
-from s3pool.config_yaml import parse_yaml
+from s3pool.config.sources import read_source
+from s3pool.config.yaml_file import parse_yaml
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint, Request
 from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
@@ -28,7 +28,7 @@ from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
 
 if TYPE_CHECKING:
-    from s3pool.config import Config
+    from s3pool.config.options import Config
     from s3pool.pool.balancer import Node
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,12 @@ class ProxyPolicy(RetryPolicy):
 def _pool_config(config: Config, settings: ProxySettings) -> Config:
     """Give the pool's configuration; it signs nothing itself, the gateway's signers do."""
     endpoints = tuple(endpoint for tier in settings.tiers for endpoint in tier) or config.endpoints
-    return replace(
-        config,
+    return config.replace(
         endpoints=endpoints,
         sticky=settings.sticky or config.sticky,
         sign=False,
         read_timeout_s=settings.ttfb_timeout or config.read_timeout_s,
-        max_idle_s=settings.backend_idle or config.max_idle_s,
+        max_idle_time_s=settings.backend_idle or config.max_idle_time_s,
     )
 
 

@@ -13,7 +13,6 @@ PACKAGE = ROOT / "s3pool"
 
 FLOORS = {
     "errors": 1,
-    "metrics": 1,
     "record": 1,
     "units": 2,
     "model": 2,
@@ -52,12 +51,12 @@ HOMES = {
     "urllib3": ("pool/connection.py",),
     "requests": (),
     "requests_aws4auth": ("s3/signing.py",),
-    "yaml": ("config*.py",),
-    "dotenv": ("config*.py",),
+    "yaml": ("config/*.py",),
+    "dotenv": ("config/*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "shtab": ("cli/commands/completion.py",),
     "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py", "transfer/taken.py"),
-    "prometheus_client": ("metrics.py", "proxy/*.py", "sync/*.py"),
+    "prometheus_client": ("proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/executor.py",),
     "dataclasses": ("record.py",),
     "http.server": ("proxy/*.py",),
@@ -90,9 +89,8 @@ def module_name(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """Give the room a module is in; config_yaml is a cupboard of config."""
-    first = module.split(".", maxsplit=1)[0]
-    return "config" if first.startswith("config_") else first
+    """Return the room that a module is in."""
+    return module.split(".", maxsplit=1)[0]
 
 
 def iter_imports(path: Path) -> Iterator[Import]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.record import replace
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy
 from tests.support.run_cli import CliRunner
@@ -90,7 +89,7 @@ def test_unusable_certificate_is_refused(strict: FakeS3, run_cli: CliRunner, fla
 def test_proxy_shows_its_certificate(strict: FakeS3) -> None:
     """It is the pool's, whoever the client is."""
     with RunningProxy(strict.endpoints) as proxy:
-        proxy.config = replace(proxy.config, ca_bundle=CERT, client_cert=BOTH)
+        proxy.config = proxy.config.replace(ca_bundle=CERT, client_cert=BOTH)
         proxy.proxy.reload()
 
         assert b"content" == proxy.ask("GET", "/b/k", close=True).body

@@ -175,7 +175,7 @@ def test_age_decides(run_cli: CliRunner, fake: FakeS3) -> None:
 
 def test_unfinished_uploads_are_aborted(run_cli: CliRunner, fake: FakeS3) -> None:
     """Keys stay."""
-    from s3pool.config import load_config
+    from s3pool.config.load import load_config
     from s3pool.session import open_session
 
     with open_session(load_config({}, environ=fake.environment, cwd="/", home="/")) as session:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.s3.client import S3Client
 from s3pool.s3.listing import iter_uploads, iter_version_pages

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error
 from s3pool.s3.client import S3Client
 from s3pool.session import Session, open_session

@@ -22,7 +22,6 @@ from s3pool.errors import ConfigError
 from s3pool.proxy import descriptors
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.limits import Limits, Meter, Rule
-from s3pool.record import replace
 from tests.proxy.test_running import await_true, running
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import GUEST_KEY, POOL_KEY, RunningProxy, checking_fake, parse_answer, stored
@@ -43,7 +42,7 @@ def proxy_with(nodes: int = 1, **settings: Any) -> Iterator[tuple[FakeS3, Runnin
         fake.store.add("b", "large", LARGE)
         fake.store.add("b", "small", SMALL)
         proxy = RunningProxy(fake.endpoints, clients=[entry], read_timeout_s=20.0, slot_wait="300ms", **settings)
-        proxy.config = replace(proxy.config, max_connections=CONNECTIONS)
+        proxy.config = proxy.config.replace(max_connections=CONNECTIONS)
         proxy.proxy.reload()
         with proxy:
             yield fake, proxy

@@ -12,7 +12,7 @@ import yaml
 
 from s3pool.cli.commands.proxy import settings_of
 from s3pool.cli.parser import parse
-from s3pool.config import Config
+from s3pool.config.options import Config
 from s3pool.proxy.settings import ProxySettings
 from s3pool.units import parse_duration
 from tests.support.run_cli import ROOT

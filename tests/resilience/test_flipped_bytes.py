@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.cli.main import main
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.session import open_session
 from s3pool.transfer.engine import Engine, TransferOptions

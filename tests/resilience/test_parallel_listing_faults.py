@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from s3pool.body import EMPTY_SHA256, BytesBody
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.errors import NoEndpointError, S3Error
 from s3pool.model import ListMode, ListPage
 from s3pool.s3.client import S3Client

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from s3pool.config import Config
+from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
@@ -39,7 +39,8 @@ class RunningProxy:
     ) -> None:
         self.config = Config(
             endpoints=tuple(Endpoint.parse(url) for url in endpoints),
-            credentials=credentials,
+            access_key=credentials.access_key if credentials else "",
+            secret_key=credentials.secret_key if credentials else "",
             connect_timeout_s=1.0,
             read_timeout_s=read_timeout_s,
             health_interval_s=60.0,

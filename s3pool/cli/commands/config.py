@@ -6,12 +6,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from s3pool.config import effective
 from s3pool.errors import ConfigError
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
-    from s3pool.config import Config
+    from s3pool.config.options import Config
 
 SUMMARY = "show every setting and where it came from"
 UNSET = "-"  # an empty column would shift the next one for those who split at blanks
@@ -32,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(_args: Namespace, ctx: Context) -> int:
     """Print the configuration; what is still missing goes to stderr and is no failure."""
     config = ctx.config
-    rows = effective(config)
+    rows = config.rows()
     if ctx.out.json:
         for option, value, origin in rows:
             ctx.out.record({"type": "config", "option": option, "value": value, "origin": origin})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
-    from s3pool.config import Config
+    from s3pool.config.options import Config
     from s3pool.proxy.processes import Family
     from s3pool.proxy.run import End, Load
     from s3pool.proxy.settings import Address, ProxySettings
@@ -244,7 +244,7 @@ def _serve_many(load: Load, ctx: Context) -> End:
 
 def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
     """Settle the proxy's settings from flags and configuration."""
-    from s3pool.config_trust import FOUND_ORIGIN, check_keys
+    from s3pool.config.sources import FOUND_ORIGIN, check_keys
     from s3pool.proxy.settings import read_settings
 
     flags = {name: getattr(args, name) for name in FLAGS}

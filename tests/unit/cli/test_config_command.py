@@ -14,7 +14,7 @@ import pytest
 
 from s3pool.cli.commands import config as command
 from s3pool.cli.output import Output
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 
 
 @dataclass

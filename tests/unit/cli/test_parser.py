@@ -9,7 +9,8 @@ import pytest
 
 import s3pool.cli.commands
 from s3pool.cli import exit_codes
-from s3pool.cli.parser import ALL, CONFIG_FLAGS, SUMMARIES, HelpRequested, build_parser, help_text, load_command, parse
+from s3pool.cli.parser import ALL, SUMMARIES, HelpRequested, build_parser, help_text, load_command, parse
+from s3pool.config.options import Config
 from s3pool.errors import UsageError
 
 GLOBAL_WITH_VALUE = {
@@ -77,8 +78,9 @@ def test_switches_stand_before_and_after(flag: str) -> None:
 def test_flags_that_were_not_given_leave_no_trace() -> None:
     """Only so can the environment and the file speak."""
     given = vars(parse(["ls"]))
+    settings = {option.dest for option in Config.OPTIONS if option.flag}
 
-    assert not set(given) & {*CONFIG_FLAGS, "json", "quiet", "verbose", "stats", "dry_run", "color", "progress"}
+    assert not set(given) & {*settings, "json", "quiet", "verbose", "stats", "dry_run", "color", "progress"}
 
 
 def test_repeated_endpoints_add_up_over_the_command() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from s3pool.body import EMPTY_SHA256
-from s3pool.config import Config
+from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.denial import Denial
 from s3pool.proxy.gateway import Gateway
@@ -40,7 +40,7 @@ FIELDS = (
 
 def gateway(now: float = NOW, **settings: object) -> Gateway:
     """Give a gateway at a fixed time."""
-    config = Config(endpoints=(NODE,), credentials=POOL, region="us-east-1")
+    config = Config(endpoints=(NODE,), access_key=POOL.access_key, secret_key=POOL.secret_key)
     made = open_gateway(config, ProxySettings(clients=[READER], **settings)).gateway  # type: ignore[arg-type]
     made._now = lambda: now
     return made
@@ -202,6 +202,6 @@ def test_loop_is_for_plain_connections_without_a_limit(
     pool: dict[str, object], settings: dict[str, object], fits: bool
 ) -> None:
     """TLS may have to read before it writes, and who keeps to a bandwidth waits."""
-    config = Config(**{"endpoints": (NODE,), "credentials": POOL, "region": "us-east-1", **pool})  # type: ignore[arg-type]
+    config = Config(**{"endpoints": (NODE,), "access_key": POOL.access_key, "secret_key": POOL.secret_key, **pool})
 
     assert fits == open_gateway(config, ProxySettings(**settings)).gateway.is_loopable  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.session import Session, open_session
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.config import load_config
+from s3pool.config.load import load_config
 from s3pool.model import Endpoint, Request
 from s3pool.pool import inflight
 from s3pool.pool.connection import ConnectionPool

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.config_options import (
-    OPTIONS,
-    Setting,
+from s3pool.config.options import Config, Option, Setting
+from s3pool.config.values import (
     expand_ranges,
     parse_bool,
     parse_bwlimit,
@@ -163,8 +162,7 @@ def test_value_is_read(expected: object, parse: Callable[[object], object], valu
 )
 def test_value_that_cannot_be_read(match: str, parse: Callable[[object], object], value: object) -> None:
     """The problem in words; the option puts the place in front."""
-    option = OPTIONS[0]
-    broken = type(option)(option.name, parse, None, option.key)
+    broken = Option(parse, None, "help")
 
     with pytest.raises(ConfigError, match=match) as caught:
         broken.read(Setting(value, "the place"))
@@ -174,8 +172,8 @@ def test_value_that_cannot_be_read(match: str, parse: Callable[[object], object]
 
 def test_names_of_options_are_unique() -> None:
     """Two options with one name, key or variable would shadow each other."""
-    names = [option.name for option in OPTIONS]
-    keys = [option.key for option in OPTIONS]
-    variables = [name for option in OPTIONS for name in option.env]
+    names = [option.name for option in Config.OPTIONS]
+    keys = [option.key for option in Config.OPTIONS]
+    variables = [name for option in Config.OPTIONS for name in option.env]
 
     assert [len(set(names)), len(set(keys)), len(set(variables))] == [len(names), len(keys), len(variables)]

@@ -1,7 +1,7 @@
-"""The options: their names on every surface, their defaults, and how their texts are read.
+"""How the value of each option is read, from a flag's or variable's text or from YAML.
 
-A parser raises ValueError with the problem alone; ``Option.read`` puts in front where the
-value came from. No parser repeats a secret in its message.
+A parser raises ValueError with the problem alone; ``Option.read`` puts the value's origin in
+front. No parser repeats a secret in its message.
 """
 
 from __future__ import annotations
@@ -9,71 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Generic, TypeVar
 
-from s3pool.errors import ConfigError, UsageError
+from s3pool.errors import UsageError
 from s3pool.model import Endpoint
-from s3pool.record import dataclass
 from s3pool.units import parse_duration, parse_rate
 
-T_co = TypeVar("T_co", covariant=True)
-
-STRATEGIES = ("round_robin", "least_connections", "power_of_two")
-ADDRESSING = ("path", "virtual")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-STICKY = ("", "key")
 NO_STICKY = ("", "none", "false", "off")
+STICKY_BY_KEY = "key"
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 UNLIMITED_WORDS = ("none", "off", "unlimited")
 MAX_ENDPOINTS = 1024  # a slip in a range must not build a pool of millions
 MAX_WORKERS = 1024
-MAX_RETRIES = 1000
-MAX_CONNECTIONS = 65536
 MAX_TIMEOUT_S = 86400.0
 RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A raw value and where it came from, as messages and ``s3pool config`` name it."""
-
-    value: object
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Option(Generic[T_co]):
-    """One option. ``key`` is its place in the YAML file, sections joined by dots."""
-
-    name: str
-    parse: Callable[[object], T_co]
-    default: T_co
-    key: str
-    env: tuple[str, ...] = ()
-    flag: str = ""  # its key among the flags, when it has one
-    switch: bool | None = None  # a flag without a value means this
-    secret: bool = False
-
-    @property
-    def flag_text(self) -> str:
-        """Give the flag as the user writes it."""
-        return "--" + self.flag.replace("_", "-")
-
-    def read(self, setting: Setting) -> T_co:
-        """Give the value of a setting.
-
-        Raises:
-            ConfigError: it cannot be read; the message names the place.
-        """
-        try:
-            return self.parse(setting.value)
-        except (ValueError, ConfigError, UsageError) as exc:
-            raise ConfigError(f"{setting.origin}: {exc}") from exc
-
-
 def parse_text(value: object) -> str:
-    """Read plain text; a YAML number or truth value in its place is refused, it lost its form."""
+    """Read one line of text; refuse a YAML number or truth value, whose spelling is lost."""
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {type_name(value)}; put it in quotes")
     if not value:
@@ -84,7 +37,7 @@ def parse_text(value: object) -> str:
 
 
 def parse_signed_text(value: object) -> str:
-    """Read text that goes into a signature; a path may hold other bytes, this may not."""
+    """Read text that goes into a signature: UTF-8 only, unlike a path."""
     text = parse_text(value)
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("must be UTF-8")
@@ -92,7 +45,7 @@ def parse_signed_text(value: object) -> str:
 
 
 def parse_region(value: object) -> str:
-    """Read a region's name, which every request sends in clear; OpenStack writes ``RegionOne``."""
+    """Read the name of a region; OpenStack writes ``RegionOne``."""
     text = parse_text(value)
     if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text):
         raise ValueError("must be letters, digits, dots, dashes and underscores, such as us-east-1")
@@ -100,7 +53,7 @@ def parse_region(value: object) -> str:
 
 
 def parse_bool(value: object) -> bool:
-    """Read a truth value or its word."""
+    """Read true or false, or one of the words for them."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
@@ -123,7 +76,7 @@ def parse_seconds(value: object) -> float:
 
 
 def parse_count(low: int, high: int) -> Callable[[object], int]:
-    """Give a reader of whole numbers from low to high."""
+    """Return a parser of whole numbers from low to high."""
 
     def read(value: object) -> int:
         text = _number_text(value).strip()
@@ -150,7 +103,7 @@ def parse_bwlimit(value: object) -> int:
 
 
 def parse_choice(choices: Sequence[str]) -> Callable[[object], str]:
-    """Give a reader of one of a few words, in any case."""
+    """Return a parser of one of a few words, upper or lower case."""
 
     def read(value: object) -> str:
         word = value.strip().lower() if isinstance(value, str) else ""
@@ -164,11 +117,11 @@ def parse_choice(choices: Sequence[str]) -> Callable[[object], str]:
 def parse_sticky(value: object) -> str:
     """Read ``key`` or nothing."""
     word = str(value).strip().lower()
-    return "" if word in NO_STICKY else parse_choice(STICKY[1:])(value)
+    return "" if word in NO_STICKY else parse_choice((STICKY_BY_KEY,))(value)
 
 
 def parse_endpoints(value: object) -> tuple[Endpoint, ...]:
-    """Read a list of URLs or a comma-separated text; ranges expand, repetitions drop out.
+    """Read a list of URLs or a comma-separated text; ranges expand, duplicates are dropped.
 
     Raises:
         ValueError: it is neither, it names none, or too many.
@@ -186,9 +139,9 @@ def parse_endpoints(value: object) -> tuple[Endpoint, ...]:
 
 
 def expand_ranges(url: str) -> list[str]:
-    """Give the URLs that ``http://node{1...4}:{9000...9001}`` stands for; the last range runs fastest.
+    """Expand ``http://node{1...4}:{9000...9001}`` into URLs; the last range runs fastest.
 
-    A bound with a leading zero sets the width of all numbers: ``{01...12}``.
+    A bound with a leading zero sets the width of every number: ``{01...12}``.
 
     Raises:
         ValueError: a range runs backwards or is too long.
@@ -232,7 +185,7 @@ def _iter_entries(value: object) -> list[str]:
 
 
 def _parse_endpoint(url: str) -> Endpoint:
-    # Without the text: what stands before an @ is usually a password.
+    # The message must not repeat the URL: before the @ there is usually a password.
     if "@" in url:
         raise ValueError("an endpoint holds no user or password; set access_key and secret_key instead")
     # urlsplit would silently drop tabs and newlines.
@@ -250,116 +203,8 @@ def _number_text(value: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """Give a YAML type's name for messages."""
+    """Return the name of a YAML type, for messages."""
     if value is None:
         return "nothing"
     names = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "a map"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-NO_ENDPOINTS: tuple[Endpoint, ...] = ()
-
-ENDPOINTS = Option(
-    "endpoints",
-    parse_endpoints,
-    NO_ENDPOINTS,
-    "endpoints",
-    env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    flag="endpoints",
-)
-ACCESS_KEY = Option(
-    "access_key", parse_signed_text, "", "access_key", env=("AWS_ACCESS_KEY_ID", "S3_KEY"), flag="access_key"
-)
-SECRET_KEY = Option(
-    "secret_key", parse_signed_text, "", "secret_key", env=("AWS_SECRET_ACCESS_KEY", "S3_SECRET"), secret=True
-)
-SESSION_TOKEN = Option("session_token", parse_signed_text, "", "session_token", env=("AWS_SESSION_TOKEN",), secret=True)
-SIGN = Option("sign", parse_bool, True, "sign", flag="no_sign_request", switch=False)
-REGION = Option("region", parse_region, "us-east-1", "region", env=("AWS_REGION", "AWS_DEFAULT_REGION"), flag="region")
-BUCKET = Option("bucket", parse_text, "", "bucket", env=("S3_BUCKET",))
-INSECURE = Option("insecure", parse_bool, False, "insecure", env=("S3POOL_INSECURE_TLS",), flag="insecure", switch=True)
-CA_BUNDLE = Option("ca_bundle", parse_text, "", "ca_bundle", env=("AWS_CA_BUNDLE",), flag="ca_bundle")
-CLIENT_CERT = Option("client_cert", parse_text, "", "client_cert", flag="client_cert")
-CLIENT_KEY = Option("client_key", parse_text, "", "client_key", flag="client_key")
-ADDRESSING_STYLE = Option("addressing", parse_choice(ADDRESSING), "path", "addressing", flag="addressing")
-STRATEGY = Option(
-    "strategy",
-    parse_choice(STRATEGIES),
-    "round_robin",
-    "load_balancer.strategy",
-    env=("LB_STRATEGY",),
-    flag="strategy",
-)
-CONNECT_TIMEOUT = Option(
-    "connect_timeout",
-    parse_seconds,
-    3.0,
-    "load_balancer.connect_timeout",
-    env=("POOL_CONNECT_TIMEOUT",),
-    flag="connect_timeout",
-)
-READ_TIMEOUT = Option(
-    "read_timeout",
-    parse_seconds,
-    60.0,
-    "load_balancer.request_timeout",
-    env=("LB_REQUEST_TIMEOUT",),
-    flag="read_timeout",
-)
-RETRIES = Option(
-    "retries",
-    parse_count(0, MAX_RETRIES),
-    5,
-    "load_balancer.max_retries",
-    env=("LB_MAX_RETRIES",),
-    flag="retries",
-)
-HEALTH_INTERVAL = Option(
-    "health_interval",
-    parse_seconds,
-    5.0,
-    "load_balancer.health_check_interval",
-    env=("LB_HEALTH_CHECK_INTERVAL",),
-    flag="health_interval",
-)
-STICKY_BY = Option("sticky", parse_sticky, "", "load_balancer.sticky")
-POOL_SIZE = Option(
-    "max_connections",
-    parse_count(1, MAX_CONNECTIONS),
-    100,
-    "pool.max_connections",
-    env=("POOL_MAX_CONNECTIONS",),
-    flag="max_connections",
-)
-MAX_IDLE_TIME = Option("max_idle_time", parse_seconds, 15.0, "pool.max_idle_time", env=("POOL_MAX_IDLE_TIME",))
-WORKERS = Option("workers", parse_workers, 0, "workers", env=("S3POOL_WORKERS",), flag="workers")
-BWLIMIT = Option("bwlimit", parse_bwlimit, 0, "bwlimit", env=("S3POOL_BWLIMIT",), flag="bwlimit")
-LOG_LEVEL = Option(
-    "log_level", parse_choice(LOG_LEVELS), "warning", "log_level", env=("S3POOL_LOG_LEVEL",), flag="log_level"
-)
-
-OPTIONS: tuple[Option[object], ...] = (
-    ENDPOINTS,
-    ACCESS_KEY,
-    SECRET_KEY,
-    SESSION_TOKEN,
-    SIGN,
-    REGION,
-    BUCKET,
-    INSECURE,
-    CA_BUNDLE,
-    CLIENT_CERT,
-    CLIENT_KEY,
-    ADDRESSING_STYLE,
-    STRATEGY,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    RETRIES,
-    HEALTH_INTERVAL,
-    STICKY_BY,
-    POOL_SIZE,
-    MAX_IDLE_TIME,
-    WORKERS,
-    BWLIMIT,
-    LOG_LEVEL,
-)

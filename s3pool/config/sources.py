@@ -1,16 +1,17 @@
-"""Read the files that settings come from: plain text, `.env`, and AWS's own.
+"""Read the files that settings come from: plain text, `.env` and AWS's own, and decide which to trust.
 
-Every way in which a file can be wrong ends in one line of ConfigError that names it.
+Every way in which a file can be wrong ends in one line of ConfigError that names the file.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from s3pool.config_options import Option, Setting
+from s3pool.config.options import DEFAULT_ORIGIN, Option, Setting
 from s3pool.errors import ConfigError
 from s3pool.record import dataclass
 
@@ -23,17 +24,24 @@ AWS_KEYS = {
     "session_token": "aws_session_token",
 }
 
+ROOT = 0
+FOUND_ORIGIN = "working directory"  # of a `.env` that the user did not name
+# Settings that decide where requests go, and who can read them.
+CONFIG = "config"
+PLACES = (CONFIG, "endpoints", "insecure", "ca_bundle")
+KEYS = ("access_key", "secret_key", "session_token")
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file's path, its text, and the bits of its mode."""
+    """A file's path, text and mode bits."""
 
     path: str
     text: str
     mode: int
 
     def secrecy_warnings(self) -> tuple[str, ...]:
-        """Warn when others may read the secrets that the caller found in it."""
+        """Return a warning when others may read the file; for callers that found a secret in it."""
         if not stat.S_ISREG(self.mode) or not self.mode & OTHERS_MAY_READ:
             return ()
         mode = stat.S_IMODE(self.mode)
@@ -42,7 +50,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class EnvFile:
-    """What a `.env` file sets, and what is to be said about it."""
+    """The variables of a `.env` file, and warnings about it."""
 
     values: Mapping[str, str]
     warnings: tuple[str, ...] = ()
@@ -52,7 +60,7 @@ def read_source(path: str, *, named_by: str = "") -> SourceFile:
     """Read a small UTF-8 text file.
 
     Raises:
-        ConfigError: it cannot be read or decoded; ``named_by`` says who asked for it.
+        ConfigError: the file cannot be read or decoded; the message ends with ``named_by``.
     """
     asked = f" ({named_by})" if named_by else ""
     try:
@@ -71,11 +79,10 @@ def read_source(path: str, *, named_by: str = "") -> SourceFile:
 
 
 def is_present(path: str) -> bool:
-    """Say whether a file that nobody asked for is there.
+    """Return whether a default file exists and is a regular file.
 
-    A directory of that name is none, nor is a pipe, which would be waited for, nor what lies
-    in a directory that this user may not search, such as another user's home in a job started
-    by sudo.
+    Directories and pipes do not count (reading a pipe would block), nor does a file in a
+    directory that this user may not search, such as another user's home under sudo.
     """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
@@ -86,11 +93,11 @@ def is_present(path: str) -> bool:
 def load_env_file(path: str, *, named_by: str = "") -> EnvFile:
     """Read a `.env` file with python-dotenv; names without a value are left out.
 
-    A line that makes no sense is an error in a file that was asked for, and a warning in the
-    one that happens to lie in the working directory: that may be another program's.
+    A malformed line is an error in a file that the user named, and a warning in one found in
+    the working directory: that one may be another program's.
 
     Raises:
-        ConfigError: it cannot be read, or was asked for and has such a line.
+        ConfigError: the file cannot be read, or the user named it and a line is malformed.
     """
     from io import StringIO
 
@@ -106,7 +113,7 @@ def load_env_file(path: str, *, named_by: str = "") -> EnvFile:
             raise ConfigError(message)
         warnings.append(message)
     with _silenced("dotenv.main"):
-        # As they stand: a name in a value would fetch another one, such as the secret key.
+        # No interpolation: ${NAME} in a value could pull in another variable, such as the secret key.
         found = dotenv_values(stream=StringIO(source.text), interpolate=False)
     values = {name: value for name, value in found.items() if value}
     if any(name in values for name in SECRET_ENV_NAMES):
@@ -116,7 +123,7 @@ def load_env_file(path: str, *, named_by: str = "") -> EnvFile:
 
 @contextmanager
 def _silenced(logger_name: str) -> Iterator[None]:
-    """Keep a library's own line about what is reported here anyway from stderr."""
+    """Silence a library's logger: what it would write is reported here anyway."""
     import logging
 
     logger = logging.getLogger(logger_name)
@@ -129,9 +136,9 @@ def _silenced(logger_name: str) -> Iterator[None]:
 
 
 def layer_from_environ(
-    options: tuple[Option[object], ...], environ: Mapping[str, str], *, source: str
+    options: tuple[Option[Any], ...], environ: Mapping[str, str], *, source: str
 ) -> dict[str, Setting]:
-    """Give the settings of environment variables; the first name of an option wins, empty ones are unset."""
+    """Return the settings of environment variables: of an option's names the first that is set and not empty."""
     layer = {}
     for option in options:
         name = next((name for name in option.env if environ.get(name)), "")
@@ -142,7 +149,7 @@ def layer_from_environ(
 
 @dataclass(frozen=True, slots=True)
 class AwsFiles:
-    """AWS's shared files and the section to take; ``required`` when the user named it."""
+    """AWS's shared files and the section to read; ``required`` when the user named the section."""
 
     credentials_path: str
     config_path: str
@@ -150,10 +157,10 @@ class AwsFiles:
     required: bool
 
     def load_keys(self) -> tuple[dict[str, Setting], tuple[str, ...]]:
-        """Give the key pair's settings and warnings; empty when there is none.
+        """Return the settings of the key pair and warnings; both empty when there is no key.
 
         Raises:
-            ConfigError: a file cannot be read, or the section that was asked for is in neither.
+            ConfigError: a file cannot be read, or the required section is in neither file.
         """
         known = False
         for path, section in ((self.credentials_path, self.section), (self.config_path, self._config_section)):
@@ -172,7 +179,7 @@ class AwsFiles:
         return {}, ()
 
     def load_region(self) -> Setting | None:
-        """Give the region that AWS's config file sets for the profile."""
+        """Return the region that AWS's config file sets for the profile."""
         region = read_ini(self.config_path)[1].get(self._config_section, {}).get("region")
         return Setting(region, f"{self.config_path} [{self._config_section}]") if region else None
 
@@ -182,15 +189,15 @@ class AwsFiles:
 
 
 def has_section(path: str, section: str) -> bool:
-    """Say whether an INI file that may be missing has a section."""
+    """Return whether an INI file exists and has a section."""
     return section in read_ini(path)[1]
 
 
 def read_ini(path: str) -> tuple[SourceFile | None, Mapping[str, Mapping[str, str]]]:
-    """Read an INI file into maps by section; a missing one gives nothing.
+    """Read an INI file into maps by section; a missing file has none.
 
     Raises:
-        ConfigError: it cannot be read or parsed.
+        ConfigError: the file cannot be read or parsed.
     """
     if not is_present(path):
         return None, {}
@@ -201,7 +208,73 @@ def read_ini(path: str) -> tuple[SourceFile | None, Mapping[str, Mapping[str, st
     try:
         parser.read_string(source.text)
     except configparser.Error as exc:
-        # Its own text quotes the line, which may be a secret.
+        # The exception quotes the line, which may be a secret.
         line = getattr(exc, "lineno", None) or next((number for number, _ in getattr(exc, "errors", ())), "?")
         raise ConfigError(f"{path}: line {line} cannot be read; AWS's form is [profile] and name = value") from exc
     return source, {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+# -- trust -----------------------------------------------------------------------------------
+
+
+def why_not_read(path: str) -> str:
+    """Return why a `.env` file found in the working directory is not trusted; "" when it is.
+
+    Its owner must be the caller or root, and nobody else may write to it or to its directory.
+    """
+    real = os.path.realpath(path)
+    for place in dict.fromkeys((real, os.path.dirname(real), os.path.dirname(path))):
+        facts = os.stat(place)
+        if facts.st_uid not in (ROOT, os.geteuid()):
+            return f"another user owns {place}"
+        by_group = facts.st_mode & stat.S_IWGRP and not _is_own_group(facts.st_gid)
+        if facts.st_mode & stat.S_IWOTH or by_group:
+            return f"others may write to {place} (mode {stat.S_IMODE(facts.st_mode):04o})"
+    return ""
+
+
+def _is_own_group(gid: int) -> bool:
+    """Return whether a group is the caller's own and has no other member."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def check_keys(origins: Mapping[str, str], *, env_path: str, config_path: str, places: Sequence[str]) -> None:
+    """Refuse to send keys from another source where a `.env` found in the directory points.
+
+    ``places`` are the settings that decide where requests go. ``config_path`` is the
+    configuration file when the `.env` chose that file or its profile, else "": keys in that
+    file may go where the same file says.
+
+    Raises:
+        ConfigError: keys would go there; the message names both sources.
+    """
+    for place in places:
+        origin = origins.get(place, "")
+        homes: tuple[str, ...] = (env_path,) if _is_from(origin, env_path) else ()
+        if config_path and (_is_from(origin, config_path) or (homes and place == CONFIG)):
+            homes = (config_path, env_path)
+        foreign = [
+            key
+            for key in KEYS
+            if origins.get(key, DEFAULT_ORIGIN) != DEFAULT_ORIGIN and not _is_home(origins[key], homes)
+        ]
+        if homes and foreign:
+            raise ConfigError(
+                f"{origin} decides on {place}, but {foreign[0]} is of another source ({origins[foreign[0]]}): keys go "
+                f"only where their own source sends them; if that file is to be trusted, name it: --env-file {env_path}"
+            )
+
+
+def _is_home(origin: str, homes: Sequence[str]) -> bool:
+    return any(_is_from(origin, path) for path in homes)
+
+
+def _is_from(origin: str, path: str) -> bool:
+    return origin.startswith(f"{path}:")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.config import Config, effective, load_config, load_profile
+from s3pool.config.load import load_config, load_profile
+from s3pool.config.options import Config
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint
 
@@ -43,7 +44,7 @@ class Place:
         return load_config(flags, environ=self.environ, cwd=str(self.cwd), home=str(self.home))
 
     def shown(self, **flags: object) -> dict[str, tuple[str, str]]:
-        return {name: (value, origin) for name, value, origin in effective(self.load(**flags))}
+        return {name: (value, origin) for name, value, origin in self.load(**flags).rows()}
 
 
 @pytest.fixture
@@ -790,7 +791,7 @@ def test_secrets_are_hidden_everywhere(place: Place) -> None:
     place.yaml("proxy: {client_secret: hush, clients: [hush], tls: true, name: ~, listen: ':1'}")
 
     config = place.load()
-    shown = {name: value for name, value, _ in effective(config)}
+    shown = {name: value for name, value, _ in config.rows()}
 
     assert "hush" not in repr(config) + repr(shown)
     assert ("********", "********", "env-ak") == (shown["secret_key"], shown["session_token"], shown["access_key"])
@@ -803,7 +804,7 @@ def test_every_row_has_an_origin(place: Place) -> None:
     """A value from nowhere cannot be changed."""
     place.yaml("proxy: {listen: ':1'}")
 
-    assert [] == [name for name, _, origin in effective(place.load()) if not origin]
+    assert [] == [name for name, _, origin in place.load().rows() if not origin]
 
 
 def test_parsers_stay_unimported_without_their_files(place: Place, import_recorder: Callable[[], set[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Read the configuration file: its shape, its keys, and which profile counts."""
+"""Read the configuration file: its shape, its keys, and the profile to use."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from s3pool.config_options import (
-    CA_BUNDLE,
-    CLIENT_CERT,
-    CLIENT_KEY,
-    OPTIONS,
-    Setting,
-    parse_bool,
-    parse_text,
-    type_name,
-)
-from s3pool.config_sources import SourceFile, read_source
+from s3pool.config.options import Config, Setting
+from s3pool.config.sources import SourceFile, read_source
+from s3pool.config.values import parse_bool, parse_text, type_name
 from s3pool.errors import ConfigError
 from s3pool.record import dataclass, field
 
@@ -29,7 +21,8 @@ PROXY = "proxy"
 ALWAYS_ON = "connection_pooling"  # the first s3pool had a switch; here there is only on
 FAST_PARSER_LIMIT = 8192  # characters; a file that a person writes is shorter
 SECRET_WORDS = r"secret|token|password"
-OPTION_BY_KEY = {option.key: option for option in OPTIONS}
+OPTION_BY_KEY = {option.key: option for option in Config.OPTIONS}
+PATH_OPTIONS = tuple(option.name for option in (Config.ca_bundle, Config.client_cert, Config.client_key))
 SECTIONS = {key.partition(".")[0] for key in OPTION_BY_KEY if "." in key}
 
 
@@ -46,10 +39,10 @@ class ConfigFile:
     warnings: tuple[str, ...] = ()
 
     def choose(self, asked: str) -> str:
-        """Give the profile to use: the one asked for, the default, the only one; none at all is "".
+        """Return the profile to use: the one asked for, the default, or the only one; "" without any.
 
         Raises:
-            ConfigError: it is not there, or there are several and no default.
+            ConfigError: the profile does not exist, or there are several and no default.
         """
         names = ", ".join(sorted(self.profiles)) or "none"
         if asked:
@@ -68,15 +61,15 @@ class ConfigFile:
         return next(iter(self.profiles), "")
 
     def proxy_section(self, profile: str) -> dict[str, object]:
-        """Give the raw ``proxy:`` section; a profile's keys stand over the common ones."""
+        """Return the raw ``proxy:`` section; keys of the profile override the common ones."""
         return {**self.proxy_common, **self.proxy_by_profile.get(profile, {})}
 
 
 def load_config_file(path: str, *, named_by: str = "") -> ConfigFile:
-    """Read and check a configuration file, all profiles of it.
+    """Read a configuration file and check all its profiles.
 
     Raises:
-        ConfigError: it is unreadable, not YAML, or has an unknown key or an unfit value.
+        ConfigError: the file is unreadable, not YAML, or has an unknown key or a bad value.
     """
     source = read_source(path, named_by=named_by)
     document = parse_yaml(source)
@@ -100,15 +93,15 @@ def load_config_file(path: str, *, named_by: str = "") -> ConfigFile:
 
 
 def parse_yaml(source: SourceFile) -> dict[str, object]:
-    """Give the document's map; an empty document is an empty map.
+    """Parse a document into a map; an empty document is an empty map.
 
     Raises:
-        ConfigError: it is not YAML, has a key twice, or is no map.
+        ConfigError: the text is not YAML, has a key twice, or is not a map.
     """
     import yaml
 
-    # libyaml, where PyYAML was built with it, starts faster; but it dies of deep nesting, where
-    # the slow parser raises, and only a long text can nest so deep.
+    # libyaml, where PyYAML was built with it, starts faster. But deep nesting crashes it where
+    # the slow parser raises; only a long text can nest that deep.
     short = len(source.text) <= FAST_PARSER_LIMIT
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if short else yaml.SafeLoader
     loader: Any = type("Loader", (base,), {"construct_mapping": _construct_mapping(base)})
@@ -153,9 +146,9 @@ def _yaml_problem(source: SourceFile, exc: Any) -> str:
     if mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
         return f"{line} is indented with a tab; YAML takes spaces only"
     problem = exc.problem or exc.context or "the form is wrong"
-    if problem.startswith("but "):  # the sentence's first half stands in the context
+    if problem.startswith("but "):  # the first half of the sentence is in the context
         problem = f"{exc.context} {problem}"
-    # An alias or a tag in quotes may be a secret that starts with * or !.
+    # What looks like an alias or a tag may be a secret that starts with * or !.
     problem = re.sub(r"'[^'<]{2,}'", "...", problem)
     return f"{line}, column {mark.column + 1}: not valid YAML: {problem}"
 
@@ -167,7 +160,7 @@ def _profile_name(name: object, path: str) -> str:
 
 
 def _default_profile(document: Section, proxy: Section, *, sections: Iterable[str], path: str) -> str:
-    # The first s3pool had it in the proxy's section.
+    # The first s3pool kept this key in the proxy's section.
     key, value = DEFAULT_PROFILE, document.get(DEFAULT_PROFILE)
     if value is None:
         key, value = f"{PROXY}.{DEFAULT_PROFILE}", proxy.get(DEFAULT_PROFILE)
@@ -191,7 +184,7 @@ def _as_section(value: object, where: str) -> Section:
 
 
 def _flatten(body: Section, path: str, *, inside: str = "", extra: Iterable[str] = ()) -> dict[str, Setting]:
-    """Give the settings of a map by option name, each read once so that no wrong value hides."""
+    """Return the settings of a map by option name; each value is parsed once, so that errors show."""
     where = f"{path}: {inside}"
     layer: dict[str, Setting] = {}
     for key, value in body.items():
@@ -207,8 +200,8 @@ def _flatten(body: Section, path: str, *, inside: str = "", extra: Iterable[str]
 
 
 def _anchored(layer: dict[str, Setting], directory: str) -> dict[str, Setting]:
-    """Let relative files start at the file that names them: cron's working directory is another."""
-    for name in (CA_BUNDLE.name, CLIENT_CERT.name, CLIENT_KEY.name):
+    """Make relative paths start at the configuration file: under cron the working directory differs."""
+    for name in PATH_OPTIONS:
         setting = layer.get(name)
         if setting is not None and not str(setting.value).startswith("~/"):
             layer[name] = Setting(os.path.join(directory, str(setting.value)), setting.origin)
@@ -237,7 +230,7 @@ def _add(layer: dict[str, Setting], key: str, value: object, *, where: str, extr
 
 
 def _suggest(key: str, known: Iterable[str]) -> str:
-    # Late: only a message needs it.
+    # Imported late: only this message needs it.
     from difflib import get_close_matches
 
     by_last_word = {name.rpartition(".")[2]: name for name in known}

@@ -1,0 +1,351 @@
+"""Settle the configuration: flags, environment, `.env`, YAML, AWS's files, defaults.
+
+The sources are layers of raw settings. The first layer that has an option wins, and only that
+layer's value is parsed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from s3pool.config.options import (
+    CONFIG_FILE,
+    DEFAULT_ORIGIN,
+    ENV_FILE,
+    PROFILE,
+    Config,
+    Option,
+    Setting,
+    SourceOption,
+)
+from s3pool.config.sources import (
+    FOUND_ORIGIN,
+    PLACES,
+    AwsFiles,
+    EnvFile,
+    check_keys,
+    has_section,
+    is_present,
+    layer_from_environ,
+    load_env_file,
+    why_not_read,
+)
+from s3pool.config.yaml_file import ConfigFile, load_config_file
+from s3pool.errors import ConfigError
+
+T = TypeVar("T")
+Layer = Mapping[str, Setting]
+
+ENV_ORIGIN = "environment"
+RESERVED_FILES = 64  # descriptors kept from the connections: standard streams, files, logs
+UNKNOWN_FILE_LIMIT = 1024  # assumed where the system claims to have no limit
+CREDENTIALS = (Config.access_key, Config.secret_key, Config.session_token)
+# Which pool, and which user there: for a second pool these come from its profile alone.
+IDENTITY = (
+    Config.endpoints,
+    *CREDENTIALS,
+    Config.sign,
+    Config.region,
+    Config.bucket,
+    Config.addressing,
+    Config.sticky,
+)
+TRUST = (Config.insecure, Config.ca_bundle, Config.client_cert, Config.client_key)
+PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; the flag --listen overrides it
+
+
+def load_config(flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str) -> Config:
+    """Settle the configuration from every source.
+
+    ``flags`` holds the flags that were given, by name with underscores; None is absent.
+    Nothing is asked of the network, and missing endpoints or keys are no error yet.
+
+    Raises:
+        ConfigError: a file or a value is wrong; the message names it.
+    """
+    return _Loader(flags, environ=environ, cwd=cwd, home=home).load()
+
+
+def load_profile(
+    profile: str, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str
+) -> Config:
+    """Settle the configuration of a second pool, which a profile of the file describes.
+
+    Endpoints, keys and region come from the profile alone, because flags and environment mean
+    the first pool. Timeouts, limits and the like come from the usual sources.
+
+    Raises:
+        ConfigError: there is no such profile, it sets no endpoints, or a value is wrong.
+    """
+    loader = _Loader({**flags, "profile": profile}, environ=environ, cwd=cwd, home=home, own_pool=True)
+    config = loader.load()
+    if not config.endpoints:
+        raise ConfigError(f"{config.config_file or 'the configuration file'}: profile {profile!r} sets no endpoints")
+    return config
+
+
+class _Loader:
+    """Builds the layers of one configuration and reads the options from them; used once."""
+
+    def __init__(
+        self,
+        flags: Mapping[str, object],
+        *,
+        environ: Mapping[str, str],
+        cwd: str,
+        home: str,
+        own_pool: bool = False,
+    ) -> None:
+        self._flags = {name: value for name, value in flags.items() if value is not None}
+        self._own_pool = own_pool
+        self._environ = environ
+        self._cwd = cwd
+        self._home = home
+        self._origins: dict[str, str] = {}
+        self._warnings: list[str] = []
+        self._layers: list[Layer] = []
+        self._env_path = ""
+
+    def load(self) -> Config:
+        env_path, env_file = self._load_env_file()
+        self._env_path = env_path
+        dotenv = env_file.values
+        self._warnings += env_file.warnings
+        asked, asked_by = self._first_name(PROFILE, dotenv)
+        file = self._load_config_file(dotenv)
+        self._warnings += file.warnings
+        profile = self._choose_profile(file, asked, dotenv)
+        self._origins[PROFILE.name] = asked_by or (file.path if profile else DEFAULT_ORIGIN)
+        given = [
+            _flag_layer(self._flags),
+            layer_from_environ(Config.OPTIONS, self._environ, source=ENV_ORIGIN),
+            layer_from_environ(Config.OPTIONS, dotenv, source=f"{env_path}:"),
+        ]
+        own = file.profiles.get(profile, {})
+        if self._own_pool:
+            given = [_only(own, (*IDENTITY, *TRUST)), *_without(given, *IDENTITY)]
+        self._layers = [*given, own, file.common]
+        aws = self._aws_files(dotenv, profile=profile)
+        return self._settle(file, aws, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
+
+    def _settle(
+        self, file: ConfigFile, aws: AwsFiles, *, env_path: str, profile: str, proxy: Mapping[str, object]
+    ) -> Config:
+        sign = self._get(Config.sign)
+        values: dict[str, object] = self._credentials(aws, sign=sign)
+        if self._find(Config.region) is None and (region := aws.load_region()):
+            self._layers = [*self._layers, {Config.region.name: region}]
+        rest = [option for option in Config.OPTIONS if option not in CREDENTIALS]
+        values.update({option.attribute: self._get(option) for option in rest})
+        config = Config(**values)
+        self._check_env_file(file, config)
+        values.update(self._pem_files(config))
+        values[Config.max_connections.attribute] = self._max_connections(config)
+        return config.replace(
+            **values,
+            profile=profile,
+            config_file=file.path,
+            env_file=env_path,
+            proxy=proxy,
+            origins=dict(self._origins),
+            warnings=tuple(self._warnings),
+        )
+
+    def _check_env_file(self, file: ConfigFile, config: Config) -> None:
+        """Keep keys from being sent where a `.env` found in the directory points."""
+        if self._origins[ENV_FILE.name] != FOUND_ORIGIN or config.credentials is None:
+            return
+        is_chosen = any(
+            self._origins[source.name].startswith(f"{self._env_path}:") for source in (CONFIG_FILE, PROFILE)
+        )
+        places = [place for place in PLACES if config.insecure or place != Config.insecure.name]
+        check_keys(self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places)
+
+    def _get(self, option: Option[T]) -> T:
+        """Read an option from the first layer that has it, and note the origin."""
+        setting = self._find(option)
+        self._origins[option.name] = setting.origin if setting else DEFAULT_ORIGIN
+        return option.read(setting) if setting else option.default
+
+    def _find(self, option: Option[Any]) -> Setting | None:
+        return next((layer[option.name] for layer in self._layers if option.name in layer), None)
+
+    def _rank(self, option: Option[Any]) -> int:
+        return next((rank for rank, layer in enumerate(self._layers) if option.name in layer), len(self._layers))
+
+    def _first_name(self, source: SourceOption, dotenv: Mapping[str, str]) -> tuple[str, str]:
+        """Return the name of a file or profile and its origin, from flag, environment and `.env`."""
+        if source.name in self._flags:
+            return _flag_text(source.flag, self._flags[source.name]), f"flag {source.flag}"
+        if self._environ.get(source.env):
+            return self._environ[source.env], f"{ENV_ORIGIN} {source.env}"
+        if dotenv.get(source.env):
+            return dotenv[source.env], f"{self._env_path}: {source.env}"
+        return "", ""
+
+    def _path(self, text: str) -> str:
+        if self._home and text.startswith("~/"):
+            text = self._home + text[1:]
+        return os.path.join(self._cwd, text)
+
+    def _load_env_file(self) -> tuple[str, EnvFile]:
+        name, named_by = self._first_name(ENV_FILE, {})
+        path = self._path(name or ".env")
+        if not named_by and not is_present(path):
+            self._origins[ENV_FILE.name] = DEFAULT_ORIGIN
+            return "", EnvFile({})
+        if not named_by and (why := why_not_read(path)):
+            self._origins[ENV_FILE.name] = f"not read: {why}"
+            warning = f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}"
+            return "", EnvFile({}, (warning,))
+        self._origins[ENV_FILE.name] = named_by or FOUND_ORIGIN
+        return path, load_env_file(path, named_by=named_by)
+
+    def _load_config_file(self, dotenv: Mapping[str, str]) -> ConfigFile:
+        name, named_by = self._first_name(CONFIG_FILE, dotenv)
+        self._origins[CONFIG_FILE.name] = named_by or DEFAULT_ORIGIN
+        if named_by:
+            return load_config_file(self._path(name), named_by=named_by)
+        path = next((path for path in self._default_config_paths() if is_present(path)), "")
+        return load_config_file(path) if path else ConfigFile()
+
+    def _default_config_paths(self) -> Iterator[str]:
+        if self._home:
+            yield os.path.join(self._home, ".s3pool", "config.yaml")
+        # Source: XDG Base Directory Specification: a relative path is invalid and counts as unset.
+        xdg = self._environ.get("XDG_CONFIG_HOME", "")
+        if os.path.isabs(xdg):
+            yield os.path.join(xdg, "s3pool", "config.yaml")
+        elif self._home:
+            yield os.path.join(self._home, ".config", "s3pool", "config.yaml")
+
+    def _choose_profile(self, file: ConfigFile, asked: str, dotenv: Mapping[str, str]) -> str:
+        # Without profiles in the file, the name may be meant for AWS's files alone.
+        if asked and not file.profiles and self._is_aws_profile(asked, dotenv):
+            return asked
+        return file.choose(asked)
+
+    def _aws_path(self, variable: str, name: str, dotenv: Mapping[str, str]) -> str:
+        text = self._environ.get(variable) or dotenv.get(variable) or os.path.join("~", ".aws", name)
+        return self._path(text)
+
+    def _is_aws_profile(self, name: str, dotenv: Mapping[str, str]) -> bool:
+        return has_section(self._aws_path("AWS_SHARED_CREDENTIALS_FILE", "credentials", dotenv), name)
+
+    def _aws_files(self, dotenv: Mapping[str, str], *, profile: str) -> AwsFiles:
+        credentials = self._aws_path("AWS_SHARED_CREDENTIALS_FILE", "credentials", dotenv)
+        config = self._aws_path("AWS_CONFIG_FILE", "config", dotenv)
+        named = self._environ.get("AWS_PROFILE") or dotenv.get("AWS_PROFILE") or ""
+        # Where AWS's file has no section named like our profile, AWS_PROFILE counts, as in every AWS tool.
+        if profile and (PROFILE.name in self._flags or not named) and has_section(credentials, profile):
+            return AwsFiles(credentials, config, profile, required=False)
+        return AwsFiles(credentials, config, named or "default", required=bool(named))
+
+    def _credentials(self, aws: AwsFiles, *, sign: bool) -> dict[str, object]:
+        """Return the values of the key pair and the token; empty when nothing is signed."""
+        if not sign:
+            self._note_unused_keys()
+            return {}
+        if self._find(Config.access_key) is None and self._find(Config.secret_key) is None:
+            layer, warnings = aws.load_keys()
+            # A session token from elsewhere belongs to another key.
+            self._layers = [*_without(self._layers, Config.session_token), layer]
+            self._warnings += warnings
+        access_key, secret_key = self._get(Config.access_key), self._get(Config.secret_key)
+        self._check_pair(access_key, secret_key)
+        if self._rank(Config.session_token) > self._rank(Config.secret_key):
+            self._layers = _without(self._layers, Config.session_token)
+        return {
+            "access_key": access_key,
+            "secret_key": secret_key,
+            "session_token": self._get(Config.session_token),
+        }
+
+    def _note_unused_keys(self) -> None:
+        for option in CREDENTIALS:
+            setting = self._find(option)
+            self._origins[option.name] = f"{setting.origin}, not used: unsigned" if setting else DEFAULT_ORIGIN
+
+    def _check_pair(self, access_key: str, secret_key: str) -> None:
+        if access_key and not secret_key:
+            raise ConfigError(
+                f"there is an access key ({self._origins['access_key']}) but no secret key: "
+                "set AWS_SECRET_ACCESS_KEY or secret_key:"
+            )
+        if secret_key and not access_key:
+            raise ConfigError(
+                f"there is a secret key ({self._origins['secret_key']}) but no access key: "
+                "set AWS_ACCESS_KEY_ID, access_key: or --access-key"
+            )
+        own = self._layers[self._rank(Config.secret_key)].get(Config.access_key.name) if secret_key else None
+        if own is not None and own.value != access_key:
+            self._warnings.append(
+                f"the access key comes from {self._origins['access_key']} but the secret key from "
+                f"{self._origins['secret_key']}, where it belongs to another access key"
+            )
+
+    def _pem_files(self, config: Config) -> Iterator[tuple[str, str]]:
+        """Yield the options that name a PEM file, and the file's path.
+
+        Raises:
+            ConfigError: a file that will be used cannot be read, or a key has no certificate.
+        """
+        if config.client_key and not config.client_cert:
+            raise ConfigError(f"{self._origins['client_key']}: a private key without a certificate; add client_cert")
+        is_tls = any(endpoint.scheme == "https" for endpoint in config.endpoints)
+        for option, text, content, needed in (
+            (Config.ca_bundle, config.ca_bundle, "certificates", is_tls and not config.insecure),
+            (Config.client_cert, config.client_cert, "a certificate", is_tls),
+            (Config.client_key, config.client_key, "a private key", is_tls),
+        ):
+            path = self._path(text) if text else ""
+            if path and needed and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+                origin = self._origins[option.name]
+                raise ConfigError(f"{origin}: cannot read {path}: it must be a PEM file of {content}")
+            yield option.attribute, path
+
+    def _max_connections(self, config: Config) -> int:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        files = UNKNOWN_FILE_LIMIT if limit == resource.RLIM_INFINITY else limit
+        bound = max(1, (files - RESERVED_FILES) // max(1, len(config.endpoints)))
+        if config.max_connections > bound:
+            self._origins[Config.max_connections.name] += f", bounded by the file limit of {files}"
+        return min(config.max_connections, bound)
+
+    def _proxy(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> Mapping[str, object]:
+        section = file.proxy_section(profile)
+        self._origins.update({f"proxy.{key}": f"{file.path}: proxy.{key}" for key in section})
+        for values, source in ((self._environ, ENV_ORIGIN), (dotenv, f"{self._env_path}:")):
+            if values.get(PROXY_LISTEN):
+                self._origins["proxy.listen"] = f"{source} {PROXY_LISTEN}"
+                return {**section, "listen": values[PROXY_LISTEN]}
+        return section
+
+
+def _flag_layer(flags: Mapping[str, object]) -> Layer:
+    layer = {}
+    for option in Config.OPTIONS:
+        value = flags.get(option.dest) if option.flag else None
+        # A switch that was not given may arrive as argparse's False.
+        if value is not None and not (option.switch is not None and value is False):
+            layer[option.name] = Setting(value if option.switch is None else option.switch, f"flag {option.flag}")
+    return layer
+
+
+def _flag_text(flag: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{flag} needs a value")
+    return value
+
+
+def _without(layers: Sequence[Layer], *options: Option[Any]) -> list[Layer]:
+    names = {option.name for option in options}
+    return [{name: setting for name, setting in layer.items() if name not in names} for layer in layers]
+
+
+def _only(layer: Layer, options: Sequence[Option[Any]]) -> Layer:
+    names = {option.name for option in options}
+    return {name: setting for name, setting in layer.items() if name in names}

@@ -1,0 +1,441 @@
+"""The options: each is declared once, with all its names, and gives flag, variable, key and help.
+
+``Config`` is the table of the pool's options and holds their values in effect; the proxy has a
+table of the same kind. The command line, the configuration file, ``s3pool config``, the manual
+and the README read the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+
+from s3pool.config.values import (
+    MAX_WORKERS,
+    STICKY_BY_KEY,
+    parse_bool,
+    parse_bwlimit,
+    parse_choice,
+    parse_count,
+    parse_endpoints,
+    parse_region,
+    parse_seconds,
+    parse_signed_text,
+    parse_sticky,
+    parse_text,
+    parse_workers,
+)
+from s3pool.errors import ConfigError, UsageError
+from s3pool.model import Credentials, Endpoint
+
+T = TypeVar("T")
+OptionsT = TypeVar("OptionsT", bound="Options")
+Row = tuple[str, str, str]
+
+DEFAULT_ORIGIN = "default"
+HIDDEN = "********"
+SECRET_WORDS = ("secret", "token", "password", "key", "client")
+ADDRESSING = ("path", "virtual")
+STRATEGIES = ("round_robin", "least_connections", "power_of_two")  # the balancer's
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_RETRIES = 1000
+MAX_CONNECTIONS = 65536
+UNIT_SUFFIX = "_s"  # of attributes that hold seconds; the option's name goes without it
+NO_ENDPOINTS: tuple[Endpoint, ...] = ()
+
+NO_ENDPOINTS_MESSAGE = (
+    "no endpoint is set: use --endpoints http://host:port,..., the variable S3_POOL, "
+    "or endpoints: in ~/.s3pool/config.yaml"
+)
+NO_CREDENTIALS_MESSAGE = (
+    "no credentials are set: use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, access_key: and secret_key: in "
+    "~/.s3pool/config.yaml, or ~/.aws/credentials; for public buckets --no-sign-request"
+)
+
+
+class Setting(NamedTuple):
+    """A raw value and its origin, as messages and ``s3pool config`` name it."""
+
+    value: object
+    origin: str
+
+
+class Option(Generic[T]):
+    """One option, declared as an attribute of an ``Options`` class.
+
+    On the class the attribute is the option itself, on an instance its value in effect. A
+    ``switch`` is what a flag without a value means; ``zero`` is the word for 0; ``moved`` tells
+    what replaced a flag that is gone; ``default_note`` says what the default's text cannot.
+    """
+
+    name = attribute = ""
+
+    def __init__(
+        self,
+        parse: Callable[[object], T],
+        default: T,
+        help: str,
+        *,
+        key: str = "",
+        env: tuple[str, ...] = (),
+        flag: str = "",
+        metavar: str = "",
+        choices: tuple[str, ...] = (),
+        switch: bool | None = None,
+        repeatable: bool = False,
+        secret: bool = False,
+        zero: str = "0",
+        default_note: str = "",
+        moved: str = "",
+        group: str = "",
+    ) -> None:
+        self.parse, self.default, self.help = parse, default, help
+        self.key, self.env, self.flag, self.metavar = key, env, flag, metavar
+        self.choices, self.switch, self.repeatable = choices, switch, repeatable
+        self.secret, self.zero, self.default_note = secret, zero, default_note
+        self.moved, self.group = moved, group
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self.attribute = attribute
+        self.name = attribute.removesuffix(UNIT_SUFFIX)
+        self.key = self.key or self.name
+
+    # The values are attributes of the instance, so an option is only found on the class.
+    @overload
+    def __get__(self, instance: None, owner: type) -> Option[T]: ...
+    @overload
+    def __get__(self, instance: Options, owner: type) -> T: ...
+    def __get__(self, instance: Options | None, owner: type) -> Option[T] | T:
+        return self
+
+    @property
+    def dest(self) -> str:
+        """Return the name of the flag's value among argparse's."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def read(self, setting: Setting) -> T:
+        """Parse the value of a setting.
+
+        Raises:
+            ConfigError: the value cannot be read; the message names its origin.
+        """
+        try:
+            return self.parse(setting.value)
+        except (ValueError, TypeError, ConfigError, UsageError) as exc:
+            raise ConfigError(f"{setting.origin}: {exc}") from exc
+
+    def text(self, value: object) -> str:
+        """Return a value as ``s3pool config`` shows it; secrets are hidden."""
+        if self.secret and value:
+            return HIDDEN
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return f"{value:g}" if isinstance(value, float) else self.zero if value == 0 else str(value)
+
+    @property
+    def default_text(self) -> str:
+        """Return the default for the help and the manual; empty when there is none."""
+        if self.default_note or self.switch is not None:
+            return self.default_note
+        return "" if self.default in (None, "", ()) else self.text(self.default)
+
+    @property
+    def flag_help(self) -> str:
+        """Return the help of the flag, with the first variable and the default behind it."""
+        more = "; ".join(text for text in ("".join(self.env[:1]), self.default_text) if text)
+        return f"{self.help} ({more})" if more else self.help
+
+
+class Options:
+    """A table of options, and one value for each; frozen. What is not given has the default."""
+
+    OPTIONS: ClassVar[tuple[Option[Any], ...]] = ()
+    PLAIN_FIELDS: ClassVar[Mapping[str, object]] = {}  # values that are no options, and their defaults
+
+    def __init_subclass__(cls) -> None:
+        cls.OPTIONS = tuple(option for option in vars(cls).values() if isinstance(option, Option))
+
+    def __init__(self, **values: object) -> None:
+        known = {**{option.attribute: option.default for option in self.OPTIONS}, **self.PLAIN_FIELDS}
+        if strange := values.keys() - known:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(strange))}")
+        self.__dict__.update(known, **values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = [f"{option.attribute}={option.text(getattr(self, option.attribute))}" for option in self.OPTIONS]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def replace(self: OptionsT, **changes: object) -> OptionsT:
+        """Return a copy with some values changed."""
+        return type(self)(**{**vars(self), **changes})
+
+
+class SourceOption(NamedTuple):
+    """A flag that chooses where options are read from, and its variable."""
+
+    flag: str
+    env: str
+    metavar: str
+    help: str
+
+    @property
+    def name(self) -> str:
+        """Return the name on every surface."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+CONFIG_FILE = SourceOption(
+    "--config", "S3POOL_CONFIG", "FILE", "configuration file (S3POOL_CONFIG; ~/.s3pool/config.yaml)"
+)
+PROFILE = SourceOption("--profile", "S3POOL_PROFILE", "NAME", "profile of the configuration file (S3POOL_PROFILE)")
+ENV_FILE = SourceOption("--env-file", "S3POOL_ENV_FILE", "FILE", "file of VARIABLE=value lines (S3POOL_ENV_FILE; .env)")
+SOURCES = (CONFIG_FILE, PROFILE, ENV_FILE)
+
+
+class Config(Options):
+    """The pool's options and their values in effect.
+
+    ``origins`` tells by option name where each value came from. ``proxy`` is the raw ``proxy:``
+    section; the proxy checks it. ``workers`` and ``bwlimit`` (bytes a second) are 0 for
+    automatic and unlimited.
+    """
+
+    endpoints = Option(
+        parse_endpoints,
+        NO_ENDPOINTS,
+        "the nodes, separated by commas; repeatable; http://node{1...4}:9000 expands",
+        env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        flag="--endpoints",
+        metavar="URL,...",
+        repeatable=True,
+    )
+    access_key = Option(
+        parse_signed_text,
+        "",
+        "access key; the secret comes from AWS_SECRET_ACCESS_KEY or a file",
+        env=("AWS_ACCESS_KEY_ID", "S3_KEY"),
+        flag="--access-key",
+        metavar="KEY",
+        default_note="~/.aws/credentials",
+    )
+    secret_key = Option(
+        parse_signed_text,
+        "",
+        "the secret of the access key; no flag, because other users can read command lines",
+        env=("AWS_SECRET_ACCESS_KEY", "S3_SECRET"),
+        secret=True,
+        default_note="~/.aws/credentials",
+    )
+    session_token = Option(
+        parse_signed_text,
+        "",
+        "the token that belongs to temporary keys",
+        env=("AWS_SESSION_TOKEN",),
+        secret=True,
+        default_note="~/.aws/credentials",
+    )
+    sign = Option(
+        parse_bool, True, "send unsigned requests, for public buckets", flag="--no-sign-request", switch=False
+    )
+    region = Option(
+        parse_region,
+        "us-east-1",
+        "region in the signature",
+        env=("AWS_REGION", "AWS_DEFAULT_REGION"),
+        flag="--region",
+        metavar="NAME",
+    )
+    bucket = Option(parse_text, "", "the bucket of s3:///KEY", env=("S3_BUCKET",))
+    insecure = Option(
+        parse_bool,
+        False,
+        "do not verify TLS certificates",
+        env=("S3POOL_INSECURE_TLS",),
+        flag="--insecure",
+        switch=True,
+    )
+    ca_bundle = Option(
+        parse_text,
+        "",
+        "certificates to trust",
+        env=("AWS_CA_BUNDLE",),
+        flag="--ca-bundle",
+        metavar="FILE",
+        default_note="the system's",
+    )
+    client_cert = Option(
+        parse_text, "", "certificate to show to nodes that ask for one, in PEM", flag="--client-cert", metavar="FILE"
+    )
+    client_key = Option(
+        parse_text, "", "its private key, where it is not in the same file", flag="--client-key", metavar="FILE"
+    )
+    addressing = Option(
+        parse_choice(ADDRESSING),
+        "path",
+        "where the bucket's name stands: in the path, or in the host name",
+        flag="--addressing",
+        choices=ADDRESSING,
+    )
+    strategy = Option(
+        parse_choice(STRATEGIES),
+        "round_robin",
+        "how the next node is picked",
+        key="load_balancer.strategy",
+        env=("LB_STRATEGY",),
+        flag="--strategy",
+        choices=STRATEGIES,
+    )
+    connect_timeout_s = Option(
+        parse_seconds,
+        3.0,
+        "for one connection attempt",
+        key="load_balancer.connect_timeout",
+        env=("POOL_CONNECT_TIMEOUT",),
+        flag="--connect-timeout",
+        metavar="SECONDS",
+    )
+    read_timeout_s = Option(
+        parse_seconds,
+        60.0,
+        "for silence in an answer",
+        key="load_balancer.request_timeout",
+        env=("LB_REQUEST_TIMEOUT",),
+        flag="--read-timeout",
+        metavar="SECONDS",
+    )
+    retries = Option(
+        parse_count(0, MAX_RETRIES),
+        5,
+        "extra attempts, on another node first",
+        key="load_balancer.max_retries",
+        env=("LB_MAX_RETRIES",),
+        flag="--retries",
+        metavar="N",
+    )
+    health_interval_s = Option(
+        parse_seconds,
+        5.0,
+        "between probes in long commands",
+        key="load_balancer.health_check_interval",
+        env=("LB_HEALTH_CHECK_INTERVAL",),
+        flag="--health-interval",
+        metavar="SECONDS",
+    )
+    sticky = Option(
+        parse_sticky,
+        "",
+        f"{STICKY_BY_KEY}: all requests for one object go to one node, for nodes with separate stores",
+        key="load_balancer.sticky",
+        default_note="none",
+    )
+    max_connections = Option(
+        parse_count(1, MAX_CONNECTIONS),
+        100,
+        "connections to each endpoint",
+        key="pool.max_connections",
+        env=("POOL_MAX_CONNECTIONS",),
+        flag="--max-connections",
+        metavar="N",
+        default_note="100, bounded by the file limit",
+    )
+    max_idle_time_s = Option(
+        parse_seconds,
+        15.0,
+        "seconds after which an idle connection is not used again",
+        key="pool.max_idle_time",
+        env=("POOL_MAX_IDLE_TIME",),
+    )
+    workers = Option(
+        parse_workers,
+        0,
+        f"objects or parts in flight, at most {MAX_WORKERS}",
+        env=("S3POOL_WORKERS",),
+        flag="--workers",
+        metavar="N",
+        zero="auto",
+    )
+    bwlimit = Option(
+        parse_bwlimit,
+        0,
+        "bytes a second over all workers, such as 10M",
+        env=("S3POOL_BWLIMIT",),
+        flag="--bwlimit",
+        metavar="RATE",
+        zero="none",
+    )
+    log_level = Option(
+        parse_choice(LOG_LEVELS),
+        "warning",
+        "the least severe log lines to show",
+        env=("S3POOL_LOG_LEVEL",),
+        flag="--log-level",
+        choices=LOG_LEVELS,
+    )
+
+    PLAIN_FIELDS: ClassVar[Mapping[str, object]] = {
+        "profile": "",
+        "config_file": "",
+        "env_file": "",
+        "proxy": {},
+        "origins": {},
+        "warnings": (),
+    }
+    profile: str
+    config_file: str
+    env_file: str
+    proxy: Mapping[str, object]
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """Return the key pair in effect, or None when there is none or nothing is signed."""
+        if not self.sign or not self.access_key:
+            return None
+        return Credentials(self.access_key, self.secret_key, self.session_token)
+
+    def require_endpoints(self) -> tuple[Endpoint, ...]:
+        """Return the endpoints.
+
+        Raises:
+            ConfigError: there are none; the message says how to set them.
+        """
+        if not self.endpoints:
+            raise ConfigError(NO_ENDPOINTS_MESSAGE)
+        return self.endpoints
+
+    def require_credentials(self) -> Credentials | None:
+        """Return the key pair to sign with, or None when nothing is to be signed.
+
+        Raises:
+            ConfigError: requests are to be signed and there is no key; the message says how to set one.
+        """
+        if self.sign and self.credentials is None:
+            raise ConfigError(NO_CREDENTIALS_MESSAGE)
+        return self.credentials
+
+    def rows(self) -> list[Row]:
+        """Return every option as (name, value as text, origin), in a fixed order."""
+        rows = [(CONFIG_FILE.name, self.config_file), (PROFILE.name, self.profile), (ENV_FILE.name, self.env_file)]
+        rows += [(option.name, option.text(getattr(self, option.attribute))) for option in self.OPTIONS]
+        rows += [(f"proxy.{key}", _proxy_text(key, value)) for key, value in self.proxy.items()]
+        return [(name, value, self.origins.get(name, DEFAULT_ORIGIN)) for name, value in rows]
+
+
+def _proxy_text(key: str, value: object) -> str:
+    """Return the text of a raw proxy setting; what may hold a client's secret stays hidden."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return ""
+    return HIDDEN if isinstance(value, (list, dict)) or any(word in key for word in SECRET_WORDS) else str(value)

@@ -216,3 +216,10 @@ def describe_os_error(exc: OSError) -> str:
     """Give the system's words for an error, without the number and in lower case."""
     text = exc.strerror or str(exc) or type(exc).__name__
     return text[:1].lower() + text[1:]
+
+
+def may_have_acted(error: S3PoolError) -> bool:
+    """Return whether the request may have been carried out although it failed: only asking again can tell."""
+    if isinstance(error, S3Error):
+        return error.status >= 500
+    return isinstance(error, TransportError) and error.sent

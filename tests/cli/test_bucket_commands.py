@@ -6,7 +6,7 @@ import pytest
 
 from s3pool.cli.context import Context
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import Answer, FakeS3, Fault, Vanish, internal_error
 from tests.support.fake_s3.store import Upload
 
 
@@ -57,6 +57,54 @@ def test_mb_dry_run(fake: FakeS3, call: Call) -> None:
     result = call("mb", "--dry-run", "s3/one")
 
     assert "(dry run) Bucket created: s3/one\n" == result.out
+    assert {} == fake.store.buckets
+
+
+@pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True)], ids=["no answer", "500"])
+@pytest.mark.parametrize("again", ["made", "BucketAlreadyOwnedByYou"])
+def test_mb_asks_again_after_an_unclear_answer(fake: FakeS3, call: Call, fault: Fault, again: str) -> None:
+    """The bucket is there and the caller's own: servers say so by 200 or by 409."""
+    fake.fault(fault, op="CreateBucket")
+    if again != "made":
+        fake.fault(Answer(409, again), op="CreateBucket", nth=2)
+
+    result = call("mb", "s3/one")
+
+    assert (0, "Bucket created: s3/one\n") == (result.code, result.out)
+    assert ["CreateBucket"] * 2 == [request.op for request in fake.requests if request.op == "CreateBucket"]
+    assert "one" in fake.store.buckets
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        ([Vanish(), Answer(409, "BucketAlreadyExists")], "BucketAlreadyExists"),
+        ([Answer(409, "BucketAlreadyOwnedByYou")], "BucketAlreadyOwnedByYou"),
+        ([Vanish(), Vanish()], "may have been carried out"),
+    ],
+    ids=["another's", "no doubt", "no answer at all"],
+)
+def test_mb_takes_no_other_answer_for_success(fake: FakeS3, call: Call, faults: list[Fault], told: str) -> None:
+    """Another's bucket is none of the caller's, and one that was there is not created."""
+    for nth, fault in enumerate(faults, 1):
+        fake.fault(fault, op="CreateBucket", nth=nth)
+
+    result = call("mb", "s3/one")
+
+    assert (1, "") == (result.code, result.out)
+    assert told in result.err
+    assert len(faults) == len([request for request in fake.requests if request.op == "CreateBucket"])
+
+
+@pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True)], ids=["no answer", "500"])
+def test_rb_asks_again_after_an_unclear_answer(fake: FakeS3, call: Call, fault: Fault) -> None:
+    """A bucket that is missing now was deleted by the first request."""
+    call("mb", "s3/one")
+    fake.fault(fault, op="DeleteBucket")
+
+    result = call("rb", "s3/one")
+
+    assert (0, "Bucket deleted: s3/one\n") == (result.code, result.out)
     assert {} == fake.store.buckets
 
 

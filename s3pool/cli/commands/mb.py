@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3pool.errors import NotFoundError, S3Error
+from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "make buckets"
 
-OWNED_CODES = frozenset(("BucketAlreadyOwnedByYou", "BucketAlreadyExists"))
+OWNED_CODE = "BucketAlreadyOwnedByYou"
+OWNED_CODES = frozenset((OWNED_CODE, "BucketAlreadyExists"))  # the second is another's bucket, or one's own on RGW
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +47,24 @@ def _make(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
 def _create(bucket: str, args: argparse.Namespace, ctx: Context) -> None:
     try:
         ctx.client.create_bucket(bucket, lock=args.lock)
-    except S3Error as exc:
+    except S3PoolError as exc:
+        if may_have_acted(exc):
+            _create_again(bucket, args, ctx)
         # Between the look and the act somebody else may have made it; only one's own can be looked at.
-        if not (args.ignore_existing and exc.code in OWNED_CODES and _exists(bucket, ctx)):
+        elif not (args.ignore_existing and _code_of(exc) in OWNED_CODES and _exists(bucket, ctx)):
             raise
+
+
+def _create_again(bucket: str, args: argparse.Namespace, ctx: Context) -> None:
+    try:
+        ctx.client.create_bucket(bucket, lock=args.lock)
+    except S3Error as exc:
+        if exc.code != OWNED_CODE:  # then the first request made it
+            raise
+
+
+def _code_of(error: S3PoolError) -> str:
+    return error.code if isinstance(error, S3Error) else ""
 
 
 def _prepare(bucket: str, args: argparse.Namespace, ctx: Context) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.summary import exit_code_of
 from s3pool.cli.transfers import remove
-from s3pool.errors import RefusedError, S3Error
+from s3pool.errors import NotFoundError, RefusedError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
 from s3pool.transfer.tasks import DeleteTask, Summary
 
@@ -49,10 +50,20 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     else:
         _check_empty(path, ctx)
     if not ctx.dry_run:
-        ctx.client.delete_bucket(path.bucket)
+        _delete(path.bucket, ctx)
     fields = {"type": "bucket_deleted", "url": path.text, "bucket": path.bucket}
     ctx.out.act(f"Bucket deleted: {ctx.out.escape(path.text)}", fields)
     return 0
+
+
+def _delete(bucket: str, ctx: Context) -> None:
+    try:
+        ctx.client.delete_bucket(bucket)
+    except S3PoolError as exc:
+        if not may_have_acted(exc):
+            raise
+        with contextlib.suppress(NotFoundError):  # then the first request deleted it
+            ctx.client.delete_bucket(bucket)
 
 
 def _check_empty(path: S3Path, ctx: Context) -> None:

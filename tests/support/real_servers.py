@@ -1,0 +1,178 @@
+"""Real S3 servers on loopback, without root: MinIO (one erasure set) and versitygw (one directory).
+
+They need the programs ``minio`` and ``versitygw``, from PATH or named by S3POOL_MINIO and
+S3POOL_VERSITYGW; CONTRIBUTING tells how they are built.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, TypeVar
+
+from tests.support.rgw import free_ports
+
+ACCESS_KEY = "S3POOLMINIOTESTKEY00"
+SECRET_KEY = "s3pool/minio+secret=key0123456789"
+START_DEADLINE_S = 120.0
+STOP_DEADLINE_S = 20.0
+POLL_S = 0.1
+LOG_TAIL_LINES = 15
+CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
+# In a container MinIO refuses loopback addresses. So it gets a root directory of its own without
+# the container's mark, in a user namespace: the traffic stays on loopback, and nobody needs to be root.
+IN_ITS_OWN_ROOT = """
+set -e
+root=$1; program=$2; shift 2
+for place in proc dev etc lib lib64 usr; do
+    [ -d "/$place" ] || continue
+    mkdir -p "$root/$place"
+    mount --rbind "/$place" "$root/$place"
+done
+touch "$root/minio"
+mount --bind "$program" "$root/minio"
+exec chroot "$root" /minio "$@"
+"""
+
+
+Made = TypeVar("Made", bound="Deployment")
+
+
+class DeploymentError(RuntimeError):
+    """The deployment did not start."""
+
+
+class Deployment:
+    """Running servers of one store; a context that stops them and removes their directory."""
+
+    program: ClassVar[str]
+    ready_path: ClassVar[str]
+
+    @classmethod
+    def find(cls) -> str | None:
+        """Return the program's path; None where it is not installed."""
+        return os.environ.get(f"S3POOL_{cls.program.upper()}") or shutil.which(cls.program)
+
+    @classmethod
+    def missing(cls) -> str:
+        """Return a sentence that says how to have the program."""
+        return (
+            f"{cls.program} is not installed: there is none in PATH, and S3POOL_{cls.program.upper()} names none either"
+        )
+
+    def __init__(self, nodes: int = 4) -> None:
+        """Start the processes, and return when each of them serves.
+
+        Raises:
+            DeploymentError: the program is missing, or does not come up; its log's tail is in the message.
+        """
+        program = self.find()
+        if program is None:
+            raise DeploymentError(self.missing())
+        self.root = Path(tempfile.mkdtemp(prefix=f"s3pool-{self.program}-"))
+        self.ports = tuple(free_ports(nodes))
+        self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
+        self._processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for index in range(nodes):
+                self._processes.append(self._launch(program, index))
+            self._await()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the URLs of all processes."""
+        return tuple(f"http://127.0.0.1:{port}" for port in self.ports)
+
+    def stop(self) -> None:
+        """End the processes and remove what they stored."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait(STOP_DEADLINE_S)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def __enter__(self: Made) -> Made:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
+        """Return the words that start a process, and what its environment has beside the usual."""
+        raise NotImplementedError
+
+    def _launch(self, program: str, index: int) -> subprocess.Popen[bytes]:
+        words, more = self.command(program, index)
+        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.root), "GOMAXPROCS": "1", **more}
+        with self._log(index).open("ab") as log:
+            return subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _log(self, index: int) -> Path:
+        return self.root / f"node{index}.log"
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + START_DEADLINE_S
+        for index, port in enumerate(self.ports):
+            while not self._is_ready(port):
+                if time.monotonic() > deadline or self._processes[index].poll() is not None:
+                    tail = self._log(index).read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+                    raise DeploymentError("\n".join([f"node {index} of {self.program} is not ready", *tail]))
+                time.sleep(POLL_S)
+
+    def _is_ready(self, port: int) -> bool:
+        connection = HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", self.ready_path)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+class MinioCluster(Deployment):
+    """MinIO: each process is a node of one erasure set, and is ready with the quorum of all."""
+
+    program = "minio"
+    ready_path = "/minio/health/cluster"
+
+    def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
+        """Return how a node is started, in a container in a root directory of its own."""
+        is_contained = any(map(os.path.exists, CONTAINER_MARKS))
+        top = "" if is_contained else str(self.root)
+        volumes = [f"http://127.0.0.1:{port}{top}/d{number}" for number, port in enumerate(self.ports)]
+        own_root = ["unshare", "-Urm", "sh", "-c", IN_ITS_OWN_ROOT, "sh", str(self.root)] if is_contained else []
+        more = {
+            "MINIO_ROOT_USER": ACCESS_KEY,
+            "MINIO_ROOT_PASSWORD": SECRET_KEY,
+            "MINIO_BROWSER": "off",
+            "MINIO_CI_CD": "1",  # else it wants a disk of its own for each volume
+            "MINIO_UPDATE": "off",
+        }
+        address = f"127.0.0.1:{self.ports[index]}"
+        return [*own_root, program, "server", "--quiet", "--address", address, *volumes], more
+
+
+class VersityCluster(Deployment):
+    """versitygw: processes that serve one directory, where a key is a path."""
+
+    program = "versitygw"
+    ready_path = "/health"
+
+    def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
+        """Return how a process is started; the administrator's requests have the same port."""
+        store = self.root / "store"
+        store.mkdir(exist_ok=True)
+        words = [program, "--port", f"127.0.0.1:{self.ports[index]}", "--health", self.ready_path, "posix", str(store)]
+        return words, {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}

@@ -69,7 +69,7 @@ live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1000 BACKEND=rgw)
 	@$(BIN)/python -m tests.resilience.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(BACKEND),--backend $(BACKEND))
 
-wall: venv ## half an hour of requests that try to get past the proxy, on RGW and MinIO (WALL_SECONDS=60 is short, WALL_SEED=2 another run)
+wall: venv ## requests that try to get past the proxy for 45 minutes, on RGW, MinIO and versitygw (WALL_SECONDS=60 is short, WALL_SEED=2 another run)
 	S3POOL_WALL_SECONDS=$(or $(WALL_SECONDS),450) S3POOL_WALL_SEED=$(or $(WALL_SEED),1) $(BIN)/python -m pytest -m live tests/proxy/test_live_wall.py
 
 chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew

@@ -1,7 +1,7 @@
 """What the proxy verified is what the node did: thousands of requests that try to make a difference.
 
-S3POOL_WALL_SECONDS makes it longer than a quarter of a minute for each of the four, and
-S3POOL_WALL_SEED another run; ``make wall`` runs half an hour.
+S3POOL_WALL_SECONDS makes it longer than a quarter of a minute for each of the six, and
+S3POOL_WALL_SEED another run; ``make wall`` runs three quarters of an hour.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from s3pool.model import Credentials
-from tests.support.minio import MinioCluster, find_minio
 from tests.support.proxying import GUEST_KEY, LIVE_TIMEOUT_S, RunningProxy
+from tests.support.real_servers import Deployment, MinioCluster, VersityCluster
 from tests.support.rgw import RgwCluster
 from tests.support.wall import Generator, Store, Watch
 
@@ -26,24 +26,35 @@ NEW_UPLOAD_EVERY = 100
 
 
 @pytest.fixture(scope="module")
-def minio() -> Iterator[MinioCluster]:
+def minio() -> Iterator[Deployment]:
     """Return a MinIO deployment; without the program the test is skipped."""
-    if find_minio() is None:
-        pytest.skip("MinIO is not installed: there is no minio in PATH, and S3POOL_MINIO names none")
-    with MinioCluster() as cluster:
-        yield cluster
+    yield from running(MinioCluster, 4)
 
 
-@pytest.fixture(params=["rgw", "minio"])
-def cluster(request: pytest.FixtureRequest) -> RgwCluster | MinioCluster:
+@pytest.fixture(scope="module")
+def versitygw() -> Iterator[Deployment]:
+    """Return two versitygw processes; without the program the test is skipped."""
+    yield from running(VersityCluster, 2)
+
+
+def running(kind: type[Deployment], nodes: int) -> Iterator[Deployment]:
+    """Run servers where they are installed."""
+    if kind.find() is None:
+        pytest.skip(kind.missing())
+    with kind(nodes) as deployment:
+        yield deployment
+
+
+@pytest.fixture(params=["rgw", "minio", "versitygw"])
+def cluster(request: pytest.FixtureRequest) -> RgwCluster | Deployment:
     """Return each of the real servers in turn."""
-    found: RgwCluster | MinioCluster = request.getfixturevalue(request.param)
+    found: RgwCluster | Deployment = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("reads_only", [False, True], ids=["some buckets", "reading only"])
-def test_nothing_gets_past_the_proxy(cluster: RgwCluster | MinioCluster, tmp_path: Path, reads_only: bool) -> None:
+def test_nothing_gets_past_the_proxy(cluster: RgwCluster | Deployment, tmp_path: Path, reads_only: bool) -> None:
     """No answer tells of the canaries, nothing changes that was not believed to, no admin door opens."""
     tag = f"wall{os.getpid()}{'r' if reads_only else 'b'}"
     root = Credentials(cluster.access_key, cluster.secret_key)

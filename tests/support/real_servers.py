@@ -1,7 +1,8 @@
 """Real S3 servers on loopback, without root: MinIO (one erasure set) and versitygw (one directory).
 
 They need the programs ``minio`` and ``versitygw``, from PATH or named by S3POOL_MINIO and
-S3POOL_VERSITYGW; CONTRIBUTING tells how they are built.
+S3POOL_VERSITYGW: ``go install github.com/minio/minio@latest``, ``go install
+github.com/versity/versitygw/cmd/versitygw@latest``.
 """
 
 from __future__ import annotations

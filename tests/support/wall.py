@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
+from xml.sax.saxutils import unescape
 
 from s3pool.model import Credentials
 from s3pool.s3.signing import canonical_path, canonical_query, derive_key
@@ -528,7 +529,9 @@ class Store:
     def objects(self, bucket: str) -> dict[str, str]:
         """Return the ETags of a bucket's objects by their keys."""
         body = self.ask("GET", f"/{bucket}?list-type=2&encoding-type=url").body
-        names = [unquote(name.replace("+", " "), errors="surrogateescape") for name in _found(body, "Key")]
+        names = _found(body, "Key")
+        if "url" in _found(body, "EncodingType"):  # versitygw leaves the names as they are
+            names = [unquote(name.replace("+", " "), errors="surrogateescape") for name in names]
         return dict(zip(names, _found(body, "ETag"), strict=True))
 
     def secrets(self) -> tuple[object, ...]:
@@ -556,7 +559,8 @@ def tuple_of(netloc: str) -> tuple[str, int]:
 
 
 def _found(body: bytes, name: str) -> list[str]:
-    return [found.decode() for found in re.findall(rb"<%b>(.*?)</%b>" % (name.encode(), name.encode()), body)]
+    texts = re.findall(rb"<%b>(.*?)</%b>" % (name.encode(), name.encode()), body)
+    return [unescape(text.decode("utf-8", "surrogateescape")) for text in texts]
 
 
 class Watch:

@@ -109,8 +109,8 @@ class ShardNames:
         return self.shard.holds(relative) and self.names.admits(relative)
 
     def may_contain(self, directory: str) -> bool:
-        """Say whether a name below a directory could take part: names below it are of all shards."""
-        return self.names.may_contain(directory)
+        """Return whether a name below a directory can take part."""
+        return self.names.may_contain(directory) and self.shard.may_contain(directory)
 
 
 @dataclass(frozen=True, slots=True)

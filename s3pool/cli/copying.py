@@ -11,7 +11,7 @@ from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.resuming import remember
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.cli.summary import finish, store_what_is_left
 from s3pool.cli.transfers import (
     Teller,
@@ -61,7 +61,7 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
     )
-    add_shard_flag(parser)
+    add_shard_flags(parser)
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
     add_glob_flag(parser)
     add_listing_flags(parser, jobs=AUTO)
@@ -89,13 +89,14 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _rules(args: argparse.Namespace, ctx: Context) -> Rules:
+def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> Rules:
     return Rules(
         recursive=args.recursive,
         glob=not args.no_glob,
         names=name_filter(args),
         shard=shard_of(args, ctx),
         links=args.links,
+        is_moved=move,
         not_kept=NotKept() if args.preserve else None,
         version_id=args.version_id,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
@@ -121,7 +122,7 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
-    rules = _rules(args, ctx)
+    rules = _rules(args, ctx, move=move)
     tasks = Expansion(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
@@ -11,6 +12,8 @@ from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path, compile_glob
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.record import replace
+from s3pool.shard import WHOLE, NameRange, Shard
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
@@ -155,13 +158,41 @@ def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int |
         yield from _iter_prefix_level(client, selection, maxdepth)
         return
     last = ""
-    for page in iter_selected_pages(client, selection, ahead=True):
+    for objects in _iter_for_prefixes(client, selection):
         batch: list[Found] = []
-        for info in page.objects:
+        for info in objects:
             new = _iter_new_prefixes(info.key, last, len(selection.base))
             batch.extend(_found_prefix(prefix, selection) for prefix in new)
             last = info.key
-        yield [found for found in batch if maxdepth is None or found.relative.count(DELIMITER) <= maxdepth]
+        yield [
+            found
+            for found in batch
+            if (maxdepth is None or found.relative.count(DELIMITER) <= maxdepth)
+            and selection.shard.holds(found.relative)
+        ]
+
+
+def _iter_for_prefixes(client: S3Client, selection: Selection) -> Iterator[Sequence[ObjectInfo]]:
+    """Yield the objects that make the prefixes of a shard.
+
+    A prefix is of one shard by its own name. By a hash its keys are of all shards. In a range, the keys
+    of its last prefixes may all lie beyond, and then the first one beyond has these prefixes.
+    """
+    shard = selection.shard
+    everything = replace(selection, shard=WHOLE)
+    if shard.range is None:
+        yield from (page.objects for page in iter_selected_pages(client, everything, ahead=True))
+        return
+    yield from (page.objects for page in iter_selected_pages(client, selection, ahead=True))
+    until = shard.range.until or ""
+    if DELIMITER not in until:
+        return
+    top = selection.base + until[: until.index(DELIMITER) + 1]
+    beyond = replace(
+        selection, prefix=max(selection.prefix, top, key=len), single="", shard=Shard(range=NameRange(after=until))
+    )
+    pages = (page.objects for page in iter_selected_pages(client, beyond) if page.objects)
+    yield from islice(pages, 1)
 
 
 def _iter_prefix_level(client: S3Client, selection: Selection, depth: int) -> Iterator[list[Found]]:
@@ -169,7 +200,8 @@ def _iter_prefix_level(client: S3Client, selection: Selection, depth: int) -> It
         return
     for page in iter_selected_pages(client, selection, delimiter=DELIMITER):
         for prefix in page.prefixes:
-            yield [_found_prefix(prefix, selection)]
+            if selection.shard.holds(selection.relative(prefix)):
+                yield [_found_prefix(prefix, selection)]
             yield from _iter_prefix_level(client, _below(selection, prefix), depth - 1)
 
 

@@ -107,7 +107,8 @@ def iter_selected_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a selection, in key order unless its mode says otherwise.
 
-    A page from which a glob or a shard leaves names out may have become empty. ``max_keys``
+    A page from which a glob or a shard leaves objects out may have become empty; its prefixes are
+    those that can hold names of the shard. ``max_keys``
     bounds the keys that are asked for, where nothing is left out. ``ahead`` is for who makes
     no other requests meanwhile: the next page is under way while he works on one.
     """
@@ -115,9 +116,17 @@ def iter_selected_pages(
     bound = max_keys if selection.admits is None and selection.shard.is_whole else 0
     for page in _iter_pages(client, selection, delimiter=delimiter, versions=versions, max_keys=bound, ahead=ahead):
         found = found or bool(page.objects or page.prefixes)
-        yield _admitted(page, selection)
-    if not found and selection.single:
+        yield _admitted(page, selection, is_level=bool(delimiter))
+    if not found and selection.single and not _is_tree(client, selection):
         yield from _iter_single(client, selection, versions=versions)
+
+
+def _is_tree(client: S3Client, selection: Selection) -> bool:
+    """Return whether there are keys below an operand of which this shard has none."""
+    if selection.shard.range is None:
+        return False
+    page = client.list_objects_page(selection.bucket, prefix=selection.prefix, max_keys=1)
+    return bool(page.objects)
 
 
 def _iter_pages(
@@ -125,29 +134,56 @@ def _iter_pages(
 ) -> Iterator[ListPage]:
     from s3pool.s3.list_all import list_pages, list_version_pages
 
+    start, until = _bounds(selection, delimiter)
     if versions:
         return list_version_pages(
-            client, selection.bucket, prefix=selection.prefix, delimiter=delimiter, mode=selection.mode
+            client,
+            selection.bucket,
+            prefix=selection.prefix,
+            delimiter=delimiter,
+            start_after=start,
+            until=until,
+            mode=selection.mode,
         )
     return list_pages(
         client,
         selection.bucket,
         prefix=selection.prefix,
         delimiter=delimiter,
+        start_after=start,
+        until=until,
         max_keys=max_keys,
         mode=selection.mode,
         ahead=client.begin_objects_page if ahead else None,
     )
 
 
-def _admitted(page: ListPage, selection: Selection) -> ListPage:
+def _bounds(selection: Selection, delimiter: str) -> tuple[str, str | None]:
+    """Return the start-after and the last name of a listing.
+
+    One level is listed from before the prefix that the range begins in: servers differ on whether
+    a start inside of a prefix lists it.
+    """
+    start, until = selection.shard.bounds(selection.base)
+    if delimiter and start.startswith(selection.prefix):
+        head, slash, _ = start[len(selection.prefix) :].partition(delimiter)
+        start = selection.prefix + head if slash else start
+    return start, until
+
+
+def _admitted(page: ListPage, selection: Selection, *, is_level: bool) -> ListPage:
     objects = page.objects
     if (admits := selection.admits) is not None:
         objects = tuple(info for info in objects if admits(info.key))
-    if not selection.shard.is_whole:
-        holds, relative = selection.shard.holds, selection.relative
-        objects = tuple(info for info in objects if holds(relative(info.key)))
-    return page if objects is page.objects else replace(page, objects=objects)
+    prefixes = page.prefixes
+    shard, relative = selection.shard, selection.relative
+    # A listing of a range has no other objects, but where it is of one level.
+    if not shard.is_whole and (shard.range is None or is_level):
+        objects = tuple(info for info in objects if shard.holds(relative(info.key)))
+        prefixes = tuple(prefix for prefix in prefixes if shard.may_contain(relative(prefix)))
+    if objects is page.objects and prefixes is page.prefixes:
+        return page
+    return replace(page, objects=objects, prefixes=prefixes)
 
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:

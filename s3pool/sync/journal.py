@@ -73,12 +73,11 @@ class Journal:
 
     # -- pairs -----------------------------------------------------------------------------
 
-    def iter_rows(self) -> Iterator[list[Row]]:
-        """Yield all pairs by name, in byte order, many at once; rows noted meanwhile may be missing.
+    def iter_rows(self, last: bytes | None = None) -> Iterator[list[Row]]:
+        """Yield the pairs behind ``last`` by name, in byte order, many at once; rows noted meanwhile may be missing.
 
         A row is the name and the fields of its Record.
         """
-        last: bytes | None = None
         nothing: list[Row] = []
         while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", last), nothing):
             yield rows

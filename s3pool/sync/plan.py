@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
 from s3pool.record import dataclass
-from s3pool.shard import WHOLE, Shard
+from s3pool.shard import WHOLE, NameRange, Shard
 from s3pool.sync.blocks import Block, Row, merge, order_of, rows_to_note
 from s3pool.sync.compare import (
     COPY,
@@ -33,10 +33,10 @@ from s3pool.sync.compare import (
 )
 from s3pool.sync.listed import ListedNames
 from s3pool.sync.look import Look, Looker, identity_of
-from s3pool.sync.scan import RemoteTree
-from s3pool.transfer.beneath import split_relative
+from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
+from s3pool.transfer.walk import EVERYTHING
 
 if TYPE_CHECKING:
     from s3pool.filters import Names
@@ -69,10 +69,11 @@ class Tally:
 class RecordReader:
     """The journal's records, for names that come in order; what no side has is forgotten."""
 
-    def __init__(self, journal: Journal, names: Names) -> None:
+    def __init__(self, journal: Journal, names: Names, within: NameRange) -> None:
         self._journal = journal
         self._names = names
-        self._pages = journal.iter_rows()
+        self._within = within
+        self._pages = journal.iter_rows(None if within.after is None else order_of(within.after))
         self._rows: list[Row] = []
         self._at = 0
 
@@ -106,7 +107,8 @@ class RecordReader:
     def _forget_before(self, name: bytes) -> None:
         while (rows := self._next(1)) and rows[0][0] < name:
             self._at += 1
-            if self._names.admits(rows[0][0].decode("utf-8", "surrogateescape")):
+            known = rows[0][0].decode("utf-8", "surrogateescape")
+            if self._names.admits(known) and self._within.holds(known):
                 self._journal.note(rows[0][0], None)
 
 
@@ -129,6 +131,7 @@ class Plan:
         names: Names,
         journal: Journal,
         client: S3Client,
+        source_client: S3Client,
         looker: Looker,
         problems: deque[Problem],
         told: set[tuple[str, str]],
@@ -142,6 +145,7 @@ class Plan:
         self._rules = rules
         self._journal = journal
         self._client = client
+        self._source_client = source_client
         self._looker = looker
         self._problems = problems
         self._told = told
@@ -149,9 +153,11 @@ class Plan:
         self._delete = delete
         self._time_is_up = time_is_up
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
-        self._records = RecordReader(journal, names)
+        self._records = RecordReader(journal, names, shard.range or EVERYTHING)
         self._mapper = KeyMapper(self._exists)
         self._doomed: list[tuple[bytes, int]] = []
+        is_part = shard.range is not None and rules.direction == DOWNLOAD
+        self._unusual = UnusualKeys(shard.range or EVERYTHING, self._list_keys) if is_part else None
         self._spared: list[bytes] = []  # the files of keys with unusual names; there are few
         self.tally = Tally()
         self.ended = False
@@ -221,7 +227,9 @@ class Plan:
         return block.pick(map(self._has_place, block.names))
 
     def _of_shard(self, block: Block) -> Block:
-        return block if self._shard.is_whole else block.pick(map(self._shard.holds, block.names))
+        if self._shard.is_whole or self._shard.range is not None:  # of a range nothing else was read
+            return block
+        return block.pick(map(self._shard.holds, block.names))
 
     def _has_place(self, name: str) -> bool:
         """Say whether a key can have a file below the target; report it when it cannot."""
@@ -234,7 +242,7 @@ class Plan:
                 self._problems.append(Problem(self._route.source_of(name), exc, place, op="download"))
             return False
         if UNUSUAL.search(name):
-            self._spared.append(_plain_name(name))
+            self._spared.append(plain_name(name))
         return True
 
     def _exists(self, bucket: str, key: str) -> bool:
@@ -352,12 +360,25 @@ class Plan:
                 self._doom(theirs.entry(place))
 
     def _doom(self, theirs: Entry) -> None:
-        if self._stands_for_directory(theirs):
+        if self._stands_for_directory(theirs) or self._is_needed(theirs.name):
             return
         self.tally.doomed += 1
         self._doomed.append((order_of(theirs.name), theirs.size))
         if len(self._doomed) >= DOOMED_AT_ONCE:
             self._write_doomed()
+
+    def _is_needed(self, name: str) -> bool:
+        return self._unusual is not None and self._unusual.need(name)
+
+    def _list_keys(self, start: str) -> Iterator[str]:
+        from s3pool.s3.list_all import list_objects
+
+        source = self._route.source
+        for info in list_objects(self._source_client, source.bucket, prefix=source.tree_prefix + start):
+            name = info.key[len(source.tree_prefix) :]
+            with contextlib.suppress(RefusedError):
+                plain_name(name)
+                yield name
 
     def _stands_for_directory(self, theirs: Entry) -> bool:
         """Say whether it is a key for a directory that the source has, too."""
@@ -384,9 +405,3 @@ class Plan:
             act()
         except JournalError as exc:
             self.cannot_delete = exc
-
-
-def _plain_name(name: str) -> bytes:
-    """Give the name that a walk finds the file of an unusual key by."""
-    parents, last = split_relative(name)
-    return b"/".join((*parents, last))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
+from s3pool.shard import NameRange
 from s3pool.sync.blocks import Block, order_of
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
 from s3pool.sync.emptied import remove_empty_directories
@@ -42,6 +43,7 @@ from s3pool.transfer.tasks import (
     Task,
     UploadTask,
 )
+from s3pool.transfer.walk import EVERYTHING, LocalFiles, Walk
 
 if TYPE_CHECKING:
     from s3pool.location import S3Path
@@ -52,14 +54,14 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-ListPages = Callable[["S3Client", str, str, bool], Iterable["ListPage"]]
+ListPages = Callable[["S3Client", "S3Path", NameRange, bool], Iterable["ListPage"]]
 Watch = Callable[[Iterable[T]], Iterable[T]]
 
 
 class Sync:
     """One run, for the thread that creates it.
 
-    ``list_pages(client, bucket, prefix, in_order)`` gives the pages of a listing, of a server that
+    ``list_pages(client, tree, within, in_order)`` gives the pages of a listing, of a server that
     is known to have no order one after another; ``on_outcome`` hears of each task, ``watch`` may
     wrap the stream of tasks.
     """
@@ -201,11 +203,31 @@ class Sync:
         prefix = self._route.source.tree_prefix
         if source is None or source.seen or not prefix or self._options.allow_empty_source:
             return False
+        if self._within != EVERYTHING and self._has_key(self._route.source):
+            return False
         detail = "no key has that prefix"
         self.report.summary.stopped_by = NotFoundError(
             404, "NoSuchKey", detail=detail, resource=self._route.source_text, op="ListObjects"
         )
         return True
+
+    def _has_key(self, tree: S3Path) -> bool:
+        page = self._engine.source.client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1)
+        return bool(page.objects)
+
+    def _count_source(self, plan: Plan) -> int:
+        """Count the names of the source; where a range has none, whether there is one elsewhere."""
+        count = plan.tally.source_names
+        if count or self._within == EVERYTHING:
+            return count
+        names = self._options.names
+        if self._route.direction == UPLOAD:
+            walk = Walk(self._route.root, names=names, links=self._options.links)
+            return int(any(isinstance(found, LocalFiles) for found in walk.blocks()))
+        tree = self._route.source
+        pages = self._list_pages(self._engine.source.client, tree, EVERYTHING, False)
+        keys = (info.key[len(tree.tree_prefix) :] for page in pages for info in page.objects)
+        return int(any(name and not name.endswith("/") and names.admits(name) for name in keys))
 
     def _why_not(self, task: Task) -> str:
         """Say why a transfer is not made now; called by the workers."""
@@ -240,6 +262,7 @@ class Sync:
             names=options.names,
             journal=journal,
             client=self._engine.client,
+            source_client=self._engine.source.client,
             looker=self._looker,
             problems=self._problems,
             told=self._told,
@@ -257,6 +280,7 @@ class Sync:
             self._route.root,
             names=names,
             links=self._options.links,
+            within=self._within,
             target_of=self._route.target_of,
             on_problem=self._problems.append,
             on_left=kept.teller(self._route.root, target) if kept is not None else None,
@@ -267,7 +291,13 @@ class Sync:
         if self._route.direction != DOWNLOAD:
             return self._remote(TARGET, self._route.target, names, journal)
         on_part = None if self._options.dry_run else self._sweep
-        return LocalTarget(self._route.root, names=names, on_problem=self._problems.append, on_part=on_part)
+        return LocalTarget(
+            self._route.root, names=names, within=self._within, on_problem=self._problems.append, on_part=on_part
+        )
+
+    @property
+    def _within(self) -> NameRange:
+        return self._options.shard.range or EVERYTHING
 
     def _sweep(self, path: bytes) -> None:
         """Remove a temporary file of a run that was killed, unless it may still be of use."""
@@ -281,9 +311,9 @@ class Sync:
             unordered.append(name)
         sorts = name in unordered
         client = self._engine.source.client if side == SOURCE else self._engine.client
-        pages = Ahead(self._list_pages(client, tree.bucket, tree.tree_prefix, not sorts))
+        pages = Ahead(self._list_pages(client, tree, EVERYTHING if sorts else self._within, not sorts))
         self._listings.append(pages)
-        return RemoteTree(pages, tree.tree_prefix, names=names, sorts=sorts)
+        return RemoteTree(pages, tree.tree_prefix, names=names, sorts=sorts, within=self._within)
 
     def _time_is_up(self) -> bool:
         limit = self._options.max_duration_s
@@ -371,7 +401,7 @@ class Sync:
             failed=summary.failed,
             refused=summary.refused,
             not_started=summary.not_started,
-            source_names=plan.tally.source_names,
+            source_names=self._count_source(plan),
             target_names=plan.tally.target_names,
             doomed=plan.tally.doomed,
         )

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -14,10 +15,14 @@ from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3Po
 from s3pool.filters import Names, takes_all
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
+from s3pool.shard import NameRange
 from s3pool.sync.blocks import Block, order_of
+from s3pool.transfer.beneath import split_relative
 from s3pool.transfer.tasks import Problem
-from s3pool.transfer.walk import LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
+from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
 
+ODD_COMPONENTS = ("/", "./")
+AFTER_SLASH = "0"  # the character behind it
 PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
 PUT_WAIT_S = 0.2  # how long a listing waits for room before it looks whether it is still wanted
 
@@ -36,11 +41,12 @@ class LocalSource:
         *,
         names: Names,
         links: str = LINKS_FILES,
+        within: NameRange = EVERYTHING,
         target_of: Callable[[str], str],
         on_problem: Callable[[Problem], None],
         on_left: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        self._walk = Walk(root, names=names, links=links, on_left=on_left)
+        self._walk = Walk(root, names=names, links=links, within=within, on_left=on_left)
         self._target_of = target_of
         self._on_problem = on_problem
 
@@ -71,13 +77,13 @@ class LocalTarget:
         root: str,
         *,
         names: Names,
+        within: NameRange = EVERYTHING,
         on_problem: Callable[[Problem], None],
         on_part: Callable[[bytes], object] | None = None,
     ) -> None:
         self._root = root
-        self._names = names
+        self._walk = partial(Walk, root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part)
         self._on_problem = on_problem
-        self._on_part = on_part
 
     def __iter__(self) -> Iterator[Block]:
         """Yield the files.
@@ -87,7 +93,7 @@ class LocalTarget:
         """
         if not os.path.lexists(self._root or "."):
             return
-        for found in Walk(self._root or ".", names=self._names, links=LINKS_SKIP, on_part=self._on_part).blocks():
+        for found in self._walk().blocks():
             if not isinstance(found, Unusable):
                 yield _local_block(found)
             elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):
@@ -99,15 +105,24 @@ class RemoteTree:
     """The keys below a prefix, by what follows it, in the order of their bytes.
 
     ``is_ordered`` becomes False when the server lists without order. With ``sorts`` the names
-    are sorted here, on disk. ``seen`` counts the keys, also those that a filter leaves out;
-    ``has_ended`` tells that none are to come.
+    are sorted here, on disk, and those outside of ``within`` left out. ``seen`` counts the keys,
+    also those that a filter leaves out; ``has_ended`` tells that none are to come.
     """
 
-    def __init__(self, pages: Iterable[ListPage], prefix: str, *, names: Names, sorts: bool = False) -> None:
+    def __init__(
+        self,
+        pages: Iterable[ListPage],
+        prefix: str,
+        *,
+        names: Names,
+        sorts: bool = False,
+        within: NameRange = EVERYTHING,
+    ) -> None:
         self._pages = pages
         self._start = len(prefix)
         self._names = names
         self._sorts = sorts
+        self._within = within
         self._last: bytes | None = None
         self.is_ordered = True
         self.has_ended = False
@@ -124,7 +139,10 @@ class RemoteTree:
             return
         from s3pool.sync.sorting import sorted_blocks
 
-        yield from sorted_blocks(self._blocks())
+        blocks = self._blocks()
+        if self._within != EVERYTHING:
+            blocks = (block.pick(map(self._within.holds, block.names)) for block in blocks)
+        yield from sorted_blocks(blocks)
 
     def _blocks(self) -> Iterator[Block]:
         everything = takes_all(self._names)
@@ -148,6 +166,43 @@ class RemoteTree:
             if not self._sorts:
                 raise UnorderedError("the server lists its keys without order")
         self._last = last
+
+
+class UnusualKeys:
+    """The files that keys with empty or ``.`` components need, for a run that lists a range of keys only.
+
+    ``a//b`` and ``a/./b`` need the file ``a/b``, and may stand in the range of another run.
+    ``list_keys(prefix)`` gives the keys with a prefix; it is asked about directories at the borders.
+    """
+
+    def __init__(self, within: NameRange, list_keys: Callable[[str], Iterable[str]]) -> None:
+        self._within = within
+        self._list_keys = list_keys
+        self._known: dict[str, frozenset[bytes]] = {}
+
+    def need(self, name: str) -> bool:
+        """Return whether such a key outside of the range needs a file."""
+        places = [0, *(place + 1 for place, letter in enumerate(name) if letter == "/")]
+        starts = (name[:place] + odd for place in places for odd in ODD_COMPONENTS)
+        return any(order_of(name) in self._files_below(start) for start in starts)
+
+    def _files_below(self, start: str) -> frozenset[bytes]:
+        # The keys with a prefix follow each other, so that the range has all of them if it has both ends.
+        if self._within.holds(start) and self._within.holds(start[:-1] + AFTER_SLASH):
+            return frozenset()
+        if start not in self._known:
+            self._known[start] = frozenset(map(plain_name, self._list_keys(start)))
+        return self._known[start]
+
+
+def plain_name(name: str) -> bytes:
+    """Return the name by which a walk finds the file of a key.
+
+    Raises:
+        RefusedError: it can have none.
+    """
+    parents, last = split_relative(name)
+    return b"/".join((*parents, last))
 
 
 def _local_block(files: LocalFiles) -> Block:

@@ -16,7 +16,7 @@ from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
-from s3pool.transfer.walk import LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
+from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ class Rules:
     shard: Shard = WHOLE
     links: str = LINKS_FILES
     version_id: str = ""
+    is_moved: bool = False
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
     not_kept: NotKept | None = None  # what a walk leaves out is told there
@@ -225,10 +226,12 @@ class Expansion:
             bucket, prefix = self._target.bucket, self._target.tree_prefix
             # Where links to directories are followed, the way to a file may lead through them.
             root = "" if self._rules.links == LINKS_FOLLOW else source.path
+            shard = self._rules.shard
             walk = Walk(
                 source.path,
-                names=self._names,
+                names=self._names if shard.range is None else self._rules.names,
                 links=self._rules.links,
+                within=shard.range or EVERYTHING,
                 on_left=self._rules.on_left(source.path, self._target),
             )
             for found in walk:
@@ -270,13 +273,13 @@ class Expansion:
         below = compile_glob(f"{source.key.rstrip('/')}/*") if self._rules.recursive else matches
         found = False
         target_tree = self._target_trees.get(source.text)
-        for info in self._objects(source.bucket, start):
+        for info in self._objects(source.bucket, start, base):
             if target_tree is not None and info.key.startswith(target_tree):
                 continue  # a copy that was just made, or what such copies lie beside
             if matches(info.key) or below(info.key):
                 found = True
                 yield from self._admitted(source.bucket, info, info.key[len(base) :], base)
-        if not found:
+        if not found and self._is_missing(source.bucket, start):
             raise _nothing_found(source)
 
     def _expand_tree(self, source: S3Path) -> Iterator[Item]:
@@ -285,11 +288,19 @@ class Expansion:
             for item in self._tree_key(source):
                 found = True
                 yield item
-        for info in self._objects(source.bucket, source.tree_prefix):
+        for info in self._objects(source.bucket, source.tree_prefix, source.tree_prefix):
             found = True
             yield from self._admitted(source.bucket, info, source.relative(info.key), source.tree_prefix)
-        if not found:
+        if not found and self._is_missing(source.bucket, source.tree_prefix):
             raise _nothing_found(source)
+
+    def _is_missing(self, bucket: str, prefix: str) -> bool:
+        """Return whether nothing has a prefix, after a listing that has found nothing in this shard."""
+        if self._rules.shard.range is None:
+            return True
+        if self._rules.is_moved:
+            return False  # other shards may have moved it all
+        return not self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects
 
     def _tree_key(self, source: S3Path) -> Iterator[Item]:
         """Yield the key that has exactly the tree's name, if there is one."""
@@ -368,10 +379,13 @@ class Expansion:
             op=error.op,
         )
 
-    def _objects(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+    def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:
         from s3pool.s3.list_all import list_objects
 
-        return list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)
+        start, until = self._rules.shard.bounds(base)
+        return list_objects(
+            self._client, bucket, prefix=prefix, start_after=start, until=until, mode=self._rules.listing
+        )
 
     def _exists(self, bucket: str, key: str) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, UsageError
@@ -128,9 +129,16 @@ class Removal:
 
         if self._rules.recursive and not scope.is_glob and not self._rules.raw_prefix and not scope.path.is_prefix:
             yield from self._admitted(scope, self._head(scope.path))
-        yield from self._admitted(
-            scope, list_objects(self._client, scope.bucket, prefix=scope.prefix, mode=self._rules.listing)
+        start, until = self._rules.shard.bounds(scope.base)
+        objects = list_objects(
+            self._client,
+            scope.bucket,
+            prefix=scope.prefix,
+            start_after=start,
+            until=until,
+            mode=self._rules.listing,
         )
+        yield from self._admitted(scope, objects)
 
     def _head(self, path: S3Path, *, may_be_tree: bool = True) -> Iterator[ObjectInfo]:
         try:
@@ -142,17 +150,29 @@ class Removal:
         yield ObjectInfo(path.key, head.size, head.last_modified)
 
     def _versions(self, scope: _Scope) -> Iterator[DeleteTask]:
-        from s3pool.s3.list_all import list_versions
-
-        # A tree's own key stands before the tree in the same listing.
-        prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
-        versions = list_versions(self._client, scope.bucket, prefix=prefix, mode=self._rules.listing)
         is_missing = True
-        for task in self._admitted(scope, versions):
+        for task in self._admitted(scope, self._listed_versions(scope)):
             is_missing = False
             yield task
         if is_missing and scope.is_one_key and not self._rules.listed:
             refuse_tree(scope.path, self._client)
+
+    def _listed_versions(self, scope: _Scope) -> Iterator[ObjectInfo]:
+        from s3pool.s3.list_all import list_versions
+
+        is_range = self._rules.shard.range is not None and not scope.is_one_key
+        start, until = self._rules.shard.bounds(scope.base) if is_range else ("", None)
+        prefix = scope.prefix
+        if not (scope.is_glob or self._rules.raw_prefix):
+            key = scope.path.key
+            if not is_range:
+                prefix = key  # a tree's own key stands before the tree in the same listing
+            elif key and not scope.path.is_prefix:
+                versions = list_versions(self._client, scope.bucket, prefix=key)
+                yield from takewhile(lambda info: info.key == key, versions)
+        yield from list_versions(
+            self._client, scope.bucket, prefix=prefix, start_after=start, until=until, mode=self._rules.listing
+        )
 
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.list_all import list_uploads

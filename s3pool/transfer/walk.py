@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import compress
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
 from s3pool.filters import NameFilter, Names, takes_all
 from s3pool.record import dataclass
+from s3pool.shard import NameRange
 from s3pool.transfer.beneath import PART_PREFIX, is_part_name, local_error
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported
@@ -25,6 +26,7 @@ EMPTY = "empty"  # what a walk leaves out: a directory without files, a link tha
 LINK = "link"
 
 NO_FILTER = NameFilter()
+EVERYTHING = NameRange()
 FILES_AT_ONCE = 1000  # looked at together, as many as a page of a listing has
 FIRST_PART_NAME = PART_PREFIX.encode()
 REGULAR = {stat.S_IFREG}
@@ -53,6 +55,10 @@ class LocalFiles(NamedTuple):
         yield from map(LocalFile, self.names, paths, self.sizes, self.times_ns)
 
 
+def _encode(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
 def path_opener(below: bytes) -> Callable[[str], str]:
     """Give path_below() for many names in one directory."""
     if sys.getfilesystemencoding() == "utf-8":
@@ -62,7 +68,7 @@ def path_opener(below: bytes) -> Callable[[str], str]:
 
 def path_below(below: bytes, name: str) -> str:
     """Give what opens a file by its key below a directory that ends in a slash."""
-    return os.fsdecode(below + name.encode("utf-8", "surrogateescape"))
+    return os.fsdecode(below + _encode(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class Unusable:
 class Walk:
     """One walk over a tree; memory holds the names of the directories on the way only.
 
+    Names outside of ``within`` are not looked at, nor are directories that can hold no name inside.
     Temporary files of downloads are no part of it; ``on_part`` hears of them. ``on_left`` hears
     of empty directories and of links that are skipped without a word.
     """
@@ -87,6 +94,7 @@ class Walk:
         *,
         names: Names = NO_FILTER,
         links: str = LINKS_FILES,
+        within: NameRange = EVERYTHING,
         on_part: Callable[[bytes], object] | None = None,
         on_left: Callable[[str, bytes], object] | None = None,
     ) -> None:
@@ -97,6 +105,8 @@ class Walk:
         self._names = names
         self._takes_all = takes_all(names)
         self._links = links
+        self._after = None if within.after is None else _encode(within.after)
+        self._until = None if within.until is None else _encode(within.until)
         self._stat = os.lstat if links == LINKS_SKIP else os.stat
 
     def __iter__(self) -> Iterator[LocalFile | Unusable]:
@@ -127,6 +137,7 @@ class Walk:
     def _walk(
         self, names: list[bytes], below: bytes, ancestors: tuple[tuple[int, int], ...]
     ) -> Iterator[LocalFiles | Unusable]:
+        self._cut(names, below)
         # From the end, so that names already seen can go while a long directory is walked.
         names.reverse()
         while names:
@@ -135,23 +146,42 @@ class Walk:
             else:
                 yield from self._files(below, self._without_parts(below, _take_files(names)))
 
+    def _cut(self, names: list[bytes], below: bytes) -> None:
+        """Leave out the names of one directory that the range does not have."""
+        if self._until is not None and self._until.startswith(below):
+            del names[bisect_right(names, self._until[len(below) :]) :]
+        if self._after is not None and self._after.startswith(below):
+            after = self._after[len(below) :]
+            stop = bisect_right(names, after)
+            # The last one may be a directory that the range begins in.
+            is_begun = stop and names[stop - 1].endswith(b"/") and after.startswith(names[stop - 1])
+            del names[: stop - 1 if is_begun else stop]
+
+    def _holds_directory(self, relative: bytes) -> bool:
+        """Return whether a directory's own name is in the range, so that one shard reports it."""
+        return (self._after is None or self._after < relative) and (self._until is None or relative <= self._until)
+
     def _directory(self, relative: bytes, ancestors: tuple[tuple[int, int], ...]) -> Iterator[LocalFiles | Unusable]:
         if not self._names.may_contain(_decode(relative)):
             return
         path = os.path.join(self._root, relative)
         try:
             if os.path.islink(path[:-1]) and self._links != LINKS_FOLLOW:
-                yield from self._linked_directory(relative)
+                if self._holds_directory(relative):
+                    yield from self._linked_directory(relative)
                 return
             facts = os.stat(path)
             identity = (facts.st_dev, facts.st_ino)
             if identity in ancestors:
+                if not self._holds_directory(relative):
+                    return
                 yield self._unusable(relative, RefusedError(f"{os.fsdecode(path)} leads back to itself: skipped"))
                 return
             names = _sorted_names(path)
-            if not names:
+            if not names and self._holds_directory(relative):
                 self._on_left(EMPTY, relative)
         except OSError as exc:
+            # Every shard whose names may be there reports it: none of them has seen all of its own.
             yield self._unusable(relative, local_error("read", os.fsdecode(path), exc))
             return
         yield from self._walk(names, relative, (*ancestors, identity))

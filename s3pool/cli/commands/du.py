@@ -17,7 +17,7 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.units import format_size, format_size_long
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--versions", action="store_true", help="count every version; delete markers are none")
     add_csv_flag(parser)
     add_glob_flag(parser)
-    add_shard_flag(parser)
+    add_shard_flags(parser)
     add_listing_flags(parser)
 
 

@@ -31,13 +31,12 @@ from s3pool.cli.search import (
     regex_test,
 )
 from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
-from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
-from s3pool.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     import argparse
@@ -81,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
     add_csv_flag(parser)
     add_glob_flag(parser)
-    add_shard_flag(parser)
+    add_shard_flags(parser)
     add_listing_flags(parser)
 
 
@@ -92,15 +91,13 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if any(path.is_root for path in paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
     shard = shard_of(args, ctx)
-    # A prefix is of one shard by its own name, whatever shards its keys are of.
-    of_prefixes, of_keys = (shard, WHOLE) if args.type == DIRECTORY else (WHOLE, shard)
-    test = _compile_tests(args, moment=ctx.moment, shard=of_prefixes)
+    test = _compile_tests(args, moment=ctx.moment)
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
     if args.csv:
         ctx.out.line(header_row(_columns(args)))
-    return ctx.for_each(paths, lambda path: _find(select(path, glob=glob, mode=mode, shard=of_keys), test, args, ctx))
+    return ctx.for_each(paths, lambda path: _find(select(path, glob=glob, mode=mode, shard=shard), test, args, ctx))
 
 
 def _columns(args: argparse.Namespace) -> tuple[str, ...]:
@@ -125,15 +122,13 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
 
-def _compile_tests(args: argparse.Namespace, *, moment: Callable[[str], float], shard: Shard) -> Test | None:
+def _compile_tests(args: argparse.Namespace, *, moment: Callable[[str], float]) -> Test | None:
     """Give one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
     facts = _object_filter(args, moment=moment)
     if facts.active:
         tests.append(fact_test(facts))
-    if not shard.is_whole:
-        tests.append(lambda found: shard.holds(found.relative))
     return (lambda found: all(test(found) for test in tests)) if tests else None
 
 

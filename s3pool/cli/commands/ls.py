@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
@@ -29,9 +29,12 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
+from s3pool.record import replace
+from s3pool.shard import Shard
 
 if TYPE_CHECKING:
     import argparse
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
     add_csv_flag(parser)
     add_glob_flag(parser)
+    add_shard_flags(parser)
     add_listing_flags(parser)
 
 
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     columns = _columns(paths, args)
     if args.csv:
         ctx.out.line(header_row(columns))
-    lister = _Lister(args, ctx, headings=len(paths) > 1, columns=columns)
+    lister = _Lister(args, ctx, headings=len(paths) > 1, columns=columns, shard=shard_of(args, ctx))
     code = ctx.for_each(paths, lister.list)
     if args.summarize:
         lister.summarize()
@@ -102,8 +106,11 @@ class _Lister:
     ``columns`` are those of the table with --csv.
     """
 
-    def __init__(self, args: argparse.Namespace, ctx: Context, *, headings: bool, columns: tuple[str, ...]) -> None:
+    def __init__(
+        self, args: argparse.Namespace, ctx: Context, *, headings: bool, columns: tuple[str, ...], shard: Shard
+    ) -> None:
         self._args = args
+        self._shard = shard
         self._ctx = ctx
         self._out = ctx.out
         self._columns = columns
@@ -129,7 +136,8 @@ class _Lister:
         elif self._args.incomplete:
             self._list_uploads(path)
         else:
-            self._list_keys(select(path, glob=not self._args.no_glob, mode=list_mode(self._args, self._ctx)))
+            mode = list_mode(self._args, self._ctx)
+            self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard))
 
     def summarize(self) -> None:
         """Tell the counts: on stderr, or as the last object with --json.
@@ -189,7 +197,7 @@ class _Lister:
     def _list_uploads(self, path: S3Path) -> None:
         from s3pool.s3.list_all import list_uploads
 
-        selection = select(path, glob=not self._args.no_glob)
+        selection = select(path, glob=not self._args.no_glob, shard=self._shard)
         # The key itself may have an upload, so the slash of its tree is left out of the request.
         asked = selection.single or selection.prefix
         for upload in list_uploads(self._ctx.client, path.bucket, prefix=asked):
@@ -215,14 +223,7 @@ class _Lister:
         object_entry, prefix_entry = self._entry_makers(selection)
         whole = self._page_formatter(selection.base)
         found = False
-        for page in iter_selected_pages(
-            self._ctx.client,
-            selection,
-            delimiter="" if recursive else DELIMITER,
-            versions=self._args.versions,
-            max_keys=self._left,
-            ahead=True,
-        ):
+        for page in self._iter_pages(selection, delimiter="" if recursive else DELIMITER):
             found = found or bool(page.objects or page.prefixes)
             lines = whole(page.objects) if whole and page.objects and not page.prefixes else None
             if lines is None:
@@ -233,8 +234,24 @@ class _Lister:
             self._count(page)
             if self._is_full:
                 break
-        if not found and (selection.single or selection.admits):
+        if not found and (selection.single or selection.admits) and selection.shard.is_whole:
             self._out.note(f"s3pool: nothing found: {selection.text}")
+
+    def _iter_pages(self, selection: Selection, *, delimiter: str) -> Iterator[ListPage]:
+        """Yield the pages of an operand; a prefix is of the shard of its own name."""
+        shard, relative = selection.shard, selection.relative
+        for page in iter_selected_pages(
+            self._ctx.client,
+            selection,
+            delimiter=delimiter,
+            versions=self._args.versions,
+            max_keys=self._left,
+            ahead=True,
+        ):
+            if shard.is_whole or not page.prefixes:
+                yield page
+            else:
+                yield replace(page, prefixes=tuple(name for name in page.prefixes if shard.holds(relative(name))))
 
     def _page_formatter(self, base: str) -> Callable[[Sequence[ObjectInfo]], bytes | None] | None:
         """Give what formats whole pages where lines are plain, None where it is of no use."""
@@ -317,7 +334,9 @@ class _Lister:
 
 
 def _belongs(key: str, selection: Selection) -> bool:
-    """Say whether an upload's key is of the tree, is the single key, or matches the glob."""
+    """Return whether an upload's key is of the shard and of the tree, is the single key, or matches the glob."""
+    if not selection.shard.holds(selection.relative(key)):
+        return False
     if selection.admits is not None:
         return selection.admits(key)
     return key.startswith(selection.prefix) or key == selection.single

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.cli.summary import finish
 from s3pool.cli.transfers import add_filter_flags, name_filter, remove
 from s3pool.errors import RefusedError, UsageError
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--older-than", default="", metavar="AGE", help="only what is older: 7d10h, or a date")
     parser.add_argument("--newer-than", default="", metavar="AGE", help="only what is newer: 7d10h, or a date")
     add_filter_flags(parser)
-    add_shard_flag(parser)
+    add_shard_flags(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
     parser.add_argument(

@@ -12,7 +12,7 @@ from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, ex
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flag, shard_of
+from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.cli.summary import exit_code_of, store_what_is_left, tell_summary
 from s3pool.cli.transfers import (
     Teller,
@@ -41,8 +41,10 @@ from s3pool.units import format_duration, format_size
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.filters import Names
+    from s3pool.location import S3Path
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
+    from s3pool.shard import NameRange
 
 SUMMARY = "make a directory or prefix like another one"
 
@@ -87,7 +89,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
-    add_shard_flag(group)
+    add_shard_flags(group)
     group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
 
 
@@ -193,7 +195,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             route,
             engine,
             options,
-            list_pages=lambda client, bucket, prefix, in_order: _list_pages(ctx, client, bucket, prefix, in_order),
+            list_pages=lambda client, tree, within, in_order: _list_pages(ctx, client, tree, within, in_order),
             on_outcome=Teller(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
@@ -213,12 +215,13 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
     return _exit_code(report)
 
 
-def _list_pages(ctx: Context, client: S3Client, bucket: str, prefix: str, in_order: bool) -> Iterable[ListPage]:
+def _list_pages(ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
     from s3pool.s3.list_all import list_pages
 
     # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
     mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
-    return list_pages(client, bucket, prefix=prefix, mode=mode)
+    start, until = within.bounds(tree.tree_prefix)
+    return list_pages(client, tree.bucket, prefix=tree.tree_prefix, start_after=start, until=until, mode=mode)
 
 
 # -- the end -------------------------------------------------------------------------------

@@ -188,12 +188,12 @@ def add_global_flags(
             for source in SOURCES:
                 flag(source.flag, metavar=source.metavar, help=source.help)
         if option.flag:
-            flag(option.flag, help=option.flag_help, **_argparse_settings(option))
+            flag(option.flag, help=option.flag_help, **argparse_settings(option))
     _add_output_flags(flag)
 
 
-def _argparse_settings(option: Option[Any]) -> dict[str, Any]:
-    """Return how argparse reads an option's flag: the value's text, which the option itself parses."""
+def argparse_settings(option: Option[Any]) -> dict[str, Any]:
+    """Return the settings of an option's flag for argparse; the option itself parses the value."""
     if option.switch is not None:
         return {"action": "store_true"}
     settings: dict[str, Any] = {"type": str.lower, "choices": option.choices} if option.choices else {}
@@ -214,6 +214,19 @@ def _add_output_flags(flag: Callable[..., None]) -> None:
     )
     flag("--dry-run", action="store_true", help="say what would be done, change nothing")
     flag("--version", action="store_true", help="show the version and exit")
+
+
+class _RemovedFlag(argparse.Action):
+    """Refuse a flag that is gone; ``const`` says what to do instead."""
+
+    def __call__(self, *_rest: object, **_named: object) -> NoReturn:
+        raise UsageError(f"{self.option_strings[0]} is no flag any more: {self.const}")
+
+
+def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str) -> None:
+    """Answer a flag that is gone with what to do instead."""
+    flag = f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, action=_RemovedFlag, nargs="?", const=advice, help=argparse.SUPPRESS)
 
 
 # -- the two entrances ---------------------------------------------------------------------

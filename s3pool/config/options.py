@@ -63,9 +63,10 @@ class Setting(NamedTuple):
 class Option(Generic[T]):
     """One option, declared as an attribute of an ``Options`` class.
 
-    On the class the attribute is the option itself, on an instance its value in effect. A
-    ``switch`` is what a flag without a value means; ``zero`` is the word for 0; ``moved`` tells
-    what replaced a flag that is gone; ``default_note`` says what the default's text cannot.
+    On the class the attribute is the option itself, on an instance its value in effect. An
+    option with a ``metavar``, ``choices`` or a ``switch`` (the value that its flag means) has a
+    flag; one that is ``moved`` had a flag of its name. ``zero`` is the word for 0, and
+    ``default_note`` stands for the default in help and manual.
     """
 
     name = attribute = ""
@@ -86,7 +87,7 @@ class Option(Generic[T]):
         secret: bool = False,
         zero: str = "0",
         default_note: str = "",
-        moved: str = "",
+        moved: bool = False,
         group: str = "",
     ) -> None:
         self.parse, self.default, self.help = parse, default, help
@@ -99,6 +100,8 @@ class Option(Generic[T]):
         self.attribute = attribute
         self.name = attribute.removesuffix(UNIT_SUFFIX)
         self.key = self.key or self.name
+        if not self.flag and (self.metavar or self.choices or self.switch is not None):
+            self.flag = f"--{self.name.replace('_', '-')}"
 
     # The values are attributes of the instance, so an option is only found on the class.
     @overload
@@ -215,7 +218,6 @@ class Config(Options):
         NO_ENDPOINTS,
         "the nodes, separated by commas; repeatable; http://node{1...4}:9000 expands",
         env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        flag="--endpoints",
         metavar="URL,...",
         repeatable=True,
     )
@@ -224,7 +226,6 @@ class Config(Options):
         "",
         "access key; the secret comes from AWS_SECRET_ACCESS_KEY or a file",
         env=("AWS_ACCESS_KEY_ID", "S3_KEY"),
-        flag="--access-key",
         metavar="KEY",
         default_note="~/.aws/credentials",
     )
@@ -252,7 +253,6 @@ class Config(Options):
         "us-east-1",
         "region in the signature",
         env=("AWS_REGION", "AWS_DEFAULT_REGION"),
-        flag="--region",
         metavar="NAME",
     )
     bucket = Option(parse_text, "", "the bucket of s3:///KEY", env=("S3_BUCKET",))
@@ -261,7 +261,6 @@ class Config(Options):
         False,
         "do not verify TLS certificates",
         env=("S3POOL_INSECURE_TLS",),
-        flag="--insecure",
         switch=True,
     )
     ca_bundle = Option(
@@ -269,21 +268,15 @@ class Config(Options):
         "",
         "certificates to trust",
         env=("AWS_CA_BUNDLE",),
-        flag="--ca-bundle",
         metavar="FILE",
         default_note="the system's",
     )
-    client_cert = Option(
-        parse_text, "", "certificate to show to nodes that ask for one, in PEM", flag="--client-cert", metavar="FILE"
-    )
-    client_key = Option(
-        parse_text, "", "its private key, where it is not in the same file", flag="--client-key", metavar="FILE"
-    )
+    client_cert = Option(parse_text, "", "certificate to show to nodes that ask for one, in PEM", metavar="FILE")
+    client_key = Option(parse_text, "", "its private key, where it is not in the same file", metavar="FILE")
     addressing = Option(
         parse_choice(ADDRESSING),
         "path",
         "where the bucket's name stands: in the path, or in the host name",
-        flag="--addressing",
         choices=ADDRESSING,
     )
     strategy = Option(
@@ -292,7 +285,6 @@ class Config(Options):
         "how the next node is picked",
         key="load_balancer.strategy",
         env=("LB_STRATEGY",),
-        flag="--strategy",
         choices=STRATEGIES,
     )
     connect_timeout_s = Option(
@@ -301,7 +293,6 @@ class Config(Options):
         "for one connection attempt",
         key="load_balancer.connect_timeout",
         env=("POOL_CONNECT_TIMEOUT",),
-        flag="--connect-timeout",
         metavar="SECONDS",
     )
     read_timeout_s = Option(
@@ -310,7 +301,6 @@ class Config(Options):
         "for silence in an answer",
         key="load_balancer.request_timeout",
         env=("LB_REQUEST_TIMEOUT",),
-        flag="--read-timeout",
         metavar="SECONDS",
     )
     retries = Option(
@@ -319,7 +309,6 @@ class Config(Options):
         "extra attempts, on another node first",
         key="load_balancer.max_retries",
         env=("LB_MAX_RETRIES",),
-        flag="--retries",
         metavar="N",
     )
     health_interval_s = Option(
@@ -328,7 +317,6 @@ class Config(Options):
         "between probes in long commands",
         key="load_balancer.health_check_interval",
         env=("LB_HEALTH_CHECK_INTERVAL",),
-        flag="--health-interval",
         metavar="SECONDS",
     )
     sticky = Option(
@@ -344,7 +332,6 @@ class Config(Options):
         "connections to each endpoint",
         key="pool.max_connections",
         env=("POOL_MAX_CONNECTIONS",),
-        flag="--max-connections",
         metavar="N",
         default_note="100, bounded by the file limit",
     )
@@ -360,7 +347,6 @@ class Config(Options):
         0,
         f"objects or parts in flight, at most {MAX_WORKERS}",
         env=("S3POOL_WORKERS",),
-        flag="--workers",
         metavar="N",
         zero="auto",
     )
@@ -369,7 +355,6 @@ class Config(Options):
         0,
         "bytes a second over all workers, such as 10M",
         env=("S3POOL_BWLIMIT",),
-        flag="--bwlimit",
         metavar="RATE",
         zero="none",
     )
@@ -378,7 +363,6 @@ class Config(Options):
         "warning",
         "the least severe log lines to show",
         env=("S3POOL_LOG_LEVEL",),
-        flag="--log-level",
         choices=LOG_LEVELS,
     )
 

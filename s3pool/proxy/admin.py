@@ -22,7 +22,8 @@ from s3pool.proxy.crew import Crew
 from s3pool.proxy.denial import REASONS, ClientGoneError, Denial, forbidden
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.page import PAGE
-from s3pool.proxy.settings import Address, ProxySettings
+from s3pool.proxy.readers import Address
+from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 
 logger = logging.getLogger(__name__)

@@ -181,7 +181,7 @@ class Loader:
     ) -> Load:
         """Read a body to its end: only then its checksum is known, which must stand in the head."""
         limit = self.disk.size
-        detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger --spool-limit here"
+        detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger proxy.spool_limit here"
         too_large = Denial(400, "EntityTooLarge", detail, closes=True)
         before_read()
         try:

@@ -20,10 +20,10 @@ from s3pool.errors import ConfigError, S3PoolError
 from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
 from s3pool.proxy.descriptors import raise_limit
 from s3pool.proxy.limits import Meter
+from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway
-from s3pool.proxy.settings import Address, ProxySettings
-from s3pool.record import replace
+from s3pool.proxy.settings import ProxySettings
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Family:
 
     def _load_here(self) -> tuple[object, ProxySettings]:
         config, settings = self._load()
-        return config, replace(settings, listen=self.address, processes=self.settings.processes)
+        return config, settings.replace(listen=self.address, processes=self.settings.processes)
 
     def pass_on(self, number: int) -> None:
         """Send a signal to all processes."""

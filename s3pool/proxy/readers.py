@@ -1,4 +1,4 @@
-"""How each value of the proxy's settings is read, from a flag's text or from YAML."""
+"""How each value of the proxy's settings is parsed, from a flag's text or from YAML."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Say whether only this machine can reach it."""
+        """Return whether only this machine can reach the address."""
         return self.host.startswith((*LOOPBACK, UNIX))
 
     def url(self, *, is_tls: bool) -> str:
-        """Return what clients take for the endpoint."""
+        """Return the URL that clients use as their endpoint."""
         return str(self) if self.path else f"{'https' if is_tls else 'http'}://{self}"
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def read_address(value: object) -> Address:
+def parse_address(value: object) -> Address:
     """Read ``host:port``, ``[::1]:port``, ``:port``, a port alone, or ``unix:/path``.
 
     Raises:
@@ -73,15 +73,18 @@ def read_address(value: object) -> Address:
     return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
-def _optional_address(value: object) -> Address | None:
+def parse_admin_address(value: object) -> Address | None:
+    """Read ``host:port``, or ``off`` as None."""
     # YAML reads a bare off as false.
-    address = None if value is False or value == OFF else read_address(value)
+    address = None if value is False or value == OFF else parse_address(value)
     if address is not None and address.path:
         raise ConfigError("must be host:port or off")
     return address
 
 
-def _word(*allowed: str) -> Callable[[object], str]:
+def parse_word(*allowed: str) -> Callable[[object], str]:
+    """Return a parser of one of a few words; YAML reads a bare ``off`` and ``on`` as truth values."""
+
     def read(value: object) -> str:
         text = OFF if value is False else "on" if value is True else str(value)
         if text not in allowed:
@@ -91,7 +94,9 @@ def _word(*allowed: str) -> Callable[[object], str]:
     return read
 
 
-def _count(least: int) -> Callable[[object], int]:
+def parse_count_from(least: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers from ``least`` on."""
+
     def read(value: object) -> int:
         if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) < least:
             raise ConfigError(f"must be a whole number from {least} on, not {value!r}")
@@ -100,26 +105,31 @@ def _count(least: int) -> Callable[[object], int]:
     return read
 
 
-def _seconds(value: object) -> float:
+def parse_seconds(value: object) -> float:
+    """Read a number of seconds, or a duration such as ``2m``."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(str(value)) if is_number else parse_duration(str(value))
 
 
-def _size(value: object) -> int:
+def parse_bytes(value: object) -> int:
+    """Read a number of bytes, or a size such as ``16MiB``."""
     return value if isinstance(value, int) and not isinstance(value, bool) else parse_size(str(value))
 
 
-def _text(value: object) -> str:
+def parse_path(value: object) -> str:
+    """Read the name of a file or directory."""
     if not isinstance(value, str) or not value:
         raise ConfigError("must be text")
     return value
 
 
-def _log(value: object) -> str:
-    return OFF if value is False else _text(value)
+def parse_log(value: object) -> str:
+    """Read the name of a log file, ``-`` or ``off``."""
+    return OFF if value is False else parse_path(value)
 
 
-def _share(value: object) -> float:
+def parse_share(value: object) -> float:
+    """Read a percentage as a fraction; ``off`` is no limit."""
     if value is False or value == OFF:
         return UNLIMITED
     text = str(value).removesuffix("%")
@@ -128,7 +138,8 @@ def _share(value: object) -> float:
     return int(text) / PERCENT
 
 
-def _probe(value: object) -> str:
+def parse_probe(value: object) -> str:
+    """Read the kind of a probe, or its path."""
     text = str(value)
     is_path = text.startswith("/") and text.isascii() and text.isprintable() and " " not in text
     if text not in PROBES and not is_path:
@@ -136,94 +147,49 @@ def _probe(value: object) -> str:
     return text
 
 
-def _wait(value: object) -> float:
-    seconds = _seconds(value)
+def parse_wait(value: object) -> float:
+    """Read a duration above 0."""
+    seconds = parse_seconds(value)
     if seconds <= 0:
         raise ConfigError("must be longer than 0 s")
     return seconds
 
 
-def _networks(value: object) -> tuple[Network, ...]:
+def parse_networks(value: object) -> tuple[Network, ...]:
+    """Read networks from a text with commas, or a list of such texts."""
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ConfigError("must be a network such as 10.0.0.0/8, or a list of them")
     return tuple(ipaddress.ip_network(part.strip()) for word in words for part in word.split(","))
 
 
-def _domains(value: object) -> tuple[str, ...]:
+def parse_domains(value: object) -> tuple[str, ...]:
+    """Read a name or a list of names, in lower case."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip(".") for name in names):
         raise ConfigError("must be a name or a list of names")
     return tuple(name.strip(".").lower() for name in names)
 
 
-def _tiers(value: object) -> tuple[tuple[Endpoint, ...], ...]:
+def parse_tiers(value: object) -> tuple[tuple[Endpoint, ...], ...]:
+    """Read a list of lists of endpoints."""
     if not isinstance(value, list) or not all(isinstance(tier, list) and tier for tier in value):
         raise ConfigError("must be a list of lists of endpoints, the preferred one first")
     return tuple(parse_endpoints(tier) for tier in value)
 
 
-def _sticky(value: object) -> str:
-    return "" if value in (False, OFF) else _word("key")(value)
+def parse_sticky(value: object) -> str:
+    """Read ``key``, or ``off`` as ""."""
+    return "" if value in (False, OFF) else parse_word("key")(value)
 
 
-def _flag(value: object) -> bool:
+def parse_switch(value: object) -> bool:
+    """Read true or false."""
     if not isinstance(value, bool):
         raise ConfigError("must be true or false")
     return value
 
 
-def _clients(value: object) -> object:
+def parse_clients(value: object) -> object:
+    """Return the raw value: the clients are parsed when the proxy starts."""
     return value
-
-
-READERS: dict[str, Callable[[object], object]] = {
-    "listen": read_address,
-    "admin_listen": _optional_address,
-    "admin_token_file": _text,
-    "allowed_hosts": _domains,
-    "auth": _word(*AUTH_MODES),
-    "i_know_this_is_open": _flag,
-    "clients": _clients,
-    "clients_file": _text,
-    "bucket_limits": _clients,
-    "anonymous": _word(*ANONYMOUS_MODES),
-    "sigv2": _word(*SIGV2_MODES),
-    "domains": _domains,
-    "sticky": _sticky,
-    "tiers": _tiers,
-    "probe": _probe,
-    "probe_interval": _wait,
-    "probe_timeout": _wait,
-    "rise": _count(1),
-    "fall": _count(1),
-    "tries": _count(1),
-    "retry_budget": _share,
-    "retry_ambiguous_put": _flag,
-    "trailers": _word(*TRAILER_MODES),
-    "verify_body": _flag,
-    "ttfb_timeout": _wait,
-    "slow_op_timeout": _wait,
-    "backend_idle": _wait,
-    "spool_limit": _size,
-    "spool_dir": _text,
-    "replay_buffer": _size,
-    "replay_memory": _size,
-    "resume_get": _count(0),
-    "idle_timeout": _seconds,
-    "header_timeout": _seconds,
-    "least_speed": _size,
-    "speed_window": _wait,
-    "slot_wait": _wait,
-    "max_clients": _count(1),
-    "max_per_client": _count(0),
-    "trust_forwarded": _networks,
-    "proxy_protocol": _networks,
-    "processes": _count(1),
-    "tls_cert": _text,
-    "tls_key": _text,
-    "tls_client_ca": _text,
-    "drain_delay": _seconds,
-    "drain_timeout": _seconds,
-    "access_log": _log,
-}

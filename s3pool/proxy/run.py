@@ -21,9 +21,10 @@ from s3pool.proxy.journal import AccessLog
 from s3pool.proxy.limits import Meter
 from s3pool.proxy.log_limit import limit_log
 from s3pool.proxy.metrics import Metrics
+from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context
 from s3pool.proxy.service import Pool, open_gateway
-from s3pool.proxy.settings import OFF, Address, ProxySettings
+from s3pool.proxy.settings import ProxySettings
 
 if TYPE_CHECKING:
     import ssl

@@ -29,7 +29,8 @@ from s3pool.proxy.loop import Loop
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.peers import is_trusted
 from s3pool.proxy.proxy_protocol import ProxyProtocolError, read_header
-from s3pool.proxy.settings import Address, ProxySettings
+from s3pool.proxy.readers import Address
+from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 
 logger = logging.getLogger(__name__)

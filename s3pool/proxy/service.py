@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.config.sources import read_source
 from s3pool.config.yaml_file import parse_yaml
 from s3pool.errors import ConfigError
@@ -23,12 +24,11 @@ from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
 from s3pool.proxy.limits import BucketLimits, Meter, read_bucket_limits
 from s3pool.proxy.outbound import head_of
 from s3pool.proxy.seats import Seats
-from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
 
 if TYPE_CHECKING:
-    from s3pool.config.options import Config
     from s3pool.pool.balancer import Node
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
     transport = Transport(
         session.transport.balancer,
         session.signer.sign,
-        policy=ProxyPolicy(retries=settings.tries - 1, deadline_s=CLIENT_PATIENCE_S),
+        policy=ProxyPolicy(retries=_retries(session.config, settings), deadline_s=CLIENT_PATIENCE_S),
         read_timeout_s=timeout_s,
         patience_s=session.config.connect_timeout_s,
         head=head_of,
@@ -105,6 +105,13 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         senders=clients_within(settings.max_clients, seats),
         is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
+
+
+def _retries(config: Config, settings: ProxySettings) -> int:
+    """Return the attempts after the first: the proxy's own number, or --retries where it is set."""
+    if settings.tries is None and config.origins.get("retries", DEFAULT_ORIGIN) != DEFAULT_ORIGIN:
+        return config.retries
+    return (settings.tries or DEFAULT_TRIES) - 1
 
 
 class ProxyPolicy(RetryPolicy):

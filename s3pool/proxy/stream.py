@@ -17,10 +17,9 @@ from typing import Protocol
 
 from s3pool.proxy.denial import ClientGoneError, malformed
 from s3pool.proxy.head import MAX_HEAD_BYTES
+from s3pool.proxy.settings import ProxySettings
 
 RECEIVE_BYTES = 16 * 1024  # what one receive takes while a head or a chunk line is read
-SPEED_WINDOW_S = 30.0  # time spent waiting for a client, after which its speed is judged
-LEAST_BYTES_PER_S = 1024
 SEND_TIMEOUT_S = 60.0  # a client that takes no byte for this long is gone
 LINGER_S = 2.0
 LINGER_BYTES = 64 * 1024
@@ -78,8 +77,8 @@ class ClientStream:
         sock: socket.socket,
         *,
         is_tls: bool = False,
-        least_speed: int = LEAST_BYTES_PER_S,
-        speed_window: float = SPEED_WINDOW_S,
+        least_speed: int = ProxySettings.least_speed.default,
+        speed_window: float = ProxySettings.speed_window.default,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sock = sock

@@ -13,10 +13,8 @@ from s3pool.pool.wire import Wire
 from s3pool.proxy.budget import Budget, Buffers
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import ClientGoneError, Denial
+from s3pool.units import MIB
 
-MIB = 1 << 20
-REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default settings
-REPLAY_MEMORY_BYTES = 256 * MIB  # for all requests of a process together
 BLOCK_BYTES = 256 * 1024
 FIRST_KEPT_BYTES = 64 * 1024  # doubled up to 1 MiB with what has arrived
 FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small

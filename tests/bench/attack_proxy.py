@@ -239,7 +239,9 @@ def run(*, seconds: float, scale: float, flags: Sequence[str] = ()) -> tuple[Fig
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         }
-        words = ("--clients", str(clients), "--anonymous", "pass", "--replay-memory", f"{REPLAY_MIB}MiB", *flags)
+        config = directory / "config.yaml"
+        config.write_text(f"proxy: {{replay_memory: {REPLAY_MIB}MiB}}\n")
+        words = ("--config", str(config), "--clients", str(clients), "--anonymous", "pass", *flags)
         port, process = stack.enter_context(proxy_process(environment, *words))
         quiet = Figures().measure(port, process.pid, seconds / 3)
         with helper("--attack", str(port), "--scale", str(scale)):

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +23,17 @@ IDLE = int(os.environ.get("S3POOL_TEST_IDLE", "150"))
 SLOW = IDLE // 5
 LIMIT_KIB = 100  # of memory for each connection
 LARGE = os.urandom(8 << 20)
-FLAGS = ("--max-clients", "4000", "--header-timeout", "5m", "--idle-timeout", "5m")
+FLAGS = ("--max-clients", "4000", "--idle-timeout", "5m")
+SECTION = "proxy: {header_timeout: 5m}\n"
 
 
 @pytest.fixture
-def proxy(run_cli: CliRunner, fake: FakeS3) -> Iterator[Process]:
+def proxy(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> Iterator[Process]:
     """Give a warm proxy and a large object behind it."""
     fake.store.add("b", "large", LARGE)
-    with running(run_cli, fake, *FLAGS) as started:
+    config = tmp_path / "config.yaml"
+    config.write_text(SECTION)
+    with running(run_cli, fake, "--config", str(config), *FLAGS) as started:
         for _ in range(20):
             started.talk(started.signed("GET", "/b/there"))
         yield started

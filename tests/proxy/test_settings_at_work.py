@@ -387,3 +387,25 @@ def test_download_and_upload_share_a_connection_in_pieces(fake: FakeS3) -> None:
             answer = parse_answer(read_to_end(sock))
 
         assert (200, CONTENT) == (answer.status, stored(fake, "b", "new"))
+
+
+# -- attempts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "settings", "attempts"),
+    [("default", {}, 2), ("flag --retries", {}, 1), ("flag --retries", {"tries": 2}, 2)],
+)
+def test_retries_count_where_the_proxy_has_no_number_of_its_own(
+    fake: FakeS3, origin: str, settings: dict[str, Any], attempts: int
+) -> None:
+    """One flag for clients and proxy; a deployment that set proxy.tries keeps its number."""
+    with RunningProxy(fake.endpoints, retry_budget=False, **settings) as proxy:
+        proxy.config = proxy.config.replace(retries=0, origins={"retries": origin})
+        proxy.proxy.reload()
+        fake.fault(internal_error(), op="GetObject", times=9)
+        fake.forget()
+
+        answer = parse_answer(proxy.talk(proxy.signed("GET", "/b/there", close=True)))
+
+        assert (500, attempts) == (answer.status, len(arrived(fake)))

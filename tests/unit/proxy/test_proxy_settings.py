@@ -4,7 +4,8 @@ import pytest
 
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint
-from s3pool.proxy.settings import Address, read_address, read_settings
+from s3pool.proxy.readers import Address, parse_address
+from s3pool.proxy.settings import read_settings
 
 
 def test_flags_stand_over_the_section() -> None:
@@ -38,14 +39,14 @@ def test_files_of_the_section_start_at_the_configuration() -> None:
 )
 def test_addresses(text: object, address: Address) -> None:
     """Host and port, IPv6 in brackets."""
-    assert address == read_address(text)
+    assert address == parse_address(text)
 
 
 @pytest.mark.parametrize("text", ["host", "::1:80", "h:70000", "h:x", ""])
 def test_no_addresses(text: str) -> None:
     """A guess would listen where nobody looks."""
     with pytest.raises(ConfigError):
-        read_address(text)
+        parse_address(text)
 
 
 def test_yaml_reads_off_as_false() -> None:
@@ -78,6 +79,7 @@ def test_tiers_are_lists_of_endpoints() -> None:
         ({"auth": "passthrough", "domains": ["a.b"]}, "--domain changes the path"),
         ({"auth": "open", "listen": "0.0.0.0:1"}, "--i-know-this-is-open"),
         ({"tls_client_ca": "x"}, "--tls-client-ca needs"),
+        ({"sticky": "key", "processes": 2}, "sticky: key needs one process"),
     ],
 )
 def test_senseless_settings_are_refused(section: dict[str, object], words: str) -> None:

@@ -34,9 +34,9 @@ IDENTIFIERS = {
 }
 SIGNATURE_PARAMETERS = frozenset(name.lower() for name in V4_PARAMETERS)  # RGW reads them in any case
 PARAMETER = re.compile(r"[A-Za-z0-9-]+")
-# MinIO drops the slash that a key begins with, others go the way that dots show.
-WAY = re.compile(r"^/|(?:^|/)\.{1,2}(?:/|$)")
-WAY_DETAIL = "a key with limits may not use names that begin with a slash, or have . or .. between slashes"
+# MinIO drops the slash that a key begins with, and keeps "a/" as "a__XLDIR__"; others go the way that dots show.
+WAY = re.compile(r"^/|(?:^|/)\.{1,2}(?:/|$)|__XLDIR__(?:/|$)")
+WAY_DETAIL = "a key with limits may not use names that begin with /, have . or .. between slashes, or end in __XLDIR__"
 VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a part is copied
 # Operations whose document names keys, or other buckets: targets of logs, inventories, replication, a restore.
 DOCUMENTS = frozenset(

@@ -387,7 +387,10 @@ def test_what_rgw_said_of_an_object_may_come_back(nodes: FakeS3, bound: RunningP
 
 @pytest.mark.parametrize(
     "key",
-    ["../secret/key", "..%2Fsecret%2Fkey", "%2e%2e/secret/key", "x/../k", "./k", "k/.", "k/..", "/secret/key", "%2Fk"],
+    [
+        *("../secret/key", "..%2Fsecret%2Fkey", "%2e%2e/secret/key", "x/../k", "./k", "k/.", "k/..", "/secret/key"),
+        *("%2Fk", "__XLDIR__", "k__XLDIR__", "k%5F_XLDIR__/x"),
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_key_that_is_a_way_is_refused(nodes: FakeS3, bound: RunningProxy, method: str, key: str) -> None:

@@ -123,9 +123,9 @@ def test_nodes_alone_get_the_whole_load(bucket: FakeS3, call: Call) -> None:
 @pytest.mark.parametrize("flags", [[], ["--per-endpoint"]])
 def test_slow_node_is_named_in_words(bucket: FakeS3, call: Call, flags: list[str]) -> None:
     """Whether it shares a load or gets one for itself."""
-    bucket.fault(Delay(0.15), op="GetObject", endpoint=1, times=0)
+    bucket.fault(Delay(0.3), op="GetObject", endpoint=1, times=0)
 
-    result = call("speedtest", *SHORT, "--duration", "0.5", *flags, "s3/b")
+    result = call("speedtest", *SHORT, "--duration", "1.2", *flags, "s3/b")
 
     slow = [line for line in result.lines if line.endswith("slower than the median of the others in download")]
     assert 1 == len(slow)
@@ -134,9 +134,9 @@ def test_slow_node_is_named_in_words(bucket: FakeS3, call: Call, flags: list[str
 
 def test_slow_node_in_json(bucket: FakeS3, call: Call) -> None:
     """With the factor as a number."""
-    bucket.fault(Delay(0.15), op="PutObject", endpoint=0, times=0)
+    bucket.fault(Delay(0.3), op="PutObject", endpoint=0, times=0)
 
-    result = call("--json", "speedtest", *SHORT, "--duration", "0.5", "s3/b")
+    result = call("--json", "speedtest", *SHORT, "--duration", "1.2", "s3/b")
 
     found = [r for r in result.records if r["type"] == "speedtest_finding" and r["phase"] == "upload"]
     assert [("slow", bucket.endpoints[0])] == [(finding["kind"], finding["endpoint"]) for finding in found]

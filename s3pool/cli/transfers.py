@@ -11,9 +11,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
-from s3pool.cli.bars import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.summary import summary_text, tell_summary
 from s3pool.cli.workers import executor_for
 from s3pool.errors import StoppedError, UsageError
@@ -248,7 +248,7 @@ class Teller:
 def out_of_the_way(progress: Progress) -> Iterator[None]:
     """Keep bars from being drawn while something is written to the terminal."""
     if isinstance(progress, BarProgress):
-        with progress.out_of_the_way():
+        with progress.paused():
             yield
     else:
         yield

@@ -67,7 +67,6 @@ HOMES = {
 }
 # These are imported where they are used, never when their module is loaded.
 LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
-LATE_ROOMS = ("cli.rich_bars",)  # modules of ours that are imported late too, and so may import them at once
 MODULE_LINES = 450
 
 
@@ -230,14 +229,13 @@ def test_library_stays_in_its_room(library: str) -> None:
     assert set() == {user for user in users if not any(Path(user).match(home) for home in HOMES[library])}
 
 
-@pytest.mark.parametrize("library", [*LATE, *(f"s3pool.{room}" for room in LATE_ROOMS)])
+@pytest.mark.parametrize("library", LATE)
 def test_slow_library_is_imported_late(library: str) -> None:
     """It is paid for by the commands that use it, when they do."""
     early = [
         f"{found.module}:{found.line}"
         for found in IMPORTS
         if found.at_load and not found.for_types and (found.target + ".").startswith(library + ".")
-        if found.module not in LATE_ROOMS
     ]
 
     assert [] == early

@@ -56,7 +56,7 @@ PROXY_FOREIGN = (
         "sqlite3",
         "yaml",
     ),
-    *("s3pool.cli.bars", "s3pool.cli.transfers", "s3pool.speedtest", "s3pool.sync", "s3pool.transfer"),
+    *("s3pool.cli.progress", "s3pool.cli.transfers", "s3pool.speedtest", "s3pool.sync", "s3pool.transfer"),
 )
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3pool.cli.bars import BarProgress, PlainProgress, Tally, choose_mode
-from s3pool.cli.rich_bars import shorten
+from s3pool.cli.progress import BarProgress, PlainProgress, RunProgress, choose_mode, shorten
 from tests.support.clock import Clock
 
 MIB = 1 << 20
@@ -33,7 +32,7 @@ def test_bars_are_for_terminals(
 
 def test_bytes_go_back_on_a_retry_and_on_a_failure(clock: Clock) -> None:
     """A bar beyond its end would be a lie."""
-    tally = Tally(clock)
+    tally = RunProgress(clock)
     tally.found(100)
     meter = tally.begin("a", 100)
 
@@ -48,7 +47,7 @@ def test_bytes_go_back_on_a_retry_and_on_a_failure(clock: Clock) -> None:
 
 def test_the_largest_transfers_are_shown(clock: Clock) -> None:
     """Small ones are over before their bar can be read."""
-    tally = Tally(clock)
+    tally = RunProgress(clock)
     for number, size in enumerate([1, 20 * MIB, 50 * MIB, 30 * MIB, 40 * MIB, 60 * MIB]):
         tally.begin(f"f{number}", size)
 
@@ -73,7 +72,7 @@ def test_line_comes_every_ten_seconds(clock: Clock) -> None:
 
 def test_totals_that_still_grow_are_marked(clock: Clock) -> None:
     """An estimate from half a listing would be wrong."""
-    progress = Tally(clock)
+    progress = RunProgress(clock)
     progress.found(10)
     clock.advance(1)
 
@@ -88,7 +87,7 @@ def test_bars_are_drawn_and_get_out_of_the_way(capsys: pytest.CaptureFixture[str
     meter = progress.begin("s3/b/large", 50 * MIB)
     meter.advance(10 * MIB)
 
-    with progress.out_of_the_way():
+    with progress.paused():
         print("between", flush=True)
     meter.end(ok=True)
     progress.stop()

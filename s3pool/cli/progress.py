@@ -1,0 +1,254 @@
+"""Progress on stderr: bars on a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from s3pool.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import TaskID
+
+    from s3pool.transfer.progress import Meter
+
+PLAIN_INTERVAL_S = 10.0
+LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read
+MAX_LARGE_BARS = 4
+NAME_WIDTH = 40
+REFRESHES_PER_S = 5.0
+MODES = ("bar", "plain", "none")
+
+
+class _TransferMeter:
+    """The progress of one transfer, a part of a RunProgress."""
+
+    __slots__ = ("_run", "counted", "label", "size")
+
+    def __init__(self, run: RunProgress, label: str, size: int) -> None:
+        self._run = run
+        self.label = label
+        self.size = size
+        self.counted = 0
+
+    def advance(self, count: int) -> None:
+        """Count bytes; a negative number takes bytes back."""
+        self._run.advance(self, count)
+
+    def end(self, *, ok: bool) -> None:
+        """Finish; bytes of a transfer that failed do not count."""
+        self._run.end(self, ok=ok)
+
+
+class RunProgress:
+    """The progress of all transfers of a run together; methods may be called from any thread."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        # Guards all counts below; nothing is drawn under it.
+        self._lock = threading.Lock()
+        self._now = now
+        self.started = now()
+        self.files_found = 0
+        self.bytes_found = 0
+        self.files_done = 0
+        self.bytes_done = 0
+        self.is_complete = False
+        self._active: dict[int, _TransferMeter] = {}
+
+    def found(self, size: int) -> None:
+        """Count one more transfer to make."""
+        with self._lock:
+            self.files_found += 1
+            self.bytes_found += size
+
+    def all_found(self) -> None:
+        """Mark the totals as final."""
+        self.is_complete = True
+
+    def begin(self, label: str, size: int) -> Meter:
+        """Start one transfer."""
+        meter = _TransferMeter(self, label, size)
+        if size >= LARGE_BYTES:
+            with self._lock:
+                self._active[id(meter)] = meter
+        return meter
+
+    def advance(self, meter: _TransferMeter, count: int) -> None:
+        """Count bytes of a transfer."""
+        with self._lock:
+            meter.counted += count
+            self.bytes_done += count
+        self.tick()
+
+    def end(self, meter: _TransferMeter, *, ok: bool) -> None:
+        """Finish a transfer."""
+        with self._lock:
+            self._active.pop(id(meter), None)
+            if ok:
+                self.files_done += 1
+            else:
+                self.bytes_done -= meter.counted
+                meter.counted = 0
+        self.tick()
+
+    def whole(self, size: int) -> None:
+        """Count one transfer that was made at once."""
+        with self._lock:
+            self.files_done += 1
+            self.bytes_done += size
+        self.tick()
+
+    def tick(self) -> None:
+        """React to a change; overridden where progress is written without a thread."""
+
+    def largest(self) -> list[tuple[str, int, int]]:
+        """Return label, bytes done and size of the largest transfers under way."""
+        with self._lock:
+            meters = sorted(self._active.values(), key=lambda meter: -meter.size)[:MAX_LARGE_BARS]
+            return [(meter.label, meter.counted, meter.size) for meter in meters]
+
+    @property
+    def speed(self) -> float:
+        """Return bytes a second since the start."""
+        return max(0, self.bytes_done) / max(self._now() - self.started, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Return the seconds left, or None while they cannot be known."""
+        left = self.bytes_found - self.bytes_done
+        if not self.is_complete or not self.speed or left < 0:
+            return None
+        return left / self.speed
+
+    @property
+    def files_text(self) -> str:
+        """Return the files done and found; a ``+`` marks a total that still grows."""
+        return f"{self.files_done}/{self.files_found}{'' if self.is_complete else '+'} files"
+
+    def text(self) -> str:
+        """Return the progress in one line."""
+        more = "" if self.is_complete else "+"
+        eta = "" if self.eta_s is None else f", {format_duration(round(self.eta_s))} left"
+        return (
+            f"{format_size(self.bytes_done)} of {format_size(self.bytes_found)}{more}, "
+            f"{self.files_done} of {self.files_found}{more} files, {format_size(round(self.speed))}/s{eta}"
+        )
+
+
+class PlainProgress(RunProgress):
+    """Writes a line every ten seconds, from the thread that reports a change."""
+
+    def __init__(self, write: Callable[[str], object], now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
+        self._write = write
+        self._next = self.started + PLAIN_INTERVAL_S
+        # Guards the time of the next line, so that one thread writes it.
+        self._line_lock = threading.Lock()
+
+    def tick(self) -> None:
+        """Write a line when it is due."""
+        if self._now() < self._next:
+            return
+        with self._line_lock:
+            if self._now() < self._next:
+                return
+            self._next = self._now() + PLAIN_INTERVAL_S
+        self._write(f"s3pool: {self.text()}\n")
+
+
+class BarProgress(RunProgress):
+    """Draws bars with rich between start() and stop(), from rich's own thread."""
+
+    def __init__(self, *, color: bool = True) -> None:
+        super().__init__()
+        # Imported late: rich takes longer to load than many a transfer takes.
+        from rich import progress as rich
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True, no_color=not color, color_system="auto" if color else None)
+        self._bars = rich.Progress(
+            rich.TextColumn("{task.description}", markup=False),
+            rich.BarColumn(),
+            rich.DownloadColumn(binary_units=True),
+            rich.TransferSpeedColumn(),
+            rich.TimeRemainingColumn(),
+            rich.TextColumn("{task.fields[files]}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._total = self._bars.add_task("all", total=None, files="")
+        self._large: dict[str, TaskID] = {}
+        self._live = Live(
+            console=console,
+            get_renderable=self._draw,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            refresh_per_second=REFRESHES_PER_S,
+        )
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._live.start(refresh=True)
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        self._live.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Remove the bars while something else is written to the terminal."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def _draw(self) -> RenderableType:
+        """Bring rich's bars up to date; rich calls this under its own lock."""
+        self._bars.update(self._total, completed=self.bytes_done, total=self.bytes_found, files=self.files_text)
+        under_way = {label: (done, size) for label, done, size in self.largest()}
+        for label in [label for label in self._large if label not in under_way]:
+            self._bars.remove_task(self._large.pop(label))
+        for label, (done, size) in under_way.items():
+            if label not in self._large:
+                self._large[label] = self._bars.add_task(shorten(label), total=size, files="")
+            self._bars.update(self._large[label], completed=done)
+        return self._bars.get_renderable()
+
+
+def shorten(name: str) -> str:
+    """Cut a name in the middle to NAME_WIDTH; control characters become ``?``."""
+    clean = "".join(char if char.isprintable() else "?" for char in name)
+    if len(clean) <= NAME_WIDTH:
+        return clean
+    half = (NAME_WIDTH - 1) // 2
+    return f"{clean[:half]}…{clean[-half:]}"
+
+
+def choose_mode(wanted: str, *, quiet: bool, json: bool, stderr_is_tty: bool, stdout_is_busy: bool) -> str:
+    """Choose between "bar", "plain" and "none".
+
+    ``stdout_is_busy``: results go to a pipe or file, where a line for each result is wanted
+    instead of a bar.
+    """
+    if wanted in MODES:
+        return wanted
+    if quiet or json:
+        return "none"
+    return "bar" if stderr_is_tty and not stdout_is_busy else "plain"
+
+
+def write_stderr(text: str) -> None:
+    """Write to stderr from any thread; a closed stream must not end a transfer."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass

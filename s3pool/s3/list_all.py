@@ -7,14 +7,14 @@ from typing import Protocol
 
 from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.listing import AskAhead, Lister, iter_pages, iter_uploads, iter_version_pages
-from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.listing_stats import ListingStats
 
 
 class CountedLister(Lister, Protocol):
     """A client that counts its requests for listings."""
 
     @property
-    def lists(self) -> ListTally:
+    def lists(self) -> ListingStats:
         """Give the count."""
 
 

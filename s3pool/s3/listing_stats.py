@@ -13,7 +13,7 @@ NAMES_PER_REQUEST = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 T = TypeVar("T")
 
 
-class ListTally:
+class ListingStats:
     """The listings of one client; safe in any thread.
 
     ``requests`` counts questions, however often the pool had to ask one; ``names`` what the

@@ -43,7 +43,7 @@ from s3pool.s3.exchange import (
     nothing,
     stepwise,
 )
-from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.listing_stats import ListingStats
 from s3pool.s3.pages import parse_list_page, parse_uploads_page, parse_versions_page
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
 from s3pool.s3.responses import put_result
@@ -67,7 +67,7 @@ class BucketOperations(Operations):
         # Learned from the first answer that shows it. A race between threads costs one request.
         self._lists_v1 = False
         self._ignores_delete_conditions = False
-        self.lists = ListTally()
+        self.lists = ListingStats()
 
     def list_buckets(self) -> tuple[BucketInfo, ...]:
         """List all buckets of the key."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -24,6 +25,7 @@ KEYS = [f"logs/{n // 50:02d}/{n % 50:03d} é+%" for n in range(400)]
 CHAIN_KEYS = 40_000
 LIVE_KEYS = 3000
 BATCH = 500
+SILENCE_S = 30  # half the read timeout of one request
 
 
 def open_on(environment: dict[str, str]) -> Session:
@@ -91,6 +93,22 @@ def test_dead_node_does_not_end_a_listing() -> None:
         found = list_all(fake)
 
     assert KEYS == found
+
+
+def test_node_that_falls_silent_holds_no_page_up() -> None:
+    """Another one is asked as well, long before the read timeout of a minute."""
+    with FakeS3(3, quirks=Quirks(short_pages=9)) as fake:
+        filled(fake)
+        with open_on(fake.environment) as session:
+            pages = list_pages(session.client, "b", mode=ListMode(8))
+            found = names(itertools.islice(pages, 2))
+            fake.nodes[1].black_hole()
+            started = time.monotonic()
+            found += names(pages)
+            seconds = time.monotonic() - started
+
+    assert KEYS == found
+    assert seconds < SILENCE_S
 
 
 def test_dead_pool_is_an_error_in_the_caller() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from s3pool.errors import S3Error, S3PoolError
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.listing_stats import ListingStats
 
 Fault = Callable[["Asked"], S3PoolError | None]
 MINIO_TAG = "[minio_cache:v2,return:]"
@@ -51,7 +51,7 @@ class MemoryLister:
     ) -> None:
         self.keys = sorted(set(keys), key=order)
         self.asked: list[Asked] = []
-        self.lists = ListTally()
+        self.lists = ListingStats()
         self._page_size = page_size
         self._short = short
         self._empty = empty

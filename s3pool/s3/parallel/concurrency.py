@@ -12,7 +12,7 @@ LEAST_GAIN = 1.1
 STRIKES = 2  # windows without gain until it goes back
 
 
-class Width:
+class ConcurrencyLimit:
     """The bound on requests in flight; pure, the time comes with the pages.
 
     A fixed number only goes down when servers throttle, and up again page by page. The

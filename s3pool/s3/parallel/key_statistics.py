@@ -75,7 +75,7 @@ def kind_of(letter: str) -> str:
     return letter if letter < LAST_ASCII else "\x80"
 
 
-class Alphabet:
+class KeyStatistics:
     """The characters seen, by context: the depth of directories and the two characters before."""
 
     def __init__(self) -> None:

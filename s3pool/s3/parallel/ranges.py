@@ -47,20 +47,20 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Flight:
+class RangeRequest:
     """One request of a range, on its way; it may be committed once."""
 
     range: KeyRange
     prefix: str
     start_after: str
     token: str
-    commits: int  # how many pages the whole listing had when it left
+    applied: int  # how many pages the whole listing had when it left
     is_fresh: bool = False  # its token is that of the page that ended at the cursor
 
     @property
     def is_awaited(self) -> bool:
         """Say whether its page still counts."""
-        return self.range.flight is self
+        return self.range.request is self
 
     def turns_back(self, page: ListPage, first: str) -> bool:
         """Whether the page has names from before the cursor, and is not the listing's ``first`` page once more."""
@@ -144,7 +144,7 @@ class KeyRange:
     is_upper_empty: bool = False
     estimate: float | None = None
     distance: float = 0.0
-    flight: Flight | None = None
+    request: RangeRequest | None = None
     held: deque[HeldPage] = field(default_factory=deque)
 
     @property

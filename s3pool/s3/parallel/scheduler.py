@@ -1,6 +1,6 @@
-"""The board of a parallel listing: which range asks next, what a page changes, what goes out.
+"""The scheduler of a parallel listing: which range asks next, what a page changes, what goes out.
 
-Pure: no thread, no lock, no request. One caller at a time takes flights, commits their pages
+Pure: no thread, no lock, no request. One caller at a time takes requests, applied their pages
 and pops what is ready. The ranges, in order, tile the keys: the end of one is where the next
 begins, and a key equal to it belongs to the left one. A range is only ever cut above its
 cursor, and a page is trimmed by the end that holds when it is committed; so each key is given
@@ -20,13 +20,13 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.listing import REFUSALS, LoopGuard, is_minio_token
 from s3pool.s3.page_table import keys_of, name_order
-from s3pool.s3.parallel.concurrency import Width
+from s3pool.s3.parallel.concurrency import ConcurrencyLimit
 from s3pool.s3.parallel.ranges import (
     Counts,
-    Flight,
     HeldPage,
     KeyRange,
     Position,
+    RangeRequest,
     absorb,
     begins_well,
     first_beyond,
@@ -34,7 +34,7 @@ from s3pool.s3.parallel.ranges import (
     link,
     widens,
 )
-from s3pool.s3.parallel.split_points import Splitter
+from s3pool.s3.parallel.split_points import SplitPoints
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ MOST_BELIEVED_PAGES = 34.0  # up to so many
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
-RUNT_WEIGHT = 0.15  # share of the newest child in the moving average of poor ones
-MANY_RUNTS = 0.5
+UNDERSIZED_WEIGHT = 0.15  # share of the newest child in the moving average of poor ones
+MANY_UNDERSIZED = 0.5
 SHORT_PAGE = 500  # a child whose only page has fewer keys was not worth its request
 RANGE_RETRIES = 2  # beside those of the transport, while other ranges get on
 MINIO_JOBS = 4  # each chain of tokens is a walk of its own over the drives
@@ -62,7 +62,7 @@ WINDOW_PAGES = 1024  # what is held at most in order
 LEAST_AHEAD = 2.0
 
 
-class RangeBoard:
+class RangeScheduler:
     """All ranges of one listing.
 
     ``window`` is the number of pages held at most while they wait for their turn in order;
@@ -75,7 +75,7 @@ class RangeBoard:
         bucket: str,
         *,
         prefix: str,
-        width: Width,
+        limit: ConcurrencyLimit,
         start_after: str = "",
         until: str | None = None,
         ordered: bool = True,
@@ -87,19 +87,19 @@ class RangeBoard:
         self.counts = Counts()
         self._bucket = bucket
         self._prefix = prefix
-        self._width = width
+        self._limit = limit
         self._ordered = ordered
         self._window = window
         self._repeats = repeats
-        self._splitter = Splitter(prefix)
+        self._split_points = SplitPoints(prefix)
         self._live = [KeyRange(floor, until, LoopGuard(bucket))]
         self._ready = list(self._live)
         self._out: deque[ListPage] = deque()  # without order
         self._held = 0  # pages held by ranges
-        self._flying = 0
-        self._commits = 0
-        self._runts = 0.0
-        self._waste = 0.0  # pages that were asked for and not needed
+        self._in_flight = 0
+        self._applied = 0
+        self._undersized = 0.0
+        self._wasted = 0.0  # pages that were asked for and not needed
         self._may_cut = True
         self._is_minio = False
         self._first, self._by_tokens = "", False  # the first key of all; whether names do not lead on everywhere
@@ -116,9 +116,9 @@ class RangeBoard:
 
     # -- requests --------------------------------------------------------------------------
 
-    def take(self) -> Flight | None:
+    def take(self) -> RangeRequest | None:
         """Give the next request, None when there is nothing to ask for now."""
-        if self._flying >= self._width.limit:
+        if self._in_flight >= self._limit.limit:
             return None
         if self._ordered:
             self._measure_distances()
@@ -145,21 +145,21 @@ class RangeBoard:
 
     @property
     def _has_room(self) -> bool:
-        return self._held + len(self._out) + self._flying < self._window
+        return self._held + len(self._out) + self._in_flight < self._window
 
-    def _launch(self, r: KeyRange) -> Flight:
+    def _launch(self, r: KeyRange) -> RangeRequest:
         prefix = r.narrowest_prefix(self._prefix) if self._is_minio else self._prefix
         if r.token and self._follows(r, prefix):
             if r.is_led:
                 r.guard.follow(r.token)
-            flight = Flight(r, r.stem, "", r.token, self._commits, is_fresh=r.token_at == r.cursor)
+            request = RangeRequest(r, r.stem, "", r.token, self._applied, is_fresh=r.token_at == r.cursor)
         else:
             # Where neither a name nor a token serves, the beginning is read once more.
-            flight = Flight(r, prefix, "" if r.by_token else r.cursor, "", self._commits)
-        r.flight = flight
-        self._flying += 1
+            request = RangeRequest(r, prefix, "" if r.by_token else r.cursor, "", self._applied)
+        r.request = request
+        self._in_flight += 1
         self.counts.requests += 1
-        return flight
+        return request
 
     def _follows(self, r: KeyRange, prefix: str) -> bool:
         """Say whether a range goes on by its token; MinIO's chains are left for narrower directories."""
@@ -169,13 +169,13 @@ class RangeBoard:
             return True
         return self._is_minio and prefix.startswith(r.stem) and "/" not in prefix[len(r.stem) :]
 
-    def _land(self, flight: Flight) -> bool:
-        """Take a flight in; False for one that counts no more."""
-        r = flight.range
-        if not flight.is_awaited:
+    def _settle(self, request: RangeRequest) -> bool:
+        """Take a request in; False for one that counts no more."""
+        r = request.range
+        if not request.is_awaited:
             return False
-        r.flight = None
-        self._flying -= 1
+        r.request = None
+        self._in_flight -= 1
         return True
 
     # -- cuts ------------------------------------------------------------------------------
@@ -201,22 +201,22 @@ class RangeBoard:
         seen = self.counts.pages
         open_ends = sum(EXTRA_PER_RANGE if r.is_begun else EXTRA_IN_DOUBT for r in self._live if not r.is_done)
         # Who asks for many jobs wants it fast.
-        haste = max(1.0, self._width.limit / THRIFTY_JOBS)
+        haste = max(1.0, self._limit.limit / THRIFTY_JOBS)
         believed = min(haste * BELIEVED_PAGES, MOST_BELIEVED_PAGES)
         bearable = haste * EXTRA_SHARE * max(seen, min(seen + min(self.to_come, BELIEVED * seen), believed))
-        bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._width.limit / JOBS_PER_FREE_CUT))
-        return int((bearable - self._waste - open_ends) / EXTRA_PER_RANGE)
+        bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._limit.limit / JOBS_PER_FREE_CUT))
+        return int((bearable - self._wasted - open_ends) / EXTRA_PER_RANGE)
 
     def _names_to_cut(self, r: KeyRange, *, rivals: int) -> list[str]:
         expected = self._estimate(r)
         if self._ordered:
             ahead = min(expected / 2, max(LEAST_AHEAD, (self._window - r.distance) / 2))
-            return self._splitter.cuts(r, 1, ahead=ahead)
-        idle = self._width.limit - self._flying
+            return self._split_points.choose(r, 1, ahead=ahead)
+        idle = self._limit.limit - self._in_flight
         count = 1
-        if self._runts <= MANY_RUNTS:
+        if self._undersized <= MANY_UNDERSIZED:
             count = max(1, min(MAX_CUTS_AT_ONCE, idle // rivals, int(expected / 2), self._cuts_left()))
-        return self._splitter.cuts(r, count)
+        return self._split_points.choose(r, count)
 
     def _cut(self, r: KeyRange, names: Sequence[str]) -> None:
         lineage = (r.pages + r.lineage) // 2
@@ -239,46 +239,46 @@ class RangeBoard:
         if not r.may_be_cut:
             return 0.0
         if r.estimate is None:
-            r.estimate = self._splitter.estimate(r)
+            r.estimate = self._split_points.estimate(r)
         return r.estimate
 
     # -- answers ---------------------------------------------------------------------------
 
-    def commit(self, flight: Flight, page: ListPage) -> HeldPage | None:
-        """Take in the page of a flight; one that came twice, or too late, changes nothing.
+    def apply(self, request: RangeRequest, page: ListPage) -> HeldPage | None:
+        """Take in the page of a request; one that came twice, or too late, changes nothing.
 
         Gives a page that the caller may pack, outside of its lock.
 
         Raises:
             ProtocolError: the server does not go on, or lists without order.
         """
-        if not self._land(flight):
+        if not self._settle(request):
             return None
-        self._commits += 1
-        r = flight.range
+        self._applied += 1
+        r = request.range
         keys = keys_of(page.objects)
-        is_whole = flight.prefix == self._prefix
+        is_whole = request.prefix == self._prefix
         is_ordered = is_page_ordered(page, repeats=self._repeats)
-        if is_whole and keys and not (flight.start_after or flight.token):
+        if is_whole and keys and not (request.start_after or request.token):
             self._first = keys[0]
-        if not is_ordered or (is_whole and self._first and flight.turns_back(page, self._first)):
+        if not is_ordered or (is_whole and self._first and request.turns_back(page, self._first)):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
         fits = begins_well(r, keys, is_last=is_whole and not page.truncated)
         self._by_tokens = self._by_tokens or page.skips_subtrees or not fits
-        if not fits or flight.is_ignored_by(page):
+        if not fits or request.is_ignored_by(page):
             self._recover(r)
             return None
         self._meet_minio(page)
         objects, is_over = self._trim(r, page.objects)
-        is_last = not page.truncated and r.is_within(flight.prefix, self._prefix)
-        self._judge_child(r, len(objects), is_last=is_over or is_last)
-        self._waste += not page.objects and is_last
+        is_last = not page.truncated and r.is_within(request.prefix, self._prefix)
+        self._score_child(r, len(objects), is_last=is_over or is_last)
+        self._wasted += not page.objects and is_last
         held = self._advance(r, replace(page, objects=objects) if objects else None)
         # At an end that is a key itself one page more tells what the next range has to begin with.
         r.is_done = is_over or is_last or (r.is_at_end and r.right is None)
         if page.truncated and not is_over:
             # The token of a page that went beyond the end would skip keys if the end moved up.
-            r.token, r.token_at, r.stem = page.next_token, keys[-1] if keys else r.token_at, flight.prefix
+            r.token, r.token_at, r.stem = page.next_token, keys[-1] if keys else r.token_at, request.prefix
         r.is_led = (not objects or (r.is_at_end and r.token != "")) and not r.is_done and page.truncated
         if r.is_done:
             self._drop_done()
@@ -293,7 +293,7 @@ class RangeBoard:
     def _meet_minio(self, page: ListPage) -> None:
         if page.is_minio or is_minio_token(page.next_token):
             self._is_minio = True
-            self._width.cap(MINIO_JOBS)
+            self._limit.cap(MINIO_JOBS)
 
     def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:
         """Keep what lies above the cursor and not above the end; say whether that cut something off."""
@@ -308,11 +308,11 @@ class RangeBoard:
         while (stop := first_beyond(r, keys, start)) < len(keys) and widens(r, keys[stop]):
             logger.debug("keys before %r are missing in the next range, listing on to there", r.end)
         self.counts.surplus += len(objects) - stop
-        self._waste += (len(objects) - stop) / len(objects)
+        self._wasted += (len(objects) - stop) / len(objects)
         whole = not start and stop == len(keys)
         return objects if whole else objects[start:stop], stop < len(keys)
 
-    def _judge_child(self, r: KeyRange, count: int, *, is_last: bool) -> None:
+    def _score_child(self, r: KeyRange, count: int, *, is_last: bool) -> None:
         """Learn from the first page of a new range whether the cut was a good one."""
         parent = r.parent
         if not count and not is_last:
@@ -321,8 +321,8 @@ class RangeBoard:
         r.left = r.parent = None
         if parent is None:
             return
-        runt = 1.0 if count < SHORT_PAGE and is_last else 0.0
-        self._runts += RUNT_WEIGHT * (runt - self._runts)
+        undersized = 1.0 if count < SHORT_PAGE and is_last else 0.0
+        self._undersized += UNDERSIZED_WEIGHT * (undersized - self._undersized)
         self.counts.empty += not count
         if not parent.is_done and parent.end == r.cursor:
             parent.is_upper_empty, parent.estimate = not count, None
@@ -339,8 +339,8 @@ class RangeBoard:
         r.guard.restart()
         self.counts.pages += 1
         self.counts.keys += len(keys)
-        if self._may_cut and self._width.limit > 1:
-            self._splitter.learn(keys)
+        if self._may_cut and self._limit.limit > 1:
+            self._split_points.learn(keys)
         if not self._ordered:
             self._out.append(page)
             return None
@@ -351,17 +351,17 @@ class RangeBoard:
 
     # -- servers that do not serve ---------------------------------------------------------
 
-    def fail(self, flight: Flight, error: S3PoolError) -> None:
+    def fail(self, request: RangeRequest, error: S3PoolError) -> None:
         """Let a range go on from its cursor after a failure that need not be the end.
 
         Raises:
             S3PoolError: the error, where trying again, or in another way, is no use.
         """
-        if not self._land(flight):
+        if not self._settle(request):
             return
-        r = flight.range
+        r = request.range
         is_refused = isinstance(error, S3Error) and error.status in REFUSALS
-        if is_refused and flight.start_after:
+        if is_refused and request.start_after:
             self._recover(r)
             return
         if is_refused and self._by_tokens:
@@ -370,12 +370,12 @@ class RangeBoard:
             return
         r.failures += 1
         # When no other page came meanwhile nobody answers, and the transport has tried enough.
-        is_alive = isinstance(error, ThrottledError) or self._commits > flight.commits
+        is_alive = isinstance(error, ThrottledError) or self._applied > request.applied
         if r.failures > RANGE_RETRIES or not is_alive or not isinstance(error, (NoEndpointError, ThrottledError)):
             raise error
         self.counts.retries += 1
         r.guard.restart()
-        self._width.note_trouble()
+        self._limit.note_trouble()
         self._ready.append(r)
 
     def _recover(self, r: KeyRange) -> None:
@@ -437,13 +437,13 @@ class RangeBoard:
         for other in reversed(self._live):
             if other.distance <= r.distance or other is self._live[0]:
                 return False
-            if other.held and other.flight is None:
+            if other.held and other.request is None:
                 if other.is_done:
                     self._ready.append(other)
                 self.counts.pages -= 1
                 self.counts.keys -= other.held[-1].count
                 self.counts.evicted += 1
-                self._waste += 1
+                self._wasted += 1
                 other.step_back()
                 self._held -= 1
                 return True

@@ -10,7 +10,7 @@ from s3pool.s3.listing import name_order
 from s3pool.s3.parallel.key_statistics import (
     LAST_ASCII,
     LAST_CHARACTER,
-    Alphabet,
+    KeyStatistics,
     is_safe,
     kind_of,
     script_end,
@@ -33,7 +33,7 @@ SCRIPT_ABOVE = 0x3000
 SCRIPT_BELOW = 0x1000
 
 
-class Span(Protocol):
+class RangeState(Protocol):
     """What the splitter wants to know of a range."""
 
     cursor: str
@@ -46,7 +46,7 @@ class Span(Protocol):
     is_upper_empty: bool
 
 
-class Level(NamedTuple):
+class Candidate(NamedTuple):
     """A place in the cursor at which larger characters may follow."""
 
     mass: float  # pages expected there above the cursor
@@ -55,7 +55,7 @@ class Level(NamedTuple):
     rate: float  # pages per letter
 
 
-class Splitter:
+class SplitPoints:
     """Chooses cuts by what it has learned from the pages so far.
 
     A cut is the cursor up to a place and a larger character there. Which place is found by
@@ -64,7 +64,7 @@ class Splitter:
     """
 
     def __init__(self, prefix: str) -> None:
-        self.alphabet = Alphabet()
+        self.statistics = KeyStatistics()
         self._prefix = prefix
         self._sample = ""  # any key
         self._fixed = 0  # all keys so far share so many characters with it
@@ -75,47 +75,49 @@ class Splitter:
             self._sample, self._fixed = keys[0], len(keys[0])
         self._fixed = min(self._fixed, *(shared_length(self._sample, key) for key in (keys[0], keys[-1])))
         step = max(1, len(keys) // SAMPLES_PER_PAGE)
-        self.alphabet.learn(keys[::step], fixed=shared_length(keys[0], keys[-1]))
+        self.statistics.learn(keys[::step], fixed=shared_length(keys[0], keys[-1]))
 
-    def estimate(self, span: Span) -> float:
+    def estimate(self, span: RangeState) -> float:
         """Guess the pages still to come in a range that has given some."""
         seen = span.pages + span.lineage
-        expected = min(TRUST * max(1, seen), sum(level.mass for level in self._levels(span)))
+        expected = min(TRUST * max(1, seen), sum(candidate.mass for candidate in self._candidates(span)))
         if self._is_open(span, expected) or self._unmoved(span):
             return max(expected, OPEN_TRUST * span.pages)
         return expected
 
-    def cuts(self, span: Span, count: int, *, ahead: float | None = None) -> list[str]:
+    def choose(self, span: RangeState, count: int, *, ahead: float | None = None) -> list[str]:
         """Give up to ``count`` names inside a range, in order; none when no cut is worth it.
 
         ``ahead`` asks for one cut that many pages from the cursor instead of in the middle.
         """
-        ways = self._ways(span, count, self._levels(span), ahead)
+        ways = self._ways(span, count, self._candidates(span), ahead)
         return next((names for names in ways if names), [])
 
-    def _ways(self, span: Span, count: int, levels: list[Level], ahead: float | None) -> Iterator[list[str]]:
+    def _ways(
+        self, span: RangeState, count: int, candidates: list[Candidate], ahead: float | None
+    ) -> Iterator[list[str]]:
         """Yield the cuts of each kind, the most useful kind first."""
-        if self._is_open(span, sum(level.mass for level in levels)):
+        if self._is_open(span, sum(candidate.mass for candidate in candidates)):
             span.is_open_tried = True
             yield self._cut_open(span)
-        if span.is_upper_empty and levels and levels[-1].place == self._fork(span):
+        if span.is_upper_empty and candidates and candidates[-1].place == self._fork(span):
             # That nothing follows far beyond says little about the letters before it.
-            yield self._cut_level(span, levels[-1], 1)
+            yield self._cut_at(span, candidates[-1], 1)
         for places in self._scales(span):
             yield self._cut_scale(span, places, count)
-        if ahead is not None and levels:
-            yield self._cut_ahead(span, levels, ahead)
-        for level in sorted(levels, reverse=True):
-            yield self._cut_level(span, level, count)
+        if ahead is not None and candidates:
+            yield self._cut_ahead(span, candidates, ahead)
+        for candidate in sorted(candidates, reverse=True):
+            yield self._cut_at(span, candidate, count)
 
     @staticmethod
-    def _is_open(span: Span, expected: float) -> bool:
+    def _is_open(span: RangeState, expected: float) -> bool:
         """Say whether anything may follow beyond what is known."""
         return span.end is None and (not span.is_open_tried or expected < LITTLE)
 
     # -- kinds of cuts ---------------------------------------------------------------------
 
-    def _cut_open(self, span: Span) -> list[str]:
+    def _cut_open(self, span: RangeState) -> list[str]:
         """Cut behind the first subtree: whether anything follows it decides about all else.
 
         Where several subtrees are known the cut is behind all that their kind may hold.
@@ -128,7 +130,7 @@ class Splitter:
             last = LAST_OF_KIND.get(kind_of(last), script_end(last))
         return self._inside(span, [_bumped(span.cursor[:place] + last, place)])
 
-    def _scales(self, span: Span) -> Iterator[list[int]]:
+    def _scales(self, span: RangeState) -> Iterator[list[int]]:
         """Yield places among which the one that moves is searched, by halves."""
         yield self._unmoved(span)
         if span.is_upper_empty:
@@ -136,7 +138,7 @@ class Splitter:
             high = min(shared_length(span.page_first, span.cursor) + 1, len(span.cursor))
             yield [place for place in range(low, high) if not self._is_used_up(span.cursor, place)]
 
-    def _unmoved(self, span: Span) -> list[int]:
+    def _unmoved(self, span: RangeState) -> list[int]:
         """Give the places below the range's fork that no key has moved yet, and that may well move.
 
         Numbers count up, and names differ from their beginning on; the rest of a word stays.
@@ -145,7 +147,7 @@ class Splitter:
         places = range(self._fork(span) + 1, min(self._fixed, len(cursor)))
         return [place for place in places if cursor[place].isdigit() or (cursor[place - 1] == "/" != cursor[place])]
 
-    def _cut_scale(self, span: Span, places: list[int], count: int) -> list[str]:
+    def _cut_scale(self, span: RangeState, places: list[int], count: int) -> list[str]:
         """Cut behind all that shares the cursor up to a place."""
         if len(places) > count:
             places = [places[i] for i in sorted({(len(places) * (2 * i + 1)) // (2 * count) for i in range(count)})]
@@ -155,26 +157,26 @@ class Splitter:
     def _is_used_up(self, cursor: str, place: int) -> bool:
         if cursor[place] == "/":
             return True
-        known = self.alphabet.letters(cursor, place)
-        return self.alphabet.is_complete(cursor, place) and cursor[place] >= known[-1]
+        known = self.statistics.letters(cursor, place)
+        return self.statistics.is_complete(cursor, place) and cursor[place] >= known[-1]
 
-    def _cut_ahead(self, span: Span, levels: Sequence[Level], ahead: float) -> list[str]:
-        fitting = [level for level in levels if level.rate <= ahead]
-        level = max(fitting, key=_rate) if fitting else min(levels, key=_rate)
-        stem, letter = span.cursor[: level.place], span.cursor[level.place]
+    def _cut_ahead(self, span: RangeState, candidates: Sequence[Candidate], ahead: float) -> list[str]:
+        fitting = [candidate for candidate in candidates if candidate.rate <= ahead]
+        candidate = max(fitting, key=_rate) if fitting else min(candidates, key=_rate)
+        stem, letter = span.cursor[: candidate.place], span.cursor[candidate.place]
         if letter > LAST_ASCII:
-            code = min(ord(letter) + max(1, int(WIDE_STEP * ahead / level.rate)), ord(LAST_CHARACTER))
+            code = min(ord(letter) + max(1, int(WIDE_STEP * ahead / candidate.rate)), ord(LAST_CHARACTER))
             return self._inside(span, [stem + chr(code)])
-        name = stem + level.letters[min(len(level.letters) - 1, int(ahead / level.rate))]
+        name = stem + candidate.letters[min(len(candidate.letters) - 1, int(ahead / candidate.rate))]
         return self._inside(span, [self._rounded(span, name)])
 
-    def _cut_level(self, span: Span, level: Level, count: int) -> list[str]:
-        stem, letters = span.cursor[: level.place], level.letters
+    def _cut_at(self, span: RangeState, candidate: Candidate, count: int) -> list[str]:
+        stem, letters = span.cursor[: candidate.place], candidate.letters
         parts = min(count, len(letters)) + 1
         names = [stem + letters[len(letters) * part // parts] for part in range(1, parts)]
         return self._inside(span, [self._rounded(span, name) for name in names])
 
-    def _rounded(self, span: Span, name: str) -> str:
+    def _rounded(self, span: RangeState, name: str) -> str:
         """Give the key that numbers would have just below a name, or the name.
 
         A range that ends in a key ends with the page that this key is on. Behind it no page
@@ -183,13 +185,13 @@ class Splitter:
         place = len(name) - 1
         last, rest = name[-1:], span.cursor[len(name) :]
         suffix = rest.lstrip(DIGITS)
-        known = self.alphabet.letters(span.cursor, place) if name else []
+        known = self.statistics.letters(span.cursor, place) if name else []
         if not "0" < last <= "9" or any(map(str.isalpha, known)) or any(c in DIGITS or c == "/" for c in suffix):
             return name
         return f"{name[:-1]}{chr(ord(last) - 1)}{'9' * (len(rest) - len(suffix))}{suffix}"
 
     @staticmethod
-    def _inside(span: Span, names: Iterable[str]) -> list[str]:
+    def _inside(span: RangeState, names: Iterable[str]) -> list[str]:
         """Keep the names that lie inside a range, in order, and that every server takes."""
         kept: list[str] = []
         last = name_order(span.cursor)
@@ -204,11 +206,11 @@ class Splitter:
 
     # -- what is expected where ------------------------------------------------------------
 
-    def _fork(self, span: Span) -> int:
+    def _fork(self, span: RangeState) -> int:
         """Give the first place at which keys above the cursor may differ from it."""
         return len(self._prefix) if span.end is None else shared_length(span.cursor, span.end)
 
-    def _levels(self, span: Span) -> list[Level]:
+    def _candidates(self, span: RangeState) -> list[Candidate]:
         """Give the places worth a cut, the deepest first.
 
         The characters still to come in a place are taken to be as large as those seen there.
@@ -219,19 +221,19 @@ class Splitter:
         seen = max(1, span.pages)
         limit = float(span.pages + span.lineage)
         rate = 1.0 / max(1, self._passed(cursor, deepest, span.page_first))
-        levels = []
+        candidates = []
         for place in range(deepest, max(fork, self._fixed) - 1, -1):
             if place == widest:
                 rate = seen / max(1, self._passed(cursor, widest, span.first))
-            level = self._level(span, place, rate, widest=widest, moves=place in (deepest, widest))
-            if level is not None:
-                levels.append(level._replace(mass=min(TRUST * limit, level.mass)))
-            rate = min(rate * max(1, len(self.alphabet.letters(cursor, place))), RATE_TRUST * limit)
-        return levels
+            candidate = self._candidate(span, place, rate, widest=widest, moves=place in (deepest, widest))
+            if candidate is not None:
+                candidates.append(candidate._replace(mass=min(TRUST * limit, candidate.mass)))
+            rate = min(rate * max(1, len(self.statistics.letters(cursor, place))), RATE_TRUST * limit)
+        return candidates
 
-    def _level(self, span: Span, place: int, rate: float, *, widest: int, moves: bool) -> Level | None:
+    def _candidate(self, span: RangeState, place: int, rate: float, *, widest: int, moves: bool) -> Candidate | None:
         letter = span.cursor[place]
-        known = self.alphabet.letters(span.cursor, place)
+        known = self.statistics.letters(span.cursor, place)
         is_literal = len(known) < 2
         if is_literal and not moves:
             return None
@@ -244,9 +246,9 @@ class Splitter:
         following = successor(letter)
         may_guess = place <= max(widest, fork) and not (is_literal and place < widest)
         if not letters and may_guess and following and following < bound:
-            letters = self.alphabet.guesses(letter, bound, known)
+            letters = self.statistics.guesses(letter, bound, known)
             count = max(count, float(min(3, len(letters))))
-        return Level(count * rate, place, letters, rate) if count and letters else None
+        return Candidate(count * rate, place, letters, rate) if count and letters else None
 
     def _passed(self, cursor: str, place: int, since: str) -> float:
         """Count the characters that went by in a place since another key."""
@@ -259,7 +261,7 @@ class Splitter:
             top = min(ord(high), (code | SCRIPT_MASK) + SCRIPT_ABOVE)
             bottom = max(ord(low or "\0"), (code & ~SCRIPT_MASK) - SCRIPT_BELOW)
             return max(0, top - bottom) / WIDE_STEP
-        known = self.alphabet.letters(cursor, place)
+        known = self.statistics.letters(cursor, place)
         return float(bisect_right(known, high) - bisect_right(known, low))
 
 
@@ -275,5 +277,5 @@ def _bumped(cursor: str, place: int) -> str:
     return cursor[:place] + following if following else ""
 
 
-def _rate(level: Level) -> float:
-    return level.rate
+def _rate(candidate: Candidate) -> float:
+    return candidate.rate

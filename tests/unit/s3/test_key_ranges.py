@@ -9,7 +9,7 @@ import pytest
 from s3pool.errors import UnorderedError
 from s3pool.model import SEQUENTIAL, ListMode
 from s3pool.s3.list_all import list_objects, list_pages, list_version_pages
-from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.listing_stats import ListingStats
 from tests.support.memory_lister import MemoryLister, order
 from tests.unit.s3.test_versions import MemoryVersions, rows_of
 
@@ -72,7 +72,7 @@ def test_without_order_there_are_no_ranges(mode: ListMode) -> None:
 def test_versions_have_ranges_of_keys(mode: ListMode) -> None:
     """All versions of a key are in the range that holds the key."""
     lister = MemoryVersions({f"k{number:03d}": 3 for number in range(300)}, page_size=100)
-    lister.lists = ListTally()  # type: ignore[attr-defined]
+    lister.lists = ListingStats()  # type: ignore[attr-defined]
 
     pages = list_version_pages(lister, "bkt", start_after="k099", until="k199", mode=mode)  # type: ignore[arg-type]
 

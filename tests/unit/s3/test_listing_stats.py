@@ -6,14 +6,14 @@ import pytest
 
 from s3pool.model import ListMode
 from s3pool.s3.list_all import list_objects, list_pages
-from s3pool.s3.listing_stats import ListTally
+from s3pool.s3.listing_stats import ListingStats
 from tests.support.memory_lister import MemoryLister
 
 
 @pytest.mark.parametrize(("names", "needed"), [(0, 1), (1, 1), (1000, 1), (1001, 2), (2500, 3)])
 def test_a_listing_needs_full_pages(names: int, needed: int) -> None:
     """One of nothing needs a request, too."""
-    tally = ListTally()
+    tally = ListingStats()
 
     tally.add_listing(names)
 
@@ -22,7 +22,7 @@ def test_a_listing_needs_full_pages(names: int, needed: int) -> None:
 
 def test_extra_requests_are_those_that_were_not_needed() -> None:
     """Cuts, probes and short pages cost them."""
-    tally = ListTally()
+    tally = ListingStats()
     for _ in range(5):
         tally.add_request()
 

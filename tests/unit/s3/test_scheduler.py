@@ -10,22 +10,26 @@ from hypothesis import strategies as st
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.parallel.concurrency import Width
-from s3pool.s3.parallel.ranges import Counts, Flight
-from s3pool.s3.parallel.scheduler import PAGES_AHEAD, RangeBoard
+from s3pool.s3.parallel.concurrency import ConcurrencyLimit
+from s3pool.s3.parallel.ranges import Counts, RangeRequest
+from s3pool.s3.parallel.scheduler import PAGES_AHEAD, RangeScheduler
 from tests.support.memory_lister import MemoryLister, order
 
 BUCKET = "b"
 
 
-def board_of(jobs: int = 4, *, ordered: bool = True, window: int = 64, prefix: str = "", after: str = "") -> RangeBoard:
-    """Give a board for a whole bucket, unless told otherwise."""
-    return RangeBoard(BUCKET, prefix=prefix, width=Width(jobs), ordered=ordered, window=window, start_after=after)
+def scheduler_of(
+    jobs: int = 4, *, ordered: bool = True, window: int = 64, prefix: str = "", after: str = ""
+) -> RangeScheduler:
+    """Give a scheduler for a whole bucket, unless told otherwise."""
+    return RangeScheduler(
+        BUCKET, prefix=prefix, limit=ConcurrencyLimit(jobs), ordered=ordered, window=window, start_after=after
+    )
 
 
-def ask(lister: MemoryLister, flight: Flight) -> ListPage:
-    """Do what a worker does with a flight."""
-    return lister.list_objects_page(BUCKET, prefix=flight.prefix, start_after=flight.start_after, token=flight.token)
+def ask(lister: MemoryLister, request: RangeRequest) -> ListPage:
+    """Do what a worker does with a request."""
+    return lister.list_objects_page(BUCKET, prefix=request.prefix, start_after=request.start_after, token=request.token)
 
 
 def page_of(*keys: str, truncated: bool = False, token: str = "") -> ListPage:
@@ -33,30 +37,30 @@ def page_of(*keys: str, truncated: bool = False, token: str = "") -> ListPage:
     return ListPage(tuple(ObjectInfo(key, 1, "") for key in keys), (), truncated=truncated, next_token=token)
 
 
-def list_all(board: RangeBoard, lister: MemoryLister, *, seed: int = 0) -> list[str]:
-    """Run a board as threads would: answers come in any order, pages are taken now and then."""
+def list_all(scheduler: RangeScheduler, lister: MemoryLister, *, seed: int = 0) -> list[str]:
+    """Run a scheduler as threads would: answers come in any order, pages are taken now and then."""
     chance = random.Random(seed)
-    flying: list[tuple[Flight, ListPage | S3Error]] = []
+    under_way: list[tuple[RangeRequest, ListPage | S3Error]] = []
     found: list[str] = []
-    while not board.is_finished:
-        while (flight := board.take()) is not None:
+    while not scheduler.is_finished:
+        while (request := scheduler.take()) is not None:
             try:
-                flying.append((flight, ask(lister, flight)))
+                under_way.append((request, ask(lister, request)))
             except S3Error as exc:
-                flying.append((flight, exc))
-        answered = bool(flying)
-        if flying:
-            flight, answer = flying.pop(chance.randrange(len(flying)))
+                under_way.append((request, exc))
+        answered = bool(under_way)
+        if under_way:
+            request, answer = under_way.pop(chance.randrange(len(under_way)))
             if isinstance(answer, S3Error):
-                board.fail(flight, answer)
-            elif (held := board.commit(flight, answer)) is not None and chance.random() < 0.5:
+                scheduler.fail(request, answer)
+            elif (held := scheduler.apply(request, answer)) is not None and chance.random() < 0.5:
                 held.pack()
-        is_stuck = not flying and not answered
-        if not flying or chance.random() < 0.5:
-            while (page := board.pop()) is not None:
+        is_stuck = not under_way and not answered
+        if not under_way or chance.random() < 0.5:
+            while (page := scheduler.pop()) is not None:
                 is_stuck = False
                 found += [info.key for info in page.objects]
-        assert not is_stuck or board.is_finished
+        assert not is_stuck or scheduler.is_finished
     return found
 
 
@@ -126,9 +130,9 @@ def test_every_key_is_listed_once_and_in_order(
     lister = MemoryLister(
         keys, page_size=page_size, short=short, empty=empty, start_after=start_after, minio=minio, seed=seed
     )
-    board = board_of(jobs, ordered=ordered, window=window)
+    scheduler = scheduler_of(jobs, ordered=ordered, window=window)
 
-    found = list_all(board, lister, seed=seed)
+    found = list_all(scheduler, lister, seed=seed)
 
     assert sorted(set(keys), key=order) == (found if ordered else sorted(found, key=order))
 
@@ -158,7 +162,7 @@ def test_keys_that_stay_are_listed_once_while_others_come_and_go(
             stable.discard(lister.keys.pop(chance.randrange(len(lister.keys))))
 
     lister = MemoryLister(keys, page_size=5, short=0.3, minio=minio, churn=churn, seed=seed)
-    found = list_all(board_of(jobs, ordered=ordered, window=6), lister, seed=seed)
+    found = list_all(scheduler_of(jobs, ordered=ordered, window=6), lister, seed=seed)
 
     assert len(found) == len(set(found))
     assert set() == stable - set(found)
@@ -181,9 +185,9 @@ def test_failed_range_goes_on_from_its_cursor(keys: list[str], jobs: int, seed: 
         return None
 
     lister = MemoryLister(keys, page_size=4, fault=fault, seed=seed)
-    board = board_of(jobs)
+    scheduler = scheduler_of(jobs)
     try:
-        found = list_all(board, lister, seed=seed)
+        found = list_all(scheduler, lister, seed=seed)
     except ThrottledError:
         # Nothing else was on its way that could have shown that the pool is alive.
         return
@@ -198,9 +202,9 @@ def test_failed_range_goes_on_from_its_cursor(keys: list[str], jobs: int, seed: 
 def test_prefix_and_start_bound_the_listing(keys: list[str], prefix: str, after: str, minio: bool) -> None:
     """No cut may lead out of what was asked for."""
     lister = MemoryLister(keys, page_size=3, minio=minio)
-    board = board_of(4, prefix=prefix, after=prefix + after)
+    scheduler = scheduler_of(4, prefix=prefix, after=prefix + after)
 
-    found = list_all(board, lister)
+    found = list_all(scheduler, lister)
 
     expected = [key for key in set(keys) if key.startswith(prefix) and order(key) > order(prefix + after)]
     assert sorted(expected, key=order) == found
@@ -222,7 +226,7 @@ def test_awkward_names_are_listed_once(keys: list[str], page_size: int) -> None:
     """Keys that are beginnings of one another, that XML or URLs change, that are no UTF-8."""
     lister = MemoryLister([key for key in keys if key], page_size=page_size)
 
-    found = list_all(board_of(8), lister)
+    found = list_all(scheduler_of(8), lister)
 
     assert lister.keys == found
 
@@ -232,10 +236,10 @@ def test_awkward_names_are_listed_once(keys: list[str], page_size: int) -> None:
 
 def counted(keys: Iterable[str], *, jobs: int = 8, ordered: bool = True) -> tuple[Counts, int]:
     """List keys; give what was done, and how many pages it takes at best."""
-    board = board_of(jobs, ordered=ordered, window=1024)
+    scheduler = scheduler_of(jobs, ordered=ordered, window=1024)
     lister = MemoryLister(keys, page_size=100)
-    assert sorted(lister.keys) == sorted(list_all(board, lister))
-    return board.counts, -(-len(lister.keys) // 100)
+    assert sorted(lister.keys) == sorted(list_all(scheduler, lister))
+    return scheduler.counts, -(-len(lister.keys) // 100)
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 100])
@@ -249,54 +253,54 @@ def test_listing_of_one_page_is_one_request(count: int) -> None:
 
 def test_page_that_comes_twice_counts_once() -> None:
     """An answer may be had from two nodes."""
-    board = board_of()
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of()
+    request = scheduler.take()
+    assert request is not None
 
-    board.commit(flight, page_of("a", "b"))
-    board.commit(flight, page_of("a", "b"))
+    scheduler.apply(request, page_of("a", "b"))
+    scheduler.apply(request, page_of("a", "b"))
 
-    assert (page_of("a", "b"), None) == (board.pop(), board.pop())
+    assert (page_of("a", "b"), None) == (scheduler.pop(), scheduler.pop())
 
 
 def test_range_that_ends_in_a_key_is_over_with_it() -> None:
     """Nothing lies between a key and itself, so nothing more is asked for."""
-    board = board_of()
-    first = board.take()
+    scheduler = scheduler_of()
+    first = scheduler.take()
     assert first is not None
-    board.commit(first, page_of("a", "b", truncated=True))
-    flight = board.take()
-    assert flight is not None
-    flight.range.end = "d"
+    scheduler.apply(first, page_of("a", "b", truncated=True))
+    request = scheduler.take()
+    assert request is not None
+    request.range.end = "d"
 
-    board.commit(flight, page_of("c", "d", truncated=True))
+    scheduler.apply(request, page_of("c", "d", truncated=True))
 
-    assert flight.range.is_done
+    assert request.range.is_done
 
 
 def test_short_page_is_not_the_end() -> None:
     """RGW gives 980 of 1000 keys and says that more follow."""
-    board = board_of()
-    first = board.take()
+    scheduler = scheduler_of()
+    first = scheduler.take()
     assert first is not None
 
-    board.commit(first, page_of("a", truncated=True))
+    scheduler.apply(first, page_of("a", truncated=True))
 
-    again = board.take()
+    again = scheduler.take()
     assert again is not None
     assert "a" in {again.start_after, again.range.left.cursor if again.range.left else ""}
 
 
 def test_last_page_says_that_nothing_follows() -> None:
     """It is the same shape as a page of the sequential listing."""
-    board = board_of(2)
+    scheduler = scheduler_of(2)
     lister = MemoryLister("abcdef", page_size=2)
     pages = []
-    while not board.is_finished:
-        flight = board.take()
-        if flight is not None:
-            board.commit(flight, ask(lister, flight))
-        while (page := board.pop()) is not None:
+    while not scheduler.is_finished:
+        request = scheduler.take()
+        if request is not None:
+            scheduler.apply(request, ask(lister, request))
+        while (page := scheduler.pop()) is not None:
             pages.append(page.truncated)
 
     assert [True, True, False] == pages
@@ -304,33 +308,33 @@ def test_last_page_says_that_nothing_follows() -> None:
 
 def test_listing_without_order_is_refused() -> None:
     """Ranges mean nothing to such a server; the caller lists it one page after another."""
-    board = board_of()
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of()
+    request = scheduler.take()
+    assert request is not None
 
     with pytest.raises(UnorderedError):
-        board.commit(flight, page_of("b", "a", truncated=True, token="t"))
+        scheduler.apply(request, page_of("b", "a", truncated=True, token="t"))
 
 
 def test_truncated_page_without_keys_and_token_is_an_error() -> None:
     """The end must never come silently."""
-    board = board_of()
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of()
+    request = scheduler.take()
+    assert request is not None
 
     with pytest.raises(ProtocolError, match="stopped advancing"):
-        board.commit(flight, page_of(truncated=True))
+        scheduler.apply(request, page_of(truncated=True))
 
 
 def test_server_that_leads_in_a_circle_is_an_error() -> None:
     """Empty pages with the same token again and again would be followed for ever."""
-    board = board_of()
+    scheduler = scheduler_of()
 
     def follow() -> None:
         for _ in range(5):
-            flight = board.take()
-            assert flight is not None
-            board.commit(flight, page_of(truncated=True, token="again"))
+            request = scheduler.take()
+            assert request is not None
+            scheduler.apply(request, page_of(truncated=True, token="again"))
 
     with pytest.raises(ProtocolError, match="stopped advancing"):
         follow()
@@ -339,29 +343,29 @@ def test_server_that_leads_in_a_circle_is_an_error() -> None:
 @pytest.mark.parametrize("error", [AccessDeniedError(403, "AccessDenied"), S3Error(404, "NoSuchBucket")])
 def test_refusal_is_raised_at_once(error: S3Error) -> None:
     """Asking again would not help."""
-    board = board_of()
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of()
+    request = scheduler.take()
+    assert request is not None
 
     with pytest.raises(type(error)):
-        board.fail(flight, error)
+        scheduler.fail(request, error)
 
 
 def test_dead_pool_is_reported_at_once() -> None:
     """When no page came since the request left, the transport has tried enough."""
-    board = board_of()
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of()
+    request = scheduler.take()
+    assert request is not None
 
     with pytest.raises(NoEndpointError):
-        board.fail(flight, NoEndpointError("nobody"))
+        scheduler.fail(request, NoEndpointError("nobody"))
 
 
 def test_minio_is_followed_by_few_chains_of_tokens() -> None:
     """Every start-after makes it walk all drives, every chain walks once more."""
     lister = MemoryLister([f"d{n % 5}/{n:04d}" for n in range(2000)], page_size=10, minio=True)
 
-    found = list_all(board_of(30), lister)
+    found = list_all(scheduler_of(30), lister)
 
     by_name = [asked for asked in lister.asked if not asked.token]
     assert lister.keys == found
@@ -371,59 +375,59 @@ def test_minio_is_followed_by_few_chains_of_tokens() -> None:
 
 def test_server_that_says_it_is_minio_gets_few_chains_from_the_start() -> None:
     """Its tokens may look like others one day."""
-    board = board_of(30)
-    flight = board.take()
-    assert flight is not None
+    scheduler = scheduler_of(30)
+    request = scheduler.take()
+    assert request is not None
 
-    board.commit(flight, replace(page_of("a/1", "a/2", truncated=True, token="t"), is_minio=True))
+    scheduler.apply(request, replace(page_of("a/1", "a/2", truncated=True, token="t"), is_minio=True))
 
-    flights = list(iter(board.take, None))
-    assert 1 <= len(flights) <= 4
-    assert "t" in {flight.token for flight in flights}
+    requests = list(iter(scheduler.take, None))
+    assert 1 <= len(requests) <= 4
+    assert "t" in {request.token for request in requests}
 
 
 def test_front_goes_on_when_the_window_is_full() -> None:
     """Pages that wait must not keep the page away that they wait for."""
     lister = MemoryLister((f"{n:04d}" for n in range(1000)), page_size=5)
-    board = board_of(8, window=2)
+    scheduler = scheduler_of(8, window=2)
 
-    assert lister.keys == list_all(board, lister)
+    assert lister.keys == list_all(scheduler, lister)
 
 
 def test_nothing_is_asked_for_while_the_caller_takes_nothing() -> None:
     """Memory is bounded by the window, whether the caller keeps up or not."""
     lister = MemoryLister((f"{n:05d}" for n in range(20000)), page_size=5)
-    board = board_of(8, ordered=False, window=16)
+    scheduler = scheduler_of(8, ordered=False, window=16)
     pending = []
-    while (flight := board.take()) is not None or pending:
-        if flight is not None:
-            pending.append(flight)
+    while (request := scheduler.take()) is not None or pending:
+        if request is not None:
+            pending.append(request)
         else:
             done = pending.pop(0)
-            board.commit(done, ask(lister, done))
+            scheduler.apply(done, ask(lister, done))
 
-    assert 16 == board.counts.pages
+    assert 16 == scheduler.counts.pages
 
 
 def test_window_is_kept_by_giving_up_the_farthest_page() -> None:
     """Pages far ahead that came first make room for nearer ones, and are listed again in the end."""
     keys = [f"{number:05}" for number in range(3000)]
-    lister, board, window = MemoryLister(keys, page_size=10), board_of(8, window=12), 12
+    lister, scheduler, window = MemoryLister(keys, page_size=10), scheduler_of(8, window=12), 12
     found: list[str] = []
-    flights: list[Flight] = []
+    requests: list[RangeRequest] = []
     popped = most = 0
-    while not board.is_finished:
-        while (flight := board.take()) is not None:
-            flights.append(flight)
+    while not scheduler.is_finished:
+        while (request := scheduler.take()) is not None:
+            requests.append(request)
         # The answers for what lies farthest ahead come first.
-        flight = max(flights, key=lambda flight: flight.start_after)
-        flights.remove(flight)
-        board.commit(flight, ask(lister, flight))
-        most = max(most, board.counts.pages - popped)
-        while not flights and (page := board.pop()) is not None:
+        request = max(requests, key=lambda request: request.start_after)
+        requests.remove(request)
+        scheduler.apply(request, ask(lister, request))
+        most = max(most, scheduler.counts.pages - popped)
+        while not requests and (page := scheduler.pop()) is not None:
             found += [info.key for info in page.objects]
             popped += 1
 
     assert keys == found
-    assert board.counts.evicted > 0
+    assert scheduler.counts.evicted > 0
     assert most <= window + PAGES_AHEAD

@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.concurrency import Width
+from s3pool.s3.parallel.concurrency import ConcurrencyLimit
 from s3pool.s3.parallel.ranges import Counts
-from s3pool.s3.parallel.scheduler import RangeBoard
+from s3pool.s3.parallel.scheduler import RangeScheduler
 from tests.support.memory_lister import MemoryLister, order
 
 PAGE = 100
@@ -137,19 +137,19 @@ def keys_of(shape: str) -> tuple[str, ...]:
 def run(lister: MemoryLister, jobs: int, *, ordered: bool) -> tuple[list[str], Counts]:
     """List everything; answers come about in the order in which they were asked for."""
     chance = random.Random(jobs)
-    board = RangeBoard("b", prefix="", width=Width(jobs), ordered=ordered)
-    flying = []
+    scheduler = RangeScheduler("b", prefix="", limit=ConcurrencyLimit(jobs), ordered=ordered)
+    under_way = []
     found: list[str] = []
-    while not board.is_finished:
-        while (flight := board.take()) is not None:
+    while not scheduler.is_finished:
+        while (request := scheduler.take()) is not None:
             page = lister.list_objects_page(
-                "b", prefix=flight.prefix, start_after=flight.start_after, token=flight.token
+                "b", prefix=request.prefix, start_after=request.start_after, token=request.token
             )
-            flying.append((flight, page))
-        board.commit(*flying.pop(chance.randrange(min(2, len(flying)))))
-        while (ready := board.pop()) is not None:
+            under_way.append((request, page))
+        scheduler.apply(*under_way.pop(chance.randrange(min(2, len(under_way)))))
+        while (ready := scheduler.pop()) is not None:
             found += [info.key for info in ready.objects]
-    return found, board.counts
+    return found, scheduler.counts
 
 
 @pytest.mark.parametrize("jobs", [2, 4, 8])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.listing import LoopGuard, name_order
-from s3pool.s3.parallel.key_statistics import Alphabet, is_safe, shared_length, successor
+from s3pool.s3.parallel.key_statistics import KeyStatistics, is_safe, shared_length, successor
 from s3pool.s3.parallel.ranges import HeldPage, KeyRange, Position
-from s3pool.s3.parallel.split_points import Splitter
+from s3pool.s3.parallel.split_points import SplitPoints
 
 TEXT = st.text(max_size=12)
 
@@ -23,11 +23,11 @@ def range_after(keys: Sequence[str], *, end: str | None = None) -> KeyRange:
     return found
 
 
-def splitter_after(keys: Sequence[str], prefix: str = "") -> Splitter:
-    """Give a splitter that has seen one page."""
-    splitter = Splitter(prefix)
-    splitter.learn(keys)
-    return splitter
+def split_points_after(keys: Sequence[str], prefix: str = "") -> SplitPoints:
+    """Give a split_points that has seen one page."""
+    split_points = SplitPoints(prefix)
+    split_points.learn(keys)
+    return split_points
 
 
 def test_numbers_are_cut_where_they_have_not_moved_yet() -> None:
@@ -35,7 +35,7 @@ def test_numbers_are_cut_where_they_have_not_moved_yet() -> None:
     keys = [f"logs/{number:06d}" for number in range(1000)]
     span = range_after(keys, end="m")
 
-    names = splitter_after(keys).cuts(span, 1)
+    names = split_points_after(keys).choose(span, 1)
 
     assert 1 == len(names)
     assert names[0] in {"logs/099999", "logs/009999"}
@@ -45,7 +45,7 @@ def test_numbers_are_cut_at_the_key_before_a_round_one() -> None:
     """A range that ends in a key is over with the page that shows it; else one more must be asked for."""
     keys = [f"obj-{number:06d}.jpg" for number in range(2000)]
 
-    names = splitter_after(keys).cuts(range_after(keys, end="obj-01"), 2)
+    names = split_points_after(keys).choose(range_after(keys, end="obj-01"), 2)
 
     assert names
     assert all(name.endswith("999.jpg") for name in names)
@@ -56,7 +56,7 @@ def test_letters_are_cut_where_they_stand() -> None:
     keys = [f"{letter}{number:02d}" for letter in "abcd" for number in range(50)]
     keys += [f"d{number:02d}" for number in range(50, 60)]
 
-    names = splitter_after(keys).cuts(range_after(keys[:60], end="d"), 3)
+    names = split_points_after(keys).choose(range_after(keys[:60], end="d"), 3)
 
     assert names
     assert all(not name.endswith("9") for name in names)
@@ -66,7 +66,7 @@ def test_open_end_is_looked_for_behind_a_whole_script() -> None:
     """Behind one character of thousands there is nearly always another."""
     keys = [chr(0x4E00 + 7 * number) for number in range(300)]
 
-    names = splitter_after(keys).cuts(range_after(keys), 1)
+    names = split_points_after(keys).choose(range_after(keys), 1)
 
     assert [chr(0xA000)] == names
 
@@ -77,7 +77,7 @@ def test_empty_half_is_followed_by_letters_in_between() -> None:
     span = range_after(keys, end="o")
     span.is_upper_empty = True
 
-    names = splitter_after(keys).cuts(span, 1)
+    names = split_points_after(keys).choose(span, 1)
 
     assert 1 == len(names)
     assert "b" < names[0] < "o"
@@ -88,13 +88,13 @@ def test_open_end_is_tested_first() -> None:
     """Whether anything follows the first tree decides about all else."""
     keys = [f"logs/{number:06d}" for number in range(1000)]
 
-    assert ["m"] == splitter_after(keys).cuts(range_after(keys), 4)
+    assert ["m"] == split_points_after(keys).choose(range_after(keys), 4)
 
 
 def test_cut_never_leaves_the_prefix() -> None:
     """What lies outside was not asked for."""
     keys = [f"a/b/{number:04d}" for number in range(1000)]
-    names = splitter_after(keys, "a/b/").cuts(range_after(keys), 4)
+    names = split_points_after(keys, "a/b/").choose(range_after(keys), 4)
 
     assert names
     assert all(name.startswith("a/b/") for name in names)
@@ -104,14 +104,14 @@ def test_nothing_is_cut_where_nothing_can_be() -> None:
     """Between a key and itself with a character more there is no name worth a request."""
     span = range_after(["a"], end="a\x01")
 
-    assert [] == splitter_after(["a"]).cuts(span, 4)
+    assert [] == split_points_after(["a"]).choose(span, 4)
 
 
 def test_one_cut_ahead_is_near() -> None:
     """In order, pages far from the front would only wait."""
     keys = [f"{number:04d}" for number in range(0, 1000, 10)]
-    near = splitter_after(keys).cuts(range_after(["0000", "0300"], end="9999"), 1, ahead=2.0)
-    far = splitter_after(keys).cuts(range_after(["0000", "0300"], end="9999"), 1, ahead=1000.0)
+    near = split_points_after(keys).choose(range_after(["0000", "0300"], end="9999"), 1, ahead=2.0)
+    far = split_points_after(keys).choose(range_after(["0000", "0300"], end="9999"), 1, ahead=1000.0)
 
     assert near <= far
 
@@ -122,7 +122,7 @@ def test_cuts_lie_inside_in_order_and_can_be_sent(keys: list[str], end: str, cou
     keys = sorted(set(keys), key=name_order)
     bound = end if name_order(end) > name_order(keys[-1]) else None
 
-    names = splitter_after(keys).cuts(range_after(keys, end=bound), count)
+    names = split_points_after(keys).choose(range_after(keys, end=bound), count)
 
     orders = [name_order(keys[-1]), *map(name_order, names), *([name_order(bound)] if bound else [])]
     assert all(low < high for low, high in pairwise(orders))
@@ -151,18 +151,18 @@ def test_successor_leaves_out_what_servers_refuse() -> None:
 
 def test_alphabet_knows_the_letters_of_a_place() -> None:
     """Digits stand where digits stood, letters where letters did."""
-    alphabet = Alphabet()
-    alphabet.learn(["day-1/a", "day-2/b", "day-3/c"], fixed=4)
+    statistics = KeyStatistics()
+    statistics.learn(["day-1/a", "day-2/b", "day-3/c"], fixed=4)
 
-    assert (["1", "2", "3"], ["a", "b", "c"]) == (alphabet.letters("day-9/z", 4), alphabet.letters("day-9/z", 6))
+    assert (["1", "2", "3"], ["a", "b", "c"]) == (statistics.letters("day-9/z", 4), statistics.letters("day-9/z", 6))
 
 
 def test_alphabet_is_complete_when_nothing_new_turns_up() -> None:
     """Then guessing is over."""
-    alphabet = Alphabet()
-    alphabet.learn([f"k{number % 4}" for number in range(40)], fixed=1)
+    statistics = KeyStatistics()
+    statistics.learn([f"k{number % 4}" for number in range(40)], fixed=1)
 
-    assert (True, False) == (alphabet.is_complete("k0", 1), alphabet.is_complete("x0", 0))
+    assert (True, False) == (statistics.is_complete("k0", 1), statistics.is_complete("x0", 0))
 
 
 @given(keys=st.lists(st.text(st.characters(), min_size=1), min_size=1, max_size=5))

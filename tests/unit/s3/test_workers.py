@@ -154,29 +154,6 @@ def test_throttled_range_is_asked_again_and_nothing_is_lost() -> None:
     assert (KEYS, 3, 3) == (found, len(refused), counts.retries)
 
 
-def test_page_that_is_overdue_is_asked_for_once_more() -> None:
-    """A node that swallows a request holds up nothing: the first answer counts, the other is dropped."""
-    swallowed, release = threading.Lock(), threading.Event()
-
-    class Swallowing(MemoryLister):
-        def list_objects_page(self, bucket: str, **words: object) -> ListPage:  # type: ignore[override]
-            if len(self.asked) >= 3 and swallowed.acquire(blocking=False):
-                release.wait()
-            return super().list_objects_page(bucket, **words)  # type: ignore[arg-type]
-
-    lister, counts = Swallowing(KEYS, page_size=100), Counts()
-    found = names(iter_pages_parallel(lister, BUCKET, jobs=4, counts=counts))
-    answered = len(lister.asked)
-    release.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("s3pool-list-"):
-            thread.join()
-
-    assert KEYS == found
-    assert swallowed.locked()
-    assert counts.requests == answered + 1
-
-
 def test_closed_generator_ends_its_threads() -> None:
     """A reader that has seen enough must not leave requests behind."""
     pages = iter_pages_parallel(MemoryLister(KEYS, page_size=2), BUCKET, jobs=8)

@@ -169,7 +169,7 @@ def _abandon_stdout(out: Output) -> None:
 def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
     if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
-    from s3pool.cli.report import print_list_stats, print_stats
+    from s3pool.cli.tables import print_list_stats, print_stats
 
     try:
         print_stats([row for session in ctx.opened_sessions for row in session.transport.stats()], ctx.out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli import exit_codes
 from s3pool.cli.lines import format_stamp
 from s3pool.cli.parser import positive_int, seconds
-from s3pool.cli.report import table
+from s3pool.cli.tables import table
 from s3pool.model import format_iso_time
 from s3pool.pool.health import ProbeResult, probe
 
@@ -95,7 +95,7 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
         yield lambda results: _show_line(results, ctx)
     else:
-        from s3pool.cli.live import live_lines
+        from s3pool.cli.tables import live_lines
 
         with live_lines(color=out.colored) as draw:
             yield lambda results: draw([*_painted_lines(results, ctx), (stamp(ctx), "")])

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
-from s3pool.cli.charts import (
+from s3pool.cli.parser import positive_int, seconds, size_in_bytes
+from s3pool.cli.tables import (
     Bar,
     bar_lines,
     fitted_table,
@@ -16,7 +17,6 @@ from s3pool.cli.charts import (
     format_throughput,
     terminal_width,
 )
-from s3pool.cli.parser import positive_int, seconds, size_in_bytes
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from s3pool.cli.lines import line_formatter
 from s3pool.cli.output import Output
 from s3pool.cli.records import object_encoder, object_record
-from s3pool.cli.report import print_stats, table
 from s3pool.cli.rows import OBJECT_COLUMNS, object_row_encoder, row_encoder
 from s3pool.cli.search import Found
+from s3pool.cli.tables import print_stats, table
 from s3pool.cli.templates import check_words, fill
 from s3pool.errors import UsageError
 from s3pool.model import ObjectInfo

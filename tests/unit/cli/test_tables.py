@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3pool.cli.charts import Bar, bar_lines, fit_names, fitted_table, format_count, format_ms, format_throughput
+from s3pool.cli.tables import Bar, bar_lines, fit_names, fitted_table, format_count, format_ms, format_throughput
 
 LONG = "https://gateway-17.storage.example.com:7480"
 OTHER = "https://gateway-18.storage.example.com:7480"

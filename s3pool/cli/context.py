@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
 NODES_ASKED_FOR_THE_TIME = 5
+MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
+MOST_MESSAGES = 1000  # then the file begins anew
 NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
 
 
@@ -73,13 +75,12 @@ class Context:
         origin = config.origins["endpoints"]
         if not origin.startswith(f"{config.env_file}:"):
             return
-        from s3pool.cli.told import is_new
         from s3pool.sync.state import state_directory
 
         directory = state_directory(self.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
         urls = ",".join(endpoint.url for endpoint in config.endpoints)
         message = f"the endpoints {urls} come from {origin}"
-        if is_new(message, os.path.join(directory, "told")):
+        if _is_new(message, os.path.join(directory, "told")):
             self.out.note(f"s3pool: {message}", {"type": "note", "message": message})
 
     def reload_config(self) -> Config:
@@ -301,6 +302,27 @@ class Context:
         except S3PoolError as exc:
             self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
             return exit_code_for(exc)
+
+
+def _is_new(message: str, path: str) -> bool:
+    """Return whether a message is not yet in the file of messages, and add it; True where no file can be kept."""
+    import hashlib
+
+    line = hashlib.sha256(message.encode("utf-8", "surrogateescape")).hexdigest()[:MESSAGE_DIGITS]
+    try:
+        with open(path, encoding="ascii") as stream:
+            known = stream.read().split()
+    except (OSError, ValueError):
+        known = []
+    if line in known:
+        return False
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(path, "a" if len(known) < MOST_MESSAGES else "w", encoding="ascii") as stream:
+            stream.write(f"{line}\n")
+    except OSError:
+        pass
+    return True
 
 
 def working_directory() -> str:

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
-from s3pool.cli.resuming import remember
+from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flags, shard_of
-from s3pool.cli.summary import finish, store_what_is_left
 from s3pool.cli.transfers import (
-    Teller,
     add_checksum_flag,
     add_transfer_flags,
     check_no_verify,
     check_source_profile,
+    ending_promptly,
     engine_for,
-    leaving_in_time,
     name_filter,
     options_of,
+    remember,
     shown_progress,
     watch_health,
 )
@@ -130,11 +129,11 @@ def _copy_objects(
     with (
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, options, progress) as engine,
-        leaving_in_time(engine, summary, ctx, verb=verb),
+        ending_promptly(engine, summary, ctx, verb=verb),
     ):
         clear_leftovers = remember(engine, ctx)
         engine.not_kept = rules.not_kept
-        tell = Teller(ctx, progress, lines=lines)
+        tell = OutcomePrinter(ctx, progress, lines=lines)
 
         def take(outcome: Outcome) -> None:
             clear_leftovers(outcome)
@@ -147,7 +146,7 @@ def _copy_objects(
             rehearse=ctx.dry_run,
             summary=summary,
         )
-        store_what_is_left(engine, summary, ctx)
+        store_directories_kept(engine, summary, ctx)
     return finish(summary, ctx, verb=verb)
 
 
@@ -204,7 +203,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
     with (
         shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
         engine_for(ctx, options_of(args, ctx), progress) as engine,
-        leaving_in_time(engine, summary, ctx, verb="copied", to_stdout=to_stdout),
+        ending_promptly(engine, summary, ctx, verb="copied", to_stdout=to_stdout),
     ):
         started = time.monotonic()
         clear_leftovers = remember(engine, ctx, sweeps=False) if isinstance(target, S3Path) else None
@@ -214,7 +213,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         summary.seconds = time.monotonic() - started
         summary.add(outcome)
         if not to_stdout:
-            Teller(ctx, progress, lines=lines)(outcome)
+            OutcomePrinter(ctx, progress, lines=lines)(outcome)
     return exit_codes.DONE if to_stdout else finish(summary, ctx)
 
 

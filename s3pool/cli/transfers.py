@@ -1,31 +1,31 @@
-"""What cp, mv, rm and sync share: flags, the engine of a run, and how its outcomes are told."""
+"""What cp, mv, rm and sync share: flags, workers, and how a run starts, resumes and ends."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
+from s3pool.cli.attributes import add_attribute_flags, attributes_of
 from s3pool.cli.exit_codes import code_of_interrupt
+from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.summary import summary_text, tell_summary
-from s3pool.cli.workers import executor_for
-from s3pool.errors import StoppedError, UsageError
+from s3pool.errors import UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.executor import BoundedExecutor, auto_workers, small_in_flight
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
-from s3pool.transfer.tasks import DONE as TASK_DONE
+from s3pool.transfer.sweep import make_sweep
+from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
+FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
+
 
 # -- flags ---------------------------------------------------------------------------------
 
 
 class FilterRule(argparse.Action):
-    """Gather --include and --exclude in one list: their order decides."""
+    """Collect --include and --exclude in one list, because their order decides."""
 
     def __call__(
         self,
@@ -49,7 +52,7 @@ class FilterRule(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Add one rule at the end."""
+        """Append one rule."""
         kind = INCLUDE if option_string == "--include" else EXCLUDE
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (kind, str(values))])
 
@@ -68,12 +71,12 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def name_filter(args: argparse.Namespace) -> NameFilter:
-    """Give the filter of the flags."""
+    """Return the filter that the flags describe."""
     return NameFilter(args.name_rules)
 
 
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of everything that copies."""
+    """Add the flags of every command that copies."""
     add_filter_flags(parser)
     parser.add_argument(
         "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
@@ -103,7 +106,7 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --checksum as uploads have it."""
+    """Add --checksum for uploads."""
     parser.add_argument(
         "--checksum", choices=ALGORITHMS, default="", metavar="NAME", help=f"send one more: {', '.join(ALGORITHMS)}"
     )
@@ -126,7 +129,7 @@ part_size.__name__ = "size"
 
 
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
-    """Give the options of a run."""
+    """Return the transfer options that the flags describe."""
     return TransferOptions(
         attributes=attributes_of(args),
         part_size=args.part_size,
@@ -148,7 +151,7 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
 
 
 def check_source_profile(sources: Iterable[Location], target: Location, profile: str) -> None:
-    """See to it that a second pool has a part in what is asked for.
+    """Refuse --source-profile unless both sides are in S3.
 
     Raises:
         UsageError: one side is not in S3.
@@ -162,103 +165,20 @@ def check_source_profile(sources: Iterable[Location], target: Location, profile:
 
 
 def check_no_verify(target: Location, *, is_asked: bool) -> None:
-    """See to it that --no-verify has something to leave out.
+    """Refuse --no-verify where nothing is downloaded.
 
     Raises:
-        UsageError: nothing is downloaded.
+        UsageError: the target is in S3.
     """
     if is_asked and isinstance(target, S3Path):
         raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
 
 
-NO_FIELDS: Mapping[str, object] = {}
-
-
-class Teller:
-    """Tells what becomes of each task, in the main thread."""
-
-    def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
-        self._out = ctx.out
-        self._act = "move" if ctx.args.command == "mv" else "copy"
-        self._args = ctx.args if "storage_class" in ctx.args else None
-        self._progress = progress
-        self._lines = lines
-
-    def __call__(self, outcome: Outcome) -> None:
-        """Tell of one outcome."""
-        if outcome.error is not None:
-            self._tell_error(outcome, outcome.error)
-        elif outcome.state == TASK_DONE and not isinstance(outcome.task, Problem):
-            self._tell_done(outcome)
-        elif outcome.state == SKIPPED:
-            self._tell_skipped(outcome)
-
-    def _tell_error(self, outcome: Outcome, error: Exception) -> None:
-        task = outcome.task
-        if isinstance(error, StoppedError):
-            return
-        if self._args is not None:
-            add_hint(error, self._args)
-        with out_of_the_way(self._progress):
-            self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
-
-    def _tell_done(self, outcome: Outcome) -> None:
-        task = outcome.task
-        if isinstance(task, DeleteTask) or task.op == "delete":
-            self._tell_deleted(outcome)
-        elif self._out.json:
-            fields = {
-                "type": self._act,
-                "source": task.source,
-                "target": task.target,
-                "size": outcome.done.size,
-                "seconds": round(outcome.seconds, 3),
-            }
-            self._out.act("", fields)
-        elif self._lines and not self._out.quiet:
-            self._out.act(f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}", NO_FIELDS)
-
-    def _tell_deleted(self, outcome: Outcome) -> None:
-        task = outcome.task
-        if not (self._lines or self._out.json):
-            return
-        fields: dict[str, object] = {"type": "delete", "url": task.source}
-        suffix = ""
-        if isinstance(task, DeleteTask) and task.version_id:
-            fields["version_id"] = task.version_id
-            suffix = f" (version {self._out.escape(task.version_id)})"
-        if isinstance(task, DeleteTask) and task.upload_id:
-            fields["upload_id"] = task.upload_id
-            suffix = f" (unfinished upload {self._out.escape(task.upload_id)})"
-        self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
-
-    def _tell_skipped(self, outcome: Outcome) -> None:
-        import logging
-
-        task = outcome.task
-        if outcome.done.skipped == ARCHIVED:
-            message = f"{task.source} was left out: {ARCHIVED}"
-            fields = {"type": "note", "op": task.op, "source": task.source, "target": task.target, "message": message}
-            with out_of_the_way(self._progress):
-                self._out.note(f"s3pool: {message}", fields)
-        logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
-
-
-@contextmanager
-def out_of_the_way(progress: Progress) -> Iterator[None]:
-    """Keep bars from being drawn while something is written to the terminal."""
-    if isinstance(progress, BarProgress):
-        with progress.paused():
-            yield
-    else:
-        yield
-
-
 @contextmanager
 def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[Progress, bool]]:
-    """Give the progress of a run, and whether a line is to be written for each result.
+    """Yield the progress of a run, and whether to print a line for each result.
 
-    ``to_stdout`` says that the bytes themselves go there.
+    With ``to_stdout`` the bytes of an object go to stdout.
     """
     wanted = getattr(ctx.args, "progress", "auto")
     busy = not (ctx.out.is_tty or to_stdout)
@@ -285,11 +205,42 @@ def _is_tty(stream: Any) -> bool:
         return False
 
 
+def worker_count(ctx: Context) -> int:
+    """Return the configured number of workers, or one that suits the larger of the two pools."""
+    nodes = max(len(ctx.session.nodes), len(ctx.source_session.nodes))
+    return ctx.config.workers or auto_workers(nodes, file_limit=_file_limit())
+
+
+def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
+    """Return the workers of a run; none with ``inline``, for one object that is not worth a thread."""
+    if inline:
+        return BoundedExecutor(0)
+    asked, workers = ctx.config.workers, worker_count(ctx)
+    first = 0 if asked else max(FEWEST_AT_FIRST, processors())
+    return BoundedExecutor(workers, small=small_in_flight(asked, workers), first=first)
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _file_limit() -> int:
+    try:
+        import resource
+    except ImportError:
+        return DEFAULT_FILE_LIMIT
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
+
+
 @contextmanager
 def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False) -> Iterator[Engine]:
-    """Give the engine of a run; its workers end with the context.
+    """Yield the engine of a run; its workers end with the context.
 
-    ``inline`` is for one object: no thread is worth starting.
+    With ``inline`` there are none, for one object that is not worth a thread.
     """
     executor = executor_for(ctx, inline=inline)
     source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
@@ -300,24 +251,51 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
         executor.close()
 
 
+def remember(engine: Engine, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
+    """Let large transfers resume where an interrupted run of the same command stopped.
+
+    With ``sweeps``, partial files of interrupted small downloads are removed from the directories
+    that this run writes. The function returned takes each outcome, and removes what interrupted
+    runs left of targets that no longer need it.
+    """
+    if ctx.dry_run:
+        return lambda _: None
+    from s3pool.sync.leftovers import Leftovers
+    from s3pool.sync.pools import pool_of
+    from s3pool.sync.state import state_directory
+    from s3pool.sync.unfinished import Unfinished
+
+    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    unfinished = Unfinished(
+        os.path.join(directory, "unfinished.sqlite"),
+        pool=lambda: pool_of(ctx.config.endpoints, directory),
+        shared=True,
+        resumes=not getattr(ctx.args, "no_resume", False),
+    )
+    engine.memory = unfinished
+    if sweeps:
+        engine.parts.sweep = make_sweep(unfinished.knows_part, largest=engine.options.download_threshold)
+    return Leftovers(unfinished, engine.client).clear_of
+
+
 def remove(
     tasks: Iterable[DeleteTask | Problem], ctx: Context, *, summary: Summary, tells_deletes: bool = True
 ) -> None:
-    """Delete what a stream names, in batches, and tell what became of each key.
+    """Delete a stream of objects in batches, and print the outcome of each key.
 
-    Without ``tells_deletes`` failures alone are told, and no thread is started.
+    Without ``tells_deletes`` only failures are printed, and no thread is started.
     """
     with (
         shown_progress(ctx) as (progress, lines),
         engine_for(ctx, TransferOptions(), progress, inline=not tells_deletes) as engine,
     ):
-        teller = Teller(ctx, progress, lines=lines)
+        teller = OutcomePrinter(ctx, progress, lines=lines)
 
         def tell(outcome: Outcome) -> None:
             if tells_deletes or outcome.error is not None:
                 teller(outcome)
 
-        with leaving_in_time(engine, summary, ctx, verb="deleted"):
+        with ending_promptly(engine, summary, ctx, verb="deleted"):
             watched = watch_health(tasks, ctx) if tells_deletes else tasks
             if ctx.dry_run:
                 run_tasks(watched, engine, on_outcome=tell, rehearse=True, summary=summary)
@@ -326,7 +304,7 @@ def remove(
 
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
-    """Start the background probes with the second item: one alone is not a long run."""
+    """Start the background probes at the second item: a run of one item is short."""
     following = iter(items)
     yield from islice(following, 1)
     for item in following:
@@ -338,19 +316,19 @@ def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
 
 
 @contextmanager
-def leaving_in_time(
+def ending_promptly(
     engine: Engine, summary: Summary, ctx: Context, *, verb: str, to_stdout: bool = False
 ) -> Iterator[None]:
-    """Say at an interrupt what was done and how to go on; do not wait for a network that hangs.
+    """At an interrupt, print what was done and how to go on, and do not wait for a stalled network.
 
-    The interrupt itself goes on, for the program's outermost frame to name it. ``to_stdout``
-    says that the bytes themselves go there, so that no record may.
+    The interrupt is raised again, and main() reports it. With ``to_stdout`` the bytes of an
+    object go to stdout, so the record goes to stderr.
     """
     try:
         yield
     except KeyboardInterrupt as exc:
         text = f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on"
-        tell_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
+        print_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
         if engine.executor.is_busy:
             # Workers that hang in the network would hold the interpreter's own end back.
             ctx.out.flush()

@@ -160,7 +160,7 @@ def _find(selection: Selection, test: Test | None, args: argparse.Namespace, ctx
 
 
 def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
-    from s3pool.cli.summary import exit_code_of
+    from s3pool.cli.outcomes import exit_code_of
     from s3pool.cli.transfers import remove
     from s3pool.transfer.tasks import DeleteTask, Summary
 

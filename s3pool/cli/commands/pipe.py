@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
-from s3pool.cli.resuming import remember
-from s3pool.cli.transfers import add_checksum_flag, part_size
+from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.transfer.checksums import sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from s3pool.cli.outcomes import exit_code_of
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
-from s3pool.cli.summary import exit_code_of
 from s3pool.cli.transfers import remove
 from s3pool.errors import NotFoundError, RefusedError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path

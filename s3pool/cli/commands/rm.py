@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from s3pool.cli.outcomes import finish
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flags, shard_of
-from s3pool.cli.summary import finish
 from s3pool.cli.transfers import add_filter_flags, name_filter, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter

@@ -107,7 +107,7 @@ def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _plan(args: argparse.Namespace, ctx: Context) -> Plan:
-    from s3pool.cli.workers import worker_count
+    from s3pool.cli.transfers import worker_count
 
     alive, left_out = _nodes_for(args, ctx)
     return Plan(

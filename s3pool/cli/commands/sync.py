@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
+from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, print_summary, store_directories_kept
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_shard_flags, shard_of
-from s3pool.cli.summary import exit_code_of, store_what_is_left, tell_summary
 from s3pool.cli.transfers import (
-    Teller,
     add_transfer_flags,
     check_no_verify,
     check_source_profile,
@@ -196,13 +195,13 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             engine,
             options,
             list_pages=lambda client, tree, within, in_order: _list_pages(ctx, client, tree, within, in_order),
-            on_outcome=Teller(ctx, progress, lines=lines),
+            on_outcome=OutcomePrinter(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
         )
         try:
             work.run()
-            store_what_is_left(engine, report.summary, ctx)
+            store_directories_kept(engine, report.summary, ctx)
         except LocalFileError as exc:
             report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
@@ -245,7 +244,7 @@ def _tell_end(report: Report, route: Route, ctx: Context) -> None:
 def _tell_summary(report: Report, ctx: Context) -> None:
     retries = _retries(ctx)
     text = f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}"
-    tell_summary(_record(report, retries), ctx, text=text)
+    print_summary(_record(report, retries), ctx, text=text)
 
 
 def _record(report: Report, retries: int) -> dict[str, object]:

@@ -1,0 +1,195 @@
+"""The outcomes of a run: a line for each task, the summary, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from s3pool.cli.attributes import add_hint
+from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
+from s3pool.cli.progress import BarProgress
+from s3pool.errors import S3PoolError, StoppedError
+from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
+from s3pool.transfer.tasks import DONE as TASK_DONE
+from s3pool.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from s3pool.cli.context import Context
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.progress import Progress
+
+NO_FIELDS: Mapping[str, object] = {}
+
+
+class OutcomePrinter:
+    """Prints the outcome of each task; used by the main thread alone."""
+
+    def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
+        self._out = ctx.out
+        self._act = "move" if ctx.args.command == "mv" else "copy"
+        self._args = ctx.args if "storage_class" in ctx.args else None
+        self._progress = progress
+        self._lines = lines
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Print one outcome."""
+        if outcome.error is not None:
+            self._print_error(outcome, outcome.error)
+        elif outcome.state == TASK_DONE and not isinstance(outcome.task, Problem):
+            self._print_done(outcome)
+        elif outcome.state == SKIPPED:
+            self._print_skipped(outcome)
+
+    def _print_error(self, outcome: Outcome, error: Exception) -> None:
+        task = outcome.task
+        if isinstance(error, StoppedError):
+            return
+        if self._args is not None:
+            add_hint(error, self._args)
+        with bars_paused(self._progress):
+            self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
+
+    def _print_done(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if isinstance(task, DeleteTask) or task.op == "delete":
+            self._print_deleted(outcome)
+        elif self._out.json:
+            fields = {
+                "type": self._act,
+                "source": task.source,
+                "target": task.target,
+                "size": outcome.done.size,
+                "seconds": round(outcome.seconds, 3),
+            }
+            self._out.act("", fields)
+        elif self._lines and not self._out.quiet:
+            self._out.act(f"{self._out.escape(task.source)} -> {self._out.escape(task.target)}", NO_FIELDS)
+
+    def _print_deleted(self, outcome: Outcome) -> None:
+        task = outcome.task
+        if not (self._lines or self._out.json):
+            return
+        fields: dict[str, object] = {"type": "delete", "url": task.source}
+        suffix = ""
+        if isinstance(task, DeleteTask) and task.version_id:
+            fields["version_id"] = task.version_id
+            suffix = f" (version {self._out.escape(task.version_id)})"
+        if isinstance(task, DeleteTask) and task.upload_id:
+            fields["upload_id"] = task.upload_id
+            suffix = f" (unfinished upload {self._out.escape(task.upload_id)})"
+        self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
+
+    def _print_skipped(self, outcome: Outcome) -> None:
+        import logging
+
+        task = outcome.task
+        if outcome.done.skipped == ARCHIVED:
+            message = f"{task.source} was left out: {ARCHIVED}"
+            fields = {"type": "note", "op": task.op, "source": task.source, "target": task.target, "message": message}
+            with bars_paused(self._progress):
+                self._out.note(f"s3pool: {message}", fields)
+        logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
+
+
+@contextmanager
+def bars_paused(progress: Progress) -> Iterator[None]:
+    """Remove the bars, if there are any, while something else is written to the terminal."""
+    if isinstance(progress, BarProgress):
+        with progress.paused():
+            yield
+    else:
+        yield
+
+
+# -- the end of a run -----------------------------------------------------------------------
+
+
+def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
+    """Print the summary of a run and return the exit code."""
+    if summary.stopped_by is not None and not _was_printed(summary, summary.stopped_by):
+        ctx.out.error(summary.stopped_by)
+    print_summary(summary.as_record(), ctx, text=f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
+    return exit_code_of(summary)
+
+
+def store_directories_kept(engine: Engine, summary: Summary, ctx: Context) -> None:
+    """With --preserve, store the empty directories and note what no object can hold."""
+    kept = engine.not_kept
+    if kept is None:
+        return
+    if not (ctx.dry_run or summary.stopped_by):
+        from s3pool.transfer.notkept import store_directories
+
+        try:
+            store_directories(kept, engine)
+        except (S3PoolError, OSError) as exc:
+            summary.stopped_by = exc
+    summary.not_kept = kept.counts
+    if words := ", ".join(kept.words()):
+        ctx.out.note(f"s3pool: not kept: {words}")
+
+
+def print_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_stdout: bool = False) -> None:
+    """Print a summary: with --json a record on stdout, otherwise a line on stderr.
+
+    With ``to_stdout`` the bytes of an object go to stdout, so the record goes to stderr, too.
+    """
+    record = {**fields, "dry_run": True} if ctx.dry_run else fields
+    if ctx.out.json and not to_stdout:
+        ctx.out.record(record)
+    else:
+        ctx.out.note(text, record)
+
+
+def _was_printed(summary: Summary, error: Exception) -> bool:
+    return any(error is known for known in (*summary.errors, *summary.source_errors))
+
+
+def summary_text(summary: Summary, *, verb: str, dry_run: bool = False) -> str:
+    """Return the summary for people, in one line."""
+    count = summary.deleted if verb == "deleted" else summary.copied
+    words = [f"{count} {verb}"]
+    words += [
+        f"{number} {word}"
+        for number, word in (
+            (summary.skipped, "skipped"),
+            (summary.refused, "refused"),
+            (summary.failed, "failed"),
+            (summary.not_started, "not finished"),
+        )
+        if number
+    ]
+    if verb != "deleted":
+        words.append(format_size(summary.bytes))
+    speed = ""
+    if summary.bytes and summary.seconds and not dry_run:
+        speed = f" ({format_size(round(summary.bytes / summary.seconds))}/s)"
+    prefix = "dry run: " if dry_run else ""
+    return f"{prefix}{', '.join(words)} in {format_duration(round(summary.seconds, 2))}{speed}"
+
+
+def exit_code_of(summary: Summary) -> int:
+    """Return the exit code of a run.
+
+    A source that could not be read, or a failure that ended the run, gives its own code. Beside
+    transfers that succeeded, a missing or forbidden object is FAILED, and so is a bad line in a
+    list of names, which is no error of the command line.
+    """
+    went_well = summary.copied + summary.deleted + summary.skipped > 0
+    codes = [exit_code_for(error) for error in summary.source_errors]
+    codes = [FAILED if went_well and code == USAGE else code for code in codes]
+    if summary.stopped_by is not None:
+        codes.append(exit_code_for(summary.stopped_by))
+    for error in summary.errors:
+        if error is not summary.stopped_by:
+            code = exit_code_for(error)
+            codes.append(FAILED if went_well and is_plain_failure(code) else code)
+    if summary.not_started and not codes:
+        codes.append(FAILED)
+    return combined(codes) if codes else DONE
+
+
+def is_plain_failure(code: int) -> bool:
+    """Return whether a code is about one object and becomes FAILED beside successes."""
+    return code in (NOT_FOUND, DENIED)

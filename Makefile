@@ -78,8 +78,10 @@ chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew
 s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (needs radosgw; half an hour)
 	$(BIN)/python -m tests.s3tests.run $(S3TESTS)
 
+REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+
 # What does not install here is left out of the comparison, and said so.
-$(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/*) | $(BIN)/python
+$(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/* tests/clients/java/*) | $(BIN)/python
 	@echo "installing real clients, more than a gigabyte, into $(VENV)/clients" >&2
 	@$(BIN)/python -m venv $(VENV)/clients
 	@cp tests/clients/go/go.mod $(VENV)/clients/go.mod
@@ -87,6 +89,9 @@ $(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clie
 	  $(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install "$$line" || true;; esac; done <$<
 	@mkdir -p $(VENV)/clients/js && cp tests/clients/js/* $(VENV)/clients/js && (cd $(VENV)/clients/js && npm install --silent) || true
 	@(cd tests/clients/go && GOFLAGS=-mod=mod go build -modfile=$(abspath $(VENV))/clients/go.mod -o $(abspath $(VENV))/clients/bin/aws-sdk-go-v2 .) || true
+	@mvn --quiet --batch-mode --file tests/clients/java/pom.xml dependency:copy-dependencies \
+	  -DoutputDirectory=$(abspath $(VENV))/clients/java || true
+	@GOBIN=$(abspath $(VENV))/clients/bin go install $(REGISTRY) || true
 	@touch $@
 
 clients: venv $(VENV)/clients/.installed ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')

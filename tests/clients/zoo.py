@@ -8,25 +8,30 @@ Ends with 1 when something that works directly does not work through the proxy, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 from s3pool.model import Credentials
 from tests.clients.python_clients import CLIENTS as PYTHON_CLIENTS
 from tests.support.proxying import RunningProxy
-from tests.support.rgw import RgwCluster
+from tests.support.rgw import RgwCluster, free_ports
 
 HERE = Path(__file__).parent
 PYTHON = os.path.abspath(os.environ.get("CLIENTS_PYTHON", sys.executable))
 JS = Path(PYTHON).parents[1] / "js" / "clients.mjs"  # with its modules beside it
+JAVA = Path(PYTHON).parents[1] / "java"  # the libraries
 TIMEOUT_S = 240.0
+START_LIMIT_S = 60.0
 WAYS = ("direct", "verify", "passthrough", "tls")
 NO_ROOTS = frozenset({"opendal"})  # which cannot be told of a certificate
 Result = Mapping[str, object]
@@ -50,6 +55,7 @@ def environment(url: str, bucket: str, keys: Credentials, ca_file: str, director
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": url,
         "AWS_EC2_METADATA_DISABLED": "true",
+        "RESTIC_PASSWORD": "zoo",
         **(certificates if ca_file else {}),
     }
 
@@ -91,6 +97,74 @@ def run_quietly(command: list[str], env: Mapping[str, str], directory: str) -> s
         return subprocess.CompletedProcess(command, 124, b"", b"took too long")
 
 
+def run_registry(env: Mapping[str, str], directory: str) -> Result:
+    """Run a container registry that keeps its layers in the bucket, and push and pull one."""
+    found = shutil.which("registry", path=env["PATH"])
+    if found is None:
+        return {"not installed": "registry"}
+    port = free_ports(1)[0]
+    store = {
+        "region": "us-east-1",
+        "bucket": env["ZOO_BUCKET"],
+        "regionendpoint": env["ZOO_URL"],
+        "forcepathstyle": True,
+    }
+    config = {
+        "version": 0.1,
+        "storage": {"s3": store, "redirect": {"disable": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    Path(directory, "config.yml").write_text(json.dumps(config))
+    log = Path(directory, "log")
+    with log.open("wb") as out:
+        process = subprocess.Popen([found, "serve", "config.yml"], env=env, cwd=directory, stdout=out, stderr=out)
+    try:
+        return push_and_pull(port, bytes(range(256)) * 4096 * 20)
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT_S)
+        print(log.read_text()[-300:], file=sys.stderr)
+
+
+def push_and_pull(port: int, layer: bytes) -> Result:
+    """Send a layer in two pieces, as a container engine does, and fetch it."""
+    digest = f"sha256:{hashlib.sha256(layer).hexdigest()}"
+    found: dict[str, object] = {}
+    place, half = "/v2/zoo/blobs/uploads/", len(layer) // 2
+    steps = [
+        ("begin", "POST", b"", {}),
+        ("first piece", "PATCH", layer[:half], {"Content-Range": f"0-{half - 1}"}),
+        ("second piece", "PATCH", layer[half:], {"Content-Range": f"{half}-{len(layer) - 1}"}),
+        ("end", "PUT", b"", {}),
+        ("read", "GET", b"", {}),
+    ]
+    for step, method, body, headers in steps:
+        target = {"PUT": f"{place}&digest={digest}", "GET": f"/v2/zoo/blobs/{digest}"}.get(method, place)
+        status, location, answer = ask_registry(port, method, target, body, headers)
+        found[step] = f"failed: {status}" if status >= 400 else status
+        place = location or place
+    found["same bytes"] = "done" if answer == layer else "failed: other bytes"
+    return found
+
+
+def ask_registry(port: int, method: str, target: str, body: bytes, headers: dict[str, str]) -> tuple[int, str, bytes]:
+    """Return status, Location and body of an answer; wait for a registry that is just starting."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            connection.request(method, target, body, {"Content-Type": "application/octet-stream", **headers})
+            break
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                return 599, "", b""
+            time.sleep(0.1)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, answer.headers.get("Location", "").removeprefix(f"http://127.0.0.1:{port}"), content
+
+
 def commands(*lines: tuple[str, ...]) -> Callable[[Mapping[str, str], str], Result]:
     """Return what runs command lines one after another; each tells by its exit code."""
 
@@ -103,16 +177,19 @@ def commands(*lines: tuple[str, ...]) -> Callable[[Mapping[str, str], str], Resu
         for line in lines:
             words = [word.format(**places) for word in line]
             done = run_quietly([word for word in words if word], env, directory)
-            found[" ".join(line[1:3])] = f"failed: {done.returncode}" if done.returncode else "done"
+            step = " ".join(word for word in line[1:] if "{" not in word and not word.startswith("-"))
+            found[step] = f"failed: {done.returncode}" if done.returncode else "done"
             if done.returncode:
                 print(f"{' '.join(words)}: {done.stderr.decode(errors='replace')[-300:]}", file=sys.stderr)
         back = Path(directory, "back")
-        found["same bytes"] = not back.exists() or back.read_bytes() == Path(directory, "large").read_bytes()
+        is_same = back.exists() and back.read_bytes() == Path(directory, "large").read_bytes()
+        found["same bytes"] = "done" if is_same else "failed: other bytes, or none"
         return found
 
     return run
 
 
+JAVA_WORDS = ("-cp", f"{JAVA}/*", str(HERE / "java" / "Clients.java"))
 RCLONE = ":s3,provider=Other,env_auth=true,endpoint='{URL}',force_path_style=true:{BUCKET}"
 RESTIC = ("restic", "-r", "s3:{URL}/{BUCKET}/restic", "--no-cache")
 ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
@@ -120,6 +197,8 @@ ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
     "aws-sdk-js v3": program("node", str(JS), "aws"),
     "minio-js": program("node", str(JS), "minio"),
     "aws-sdk-go-v2": program("aws-sdk-go-v2"),
+    "aws-sdk-java v2": program("java" if JAVA.is_dir() else "java with its libraries", *JAVA_WORDS),
+    "registry": run_registry,
     "aws": commands(
         ("aws", "s3", "cp", "large", "s3://{BUCKET}/cli/large", "--quiet"),
         ("aws", "s3", "ls", "s3://{BUCKET}/cli/"),
@@ -137,7 +216,8 @@ ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
         (*RESTIC, "init", "--cacert={CA}"),
         (*RESTIC, "backup", "large", "--quiet", "--cacert={CA}"),
         (*RESTIC, "check", "--quiet", "--cacert={CA}"),
-        (*RESTIC, "dump", "latest", "large", "--target", "back", "--cacert={CA}"),
+        (*RESTIC, "restore", "latest", "--target", "restored", "--cacert={CA}"),
+        ("cp", "restored/large", "back"),
     ),
     "s5cmd": commands(
         ("s5cmd", "cp", "large", "s3://{BUCKET}/s5/large"),
@@ -219,6 +299,8 @@ def main(names: list[str]) -> int:
             worse, better = compare(found)
             is_worse = is_worse or bool(worse)
             verdict = "DIFFERENT" if worse else "works, and not directly" if better else "the same"
+            if all(map(has_failed, found["direct"].values())) and not better:
+                verdict = f"works nowhere: {' '.join(map(str, found['direct'].values()))}"
             print(f"{name:<20}{len(found['direct']):>6}  {verdict}", *worse, *better, sep="\n    ", flush=True)
     return int(is_worse)
 

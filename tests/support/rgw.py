@@ -109,7 +109,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class RgwCluster:
-    """A running cluster; a context that stops it and removes its directory.
+    """A running cluster; a context that stops it and removes its directory, unless it was only attached to.
 
     ``RgwCluster.create(nodes)`` starts one, ``RgwCluster.attach(root)`` takes over one that
     another process started. ``endpoints`` are URLs; ``kill`` and ``start`` take their index.
@@ -146,7 +146,7 @@ class RgwCluster:
 
     @classmethod
     def attach(cls, root: str) -> RgwCluster:
-        """Take over the cluster that runs under a directory; stop() will leave the directory.
+        """Take over the cluster that runs under a directory. The end of a context leaves it, stop() its directory.
 
         Raises:
             RgwError: there is none.
@@ -205,7 +205,8 @@ class RgwCluster:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if self.owned:
+            self.stop()
 
     def _start_all(self) -> None:
         self._start_mon()

@@ -17,7 +17,7 @@ from s3pool.units import format_size
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
     from s3pool.pool.stats import EndpointStats
-    from s3pool.s3.listing_stats import ListTally
+    from s3pool.s3.listing_stats import ListingStats
 
 COLUMN_GAP = "  "
 ELLIPSIS = "…"
@@ -206,7 +206,7 @@ def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
             out.tell(out.escape(failure_line(row)))
 
 
-def print_list_stats(counts: Sequence[ListTally], out: Output) -> None:
+def print_list_stats(counts: Sequence[ListingStats], out: Output) -> None:
     """Write the names and requests of the listings to stderr; nothing without a listing."""
     requests = sum(count.requests for count in counts)
     names, extra = sum(count.names for count in counts), sum(count.extra for count in counts)

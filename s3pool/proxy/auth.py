@@ -12,15 +12,17 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timezone
+from calendar import timegm
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
+from s3pool.proxy.head import CACHE_SIZE, HOP_BY_HOP, RequestHead
 from s3pool.proxy.operations import DIALECTS
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field
@@ -28,11 +30,12 @@ from s3pool.s3.signing import (
     ALGORITHM,
     MAX_EXPIRES_S,
     TIMESTAMP_FORMAT,
+    Mac,
     canonical_path,
     canonical_query,
-    canonical_request,
+    canonical_text,
+    canonical_value,
     derive_key,
-    signature,
     string_to_sign,
 )
 
@@ -41,9 +44,9 @@ KEY_CACHE_SIZE = 1024
 MAX_CREDENTIAL_LENGTH = 512
 HEX_HASH = re.compile(r"[0-9a-f]{64}")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+TIMESTAMP_LENGTH = 16
 SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
-# time.strptime takes fifty times as long, and this is read twice in every request.
-TIMESTAMP = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
+TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{4}[0-5][0-9]Z")
 WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
 AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
 SIGNED_STREAM = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
@@ -64,7 +67,6 @@ V4_PARAMETERS = frozenset(
     }
 )
 V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
-V2_HEADERS = frozenset({"content-type", "content-md5"})
 DUMMY_SECRET = "no such key"
 # Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
 DECIDING_PREFIXES = ("x-amz-", *DIALECTS)
@@ -82,7 +84,7 @@ class Seed:
     signature: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Caller:
     """A request whose signature held, or an anonymous one (``client`` is None).
 
@@ -101,20 +103,30 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a request says about its own signature."""
+class Credential:
+    """The credential that a request names, and the headers that it says are signed."""
 
     access_key: str
     date: str
     region: str
+    scope: str
     signed: tuple[str, ...]
+
+
+class Claim(NamedTuple):
+    """What a request says about its own signature."""
+
+    credential: Credential
     signature: str
     timestamp: str
+    seconds: float
 
-    @property
-    def scope(self) -> str:
-        """Give the credential's scope."""
-        return f"{self.date}/{self.region}/s3/aws4_request"
+
+class DerivedKey(NamedTuple):
+    """The key of one secret, day and region, and its HMAC."""
+
+    key: bytes
+    mac: Mac
 
 
 def form_of(head: RequestHead, target: Target) -> str:
@@ -123,11 +135,9 @@ def form_of(head: RequestHead, target: Target) -> str:
     Raises:
         Denial: in more than one way, or in one that is not known here.
     """
-    names = target.names
     authorizations = head.values("authorization")
-    forms = []
-    if authorizations:
-        forms.append(_header_form(authorizations))
+    forms = [_header_form(authorizations)] if authorizations else []
+    names = target.names
     if names & {"X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential"}:
         forms.append(QUERY_V4)
     if names >= {"AWSAccessKeyId", "Signature"}:
@@ -154,7 +164,7 @@ class Verifier:
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = clients
-        self._keys: dict[tuple[str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, str, str], DerivedKey] = {}
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
         """Check a request signed by header or query, and give who sent it.
@@ -164,20 +174,17 @@ class Verifier:
         """
         claim = read_claim(head) if form == HEADER_V4 else _read_query(target)
         if form == HEADER_V4:
-            check_skew(claim.timestamp, now)
+            _check_skew(claim.seconds, now)
         else:
-            _check_expiry(claim.timestamp, target.value("X-Amz-Expires"), now)
+            _check_expiry(claim.seconds, target.value("X-Amz-Expires"), now)
         payload = payload_of(form, head, target)
         _check_coverage(claim, head)
-        client = self._clients.get(claim.access_key)
-        key = self._key(client.secret_key if client else DUMMY_SECRET, claim)
-        holds = self._holds(key, claim, head, payload)
-        if client is None:
-            raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
-        if not holds:
-            raise forbidden("SignatureDoesNotMatch", "the signature is not that of this request", reason="signature")
+        client, key = self._client_and_key(claim.credential)
+        client = _proven(client, holds=_holds(key.mac, claim, head, payload), what="request")
         check_token(client, head, target)
-        return Caller(form, client, payload, Seed(key, claim.timestamp, claim.scope, claim.signature))
+        if payload not in STREAMS:
+            return Caller(form, client, payload)
+        return Caller(form, client, payload, Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature))
 
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
         """Check the signature of an upload form's policy, and give whose it is.
@@ -187,62 +194,57 @@ class Verifier:
         """
         if fields.get("x-amz-algorithm") != ALGORITHM:
             raise Denial(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
-        claim = _claim(
-            fields.get("x-amz-credential", ""),
-            "host",
-            fields.get("x-amz-signature", ""),
-            fields.get("x-amz-date", ""),
-            _malformed_header,
-        )
-        client = self._clients.get(claim.access_key)
-        key = self._key(client.secret_key if client else DUMMY_SECRET, claim)
-        holds = hmac.compare_digest(signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
-        if client is None:
-            raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
-        if not holds:
-            raise forbidden("SignatureDoesNotMatch", "the signature is not that of this policy", reason="signature")
-        return client
+        words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
+        claim = _claim(words[0], "host", words[1], words[2], _malformed_header)
+        client, key = self._client_and_key(claim.credential)
+        holds = hmac.compare_digest(key.mac.sign(policy.encode("utf-8", "surrogateescape")), claim.signature)
+        return _proven(client, holds=holds, what="policy")
 
-    def _key(self, secret: str, claim: Claim) -> bytes:
-        name = (secret, claim.date, claim.region)
+    def _client_and_key(self, credential: Credential) -> tuple[Client | None, DerivedKey]:
+        """Return the client, if it is known, and a key: an unknown one must take as long as a bad signature."""
+        client = self._clients.get(credential.access_key)
+        secret = client.secret_key if client else DUMMY_SECRET
+        name = (secret, credential.date, credential.region)
         key = self._keys.get(name)
         if key is None:
-            key = derive_key(secret, claim.date, region=claim.region, service="s3")
+            derived = derive_key(secret, credential.date, region=credential.region, service="s3")
+            key = DerivedKey(derived, Mac(derived))
             if len(self._keys) >= KEY_CACHE_SIZE:
                 self._keys = {}
             self._keys[name] = key
-        return key
+        return client, key
 
-    def _holds(self, key: bytes, claim: Claim, head: RequestHead, payload: str) -> bool:
-        """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
-        spellings = dict.fromkeys((canonical_path(head.path), head.path))
-        query = head.query or ""
-        orders = (
-            (True, False)
-            if "&" in query and canonical_query(query) != canonical_query(query, by_value=False)
-            else (True,)
-        )
-        signatures = [
-            self._sign(key, claim, head, path=path, payload=payload, by_value=by_value)
-            for path in spellings
-            for by_value in orders
-        ]
-        return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
-    @staticmethod
-    def _sign(key: bytes, claim: Claim, head: RequestHead, *, path: str, payload: str, by_value: bool) -> str:
-        index = {**head.index, "host": (head.host,)}
-        fields = [(name, value) for name in claim.signed for value in index[name]]
-        canonical = canonical_request(
-            head.method,
-            path,
-            query=head.query or "",
-            headers=fields,
-            signed=claim.signed,
-            payload_hash=payload,
-            by_value=by_value,
-        )
-        return signature(key, string_to_sign(claim.timestamp, claim.scope, canonical))
+def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
+    """Return a client whose signature holds.
+
+    Raises:
+        Denial: the client is not known, or the signature is another's.
+    """
+    if client is None:
+        raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
+    if not holds:
+        raise forbidden("SignatureDoesNotMatch", f"the signature is not that of this {what}", reason="signature")
+    return client
+
+
+def _holds(mac: Mac, claim: Claim, head: RequestHead, payload: str) -> bool:
+    """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
+    credential, index = claim.credential, head.index
+    values = {name: index[name][0] for name in credential.signed}
+    if len(index) < len(head.names):
+        values |= {name: ",".join(map(canonical_value, index[name])) for name in credential.signed}
+    values["host"] = head.host
+    canonical, query = canonical_path(head.path), head.query or ""
+    paths = (canonical,) if canonical == head.path else (canonical, head.path)
+    queries = {canonical_query(query), canonical_query(query, by_value=False)} if query else ("",)
+    texts = [
+        canonical_text(head.method, path, query=text, values=values, signed=credential.signed, payload_hash=payload)
+        for path in paths
+        for text in queries
+    ]
+    signatures = [mac.sign(string_to_sign(claim.timestamp, credential.scope, text)) for text in texts]
+    return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
 
 def read_claim(head: RequestHead) -> Claim:
@@ -251,14 +253,32 @@ def read_claim(head: RequestHead) -> Claim:
     Raises:
         Denial: it is malformed.
     """
-    value = head.value("authorization").removeprefix(ALGORITHM)
-    found = WORD.findall(value)
-    words = dict(found)
-    if len(found) != len(words) or words.keys() != AUTHORIZATION_WORDS or WORD.sub("", value).strip(" ,\t"):
-        raise _malformed_header("the Authorization field is malformed")
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     timestamp = given[0] if given else _from_http_date(head.value("date"))
+    front, _, claimed = head.value("authorization").rpartition("Signature=")
+    if head.is_cacheable and front.endswith((" ", ",")) and HEX_SIGNATURE.fullmatch(claimed):
+        return _claim_of(_cached_credential(front), claimed, timestamp)
+    words = _authorization_words(head.value("authorization"))
+    if words.keys() != AUTHORIZATION_WORDS:
+        raise _malformed_header("the Authorization field is malformed")
     return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, _malformed_header)
+
+
+def _authorization_words(value: str) -> Mapping[str, str]:
+    """Return what an Authorization field holds behind its algorithm, empty if it is malformed."""
+    value = value.removeprefix(ALGORITHM)
+    found = WORD.findall(value)
+    words = dict(found)
+    return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
+
+
+@lru_cache(CACHE_SIZE)
+def _cached_credential(front: str) -> Credential:
+    """Return what an Authorization field says up to its signature, which the next one of its client repeats."""
+    words = _authorization_words(front)
+    if words.keys() != AUTHORIZATION_WORDS - {"Signature"}:
+        raise _malformed_header("the Authorization field is malformed")
+    return _read_credential(words["Credential"], words["SignedHeaders"], _malformed_header)
 
 
 def _from_http_date(text: str) -> str:
@@ -294,19 +314,30 @@ def _claim(
     timestamp: str,
     malformed: Callable[[str], Denial],
 ) -> Claim:
+    found = _read_credential(credential, signed_headers, malformed)
+    if HEX_SIGNATURE.fullmatch(claimed) is None:
+        raise malformed("the signature or the list of signed headers is malformed")
+    if malformed is _malformed_query and found.date != timestamp[:8]:
+        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
+    return _claim_of(found, claimed, timestamp)
+
+
+def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], Denial]) -> Credential:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
     is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
     if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
         raise malformed("the credential's scope must be date/region/s3/aws4_request")
-    is_list = SIGNED_NAMES.fullmatch(signed_headers) is not None and signed == tuple(sorted(set(signed)))
-    if HEX_SIGNATURE.fullmatch(claimed) is None or not is_list:
+    if SIGNED_NAMES.fullmatch(signed_headers) is None or signed != tuple(sorted(set(signed))):
         raise malformed("the signature or the list of signed headers is malformed")
-    if malformed is _malformed_query and parts[1] != timestamp[:8]:
-        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
-    if read_timestamp(timestamp) is None or parts[1] != timestamp[:8]:
+    return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
+
+
+def _claim_of(credential: Credential, claimed: str, timestamp: str) -> Claim:
+    seconds = read_timestamp(timestamp)
+    if seconds is None or credential.date != timestamp[:8]:
         raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return Claim(parts[0], parts[1], parts[2], signed, claimed, timestamp)
+    return Claim(credential, claimed, timestamp, seconds)
 
 
 def _malformed_header(detail: str) -> Denial:
@@ -317,43 +348,27 @@ def _malformed_query(detail: str) -> Denial:
     return Denial(400, "AuthorizationQueryParametersError", detail, reason="malformed")
 
 
-def echoed(head: RequestHead, target: Target) -> frozenset[str]:
-    """Return the parameters that only repeat a header which Version 2 signs, as boto3 adds them to its URLs."""
-    return frozenset(
-        name
-        for name in target.names
-        if (name in V2_HEADERS or name.startswith("x-amz-"))
-        and [*head.values(name)] == [value for other, value in target.parameters if other == name]
-    )
-
-
 def read_timestamp(text: str) -> float | None:
-    """Give seconds since 1970 for ``20260122T204433Z``; None for anything else."""
-    found = TIMESTAMP.fullmatch(text)
-    if found is None:
-        return None
-    year, month, day, hour, minute, second = map(int, found.groups())
+    """Return seconds since 1970 for ``20260122T204433Z``; None for anything else."""
+    return _seconds(text) if len(text) == TIMESTAMP_LENGTH else None
+
+
+@lru_cache(CACHE_SIZE)
+def _seconds(text: str) -> float | None:
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc).timestamp()
-    except ValueError:
+        return float(timegm(time.strptime(text, TIMESTAMP_FORMAT))) if TIMESTAMP.fullmatch(text) else None
+    except ValueError:  # a 31st of February
         return None
 
 
-def check_skew(timestamp: str, now: float) -> None:
-    """Refuse a request from too far away in time.
-
-    Raises:
-        Denial: its clock and ours differ by more than 15 minutes.
-    """
-    if abs((read_timestamp(timestamp) or 0.0) - now) > MAX_SKEW_S:
+def _check_skew(seconds: float, now: float) -> None:
+    if abs(seconds - now) > MAX_SKEW_S:
         raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")
 
 
-def _check_expiry(timestamp: str, expires: str, now: float) -> None:
+def _check_expiry(started: float, expires: str, now: float) -> None:
     if not re.fullmatch(r"[0-9]{1,6}", expires) or not 1 <= int(expires) <= MAX_EXPIRES_S:
-        detail = "X-Amz-Expires must be 1 second to 7 days"
-        raise _malformed_query(detail)
-    started = read_timestamp(timestamp) or 0.0
+        raise _malformed_query("X-Amz-Expires must be 1 second to 7 days")
     if started > now + MAX_SKEW_S:
         raise forbidden("AccessDenied", "Request is not valid yet", reason="skew")
     if now > started + int(expires):
@@ -361,16 +376,29 @@ def _check_expiry(timestamp: str, expires: str, now: float) -> None:
 
 
 def _check_coverage(claim: Claim, head: RequestHead) -> None:
-    present = head.index.keys()
-    if "host" not in claim.signed:
+    signed = claim.credential.signed
+    if head.is_cacheable and not head.connection and _cached_coverage(head.names, signed):
+        return
+    if "host" not in signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")
-    refuse_unsigned(head, claim.signed)
-    dropped = connection_words(head.fields).intersection(claim.signed) - HOP_BY_HOP
+    refuse_unsigned(head, signed)
+    dropped = head.connection.intersection(signed) - HOP_BY_HOP
     if dropped:
         raise Denial(400, "InvalidRequest", f"Connection names the signed header {min(dropped)}", reason="coverage")
-    missing = sorted(set(claim.signed) - present)
+    missing = sorted(set(signed) - head.index.keys())
     if missing:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")
+
+
+@lru_cache(CACHE_SIZE)
+def _cached_coverage(names: tuple[str, ...], signed: tuple[str, ...]) -> bool:
+    """Return whether a head has all signed headers, and no others that must be signed."""
+    return "host" in signed and not _unsigned(names, signed) and set(names).issuperset(signed)
+
+
+def _unsigned(names: Iterable[str], signed: Collection[str]) -> list[str]:
+    """Return the headers that decide something and are not signed."""
+    return sorted({name for name in names if name.startswith(DECIDING_PREFIXES)}.difference(signed))
 
 
 def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
@@ -379,7 +407,7 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
     Raises:
         Denial: there is one.
     """
-    unsigned = sorted({name for name in head.index if name.startswith(DECIDING_PREFIXES)}.difference(signed))
+    unsigned = _unsigned(head.index, signed)
     if unsigned:
         raise forbidden("AccessDenied", f"the header {unsigned[0]} is not signed", reason="coverage")
 
@@ -395,16 +423,16 @@ def payload_of(form: str, head: RequestHead, target: Target) -> str:
         raise Denial(400, "InvalidArgument", "there is more than one x-amz-content-sha256", reason="malformed")
     payload = given[0] if given else target.value("X-Amz-Content-Sha256")
     if not payload and form == HEADER_V4:
-        if head.length != 0:
-            detail = "Missing required header for this request: x-amz-content-sha256"
-            raise Denial(400, "InvalidRequest", detail, reason="payload")
-        return EMPTY_SHA256
+        if head.length == 0:
+            return EMPTY_SHA256
+        detail = "Missing required header for this request: x-amz-content-sha256"
+        raise Denial(400, "InvalidRequest", detail, reason="payload")
     payload = payload or UNSIGNED_PAYLOAD
+    if payload == UNSIGNED_PAYLOAD or payload in STREAMS or HEX_HASH.fullmatch(payload) is not None:
+        return payload
     if payload.startswith(f"STREAMING-{ASYMMETRIC_PREFIX}"):
         raise Denial(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
-    if payload != UNSIGNED_PAYLOAD and payload not in STREAMS and HEX_HASH.fullmatch(payload) is None:
-        raise Denial(400, "InvalidArgument", "x-amz-content-sha256 is no hash and no known word", reason="payload")
-    return payload
+    raise Denial(400, "InvalidArgument", "x-amz-content-sha256 is no hash and no known word", reason="payload")
 
 
 def check_token(client: Client, head: RequestHead, target: Target) -> None:
@@ -414,5 +442,7 @@ def check_token(client: Client, head: RequestHead, target: Target) -> None:
         Denial: there is another, or one is missing.
     """
     token = head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
+    if not token and not client.session_token:
+        return
     if not hmac.compare_digest(token.encode("utf-8", "replace"), client.session_token.encode("utf-8", "replace")):
         raise forbidden("InvalidToken", "the session token is not known here", reason="token")

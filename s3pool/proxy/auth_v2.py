@@ -24,7 +24,6 @@ from s3pool.proxy.auth import (
     V2_PARAMETERS,
     Caller,
     check_token,
-    echoed,
     refuse_unsigned,
 )
 from s3pool.proxy.clients import Client
@@ -77,6 +76,7 @@ SIGNED_PARAMETERS = frozenset(
 # anybody can have added, and some node may obey it.
 HARMLESS = frozenset(word for _, allowed in EXACT_QUERIES.values() for word in allowed.split())
 COVERED = SIGNED_PARAMETERS | V2_PARAMETERS | HARMLESS | {"list-type", "select-type", "x-id"}
+V2_HEADERS = frozenset({"content-type", "content-md5"})
 AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
 
 
@@ -107,6 +107,16 @@ def verify_v2(
     if head.value("x-amz-content-sha256") in STREAMS:
         raise Denial(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
     return Caller(form, client, UNSIGNED_PAYLOAD)
+
+
+def echoed(head: RequestHead, target: Target) -> frozenset[str]:
+    """Return the parameters that only repeat a header which Version 2 signs, as boto3 adds them to its URLs."""
+    return frozenset(
+        name
+        for name in target.names
+        if (name in V2_HEADERS or name.startswith("x-amz-"))
+        and [*head.values(name)] == [value for other, value in target.parameters if other == name]
+    )
 
 
 def _check_coverage(target: Target, repeated: frozenset[str]) -> None:

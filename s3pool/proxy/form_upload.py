@@ -17,7 +17,7 @@ from s3pool.proxy.auth import ANONYMOUS, DUMMY_SECRET, QUERY_V2, QUERY_V4, Calle
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.forms import FORM_TYPE, Form
-from s3pool.proxy.head import RequestHead, index_of
+from s3pool.proxy.head import RequestHead
 from s3pool.proxy.naming import is_way
 from s3pool.proxy.policy import Policy, read_policy, signature_v2
 from s3pool.record import replace
@@ -154,7 +154,7 @@ def put_head(head: RequestHead, form: Form, bucket: str) -> RequestHead:
             own[header] = _tags(value) if name == "tagging" else value
     fields += own.items()
     path = f"/{quote(bucket.encode('utf-8', 'surrogateescape'), safe=UNRESERVED)}/{key}"
-    return replace(head, method="PUT", path=path, query=None, fields=tuple(fields), index=index_of(tuple(fields)))
+    return head.with_fields(fields, method="PUT", path=path, query=None)
 
 
 def _becomes_header(name: str) -> bool:

@@ -26,7 +26,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.budget import Budget, RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation
-from s3pool.proxy.outbound import ProxyRequest, Sendable
+from s3pool.proxy.outbound import Outbound, ProxyRequest
 from s3pool.proxy.seats import Seats
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
@@ -152,7 +152,7 @@ class Forwarder:
 
     def send(
         self,
-        outbound: Sendable,
+        outbound: Outbound,
         operation: Operation,
         *,
         body: Body = EMPTY_BODY,
@@ -167,16 +167,16 @@ class Forwarder:
         """
         return self.sending(outbound, operation, body=body, attempts=attempts, only=only).finish()
 
-    def begin_now(self, outbound: Sendable) -> tuple[Node, Exchange | None]:
+    def begin_now(self, outbound: Outbound) -> tuple[Node, Exchange | None]:
         """Send a GET or HEAD without waiting for anything; no exchange when that cannot be."""
         transport = self._transport
         node = transport.balancer.pick(affinity=outbound.resource)
         head = outbound.build(node.endpoint, transport.signing_time())
-        return node, begin_now(node, BARE[outbound.method], head)
+        return node, begin_now(node, BARE[outbound.head.method], head)
 
     def sending(
         self,
-        outbound: Sendable,
+        outbound: Outbound,
         operation: Operation,
         *,
         body: Body = EMPTY_BODY,
@@ -188,7 +188,7 @@ class Forwarder:
 
         ``begun`` is what begin_now() did of it, with its place in the budget.
         """
-        judge = Judge(operation, signs=outbound.signs, attempts=attempts, memory=self.memory)
+        judge = Judge(operation, signs=outbound.signer is not None, attempts=attempts, memory=self.memory)
         slip = begun.slip if begun is not None else Slip(self.budget)
         request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
         call = self._transport.call(request, judge.check, only=only)
@@ -199,15 +199,15 @@ class Forwarder:
         return Sending(call, judge, slip)
 
     def _request(
-        self, outbound: Sendable, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
+        self, outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
             return outbound.build(endpoint, now)
 
         return ProxyRequest(
-            outbound.method,
-            outbound.path,
+            outbound.head.method,
+            outbound.target.path,
             operation.name,
             body=body,
             idempotent=operation.ambiguous,

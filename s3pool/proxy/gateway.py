@@ -5,6 +5,7 @@ A reload makes a new gateway; connections take it up with their next request.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -30,12 +31,11 @@ from s3pool.proxy.browser import refuse_foreign_pages
 from s3pool.proxy.checksum import checksum_for
 from s3pool.proxy.clients import Client
 from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.express import Express, Passage
 from s3pool.proxy.form_upload import FormVerifier, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.head import RequestHead
-from s3pool.proxy.inquiry import Inquiry, check_batch
+from s3pool.proxy.inquiry import MAY_BE_UNCHECKED, Inquiry, check_batch
 from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
 from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
 from s3pool.proxy.location import located
@@ -52,7 +52,7 @@ from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
 from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Fields, Outbound, is_framed, refuse_hearsay, signed_names
 from s3pool.proxy.peers import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted
 from s3pool.proxy.policy import Policy
-from s3pool.proxy.servers import TRAILER_SERVERS, kind_of
+from s3pool.proxy.servers import ADMIN_NAMES, TRAILER_SERVERS, kind_of
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
@@ -60,6 +60,8 @@ from s3pool.record import replace
 from s3pool.s3.documents import parse_initiate
 from s3pool.s3.signing import Signer
 
+# A path that may be a server's own, or is not plain enough to tell.
+ADMIN_PATH = re.compile(rf"/+(?:{'|'.join(sorted(ADMIN_NAMES))})(?:/|$)|.*%", re.IGNORECASE)
 MAX_REMEMBERED_UPLOADS = 100_000
 OK = 200
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
@@ -101,15 +103,12 @@ class Gateway:
         self._pool = pool
         self._region = region
         self._now = now
-        self._signers: dict[Credentials | None, Signer] = {}
+        self._signers: dict[str, Signer] = {}  # by the client's access key
         # Without it RGW refuses keys of the client's (SSE-C) and whatever a policy allows over TLS alone.
         self._told_scheme: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
-        self._express = None
-        if _has_express(settings):
-            told = self._told_scheme
-            self._express = Express(self._signer_of, via=self.name, extra=told, rules_for=self.rules_for)
-        # Everyday requests may be served by a thread that never waits for a node.
-        self.is_loopable = self._express is not None and forwarder.is_plain
+        # Plain requests may be served by a thread that never waits for a node.
+        self.is_loopable = forwarder.is_plain and not settings.domains
+        self._via = ("Via", f"1.1 {self.name}")
 
     def rules_for(self, client: Client | None, bucket: str) -> tuple[Rule, ...]:
         """Return the limits that hold for a request."""
@@ -118,9 +117,19 @@ class Gateway:
 
     # -- admission ---------------------------------------------------------------------------
 
-    def admit_plain(self, block: bytes, peer: str) -> Passage | None:
-        """Let an everyday request in by its head; None leaves it to admit()."""
-        return self._express.admit(block, peer, now=self._now()) if self._express is not None else None
+    def may_admit_now(self, head: RequestHead) -> bool:
+        """Return whether admit() asks no node about a request, which is one to read an object."""
+        is_read = head.method in ("GET", "HEAD") and head.query is None and head.length == 0
+        return is_read and ADMIN_PATH.match(head.path) is None
+
+    def is_plain(self, head: RequestHead, admitted: Admitted) -> bool:
+        """Return whether a request needs nothing but to be sent on, and its answer to be sent back."""
+        return (
+            admitted.operation.name in ("GetObject", "HeadObject")
+            and head.keep_alive
+            and not (head.is_http_1_0 or head.expects_continue or head.has_odd_expectation)
+            and MAY_BE_UNCHECKED.isdisjoint(head.names)
+        )
 
     def admit(self, head: RequestHead, peer: str) -> Admitted:
         """Let a request in, before a byte of its body is read.
@@ -128,9 +137,10 @@ class Gateway:
         Raises:
             Denial: the signature does not hold, or its owner may not do this.
         """
-        if any(self.name in value for value in head.values("via")):
+        if "via" in head.index and any(self.name in value for value in head.index["via"]):
             raise Denial(508, "LoopDetected", "this request came through this proxy before", closes=True)
-        bucket_host = virtual_bucket(head.host, self.settings.domains)
+        domains = self.settings.domains
+        bucket_host = virtual_bucket(head.host, domains) if domains else ""
         target = read_target(head.path, head.query, bucket_host=bucket_host)
         operation = _classify(head, target)
         if self.settings.auth == OPEN:
@@ -151,10 +161,7 @@ class Gateway:
             caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
             if caller.client.is_limited:
                 _check_exact(operation, head, target)
-        admitted = Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
-        if self._express is not None:
-            self._express.learn(admitted)
-        return admitted
+        return Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
 
     def _decodes(self, head: RequestHead, caller: Caller) -> bool:
         """Return whether a body leaves its aws-chunked form here; a trailer that stays is a checksum and no header."""
@@ -188,18 +195,12 @@ class Gateway:
         raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
 
     def _signer_for(self, caller: Caller) -> Signer:
-        credentials = caller.client.credentials if caller.client is not None else None
-        if self.settings.auth == OPEN:
-            credentials = self._pool
-        return self._signer_with(credentials)
-
-    def _signer_of(self, client: Client) -> Signer:
-        return self._signer_with(client.credentials)
-
-    def _signer_with(self, credentials: Credentials | None) -> Signer:
-        signer = self._signers.get(credentials)
+        signer = self._signers.get(caller.access_key)
         if signer is None:
-            signer = self._signers[credentials] = Signer(credentials, region=self._region)
+            credentials = caller.client.credentials if caller.client is not None else None
+            if self.settings.auth == OPEN:
+                credentials = self._pool
+            signer = self._signers[caller.access_key] = Signer(credentials, region=self._region)
         return signer
 
     def admit_form(
@@ -285,7 +286,7 @@ class Gateway:
         """Give what the request's head is built from."""
         trusts = is_trusted(peer, self.settings.trust_forwarded)
         head = admitted.head
-        hops = [*(head.values(FORWARDED_FOR) if trusts else ()), peer]
+        hops = ", ".join([*head.values(FORWARDED_FOR), peer]) if trusts else peer
         return Outbound(
             admitted.head,
             admitted.target,
@@ -299,9 +300,9 @@ class Gateway:
             access_key=admitted.caller.access_key or ("" if self.settings.auth == VERIFY else peer),
             extra=(
                 *load.extra,
-                ("X-Forwarded-For", ", ".join(hops)),
+                ("X-Forwarded-For", hops),
                 *self._scheme(head, trusts),
-                ("Via", f"1.1 {self.name}"),
+                self._via,
             ),
             dropped=frozenset({FORWARDED_FOR}) if trusts else frozenset(),
         )
@@ -344,11 +345,14 @@ class Gateway:
             return False
         return admitted.signer is not None or not signed_names(admitted.head, admitted.target) & {"range", "if-match"}
 
-    def learn(self, op: str, response: Response) -> None:
-        """Note what an answer tells and later requests depend on."""
+    def learn_server(self, headers: Mapping[str, str]) -> None:
+        """Note which server the nodes run, as far as an answer tells."""
         if not self.inquiry.server:
-            self.inquiry.server = server = kind_of(response.headers)
+            self.inquiry.server = server = kind_of(headers)
             self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
+
+    def learn_upload(self, op: str, response: Response) -> None:
+        """Note which node has a new upload."""
         if self.uploads is not None and op == "CreateMultipartUpload" and response.status == OK:
             self.uploads.put(parse_initiate(response.preload()), response.endpoint)
 
@@ -390,19 +394,13 @@ class UploadMap:
             return self._owners.get(upload_id) if upload_id else None
 
 
-def _has_express(settings: ProxySettings) -> bool:
-    """Say whether everyday requests mean the same wherever they come from."""
-    is_simple = not (settings.domains or settings.trust_forwarded or settings.verify_body or settings.sticky)
-    return settings.auth == VERIFY and is_simple
-
-
 def _declared(head: RequestHead, target: Target) -> Caller:
     """Give what a request says of itself, where the node is the one to judge."""
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
 
 
 def _classify(head: RequestHead, target: Target) -> Operation:
-    is_any_form = any(FORM_WORD in value.lower() for value in head.values("content-type"))
+    is_any_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
     return classify(
         head.method, target.names, bucket=target.bucket, key=target.key, headers=head.index, is_form=is_any_form
     )

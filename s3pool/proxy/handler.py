@@ -10,15 +10,17 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
+from s3pool.pool.heads import Head
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.denial import ClientGoneError, Denial, unavailable
-from s3pool.proxy.express import Passage
+from s3pool.proxy.forms import Form
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.host import Host
 from s3pool.proxy.journal import Entry
 from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.loading import Admitted, Load
+from s3pool.proxy.outbound import Outbound
 from s3pool.proxy.refusal import answer_health, refuse
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
 from s3pool.proxy.stream import ClientStream
@@ -141,17 +143,19 @@ class _Unreadable:
 class Errand:
     """One request and its answer.
 
-    The loop begins everyday ones and takes them as far as it goes without waiting: begin(),
-    then arrives() until the answer is there, then offer(). From wherever it stops, serve()
-    goes on to the end in a thread. What is not set stays the class's own: most requests set
-    a few of these.
+    The loop takes plain ones as far as it goes without waiting: admit_now(), begin(), then
+    offer() when the answer is there. From wherever it stops, serve() goes on to the end in a
+    thread. What is not set stays the class's own: most requests set a few of these.
     """
 
     is_everyday = False  # the loop can begin such a request
     _head: RequestHead | None = None
+    _admitted: Admitted | None = None
+    _denial: Denial | None = None  # of a request that the loop could not let in
+    _rules: Sequence[Rule] = ()
+    _outbound: Outbound | None = None
     _load = NOTHING
     _has_continued = False
-    _passage: Passage | None = None
     _begun: Begun | None = None
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
@@ -172,16 +176,27 @@ class Errand:
 
     # -- in the loop: nothing here waits -------------------------------------------------------
 
-    def begin(self, passage: Passage) -> Exchange | None:
-        """Send an everyday request over a connection that is open; None when that cannot be."""
-        self._enter(passage)
+    def admit_now(self) -> bool:
+        """Return whether begin() may go on with the request; otherwise it is for serve()."""
+        try:
+            head = self._parse()
+            if not self._gateway.may_admit_now(head):
+                return False
+            self._admit(head)
+        except Denial as denial:
+            self._denial = denial
+            return False
+        return self.is_everyday and not self._rules  # a request with limits may have to wait
+
+    def begin(self) -> Exchange | None:
+        """Send the request over a connection that is open; None when that cannot be."""
         forwarder = self._gateway.forwarder
-        if not forwarder.seats.take_now(passage.access_key):
+        if not forwarder.seats.take_now(self.entry.owner):
             return None
-        self._seat = passage.access_key
+        self._seat = self.entry.owner
         slip = Slip(forwarder.budget)
         try:
-            node, exchange = forwarder.begin_now(passage)
+            node, exchange = forwarder.begin_now(self._make_outbound())
         except BaseException:
             slip.end()
             raise
@@ -192,21 +207,21 @@ class Errand:
 
     def offer(self, arrival: Arrival) -> bool:
         """Send the client the answer that has arrived; False when serve() has to go on."""
-        begun, passage, entry = self._begun, self._passage, self.entry
-        if begun is None or passage is None:
+        begun, request = self._begun, self._head
+        if begun is None or request is None:
             raise AssertionError("nothing was begun")
         self._begun = None
         begun.slip.end()
         self._leave()
         head, body = arrival
-        entry.status, entry.backend_request_id = head.status, head.headers.get("x-amz-request-id", "")
+        self._note(head, body)
         self._keeps_alive = not self._host.is_draining
         self._note_first_byte()
-        said = answer_head(passage, head, length=len(body), keep_alive=self._keeps_alive, chunked=False)
+        said = answer_head(request, head, length=len(body), keep_alive=self._keeps_alive, chunked=False)
         self._unsent = self._stream.send_now(said + body)
         if self._unsent or not self._keeps_alive:
             return False
-        entry.is_looped = True
+        self.entry.is_looped = True
         return True
 
     def abandon(self) -> None:
@@ -223,7 +238,7 @@ class Errand:
     # -- in a thread ---------------------------------------------------------------------------
 
     def serve(self) -> bool:
-        """Give whether the connection can carry another request."""
+        """Return whether the connection can carry another request."""
         if self._unsent is not None:
             self._stream.write(self._unsent)
             return self._keeps_alive
@@ -231,10 +246,9 @@ class Errand:
             return self._serve_guest()
         self._attempts, self.entry.endpoint = Attempts(), ""
         try:
-            passage = self._passage or self._gateway.admit_plain(self._block, self.entry.peer)
-            if passage is None:
-                return self._serve()
-            return self._serve_plain(passage)
+            if self._denial is not None:
+                raise self._denial
+            return self._serve()
         except ClientGoneError:
             raise
         except S3PoolError as exc:
@@ -294,106 +308,83 @@ class Errand:
         self.entry.limited = denial.limited or self.entry.limited
         return self.connection.refuse(self.entry, self._head, self._load.reader, denial)
 
-    def _enter(self, passage: Passage) -> None:
-        """Note an everyday request, whose head nobody had to take apart."""
-        self._passage = passage
-        self.is_everyday = self._gateway.is_loopable
-        entry = self.entry
-        entry.auth_s = time.monotonic() - entry.started
-        entry.method, entry.op, entry.access_key = passage.method, passage.operation.name, passage.access_key
-        entry.bucket, entry.key = passage.bucket, passage.key
-
-    def _serve_plain(self, passage: Passage) -> bool:
-        """Serve an everyday request, or go on with it."""
-        begun, self._begun = self._begun, None
-        forwarder = self._gateway.forwarder
-        try:
-            if begun is None:
-                self._enter(passage)
-                self._admit_within(passage.rules)
-                self._sit()
-            sending = forwarder.sending(passage, passage.operation, attempts=self._attempts, begun=begun)
-            response = sending.finish()
-        except S3PoolError:
-            self._head = parse_head(self._block)  # the refusal's form depends on it
-            raise
-        self._note(response)
-        return self._relay(
-            Relay(
-                self._stream,
-                passage,
-                response,
-                keep_alive=not self._host.is_draining,
-                resume=self._resume_plain if passage.method == "GET" else None,
-                resumes=self._gateway.settings.resume_get,
-                on_first_byte=self._note_first_byte,
-            )
-        )
-
-    def _resume_plain(self, first: int, last: int, etag: str) -> Response:
-        """Ask for the rest of an object, which takes the whole head after all."""
-        admitted = self._gateway.admit(parse_head(self._block), self.entry.peer)
-        outbound = self._gateway.outbound(admitted, NOTHING, self.entry.peer).resumed(first, last, etag=etag)
-        return self._gateway.forwarder.send(outbound, admitted.operation, attempts=self._attempts)
-
-    def _serve(self) -> bool:
+    def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block)
         self.entry.method = head.method
         self.entry.client = self._gateway.client_of(head, self.entry.peer)
-        if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-            return answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
-        admitted = self._admit(head)
-        if head.length != 0:
-            self._sender = self._gateway.forwarder.senders.claim(self.entry.owner)
-        # Its signer may be remembered by now; then the next one of this kind needs no thread.
-        gateway = self._gateway
-        self.is_everyday = gateway.is_loopable and gateway.admit_plain(self._block, self.entry.peer) is not None
-        form = None
-        if admitted.is_form:
-            admitted, self._load, form = self._gateway.admit_form(admitted, self._stream, self._before_read)
-            self._note_admitted(admitted)
-            self._admit_within(gateway.rules_for(admitted.caller.client, admitted.target.bucket))
-        else:
-            self._admit_within(gateway.rules_for(admitted.caller.client, admitted.target.bucket))
-            self._load = self._gateway.load(admitted, self._stream, self._before_read)
-        self._sit()
-        outbound = self._gateway.outbound(admitted, self._load, self.entry.peer)
-        only = self._gateway.owner_of(admitted.target)
-        forwarder = self._gateway.forwarder
-        operation = self._gateway.settle(admitted)
-        response = forwarder.send(outbound, operation, body=self._load.body, attempts=self._attempts, only=only)
-        self._note(response)
-        response = self._gateway.answer_for(head, admitted, response, form)
-
-        def resume(first: int, last: int, etag: str) -> Response:
-            rest = outbound.resumed(first, last, etag=etag)
-            return forwarder.send(rest, admitted.operation, attempts=self._attempts, only=only)
-
-        relay = Relay(
-            self._stream,
-            head,
-            response,
-            keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
-            resume=resume if self._gateway.may_resume(admitted) else None,
-            resumes=self._gateway.settings.resume_get,
-            eager=admitted.operation.is_eager,
-            on_first_byte=self._note_first_byte,
-        )
-        return self._relay(relay)
+        return head
 
     def _admit(self, head: RequestHead) -> Admitted:
-        started = time.monotonic()
         try:
-            admitted = self._gateway.admit(head, self.entry.peer)
+            self._admitted = admitted = self._gateway.admit(head, self.entry.peer)
         finally:
-            self.entry.auth_s = time.monotonic() - started
+            self.entry.auth_s = time.monotonic() - self.entry.started
         self.entry.op = admitted.operation.name
         self._note_admitted(admitted)
+        self.is_everyday = self._gateway.is_loopable and self._gateway.is_plain(head, admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
         self.entry.bucket, self.entry.key = admitted.target.bucket, admitted.target.key
         self.entry.access_key = admitted.caller.access_key
+        self._rules = self._gateway.rules_for(admitted.caller.client, admitted.target.bucket)
+
+    def _make_outbound(self) -> Outbound:
+        if self._admitted is None:
+            raise AssertionError("the request was not let in")
+        if self._outbound is None:
+            self._outbound = self._gateway.outbound(self._admitted, self._load, self.entry.peer)
+        return self._outbound
+
+    def _serve(self) -> bool:
+        head = self._head or self._parse()
+        if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
+            return answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
+        admitted, form = self._admitted or self._admit(head), None
+        begun, self._begun = self._begun, None
+        if begun is None:
+            admitted, form = self._make_ready(head, admitted)
+        gateway, outbound = self._gateway, self._make_outbound()
+        only = gateway.owner_of(admitted.target)
+
+        def send(request: Outbound) -> Response:
+            return gateway.forwarder.send(request, admitted.operation, attempts=self._attempts, only=only)
+
+        sending = gateway.forwarder.sending(
+            outbound, gateway.settle(admitted), body=self._load.body, attempts=self._attempts, only=only, begun=begun
+        )
+        response = sending.finish()
+        self._note(response, response.body)
+        gateway.learn_upload(admitted.operation.name, response)
+        relay = Relay(
+            self._stream,
+            head,
+            gateway.answer_for(head, admitted, response, form),
+            keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
+            resume=(lambda first, last, etag: send(outbound.resumed(first, last, etag=etag)))
+            if gateway.may_resume(admitted)
+            else None,
+            resumes=gateway.settings.resume_get,
+            eager=admitted.operation.is_eager,
+            on_first_byte=self._note_first_byte,
+        )
+        return self._relay(relay)
+
+    def _make_ready(self, head: RequestHead, admitted: Admitted) -> tuple[Admitted, Form | None]:
+        """Take what the request may have of what all share, and make its body ready."""
+        gateway, form = self._gateway, None
+        if head.length != 0:
+            self._sender = gateway.forwarder.senders.claim(self.entry.owner)
+        if admitted.is_form:
+            admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read)
+            self._admitted = admitted
+            self._note_admitted(admitted)
+            self._admit_within(self._rules)
+        else:
+            self._admit_within(self._rules)
+            self._load = gateway.load(admitted, self._stream, self._before_read)
+        self._sit()
+        return admitted, form
 
     def _serve_guest(self) -> bool:
         """Answer one that came when all places were taken: whether this process is well it may know all the same."""
@@ -416,17 +407,19 @@ class Errand:
         reader = self._load.reader
         return reader is None or reader.is_done
 
-    def _note(self, response: Response) -> None:
+    def _note(self, answer: Response | Head, body: bytes | None) -> None:
         entry = self.entry
-        entry.status, entry.endpoint = response.status, str(response.endpoint)
-        entry.backend_request_id = response.headers.get("x-amz-request-id", "")
+        entry.status = answer.status
+        entry.backend_request_id = answer.headers.get("x-amz-request-id", "")
+        if isinstance(answer, Response):
+            entry.endpoint = str(answer.endpoint)
         # Who asks for much will ask for more of it, and keeps its thread.
-        self.is_everyday = self.is_everyday and response.length is not None and response.length <= WHOLE_BYTES
-        if response.status >= ERROR_STATUS and response.body:
-            entry.code = parse_error(response.body)[0]
+        self.is_everyday = self.is_everyday and answer.length is not None and answer.length <= WHOLE_BYTES
+        if answer.status >= ERROR_STATUS and body:
+            entry.code = parse_error(body)[0]
         if isinstance(self._load.body, ClientBody):
             entry.replays = self._load.body.replays
-        self._gateway.learn(entry.op, response)
+        self._gateway.learn_server(answer.headers)
 
     def _note_first_byte(self) -> None:
         self.entry.first_byte_s = time.monotonic() - self.entry.started
@@ -437,7 +430,6 @@ class Errand:
         except TransportError as exc:
             logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
             if not relay.is_begun:
-                self._head = self._head or parse_head(self._block)
                 raise
             # A short body on a connection that breaks is the only way left to say so.
             self.entry.end = "backend gone"

@@ -10,26 +10,33 @@ Source: RFC 9112 sections 2.2, 3, 5 and 6; RFC 9110 sections 5.5 and 10.1.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from s3pool.proxy.denial import Denial, malformed
-from s3pool.record import dataclass
+from s3pool.record import dataclass, replace
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELDS_BYTES = 32 * 1024  # AWS takes 8 KiB, RGW 16
 MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES
 MAX_FIELDS = 200
+# Clients send the same lines again and again. What follows from them is cached, for heads up to this size.
+CACHE_SIZE = 1024
+MAX_CACHED_BYTES = 8 * 1024
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 
 TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 # Fewer than HTTP allows: nodes take x_amz_acl for x-amz-acl, as CGI once did, and no client needs another name.
 NAME_CHARACTERS = r"[0-9A-Za-z-]"
 VALUE_CHARACTERS = r"[^\x00-\x08\x0a-\x1f\x7f]"
-REQUEST_LINE = re.compile(rf"({TOKEN_CHARACTERS}{{1,32}}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])".encode())
+REQUEST_LINE = re.compile(rf"({TOKEN_CHARACTERS}{{1,32}}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9]\.[0-9])".encode())
+HTTP_1_0 = b"1.0"
+VERSIONS = frozenset({b"1.1", HTTP_1_0})
 FIELD_LINE = re.compile(rf"({NAME_CHARACTERS}+):({VALUE_CHARACTERS}*)".encode())
 BLANKS = b" \t"
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
+PLAIN_PATH = re.compile(r"/[A-Za-z0-9/\-._~]*")  # most of them: a path, and nothing in it to decode
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 CONTINUE = "100-continue"
 LENGTH = re.compile(r"[0-9]{1,19}")
@@ -54,18 +61,23 @@ PROTECTED_PREFIXES = ("x-amz-", "if-", "content-", "x-minio-", "x-rgw-", "x-goog
 # Fields that a signature of Version 2 covers once: a node that joins two of them stores another type.
 SINGLE = ("content-type", "content-md5")
 
+# Fields that say more about a request than a value to pass on.
+SPECIAL = frozenset({"transfer-encoding", "content-length", "connection", "expect", *SINGLE})
+Field = tuple[str, str]
 Index = Mapping[str, Sequence[str]]
+NO_WORDS: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class RequestHead:
     """A request line and its fields, in the order and spelling of the client.
 
     ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``.
     ``length`` is None when the body is chunked. Text stands for bytes through UTF-8 with
     surrogate escapes. ``has_odd_expectation`` says that something else than 100-continue is
-    expected; who answers may refuse that or pass over it. ``index`` gives all values of a
-    field by its name in lower case.
+    expected; who answers may refuse that or pass over it. ``names`` are the fields' names in
+    lower case, ``index`` all values of a field by such a name. ``connection`` holds the options
+    of the Connection field, ``is_cacheable`` whether caches may be asked about the names.
     """
 
     method: str
@@ -73,12 +85,15 @@ class RequestHead:
     query: str | None
     host: str
     is_http_1_0: bool
-    fields: tuple[tuple[str, str], ...]
+    fields: tuple[Field, ...]
+    names: tuple[str, ...]
     length: int | None
     keep_alive: bool
     expects_continue: bool
     has_odd_expectation: bool
-    index: Mapping[str, Sequence[str]]
+    connection: frozenset[str]
+    index: Index
+    is_cacheable: bool
 
     @property
     def target(self) -> str:
@@ -94,10 +109,13 @@ class RequestHead:
         values = self.index.get(name)
         return values[0] if values else ""
 
-    def iter_end_to_end(self) -> Iterator[tuple[str, str]]:
-        """Yield the fields that are meant for the server behind."""
-        gone = HOP_BY_HOP | _words(self.index.get("connection", ()))
-        return ((name, value) for name, value in self.fields if name.lower() not in gone)
+    def with_fields(self, fields: Iterable[Field], **changes: object) -> RequestHead:
+        """Return a copy with other fields, and with other values of ``changes``."""
+        fields = tuple(fields)
+        names = tuple(name.lower() for name, _ in fields)
+        index = _index_of(names, tuple((value,) for _, value in fields))
+        words = _words(index.get("connection", ()))
+        return replace(self, fields=fields, names=names, connection=words, index=index, **changes)  # type: ignore[arg-type]
 
 
 def parse_head(block: bytes) -> RequestHead:
@@ -110,62 +128,81 @@ def parse_head(block: bytes) -> RequestHead:
     line = REQUEST_LINE.fullmatch(first)
     if line is None:
         raise malformed("the request line is malformed")
-    if (line[3], line[4]) not in ((b"1", b"1"), (b"1", b"0")):
+    raw_method, raw_target, version = line.groups()
+    if version not in VERSIONS:
         raise malformed("only HTTP/1.1 and HTTP/1.0 are spoken here", status=505, code="NotImplemented")
-    if len(line[2]) > MAX_TARGET_BYTES:
+    if len(raw_target) > MAX_TARGET_BYTES:
         raise malformed("the request target is longer than 16 KiB", status=414, code="KeyTooLongError")
-    method, is_http_1_0 = line[1].decode(), line[4] == b"0"
-    fields = _parse_fields(rest)
-    index = index_of(fields)
+    method, is_http_1_0 = raw_method.decode(), version == HTTP_1_0
+    is_cacheable = len(block) <= MAX_CACHED_BYTES
+    fields, names, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
         raise Denial(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
     try:
-        text = line[2].decode()
+        path = raw_target.decode()
     except UnicodeDecodeError:
         raise malformed("the request target is not UTF-8", code="InvalidURI") from None
-    host, path, query = _split_target(text, _host_of(index, is_http_1_0=is_http_1_0))
-    length = _framing(index, is_http_1_0=is_http_1_0)
-    words = _words(index.get("connection", ()))
-    expectation = _expectation(index)
-    _check_connection(words)
-    for name in SINGLE:
-        _only(index, name)
+    host, query = _host_of(index, is_http_1_0=is_http_1_0), None
+    if PLAIN_PATH.fullmatch(path) is None:
+        host, path, query = _split_target(path, host)
+    length: int | None = 0
+    words, expectation = NO_WORDS, None
+    if not SPECIAL.isdisjoint(names):
+        length = _framing(index, is_http_1_0=is_http_1_0)
+        words = _words(index.get("connection", ()))
+        expectation = _expectation(index)
+        _check_connection(words)
+        for name in SINGLE:
+            _only(index, name)
     return RequestHead(
-        method=method,
-        path=path,
-        query=query,
-        host=host,
-        is_http_1_0=is_http_1_0,
-        fields=fields,
-        length=length,
+        method,
+        path,
+        query,
+        host,
+        is_http_1_0,
+        fields,
+        names,
+        length,
         keep_alive="close" not in words and (not is_http_1_0 or "keep-alive" in words),
         expects_continue=expectation == CONTINUE and not is_http_1_0,
         has_odd_expectation=expectation not in (None, CONTINUE),
+        connection=words,
         index=index,
+        is_cacheable=is_cacheable,
     )
 
 
-def _parse_fields(block: bytes) -> tuple[tuple[str, str], ...]:
+def _parse_fields(
+    block: bytes, parse: Callable[[bytes], tuple[Field, str, tuple[str]]]
+) -> tuple[tuple[Field, ...], tuple[str, ...], Index]:
+    """Return the fields, their names in lower case, and all values by such a name."""
     if len(block) > MAX_FIELDS_BYTES:
         raise malformed("the header fields are larger than 32 KiB", status=431, code="RequestHeaderSectionTooLarge")
     lines = block.split(b"\r\n") if block else []
     if len(lines) > MAX_FIELDS:
         raise malformed(f"there are more than {MAX_FIELDS} header fields", status=431, code="MetadataTooLarge")
-    return tuple(map(_parse_field, lines))
+    if not lines:
+        return (), (), {}
+    fields, names, values = zip(*map(parse, lines), strict=True)
+    return fields, names, _index_of(names, values)
 
 
-def _parse_field(line: bytes) -> tuple[str, str]:
-    field = FIELD_LINE.fullmatch(line)
-    if field is None:
+def _parse_field(line: bytes) -> tuple[Field, str, tuple[str]]:
+    found = FIELD_LINE.fullmatch(line)
+    if found is None:
         raise malformed("a header line is malformed; a name has letters, digits and hyphens only")
-    return field[1].decode(), field[2].strip(BLANKS).decode("utf-8", "surrogateescape")
+    name, value = found[1].decode(), found[2].strip(BLANKS).decode("utf-8", "surrogateescape")
+    return (name, value), name.lower(), (value,)
 
 
-def index_of(fields: tuple[tuple[str, str], ...]) -> Index:
-    """Return all values by the fields' names in lower case."""
-    index: dict[str, list[str]] = {}
-    for name, value in fields:
-        index.setdefault(name.lower(), []).append(value)
+_cached_field = lru_cache(CACHE_SIZE)(_parse_field)
+
+
+def _index_of(names: tuple[str, ...], values: tuple[tuple[str], ...]) -> Index:
+    """Return all values of each name."""
+    index: dict[str, Sequence[str]] = dict(zip(names, values, strict=True))
+    if len(index) < len(names):
+        index = {name: [values[n][0] for n, other in enumerate(names) if other == name] for name in index}
     return index
 
 
@@ -177,7 +214,7 @@ def _only(index: Index, name: str) -> str | None:
 
 
 def _host_of(index: Index, *, is_http_1_0: bool) -> str:
-    host = _only(index, "host")
+    host = index["host"][0] if len(index.get("host", ())) == 1 else _only(index, "host")
     if host is None and is_http_1_0:
         return ""
     if host is None or HOST.fullmatch(host) is None:

@@ -12,14 +12,13 @@ from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4
 from s3pool.proxy.denial import Denial, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
-from s3pool.proxy.head import RequestHead, index_of
+from s3pool.proxy.head import RequestHead
 from s3pool.proxy.loading import Admitted
 from s3pool.proxy.operations import classify
 from s3pool.proxy.outbound import Fields, Outbound
 from s3pool.proxy.servers import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYGW, kind_of
 from s3pool.proxy.target import read_target
 from s3pool.proxy.versioning import Versioning
-from s3pool.record import replace
 from s3pool.s3.documents import parse_versioning
 from s3pool.s3.signing import Signer
 
@@ -174,7 +173,7 @@ class Inquiry:
     ) -> Iterator[Response]:
         """Ask as the client of a request: with its key, and nothing else of it but its name."""
         fields = (*((name, value) for name, value in head.fields if name.lower() == "user-agent"), *extra)
-        asked = replace(head, method=method, path=path, query=query, fields=fields, length=0, index=index_of(fields))
+        asked = head.with_fields(fields, method=method, path=path, query=query, length=0)
         target = read_target(path, query)
         operation = classify(method, target.names, bucket=target.bucket, key=target.key, headers=())
         outbound = Outbound(asked, target, HEADER_V4, signer, EMPTY_SHA256, None)

@@ -39,7 +39,7 @@ Reader = LengthReader | ChunkedReader
 Read = Callable[[memoryview], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Admitted:
     """A request that may pass: what it is, who asks, and how the bytes are to be taken.
 

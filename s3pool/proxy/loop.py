@@ -18,7 +18,6 @@ from collections.abc import Callable
 from s3pool.pool.arrival import NeedsPatience, arrives
 from s3pool.pool.exchange import Exchange
 from s3pool.proxy.denial import ClientGoneError
-from s3pool.proxy.express import Passage
 from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.host import Host
 
@@ -125,25 +124,25 @@ class Loop:
             return
         connection.is_idle = False
         gateway = self._host.gateway
-        if gateway.is_loopable and received.endswith(END_OF_HEAD):
-            block = received[: -len(END_OF_HEAD)]
-            passage = gateway.admit_plain(block, connection.peer)
-            if passage is not None and not passage.rules:  # who has limits may have to wait
-                errand = Errand(connection, block, bytes_before)
-                errand.entry.started = started
-                self._begin(fd, errand, passage)
-                return
+        # One request's head, and nothing behind it; an empty line before it is for a thread.
+        is_head = received.endswith(END_OF_HEAD) and received.find(END_OF_HEAD) == len(received) - len(END_OF_HEAD)
+        if gateway.is_loopable and is_head and not received.startswith(b"\r\n"):
+            errand = Errand(connection, received[: -len(END_OF_HEAD)], bytes_before)
+            errand.entry.started = started
+            self._begin(fd, errand)
+            return
         stream.put_back(received)
         self._hand_over(fd, connection, None, REQUEST)
 
-    def _begin(self, fd: int, errand: Errand, passage: Passage) -> None:
+    def _begin(self, fd: int, errand: Errand) -> None:
         try:
-            exchange = errand.begin(passage)
+            is_plain = errand.admit_now()
+            exchange = errand.begin() if is_plain else None
         except BaseException:
             errand.abandon()
             raise
         if exchange is None:
-            self._hand_over(fd, errand.connection, errand, UNCONNECTED)
+            self._hand_over(fd, errand.connection, errand, UNCONNECTED if is_plain else REQUEST)
             return
         wire_fd = exchange.wire.fileno()
         self._errands[wire_fd] = errand, exchange

@@ -17,7 +17,6 @@ from s3pool.proxy.auth import V4_PARAMETERS
 from s3pool.proxy.denial import Denial, forbidden
 from s3pool.proxy.head import BAD_ESCAPE, RequestHead
 from s3pool.proxy.target import Target
-from s3pool.record import replace
 from s3pool.s3.signing import UNRESERVED
 
 COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"
@@ -55,7 +54,8 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     Raises:
         Denial: a name can be read in more than one way, or stands where only some nodes look.
     """
-    _check_parameters(target)
+    if target.pairs:
+        _check_parameters(target)
     if NAMING_HEADERS.isdisjoint(head.index):
         return head, ""
     settled: dict[str, str] = {}
@@ -72,13 +72,11 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
             settled[name] = _redirect(values[0])
     if {COPY_SOURCE, RENAME_SOURCE} <= settled.keys():
         raise Denial(400, "InvalidArgument", "a request copies or renames, not both", reason="malformed")
-    fields = tuple((name, settled.get(name.lower(), value)) for name, value in head.fields)
-    index = {**head.index, **{name: (value,) for name, value in settled.items()}}
-    return replace(head, fields=fields, index=index), bucket
+    return head.with_fields((name, settled.get(name.lower(), value)) for name, value in head.fields), bucket
 
 
 def _check_parameters(target: Target) -> None:
-    for name, value in target.parameters if target.pairs else ():
+    for name, value in target.parameters:
         if name.lower() in (COPY_SOURCE, RENAME_SOURCE):
             raise Denial(501, "NotImplemented", f"{name} must be a header, not a query parameter", reason="name")
         if name.lower().startswith(("x-amz", "x_amz")) and PARAMETER.fullmatch(name) is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from s3pool.record import dataclass
 
@@ -46,6 +47,13 @@ SUBRESOURCES = {
     "versioning": "Versioning",
     "website": "Website",
 }
+# All that a name of an operation depends on.
+KNOWN_PARAMETERS = frozenset(
+    {"append", "delete", "list-type", "renameObject", "restore", "select", "select-type", "uploadId", "uploads"}
+    | {"versionId", "versions", NOTIFICATIONS, *SUBRESOURCES}
+)
+NO_NAMES: frozenset[str] = frozenset()
+CACHE_SIZE = 1024
 FORM_WORD = "form"  # in multipart/form-data and in application/x-www-form-urlencoded, however they are written
 _LISTING = "prefix delimiter max-keys encoding-type metadata allow-unordered"
 _OVERRIDES = " ".join(f"response-{name}" for name in ("cache-control", "expires")) + "".join(
@@ -140,7 +148,17 @@ def classify(
     method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str], is_form: bool = False
 ) -> Operation:
     """Return the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
-    name = _name(method, query, bucket=bucket, key=key, headers=headers)
+    names = KNOWN_PARAMETERS.intersection(query) if query else NO_NAMES
+    copies, appends = "x-amz-copy-source" in headers, "x-amz-write-offset-bytes" in headers
+    return _operation(method, names, (bool(bucket), bool(key)), copies=copies, appends=appends, is_form=is_form)
+
+
+@lru_cache(CACHE_SIZE)
+def _operation(
+    method: str, query: frozenset[str], place: tuple[bool, bool], *, copies: bool, appends: bool, is_form: bool
+) -> Operation:
+    bucket, key = place
+    name = _name(method, query, bucket=bucket, key=key, copies=copies, appends=appends)
     if is_form and method == "POST" and bucket:
         name = "PostObject"  # whatever the query says: to RGW ?select with a form is an upload
     if name == "AppendObject":
@@ -166,12 +184,12 @@ def classify(
     return Operation(name, is_slow=name in UPLOADS)
 
 
-def _name(method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str]) -> str:
+def _name(method: str, query: Collection[str], *, bucket: bool, key: bool, copies: bool, appends: bool) -> str:
     if method == "OPTIONS":
         return "OptionsObject"
     if not bucket:
         return "ListBuckets" if method in ("GET", "HEAD") else f"{_VERBS[method]}Service"
-    special = _object_name(method, query, headers) if key else _bucket_name(method, query)
+    special = _object_name(method, query, copies=copies, appends=appends) if key else _bucket_name(method, query)
     if special:
         return special
     noun = "Object" if key else "Bucket"
@@ -198,13 +216,12 @@ def _bucket_name(method: str, query: Collection[str]) -> str:
     return "" if any(parameter in query for parameter in SUBRESOURCES) else "ListObjects"
 
 
-def _object_name(method: str, query: Collection[str], headers: Collection[str]) -> str:
-    copies = "x-amz-copy-source" in headers
+def _object_name(method: str, query: Collection[str], *, copies: bool, appends: bool) -> str:
     if method == "POST":
         return _object_post(query)
     if method == "PUT" and "uploadId" in query:
         return "UploadPartCopy" if copies else "UploadPart"
-    if method == "PUT" and ("append" in query or "x-amz-write-offset-bytes" in headers):
+    if method == "PUT" and ("append" in query or appends):
         return "AppendObject"
     if method == "PUT" and "renameObject" in query:
         return "RenameObject"

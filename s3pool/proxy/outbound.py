@@ -6,21 +6,23 @@ built from parsed parts with one Content-Length, so no node can see another fram
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from s3pool.model import Endpoint, Request
 from s3pool.pool.breaker import ANYBODY
-from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS, echoed
+from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
+from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.budget import Slip
 from s3pool.proxy.denial import forbidden
-from s3pool.proxy.head import RequestHead
+from s3pool.proxy.head import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead
 from s3pool.proxy.target import Target
 from s3pool.record import dataclass, field, replace
 from s3pool.s3.signing import Signer
 
-Fields = tuple[tuple[str, str], ...]
+Fields = tuple[Field, ...]
 
+NO_NAMES: frozenset[str] = frozenset()
 # Replaced by the new signature, answered here, or true of the client's connection alone.
 REPLACED = frozenset(
     {
@@ -56,6 +58,7 @@ FORWARDED = frozenset(
     }
 )
 FORWARDED_PREFIX = "x-forwarded"
+KEPT = frozenset({"content-length", "expect"})  # of those, what is replaced even where the signature is kept
 FRAMING = frozenset({"x-amz-decoded-content-length", "x-amz-trailer"})
 CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"})
 SIGNED_BY_NAME = frozenset({"content-md5", "content-type"})
@@ -86,33 +89,6 @@ class ProxyRequest(Request):
             self.slip.note_retry()
 
 
-class Sendable(Protocol):
-    """A request whose head can be built for any node."""
-
-    @property
-    def method(self) -> str:
-        """Give the request's method."""
-
-    @property
-    def path(self) -> str:
-        """Give the path as it goes on."""
-
-    @property
-    def resource(self) -> str:
-        """Give s3/bucket/key, for logs and for nodes that keep to their keys."""
-
-    @property
-    def signs(self) -> bool:
-        """Say whether the head is signed here."""
-
-    @property
-    def access_key(self) -> str:
-        """Return whose request it is, or an address; empty for anonymous."""
-
-    def build(self, endpoint: Endpoint, now: float) -> bytes:
-        """Give the bytes of the head for an endpoint."""
-
-
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
     """Build the head of a ProxyRequest; what the pool's transport is given."""
     if not isinstance(request, ProxyRequest):
@@ -120,12 +96,13 @@ def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
     return request.build(endpoint, now)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Outbound:
     """All that is known of a request's head before an endpoint is picked.
 
     ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None
-    when there is none to announce. ``extra`` are fields that the proxy adds.
+    when there is none to announce. ``extra`` are fields that the proxy adds, ``dropped`` the
+    names of those that it leaves out.
     """
 
     head: RequestHead
@@ -142,83 +119,64 @@ class Outbound:
     dropped: frozenset[str] = frozenset()
 
     @property
-    def method(self) -> str:
-        """Give the request's method."""
-        return self.head.method
-
-    @property
-    def path(self) -> str:
-        """Give the path as it goes on."""
-        return self.target.path
-
-    @property
     def resource(self) -> str:
-        """Give s3/bucket/key."""
+        """Return s3/bucket/key."""
         return self.target.resource
 
-    @property
-    def signs(self) -> bool:
-        """Say whether the head is signed here."""
-        return self.signer is not None
-
     def resumed(self, first: int, last: int, *, etag: str) -> Outbound:
-        """Give the request for the rest of an object, and of no other one."""
+        """Return the request for the rest of an object, and of no other one."""
         fields = (("Range", f"bytes={first}-{last}"), ("If-Match", etag))
         return replace(self, extra=(*self.extra, *fields), dropped=self.dropped | CONDITIONS)
 
     def build(self, endpoint: Endpoint, now: float) -> bytes:
-        """Give the bytes of the head for an endpoint."""
-        if self.signer is None:
-            return self._lines(self.head.target, self._kept_fields(endpoint))
-        fields = [*self._own_fields(), *self.extra]
-        if self.form == QUERY_V4 and PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
-            fields.append((PAYLOAD_FIELD, self.payload))
-        headers = {"host": endpoint.netloc, **_joined(fields)}
+        """Return the bytes of the head for an endpoint."""
+        head, target, signer, host = self.head, self.target, self.signer, endpoint.netloc
+        if signer is None:
+            own = [("Host", host)] if not head.host else []  # which HTTP/1.0 may leave out
+            return self._lines(head.target, [*own, *self._client_fields(KEPT), *self.extra])
+        fields = [*self._client_fields(REPLACED), *self.extra]
+        headers = _signed_fields(host, fields)
         if self.form == QUERY_V4:
-            query = self.signer.authorize_query(
-                headers,
-                self.head.method,
-                path=self.target.path,
-                query=self.target.query_without(V4_PARAMETERS),
-                now=now,
-                payload_hash=self.payload,
-            )
-            return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields])
-        query = self.target.query_without(self._signature_parameters())
-        before = set(headers)
+            query = self._signed_query(signer, headers, fields, now)
+            return self._lines(_target(target.path, query), [("Host", host), *fields])
+        count = len(headers)
         if self.payload:
             headers[PAYLOAD_FIELD] = self.payload
-        self.signer.authorize(headers, self.head.method, path=self.target.path, query=query, now=now)
-        added = [(name, value) for name, value in headers.items() if name not in before]
-        return self._lines(_target(self.target.path, query), [("Host", endpoint.netloc), *fields, *added])
+        query = target.query_without(self._signature_parameters()) if target.pairs else ""
+        signer.authorize(headers, head.method, path=target.path, query=query, now=now)
+        return self._lines(_target(target.path, query), [("Host", host), *fields, *[*headers.items()][count:]])
+
+    def _signed_query(self, signer: Signer, headers: dict[str, str], fields: list[Field], now: float) -> str:
+        """Return the query with a signature of ours instead of the client's."""
+        if PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
+            fields.append((PAYLOAD_FIELD, self.payload))
+            headers[PAYLOAD_FIELD] = self.payload
+        return signer.authorize_query(
+            headers,
+            self.head.method,
+            path=self.target.path,
+            query=self.target.query_without(V4_PARAMETERS),
+            now=now,
+            payload_hash=self.payload,
+        )
 
     def _signature_parameters(self) -> frozenset[str]:
         if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
             return V2_PARAMETERS | V4_PARAMETERS
-        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else frozenset()
+        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else NO_NAMES
 
-    def _kept_fields(self, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
-        if not self.head.host:  # HTTP/1.0 may leave it out
-            yield "Host", endpoint.netloc
-        gone = {"content-length", "expect"} | self.dropped
-        for name, value in self.head.iter_end_to_end():
-            if name.lower() not in gone and (self.is_trusted or not is_hearsay(name.lower())):
-                yield name, value
-        yield from self.extra
+    def _client_fields(self, replaced: frozenset[str]) -> list[Field]:
+        """Return the client's fields that go on: not its connection's, and none of those that are replaced."""
+        head = self.head
+        gone = replaced | self.dropped if self.dropped else replaced
+        if head.connection:
+            gone |= head.connection
+        select = _cached_places if head.is_cacheable else _places
+        fields = [head.fields[place] for place in select(head.names, gone, takes_hearsay=self.is_trusted)]
+        return [*filter(None, map(_decoded, fields))] if self.is_decoded and self.signer is not None else fields
 
-    def _own_fields(self) -> Iterable[tuple[str, str]]:
-        gone = REPLACED | self.dropped | (FRAMING if self.is_decoded else frozenset())
-        for name, value in self.head.iter_end_to_end():
-            lower = name.lower()
-            if lower == "content-encoding" and self.is_decoded:
-                rest = without_token(value, AWS_CHUNKED)
-                if rest:
-                    yield name, rest
-            elif lower not in gone and (self.is_trusted or not is_hearsay(lower)):
-                yield name, value
-
-    def _lines(self, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
-        lines = [f"{self.head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+    def _lines(self, target: str, fields: Iterable[Field]) -> bytes:
+        lines = [f"{self.head.method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields]]
         if self.length is not None:
             lines.append(f"Content-Length: {self.length}")
         if self.asks_leave:
@@ -226,16 +184,37 @@ class Outbound:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
+def _places(names: tuple[str, ...], gone: frozenset[str], *, takes_hearsay: bool) -> tuple[int, ...]:
+    """Return the places of the fields that go on to a node."""
+    gone |= HOP_BY_HOP
+    return tuple(
+        place for place, name in enumerate(names) if name not in gone and (takes_hearsay or not is_hearsay(name))
+    )
+
+
+_cached_places = lru_cache(CACHE_SIZE)(_places)
+
+
+def _decoded(field: Field) -> Field | None:
+    """Return a field as it is true of a body that has left its aws-chunked form; None for one that was of that form."""
+    name, value = field
+    lower = name.lower()
+    if lower == "content-encoding":
+        value = without_token(value, AWS_CHUNKED)
+        return (name, value) if value else None
+    return None if lower in FRAMING else field
+
+
 def _target(path: str, query: str) -> str:
     return f"{path}?{query}" if query else path
 
 
-def _joined(fields: Iterable[tuple[str, str]]) -> Mapping[str, str]:
-    """Give the fields that the signature covers, repeated ones joined as the canonical form wants."""
-    joined: dict[str, str] = {}
+def _signed_fields(host: str, fields: Iterable[Field]) -> dict[str, str]:
+    """Return the fields that the signature covers, repeated ones joined as the canonical form wants."""
+    joined = {"host": host}
     for name, value in fields:
         lower = name.lower()
-        if is_signed_name(lower):
+        if lower[:6] == "x-amz-" or lower in SIGNED_BY_NAME:
             joined[lower] = f"{joined[lower]},{value}" if lower in joined else value
     return joined
 
@@ -255,11 +234,6 @@ def refuse_hearsay(head: RequestHead, target: Target) -> None:
     if hearsay and not signed_names(head, target).isdisjoint(hearsay):
         detail = "only a trusted balancer may send this header, signed or not; leave it out"
         raise forbidden("AccessDenied", f"{hearsay[0]}: {detail}", reason="forwarded")
-
-
-def is_signed_name(lower: str) -> bool:
-    """Say whether the proxy's own signature covers a field beside Host."""
-    return lower.startswith("x-amz-") or lower in SIGNED_BY_NAME
 
 
 def without_token(value: str, token: str) -> str:

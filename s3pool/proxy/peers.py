@@ -14,7 +14,7 @@ FORWARDED_PROTO = "x-forwarded-proto"
 
 def is_trusted(peer: str, networks: Sequence[Network]) -> bool:
     """Say whether an address is a balancer's whose word counts."""
-    address = _address(peer)
+    address = _address(peer) if networks else None
     return address is not None and any(address in network for network in networks)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
+from s3pool.pool.heads import Head
 from s3pool.pool.splice import IS_POSSIBLE, Pipe, open_pipe
 from s3pool.proxy.denial import ClientGoneError
-from s3pool.proxy.head import HOP_BY_HOP, connection_words
+from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
 
 BLOCK_BYTES = 128 * 1024
@@ -28,18 +28,6 @@ OK, PARTIAL = 200, 206
 Resume = Callable[[int, int, str], Response]
 
 
-class Asked(Protocol):
-    """What an answer's form depends on."""
-
-    @property
-    def method(self) -> str:
-        """Give the request's method."""
-
-    @property
-    def is_http_1_0(self) -> bool:
-        """Say whether the client speaks HTTP/1.0."""
-
-
 class Relay:
     """One answer; ``write`` sends it to its end.
 
@@ -50,7 +38,7 @@ class Relay:
     def __init__(
         self,
         stream: ClientStream,
-        head: Asked,
+        head: RequestHead,
         response: Response,
         *,
         keep_alive: bool,
@@ -229,27 +217,9 @@ def _span(response: Response) -> tuple[int, int, int] | None:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-class Said(Protocol):
-    """What an answer of a node begins with."""
-
-    @property
-    def status(self) -> int:
-        """Give the status."""
-
-    @property
-    def reason(self) -> str:
-        """Give the words behind it."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Give the fields by their names in lower case."""
-
-    @property
-    def raw_headers(self) -> tuple[tuple[str, str], ...]:
-        """Give the fields as they came."""
-
-
-def answer_head(head: Asked, said: Said, *, length: int | None, keep_alive: bool, chunked: bool) -> bytes:
+def answer_head(
+    head: RequestHead, said: Response | Head, *, length: int | None, keep_alive: bool, chunked: bool
+) -> bytes:
     """Give an answer's head: everything the node said, but what concerns its connection alone.
 
     ``length`` is the body's, None when it is not known.
@@ -267,7 +237,7 @@ def answer_head(head: Asked, said: Said, *, length: int | None, keep_alive: bool
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
-def _framing(head: Asked, said: Said, *, length: int | None, chunked: bool) -> list[str]:
+def _framing(head: RequestHead, said: Response | Head, *, length: int | None, chunked: bool) -> list[str]:
     if chunked:
         return ["Transfer-Encoding: chunked"]
     named = said.headers.get("content-length")

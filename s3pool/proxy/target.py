@@ -17,12 +17,13 @@ SERVICE_PARAMETERS = frozenset(
     | {"AWSAccessKeyId", "Signature", "Expires"}
 )
 
+PLAIN = re.compile(r"/(?!\.{1,2}/)([A-Za-z0-9\-._~]+)/([A-Za-z0-9/\-._~]*)")  # bucket and key, nothing to decode
 CONTROL = re.compile("%(?:0[0-8A-F]|1[0-9A-F]|7F)")  # in canonical spelling
 
 NO_NAMES: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Target:
     """A request's aim. ``path`` is path-style and canonical; ``pairs`` are encoded, in order.
 
@@ -47,10 +48,12 @@ class Target:
     @property
     def resource(self) -> str:
         """Give s3/bucket/key, for logs and for nodes that keep to their keys."""
-        return "/".join(["s3", *filter(None, (self.bucket, self.key))])
+        return f"s3/{self.bucket}/{self.key}" if self.key else f"s3/{self.bucket}" if self.bucket else "s3"
 
     def value(self, name: str) -> str:
         """Give a parameter's decoded value, or nothing."""
+        if not self.pairs:
+            return ""
         return next((_decode(value) for other, value, _ in self.pairs if _decode(other) == name), "")
 
     def query_without(self, dropped: Collection[str]) -> str:
@@ -69,13 +72,16 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
         Denial: the bucket's name hides a slash, or there is none before a key.
     """
     path = f"/{bucket_host}{path}" if bucket_host else path
+    plain = PLAIN.fullmatch(path) if query is None else None
+    if plain is not None:
+        return Target(plain[1], plain[2], path, ())
     raw_bucket = path[1:].partition("/")[0]
     canonical = canonical_path(path)
     bucket, _, raw_key = canonical[1:].partition("/")
     # Whoever checks the bucket must see the one that the backend will see.
     if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
         raise Denial(400, "InvalidBucketName", "the path does not begin with a bucket's name")
-    pairs = tuple(_pair(text) for text in (query or "").split("&") if text)
+    pairs = tuple([_pair(text) for text in query.split("&") if text]) if query else ()
     if any(CONTROL.search(value) and name.lower().startswith("response-") for name, value, _ in pairs):
         # RGW writes it into the answer's head as it stands, which breaks the head.
         raise Denial(400, "InvalidArgument", "a header of the answer may not hold control characters")
@@ -110,8 +116,10 @@ def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[s
     first = target.bucket.lower()
     if first in ADMIN_NAMES and first in reserved():
         raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
+    if target.bucket:
+        return
     others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
-    if not target.bucket and (method not in ("GET", "HEAD") or others):
+    if method not in ("GET", "HEAD") or others:
         raise Denial(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
 
 

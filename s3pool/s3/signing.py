@@ -40,7 +40,6 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
 PREFIX_LENGTH = len(SIGNED_PREFIX)
-PLAIN_NAMES = "host;x-amz-content-sha256;x-amz-date"  # signed headers of a request that has no others
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
@@ -67,6 +66,8 @@ def canonical_query(raw: str | bytes, *, by_value: bool = True) -> str:
     Only ``&`` separates; ``+`` is a space. X-Amz-Signature is left out: no signature
     covers itself. Without ``by_value`` equal names keep their order, as MinIO's clients sign them.
     """
+    if not raw:
+        return ""
     encoded = "&".join("=".join(_recode(pair)) for pair in _text(raw).split("&") if pair)
     return _sort_query(encoded, by_value=by_value)
 
@@ -119,12 +120,13 @@ def canonical_request(
         value = canonical_value(_text(raw_value))
         values[name] = f"{values[name]},{value}" if name in values else value
     text = canonical_query(query, by_value=by_value)
-    return _canonical(method, _text(raw_path), query=text, values=values, signed=signed, payload_hash=payload_hash)
+    return canonical_text(method, _text(raw_path), query=text, values=values, signed=signed, payload_hash=payload_hash)
 
 
-def _canonical(
+def canonical_text(
     method: str, path: str, *, query: str, values: Mapping[str, str], signed: Sequence[str], payload_hash: str
 ) -> bytes:
+    """Return the canonical request for a query that is in canonical form and values that are joined."""
     lines = "\n".join([f"{name}:{values[name]}" for name in signed])
     if " " in lines or "\t" in lines:  # most requests have no blank in any header, and are spared this
         lines = "\n".join([f"{name}:{canonical_value(values[name])}" for name in signed])
@@ -230,7 +232,7 @@ class Signer:
             headers["x-amz-security-token"] = credentials.session_token
         moment = self._at(credentials, timestamp)
         signed, names = signed_names(tuple(headers))
-        canonical = _canonical(
+        canonical = canonical_text(
             method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
         )
         headers["authorization"] = (
@@ -264,26 +266,6 @@ class Signer:
             payload_hash=headers.get("x-amz-content-sha256", UNSIGNED_PAYLOAD),
         )
         return f"{endpoint.scheme}://{headers['host']}{request.path}?{query}"
-
-    def authorize_plain(
-        self, method: str, path: str, *, host: str, payload_hash: str, now: float
-    ) -> tuple[tuple[str, str], ...] | None:
-        """Return what authorize() would add to a request without a query and without other signed headers.
-
-        None without credentials, and with a session token.
-        """
-        if self._credentials is None or self._credentials.session_token:
-            return None
-        timestamp = self.timestamp(now)
-        moment = self._at(self._credentials, timestamp)
-        canonical = (
-            f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{payload_hash}\nx-amz-date:{timestamp}\n\n"
-            f"{PLAIN_NAMES}\n{payload_hash}"
-        )
-        signed = moment.sign(canonical.encode("utf-8", "surrogateescape"))
-        credential = f"{self._credentials.access_key}/{moment.scope}"
-        authorization = f"{ALGORITHM} Credential={credential}, SignedHeaders={PLAIN_NAMES}, Signature={signed}"
-        return ("x-amz-date", timestamp), ("authorization", authorization)
 
     def authorize_query(
         self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str
@@ -320,7 +302,7 @@ class Signer:
         signed = sorted(headers)
         added = encode_query(tuple(_query_pairs(self._credentials, moment, expires_s, signed)))
         query = f"{query}&{added}" if query else added
-        canonical = _canonical(
+        canonical = canonical_text(
             method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
         )
         return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"

@@ -1,0 +1,137 @@
+"""Signatures and heads whose parts were seen before: caches let nothing in that a fresh look would not."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from s3pool.config.options import Config
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
+from s3pool.proxy.denial import Denial
+from s3pool.proxy.gateway import Gateway
+from s3pool.proxy.head import parse_head
+from s3pool.proxy.loading import Load
+from s3pool.proxy.service import open_gateway
+from s3pool.proxy.settings import ProxySettings
+from s3pool.s3.signing import Signer
+
+NODE = Endpoint.parse("http://node.test:7480")
+POOL = Credentials("POOLKEY", "pool secret")
+GUEST = Credentials("GUESTKEY", "guest secret")
+READER = {"access_key": "GUESTKEY", "secret_key": "guest secret", "buckets": ["b", "shared-*"], "read_only": True}
+PEER = "192.0.2.7"
+FIELDS = (
+    ("User-Agent", "Boto3/1.44  (linux)"),
+    ("Range", "bytes=0-99"),
+    ("x-amz-checksum-mode", "ENABLED"),
+    ("Connection", "Keep-Alive"),
+    ("X-Forwarded-For", "203.0.113.9"),
+)
+WORD_IN_SIGNED_PART = re.compile(
+    rb"(?m)(?:^GET /([a-z/]+) )|(?:^(?:host|x-amz-[a-z0-9-]+|authorization): ([^\r]+)\r?$)", re.IGNORECASE
+)
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    """Return a gateway that knows the pool's key and a guest's."""
+    config = Config(endpoints=(NODE,), access_key=POOL.access_key, secret_key=POOL.secret_key, region="us-east-1")
+    return open_gateway(config, ProxySettings(clients=[READER])).gateway
+
+
+def signed(path: str, fields: Iterable[tuple[str, str]] = (), *, key: Credentials = POOL, skew_s: float = 0.0) -> bytes:
+    """Return a signed request head without its blank line."""
+    headers = {"host": "proxy.test:8000", "x-amz-content-sha256": UNSIGNED_PAYLOAD}
+    headers |= {name.lower(): value for name, value in fields}
+    Signer(key, region="us-east-1").authorize(headers, "GET", path=path, query="", now=time.time() + skew_s)
+    spelled = {name.lower(): name for name, _ in fields}
+    lines = [f"{spelled.get(name, name)}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"GET {path} HTTP/1.1", *lines]).encode()
+
+
+def forwarded(door: Gateway, block: bytes) -> list[bytes]:
+    """Return the lines of the head that goes to a node.
+
+    Raises:
+        Denial: the request may not pass.
+    """
+    admitted = door.admit(parse_head(block), PEER)
+    return door.outbound(admitted, Load(), PEER).build(NODE, time.time()).split(b"\r\n")
+
+
+def test_no_changed_byte_of_what_is_signed_gets_in(gateway: Gateway) -> None:
+    """After a good request its parts are cached: none of them may carry another one through."""
+    dice = random.Random(11)
+    block = signed("/b/key", FIELDS[:3])
+    forwarded(gateway, block)
+    places = [
+        place for found in WORD_IN_SIGNED_PART.finditer(block) for place in range(*found.span(found.lastindex or 0))
+    ]
+    assert len(places) > 200
+    for place in places:
+        for byte in {block[place] ^ 0x20, block[place] ^ 1, dice.randrange(0x30, 0x7A)} - {block[place]}:
+            changed = block[:place] + bytes((byte,)) + block[place + 1 :]
+            if changed.translate(None, b" ,\t") == block.translate(None, b" ,\t"):
+                continue  # another separator
+
+            with pytest.raises(Denial):
+                forwarded(gateway, changed)
+
+
+def test_fields_go_on_alike_whether_they_were_seen_before(gateway: Gateway) -> None:
+    """Each request has its own values, in its own order; the connection's own fields and claims of others stay here."""
+    dice = random.Random(7)
+    for number in range(40):
+        fields = dice.sample(FIELDS, dice.randrange(len(FIELDS)))
+        lines = forwarded(gateway, signed(f"/b/dir//{number}/~x", fields, key=dice.choice((POOL, GUEST))))
+
+        own = [f"{name}: {value}".encode() for name, value in fields if name not in ("Connection", "X-Forwarded-For")]
+        assert [f"GET /b/dir//{number}/~x HTTP/1.1".encode(), b"Host: node.test:7480", *own] == lines[: len(own) + 2]
+        assert b"X-Forwarded-For: 192.0.2.7" in lines
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        signed("/b/key", key=Credentials("NOBODY", "pool secret")),
+        signed("/b/key", key=Credentials("POOLKEY", "another secret")),
+        signed("/b/key", skew_s=-1000),
+        signed("/b/key", skew_s=1000),
+        signed("/other/key", key=GUEST),
+        signed("/b/key") + b"\r\nx-amz-acl: public-read",
+        signed("/b/key") + b"\r\nHost: proxy.test:8000",
+        signed("/b/key").replace(b"GET", b"PUT"),
+    ],
+)
+def test_what_does_not_hold_is_denied_after_what_does(gateway: Gateway, block: bytes) -> None:
+    """The keys are known by then, and most lines."""
+    for key in (POOL, GUEST):
+        forwarded(gateway, signed("/b/other", key=key))
+
+    with pytest.raises(Denial):
+        forwarded(gateway, block)
+
+
+@pytest.mark.parametrize(
+    ("pool", "settings", "fits"),
+    [
+        ({}, {}, True),
+        ({"endpoints": (NODE, Endpoint.parse("https://node.test:7443"))}, {}, False),
+        ({"bwlimit": 1 << 20}, {}, False),
+        ({}, {"auth": "open"}, True),
+        ({}, {"domains": ("s3.test",)}, False),
+    ],
+    ids=["plain", "tls", "limited", "open", "domains"],
+)
+def test_loop_is_for_plain_connections_without_a_limit(
+    pool: dict[str, object], settings: dict[str, object], fits: bool
+) -> None:
+    """TLS may have to read before it writes, and who keeps to a bandwidth waits."""
+    values = {"endpoints": (NODE,), "access_key": POOL.access_key, "secret_key": POOL.secret_key, **pool}
+    config = Config(**values)  # type: ignore[arg-type]
+
+    assert fits == open_gateway(config, ProxySettings(**settings)).gateway.is_loopable  # type: ignore[arg-type]

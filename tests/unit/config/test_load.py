@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,26 +209,6 @@ def test_names_of_one_option_count_in_their_order(place: Place, names: tuple[str
     assert [f"environment {name}" for name in reversed(names)] == origins
 
 
-def test_any_name_in_the_environment_beats_any_in_dotenv(place: Place) -> None:
-    """.env never overrides what is set, not by another name of the same thing either."""
-    place.environ["AWS_ENDPOINT_URL"] = "http://env"
-    place.dotenv("S3_POOL=http://dotenv\n")
-
-    assert ["http://env"] == [endpoint.url for endpoint in place.load().endpoints]
-
-
-def test_empty_variables_are_unset(place: Place) -> None:
-    """Cron files and containers clear variables that way."""
-    place.environ.update(
-        {"S3_POOL": "", "AWS_REGION": "", "S3POOL_CONFIG": "", "S3POOL_ENV_FILE": "", "AWS_PROFILE": ""}
-    )
-    place.dotenv("S3_POOL=http://dotenv\nLB_MAX_RETRIES=\nEXPORTED\n")
-
-    config = place.load()
-
-    assert (["http://dotenv"], "us-east-1", 5) == ([e.url for e in config.endpoints], config.region, config.retries)
-
-
 def test_defaults_need_no_file(place: Place) -> None:
     """A bare machine has a configuration; only endpoints and keys are missing."""
     config = place.load()
@@ -235,30 +216,7 @@ def test_defaults_need_no_file(place: Place) -> None:
     assert Config(origins=config.origins) == config
 
 
-def test_absent_flags_and_switches_leave_no_trace(place: Place) -> None:
-    """None and argparse's False are not what the user said."""
-    place.environ["S3POOL_INSECURE_TLS"] = "yes"
-    place.yaml("sign: false")
-
-    config = place.load(insecure=False, no_sign_request=False, region=None)
-
-    assert (True, False, "us-east-1") == (config.insecure, config.sign, config.region)
-
-
 # -- endpoints -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        {"endpoints": "http://a:1,http://b"},
-        {"endpoints": ["http://a:1", "http://b"]},
-        {"endpoints": ["http://a:1, http://b,", "http://a:1/"]},
-    ],
-)
-def test_endpoints_repeat_and_join(place: Place, flags: dict[str, object]) -> None:
-    """The flag takes lists, and may stand twice; a node counts once."""
-    assert ["http://a:1", "http://b"] == [endpoint.url for endpoint in place.load(**flags).endpoints]
 
 
 def test_missing_endpoints_say_how_to_set_them(place: Place) -> None:
@@ -280,189 +238,12 @@ def test_present_endpoints_are_given(place: Place) -> None:
 # -- credentials -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("expected", "environ"),
-    [
-        (Credentials("env-ak", "env-sk"), PAIR),
-        (Credentials("a", "s"), {"S3_KEY": "a", "S3_SECRET": "s"}),
-        (Credentials("env-ak", "env-sk"), {**PAIR, "S3_KEY": "a", "S3_SECRET": "s"}),
-        (Credentials("env-ak", "env-sk", "t"), {**PAIR, "AWS_SESSION_TOKEN": "t"}),
-    ],
-)
-def test_keys_from_the_environment(place: Place, expected: Credentials, environ: dict[str, str]) -> None:
-    """AWS's names first, then the short ones."""
-    place.environ.update(environ)
-
-    assert expected == place.load().require_credentials()
-
-
-def test_access_key_flag_takes_the_secret_from_elsewhere(place: Place) -> None:
-    """There is no flag for the secret: every user of the machine could read it."""
-    place.environ["AWS_SECRET_ACCESS_KEY"] = "sk"
-
-    assert Credentials("flag-ak", "sk") == place.load(access_key="flag-ak").credentials
-
-
-def test_pair_from_two_key_pairs_is_warned_of(place: Place) -> None:
-    """The signature would not match, and the reason is hard to see."""
-    place.yaml("access_key: file-ak\nsecret_key: file-sk")
-    place.environ["AWS_ACCESS_KEY_ID"] = "env-ak"
-
-    config = place.load()
-
-    assert Credentials("env-ak", "file-sk") == config.credentials
-    assert ["belongs to another access key" in warning for warning in config.warnings] == [True]
-
-
-def test_session_token_of_another_key_is_left_out(place: Place) -> None:
-    """A stale token in the file must not join the environment's keys."""
-    place.yaml("access_key: file-ak\nsecret_key: file-sk\nsession_token: file-token")
-    place.environ.update(PAIR)
-
-    assert Credentials("env-ak", "env-sk") == place.load().credentials
-
-
-@pytest.mark.parametrize(
-    ("environ", "match"),
-    [
-        ({"AWS_ACCESS_KEY_ID": "ak"}, "environment AWS_ACCESS_KEY_ID.* no secret key"),
-        ({"S3_SECRET": "hush"}, "environment S3_SECRET.* no access key"),
-    ],
-)
-def test_half_a_pair_is_an_error(place: Place, environ: dict[str, str], match: str) -> None:
-    """It says which half is there, and where."""
-    place.environ.update(environ)
-
-    with pytest.raises(ConfigError, match=match) as caught:
-        place.load()
-
-    assert "hush" not in caught.value.message
-
-
-def test_unsigned_needs_no_keys(place: Place) -> None:
-    """Public buckets; half a pair does not matter then."""
-    place.environ["AWS_ACCESS_KEY_ID"] = "ak"
-
-    config = place.load(no_sign_request=True)
-
-    assert (None, None) == (config.credentials, config.require_credentials())
-    assert config.origins["access_key"].endswith("not used: unsigned")
-
-
 def test_missing_keys_say_how_to_set_them(place: Place) -> None:
     """Not before a request needs them: config has to work without."""
     config = place.load()
 
     with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY.*--no-sign-request"):
         config.require_credentials()
-
-
-# -- AWS's files -----------------------------------------------------------------------------
-
-AWS_FILE = """
-[default]
-aws_access_key_id = default-ak
-aws_secret_access_key = default-sk
-[work]
-aws_access_key_id=work-ak
-aws_secret_access_key=work%sk
-aws_session_token=work-token
-"""
-
-
-@pytest.mark.parametrize(
-    ("expected", "profile"),
-    [(Credentials("default-ak", "default-sk"), ""), (Credentials("work-ak", "work%sk", "work-token"), "work")],
-)
-def test_aws_file_comes_last(place: Place, expected: Credentials, profile: str) -> None:
-    """AWS_PROFILE chooses the section."""
-    place.write(".aws/credentials", AWS_FILE)
-    place.environ["AWS_PROFILE"] = profile
-
-    config = place.load()
-
-    assert expected == config.credentials
-    assert f"{place.home}/.aws/credentials [{profile or 'default'}]" == config.origins["secret_key"]
-
-
-def test_aws_file_is_not_read_when_a_key_is_set(place: Place) -> None:
-    """A broken file that nobody needs is in nobody's way."""
-    place.write(".aws/credentials", "broken")
-    place.environ.update(PAIR)
-
-    assert Credentials("env-ak", "env-sk") == place.load().credentials
-
-
-def test_aws_file_elsewhere(place: Place) -> None:
-    """AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name the files."""
-    place.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(place.write("elsewhere", AWS_FILE))
-    place.environ["AWS_CONFIG_FILE"] = str(place.write("config", "[default]\nregion = eu-1\n"))
-
-    config = place.load()
-
-    assert (Credentials("default-ak", "default-sk"), "eu-1") == (config.credentials, config.region)
-
-
-def test_aws_config_file_has_keys_and_region_too(place: Place) -> None:
-    """Its sections are called `profile NAME`."""
-    place.write(
-        ".aws/config", "[profile work]\nregion = eu-1\naws_access_key_id = a\naws_secret_access_key = s\n[default]\n"
-    )
-    place.environ["AWS_PROFILE"] = "work"
-
-    config = place.load()
-
-    assert (Credentials("a", "s"), "eu-1") == (config.credentials, config.region)
-    assert config.origins["region"].endswith("config [profile work]")
-
-
-def test_unknown_aws_profile_is_an_error(place: Place) -> None:
-    """Else a slip in its name would fall back to nothing."""
-    place.write(".aws/credentials", AWS_FILE)
-    place.environ["AWS_PROFILE"] = "wrok"
-
-    with pytest.raises(ConfigError, match=r"AWS_PROFILE: there is no profile 'wrok' in .*credentials"):
-        place.load()
-
-
-def test_our_profile_names_its_twin_in_the_aws_file(place: Place) -> None:
-    """One name for endpoints and keys; the flag counts more than AWS_PROFILE."""
-    place.write(".aws/credentials", AWS_FILE)
-    place.yaml("profiles: {work: {region: eu-9}, other: {}}")
-    place.environ["AWS_PROFILE"] = "default"
-
-    config = place.load(profile="work")
-
-    assert ("work-ak", "eu-9") == (config.credentials and config.credentials.access_key, config.region)
-
-
-def test_profile_may_be_awss_alone(place: Place) -> None:
-    """Without profiles of ours, --profile means what it means to aws."""
-    place.write(".aws/credentials", AWS_FILE)
-
-    config = place.load(profile="work")
-
-    assert Credentials("work-ak", "work%sk", "work-token") == config.credentials
-
-
-def test_session_token_from_elsewhere_does_not_join_the_aws_file(place: Place) -> None:
-    """A token alone in the environment belongs to keys that are gone."""
-    place.write(".aws/credentials", AWS_FILE)
-    place.environ["AWS_SESSION_TOKEN"] = "stale"
-
-    assert Credentials("default-ak", "default-sk") == place.load().credentials
-
-
-@pytest.mark.parametrize("text", ["broken line with hush\n", "[default\n", "[default]\nhush\n"])
-def test_broken_aws_file_is_one_line_without_its_text(place: Place, text: str) -> None:
-    """The line that cannot be read may be the secret."""
-    place.write(".aws/credentials", text)
-
-    with pytest.raises(ConfigError, match=r"credentials: line \d+ cannot be read") as caught:
-        place.load()
-
-    assert "hush" not in caught.value.message
-    assert "\n" not in caught.value.message
 
 
 # -- files: where, whether, who may read -------------------------------------------------------
@@ -482,40 +263,6 @@ def test_config_file_is_found_in_order(place: Place) -> None:
     assert (str(xdg), ["xdg", "moved", "home"]) == (first.config_file, [c.region for c in (first, second, third)])
 
 
-@pytest.mark.parametrize("name", ["flag", "environment", "dotenv"])
-def test_config_file_is_named(place: Place, name: str) -> None:
-    """By the flag, the variable, or the variable in .env; relative to where one stands."""
-    place.yaml("region: home")
-    place.write("here/other.yaml", "region: named")
-    flags = {"config": "other.yaml"} if name == "flag" else {}
-    if name == "environment":
-        place.environ["S3POOL_CONFIG"] = "~/here/other.yaml"
-    if name == "dotenv":
-        place.dotenv("S3POOL_CONFIG=other.yaml")
-
-    config = place.load(**flags)
-
-    assert "named" == config.region
-
-
-def test_env_file_is_named_instead_of_the_working_directorys(place: Place) -> None:
-    """Only one of them is read."""
-    place.dotenv("AWS_REGION=cwd\nS3_BUCKET=cwd-bucket")
-    named = place.write("named.env", "export AWS_REGION='named'  # why not\nS3_BUCKET=${AWS_REGION}-b")
-    place.environ["S3POOL_ENV_FILE"] = str(named)
-
-    config = place.load()
-
-    assert ("named", "${AWS_REGION}-b", str(named)) == (config.region, config.bucket, config.env_file)
-
-
-def test_dotenv_of_a_parent_directory_is_not_read(place: Place) -> None:
-    """What lies above may be another program's."""
-    place.write(".env", "AWS_REGION=parent")
-
-    assert "us-east-1" == place.load().region
-
-
 def test_pipe_called_dotenv_is_none(place: Place) -> None:
     """Reading it would wait for somebody to write."""
     os.mkfifo(place.cwd / ".env")
@@ -530,80 +277,6 @@ def test_directory_called_dotenv_is_none(place: Place) -> None:
     (place.cwd / ".env").mkdir()
 
     assert "" == place.load().env_file
-
-
-def test_bad_line_in_a_found_dotenv_is_a_warning(place: Place) -> None:
-    """It may be another program's; the rest of it counts."""
-    file = place.dotenv("what is this\nAWS_REGION=r\n")
-
-    config = place.load()
-
-    assert ("r", (f"{file}: line 1 cannot be read; write NAME=value",)) == (config.region, config.warnings)
-
-
-@pytest.mark.parametrize(
-    ("flags", "match"),
-    [
-        ({"config": "missing.yaml"}, r"missing.yaml \(flag --config\): No such file"),
-        ({"env_file": "missing.env"}, r"missing.env \(flag --env-file\): No such file"),
-        ({"env_file": "."}, "Is a directory"),
-        ({"config": "."}, "Is a directory"),
-        ({"config": "a\0b"}, "cannot read"),
-        ({"config": "latin1"}, "not UTF-8"),
-        ({"config": "/dev/zero"}, "larger than 16 MiB"),
-        ({"env_file": "broken.env"}, r"broken.env: line 1 cannot be read"),
-        ({"config": ""}, "--config needs a value"),
-        ({"profile": ""}, "--profile needs a value"),
-        ({"profile": "nope"}, "no configuration file: no profile 'nope'; there are: none"),
-        ({"region": ""}, "flag --region: must not be empty"),
-        ({"endpoints": ","}, "flag --endpoints: names no endpoint"),
-        ({"endpoints": "node1:9000"}, "flag --endpoints: bad endpoint 'node1:9000': write http"),
-        ({"retries": "many"}, "flag --retries: 'many' is not a whole number"),
-        ({"strategy": "random"}, "flag --strategy: 'random' is unknown; choose one of round_robin"),
-        ({"endpoints": "https://a", "ca_bundle": "none.pem"}, r"flag --ca-bundle: cannot read .*none.pem"),
-    ],
-)
-def test_what_the_user_named_must_be_right(place: Place, flags: dict[str, object], match: str) -> None:
-    """One line that names the flag or the file."""
-    (place.cwd / "latin1").write_bytes(b"region: \xe9")
-    place.write("here/broken.env", "what is this\n")
-
-    with pytest.raises(ConfigError, match=match) as caught:
-        place.load(**flags)
-
-    assert "\n" not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "match"),
-    [
-        ("LB_MAX_RETRIES", "abc", "environment LB_MAX_RETRIES: 'abc' is not a whole number"),
-        ("LB_REQUEST_TIMEOUT", "soon", "environment LB_REQUEST_TIMEOUT: 'soon' is not a number of seconds"),
-        ("LB_STRATEGY", "weighted", "environment LB_STRATEGY: 'weighted' is unknown"),
-        ("S3POOL_INSECURE_TLS", "maybe", "environment S3POOL_INSECURE_TLS: 'maybe' is neither true nor false"),
-        ("S3POOL_BWLIMIT", "fast", "environment S3POOL_BWLIMIT: bad rate 'fast'"),
-        ("S3POOL_CONFIG", "/nope", r"cannot read /nope \(environment S3POOL_CONFIG\)"),
-        ("S3POOL_ENV_FILE", "/nope", r"cannot read /nope \(environment S3POOL_ENV_FILE\)"),
-        ("S3POOL_PROFILE", "nope", "no profile 'nope'"),
-        ("S3_POOL", "http://user:hush@host", "environment S3_POOL: an endpoint holds no user or password"),
-        ("AWS_SECRET_ACCESS_KEY", "hush\nhush", "environment AWS_SECRET_ACCESS_KEY: must be one line"),
-    ],
-)
-def test_wrong_variable_is_named(place: Place, variable: str, value: str, match: str) -> None:
-    """Silently ignored numbers were the first s3pool's way."""
-    place.environ.update({**PAIR, variable: value})
-
-    with pytest.raises(ConfigError, match=match) as caught:
-        place.load()
-
-    assert "hush" not in caught.value.message
-
-
-def test_overridden_wrong_variable_is_in_nobodys_way(place: Place) -> None:
-    """Only the value that counts is read."""
-    place.environ["LB_MAX_RETRIES"] = "abc"
-
-    assert 1 == place.load(retries="1").retries
 
 
 @pytest.mark.parametrize("name", [".s3pool/config.yaml", "here/.env", ".aws/credentials"])
@@ -643,14 +316,6 @@ def test_secret_that_others_may_read_is_warned_of(place: Place, path: str, text:
     assert (line,) * warned == config.warnings
 
 
-@pytest.mark.parametrize(("path", "text"), [(".s3pool/config.yaml", "region: r"), ("here/.env", "AWS_REGION=r")])
-def test_file_without_a_secret_may_be_read_by_all(place: Place, path: str, text: str) -> None:
-    """A warning about nothing teaches to ignore warnings."""
-    place.write(path, text, mode=0o644)
-
-    assert () == place.load().warnings
-
-
 # -- values that are bounded or relative -------------------------------------------------------
 
 
@@ -680,106 +345,230 @@ def test_no_file_limit_bounds_as_the_usual_one(place: Place, monkeypatch: pytest
     assert 960 == place.load(max_connections=5000).max_connections
 
 
-def test_ca_bundle_of_the_file_is_relative_to_it(place: Place) -> None:
-    """A job of cron stands somewhere else."""
-    bundle = place.write(".s3pool/ca.pem", "")
-    place.yaml("ca_bundle: ca.pem\nendpoints: https://a")
+# -- what comes of what --------------------------------------------------------------------------
 
-    assert str(bundle) == place.load().ca_bundle
-
-
-def test_ca_bundle_of_the_flag_is_relative_to_the_working_directory(place: Place) -> None:
-    """As every path on a command line."""
-    bundle = place.write("here/ca.pem", "")
-
-    assert str(bundle) == place.load(endpoints="https://a", ca_bundle="ca.pem").ca_bundle
-
-
-@pytest.mark.parametrize("flags", [{"endpoints": "http://a"}, {"endpoints": "https://a", "insecure": True}])
-def test_ca_bundle_that_nobody_uses_may_be_missing(place: Place, flags: dict[str, object]) -> None:
-    """AWS_CA_BUNDLE is often left over from something else."""
-    place.environ["AWS_CA_BUNDLE"] = "/nope.pem"
-
-    assert "/nope.pem" == place.load(**flags).ca_bundle
-
-
-# -- profiles ----------------------------------------------------------------------------------
-
+AWS_FILE = """
+[default]
+aws_access_key_id = default-ak
+aws_secret_access_key = default-sk
+[work]
+aws_access_key_id=work-ak
+aws_secret_access_key=work%sk
+aws_session_token=work-token
+"""
 TWO = "region: common\nprofiles:\n  one: {region: first}\n  two: {bucket: second}\n"
 
 
-@pytest.mark.parametrize(
-    ("expected", "text", "asked"),
-    [
-        (("one", "first", ""), TWO, "one"),
-        (("two", "common", "second"), TWO, "two"),
-        (("two", "common", "second"), TWO + "default_profile: two\n", ""),
-        (("two", "common", "second"), TWO + "proxy: {default_profile: two}\n", ""),
-        (("default", "us-east-1", "b"), "profiles: {default: {bucket: b}, other: {}}", ""),
-        (("only", "us-east-1", ""), "profiles: {only: }", ""),
-        (("", "common", ""), "region: common\nprofiles: {}", ""),
-    ],
+@dataclass
+class Given:
+    """Sources, and attributes of the configuration that comes of them; files have paths below the home."""
+
+    expected: dict[str, object]
+    files: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, object] = field(default_factory=dict)
+
+
+def given(files: dict[str, str] | None = None, environ: dict[str, str] | None = None, **flags: object) -> Any:
+    """Return a maker of a case: ``given(files, environ, flag=...)(attribute=...)``."""
+    return lambda **expected: Given(expected, files or {}, environ or {}, flags)
+
+
+ENV, CONF, AWS, AWS_CONF = "here/.env", ".s3pool/config.yaml", ".aws/credentials", ".aws/config"
+URLS = ["http://a:1", "http://b"]
+FILE_KEYS = "access_key: file-ak\nsecret_key: file-sk\n"
+ENV_KEYS, WORK_KEYS = Credentials("env-ak", "env-sk"), Credentials("work-ak", "work%sk", "work-token")
+WORK_CONF = "[profile work]\nregion = eu-1\naws_access_key_id = a\naws_secret_access_key = s\n[default]\n"
+EMPTY = dict.fromkeys(("S3_POOL", "AWS_REGION", "S3POOL_CONFIG", "S3POOL_ENV_FILE", "AWS_PROFILE"), "")
+DEFAULTED = "profiles: {default: {bucket: b}, other: {}}"
+SECTIONS = (
+    "load_balancer: {max_retries: 1, strategy: power_of_two}\nproxy: {listen: ':1', backlog: 5}\n"
+    "profiles: {p: {load_balancer: {max_retries: 2}, proxy: {listen: ':2'}}}"
 )
-def test_profile_is_chosen(place: Place, expected: tuple[str, str, str], text: str, asked: str) -> None:
-    """What stands at the top is the default of all profiles."""
-    place.yaml(text)
-    place.environ["S3POOL_PROFILE"] = asked
+OUTCOMES = {
+    "any name in the environment beats any in .env": given(
+        {ENV: "S3_POOL=http://dotenv\n"}, {"AWS_ENDPOINT_URL": "http://env"}
+    )(urls=["http://env"]),
+    "empty variables are unset": given({ENV: "S3_POOL=http://dotenv\nLB_MAX_RETRIES=\nEXPORTED\n"}, EMPTY)(
+        urls=["http://dotenv"], region="us-east-1", retries=5
+    ),
+    "None and False are not what the user said": given(
+        {CONF: "sign: false"}, {"S3POOL_INSECURE_TLS": "yes"}, insecure=False, no_sign_request=False, region=None
+    )(insecure=True, sign=False, region="us-east-1"),
+    "only the value that counts is read": given({}, {"LB_MAX_RETRIES": "abc"}, retries="1")(retries=1),
+    "endpoints joined": given(endpoints="http://a:1,http://b")(urls=URLS),
+    "endpoints repeated": given(endpoints=["http://a:1", "http://b"])(urls=URLS),
+    "a node counts once": given(endpoints=["http://a:1, http://b,", "http://a:1/"])(urls=URLS),
+    "keys": given({}, PAIR)(credentials=ENV_KEYS),
+    "short names of keys": given({}, {"S3_KEY": "a", "S3_SECRET": "s"})(credentials=Credentials("a", "s")),
+    "AWS's names first": given({}, {**PAIR, "S3_KEY": "a", "S3_SECRET": "s"})(credentials=ENV_KEYS),
+    "session token": given({}, {**PAIR, "AWS_SESSION_TOKEN": "t"})(credentials=Credentials("env-ak", "env-sk", "t")),
+    "there is no flag for the secret": given({}, {"AWS_SECRET_ACCESS_KEY": "sk"}, access_key="flag-ak")(
+        credentials=Credentials("flag-ak", "sk")
+    ),
+    "two halves of two pairs": given({CONF: FILE_KEYS}, {"AWS_ACCESS_KEY_ID": "env-ak"})(
+        credentials=Credentials("env-ak", "file-sk"), warned="belongs to another access key"
+    ),
+    "a stale token does not join": given({CONF: FILE_KEYS + "session_token: t"}, PAIR)(credentials=ENV_KEYS),
+    "unsigned needs no keys": given({}, {"AWS_ACCESS_KEY_ID": "ak"}, no_sign_request=True)(credentials=None),
+    "AWS's file comes last": given({AWS: AWS_FILE})(credentials=Credentials("default-ak", "default-sk")),
+    "AWS_PROFILE chooses the section": given({AWS: AWS_FILE}, {"AWS_PROFILE": "work"})(credentials=WORK_KEYS),
+    "a broken file that nobody needs": given({AWS: "broken"}, PAIR)(credentials=ENV_KEYS),
+    "AWS's files elsewhere": given(
+        {"x": AWS_FILE, "y": "[default]\nregion = eu-1\n"},
+        {"AWS_SHARED_CREDENTIALS_FILE": "~/x", "AWS_CONFIG_FILE": "~/y"},
+    )(credentials=Credentials("default-ak", "default-sk"), region="eu-1"),
+    "AWS's config has keys and a region too": given({AWS_CONF: WORK_CONF}, {"AWS_PROFILE": "work"})(
+        credentials=Credentials("a", "s"), region="eu-1"
+    ),
+    "our profile names its twin in AWS's file": given(
+        {AWS: AWS_FILE, CONF: "profiles: {work: {region: eu-9}, other: {}}"}, {"AWS_PROFILE": "default"}, profile="work"
+    )(credentials=WORK_KEYS, region="eu-9"),
+    "a profile of AWS's alone": given({AWS: AWS_FILE}, profile="work")(credentials=WORK_KEYS),
+    "a token alone belongs to keys that are gone": given({AWS: AWS_FILE}, {"AWS_SESSION_TOKEN": "stale"})(
+        credentials=Credentials("default-ak", "default-sk")
+    ),
+    "file of the flag": given({CONF: "region: home", "here/o.yaml": "region: named"}, config="o.yaml")(region="named"),
+    "file of the variable": given({"here/o.yaml": "region: named"}, {"S3POOL_CONFIG": "~/here/o.yaml"})(region="named"),
+    "file of the variable in .env": given({"here/o.yaml": "region: named", ENV: "S3POOL_CONFIG=o.yaml"})(
+        region="named"
+    ),
+    "one .env alone is read, without interpolation": given(
+        {
+            ENV: "AWS_REGION=cwd\nS3_BUCKET=b",
+            "n.env": "export AWS_REGION='named'  # why not\nS3_BUCKET=${AWS_REGION}-b",
+        },
+        {"S3POOL_ENV_FILE": "~/n.env"},
+    )(region="named", bucket="${AWS_REGION}-b"),
+    "a parent's .env is another program's": given({".env": "AWS_REGION=parent"})(region="us-east-1"),
+    "the rest of a bad .env counts": given({ENV: "what is this\nAWS_REGION=r\n"})(
+        region="r", warned="line 1 cannot be read; write NAME=value"
+    ),
+    "all may read a configuration without a secret": given({CONF: "region: r"})(warnings=()),
+    "all may read a .env without a secret": given({ENV: "AWS_REGION=r"})(warnings=()),
+    "a bundle of the file is relative to it": given(
+        {".s3pool/ca.pem": "", CONF: "ca_bundle: ca.pem\nendpoints: https://a"}
+    )(ca_bundle="HOME/.s3pool/ca.pem"),
+    "a bundle of the flag is relative to the working directory": given(
+        {"here/ca.pem": ""}, endpoints="https://a", ca_bundle="ca.pem"
+    )(ca_bundle="HOME/here/ca.pem"),
+    "a bundle may be missing without TLS": given({}, {"AWS_CA_BUNDLE": "/n.pem"}, endpoints="http://a")(
+        ca_bundle="/n.pem"
+    ),
+    "a bundle may be missing where nothing is checked": given(
+        {}, {"AWS_CA_BUNDLE": "/n.pem"}, endpoints="https://a", insecure=True
+    )(ca_bundle="/n.pem"),
+    "a profile": given({CONF: TWO}, {"S3POOL_PROFILE": "one"})(profile="one", region="first", bucket=""),
+    "the top is the default of all": given({CONF: TWO}, {"S3POOL_PROFILE": "two"})(
+        profile="two", region="common", bucket="second"
+    ),
+    "the flag's profile": given({CONF: TWO}, {"S3POOL_PROFILE": "one"}, profile="two")(profile="two"),
+    "default_profile": given({CONF: TWO + "default_profile: two\n"})(profile="two", region="common"),
+    "default_profile of the proxy": given({CONF: TWO + "proxy: {default_profile: two}\n"})(profile="two"),
+    "a profile called default": given({CONF: DEFAULTED})(profile="default", region="us-east-1", bucket="b"),
+    "the only profile": given({CONF: "profiles: {only: }"})(profile="only", region="us-east-1"),
+    "no profiles": given({CONF: "region: common\nprofiles: {}"})(profile="", region="common"),
+    "sections merge key by key": given({CONF: SECTIONS})(
+        retries=2, strategy="power_of_two", proxy={"listen": ":2", "backlog": 5}
+    ),
+    "the proxy's address has a variable": given({CONF: "proxy: {listen: ':1'}"}, {"PROXY_LISTEN": ":2"})(
+        proxy={"listen": ":2"}
+    ),
+    "also in .env": given({CONF: "proxy: {listen: ':1'}", ENV: "PROXY_LISTEN=:2"})(proxy={"listen": ":2"}),
+}
 
-    config = place.load()
 
-    assert expected == (config.profile, config.region, config.bucket)
+@pytest.mark.parametrize("case", OUTCOMES.values(), ids=OUTCOMES)
+def test_sources_make_a_configuration(place: Place, case: Given) -> None:
+    """Each row says what counts, and its name why."""
+    for path, text in case.files.items():
+        place.write(path, text, mode=0o644 if "warnings" in case.expected else 0o600)
+    place.environ.update(case.environ)
 
+    config = place.load(**case.flags)
 
-def test_profile_of_the_flag_beats_the_environments(place: Place) -> None:
-    """As with every option."""
-    place.yaml(TWO)
-    place.environ["S3POOL_PROFILE"] = "one"
-
-    config = place.load(profile="two")
-
-    assert ("two", "flag --profile") == (config.profile, config.origins["profile"])
-
-
-def test_profile_that_is_not_there_lists_the_names(place: Place) -> None:
-    """The right one is among them."""
-    file = place.yaml(TWO)
-
-    with pytest.raises(ConfigError) as caught:
-        place.load(profile="three")
-
-    assert f"{file}: no profile 'three'; there are: one, two" == caught.value.message
+    found = {name: getattr(config, name, None) for name in case.expected}
+    found |= {"urls": [endpoint.url for endpoint in config.endpoints]} if "urls" in found else {}
+    if warned := case.expected.get("warned"):
+        found["warned"] = warned if [str(warned) in line for line in config.warnings] == [True] else config.warnings
+    expected = {
+        key: value.replace("HOME", str(place.home)) if isinstance(value, str) else value
+        for key, value in case.expected.items()
+    }
+    assert expected == found
 
 
-def test_several_profiles_without_a_default_are_an_error(place: Place) -> None:
-    """The first s3pool took a random one."""
-    place.yaml(TWO)
+def test_unsigned_keys_and_aws_files_are_told(place: Place) -> None:
+    """Where a value comes from tells also why it is not used."""
+    place.environ["AWS_ACCESS_KEY_ID"] = "ak"
+    unsigned = place.load(no_sign_request=True).origins["access_key"]
+    place.environ.clear()
+    place.write(AWS, AWS_FILE)
+    place.write(AWS_CONF, WORK_CONF)
 
-    with pytest.raises(ConfigError, match=r"several profiles \(one, two\) and no default_profile"):
-        place.load()
+    config = place.load(profile="work")
 
-
-def test_sections_of_a_profile_merge_key_by_key(place: Place) -> None:
-    """A profile changes one number of a section and keeps the rest."""
-    place.yaml(
-        "load_balancer: {max_retries: 1, strategy: power_of_two}\nproxy: {listen: ':1', backlog: 5}\n"
-        "profiles: {p: {load_balancer: {max_retries: 2}, proxy: {listen: ':2'}}}"
-    )
-
-    config = place.load()
-
-    assert (2, "power_of_two", {"listen": ":2", "backlog": 5}) == (config.retries, config.strategy, config.proxy)
+    assert unsigned.endswith("not used: unsigned")
+    assert f"{place.home}/{AWS} [work]" == config.origins["secret_key"]
+    assert config.origins["region"].endswith("config [profile work]")
 
 
-@pytest.mark.parametrize("source", ["environment", "dotenv"])
-def test_proxys_address_has_a_variable(place: Place, source: str) -> None:
-    """The first s3pool read PROXY_LISTEN."""
-    place.yaml("proxy: {listen: ':1'}")
-    if source == "dotenv":
-        place.dotenv("PROXY_LISTEN=:2")
-    else:
-        place.environ["PROXY_LISTEN"] = ":2"
+HALF = r"environment {} no {} key"
+MISTAKES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, object]]] = {
+    HALF.format("AWS_ACCESS_KEY_ID.*", "secret"): ({}, {"AWS_ACCESS_KEY_ID": "ak"}, {}),
+    HALF.format("S3_SECRET.*", "access"): ({}, {"S3_SECRET": "hush"}, {}),
+    r"AWS_PROFILE: there is no profile 'wrok' in .*credentials": ({AWS: AWS_FILE}, {"AWS_PROFILE": "wrok"}, {}),
+    r"credentials: line 1 cannot be read": ({AWS: "broken line with hush\n"}, {}, {}),
+    r"credentials: line [1] cannot be read": ({AWS: "[default\n"}, {}, {}),
+    r"credentials: line 2 cannot be read": ({AWS: "[default]\nhush\n"}, {}, {}),
+    r"config.yaml: no profile 'three'; there are: one, two$": ({CONF: TWO}, {}, {"profile": "three"}),
+    r"several profiles \(one, two\) and no default_profile": ({CONF: TWO}, {}, {}),
+    r"missing.yaml \(flag --config\): No such file": ({}, {}, {"config": "missing.yaml"}),
+    r"missing.env \(flag --env-file\): No such file": ({}, {}, {"env_file": "missing.env"}),
+    "cannot read .*here.*: Is a directory": ({}, {}, {"env_file": "."}),
+    "cannot read .*: Is a directory": ({}, {}, {"config": "."}),
+    "cannot read": ({}, {}, {"config": "a\0b"}),
+    "not UTF-8": ({}, {}, {"config": "latin1"}),
+    "larger than 16 MiB": ({}, {}, {"config": "/dev/zero"}),
+    r"broken.env: line 1 cannot be read": ({"here/broken.env": "what is this\n"}, {}, {"env_file": "broken.env"}),
+    "--config needs a value": ({}, {}, {"config": ""}),
+    "--profile needs a value": ({}, {}, {"profile": ""}),
+    "no configuration file: no profile 'nope'; there are: none": ({}, {}, {"profile": "nope"}),
+    "flag --region: must not be empty": ({}, {}, {"region": ""}),
+    "flag --endpoints: names no endpoint": ({}, {}, {"endpoints": ","}),
+    "flag --endpoints: bad endpoint 'node1:9000': write http": ({}, {}, {"endpoints": "node1:9000"}),
+    "flag --retries: 'many' is not a whole number": ({}, {}, {"retries": "many"}),
+    "flag --strategy: 'random' is unknown; choose one of round_robin": ({}, {}, {"strategy": "random"}),
+    r"flag --ca-bundle: cannot read .*none.pem": ({}, {}, {"endpoints": "https://a", "ca_bundle": "none.pem"}),
+    "environment LB_MAX_RETRIES: 'abc' is not a whole number": ({}, {"LB_MAX_RETRIES": "abc"}, {}),
+    "environment LB_REQUEST_TIMEOUT: 'soon' is not a number of seconds": ({}, {"LB_REQUEST_TIMEOUT": "soon"}, {}),
+    "environment LB_STRATEGY: 'weighted' is unknown": ({}, {"LB_STRATEGY": "weighted"}, {}),
+    "environment S3POOL_INSECURE_TLS: 'maybe' is neither true nor false": ({}, {"S3POOL_INSECURE_TLS": "maybe"}, {}),
+    "environment S3POOL_BWLIMIT: bad rate 'fast'": ({}, {"S3POOL_BWLIMIT": "fast"}, {}),
+    r"cannot read /nope \(environment S3POOL_CONFIG\)": ({}, {"S3POOL_CONFIG": "/nope"}, {}),
+    r"cannot read /nope \(environment S3POOL_ENV_FILE\)": ({}, {"S3POOL_ENV_FILE": "/nope"}, {}),
+    "no profile 'nope'": ({}, {"S3POOL_PROFILE": "nope"}, {}),
+    "environment S3_POOL: an endpoint holds no user or password": ({}, {"S3_POOL": "http://user:hush@host"}, {}),
+    "environment AWS_SECRET_ACCESS_KEY: must be one line": ({}, {**PAIR, "AWS_SECRET_ACCESS_KEY": "hush\nhush"}, {}),
+}
 
-    assert {"listen": ":2"} == place.load().proxy
+
+@pytest.mark.parametrize(("match", "case"), MISTAKES.items(), ids=MISTAKES)
+def test_mistake_is_one_line_that_names_its_place(
+    place: Place, match: str, case: tuple[dict[str, str], dict[str, str], dict[str, object]]
+) -> None:
+    """And never holds a secret: the line that cannot be read may be one."""
+    files, environ, flags = case
+    for path, text in files.items():
+        place.write(path, text)
+    (place.cwd / "latin1").write_bytes(b"region: \xe9")
+    place.environ.update(environ)
+
+    with pytest.raises(ConfigError, match=match) as caught:
+        place.load(**flags)
+
+    assert "hush" not in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 # -- what is shown -----------------------------------------------------------------------------

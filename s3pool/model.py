@@ -129,6 +129,7 @@ class Request:
     bucket_host: str = ""
     slowness: float = 1.0  # how many read timeouts the server may take to answer
     is_endless: bool = False  # its answer tells of events as they happen
+    is_harmless_twice: bool = False  # a second execution leaves nothing that matters, such as an upload without parts
 
     @property
     def asker(self) -> str:

@@ -6,11 +6,12 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
+from s3pool.pool.node import Node
+from s3pool.pool.pace import Throttle
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
-from s3pool.pool.throttle import Throttle
 from s3pool.pool.transport import Transport
 from s3pool.s3.client import S3Client
 from s3pool.s3.signing import Signer

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from s3pool.model import Endpoint
-from s3pool.pool import patience
+from s3pool.pool import node
 from tests.support.clock import Clock
 from tests.support.fake_s3 import FakeS3
 from tests.support.guard import stay_home
@@ -30,7 +30,7 @@ settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
 
 # Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
-patience.FIRST_PATIENCE_S = patience.LEAST_PATIENCE_S = patience.EARLY_PATIENCE_S = 3.0
+node.DELAYS = node.Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=3.0)
 
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)

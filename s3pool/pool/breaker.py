@@ -11,6 +11,7 @@ FAILURE_THRESHOLD = 5  # consecutive failures that open a circuit
 CONNECT_FAILURE_WEIGHT = 3  # a node that does not even accept is more likely gone than busy
 OPEN_BASE_S = 30.0  # the n-th opening in a row lasts n times this
 OPEN_MAX_FACTOR = 10
+INVITED_AFTER_S = 10.0  # a node that failed n trials stays out n times this, however well it answers probes
 OPEN_JITTER = 0.2  # +- share, so that many clients do not return at once
 SUSPECT_S = 10.0  # after a failure a node waits this long while others are clean
 TRIAL_LEASE_S = 90.0  # a trial that nobody reported on is given up after this
@@ -45,6 +46,10 @@ class CircuitBreaker:
         self._suspect_until = 0.0
         self._trial_until = 0.0
         self._askers: set[str] = set()  # whose requests failed since the last one that did not
+        self._is_invited = False  # probes succeed again
+        self._least_until = 0.0  # no invitation makes the next trial come earlier
+        # Called without the lock whenever the circuit opens.
+        self.on_open: Callable[[], None] = _do_nothing
 
     @property
     def state(self) -> str:
@@ -76,21 +81,25 @@ class CircuitBreaker:
         """Say whether it is closed and not just shaken by a failure."""
         return self._state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
 
-    @property
-    def is_trial_due(self) -> bool:
-        """Say whether an opened circuit would grant a claim now."""
+    def is_trial_due(self, *, is_read: bool = True) -> bool:
+        """Return whether an opened circuit would grant a claim now.
+
+        A read is hedged, so it can try at little cost. A write tries a node only after a
+        good probe, or much later where nothing probes.
+        """
         if self._state is OPEN:
-            return self._now() >= self._open_until
+            delay_s = 0.0 if is_read or self._is_invited else OPEN_BASE_S
+            return self._now() >= self._open_until + delay_s
         return self._state is HALF_OPEN and self._now() >= self._trial_until
 
-    def claim(self) -> bool:
+    def claim(self, *, is_read: bool = True) -> bool:
         """Ask to send one request; in half-open state only one claim at a time is granted."""
         if self._state is CLOSED:
             return True
         with self._lock:
             if self._state is CLOSED:
                 return True
-            if not self.is_trial_due:
+            if not self.is_trial_due(is_read=is_read):
                 return False
             self._state = HALF_OPEN
             self._trial_until = self._now() + TRIAL_LEASE_S
@@ -121,23 +130,34 @@ class CircuitBreaker:
                 self._askers.add(asker)
             self._failures += weight
             self._suspect_until = self._now() + SUSPECT_S
-            if self._state is HALF_OPEN or (self._state is CLOSED and self._failures >= FAILURE_THRESHOLD):
+            opens = self._state is HALF_OPEN or (self._state is CLOSED and self._failures >= FAILURE_THRESHOLD)
+            if opens:
                 self._open()
+        if opens:
+            self.on_open()
 
     def trip(self) -> None:
-        """Open the circuit at once: the health checker saw the node fail repeatedly."""
+        """Open the circuit at once, or keep it open: probes of the node fail."""
         with self._lock:
-            if self._state is not OPEN:
+            opens = self._state is not OPEN
+            if opens:
                 self._open()
+            else:
+                self._is_invited = False
+                self._open_until = max(self._open_until, self._now() + OPEN_BASE_S)
+        if opens:
+            self.on_open()
 
     def invite_trial(self) -> None:
         """Let the next request through an open circuit: probes succeed again.
 
         A probe does not touch the store itself, so only a real request closes the circuit.
+        One that fails such trials again and again is tried less and less often.
         """
         with self._lock:
             if self._state is OPEN:
-                self._open_until = self._now()
+                self._is_invited = True
+                self._open_until = min(self._open_until, max(self._now(), self._least_until))
 
     def put_off_trial(self, seconds: float) -> None:
         """Let a trial that showed nothing be made again in so many seconds."""
@@ -151,5 +171,12 @@ class CircuitBreaker:
         self._openings += 1
         self._ejections += 1
         jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)
-        self._open_until = self._now() + OPEN_BASE_S * min(self._openings, OPEN_MAX_FACTOR) * jitter
+        factor = min(self._openings, OPEN_MAX_FACTOR)
+        self._open_until = self._now() + OPEN_BASE_S * factor * jitter
+        self._least_until = self._now() + INVITED_AFTER_S * (factor - 1)
+        self._is_invited = False
         self._state = OPEN
+
+
+def _do_nothing() -> None:
+    pass

@@ -24,9 +24,9 @@ from urllib3.util import create_urllib3_context
 
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
+from s3pool.pool.http1 import Wire
+from s3pool.pool.pace import Throttle
 from s3pool.pool.stats import ConnectionCounts
-from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import Wire
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class ConnectionPool:
         self.endpoint = endpoint
         self.settings = settings
         self._throttle = throttle
-        self.is_plain = endpoint.scheme == "http" and throttle is None  # the socket is all there is
+        self.is_unlimited = throttle is None  # sending never sleeps for a limit of bandwidth
         self._tls_context = tls_context
         self._now = now
         # One token for each connection that may still be in use: cheaper than a semaphore of threading.
@@ -144,6 +144,14 @@ class ConnectionPool:
         except BaseException:
             self._slots.put(None)
             raise
+
+    def open_extra(self, timeout_s: float) -> Wire:
+        """Open a connection beyond the bound, for a probe; the caller closes it.
+
+        Raises:
+            ConnectError, TLSError: no connection came about.
+        """
+        return self._connect(timeout_s)
 
     def take_open(self) -> Wire | None:
         """Return an idle connection that is still alive, at once; None when there is none to take."""

@@ -1,38 +1,83 @@
-"""One attempt on one node: request out, response head in, nothing decided."""
+"""One request on one connection to one node: its head out, its answer in, nothing decided."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
+from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.model import Request, Response
-from s3pool.pool.balancer import Node
-from s3pool.pool.greeting import greet
+from s3pool.pool.breaker import CLOSED
 from s3pool.pool.heads import Head
-from s3pool.pool.pace import wait_readable
-from s3pool.pool.wire import EarlyAnswer, StaleConnectionError, Wire
-from s3pool.pool.wirebody import WireBody
+from s3pool.pool.hedging import leaves_at_once, may_be_hedged
+from s3pool.pool.http1 import Wire, WireBody, greet
+from s3pool.pool.node import ExchangeTotals, Node
+from s3pool.pool.tcp import TIMER_SLACK_S, EarlyAnswer, NodeSilentError, StaleConnectionError
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
+FIRST_ERROR_OF_SERVERS = 500
+ODD_STATUS = frozenset({403, 429})  # these speak of the node or of the clock, and not of the object
+COLLECT_LIMIT_BYTES = 1 << 20  # a longer answer is for a thread that waits for it alone
 
 BuildHead = Callable[[Node], bytes]
 
 
-class PatienceOver(Exception):
-    """Nobody answered yet; ``waiting`` are the exchanges that still may."""
+class NeedsThread(Exception):
+    """The answer is long or of no known length; what was taken of it is kept."""
 
-    def __init__(self, waiting: Sequence[Exchange]) -> None:
-        super().__init__(f"{len(waiting)} nodes are silent")
-        self.waiting = list(waiting)
+
+class Answer(NamedTuple):
+    """An answer that is here from its first byte to its last."""
+
+    head: Head
+    body: bytes
+
+
+class _EndedStream:
+    """The stream of a body that was read."""
+
+    def readinto(self, buffer: memoryview) -> int:  # noqa: ARG002 - the protocol's name
+        """Return 0: nothing more comes."""
+        return 0
+
+    def close(self) -> None:
+        """Do nothing: the exchange is over."""
+
+
+_ENDED = _EndedStream()
+
+
+class CollectedResponse(Response):
+    """A response that is here to its last byte; its raw headers are left out."""
+
+    __slots__ = ()
+
+    def __init__(self, node: Node, answer: Answer) -> None:
+        # Not by way of the base: one is made for each small object.
+        head, body = answer
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.raw_headers = ()
+        self.endpoint = node.endpoint
+        self.length = len(body)
+        self.body = body
+        self._ahead = None
+        self._stream = _ENDED
 
 
 class Exchange:
     """A request that was sent and whose response head is awaited or read."""
 
     __slots__ = (
+        "_collected",
+        "_filled",
+        "_is_sent",
+        "_lost",
         "head",
         "is_over",
         "node",
@@ -49,16 +94,90 @@ class Exchange:
         self.node = node
         self.wire = wire
         self.request = request
-        self.started = time.monotonic()
-        self.was_waiting = False  # the answer was there before anybody wanted it
-        self.head: Head | None = None  # of an answer whose body is awaited by who does not wait
+        self.started = wire.moved_at = time.monotonic()
+        self.was_waiting = False  # the answer was there before anybody looked
+        self.head: Head | None = None
         self.response: Response | None = None
         self.sent_before = wire.bytes_sent  # on this connection, by those before
         self.received_before = wire.bytes_received
         self.is_over = False
+        self._is_sent = False
+        self._lost: NodeSilentError | None = None  # why it was interrupted
+        self._collected: bytearray | None = None  # of a body that outgrows the connection's buffer
+        self._filled = 0
+        wire.watcher = self
+
+    def __repr__(self) -> str:
+        state = "over" if self.is_over else "answered" if self.head else "sent" if self._is_sent else "begun"
+        return f"<Exchange {self.request.op} at {self.node.endpoint}: {state}>"
+
+    def enter(self) -> None:
+        """Count as a request of the node; the request has left."""
+        self._is_sent = True
+        self.node.waiting.add(self)
+
+    # -- how long it is waited for -----------------------------------------------------------
+
+    def on_quiet(self, quiet_s: float) -> None:
+        """Have a node probed that is silent, and leave it where it is known to be ill.
+
+        Raises:
+            NodeSilentError: another node is to be asked instead.
+        """
+        node = self.node
+        now = time.monotonic()
+        is_endless = self.request.is_endless
+        is_long = quiet_s + TIMER_SLACK_S >= node.delays.suspect_s
+        if is_long and node.heard_at < now - quiet_s and not is_endless:
+            node.suspect()
+        error = self.silence(now, quiet_s)
+        if error is not None:
+            raise error
+
+    def on_end(self) -> None:
+        """Raise the reason for which this exchange was interrupted, if it was."""
+        if self._lost is not None:
+            raise self._lost
+
+    def silence(self, now: float, quiet_s: float) -> NodeSilentError | None:
+        """Return the error with which to leave a node that is silent; None to go on waiting."""
+        node, request, delays = self.node, self.request, self.node.delays
+        if self._lost is not None or not node.has_sibling:
+            return self._lost
+        unheard_s = now - node.heard_at
+        has_head = self.head is not None
+        if node.breaker.state is CLOSED:
+            is_stalled = has_head and quiet_s >= delays.stall_s and not request.is_endless
+            if not is_stalled or (node.breaker.is_sound and unheard_s < delays.stall_s):
+                return None
+        elif not has_head and not leaves_at_once(request) and unheard_s < delays.hold_s:
+            return None
+        what = "stalled in its answer" if has_head else "sent nothing" if self._is_sent else "took no bytes"
+        message = f"{node.endpoint} {what} for {quiet_s:.1f} s"
+        return NodeSilentError(message, endpoint=str(node.endpoint), sent=self._is_sent)
+
+    def interrupt(self) -> None:
+        """Wake the thread that waits for the head, if the node is to be left; from any thread."""
+        now = time.monotonic()
+        quiet_s = now - self.wire.moved_at
+        # A body, and a request that is being sent, look themselves each second.
+        if self.response is not None or not self._is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
+            return
+        error = self.silence(now, quiet_s)
+        if error is not None:
+            self._lost = error  # first this, then the look: whoever ends it does so the other way round
+            if not self.is_over:
+                self.wire.interrupt()
+
+    def late_error(self) -> RequestTimeoutError:
+        """Return the error of a node that has sent nothing since the request left."""
+        endpoint, seconds = self.node.endpoint, time.monotonic() - self.started
+        return RequestTimeoutError(f"{endpoint} sent nothing for {seconds:.1f} s", endpoint=str(endpoint))
+
+    # -- the answer, waited for ----------------------------------------------------------------
 
     def taken(self) -> Response:
-        """Give the response, which has arrived; from then on it is the caller's alone.
+        """Return the response, which has arrived; from then on it is the caller's alone.
 
         The two would keep each other alive until the garbage collector comes by.
         """
@@ -67,38 +186,35 @@ class Exchange:
             raise AssertionError("the answer is asked for before it is there")
         return response
 
-    def begins_within(self, patience_s: float) -> bool:
+    def begins_within(self, seconds: float) -> bool:
         """Wait for the first byte of the answer; False when it did not come in time.
 
         Raises:
-            TransportError: the connection ended; it is dropped.
+            TransportError: the connection ended, or the node is not waited for any longer.
         """
-        try:
-            return self.wire.await_answer(patience_s)
-        except TransportError:
-            self.abandon()
-            raise
+        if self.response is not None:
+            return True
+        return (seconds > 0 or self.wire.is_readable()) and self.wire.await_answer(seconds if seconds > 0 else 1.0)
 
-    def read(self, timeout_s: float) -> Exchange:
-        """Read the response head and give itself, its response open.
+    def read(self, timeout_s: float) -> None:
+        """Read the response head, so that the response is open.
 
         Raises:
-            TransportError: nothing usable arrived; the connection is dropped.
+            TransportError: nothing usable arrived.
         """
+        if self.response is not None:
+            return
         self.wire.set_timeout(timeout_s)
         self._set_window()
-        try:
-            head = self.wire.read_head(self.request.method)
-        except TransportError:
-            self.abandon()
-            raise
-        self.accept(head)
-        return self
+        self.accept(self.head or self.wire.read_head(self.request.method))
 
     def accept(self, head: Head) -> None:
-        """Make the response of a head that was read."""
-        self.node.note_answer(None if self.was_waiting else time.monotonic() - self.started)
+        """Make the response of a head that was read; a body that was begun goes on where it is."""
+        now = time.monotonic()
+        seconds = None if self.was_waiting else now - self.started
+        self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
         self._set_window()
+        self.head = head
         stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
@@ -118,26 +234,74 @@ class Exchange:
     def _set_window(self) -> None:
         self.wire.pace.window_s = math.inf if self.request.is_endless else self._timeout_s
 
-    def complete(self, head: Head) -> None:
-        """Note a good answer of which everything was taken, and give the connection back."""
-        wire, node = self.wire, self.node
-        node.end_well(
-            time.monotonic() - self.started,
-            sent=wire.bytes_sent - self.sent_before,
-            received=wire.bytes_received - self.received_before,
-        )
-        node.breaker.report_success()
-        self.give_back(head)
+    # -- the answer, taken as it arrives -------------------------------------------------------
+
+    def receive(self, limit: int = COLLECT_LIMIT_BYTES, *, is_good_only: bool = False) -> Answer | None:
+        """Take what has arrived, without waiting; return the answer when all of it is here, until then None.
+
+        Raises:
+            NeedsThread: the head is here, and the body is of no known length, or longer than the
+            connection's buffer and the limit; or the status speaks of the node or of the clock,
+            where ``is_good_only``. TransportError: the connection ended or broke.
+        """
+        wire = self.wire
+        while True:
+            collected = self._collected
+            room = wire.room() if collected is None else memoryview(collected)[self._filled :]
+            count = wire.receive_now(room)
+            if count < 0:
+                return None
+            if not count:
+                raise wire.ended_early(is_first=self.head is None)
+            wire.moved_at = time.monotonic()
+            if collected is None:
+                wire.keep(count)
+                answer = self._answer_in_buffer(limit, is_good_only)
+            else:
+                self._filled += count
+                answer = Answer(self.head, bytes(collected)) if self._filled == len(collected) and self.head else None
+            if answer is not None:
+                return answer
+            if count < len(room) and not wire.is_tls:
+                wire.acknowledge()
+                return None
+
+    def _answer_in_buffer(self, limit: int, is_good_only: bool) -> Answer | None:
+        wire, head = self.wire, self.head
+        if head is None:
+            head = self.head = wire.next_head(self.request.method)
+            if head is None:
+                return None
+        length = head.length
+        if length is None or (is_good_only and (head.status >= FIRST_ERROR_OF_SERVERS or head.status in ODD_STATUS)):
+            raise NeedsThread
+        if wire.buffered >= length:
+            return Answer(head, wire.take(length))
+        if not wire.fits(length):
+            if length > limit:
+                raise NeedsThread
+            begun = wire.take(wire.buffered)
+            self._collected = bytearray(length)
+            self._collected[: len(begun)] = begun
+            self._filled = len(begun)
+        return None
+
+    def add_to(self, totals: ExchangeTotals) -> None:
+        """Count an answer that is here."""
+        wire = self.wire
+        seconds = wire.moved_at - self.started
+        totals.count += 1
+        totals.seconds += seconds
+        if self.request.method == "GET":
+            totals.reads += 1
+            totals.read_seconds += seconds
+        totals.sent += wire.bytes_sent - self.sent_before
+        totals.received += wire.bytes_received - self.received_before
 
     def give_back(self, head: Head) -> None:
         """Give the connection back after an answer, the count of which is somebody else's business."""
-        self.is_over = True
-        self.node.connections.checkin(self.wire, reusable=head.keep_alive)
-
-    def late_error(self) -> RequestTimeoutError:
-        """Give the error of a node that has sent nothing since the request left."""
-        endpoint, seconds = self.node.endpoint, time.monotonic() - self.started
-        return RequestTimeoutError(f"{endpoint} sent nothing for {seconds:.1f} s", endpoint=str(endpoint))
+        self.node.waiting.discard(self)
+        self._end(reusable=head.keep_alive)
 
     def abandon(self) -> None:
         """Give up: the connection cannot be used again."""
@@ -146,13 +310,21 @@ class Exchange:
     def _finish(self, reusable: bool) -> None:
         if self.is_over:
             return
-        self.is_over = True
         wire, node = self.wire, self.node
         node.counters.add_bytes(
             sent=wire.bytes_sent - self.sent_before, received=wire.bytes_received - self.received_before
         )
-        node.connections.checkin(wire, reusable=reusable)
-        node.leave()
+        node.waiting.discard(self)
+        self._end(reusable=reusable)
+
+    def _end(self, *, reusable: bool) -> None:
+        self.is_over = True
+        self.wire.watcher = None
+        if self._lost is not None:
+            reusable = False
+            with self.node.wake_lock:  # who interrupts it may still be at its socket
+                pass
+        self.node.connections.checkin(self.wire, reusable=reusable)
 
     def _body_failed(self, error: TransportError) -> None:
         self.node.counters.add_failure("body", str(error))
@@ -189,12 +361,13 @@ def begin_exchange(
             fresh=fresh,
             wait=wait,
         )
-        node.enter()
         exchange = Exchange(node, wire, request)
+        node.waiting.add(exchange)
         try:
-            if greeting_s is not None and not node.is_proven and not may_be_doubled(request):
+            if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
                 _ask_for_life(wire, node, greeting_s)
             _send(exchange, build_head(node))
+            exchange.enter()
         except StaleConnectionError:
             exchange.abandon()
             if request.body.rewindable:
@@ -207,10 +380,23 @@ def begin_exchange(
         return exchange
 
 
-def may_be_doubled(request: Request) -> bool:
-    """Say whether the same request may be under way on two nodes at once."""
-    is_read = request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
-    return is_read and request.may_retry()
+def send_over(wire: Wire, node: Node, request: Request, head: bytes) -> Exchange | None:
+    """Send a request with a small body or none over a connection; None when it was closed while it waited.
+
+    It must be one that can be sent again. The caller counts it.
+    """
+    exchange = Exchange(node, wire, request)
+    body = request.body
+    content = body.content if isinstance(body, BytesBody) else b""
+    connections = node.connections
+    try:
+        wire.send_now(head + content if content else head, connections.settings.read_timeout_s)
+    except (EarlyAnswer, TransportError):
+        wire.watcher = None
+        connections.checkin(wire, reusable=False)
+        return None
+    exchange.enter()
+    return exchange
 
 
 def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
@@ -241,7 +427,7 @@ def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool
     try:
         head = wire.read_head(request.method)
     except TransportError as exc:
-        if isinstance(exc, StaleConnectionError):
+        if isinstance(exc, (StaleConnectionError, NodeSilentError)):
             exc.sent = is_whole
             raise
         raise ProtocolError(
@@ -249,46 +435,4 @@ def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool
         ) from exc
     exchange.accept(
         Head(head.status, head.reason, head.headers, head.lines, head.length, head.is_chunked, keep_alive=False)
-    )
-
-
-def first_answer(exchanges: Sequence[Exchange], timeout_s: float, *, patience_s: float | None) -> Exchange:
-    """Give the exchange whose response head arrives first; the others stay as they are.
-
-    Raises:
-        PatienceOver: nobody answered within ``patience_s``. TransportError: the last one
-        failed, or ``timeout_s`` went by.
-    """
-    newest = exchanges[0]
-    if newest.response is not None:
-        return newest
-    if len(exchanges) == 1:
-        if patience_s is None or patience_s >= timeout_s or newest.begins_within(patience_s):
-            return newest.read(timeout_s)
-        raise PatienceOver(exchanges)
-    return _first_of(exchanges, timeout_s, patience_s)
-
-
-def _first_of(exchanges: Sequence[Exchange], timeout_s: float, patience_s: float | None) -> Exchange:
-    newest = exchanges[0]
-    waiting = list(exchanges)
-    limit_s = timeout_s if patience_s is None else min(patience_s, timeout_s)
-    deadline = time.monotonic() + limit_s
-    while waiting:
-        ready = wait_readable([exchange.wire for exchange in waiting], max(deadline - time.monotonic(), 0.0))
-        if not ready:
-            break
-        for exchange in [exchange for exchange in waiting if exchange.wire in ready]:
-            try:
-                return exchange.read(max(deadline - time.monotonic(), 1.0) if exchange.wire.is_tls else timeout_s)
-            except TransportError:
-                waiting.remove(exchange)
-                if not waiting:
-                    raise
-    if patience_s is not None and patience_s < timeout_s:
-        raise PatienceOver(waiting)
-    for exchange in waiting:
-        exchange.abandon()
-    raise RequestTimeoutError(
-        f"{newest.node.endpoint} sent nothing for {timeout_s:g} s", endpoint=str(newest.node.endpoint)
     )

@@ -12,14 +12,17 @@ from email.utils import parsedate_to_datetime
 
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
-from s3pool.pool.balancer import Node
+from s3pool.pool.breaker import CLOSED
 from s3pool.pool.connection import AllBusy
-from s3pool.pool.greeting import GENERIC_PATH, greet
+from s3pool.pool.http1 import GENERIC_PATH, Wire, greet
+from s3pool.pool.node import Node
 from s3pool.record import dataclass
 
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 2.0
+SUSPECT_PAUSE_S = 3.0  # between two probes for a silence; one has ended by then
+RECOVERY_PAUSE_S = 1.0  # between probes of a node that failed one
 JITTER = 0.2  # +- share of the interval, so that many clients do not probe in step
 RISE = 2  # successes in a row that let a trial through an open circuit
 FALL = 3  # failures in a row that open the circuit
@@ -78,17 +81,28 @@ def knock(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
 
 
 def probe(
-    node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIMEOUT_S, is_named: bool = False
+    node: Node,
+    *,
+    path: str = GENERIC_PATH,
+    timeout_s: float = PROBE_TIMEOUT_S,
+    is_named: bool = False,
+    fresh: bool = False,
 ) -> ProbeResult:
     """Ask an endpoint for a sign of life, over its own TLS settings; never raises for a sick one.
 
-    ``is_named`` says that the path is one that speaks of health: then only success counts.
+    ``is_named`` means that the path is one that speaks of health: then only success counts.
+    ``fresh`` asks over a new connection.
     """
     started = time.monotonic()
+    connections = node.connections
+    give_back = connections.checkin
     try:
-        wire = node.connections.checkout(connect_timeout_s=timeout_s, wait=False)
-    except AllBusy:  # which is no illness
-        return knock(node, timeout_s=timeout_s)
+        wire = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
+    except AllBusy:  # perhaps because the node is silent: its bound does not hold for a probe
+        try:
+            wire, give_back = connections.open_extra(timeout_s), _close
+        except TransportError as exc:
+            return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     connected = time.monotonic()
@@ -98,7 +112,7 @@ def probe(
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=wire.tls_version)
     finally:
-        node.connections.checkin(wire, reusable=is_reusable)
+        give_back(wire, reusable=is_reusable)
     is_alive = head.status in OK_STATUS if is_named else head.status < ALIVE_BELOW_STATUS
     return ProbeResult(
         node.endpoint,
@@ -113,11 +127,53 @@ def probe(
     )
 
 
+def _close(wire: Wire, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin() has it
+    wire.close()
+
+
 def _clock_offset_s(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() + DATE_CENTRE_S - time.time()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
+
+
+class SuspicionProbe:
+    """A thread that probes a node which fell silent, and, where nobody else does, until it answers again."""
+
+    def __init__(self, node: Node, *, pause_s: float = RECOVERY_PAUSE_S) -> None:
+        self._node = node
+        self._pause_s = pause_s
+
+    def run(self) -> None:
+        """Open the node's circuit if it does not answer; return when it does, or when others watch it."""
+        node = self._node
+        heard_at = node.heard_at
+        result = probe(node, timeout_s=node.delays.probe_s, fresh=True)
+        if result.is_alive or node.heard_at > heard_at:
+            return
+        logger.warning("%s leaves the pool: %s", node.endpoint, result.error)
+        node.counters.add_failure("probe", result.error)
+        node.breaker.trip()
+        while not node.is_watched and node.breaker.state is not CLOSED and not self._has_recovered():
+            node.breaker.trip()
+
+    def _has_recovered(self) -> bool:
+        for _ in range(RISE):
+            time.sleep(self._pause_s)
+            if not probe(self._node).is_alive:
+                return False
+        self._node.breaker.invite_trial()
+        return True
+
+
+def probe_suspect(node: Node) -> None:
+    """Have a node probed at once in a thread of its own, unless one is at it or just was."""
+    now = time.monotonic()
+    if now < node.suspect_again_at:
+        return
+    node.suspect_again_at = now + SUSPECT_PAUSE_S
+    threading.Thread(target=SuspicionProbe(node).run, name="s3pool-suspicion", daemon=True).start()
 
 
 DEFAULT_PLAN = ProbePlan()
@@ -146,12 +202,16 @@ class HealthChecker:
 
     def start(self) -> None:
         """Start the thread; the first round begins at once."""
+        for node in self._nodes:
+            node.is_watched = True
         self._thread = threading.Thread(target=self._run, name="s3pool-health", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread; waits for a probe under way, at most its timeout."""
         self._stop.set()
+        for node in self._nodes:
+            node.is_watched = False
         if self._thread is not None:
             self._thread.join(timeout=2 * self._plan.timeout_s)
 
@@ -179,6 +239,7 @@ class HealthChecker:
         streak = self._streaks[node]
         if result.is_alive:
             node.is_proven = True
+            node.heard_at = time.monotonic()
             self._streaks[node] = max(streak, 0) + 1
             if self._streaks[node] >= self._plan.rise:
                 node.breaker.invite_trial()

@@ -1,4 +1,4 @@
-"""How long a connection may keep its user waiting: for one byte, and for all of them."""
+"""How fast bytes have to move, and how fast they may: slow answers are ended, transfers held to a limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import select
 import socket
 import struct
+import threading
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from s3pool.errors import RequestTimeoutError
@@ -17,11 +19,12 @@ LEAST_BYTES_PER_S = 1024  # less is no network, but somebody's trick
 class Pace:
     """The speed of an answer that has begun, judged by the time that was spent waiting for it."""
 
-    __slots__ = ("_bytes", "_endpoint", "_waited_s", "window_s")
+    __slots__ = ("_bytes", "_endpoint", "_taken", "_taking_s", "_waited_s", "window_s")
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._waited_s, self._bytes = 0.0, 0
+        self._taking_s, self._taken = 0.0, 0
         self.window_s = math.inf  # of waiting, after which the speed is judged
 
     def begin(self, waited_s: float = 0.0) -> None:
@@ -45,12 +48,18 @@ class Pace:
             raise RequestTimeoutError(message, endpoint=self._endpoint)
 
     def judge_taking(self, seconds: float, count: int, timeout_s: float) -> None:
-        """Judge one send, which ends after the timeout when not all was taken.
+        """Judge sends by the time that they took together, once this is as long as the timeout.
 
         Raises:
             RequestTimeoutError: next to nothing was taken.
         """
-        if seconds >= timeout_s and count < seconds * LEAST_BYTES_PER_S:
+        self._taking_s += seconds
+        self._taken += count
+        if self._taking_s < timeout_s:
+            return
+        seconds, count = self._taking_s, self._taken
+        self._taking_s, self._taken = 0.0, 0
+        if count < seconds * LEAST_BYTES_PER_S:
             message = f"{self._endpoint} took {count} bytes in {seconds:.0f} s"
             raise RequestTimeoutError(message, endpoint=self._endpoint, sent=False)
 
@@ -85,3 +94,39 @@ def wait_readable(wires: list[Open], timeout_s: float) -> list[Open]:
         events = poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
         if events or time.monotonic() >= deadline:
             return [by_fd[fd] for fd, _ in events]
+
+
+PIECE_BYTES = 64 * 1024  # a limited transfer moves in pieces of this size, so that it flows evenly
+BURST_S = 0.1  # credit that may be saved up, in seconds of the rate
+
+
+class Throttle:
+    """Hold all transfers together at a rate in bytes per second."""
+
+    def __init__(
+        self,
+        rate: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = rate
+        self._now = now
+        self._sleep = sleep
+        # Guards the schedule; the waiting itself happens outside of it.
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        """Wait until count bytes fit into the rate.
+
+        Every caller books its own slot at the end of the line, so threads share the rate
+        in the order in which they ask.
+        """
+        with self._lock:
+            now = self._now()
+            start = max(self._free_at, now - BURST_S)
+            self._free_at = start + count / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            self._sleep(wait)

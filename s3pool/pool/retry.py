@@ -22,7 +22,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Request
-from s3pool.pool.wire import StaleConnectionError
+from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
 from s3pool.record import dataclass
 
 BACKOFF_BASE_S = 0.1
@@ -30,7 +30,10 @@ BACKOFF_CAP_S = 5.0
 RETRY_AFTER_CAP_S = 30.0  # a server cannot make a command sleep longer than this per attempt
 DEADLINE_FACTOR = 5  # no attempt starts later than this many read timeouts after the first
 SERVER_ERROR = 500
+# Answers above 500 that say nothing of the node, and that no repetition mends.
 NOT_IMPLEMENTED = 501
+STORAGE_FULL = 507
+NOT_ILL = frozenset({NOT_IMPLEMENTED, STORAGE_FULL})
 UNPROCESSED_STATUS = 503  # the answer says that the request was not worked on
 RETRYABLE_CODES = frozenset({"RequestTimeout", "RequestTimeTooSkewed", "InternalError", "OperationAborted"})
 SKEWED_CODES = frozenset({"RequestTimeTooSkewed"})
@@ -76,7 +79,7 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
 def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
     if error.code in SKEWED_CODES or error.status == UNPROCESSED_STATUS:
         return request.body.rewindable
-    if error.status == NOT_IMPLEMENTED:
+    if error.status in NOT_ILL:
         return False
     return request.replayable and (error.status >= SERVER_ERROR or error.code in RETRYABLE_CODES)
 
@@ -86,8 +89,10 @@ def may_add_load(error: S3PoolError) -> bool:
 
     A node that cannot be reached was asked nothing, and one whose connection broke does not
     work on the request any more: going on loads nobody twice, even when all that a dead node
-    was at goes on at once.
+    was at goes on at once. Nor does a silent one that is known to be ill.
     """
+    if isinstance(error, NodeSilentError):
+        return False
     return isinstance(error, (S3Error, RequestTimeoutError))
 
 
@@ -96,7 +101,7 @@ def is_illness(error: S3PoolError) -> bool:
     if isinstance(error, (ThrottledError, IntegrityError, SlotsBusyError, StaleConnectionError)):
         return False
     if isinstance(error, S3Error):
-        return error.status >= SERVER_ERROR and error.status != NOT_IMPLEMENTED
+        return error.status >= SERVER_ERROR and error.status not in NOT_ILL
     return isinstance(error, TransportError)
 
 
@@ -108,6 +113,8 @@ def failure_kind(error: S3PoolError) -> str:
         return "tls"
     if isinstance(error, ConnectError):
         return "connect"
+    if isinstance(error, RequestTimeoutError):
+        return "timeout"
     return type(error).__name__.removesuffix("Error").removeprefix("Request").lower()
 
 

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 
 from s3pool.body import Sink
-from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError, describe_os_error
+from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.wire import EarlyAnswer, Wire
-from s3pool.pool.wirebody import WireBody
+from s3pool.pool.http1 import Wire, WireBody
 
 PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on
@@ -72,35 +71,15 @@ class Pipe:
         """
         if not isinstance(wire, Wire):
             raise TypeError("only a plain wire takes bytes from a pipe")
-        wire._look_for_early_answer()
-        count = waiting = fill(self._in, min(left, PIPE_BYTES))
-        while waiting:
-            started = time.monotonic()
-            try:
-                sent = os.splice(self._out, wire.fileno(), waiting)
-            except BlockingIOError as exc:
-                raise wire._send_timeout() from exc
-            except OSError as exc:
-                raise EarlyAnswer(str(exc)) from exc
-            waiting -= sent
-            wire.bytes_sent += sent
-            wire.pace.judge_taking(time.monotonic() - started, sent, wire._timeout_s)
+        count = fill(self._in, min(left, PIPE_BYTES))
+        wire.send_by(lambda waiting: os.splice(self._out, wire.fileno(), waiting), count)
         return count
 
     def _fill(self, wire: Wire, left: int) -> int:
         endpoint = wire.endpoint
-        wire.prepare_receive()
-        started = time.monotonic()
-        try:
-            count = os.splice(wire.fileno(), self._in, min(left, PIPE_BYTES))
-        except BlockingIOError as exc:
-            raise RequestTimeoutError(f"{endpoint} stopped sending", endpoint=endpoint) from exc
-        except OSError as exc:
-            why = describe_os_error(exc)
-            raise ProtocolError(f"{endpoint} broke the connection: {why}", endpoint=endpoint) from exc
+        count = wire.receive_by(os.splice, wire.fileno(), self._in, min(left, PIPE_BYTES))
         if not count:
             raise ProtocolError(f"{endpoint} closed the connection {left} bytes early", endpoint=endpoint)
-        wire.pace.judge(time.monotonic() - started, count)
         return count
 
     def close(self) -> None:
@@ -125,18 +104,17 @@ def open_pipe() -> Pipe | None:
 
 def takes_splice(sink: Sink) -> bool:
     """Say whether bytes may go to a sink past this process: a plain wire without a limit of speed."""
-    return IS_POSSIBLE and isinstance(sink, Wire) and not sink.is_tls and sink._throttle is None
+    return IS_POSSIBLE and isinstance(sink, Wire) and sink.is_bare
 
 
 def _is_spliceable(body: WireBody) -> bool:
     """Say whether all that is to come is plain bytes on the socket, and how many is known."""
     wire = body._wire
-    is_bare = not wire.is_tls and wire._throttle is None and wire._start == wire._end
+    is_bare = wire.is_bare and not wire.has_rest
     return is_bare and not body._is_done and body._left > 0 and not body._head.is_chunked
 
 
 def _note_taken(body: WireBody, count: int) -> None:
-    body._wire.bytes_received += count
     body._left -= count
     if not body._left:
         body._end(reusable=body._head.keep_alive)

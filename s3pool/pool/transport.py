@@ -9,17 +9,20 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from s3pool import __version__
-from s3pool.errors import UsageError
+from s3pool.errors import TransportError, UsageError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool.balancer import LoadBalancer, Node
-from s3pool.pool.call import Call, Check
-from s3pool.pool.exchange import Exchange, may_be_doubled
-from s3pool.pool.patience import answer_patience_s
+from s3pool.pool.attempt import Attempt, Check
+from s3pool.pool.balancer import LoadBalancer
+from s3pool.pool.context import AttemptContext, KeptConnections
+from s3pool.pool.exchange import Exchange
+from s3pool.pool.node import Delays, Node
+from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.stats import EndpointStats
+from s3pool.pool.tcp import QUIET_S
 
 if TYPE_CHECKING:
-    from s3pool.pool.inflight import InFlight
+    from s3pool.pool.window import Call, Window
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ SKEW_WARN_S = 60.0
 
 
 class Transport:
-    """The pool behind one verb. Safe for many threads; starts none."""
+    """The pool behind one verb. Safe for many threads; starts one only to probe a node that fell silent."""
 
     def __init__(
         self,
@@ -40,54 +43,125 @@ class Transport:
         read_timeout_s: float = 60.0,
         patience_s: float = 3.0,
         head: BuildHead | None = None,
+        delays: Delays | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.balancer = balancer
         self.endpoints = tuple(node.endpoint for node in balancer.nodes)
-        self._knows_lanes = False
-        self._ops_on_kept: set[str] = set()  # that were answered over a kept connection
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
         self._build_head = head  # builds the whole request head, in place of sign
-        self.policy = policy or RetryPolicy()
-        self.read_timeout_s = read_timeout_s
-        self.patience_s = patience_s
-        self.now = now
+        self._now = now
         self._wall_clock = wall_clock
-        self.sleep = sleep
+        self._sleep = sleep
         self._node_of = {node.endpoint: node for node in balancer.nodes}
+        for node in balancer.nodes:
+            node.on_suspicion = node.on_suspicion or suspect
+            node.delays = delays or node.delays
+        self.context = AttemptContext(
+            policy=policy or RetryPolicy(),
+            balancer=balancer,
+            build_head=lambda request, node: self.head_for(request, node.endpoint),
+            learn_clock=self.learn_clock,
+            read_timeout_s=read_timeout_s,
+            patience_s=patience_s,
+            kept=KeptConnections(),
+            now=now,
+        )
 
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
-        """Give the first answer that passes the check; the caller closes it.
+        """Return the first answer that passes the check; the caller closes it.
 
         ``check`` raises for an error answer and may preload the body, so that a body cut
-        short is asked for again. ``only`` keeps every attempt on one endpoint.
+        short is asked for again. ``only`` keeps every try on one endpoint.
 
         Raises:
             S3Error: the storage answered with an error that a repetition cannot mend.
             NoEndpointError: no endpoint gave an answer. TransportError: the answer was lost
             and the request must not be repeated. IntegrityError: its body changed.
         """
-        return Call(self, request, check, only).finish()
+        return self.finish(self.attempt(request, check, only=only))
+
+    def attempt(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Attempt:
+        """Return a request that has not started; finish() brings it to its end."""
+        return Attempt(self.context, request, check, self._node_of[only] if only is not None else None)
+
+    def finish(self, attempt: Attempt) -> Response:
+        """Wait for an attempt, which goes on from where it stands; errors as send() has them."""
+        try:
+            while not attempt.is_over:
+                self._advance(attempt)
+        except BaseException:
+            attempt.abandon()
+            raise
+        if attempt.error is not None:
+            raise attempt.error
+        if attempt.response is None:
+            raise AssertionError("an attempt that is over has an answer or an error")
+        return attempt.response
+
+    def _advance(self, attempt: Attempt) -> None:
+        """Wait for the next thing that happens to an attempt, and let it happen."""
+        exchanges = attempt.exchanges
+        if not exchanges:
+            if attempt.pause_s is not None:
+                self._sleep(attempt.pause_s)
+            attempt.start(wait=True)
+        elif len(exchanges) == 1:
+            self._wait_for_one(attempt, exchanges[0])
+        else:
+            self._wait_for_first(attempt)
+
+    def _wait_for_one(self, attempt: Attempt, exchange: Exchange) -> None:
+        left_s = attempt.deadline - self._now()
+        try:
+            # A receive that waits, not a poll before it: half the cost of a small request.
+            if exchange.head is None and not exchange.begins_within(left_s):
+                attempt.on_deadline()
+                return
+            exchange.read(self._timeout_s(attempt))
+        except TransportError as exc:
+            attempt.on_failure(exchange, exc)
+            return
+        attempt.on_head(exchange)
+
+    def _wait_for_first(self, attempt: Attempt) -> None:
+        by_wire = {exchange.wire: exchange for exchange in attempt.exchanges}
+        left_s = min(attempt.deadline - self._now(), QUIET_S)
+        ready = wait_readable(list(by_wire), max(left_s, 0.0))
+        for wire in ready:
+            exchange = by_wire[wire]
+            try:
+                exchange.read(1.0 if wire.is_tls else self._timeout_s(attempt))
+            except TransportError as exc:
+                attempt.on_failure(exchange, exc)
+                continue
+            attempt.on_head(exchange)
+            return
+        if not ready:
+            attempt.look()
+            if attempt.exchanges and self._now() >= attempt.deadline:
+                attempt.on_deadline()
+
+    def _timeout_s(self, attempt: Attempt) -> float:
+        return self.context.read_timeout_s * attempt.request.slowness
+
+    def window(self) -> Window:
+        """Return a place for requests that one thread has under way at once."""
+        from s3pool.pool.window import Window  # most commands have no use for it
+
+        return Window(self.context, self.finish)
+
+    # The names that the lane uses until it is gone.
+    in_flight = window
 
     def call(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Call:
-        """Give the same as send() in steps, for who has many requests under way in one thread."""
-        return Call(self, request, check, only)
+        """Return a request in steps."""
+        from s3pool.pool.window import Call
 
-    def in_flight(self) -> InFlight:
-        """Give a place for requests that one thread has under way at once."""
-        from s3pool.pool.inflight import InFlight
-
-        return InFlight(self)
-
-    def patience_with(self, exchange: Exchange) -> float:
-        """Give the seconds after which an answer is not waited for alone, or not any more."""
-        request = exchange.request
-        if len(self.balancer.nodes) > 1 and may_be_doubled(request):
-            return answer_patience_s(exchange.node, self.balancer.nodes, full_s=self.patience_s)
-        return self.read_timeout_s * request.slowness
+        return Call(self.finish, self.attempt(request, check, only=only))
 
     def node_of(self, endpoint: Endpoint) -> Node:
         """Give the node of one of the pool's endpoints."""
@@ -116,20 +190,6 @@ class Transport:
         for node in self.balancer.nodes:
             node.connections.close()
 
-    def is_trying_kept(self, op: str) -> bool:
-        """Say whether nobody knows yet how fast such requests are answered over kept connections."""
-        return not self._knows_lanes and op not in self._ops_on_kept
-
-    def note_kept(self, op: str) -> None:
-        """Note that such a request was answered over a kept connection."""
-        self._ops_on_kept.add(op)
-
-    def widen_lanes(self) -> None:
-        """Spread requests over more connections from now on: these are slow one by one."""
-        self._knows_lanes = True
-        for node in self.balancer.nodes:
-            node.connections.widen_lanes()
-
     def drop_idle(self) -> None:
         """Close all idle connections; new ones are made and kept as ever."""
         for node in self.balancer.nodes:
@@ -143,6 +203,13 @@ class Transport:
                 "this machine's clock differs from the storage's by %.0f s; signing with the storage's time", offset_s
             )
         self.clock_offset_s = offset_s
+
+
+def suspect(node: Node) -> None:
+    """Have a node probed at once, in a thread of its own."""
+    from s3pool.pool.health import probe_suspect  # needed only when a node falls silent
+
+    probe_suspect(node)
 
 
 _CONTROL = re.compile(r"[\r\n\0]")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from s3pool.pool.breaker import CLOSED, OPEN
 
 if TYPE_CHECKING:
-    from s3pool.pool.balancer import Node
+    from s3pool.pool.node import Node
 
 INTERVAL_S = 0.5
 ORDERS = "orders.json"

@@ -19,10 +19,10 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.arrival import begin_now
-from s3pool.pool.balancer import Node
-from s3pool.pool.call import Call
 from s3pool.pool.exchange import Exchange
+from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
+from s3pool.pool.window import Call
 from s3pool.proxy.budget import Budget, RetryBudget, Slip
 from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.operations import Operation

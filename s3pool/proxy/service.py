@@ -29,7 +29,7 @@ from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
 
 if TYPE_CHECKING:
-    from s3pool.pool.balancer import Node
+    from s3pool.pool.node import Node
 
 logger = logging.getLogger(__name__)
 

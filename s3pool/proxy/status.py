@@ -11,7 +11,7 @@ from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint
-    from s3pool.pool.balancer import Node
+    from s3pool.pool.node import Node
     from s3pool.proxy.gateway import Gateway
 
 # Names of gauges, the members of an endpoint's record behind them, and what makes them base units.
@@ -127,5 +127,5 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
 def is_ready(subject: Subject) -> bool:
     """Say whether a node is there that would take a request."""
     return any(
-        not node.is_drained and (node.breaker.state != OPEN or node.breaker.is_trial_due) for node in subject.nodes
+        not node.is_drained and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in subject.nodes
     )

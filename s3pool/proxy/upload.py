@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from s3pool.body import Sink
 from s3pool.errors import IntegrityError
+from s3pool.pool.http1 import Wire
 from s3pool.pool.splice import open_pipe, takes_splice
-from s3pool.pool.wire import Wire
 from s3pool.proxy.budget import Budget, Buffers
 from s3pool.proxy.chunked import LengthReader
 from s3pool.proxy.denial import ClientGoneError, Denial

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from s3pool.cli.context import Context
     from s3pool.cli.output import Output
-    from s3pool.pool.balancer import Node
+    from s3pool.pool.node import Node
 
 SUMMARY = "show the health of every endpoint"
 

@@ -13,12 +13,13 @@ import pytest
 from s3pool.errors import TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.arrival import Arrival, NeedsPatience, arrives, begin_now
-from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
-from s3pool.pool.exchange import Exchange, begin_exchange, first_answer
+from s3pool.pool.exchange import Exchange, begin_exchange
+from s3pool.pool.http1 import BUFFER_BYTES
+from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import BUFFER_BYTES
 from tests.support.scripted import OK, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject")
@@ -43,9 +44,8 @@ class Ends(NamedTuple):
 
     def rest(self) -> bytes:
         """Read the answer to its end by the ways that wait."""
-        if self.exchange.head is not None and self.exchange.response is None:
-            self.exchange.accept(self.exchange.head)
-        return first_answer([self.exchange], 5.0, patience_s=None).taken().preload()
+        self.exchange.read(5.0)
+        return self.exchange.taken().preload()
 
 
 def body_of(arrival: Arrival | None) -> bytes | None:
@@ -107,12 +107,11 @@ def test_answer_without_a_body_is_its_head(ends: Ends, block: bytes, method: str
     [
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BUFFER_BYTES, b"x" * BUFFER_BYTES, b"x" * BUFFER_BYTES),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", WHOLE, b"hello"),
         (b"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\n", b"hello", b"hello"),
         (b"HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\n", b"hello", b"hello"),
         (b"HTTP/1.1 429 No\r\nContent-Length: 5\r\n\r\n", b"hello", b"hello"),
     ],
-    ids=["chunked", "large", "interim", "500", "403", "429"],
+    ids=["chunked", "large", "500", "403", "429"],
 )
 def test_who_waits_goes_on_from_there(ends: Ends, block: bytes, end: bytes, body: bytes) -> None:
     """Nothing is lost by having looked."""

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 from collections import Counter
 from typing import cast
 
 import pytest
 
 from s3pool.model import Endpoint
-from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connection import ConnectionPool
+from s3pool.pool.node import Node
+
+
+class Waiting:
+    """A request under way."""
+
+    def interrupt(self) -> None:
+        """Go on waiting."""
+
+
+def enter(node: Node) -> Waiting:
+    """Let a request start at a node."""
+    waiter = Waiting()
+    node.enter(waiter)
+    return waiter
 
 
 def _make_nodes(count: int) -> list[Node]:
@@ -35,12 +51,14 @@ def test_round_robin_gives_every_node_its_turn() -> None:
 def test_room_is_what_fits_before_a_node_is_busy(share: float, in_flight: int, latency_s: float) -> None:
     """Turns that are given together are those that would be given one by one."""
     (node,) = _make_nodes(1)
-    node.share, node.in_flight, node.latency_s = share, in_flight, latency_s
+    node.share, node.latency_s = share, latency_s
+    for _ in range(in_flight):
+        enter(node)
 
     room = node.room(0.01)
     fitted = 0
     while not node.is_busy(0.01):
-        node.enter()
+        enter(node)
         fitted += 1
 
     assert room == fitted
@@ -58,7 +76,7 @@ def test_turns_that_are_given_together_are_those_that_follow(count: int) -> None
     given = list(together.next_in_turns(count))
     followed = []
     while len(followed) < count and (node := one_by_one.next_in_turn()) is not None:
-        node.enter()
+        enter(node)
         followed.append(node)
 
     assert given == followed
@@ -101,17 +119,16 @@ def test_sticky_pool_gives_no_turns_at_all() -> None:
 def run_rounds(balancer: LoadBalancer, latencies: dict[str, float], *, jobs: int, seconds: float) -> Counter[str]:
     """Let jobs send one request after another on a clock of its own; give how many each node answered."""
     answered: Counter[str] = Counter()
-    flying: list[tuple[float, int, Node]] = []
+    flying: list[tuple[float, int, Node, Waiting]] = []
     now, number = 0.0, 0
     while now < seconds:
         while len(flying) < jobs:
             node = balancer.pick()
-            node.enter()
             number += 1
-            heapq.heappush(flying, (now + latencies[node.endpoint.host], number, node))
-        now, _, node = heapq.heappop(flying)
+            heapq.heappush(flying, (now + latencies[node.endpoint.host], number, node, enter(node)))
+        now, _, node, waiter = heapq.heappop(flying)
         node.note_answer(latencies[node.endpoint.host])
-        node.leave()
+        node.leave(waiter)
         answered[node.endpoint.host] += 1
     return answered
 
@@ -165,7 +182,7 @@ def test_full_node_waits_until_the_others_are_full() -> None:
     picks = []
     for _ in range(5):
         node = balancer.pick()
-        node.enter()
+        enter(node)
         picks.append(node.endpoint.host)
 
     assert 1 == picks.count("node0")
@@ -184,7 +201,7 @@ def test_least_connections_prefers_the_idle_node() -> None:
     """Requests in flight are the load."""
     nodes = _make_nodes(3)
     for node in (nodes[0], nodes[2]):
-        node.enter()
+        enter(node)
 
     picks = {LoadBalancer(nodes, strategy="least_connections").pick() for _ in range(5)}
 
@@ -220,6 +237,30 @@ def test_excluded_nodes_come_again_only_when_all_were_tried() -> None:
 
     assert {nodes[2]} == others
     assert again in nodes
+
+
+def test_second_tries_take_nobodys_turn() -> None:
+    """Or with two nodes, of which one is silent, every request would begin at the silent one."""
+    nodes = _make_nodes(2)
+    balancer = LoadBalancer(nodes)
+    balancer._turn = 0
+
+    picks = [(balancer.pick(), balancer.pick(exclude=nodes[:1])) for _ in range(4)]
+
+    assert [(nodes[0], nodes[1]), (nodes[1], nodes[1])] * 2 == picks
+
+
+def test_write_is_no_trial_of_a_node_that_nobody_probes() -> None:
+    """A read is hedged when the node is still silent; a write would wait."""
+    nodes = _make_nodes(2)
+    nodes[0].breaker.trip()
+    balancer = LoadBalancer(nodes)
+    nodes[0].breaker._open_until = time.monotonic()
+
+    written = {balancer.pick(is_read=False) for _ in range(4)}
+    read = {balancer.pick() for _ in range(4)}
+
+    assert ({nodes[1]}, set(nodes)) == (written, read)
 
 
 def test_open_circuits_are_passed_over() -> None:

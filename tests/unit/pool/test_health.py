@@ -10,10 +10,10 @@ from contextlib import ExitStack
 import pytest
 
 from s3pool.model import Endpoint
-from s3pool.pool.balancer import Node
 from s3pool.pool.breaker import OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.health import HealthChecker, ProbePlan, probe
+from s3pool.pool.node import Node
 from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint
 
 DENIED = b"HTTP/1.1 403 Forbidden\r\nServer: MinIO\r\nContent-Length: 3\r\n\r\nno!"
@@ -133,10 +133,10 @@ def test_two_good_probes_invite_a_trial_but_do_not_close(servers: Servers, node_
     checker = HealthChecker([node])
 
     checker.check_all()
-    after_one = node.breaker.is_trial_due
+    after_one = node.breaker.is_trial_due()
     checker.check_all()
 
-    assert (False, True) == (after_one, node.breaker.is_trial_due)
+    assert (False, True) == (after_one, node.breaker.is_trial_due())
     assert node.breaker.state == "open"
 
 
@@ -219,6 +219,6 @@ def test_as_many_successes_as_wanted_invite_a_trial(servers: Servers, node_for: 
     node.breaker.trip()
     checker = HealthChecker([node], plan=ProbePlan(rise=rise))
 
-    due = [(checker.check_all(), node.breaker.is_trial_due)[1] for _ in range(rise)]
+    due = [(checker.check_all(), node.breaker.is_trial_due())[1] for _ in range(rise)]
 
     assert [False] * (rise - 1) + [True] == due

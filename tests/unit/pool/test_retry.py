@@ -20,7 +20,7 @@ from s3pool.errors import (
 )
 from s3pool.model import Request
 from s3pool.pool.retry import BACKOFF_CAP_S, RetryPolicy, failure_kind, is_illness, may_repeat
-from s3pool.pool.wire import StaleConnectionError
+from s3pool.pool.tcp import StaleConnectionError
 
 
 def _request(*, idempotent: bool = True, spent: bool = False) -> Request:

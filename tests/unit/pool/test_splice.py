@@ -11,9 +11,8 @@ import pytest
 
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Endpoint, Response
+from s3pool.pool.http1 import Wire, WireBody
 from s3pool.pool.splice import IS_POSSIBLE, Pipe
-from s3pool.pool.wire import Wire
-from s3pool.pool.wirebody import WireBody
 
 CONTENT = os.urandom(3 << 20)
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no splice")

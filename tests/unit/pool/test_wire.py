@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from s3pool.body import BytesBody, FileSlice, StreamBody
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import parse_head
-from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import BUFFER_BYTES, MAX_BUFFER_BYTES, EarlyAnswer, StaleConnectionError, Wire
-from s3pool.pool.wirebody import WireBody
+from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, Wire, WireBody
+from s3pool.pool.pace import Throttle
+from s3pool.pool.tcp import EarlyAnswer, StaleConnectionError
 
 
 @pytest.fixture(name="pair")

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from s3pool.errors import ProtocolError, RequestTimeoutError
-from s3pool.pool.throttle import Throttle
-from s3pool.pool.wire import Wire
+from s3pool.pool.http1 import Wire
+from s3pool.pool.pace import Throttle
 
 RECORD = 16 * 1024
 NOTHING_THERE = ssl.SSLWantReadError(2, "The operation did not complete (read)")

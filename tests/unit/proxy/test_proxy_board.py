@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from s3pool.model import Endpoint
-from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.node import Node
 from s3pool.proxy.board import Board, add_up, obey, orders_for
 
 
@@ -32,11 +33,11 @@ def test_node_that_is_up_again_gets_a_trial() -> None:
     """A probe alone does not close a circuit; a request does."""
     node = make_node(1)
     obey([node], {"down": [node.endpoint.url]}, {})
-    before = node.breaker.is_trial_due
+    before = node.breaker.is_trial_due()
 
     obey([node], {"down": []}, {"down": [node.endpoint.url]})
 
-    assert (False, True) == (before, node.breaker.is_trial_due)
+    assert (False, True) == (before, node.breaker.is_trial_due())
 
 
 def test_absent_or_broken_record_is_empty(tmp_path: Path) -> None:

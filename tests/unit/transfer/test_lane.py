@@ -13,14 +13,11 @@ import pytest
 
 from s3pool.config.load import load_config
 from s3pool.model import Endpoint, Request
-from s3pool.pool import inflight
-from s3pool.pool.connection import ConnectionPool
-from s3pool.pool.exchange import Exchange
-from s3pool.pool.transport import Transport
+from s3pool.pool import window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
-from s3pool.transfer import lane, lanes, runner, small
+from s3pool.transfer import lane, runner, small
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.lanes import MOST_LANES, Lanes
@@ -283,7 +280,7 @@ def test_everything_arrives_without_epoll(
     is_up: bool,
 ) -> None:
     """Systems other than Linux wait for the answers in turn."""
-    monkeypatch.setattr(inflight, "IS_POSSIBLE", False)
+    monkeypatch.setattr(window, "IS_POSSIBLE", False)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
     outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
@@ -462,37 +459,6 @@ def scarce(fake: FakeS3, *, connections: int, workers: int = 8) -> Iterator[Engi
     yield Engine(session.client, executor=executor)
     executor.close()
     session.close()
-
-
-def test_late_answers_do_not_keep_all_connections_to_themselves(
-    fake: FakeS3, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lane that waits for what only it can give back waits for ever."""
-    tasks = downloads(fake, tmp_path, files)
-    late = {task.source for task in tasks[1::2]}
-    patience, take_slot = Transport.patience_with, ConnectionPool._take_slot
-    waits: list[bool] = []
-
-    def patience_with(self: Transport, exchange: Exchange) -> float:
-        return 0.0 if exchange.request.resource in late else patience(self, exchange)
-
-    def watched(self: ConnectionPool, wait: bool) -> None:
-        waits.append(wait and self._slots.empty())
-        take_slot(self, wait)
-
-    monkeypatch.setattr(lanes, "MOST_LANES", 1)  # others may be waited for
-    monkeypatch.setattr(inflight, "TICK_S", 0.0)
-    monkeypatch.setattr(Transport, "patience_with", patience_with)
-    monkeypatch.setattr(ConnectionPool, "_take_slot", watched)
-    for task in tasks[::2]:
-        fake.fault(internal_error(), op="GetObject", key=task.key)
-
-    with scarce(fake, connections=1) as engine:
-        outcomes = outcomes_of(tasks, engine)
-
-    assert {DONE} == {outcome.state for outcome in outcomes.values()}
-    assert files == found_in(tmp_path / "out")
-    assert True not in waits
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(

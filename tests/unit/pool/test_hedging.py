@@ -10,20 +10,21 @@ import pytest
 from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, NoEndpointError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool import patience
-from s3pool.pool.balancer import LoadBalancer, Node
+from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
-from s3pool.pool.patience import answer_patience_s, connect_patience_s, is_early
+from s3pool.pool.hedging import connect_attempt_delay_s, hedge_delay_s, is_early
+from s3pool.pool.http1 import Wire
+from s3pool.pool.node import Delays, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.pool.wire import Wire
 from tests.support.scripted import OK, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
 PUT = Request("PUT", "/b/k", "PutObject", body=BytesBody(b"content"), resource="s3/b/k")
 FULL_S = 3.0
 FIRST_S, LEAST_S, EARLY_S = 1.0, 0.5, 0.1
+DELAYS = Delays()
 SETTINGS = ConnectionSettings(connect_timeout_s=FULL_S, read_timeout_s=5.0)
 
 
@@ -43,6 +44,7 @@ class FarPool(ConnectionPool):
 
 def _node(endpoint: Endpoint, *, opened: float = 0.0, latency: float = 0.0) -> Node:
     node = Node(endpoint, ConnectionPool(endpoint, SETTINGS), CircuitBreaker())
+    node.delays = DELAYS
     node.connections.open_s = opened
     if latency:
         node.note_answer(latency)
@@ -57,26 +59,18 @@ opened: list[Transport] = []
 
 
 @pytest.fixture(autouse=True)
-def _usual_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what all tests are spared."""
-    monkeypatch.setattr(patience, "FIRST_PATIENCE_S", FIRST_S)
-    monkeypatch.setattr(patience, "LEAST_PATIENCE_S", LEAST_S)
-    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", EARLY_S)
-
-
-@pytest.fixture(autouse=True)
 def _close() -> Iterator[None]:
     yield
     while opened:
         opened.pop().close()
 
 
-def _transport(nodes: list[Node], *, retries: int = 5) -> tuple[Transport, list[float]]:
+def _transport(nodes: list[Node], *, retries: int = 5, delays: Delays = DELAYS) -> tuple[Transport, list[float]]:
     balancer = LoadBalancer(nodes)
     balancer._turn = 0
     slept: list[float] = []
     policy = RetryPolicy(retries=retries, random=lambda: 0.0)
-    opened.append(Transport(balancer, _sign, policy=policy, patience_s=FULL_S, sleep=slept.append))
+    opened.append(Transport(balancer, _sign, policy=policy, patience_s=FULL_S, delays=delays, sleep=slept.append))
     return opened[-1], slept
 
 
@@ -111,8 +105,8 @@ def test_strangers_get_what_others_took_many_times(seconds: list[float], expecte
     """On a slow network all connections are slow, and none is given up for it."""
     nodes = [_node(STRANGER), *(_node(OTHER, opened=other, latency=other) for other in seconds)]
 
-    assert expected == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
-    assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == connect_attempt_delay_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == hedge_delay_s(nodes[0], nodes, full_s=FULL_S)
 
 
 @pytest.mark.parametrize(("usual_s", "expected"), [(0.001, LEAST_S), (0.1, 1.0), (2.0, FULL_S)])
@@ -121,8 +115,8 @@ def test_second_time_strangers_get_longer(usual_s: float, expected: float) -> No
     nodes = [_node(STRANGER), _node(OTHER, opened=usual_s, latency=usual_s)]
     nodes[0].doubt(0.0)
 
-    assert expected == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
-    assert expected == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == connect_attempt_delay_s(nodes[0], nodes, full_s=FULL_S)
+    assert expected == hedge_delay_s(nodes[0], nodes, full_s=FULL_S)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +127,13 @@ def test_kept_connections_are_doubted_until_one_is_answered(usual_s: float, tryi
     """Some servers make their requests wait; a store that is slow throughout is not asked twice for it."""
     nodes = [_node(STRANGER, latency=usual_s), _node(OTHER, latency=usual_s)]
 
-    assert expected == pytest.approx(answer_patience_s(nodes[0], nodes, full_s=FULL_S, is_trying_kept=trying))
+    assert expected == pytest.approx(hedge_delay_s(nodes[0], nodes, full_s=FULL_S, is_trying_kept=trying))
 
 
 def test_only_a_moment_is_early() -> None:
     """What a person has set as the limit is one, however short."""
-    assert [True, False] == [is_early(seconds, full_s=FULL_S) for seconds in (EARLY_S, LEAST_S)]
-    assert not is_early(EARLY_S, full_s=EARLY_S)
+    assert [True, False] == [is_early(seconds, DELAYS, full_s=FULL_S) for seconds in (EARLY_S, LEAST_S)]
+    assert not is_early(EARLY_S, DELAYS, full_s=EARLY_S)
 
 
 def test_answers_without_a_time_tell_nothing() -> None:
@@ -147,31 +141,28 @@ def test_answers_without_a_time_tell_nothing() -> None:
     nodes = [_node(STRANGER), _node(OTHER)]
     nodes[1].note_answer(None)
 
-    assert patience.FIRST_PATIENCE_S == answer_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert FIRST_S == hedge_delay_s(nodes[0], nodes, full_s=FULL_S)
 
 
 def test_known_nodes_have_their_full_time() -> None:
     """One that was reached before is worth waiting for."""
     nodes = [_node(STRANGER, opened=0.01), _node(OTHER, opened=0.01)]
 
-    assert FULL_S == connect_patience_s(nodes[0], nodes, full_s=FULL_S)
+    assert FULL_S == connect_attempt_delay_s(nodes[0], nodes, full_s=FULL_S)
 
 
 def test_patience_is_never_beyond_the_connect_timeout() -> None:
     """Who sets a short one means it."""
     nodes = [_node(STRANGER), _node(OTHER)]
 
-    assert 0.1 == connect_patience_s(nodes[0], nodes, full_s=0.1)
-    assert 0.1 == answer_patience_s(nodes[0], nodes, full_s=0.1)
+    assert 0.1 == connect_attempt_delay_s(nodes[0], nodes, full_s=0.1)
+    assert 0.1 == hedge_delay_s(nodes[0], nodes, full_s=0.1)
 
 
-def test_handshake_without_end_is_passed_over(
-    black_hole: Endpoint, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_handshake_without_end_is_passed_over(black_hole: Endpoint, server: ScriptedServer) -> None:
     """A node behind an open port that answers nothing costs a moment, no pause and no retry."""
-    monkeypatch.setattr(patience, "FIRST_PATIENCE_S", 0.05)
     nodes = [_node(black_hole), _node(server.endpoint)]
-    transport, slept = _transport(nodes, retries=1)
+    transport, slept = _transport(nodes, retries=1, delays=Delays(unproven_s=0.05))
 
     response = transport.send(GET, Response.preload)
 
@@ -183,7 +174,7 @@ def test_handshake_without_end_is_passed_over(
 
 def test_far_nodes_are_reached_all_the_same(server: ScriptedServer) -> None:
     """When nobody can be had at once, the full time is given, and none of it was a retry."""
-    pools = [FarPool(server.endpoint), FarPool(OTHER), FarPool(OTHER)]
+    pools = [FarPool(OTHER), FarPool(server.endpoint), FarPool(OTHER)]
     nodes = [Node(pool.endpoint, pool, CircuitBreaker()) for pool in pools]
     nodes[2].is_drained = True
     transport, slept = _transport(nodes, retries=1)
@@ -191,7 +182,7 @@ def test_far_nodes_are_reached_all_the_same(server: ScriptedServer) -> None:
     response = transport.send(GET, Response.preload)
 
     assert (b"ok", []) == (response.body, slept)
-    assert ([FIRST_S, FULL_S], [FIRST_S]) == (pools[0].given, pools[1].given)
+    assert ([FIRST_S], [FIRST_S, FULL_S]) == (pools[0].given, pools[1].given)
 
 
 @pytest.mark.parametrize(("request_", "retries"), [(PUT, 5), (GET, 0)])
@@ -206,14 +197,10 @@ def test_haste_is_for_reads_that_may_go_on(request_: Request, retries: int) -> N
     assert {FULL_S} == {*pools[0].given, *pools[1].given}
 
 
-def test_stranger_is_passed_over_before_it_is_called_ill(
-    black_hole: Endpoint, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stranger_is_passed_over_before_it_is_called_ill(black_hole: Endpoint, server: ScriptedServer) -> None:
     """A moment of silence costs it its turn; only the next one, a longer one, is a failure."""
-    monkeypatch.setattr(patience, "EARLY_PATIENCE_S", 0.05)
-    monkeypatch.setattr(patience, "LEAST_PATIENCE_S", 0.1)
     nodes = [_node(black_hole), _node(server.endpoint, opened=0.001)]
-    transport, slept = _transport(nodes)
+    transport, slept = _transport(nodes, delays=Delays(early_s=0.05, failure_s=0.1))
 
     first = transport.send(GET, Response.preload)
     seen = (nodes[0].breaker.is_sound, nodes[0].counters.failure_kinds.copy())

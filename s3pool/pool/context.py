@@ -1,0 +1,178 @@
+"""What all attempts of a pool share, what one has learned, and what nodes are told of failed tries."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from s3pool.errors import ConnectError, ProtocolError, S3Error, S3PoolError, ThrottledError, TransportError
+from s3pool.model import Request
+from s3pool.pool.balancer import LoadBalancer
+from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
+from s3pool.pool.exchange import Exchange
+from s3pool.pool.hedging import MAX_EARLY_CONNECTS, connect_attempt_delay_s, is_early, may_be_hedged
+from s3pool.pool.node import Node
+from s3pool.pool.retry import RETRY_AFTER_CAP_S, RetryPolicy, failure_kind, is_illness
+from s3pool.pool.tcp import NodeSilentError
+from s3pool.record import dataclass
+
+
+class History(NamedTuple):
+    """What an attempt has learned from its tries."""
+
+    tries: int = 0
+    counted: int = 0  # tries that used up the retry budget
+    tried: tuple[Node, ...] = ()  # of the current round, the oldest first
+    errors: tuple[TransportError, ...] = ()  # the newest of each node
+    early_connects: int = 0  # connections that were given up early, which costs no retry
+    early_s: float = 0.0  # what the last one had, if it was one of these
+    has_learned_clock: bool = False
+
+    def with_try(self, node: Node) -> History:
+        """Add a try."""
+        return self._replace(tries=self.tries + 1, tried=(*self.tried, node))
+
+    def with_error(self, error: TransportError) -> History:
+        """Add what a node's last word was."""
+        others = tuple(each for each in self.errors if each.endpoint != error.endpoint)
+        return self._replace(errors=(*others, error))
+
+
+NO_HISTORY = History()
+
+
+class KeptConnections:
+    """What is known of requests over kept connections: some servers make them wait."""
+
+    def __init__(self) -> None:
+        self._is_settled = False
+        self._answered: set[str] = set()  # operations
+
+    def is_trying(self, op: str) -> bool:
+        """Return whether nobody knows yet how fast such requests are answered over kept connections."""
+        return not self._is_settled and op not in self._answered
+
+    def note_answered(self, op: str) -> None:
+        """Note that such a request was answered over a kept connection."""
+        self._answered.add(op)
+
+    def settle(self) -> None:
+        """Note that they are slow, and that more connections are used from now on."""
+        self._is_settled = True
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptContext:
+    """What all attempts of a pool share: policy, nodes, clock, and how a head is built."""
+
+    policy: RetryPolicy
+    balancer: LoadBalancer
+    build_head: Callable[[Request, Node], bytes]
+    learn_clock: Callable[[float], None]
+    read_timeout_s: float
+    patience_s: float  # for a sign of life, and at most for a node that never answered
+    kept: KeptConnections
+    now: Callable[[], float] = time.monotonic
+
+    def connect_delay_s(self, node: Node, request: Request, history: History) -> float | None:
+        """Return the seconds after which a connection is given up for another node's; None for all it may have.
+
+        Only reads: a node that cannot be had for a moment must not get the next write all the less.
+        """
+        if node.is_proven or history.early_connects >= MAX_EARLY_CONNECTS:
+            return None
+        if not self.policy.retries or not may_be_hedged(request):
+            return None
+        full_s = node.connections.settings.connect_timeout_s
+        delay_s = connect_attempt_delay_s(node, self.balancer.nodes, full_s=full_s)
+        return delay_s if delay_s < full_s else None
+
+    def read_timeout_for(self, request: Request, node: Node) -> float:
+        """Return the read timeout; slow operations have more only where the node is known to work."""
+        return self.read_timeout_s * (request.slowness if node.is_proven else min(request.slowness, 1.0))
+
+    def last_start(self, request: Request, started: float) -> float:
+        """Return the time after which no further try starts; a slow operation has more at nodes that work."""
+        is_known = any(node.is_proven for node in self.balancer.nodes)
+        return started + (self.policy.deadline_for(request) if is_known else self.policy.deadline_s)
+
+    def is_free_failover(self, error: S3PoolError, history: History) -> bool:
+        """Return whether going on to another node costs nothing.
+
+        Nothing was sent, and a node was never tried or not for long; or a node was left that
+        is known to be ill, as often as there are nodes.
+        """
+        if history.early_s > 0:
+            return True
+        count = len(self.balancer.nodes)
+        if self.policy.retries <= 0 or history.tries >= 2 * count:
+            return False
+        return isinstance(error, NodeSilentError) or (isinstance(error, ConnectError) and history.tries < count)
+
+    def pause_s(self, error: S3PoolError, history: History, *, is_alone: bool) -> float:
+        """Return the pause before the next try; a throttled pool of one waits as long as the node asked for."""
+        pause_s = self.policy.backoff_s(history.counted)
+        if not isinstance(error, ThrottledError):
+            return pause_s
+        if is_alone and error.retry_after_s is not None:
+            return max(pause_s, min(error.retry_after_s, RETRY_AFTER_CAP_S))
+        return max(pause_s, min(self.balancer.cooldown_s(), RETRY_AFTER_CAP_S))
+
+
+logger = logging.getLogger(__name__)
+
+THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
+LOST_RACE_WEIGHT = 2  # three reads in a row that another node had to answer open a circuit
+
+
+def report_failure(
+    context: AttemptContext, node: Node, request: Request, error: S3PoolError, *, early_s: float = 0.0
+) -> None:
+    """Count a failed try; ``early_s`` is what its connection had when it was given up early for another node's."""
+    if isinstance(error, ThrottledError):
+        pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
+        node.cooling_until = context.now() + pause_s
+        node.lose_share()
+        node.counters.add_throttled()
+        node.breaker.report_success()
+    elif is_illness(error) and not _is_only_doubted(context, node, early_s):
+        node.counters.add_failure(failure_kind(error), str(error))
+        is_gone = isinstance(error, ConnectError) and not early_s
+        node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1, asker=_asker_behind(request, error))
+        node.lose_share()
+    elif isinstance(error, S3Error):
+        node.breaker.report_success()
+    if isinstance(error, TransportError):
+        logger.debug("%s %s: %s", request.op, request.resource, error)
+
+
+def report_lost_race(context: AttemptContext, loser: Exchange) -> None:
+    """Count a node that was silent for so long that another one had to answer."""
+    node = loser.node
+    seconds = time.monotonic() - loser.started
+    if _is_only_doubted(context, node, seconds):
+        return
+    node.lose_share()
+    if node.is_proven and seconds < min(node.delays.proven_s, context.patience_s):
+        return  # slower than others for a moment, which is no illness
+    late = loser.late_error()
+    node.counters.add_failure(failure_kind(late), str(late))
+    weight = LOST_RACE_WEIGHT if node.is_proven else 1
+    if not node.is_proven and seconds >= context.patience_s:
+        weight = CONNECT_FAILURE_WEIGHT
+    node.breaker.report_failure(weight, asker=_asker_behind(loser.request, late))
+
+
+def _is_only_doubted(context: AttemptContext, node: Node, seconds: float) -> bool:
+    """Pass over a node that was silent for a moment, once, instead of calling it ill."""
+    return 0 < seconds and is_early(seconds, node.delays, full_s=context.patience_s) and node.doubt(context.now())
+
+
+def _asker_behind(request: Request, error: S3PoolError) -> str:
+    """Return who may be the cause of a failure: of a malformed answer the request, of all others nobody known."""
+    asker = request.asker
+    if isinstance(error, ProtocolError):
+        return asker or f"{request.op} {request.target}"
+    return asker if asker == ANYBODY and not isinstance(error, ConnectError) else ""

@@ -1,0 +1,242 @@
+"""One endpoint of the pool with everything that changes about it while the program runs."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from s3pool.pool.breaker import CLOSED, CircuitBreaker
+from s3pool.pool.stats import NodeCounters
+from s3pool.record import dataclass
+
+if TYPE_CHECKING:
+    from s3pool.model import Endpoint
+    from s3pool.pool.connection import ConnectionPool
+
+LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
+LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
+SLOW_FACTOR = 3.0  # so many times the latency of the pool's middle node is slow
+DOUBT_S = 5.0  # a node that was silent for a moment waits this long while others are clean
+LOSS_SHARE = 0.5  # of its share of requests a node loses when it fails or asks for less
+MAX_SAMPLE_S = 1.0  # an answer that came later counts as this late, or as OVERDUE_TIMES the average
+OVERDUE_TIMES = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """How long a node may be silent before something is done about it; seconds.
+
+    **Reads** are hedged: after ``proven_s`` at a node that answered before, or many times its
+    usual latency; after ``unproven_s`` at one that never did while no other has answered; once
+    after ``early_s`` without a word against it, and never sooner than ``failure_s`` when it
+    counts as a failure.
+
+    **Everything** that hears nothing for ``suspect_s``, from a node that answered nobody else
+    in the meantime, has the node probed, with ``probe_s`` for the answer. When its circuit is
+    open and another node is there, what may be repeated leaves at once. What may not, or works
+    for minutes (Complete, copies), leaves when the node has answered nobody for ``hold_s``. A
+    body is given up after ``stall_s`` when its node has failed, or answered nobody since.
+    """
+
+    proven_s: float = 1.0
+    unproven_s: float = 1.0
+    failure_s: float = 0.5
+    early_s: float = 0.1
+    suspect_s: float = 1.0
+    probe_s: float = 1.5
+    stall_s: float = 5.0
+    hold_s: float = 6.0
+
+
+DELAYS = Delays()
+
+
+class Waiter(Protocol):
+    """A request that waits for a node's answer."""
+
+    def interrupt(self) -> None:
+        """Stop waiting if the node's open circuit means that nothing is to be expected; from any thread."""
+
+
+class Node:
+    """One endpoint: its connections, its health, its counters, and the requests that wait for it."""
+
+    def __init__(self, endpoint: Endpoint, connections: ConnectionPool, breaker: CircuitBreaker) -> None:
+        self.endpoint = endpoint
+        self.connections = connections
+        self.breaker = breaker
+        breaker.on_open = self.wake
+        self.counters = NodeCounters()
+        self.siblings: tuple[Node, ...] = ()  # the other nodes of its pool
+        self.on_suspicion: Callable[[Node], None] | None = None  # probes the node at once
+        self.delays = DELAYS
+        self.cooling_until = 0.0
+        self.latency_s = 0.0  # of all answers, for the balancing
+        self.read_s = 0.0  # of the answers to GET and HEAD, for hedging
+        self.heard_at = 0.0  # when it answered anything last
+        self.suspect_again_at = 0.0  # no probe for a silence starts before
+        self.is_watched = False  # a health thread probes it
+        self.is_proven = False  # it answered at least once in this process
+        self.is_doubted = False  # it was passed over once, before it ever answered
+        self.is_drained = False  # its keeper wants no new requests on it
+        self.tier = 0  # nodes of a higher tier wait until all of the lower ones are out
+        self.share = 1.0  # requests that it takes at once without being worse off than others
+        self._has_lost = False
+        # Requests under way, until their bodies are read or dropped; adding and discarding is atomic.
+        self.waiting: set[Waiter] = set()
+        # Guards latencies and share, which many threads change.
+        self._lock = threading.Lock()
+        # Held while waiters are woken: an interrupted one takes it before it closes its socket.
+        self.wake_lock = threading.Lock()
+
+    @property
+    def in_flight(self) -> int:
+        """Return the number of requests under way."""
+        return len(self.waiting)
+
+    def enter(self, waiter: Waiter) -> None:
+        """Note a request that starts."""
+        self.waiting.add(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Note that a request ended, its body read or dropped."""
+        self.waiting.discard(waiter)
+
+    def wake(self) -> None:
+        """Let every request that waits here look whether it should go elsewhere: the circuit opened."""
+        with self.wake_lock:
+            for waiter in tuple(self.waiting):
+                waiter.interrupt()
+
+    def suspect(self) -> None:
+        """Have the node probed at once: somebody waits for it, and nobody hears from it."""
+        if self.siblings and self.on_suspicion is not None and self.breaker.state is CLOSED:
+            self.on_suspicion(self)
+
+    @property
+    def has_sibling(self) -> bool:
+        """Return whether another node of the pool could take over its requests."""
+        return any(node.breaker.state is CLOSED and not node.is_drained for node in self.siblings)
+
+    def note_answer(self, seconds: float | None, *, at: float = 0.0, is_read: bool = True) -> None:
+        """Note the time to the head of an answer, which earns a larger share.
+
+        The share doubles with every round of answers until the first loss, then it grows by one.
+        None is for an answer that may have been there before anybody looked.
+        """
+        self.is_proven = True
+        self.heard_at = max(self.heard_at, at)
+        with self._lock:
+            self.share += 1.0 / self.share if self._has_lost else 1.0
+            if seconds is None:
+                return
+            self.latency_s = _moved(self.latency_s, seconds, 1)
+            if is_read:
+                self.read_s = _moved(self.read_s, seconds, 1)
+        self.counters.add_answer(seconds)
+
+    def note_exchanges(self, ended: ExchangeTotals, *, at: float) -> None:
+        """Note exchanges that are over, all at once."""
+        count = ended.count
+        self.is_proven = True
+        self.heard_at = at
+        with self._lock:
+            self.share += count / self.share if self._has_lost else count
+            self.latency_s = _moved(self.latency_s, ended.seconds / count, count)
+            if ended.reads:
+                self.read_s = _moved(self.read_s, ended.read_seconds / ended.reads, ended.reads)
+        self.counters.add_exchanges(count, ended.seconds, sent=ended.sent, received=ended.received)
+
+    def lose_share(self) -> None:
+        """Take requests away: the node failed, or asked for fewer."""
+        with self._lock:
+            self._has_lost = True
+            self.share = max(1.0, self.share * LOSS_SHARE)
+
+    def doubt(self, now: float) -> bool:
+        """Prefer others for a while, without a word about its health; False when it had that favour already."""
+        if self.is_proven or self.is_doubted:
+            return False
+        self.is_doubted = True
+        self.cooling_until = max(self.cooling_until, now + DOUBT_S)
+        self.breaker.put_off_trial(DOUBT_S)
+        return True
+
+    def is_busy(self, usual_latency_s: float) -> bool:
+        """Return whether one more request would wait longer here than elsewhere."""
+        in_flight = len(self.waiting)
+        is_slow = self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S)
+        return in_flight > 0 and (is_slow or in_flight >= self.share)
+
+    def room(self, usual_latency_s: float) -> int:
+        """Return how many requests it can take at once before it is_busy()."""
+        in_flight = len(self.waiting)
+        if self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S):
+            return int(not in_flight)
+        return max(math.ceil(self.share - in_flight), int(not in_flight))
+
+    @property
+    def load(self) -> float:
+        """Return the expected wait: requests in flight times latency."""
+        return (len(self.waiting) + 1) * max(self.latency_s, LATENCY_FLOOR_S)
+
+
+class ExchangeTotals:
+    """The sums of exchanges with one node that ended together."""
+
+    __slots__ = ("count", "read_seconds", "reads", "received", "seconds", "sent")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.reads = 0
+        self.read_seconds = 0.0
+        self.sent = 0
+        self.received = 0
+
+
+class Totals:
+    """Answers that came together, to be counted together for each node."""
+
+    __slots__ = ("_by_node",)
+
+    def __init__(self) -> None:
+        self._by_node: dict[Node, ExchangeTotals] = {}
+
+    def of(self, node: Node) -> ExchangeTotals:
+        """Return the sums of a node, to add to."""
+        totals = self._by_node.get(node)
+        if totals is None:
+            totals = self._by_node[node] = ExchangeTotals()
+        return totals
+
+    def flush(self) -> None:
+        """Tell the nodes."""
+        now = time.monotonic()
+        for node, totals in self._by_node.items():
+            node.note_exchanges(totals, at=now)
+            node.breaker.report_success()
+        self._by_node.clear()
+
+
+def _moved(average: float, seconds: float, count: int) -> float:
+    """Return a moving average after some more samples; an overdue answer does not count in full."""
+    if not average:
+        return seconds
+    seconds = min(seconds, max(MAX_SAMPLE_S, OVERDUE_TIMES * average))
+    return seconds + (1.0 - LATENCY_WEIGHT) ** count * (average - seconds)
+
+
+def introduce(nodes: Sequence[Node]) -> None:
+    """Tell nodes of each other."""
+    for node in nodes:
+        node.siblings = tuple(other for other in nodes if other is not node)
+
+
+def middle_latency(nodes: Iterable[Node]) -> float:
+    """Return the latency of the middle node."""
+    latencies = sorted(node.latency_s for node in nodes)
+    return latencies[len(latencies) // 2]

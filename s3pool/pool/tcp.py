@@ -1,0 +1,397 @@
+"""The bytes of one connection: sent and received in slices of time, counted, and held to a pace.
+
+On plain sockets timeouts are the kernel's (SO_RCVTIMEO), which saves a poll before each receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from s3pool.body import READ_BLOCK_BYTES, FileSlice
+from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
+from s3pool.pool.pace import PIECE_BYTES, Pace, Throttle, set_kernel_timeout, wait_readable
+
+JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
+# What sendfile says of file systems that it cannot read from.
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
+IS_LINUX = sys.platform.startswith("linux")
+TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+QUIET_S = 1.0  # a wait is cut into pieces of this length, so that what befalls the node reaches it
+TIMER_SLACK_S = 0.005  # the kernel may wake a wait this much early
+
+
+class StaleConnectionError(ProtocolError):
+    """A kept connection was closed by the server before it answered anything."""
+
+
+class NodeSilentError(RequestTimeoutError):
+    """A silent node that is known to be ill is not waited for any longer."""
+
+
+class EarlyAnswer(Exception):
+    """The server answered, or stopped reading, before the request body was sent whole."""
+
+
+class Watcher(Protocol):
+    """Whoever decides how long a silent connection is waited for; both are called by the thread that waits."""
+
+    def on_quiet(self, quiet_s: float) -> None:
+        """Raise a TransportError to end the wait, which has lasted so long without a byte."""
+
+    def on_end(self) -> None:
+        """Raise the TransportError that explains why the connection ended, where one is known."""
+
+
+class TcpStream:
+    """A connected socket, plain or under TLS; used by one thread at a time."""
+
+    __slots__ = ("_poll", "_receive_timeout_s", "_send_timeout_s", "_sock", "_throttle", "_timeout_s", "_trouble",
+                 "bytes_received", "bytes_sent", "endpoint", "is_tls", "moved_at", "pace", "tls_version",
+                 "watcher")  # fmt: skip
+
+    def __init__(
+        self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
+    ) -> None:
+        self._sock = sock
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None  # made when it is needed first
+        self._throttle = throttle
+        self._trouble: OSError | None = None  # what followed the bytes that were gathered last
+        self._timeout_s = 0.0
+        self.pace = Pace(endpoint)
+        # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
+        self._send_timeout_s = self._receive_timeout_s = -1.0
+        self.endpoint = endpoint
+        self.is_tls = bool(tls_version)
+        self.tls_version = tls_version
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.moved_at = 0.0  # when bytes came or went last
+        self.watcher: Watcher | None = None  # while an exchange is under way
+
+    def close(self) -> None:
+        """Close the socket; harmless when called twice."""
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """Give the descriptor to poll; -1 when closed."""
+        return self._sock.fileno()
+
+    @property
+    def is_bare(self) -> bool:
+        """Return whether the socket is all there is: no TLS, and no limit of the bandwidth."""
+        return not self.is_tls and self._throttle is None
+
+    def has_news(self) -> bool:
+        """Return whether bytes, or the end, have arrived at the socket."""
+        if self._poll is None:
+            poller = select.poll()
+            poller.register(self._sock, select.POLLIN)
+            self._poll = poller.poll
+        return bool(self._poll(0)) or (self.is_tls and self._pending() > 0)
+
+    def has_unread(self) -> bool:
+        """Return whether bytes have arrived at the socket; its end is none."""
+        if self.is_tls:  # a readable socket may only hold a session ticket
+            return self._pending() > 0
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def look_for_early_answer(self) -> None:
+        """Raise EarlyAnswer when the server speaks before all was sent; for protocols that have such answers."""
+
+    def _pending(self) -> int:
+        count: int = self._sock.pending()  # type: ignore[attr-defined]
+        return count
+
+    def set_timeout(self, seconds: float) -> None:
+        """Let every later send and receive wait this long at most without progress."""
+        self._timeout_s = seconds
+
+    def interrupt(self) -> None:
+        """End a receive or send of another thread at once; the connection cannot be used again."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own, which would turn the other thread's next receive into a plain one.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def _after_quiet(self, since: float) -> float:
+        """Return for how long to go on waiting for bytes, which were waited for in vain.
+
+        Raises:
+            RequestTimeoutError: it was long enough.
+        """
+        quiet_s = time.monotonic() - since
+        left_s = self._timeout_s - quiet_s
+        if left_s < TIMER_SLACK_S:
+            raise self._silence()
+        if self.watcher is not None:
+            self.watcher.on_quiet(quiet_s)
+        return min(left_s, QUIET_S)
+
+    def _note_end(self) -> None:
+        """Let the watcher explain the end of the connection, or a failed send, if it can."""
+        if self.watcher is not None:
+            self.watcher.on_end()
+
+    def _set_send_timeout(self, seconds: float) -> None:
+        self._send_timeout_s = seconds
+        if self.is_tls or not IS_LINUX:
+            self._receive_timeout_s = seconds
+            self._sock.settimeout(seconds)
+        else:
+            set_kernel_timeout(self._sock, socket.SO_SNDTIMEO, seconds)
+
+    def _set_receive_timeout(self, seconds: float) -> None:
+        self._receive_timeout_s = seconds
+        if self.is_tls or not IS_LINUX:
+            self._send_timeout_s = seconds
+            self._sock.settimeout(seconds)
+        else:
+            set_kernel_timeout(self._sock, socket.SO_RCVTIMEO, seconds)
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        """Send all of a block, in pieces when the bandwidth is limited."""
+        if self._throttle is None:
+            self._write(block)
+            return
+        with memoryview(block) as view:
+            for offset in range(0, len(view), PIECE_BYTES):
+                piece = view[offset : offset + PIECE_BYTES]
+                self._throttle.take(len(piece))
+                self._write(piece)
+
+    def _write(self, block: bytes | bytearray | memoryview) -> None:
+        if len(block) > JOIN_LIMIT_BYTES:
+            self.look_for_early_answer()
+        self.send_now(block, self._timeout_s)
+        self.moved_at = time.monotonic()
+
+    def send_now(self, block: bytes | bytearray | memoryview, timeout_s: float) -> None:
+        """Send a block without a look at what the server says or at a limit; later receives wait as long.
+
+        Raises:
+            EarlyAnswer: the server hung up. RequestTimeoutError: it takes no bytes.
+        """
+        self._timeout_s = timeout_s
+        slice_s = min(timeout_s, QUIET_S)
+        if self._send_timeout_s != slice_s:
+            self._set_send_timeout(slice_s)
+        try:
+            sent = self._sock.send(block)
+        except (BlockingIOError, TimeoutError):
+            sent = 0
+        except OSError as exc:
+            self._note_end()
+            raise EarlyAnswer(str(exc)) from exc
+        self.bytes_sent += sent
+        size = len(block)
+        if sent < size:
+            view = memoryview(block)
+            self._push(lambda left: self._sock.send(view[size - left :]), size - sent)
+
+    def send_by(self, send: Callable[[int], int], count: int) -> None:
+        """Send so many bytes past this class; ``send`` is told how many are left, and returns how many left.
+
+        Raises:
+            EarlyAnswer: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
+        """
+        self.look_for_early_answer()
+        slice_s = min(self._timeout_s, QUIET_S)
+        if self._send_timeout_s != slice_s:
+            self._set_send_timeout(slice_s)
+        self._push(send, count)
+
+    def _push(self, send: Callable[[int], int], left: int) -> None:
+        since = time.monotonic()
+        while left:
+            started = time.monotonic()
+            try:
+                sent = send(left)
+            except (BlockingIOError, TimeoutError):
+                self._after_quiet_sending(since)
+                continue
+            except OSError as exc:
+                self._note_end()
+                raise EarlyAnswer(str(exc)) from exc
+            since = self.moved_at = time.monotonic()
+            self.bytes_sent += sent
+            self.pace.judge_taking(since - started, sent, self._timeout_s)
+            left -= sent
+
+    def _after_quiet_sending(self, since: float) -> None:
+        quiet_s = time.monotonic() - since
+        if quiet_s + TIMER_SLACK_S >= self._timeout_s:
+            raise self._send_timeout()
+        if self.watcher is not None:
+            self.watcher.on_quiet(quiet_s)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
+
+        Raises:
+            EarlyAnswer, TransportError: the connection broke. OSError: the file cannot be read.
+        """
+        if self.is_tls or not IS_LINUX:
+            FileSlice(fd, offset=offset, length=count).feed(self.write)
+            return
+        limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
+        slice_s = min(self._timeout_s, QUIET_S)
+        if self._send_timeout_s != slice_s:
+            self._set_send_timeout(slice_s)
+        since = time.monotonic()
+        while count:
+            self.look_for_early_answer()
+            if self._throttle is not None:
+                self._throttle.take(min(count, limit))
+            started = time.monotonic()
+            try:
+                sent = os.sendfile(self._sock.fileno(), fd, offset, min(count, limit))
+            except (BlockingIOError, TimeoutError):
+                self._after_quiet_sending(since)
+                continue
+            except OSError as exc:
+                if exc.errno in NO_SENDFILE:
+                    FileSlice(fd, offset=offset, length=count).feed(self.write)
+                    return
+                os.pread(fd, 1, offset)  # raises an OSError where the file is to blame, and no connection
+                self._note_end()
+                raise EarlyAnswer(str(exc)) from exc
+            if not sent:
+                raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
+            offset += sent
+            count -= sent
+            self.bytes_sent += sent
+            since = self.moved_at = time.monotonic()
+            self.pace.judge_taking(since - started, sent, self._timeout_s)
+
+    def _send_timeout(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"{self.endpoint} took no bytes for {self._timeout_s:g} s", endpoint=self.endpoint, sent=False
+        )
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def acknowledge(self) -> None:
+        """Acknowledge what came at once: without it Nagle there may wait 40 ms before the rest is sent."""
+        if TCP_QUICKACK is not None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+
+    def receive(self, view: memoryview) -> int:
+        """Receive into a view; return the number of bytes, 0 at the end of the connection."""
+        return self.receive_by(self._sock.recv_into, view)
+
+    def receive_by(self, receive: Callable[..., int], *args: object) -> int:
+        """Return the number of bytes that a call receives from the socket, 0 at the end; wait in slices.
+
+        Raises:
+            RequestTimeoutError: nothing came. ProtocolError: the connection broke.
+        """
+        slice_s = min(self._timeout_s, QUIET_S)
+        if self._receive_timeout_s != slice_s:
+            self._set_receive_timeout(slice_s)
+        started = time.monotonic()
+        while True:
+            try:
+                count = receive(*args)
+                break
+            except (BlockingIOError, TimeoutError):
+                self._set_receive_timeout(self._after_quiet(started))
+            except OSError as exc:
+                self._note_end()
+                raise self._broken(exc) from exc
+        if not count:
+            self._note_end()
+        now = self.moved_at = time.monotonic()
+        self.bytes_received += count
+        self.pace.judge(now - started, count)
+        if self._throttle is not None:
+            self._throttle.take(count)
+        return count
+
+    def receive_now(self, view: memoryview) -> int:
+        """Receive what has arrived, without waiting; -1 when nothing has, 0 at the end of the connection.
+
+        Raises:
+            ProtocolError: the connection broke.
+        """
+        try:
+            if self.is_tls:
+                count = self._receive_tls_now(view)
+            else:
+                count = self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return -1
+        except OSError as exc:
+            self._note_end()
+            raise self._broken(exc) from exc
+        if not count:
+            self._note_end()
+        self.bytes_received += max(count, 0)
+        return count
+
+    def _receive_tls_now(self, view: memoryview) -> int:
+        import ssl  # imported already where there is a connection with TLS
+
+        if self._receive_timeout_s:
+            self._set_receive_timeout(0.0)
+        try:
+            return self._sock.recv_into(view)
+        except ssl.SSLWantReadError:
+            return -1
+
+    def gather(self, view: memoryview) -> int:
+        """Receive TLS records until the view is full or nothing is there; wait for the first alone."""
+        import ssl  # imported already where there is a connection with TLS
+
+        if self._receive_timeout_s:
+            self._set_receive_timeout(0.0)
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise self._broken(trouble) from trouble
+        read, size, filled = self._sock.recv_into, len(view), 0
+        while True:
+            try:
+                while filled < size and (count := read(view[filled:])):
+                    filled += count
+            except ssl.SSLWantReadError:
+                if not filled:
+                    self._wait_for_record()
+                    continue
+            except OSError as exc:
+                if not filled:
+                    self._note_end()
+                    raise self._broken(exc) from exc
+                self._trouble = exc
+            if not filled:
+                self._note_end()
+            self.moved_at = time.monotonic()
+            self.bytes_received += filled
+            self.pace.judge(0.0, filled)
+            return filled
+
+    def _wait_for_record(self) -> None:
+        started, slice_s = time.monotonic(), min(self._timeout_s, QUIET_S)
+        while not wait_readable([self], slice_s):
+            slice_s = self._after_quiet(started)
+        self.pace.judge(time.monotonic() - started, 0)
+
+    def protocol_error(self, what: str) -> ProtocolError:
+        """Return the error of what the endpoint did."""
+        return ProtocolError(f"{self.endpoint} {what}", endpoint=self.endpoint)
+
+    def _silence(self) -> RequestTimeoutError:
+        return RequestTimeoutError(f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint)
+
+    def _broken(self, error: OSError) -> ProtocolError:
+        return self.protocol_error(f"broke the connection: {describe_os_error(error)}")

@@ -1,0 +1,349 @@
+"""Many requests of one thread, all under way at once; each answer is taken when it is there.
+
+Nothing here waits for one of them: a pause before another try, a node that is silent, and a
+body that does not come are deadlines, looked at every TICK_S.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from s3pool.model import Request, Response
+from s3pool.pool.attempt import Attempt, State
+from s3pool.pool.context import AttemptContext
+from s3pool.pool.exchange import Exchange, send_over
+from s3pool.pool.http1 import Wire
+from s3pool.pool.node import Node, Totals
+
+IS_POSSIBLE = hasattr(select, "epoll")
+TICK_S = 0.25  # how often deadlines are looked at
+# A connection stays registered with epoll for life, also while others use it; events for one
+# with no pending request are ignored.
+WATCHED = select.EPOLLIN | select.EPOLLET if IS_POSSIBLE else 0
+
+
+class Operation(Protocol):
+    """A request that is one of many, and what is to be made of its answer."""
+
+    @property
+    def request(self) -> Request:
+        """Return the request."""
+
+    def check(self, response: Response) -> None:
+        """Take the answer, whose body is here, or raise for one that is none, as with Transport.send()."""
+
+
+class Result(NamedTuple):
+    """What has come of an operation: all well, when neither ``error`` nor ``attempt`` is set.
+
+    ``attempt`` has an answer that is not for the window: Transport.finish() waits for the rest of
+    it, in a thread that has nothing else under way.
+    """
+
+    operation: Any
+    error: Exception | None = None
+    attempt: Attempt | None = None
+
+
+class Pending(NamedTuple):
+    """An exchange of an operation."""
+
+    operation: Any
+    attempt: Attempt
+    exchange: Exchange
+
+
+class Window:
+    """The requests of one thread that are under way."""
+
+    def __init__(self, context: AttemptContext, finish: Callable[[Attempt], Response]) -> None:
+        self._context = context
+        self._finish = finish
+        self._epoll = _open_epoll()
+        self._watched: dict[int, Wire] = {}
+        self._pending: dict[int, Pending] = {}  # by descriptor, the oldest first
+        self._resting: list[tuple[Any, Attempt]] = []  # that pause before another try
+        self._results: list[Result] = []  # not told yet
+        self._count = 0  # operations under way
+        self._next_tick = 0.0
+        self.waited_s = 0.0  # for answers, while nothing else was to be done
+
+    def __len__(self) -> int:
+        return self._count
+
+    def submit(self, operations: Sequence[Operation], *, wait: bool = False) -> int:
+        """Send operations; return how many of them, from the first on.
+
+        Fewer than all when the connections to the next node are in use: whoever holds some of
+        them must give them back first. With ``wait`` a connection is waited for, as long as
+        nothing is under way here. Connecting may take a moment.
+        """
+        taken, node = self.send(operations)
+        while taken < len(operations):
+            operation = operations[taken]
+            attempt = Attempt(self._context, operation.request, operation.check)
+            if node is not None:
+                attempt.pick(node)
+            if not attempt.start(wait=wait and not self._count):
+                return taken
+            self._count += 1
+            self._follow(operation, attempt)
+            sent, node = self.send(operations[taken + 1 :])
+            taken += 1 + sent
+        return taken
+
+    def send(self, operations: Sequence[Operation]) -> tuple[int, Node | None]:
+        """Send operations over open connections; return how many, from the first on.
+
+        And the node whose turn it is, when all it lacks is an open connection. Requests that
+        need a second thought (a node that never answered, a body that is not in memory) are not
+        sent here.
+        """
+        if self._epoll is None:
+            return 0, None
+        balancer = self._context.balancer
+        nodes = balancer.next_in_turns(len(operations))
+        begun: dict[Node, int] = {}
+        sent = 0
+        lacking = None
+        for node, operation in zip(nodes, operations, strict=False):
+            if not node.is_proven or not node.connections.is_unlimited or not _is_in_memory(operation.request):
+                break
+            if not self._send(node, operation, begun):
+                lacking = node
+                break
+            sent += 1
+        for node, count in begun.items():
+            node.counters.add_requests(count)
+        if sent < len(nodes):
+            balancer.give_back(len(nodes) - sent - (lacking is not None))
+        return sent, lacking
+
+    def _send(self, node: Node, operation: Operation, begun: dict[Node, int]) -> bool:
+        """Send a request, or note its error; False when no connection to the node is open."""
+        wire = node.connections.take_open()
+        if wire is None:
+            return False
+        request = operation.request
+        try:
+            head = self._context.build_head(request, node)
+        except Exception as exc:  # noqa: BLE001 - it is for the one whose request this is
+            node.connections.checkin(wire, reusable=True)
+            self._count += 1
+            self._results.append(Result(operation, exc))
+            return True
+        exchange = send_over(wire, node, request, head)
+        if exchange is None:
+            return False
+        begun[node] = begun.get(node, 0) + 1
+        attempt = Attempt(self._context, request, operation.check)
+        attempt.adopt(exchange)
+        self._count += 1
+        self._follow(operation, attempt)
+        return True
+
+    def poll(self, *, wait: bool = True) -> list[Result]:
+        """Return what has come since the last call; wait for a while when there is nothing and ``wait``."""
+        self._take(self._events(wait=wait))
+        now = time.monotonic()
+        self._resume(now)
+        if now >= self._next_tick:  # after what has come: this thread may have been away for long
+            self._next_tick = now + TICK_S
+            self._look_at_deadlines()
+        results, self._results = self._results, []
+        self._count -= len(results)
+        return results
+
+    def _events(self, *, wait: bool) -> list[tuple[int, int]]:
+        if self._epoll is None:
+            self._give_all_to_threads()
+            return []
+        events = self._epoll.poll(0.0)
+        if not events and wait and not self._results and self._count:
+            since = time.monotonic()
+            next_start = min((attempt.deadline for _, attempt in self._resting), default=since + TICK_S)
+            events = self._epoll.poll(min(max(next_start - since, 0.0), TICK_S))
+            self.waited_s += time.monotonic() - since
+        return events
+
+    def _take(self, events: Iterable[tuple[int, int]]) -> None:
+        """Look at connections that have news."""
+        totals = Totals()
+        for fd, _ in events:
+            pending = self._pending.get(fd)
+            if pending is None:
+                continue
+            operation, attempt, exchange = pending
+            if exchange.is_over:
+                del self._pending[fd]
+                continue
+            attempt.on_readable(exchange, totals)
+            if attempt.state is State.DONE:
+                del self._pending[fd]
+                self._results.append(Result(operation))
+            elif attempt.state is State.HEAD or _is_ended(exchange):
+                del self._pending[fd]
+                self._follow(operation, attempt)
+        totals.flush()
+
+    def _follow(self, operation: Operation, attempt: Attempt) -> None:
+        """Watch an attempt's exchanges, or note what has become of it."""
+        if attempt.is_over:
+            self._results.append(Result(operation, attempt.error))
+            return
+        exchanges = attempt.exchanges
+        if not exchanges:
+            self._resting.append((operation, attempt))
+            return
+        if attempt.state is State.HEAD or exchanges[-1].response is not None:
+            self._hand_over(operation, attempt)
+            return
+        for exchange in exchanges:
+            try:
+                self._watch(operation, attempt, exchange)
+            except OSError as exc:  # no descriptor is left for it
+                attempt.abandon()
+                self._results.append(Result(operation, exc))
+                return
+
+    def _watch(self, operation: Operation, attempt: Attempt, exchange: Exchange) -> None:
+        wire = exchange.wire
+        fd = wire.fileno()
+        if self._watched.get(fd) is not wire and self._epoll is not None:
+            self._epoll.register(fd, WATCHED)
+            self._watched[fd] = wire
+        self._pending[fd] = Pending(operation, attempt, exchange)
+
+    def _hand_over(self, operation: Operation, attempt: Attempt) -> None:
+        for exchange in attempt.exchanges:
+            self._pending.pop(exchange.wire.fileno(), None)
+        self._results.append(Result(operation, attempt=attempt))
+
+    def _resume(self, now: float) -> None:
+        """Start those whose pause is over."""
+        resting, self._resting = self._resting, []
+        for operation, attempt in resting:
+            if attempt.deadline <= now:
+                attempt.start(wait=False)
+            self._follow(operation, attempt)
+
+    def _look_at_deadlines(self) -> None:
+        """Let attempts do what is due."""
+        due = {id(each.attempt): (each.operation, each.attempt) for each in self._pending.values()}
+        for operation, attempt in due.values():
+            before = tuple(attempt.exchanges)
+            attempt.look()
+            if attempt.exchanges and self._context.now() >= attempt.deadline:
+                attempt.on_deadline()
+            if tuple(attempt.exchanges) != before:
+                self._forget_ended()
+                self._follow(operation, attempt)
+
+    def _forget_ended(self) -> None:
+        for fd, each in list(self._pending.items()):
+            if each.exchange.is_over:
+                del self._pending[fd]
+
+    def _give_all_to_threads(self) -> None:
+        """Without epoll answers are waited for one after the other."""
+        for operation, attempt, _ in self._pending.values():
+            self._results.append(Result(operation, attempt=attempt))
+        self._pending.clear()
+
+    def abandon(self) -> None:
+        """Give up all that is under way."""
+        for _, attempt, _ in self._pending.values():
+            attempt.abandon()
+        for result in self._results:
+            if result.attempt is not None:
+                result.attempt.abandon()
+        self._pending.clear()
+        self._resting.clear()
+        self._results.clear()
+        self._count = 0
+
+    def close(self) -> None:
+        """Give up what is under way, and let go of the connections, which stay open."""
+        self.abandon()
+        if self._epoll is not None:
+            self._epoll.close()
+
+    # -- the lane's names ------------------------------------------------------------------------
+
+    def join(self, call: Any, going: Operation) -> None:
+        """Follow what a call has begun as well."""
+        self._count += 1
+        self._follow(going, call.attempt)
+
+    def ready(self, *, wait: bool) -> tuple[list[Any], list[Landed]]:
+        """Return the operations whose answers passed their checks, and the others."""
+        results = self.poll(wait=wait)
+        good = [result.operation for result in results if result.error is None and result.attempt is None]
+        others = [result for result in results if result.error is not None or result.attempt is not None]
+        return good, [
+            Landed(each.operation, each.error, Call(self._finish, each.attempt) if each.attempt else None)
+            for each in others
+        ]
+
+
+class Call:
+    """An attempt in the hands of a caller that begins it, does something else, and waits for it then."""
+
+    __slots__ = ("_finish", "attempt")
+
+    def __init__(self, finish: Callable[[Attempt], Response], attempt: Attempt) -> None:
+        self._finish = finish
+        self.attempt = attempt
+
+    def begin(self, *, wait: bool = True) -> bool:
+        """Send the first try; False when all connections are in use and ``wait`` is False."""
+        return self.attempt.start(wait=wait)
+
+    def adopt(self, node: Node, exchange: Exchange | None) -> None:
+        """Go on from a first try that somebody else began, or could not begin, on a node that was picked."""
+        if exchange is None:
+            self.attempt.pick(node)
+        else:
+            self.attempt.adopt(exchange)
+
+    def first_result(self, *, timely: bool = True) -> Response | None:
+        """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
+        for exchange in self.attempt.exchanges:
+            exchange.was_waiting = not timely and exchange.wire.is_readable()
+        return self.finish()
+
+    def finish(self) -> Response:
+        """Return the answer; errors as Transport.send() has them."""
+        return self._finish(self.attempt)
+
+    def abandon(self) -> None:
+        """Give up what is under way; harmless after the end."""
+        self.attempt.abandon()
+
+
+class Landed(NamedTuple):
+    """A Result in the lane's words."""
+
+    going: Any
+    error: Exception | None = None
+    call: Any = None
+    is_late: bool = False
+
+
+def _is_ended(exchange: Exchange) -> bool:
+    return exchange.is_over
+
+
+def _is_in_memory(request: Request) -> bool:
+    return request.replayable and hasattr(request.body, "content")
+
+
+def _open_epoll() -> select.epoll | None:
+    """Return None on other systems, and where there are no descriptors left: then answers are waited for in turn."""
+    try:
+        return select.epoll() if IS_POSSIBLE else None
+    except OSError:
+        return None

@@ -131,21 +131,25 @@ def texts_of(column: Sequence[bytes]) -> list[str]:
     return b"\n".join(column).decode("utf-8", "surrogateescape").split("\n") if column else []
 
 
-def columns_of(
-    objects: Sequence[ObjectInfo],
-) -> tuple[Sequence[bytes], Sequence[bytes], Times, Sequence[bytes]] | None:
-    """Give keys, sizes, times and storage classes; None when a time has another shape."""
+def table_of(objects: Sequence[ObjectInfo]) -> ObjectTable | None:
+    """Return the objects as columns; None when a time has another shape, or a text a line break."""
     if isinstance(objects, ObjectTable):
-        return objects.names, objects.sizes, objects.times, objects.classes
-    keys, sizes, stamps, _, classes, *_ = zip(*objects, strict=True) if objects else [()] * len(ObjectInfo._fields)
-    times = Times("".join(stamps).encode())
-    if not times.are_sound(len(keys)):
+        return objects
+    keys, sizes, stamps, etags, classes, *_ = zip(*objects, strict=True) if objects else [()] * len(ObjectInfo._fields)
+    times = Times("".join(stamps).encode("utf-8", "surrogateescape"))
+    if not times.are_sound(len(keys)) or "\n" in "".join((*keys, *etags, *classes)):
         return None
-    return list(map(name_order, keys)), list(map(b"%d".__mod__, sizes)), times, list(map(str.encode, classes))
+    return ObjectTable(
+        list(map(name_order, keys)),
+        sizes=list(map(b"%d".__mod__, sizes)),
+        times=times,
+        etags=list(map(name_order, etags)),
+        classes=list(map(name_order, classes)),
+    )
 
 
 def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list[str], list[str]]:
-    """Give keys, sizes, times and ETags of some objects."""
+    """Return keys, sizes, times and ETags of some objects."""
     if isinstance(objects, ObjectTable):
         return list(objects.keys), list(map(int, objects.sizes)), objects.times.all(), texts_of(objects.etags)
     keys, sizes, stamps, etags, *_ = zip(*objects, strict=True)

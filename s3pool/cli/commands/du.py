@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from s3pool.cli.formats import USAGE_COLUMNS, add_csv_flag, check_csv, record_format
 from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
-from s3pool.cli.rows import USAGE_COLUMNS, add_csv_flag, check_csv, header_row, row_encoder
 from s3pool.cli.selection import (
     DELIMITER,
     Selection,
@@ -32,8 +32,6 @@ SUMMARY = "count objects and bytes"
 SIZE_WIDTH = 13
 COUNT_WIDTH = 10
 
-encode_usage = row_encoder(USAGE_COLUMNS)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of du."""
@@ -55,16 +53,15 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
     several = len(paths) != 1
     total = _Usage("")
-    if args.csv:
-        ctx.out.line(header_row(USAGE_COLUMNS))
+    show = _shower(args, ctx)
 
     def count(path: S3Path) -> None:
         # Prefixes are counted as their keys go by in order.
         mode = list_mode(args, ctx, ordered=bool(args.depth))
-        usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx)
+        usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx, show)
         total.add(usage.objects, usage.bytes)
         if is_table or several or args.depth is not None:
-            _show(usage, path.text, args, ctx)
+            show(usage, path.text)
 
     code = ctx.for_each(paths, count)
     # A listing that failed has counted nothing: that must not look like an empty bucket.
@@ -97,10 +94,13 @@ class _Usage:
         self.bytes += size
 
 
-def _count(selection: Selection, args: argparse.Namespace, ctx: Context) -> _Usage:
+Show = Callable[[_Usage, str], None]
+
+
+def _count(selection: Selection, args: argparse.Namespace, ctx: Context, show: Show) -> _Usage:
     pages = iter_selected_pages(ctx.client, selection, versions=args.versions, ahead=True)
     if args.depth:
-        return _count_by_prefix(selection, pages, args, ctx)
+        return _count_by_prefix(selection, pages, args.depth, show)
     total = _Usage("")
     for page in pages:
         total.add(*_sum_of(page))
@@ -112,22 +112,22 @@ def _sum_of(page: ListPage) -> tuple[int, int]:
     return len(page.objects) - markers, sum(info.size for info in page.objects)
 
 
-def _count_by_prefix(selection: Selection, pages: Iterable[ListPage], args: argparse.Namespace, ctx: Context) -> _Usage:
+def _count_by_prefix(selection: Selection, pages: Iterable[ListPage], depth: int, show: Show) -> _Usage:
     """Count while the keys go by in order; a prefix is shown as soon as its last key has gone."""
     total = _Usage("")
     open_prefixes: list[_Usage] = []
     base = selection.base
 
-    def close_to(depth: int) -> None:
-        while len(open_prefixes) > depth:
+    def close_to(count: int) -> None:
+        while len(open_prefixes) > count:
             done = open_prefixes.pop()
             outer = open_prefixes[-1] if open_prefixes else total
             outer.add(done.objects, done.bytes)
-            _show(done, S3Path(selection.bucket, done.name).text, args, ctx)
+            show(done, S3Path(selection.bucket, done.name).text)
 
     for page in pages:
         for info in page.objects:
-            names = _prefixes_of(info.key, base, args.depth)
+            names = _prefixes_of(info.key, base, depth)
             common = _common(open_prefixes, names)
             close_to(common)
             open_prefixes.extend(_Usage(name) for name in names[common:])
@@ -141,7 +141,7 @@ def _weight(info: ObjectInfo) -> tuple[int, int]:
 
 
 def _prefixes_of(key: str, base: str, depth: int) -> list[str]:
-    """Give the prefixes below the base that a key is in, the outermost first."""
+    """Return the prefixes below the base that a key is in, the outermost first."""
     names: list[str] = []
     place = len(base) if key.startswith(base) else len(key)
     while len(names) < depth and (slash := key.find(DELIMITER, place)) >= 0:
@@ -159,16 +159,18 @@ def _common(open_prefixes: list[_Usage], names: list[str]) -> int:
     return common
 
 
-def _show(usage: _Usage, url: str, args: argparse.Namespace, ctx: Context) -> None:
-    fields = {"type": "usage", "url": url, "objects": usage.objects, "bytes": usage.bytes}
-    if ctx.out.json:
-        ctx.out.record(fields)
-        return
-    if args.csv:
-        ctx.out.line(encode_usage(fields))
-        return
-    size = format_size(usage.bytes) if args.human else str(usage.bytes)
-    ctx.out.line(f"{size:>{SIZE_WIDTH}} {usage.objects:>{COUNT_WIDTH}} {escape(url)}")
+def _shower(args: argparse.Namespace, ctx: Context) -> Show:
+    """Return what writes the count of one prefix."""
+    form = record_format(args, ctx.out, USAGE_COLUMNS)
+
+    def show(usage: _Usage, url: str) -> None:
+        if form is not None:
+            ctx.out.raw(form.records([{"type": "usage", "url": url, "objects": usage.objects, "bytes": usage.bytes}]))
+            return
+        size = format_size(usage.bytes) if args.human else str(usage.bytes)
+        ctx.out.line(f"{size:>{SIZE_WIDTH}} {usage.objects:>{COUNT_WIDTH}} {escape(url)}")
+
+    return show
 
 
 def _total_size(size: int, *, human: bool) -> str:

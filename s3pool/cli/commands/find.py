@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
-from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.cli.records import object_encoder, prefix_record, version_record
-from s3pool.cli.rows import (
+from s3pool.cli.formats import (
     OBJECT_COLUMNS,
     PREFIX_COLUMNS,
     VERSION_COLUMNS,
+    Entry,
+    RecordFormat,
+    TextLines,
     add_csv_flag,
     check_csv,
-    header_row,
-    object_row_encoder,
-    row_encoder,
+    entry_record,
+    exact_size,
+    format_stamp,
+    human_size,
+    record_format,
 )
+from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.search import (
     DIRECTORY,
     FILE,
@@ -95,9 +98,13 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
-    if args.csv:
-        ctx.out.line(header_row(_columns(args)))
-    return ctx.for_each(paths, lambda path: _find(select(path, glob=glob, mode=mode, shard=shard), test, args, ctx))
+    form = record_format(args, ctx.out, _columns(args))
+
+    def find(path: S3Path) -> int:
+        selection = select(path, glob=glob, mode=mode, shard=shard)
+        return _find(selection, test, _Act(selection, args, ctx, form), args, ctx)
+
+    return ctx.for_each(paths, find)
 
 
 def _columns(args: argparse.Namespace) -> tuple[str, ...]:
@@ -141,8 +148,7 @@ def _object_filter(args: argparse.Namespace, *, moment: Callable[[str], float]) 
     )
 
 
-def _find(selection: Selection, test: Test | None, args: argparse.Namespace, ctx: Context) -> int:
-    act = _Act(selection, args, ctx)
+def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Namespace, ctx: Context) -> int:
     batches = iter_batches(
         ctx.client,
         selection,
@@ -183,14 +189,14 @@ def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
 class _Act:
     """Does what was asked with everything found below one operand."""
 
-    def __init__(self, selection: Selection, args: argparse.Namespace, ctx: Context) -> None:
+    def __init__(self, selection: Selection, args: argparse.Namespace, ctx: Context, form: RecordFormat | None) -> None:
         self._selection = selection
         self._args = args
         self._ctx = ctx
         self._out = ctx.out
         self._codes: list[int] = []
         self._command = _split_command(args.program) if args.program is not None else None
-        self._entry = self._entry_maker()
+        self._format = self._formatter(form)
 
     def take(self, batch: list[Found]) -> None:
         """Act on what was found, in its order."""
@@ -199,11 +205,8 @@ class _Act:
         if self._command is not None:
             for found in batch:
                 self._execute(self._command, found)
-        elif self._args.print0:
-            self._out.raw("".join(f"{self._entry(found)}\0" for found in batch).encode("utf-8", "surrogateescape"))
-            self._out.flush()
         else:
-            self._out.lines([self._entry(found) for found in batch])
+            self._out.block(self._format(batch))
 
     @property
     def exit_code(self) -> int:
@@ -217,43 +220,46 @@ class _Act:
 
     # -- printing --------------------------------------------------------------------------
 
-    def _entry_maker(self) -> Callable[[Found], str]:
-        if self._out.json or self._args.csv:
-            return self._record_maker()
-        escape = str if self._args.print0 else self._out.escape
-        template = self._args.format
-        if template is not None:
-            return lambda found: escape(fill(template, found, self._presign))
-        start = f"{S3Path(self._selection.bucket).text}/"
-        if self._args.long:
-            return self._long_maker(escape, start)
-        return lambda found: escape(start + found.key)
+    def _formatter(self, form: RecordFormat | None) -> Callable[[list[Found]], bytes]:
+        """Return what formats all that was found on a page."""
+        if form is not None:
+            return self._in_form(form)
+        if self._args.format is not None:
+            return self._by_template(self._args.format)
+        lines = self._lines()
+        if self._args.type == DIRECTORY:
+            return lambda batch: lines.entries(found.key for found in batch)
+        return lambda batch: lines.objects([found.info for found in batch if found.info is not None])
 
-    def _record_maker(self) -> Callable[[Found], str]:
+    def _in_form(self, form: RecordFormat) -> Callable[[list[Found]], bytes]:
         bucket, versions = self._selection.bucket, self._args.versions
-        if self._args.csv:
-            columns = _columns(self._args)
-            encode, of_object = row_encoder(columns), object_row_encoder(bucket, columns)
-        else:
-            encode, of_object = self._out.encode, object_encoder(bucket, self._out)
+        if self._args.type != DIRECTORY and not versions:
+            return lambda batch: form.objects(bucket, [found.info for found in batch if found.info is not None])
+        return lambda batch: form.records(entry_record(bucket, _entry(found), versions=versions) for found in batch)
 
-        def entry(found: Found) -> str:
-            if found.info is None:
-                return encode(prefix_record(bucket, found.key))
-            return encode(version_record(bucket, found.info)) if versions else of_object(found.info)
+    def _by_template(self, template: str) -> Callable[[list[Found]], bytes]:
+        escape, end = (str, "\0") if self._args.print0 else (self._out.escape, "\n")
 
-        return entry
+        def lines(batch: list[Found]) -> bytes:
+            texts = [f"{escape(fill(template, found, self._presign))}{end}" for found in batch]
+            return "".join(texts).encode("utf-8", "surrogateescape")
 
-    def _long_maker(self, escape: Callable[[str], str], start: str) -> Callable[[Found], str]:
-        exact = not self._args.human
-        line = line_formatter(exact=exact, versions=self._args.versions)
-        prefix_start = f"{format_stamp(format_iso_time(self._ctx.now()))} {(exact_size if exact else human_size)(0)}"
+        return lines
 
-        def entry(found: Found) -> str:
-            name = escape(start + found.key)
-            return f"{prefix_start} {name}" if found.info is None else line(found.info, name)
-
-        return entry
+    def _lines(self) -> TextLines:
+        args, exact = self._args, not self._args.human
+        no_size = (exact_size if exact else human_size)(0)
+        start = f"{S3Path(self._selection.bucket).text}/"
+        escape = str if args.print0 else self._out.escape
+        return TextLines(
+            lambda key: escape(start + key),
+            start=start,
+            long=args.long,
+            exact=exact,
+            versions=args.versions,
+            raw=args.print0,
+            prefix_start=f"{format_stamp(format_iso_time(self._ctx.now()))} {no_size} ",
+        )
 
     # -- programs --------------------------------------------------------------------------
 
@@ -268,6 +274,10 @@ class _Act:
         # The program writes to the same stdout: what was before it must stand before it.
         self._out.flush()
         self._codes.append(_run_program(words))
+
+
+def _entry(found: Found) -> Entry:
+    return found.key if found.info is None else found.info
 
 
 def _split_command(text: str) -> list[str]:

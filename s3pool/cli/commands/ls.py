@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.cli.lines import exact_size, format_stamp, human_size, line_formatter
-from s3pool.cli.output import escape
-from s3pool.cli.parser import positive_int
-from s3pool.cli.records import bucket_record, object_encoder, prefix_record, upload_record, version_record
-from s3pool.cli.rows import (
+from s3pool.cli.formats import (
     BUCKET_COLUMNS,
     OBJECT_COLUMNS,
     UPLOAD_COLUMNS,
     VERSION_COLUMNS,
+    Entry,
+    RecordFormat,
+    TextLines,
     add_csv_flag,
+    bucket_record,
     check_csv,
-    header_row,
-    object_row_encoder,
-    row_encoder,
+    entry_name,
+    entry_record,
+    exact_size,
+    format_stamp,
+    human_size,
+    record_format,
+    upload_record,
 )
+from s3pool.cli.output import escape
+from s3pool.cli.parser import positive_int
 from s3pool.cli.selection import (
     DELIMITER,
     Selection,
@@ -34,6 +41,7 @@ from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
+from s3pool.s3.page_table import name_order
 from s3pool.shard import Shard
 
 if TYPE_CHECKING:
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
 
     from s3pool.cli.context import Context
 
+T = TypeVar("T")
 SUMMARY = "list buckets, objects and prefixes"
 
 PREFIX_COLUMN = "prefix"  # of tables in which objects and prefixes stand together
@@ -74,9 +83,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
     paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
     columns = _columns(paths, args)
-    if args.csv:
-        ctx.out.line(header_row(columns))
-    lister = _Lister(args, ctx, headings=len(paths) > 1, columns=columns, shard=shard_of(args, ctx))
+    shard, form = shard_of(args, ctx), record_format(args, ctx.out, columns)
+    lister = _Lister(args, ctx, headings=len(paths) > 1, form=form, shard=shard)
     code = ctx.for_each(paths, lister.list)
     if args.summarize:
         lister.summarize()
@@ -84,7 +92,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ...]:
-    """Give the columns of the one table, which flags and operands alone decide.
+    """Return the columns of the one table, which flags and operands alone decide.
 
     Raises:
         UsageError: --csv is given, and one table cannot hold what was asked for.
@@ -101,22 +109,18 @@ def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ..
 
 
 class _Lister:
-    """One run over all operands: what was written so far, and how an entry is written.
-
-    ``columns`` are those of the table with --csv.
-    """
+    """One run over all operands: what was written so far, and how an entry is written."""
 
     def __init__(
-        self, args: argparse.Namespace, ctx: Context, *, headings: bool, columns: tuple[str, ...], shard: Shard
+        self, args: argparse.Namespace, ctx: Context, *, headings: bool, form: RecordFormat | None, shard: Shard
     ) -> None:
         self._args = args
         self._shard = shard
         self._ctx = ctx
         self._out = ctx.out
-        self._columns = columns
         # With --json and --csv alike an entry is a record, and nothing stands between them.
-        self._encode = row_encoder(columns) if args.csv else ctx.out.encode if ctx.out.json else None
-        self._headings = headings and self._encode is None and not args.print0
+        self._form = form
+        self._headings = headings and form is None and not args.print0
         self._exact = args.long and not args.human
         self._shown = 0
         self._objects = 0
@@ -171,10 +175,10 @@ class _Lister:
 
     @property
     def _left(self) -> int:
-        """Give how many entries may still come, 0 for any number."""
+        """How many entries may still come, 0 for any number."""
         return self._args.max_keys - self._shown if self._args.max_keys else 0
 
-    def _cut(self, entries: Sequence[str]) -> Sequence[str]:
+    def _cut(self, entries: Sequence[T]) -> Sequence[T]:
         entries = entries[: self._left] if self._args.max_keys else entries
         self._shown += len(entries)
         return entries
@@ -184,11 +188,13 @@ class _Lister:
     def _list_buckets(self) -> None:
         if self._args.versions or self._args.incomplete:
             raise UsageError("--versions and --incomplete need a bucket: s3/BUCKET")
-        self._write([self._bucket_entry(bucket) for bucket in self._ctx.client.list_buckets()])
+        buckets = self._cut(self._ctx.client.list_buckets())
+        if self._form is not None:
+            self._write(self._form.records(map(bucket_record, buckets)))
+        else:
+            self._write(self._ended(map(self._bucket_line, buckets)))
 
-    def _bucket_entry(self, bucket: BucketInfo) -> str:
-        if self._encode is not None:
-            return self._encode(bucket_record(bucket))
+    def _bucket_line(self, bucket: BucketInfo) -> str:
         if self._args.print0 and not self._args.long:
             return bucket.name
         name = f"{bucket.name}/" if self._args.print0 else f"{escape(bucket.name)}/"
@@ -204,33 +210,30 @@ class _Lister:
             if self._is_full:
                 return
             if _belongs(upload.key, selection):
-                self._write([self._upload_entry(upload, selection)])
+                self._cut([upload])
+                self._write(self._upload_lines(upload, selection))
 
-    def _upload_entry(self, upload: UploadInfo, selection: Selection) -> str:
-        if self._encode is not None:
-            return self._encode(upload_record(selection.bucket, upload))
+    def _upload_lines(self, upload: UploadInfo, selection: Selection) -> bytes:
+        if self._form is not None:
+            return self._form.records([upload_record(selection.bucket, upload)])
         name = self._name(selection.relative(upload.key))
         if self._args.print0 and not self._args.long:
-            return name
-        return (
-            f"{format_stamp(upload.initiated)} {escape(upload.storage_class) or '-'} {escape(upload.upload_id)} {name}"
-        )
+            return self._ended([name])
+        storage_class = escape(upload.storage_class) or "-"
+        return self._ended([f"{format_stamp(upload.initiated)} {storage_class} {escape(upload.upload_id)} {name}"])
 
     # -- keys ------------------------------------------------------------------------------
 
     def _list_keys(self, selection: Selection) -> None:
         recursive = self._args.recursive or selection.admits is not None
-        object_entry, prefix_entry = self._entry_makers(selection)
-        whole = self._page_formatter(selection.base)
+        objects, entries = self._formatters(selection)
         found = False
         for page in self._iter_pages(selection, delimiter="" if recursive else DELIMITER):
             found = found or bool(page.objects or page.prefixes)
-            lines = whole(page.objects) if whole and page.objects and not page.prefixes else None
-            if lines is None:
-                self._write(_merged(page, object_entry, prefix_entry))
+            if page.prefixes:
+                self._write(entries(self._cut(_merged(page))))
             else:
-                self._write_heading()
-                self._out.block(lines)
+                self._write(objects(self._cut(page.objects)))
             self._count(page)
             if self._is_full:
                 break
@@ -253,20 +256,6 @@ class _Lister:
             else:
                 yield replace(page, prefixes=tuple(name for name in page.prefixes if shard.holds(relative(name))))
 
-    def _page_formatter(self, base: str) -> Callable[[Sequence[ObjectInfo]], bytes | None] | None:
-        """Give what formats whole pages where lines are plain, None where it is of no use."""
-        if not self._is_plain:
-            return None
-        from s3pool.cli.pagelines import page_formatter
-
-        return page_formatter(base, exact=self._exact)
-
-    @property
-    def _is_plain(self) -> bool:
-        """Say whether lines are the usual ones, and as many as there are."""
-        args = self._args
-        return self._encode is None and not (args.print0 or args.etag or args.versions or args.max_keys)
-
     def _count(self, page: ListPage) -> None:
         if self._args.summarize:
             markers = sum(info.is_delete_marker for info in page.objects) if self._args.versions else 0
@@ -275,46 +264,34 @@ class _Lister:
             self._prefixes += len(page.prefixes)
             self._bytes += sum(info.size for info in page.objects)
 
-    def _entry_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
-        if self._encode is not None:
-            return self._record_makers(selection.bucket, self._encode)
-        if self._args.print0 and not self._args.long:
-            return (lambda info: selection.relative(info.key)), selection.relative
-        return self._line_makers(selection)
+    def _formatters(
+        self, selection: Selection
+    ) -> tuple[Callable[[Sequence[ObjectInfo]], bytes], Callable[[Iterable[Entry]], bytes]]:
+        """Return what formats the objects of a page, and what formats objects and prefixes."""
+        form, args = self._form, self._args
+        if form is None:
+            lines = self._lines(selection)
+            return lines.objects, lines.entries
+        bucket, versions = selection.bucket, args.versions
 
-    def _record_makers(
-        self, bucket: str, encode: Callable[[Mapping[str, object]], str]
-    ) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
-        def of_version(info: ObjectInfo) -> str:
-            return encode(version_record(bucket, info))
+        def records(entries: Iterable[Entry]) -> bytes:
+            return form.records(entry_record(bucket, entry, versions=versions) for entry in entries)
 
-        def of_prefix(prefix: str) -> str:
-            return encode(prefix_record(bucket, prefix))
+        return records if versions else partial(form.objects, bucket), records
 
-        if self._args.versions:
-            return of_version, of_prefix
-        if self._args.csv:
-            return object_row_encoder(bucket, self._columns), of_prefix
-        return object_encoder(bucket, self._out), of_prefix
-
-    def _line_makers(self, selection: Selection) -> tuple[Callable[[ObjectInfo], str], Callable[[str], str]]:
-        line = line_formatter(exact=self._exact, etag=self._args.etag, versions=self._args.versions)
-        stamp = format_stamp(format_iso_time(self._ctx.now()))
-        size = self._no_size()
-        relative, name_of = selection.relative, self._name
-        base, start = selection.base, len(selection.base)
-
-        def of_object(info: ObjectInfo) -> str:
-            key = info.key
-            name = key[start:]
-            # Nearly all names are plain, and a listing spends its time here.
-            is_plain = name and key.startswith(base) and name.isprintable()
-            return line(info, name if is_plain else name_of(relative(key)))
-
-        def of_prefix(prefix: str) -> str:
-            return f"{stamp} {size} {self._out.paint(name_of(relative(prefix)), 'prefix')}"
-
-        return of_object, of_prefix
+    def _lines(self, selection: Selection) -> TextLines:
+        args = self._args
+        return TextLines(
+            lambda key: self._name(selection.relative(key)),
+            base=selection.base,
+            long=args.long or not args.print0,
+            exact=self._exact,
+            etag=args.etag,
+            versions=args.versions,
+            raw=args.print0,
+            prefix_start=f"{format_stamp(format_iso_time(self._ctx.now()))} {self._no_size()} ",
+            paint=lambda name: self._out.paint(name, "prefix") if args.long or not args.print0 else name,
+        )
 
     def _name(self, relative: str) -> str:
         name = relative or OWN_MARKER
@@ -323,14 +300,13 @@ class _Lister:
     def _no_size(self) -> str:
         return exact_size(0) if self._exact else human_size(0)
 
-    def _write(self, entries: Sequence[str]) -> None:
+    def _ended(self, lines: Iterable[str]) -> bytes:
+        end = "\0" if self._args.print0 else "\n"
+        return "".join([f"{line}{end}" for line in lines]).encode("utf-8", "surrogateescape")
+
+    def _write(self, lines: bytes) -> None:
         self._write_heading()
-        entries = self._cut(entries)
-        if self._args.print0:
-            self._out.raw("".join(f"{entry}\0" for entry in entries).encode("utf-8", "surrogateescape"))
-            self._out.flush()
-        else:
-            self._out.lines(entries)
+        self._out.block(lines)
 
 
 def _belongs(key: str, selection: Selection) -> bool:
@@ -342,17 +318,6 @@ def _belongs(key: str, selection: Selection) -> bool:
     return key.startswith(selection.prefix) or key == selection.single
 
 
-def _merged(
-    page: ListPage, object_entry: Callable[[ObjectInfo], str], prefix_entry: Callable[[str], str]
-) -> Sequence[str]:
-    """Give the entries of a page in key order."""
-    if not page.prefixes:
-        return [object_entry(info) for info in page.objects]
-    named: list[tuple[bytes, str]] = [(_order(info.key), object_entry(info)) for info in page.objects]
-    named += [(_order(prefix), prefix_entry(prefix)) for prefix in page.prefixes]
-    named.sort(key=lambda pair: pair[0])
-    return [entry for _, entry in named]
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+def _merged(page: ListPage) -> list[Entry]:
+    """Return the objects and prefixes of a page in the order of their names."""
+    return sorted([*page.objects, *page.prefixes], key=lambda entry: name_order(entry_name(entry)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
-from s3pool.cli.lines import format_stamp
+from s3pool.cli.formats import format_stamp
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import table
 from s3pool.model import format_iso_time

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from s3pool.cli.formats import Record, prefix_record, version_record
 from s3pool.cli.output import escape
-from s3pool.cli.records import Record, prefix_record, version_record
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
 from s3pool.model import ObjectHead, ObjectInfo

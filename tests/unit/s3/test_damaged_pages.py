@@ -9,7 +9,8 @@ from itertools import islice
 from random import Random
 from unittest import mock
 
-from s3pool.cli.pagelines import page_formatter
+from s3pool.cli.formats import TextLines
+from s3pool.cli.output import escape
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage
 from s3pool.s3 import page_scanner, xml
@@ -54,9 +55,9 @@ def nothing(*_: object) -> None:
     """Stand for what is not to be used; a mock would cost as much as a page."""
 
 
-def lines(answer: ListPage | str) -> str | None:
-    """Give what is printed of a page in one go; None where each line is made by itself."""
-    return page_formatter("", exact=True)(answer.objects) if isinstance(answer, ListPage) and answer.objects else None
+def lines(answer: ListPage | str) -> bytes:
+    """Return what is printed of a page."""
+    return TextLines(escape, exact=True).objects(answer.objects) if isinstance(answer, ListPage) else b""
 
 
 def parsers_agree(bodies: list[bytes], ways: Counter[str]) -> None:

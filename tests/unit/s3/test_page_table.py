@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from s3pool.model import ObjectInfo
-from s3pool.s3.page_table import ObjectTable, Times, columns_of, keys_of, names_of, texts_of
+from s3pool.s3.page_table import ObjectTable, Times, keys_of, names_of, table_of, texts_of
 
 FIRST = ObjectInfo("a", 7, "2026-01-22T20:44:33.219Z", "abc", "COLD")
 SECOND = ObjectInfo("b", 1536, "2025-12-31T23:59:59.000Z", "", "STANDARD")
@@ -39,20 +39,12 @@ def test_a_table_can_be_made_of_its_columns() -> None:
 @pytest.mark.parametrize("objects", [table(), (FIRST, SECOND), ()])
 def test_keys_and_columns_are_those_of_the_objects(objects: ObjectTable | tuple[ObjectInfo, ...]) -> None:
     """With a table or without."""
-    columns = columns_of(objects)
+    made = table_of(objects)
 
-    assert columns is not None
-    keys, sizes, times, classes = columns
-    assert [info.key for info in objects] == list(keys_of(objects)) == texts_of(keys)
-    assert list(names_of(objects)) == list(keys)
-    assert [info.size for info in objects] == list(map(int, sizes))
-    assert [info.last_modified for info in objects] == times.all()
-    assert [info.storage_class for info in objects] == texts_of(classes)
-
-
-def test_a_time_of_another_shape_has_no_column() -> None:
-    """A column is cut by lengths."""
-    assert columns_of([FIRST, SECOND._replace(last_modified="")]) is None
+    assert made is not None
+    assert [info.key for info in objects] == list(keys_of(objects)) == texts_of(made.names)
+    assert list(names_of(objects)) == list(made.names)
+    assert tuple(objects) == made
 
 
 @pytest.mark.parametrize(

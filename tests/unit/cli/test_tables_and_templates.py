@@ -1,4 +1,4 @@
-"""Records, lines, tables and templates: the shapes of results."""
+"""Tables and templates of results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import io
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from s3pool.cli.lines import line_formatter
 from s3pool.cli.output import Output
-from s3pool.cli.records import object_encoder, object_record
-from s3pool.cli.rows import OBJECT_COLUMNS, object_row_encoder, row_encoder
 from s3pool.cli.search import Found
 from s3pool.cli.tables import print_stats, table
 from s3pool.cli.templates import check_words, fill
@@ -21,39 +16,6 @@ from s3pool.model import ObjectInfo
 from s3pool.pool.stats import EndpointStats
 
 TIME = "2026-01-22T20:44:33.219Z"
-KEYS = st.text(st.characters(codec=None), min_size=1)
-
-
-@given(KEYS, st.sampled_from(["STANDARD", "", 'odd"class']), st.text("abz019.-", min_size=3))
-def test_fast_encoder_gives_what_the_slow_one_gives(key: str, storage_class: str, bucket: str) -> None:
-    """It is an abbreviation, not another format."""
-    out = Output(stdout=io.BytesIO(), stderr=io.StringIO())
-    info = ObjectInfo(key, 5, TIME, "etag", storage_class)
-
-    line = object_encoder(bucket, out)(info)
-
-    assert object_record(bucket, info) == json.loads(line)
-    assert out.encode(object_record(bucket, info)) == line
-
-
-@given(KEYS, st.sampled_from(["STANDARD", "", 'odd"class']), st.sampled_from(["e", 'a"b', "a,b"]))
-def test_fast_row_is_the_slow_one(key: str, storage_class: str, etag: str) -> None:
-    """Also where the table has one column more than an object."""
-    info = ObjectInfo(key, 5, TIME, etag, storage_class)
-
-    for columns in (OBJECT_COLUMNS, (*OBJECT_COLUMNS, "prefix")):
-        assert row_encoder(columns)(object_record("b", info)) == object_row_encoder("b", columns)(info)
-
-
-def test_columns_of_a_line() -> None:
-    """Each column in its place, whatever is asked for."""
-    info = ObjectInfo("k", 1536, TIME, "e" * 32, "GLACIER", "v1", False, True)
-
-    plain = line_formatter(exact=False)(info, "k")
-    full = line_formatter(exact=True, etag=True, versions=True)(info, "k")
-
-    assert "[2026-01-22 20:44:33 UTC]   1.5KiB GLACIER k" == plain
-    assert f"[2026-01-22 20:44:33 UTC]          1536 GLACIER {'e' * 32} v1 DEL k" == full
 
 
 def test_table_aligns_columns() -> None:

@@ -18,6 +18,9 @@ from s3pool.transfer.etags import is_md5_etag
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")
 TRIAL_BYTES = 16 * 1024
+# So small a body gets an MD5 beside its SHA-256, for at most 4 us, which is held against the ETag. Larger ones rely on
+# the SHA-256 in the signature: RGW 16, MinIO, versitygw and SeaweedFS refuse other bytes (XAmzContentSHA256Mismatch).
+COMPARED_BYTES = 2 * 1024
 TRIALS = 5  # the best of some: anything may come between
 
 Feed = Callable[[Callable[[memoryview], object]], None]
@@ -47,6 +50,16 @@ def sha256_is_cheaper() -> bool:
         return True
 
 
+@functools.cache
+def has_md5() -> bool:
+    """Return whether this system makes MD5s at all; some forbid them."""
+    try:
+        hashlib.md5(b"", usedforsecurity=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _best_of(act: Callable[[], object]) -> float:
     best = math.inf
     for _ in range(TRIALS):
@@ -56,13 +69,17 @@ def _best_of(act: Callable[[], object]) -> float:
     return best
 
 
-def seal(feed: Feed, *, sign_payload: bool, checksum: str = "") -> Seal:
+def seal(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = False) -> Seal:
     """Read a body once and make what its request carries.
 
     ``feed`` hands all of the body to a function, block by block. With ``sign_payload`` the
     signature covers a SHA-256; without it a Content-MD5 is sent, which any server checks.
+    With ``compare`` an MD5 is made in any case, for check_stored().
     """
     names = {"sha256" if sign_payload else "md5"} | ({checksum} if checksum else set())
+    sends_md5 = "md5" in names
+    if compare and has_md5():
+        names.add("md5")
     hashers = {name: new_hasher(name) for name in names}
 
     def update(block: memoryview) -> None:
@@ -74,7 +91,7 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "") -> Seal:
     md5 = digests.get("md5", b"")
     return Seal(
         payload_hash=digests["sha256"].hex() if sign_payload else UNSIGNED_PAYLOAD,
-        content_md5=base64.b64encode(md5).decode(),
+        content_md5=base64.b64encode(md5).decode() if sends_md5 else "",
         checksum=_header(checksum, digests),
         md5_hex=md5.hex(),
     )
@@ -82,7 +99,8 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "") -> Seal:
 
 def seal_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: str = "") -> Seal:
     """Make the seal of a body in memory."""
-    return seal(lambda update: _hand(update, content), sign_payload=sign_payload, checksum=checksum)
+    is_small = len(content) <= COMPARED_BYTES
+    return seal(lambda update: _hand(update, content), sign_payload=sign_payload, checksum=checksum, compare=is_small)
 
 
 def check_stored(what: object, result: PutResult, sealed: Seal) -> None:

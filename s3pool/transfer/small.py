@@ -23,7 +23,7 @@ from s3pool.s3.exchange import Pending
 from s3pool.s3.requests import attribute_headers
 from s3pool.s3.responses import etag_of, put_result, stranger_in
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.checksums import Seal, check_stored
+from s3pool.transfer.checksums import COMPARED_BYTES, Seal, check_stored, has_md5
 from s3pool.transfer.smallfiles import SmallFiles
 from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.tasks import Done, DownloadTask, FileStamp, UploadTask
@@ -185,7 +185,8 @@ class SmallUpload(_Small[PutResult]):
         if stored.MTIME_HEADER not in headers:
             headers[stored.MTIME_HEADER] = stored.format_mtime(facts.st_mtime_ns)
         if engine.options.sign_payload:
-            self._md5 = ""
+            is_compared = self._size <= COMPARED_BYTES and has_md5()
+            self._md5 = md5(content, usedforsecurity=False).hexdigest() if is_compared else ""
             payload_hash = sha256(content).hexdigest()
         else:
             digest = md5(content, usedforsecurity=False).digest()

@@ -485,3 +485,18 @@ def test_file_stays_when_other_bytes_were_stored(call: Run, fake: FakeS3, tmp_pa
     result = call("mv", *LARGE, "f", "s3/b/f")
 
     assert (1, content) == (result.code, (tmp_path / "f").read_bytes()), result.err
+
+
+@pytest.mark.parametrize("name", ["s3/b/f", "s3/b/d/"])
+@pytest.mark.parametrize(("size", "words"), [(2048, ()), (3 * MIB, ("--checksum", "md5"))])
+def test_cp_tells_that_other_bytes_were_stored(
+    call: Run, fake: FakeS3, tmp_path: Path, size: int, words: tuple[str, ...], name: str
+) -> None:
+    """An MD5 of so few bytes costs nothing that could be measured; for more it is asked for."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(os.urandom(size))
+    fake.fault(FlipStored(), op="PutObject", times=0)
+
+    result = call("cp", *words, *(("-r", "d") if name.endswith("/") else ("d/f",)), name)
+
+    assert (1, True) == (result.code, "; what was sent makes " in result.err), result.err

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
-from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.head import CACHE_SIZE, HOP_BY_HOP, RequestHead
+from s3pool.proxy.errors import Denial, forbidden
 from s3pool.proxy.operations import DIALECTS
-from s3pool.proxy.target import Target
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, RequestHead
+from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import (
     ALGORITHM,

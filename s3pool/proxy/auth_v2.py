@@ -27,10 +27,10 @@ from s3pool.proxy.auth import (
     refuse_unsigned,
 )
 from s3pool.proxy.clients import Client
-from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.head import RequestHead
+from s3pool.proxy.errors import Denial, forbidden
 from s3pool.proxy.operations import EXACT_QUERIES
-from s3pool.proxy.target import Target
+from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request_target import Target
 from s3pool.s3.signing import canonical_value
 
 SIGNED_PARAMETERS = frozenset(

@@ -14,15 +14,44 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 from s3pool.body import EMPTY_SHA256
+from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
+from s3pool.hashing import Hasher, new_hasher
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.budget import Budget
-from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX, checksum_for
-from s3pool.proxy.denial import Denial, malformed, slow_down
-from s3pool.proxy.head import FIELD_LINE
+from s3pool.proxy.bodies import Budget, Lines
+from s3pool.proxy.errors import Denial, malformed, slow_down
+from s3pool.proxy.request import FIELD_LINE
 from s3pool.s3.signing import signature
+
+# Characters of each checksum in base64.
+CHARACTERS = {
+    "crc32": 8,
+    "crc32c": 8,
+    "crc64nvme": 12,
+    "sha1": 28,
+    "sha256": 44,
+    "sha512": 88,
+    "md5": 24,
+    "xxhash64": 12,
+    "xxhash3": 12,
+    "xxhash128": 24,
+}
+UNKNOWN_HERE = frozenset({"xxhash64", "xxhash3", "xxhash128"})  # which nothing that is installed computes
+
+
+def checksum_for(header: str) -> Hasher | None:
+    """Make what computes the checksum of a header; None when nothing here can: the node compares it.
+
+    Raises:
+        Denial: it is none of S3's.
+    """
+    name = header.removeprefix(CHECKSUM_PREFIX)
+    if name not in CHARACTERS or not header.startswith(CHECKSUM_PREFIX):
+        detail = "The value specified in the x-amz-trailer header is not supported"
+        raise Denial(400, "InvalidRequest", detail, closes=True)
+    return None if name in UNKNOWN_HERE else new_hasher(name)
+
 
 MAX_LINE_BYTES = 4096
 MAX_CHUNK_BYTES = 16 << 20  # a signed chunk is kept whole until its signature is known
@@ -36,48 +65,6 @@ TRAILER_SIGNATURE = "x-amz-trailer-signature"
 TRAILER_FIELD = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]*)")
 
 Read = Callable[[memoryview], int]
-
-
-class Lines(Protocol):
-    """A source that gives both bytes and lines."""
-
-    def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer."""
-
-    def read_line(self, limit: int) -> bytes:
-        """Give the next line, without its CRLF."""
-
-
-class LengthReader:
-    """A body framed by Content-Length."""
-
-    def __init__(self, source: Lines, length: int) -> None:
-        self._source = source
-        self.left = length
-
-    @property
-    def is_done(self) -> bool:
-        """Say whether the whole body was taken from the connection."""
-        return self.left == 0
-
-    @property
-    def can_splice(self) -> bool:
-        """Say whether the rest of the body is plain bytes on the connection's socket."""
-        return bool(getattr(self._source, "can_splice", False))
-
-    def splice(self, pipe: int, limit: int) -> int:
-        """Let the kernel move what has arrived into a pipe; only where ``can_splice`` holds."""
-        count: int = self._source.splice(pipe, min(limit, self.left))  # type: ignore[attr-defined]
-        self.left -= count
-        return count
-
-    def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer; 0 at the end."""
-        if not self.left:
-            return 0
-        count = self._source.readinto(view[: self.left])
-        self.left -= count
-        return count
 
 
 class ChunkedReader:

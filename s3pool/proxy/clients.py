@@ -11,7 +11,7 @@ from typing import cast
 
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials
-from s3pool.proxy.denial import forbidden
+from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
 from s3pool.proxy.operations import Operation
 from s3pool.record import dataclass, field

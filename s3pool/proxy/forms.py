@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.errors import Denial
 from s3pool.record import dataclass
 
 FORM_TYPE = "multipart/form-data"

@@ -23,11 +23,11 @@ from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
 from s3pool.pool.window import Call
-from s3pool.proxy.budget import Budget, RetryBudget, Slip
-from s3pool.proxy.denial import RETRY_AFTER_FIELDS, Denial, unavailable
+from s3pool.proxy.bodies import Budget
+from s3pool.proxy.errors import RETRY_AFTER_FIELDS, Denial, unavailable
+from s3pool.proxy.limits import RetryBudget, Seats, Slip
+from s3pool.proxy.node_request import Outbound, ProxyRequest
 from s3pool.proxy.operations import Operation
-from s3pool.proxy.outbound import Outbound, ProxyRequest
-from s3pool.proxy.seats import Seats
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
 

@@ -27,35 +27,40 @@ from s3pool.proxy.auth import (
     payload_of,
 )
 from s3pool.proxy.auth_v2 import verify_v2
-from s3pool.proxy.browser import refuse_foreign_pages
-from s3pool.proxy.checksum import checksum_for
+from s3pool.proxy.chunked import checksum_for
+from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted, refuse_foreign_pages
 from s3pool.proxy.clients import Client
-from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.form_upload import FormVerifier, form_answer, is_form, put_head, with_file_type
+from s3pool.proxy.conditions import MAY_BE_UNCHECKED, Inquiry, check_batch
+from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import Form, FormReader, boundary_of
 from s3pool.proxy.forward import Forwarder
-from s3pool.proxy.head import RequestHead
-from s3pool.proxy.inquiry import MAY_BE_UNCHECKED, Inquiry, check_batch
 from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
-from s3pool.proxy.loading import PASS, Admitted, Load, Loader, reader_for
-from s3pool.proxy.location import located
-from s3pool.proxy.naming import (
-    COPY_SOURCE,
-    DOCUMENTS,
-    WAY_DETAIL,
-    DocumentSink,
-    check_document,
-    is_way,
-    settle_names,
+from s3pool.proxy.names import COPY_SOURCE, DOCUMENTS, WAY_DETAIL, DocumentSink, check_document, is_way, settle_names
+from s3pool.proxy.node_request import (
+    CONDITIONS,
+    PAYLOAD_FIELD,
+    Fields,
+    Outbound,
+    is_framed,
+    refuse_hearsay,
+    signed_names,
 )
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
-from s3pool.proxy.outbound import CONDITIONS, PAYLOAD_FIELD, Fields, Outbound, is_framed, refuse_hearsay, signed_names
-from s3pool.proxy.peers import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted
-from s3pool.proxy.policy import Policy
-from s3pool.proxy.servers import ADMIN_NAMES, TRAILER_SERVERS, kind_of
+from s3pool.proxy.relay import located
+from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request_body import PASS, Admitted, Load, Loader, reader_for
+from s3pool.proxy.request_target import (
+    ADMIN_NAMES,
+    TRAILER_SERVERS,
+    Target,
+    guard_admin,
+    kind_of,
+    read_target,
+    virtual_bucket,
+)
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
-from s3pool.proxy.target import Target, guard_admin, read_target, virtual_bucket
 from s3pool.record import replace
 from s3pool.s3.documents import parse_initiate
 from s3pool.s3.signing import Signer

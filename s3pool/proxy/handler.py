@@ -11,20 +11,18 @@ from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.heads import Head
-from s3pool.proxy.budget import Slip
-from s3pool.proxy.denial import ClientGoneError, Denial, unavailable
+from s3pool.proxy.access_log import Entry
+from s3pool.proxy.bodies import ClientBody
+from s3pool.proxy.errors import ClientGoneError, Denial, unavailable
 from s3pool.proxy.forms import Form
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
-from s3pool.proxy.head import RequestHead, parse_head
 from s3pool.proxy.host import Host
-from s3pool.proxy.journal import Entry
-from s3pool.proxy.limits import Rule, Ticket
-from s3pool.proxy.loading import Admitted, Load
-from s3pool.proxy.outbound import Outbound
-from s3pool.proxy.refusal import answer_health, refuse
-from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head
+from s3pool.proxy.limits import Rule, Slip, Ticket
+from s3pool.proxy.node_request import Outbound
+from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
+from s3pool.proxy.request import RequestHead, parse_head
+from s3pool.proxy.request_body import Admitted, Load
 from s3pool.proxy.stream import ClientStream
-from s3pool.proxy.upload import ClientBody
 from s3pool.s3.documents import parse_error
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from s3pool.proxy.access_log import Entry
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.journal import Entry
 
 
 class Host(Protocol):

@@ -1,9 +1,4 @@
-"""Fair use: how much a client may ask for, and a bucket, counted over all processes of the proxy.
-
-The counts are in memory that the processes share. Each has the time at which what was
-admitted so far is paid off (the generic cell rate algorithm), so that a restart of a process,
-a pause or a reload loses nothing and gives nothing away.
-"""
+"""Fair use of what all clients share: rates, places at nodes, and retries."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from s3pool.errors import ConfigError, UsageError
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.errors import Denial, slow_down
 from s3pool.units import parse_size
 
 KEYS = ("requests", "bytes", "in_flight")
@@ -257,3 +252,159 @@ def _slow_down(rule: Rule, limit: str, wait_s: float) -> Denial:
     denial = Denial(503, "SlowDown", detail, fields=(("Retry-After", str(seconds)), ("x-amz-retry-after", str(millis))))
     denial.limited = rule.label, limit
     return denial
+
+
+MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
+SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
+
+
+class Seats:
+    """A bound on requests of one kind. Nobody has more than half of it while others are there.
+
+    An owner is an access key, or an address where there is none. One that is alone may have
+    more, but for a quarter that is kept for others: their first requests find it free.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        kind: str = "slots",
+        detail: str = "all connections to the storage are in use.",
+        closes: bool = False,
+    ) -> None:
+        self.size = max(size, 1)
+        self._kind, self._detail, self._closes = kind, detail, closes
+        self._half = max(self.size // 2, 1)
+        self._most = max(self.size - self.size // SPARE_SHARE, 1)
+        # Guards all below; held for a few additions.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._held: dict[str, int] = {}
+        self._taken = 0
+        self._waiting = 0
+        self._last_owner = ""
+        self._mixed_at = -MIXED_S
+
+    @property
+    def taken(self) -> int:
+        """Return the number of places that are taken."""
+        return self._taken
+
+    def take_now(self, owner: str) -> bool:
+        """Take a place if there is one for this owner."""
+        with self._lock:
+            return self._take(owner)
+
+    def take(self, owner: str, patience_s: float) -> bool:
+        """Take a place, or wait for one; False when there is none in time."""
+        with self._changed:
+            if self._take(owner):
+                return True
+            until = time.monotonic() + patience_s
+            self._waiting += 1
+            try:
+                while (left_s := until - time.monotonic()) > 0:
+                    self._changed.wait(left_s)
+                    if self._take(owner):
+                        return True
+            finally:
+                self._waiting -= 1
+        return False
+
+    def claim(self, owner: str, patience_s: float = 0.0) -> str:
+        """Take a place as take() does, and return the owner.
+
+        Raises:
+            Denial: there is none in time.
+        """
+        if not self.take(owner, patience_s):
+            denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
+            denial.limited = ("", self._kind)
+            raise denial
+        return owner
+
+    def _take(self, owner: str) -> bool:
+        held = self._held.get(owner, 0)
+        if owner != self._last_owner:
+            if self._last_owner:
+                self._mixed_at = time.monotonic()
+            self._last_owner = owner
+        if self._taken >= self.size:
+            return False
+        if held >= self._half and (self._taken >= self._most or time.monotonic() - self._mixed_at < MIXED_S):
+            return False
+        self._held[owner] = held + 1
+        self._taken += 1
+        return True
+
+    def give_back(self, owner: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._taken -= 1
+            held = self._held[owner] - 1
+            if held:
+                self._held[owner] = held
+            else:
+                del self._held[owner]
+            if self._waiting:
+                self._changed.notify_all()
+
+
+LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
+
+
+class RetryBudget:
+    """The share of the requests at work that may be in a second try.
+
+    When every node refuses, trying each request three times would triple the load that
+    made them refuse. What a dead node leaves behind is no such load, and is not counted.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        # Guards the two numbers below; held for additions.
+        self._lock = threading.Lock()
+        self._active = 0
+        self._retrying = 0
+
+    @property
+    def retrying(self) -> int:
+        """Give the requests that are in a second try now."""
+        return self._retrying
+
+    @property
+    def admits(self) -> bool:
+        """Say whether one more may begin a second try."""
+        return self._retrying < max(LEAST_RETRIES, self._share * self._active)
+
+    def change(self, *, active: int = 0, retrying: int = 0) -> None:
+        """Count requests that begin or end."""
+        with self._lock:
+            self._active += active
+            self._retrying += retrying
+
+
+class Slip:
+    """One request's place in the budget, from now to its answer."""
+
+    __slots__ = ("_budget", "_is_retrying")
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+        self._is_retrying = False
+        budget.change(active=1)
+
+    def end(self) -> None:
+        """Give it back; once."""
+        self._budget.change(active=-1, retrying=-int(self._is_retrying))
+
+    def may_retry(self) -> bool:
+        """Say whether a second try may begin; one that has begun may go on."""
+        return self._is_retrying or self._budget.admits
+
+    def note_retry(self) -> None:
+        """Note that the request is in a second try that may add to the load, or a later one."""
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._budget.change(retrying=1)

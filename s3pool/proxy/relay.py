@@ -4,14 +4,138 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from email.utils import formatdate
 
 from s3pool.errors import S3PoolError, TransportError
-from s3pool.model import Response
+from s3pool.model import BodyStream, Response
 from s3pool.pool.heads import Head
 from s3pool.pool.splice import IS_POSSIBLE, Pipe, open_pipe
-from s3pool.proxy.denial import ClientGoneError
-from s3pool.proxy.head import HOP_BY_HOP, RequestHead, connection_words
+from s3pool.proxy.access_log import Entry
+from s3pool.proxy.bodies import LengthReader
+from s3pool.proxy.errors import REASONS, ClientGoneError, Denial
+from s3pool.proxy.request import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
+
+DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
+
+
+def refuse(
+    stream: ClientStream, entry: Entry, head: RequestHead | None, reader: object, denial: Denial, *, is_ending: bool
+) -> bool:
+    """Answer with an S3 error; return whether the connection can go on."""
+    keep_alive = head is not None and head.keep_alive and not denial.closes and not is_ending
+    keep_alive = keep_alive and _drop_body(stream, head, reader)
+    entry.status, entry.code, entry.denied = denial.status, denial.code, denial.reason
+    body = denial.xml(head.path if head is not None else "", entry.request_id)
+    lines = [
+        f"HTTP/1.1 {denial.status} {REASONS[denial.status]}",
+        f"Date: {formatdate(usegmt=True)}",
+        f"x-amz-request-id: {entry.request_id}",
+        *(f"{name}: {value}" for name, value in denial.fields),
+        "Content-Type: application/xml",
+        f"Content-Length: {len(body)}",
+    ]
+    if not keep_alive:
+        lines.append("Connection: close")
+    elif head is not None and head.is_http_1_0:
+        lines.append("Connection: keep-alive")
+    text = ("\r\n".join(lines) + "\r\n\r\n").encode()
+    stream.write(text, b"" if head is not None and head.method == "HEAD" else body)
+    return keep_alive
+
+
+def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -> bool:
+    """Read a small body that nobody wants, for as long as it comes at once; False when the connection has to end."""
+    if head is None or head.length == 0:
+        return True
+    if reader is None and head.length is not None and not head.expects_continue:
+        reader = LengthReader(stream, head.length)
+    if not isinstance(reader, LengthReader) or reader.left > DRAIN_BYTES:
+        return bool(getattr(reader, "is_done", False))
+    return not reader.left or stream.drop(reader)
+
+
+def answer_health(stream: ClientStream, entry: Entry, head: RequestHead, *, is_draining: bool) -> bool:
+    """Answer a question about this process's health; return whether the connection can go on.
+
+    Raises:
+        Denial: the process is on its way out, or the question has a body.
+    """
+    entry.op = "Health"
+    if is_draining:
+        raise Denial(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
+    if head.length != 0:
+        raise Denial(400, "InvalidRequest", "a question about health has no body", closes=True)
+    entry.status = 200
+    closing = "" if head.keep_alive else "Connection: close\r\n"
+    body = b"" if head.method == "HEAD" else b"ok\n"
+    stream.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{closing}\r\n".encode() + body)
+    return head.keep_alive
+
+
+BLANKS = b" \t\r\n"
+MAX_DOCUMENT_BYTES = 64 * 1024  # a longer one is passed on as it is
+LOCATION = re.compile(rb"(<Location>)(https?://)?([^<>/]*)(/[^<>]*)?(?=</Location>)")
+
+
+class LocatedStream:
+    """The body of an answer to CompleteMultipartUpload, with another host in its Location.
+
+    Blanks before the document, with which a node keeps its client waiting, pass at once.
+    """
+
+    def __init__(self, stream: BodyStream, *, node: str, scheme: str, host: str) -> None:
+        self._stream = stream
+        self._node, self._scheme, self._host = node.encode(), scheme.encode(), host.encode()
+        self._ready = b""
+        self._is_passing = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end."""
+        if not self._ready and not self._is_passing:
+            count = self._stream.readinto(buffer)
+            if not buffer[:count].tobytes().strip(BLANKS):
+                return count
+            self._ready = self._read_document(buffer[:count].tobytes())
+            self._is_passing = True
+        if not self._ready:
+            return self._stream.readinto(buffer)
+        count = min(len(self._ready), len(buffer))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _read_document(self, document: bytes) -> bytes:
+        block = memoryview(bytearray(MAX_DOCUMENT_BYTES))
+        while len(document) <= MAX_DOCUMENT_BYTES:
+            count = self._stream.readinto(block)
+            if not count:
+                return LOCATION.sub(self._relocated, document)
+            document += block[:count]
+        return document
+
+    def _relocated(self, found: re.Match[bytes]) -> bytes:
+        opening, scheme, host, rest = found.groups(b"")
+        if host.lower() != self._node.lower():
+            return found[0]
+        return opening + (self._scheme + b"://" if scheme else b"") + self._host + rest
+
+    def close(self) -> None:
+        """End the exchange."""
+        self._stream.close()
+
+
+def located(response: Response, *, scheme: str, host: str) -> Response:
+    """Return an answer in which the new object's address is this proxy's, not the node's."""
+    stream = LocatedStream(response._stream, node=response.endpoint.netloc, scheme=scheme, host=host)
+    return Response(
+        response.status,
+        response.headers,
+        stream,
+        endpoint=response.endpoint,
+        reason=response.reason,
+        raw_headers=response.raw_headers,
+    )
+
 
 BLOCK_BYTES = 128 * 1024
 FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small

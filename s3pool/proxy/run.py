@@ -14,16 +14,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError
-from s3pool.proxy import status
+from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminServer, Desk, admin_rules
-from s3pool.proxy.descriptors import raise_limit
-from s3pool.proxy.journal import AccessLog
 from s3pool.proxy.limits import Meter
-from s3pool.proxy.log_limit import limit_log
-from s3pool.proxy.metrics import Metrics
+from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context
-from s3pool.proxy.service import Pool, open_gateway
+from s3pool.proxy.service import Pool, open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
 
 if TYPE_CHECKING:
@@ -185,15 +182,15 @@ class Proxy:
     def _desk(self) -> Desk:
         return Desk(
             is_draining=lambda: self.is_draining,
-            is_ready=lambda: status.is_ready(self.pool),
-            metrics=lambda: self.metrics.render(status.gauges(self.stats())),
+            is_ready=lambda: is_ready(self.pool),
+            metrics=lambda: self.metrics.render(gauges(self.stats())),
             stats=self.stats,
             set_drained=self.set_drained,
         )
 
     def stats(self) -> dict[str, Any]:
         """Give the whole state, ready for JSON."""
-        own = status.stats_record(
+        own = stats_record(
             self.pool,
             requests=self.metrics.summary(),
             connections=self.connections,

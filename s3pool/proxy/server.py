@@ -18,20 +18,18 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from s3pool.errors import ConfigError
-from s3pool.proxy import loop
-from s3pool.proxy.crew import Crew
-from s3pool.proxy.denial import unavailable
-from s3pool.proxy.descriptors import clients_within
+from s3pool.proxy.access_log import AccessLog, Entry
+from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
+from s3pool.proxy.errors import unavailable
+from s3pool.proxy.event_loop import IS_POSSIBLE, Loop
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.handler import Connection, Errand
-from s3pool.proxy.journal import AccessLog, Entry
-from s3pool.proxy.loop import Loop
 from s3pool.proxy.metrics import Metrics
-from s3pool.proxy.peers import is_trusted
-from s3pool.proxy.proxy_protocol import ProxyProtocolError, read_header
 from s3pool.proxy.readers import Address
+from s3pool.proxy.service import clients_within
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
+from s3pool.proxy.thread_cache import ThreadCache
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ class ProxyServer(ThreadingHTTPServer):
         self._leaving: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # that were told to make room
         self._all_gone = threading.Event()
         self._all_gone.set()
-        self._crew = Crew("s3pool-proxy")
+        self._threads = ThreadCache("s3pool-proxy")
         self._loop: Loop | None = None
         try:
             if address.path:
@@ -128,7 +126,7 @@ class ProxyServer(ThreadingHTTPServer):
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._crew.give(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
+                self._threads.submit(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
             else:
                 self._welcome(request, peer, is_guest=entered == GUEST)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
@@ -171,7 +169,7 @@ class ProxyServer(ThreadingHTTPServer):
     def _welcome(self, sock: socket.socket, peer: str, *, is_guest: bool) -> None:
         tls = self.tls
         if tls is not None:
-            self._crew.give(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
+            self._threads.submit(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
             return
         at_work = self._loop_at_work() if self.has_loop else None
         try:
@@ -200,7 +198,7 @@ class ProxyServer(ThreadingHTTPServer):
     @property
     def has_loop(self) -> bool:
         """Say whether plain connections may wait for their next request without a thread."""
-        return loop.IS_POSSIBLE
+        return IS_POSSIBLE
 
     def _loop_at_work(self) -> Loop:
         """Give the loop; its thread starts with the first connection. For the accepting thread."""
@@ -300,7 +298,7 @@ class ProxyServer(ThreadingHTTPServer):
 
     def _employ(self, connection: Connection, errand: Errand | None) -> None:
         try:
-            self._crew.give(lambda: self._serve(connection, errand))
+            self._threads.submit(lambda: self._serve(connection, errand))
         except RuntimeError:  # the system has no thread left
             if errand is not None:
                 errand.abandon()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,20 +18,45 @@ from s3pool.model import Endpoint, Request
 from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.proxy.budget import RetryBudget
 from s3pool.proxy.clients import Client, pool_client, read_clients
-from s3pool.proxy.descriptors import clients_within, seats_within
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, Meter, read_bucket_limits
-from s3pool.proxy.outbound import head_of
-from s3pool.proxy.seats import Seats
+from s3pool.proxy.limits import BucketLimits, Meter, RetryBudget, Seats, read_bucket_limits
+from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
 
 if TYPE_CHECKING:
     from s3pool.pool.node import Node
+
+
+OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
+PER_SEAT = 3  # a connection to a node and a pipe
+SEAT_PART = 8  # of the descriptors, at least so many for each place at a node
+
+
+def raise_limit() -> None:
+    """Let this process have as many descriptors as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def seats_within(wanted: int) -> int:
+    """Return how many requests may be at work on nodes, of those that the nodes' connections allow."""
+    return max(min(wanted, (_limit() - OWN) // SEAT_PART), 1)
+
+
+def clients_within(wanted: int, seats: int) -> int:
+    """Return how many connections clients may have beside what those seats need."""
+    return max(min(wanted, _limit() - OWN - PER_SEAT * seats), 1)
+
+
+def _limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
 
 logger = logging.getLogger(__name__)
 

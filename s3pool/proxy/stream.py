@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from s3pool.proxy.denial import ClientGoneError, malformed
-from s3pool.proxy.head import MAX_HEAD_BYTES
+from s3pool.proxy.errors import ClientGoneError, malformed
+from s3pool.proxy.request import MAX_HEAD_BYTES
 from s3pool.proxy.settings import ProxySettings
 
 RECEIVE_BYTES = 16 * 1024  # what one receive takes while a head or a chunk line is read

@@ -26,8 +26,6 @@ PRYING = frozenset(
         "unit/pool/test_window.py",
         "unit/pool/test_wire.py",
         "unit/pool/test_wire_tls.py",
-        "unit/proxy/test_proxy_crew.py",
-        "unit/proxy/test_proxy_express.py",
         "unit/s3/test_signing_key.py",
         "unit/speedtest/test_load.py",
         "unit/sync/test_merge.py",

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from s3pool.errors import ConfigError
-from s3pool.proxy import descriptors
-from s3pool.proxy.denial import Denial
+from s3pool.proxy import service
+from s3pool.proxy.errors import Denial
 from s3pool.proxy.limits import Limits, Meter, Rule
 from tests.proxy.test_running import await_true, running
 from tests.support.fake_s3 import FakeS3
@@ -281,11 +281,11 @@ def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: F
 def test_descriptors_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes, health and refusals have theirs, however many clients there are."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
-    seats = descriptors.seats_within(400)
-    clients = descriptors.clients_within(5000, seats)
+    seats = service.seats_within(400)
+    clients = service.clients_within(5000, seats)
 
     assert 100 < seats < 130
-    assert clients + descriptors.PER_SEAT * seats + descriptors.OWN <= 1024
+    assert clients + service.PER_SEAT * seats + service.OWN <= 1024
     assert clients >= 500
 
 

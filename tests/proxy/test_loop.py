@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from s3pool.proxy.crew import Crew
+from s3pool.proxy.thread_cache import ThreadCache
 from tests.proxy.test_running import await_true
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy, parse_answer, read_to_end
@@ -499,14 +499,14 @@ def test_mistake_of_ours_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_thread_left_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system is short of something; what needs no thread goes on."""
 
-    def fail(_crew: Crew, _job: Callable[[], None]) -> None:
+    def fail(_threads: ThreadCache, _job: Callable[[], None]) -> None:
         raise RuntimeError("can't start new thread")
 
     with warm(answer_of(LARGE), HELLO) as proxy:
-        right = Crew.give
-        monkeypatch.setattr(Crew, "give", fail)
+        right = ThreadCache.submit
+        monkeypatch.setattr(ThreadCache, "submit", fail)
         broken = proxy.talk(proxy.signed("GET", "/b/key"))
-        monkeypatch.setattr(Crew, "give", right)
+        monkeypatch.setattr(ThreadCache, "submit", right)
 
         assert (b"", b"hello") == (broken, proxy.ask("GET", "/b/key").body)
         node = proxy.proxy.pool.nodes[0]

@@ -19,10 +19,9 @@ from s3pool.location import compile_glob
 from s3pool.pool.heads import parse_head as parse_answer_head
 from s3pool.proxy.auth import read_claim
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader
-from s3pool.proxy.form_upload import put_head
+from s3pool.proxy.form_upload import put_head, read_policy
 from s3pool.proxy.forms import FormReader
-from s3pool.proxy.head import parse_head
-from s3pool.proxy.policy import read_policy
+from s3pool.proxy.request import parse_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3 import documents, pages
 from s3pool.s3.errors import parse_http_date

@@ -11,10 +11,10 @@ import pytest
 
 from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.errors import Denial
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.head import parse_head
-from s3pool.proxy.loading import Load
+from s3pool.proxy.request import parse_head
+from s3pool.proxy.request_body import Load
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer

@@ -8,9 +8,9 @@ import pytest
 from s3pool.proxy.auth import QUERY_V2, Caller
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.clients import Client
-from s3pool.proxy.denial import Denial
-from s3pool.proxy.head import parse_head
-from s3pool.proxy.target import read_target
+from s3pool.proxy.errors import Denial
+from s3pool.proxy.request import parse_head
+from s3pool.proxy.request_target import read_target
 
 CLIENTS = {"AKEY": Client("AKEY", "hush")}
 

@@ -7,7 +7,7 @@ from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
-from s3pool.proxy.board import Board, add_up, obey, orders_for
+from s3pool.proxy.worker_state import Board, add_up, obey, orders_for
 
 
 def make_node(port: int) -> Node:

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from s3pool.proxy.budget import LEAST_RETRIES, Budget, Buffers, RetryBudget, Slip
-from s3pool.proxy.upload import ClientBody
+from s3pool.proxy.bodies import Budget, Buffers, ClientBody
+from s3pool.proxy.limits import LEAST_RETRIES, RetryBudget, Slip
 
 
 def test_bytes_are_there_once() -> None:

@@ -7,7 +7,7 @@ import pytest
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.clients import Client, read_clients
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.errors import Denial
 from s3pool.proxy.operations import Operation
 
 READ, WRITE = Operation("GetObject", reads=True), Operation("PutObject")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from s3pool.proxy.journal import Entry
+from s3pool.proxy.access_log import Entry
 from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics
 
 

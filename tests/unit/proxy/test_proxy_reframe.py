@@ -7,7 +7,7 @@ import io
 import pytest
 
 from s3pool.proxy.chunked import AwsChunkedReader
-from s3pool.proxy.reframe import CHUNK_BYTES, Reframed, framed_length
+from s3pool.proxy.request_body import CHUNK_BYTES, Reframed, framed_length
 from tests.support.chunk_signing import checksum
 
 TRAILERS = ["", "crc32", "crc32c", "crc64nvme", "sha1", "sha256"]

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from s3pool.body import BytesBody, FileSlice
-from s3pool.proxy.budget import Budget
-from s3pool.proxy.denial import Denial
-from s3pool.proxy.spool import MEMORY_BYTES, Spool
+from s3pool.proxy.bodies import MEMORY_BYTES, Budget, Spool
+from s3pool.proxy.errors import Denial
 
 
 def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tuple[Spool, Budget, Budget]:

@@ -5,9 +5,8 @@ import io
 import pytest
 
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.checksum import checksum_for
-from s3pool.proxy.chunked import AwsChunkedReader
-from s3pool.proxy.denial import Denial
+from s3pool.proxy.chunked import AwsChunkedReader, checksum_for
+from s3pool.proxy.errors import Denial
 from s3pool.s3.signing import derive_key
 
 # The example of Amazon S3's documentation: 65 KiB and a KiB of "a" in signed chunks of 64 KiB.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3pool.proxy.versioning import TTL_S, Versioning
+from s3pool.proxy.conditions import TTL_S, Versioning
 
 
 def test_bucket_is_asked_once_in_a_while() -> None:

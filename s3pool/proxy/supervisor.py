@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable
 
 from s3pool.errors import ConfigError, S3PoolError
-from s3pool.proxy.board import ORDERS, Board, Poster, add_up, obey, orders_for
-from s3pool.proxy.descriptors import raise_limit
 from s3pool.proxy.limits import Meter
 from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
-from s3pool.proxy.service import open_gateway
+from s3pool.proxy.service import open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
+from s3pool.proxy.worker_state import ORDERS, Board, Poster, add_up, obey, orders_for
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote_to_bytes
 from xml.parsers import expat
 
 from s3pool.proxy.auth import V4_PARAMETERS
-from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.head import BAD_ESCAPE, RequestHead
-from s3pool.proxy.target import Target
+from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.request import BAD_ESCAPE, RequestHead
+from s3pool.proxy.request_target import Target
 from s3pool.s3.signing import UNRESERVED
 
 COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from s3pool.pool.arrival import NeedsPatience, arrives
 from s3pool.pool.exchange import Exchange
-from s3pool.proxy.denial import ClientGoneError
+from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.host import Host
 

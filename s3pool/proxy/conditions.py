@@ -3,24 +3,60 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4
-from s3pool.proxy.denial import Denial, unavailable
+from s3pool.proxy.errors import Denial, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
-from s3pool.proxy.head import RequestHead
-from s3pool.proxy.loading import Admitted
+from s3pool.proxy.node_request import Fields, Outbound
 from s3pool.proxy.operations import classify
-from s3pool.proxy.outbound import Fields, Outbound
-from s3pool.proxy.servers import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYGW, kind_of
-from s3pool.proxy.target import read_target
-from s3pool.proxy.versioning import Versioning
+from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request_body import Admitted
+from s3pool.proxy.request_target import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYGW, kind_of, read_target
 from s3pool.s3.documents import parse_versioning
 from s3pool.s3.signing import Signer
+
+TTL_S = 10.0  # somebody may switch versions on by another way
+MAX_BUCKETS = 10_000
+ABSENT = ""  # what a bucket says that never had versions
+
+
+class Versioning:
+    """Remembers the answers for a short time; safe for many threads."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        # Guards the map; nobody is asked while it is held.
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, bool]] = {}
+
+    def is_absent(self, bucket: str, ask: Callable[[], str | None]) -> bool:
+        """Say whether a bucket keeps no versions; ``ask`` gives its state, None when that is not told.
+
+        What is not known counts as kept.
+        """
+        with self._lock:
+            until, absent = self._known.get(bucket, (0.0, False))
+        if self._now() < until:
+            return absent
+        absent = ask() == ABSENT
+        with self._lock:
+            if len(self._known) >= MAX_BUCKETS:
+                self._known.clear()
+            self._known[bucket] = (self._now() + TTL_S, absent)
+        return absent
+
+    def forget(self, bucket: str) -> None:
+        """Ask anew next time: somebody changes it."""
+        with self._lock:
+            self._known.pop(bucket, None)
+
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304
 COPY_SOURCE = "x-amz-copy-source"

@@ -13,10 +13,10 @@ from s3pool.model import Endpoint, Request
 from s3pool.pool.breaker import ANYBODY
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
-from s3pool.proxy.budget import Slip
-from s3pool.proxy.denial import forbidden
-from s3pool.proxy.head import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead
-from s3pool.proxy.target import Target
+from s3pool.proxy.errors import forbidden
+from s3pool.proxy.limits import Slip
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead
+from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field, replace
 from s3pool.s3.signing import Signer
 

@@ -21,6 +21,7 @@ from s3pool.pool.breaker import CLOSED, OPEN
 if TYPE_CHECKING:
     from s3pool.pool.node import Node
 
+
 INTERVAL_S = 0.5
 ORDERS = "orders.json"
 SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")

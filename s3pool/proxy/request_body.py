@@ -6,29 +6,81 @@ import re
 from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
-from s3pool.proxy.auth import (
-    ANONYMOUS,
-    HEX_HASH,
-    SIGNED_STREAM,
-    SIGNED_STREAM_TRAILER,
-    UNSIGNED_STREAM_TRAILER,
-    Caller,
-)
-from s3pool.proxy.budget import SPARE_BYTES, Budget, Buffers
-from s3pool.proxy.checksum import CHARACTERS, CHECKSUM_PREFIX
-from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader, LengthReader
-from s3pool.proxy.denial import Denial
-from s3pool.proxy.head import RequestHead
+from s3pool.proxy.auth import ANONYMOUS, HEX_HASH, SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER, Caller
+from s3pool.proxy.bodies import SPARE_BYTES, Budget, Buffers, ClientBody, HashGuard, LengthReader, Spool, Spooled
+from s3pool.proxy.chunked import CHARACTERS, CHECKSUM_PREFIX, AwsChunkedReader, ChunkedReader
+from s3pool.proxy.errors import Denial
+from s3pool.proxy.node_request import Fields, is_framed
 from s3pool.proxy.operations import Operation
-from s3pool.proxy.outbound import Fields, is_framed
-from s3pool.proxy.reframe import Reframed
+from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request_target import Target
 from s3pool.proxy.settings import ProxySettings
-from s3pool.proxy.spool import Spool, Spooled
 from s3pool.proxy.stream import ClientStream
-from s3pool.proxy.target import Target
-from s3pool.proxy.upload import ClientBody, HashGuard
 from s3pool.record import dataclass
 from s3pool.s3.signing import Signer
+
+CHUNK_BYTES = 1 << 20  # what boto3 sends
+
+
+class Reframed:
+    """The framed bytes of what a reader gives; ``length`` is their number."""
+
+    def __init__(self, content: AwsChunkedReader, *, length: int, trailer: str) -> None:
+        self._content = content
+        self._left = length  # content that is still to be framed
+        self._chunk_left = 0
+        self._trailer = trailer
+        self._line = b""  # framing that is to be given next
+        self._is_ended = False
+        self.length = framed_length(length, trailer)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end.
+
+        Raises:
+            Denial: the content is not what was announced.
+        """
+        if not self._line and not self._chunk_left:
+            self._next_line()
+        if self._line:
+            count = min(len(self._line), len(view))
+            view[:count] = self._line[:count]
+            self._line = self._line[count:]
+            return count
+        if not self._chunk_left:
+            return 0
+        count = self._content.readinto(view[: self._chunk_left])
+        self._chunk_left -= count
+        self._left -= count
+        if not self._chunk_left:
+            self._line = b"\r\n"
+        return count
+
+    def _next_line(self) -> None:
+        if self._is_ended:
+            return
+        self._chunk_left = min(self._left, CHUNK_BYTES)
+        if self._chunk_left:
+            self._line = b"%x\r\n" % self._chunk_left
+            return
+        self._is_ended = True
+        if not self._content.is_done:  # an empty body has only an end
+            self._content.readinto(memoryview(bytearray(1)))
+        self._line = b"0\r\n"
+        if self._trailer:
+            self._line += f"{self._trailer}:{self._content.checksum}\r\n".encode()
+        self._line += b"\r\n"
+
+
+def framed_length(length: int, trailer: str) -> int:
+    """Return the size of a content with its framing; the trailer is a checksum of S3's, or empty."""
+    whole, rest = divmod(length, CHUNK_BYTES)
+    total = length + whole * (len(b"%x" % CHUNK_BYTES) + 4) + ((len(b"%x" % rest) + 4) if rest else 0)
+    if not trailer:
+        return total + len(b"0\r\n\r\n")
+    size = CHARACTERS[trailer.removeprefix(CHECKSUM_PREFIX)]
+    return total + len(b"0\r\n:\r\n\r\n") + len(trailer) + size
+
 
 DECODED_LENGTH = re.compile(r"[0-9]{1,15}")
 PASS = "pass"

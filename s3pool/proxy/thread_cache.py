@@ -15,17 +15,24 @@ MOST_RESTING = 32  # further ones end at once
 Job = Callable[[], None]
 
 
-class Crew:
+class ThreadCache:
     """Runs each job in a thread of its own; as many at a time as there are jobs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, rest_s: float = REST_S, most_resting: int = MOST_RESTING) -> None:
         self._name = name
+        self._rest_s = rest_s
+        self._most_resting = most_resting
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         # Guards the number of threads that rest and are not meant for a job yet.
         self._lock = threading.Lock()
         self._resting = 0
 
-    def give(self, job: Job) -> None:
+    @property
+    def resting(self) -> int:
+        """Return the number of threads without work."""
+        return self._resting
+
+    def submit(self, job: Job) -> None:
         """Run a job soon.
 
         Raises:
@@ -49,14 +56,14 @@ class Crew:
                 logger.exception("%s: a job failed", self._name)
             job = None  # what it holds on to must not wait with this thread
             with self._lock:
-                if self._resting >= MOST_RESTING:
+                if self._resting >= self._most_resting:
                     return
                 self._resting += 1
             job = self._next()
 
     def _next(self) -> Job | None:
         try:
-            return self._jobs.get(timeout=REST_S)
+            return self._jobs.get(timeout=self._rest_s)
         except queue.Empty:
             with self._lock:
                 if self._resting:

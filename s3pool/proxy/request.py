@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from s3pool.proxy.denial import Denial, malformed
+from s3pool.proxy.errors import Denial, malformed
 from s3pool.record import dataclass, replace
 
 MAX_TARGET_BYTES = 16 * 1024

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
-from s3pool.proxy.denial import Denial, forbidden
-from s3pool.proxy.servers import ADMIN_NAMES
+from s3pool.proxy.errors import Denial, forbidden
 from s3pool.record import dataclass
 from s3pool.s3.signing import UNRESERVED, canonical_path
+
+MINIO, VERSITYGW, AMAZON, RGW, UNKNOWN = "minio", "versitygw", "amazons3", "rgw", ""
+RGW_REQUEST_ID = re.compile(r"tx[0-9a-f]{21}-[0-9a-f]{10}-[0-9a-f]+-.+")
+# Servers that take a checksum behind a body; RGW 16 refuses that, later ones are not told apart.
+TRAILER_SERVERS = frozenset({MINIO, VERSITYGW, AMAZON})
+# Doors to a server's administration, by the first segment of the path. The pool's key may open them, and a
+# client's must not. Where one server has its door another has a bucket.
+ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
+RESERVED = {
+    MINIO: frozenset({"minio", "-"}),
+    VERSITYGW: frozenset({"-"}),
+    AMAZON: frozenset({"-"}),
+    RGW: frozenset({"admin", "swift", "auth", "-"}),
+    UNKNOWN: ADMIN_NAMES,
+}
+
+
+def kind_of(headers: Mapping[str, str]) -> str:
+    """Return the kind of server that sent an answer; empty where it does not tell."""
+    word = headers.get("server", "").partition("/")[0].lower()
+    if word in TRAILER_SERVERS:
+        return word
+    is_ceph = word.startswith("ceph") or RGW_REQUEST_ID.fullmatch(headers.get("x-amz-request-id", "")) is not None
+    return RGW if is_ceph else UNKNOWN
+
 
 # All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
 SERVICE_PARAMETERS = frozenset(

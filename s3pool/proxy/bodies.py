@@ -1,0 +1,434 @@
+"""A client's request body on its way to a node, kept in memory or on disk for a second try."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import BinaryIO, Protocol
+
+from s3pool.body import Body, BytesBody, FileSlice, Sink
+from s3pool.errors import IntegrityError
+from s3pool.pool.http1 import Wire
+from s3pool.pool.splice import open_pipe, takes_splice
+from s3pool.proxy.errors import ClientGoneError, Denial, slow_down
+from s3pool.units import MIB
+
+SPARE_BYTES = 64 << 20  # of buffers that wait for their next use
+MIN_SPARE_BYTES = 128 * 1024  # smaller ones come from the heap, which keeps them itself
+MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
+
+
+class Budget:
+    """Bytes that all requests share; who finds them used up goes without."""
+
+    def __init__(self, size: int) -> None:
+        # Guards the number below; held for one addition.
+        self._lock = threading.Lock()
+        self._left = size
+        self.size = size
+
+    @property
+    def used(self) -> int:
+        """Give the bytes in use."""
+        return self.size - self._left
+
+    def has(self, count: int) -> bool:
+        """Return whether so many bytes are free now."""
+        return count <= self._left
+
+    def take(self, count: int) -> bool:
+        """Ask for so many bytes; False when they are not there."""
+        with self._lock:
+            if count > self._left:
+                return False
+            self._left -= count
+            return True
+
+    def give_back(self, count: int) -> None:
+        """Return what was taken."""
+        with self._lock:
+            self._left += count
+
+
+class Buffers:
+    """Large buffers that are used again: fresh memory costs as much as filling it."""
+
+    def __init__(self, size: int) -> None:
+        # Guards the two below; held for a look.
+        self._lock = threading.Lock()
+        self._spare: list[bytearray] = []
+        self._room = size
+
+    def take(self, length: int) -> bytearray:
+        """Give a buffer of at least that length; what is in it is of no meaning."""
+        with self._lock:
+            for number, buffer in enumerate(self._spare):
+                if length <= len(buffer) <= MAX_WASTE * length:
+                    self._room += len(buffer)
+                    return self._spare.pop(number)
+        return bytearray(length)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Return a buffer that nobody looks at any more."""
+        with self._lock:
+            if MIN_SPARE_BYTES <= len(buffer) <= self._room:
+                self._spare.append(buffer)
+                self._room -= len(buffer)
+
+
+BLOCK_BYTES = 256 * 1024
+FIRST_KEPT_BYTES = 64 * 1024  # doubled up to 1 MiB with what has arrived
+FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small
+LEAVE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
+SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
+
+Read = Callable[[memoryview], int]
+
+
+class Lines(Protocol):
+    """A source that gives both bytes and lines."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer."""
+
+    def read_line(self, limit: int) -> bytes:
+        """Give the next line, without its CRLF."""
+
+
+class LengthReader:
+    """A body framed by Content-Length."""
+
+    def __init__(self, source: Lines, length: int) -> None:
+        self._source = source
+        self.left = length
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether the whole body was taken from the connection."""
+        return self.left == 0
+
+    @property
+    def can_splice(self) -> bool:
+        """Say whether the rest of the body is plain bytes on the connection's socket."""
+        return bool(getattr(self._source, "can_splice", False))
+
+    def splice(self, pipe: int, limit: int) -> int:
+        """Let the kernel move what has arrived into a pipe; only where ``can_splice`` holds."""
+        count: int = self._source.splice(pipe, min(limit, self.left))  # type: ignore[attr-defined]
+        self.left -= count
+        return count
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end."""
+        if not self.left:
+            return 0
+        count = self._source.readinto(view[: self.left])
+        self.left -= count
+        return count
+
+
+class HashGuard:
+    """The bytes of a reader, the last of them only when the SHA-256 of all is the signed one.
+
+    ``length`` is None where the reader's own end tells. A node that gets less than was
+    announced stores nothing.
+    """
+
+    def __init__(self, read: Read, expected: str, *, length: int | None) -> None:
+        self._read = read
+        self._expected = expected
+        self._left = length
+        self._hash = hashlib.sha256()
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end.
+
+        Raises:
+            Denial: the body is not the one that was signed.
+        """
+        count = self._read(view)
+        self._hash.update(view[:count])
+        if self._left is not None:
+            self._left -= count
+        is_end = not count if self._left is None else not self._left
+        if is_end and not hmac.compare_digest(self._hash.hexdigest(), self._expected):
+            raise self.mismatch()
+        return count
+
+    @staticmethod
+    def mismatch() -> Denial:
+        """Give the answer to a body that is not the one that was signed."""
+        detail = "The provided 'x-amz-content-sha256' header does not match what was computed."
+        return Denial(400, "XAmzContentSHA256Mismatch", detail, closes=True, reason="payload")
+
+
+class ClientBody:
+    """A body that is read from a client while it is sent.
+
+    With ``keeps`` every byte is kept, so that another node can have them again, as long as
+    ``memory`` has room for what arrives. Without, it can be sent again while nothing was read.
+    ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
+    the reader behind ``read``, given where the kernel may move the bytes past this process.
+    ``buffers`` lends the memory, until ``drop``.
+    ``awaits_leave`` says that the node was told to expect a body and is the one to ask for it.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        *,
+        length: int,
+        keeps: bool,
+        before_read: Callable[[], None],
+        mover: LengthReader | None = None,
+        awaits_leave: bool = False,
+        buffers: Buffers | None = None,
+        memory: Budget | None = None,
+    ) -> None:
+        self._read = read
+        self._before_read: Callable[[], None] | None = before_read
+        self._keeps = keeps
+        self._mover = mover
+        self.awaits_leave = awaits_leave
+        self._buffers = buffers
+        self._memory = memory
+        self._blocks: list[tuple[bytearray, int]] = []  # what is kept: buffers, and how much of each is filled
+        self._reserved = 0
+        self._taken = 0  # bytes read from the client
+        self.length = length
+        self.replays = 0
+
+    @property
+    def rewindable(self) -> bool:
+        """Say whether all bytes that were read can be sent again."""
+        return self._keeps or not self._taken
+
+    @property
+    def is_read(self) -> bool:
+        """Say whether the client's body was taken to its end."""
+        return self._taken == self.length
+
+    def rewind(self) -> None:
+        """Go back to the first byte.
+
+        Raises:
+            IntegrityError: bytes were read and not kept.
+        """
+        if not self.rewindable:
+            raise IntegrityError("a client's body cannot be sent twice")
+        if self._taken:
+            self.replays += 1
+
+    def prefetch(self) -> bool:
+        """Read the whole body into memory, only for one that keeps; False when there is no room for all of it."""
+        while not self.is_read and self._take_kept():
+            continue
+        return self.is_read
+
+    def send(self, sink: Sink) -> None:
+        """Write what is kept, then the rest as the client sends it.
+
+        Raises:
+            ClientGoneError: the client hung up. Denial: its body is not what it signed.
+        """
+        if self.awaits_leave and isinstance(sink, Wire):
+            sink.await_leave(LEAVE_LIMIT_S)
+        if not self._keeps:
+            self._send_streamed(sink)
+            return
+        place = sent = 0
+        while True:
+            buffer, filled = self._blocks[place] if place < len(self._blocks) else (b"x", 0)
+            if sent < filled:
+                with memoryview(buffer) as view, view[sent:filled] as rest:
+                    sink.write(rest)
+                sent = filled
+            elif sent == len(buffer):
+                place, sent = place + 1, 0
+            elif self.is_read or not self._take_kept():
+                break
+        if not self.is_read:
+            self._send_streamed(sink)
+
+    def drop(self) -> None:
+        """Let go of what is kept: nobody sends this body again."""
+        blocks, self._blocks = self._blocks, []
+        self._keeps = False
+        if self._buffers is not None:
+            for buffer, _ in blocks:
+                self._buffers.give_back(buffer)
+        if self._memory is not None:
+            self._memory.give_back(self._reserved)
+        self._reserved = 0
+
+    def _take_kept(self) -> bool:
+        """Keep more of the body; False when there is no room, and from then on nothing more is kept."""
+        if not self._keeps:
+            return False
+        if not self._blocks or self._blocks[-1][1] == len(self._blocks[-1][0]):
+            size = min(max(FIRST_KEPT_BYTES, self._taken), MIB, self.length - self._taken)
+            if self._memory is not None and not self._memory.take(size):
+                self._keeps = False
+                return False
+            self._reserved += size
+            self._blocks.append((self._buffers.take(size) if self._buffers else bytearray(size), 0))
+        buffer, filled = self._blocks[-1]
+        with memoryview(buffer) as view, view[filled : filled + self.length - self._taken] as rest:
+            count = self._fill(rest)
+        self._blocks[-1] = buffer, filled + count
+        self._taken += count
+        return True
+
+    def _send_streamed(self, sink: Sink) -> None:
+        buffer = memoryview(bytearray(FIRST_BLOCK_BYTES))
+        while self._taken < self.length:
+            count = self._fill(buffer[: min(self.length - self._taken, len(buffer))])
+            self._taken += count
+            sink.write(buffer[:count])
+            self._splice(sink)
+            if count == len(buffer) < BLOCK_BYTES:
+                buffer = memoryview(bytearray(2 * count))
+
+    def _splice(self, sink: Sink) -> None:
+        """Let the kernel move the rest of a large body; nothing where it cannot."""
+        left = self.length - self._taken
+        if self._mover is None or left < SPLICE_FROM_BYTES or not self._mover.can_splice or not takes_splice(sink):
+            return
+        made = open_pipe()
+        if made is None:
+            return
+        with made as pipe:
+            while self._taken < self.length:
+                # What was taken of the client cannot be sent again, wherever it is now.
+                count = pipe.push(self._mover.splice, sink, self.length - self._taken)
+                self._taken += count
+
+    def _fill(self, view: memoryview) -> int:
+        if self._before_read is not None:
+            ready, self._before_read = self._before_read, None
+            ready()
+        count = self._read(view)
+        if not count:
+            raise ClientGoneError("the client's body is shorter than it said")
+        return count
+
+
+MEMORY_BYTES = 1 << 20  # what stays in memory of each
+
+
+class Spool:
+    """Where such bodies are kept; one for all requests of a process."""
+
+    def __init__(self, memory: Budget, disk: Budget, *, directory: str = "") -> None:
+        self._memory = memory
+        self._disk = disk
+        self._directory = directory or None
+
+    def collect(self, read: Read, *, limit: int | None = None, too_large: Denial | None = None) -> Spooled:
+        """Read a body to its end, when ``read`` gives 0; the caller closes what comes back.
+
+        ``limit`` is the most that is wanted, beside what the spool itself can hold, and
+        ``too_large`` the answer to more than that.
+
+        Raises:
+            Denial: it is too large, or there is no room now. ClientGoneError: it broke off.
+        """
+        detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
+        refusal = too_large or Denial(411, "MissingContentLength", detail, closes=True)
+        spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit, too_large=refusal)
+        try:
+            block = memoryview(bytearray(FIRST_BLOCK_BYTES))
+            while count := read(block):
+                spooled.add(block[:count])
+                if count == len(block) < BLOCK_BYTES:
+                    block = memoryview(bytearray(2 * count))
+        except BaseException:
+            spooled.close()
+            raise
+        return spooled
+
+
+class Spooled:
+    """One body, and the room that it takes until it is closed."""
+
+    def __init__(
+        self, memory: Budget, disk: Budget, *, directory: str | None, limit: int | None, too_large: Denial
+    ) -> None:
+        self._memory = memory
+        self._disk = disk
+        self._directory = directory
+        self._limit = limit
+        self._too_large = too_large
+        self._kept = bytearray()
+        self._in_memory = 0
+        self._on_disk = 0
+        self._file: BinaryIO | None = None
+        self.length = 0
+
+    def add(self, block: memoryview) -> None:
+        """Take more bytes.
+
+        Raises:
+            Denial: they are too many, or the disk is full.
+        """
+        self.length += len(block)
+        if self._limit is not None and self.length > self._limit:
+            detail = "Your proposed upload exceeds the maximum allowed size"
+            raise Denial(400, "EntityTooLarge", detail, closes=True)
+        if self._file is None and self._has_memory():
+            self._kept += block
+            return
+        self._reserve(self.length)
+        try:
+            self._write(block)
+        except OSError as exc:
+            raise slow_down(f"there is no room for this body: {exc.strerror}", closes=True) from exc
+
+    def _has_memory(self) -> bool:
+        """Return whether memory has room for what has arrived."""
+        more = max(self.length - self._in_memory, 0)
+        if self.length > MEMORY_BYTES or not self._memory.take(more):
+            return False
+        self._in_memory += more
+        return True
+
+    def _reserve(self, size: int) -> None:
+        if size > self._disk.size:
+            raise self._too_large
+        if not self._disk.take(size - self._on_disk):
+            raise slow_down("there is no room for this body now; try again", closes=True)
+        self._on_disk = size
+
+    def _write(self, block: memoryview) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 closed by close()
+            _write_all(self._file, memoryview(self._kept))
+            self._kept = bytearray()
+        _write_all(self._file, block)
+
+    @property
+    def body(self) -> Body:
+        """Give the body, good until this is closed."""
+        if self._file is None:
+            return BytesBody(bytes(self._kept))
+        return FileSlice(self._file.fileno(), length=self.length)
+
+    def close(self) -> None:
+        """Give the room back; harmless when called twice."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._memory.give_back(self._in_memory)
+        self._disk.give_back(self._on_disk)
+        self._in_memory = self._on_disk = 0
+
+
+def _write_all(file: BinaryIO, block: memoryview) -> None:
+    left = block
+    while left:
+        left = left[os.write(file.fileno(), left) :]

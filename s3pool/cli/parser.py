@@ -34,6 +34,7 @@ SUMMARIES = {
     "presign": "make a URL that works without credentials for a while",
     "proxy": "serve the pool as one S3 endpoint",
     "ping": "show the health of every endpoint",
+    "shards": "print a plan of key ranges for --shard and --plan",
     "speedtest": "measure uploads, downloads and listings per node, and name the slow one",
     "config": "show every setting and where it came from",
     "completion": "print a completion script for a shell",

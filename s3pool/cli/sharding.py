@@ -1,20 +1,26 @@
-"""--shard and --plan: one of N machines' part of the work."""
+"""--shard and --plan: one of N machines' part of the work, and how a plan is made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import replace
-from s3pool.shard import FLAG, Shard, choose_shard, parse_plan
+from s3pool.shard import FLAG, NameRange, Shard, choose_shard, parse_plan, ranges_between
 
 if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.location import Location
+    from s3pool.s3.client import S3Client
 
 PLAN = "--plan"
 BLOCK_BYTES = 1 << 16
+NAMES_PER_PAGE = 1000  # of a walk, as a page of a listing has
 
 
 def add_shard_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -71,3 +77,55 @@ def _read(text: str, ctx: Context) -> str:
             return file.read()
     except OSError as exc:
         raise LocalFileError(f"cannot read {place.path}: {exc.strerror}") from exc
+
+
+# -- making a plan -------------------------------------------------------------------------
+
+
+def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False) -> list[NameRange]:
+    """Return ranges of like size of a tree's names, from a few pages; ``source`` names the pool of sources.
+
+    Raises:
+        S3PoolError: a page cannot be read.
+    """
+    from s3pool.location import LocalPath, S3Path
+    from s3pool.s3.parallel.sampling import choose_borders
+
+    if isinstance(tree, LocalPath):
+        return _padded(choose_borders(_reader_of_files(tree.path), count), count)
+    if not isinstance(tree, S3Path):
+        return _padded([], count)
+    prefix = tree.tree_prefix
+    session = ctx.source_session if source else ctx.session
+    keys = choose_borders(_reader_of_keys(session.client, tree.bucket, prefix), count, prefix=prefix)
+    return _padded([key[len(prefix) :] for key in keys], count)
+
+
+def _padded(borders: list[str], count: int) -> list[NameRange]:
+    """Return as many ranges as were asked for; those beyond what could be found are empty."""
+    last = borders[-1] if borders else ""
+    return ranges_between(borders + [last] * (count - 1 - len(borders)))
+
+
+def _reader_of_keys(client: S3Client, bucket: str, prefix: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
+    from s3pool.s3.list_all import list_pages
+    from s3pool.s3.page_table import keys_of
+
+    def read(after: str, until: str | None) -> tuple[list[str], bool]:
+        pages = list_pages(client, bucket, prefix=prefix, start_after=after, until=until)
+        with closing(pages):  # type: ignore[type-var]
+            page = next(pages)
+        return list(keys_of(page.objects)), not page.truncated
+
+    return read
+
+
+def _reader_of_files(root: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
+    from s3pool.transfer.walk import Walk
+
+    def read(after: str, until: str | None) -> tuple[list[str], bool]:
+        walk = Walk(root, within=NameRange(after or None, until))
+        names = [found.relative for found in islice(walk, NAMES_PER_PAGE)]
+        return names, len(names) < NAMES_PER_PAGE
+
+    return read

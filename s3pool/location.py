@@ -19,6 +19,11 @@ NOT_IN_BUCKETS = re.compile(r"[\x00-\x1f\x7f*?\[\]]")
 DOT_NAMES = (".", "..")
 
 
+def name_bytes(name: str) -> bytes:
+    """Return the bytes of a key or file name, by which S3 sorts; str sorts surrogate escapes otherwise."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 @dataclass(frozen=True, slots=True)
 class S3Path:
     """A place in S3. No bucket: all buckets; no key: the bucket itself."""

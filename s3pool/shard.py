@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from s3pool.errors import UsageError
+from s3pool.location import name_bytes
 from s3pool.record import dataclass
 
 HASH_BYTES = 8
@@ -26,16 +27,16 @@ class NameRange:
 
     def holds(self, name: str) -> bool:
         """Return whether a name lies in the range."""
-        place = _order(name)
-        return (self.after is None or _order(self.after) < place) and (
-            self.until is None or place <= _order(self.until)
+        place = name_bytes(name)
+        return (self.after is None or name_bytes(self.after) < place) and (
+            self.until is None or place <= name_bytes(self.until)
         )
 
     def may_contain(self, directory: str) -> bool:
         """Return whether a name below a directory, which ends in a slash, can lie in the range."""
-        if self.until is not None and _order(directory) > _order(self.until):
+        if self.until is not None and name_bytes(directory) > name_bytes(self.until):
             return False
-        return self.after is None or _order(directory) > _order(self.after) or self.after.startswith(directory)
+        return self.after is None or name_bytes(directory) > name_bytes(self.after) or self.after.startswith(directory)
 
     def bounds(self, base: str) -> tuple[str, str | None]:
         """Return where the listing of the keys below ``base`` starts, and the last key of it."""
@@ -94,7 +95,7 @@ class Shard:
             return self.range.holds(name)
         if self.count == 1:
             return True
-        digest = hashlib.blake2b(_order(name), digest_size=HASH_BYTES).digest()
+        digest = hashlib.blake2b(name_bytes(name), digest_size=HASH_BYTES).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
 
     def holds_named(self, name: str) -> bool:
@@ -205,7 +206,7 @@ def parse_plan(lines: Iterable[str], *, name: str) -> list[NameRange]:
     if not is_plan or bounds[0] is not None or bounds[-1] is not None or inner[::2] != inner[1::2]:
         raise UsageError(f"{name} is no whole plan: make one with s3pool shards, and give every shard the same file")
     borders = [border for border in inner[::2] if isinstance(border, str)]
-    if len(borders) < len(found) - 1 or sorted(borders, key=_order) != borders:
+    if len(borders) < len(found) - 1 or sorted(borders, key=name_bytes) != borders:
         raise UsageError(f"{name} is no plan: the ranges must follow each other")
     return ranges
 
@@ -220,7 +221,3 @@ def _parse_line(line: str, name: str) -> dict[str, str | None]:
     if not isinstance(record, dict) or record.get("type") != RECORD:
         raise UsageError(f"{name} is no plan of s3pool shards: {line[:40]!r} is no shard")
     return record
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

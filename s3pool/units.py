@@ -6,6 +6,7 @@ is a UsageError that shows the offending text.
 
 from __future__ import annotations
 
+import calendar
 import re
 
 from s3pool.errors import UsageError
@@ -32,6 +33,12 @@ DURATION_PATTERN = r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[wdhms]))+"
 DURATION_TERM = r"([0-9.]+)(ms|[wdhms])"
 BARE_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 MILLIS = 1000
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+HTTP_DATE = r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
+LONGEST_MONTH, HOURS, MINUTES = 31, 24, 60
+END_OF_TIME = 253_402_300_800  # the year 10000, which no form of a date has room for
+MAX_HTTP_DATE_CHARS = 64  # of the forms of older programs
 
 DATE_PATTERN = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
@@ -91,11 +98,6 @@ def parse_rate(text: str) -> int:
         return parse_size(re.sub(RATE_SUFFIX, "", text.strip()))
     except UsageError as exc:
         raise UsageError(f"bad rate {text!r}: write bytes a second, such as 10M or 1.5GiB/s") from exc
-
-
-def format_rate(bytes_per_s: float) -> str:
-    """Give a rate for people: ``51MiB/s``."""
-    return f"{format_size(int(bytes_per_s))}/s"
 
 
 def parse_duration(text: str) -> float:
@@ -162,3 +164,32 @@ def _parse_date(text: str, match: re.Match[str]) -> float:
         return datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00'}{zone}").timestamp()
     except (ValueError, OverflowError) as exc:
         raise UsageError(f"bad time {text!r}: there is no such date") from exc
+
+
+def parse_http_date(text: str) -> float | None:
+    """Return the seconds since 1970 of a date in a header; None when it is not one.
+
+    ``Sun, 06 Nov 1994 08:49:37 GMT`` is parsed here, without regard to the locale; the forms of
+    older programs, with a zone or two digits of a year, by the standard library.
+
+    Source: RFC 9110, section 5.6.7.
+    """
+    match = re.fullmatch(HTTP_DATE, text.strip())
+    if match is None or match[2] not in MONTHS:
+        return _parse_old_http_date(text)
+    day, year, hour, minute, second = (int(match[index]) for index in (1, 3, 4, 5, 6))
+    if not (year and 0 < day <= LONGEST_MONTH and hour < HOURS and minute < MINUTES and second <= MINUTES):
+        return None
+    seconds = calendar.timegm((year, MONTHS.index(match[2]) + 1, day, hour, minute, second))
+    return float(seconds) if seconds < END_OF_TIME else None
+
+
+def _parse_old_http_date(text: str) -> float | None:
+    # Imported late: servers of today send the other form.
+    from email.utils import parsedate_tz
+
+    fields = parsedate_tz(text) if len(text) <= MAX_HTTP_DATE_CHARS else None
+    try:
+        return None if fields is None else float(calendar.timegm(fields[:6]) - (fields[9] or 0))
+    except (ValueError, OverflowError):
+        return None

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from s3pool.errors import S3Error, UsageError
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
-from s3pool.s3.errors import MONTHS, parse_http_date
 from s3pool.s3.requests import METADATA_PREFIX
+from s3pool.units import parse_http_date, parse_time_or_age
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (
@@ -45,7 +45,6 @@ SERVERS_HEADERS = ("content-length", "content-md5", "content-range", "date", "et
 SYSTEM_PREFIX = "x-amz-"
 MAX_REDIRECT_CHARS = 2048
 REDIRECTS = ("/", "http://", "https://")
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 NEVER_FRESH = "0"  # RFC 9111, section 5.3: in the past
 STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 
@@ -74,21 +73,17 @@ def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _expires(text: str) -> str:
-    from s3pool.units import parse_time_or_age
-
     if text in ("", NEVER_FRESH) or parse_http_date(text) is not None:
         return text
-    import time
-
     try:
         seconds = parse_time_or_age(text, 0.0)
     except UsageError:
         seconds = -1.0
     if seconds < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no date; write 2026-12-31, or as HTTP has them")
-    moment = time.gmtime(seconds)
-    day, month = DAYS[moment.tm_wday], MONTHS[moment.tm_mon - 1]
-    return f"{day}, {moment.tm_mday:02} {month} {moment.tm_year:04} {time.strftime('%H:%M:%S', moment)} GMT"
+    from email.utils import formatdate
+
+    return formatdate(seconds, usegmt=True)
 
 
 def _redirect(text: str) -> str:

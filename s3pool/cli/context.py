@@ -110,11 +110,6 @@ class Context:
         return self._session
 
     @property
-    def opened_session(self) -> Session | None:
-        """Give the session if a command opened one."""
-        return self._session
-
-    @property
     def opened_sessions(self) -> tuple[Session, ...]:
         """Give the sessions that a command opened: none, one, or those of two pools."""
         return tuple(session for session in (self._session, self._source) if session is not None)

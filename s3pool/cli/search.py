@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
-from s3pool.location import S3Path, compile_glob
+from s3pool.location import S3Path, compile_glob, name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.shard import WHOLE, NameRange, Shard
@@ -140,7 +140,7 @@ def _iter_level(client: S3Client, selection: Selection, depth: int) -> Iterator[
         place = 0
         for prefix in page.prefixes:
             before = place
-            while place < len(objects) and _order(objects[place].key) < _order(prefix):
+            while place < len(objects) and name_bytes(objects[place].key) < name_bytes(prefix):
                 place += 1
             yield objects[before:place]
             yield from _iter_level(client, _below(selection, prefix), depth - 1)
@@ -216,7 +216,3 @@ def _iter_new_prefixes(key: str, last: str, start: int) -> Iterator[str]:
         place = slash + 1
         if not last.startswith(key[:place]):
             yield key[:place]
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
 
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
@@ -17,6 +16,7 @@ from s3pool.pool.connection import AllBusy
 from s3pool.pool.http1 import GENERIC_PATH, Wire, greet
 from s3pool.pool.node import Node
 from s3pool.record import dataclass
+from s3pool.units import parse_http_date
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +132,8 @@ def _close(wire: Wire, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin(
 
 
 def _clock_offset_s(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() + DATE_CENTRE_S - time.time()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
+    seconds = parse_http_date(date)
+    return None if seconds is None else seconds + DATE_CENTRE_S - time.time()
 
 
 class SuspicionProbe:

@@ -14,7 +14,6 @@ import re
 import time
 from calendar import timegm
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,6 +37,7 @@ from s3pool.s3.signing import (
     derive_key,
     string_to_sign,
 )
+from s3pool.units import parse_http_date
 
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
@@ -282,10 +282,8 @@ def _cached_credential(front: str) -> Credential:
 
 
 def _from_http_date(text: str) -> str:
-    try:
-        return time.strftime(TIMESTAMP_FORMAT, time.gmtime(parsedate_to_datetime(text).timestamp()))
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return ""
+    seconds = parse_http_date(text)
+    return "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
 
 
 def _read_query(target: Target) -> Claim:

@@ -12,7 +12,6 @@ import base64
 import hmac
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.auth import (
@@ -32,6 +31,7 @@ from s3pool.proxy.operations import EXACT_QUERIES
 from s3pool.proxy.request import RequestHead
 from s3pool.proxy.request_target import Target
 from s3pool.s3.signing import canonical_value
+from s3pool.units import parse_http_date
 
 SIGNED_PARAMETERS = frozenset(
     {
@@ -136,11 +136,8 @@ def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
         raise Denial(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     text = given[0] if given else head.value("date")
-    try:
-        stamp = parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        stamp = -1.0
-    if stamp < 0:  # no date, or one before 1970
+    stamp = parse_http_date(text)
+    if stamp is None or stamp < 0:  # no date, or one before 1970
         raise forbidden("AccessDenied", "a valid Date or x-amz-date is required", reason="date")
     if abs(stamp - now) > MAX_SKEW_S:
         raise forbidden("RequestTimeTooSkewed", "the clocks differ by more than 15 minutes", reason="skew")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from s3pool.body import EMPTY_BODY, Body
@@ -30,6 +29,7 @@ from s3pool.proxy.node_request import Outbound, ProxyRequest
 from s3pool.proxy.operations import Operation
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
+from s3pool.units import parse_http_date
 
 TOO_MANY_REQUESTS = 429
 UNAVAILABLE = 503
@@ -116,16 +116,9 @@ class Judge:
             code or f"HTTP{response.status}",
             endpoint=str(response.endpoint),
             op=self._operation.name,
-            server_time=_server_time(response),
+            server_time=parse_http_date(response.headers.get("date", "")),
             final=final,
         )
-
-
-def _server_time(response: Response) -> float | None:
-    try:
-        return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
 
 
 class Forwarder:

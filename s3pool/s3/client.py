@@ -15,15 +15,14 @@ from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
 from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, Opening, Steps, ask, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
-from s3pool.s3.operations import MAX_KEYS_PER_PAGE as MAX_KEYS_PER_PAGE
 from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
+from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers, quote_etag
 from s3pool.s3.responses import UNKNOWN, Known, check_content, hides_digest, put_result, read_object_head
 from s3pool.s3.xml import is_xml_text
 
 T = TypeVar("T")
 BAD_REQUEST = 400
-MAX_KEYS_PER_DELETE = 1000  # S3's own ceiling (DeleteObjects)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
 WEAK = "W/"  # a weak ETag matches no If-Match (RFC 9110, section 13.1.1)
@@ -221,8 +220,8 @@ class S3Client(BucketOperations, MultipartOperations):
 
         Keys that XML cannot hold are deleted one by one.
         """
-        if len(keys) > MAX_KEYS_PER_DELETE:
-            raise ValueError(f"a batch holds at most {MAX_KEYS_PER_DELETE} keys, not {len(keys)}")
+        if len(keys) > MAX_KEYS:
+            raise ValueError(f"a batch holds at most {MAX_KEYS} keys, not {len(keys)}")
         batch = [pair for pair in keys if is_xml_text(pair[0])]
         failures = self._delete_batch(bucket, batch) if batch else ()
         return failures + tuple(self._delete_singly(bucket, (pair for pair in keys if not is_xml_text(pair[0]))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 from collections.abc import Callable
 
@@ -17,13 +16,10 @@ from s3pool.errors import (
 )
 from s3pool.model import Response, whole_number
 from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, parse_error
+from s3pool.units import parse_http_date
 
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-HTTP_DATE = r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
-LONGEST_MONTH, HOURS, MINUTES = 31, 24, 60
-END_OF_TIME = 253_402_300_800  # the year 10000, which no form of a date has room for
 UNPRINTABLE = r"[\x00-\x20\x7f-\x9f\u2028\u2029]+"
 MAX_DETAIL_LENGTH = 500  # a message is one line; some servers write pages
 
@@ -123,21 +119,6 @@ def error_of_failure(failure: DeleteFailure, bucket: str) -> S3Error:
         resource=f"s3/{bucket}/{failure.key}",
         op="DeleteObjects",
     )
-
-
-def parse_http_date(text: str) -> float | None:
-    """Return seconds since 1970 for ``Sun, 06 Nov 1994 08:49:37 GMT``; None for anything else, such as year 0.
-
-    Unlike time.strptime it does not depend on the locale.
-    """
-    match = re.fullmatch(HTTP_DATE, text.strip())
-    if match is None or match[2] not in MONTHS:
-        return None
-    day, year, hour, minute, second = (int(match[index]) for index in (1, 3, 4, 5, 6))
-    if not (year and 0 < day <= LONGEST_MONTH and hour < HOURS and minute < MINUTES and second <= MINUTES):
-        return None
-    seconds = calendar.timegm((year, MONTHS.index(match[2]) + 1, day, hour, minute, second))
-    return float(seconds) if seconds < END_OF_TIME else None
 
 
 def _body_of(response: Response) -> bytes:

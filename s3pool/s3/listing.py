@@ -16,13 +16,13 @@ from operator import lt
 from typing import NoReturn, Protocol
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
 from s3pool.s3.page_table import cut_page, keys_of, names_of
-from s3pool.s3.page_table import name_order as name_order
+from s3pool.s3.part_sizes import MAX_KEYS
 
-MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
 # So many pages in a row without anything new are believed: a server passes over what was deleted.
 MAX_BARREN_PAGES = 1000
@@ -64,7 +64,7 @@ class Lister(Protocol):
         delimiter: str = "",
         start_after: str = "",
         token: str = "",
-        max_keys: int = MAX_KEYS_PER_PAGE,
+        max_keys: int = MAX_KEYS,
     ) -> ListPage:
         """List one page of objects."""
 
@@ -118,7 +118,7 @@ def iter_pages(
     left = max_keys
     try:
         while True:
-            page = walk.next_page(min(left, MAX_KEYS_PER_PAGE) if max_keys else MAX_KEYS_PER_PAGE)
+            page = walk.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)
             if must_be_ordered and not walk.has_order:
                 raise UnorderedError(f"s3/{bucket} is not listed in order: no range of its keys can be listed alone")
             if until is not None:
@@ -292,17 +292,17 @@ class _Walk:
     def _serves(self, page: ListPage) -> bool:
         """Say whether the answer to a start-after is in order and goes beyond it."""
         last = _last_name(page)
-        return _is_ordered(page) and (not last or name_order(last) > name_order(self._cursor))
+        return _is_ordered(page) and (not last or name_bytes(last) > name_bytes(self._cursor))
 
     def _turns_back(self, page: ListPage) -> bool:
         """Return whether a page has names before the cursor that are none of a start-after misunderstood.
 
         Such a start-after gives the cursor once more, or everything from the first name on.
         """
-        first = min([*names_of(page.objects)[:1], *map(name_order, page.prefixes[:1])], default=b"")
+        first = min([*names_of(page.objects)[:1], *map(name_bytes, page.prefixes[:1])], default=b"")
         if not self._first:
             self._first = first
-        return b"" != first < name_order(self._last) and first != self._first
+        return b"" != first < name_bytes(self._last) and first != self._first
 
     def _accept(self, page: ListPage) -> ListPage:
         """Keep what is new on a page, and take the step to the next one."""
@@ -392,13 +392,13 @@ def is_increasing(names: Sequence[str]) -> bool:
     """Say whether names are in S3's order, each once."""
     if all(map(lt, names, islice(names, 1, None))):
         return True
-    ordered = [name_order(name) for name in names]
+    ordered = [name_bytes(name) for name in names]
     return all(map(lt, ordered, islice(ordered, 1, None)))
 
 
 def _last_name(page: ListPage) -> str:
     """Give the greatest name of an ordered page, "" for an empty one."""
-    names = [*names_of(page.objects)[-1:], *map(name_order, page.prefixes[-1:])]
+    names = [*names_of(page.objects)[-1:], *map(name_bytes, page.prefixes[-1:])]
     return max(names, default=b"").decode("utf-8", "surrogateescape")
 
 
@@ -413,21 +413,21 @@ def _step_past(last: str, page: ListPage) -> str:
 
 def _begins_after(page: ListPage, cursor: str) -> bool:
     """Say whether all names of an ordered page are greater than the cursor."""
-    firsts = [*names_of(page.objects)[:1], *map(name_order, page.prefixes[:1])]
-    return all(name > name_order(cursor) for name in firsts)
+    firsts = [*names_of(page.objects)[:1], *map(name_bytes, page.prefixes[:1])]
+    return all(name > name_bytes(cursor) for name in firsts)
 
 
 def _drop_through(page: ListPage, cursor: str) -> ListPage:
     """Leave out names up to the cursor: some servers take start-after as included, or not at all."""
-    floor = name_order(cursor)
-    objects = tuple(entry for entry in page.objects if name_order(entry.key) > floor)
-    prefixes = tuple(name for name in page.prefixes if name_order(name) > floor)
+    floor = name_bytes(cursor)
+    objects = tuple(entry for entry in page.objects if name_bytes(entry.key) > floor)
+    prefixes = tuple(name for name in page.prefixes if name_bytes(name) > floor)
     return replace(page, objects=objects, prefixes=prefixes)
 
 
 def _floor_of(start_after: str, prefix: str) -> str:
     # Some servers fail on a name before the prefix, where it says nothing anyway.
-    return "" if name_order(start_after) < name_order(prefix) else start_after
+    return "" if name_bytes(start_after) < name_bytes(prefix) else start_after
 
 
 def is_minio_token(token: str) -> bool:
@@ -442,8 +442,8 @@ def _shorten(page: ListPage, count: int) -> ListPage:
     """Give the first names of a page, objects and prefixes together."""
     if len(page.objects) + len(page.prefixes) <= count:
         return page
-    names = sorted([*keys_of(page.objects), *page.prefixes], key=name_order)
-    limit = name_order(names[count])
-    objects = tuple(entry for entry in page.objects if name_order(entry.key) < limit)
-    prefixes = tuple(name for name in page.prefixes if name_order(name) < limit)
+    names = sorted([*keys_of(page.objects), *page.prefixes], key=name_bytes)
+    limit = name_bytes(names[count])
+    objects = tuple(entry for entry in page.objects if name_bytes(entry.key) < limit)
+    prefixes = tuple(name for name in page.prefixes if name_bytes(name) < limit)
     return replace(page, objects=objects, prefixes=prefixes, truncated=True)

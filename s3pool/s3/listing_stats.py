@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from s3pool.model import ListPage
-
-NAMES_PER_REQUEST = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
+from s3pool.s3.part_sizes import MAX_KEYS
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ class ListingStats:
         """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
         with self._lock:
             self.names += names
-            self.needed += -(-names // NAMES_PER_REQUEST) or 1
+            self.needed += -(-names // MAX_KEYS) or 1
 
     def measure_pages(self, pages: Iterator[ListPage]) -> Iterator[ListPage]:
         """Yield the pages of one listing, and count it when it ends or is left."""

@@ -45,10 +45,10 @@ from s3pool.s3.exchange import (
 )
 from s3pool.s3.listing_stats import ListingStats
 from s3pool.s3.pages import parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
 from s3pool.s3.responses import put_result
 
-MAX_KEYS_PER_PAGE = 1000  # S3's own ceiling (ListObjectsV2, MaxKeys)
 SEAWEED_NAME = "seaweedfs"  # 4.44 skips what is in a directory that start-after names exactly; 4.53 does not
 MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have replaced
 # How servers without ListObjectsV2 refuse it, by status.
@@ -140,7 +140,7 @@ class BucketOperations(Operations):
         delimiter: str = "",
         start_after: str = "",
         token: str = "",
-        max_keys: int = MAX_KEYS_PER_PAGE,
+        max_keys: int = MAX_KEYS,
         only: Endpoint | None = None,
     ) -> ListPage:
         """List one page; a token goes before ``start_after``.
@@ -178,7 +178,7 @@ class BucketOperations(Operations):
         """
         if self._lists_v1:
             return None
-        query = _page_query(prefix, delimiter, MAX_KEYS_PER_PAGE)
+        query = _page_query(prefix, delimiter, MAX_KEYS)
         request = self._list_request(
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
@@ -217,7 +217,7 @@ class BucketOperations(Operations):
         delimiter: str = "",
         key_marker: str = "",
         version_id_marker: str = "",
-        max_keys: int = MAX_KEYS_PER_PAGE,
+        max_keys: int = MAX_KEYS,
     ) -> Steps[ListPage]:
         """List one page of versions and delete markers, newest first within a key."""
         query = (
@@ -239,7 +239,7 @@ class BucketOperations(Operations):
         prefix: str = "",
         key_marker: str = "",
         upload_id_marker: str = "",
-        max_uploads: int = MAX_KEYS_PER_PAGE,
+        max_uploads: int = MAX_KEYS,
     ) -> UploadPage:
         """List one page of the multipart uploads that are neither completed nor aborted."""
         # No encoding-type here: RGW would encode the keys and not say so.

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import repeat
 from typing import NamedTuple, overload
 
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 
@@ -140,11 +141,11 @@ def table_of(objects: Sequence[ObjectInfo]) -> ObjectTable | None:
     if not times.are_sound(len(keys)) or "\n" in "".join((*keys, *etags, *classes)):
         return None
     return ObjectTable(
-        list(map(name_order, keys)),
+        list(map(name_bytes, keys)),
         sizes=list(map(b"%d".__mod__, sizes)),
         times=times,
-        etags=list(map(name_order, etags)),
-        classes=list(map(name_order, classes)),
+        etags=list(map(name_bytes, etags)),
+        classes=list(map(name_bytes, classes)),
     )
 
 
@@ -163,20 +164,15 @@ def keys_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:
 
 def names_of(objects: Sequence[ObjectInfo]) -> Sequence[bytes]:
     """Give the keys as the bytes that S3 sorts by."""
-    return objects.names if isinstance(objects, ObjectTable) else [name_order(info.key) for info in objects]
-
-
-def name_order(name: str) -> bytes:
-    """Give what S3 sorts by; the order of str is another one for escaped bytes."""
-    return name.encode("utf-8", "surrogateescape")
+    return objects.names if isinstance(objects, ObjectTable) else [name_bytes(info.key) for info in objects]
 
 
 def cut_page(page: ListPage, until: str) -> ListPage:
     """Leave out the names of an ordered page beyond ``until``; a page that reaches it is the last one."""
-    limit = name_order(until)
-    lasts = [*names_of(page.objects)[-1:], *map(name_order, page.prefixes[-1:])]
+    limit = name_bytes(until)
+    lasts = [*names_of(page.objects)[-1:], *map(name_bytes, page.prefixes[-1:])]
     if max(lasts, default=b"") < limit:
         return page
     objects = page.objects[: bisect_right(names_of(page.objects), limit)]
-    prefixes = tuple(name for name in page.prefixes if name_order(name) <= limit)
+    prefixes = tuple(name for name in page.prefixes if name_bytes(name) <= limit)
     return replace(page, objects=objects, prefixes=prefixes, truncated=False)

@@ -13,10 +13,11 @@ from operator import le, lt
 from urllib.parse import unquote_plus
 
 from s3pool.errors import ProtocolError
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
-from s3pool.s3.page_table import name_order, names_of
+from s3pool.s3.page_table import names_of
 from s3pool.s3.xml import Element, bare_etag, flag, iso_millis, number, read_root, required, truth
 
 VERSION_TAGS = ("Version", "DeleteMarker")
@@ -224,11 +225,11 @@ def check_page(page: ListPage, *, prefix: str, delimiter: str = "", repeats: boo
     """
     names = names_of(page.objects)
     is_ordered = all(map(le if repeats else lt, names, islice(names, 1, None)))
-    start = name_order(prefix)
+    start = name_bytes(prefix)
     # What is between two names in order begins like both.
     check_names((names[0], names[-1]) if names and is_ordered else names, start)
     if page.prefixes:
-        groups = list(map(name_order, page.prefixes))
+        groups = list(map(name_bytes, page.prefixes))
         check_names(groups, start)
         is_ordered = is_ordered and all(map(lt, groups, islice(groups, 1, None)))
     if delimiter:
@@ -238,7 +239,7 @@ def check_page(page: ListPage, *, prefix: str, delimiter: str = "", repeats: boo
 
 def check_uploads(page: UploadPage, *, prefix: str) -> UploadPage:
     """Return the page; raises ProtocolError for an upload to a key that is not below the prefix."""
-    check_names([name_order(upload.key) for upload in page.uploads], name_order(prefix))
+    check_names([name_bytes(upload.key) for upload in page.uploads], name_bytes(prefix))
     return page
 
 

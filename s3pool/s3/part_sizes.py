@@ -1,4 +1,4 @@
-"""Part arithmetic and S3's limits on uploads in parts."""
+"""S3's limits on requests and on uploads in parts, and part arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from s3pool.errors import UsageError
 from s3pool.model import ByteRange
 
+MAX_KEYS = 1000  # of a page of ListObjectsV2, and of a DeleteObjects
 MIB = 1 << 20
 MIN_PART_BYTES = 5 * MIB  # smaller parts are refused, but for the last one
 MAX_PART_BYTES = 5 << 30

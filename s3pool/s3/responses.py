@@ -21,8 +21,9 @@ from s3pool.model import (
     whole_number,
 )
 from s3pool.s3.documents import PutResult, plausible_etag
-from s3pool.s3.errors import check_response, parse_http_date
+from s3pool.s3.errors import check_response
 from s3pool.s3.requests import METADATA_PREFIX
+from s3pool.units import parse_http_date
 
 ENCRYPTION = "x-amz-server-side-encryption"
 CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"

@@ -9,9 +9,10 @@ from s3pool.errors import TransportError
 from s3pool.location import S3Path
 from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.record import dataclass, replace
-from s3pool.s3.client import MAX_KEYS_PER_PAGE, S3Client
+from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages
 from s3pool.s3.parallel.concurrency import CAUTIOUS_JOBS
+from s3pool.s3.part_sizes import MAX_KEYS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 
@@ -59,7 +60,7 @@ class OneNode:
         delimiter: str = "",
         start_after: str = "",
         token: str = "",
-        max_keys: int = MAX_KEYS_PER_PAGE,
+        max_keys: int = MAX_KEYS,
     ) -> ListPage:
         """List one page on the node."""
         return self._client.list_objects_page(

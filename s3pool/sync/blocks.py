@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from s3pool.location import name_bytes
 from s3pool.sync.compare import COPY, DOWNLOAD, TOLERANCE_NS, UPLOAD, Entry, is_time_of_object, time_ns_of
 from s3pool.transfer.walk import path_below
 
@@ -14,11 +15,6 @@ NO_ETAG = ""
 
 Row = tuple[bytes, int, str, str, str]  # of the journal: name, size, stamp, etag, modified
 Pair = tuple["Block | None", "Block | None"]
-
-
-def order_of(name: str) -> bytes:
-    """Give what S3 sorts by, and what the journal keeps a name as."""
-    return name.encode("utf-8", "surrogateescape")
 
 
 class Block(NamedTuple):
@@ -73,7 +69,7 @@ def merge(source: Iterable[Block], target: Iterable[Block]) -> Iterator[Pair]:
         if mine == other:
             count = _count_common(ours, theirs)
             yield ours.take(count), theirs.take(count)
-        elif order_of(mine) < order_of(other):
+        elif name_bytes(mine) < name_bytes(other):
             yield ours.take(ours.count_before(other)), None
         else:
             yield None, theirs.take(theirs.count_before(mine))
@@ -111,7 +107,7 @@ class _Cursor:
 
     def count_before(self, name: str) -> int:
         """Count those of the block that stand before a name."""
-        return bisect_left(self._block.names, order_of(name), lo=self._at, key=order_of) - self._at
+        return bisect_left(self._block.names, name_bytes(name), lo=self._at, key=name_bytes) - self._at
 
     def take(self, count: int) -> Block:
         """Give the next few and go on behind them."""
@@ -142,7 +138,7 @@ def rows_of(ours: Block, theirs: Block, direction: str) -> list[Row] | None:
         stamps = [f"{etag} {modified}" for etag, modified in zip(ours.etags, ours.modified, strict=True)]
     else:
         stamps = list(map(str, theirs.times_ns if direction == DOWNLOAD else ours.times_ns))
-    names = map(order_of, ours.names)
+    names = map(name_bytes, ours.names)
     return list(zip(names, ours.sizes, stamps, remote.etags, remote.modified, strict=True))
 
 

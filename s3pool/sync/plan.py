@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
+from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, NameRange, Shard
-from s3pool.sync.blocks import Block, Row, merge, order_of, rows_to_note
+from s3pool.sync.blocks import Block, Row, merge, rows_to_note
 from s3pool.sync.compare import (
     COPY,
     DOWNLOAD,
@@ -73,7 +74,7 @@ class RecordReader:
         self._journal = journal
         self._names = names
         self._within = within
-        self._pages = journal.iter_rows(None if within.after is None else order_of(within.after))
+        self._pages = journal.iter_rows(None if within.after is None else name_bytes(within.after))
         self._rows: list[Row] = []
         self._at = 0
 
@@ -253,7 +254,7 @@ class Plan:
 
     def _compare(self, ours: Block, theirs: Block | None) -> Iterator[Item]:
         """Compare names of the source with the same ones of the target, or with none."""
-        rows = self._records.take(list(map(order_of, ours.names)))
+        rows = self._records.take(list(map(name_bytes, ours.names)))
         if theirs is not None and self._are_in_sync(ours, theirs, rows):
             return
         for place, row in enumerate(rows):
@@ -311,7 +312,7 @@ class Plan:
         """Remember a pair that is in sync as it stands."""
         record = record_of(ours, theirs, self._rules.direction)
         if record.etag and not may_change_unseen(ours.mtime_ns, time.time_ns()):
-            self._journal.note(order_of(ours.name), record)
+            self._journal.note(name_bytes(ours.name), record)
 
     def _task(self, ours: Entry, theirs: Entry | None, decision: Decision, record: Record | None) -> Item:
         task = self._route.transfer(ours, decision.reason)
@@ -354,7 +355,7 @@ class Plan:
     # -- what the source does not have -----------------------------------------------------
 
     def _doom_all(self, theirs: Block) -> None:
-        self._records.take(list(map(order_of, theirs.names)))
+        self._records.take(list(map(name_bytes, theirs.names)))
         if self._delete:
             for place in range(len(theirs.names)):
                 self._doom(theirs.entry(place))
@@ -363,7 +364,7 @@ class Plan:
         if self._stands_for_directory(theirs) or self._is_needed(theirs.name):
             return
         self.tally.doomed += 1
-        self._doomed.append((order_of(theirs.name), theirs.size))
+        self._doomed.append((name_bytes(theirs.name), theirs.size))
         if len(self._doomed) >= DOOMED_AT_ONCE:
             self._write_doomed()
 

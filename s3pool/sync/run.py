@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
+from s3pool.location import name_bytes
 from s3pool.shard import NameRange
-from s3pool.sync.blocks import Block, order_of
+from s3pool.sync.blocks import Block
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
 from s3pool.sync.emptied import remove_empty_directories
 from s3pool.sync.guard import Situation, why_hold_back
@@ -343,11 +344,11 @@ class Sync:
         if self._options.checksum:
             self._note_content(outcome, journal)
         if isinstance(outcome.task, (DeleteTask, RemoveTask)):
-            journal.note(order_of(name), None)
+            journal.note(name_bytes(name), None)
             if isinstance(outcome.task, RemoveTask):
                 self._emptied.add(os.path.dirname(name))
         else:
-            journal.note_transfer(order_of(name), self._record(name, outcome))
+            journal.note_transfer(name_bytes(name), self._record(name, outcome))
 
     def _note_content(self, outcome: Outcome, journal: Journal) -> None:
         """Remember with which ETag a file was sent or came, for where that tells nothing of the content."""

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
-from s3pool.sync.blocks import Block, order_of
+from s3pool.sync.blocks import Block
 from s3pool.transfer.beneath import split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
@@ -160,7 +161,7 @@ class RemoteTree:
         self.has_ended = True
 
     def _check_order(self, block: Block) -> None:
-        first, last = order_of(block.names[0]), order_of(block.names[-1])
+        first, last = name_bytes(block.names[0]), name_bytes(block.names[-1])
         if (self._last is not None and first <= self._last) or not _are_sorted(block.names):
             self.is_ordered = False
             if not self._sorts:
@@ -184,7 +185,7 @@ class UnusualKeys:
         """Return whether such a key outside of the range needs a file."""
         places = [0, *(place + 1 for place, letter in enumerate(name) if letter == "/")]
         starts = (name[:place] + odd for place in places for odd in ODD_COMPONENTS)
-        return any(order_of(name) in self._files_below(start) for start in starts)
+        return any(name_bytes(name) in self._files_below(start) for start in starts)
 
     def _files_below(self, start: str) -> frozenset[bytes]:
         # The keys with a prefix follow each other, so that the range has all of them if it has both ends.
@@ -216,7 +217,7 @@ def _remote_block(objects: Sequence[ObjectInfo], start: int) -> Block:
 
 def _are_sorted(names: Sequence[str]) -> bool:
     # The order of text is that of its bytes, but for bytes that are not UTF-8.
-    orders: Sequence[str | bytes] = names if "".join(names).isascii() else list(map(order_of, names))
+    orders: Sequence[str | bytes] = names if "".join(names).isascii() else list(map(name_bytes, names))
     return all(map(operator.lt, orders, islice(orders, 1, None)))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 from s3pool.errors import JournalError
-from s3pool.sync.blocks import Block, order_of
+from s3pool.location import name_bytes
+from s3pool.sync.blocks import Block
 
 SCHEMA = "CREATE TABLE names (name BLOB PRIMARY KEY, size INTEGER, etag TEXT, modified TEXT) WITHOUT ROWID"
 NAMES_PER_BLOCK = 1000
@@ -24,7 +25,7 @@ def sorted_blocks(blocks: Iterable[Block]) -> Iterator[Block]:
         with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as database:
             database.execute(SCHEMA)
             for block in blocks:
-                names = map(order_of, block.names)
+                names = map(name_bytes, block.names)
                 rows = zip(names, block.sizes, block.etags, block.modified, strict=True)
                 database.execute("BEGIN")
                 database.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", rows)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from s3pool.location import name_bytes
 from s3pool.transfer.resume import ANNOUNCED, PartialDownload
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,12 @@ class Unfinished:
         query = (
             f"SELECT upload_id, owner FROM pool_uploads WHERE bucket = ? AND key = ? AND fingerprint = ? AND {OF_POOL}"
         )
-        return self._take_up("pool_uploads", self._ask(query, (bucket, _as_bytes(key), fingerprint, self._pool)))
+        return self._take_up("pool_uploads", self._ask(query, (bucket, name_bytes(key), fingerprint, self._pool)))
 
     def begin_upload(self, bucket: str, key: str, *, upload_id: str, fingerprint: str) -> None:
         """Remember an upload."""
         self._mine.add(upload_id)
-        values = (upload_id, self._pool, bucket, _as_bytes(key), fingerprint, self._owner)
+        values = (upload_id, self._pool, bucket, name_bytes(key), fingerprint, self._owner)
         self._ask("INSERT OR REPLACE INTO pool_uploads VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def end_upload(self, upload_id: str) -> None:
@@ -91,7 +92,7 @@ class Unfinished:
         if not self.resumes:
             return None
         query = "SELECT name, owner FROM downloads WHERE target = ? AND fingerprint = ?"
-        name = self._take_up("downloads", self._ask(query, (_as_bytes(target), fingerprint)))
+        name = self._take_up("downloads", self._ask(query, (name_bytes(target), fingerprint)))
         if not name:
             return None
         rows = self._ask("SELECT first FROM ranges WHERE name = ?", (name,))
@@ -101,7 +102,7 @@ class Unfinished:
         """Remember a temporary file, empty as it is."""
         self._mine.add(name)
         self._ask("DELETE FROM ranges WHERE name = ?", (name,))
-        values = (name, _as_bytes(target), fingerprint, self._owner)
+        values = (name, name_bytes(target), fingerprint, self._owner)
         self._ask("INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?)", values)
 
     def add_range(self, name: str, first: int) -> None:
@@ -213,7 +214,3 @@ def _start_of(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in DEAD_STATES else fields[START_FIELD].decode()
-
-
-def _as_bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
-from s3pool.s3.errors import parse_http_date
 from s3pool.s3.requests import KMS_KEY_ID, WEBSITE_REDIRECT
 from s3pool.s3.responses import ENCRYPTION
+from s3pool.units import parse_http_date
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError
 from s3pool.location import S3Path
 from s3pool.s3.errors import error_of_failure
+from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.transfer.beneath import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
     from s3pool.transfer.engine import Engine
 
-MAX_BATCH = 1000  # S3's own ceiling (DeleteObjects)
 
 Batch = tuple[DeleteTask, ...] | RemoveTask | Problem
 
@@ -25,7 +25,7 @@ def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator
     batch: list[DeleteTask] = []
     for task in tasks:
         if isinstance(task, DeleteTask) and not (task.upload_id or task.named):
-            if batch and (batch[0].bucket != task.bucket or len(batch) == MAX_BATCH):
+            if batch and (batch[0].bucket != task.bucket or len(batch) == MAX_KEYS):
                 yield tuple(batch)
                 batch = []
             batch.append(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.errors import RefusedError
+from s3pool.location import name_bytes
 from s3pool.transfer.beneath import PART_PREFIX, is_part_name, split_relative
 
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
@@ -66,7 +67,7 @@ class KeyMapper:
     def _check_unusual(self, bucket: str, base: str, relative: str, twin: tuple[str, tuple[bytes, ...]]) -> None:
         plain, path = twin
         other = self._unusual.get(path)
-        if other is None and _order(plain) < _order(relative) and self._exists(bucket, base + plain):
+        if other is None and name_bytes(plain) < name_bytes(relative) and self._exists(bucket, base + plain):
             other = base + plain
         if other is not None:
             raise RefusedError(f"the keys {other!r} and {base + relative!r} need the same file")
@@ -86,7 +87,3 @@ def _iter_parents(name: str) -> Iterator[str]:
     while place >= 0:
         yield name[:place]
         place = name.find("/", place + 1)
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

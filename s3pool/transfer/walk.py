@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from s3pool.errors import LocalFileError, RefusedError, S3PoolError
 from s3pool.filters import NameFilter, Names, takes_all
+from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import NameRange
 from s3pool.transfer.beneath import PART_PREFIX, is_part_name, local_error
@@ -55,10 +56,6 @@ class LocalFiles(NamedTuple):
         yield from map(LocalFile, self.names, paths, self.sizes, self.times_ns)
 
 
-def _encode(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
 def path_opener(below: bytes) -> Callable[[str], str]:
     """Give path_below() for many names in one directory."""
     if sys.getfilesystemencoding() == "utf-8":
@@ -68,7 +65,7 @@ def path_opener(below: bytes) -> Callable[[str], str]:
 
 def path_below(below: bytes, name: str) -> str:
     """Give what opens a file by its key below a directory that ends in a slash."""
-    return os.fsdecode(below + _encode(name))
+    return os.fsdecode(below + name_bytes(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +102,8 @@ class Walk:
         self._names = names
         self._takes_all = takes_all(names)
         self._links = links
-        self._after = None if within.after is None else _encode(within.after)
-        self._until = None if within.until is None else _encode(within.until)
+        self._after = None if within.after is None else name_bytes(within.after)
+        self._until = None if within.until is None else name_bytes(within.until)
         self._stat = os.lstat if links == LINKS_SKIP else os.stat
 
     def __iter__(self) -> Iterator[LocalFile | Unusable]:

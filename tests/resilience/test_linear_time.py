@@ -24,8 +24,8 @@ from s3pool.proxy.forms import FormReader
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3 import documents, pages
-from s3pool.s3.errors import parse_http_date
 from s3pool.s3.xml import parse
+from s3pool.units import parse_http_date
 from tests.support.fake_s3 import MIB
 
 GROWTH, ALLOWED, ROUNDS = 16, 20, 12

@@ -13,10 +13,10 @@ from s3pool.units import (
     MAX_SIZE_BYTES,
     MIB,
     format_duration,
-    format_rate,
     format_size,
     format_size_long,
     parse_duration,
+    parse_http_date,
     parse_rate,
     parse_size,
     parse_time_or_age,
@@ -131,11 +131,6 @@ def test_bad_rate_is_named(text: str) -> None:
     assert repr(text) in caught.value.message
 
 
-def test_rate_is_shown_with_its_time() -> None:
-    """A bare size would be mistaken for an amount."""
-    assert "51MiB/s" == format_rate(51.2 * MIB)
-
-
 @pytest.mark.parametrize(
     ("expected", "text"),
     [
@@ -217,3 +212,26 @@ def test_bad_moment_is_named(text: str) -> None:
         parse_time_or_age(text, NOW)
 
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sun, 06 Nov 1994 08:49:37 +0000",
+        "Sun, 06 Nov 1994 09:49:37 +0100",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+    ],
+)
+def test_dates_of_headers_are_read_in_every_form(text: str) -> None:
+    """Those that RFC 9110 names, and those of SigV2's clients, whatever the machine's zone."""
+    assert 784111777.0 == parse_http_date(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "Sun, 06 Xyz 1994 08:49:37 GMT", "1994-11-06T08:49:37Z", "Sun, 32 Nov 1994 08:49:37 GMT"]
+)
+def test_what_is_no_date_of_a_header_has_no_time(text: str) -> None:
+    """A strange Date header must not break an error."""
+    assert parse_http_date(text) is None

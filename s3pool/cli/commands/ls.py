@@ -38,10 +38,9 @@ from s3pool.cli.selection import (
 )
 from s3pool.cli.sharding import add_shard_flags, shard_of
 from s3pool.errors import UsageError
-from s3pool.location import S3Path
+from s3pool.location import S3Path, name_bytes
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
-from s3pool.s3.page_table import name_order
 from s3pool.shard import Shard
 
 if TYPE_CHECKING:
@@ -320,4 +319,4 @@ def _belongs(key: str, selection: Selection) -> bool:
 
 def _merged(page: ListPage) -> list[Entry]:
     """Return the objects and prefixes of a page in the order of their names."""
-    return sorted([*page.objects, *page.prefixes], key=lambda entry: name_order(entry_name(entry)))
+    return sorted([*page.objects, *page.prefixes], key=lambda entry: name_bytes(entry_name(entry)))

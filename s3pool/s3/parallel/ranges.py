@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
+from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field
 from s3pool.s3.listing import LoopGuard, is_increasing
-from s3pool.s3.page_table import ObjectTable, build_objects, keys_of, name_order
+from s3pool.s3.page_table import ObjectTable, build_objects, keys_of
 from s3pool.s3.parallel.key_statistics import shared_length
 
 PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
@@ -66,14 +67,14 @@ class RangeRequest:
         """Whether the page has names from before the cursor, and is not the listing's ``first`` page once more."""
         if not page.objects or not (self.is_fresh or self.start_after):
             return False
-        name = name_order(keys_of(page.objects)[0])
-        return name < name_order(self.range.cursor) and name != name_order(first)
+        name = name_bytes(keys_of(page.objects)[0])
+        return name < name_bytes(self.range.cursor) and name != name_bytes(first)
 
     def is_ignored_by(self, page: ListPage) -> bool:
         """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
         if not self.start_after or not page.objects:
             return False
-        return name_order(keys_of(page.objects)[0]) < name_order(self.start_after)
+        return name_bytes(keys_of(page.objects)[0]) < name_bytes(self.start_after)
 
 
 class HeldPage:
@@ -155,7 +156,7 @@ class KeyRange:
     @property
     def is_at_end(self) -> bool:
         """Whether the cursor has reached an end that is a key itself."""
-        return self.end is not None and name_order(self.cursor) >= name_order(self.end)
+        return self.end is not None and name_bytes(self.cursor) >= name_bytes(self.end)
 
     @property
     def may_be_cut(self) -> bool:
@@ -222,11 +223,11 @@ def begins_well(r: KeyRange, keys: Sequence[str], *, is_last: bool) -> bool:
     """
     if r.opens_with is not None:
         return True
-    place = bisect_right(keys, name_order(r.cursor), key=name_order) if keys else 0
+    place = bisect_right(keys, name_bytes(r.cursor), key=name_bytes) if keys else 0
     if place == len(keys) and not is_last:
         return True  # nothing is known yet
     first = keys[place] if place < len(keys) else ""
-    if r.expected and (not first or name_order(first) > name_order(r.expected)):
+    if r.expected and (not first or name_bytes(first) > name_bytes(r.expected)):
         r.expected = r.token = ""  # whoever takes the keys again begins anew, and may find others
         r.is_led = False
         return False
@@ -246,9 +247,9 @@ def widens(r: KeyRange, beyond: str) -> bool:
         right.expected = beyond
         return False
     opens_with = right.opens_with
-    if opens_with and name_order(opens_with) <= name_order(beyond):
+    if opens_with and name_bytes(opens_with) <= name_bytes(beyond):
         return False
-    if opens_with and (right.end is None or name_order(opens_with) <= name_order(right.end)):
+    if opens_with and (right.end is None or name_bytes(opens_with) <= name_bytes(right.end)):
         r.end = right.floor = opens_with
         r.excludes_end, r.estimate = True, None
     else:
@@ -258,6 +259,6 @@ def widens(r: KeyRange, beyond: str) -> bool:
 
 def first_beyond(r: KeyRange, keys: Sequence[str], start: int) -> int:
     """Return the place of the first key beyond the end of a range, the number of keys for none."""
-    if r.end is None or name_order(keys[-1]) < name_order(r.end):
+    if r.end is None or name_bytes(keys[-1]) < name_bytes(r.end):
         return len(keys)
-    return (bisect_left if r.excludes_end else bisect_right)(keys, name_order(r.end), lo=start, key=name_order)
+    return (bisect_left if r.excludes_end else bisect_right)(keys, name_bytes(r.end), lo=start, key=name_bytes)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from math import inf
 
 from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, ThrottledError, UnorderedError
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.listing import REFUSALS, LoopGuard, is_minio_token
-from s3pool.s3.page_table import keys_of, name_order
+from s3pool.s3.page_table import keys_of
 from s3pool.s3.parallel.concurrency import ConcurrencyLimit
 from s3pool.s3.parallel.ranges import (
     Counts,
@@ -83,7 +84,7 @@ class RangeScheduler:
         repeats: bool = False,
     ) -> None:
         # Some servers fail on a name before the prefix, where it says nothing anyway.
-        floor = "" if name_order(start_after) < name_order(prefix) else start_after
+        floor = "" if name_bytes(start_after) < name_bytes(prefix) else start_after
         self.counts = Counts()
         self._bucket = bucket
         self._prefix = prefix
@@ -301,10 +302,10 @@ class RangeScheduler:
             return objects, False
         keys = keys_of(objects)
         start, stop = 0, len(keys)
-        if name_order(keys[0]) <= name_order(r.cursor):
-            start = bisect_right(keys, name_order(r.cursor), key=name_order)
+        if name_bytes(keys[0]) <= name_bytes(r.cursor):
+            start = bisect_right(keys, name_bytes(r.cursor), key=name_bytes)
         if r.floor:
-            start = bisect_left(keys, name_order(r.floor), lo=start, key=name_order)
+            start = bisect_left(keys, name_bytes(r.floor), lo=start, key=name_bytes)
         while (stop := first_beyond(r, keys, start)) < len(keys) and widens(r, keys[stop]):
             logger.debug("keys before %r are missing in the next range, listing on to there", r.end)
         self.counts.surplus += len(objects) - stop

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from s3pool.s3.listing import name_order
+from s3pool.location import name_bytes
 from s3pool.s3.parallel.key_statistics import (
     LAST_ASCII,
     LAST_CHARACTER,
@@ -194,11 +194,11 @@ class SplitPoints:
     def _inside(span: RangeState, names: Iterable[str]) -> list[str]:
         """Keep the names that lie inside a range, in order, and that every server takes."""
         kept: list[str] = []
-        last = name_order(span.cursor)
-        end = None if span.end is None else name_order(span.end)
+        last = name_bytes(span.cursor)
+        end = None if span.end is None else name_bytes(span.end)
         for name in names:
             if name and all(map(is_plain, name)) and is_safe(name[-1]):
-                order = name_order(name)
+                order = name_bytes(name)
                 if last < order and (end is None or order < end):
                     kept.append(name)
                     last = order

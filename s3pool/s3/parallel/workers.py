@@ -23,6 +23,7 @@ from s3pool.s3.page_table import keys_of
 from s3pool.s3.parallel.concurrency import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit
 from s3pool.s3.parallel.ranges import Counts, RangeRequest
 from s3pool.s3.parallel.scheduler import WINDOW_PAGES, RangeScheduler
+from s3pool.s3.part_sizes import MAX_KEYS
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ WAKE_S = 0.5  # a wait looks around after so long, whatever happens
 UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
 UNORDERED_PAGES = 16
 VERSIONS_WINDOW_PAGES = 256  # pages of versions may be longer than others
-PAGE_KEYS = 1000
 SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither
 
 
@@ -281,7 +281,7 @@ class _Workers:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         counts = self._scheduler.counts
-        ideal = -(-counts.keys // PAGE_KEYS) or 1
+        ideal = -(-counts.keys // MAX_KEYS) or 1
         logger.debug("listed %d keys by %d requests, at best %d: %s", counts.keys, counts.requests, ideal, counts)
 
 

@@ -13,7 +13,7 @@ from s3pool.errors import (
     ThrottledError,
 )
 from s3pool.model import Response
-from s3pool.s3.errors import check_response, error_from, parse_http_date
+from s3pool.s3.errors import check_response, error_from
 from tests.support.scripted_sender import ENDPOINT, MemoryStream
 
 
@@ -179,9 +179,3 @@ def test_a_detail_is_one_printable_line() -> None:
     error = error_from(response, op="GetObject", resource="s3/b/k")
 
     assert ("a [31m b x" + "x" * 490) == error.detail
-
-
-@pytest.mark.parametrize("text", ["", "yesterday", "Sun, 06 Xyz 1994 08:49:37 GMT", "1994-11-06T08:49:37Z"])
-def test_what_is_no_http_date_has_no_time(text: str) -> None:
-    """A strange Date header must not break an error."""
-    assert parse_http_date(text) is None

@@ -6,8 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.listing import LoopGuard, name_order
+from s3pool.s3.listing import LoopGuard
 from s3pool.s3.parallel.key_statistics import KeyStatistics, is_safe, shared_length, successor
 from s3pool.s3.parallel.ranges import HeldPage, KeyRange, Position
 from s3pool.s3.parallel.split_points import SplitPoints
@@ -119,12 +120,12 @@ def test_one_cut_ahead_is_near() -> None:
 @given(keys=st.lists(TEXT.filter(bool), min_size=1, max_size=30), end=TEXT, count=st.integers(1, 8))
 def test_cuts_lie_inside_in_order_and_can_be_sent(keys: list[str], end: str, count: int) -> None:
     """A cut at or below the cursor would list keys twice, one beyond the end would lose some."""
-    keys = sorted(set(keys), key=name_order)
-    bound = end if name_order(end) > name_order(keys[-1]) else None
+    keys = sorted(set(keys), key=name_bytes)
+    bound = end if name_bytes(end) > name_bytes(keys[-1]) else None
 
     names = split_points_after(keys).choose(range_after(keys, end=bound), count)
 
-    orders = [name_order(keys[-1]), *map(name_order, names), *([name_order(bound)] if bound else [])]
+    orders = [name_bytes(keys[-1]), *map(name_bytes, names), *([name_bytes(bound)] if bound else [])]
     assert all(low < high for low, high in pairwise(orders))
     assert all(is_safe(name[-1]) for name in names)
 

@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
+from s3pool.location import name_bytes
 from s3pool.model import format_iso_time
-from s3pool.sync.blocks import Block, Row, order_of, rows_to_note
+from s3pool.sync.blocks import Block, Row, rows_to_note
 from s3pool.sync.compare import COPY, DOWNLOAD, NOTHING, UPLOAD, Record, Rules, decide, record_of
 
 NOON = 1_780_000_000
@@ -29,7 +30,7 @@ def remote(random: Random, names: list[str]) -> Block:
 def record_row(random: Random, name: str, truth: Record) -> Row | None:
     """Give what a journal may hold of a pair: the truth, less, something else, or nothing."""
     kept = random.choice((truth, truth, truth, truth._replace(modified=""), truth._replace(stamp="0"), None))
-    return None if kept is None else (order_of(name), *kept)
+    return None if kept is None else (name_bytes(name), *kept)
 
 
 def sides(random: Random, direction: str, names: list[str]) -> tuple[Block, Block]:
@@ -59,7 +60,7 @@ def test_blocks_are_found_in_sync_only_where_each_pair_is(direction: str) -> Non
         records = [None if row is None else Record(*row[1:]) for row in rows]
         decisions = [decide(*pair, record, rules).act for pair, record in zip(pairs, records, strict=True)]
         lacking = [
-            (order_of(name), *truth)
+            (name_bytes(name), *truth)
             for name, truth, record in zip(names, truths, records, strict=True)
             if record is None or not record.modified
         ]

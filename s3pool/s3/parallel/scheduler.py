@@ -1,10 +1,9 @@
 """The scheduler of a parallel listing: which range asks next, what a page changes, what goes out.
 
-Pure: no thread, no lock, no request. One caller at a time takes requests, applied their pages
-and pops what is ready. The ranges, in order, tile the keys: the end of one is where the next
-begins, and a key equal to it belongs to the left one. A range is only ever cut above its
-cursor, and a page is trimmed by the end that holds when it is committed; so each key is given
-out by one range, once, whatever is cut, tried again or comes late.
+Pure: no thread, no lock, no request. One caller at a time takes requests, applies their pages
+and pops what is ready. The ranges cover the keys in order: each ends where the next begins, and
+a key equal to that border belongs to the left one. A range is only cut above its cursor, and a
+page is trimmed by the end in force when it is applied; so one range returns each key, once.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ from s3pool.s3.page_table import ObjectTable, Times
 from s3pool.units import SIZE_UNITS, STEP, format_size
 
 TIME = "2026-01-22T20:44:33.219Z"
-KEYS = st.text(st.characters(codec=None), min_size=1)
+BYTES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape"))
+KEYS = BYTES | st.text(st.characters(codec="utf-8"), min_size=1)
 CLASSES = st.sampled_from(["STANDARD", "", 'odd"class', "a\\b"])
 ETAGS = st.sampled_from(["e", 'a"b', "a,b", ""])
 TIMES = st.sampled_from([TIME, "", "2026"])

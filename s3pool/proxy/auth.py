@@ -32,7 +32,7 @@ from s3pool.s3.signing import (
     Mac,
     canonical_path,
     canonical_query,
-    canonical_text,
+    canonical_request,
     canonical_value,
     derive_key,
     string_to_sign,
@@ -239,7 +239,7 @@ def _holds(mac: Mac, claim: Claim, head: RequestHead, payload: str) -> bool:
     paths = (canonical,) if canonical == head.path else (canonical, head.path)
     queries = {canonical_query(query), canonical_query(query, by_value=False)} if query else ("",)
     texts = [
-        canonical_text(head.method, path, query=text, values=values, signed=credential.signed, payload_hash=payload)
+        canonical_request(head.method, path, query=text, values=values, signed=credential.signed, payload_hash=payload)
         for path in paths
         for text in queries
     ]

@@ -259,16 +259,6 @@ def parse_versioning(body: bytes) -> str:
     return read_root(body, "VersioningConfiguration", alias="GetBucketVersioningResponse").text_of("Status")
 
 
-def parse_location(body: bytes) -> str:
-    """Read a bucket's region; empty means us-east-1, as S3 defines it.
-
-    Raises:
-        ProtocolError: it is not a LocationConstraint.
-    """
-    root = read_root(body, "LocationConstraint")
-    return root.text or root.text_of("LocationConstraint") or "us-east-1"
-
-
 def parse_tags(body: bytes) -> dict[str, str]:
     """Read the tags of an object or a bucket.
 

@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
-from s3pool.model import ListPage, ObjectInfo, UploadInfo
+from s3pool.model import ListPage, UploadInfo
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
 from s3pool.s3.page_table import cut_page, keys_of, names_of
@@ -135,14 +135,6 @@ def iter_pages(
         walk.close()
 
 
-def iter_objects(
-    client: Lister, bucket: str, *, prefix: str = "", start_after: str = "", max_keys: int = 0
-) -> Iterator[ObjectInfo]:
-    """Yield all objects below a prefix, in the order of ``iter_pages``."""
-    for page in iter_pages(client, bucket, prefix=prefix, start_after=start_after, max_keys=max_keys):
-        yield from page.objects
-
-
 def iter_version_pages(
     client: Lister,
     bucket: str,
@@ -174,12 +166,6 @@ def iter_version_pages(
             return
         marker = (page.next_token, page.next_version_id)
         guard.follow(marker)
-
-
-def iter_versions(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[ObjectInfo]:
-    """Yield all versions and delete markers below a prefix, newest first within a key."""
-    for page in iter_version_pages(client, bucket, prefix=prefix):
-        yield from page.objects
 
 
 def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:

@@ -28,7 +28,6 @@ from s3pool.s3.documents import (
     parse_complete,
     parse_copy_result,
     parse_initiate,
-    parse_location,
     parse_parts,
     parse_versioning,
 )
@@ -110,11 +109,6 @@ class BucketOperations(Operations):
     def delete_bucket(self, bucket: str) -> None:
         """Delete an empty bucket."""
         self._ask(self._address.bucket("DELETE", bucket, "DeleteBucket", idempotent=False), nothing)
-
-    def get_location(self, bucket: str) -> str:
-        """Give a bucket's region."""
-        request = self._address.bucket("GET", bucket, "GetBucketLocation", query=(("location", ""),))
-        return self._ask(request, lambda response: parse_location(body_of(response)))
 
     def get_versioning(self, bucket: str) -> str:
         """Give "Enabled", "Suspended", or "" for a bucket that never kept versions."""

@@ -6,8 +6,8 @@ body is read, header values keep their quotes, and bytes that are not UTF-8 surv
 
 The functions are pure and serve both sides: a client signs with them, a proxy recomputes what
 its client signed. Text stands for bytes through UTF-8 with surrogate escapes, so whatever was
-on the wire is signed byte for byte; hand in ``bytes`` where the text came by another way.
-Its module with the key is loaded when the first key is derived, not before.
+on the wire is signed byte for byte; pass ``bytes`` where the text came by another way.
+The module with the key is loaded when the first key is derived, not before.
 
 Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)".
 """
@@ -97,36 +97,16 @@ def canonical_value(text: str) -> str:
 
 
 def canonical_request(
-    method: str,
-    raw_path: str | bytes,
-    *,
-    query: str | bytes,
-    headers: Iterable[tuple[str | bytes, str | bytes]],
-    signed: Sequence[str],
-    payload_hash: str,
-    by_value: bool = True,
+    method: str, path: str, *, query: str, values: Mapping[str, str], signed: Sequence[str], payload_hash: str
 ) -> bytes:
-    """Return the canonical request, whose hash is signed; ``by_value`` as canonical_query() has it.
+    """Return the canonical request, whose hash is signed.
 
-    The path stands as it is. ``signed`` are the signed headers' names, in lower case and in
-    order; of ``headers`` the rest is skipped, and repeated ones are joined with a comma.
+    The path stands as it is, the query is canonical, ``values`` are the headers by name in lower
+    case, repeated ones joined with a comma; ``signed`` are the names of the signed ones, in order.
 
     Raises:
         KeyError: a signed header is missing.
     """
-    values: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name = _text(raw_name).lower()
-        value = canonical_value(_text(raw_value))
-        values[name] = f"{values[name]},{value}" if name in values else value
-    text = canonical_query(query, by_value=by_value)
-    return canonical_text(method, _text(raw_path), query=text, values=values, signed=signed, payload_hash=payload_hash)
-
-
-def canonical_text(
-    method: str, path: str, *, query: str, values: Mapping[str, str], signed: Sequence[str], payload_hash: str
-) -> bytes:
-    """Return the canonical request for a query that is in canonical form and values that are joined."""
     lines = "\n".join([f"{name}:{values[name]}" for name in signed])
     if " " in lines or "\t" in lines:  # most requests have no blank in any header, and are spared this
         lines = "\n".join([f"{name}:{canonical_value(values[name])}" for name in signed])
@@ -232,7 +212,7 @@ class Signer:
             headers["x-amz-security-token"] = credentials.session_token
         moment = self._at(credentials, timestamp)
         signed, names = signed_names(tuple(headers))
-        canonical = canonical_text(
+        canonical = canonical_request(
             method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
         )
         headers["authorization"] = (
@@ -251,12 +231,10 @@ class Signer:
             ConfigError: there are no credentials.
             UsageError: the URL would be valid for less than a second or more than seven days.
         """
-        if self._credentials is None:
-            raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if not 1 <= expires_s <= MAX_EXPIRES_S:
             raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
         headers = _begin_headers(request, endpoint)
-        query = self._signed_query(
+        query = self.authorize_query(
             headers,
             request.method,
             path=request.path,
@@ -268,24 +246,6 @@ class Signer:
         return f"{endpoint.scheme}://{headers['host']}{request.path}?{query}"
 
     def authorize_query(
-        self, headers: Mapping[str, str], method: str, *, path: str, query: str, now: float, payload_hash: str
-    ) -> str:
-        """Return a query with a signature over it and all headers, for a request that is sent at once.
-
-        Raises:
-            ConfigError: there are no credentials.
-        """
-        return self._signed_query(
-            headers,
-            method,
-            path=path,
-            query=query,
-            now=now,
-            expires_s=RESIGNED_EXPIRES_S,
-            payload_hash=payload_hash,
-        )
-
-    def _signed_query(
         self,
         headers: Mapping[str, str],
         method: str,
@@ -293,16 +253,21 @@ class Signer:
         path: str,
         query: str,
         now: float,
-        expires_s: int,
         payload_hash: str,
+        expires_s: int = RESIGNED_EXPIRES_S,
     ) -> str:
+        """Return the query with a signature over it and all headers.
+
+        Raises:
+            ConfigError: there are no credentials.
+        """
         if self._credentials is None:
-            raise ConfigError("cannot presign without credentials")
+            raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         moment = self._at(self._credentials, self.timestamp(now))
         signed = sorted(headers)
         added = encode_query(tuple(_query_pairs(self._credentials, moment, expires_s, signed)))
         query = f"{query}&{added}" if query else added
-        canonical = canonical_text(
+        canonical = canonical_request(
             method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
         )
         return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"

@@ -4,7 +4,8 @@ import pytest
 
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.s3.client import S3Client
-from s3pool.s3.listing import iter_objects, iter_pages
+from s3pool.s3.list_all import list_objects
+from s3pool.s3.listing import iter_pages
 from tests.support.contract import Backend, get, keys, put
 from tests.support.hostile import ALL_CHARACTERS_KEY, EVERY_CHARACTER_KEYS, HOSTILE_KEYS, LEADING_BYTES_KEY
 
@@ -134,6 +135,6 @@ def test_listing_is_in_byte_order(backend: Backend, client: S3Client, bucket: st
     for key in names:
         put(client, bucket, key)
 
-    listed = [found.key for found in iter_objects(client, bucket)]
+    listed = [found.key for found in list_objects(client, bucket)]
 
     assert sorted(names, key=str.encode) == listed

@@ -5,7 +5,7 @@ import pytest
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.model import ObjectInfo
 from s3pool.s3.client import S3Client
-from s3pool.s3.listing import iter_versions
+from s3pool.s3.list_all import list_versions
 from tests.support.contract import Backend, get, keys, put
 
 
@@ -48,7 +48,7 @@ def test_delete_hides_a_key(client: S3Client, versioned: str) -> None:
 
     client.delete_object(versioned, "k")
     hidden = keys(client, versioned)
-    marker = next(found for found in iter_versions(client, versioned) if found.is_delete_marker)
+    marker = next(found for found in list_versions(client, versioned) if found.is_delete_marker)
     client.delete_object(versioned, "k", version_id=marker.version_id)
 
     assert [] == hidden
@@ -74,7 +74,7 @@ def test_versions_are_listed_newest_first(backend: Backend, client: S3Client, ve
         put(client, versioned, name, b"three")
         client.delete_object(versioned, name)
 
-    found = [_shape(version) for version in iter_versions(client, versioned)]
+    found = [_shape(version) for version in list_versions(client, versioned)]
 
     expected = [(True, True, 0), (False, False, 5), (False, False, 3)]
     assert [(name, *shape) for name in ("a b", "é+") for shape in expected] == found
@@ -90,7 +90,7 @@ def test_pages_of_versions_are_the_listing(client: S3Client, versioned: str, siz
     for name in ("a", "b", "c"):
         for content in (b"1", b"22"):
             put(client, versioned, name, content)
-    whole = [(version.key, version.version_id) for version in iter_versions(client, versioned)]
+    whole = [(version.key, version.version_id) for version in list_versions(client, versioned)]
 
     found: list[tuple[str, str]] = []
     marker = ("", "")
@@ -111,7 +111,7 @@ def test_one_version_is_deleted_for_good(client: S3Client, versioned: str) -> No
 
     client.delete_object(versioned, "k", version_id=first)
 
-    assert [second] == [version.version_id for version in iter_versions(client, versioned)]
+    assert [second] == [version.version_id for version in list_versions(client, versioned)]
     with pytest.raises(S3Error):
         get(client, versioned, "k", version_id=first)
 
@@ -122,13 +122,13 @@ def test_batch_delete_takes_versions(backend: Backend, client: S3Client, version
     for name in names:
         put(client, versioned, name, b"1")
         client.delete_object(versioned, name)
-    every = [(version.key, version.version_id) for version in iter_versions(client, versioned)]
+    every = [(version.key, version.version_id) for version in list_versions(client, versioned)]
 
     failures = client.delete_objects(versioned, every)
 
     assert 2 * len(names) == len(every)
     assert () == failures
-    assert [] == list(iter_versions(client, versioned))
+    assert [] == list(list_versions(client, versioned))
 
 
 def test_copy_takes_an_old_version(client: S3Client, versioned: str) -> None:

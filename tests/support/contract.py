@@ -11,7 +11,7 @@ import pytest
 from s3pool.body import BytesBody
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.s3.client import PutResult, S3Client
-from s3pool.s3.listing import iter_objects
+from s3pool.s3.list_all import list_objects
 
 PART_BYTES = 5 << 20  # S3's least size of a part that is not the last
 NewBucket = Callable[[], str]
@@ -65,4 +65,4 @@ def get(client: S3Client, bucket: str, key: str, *, span: tuple[int, int] | None
 
 def keys(client: S3Client, bucket: str, prefix: str = "") -> list[str]:
     """List all keys, page after page."""
-    return [found.key for found in iter_objects(client, bucket, prefix=prefix)]
+    return [found.key for found in list_objects(client, bucket, prefix=prefix)]

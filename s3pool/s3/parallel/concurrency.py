@@ -5,7 +5,6 @@ from __future__ import annotations
 AUTO_JOBS = 0  # stands for "as many as help"
 CAUTIOUS_JOBS = 8  # while nobody knows how large the listing is
 MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
-JOBS_PER_ENDPOINT = 4
 WINDOW_PAGES = 16  # a rate is measured over so many pages, or two for each job
 PAGES_PER_JOB = 8  # a listing with less to come gains nothing from more jobs
 LEAST_GAIN = 1.1

@@ -517,22 +517,18 @@ def test_a_bucket_is_deleted_once() -> None:
     )
 
 
-def test_versioning_and_location_are_asked_for() -> None:
-    """Each is a parameter without a value."""
+def test_versioning_is_asked_for() -> None:
+    """It is a parameter without a value."""
     client, sender = client_of(
         Answer(body=b"<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>"),
         Answer(),
-        Answer(body=b"<LocationConstraint>eu-1</LocationConstraint>"),
     )
 
     state = client.get_versioning("bkt")
     client.put_versioning("bkt", enabled=True)
-    region = client.get_location("bkt")
 
-    assert ("Suspended", "eu-1") == (state, region)
-    assert [(("versioning", ""),), (("versioning", ""),), (("location", ""),)] == [
-        request.query for request in sender.requests
-    ]
+    assert "Suspended" == state
+    assert [(("versioning", ""),), (("versioning", ""),)] == [request.query for request in sender.requests]
     assert b"<Status>Enabled</Status>" in sent_content(sender.requests[1])
 
 

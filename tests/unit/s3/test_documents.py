@@ -320,8 +320,6 @@ def test_the_small_answers_are_read() -> None:
         b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
     )
     assert "" == documents.parse_versioning(b"<VersioningConfiguration/>")
-    assert "eu" == documents.parse_location(b"<LocationConstraint>eu</LocationConstraint>")
-    assert "us-east-1" == documents.parse_location(b"<LocationConstraint/>")
     assert {"k": " v "} == documents.parse_tags(tags)
 
 

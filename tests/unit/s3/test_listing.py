@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.s3.documents import UploadPage
-from s3pool.s3.listing import iter_objects, iter_pages, iter_uploads, iter_version_pages, iter_versions
+from s3pool.s3.listing import iter_pages, iter_uploads, iter_version_pages
 
 TIME = "2026-01-22T20:44:33.000Z"
 
@@ -463,7 +463,7 @@ def test_a_bound_ends_the_listing_and_shortens_the_requests(bound: int, asked: l
     """Ten keys of a large bucket cost one small page."""
     lister = FakeLister("abcdefg")
 
-    keys = [entry.key for entry in iter_objects(lister, "bkt", max_keys=bound)]
+    keys = [entry.key for page in iter_pages(lister, "bkt", max_keys=bound) for entry in page.objects]
 
     assert list("abcdefg")[:bound] == keys
     assert asked == [request[2] for request in lister.asked]
@@ -520,7 +520,7 @@ def test_versions_go_on_at_both_markers() -> None:
         ]
     )
 
-    versions = [entry.version_id for entry in iter_versions(lister, "bkt")]
+    versions = [entry.version_id for page in iter_version_pages(lister, "bkt") for entry in page.objects]
 
     assert ["v1", "v2"] == versions
     assert [("", ""), ("k", "v1"), ("k", "v0")] == lister.markers

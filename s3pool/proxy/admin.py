@@ -185,7 +185,7 @@ class AdminServer(ThreadingHTTPServer):
         # Guards the sockets that are open, the oldest first; the value tells whether a request is at work.
         self._lock = threading.Lock()
         self._open: dict[socket.socket, bool] = {}
-        self._threads = ThreadCache("s3pool-admin-request")
+        self._thread_cache = ThreadCache("s3pool-admin-request")
         try:
             super().__init__((address.host, address.port), BaseRequestHandler)
         except OSError as exc:
@@ -215,7 +215,7 @@ class AdminServer(ThreadingHTTPServer):
         with self._lock:
             self._open[request] = False
         try:
-            self._threads.submit(lambda: self._serve(request))
+            self._thread_cache.submit(lambda: self._serve(request))
         except RuntimeError:  # the system has no thread left
             self._release(request)
 

@@ -74,7 +74,7 @@ class ProxyServer(ThreadingHTTPServer):
         self._leaving: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # that were told to make room
         self._all_gone = threading.Event()
         self._all_gone.set()
-        self._threads = ThreadCache("s3pool-proxy")
+        self._thread_cache = ThreadCache("s3pool-proxy")
         self._loop: Loop | None = None
         try:
             if address.path:
@@ -126,7 +126,7 @@ class ProxyServer(ThreadingHTTPServer):
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._threads.submit(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
+                self._thread_cache.submit(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
             else:
                 self._welcome(request, peer, is_guest=entered == GUEST)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
@@ -169,7 +169,7 @@ class ProxyServer(ThreadingHTTPServer):
     def _welcome(self, sock: socket.socket, peer: str, *, is_guest: bool) -> None:
         tls = self.tls
         if tls is not None:
-            self._threads.submit(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
+            self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
             return
         at_work = self._loop_at_work() if self.has_loop else None
         try:
@@ -298,7 +298,7 @@ class ProxyServer(ThreadingHTTPServer):
 
     def _employ(self, connection: Connection, errand: Errand | None) -> None:
         try:
-            self._threads.submit(lambda: self._serve(connection, errand))
+            self._thread_cache.submit(lambda: self._serve(connection, errand))
         except RuntimeError:  # the system has no thread left
             if errand is not None:
                 errand.abandon()

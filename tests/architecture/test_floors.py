@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,11 @@ HOMES = {
 # These are imported where they are used, never when their module is loaded.
 LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
 MODULE_LINES = 450
+# To be empty: whoever opens one of these circles takes it out, and nobody adds one.
+KNOWN_CIRCLES = {
+    ("transfer.engine", "transfer.notkept", "transfer.spelling"),
+    ("transfer.executor", "transfer.lanes"),
+}
 
 
 @dataclass(frozen=True)
@@ -181,40 +186,41 @@ def test_errors_need_nothing_of_the_program() -> None:
 
 
 def test_no_imports_run_in_a_circle() -> None:
-    """A circle has no ground floor; imports for types alone do not count."""
+    """A circle has no ground floor; imports for types alone and late ones count as well."""
     graph: dict[str, set[str]] = {}
     for found in INNER:
-        if not found.for_types:
+        if within(found.target) != found.module:
             graph.setdefault(found.module, set()).add(within(found.target))
 
-    assert [] == find_circle(graph)
+    assert set() == find_circles(graph) - KNOWN_CIRCLES
 
 
-def find_circle(graph: dict[str, set[str]]) -> list[str]:
-    """Give the modules of one circle, or nothing."""
-    done: set[str] = set()
+def find_circles(graph: Mapping[str, Collection[str]]) -> set[tuple[str, ...]]:
+    """Return the circles: sets of modules each of which leads to all others, in alphabetical order."""
+    reached = {start: reachable(graph, start) for start in graph}
+    return {
+        tuple(sorted(other for other in around if start in reached.get(other, ())))
+        for start, around in reached.items()
+        if start in around
+    }
 
-    def visit(node: str, trail: list[str]) -> list[str]:
-        if node in trail:
-            return [*trail[trail.index(node) :], node]
-        if node in done:
-            return []
-        for other in sorted(graph.get(node, ())):
-            if other != node and (circle := visit(other, [*trail, node])):
-                return circle
-        done.add(node)
-        return []
 
-    for start in sorted(graph):
-        if circle := visit(start, []):
-            return circle
-    return []
+def reachable(graph: Mapping[str, Collection[str]], start: str) -> set[str]:
+    """Return what a module imports, directly or by way of others."""
+    found: set[str] = set()
+    ahead = [*graph.get(start, ())]
+    while ahead:
+        module = ahead.pop()
+        if module not in found:
+            found.add(module)
+            ahead += graph.get(module, ())
+    return found
 
 
 def test_a_circle_would_be_found() -> None:
     """The judge itself is judged."""
-    assert ["a", "b", "c", "a"] == find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
-    assert [] == find_circle({"a": {"b", "c"}, "b": {"c"}})
+    assert {("a", "b", "c")} == find_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert set() == find_circles({"a": {"b", "c"}, "b": {"c"}})
 
 
 @pytest.mark.parametrize("library", sorted(HOMES))

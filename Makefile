@@ -106,8 +106,9 @@ bench-list: venv $(PLAIN)/.installed ## list on 30 throttling HTTPS nodes; needs
 attack: venv ## attack the proxy with all that once stopped it, and print what another client sees (ATTACK='--seconds 30')
 	@$(BIN)/python -m tests.bench.attack_proxy $(ATTACK)
 
-man: venv ## generate man/s3pool.1 from the command line's own help
+man: venv ## generate man/s3pool.1 and the rows of options from the command line's own tables
 	@$(BIN)/python -m tests.support.destructive
+	@$(BIN)/python -m tests.support.option_rows
 	$(GENERATE)
 
 man-fresh: venv ## fail when man/s3pool.1 is not what the command line says

@@ -251,11 +251,11 @@ class Config(Options):
     region = Option(
         parse_region,
         "us-east-1",
-        "region in the signature",
+        "region that requests are signed for",
         env=("AWS_REGION", "AWS_DEFAULT_REGION"),
         metavar="NAME",
     )
-    bucket = Option(parse_text, "", "the bucket of s3:///KEY", env=("S3_BUCKET",))
+    bucket = Option(parse_text, "", "bucket that s3:///KEY means", env=("S3_BUCKET",))
     insecure = Option(
         parse_bool,
         False,
@@ -272,11 +272,11 @@ class Config(Options):
         default_note="the system's",
     )
     client_cert = Option(parse_text, "", "certificate to show to nodes that ask for one, in PEM", metavar="FILE")
-    client_key = Option(parse_text, "", "its private key, where it is not in the same file", metavar="FILE")
+    client_key = Option(parse_text, "", "private key of the certificate, where it is in another file", metavar="FILE")
     addressing = Option(
         parse_choice(ADDRESSING),
         "path",
-        "where the bucket's name stands: in the path, or in the host name",
+        "whether the name of a bucket is in the path or in the host name",
         choices=ADDRESSING,
     )
     strategy = Option(
@@ -290,7 +290,7 @@ class Config(Options):
     connect_timeout_s = Option(
         parse_seconds,
         3.0,
-        "for one connection attempt",
+        "for one attempt to connect",
         key="load_balancer.connect_timeout",
         env=("POOL_CONNECT_TIMEOUT",),
         metavar="SECONDS",
@@ -298,7 +298,7 @@ class Config(Options):
     read_timeout_s = Option(
         parse_seconds,
         60.0,
-        "for silence in an answer",
+        "without a byte of an answer, after which a request has failed",
         key="load_balancer.request_timeout",
         env=("LB_REQUEST_TIMEOUT",),
         metavar="SECONDS",
@@ -314,7 +314,7 @@ class Config(Options):
     health_interval_s = Option(
         parse_seconds,
         5.0,
-        "between probes in long commands",
+        "between two probes of an endpoint, in long commands",
         key="load_balancer.health_check_interval",
         env=("LB_HEALTH_CHECK_INTERVAL",),
         metavar="SECONDS",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.cli.parser import ALL
+from tests.support.option_rows import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.cfg", "setup.py", "README.md", "LICENSE")
@@ -34,6 +35,13 @@ def test_manual_is_what_the_command_line_says(tmp_path: Path) -> None:
 
     assert (0, "") == (built.returncode, built.stderr if built.returncode else "")
     assert (ROOT / "man" / "s3pool.1").read_text() == (tmp_path / "man" / "s3pool.1").read_text(), "run make man"
+
+
+def test_rows_of_options_are_those_of_the_tables() -> None:
+    """README and manual are read by people who have no other way to learn an option's names."""
+    stale = [path.name for path, text in documents() if path.read_text() != text]
+
+    assert [] == stale, "run make man"
 
 
 def _epoch() -> str:

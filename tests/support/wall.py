@@ -35,6 +35,7 @@ CONTENT = b"the content of everyday objects"
 SECRET_KEYS = ("key", "dir/key", "a b", "k%2Fk", HIDDEN_KEY)
 # Operations that leave something in the bucket's configuration.
 CONFIGURATION = re.compile("(Put|Delete|Create)Bucket")
+REFERENCE = re.compile("&#x([0-9A-Fa-f]+);")
 LOG_DEADLINE_S = 10.0
 TIMEOUT_S = 30.0
 
@@ -486,6 +487,7 @@ class Store:
     allowed: str
     secret: str
     etags: set[str] = field(default_factory=set)
+    keeps_paths: bool = False  # where a//b is another name of a/b, as on versitygw
 
     def ask(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request past the proxy."""
@@ -500,6 +502,7 @@ class Store:
         for bucket in (self.allowed, self.secret):
             made = self.ask("PUT", f"/{bucket}")
             assert made.status in (200, 409), (made.status, made.body)
+            self.keeps_paths = made.headers.get("server") == "VERSITYGW"
         for name in SECRET_KEYS:
             body = f"{TOKEN} of {name}".encode()
             stored = self.ask("PUT", f"/{self.secret}/{quote(name)}", body, {"x-amz-meta-canary": TOKEN})
@@ -560,7 +563,11 @@ def tuple_of(netloc: str) -> tuple[str, int]:
 
 def _found(body: bytes, name: str) -> list[str]:
     texts = re.findall(rb"<%b>(.*?)</%b>" % (name.encode(), name.encode()), body)
-    return [unescape(text.decode("utf-8", "surrogateescape")) for text in texts]
+    return [unescape(REFERENCE.sub(_character, text.decode("utf-8", "surrogateescape"))) for text in texts]
+
+
+def _character(reference: re.Match[str]) -> str:
+    return chr(int(reference[1], 16))
 
 
 class Watch:
@@ -652,7 +659,8 @@ class Watch:
         if record["op"] == "DeleteObjects":
             return set(before)
         if record["op"] in KEYED:
-            return {str(record["key"])}
+            key = str(record["key"])
+            return {key, re.sub("/+", "/", key)} if self._store.keeps_paths else {key}
         return set()
 
 

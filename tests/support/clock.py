@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 START = 1_769_114_673.0  # 2026-01-22 20:44:33 UTC
 
 
@@ -34,3 +36,15 @@ class Clock:
         """Sleep as an Event does that nobody sets."""
         self.sleep(seconds or 0.0)
         return False
+
+
+class Chosen(Random):
+    """A source of chance whose whole numbers are all one: ``LoadBalancer(nodes, random=Chosen(0))``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def randrange(self, *_bounds: int) -> int:
+        """Return the number."""
+        return self.number

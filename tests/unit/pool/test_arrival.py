@@ -20,6 +20,7 @@ from s3pool.pool.exchange import Exchange, begin_exchange
 from s3pool.pool.http1 import BUFFER_BYTES
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
+from tests.support.clock import Chosen
 from tests.support.scripted import OK, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject")
@@ -188,8 +189,7 @@ def transport_to(*servers: ScriptedServer) -> Iterator[tuple[Transport, Sequence
         Node(server.endpoint, ConnectionPool(server.endpoint, ConnectionSettings()), CircuitBreaker())
         for server in servers
     ]
-    balancer = LoadBalancer(nodes)
-    balancer._turn = 0
+    balancer = LoadBalancer(nodes, random=Chosen(0))
     transport = Transport(balancer, lambda *_: {"host": "x"}, patience_s=5.0)
     yield transport, nodes
     transport.close()

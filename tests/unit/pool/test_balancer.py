@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import random
-import time
 from collections import Counter
 from typing import cast
 
@@ -12,9 +11,10 @@ import pytest
 
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.breaker import OPEN_BASE_S, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool
 from s3pool.pool.node import Node
+from tests.support.clock import Chosen, Clock
 
 
 class Waiting:
@@ -68,8 +68,7 @@ def test_room_is_what_fits_before_a_node_is_busy(share: float, in_flight: int, l
 def test_turns_that_are_given_together_are_those_that_follow(count: int) -> None:
     """And end at the first node that needs a second thought."""
     nodes = _make_nodes(3)
-    together, one_by_one = LoadBalancer(nodes), LoadBalancer(nodes)
-    together._turn = one_by_one._turn = 1
+    together, one_by_one = (LoadBalancer(nodes, random=Chosen(1)) for _ in range(2))
     for node, share in zip(nodes, (3.0, 2.0, 9.0), strict=True):
         node.share = share
 
@@ -80,15 +79,14 @@ def test_turns_that_are_given_together_are_those_that_follow(count: int) -> None
         followed.append(node)
 
     assert given == followed
-    assert together._turn == one_by_one._turn
+    assert together.pick() is one_by_one.pick()
 
 
 @pytest.mark.parametrize("trouble", ["drained", "tier", "cooling", "failed"])
 def test_turns_end_at_a_node_that_is_not_fit(trouble: str) -> None:
     """The next one to be picked is looked at with care."""
     nodes = _make_nodes(3)
-    balancer = LoadBalancer(nodes, now=lambda: 100.0)
-    balancer._turn = 0
+    balancer = LoadBalancer(nodes, now=lambda: 100.0, random=Chosen(0))
     nodes[1].is_drained = trouble == "drained"
     nodes[1].tier = int(trouble == "tier")
     nodes[1].cooling_until = 101.0 if trouble == "cooling" else 0.0
@@ -101,8 +99,7 @@ def test_turns_end_at_a_node_that_is_not_fit(trouble: str) -> None:
 def test_turns_that_nothing_was_made_of_are_given_again() -> None:
     """Or some nodes would be passed over again and again."""
     nodes = _make_nodes(3)
-    balancer = LoadBalancer(nodes)
-    balancer._turn = 2
+    balancer = LoadBalancer(nodes, random=Chosen(2))
     given = balancer.next_in_turns(3)
 
     balancer.give_back(2)
@@ -242,8 +239,7 @@ def test_excluded_nodes_come_again_only_when_all_were_tried() -> None:
 def test_second_tries_take_nobodys_turn() -> None:
     """Or with two nodes, of which one is silent, every request would begin at the silent one."""
     nodes = _make_nodes(2)
-    balancer = LoadBalancer(nodes)
-    balancer._turn = 0
+    balancer = LoadBalancer(nodes, random=Chosen(0))
 
     picks = [(balancer.pick(), balancer.pick(exclude=nodes[:1])) for _ in range(4)]
 
@@ -253,9 +249,11 @@ def test_second_tries_take_nobodys_turn() -> None:
 def test_write_is_no_trial_of_a_node_that_nobody_probes() -> None:
     """A read is hedged when the node is still silent; a write would wait."""
     nodes = _make_nodes(2)
+    clock = Clock()
+    nodes[0].breaker = CircuitBreaker(now=clock, random=lambda: 0.5)
     nodes[0].breaker.trip()
-    balancer = LoadBalancer(nodes)
-    nodes[0].breaker._open_until = time.monotonic()
+    balancer = LoadBalancer(nodes, now=clock)
+    clock.advance(OPEN_BASE_S)
 
     written = {balancer.pick(is_read=False) for _ in range(4)}
     read = {balancer.pick() for _ in range(4)}

@@ -18,6 +18,7 @@ from s3pool.pool.http1 import Wire
 from s3pool.pool.node import Delays, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
+from tests.support.clock import Chosen
 from tests.support.scripted import OK, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -66,8 +67,7 @@ def _close() -> Iterator[None]:
 
 
 def _transport(nodes: list[Node], *, retries: int = 5, delays: Delays = DELAYS) -> tuple[Transport, list[float]]:
-    balancer = LoadBalancer(nodes)
-    balancer._turn = 0
+    balancer = LoadBalancer(nodes, random=Chosen(0))
     slept: list[float] = []
     policy = RetryPolicy(retries=retries, random=lambda: 0.0)
     opened.append(Transport(balancer, _sign, policy=policy, patience_s=FULL_S, delays=delays, sleep=slept.append))

@@ -28,7 +28,8 @@ from s3pool.pool.http1 import Wire
 from s3pool.pool.node import Delays, Node
 from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
-from s3pool.pool.transport import Transport
+from s3pool.pool.transport import Sign, Transport
+from tests.support.clock import Chosen
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -65,19 +66,21 @@ class Pool:
         read_timeout_s: float = 5.0,
         patience_s: float = 0.1,
         delays: Delays = DELAYS,
+        sign: Sign | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ):
         settings = ConnectionSettings(connect_timeout_s=1.0, read_timeout_s=read_timeout_s)
         self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
-        balancer = LoadBalancer(self.nodes)
-        balancer._turn = 0
+        balancer = LoadBalancer(self.nodes, random=Chosen(0))
         self.slept: list[float] = []
         self.transport = Transport(
             balancer,
-            _sign,
+            sign or _sign,
             policy=RetryPolicy(retries=retries, random=lambda: 0.0),
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
             delays=delays,
+            wall_clock=wall_clock,
             sleep=self.slept.append,
         )
         self.opened.append(self.transport)
@@ -367,9 +370,11 @@ def test_clock_skew_is_learned_and_the_request_signed_again(servers: Servers) ->
     times: list[float] = []
     skewed = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
     a = servers(skewed, OK)
-    pool = Pool(a.endpoint)
-    pool.transport._sign = lambda request, endpoint, now: (times.append(now), _sign(request, endpoint, now))[1]
-    pool.transport._wall_clock = lambda: 5_000.0
+    pool = Pool(
+        a.endpoint,
+        sign=lambda request, endpoint, now: (times.append(now), _sign(request, endpoint, now))[1],
+        wall_clock=lambda: 5_000.0,
+    )
 
     pool.send()
 
@@ -579,8 +584,7 @@ def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(
         Node(s.endpoint, ConnectionPool(s.endpoint, ConnectionSettings(max_connections=1)), CircuitBreaker())
         for s in (slow, other)
     ]
-    balancer = LoadBalancer(nodes)
-    balancer._turn = 0
+    balancer = LoadBalancer(nodes, random=Chosen(0))
     transport = Transport(balancer, _sign, read_timeout_s=60.0, delays=DELAYS)
     held = nodes[1].connections.checkout()
     call = transport.call(GET, _check)

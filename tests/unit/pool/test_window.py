@@ -24,6 +24,7 @@ from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import EarlyAnswer
 from s3pool.pool.transport import Transport
 from s3pool.pool.window import Result, Window
+from tests.support.clock import Chosen
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, ScriptedServer
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")
@@ -76,8 +77,7 @@ class Crowd:
     def __init__(self, *endpoints: Endpoint, read_timeout_s: float = 5.0) -> None:
         settings = ConnectionSettings(read_timeout_s=read_timeout_s, max_connections=MAX_CONNECTIONS)
         self.nodes = [Node(e, ConnectionPool(e, settings), CircuitBreaker()) for e in endpoints]
-        balancer = LoadBalancer(self.nodes)
-        balancer._turn = 0
+        balancer = LoadBalancer(self.nodes, random=Chosen(0))
         self.transport = Transport(
             balancer,
             _sign,

@@ -217,7 +217,9 @@ def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
         return BoundedExecutor(0)
     asked, workers = ctx.config.workers, worker_count(ctx)
     first = 0 if asked else max(FEWEST_AT_FIRST, processors())
-    return BoundedExecutor(workers, small=small_in_flight(asked, workers), first=first)
+    # A bandwidth limit makes threads sleep: none that has other transfers under way.
+    small = 0 if ctx.config.bwlimit else small_in_flight(asked, workers)
+    return BoundedExecutor(workers, small=small, first=first)
 
 
 def processors() -> int:

@@ -144,7 +144,11 @@ class Operation(Generic[T]):
 
     def run(self) -> T:
         """Send the request, wait for the response and return the result."""
-        self.sender.send(self.request, self.check, only=self.only).close()
+        return self.settle(self.sender.send(self.request, self.check, only=self.only))
+
+    def settle(self, response: Response) -> T:
+        """Return the result, now that a response has passed the check."""
+        response.close()
         return self.result
 
 
@@ -175,9 +179,9 @@ class Opening(Operation[Response]):
             response.preload()
         self.result = response
 
-    def run(self) -> Response:
-        """Send the request and return the response, for the caller to read and to close."""
-        return self.sender.send(self.request, self.check, only=self.only)
+    def settle(self, response: Response) -> Response:
+        """Return the response, for the caller to read and to close."""
+        return response
 
 
 Steps = Generator["Operation[Any] | None", Any, T]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
-from s3pool.s3.requests import KMS_KEY_ID, WEBSITE_REDIRECT
+from s3pool.s3.requests import KMS_KEY_ID, METADATA_PREFIX, WEBSITE_REDIRECT, attribute_headers
 from s3pool.s3.responses import ENCRYPTION
 from s3pool.units import parse_http_date
 
@@ -36,6 +36,7 @@ READABLE_CLASSES = ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER
 NANO = 10**9
 NANO_DIGITS = 9
 KNOWN_DATES = 256
+KNOWN_EXTENSIONS = 256
 PERMISSION_BITS = 0o777
 NO_ID = (1 << 32) - 1  # chown's word for none
 
@@ -107,12 +108,54 @@ def for_file(given: ObjectAttributes, path: str, facts: os.stat_result, *, prese
     """Complete what the user gave with what the file tells; what was given wins."""
     metadata = {MTIME: format_mtime(facts.st_mtime_ns)}
     if preserve:
-        metadata |= {MODE: f"{facts.st_mode:07o}", OWNER: str(facts.st_uid), GROUP: str(facts.st_gid)}
+        metadata |= _facts_kept(facts)
     return replace(
         given,
         content_type=given.content_type or guess_content_type(path),
         metadata=metadata | dict(given.metadata),
     )
+
+
+class FileHeaders:
+    """The headers that store the attributes of a run's files. Safe in any thread.
+
+    They are what attribute_headers() makes of for_file(), of which most is alike for all files
+    with one extension, and is remembered.
+    """
+
+    def __init__(self, given: ObjectAttributes, *, preserve: bool) -> None:
+        self._given = given
+        self._preserve = preserve
+        self._alike: dict[str, dict[str, str]] = {}
+
+    def of(self, path: str, facts: os.stat_result) -> dict[str, str]:
+        """Return the headers for one file.
+
+        Raises:
+            UsageError: what the user gave cannot stand in a header.
+        """
+        stem, _, extension = path.rpartition("/")[2].rpartition(".")
+        # As with os.path.splitext: dots at the beginning make no extension.
+        headers = dict(self._alike_with(extension if stem.strip(".") else ""))
+        headers.setdefault(MTIME_HEADER, format_mtime(facts.st_mtime_ns))
+        if self._preserve:
+            for name, value in _facts_kept(facts).items():
+                headers.setdefault(METADATA_PREFIX + name, value)
+        return headers
+
+    def _alike_with(self, extension: str) -> dict[str, str]:
+        headers = self._alike.get(extension)
+        if headers is None:
+            content_type = self._given.content_type or guess_content_type(f"x.{extension}")
+            headers = attribute_headers(replace(self._given, content_type=content_type))
+            if len(self._alike) >= KNOWN_EXTENSIONS:  # where each name ends in a number of its own
+                self._alike.clear()
+            self._alike[extension] = headers
+        return headers
+
+
+def _facts_kept(facts: os.stat_result) -> dict[str, str]:
+    return {MODE: f"{facts.st_mode:07o}", OWNER: str(facts.st_uid), GROUP: str(facts.st_gid)}
 
 
 def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttributes:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import itertools
 import os
 import re
 import secrets
@@ -26,6 +27,8 @@ PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
 PLENTY = 8  # times the size: as much as this is free for some files at once
+_TOKEN = secrets.token_hex(PART_RANDOM_BYTES)  # of this process
+_NUMBERS = itertools.count()  # of its temporary files
 DOT_NAMES = ("", ".", "..")
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without fsync for such a thing
 
@@ -135,6 +138,63 @@ def _is_link(here: int, name: bytes) -> bool:
         return False
 
 
+class LastDirectory:
+    """The directory of a thread's last file, kept open: files that lie together come together.
+
+    ``create`` makes what is missing on the way. ``was_empty`` tells that it held nothing when
+    it was entered: what is in it now, this run has put there. Belongs to one thread.
+    """
+
+    __slots__ = ("_create", "_place", "fd", "is_fresh", "was_empty")
+
+    def __init__(self, *, create: bool) -> None:
+        self._create = create
+        self._place: tuple[str, str] | None = None
+        self.fd = -1
+        self.is_fresh = False
+        self.was_empty = False
+
+    def is_at(self, root: str, parent: str) -> bool:
+        """Return whether the directory is the one of this name, and use it once more."""
+        self.is_fresh = False
+        return self._place == (root, parent)
+
+    def enter(self, root: str, parent: str, steps: list[bytes]) -> int:
+        """Open the directory that ``steps`` lead to below root, and remember it by its name.
+
+        Raises:
+            RefusedError: a step is a link. LocalFileError: it cannot be made or opened.
+        """
+        self.leave()
+        root_fd = open_root(root, create=self._create)
+        try:
+            self.fd = open_below(root_fd, steps, create=self._create)
+        finally:
+            os.close(root_fd)
+        self._place = (root, parent)
+        self.is_fresh = True
+        self.was_empty = self._create and _is_empty(self.fd)
+        return self.fd
+
+    def leave(self) -> None:
+        """Close the directory; the next file opens its own anew."""
+        self._place = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.leave()
+
+
+def _is_empty(directory: int) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except OSError:  # it may be written to, but not read
+        return False
+
+
 def sync_to_disk(fd: int) -> None:
     """Wait until a file, or the names in a directory, are on the disk; some file systems cannot tell.
 
@@ -155,46 +215,62 @@ class PartFile:
     uncommitted one removes it. ``reuse`` names one that an earlier run has kept: where it is
     still there, and nobody's, ``reused`` is True. It has the mode of the file that it replaces,
     and is for its owner alone where there is none and ``private`` says that its mode is not known.
+
+    ``directory`` is the one that the calling thread keeps open. A file that is ``brief`` is written at once and closed
+    before the thread does anything else: it needs no descriptor of the directory for itself.
     """
 
-    __slots__ = ("_directory", "_private", "_registry", "fd", "name", "reused", "target")
+    __slots__ = ("_directory", "_is_brief", "_is_first", "_private", "_registry", "fd", "name", "reused", "target")
 
     def __init__(
-        self, root: str, relative: str, *, registry: PartRegistry, reuse: str = "", private: bool = False
+        self,
+        root: str,
+        relative: str,
+        *,
+        registry: PartRegistry,
+        directory: LastDirectory | None = None,
+        reuse: str = "",
+        private: bool = False,
+        brief: bool = False,
     ) -> None:
-        parents, self.target = split_relative(relative)
-        root_fd = open_root(root)
-        try:
-            self._directory = open_below(root_fd, parents)
-        finally:
-            os.close(root_fd)
         self._registry = registry
         self._private = private
-        registry.enter((root, *parents), self._directory)
+        self._is_brief = brief
+        self.fd = self._directory = -1
+        directory = directory or LastDirectory(create=True)
+        while not self._is_made(root, relative, directory, reuse):
+            pass
+
+    def _is_made(self, root: str, relative: str, directory: LastDirectory, reuse: str) -> bool:
+        """Make the file; False where its directory was kept open and is not what it was, so that it is left."""
+        self.target = _enter(directory, root, relative, self._registry)
+        self._directory = directory.fd if self._is_brief else os.dup(directory.fd)
+        self._is_first = self._is_brief and directory.was_empty
         self.name = os.fsencode(reuse)
         self.fd = self._open_kept() if reuse else -1
         self.reused = self.fd >= 0
-        if self.reused:
-            registry.add(self)
-            return
+        self._registry.add(self)
         try:
-            registry.add(self)
-            while not self._create():
+            while self.fd < 0 and not self._create():
                 fd, self.fd = self.fd, -1
                 os.close(fd)
         except OSError as exc:
             self.close()
-            raise local_error("write", os.path.join(root, relative), exc) from exc
+            directory.leave()
+            if directory.is_fresh:
+                raise local_error("write", os.path.join(root, relative), exc) from exc
+            return False
+        return True
 
     def _create(self) -> bool:
         """Make the file; False when another run has swept it away before it could be claimed."""
-        self.name = f"{PART_PREFIX}{secrets.token_hex(PART_RANDOM_BYTES)}{PART_SUFFIX}".encode()
+        self.name = f"{PART_PREFIX}{_TOKEN}{next(_NUMBERS):x}{PART_SUFFIX}".encode()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         mode = self.existing_mode()
         if mode is None:
             mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
         self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
-        return claim(self.fd) and os.fstat(self.fd).st_nlink > 0
+        return claim(self.fd) and (self._is_brief or os.fstat(self.fd).st_nlink > 0)
 
     def _open_kept(self) -> int:
         try:
@@ -224,7 +300,9 @@ class PartFile:
             os.ftruncate(self.fd, size)
 
     def existing_mode(self) -> int | None:
-        """Give the permission bits of the file that commit() will replace, if there is one."""
+        """Return the permission bits of the file that commit() will replace; None where there is none."""
+        if self._is_first:
+            return None
         try:
             found = os.stat(self.target, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
@@ -262,9 +340,10 @@ class PartFile:
     def close(self) -> None:
         """Close all, and remove the file unless it was committed or kept."""
         self.discard()
-        for fd in (self.fd, self._directory):
-            if fd >= 0:
-                os.close(fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        if not self._is_brief and self._directory >= 0:
+            os.close(self._directory)
         self.fd = self._directory = -1
 
     def discard(self) -> None:
@@ -274,6 +353,16 @@ class PartFile:
             self._registry.drop(self)
             with contextlib.suppress(OSError):  # never created, or the directory went away
                 os.unlink(name, dir_fd=self._directory)
+
+
+def _enter(directory: LastDirectory, root: str, relative: str, registry: PartRegistry) -> bytes:
+    """Enter the directory of a file below root, and return the file's name in it."""
+    parent, _, name = relative.rpartition("/")
+    if directory.is_at(root, parent) and name not in DOT_NAMES and "\0" not in name:
+        return name.encode("utf-8", "surrogateescape")
+    steps, raw_name = split_relative(relative)
+    registry.enter((root, *steps), directory.enter(root, parent, steps))
+    return raw_name
 
 
 def claim(fd: int) -> bool:
@@ -315,9 +404,9 @@ class PartRegistry:
     """
 
     def __init__(self) -> None:
-        # Guards the sets; removing files happens outside of it.
+        # Guards the directories that were entered.
         self._lock = threading.Lock()
-        self._open: set[PartFile] = set()
+        self._open: dict[PartFile, None] = {}  # one item at a time is added, removed or copied: that is atomic
         self._entered: set[tuple[str | bytes, ...]] = set()
         self.sweep: Callable[[int], None] | None = None
 
@@ -333,19 +422,15 @@ class PartRegistry:
 
     def add(self, part: PartFile) -> None:
         """Remember a file before it is made."""
-        with self._lock:
-            self._open.add(part)
+        self._open[part] = None
 
     def drop(self, part: PartFile) -> None:
         """Forget a file that has its name or is gone."""
-        with self._lock:
-            self._open.discard(part)
+        self._open.pop(part, None)
 
     def discard_all(self) -> None:
         """Remove what is left."""
-        with self._lock:
-            left = list(self._open)
-        for part in left:
+        for part in list(self._open):
             part.discard()
 
 

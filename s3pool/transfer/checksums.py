@@ -7,6 +7,7 @@ import functools
 import hashlib
 import math
 import time
+from binascii import b2a_base64
 from collections.abc import Callable
 
 from s3pool.errors import IntegrityError
@@ -100,7 +101,13 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = 
 def seal_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: str = "") -> Seal:
     """Make the seal of a body in memory."""
     is_small = len(content) <= COMPARED_BYTES
-    return seal(lambda update: _hand(update, content), sign_payload=sign_payload, checksum=checksum, compare=is_small)
+    if checksum or (sign_payload and is_small and not has_md5()):
+        feed: Feed = lambda update: _hand(update, content)  # noqa: E731
+        return seal(feed, sign_payload=sign_payload, checksum=checksum, compare=is_small)
+    digest = b"" if sign_payload and not is_small else hashlib.md5(content, usedforsecurity=False).digest()
+    if sign_payload:
+        return Seal(hashlib.sha256(content).hexdigest(), "", None, digest.hex())
+    return Seal(UNSIGNED_PAYLOAD, b2a_base64(digest, newline=False).decode(), None, digest.hex())
 
 
 def check_stored(what: object, result: PutResult, sealed: Seal) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError
 from s3pool.model import ObjectHead, parse_iso_time
+from s3pool.s3.exchange import Steps
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
@@ -19,11 +20,11 @@ NOT_NEWER = "the source is not newer"
 MTIME_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 
 
-def why_skip_upload(task: UploadTask, mtime_ns: int, engine: Engine) -> str:
-    """Say why a file need not be sent; "" when it is to be sent."""
+def why_skip_upload(task: UploadTask, mtime_ns: int, engine: Engine) -> Steps[str]:
+    """Return why a file need not be sent; "" when it is to be sent."""
     if not (engine.options.no_clobber or engine.options.update):
         return ""
-    head = _head_or_none(engine, task.bucket, task.key)
+    head = yield from _head_or_none(engine, task.bucket, task.key)
     if head is None:
         return ""
     if engine.options.no_clobber:
@@ -31,8 +32,8 @@ def why_skip_upload(task: UploadTask, mtime_ns: int, engine: Engine) -> str:
     return "" if mtime_ns > mtime_of(head) + MTIME_TOLERANCE_NS else NOT_NEWER
 
 
-def why_skip_download(task: DownloadTask, engine: Engine) -> str:
-    """Say why an object need not be fetched; "" when it is to be fetched."""
+def why_skip_download(task: DownloadTask, engine: Engine) -> Steps[str]:
+    """Return why an object need not be fetched; "" when it is to be fetched."""
     if not (engine.options.no_clobber or engine.options.update):
         return ""
     local = stat_below(task.root, task.relative)
@@ -46,25 +47,24 @@ def why_skip_download(task: DownloadTask, engine: Engine) -> str:
     # never before it in a sane world, so an older one decides without asking.
     if task.last_modified and _nanoseconds(task.last_modified) <= local.st_mtime_ns:
         return NOT_NEWER
-    head = engine.client.head_object(task.bucket, task.key, version_id=task.version_id)
+    head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
     return "" if mtime_of(head) > local.st_mtime_ns + MTIME_TOLERANCE_NS else NOT_NEWER
 
 
-def why_skip_copy(task: CopyTask, engine: Engine) -> str:
-    """Say why an object need not be copied; "" when it is to be copied."""
+def why_skip_copy(task: CopyTask, engine: Engine) -> Steps[str]:
+    """Return why an object need not be copied; "" when it is to be copied."""
     if not (engine.options.no_clobber or engine.options.update):
         return ""
-    target = _head_or_none(engine, task.bucket, task.key)
+    target = yield from _head_or_none(engine, task.bucket, task.key)
     if target is None:
         return ""
     if engine.options.no_clobber:
         return EXISTS
-    modified = (
-        task.last_modified
-        or engine.source.client.head_object(
-            task.source_bucket, task.source_key, version_id=task.version_id
-        ).last_modified
-    )
+    modified = task.last_modified
+    if not modified:
+        source = engine.source.client
+        head = yield from source.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
+        modified = head.last_modified
     return "" if parse_iso_time(modified) > target.mtime else NOT_NEWER
 
 
@@ -78,9 +78,9 @@ def _nanoseconds(iso_time: str) -> float:
     return parse_iso_time(iso_time) * stored.NANO
 
 
-def _head_or_none(engine: Engine, bucket: str, key: str) -> ObjectHead | None:
+def _head_or_none(engine: Engine, bucket: str, key: str) -> Steps[ObjectHead | None]:
     try:
-        return engine.client.head_object(bucket, key)
+        return (yield from engine.client.head_object.steps(bucket, key))
     except NotFoundError as exc:
         if exc.code == "NoSuchBucket":
             raise

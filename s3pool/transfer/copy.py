@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import replace
+from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import PART_SIZE, kept_by_request, merge_for_copy
@@ -15,7 +16,7 @@ from s3pool.transfer.engine import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.tags import TAG_COUNT, tags_of_source
-from s3pool.transfer.tasks import CopyTask, Done, ObjectStamp
+from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
-def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Done:
+def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Steps[Done]:
     """Copy one object, its metadata and tags kept where the options give no others.
 
     ``is_repeated`` makes a copy that was just made once more, though the target is newer by now.
@@ -37,27 +38,38 @@ def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Done:
     is_same = not engine.crosses and (task.source_bucket, task.source_key) == (task.bucket, task.key)
     if is_same and not _changes_something(task, engine):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
-    if not is_repeated and (skipped := why_skip_copy(task, engine)):
+    if not is_repeated and (skipped := (yield from why_skip_copy(task, engine))):
         return Done(skipped=skipped)
     if engine.crosses:
         from s3pool.transfer.across import copy_across
 
+        yield from in_worker()
         return copy_across(task, engine)
     # Also for what CopyObject forgets, such as a website's redirect.
-    head = engine.client.head_object(task.source_bucket, task.source_key, version_id=task.version_id)
-    tags = _tags_to_see_to(task, head, engine)
+    head = yield from engine.client.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
+    tags = yield from _tags_to_see_to(task, head, engine)
+    if head.size <= IN_WINDOW_BYTES:
+        done = yield from _copy_whole(task, head, engine)
+        engine.progress.whole(head.size)
+    else:
+        done = yield from _copy_long(task, head, engine)
+    yield from _see_to_tags(task, tags, engine)
+    return done._replace(read=ObjectStamp.of(head))
+
+
+def _copy_long(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Done]:
+    yield from in_worker()
     meter = engine.progress.begin(task.target, head.size)
     done = None
     try:
-        if head.size > engine.options.copy_threshold:
-            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-head.size))
-        else:
-            done = _copy_whole(task, head, engine)
+        if head.size <= engine.options.copy_threshold:
+            done = yield from _copy_whole(task, head, engine)
             meter.advance(head.size)
-        _see_to_tags(task, tags, engine)
+        else:
+            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-head.size))
     finally:
         meter.end(ok=done is not None)
-    return done._replace(read=ObjectStamp.of(head))
+    return done
 
 
 def _changes_something(task: CopyTask, engine: Engine) -> bool:
@@ -66,10 +78,10 @@ def _changes_something(task: CopyTask, engine: Engine) -> bool:
     return engine.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
 
 
-def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Done:
+def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Done]:
     given = engine.options.attributes
     kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
-    result = engine.client.copy_object(
+    result = yield from engine.client.copy_object.steps(
         task.bucket,
         task.key,
         source_bucket=task.source_bucket,
@@ -86,18 +98,22 @@ def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Done:
     return Done(head.size, result.etag, version_id=result.version_id)
 
 
-def _tags_to_see_to(task: CopyTask, head: ObjectHead, engine: Engine) -> Mapping[str, str]:
+def _tags_to_see_to(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Mapping[str, str]]:
     """Return the tags that RGW 16 forgets when metadata is replaced; a copy in place leaves none to read later."""
     given = engine.options.attributes
     if given == NO_ATTRIBUTES:
         return {}
-    return given.tags or tags_of_source(task, head, engine)
+    return given.tags or (yield from tags_of_source(task, head, engine))
 
 
-def _see_to_tags(task: CopyTask, tags: Mapping[str, str], engine: Engine) -> None:
-    given = engine.options.attributes
-    if tags and (given.tags or engine.client.head_object(task.bucket, task.key).headers.get(TAG_COUNT, "0") == "0"):
-        engine.client.put_tags(task.bucket, task.key, tags)
+def _see_to_tags(task: CopyTask, tags: Mapping[str, str], engine: Engine) -> Steps[None]:
+    if not tags:
+        return
+    if not engine.options.attributes.tags:
+        head = yield from engine.client.head_object.steps(task.bucket, task.key)
+        if head.headers.get(TAG_COUNT, "0") != "0":
+            return
+    yield from engine.client.put_tags.steps(task.bucket, task.key, tags)
 
 
 def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) -> Done:
@@ -123,7 +139,7 @@ def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_
     kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
     return replace(
         attributes,
-        tags=given.tags or tags_of_source(task, head, engine),
+        tags=given.tags or block_on(tags_of_source(task, head, engine)),
         metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)},
         storage_class=attributes.storage_class or kept.storage_class,
         sse=attributes.sse or kept.sse,

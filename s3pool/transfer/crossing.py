@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
+from s3pool.s3.exchange import block_on
 from s3pool.transfer.attributes import merge_for_copy
 from s3pool.transfer.checksums import Seal, seal
 from s3pool.transfer.etags import is_md5_etag
@@ -47,7 +48,7 @@ class Crossing:
     def attributes(self) -> ObjectAttributes:
         """Give what CopyObject would have taken over by itself, and what the user gave."""
         given = self.engine.options.attributes
-        tags = given.tags or tags_of_source(self.task, self.head, self.engine)
+        tags = given.tags or block_on(tags_of_source(self.task, self.head, self.engine))
         return replace(merge_for_copy(given, self.head), tags=tags)
 
     def body(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError
 from s3pool.location import S3Path
 from s3pool.s3.errors import error_of_failure
+from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.transfer.beneath import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
@@ -39,37 +40,32 @@ def delete_batch(batch: Batch, engine: Engine) -> tuple[Outcome, ...]:
     """Remove one batch and tell of each key; never raises S3PoolError."""
     if isinstance(batch, Problem):
         return (Outcome(batch, FAILED, error=batch.error),)
+    tasks = batch if isinstance(batch, tuple) else (batch,)
     if engine.stop.is_set():
-        tasks = batch if isinstance(batch, tuple) else (batch,)
         return tuple(Outcome(task, NOT_STARTED) for task in tasks)
-    if isinstance(batch, RemoveTask):
-        return (_remove_local(batch),)
-    if len(batch) == 1:
-        return (_delete_one(batch[0], engine),)
-    return _delete_many(batch, engine)
-
-
-def _remove_local(task: RemoveTask) -> Outcome:
+    if len(tasks) > 1:
+        return _delete_many(tasks, engine)
     try:
+        return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], engine))),)
+    except S3PoolError as exc:
+        return (Outcome(tasks[0], FAILED, error=exc),)
+
+
+def delete(task: DeleteTask | RemoveTask, engine: Engine) -> Steps[Done]:
+    """Remove one key, one version of it, one unfinished upload of it, or one local file."""
+    if isinstance(task, RemoveTask):
         remove_file(task.root, task.relative)
-    except S3PoolError as exc:
-        return Outcome(task, FAILED, error=exc)
-    return Outcome(task, DONE, Done(task.size))
+        return Done(task.size)
+    yield from check_no_tree(task, engine.client)
+    if task.upload_id:
+        yield from in_worker()
+        engine.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
+    else:
+        yield from engine.client.delete_object.steps(task.bucket, task.key, version_id=task.version_id)
+    return Done(task.size)
 
 
-def _delete_one(task: DeleteTask, engine: Engine) -> Outcome:
-    try:
-        check_no_tree(task, engine.client)
-        if task.upload_id:
-            engine.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
-        else:
-            engine.client.delete_object(task.bucket, task.key, version_id=task.version_id)
-    except S3PoolError as exc:
-        return Outcome(task, FAILED, error=exc)
-    return Outcome(task, DONE, Done(task.size))
-
-
-def check_no_tree(task: DeleteTask, client: S3Client) -> None:
+def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
     """See to it that a key that was named is not the name of a tree alone, as far as that may be looked at.
 
     Raises:
@@ -78,9 +74,10 @@ def check_no_tree(task: DeleteTask, client: S3Client) -> None:
     if not task.named:
         return
     try:
-        client.head_object(task.bucket, task.key)
+        yield from client.head_object.steps(task.bucket, task.key)
     except NotFoundError as exc:
         if exc.code != "NoSuchBucket":
+            yield from in_worker()
             refuse_tree(S3Path(task.bucket, task.key), client)
     except S3Error:
         return  # who may delete may be forbidden to read, and some objects cannot be read without a key

@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
-from s3pool.model import ByteRange
+from s3pool.model import ByteRange, Response
+from s3pool.s3.exchange import Steps, in_worker
 from s3pool.s3.part_sizes import MIB
-from s3pool.s3.responses import Known, head_of
+from s3pool.s3.requests import NO_HEADERS
+from s3pool.s3.responses import Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
-from s3pool.transfer.fetch import Facts, RangeIgnoredError, Source, fetch_range, fetch_whole
+from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
-from s3pool.transfer.tasks import UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
-from s3pool.transfer.verify import Digests, StreamCheck, WholeCheck, check_file, first_part_size, range_algorithm
+from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
+from s3pool.transfer.verify import (
+    Digests,
+    StreamCheck,
+    WholeCheck,
+    check_file,
+    check_small,
+    first_part_size,
+    range_algorithm,
+)
 
 if TYPE_CHECKING:
     from s3pool.transfer.engine import Engine
@@ -32,7 +42,7 @@ RANGE_BYTES = 16 * MIB
 MAX_RANGE_BYTES = 128 * MIB  # parts up to this size are fetched and hashed as they are
 
 
-def download(task: DownloadTask, engine: Engine) -> Done:
+def download(task: DownloadTask, engine: Engine) -> Steps[Done]:
     """Bring one object; a key that ends in ``/`` becomes a directory.
 
     Nothing is at the target's name before all bytes are there and checked.
@@ -42,12 +52,12 @@ def download(task: DownloadTask, engine: Engine) -> Done:
         IntegrityError: the bytes are not the object's. LocalFileError: they cannot be written.
     """
     if not task.relative or task.relative.endswith("/"):
-        return _make_directory(task, engine)
-    if skipped := why_skip_download(task, engine):
+        return (yield from _make_directory(task, engine))
+    if engine.is_conditional and (skipped := (yield from why_skip_download(task, engine))):
         return Done(skipped=skipped)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
-            return _download_once(task, engine)
+            return (yield from _download_once(task, engine))
         except (PreconditionError, ReplacedError) as exc:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
@@ -56,10 +66,10 @@ def download(task: DownloadTask, engine: Engine) -> Done:
     raise AssertionError("unreachable")
 
 
-def _make_directory(task: DownloadTask, engine: Engine) -> Done:
+def _make_directory(task: DownloadTask, engine: Engine) -> Steps[Done]:
     size, read = task.size, None
     if size == UNKNOWN_SIZE:
-        head = engine.client.head_object(task.bucket, task.key, version_id=task.version_id)
+        head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
         size, read = head.size, ObjectStamp.of(head)
     if size:
         raise RefusedError(f"{task.source} ends in '/' and holds {size} bytes: no file can have that name")
@@ -67,30 +77,111 @@ def _make_directory(task: DownloadTask, engine: Engine) -> Done:
     return Done(read=read)
 
 
-def _download_once(task: DownloadTask, engine: Engine) -> Done:
+def _download_once(task: DownloadTask, engine: Engine) -> Steps[Done]:
+    known = yield from _known_facts(task, engine)
+    if _goes_by_ranges(known, engine):
+        yield from in_worker()
+        return (yield from _fill_long(task, known, engine, None, None))
     source = Source(task.bucket, task.key, task.version_id)
-    known = _known_facts(task, source, engine)
+    fetch = Fetch(source, engine=engine, known=Known(known.size, known.etag))
+    response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
+    if response.body is None:
+        return (yield from _fill_long(task, known, engine, fetch, response))
+    return (yield from _write_whole(task, response, engine))
+
+
+def _known_facts(task: DownloadTask, engine: Engine) -> Steps[Facts]:
+    """Return what decides between one stream and ranges; large objects are asked for once more."""
+    if UNKNOWN_SIZE < task.size <= engine.options.download_threshold:
+        return Facts(task.size, task.etag, NO_HEADERS)
+    head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id, checksums=True)
+    return Facts(head.size, head.etag, head.headers)
+
+
+def _goes_by_ranges(known: Facts, engine: Engine) -> bool:
+    return known.size is not None and known.size > engine.options.download_threshold and bool(known.etag)
+
+
+# -- short objects -------------------------------------------------------------------------
+
+
+def _write_whole(task: DownloadTask, response: Response, engine: Engine) -> Steps[Done]:
+    """Write an object that is here to its last byte."""
+    engine.check_stop()
+    content = response.preload()
+    facts = Facts(len(content), etag_of(response.headers), response.headers)
+    is_brief = not engine.options.remove_source  # a move waits for the disk meanwhile
+    try:
+        part = _part_for(task, engine, brief=is_brief)
+        try:
+            _write_at(part.fd, memoryview(content), 0)
+            _check_written(task, content, facts, part, engine)
+            done = yield from _finish(part, facts, engine)
+        finally:
+            part.close()
+    except OSError as exc:
+        raise local_error("write", task.target, exc) from exc
+    engine.progress.whole(done.size)
+    return done
+
+
+def _part_for(task: DownloadTask, engine: Engine, *, brief: bool = False, reuse: str = "") -> PartFile:
+    return PartFile(
+        task.root,
+        task.relative,
+        registry=engine.parts,
+        directory=engine.local.target,
+        reuse=reuse,
+        private=engine.options.preserve,
+        brief=brief,
+    )
+
+
+def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartFile, engine: Engine) -> None:
+    if not engine.options.verify or check_small(content, task.source, etag=facts.etag, headers=facts.headers):
+        return
+    check_file(part.fd, len(content), what=task.source, etag=facts.etag, headers=facts.headers)
+
+
+# -- long ones -----------------------------------------------------------------------------
+
+
+def _fill_long(
+    task: DownloadTask, known: Facts, engine: Engine, fetch: Fetch | None, response: Response | None
+) -> Steps[Done]:
+    """Fill a file for as long as it takes: from a response that has begun, or by ranges when there is none."""
     resumption = _resumption(task, known, engine)
     reuse = resumption.found.name if resumption.found is not None else ""
-    part = PartFile(task.root, task.relative, registry=engine.parts, reuse=reuse, private=engine.options.preserve)
+    part = None
     try:
+        part = _part_for(task, engine, reuse=reuse)
         meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
         done = None
         try:
-            facts = _fill(part, source, known, engine, meter, resumption=resumption)
-            done = _finish(part, facts, engine)
+            if fetch is None and not _fill_by_ranges(part, task, known, engine, meter, resumption=resumption):
+                source = Source(task.bucket, task.key, task.version_id)
+                fetch = Fetch(source, engine=engine, known=Known(known.size, known.etag))
+            facts = (
+                known
+                if fetch is None
+                else (yield from _fill_in_order(part, task, fetch, engine, meter=meter, response=response))
+            )
+            done = yield from _finish(part, facts, engine)
         finally:
             meter.end(ok=done is not None)
         return done
     except OSError as exc:
         raise local_error("write", task.target, exc) from exc
     except BaseException as exc:
-        if resumption.name and may_go_on(exc):
+        if part is not None and resumption.name and may_go_on(exc):
             part.keep()
             resumption.leave()
         raise
     finally:
-        part.close()
+        if part is not None:
+            part.close()
+        elif response is not None:
+            response.close()
         resumption.end()
 
 
@@ -102,32 +193,23 @@ def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
     return Resumption(engine.memory, os.path.abspath(task.target), fingerprint)
 
 
-def _goes_by_ranges(known: Facts, engine: Engine) -> bool:
-    return known.size is not None and known.size > engine.options.download_threshold and bool(known.etag)
+def _fill_by_ranges(
+    part: PartFile, task: DownloadTask, known: Facts, engine: Engine, meter: Meter, *, resumption: Resumption
+) -> bool:
+    """Fill the file by many ranges at a time; False where the server does not do ranges."""
+    source = Source(task.bucket, task.key, task.version_id)
+    try:
+        _Ranges(part, source, known, engine=engine, meter=meter, resumption=resumption).run()
+    except RangeIgnoredError:
+        meter.end(ok=False)
+        os.ftruncate(part.fd, 0)
+        return False
+    return True
 
 
-def _known_facts(task: DownloadTask, source: Source, engine: Engine) -> Facts:
-    """Give what decides between one stream and ranges; large objects are asked for once more."""
-    if UNKNOWN_SIZE < task.size <= engine.options.download_threshold:
-        return Facts(task.size, task.etag, {})
-    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
-    return Facts(head.size, head.etag, head.headers)
-
-
-def _fill(
-    part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter, *, resumption: Resumption
-) -> Facts:
-    if _goes_by_ranges(known, engine):
-        try:
-            _Ranges(part, source, known, engine=engine, meter=meter, resumption=resumption).run()
-            return known
-        except RangeIgnoredError:
-            meter.end(ok=False)
-            os.ftruncate(part.fd, 0)
-    return _fill_in_order(part, source, known, engine, meter)
-
-
-def _fill_in_order(part: PartFile, source: Source, known: Facts, engine: Engine, meter: Meter) -> Facts:
+def _fill_in_order(
+    part: PartFile, task: DownloadTask, fetch: Fetch, engine: Engine, *, meter: Meter, response: Response | None
+) -> Steps[Facts]:
     check = WholeCheck() if engine.options.verify else None
     offset = 0
 
@@ -138,9 +220,9 @@ def _fill_in_order(part: PartFile, source: Source, known: Facts, engine: Engine,
             check.update(block)
         offset += len(block)
 
-    facts = fetch_whole(source, write=write, engine=engine, meter=meter, known=Known(known.size, known.etag))
-    if check is not None and not check.check(source, etag=facts.etag, headers=facts.headers):
-        check_file(part.fd, offset, what=source, etag=facts.etag, headers=facts.headers)
+    facts = yield from fetch.read(write, meter, response)
+    if check is not None and not check.check(task.source, etag=facts.etag, headers=facts.headers):
+        check_file(part.fd, offset, what=task.source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
 
 
@@ -253,25 +335,26 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
         done += os.pwrite(fd, block[done:], offset + done)
 
 
-def _finish(part: PartFile, facts: Facts, engine: Engine) -> Done:
-    metadata = _metadata(facts.headers)
-    mtime_ns = stored.mtime_of_answer(facts.headers)
+def _finish(part: PartFile, facts: Facts, engine: Engine) -> Steps[Done]:
+    """Give a checked file its attributes and its name."""
+    options, headers = engine.options, facts.headers
     mode = part.existing_mode()
-    if mode is not None or engine.options.preserve:
+    if mode is not None or options.preserve:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
-    if engine.options.preserve:
-        stored.restore_mode(part.fd, metadata)
+    if options.preserve:
+        stored.restore_mode(part.fd, _metadata(headers))
     if engine.not_kept is not None:
-        engine.not_kept.look_at_object(metadata)
-    mtime_ns = stored.set_mtime(part.fd, mtime_ns)
-    if engine.options.remove_source:
+        engine.not_kept.look_at_object(_metadata(headers))
+    mtime_ns = stored.set_mtime(part.fd, stored.mtime_of_answer(headers))
+    if options.remove_source:
+        yield from in_worker()
         sync_to_disk(part.fd)  # before it has its name, and that before the object goes
-    if not part.commit(replace=not engine.options.no_clobber):
+    if not part.commit(replace=not options.no_clobber):
         return Done(skipped=EXISTS)
-    done = Done(facts.size or 0, facts.etag, mtime_ns=mtime_ns)
-    if not engine.options.remove_source:
+    done = Done(facts.size or 0, facts.etag, mtime_ns)
+    if not options.remove_source:
         return done
-    read = ObjectStamp.of(head_of({**facts.headers, "content-length": str(done.size)}))
+    read = ObjectStamp.of(head_of({**headers, "content-length": str(done.size)}))
     return done._replace(read=read, written=FileStamp.of(os.fstat(part.fd)))
 
 

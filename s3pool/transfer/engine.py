@@ -12,9 +12,11 @@ from s3pool.errors import S3PoolError, StoppedError
 from s3pool.model import ObjectAttributes
 from s3pool.record import dataclass
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
-from s3pool.transfer.beneath import PartRegistry
+from s3pool.transfer.attributes import FileHeaders
+from s3pool.transfer.beneath import LastDirectory, PartRegistry
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.progress import NullProgress, Progress
+from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.spelling import Spellings
 
 if TYPE_CHECKING:
@@ -109,7 +111,8 @@ class Engine:
         self.links: dict[tuple[int, int], list[int]] = {}  # by inode: the ctimes that removals of its names made
         # Guards links, from the look at a file to its removal.
         self.links_lock = threading.Lock()
-        self._local = threading.local()
+        self.local = ThreadMeans(self.options.links)
+        self.file_headers = FileHeaders(self.options.attributes, preserve=self.options.preserve)
 
     @property
     def crosses(self) -> bool:
@@ -126,6 +129,11 @@ class Engine:
         """Give the number of workers that begin a large transfer whose bytes cost work here; 0 for all."""
         return 0 if self.options.part_workers else self.executor.first
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a transfer is made only when its target is missing or older."""
+        return self.options.no_clobber or self.options.update
+
     def check_stop(self) -> None:
         """End this transfer when the run is to end.
 
@@ -135,12 +143,20 @@ class Engine:
         if self.stop.is_set():
             raise StoppedError("stopped before the end")
 
+
+class ThreadMeans(threading.local):
+    """What each thread of a run keeps for itself, from one transfer to the next."""
+
+    def __init__(self, links: str) -> None:
+        self.sources = SourceFiles(links)
+        self.target = LastDirectory(create=True)
+        self._buffer: memoryview | None = None
+
     def buffer(self) -> memoryview:
-        """Give the calling thread's one buffer; whoever asks next in this thread gets it too."""
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None:
-            buffer = self._local.buffer = memoryview(bytearray(READ_BLOCK_BYTES))
-        return buffer
+        """Return the thread's one buffer; whoever asks next in this thread gets it too."""
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(READ_BLOCK_BYTES))
+        return self._buffer
 
 
 class UploadRegistry:

@@ -13,15 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from s3pool.transfer.lanes import Lanes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+ShortItem = TypeVar("ShortItem", contravariant=True)  # noqa: PLC0105 - what a window takes
 
 SMALL_ITEMS_PER_WORKER = 16  # small ones come and go by the handful
 ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it waits
@@ -51,19 +51,36 @@ def small_in_flight(asked: int, workers: int) -> int:
     return asked or SMALL_PER_AUTO_WORKER * workers
 
 
+class ShortWork(Protocol[ShortItem, Result]):
+    """Where the items of a flow are done that are short, many at a time in one worker."""
+
+    def suits(self, item: ShortItem) -> bool:
+        """Return whether an item is short."""
+
+    def deliver(self, give: Callable[[list[Result]], None], failed: Callable[[BaseException], None]) -> None:
+        """Hand results to ``give``, in lists, and errors that end everything to ``failed``."""
+
+    def add(self, item: ShortItem) -> None:
+        """Queue an item."""
+
+    def open(self) -> None:
+        """Use one more worker, if something waits for it."""
+
+
 class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
-    ``small`` is how many items all lanes together have under way, as many as workers when 0.
+    ``small`` is how many short items are under way in windows, as many as workers when None; 0
+    keeps short items in workers of their own.
     ``first`` is for who shares a job that keeps a processor busy: so many begin with it, and
     more help when that is not enough; all at once when 0.
     Only one thread may iterate a flow; shares may be made from any worker.
     """
 
-    def __init__(self, workers: int, *, small: int = 0, first: int = 0) -> None:
+    def __init__(self, workers: int, *, small: int | None = None, first: int = 0) -> None:
         self.workers = workers
         self.first = first
-        self.small = small or workers
+        self.small = workers if small is None else small
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -75,13 +92,13 @@ class BoundedExecutor:
         self._closed = False
 
     def flow(
-        self, work: Callable[[Item], Result], items: Iterable[Item], *, lanes: Lanes[Item, Result] | None = None
+        self, work: Callable[[Item], Result], items: Iterable[Item], *, window: ShortWork[Item, Result] | None = None
     ) -> Flow[Item, Result]:
         """Give the results of work over all items, in the order in which they are ready.
 
-        With ``lanes`` the items that suit them are done there, many at a time in one worker.
+        With a ``window`` the items that suit it are done there, many at a time in one worker.
         """
-        return Flow(self, work, items, lanes=lanes if self.workers else None)
+        return Flow(self, work, items, window=window if self.workers else None)
 
     def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int, first: int = 0) -> None:
         """Do work over all items in this thread and up to limit - 1 idle workers.
@@ -107,6 +124,10 @@ class BoundedExecutor:
             self._add(job, first=False)
         else:
             job()
+
+    def submit_first(self, job: Callable[[], None]) -> None:
+        """Queue a job before those that wait: what has begun shall end."""
+        self._add(job, first=True)
 
     @property
     def is_busy(self) -> bool:
@@ -175,12 +196,14 @@ class Flow(Generic[Item, Result]):
         work: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        lanes: Lanes[Item, Result] | None = None,
+        window: ShortWork[Item, Result] | None = None,
     ) -> None:
         self._executor = executor
         self._work = work
         self._items = items
-        self._lanes = lanes
+        self._window = window
+        if window is not None:
+            window.deliver(self._window_gave, self._failed)
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
         self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
         # A queue would lose what it gives to a thread that is interrupted at that moment: a lane's whole batch.
@@ -199,13 +222,12 @@ class Flow(Generic[Item, Result]):
             yield from self._take(None)
 
     def _hand_out(self, item: Item) -> None:
-        lanes = self._lanes
-        if lanes is None or not lanes.suits(item):
+        window = self._window
+        if window is None or not window.suits(item):
             self._executor.submit(lambda: self._do(item))
             return
         self._small += 1
-        if lanes.add(item):
-            lanes.open(self._executor, self._lane_gave, self._failed)
+        window.add(item)
 
     def _is_full(self) -> bool:
         return self.pending - self._small >= self._limit or self._small >= self._small_limit
@@ -236,14 +258,14 @@ class Flow(Generic[Item, Result]):
         self._ready.append((None, 0, error))
         self._news.put(None)
 
-    def _lane_gave(self, results: list[Result]) -> None:
+    def _window_gave(self, results: list[Result]) -> None:
         self._ready.extend([(result, 1, None) for result in results])
         self._news.put(None)
 
     def _take(self, timeout_s: float | None) -> Iterator[Result]:
         """Yield what is ready, or becomes so: one result, or those of a lane."""
-        if self._lanes is not None:
-            self._lanes.open(self._executor, self._lane_gave, self._failed)
+        if self._window is not None:
+            self._window.open()
         if not self._ready:
             self._news.get(timeout=timeout_s)  # perhaps news of what was taken before
         while self._ready:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from s3pool.errors import IntegrityError, ReplacedError, TransportError
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
+from s3pool.s3.exchange import Steps, block_on
 from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
 from s3pool.transfer.engine import MAX_RESUMES, Engine
 from s3pool.transfer.progress import Meter
@@ -45,88 +46,88 @@ class Facts:
 def fetch_range(
     source: Source, place: ByteRange, *, total: int, etag: str, write: Write, engine: Engine, meter: Meter
 ) -> None:
-    """Fetch one range of an object of a known size and ETag.
+    """Fetch one range of an object of a known size and ETag, in this thread.
 
     Raises:
         RangeIgnoredError: the server does not do ranges.
         PreconditionError, ReplacedError: the object is not any more the one with this ETag and size.
         IntegrityError: the server sent another range than was asked for.
     """
-    known = Known(total, etag)
-    _Reader(source, write, engine=engine, meter=meter, known=known, first=place.first, last=place.last).run()
+    block_on(Fetch(source, engine=engine, known=Known(total, etag), place=place).read(write, meter))
 
 
 def fetch_whole(source: Source, *, write: Write, engine: Engine, meter: Meter, known: Known = UNKNOWN) -> Facts:
-    """Fetch a whole object in order, and return what the first answer said about it.
+    """Fetch a whole object in order, in this thread, and return what the first answer said about it.
 
     A connection that is cut is followed by a request for the rest, bound to the same ETag.
 
     Raises:
         PreconditionError, ReplacedError: the object is not, or not any more, the known one.
     """
-    reader = _Reader(source, write, engine=engine, meter=meter, known=known, first=0, last=None)
-    facts = reader.run()
-    if facts is None:
-        raise AssertionError("a reader that ended has seen an answer")
-    return facts
+    return block_on(Fetch(source, engine=engine, known=known).read(write, meter))
 
 
-class _Reader:
-    """One pass over a range or a whole object, over as many answers as it takes."""
+class Fetch:
+    """One pass over a whole object, or a range of it, over as many answers as it takes."""
 
-    def __init__(
-        self,
-        source: Source,
-        write: Write,
-        *,
-        engine: Engine,
-        meter: Meter,
-        known: Known,
-        first: int,
-        last: int | None,
-    ) -> None:
+    def __init__(self, source: Source, *, engine: Engine, known: Known, place: ByteRange | None = None) -> None:
         self._source = source
-        self._write = write
         self._engine = engine
-        self._meter = meter
-        self._ranged = last is not None
-        self._next = first
-        self._last = last
+        self._ranged = place is not None
+        self._next = place.first if place is not None else 0
+        self._last = place.last if place is not None else None
         self._facts: Facts | None = None
         self._known = known
 
-    def run(self) -> Facts | None:
+    @property
+    def facts(self) -> Facts:
+        """What the first answer said about the whole object."""
+        if self._facts is None:
+            return Facts(self._known.size, self._known.etag, {})
+        return self._facts
+
+    def read(self, write: Write, meter: Meter, first: Response | None = None) -> Steps[Facts]:
+        """Read the content, from the ``first`` response on if there is one, and ask again where it is cut.
+
+        It blocks while bytes come in.
+        """
         cuts = 0
+        response = first
         while True:
             before = self._next
             try:
-                self._read_one_answer()
-                return self._facts
+                if response is None:
+                    response = yield from self.ask()
+                self._read_one_answer(response, write, meter)
+                return self.facts
             except TransportError as exc:
+                response = None
                 cuts = 0 if self._next > before else cuts + 1
                 # Without an ETag the rest might be another object's.
                 if cuts > MAX_RESUMES or self._engine.stop.is_set() or (self._next and not self._known.etag):
                     raise
                 logger.info("%s: cut at byte %d (%s); going on from there", self._source, self._next, exc)
 
-    def _read_one_answer(self) -> None:
-        self._engine.check_stop()
-        with self._ask() as response:
+    def _read_one_answer(self, response: Response, write: Write, meter: Meter) -> None:
+        with response:
             skip = self._check(response)
             for block in self._blocks(response):
                 rest = block[min(skip, len(block)) :]
                 skip -= len(block) - len(rest)
-                self._take(rest)
+                self._take(rest, write, meter)
         self._check_end()
 
     def _blocks(self, response: Response) -> Iterator[memoryview]:
         """Yield the body through the thread's one buffer, as it comes in."""
-        buffer = self._engine.buffer()
+        if response.body is not None:
+            yield memoryview(response.body)
+            return
+        buffer = self._engine.local.buffer()
         while count := response.readinto(buffer):
             self._engine.check_stop()
             yield buffer[:count]
 
-    def _take(self, block: memoryview) -> None:
+    def _take(self, block: memoryview, write: Write, meter: Meter) -> None:
         if not len(block):
             return
         if self._last is not None and self._next + len(block) > self._last + 1:
@@ -134,19 +135,20 @@ class _Reader:
                 f"{self._source}: the answer goes on beyond the {self._last + 1} bytes that were asked for;"
                 " the server may send compressed objects decompressed, which are not the objects"
             )
-        self._write(block)
+        write(block)
         self._next += len(block)
-        self._meter.advance(len(block))
+        meter.advance(len(block))
 
-    def _ask(self) -> Response:
+    def ask(self, *, read_bytes: int = 0) -> Steps[Response]:
+        """Ask for what has not come yet; a body of up to ``read_bytes`` is read already."""
+        self._engine.check_stop()
         source = self._source
-        last = self._last if self._last is not None else None
         byte_range = None
         if self._ranged or self._next:
-            if last is None:
+            if self._last is None:
                 raise IntegrityError(f"{source}: the connection was cut, and the server never told the size")
-            byte_range = ByteRange(self._next, last)
-        return self._engine.client.get_object(
+            byte_range = ByteRange(self._next, self._last)
+        return self._engine.client.get_object.steps(
             source.bucket,
             source.key,
             byte_range=byte_range,
@@ -154,6 +156,7 @@ class _Reader:
             version_id=source.version_id,
             checksums=byte_range is None,
             known=self._known,
+            read_bytes=read_bytes,
         )
 
     def _check(self, response: Response) -> int:

@@ -26,6 +26,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import parse_iso_time
+from s3pool.s3.exchange import Steps, in_worker
 from s3pool.transfer.beneath import local_error, open_below, open_root, split_relative, sync_to_disk
 from s3pool.transfer.overlap import folded
 from s3pool.transfer.sourcefiles import OPEN_FLAGS
@@ -47,7 +48,7 @@ Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
 
 
-def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[], Done]) -> None:
+def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[], Steps[Done]]) -> Steps[None]:
     """Remove what was moved, now that the target is there and was checked.
 
     ``again`` makes the copy once more, where that alone can tell one object from two.
@@ -57,7 +58,7 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
             they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
     """
     try:
-        _prove_and_remove(task, done, engine, again)
+        yield from _prove_and_remove(task, done, engine, again)
     except S3Error as exc:
         if exc.status < FIRST_SERVER_ERROR:
             advice = f"{exc.advice}; " if exc.advice else ""
@@ -65,18 +66,20 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
         raise
 
 
-def _prove_and_remove(task: Moved, done: Done, engine: Engine, again: Callable[[], Done]) -> None:
+def _prove_and_remove(task: Moved, done: Done, engine: Engine, again: Callable[[], Steps[Done]]) -> Steps[None]:
     if isinstance(task, UploadTask):
-        _check_target(task, done, engine.client)
+        yield from _check_target(task, done, engine.client)
         _remove_file(task, done, engine)
     elif isinstance(task, DownloadTask):
+        yield from in_worker()  # the disk takes its time
         _check_file(task, done, engine)
         place = (task.bucket, task.key)
-        _delete(task, engine.client, place, read=_stamp_of(task, done), head=_look(engine.client, place))
+        head = yield from _look(engine.client, place)
+        yield from _delete(task, engine.client, place, read=_stamp_of(task, done), head=head)
     else:
-        head = _check_apart(task, done, engine, again)
+        head = yield from _check_apart(task, done, engine, again)
         place = (task.source_bucket, task.source_key)
-        _delete(task, engine.source.client, place, read=_stamp_of(task, done), head=head)
+        yield from _delete(task, engine.source.client, place, read=_stamp_of(task, done), head=head)
 
 
 def _stamp_of(task: DownloadTask | CopyTask, done: Done) -> ObjectStamp:
@@ -90,17 +93,17 @@ def _stays(task: Moved, why: str) -> IntegrityError:
 # -- the target ----------------------------------------------------------------------------
 
 
-def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> ObjectHead:
+def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> Steps[ObjectHead]:
     """Return what the target is now.
 
     Raises:
         IntegrityError: it is not there, or not what was stored.
     """
     try:
-        head = client.head_object(task.bucket, task.key)
+        head = yield from client.head_object.steps(task.bucket, task.key)
         if done.version_id not in NO_VERSION and head.version_id != done.version_id:
             # Another client's version is on top of it, which destroys nothing.
-            head = client.head_object(task.bucket, task.key, version_id=done.version_id)
+            head = yield from client.head_object.steps(task.bucket, task.key, version_id=done.version_id)
     except NotFoundError as exc:
         raise _stays(task, "there is nothing at the target") from exc
     if head.size != done.size or (done.etag and _bare(head.etag) != _bare(done.etag)):
@@ -170,7 +173,9 @@ def _sync_above(root: bytes | str) -> None:
 # -- one object or two ---------------------------------------------------------------------
 
 
-def _check_apart(task: CopyTask, done: Done, engine: Engine, again: Callable[[], Done]) -> ObjectHead | None:
+def _check_apart(
+    task: CopyTask, done: Done, engine: Engine, again: Callable[[], Steps[Done]]
+) -> Steps[ObjectHead | None]:
     """Check the target of a copy, and that it is another object than the source; return the source's head.
 
     What a copy wrote has a new time and version, which the source has too if it is the same
@@ -180,15 +185,16 @@ def _check_apart(task: CopyTask, done: Done, engine: Engine, again: Callable[[],
         IntegrityError: the target is not what was stored, or it is the source.
     """
     for is_last in (False, True):
-        target = _check_target(task, done, engine.client)
-        source = _look(engine.source.client, (task.source_bucket, task.source_key))
+        target = yield from _check_target(task, done, engine.client)
+        source = yield from _look(engine.source.client, (task.source_bucket, task.source_key))
         if source is None or _must_be_two(task, engine) or not _look_alike(source, target):
             return source
         if is_last or _have_versions(source, target) or not _is_as_read(source, _stamp_of(task, done)):
             break
+        yield from in_worker()
         if engine.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
-        done = again()
+        done = yield from again()
         if done.skipped:  # by a rule such as --update: the target is no older than the source
             break
     raise _stays(task, "it seems to be the same object by another name")
@@ -217,7 +223,7 @@ def _look_alike(one: ObjectHead, other: ObjectHead) -> bool:
 
 def _delete(
     task: DownloadTask | CopyTask, client: S3Client, place: Place, *, read: ObjectStamp, head: ObjectHead | None
-) -> None:
+) -> Steps[None]:
     """Delete an object if it still is what was read, as ``head`` has just told.
 
     A delete without a clear answer is not sent again blindly: another client may have put a
@@ -233,31 +239,31 @@ def _delete(
         if not _is_as_read(head, read):
             raise _stays(task, "it changed since it was read")
         try:
-            client.delete_object(*place, if_match=head.etag)
+            yield from client.delete_object.steps(*place, if_match=head.etag)
         except PreconditionError as exc:
             raise _stays(task, "it changed since it was read") from exc
         except (S3Error, TransportError) as exc:
             if attempt == DELETE_ATTEMPTS or not _may_have_acted(exc):
                 raise
-            head = _look(client, place)
+            head = yield from _look(client, place)
         else:
             if head.version_id not in NO_VERSION:
-                _unhide(task, client, place, head.version_id)
+                yield from _unhide(task, client, place, head.version_id)
             return
 
 
-def _unhide(task: DownloadTask | CopyTask, client: S3Client, place: Place, version_id: str) -> None:
+def _unhide(task: DownloadTask | CopyTask, client: S3Client, place: Place, version_id: str) -> Steps[None]:
     """Take a delete marker away that hides another version than the one that was read."""
     bucket, key = place
     try:
-        page = client.list_versions_page(bucket, prefix=key, max_keys=2)
+        page = yield from client.list_versions_page.steps(bucket, prefix=key, max_keys=2)
     except S3Error:  # without leave to list versions: none of them is lost
         return
     versions = [version for version in page.objects if version.key == key]
     if len(versions) < 2 or versions[1].is_delete_marker or versions[1].version_id == version_id:
         return
     if versions[0].is_delete_marker:
-        client.delete_object(bucket, key, version_id=versions[0].version_id)
+        yield from client.delete_object.steps(bucket, key, version_id=versions[0].version_id)
         raise _stays(task, "it changed since it was read")
 
 
@@ -265,9 +271,9 @@ def _may_have_acted(error: S3Error | TransportError) -> bool:
     return error.sent if isinstance(error, TransportError) else error.status >= FIRST_SERVER_ERROR
 
 
-def _look(client: S3Client, place: Place) -> ObjectHead | None:
+def _look(client: S3Client, place: Place) -> Steps[ObjectHead | None]:
     try:
-        return client.head_object(*place)
+        return (yield from client.head_object.steps(*place))
     except NotFoundError:
         return None
 

@@ -8,37 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError, StoppedError
-from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
-from s3pool.transfer.copy import copy
-from s3pool.transfer.delete import check_no_tree, delete_batch, iter_batches
-from s3pool.transfer.download import download
+from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError
+from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow
-from s3pool.transfer.lane import Lane
-from s3pool.transfer.lanes import Lanes
-from s3pool.transfer.small import is_small
+from s3pool.transfer.task_steps import perform, rehearsal
 from s3pool.transfer.tasks import (
     ARCHIVED,
-    DONE,
-    FAILED,
     NOT_STARTED,
     SKIPPED,
-    CopyTask,
     DeleteTask,
     Done,
-    DownloadTask,
     Item,
     Outcome,
     Problem,
     RemoveTask,
     Summary,
-    Task,
-    UploadTask,
     kind_of,
-    state_of,
 )
-from s3pool.transfer.upload import mtime_of_file, upload
+from s3pool.transfer.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +87,8 @@ class _Run:
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
         act = rehearsal if rehearse else perform
         engine = self._engine
-        flow = engine.executor.flow(
-            lambda task: act(task, engine), self._watched(tasks), lanes=None if rehearse else _lanes(engine)
-        )
+        window = None if rehearse else Window(engine)
+        flow = engine.executor.flow(lambda task: act(task, engine), self._watched(tasks), window=window)
         return self._collect(flow, self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
@@ -167,106 +154,6 @@ class _Run:
         finally:
             # A second interrupt leaves at once, but not these.
             self._engine.parts.discard_all()
-
-
-def _lanes(engine: Engine) -> Lanes[Item, Outcome]:
-    def work(take: Callable[[], Item | None], give: Callable[[list[Outcome]], None]) -> None:
-        lane = Lane(
-            engine,
-            depth=lambda: lanes.share,
-            more=lanes.widen,
-            take=take,
-            give=give,
-            perform=lambda task: perform(task, engine),
-            fail=_failed,
-        )
-        lane.run()
-
-    lanes: Lanes[Item, Outcome] = Lanes(
-        lambda item: is_small(item, engine),
-        work,
-        in_flight=engine.executor.small,
-    )
-    return lanes
-
-
-def perform(task: Item, engine: Engine) -> Outcome:
-    """Do one task and tell what became of it; never raises an Exception."""
-    return _told(task, engine, _act)
-
-
-def rehearsal(task: Item, engine: Engine) -> Outcome:
-    """Tell what would become of a task, and change nothing."""
-    return _told(task, engine, _rehearse)
-
-
-def _told(task: Item, engine: Engine, act: Callable[[Task, Engine], Done]) -> Outcome:
-    if isinstance(task, Problem):
-        return Outcome(task, state_of(task.error), error=task.error)
-    if engine.stop.is_set():
-        return Outcome(task, NOT_STARTED)
-    started = time.monotonic()
-    try:
-        done = _unneeded(task, engine) or act(task, engine)
-    except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
-        return _failed(task, exc, started)
-    return Outcome(task, SKIPPED if done.skipped else DONE, done, seconds=time.monotonic() - started)
-
-
-def _failed(task: Item, error: Exception, started: float) -> Outcome:
-    """Return the outcome of an error; of one that is none of ours the debug log tells where it came from."""
-    if isinstance(error, StoppedError):
-        return Outcome(task, NOT_STARTED)
-    seconds = time.monotonic() - started if started else 0.0
-    if isinstance(error, S3PoolError):
-        return Outcome(task, state_of(error), error=error, seconds=seconds)
-    logger.debug("%s -> %s: this should not have happened", task.source, task.target, exc_info=error)
-    return Outcome(task, FAILED, error=error, seconds=seconds)
-
-
-def _unneeded(task: Task, engine: Engine) -> Done | None:
-    why = engine.why_not(task) if engine.why_not is not None else ""
-    return Done(skipped=why) if why else None
-
-
-def _act(task: Task, engine: Engine) -> Done:
-    if isinstance(task, (DeleteTask, RemoveTask)):
-        return _raise_or_give(delete_batch((task,) if isinstance(task, DeleteTask) else task, engine)[0])
-    done = _transfer(task, engine)
-    if engine.options.remove_source and not done.skipped:
-        from s3pool.transfer.proof import remove_source
-
-        remove_source(task, done, engine, again=lambda: _copy_again(task, engine, done))
-    return done
-
-
-def _transfer(task: UploadTask | DownloadTask | CopyTask, engine: Engine) -> Done:
-    if isinstance(task, UploadTask):
-        return upload(task, engine)
-    return download(task, engine) if isinstance(task, DownloadTask) else copy(task, engine)
-
-
-def _copy_again(task: UploadTask | DownloadTask | CopyTask, engine: Engine, done: Done) -> Done:
-    return copy(task, engine, is_repeated=True) if isinstance(task, CopyTask) else done
-
-
-def _rehearse(task: Task, engine: Engine) -> Done:
-    skipped = ""
-    if isinstance(task, UploadTask):
-        skipped = why_skip_upload(task, mtime_of_file(task, engine.options.links), engine)
-    elif isinstance(task, DownloadTask):
-        skipped = why_skip_download(task, engine)
-    elif isinstance(task, CopyTask):
-        skipped = why_skip_copy(task, engine)
-    elif isinstance(task, DeleteTask):
-        check_no_tree(task, engine.client)
-    return Done(max(0, task.size), skipped=skipped)
-
-
-def _raise_or_give(outcome: Outcome) -> Done:
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.done
 
 
 def is_fatal(error: Exception) -> bool:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from s3pool.errors import RefusedError
-from s3pool.transfer.beneath import open_below, open_root
+from s3pool.transfer.beneath import LastDirectory
 
 if TYPE_CHECKING:
     from s3pool.transfer.tasks import UploadTask
@@ -28,8 +28,7 @@ class SourceFiles:
     def __init__(self, links: str) -> None:
         self._follows = links == FOLLOW
         self._flags = OPEN_FLAGS | (os.O_NOFOLLOW if links == SKIP else 0)
-        self._place = ""
-        self._directory = -1
+        self._directory = LastDirectory(create=False)
 
     def open(self, task: UploadTask) -> int:
         """Return a descriptor of a task's file.
@@ -40,27 +39,16 @@ class SourceFiles:
         if self._follows or not task.root:
             return os.open(task.path, OPEN_FLAGS)
         place, _, name = task.path.rpartition("/")
-        if place != self._place or self._directory < 0:
-            self._enter(place, task.root)
-        try:
-            return os.open(name, self._flags, dir_fd=self._directory)
-        except OSError as exc:
-            if exc.errno != errno.ELOOP:
-                raise
-            raise RefusedError(f"{task.path} has become a symbolic link: skipped") from exc
-
-    def _enter(self, place: str, root: str) -> None:
-        self.close()
-        parents = os.fsencode(place[len(root) :]).split(b"/")
-        root_fd = open_root(root, create=False)
-        try:
-            self._directory = open_below(root_fd, [step for step in parents if step], create=False)
-        finally:
-            os.close(root_fd)
-        self._place = place
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
+        directory = self._directory
+        while True:
+            if not directory.is_at(task.root, place):
+                steps = os.fsencode(place[len(task.root) :]).split(b"/")
+                directory.enter(task.root, place, [step for step in steps if step])
+            try:
+                return os.open(name, self._flags, dir_fd=directory.fd)
+            except OSError as exc:
+                directory.leave()
+                if exc.errno == errno.ELOOP:
+                    raise RefusedError(f"{task.path} has become a symbolic link: skipped") from exc
+                if directory.is_fresh:
+                    raise

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from s3pool.model import ObjectHead
 
 UNKNOWN_SIZE = -1
+IN_WINDOW_BYTES = 64 * 1024  # such bodies leave in one piece with their head, and come in one or two
 
 DONE = "done"
 SKIPPED = "skipped"  # by a rule the user asked for: it exists, it is not newer

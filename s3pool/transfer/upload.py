@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
+from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.beneath import local_error
@@ -21,13 +22,14 @@ from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
-from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
-from s3pool.transfer.tasks import Done, FileStamp, UploadTask
+from s3pool.transfer.tasks import IN_WINDOW_BYTES, Done, FileStamp, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
 ATTEMPTS_ON_CHANGE = 2  # a source that changes while it is read is tried once more
 STREAM_WORKERS = 4
+
+Attributes = ObjectAttributes | Mapping[str, str]  # or the headers that store them
 
 
 class ChangedError(IntegrityError):
@@ -49,10 +51,14 @@ class _Source:
     def check_unchanged(self) -> None:
         now = os.fstat(self.fd)
         if (now.st_size, now.st_mtime_ns) != (self.facts.st_size, self.facts.st_mtime_ns):
-            raise ChangedError(f"{self.path} changed while it was read; it was not stored")
+            raise _changed(self.path)
 
 
-def upload(task: UploadTask, engine: Engine) -> Done:
+def _changed(path: str) -> ChangedError:
+    return ChangedError(f"{path} changed while it was read; it was not stored")
+
+
+def upload(task: UploadTask, engine: Engine) -> Steps[Done]:
     """Store one file; a source that changes meanwhile is tried once more.
 
     Raises:
@@ -61,37 +67,49 @@ def upload(task: UploadTask, engine: Engine) -> Done:
     """
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
-            return _upload_once(task, engine)
+            return (yield from _upload_once(task, engine))
         except ChangedError:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
     raise AssertionError("unreachable")
 
 
-def _upload_once(task: UploadTask, engine: Engine) -> Done:
-    source = _open(task, engine.options.links)
+def _upload_once(task: UploadTask, engine: Engine) -> Steps[Done]:
+    if engine.is_conditional and (skipped := (yield from why_skip_upload(task, mtime_of_file(task, engine), engine))):
+        return Done(skipped=skipped)
+    source = _open(task, engine)
     try:
-        if skipped := why_skip_upload(task, source.facts.st_mtime_ns, engine):
-            return Done(skipped=skipped)
-        meter = engine.progress.begin(task.target, source.size)
-        done = None
-        try:
-            done = _send(task, source, engine, meter)
-        finally:
-            meter.end(ok=done is not None)
-        return done._replace(mtime_ns=source.facts.st_mtime_ns, sent=FileStamp.of(source.facts))
+        if source.size <= IN_WINDOW_BYTES:
+            facts, content, headers = source.facts, _read_all(source), _headers(task, source, engine)
+        else:
+            return (yield from _upload_open(task, source, engine))
     finally:
         os.close(source.fd)
+    # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
+    options = engine.options
+    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    done = yield from _put_or_skip(task, BytesBody(content), engine, headers, sealed)
+    engine.progress.whole(done.size)
+    return done._replace(mtime_ns=facts.st_mtime_ns, sent=FileStamp.of(facts))
 
 
-def _open(task: UploadTask, links: str) -> _Source:
-    files = SourceFiles(links)
+def _upload_open(task: UploadTask, source: _Source, engine: Engine) -> Steps[Done]:
+    """Store a file that is too large to be one of many in a thread."""
+    yield from in_worker()
+    meter = engine.progress.begin(task.target, source.size)
+    done = None
     try:
-        fd = files.open(task)
+        done = yield from _send(task, source, engine, meter)
+    finally:
+        meter.end(ok=done is not None)
+    return done._replace(mtime_ns=source.facts.st_mtime_ns, sent=FileStamp.of(source.facts))
+
+
+def _open(task: UploadTask, engine: Engine) -> _Source:
+    try:
+        fd = engine.local.sources.open(task)
     except OSError as exc:
         raise local_error("read", task.path, exc) from exc
-    finally:
-        files.close()
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode):
         os.close(fd)
@@ -99,26 +117,31 @@ def _open(task: UploadTask, links: str) -> _Source:
     return _Source(fd, task.path, facts)
 
 
-def mtime_of_file(task: UploadTask, links: str) -> int:
+def mtime_of_file(task: UploadTask, engine: Engine) -> int:
     """Return a file's modification time in nanoseconds.
 
     Raises:
         LocalFileError: it cannot be read.
     """
-    source = _open(task, links)
+    source = _open(task, engine)
     os.close(source.fd)
     return source.facts.st_mtime_ns
 
 
-def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Done:
+def _headers(task: UploadTask, source: _Source, engine: Engine) -> dict[str, str]:
     if engine.not_kept is not None:
         engine.not_kept.look_at_file(source.fd, source.path)
-    given = stored.for_file(engine.options.attributes, task.path, source.facts, preserve=engine.options.preserve)
+    return engine.file_headers.of(task.path, source.facts)
+
+
+def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Steps[Done]:
+    headers = _headers(task, source, engine)
     try:
         if source.size <= IN_MEMORY_BYTES:
-            return _put_from_memory(task, source, engine, meter, given)
+            return (yield from _put_from_memory(task, source, engine, meter, headers))
         if source.size <= engine.options.upload_threshold:
-            return _put_from_file(task, source, engine, meter, given)
+            return (yield from _put_from_file(task, source, engine, meter, headers))
+        given = stored.for_file(engine.options.attributes, task.path, source.facts, preserve=engine.options.preserve)
         return not_stuck(lambda: _put_parts(task, source, engine, meter, given), lambda: meter.advance(-source.size))
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
@@ -129,37 +152,41 @@ def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Do
 
 
 def _put_from_memory(
-    task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes
-) -> Done:
+    task: UploadTask, source: _Source, engine: Engine, meter: Meter, headers: Mapping[str, str]
+) -> Steps[Done]:
     content = _read_all(source)
-    source.check_unchanged()
     options = engine.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = _put(task, BytesBody(content), engine, attributes, sealed)
+    done = yield from _put(task, BytesBody(content), engine, headers, sealed)
     meter.advance(len(content))
     return done
 
 
 def _read_all(source: _Source) -> bytes:
-    pieces = []
-    offset = 0
-    while block := os.pread(source.fd, source.size + 1 - offset, offset):
-        pieces.append(block)
-        offset += len(block)
-        if offset > source.size:
-            break
-    if offset != source.size:
-        raise ChangedError(f"{source.path} changed while it was read; it was not stored")
-    return b"".join(pieces)
+    """Read a file whole.
+
+    Raises:
+        ChangedError: it is not any more what it was. LocalFileError: it cannot be read.
+    """
+    try:
+        content = os.read(source.fd, source.size + 1)
+        while 0 < len(content) < source.size and (block := os.read(source.fd, source.size + 1 - len(content))):
+            content += block
+        source.check_unchanged()
+    except OSError as exc:
+        raise local_error("read", source.path, exc) from exc
+    if len(content) != source.size:
+        raise _changed(source.path)
+    return content
 
 
 def _put_from_file(
-    task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes
-) -> Done:
+    task: UploadTask, source: _Source, engine: Engine, meter: Meter, headers: Mapping[str, str]
+) -> Steps[Done]:
     body = FileSlice(source.fd, length=source.size)
     sealed = _seal_slice(body, source, engine)
     # The server checks the bytes against the seal, so what it stores is what was just read.
-    return _put(task, MeteredSlice(body, meter, engine.check_stop), engine, attributes, sealed)
+    return (yield from _put(task, MeteredSlice(body, meter, engine.check_stop), engine, headers, sealed))
 
 
 def _seal_slice(body: FileSlice, source: _Source, engine: Engine) -> Seal:
@@ -173,15 +200,27 @@ def _seal_slice(body: FileSlice, source: _Source, engine: Engine) -> Seal:
     try:
         sealed = seal(feed, sign_payload=engine.options.sign_payload, checksum=engine.options.checksum)
     except IntegrityError as exc:
-        raise ChangedError(f"{source.path} changed while it was read; it was not stored") from exc
+        raise _changed(source.path) from exc
     source.check_unchanged()
     return sealed
 
 
+def _put_or_skip(
+    task: UploadTask, body: BytesBody, engine: Engine, attributes: Attributes, sealed: Seal
+) -> Steps[Done]:
+    try:
+        return (yield from _put(task, body, engine, attributes, sealed))
+    except PreconditionError:
+        if not engine.options.no_clobber:
+            raise
+        return Done(skipped=EXISTS)
+
+
 def _put(
-    task: UploadTask, body: BytesBody | MeteredSlice, engine: Engine, attributes: ObjectAttributes, sealed: Seal
-) -> Done:
-    result = engine.client.put_object(
+    task: UploadTask, body: BytesBody | MeteredSlice, engine: Engine, attributes: Attributes, sealed: Seal
+) -> Steps[Done]:
+    options = engine.options
+    result = yield from engine.client.put_object.steps(
         task.bucket,
         task.key,
         body,
@@ -189,11 +228,11 @@ def _put(
         attributes=attributes,
         content_md5=sealed.content_md5,
         checksum=sealed.checksum,
-        if_none_match=engine.options.no_clobber,
+        if_none_match=options.no_clobber,
     )
-    if "kms" not in attributes.sse:
+    if result.etag != sealed.md5_hex and "kms" not in options.attributes.sse:
         check_stored(task.target, result, sealed)
-    return Done(body.length, result.etag, version_id=result.version_id)
+    return Done(body.length, result.etag, None, result.version_id)
 
 
 def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes) -> Done:
@@ -264,13 +303,8 @@ def _put_stream_whole(
     options = engine.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     task = UploadTask("-", *place, len(content))
-    try:
-        done = _put(task, BytesBody(content), engine, attributes, sealed)
-    except PreconditionError:
-        if not options.no_clobber:
-            raise
-        return Done(skipped=EXISTS)
-    meter.advance(len(content))
+    done = block_on(_put_or_skip(task, BytesBody(content), engine, attributes, sealed))
+    meter.advance(done.size)
     return done
 
 

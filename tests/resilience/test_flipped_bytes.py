@@ -21,12 +21,12 @@ from s3pool.session import open_session
 from s3pool.transfer.engine import Engine, TransferOptions
 from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.tasks import UploadTask
-from s3pool.transfer.upload import upload
 from tests.support.fake_s3 import MIB, Call, CutXml, FakeS3, FlipByte, FlipStored
 from tests.support.fake_s3.wire import Exchange, flip
 from tests.support.relay import Relay
 from tests.support.rgw import RgwCluster
 from tests.support.run_cli import CliResult
+from tests.support.transfers import upload
 
 PART = 5 * MIB
 MARKER = b"<this very byte!>"

@@ -12,7 +12,6 @@ import pytest
 from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.across import IN_MEMORY_BYTES, ReplacedError
-from s3pool.transfer.copy import copy
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.runner import run
 from s3pool.transfer.tasks import CopyTask, Summary
@@ -34,6 +33,7 @@ from tests.support.fake_s3 import (
 )
 from tests.support.fake_s3.wire import flip
 from tests.support.parts import parts_etag
+from tests.support.transfers import copy
 
 PART = 5 * MIB
 EngineFactory = Callable[..., Engine]

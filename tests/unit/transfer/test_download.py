@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from s3pool.errors import IntegrityError, LocalFileError, PreconditionError, RefusedError, S3Error, StoppedError
-from s3pool.transfer.download import download, download_to
+from s3pool.transfer.download import download_to
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.tasks import Done, DownloadTask
 from s3pool.transfer.upload import upload_stream
 from tests.support.fake_s3 import MIB, Call, CutBody, FakeS3, FlipByte, IgnoreHeader, Rewrite, internal_error
+from tests.support.transfers import download
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
@@ -190,7 +191,7 @@ def test_flipped_byte_in_an_object_of_parts_fails(
     source = tmp_path / "source"
     source.write_bytes(os.urandom(LARGE))
     from s3pool.transfer.tasks import UploadTask
-    from s3pool.transfer.upload import upload
+    from tests.support.transfers import upload
 
     upload(UploadTask(str(source), "b", "k"), make_engine(part_size=PART))
     fake.fault(FlipByte(at=MIB), op="GetObject")

@@ -8,7 +8,6 @@ import pytest
 
 from s3pool.transfer import executor as executor_module
 from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_workers, small_in_flight
-from s3pool.transfer.lanes import Lanes
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0
@@ -162,67 +161,67 @@ def test_small_items_under_way_are_what_was_asked_for(asked: int, expected: int)
     assert expected == small_in_flight(asked, 16)
 
 
-def test_lanes_together_hold_no_more_than_the_small_items_allowed() -> None:
-    """Each lane that asks for another gives up a part of what it may have under way."""
-    executor = BoundedExecutor(8)
-    shares: list[int] = []
-    begun = threading.Semaphore(0)
-    leave = threading.Event()
+class Window:
+    """Short work for a test: ``work`` takes what waits and returns what was done of it."""
 
-    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
-        if len(shares) < 2:
-            lanes.widen()
-        shares.append(lanes.share)
-        taken = [item for item in (take() for _ in range(2)) if item is not None]
-        begun.release()
-        leave.wait(PATIENCE_S)
-        give(taken)
+    def __init__(
+        self,
+        executor: BoundedExecutor,
+        work: Callable[[list[int]], list[int]],
+        *,
+        suits: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        self.suits = suits
+        self._executor = executor
+        self._work = work
+        self._waiting: list[int] = []
 
-    def items() -> Iterator[int]:
-        for item in range(40):
-            if item in (10, 20, 30):
-                assert begun.acquire(timeout=PATIENCE_S)
-            if item == 30:
-                leave.set()
-            yield item
+    def deliver(self, give: Callable[[list[int]], None], failed: Callable[[BaseException], None]) -> None:
+        """Keep where results go."""
+        self._give, self._failed = give, failed
 
-    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=12)
-    results = list(executor.flow(lambda item: item, items(), lanes=lanes))
-    executor.close()
+    def add(self, item: int) -> None:
+        """Take an item; the first begins the work."""
+        self._waiting.append(item)
+        if len(self._waiting) == 1:
+            self._executor.submit(self._run)
 
-    assert [6, 4, 4] == shares[:3]
-    assert list(range(40)) == sorted(results)
+    def open(self) -> None:
+        """Need no more workers."""
+
+    def _run(self) -> None:
+        try:
+            self._give(self._work(self._waiting))
+        except ZeroDivisionError as exc:
+            self._failed(exc)
 
 
-def test_error_that_ends_a_lane_is_raised_where_results_are_taken() -> None:
+def test_error_that_ends_a_window_is_raised_where_results_are_taken() -> None:
     """Or the one who waits for them waits for ever."""
     executor = BoundedExecutor(4)
 
-    def broken(_take: object, _give: object) -> None:
+    def broken(_items: object) -> list[int]:
         raise ZeroDivisionError("ours")
 
-    lanes: Lanes[int, int] = Lanes(lambda _: True, broken, in_flight=4)
-
     with pytest.raises(ZeroDivisionError, match="ours"):
-        list(executor.flow(lambda item: item, range(3), lanes=lanes))
+        list(executor.flow(lambda item: item, range(3), window=Window(executor, broken)))
     executor.close()
 
 
 def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
-    """A lane gives many at once; who stops in the middle of them would wait for what was done long ago."""
+    """A window gives many at once; who stops in the middle of them would wait for what was done long ago."""
     executor = BoundedExecutor(4)
     all_came = threading.Event()
 
-    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
+    def work(items: list[int]) -> list[int]:
         all_came.wait(PATIENCE_S)
-        give(list(iter(take, None)))
+        return items
 
     def items() -> Iterator[int]:
         yield from range(5)
         all_came.set()
 
-    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=4)
-    flow = executor.flow(lambda item: item, items(), lanes=lanes)
+    flow = executor.flow(lambda item: item, items(), window=Window(executor, work))
     first = next(iter(flow))
     others = list(flow.drain(0.0))
     executor.close()
@@ -234,11 +233,7 @@ def test_results_are_not_lost_to_an_interrupt_while_they_are_waited_for() -> Non
     """The thread that waits is told of the interrupt when it wakes up, by what has just come."""
     executor = BoundedExecutor(4)
 
-    def lane(take: Callable[[], int | None], give: Callable[[list[int]], None]) -> None:
-        give(list(iter(take, None)))
-
-    lanes: Lanes[int, int] = Lanes(lambda _: True, lane, in_flight=4)
-    flow = executor.flow(lambda item: item, [1], lanes=lanes)
+    flow = executor.flow(lambda item: item, [1], window=Window(executor, list))
     flow._news = InterruptedWaiting()
     with pytest.raises(KeyboardInterrupt):
         list(flow)
@@ -270,8 +265,7 @@ def test_item_that_was_never_handed_out_is_not_waited_for() -> None:
             raise KeyboardInterrupt
         return False
 
-    lanes: Lanes[int, int] = Lanes(interrupted, lambda _take, _give: None, in_flight=4)
-    flow = executor.flow(lambda item: item, range(3), lanes=lanes)
+    flow = executor.flow(lambda item: item, range(3), window=Window(executor, list, suits=interrupted))
     taken: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         taken.extend(flow)
@@ -282,16 +276,6 @@ def test_item_that_was_never_handed_out_is_not_waited_for() -> None:
 
     assert not drained.is_alive()
     assert ([0, 1], 1) == (sorted(taken), flow.pending)
-
-
-def test_lanes_are_never_more_than_the_items_they_may_have_under_way() -> None:
-    """Two workers asked for are two requests, however slow the disk."""
-    lanes: Lanes[int, int] = Lanes(lambda _: True, lambda _take, _give: None, in_flight=1)
-
-    lanes.widen()
-
-    assert 1 == lanes.share
-    assert lanes.add(1)
 
 
 class WorkClock:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
-from s3pool.transfer import runner
+from s3pool.transfer import task_steps
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import run, run_deletes
@@ -130,7 +130,7 @@ def test_task_after_the_word_to_stop_is_not_begun(make_engine: EngineFactory, fi
     engine = make_engine()
     engine.stop.set()
 
-    outcome = runner.perform(files[0], engine)
+    outcome = task_steps.perform(files[0], engine)
 
     assert NOT_STARTED == outcome.state
 
@@ -143,8 +143,7 @@ def test_broken_task_is_told_and_the_others_go_on(
     def broken(task: UploadTask, engine: Engine) -> object:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(runner, "upload", broken)
-    monkeypatch.setattr(runner, "is_small", lambda *_: False)
+    monkeypatch.setattr(task_steps, "upload", broken)
 
     summary = run(files[:2], make_engine(workers=1), on_outcome=lambda _: None)
 

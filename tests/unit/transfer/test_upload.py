@@ -12,7 +12,7 @@ from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Er
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import Done, UploadTask
-from s3pool.transfer.upload import ChangedError, upload, upload_stream
+from s3pool.transfer.upload import ChangedError, upload_stream
 from tests.support.fake_s3 import (
     MIB,
     Answer,
@@ -29,6 +29,7 @@ from tests.support.fake_s3 import (
     internal_error,
 )
 from tests.support.fake_s3.wire import Reply
+from tests.support.transfers import upload
 
 PART = 5 * MIB
 EngineFactory = Callable[..., Engine]
@@ -367,7 +368,7 @@ def test_small_source_that_shrinks_is_noticed(
 ) -> None:
     """Less than its size was read: it is not the file that was looked at."""
     path = source(b"content")
-    monkeypatch.setattr(os, "pread", lambda fd, count, offset: b"")
+    monkeypatch.setattr(os, "read", lambda fd, count: b"")
 
     with pytest.raises(ChangedError):
         send(path, make_engine())
@@ -485,8 +486,8 @@ def test_tls_carries_content_md5_and_back(
     tls_fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], tmp_path: Path, size: int
 ) -> None:
     """Under TLS the body is not signed, and it comes from a buffer instead of the kernel."""
-    from s3pool.transfer.download import download
     from s3pool.transfer.tasks import DownloadTask
+    from tests.support.transfers import download
 
     content = content_of(size)
     engine = make_engine(workers=2, server=tls_fake, part_size=PART, sign_payload=False)

@@ -7,24 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import md5
 from pathlib import Path
 
 import pytest
 
 from s3pool.config.load import load_config
 from s3pool.model import Endpoint, Request
-from s3pool.pool import window
+from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
-from s3pool.transfer import lane, runner, small
+from s3pool.transfer import task_steps, window
 from s3pool.transfer.engine import Engine
+from s3pool.transfer.etags import composite_etag
 from s3pool.transfer.executor import BoundedExecutor
-from s3pool.transfer.lanes import MOST_LANES, Lanes
 from s3pool.transfer.runner import run
-from s3pool.transfer.small import SMALL_BYTES, SmallTransfers, is_small
-from s3pool.transfer.sourcefiles import SourceFiles
-from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DownloadTask, Outcome, UploadTask
+from s3pool.transfer.tasks import (
+    DONE,
+    FAILED,
+    IN_WINDOW_BYTES,
+    NOT_STARTED,
+    SKIPPED,
+    CopyTask,
+    DownloadTask,
+    Item,
+    Outcome,
+    UploadTask,
+)
+from s3pool.transfer.window import MOST_THREADS, Window
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
 EngineFactory = Callable[..., Engine]
@@ -37,7 +48,7 @@ MTIME_NS = 1_600_000_000_123_456_789
 def files(tmp_path: Path) -> dict[str, bytes]:
     """Give small files of many sizes."""
     (tmp_path / "src").mkdir()
-    sizes = [0, 1, 4096, SMALL_BYTES, *(7 * number for number in range(COUNT - 4))]
+    sizes = [0, 1, 4096, IN_WINDOW_BYTES, *(7 * number for number in range(COUNT - 4))]
     contents = {f"f{number:03}": os.urandom(size) for number, size in enumerate(sizes)}
     for name, content in contents.items():
         (tmp_path / "src" / name).write_bytes(content)
@@ -47,15 +58,17 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record what is done in a lane, so that no test passes by the general way alone."""
+    """Record what is done in a window, so that no test passes by workers alone."""
     names: list[str] = []
-    prepare = SmallTransfers.prepare
+    take = Window.take
 
-    def recorded(self: SmallTransfers, task: UploadTask) -> object:
-        names.append(task.key)
-        return prepare(self, task)
+    def recorded(self: Window) -> Item | None:
+        task = take(self)
+        if isinstance(task, (UploadTask, DownloadTask)):
+            names.append(task.key)
+        return task
 
-    monkeypatch.setattr(SmallTransfers, "prepare", recorded)
+    monkeypatch.setattr(Window, "take", recorded)
     return names
 
 
@@ -87,7 +100,7 @@ def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], engine: Engine) ->
 def test_uploads_store_every_byte_and_the_time(
     fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
 ) -> None:
-    """A lane is only faster."""
+    """A window is only faster."""
     outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
     assert files == fake.store.bodies("b")
@@ -168,7 +181,7 @@ def test_file_that_grew_is_sent_as_it_is_now(
 ) -> None:
     """The size at the time of the walk is only a hint."""
     tasks = uploads(tmp_path, files)
-    grown = os.urandom(SMALL_BYTES + 1)
+    grown = os.urandom(IN_WINDOW_BYTES + 1)
     (tmp_path / "src" / "f004").write_bytes(grown)
 
     outcomes_of(tasks, make_engine(workers=8))
@@ -181,7 +194,7 @@ def test_object_that_grew_is_fetched_as_it_is_now(
 ) -> None:
     """The size in the listing is only a hint as well."""
     tasks = downloads(fake, tmp_path, files)
-    grown = os.urandom(SMALL_BYTES + 1)
+    grown = os.urandom(IN_WINDOW_BYTES + 1)
     fake.store.add("b", "f004", grown)
 
     outcomes_of(tasks, make_engine(workers=8))
@@ -205,7 +218,7 @@ def test_missing_object_fails_alone(
 def test_link_in_the_way_is_refused_as_ever(
     fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    """Nothing may be written outside the target, whichever way writes it."""
+    """Nothing may be written outside the target, whoever writes it."""
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out" / "d").symlink_to(tmp_path / "elsewhere")
@@ -221,7 +234,7 @@ def test_link_in_the_way_is_refused_as_ever(
 def test_run_that_was_told_to_stop_begins_nothing(
     fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    """What waits for a lane is not started any more."""
+    """What waits for a window is not started any more."""
     engine = make_engine(workers=8)
     tasks = uploads(tmp_path, files)
 
@@ -266,7 +279,7 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
     executor.close()
 
     states = [outcome.state for outcome in outcomes.values()]
-    assert 1 <= states.count(FAILED) <= MOST_LANES
+    assert 1 <= states.count(FAILED) <= MOST_THREADS
     assert COUNT == states.count(FAILED) + states.count(NOT_STARTED)
 
 
@@ -290,7 +303,7 @@ def test_everything_arrives_without_epoll(
 
 
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
-def test_lane_that_is_held_up_gets_others_beside_it(
+def test_thread_that_is_held_up_gets_others_beside_it(
     fake: FakeS3,
     make_engine: EngineFactory,
     tmp_path: Path,
@@ -299,34 +312,34 @@ def test_lane_that_is_held_up_gets_others_beside_it(
     is_up: bool,
 ) -> None:
     """Slow disks are read and written by several threads; here every file counts as slow."""
-    monkeypatch.setattr(lane, "LOOK_S", 0.0)
-    monkeypatch.setattr(lane, "SLOW_TASK_S", -1.0)
-    monkeypatch.setattr(lane, "GATHERED", 1)
-    lanes_seen: set[int] = set()
-    run_lane = lane.Lane.run
+    monkeypatch.setattr(window, "LOOK_S", 0.0)
+    monkeypatch.setattr(window, "SLOW_TASK_S", -1.0)
+    monkeypatch.setattr(window, "GATHERED", 1)
+    threads_seen: set[int] = set()
+    take = Window.take
 
-    def recorded(self: lane.Lane) -> None:
-        lanes_seen.add(threading.get_ident())
-        run_lane(self)
+    def recorded(self: Window) -> Item | None:
+        threads_seen.add(threading.get_ident())
+        return take(self)
 
-    monkeypatch.setattr(lane.Lane, "run", recorded)
+    monkeypatch.setattr(Window, "take", recorded)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
     outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
 
     assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
-    assert 1 < len(lanes_seen) <= MOST_LANES
+    assert 1 < len(threads_seen) <= MOST_THREADS
 
 
-def test_lane_whose_files_are_at_hand_stays_alone(
+def test_thread_whose_files_are_at_hand_stays_alone(
     fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for answers gains nothing by more threads."""
-    monkeypatch.setattr(lane, "LOOK_S", 0.0)
-    monkeypatch.setattr(lane, "SLOW_TASK_S", PATIENCE_S)
+    monkeypatch.setattr(window, "LOOK_S", 0.0)
+    monkeypatch.setattr(window, "SLOW_TASK_S", PATIENCE_S)
     widened: list[bool] = []
-    monkeypatch.setattr(Lanes, "widen", lambda _: widened.append(True))
+    monkeypatch.setattr(Window, "widen", lambda _: widened.append(True))
 
     outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
@@ -335,7 +348,7 @@ def test_lane_whose_files_are_at_hand_stays_alone(
 
 
 def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str, bytes], taken: list[str]) -> None:
-    """A lane that holds all connections gives them back before it wants more."""
+    """A thread that holds all connections gives them back before it wants more."""
     config = load_config({"max_connections": 1}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
     executor = BoundedExecutor(16)
     with open_session(config) as session:
@@ -349,41 +362,85 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str,
 @pytest.mark.parametrize(
     "options",
     [
+        {},
         {"no_clobber": True},
         {"update": True},
         {"checksum": "sha256"},
         {"remove_source": True},
         {"preserve": True},
     ],
-    ids=lambda options: next(iter(options)),
+    ids=lambda options: next(iter(options), "plain"),
 )
-def test_what_needs_more_than_one_request_goes_the_general_way(
-    make_engine: EngineFactory, options: dict[str, object]
+@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+def test_every_option_is_for_the_window_too(
+    fake: FakeS3,
+    make_engine: EngineFactory,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    taken: list[str],
+    options: dict[str, object],
+    is_up: bool,
 ) -> None:
-    """A lane knows nothing of these."""
-    task = UploadTask("f", "b", "k", 1)
+    """What takes several requests has them one after the other, among those of others."""
+    tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
-    assert is_small(task, make_engine())
-    assert not is_small(task, make_engine(**options))
+    outcomes = outcomes_of(tasks, make_engine(workers=8, **options))  # type: ignore[arg-type]
+
+    assert {DONE} == {outcome.state for outcome in outcomes.values()}
+    assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
+    assert sorted(files) == sorted(taken)
+    is_moved = "remove_source" in options
+    assert is_moved == (not (found_in(tmp_path / "src") if is_up else fake.store.bodies("b")))
 
 
-def test_size_decides_what_is_small(make_engine: EngineFactory) -> None:
+@pytest.mark.parametrize("options", [{}, {"remove_source": True}], ids=["cp", "mv"])
+def test_copies_are_for_the_window(
+    fake: FakeS3, make_engine: EngineFactory, files: dict[str, bytes], options: dict[str, object]
+) -> None:
+    """HEAD, CopyObject, and what a move has to prove."""
+    for name, content in files.items():
+        fake.store.add("b", f"old/{name}", content)
+    tasks = [CopyTask("b", f"old/{name}", "b", f"new/{name}", len(content)) for name, content in files.items()]
+
+    outcomes: list[Outcome] = []
+    run(tasks, make_engine(workers=8, **options), on_outcome=outcomes.append)
+
+    assert {DONE} == {outcome.state for outcome in outcomes}
+    kept = {} if options else {f"old/{name}": content for name, content in files.items()}
+    assert {f"new/{name}": content for name, content in files.items()} | kept == fake.store.bodies("b")
+
+
+def test_what_exists_stays_when_it_is_not_to_be_replaced(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    """HEAD finds it, and no file is sent for nothing."""
+    fake.store.add("b", "f003", b"old")
+
+    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8, no_clobber=True))
+
+    assert files | {"f003": b"old"} == fake.store.bodies("b")
+    assert ["f003"] == [key for key, outcome in outcomes.items() if outcome.state == SKIPPED]
+
+
+def test_size_decides_what_is_short(make_engine: EngineFactory) -> None:
     """An unknown size may be any."""
-    task = UploadTask("f", "b", "k", SMALL_BYTES)
+    task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
+    suits = Window(make_engine(workers=8)).suits
 
-    verdicts = [is_small(replace(task, size=size), make_engine()) for size in (-1, 0, SMALL_BYTES, SMALL_BYTES + 1)]
+    verdicts = [suits(replace(task, size=size)) for size in (-1, 0, IN_WINDOW_BYTES, IN_WINDOW_BYTES + 1)]
 
     assert [False, True, True, False] == verdicts
 
 
-def test_task_in_question_goes_the_general_way(make_engine: EngineFactory) -> None:
-    """Whether it is needed takes a look that a lane does not make."""
-    engine = make_engine()
+def test_task_in_question_is_for_a_worker(make_engine: EngineFactory) -> None:
+    """Whether it is needed takes requests, or the reading of files."""
+    engine = make_engine(workers=8)
     task = UploadTask("f", "b", "k", 1)
     engine.in_question = lambda asked: asked is task
+    suits = Window(engine).suits
 
-    assert not is_small(task, engine)
-    assert is_small(replace(task, key="other"), engine)
+    assert not suits(task)
+    assert suits(replace(task, key="other"))
 
 
 def test_fault_of_our_own_fails_one_task(
@@ -393,15 +450,15 @@ def test_fault_of_our_own_fails_one_task(
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The others of the lane go on."""
-    read = small._read
+    """The others of the window go on."""
+    upload = task_steps.upload
 
-    def broken(task: UploadTask, sources: SourceFiles) -> object:
+    def broken(task: UploadTask, engine: Engine) -> object:
         if task.path.endswith("f005"):
             raise ZeroDivisionError("ours")
-        return read(task, sources)
+        return upload(task, engine)
 
-    monkeypatch.setattr(small, "_read", broken)
+    monkeypatch.setattr(task_steps, "upload", broken)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
@@ -409,19 +466,21 @@ def test_fault_of_our_own_fails_one_task(
     assert COUNT - 1 == len(fake.store.bodies("b"))
 
 
-def test_etag_of_parts_is_checked_the_general_way(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("part_size", "state"), [(6, DONE), (0, FAILED)], ids=["right", "wrong"])
+def test_etag_of_parts_is_checked(
+    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, part_size: int, state: str
 ) -> None:
-    """Which parts it was made of must be found out first."""
-    done: list[object] = []
-    general = runner.download
-    monkeypatch.setattr(runner, "download", lambda task, engine: (done.append(task), general(task, engine))[1])
-    fake.store.add("b", "k", b"x" * 10).etag = f"{'0' * 32}-1"
+    """Which parts it was made of is told, or must be found out."""
+    content = b"x" * 10
+    made = composite_etag(md5(part).hexdigest() for part in (content[:6], content[6:]))
+    found = fake.store.add("b", "k", content)
+    found.etag = made if part_size else f"{'0' * 32}-2"
+    found.headers["x-amz-meta-s3pool-part-size"] = "6"
     task = DownloadTask("b", "k", str(tmp_path / "out"), "k", 10)
 
-    outcomes_of([task], make_engine(workers=8))
+    outcomes = outcomes_of([task], make_engine(workers=8))
 
-    assert [task] == done
+    assert state == outcomes["k"].state
 
 
 def test_request_that_cannot_be_built_fails_one_task(
@@ -431,7 +490,7 @@ def test_request_that_cannot_be_built_fails_one_task(
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A lane that dies would leave the run waiting for its results for ever."""
+    """A window that dies would leave the run waiting for its results for ever."""
     build = Signer.sign
 
     def broken(self: Signer, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
@@ -447,20 +506,6 @@ def test_request_that_cannot_be_built_fails_one_task(
     assert COUNT - 1 == len(fake.store.bodies("b"))
 
 
-@contextmanager
-def scarce(fake: FakeS3, *, connections: int, workers: int = 8) -> Iterator[Engine]:
-    """Give an engine whose pool has few connections to each node, and little time to wait for one."""
-    flags = {"read_timeout": "2"}
-    session = open_session(load_config(flags, environ=fake.environment, cwd="/", home="/"))
-    for node in session.nodes:
-        while node.connections._slots.qsize() > connections:
-            node.connections._take_slot(wait=False)
-    executor = BoundedExecutor(workers)
-    yield Engine(session.client, executor=executor)
-    executor.close()
-    session.close()
-
-
 def test_what_failed_at_first_is_done_before_the_stream_ends(
     fake: FakeS3,
     make_engine: EngineFactory,
@@ -469,8 +514,8 @@ def test_what_failed_at_first_is_done_before_the_stream_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A long run would leave no time for a second attempt."""
-    monkeypatch.setattr(lane, "LATER_S", 0.0)
-    monkeypatch.setattr(lane, "GATHERED", 1)
+    monkeypatch.setattr(window, "LATER_S", 0.0)
+    monkeypatch.setattr(window, "GATHERED", 1)
     fake.fault(internal_error(), op="PutObject", key="f003")
     tasks = [
         UploadTask(task.path, "b", task.key, task.size, str(turn))

@@ -1,0 +1,315 @@
+"""Many short transfers at a time in one thread: the steps of each go on when its answer is there.
+
+A thread that waits for one small answer at a time spends most of its processor time on waking
+up. Here requests go out while earlier ones are being answered. A transfer that turns out to be
+long, or whose request needs patience, is handed on as it stands: to a worker, or to this thread
+itself once nothing else is under way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from s3pool.errors import NoEndpointError, StoppedError
+from s3pool.s3.exchange import go_on
+from s3pool.transfer.flight import Flight
+from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
+from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, DownloadTask, Item, Outcome, UploadTask
+
+if TYPE_CHECKING:
+    from s3pool.model import Request, Response
+    from s3pool.s3.exchange import Operation, Steps
+    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.executor import BoundedExecutor
+
+MOST_THREADS = 8  # with many short transfers under way in each
+LOOK_S = 0.1  # how often a thread looks whether it is held up
+SLOW_TASK_S = 0.0015  # ten times what a task takes where files are at hand and connections open
+SENT_AT_ONCE = 32  # requests that are sent before the thread looks for answers
+LATER_S = 1.0  # so long may what was handed on wait for a worker
+GATHERED = 64  # so many outcomes come home at once, so that the one who waits wakes up seldom
+GATHER_S = 0.2  # but none waits longer than this for the others
+
+Give = Callable[[list[Outcome]], None]
+
+
+class Window:
+    """The short transfers of a run: those that wait, and the threads that have them under way.
+
+    A thread ends when there is nothing to take, and another one begins when there is something
+    again. One at a time is enough, and several are in each other's way, unless what they wait
+    for is not the answers: then one more begins beside them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._executor: BoundedExecutor = engine.executor
+        self._give: Give = lambda _: None
+        self._failed: Callable[[BaseException], None] = lambda _: None
+        self._waiting: deque[Item] = deque()
+        self._handed: deque[_Handed] = deque()
+        # Guards the numbers of threads: a thread may only end when nothing waits.
+        self._lock = threading.Lock()
+        self._running = 0
+        self._most = 1
+        self.is_hopeless = False  # no endpoint answers, which takes long to find out for each
+
+    def suits(self, item: Item) -> bool:
+        """Return whether an item is short, as far as can be told without touching anything."""
+        engine = self.engine
+        if not self._executor.small or (isinstance(item, CopyTask) and engine.crosses):
+            return False
+        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and 0 <= item.size <= IN_WINDOW_BYTES):
+            return False
+        return engine.in_question is None or not engine.in_question(item)
+
+    def deliver(self, give: Give, failed: Callable[[BaseException], None]) -> None:
+        """Hand outcomes to ``give``, in lists, and errors that end a thread to ``failed``."""
+        self._give, self._failed = give, failed
+
+    @property
+    def depth(self) -> int:
+        """How many transfers one thread has under way."""
+        return max(1, self._executor.small // self._most)
+
+    def widen(self) -> None:
+        """Let one more thread run beside those that there are."""
+        with self._lock:
+            if self._running == self._most:
+                self._most = min(self._most + 1, MOST_THREADS, self._executor.small)
+
+    def add(self, item: Item) -> None:
+        """Queue an item; the first is begun at once, since the next may be a long listing away."""
+        self._waiting.append(item)
+        if not self._running or (self._running < self._most and len(self._waiting) >= self.depth):
+            self.open()
+
+    def open(self) -> None:
+        """Begin one more thread, if something waits for it and there may be one."""
+        if self._running >= self._most or not self._waiting:
+            return
+        with self._lock:
+            if self._running < self._most and self._waiting:
+                self._running += 1
+                self._executor.submit(self._run)
+
+    def take(self) -> Item | None:
+        """Return the next item; None when there is none now."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    def _run(self) -> None:
+        while True:
+            try:
+                _Thread(self, self._give).run()
+            except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
+                with self._lock:
+                    self._running -= 1
+                self._failed(exc)
+                return
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+
+    # -- what is handed on -----------------------------------------------------------------
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether something was handed on that nobody has taken up yet."""
+        return bool(self._handed)
+
+    def is_backlog_due(self) -> bool:
+        """Return whether nothing new may begin before what was handed on is done."""
+        try:
+            return time.monotonic() - self._handed[0].since > LATER_S or len(self._handed) > self.depth
+        except IndexError:
+            return False
+
+    def hand_on(self, handed: _Handed) -> None:
+        """Let a worker go on with a transfer as it stands; one that comes late finds nothing left."""
+        self._handed.append(handed)
+        self._executor.submit_first(self.work_off)
+
+    def work_off(self) -> None:
+        """Go on with one transfer that was handed on, to its end."""
+        try:
+            handed = self._handed.popleft()
+        except IndexError:
+            return
+        self._give([handed.finish(self)])
+
+
+class _Transfer:
+    """One transfer and its operation, as one of many: ``request`` and ``check`` are what is under way."""
+
+    __slots__ = ("check", "operation", "request", "started", "steps", "task")
+
+    check: Callable[[Response], None]
+    operation: Operation[Any]
+    request: Request
+
+    def __init__(self, task: Item, steps: Steps[Done]) -> None:
+        self.task = task
+        self.steps = steps
+        self.started = time.monotonic()
+
+
+class _Handed:
+    """A transfer that goes on elsewhere; ``resume`` does what its last step waits for."""
+
+    __slots__ = ("_abandon", "_resume", "_transfer", "since")
+
+    def __init__(
+        self, transfer: _Transfer, resume: Callable[[], Operation[Any] | None], abandon: Callable[[], None]
+    ) -> None:
+        self._transfer = transfer
+        self._resume = resume
+        self._abandon = abandon
+        self.since = time.monotonic()
+
+    def finish(self, window: Window) -> Outcome:
+        """Go on to the end, and return what became of it."""
+        under_way, engine = self._transfer, window.engine
+        if engine.stop.is_set() or window.is_hopeless:
+            self._abandon()
+            self._resume = partial(under_way.steps.throw, StoppedError("stopped before the end"))
+        started = under_way.started
+        try:
+            outcome = done_outcome(under_way.task, go_on(under_way.steps, self._resume), started)
+        except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+            outcome = failed_outcome(under_way.task, exc, started)
+        window.is_hopeless |= isinstance(outcome.error, NoEndpointError)
+        return outcome
+
+
+class _Thread:
+    """One thread's transfers."""
+
+    def __init__(self, window: Window, give: Give) -> None:
+        self._window = window
+        self._give = give
+        self._engine = window.engine
+        self._sender = window.engine.client.sender
+        self._flight = Flight(window.engine.client)
+        self._ready: list[_Transfer] = []  # whose next request is to be sent
+        self._gathered: list[Outcome] = []
+        self._given_at = time.monotonic()
+        self._looked = (time.monotonic(), 0.0)  # when it was looked last how busy it is, and what it had waited
+        self._begun = 0  # tasks since then
+
+    def run(self) -> None:
+        """Work until there is nothing left to take."""
+        flight, window = self._flight, self._window
+        try:
+            while not (is_full := self._fill()) or flight or self._ready or window.is_backlog_due():
+                if flight:
+                    for result in flight.poll(wait=is_full):
+                        self._take(result.operation, result.error, result.attempt)
+                elif is_full:
+                    window.work_off()
+                self._hand_over(at_least=GATHERED)
+                self._widen_if_held_up()
+            self._hand_over(at_least=1)
+        finally:
+            flight.close()
+            for each in self._ready:
+                each.steps.close()
+
+    def _fill(self) -> bool:
+        """Send requests; return whether no more can be sent now, or there are none."""
+        room = min(self._window.depth - len(self._flight), SENT_AT_ONCE)
+        batch = self._ready
+        is_due = self._window.is_backlog_due()
+        while not is_due and len(batch) < room and (task := self._next()) is not None:
+            self._begun += 1
+            self._advance(_Transfer(task, transfer(task, self._engine)))
+        if not batch:
+            return True
+        # Who waits for a connection that only this thread gives back would wait for ever.
+        may_wait = not self._flight and not self._window.has_backlog
+        sent = self._flight.submit(batch, wait=may_wait)
+        del batch[:sent]
+        return bool(batch) or is_due or len(self._flight) >= self._window.depth
+
+    def _next(self) -> Item | None:
+        while (task := self._window.take()) is not None:
+            if not self._engine.stop.is_set() and not self._window.is_hopeless:
+                return task
+            self._gathered.append(Outcome(task, NOT_STARTED))
+        return None
+
+    def _take(self, under_way: _Transfer, error: Exception | None, attempt: Any) -> None:
+        """Go on with a transfer whose request has come to something."""
+        operation, steps = under_way.operation, under_way.steps
+        if attempt is not None:
+            self._hand_on(under_way, partial(_settle, under_way, attempt, self._flight), attempt.abandon)
+        elif error is not None:
+            self._advance(under_way, error=error)
+        elif operation.is_whole:
+            self._advance(under_way, operation.result)
+        else:
+            response = operation.result
+            self._hand_on(under_way, partial(steps.send, response), response.close)
+
+    def _advance(self, under_way: _Transfer, value: Any = None, *, error: Exception | None = None) -> None:
+        """Have a transfer make its next step."""
+        steps = under_way.steps
+        try:
+            operation = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            self._gathered.append(done_outcome(under_way.task, end.value, under_way.started))
+        except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+            self._gathered.append(failed_outcome(under_way.task, exc, under_way.started))
+        else:
+            if operation is None:
+                self._hand_on(under_way, steps.__next__)
+            elif operation.sender is not self._sender or operation.only is not None:
+                self._hand_on(under_way, lambda: operation)
+            else:
+                under_way.operation = operation
+                under_way.request = operation.request
+                under_way.check = operation.check
+                self._ready.append(under_way)
+
+    def _hand_on(
+        self,
+        under_way: _Transfer,
+        resume: Callable[[], Operation[Any] | None],
+        abandon: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._window.hand_on(_Handed(under_way, resume, abandon))
+
+    def _widen_if_held_up(self) -> None:
+        """Ask for one more thread when the tasks take long, and not because of the answers."""
+        now, waited_s = time.monotonic(), self._flight.waited_s
+        since, waited_before_s = self._looked
+        if now - since < LOOK_S:
+            return
+        busy_s = now - since - (waited_s - waited_before_s)
+        if busy_s > SLOW_TASK_S * max(self._begun, 1):
+            self._window.widen()
+        self._looked, self._begun = (now, waited_s), 0
+
+    def _hand_over(self, *, at_least: int) -> None:
+        count = len(self._gathered)
+        if count >= at_least or (count and time.monotonic() - self._given_at > GATHER_S):
+            gathered, self._gathered = self._gathered, []
+            self._given_at = time.monotonic()
+            self._give(gathered)
+
+
+def _settle(under_way: _Transfer, attempt: Any, flight: Flight) -> Operation[Any] | None:
+    """Wait for what a request comes to, and make the next step with it."""
+    try:
+        result = under_way.operation.settle(flight.finish(attempt))
+    except BaseException as exc:  # noqa: BLE001 - the steps clean up, and decide what it means
+        return under_way.steps.throw(exc)
+    return under_way.steps.send(result)

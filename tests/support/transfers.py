@@ -1,0 +1,25 @@
+"""Single transfers, run to their end in the calling thread."""
+
+from __future__ import annotations
+
+from s3pool.s3.exchange import block_on
+from s3pool.transfer import copy as copying
+from s3pool.transfer import download as downloading
+from s3pool.transfer import upload as uploading
+from s3pool.transfer.engine import Engine
+from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, UploadTask
+
+
+def upload(task: UploadTask, engine: Engine) -> Done:
+    """Store one file."""
+    return block_on(uploading.upload(task, engine))
+
+
+def download(task: DownloadTask, engine: Engine) -> Done:
+    """Bring one object."""
+    return block_on(downloading.download(task, engine))
+
+
+def copy(task: CopyTask, engine: Engine) -> Done:
+    """Copy one object."""
+    return block_on(copying.copy(task, engine))

@@ -6,23 +6,27 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.output import Output, StdoutError
 from s3pool.errors import S3PoolError, UsageError
+from s3pool.interrupts import signals_raise
 
 if TYPE_CHECKING:
     import argparse
-    from types import FrameType
 
     from s3pool.cli.context import Context
     from s3pool.config.options import Config
 
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)
+SIGNALS = (
+    (signal.SIGTERM, lambda: exit_codes.Terminated(exit_codes.TERMINATED)),
+    (signal.SIGHUP, lambda: exit_codes.Terminated(exit_codes.HUNG_UP)),
+    (signal.SIGINT, KeyboardInterrupt),
+)
 COLLECT_AFTER = 10_000  # new objects; modules being loaded are no garbage, and little else is
 KEPT_BYTES = 2 << 20  # more than a page of a listing needs at once, from its receipt to its lines
 
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
     _occupy_standard_descriptors()
     out = _first_output(words)
     try:
-        with _signals_raise():
+        with signals_raise(SIGNALS):
             return _run(words, out, environ=os.environ if environ is None else environ)
     except StdoutError as exc:
         # Only what happens outside of a command gets here: help, version, the last flush.
@@ -211,28 +215,6 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into Terminated, and SIGINT into KeyboardInterrupt, unless they are ignored."""
-
-    def on_terminate(number: int, _frame: FrameType | None) -> NoReturn:
-        raise exit_codes.Terminated(exit_codes.HUNG_UP if number == signal.SIGHUP else exit_codes.TERMINATED)
-
-    handlers = (
-        (signal.SIGTERM, on_terminate),
-        (signal.SIGHUP, on_terminate),
-        (signal.SIGINT, signal.default_int_handler),
-    )
-    changed = [(number, handler) for number, handler in handlers if signal.getsignal(number) is signal.SIG_DFL]
-    for number, handler in changed:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, _ in changed:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _first_output(words: Sequence[str]) -> Output:

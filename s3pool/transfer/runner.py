@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError
+from s3pool.interrupts import signals_held
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import Flow
@@ -131,10 +132,11 @@ class _Run:
             outcome = Outcome(outcome.task, NOT_STARTED)
         elif self._engine.options.ignore_archived and getattr(outcome.error, "code", "") == ARCHIVED_CODE:
             outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
-        self.summary.add(outcome)
-        if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
-            self.summary.stopped_by = outcome.error
-        self._on_outcome(outcome)
+        with signals_held:  # what is counted is told
+            self.summary.add(outcome)
+            if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
+                self.summary.stopped_by = outcome.error
+            self._on_outcome(outcome)
 
     def _fails_like_the_first(self, outcome: Outcome) -> bool:
         """Return whether this was under way when the run ended, and met what ended the run."""

@@ -32,7 +32,6 @@ PRYING = frozenset(
         "unit/transfer/test_across.py",
         "unit/transfer/test_checksums.py",
         "unit/transfer/test_executor.py",
-        "unit/transfer/test_lane.py",
         "unit/transfer/test_mapping.py",
     )
 )

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
+from s3pool.interrupts import signals_raise
 from s3pool.transfer import task_steps
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.executor import SMALL_ITEMS_PER_WORKER
@@ -274,3 +278,26 @@ def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_engine: E
 
     assert 3 == summary.deleted
     assert ({}, {}, False) == (fake.store.bodies("b"), fake.store.bucket("b").uploads, (tmp_path / "f").exists())
+
+
+def test_signal_between_the_count_and_its_line_loses_no_line(
+    make_engine: EngineFactory, files: list[UploadTask]
+) -> None:
+    """The summary would count an object that no line tells of."""
+    told: list[Outcome] = []
+
+    class Signalled(Summary):
+        __slots__ = ()
+
+        def add(self, outcome: Outcome) -> None:
+            super().add(outcome)
+            if self.copied == 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0)
+
+    summary = Signalled()
+    with signals_raise([(signal.SIGHUP, KeyboardInterrupt)]), pytest.raises(KeyboardInterrupt):
+        run(files, make_engine(workers=2), on_outcome=told.append, summary=summary)
+
+    assert summary.copied == len([outcome for outcome in told if outcome.state == DONE])
+    assert summary.interrupted

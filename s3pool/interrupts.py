@@ -1,0 +1,73 @@
+"""Signals that end the program: as exceptions in the main thread, held back where lines belong together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+HELD_AT_MOST_S = 0.5  # a write to a pipe that nobody reads must not hold a signal back for good
+
+
+class _Held:
+    """A context in which signals wait; it may be entered in any thread, and holds them in the main one."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._waiting: BaseException | None = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if self._waiting is not None and not self._depth:
+            self.release()
+
+    def raise_or_hold(self, error: BaseException) -> None:
+        """Raise an error now, or at the end of the context."""
+        is_second = self._waiting is not None
+        self._waiting = error
+        if is_second or not self._depth:
+            self.release()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, HELD_AT_MOST_S)
+
+    def release(self) -> None:
+        """Raise what has waited."""
+        error, self._waiting = self._waiting, None
+        if error is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise error
+
+
+signals_held = _Held()
+
+
+@contextmanager
+def signals_raise(errors: Iterable[tuple[int, Callable[[], BaseException]]]) -> Iterator[None]:
+    """Raise an error for each of some signals, unless the signal is ignored or somebody else's."""
+    makers = dict(errors)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signals_held.raise_or_hold(makers[number]())
+
+    def on_alarm(_number: int, _frame: FrameType | None) -> None:
+        signals_held.release()
+
+    handlers = [*((number, on_signal) for number in makers), (signal.SIGALRM, on_alarm)]
+    changed = [(number, handler) for number, handler in handlers if signal.getsignal(number) in DEFAULTS]
+    before = [(number, signal.signal(number, handler)) for number, handler in changed]
+    try:
+        yield
+    finally:
+        for number, handler_before in before:
+            signal.signal(number, handler_before)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from s3pool.errors import LocalFileError, RefusedError
-from s3pool.transfer.beneath import open_below, open_root, split_relative
+from s3pool.transfer.safe_path import open_below, open_root, split_relative
 
 
 def remove_empty_directories(root: str, directories: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, S3PoolError
-from s3pool.transfer.beneath import is_part_name, remove_orphan
+from s3pool.transfer.part_file import is_part_name, remove_orphan
 from s3pool.transfer.resume import ANNOUNCED, abort_announced
 from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, UploadTask
 

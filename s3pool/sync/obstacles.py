@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, RefusedError
-from s3pool.transfer.beneath import open_below, open_root, split_relative
+from s3pool.transfer.safe_path import open_below, open_root, split_relative
 from s3pool.transfer.tasks import DownloadTask
 
 if TYPE_CHECKING:

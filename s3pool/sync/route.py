@@ -10,7 +10,7 @@ from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, has_glob
 from s3pool.record import dataclass
 from s3pool.sync.compare import COPY, DOWNLOAD, UPLOAD, Entry
-from s3pool.transfer.beneath import stat_below
+from s3pool.transfer.safe_path import stat_below
 from s3pool.transfer.tasks import CopyTask, DeleteTask, DownloadTask, Item, RemoveTask, Task, UploadTask
 
 if TYPE_CHECKING:

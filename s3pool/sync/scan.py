@@ -18,7 +18,7 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
 from s3pool.sync.blocks import Block
-from s3pool.transfer.beneath import split_relative
+from s3pool.transfer.safe_path import split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
 

@@ -9,7 +9,7 @@ from s3pool.errors import NotFoundError
 from s3pool.model import ObjectHead, parse_iso_time
 from s3pool.s3.exchange import Steps
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.beneath import stat_below
+from s3pool.transfer.safe_path import stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from s3pool.location import S3Path
 from s3pool.s3.errors import error_of_failure
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MAX_KEYS
-from s3pool.transfer.beneath import remove_file
+from s3pool.transfer.safe_path import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
 from s3pool.s3.responses import Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.beneath import PartFile, default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
+from s3pool.transfer.part_file import PartFile
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
+from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 from s3pool.transfer.verify import (
     Digests,

@@ -13,8 +13,8 @@ from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
-from s3pool.transfer.beneath import local_error, split_relative
 from s3pool.transfer.mapping import KeyMapper
+from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.errors import RefusedError
 from s3pool.location import name_bytes
-from s3pool.transfer.beneath import PART_PREFIX, is_part_name, split_relative
+from s3pool.transfer.part_file import PART_PREFIX, is_part_name
+from s3pool.transfer.safe_path import split_relative
 
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
 UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")

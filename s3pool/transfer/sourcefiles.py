@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from s3pool.errors import RefusedError
-from s3pool.transfer.beneath import LastDirectory
+from s3pool.transfer.safe_path import LastDirectory
 
 if TYPE_CHECKING:
     from s3pool.transfer.tasks import UploadTask

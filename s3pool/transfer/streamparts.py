@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from s3pool.errors import RefusedError
 from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB
-from s3pool.transfer.beneath import local_error
+from s3pool.transfer.safe_path import local_error
 
 STREAM_PART_BYTES = 8 * MIB  # of the first parts: each is held in memory until it is stored
 # From which part on the parts have at least which size: 10,000 parts then hold 5 TiB, whatever

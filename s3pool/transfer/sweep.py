@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from itertools import islice
 
-from s3pool.transfer.beneath import is_part_name, remove_orphan
+from s3pool.transfer.part_file import is_part_name, remove_orphan
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3pool.transfer import beneath, sweep
-from s3pool.transfer.beneath import PartFile, PartRegistry
+from s3pool.transfer import part_file, sweep
+from s3pool.transfer.part_file import PartFile, PartRegistry
 from s3pool.transfer.sweep import make_sweep
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_directory_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     seen: list[int] = []
     parts = PartRegistry()
     parts.sweep = seen.append
-    monkeypatch.setattr(beneath, "MAX_ENTERED", 2)
+    monkeypatch.setattr(part_file, "MAX_ENTERED", 2)
 
     for name in ("d/a", "d/b", "e/a", "d/c", "g/a", "g/b"):
         write(tmp_path, name, parts)

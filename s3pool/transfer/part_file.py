@@ -1,11 +1,10 @@
-"""Files below a directory that nothing in a key can leave, written under a hidden name first."""
+"""Hidden temporary files: a target's name stands for the old file or for the whole new one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import functools
 import itertools
 import os
 import re
@@ -14,198 +13,30 @@ import stat
 import threading
 from collections.abc import Callable
 
-from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
+from s3pool.errors import LocalFileError
+from s3pool.transfer.safe_path import (
+    NEW_FILE_MODE,
+    PERMISSION_BITS,
+    PRIVATE_MODE,
+    LastDirectory,
+    local_error,
+    split_relative,
+)
 
 PART_PREFIX = ".s3pool-"
 PART_SUFFIX = ".part"
 PART_RANDOM_BYTES = 6
 PART_NAME = re.compile(rb"\.s3pool-[0-9a-f]{12,24}\.part")  # of every temporary file: random digits, a number
-NEW_FILE_MODE = 0o666  # the umask takes its share
-PRIVATE_MODE = 0o600
-NEW_DIRECTORY_MODE = 0o777
-PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
 PLENTY = 8  # times the size: as much as this is free for some files at once
 _TOKEN = secrets.token_hex(PART_RANDOM_BYTES)  # of this process
 _NUMBERS = itertools.count()  # of its temporary files
 DOT_NAMES = ("", ".", "..")
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without fsync for such a thing
 
 
 def is_part_name(name: bytes) -> bool:
     """Return whether a file name is exactly one of our temporary ones: walks leave them alone."""
     return PART_NAME.fullmatch(name) is not None
-
-
-def local_error(action: str, path: str, error: OSError) -> LocalFileError:
-    """Translate the system's error for a local file."""
-    kind = LocalNotFoundError if isinstance(error, FileNotFoundError) else LocalFileError
-    return kind(f"cannot {action} {path}: {error.strerror or error}")
-
-
-@functools.cache
-def default_mode() -> int:
-    """Return the permission bits of a new file."""
-    umask = os.umask(PRIVATE_MODE ^ PERMISSION_BITS)
-    os.umask(umask)
-    return NEW_FILE_MODE & ~umask
-
-
-def split_relative(relative: str) -> tuple[list[bytes], bytes]:
-    """Cut a key's relative name into directories and a file name, as bytes.
-
-    Empty and ``.`` components are left out, as the file system would. The file name is empty
-    for a name that ends in ``/``: a directory.
-
-    Raises:
-        RefusedError: the name leads out of its directory, is absolute, or cannot be a file's.
-    """
-    if "\0" in relative:
-        raise RefusedError("a local name cannot hold a NUL")
-    if relative.startswith("/"):
-        raise RefusedError("the name leads out of its directory: it is absolute")
-    *parents, name = relative.encode("utf-8", "surrogateescape").split(b"/")
-    if b".." in parents or name == b"..":
-        raise RefusedError("the name leads out of its directory: it holds '..'")
-    if name == b".":
-        raise RefusedError("a file cannot be called '.'")
-    return [part for part in parents if part not in (b"", b".")], name
-
-
-def open_root(root: str, *, create: bool = True) -> int:
-    """Open the user's own directory, links followed; make it when it is missing.
-
-    Raises:
-        LocalFileError: it cannot be made, or is no directory.
-    """
-    path = root or "."
-    try:
-        if create and root:
-            os.makedirs(root, exist_ok=True)
-        return os.open(path, DIRECTORY_FLAGS)
-    except FileExistsError as exc:
-        raise LocalFileError(f"cannot write below {path}: it is not a directory") from exc
-    except OSError as exc:
-        raise local_error("open", path, exc) from exc
-
-
-def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> int:
-    """Open a directory below another one, step by step and never through a link.
-
-    Gives a new descriptor, also for no step at all.
-
-    Raises:
-        RefusedError: a step is a symbolic link.
-        LocalFileError: a step is a file, or cannot be made or opened.
-    """
-    here = os.dup(root_fd)
-    for depth, step in enumerate(parents):
-        try:
-            below = _open_step(here, step, create)
-        except OSError as exc:
-            raise _step_error(here, b"/".join(parents[: depth + 1]), exc) from exc
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
-def _open_step(here: int, step: bytes, create: bool) -> int:
-    try:
-        return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with contextlib.suppress(FileExistsError):  # another worker was faster, or a link leads nowhere
-        os.mkdir(step, NEW_DIRECTORY_MODE, dir_fd=here)
-    return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
-
-
-def _step_error(here: int, path: bytes, error: OSError) -> LocalFileError | RefusedError:
-    name = os.fsdecode(path)
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST) and _is_link(here, path.rpartition(b"/")[2]):
-        return RefusedError(f"the way leads through the symbolic link {name}, which is not followed")
-    if error.errno == errno.ENOTDIR:
-        return LocalFileError(f"{name} is a file, not a directory")
-    return local_error("open directory", name, error)
-
-
-def _is_link(here: int, name: bytes) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
-
-
-class LastDirectory:
-    """The directory of a thread's last file, kept open: files that lie together come together.
-
-    ``create`` makes what is missing on the way. ``was_empty`` tells that it held nothing when
-    it was entered: what is in it now, this run has put there. Belongs to one thread.
-    """
-
-    __slots__ = ("_create", "_place", "fd", "is_fresh", "was_empty")
-
-    def __init__(self, *, create: bool) -> None:
-        self._create = create
-        self._place: tuple[str, str] | None = None
-        self.fd = -1
-        self.is_fresh = False
-        self.was_empty = False
-
-    def is_at(self, root: str, parent: str) -> bool:
-        """Return whether the directory is the one of this name, and use it once more."""
-        self.is_fresh = False
-        return self._place == (root, parent)
-
-    def enter(self, root: str, parent: str, steps: list[bytes]) -> int:
-        """Open the directory that ``steps`` lead to below root, and remember it by its name.
-
-        Raises:
-            RefusedError: a step is a link. LocalFileError: it cannot be made or opened.
-        """
-        self.leave()
-        root_fd = open_root(root, create=self._create)
-        try:
-            self.fd = open_below(root_fd, steps, create=self._create)
-        finally:
-            os.close(root_fd)
-        self._place = (root, parent)
-        self.is_fresh = True
-        self.was_empty = self._create and _is_empty(self.fd)
-        return self.fd
-
-    def leave(self) -> None:
-        """Close the directory; the next file opens its own anew."""
-        self._place = None
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __del__(self) -> None:
-        self.leave()
-
-
-def _is_empty(directory: int) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is None
-    except OSError:  # it may be written to, but not read
-        return False
-
-
-def sync_to_disk(fd: int) -> None:
-    """Wait until a file, or the names in a directory, are on the disk; some file systems cannot tell.
-
-    Raises:
-        OSError: the disk failed.
-    """
-    try:
-        os.fsync(fd)
-    except OSError as exc:
-        if exc.errno not in NO_SYNC:
-            raise
 
 
 class PartFile:
@@ -432,60 +263,3 @@ class PartRegistry:
         """Remove what is left."""
         for part in list(self._open):
             part.discard()
-
-
-def make_directory(root: str, relative: str) -> None:
-    """Make a directory below root, and those between."""
-    parents, name = split_relative(relative)
-    root_fd = open_root(root)
-    try:
-        os.close(open_below(root_fd, [*parents, name] if name else parents))
-    finally:
-        os.close(root_fd)
-
-
-def remove_file(root: str, relative: str) -> None:
-    """Remove a file below root without following a link; a missing one is fine.
-
-    Raises:
-        RefusedError: the way leads through a link.
-        LocalFileError: the system refuses, or it is a directory.
-    """
-    parents, name = split_relative(relative)
-    try:
-        directory = _open_existing(root, parents)
-        try:
-            os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(directory)
-    except FileNotFoundError:
-        return
-    except LocalNotFoundError:
-        return
-    except OSError as exc:
-        raise local_error("remove", os.path.join(root, relative), exc) from exc
-
-
-def _open_existing(root: str, parents: list[bytes]) -> int:
-    root_fd = open_root(root, create=False)
-    try:
-        return open_below(root_fd, parents, create=False)
-    finally:
-        os.close(root_fd)
-
-
-def stat_below(root: str, relative: str) -> os.stat_result | None:
-    """Give what is at a name below root, a link itself and not its target; None for nothing.
-
-    Raises:
-        RefusedError: the way leads through a link, or out of the root.
-    """
-    parents, name = split_relative(relative)
-    try:
-        directory = _open_existing(root, parents)
-        try:
-            return os.stat(name or b".", dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(directory)
-    except (OSError, LocalFileError):
-        return None

@@ -80,15 +80,16 @@ def _make_directory(task: DownloadTask, engine: Engine) -> Steps[Done]:
 
 def _download_once(task: DownloadTask, engine: Engine) -> Steps[Done]:
     known = yield from _known_facts(task, engine)
-    if _goes_by_ranges(known, engine):
-        yield from in_worker()
-        return (yield from _fill_long(task, known, engine, None, None))
     source = Source(task.bucket, task.key, task.version_id)
     fetch = Fetch(source, engine=engine, known=Known(known.size, known.etag))
-    response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
-    if response.body is None:
-        return (yield from _fill_long(task, known, engine, fetch, response))
-    return (yield from _write_whole(task, response, engine))
+    response = None
+    if known.size is not None and known.size <= IN_WINDOW_BYTES:
+        response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
+        if response.body is not None:
+            return (yield from _write_whole(task, response, engine))
+    else:
+        yield from in_worker()
+    return (yield from _fill_long(task, known, engine, fetch, response))
 
 
 def _known_facts(task: DownloadTask, engine: Engine) -> Steps[Facts]:
@@ -148,9 +149,9 @@ def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartF
 
 
 def _fill_long(
-    task: DownloadTask, known: Facts, engine: Engine, fetch: Fetch | None, response: Response | None
+    task: DownloadTask, known: Facts, engine: Engine, fetch: Fetch, response: Response | None
 ) -> Steps[Done]:
-    """Fill a file for as long as it takes: from a response that has begun, or by ranges when there is none."""
+    """Fill a file for as long as it takes, from a response that has begun if there is one."""
     resumption = _resumption(task, known, engine)
     reuse = resumption.found.name if resumption.found is not None else ""
     part = None
@@ -159,14 +160,9 @@ def _fill_long(
         meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
         done = None
         try:
-            if fetch is None and not _fill_by_ranges(part, task, known, engine, meter, resumption=resumption):
-                source = Source(task.bucket, task.key, task.version_id)
-                fetch = Fetch(source, engine=engine, known=Known(known.size, known.etag))
-            facts = (
-                known
-                if fetch is None
-                else (yield from _fill_in_order(part, task, fetch, engine, meter=meter, response=response))
-            )
+            facts = known
+            if response is not None or not _fill_by_ranges(part, task, known, engine, meter, resumption=resumption):
+                facts = yield from _fill_in_order(part, task, fetch, engine, meter=meter, response=response)
             done = yield from _finish(part, facts, engine)
         finally:
             meter.end(ok=done is not None)
@@ -197,7 +193,9 @@ def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
 def _fill_by_ranges(
     part: PartFile, task: DownloadTask, known: Facts, engine: Engine, meter: Meter, *, resumption: Resumption
 ) -> bool:
-    """Fill the file by many ranges at a time; False where the server does not do ranges."""
+    """Fill the file by many ranges at a time; False where it is not large, or the server does not do ranges."""
+    if not _goes_by_ranges(known, engine):
+        return False
     source = Source(task.bucket, task.key, task.version_id)
     try:
         _Ranges(part, source, known, engine=engine, meter=meter, resumption=resumption).run()

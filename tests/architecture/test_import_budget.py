@@ -17,7 +17,7 @@ from tests.support.run_cli import Report, SpyRunner
 BUDGETS: list[tuple[tuple[str, ...], int]] = [
     (("--version",), 15),
     (("--help",), 15),
-    (("ls", "--help"), 23),
+    (("ls", "--help"), 24),
     (("proxy", "--help"), 20),
     (("stat", "s3/bucket/one"), 57),
     (("ls", "s3/bucket"), 67),

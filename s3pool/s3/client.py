@@ -6,14 +6,14 @@ from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from s3pool.body import Body, BytesBody
+from s3pool.body import Body
 from s3pool.errors import NotFoundError, PreconditionError, S3Error, TransportError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
 from s3pool.s3.documents import DeleteFailure as DeleteFailure
 from s3pool.s3.documents import PutResult as PutResult
 from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_SLOWNESS, InFlight, Opening, Steps, ask, body_of, nothing, stepwise
+from s3pool.s3.exchange import SLOW_SLOWNESS, Opening, Steps, ask, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
 from s3pool.s3.part_sizes import MAX_KEYS
@@ -26,7 +26,6 @@ BAD_REQUEST = 400
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
 WEAK = "W/"  # a weak ETag matches no If-Match (RFC 9110, section 13.1.1)
-WITH_CHECKSUMS: Mapping[str, str] = {CHECKSUM_MODE: ENABLED}
 
 
 class S3Client(BucketOperations, MultipartOperations):
@@ -161,26 +160,10 @@ class S3Client(BucketOperations, MultipartOperations):
             return PutResult(head.etag, head.version_id)
         raise PreconditionError(412, "PreconditionFailed", resource=f"s3/{bucket}/{key}", op="PutObject")
 
-    def small_put(
-        self, bucket: str, key: str, content: bytes, *, payload_hash: str, headers: Mapping[str, str]
-    ) -> Request:
-        """Give the request that stores a small object; ``headers`` are what attribute_headers() gives."""
-        return self._address.small(
-            "PUT", bucket, key, op="PutObject", headers=headers, body=BytesBody(content), payload_hash=payload_hash
-        )
-
-    def small_get(self, bucket: str, key: str) -> Request:
-        """Give the request that fetches an object, with the checksums that the server keeps."""
-        return self._address.small("GET", bucket, key, op="GetObject", headers=WITH_CHECKSUMS)
-
     @property
     def sender(self) -> Sender:
         """Give what carries the requests."""
         return self._transport
-
-    def in_flight(self) -> InFlight:
-        """Give a place for requests that one thread has under way at once."""
-        return self._transport.in_flight()
 
     @stepwise
     def delete_object(

@@ -34,15 +34,15 @@ class Sender(Protocol):
     def call(self, request: Request, check: Check) -> Call:
         """Give the same in steps."""
 
-    def in_flight(self) -> InFlight:
-        """Give a place for requests that one thread has under way at once."""
+    def window(self) -> Window:
+        """Return a place for operations that one thread has under way at once."""
+
+    def finish(self, attempt: Any) -> Response:
+        """Wait for a request that a window has handed over, and return its response."""
 
 
 class Call(Protocol):
     """A request in steps, so that one thread can have many under way."""
-
-    def adopt(self, node: Any, exchange: Any) -> None:
-        """Let the first attempt be one of a node that was picked."""
 
     def begin(self, *, wait: bool = True) -> bool:
         """Send it; False when all connections are in use and ``wait`` is False."""
@@ -60,43 +60,20 @@ class Call(Protocol):
         """Give up what is under way."""
 
 
-class Landed(Protocol):
-    """What has come of one request among many, when it is not an answer that passed its check.
-
-    ``call`` goes on with it, from a node that was silent when ``is_late``; or ``error`` is what
-    its check has raised.
-    """
-
-    @property
-    def going(self) -> Any: ...  # noqa: D102
-
-    @property
-    def call(self) -> Call | None: ...  # noqa: D102
-
-    @property
-    def error(self) -> Exception | None: ...  # noqa: D102
-
-    @property
-    def is_late(self) -> bool: ...  # noqa: D102
-
-
-class InFlight(Protocol):
-    """Requests that one thread has under way at once."""
+class Window(Protocol):
+    """Operations that one thread has under way at once."""
 
     def __len__(self) -> int: ...
 
-    def send(self, batch: Sequence[Any]) -> tuple[int, Any]:
-        """Send requests over open connections; give how many, from the first on, and the node that lacks one."""
-
-    def join(self, call: Any, going: Any) -> None:
-        """Wait for what a call has begun as well."""
-
     @property
     def waited_s(self) -> float:
-        """Give the seconds that were spent waiting for answers alone."""
+        """The seconds that were spent waiting for responses alone."""
 
-    def ready(self, *, wait: bool) -> tuple[Sequence[Any], Sequence[Landed]]:
-        """Give whose answers have passed their checks, and what else has landed; wait for a while if for nothing."""
+    def submit(self, operations: Sequence[Any], *, wait: bool = False) -> int:
+        """Send operations and return how many, from the first on; fewer when connections are busy."""
+
+    def poll(self, *, wait: bool = True) -> Sequence[Any]:
+        """Return the results that have come: each with operation, error, attempt."""
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -264,51 +241,22 @@ class Operations:
 
 
 class Pending(Operation[T]):
-    """A request under way, and what is to be made of its answer.
+    """An operation under way, for a thread that does something else meanwhile.
 
-    ``begin`` sends it. Then ``has_result`` waits for what it gives; whoever has many under way
-    takes the first results of all before going on from a failure. ``result`` is what the answer
-    said, once that or finish() has seen it.
+    ``begin`` sends it. Then ``has_result`` waits for the first response, and finish() goes on
+    from a failure; ``result`` is there once one of them has returned.
     """
 
-    __slots__ = ("_call", "_is_content", "_transport")
+    __slots__ = ("_call",)
 
-    def __init__(self, transport: Sender, request: Request, read: Callable[[Response], T], *, is_content: bool) -> None:
-        # Not by way of the base: one is made for each small object.
-        self.request = request
-        self._read = read
-        self._is_content = is_content
-        self._transport = transport
+    def __init__(self, sender: Sender, request: Request, read: Callable[[Response], T]) -> None:
+        super().__init__(sender, request, read)
         self._call: Call | None = None
-
-    def check(self, response: Response) -> None:
-        """Check the response; one with a user's content may well be a document called Error."""
-        if not self._is_content or response.status >= FIRST_BAD_STATUS:
-            super().check(response)
-        else:
-            self.result = self._read(response)
 
     def begin(self, *, wait: bool) -> bool:
         """Send the request; False when all connections are in use and ``wait`` is False."""
-        self._call = self._transport.call(self.request, self.check)
+        self._call = self.sender.call(self.request, self.check)
         return self._call.begin(wait=wait)
-
-    def begin_among(self, in_flight: InFlight, node: Any, *, wait: bool) -> bool:
-        """Send the request as one of many, over a new connection; False when there may be none and not ``wait``.
-
-        ``node`` is the one whose turn it is, None when that has to be thought about.
-        """
-        self._call = call = self._transport.call(self.request, self.check)
-        if node is not None:
-            call.adopt(node, None)
-        if not call.begin(wait=wait):
-            return False
-        in_flight.join(call, self)
-        return True
-
-    def take_over(self, call: Call) -> None:
-        """Go on with the call that one of many has become."""
-        self._call = call
 
     def has_result(self, *, timely: bool = True) -> bool:
         """Wait for the first answer; say whether it was the one that counts.

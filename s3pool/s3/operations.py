@@ -176,7 +176,7 @@ class BucketOperations(Operations):
         request = self._list_request(
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
-        pending = Pending(self._transport, request, _page_reader(prefix, delimiter), is_content=False)
+        pending = Pending(self._transport, request, _page_reader(prefix, delimiter))
         return pending if pending.begin(wait=False) else None
 
     def _list_v1_instead(

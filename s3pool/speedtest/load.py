@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Call, InFlight, Sender
+from s3pool.s3.exchange import Call, Sender, Window
 from s3pool.speedtest.lanes import Lanes
 from s3pool.speedtest.measure import Tally
 
@@ -52,9 +53,13 @@ class Observer:
         """Give a request in steps, unobserved."""
         return self._sender.call(request, check)
 
-    def in_flight(self) -> InFlight:
-        """Give a place for many requests of one thread, unobserved."""
-        return self._sender.in_flight()
+    def window(self) -> Window:
+        """Return a place for many requests of one thread, unobserved."""
+        return self._sender.window()
+
+    def finish(self, attempt: Any) -> Response:
+        """Wait for a request of a window, unobserved."""
+        return self._sender.finish(attempt)
 
     @property
     def endpoint(self) -> str:

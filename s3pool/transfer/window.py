@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from s3pool.errors import NoEndpointError, StoppedError
 from s3pool.s3.exchange import go_on
-from s3pool.transfer.flight import Flight
 from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, DownloadTask, Item, Outcome, UploadTask
 
@@ -198,7 +197,7 @@ class _Thread:
         self._give = give
         self._engine = window.engine
         self._sender = window.engine.client.sender
-        self._flight = Flight(window.engine.client)
+        self._flight = self._sender.window()  # what is under way
         self._ready: list[_Transfer] = []  # whose next request is to be sent
         self._gathered: list[Outcome] = []
         self._given_at = time.monotonic()
@@ -250,7 +249,7 @@ class _Thread:
         """Go on with a transfer whose request has come to something."""
         operation, steps = under_way.operation, under_way.steps
         if attempt is not None:
-            self._hand_on(under_way, partial(_settle, under_way, attempt, self._flight), attempt.abandon)
+            self._hand_on(under_way, partial(_settle, under_way, attempt), attempt.abandon)
         elif error is not None:
             self._advance(under_way, error=error)
         elif operation.is_whole:
@@ -306,10 +305,11 @@ class _Thread:
             self._give(gathered)
 
 
-def _settle(under_way: _Transfer, attempt: Any, flight: Flight) -> Operation[Any] | None:
+def _settle(under_way: _Transfer, attempt: Any) -> Operation[Any] | None:
     """Wait for what a request comes to, and make the next step with it."""
     try:
-        result = under_way.operation.settle(flight.finish(attempt))
+        operation = under_way.operation
+        result = operation.settle(operation.sender.finish(attempt))
     except BaseException as exc:  # noqa: BLE001 - the steps clean up, and decide what it means
         return under_way.steps.throw(exc)
     return under_way.steps.send(result)

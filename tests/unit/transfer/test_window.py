@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import md5
 from pathlib import Path
 
@@ -293,7 +292,7 @@ def test_everything_arrives_without_epoll(
     is_up: bool,
 ) -> None:
     """Systems other than Linux wait for the answers in turn."""
-    monkeypatch.setattr(window, "IS_POSSIBLE", False)
+    monkeypatch.setattr(pool_window, "IS_POSSIBLE", False)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
     outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -29,7 +29,7 @@ def raising() -> Iterator[None]:
 def hang_up() -> None:
     """Send the signal to this process, and let Python notice it."""
     os.kill(os.getpid(), signal.SIGHUP)
-    time.sleep(0)
+    os.sched_yield()
 
 
 def hold(*acts: Callable[[], object]) -> None:
@@ -65,7 +65,7 @@ def test_signal_does_not_wait_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     with pytest.raises(Stopped):
-        hold(hang_up, lambda: time.sleep(PATIENCE_S), lambda: done.append("all"))
+        hold(hang_up, lambda: threading.Event().wait(PATIENCE_S), lambda: done.append("all"))
 
     assert [] == done
 

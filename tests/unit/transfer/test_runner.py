@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -293,7 +292,7 @@ def test_signal_between_the_count_and_its_line_loses_no_line(
             super().add(outcome)
             if self.copied == 1:
                 os.kill(os.getpid(), signal.SIGHUP)
-                time.sleep(0)
+                os.sched_yield()
 
     summary = Signalled()
     with signals_raise([(signal.SIGHUP, KeyboardInterrupt)]), pytest.raises(KeyboardInterrupt):

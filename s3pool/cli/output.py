@@ -90,12 +90,12 @@ class Output:
             self.flush()
 
     def lines(self, texts: Iterable[str]) -> None:
-        """Write many result lines at once, and let them out: one page of a listing."""
+        """Write many result lines at once, and flush them."""
         self._lines.extend(texts)
         self.flush()
 
     def block(self, lines: bytes) -> None:
-        """Write lines that were put together already, each with its end, and let them out."""
+        """Write lines that are bytes already, each with its end, and flush them."""
         self.raw(lines)
         self.flush()
 
@@ -121,7 +121,7 @@ class Output:
         self._write(block)
 
     def flush(self) -> None:
-        """Let out everything gathered.
+        """Write everything gathered.
 
         Raises:
             StdoutError: nobody reads any more, the disk is full, or stdout is closed.
@@ -156,7 +156,7 @@ class Output:
     # -- everything else -------------------------------------------------------------------
 
     def note(self, text: str, fields: Mapping[str, object] | None = None) -> None:
-        """Tell the user something on stderr; quiet drops it, --json needs fields for it."""
+        """Write a note to stderr; quiet drops it, --json needs fields for it."""
         if self.quiet:
             return
         self._flush_results()
@@ -227,7 +227,7 @@ class Output:
 
     @property
     def colored(self) -> bool:
-        """Say whether results may be coloured."""
+        """Whether results may be coloured."""
         return self._colored(stderr=False)
 
     @property
@@ -240,7 +240,7 @@ class Output:
     escape = staticmethod(escape)
 
     def encode(self, fields: Mapping[str, object]) -> str:
-        r"""Give the JSON text of an object: UTF-8 as it is, what could do harm as ``\uXXXX``."""
+        r"""Return the JSON text of an object: UTF-8 as it is, what could do harm as ``\uXXXX``."""
         if self._encode is None:
             self._encode = _make_encoder()
         return self._encode(fields)
@@ -268,7 +268,7 @@ def _isatty(stream: IO[bytes] | IO[str]) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """Give one line about an error, without a class name where the error is ours."""
+    """Return one line about an error, without a class name where the error is ours."""
     if isinstance(error, S3PoolError):
         return error.message or type(error).__name__
     if isinstance(error, StdoutError):
@@ -279,18 +279,18 @@ def message_of(error: BaseException) -> str:
 
 
 def _named(message: str, source: str, target: str) -> str:
-    """Say of which source a message speaks, where it names neither source nor target itself."""
+    """Put the source before a message that names neither source nor target itself."""
     is_named = any(name in message or escape(name) in message for name in (source, target) if name)
     return message if is_named or not source else f"{source}: {message}"
 
 
 def error_code_of(error: BaseException) -> str:
-    """Give the word a script looks for: S3's code, else the error's class without ``Error``."""
+    """Return the word a script looks for: S3's code, else the error's class without ``Error``."""
     return error.code if isinstance(error, S3Error) else type(error).__name__.removesuffix("Error")
 
 
 def error_record(error: BaseException, *, op: str, source: str, target: str) -> dict[str, object]:
-    """Give the JSON object of an error; ``status`` is null where no server answered."""
+    """Return the JSON object of an error; ``status`` is null where no server answered."""
     return {
         "type": "error",
         "op": op,

@@ -22,7 +22,7 @@ FILE, DIRECTORY = "f", "d"
 
 
 class Found(NamedTuple):
-    """One thing that was found: an object, or a prefix without an ``info``."""
+    """An object that was found, or a prefix, which has no ``info``."""
 
     bucket: str
     key: str
@@ -31,12 +31,12 @@ class Found(NamedTuple):
 
     @property
     def path(self) -> S3Path:
-        """Give its place."""
+        """The path of the object or prefix."""
         return S3Path(self.bucket, self.key)
 
     @property
     def name(self) -> str:
-        """Give the base name, of a prefix without its slash."""
+        """The base name, of a prefix without its slash."""
         return self.path.base_name.rstrip("/")
 
 
@@ -97,7 +97,7 @@ def iter_batches(
     """Yield the objects or prefixes of a selection in key order, about a page at a time.
 
     With ``maxdepth`` what lies deeper is not even listed, unless a glob or versions need it.
-    ``ahead`` is for who makes no requests of his own with what he is given.
+    ``ahead`` is for callers that make no requests of their own meanwhile.
     """
     if kind == DIRECTORY:
         return _iter_prefix_batches(client, selection, maxdepth)
@@ -210,7 +210,7 @@ def _found_prefix(prefix: str, selection: Selection) -> Found:
 
 
 def _iter_new_prefixes(key: str, last: str, start: int) -> Iterator[str]:
-    """Give the prefixes of a key that the key before it, in order, did not have."""
+    """Yield the prefixes of a key that the key before it, in order, did not have."""
     place = start
     while (slash := key.find(DELIMITER, place)) >= 0:
         place = slash + 1

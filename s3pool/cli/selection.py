@@ -48,7 +48,7 @@ def parse_jobs(text: str) -> int:
 
 
 def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) -> ListMode:
-    """Give the mode that --jobs and --unordered ask for; ``ordered`` is of those who need the order."""
+    """Return the mode that --jobs and --unordered ask for; with ``ordered`` the order is kept anyway."""
     if args.jobs == 1:
         return SEQUENTIAL
     most = min(MOST_AUTO_JOBS, max(LEAST_AUTO_JOBS, AUTO_JOBS_PER_ENDPOINT * len(ctx.config.endpoints)))
@@ -73,16 +73,16 @@ class Selection:
 
     @property
     def bucket(self) -> str:
-        """Give the bucket."""
+        """The bucket."""
         return self.path.bucket
 
     @property
     def text(self) -> str:
-        """Give the operand as results write it."""
+        """The operand as results write it."""
         return self.path.text
 
     def relative(self, key: str) -> str:
-        """Give a key's name below the base; a key that is not below it gives its base name."""
+        """Return a key's name below the base; of a key that is not below it, its base name."""
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
 
@@ -109,8 +109,8 @@ def iter_selected_pages(
 
     A page from which a glob or a shard leaves objects out may have become empty; its prefixes are
     those that can hold names of the shard. ``max_keys``
-    bounds the keys that are asked for, where nothing is left out. ``ahead`` is for who makes
-    no other requests meanwhile: the next page is under way while he works on one.
+    bounds the keys that are asked for, where nothing is left out. ``ahead`` is for
+    callers that make no other requests meanwhile: the next page is then asked for early.
     """
     found = False
     bound = max_keys if selection.admits is None and selection.shard.is_whole else 0

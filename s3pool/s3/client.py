@@ -81,8 +81,8 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[Response]:
         """Open an object; the caller reads and closes the response.
 
-        ``range_header`` is a Range header's value for ranges that ByteRange cannot say. That
-        the answer is the range that was asked for is for the caller to check. With
+        ``range_header`` is a Range header's value for ranges that ByteRange cannot express.
+        The caller checks that the answer is the range that was asked for. With
         ``checksums`` the server may tell those of the content in the answer's headers. A body of
         up to ``read_bytes`` is read already.
 
@@ -162,7 +162,7 @@ class S3Client(BucketOperations, MultipartOperations):
 
     @property
     def sender(self) -> Sender:
-        """Give what carries the requests."""
+        """The transport that carries the requests."""
         return self._transport
 
     @stepwise
@@ -199,7 +199,7 @@ class S3Client(BucketOperations, MultipartOperations):
             yield from self.delete_object.steps(bucket, key, version_id=version_id, if_match=if_match, only=only)
 
     def delete_objects(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
-        """Delete up to 1000 pairs of key and version id ("" for none); give what failed.
+        """Delete up to 1000 pairs of key and version id ("" for none); return what failed.
 
         Keys that XML cannot hold are deleted one by one.
         """
@@ -259,7 +259,7 @@ class S3Client(BucketOperations, MultipartOperations):
 
     @stepwise
     def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> Steps[dict[str, str]]:
-        """Give an object's tags."""
+        """Return an object's tags."""
         query = (("tagging", ""), *_version_query(version_id))
         request = self._address.key("GET", bucket, key, "GetObjectTagging", query=query)
         try:
@@ -279,7 +279,7 @@ class S3Client(BucketOperations, MultipartOperations):
         yield from self._asked(request, nothing)
 
     def request_for_presign(self, method: str, bucket: str, key: str, *, version_id: str = "") -> Request:
-        """Give the request that a presigned URL of an object stands for."""
+        """Return the request that a presigned URL of an object stands for."""
         return self._address.key(method, bucket, key, f"{method.capitalize()}Object", query=_version_query(version_id))
 
 

@@ -27,7 +27,7 @@ ESCAPES = str.maketrans(
 )
 # The first element of a document, where it is written as servers do.
 ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
-MAX_ERROR_BYTES = 64 * 1024  # what is longer is no error of S3's, and not worth a look
+MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
 ERROR_ROOTS = (b"Error", b"ErrorResponse")
 CHECKSUM_ELEMENTS = {
     "x-amz-checksum-crc32": "ChecksumCRC32",
@@ -185,12 +185,12 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
 
 
 def is_error(body: bytes) -> bool:
-    """Say whether a body is an <Error> document, which S3 may send with status 200."""
+    """Return whether a body is an <Error> document, which S3 may send with status 200."""
     if not body:
         return False
     root = ROOT.match(body.lstrip(BLANKS))
     if root is not None and root.group(1) not in ERROR_ROOTS:
-        return False  # found at once, without a look at what may be a long page
+        return False  # most answers end here, before the long search
     if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
         return False
     try:

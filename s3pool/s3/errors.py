@@ -1,4 +1,4 @@
-"""Turn the answers of S3 that are errors into exceptions."""
+"""Turn error responses of S3 into exceptions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Check = Callable[[Response], None]
 
 
 def check_response(op: str, resource: str) -> Check:
-    """Give the check of one operation: it raises for every status but 2xx.
+    """Return the check of one operation, which raises for every status but 2xx.
 
     The check reads the body of an error and leaves that of a success on the wire. It raises
     S3Error, or one of its subclasses where the status or the code has one.

@@ -15,7 +15,7 @@ class CountedLister(Lister, Protocol):
 
     @property
     def lists(self) -> ListingStats:
-        """Give the count."""
+        """The counts of its listings."""
 
 
 def list_pages(

@@ -24,8 +24,8 @@ from s3pool.s3.page_table import cut_page, keys_of, names_of
 from s3pool.s3.part_sizes import MAX_KEYS
 
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
-# So many pages in a row without anything new are believed: a server passes over what was deleted.
-MAX_BARREN_PAGES = 1000
+# So many pages in a row may have nothing new: servers list past what was deleted.
+MAX_EMPTY_PAGES = 1000
 MINIO_TAG = b"[minio_cache:"  # stands in every token of MinIO, after the key
 # How servers refuse a start-after that they do not like: characters XML cannot hold (AWS),
 # a name outside the prefix (NooBaa), one that is too long.
@@ -36,21 +36,21 @@ class PendingPage(Protocol):
     """A page that was asked for."""
 
     def has_result(self, *, timely: bool = True) -> bool:
-        """Wait for the first answer; say whether it was the one that counts."""
+        """Wait for the first answer; return whether it passed the check."""
 
     @property
     def result(self) -> ListPage:
-        """Give the page."""
+        """The page."""
 
     def abandon(self) -> None:
-        """Give it up."""
+        """Cancel the request."""
 
 
 class AskAhead(Protocol):
-    """What asks for a page without waiting for it."""
+    """Asks for a page without waiting for it."""
 
     def __call__(self, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> PendingPage | None:
-        """Ask; None when that cannot be done now."""
+        """Ask; return None when that is not possible now."""
 
 
 class Lister(Protocol):
@@ -102,24 +102,24 @@ def iter_pages(
 
     Names are in the order of their UTF-8 bytes, each once and all greater than
     ``start_after``, unless the server itself lists without order. With ``until`` the listing
-    ends at this name, which still belongs to it. ``max_keys`` bounds the
-    objects and prefixes in all; 0 is no bound. Lazy: a page is asked for when it is needed,
-    or with ``ahead`` before the one in front of it is given out, so that the server is at work
-    while the caller is. With ``has_own_order`` what comes after ``start_after`` is for the
-    server to say, with ``must_be_ordered`` it is an error to have one.
+    ends at this name, which still belongs to it. ``max_keys`` bounds the objects and prefixes
+    in all; 0 is no bound. Lazy: a page is asked for when it is needed, or with ``ahead`` before
+    the page in front of it is yielded, so that server and caller work at the same time. With
+    ``has_own_order`` the server decides what comes after ``start_after``; with
+    ``must_be_ordered`` a server without order is an error.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
         UnorderedError: the server lists without order, and must not.
     """
-    walk = _Walk(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
+    cursor = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
     if has_own_order:
-        walk.forget_floor()
+        cursor.forget_floor()
     left = max_keys
     try:
         while True:
-            page = walk.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)
-            if must_be_ordered and not walk.has_order:
+            page = cursor.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)
+            if must_be_ordered and not cursor.has_order:
                 raise UnorderedError(f"s3/{bucket} is not listed in order: no range of its keys can be listed alone")
             if until is not None:
                 page = cut_page(page, until)
@@ -127,12 +127,12 @@ def iter_pages(
                 page = _shorten(page, left)
                 left -= len(page.objects) + len(page.prefixes)
             elif ahead is not None and page.truncated:
-                walk.ask_ahead(ahead)
+                cursor.ask_ahead(ahead)
             yield page
             if not page.truncated or (max_keys and not left):
                 return
     finally:
-        walk.close()
+        cursor.close()
 
 
 def iter_version_pages(
@@ -186,8 +186,8 @@ def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[U
         guard.follow(marker)
 
 
-class _Walk:
-    """One listing in progress: where it stands, and by what it goes on."""
+class _Cursor:
+    """One listing in progress: its cursor, and how it goes on."""
 
     __slots__ = (
         "_bucket",
@@ -230,13 +230,13 @@ class _Walk:
             self._pending = ask(self._bucket, prefix=self._prefix, delimiter=self._delimiter, start_after=self._cursor)
 
     def close(self) -> None:
-        """Give up what nobody waits for any more."""
+        """Cancel the request that was made ahead."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.abandon()
 
     def next_page(self, max_keys: int) -> ListPage:
-        """Give the next page that has something new, or the last one."""
+        """Return the next page that has something new, or the last one."""
         page = self._accept(self._ask(max_keys))
         while page.truncated and not (page.objects or page.prefixes):
             # An empty page proves nothing, and only its token leads on.
@@ -260,10 +260,10 @@ class _Walk:
         return self._follow_token(max_keys)
 
     def _asked_before(self) -> ListPage | None:
-        """Give the page that was asked for ahead; None when there is none, or it went wrong.
+        """Return the page that was asked for ahead; None when there is none, or it failed.
 
-        Whoever took long over the last page finds a connection that the server has closed:
-        that is nobody's failure, and the page is asked for again with all retries.
+        When the caller took long over the last page the server may have closed the connection;
+        that counts as nobody's failure, and the page is asked for again with all retries.
         """
         pending = self._pending
         page = pending.result if pending is not None and pending.has_result(timely=False) else None
@@ -276,7 +276,7 @@ class _Walk:
         return self._fetch("", self._token, max_keys)
 
     def _serves(self, page: ListPage) -> bool:
-        """Say whether the answer to a start-after is in order and goes beyond it."""
+        """Return whether the answer to a start-after is in order and goes beyond it."""
         last = _last_name(page)
         return _is_ordered(page) and (not last or name_bytes(last) > name_bytes(self._cursor))
 
@@ -313,7 +313,7 @@ class _Walk:
 class LoopGuard:
     """Finds a server that leads in a circle, or to nothing new, in constant memory (Brent's algorithm)."""
 
-    __slots__ = ("_anchor", "_barren", "_bucket", "_contents", "_power", "_steps")
+    __slots__ = ("_anchor", "_bucket", "_contents", "_empty_pages", "_power", "_steps")
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
@@ -325,7 +325,7 @@ class LoopGuard:
         self._anchor: Hashable = None
         self._power = 1
         self._steps = 0
-        self._barren = 0  # pages in a row without anything new
+        self._empty_pages = 0  # pages in a row without anything new
 
     def follow(self, position: Hashable) -> None:
         """Note where the server sends us.
@@ -346,12 +346,12 @@ class LoopGuard:
             ProtocolError: pages come again behind new tokens, or too many have had nothing new.
         """
         if names:
-            self._barren = 0
+            self._empty_pages = 0
             self._contents = self._contents or LoopGuard(self._bucket)
             self._contents.follow((names[0], names[-1], len(names)))
             return
-        self._barren += 1
-        if self._barren > MAX_BARREN_PAGES:
+        self._empty_pages += 1
+        if self._empty_pages > MAX_EMPTY_PAGES:
             self._give_up()
 
     def _give_up(self) -> NoReturn:
@@ -375,7 +375,7 @@ def _is_ordered(page: ListPage) -> bool:
 
 
 def is_increasing(names: Sequence[str]) -> bool:
-    """Say whether names are in S3's order, each once."""
+    """Return whether names are in S3's order, each once."""
     if all(map(lt, names, islice(names, 1, None))):
         return True
     ordered = [name_bytes(name) for name in names]
@@ -383,13 +383,13 @@ def is_increasing(names: Sequence[str]) -> bool:
 
 
 def _last_name(page: ListPage) -> str:
-    """Give the greatest name of an ordered page, "" for an empty one."""
+    """Return the greatest name of an ordered page, "" for an empty one."""
     names = [*names_of(page.objects)[-1:], *map(name_bytes, page.prefixes[-1:])]
     return max(names, default=b"").decode("utf-8", "surrogateescape")
 
 
 def _step_past(last: str, page: ListPage) -> str:
-    """Give the start-after that leaves out all of a page.
+    """Return the start-after that leaves out all of a page.
 
     After a common prefix it is a name behind all keys of the group: servers differ on
     whether a name at the group's beginning, or inside it, lists the group once more.
@@ -398,7 +398,7 @@ def _step_past(last: str, page: ListPage) -> str:
 
 
 def _begins_after(page: ListPage, cursor: str) -> bool:
-    """Say whether all names of an ordered page are greater than the cursor."""
+    """Return whether all names of an ordered page are greater than the cursor."""
     firsts = [*names_of(page.objects)[:1], *map(name_bytes, page.prefixes[:1])]
     return all(name > name_bytes(cursor) for name in firsts)
 
@@ -417,7 +417,7 @@ def _floor_of(start_after: str, prefix: str) -> str:
 
 
 def is_minio_token(token: str) -> bool:
-    """Say whether a continuation token is one of MinIO."""
+    """Return whether a continuation token is one of MinIO."""
     try:
         return MINIO_TAG in binascii.a2b_base64(token)
     except ValueError:
@@ -425,7 +425,7 @@ def is_minio_token(token: str) -> bool:
 
 
 def _shorten(page: ListPage, count: int) -> ListPage:
-    """Give the first names of a page, objects and prefixes together."""
+    """Return the page with its first ``count`` names, objects and prefixes together."""
     if len(page.objects) + len(page.prefixes) <= count:
         return page
     names = sorted([*keys_of(page.objects), *page.prefixes], key=name_bytes)

@@ -63,7 +63,7 @@ class BucketOperations(Operations):
 
     def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
         super().__init__(transport, addressing=addressing, region=region)
-        # Learned from the first answer that shows it. A race between threads costs one request.
+        # Learned from the first answer that shows it; a race between threads costs one request.
         self._lists_v1 = False
         self._ignores_delete_conditions = False
         self.lists = ListingStats()
@@ -85,7 +85,7 @@ class BucketOperations(Operations):
             followed.add(token)
 
     def head_bucket(self, bucket: str, *, only: Endpoint | None = None) -> Mapping[str, str]:
-        """Give the headers that a bucket answers with.
+        """Return the headers that a bucket answers with.
 
         Raises:
             NotFoundError: there is no such bucket.
@@ -111,7 +111,7 @@ class BucketOperations(Operations):
         self._ask(self._address.bucket("DELETE", bucket, "DeleteBucket", idempotent=False), nothing)
 
     def get_versioning(self, bucket: str) -> str:
-        """Give "Enabled", "Suspended", or "" for a bucket that never kept versions."""
+        """Return "Enabled", "Suspended", or "" for a bucket that never kept versions."""
         request = self._address.bucket("GET", bucket, "GetBucketVersioning", query=(("versioning", ""),))
         return self._ask(request, lambda response: parse_versioning(body_of(response)))
 
@@ -165,10 +165,10 @@ class BucketOperations(Operations):
     def begin_objects_page(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", start_after: str = ""
     ) -> Pending[ListPage] | None:
-        """Ask for a page as list_objects_page does, and do not wait for it.
+        """Ask for a page as list_objects_page does, without waiting for it.
 
-        None when there is no free connection, or the server only knows V1. The one who takes
-        the answer has to see whether it is V1's.
+        Returns None when no connection is free, or the server only knows V1. The caller must check
+        the answer's ``v1``.
         """
         if self._lists_v1:
             return None
@@ -297,7 +297,7 @@ class MultipartOperations(Operations):
         checksum_algorithm: str = "",
         checksum_type: str = "",
     ) -> str:
-        """Begin an upload in parts and give its id; it lives until completed or aborted.
+        """Begin an upload in parts and return its id; it lives until completed or aborted.
 
         Every part has to come with a checksum of the algorithm, when one is named. The type is
         COMPOSITE, FULL_OBJECT, or the algorithm's own; servers that know neither pass over it.
@@ -350,7 +350,7 @@ class MultipartOperations(Operations):
         source_version: str = "",
         if_match: str = "",
     ) -> str:
-        """Make a range of another object one part, inside the storage, and give its ETag."""
+        """Make a range of another object one part, inside the storage, and return its ETag."""
         headers = copy_headers(source_bucket, source_key, version_id=source_version, if_match=if_match)
         headers["x-amz-copy-source-range"] = byte_range.header
         request = self._address.key(

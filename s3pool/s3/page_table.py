@@ -1,4 +1,4 @@
-"""The objects of a page as columns: who makes lines of them needs no object for each.
+"""The objects of a page as columns: to print them takes no object for each.
 
 A page of a thousand objects costs as much to build as to read, and a listing to a file looks
 at nothing but whole columns.
@@ -29,11 +29,11 @@ class Times(NamedTuple):
     text: bytes
 
     def are_sound(self, count: int) -> bool:
-        """Say whether it is exactly so many times."""
+        """Return whether the text is exactly ``count`` times."""
         return self.text.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
 
     def all(self) -> list[str]:
-        """Give each of them."""
+        """Return each of them."""
         text = self.text.decode()
         return [text[start : start + TIME_LENGTH] for start in range(0, len(text), TIME_LENGTH)]
 
@@ -66,14 +66,14 @@ class ObjectTable(Sequence[ObjectInfo]):
 
     @property
     def keys(self) -> Sequence[str]:
-        """Give the names as text."""
+        """The names as text."""
         if self._keys is None:
             self._keys = texts_of(self.names)
         return self._keys
 
     @property
     def columns(self) -> Columns:
-        """Give what the table is made of, as plain values."""
+        """The columns as plain values."""
         return self.names, self.sizes, self.times.text, self.etags, self.classes
 
     @classmethod
@@ -84,7 +84,7 @@ class ObjectTable(Sequence[ObjectInfo]):
 
     @property
     def rows(self) -> tuple[ObjectInfo, ...]:
-        """Give the objects."""
+        """The objects."""
         if self._rows is None:
             self._rows = build_objects(
                 zip(
@@ -158,12 +158,12 @@ def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list
 
 
 def keys_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:
-    """Give the keys, without making objects where there are none."""
+    """Return the keys, without making an object for each."""
     return objects.keys if isinstance(objects, ObjectTable) else [info.key for info in objects]
 
 
 def names_of(objects: Sequence[ObjectInfo]) -> Sequence[bytes]:
-    """Give the keys as the bytes that S3 sorts by."""
+    """Return the keys as the bytes that S3 sorts by."""
     return objects.names if isinstance(objects, ObjectTable) else [name_bytes(info.key) for info in objects]
 
 

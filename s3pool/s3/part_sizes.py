@@ -18,7 +18,7 @@ DEFAULT_PART_BYTES = 16 * MIB
 
 
 def choose_part_size(size: int, wanted: int = 0) -> int:
-    """Give the size of the parts for an object of ``size`` bytes.
+    """Return the size of the parts for an object of ``size`` bytes.
 
     It is the wanted size, or the default for 0, as long as 10,000 parts suffice; else the
     next whole MiB with which they do. An object of up to 5 TiB always fits.
@@ -59,7 +59,7 @@ def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
 
 
 def count_parts(size: int, part_size: int) -> int:
-    """Give the number of parts: size divided by part size, rounded up."""
+    """Return the number of parts: size divided by part size, rounded up."""
     return -(-size // part_size)
 
 

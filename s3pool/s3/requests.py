@@ -43,7 +43,7 @@ class Addressing:
         self._virtual = virtual
 
     def service(self, op: str, *, query: Query = ()) -> Request:
-        """Give a GET of the service itself."""
+        """Return a GET of the service itself."""
         return Request("GET", "/", op, query=query, resource="s3")
 
     def bucket(
@@ -58,7 +58,7 @@ class Addressing:
         idempotent: bool = True,
         slowness: float = 1.0,
     ) -> Request:
-        """Give a request to a bucket; ``content`` is an XML document."""
+        """Return a request to a bucket; ``content`` is an XML document."""
         bucket_path = _bucket_path(bucket)
         return Request(
             method,
@@ -88,7 +88,7 @@ class Addressing:
         idempotent: bool = True,
         slowness: float = 1.0,
     ) -> Request:
-        """Give a request to a key."""
+        """Return a request to a key."""
         bucket_path = _bucket_path(bucket)
         if not key:
             raise UsageError(f"s3/{bucket} names a bucket, not an object")
@@ -119,7 +119,7 @@ class Addressing:
         idempotent: bool = True,
         slowness: float = 1.0,
     ) -> Request:
-        """Give a request to a key whose body is an XML document about it."""
+        """Return a request to a key whose body is an XML document about it."""
         body = BytesBody(content)
         return self.key(
             method,
@@ -143,7 +143,7 @@ def _bucket_path(bucket: str) -> str:
 
 
 def _content_headers(content: bytes) -> dict[str, str]:
-    """Give the headers of an XML body; S3 demands Content-MD5 for some and takes it for all."""
+    """Return the headers of an XML body; S3 demands Content-MD5 for some and takes it for all."""
     if not content:
         return {}
     digest = hashlib.md5(content, usedforsecurity=False).digest()
@@ -151,7 +151,7 @@ def _content_headers(content: bytes) -> dict[str, str]:
 
 
 def attribute_headers(attributes: ObjectAttributes) -> dict[str, str]:
-    """Give the headers that store an object's attributes.
+    """Return the headers that store an object's attributes.
 
     Raises:
         UsageError: a name or a value cannot stand in a header, such as one with a line break.
@@ -189,27 +189,27 @@ def _checked(name: str, value: str) -> str:
 
 
 def copy_source(bucket: str, key: str, *, version_id: str = "") -> str:
-    """Give the value of x-amz-copy-source."""
+    """Return the value of x-amz-copy-source."""
     version = "?" + encode_query((("versionId", version_id),)) if version_id else ""
     return f"{bucket}/{encode_key(key)}{version}"
 
 
 def copy_headers(bucket: str, key: str, *, version_id: str = "", if_match: str = "") -> dict[str, str]:
-    """Give the headers that name the source of a copy, and the ETag it must have."""
+    """Return the headers that name the source of a copy, and the ETag it must have."""
     headers = {"x-amz-copy-source": copy_source(bucket, key, version_id=version_id)}
     if if_match:
         headers["x-amz-copy-source-if-match"] = quote_etag(if_match)
-        # Ceph RGW looks for the condition under this name, and passes over the right one.
+        # Ceph RGW reads the condition under this name, and ignores the right one.
         headers["x-amz-copy-if-match"] = quote_etag(if_match)
     return headers
 
 
 def integrity_headers(content_md5: str, checksum: tuple[str, str] | None) -> dict[str, str]:
-    """Give the headers by which the server checks a body."""
+    """Return the headers by which the server checks a body."""
     headers = {"content-md5": content_md5} if content_md5 else {}
     return headers | dict([checksum] if checksum else [])
 
 
 def quote_etag(etag: str) -> str:
-    """Give an ETag as conditions want it, in quotes; ``*`` stays."""
+    """Return an ETag as conditions want it, in quotes; ``*`` stays."""
     return etag if etag == "*" or etag.startswith('"') else f'"{etag}"'

@@ -37,13 +37,13 @@ SIGNS_OF_STORES = ("x-amz", "x-goog-", "x-oss-", "x-obs-", "x-cos-", "x-rgw-", "
 def etag_of(headers: Mapping[str, str]) -> str:
     """Return an answer's ETag without quotes, "" when there is none.
 
-    Proxies mark it as a weak one; what that may stand for is found out by the size.
+    Proxies mark it as weak; whether the body is the object is then checked by its size.
     """
     return headers.get("etag", "").removeprefix("W/").strip('"')
 
 
 def hides_digest(headers: Mapping[str, str]) -> bool:
-    """Say whether an ETag beside these headers is no digest of the content: under KMS or customer keys."""
+    """Return whether the ETag is no digest of the content, as under KMS or customer keys."""
     return "kms" in headers.get(ENCRYPTION, "") or CUSTOMER_ENCRYPTION in headers
 
 
@@ -67,7 +67,7 @@ def read_head(response: Response) -> ObjectHead:
 
 
 def head_of(headers: Mapping[str, str]) -> ObjectHead:
-    """Give what the headers of an answer tell of a whole object.
+    """Return what the headers of an answer say of a whole object.
 
     Raises:
         ProtocolError: there is no usable Content-Length or Last-Modified.

@@ -45,16 +45,16 @@ class Element:
         return (child for child in self.children if child.name == name)
 
     def text_of(self, name: str, default: str = "") -> str:
-        """Give the text of the first child of that name."""
+        """Return the text of the first child of that name."""
         return next((child.text for child in self.children if child.name == name), default)
 
     def fields(self) -> dict[str, str]:
-        """Give the text of every child by its name; of equal names the last one counts."""
+        """Return the text of every child by its name; of equal names the last one counts."""
         return {child.name: child.text for child in self.children}
 
 
 def parse(body: bytes) -> Element:
-    """Read a document and give its root.
+    """Read a document and return its root.
 
     Names are without their namespace when it is the root's; elements of another one keep it
     as ``URI name`` and so match nothing. RGW writes references such as ``&#x01;`` that no XML
@@ -195,7 +195,7 @@ def _is_hideable(codepoint: int) -> bool:
 
 
 def is_xml_text(text: str) -> bool:
-    """Say whether a text can stand in an XML 1.0 document, escaped where necessary."""
+    """Return whether a text can stand in an XML 1.0 document, escaped where necessary."""
     return text.isprintable() or not re.search(ILLEGAL_TEXT, text)
 
 
@@ -211,7 +211,7 @@ def read_root(body: bytes, name: str, *, alias: str = "") -> Element:
 
 
 def required(fields: Mapping[str, str], name: str) -> str:
-    """Give the text of a field that must not be empty."""
+    """Return the text of a field that must not be empty."""
     text = fields.get(name, "")
     if not text:
         raise ProtocolError(f"an entry has no {name}")
@@ -247,7 +247,7 @@ def bare_etag(etag: str) -> str:
 
 
 def iso_millis(text: str) -> str:
-    """Give a time stamp in the model's form; "" stays ""."""
+    """Return a time stamp in the model's form; "" stays ""."""
     if not text or ISO_MILLIS.fullmatch(text):
         return text
     try:

@@ -130,7 +130,7 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
 
 
 def _compile_tests(args: argparse.Namespace, *, moment: Callable[[str], float]) -> Test | None:
-    """Give one test of all that were asked for, None when everything is wanted."""
+    """Return one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
     facts = _object_filter(args, moment=moment)

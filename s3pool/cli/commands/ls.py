@@ -143,7 +143,7 @@ class _Lister:
             self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard))
 
     def summarize(self) -> None:
-        """Tell the counts: on stderr, or as the last object with --json.
+        """Write the counts: to stderr, or as the last object with --json.
 
         Delete markers are no objects, as in du.
         """

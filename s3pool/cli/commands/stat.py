@@ -97,7 +97,7 @@ def _bucket_facts(path: S3Path, client: S3Client) -> tuple[Block, Record]:
 
 
 def _versioning_of(bucket: str, client: S3Client) -> str:
-    """Give the bucket's versioning; who may look at a bucket may be forbidden to ask this."""
+    """Return the bucket's versioning; a key that may read a bucket may be forbidden to ask for it."""
     try:
         return client.get_versioning(bucket) or "Off"
     except S3Error:

@@ -1,18 +1,18 @@
-"""How many requests of a listing fly at once: as many as help, fewer when the servers ask."""
+"""How many requests of a listing are under way at once: additive increase, halved on trouble (AIMD)."""
 
 from __future__ import annotations
 
-AUTO_JOBS = 0  # stands for "as many as help"
+AUTO_JOBS = 0  # as many as help
 CAUTIOUS_JOBS = 8  # while nobody knows how large the listing is
 MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
 WINDOW_PAGES = 16  # a rate is measured over so many pages, or two for each job
 PAGES_PER_JOB = 8  # a listing with less to come gains nothing from more jobs
 LEAST_GAIN = 1.1
-STRIKES = 2  # windows without gain until it goes back
+STRIKES = 2  # windows without gain before the limit is halved for good
 
 
 class ConcurrencyLimit:
-    """The bound on requests in flight; pure, the time comes with the pages.
+    """The bound on requests under way; pure, the time comes with the pages.
 
     A fixed number only goes down when servers throttle, and up again page by page. The
     automatic one doubles while much is to come and the pages come faster for it.
@@ -22,7 +22,7 @@ class ConcurrencyLimit:
         self._is_auto = jobs == AUTO_JOBS
         self._most = max(1, most) if self._is_auto else jobs
         self.limit = min(CAUTIOUS_JOBS, self._most) if self._is_auto else jobs
-        self._goal = self.limit  # what it goes back to after trouble
+        self._goal = self.limit  # what the limit returns to after trouble
         self._clean = 0  # pages since the last trouble
         self._window = 0
         self._since: float | None = None
@@ -42,7 +42,7 @@ class ConcurrencyLimit:
         self._restart()
 
     def note_page(self, now: float, *, to_come: float) -> None:
-        """Take a page in, and how many are expected still."""
+        """Note that a page came, and how many are still expected."""
         self._clean += 1
         if self.limit < self._goal:
             if self._clean >= WINDOW_PAGES:

@@ -1,4 +1,4 @@
-"""Which characters stand where in a bucket's keys, learned from the keys that went by.
+"""Which characters stand where in a bucket's keys, learned from the keys seen so far.
 
 A key range is cut at names that are likely to have keys on both sides. Real names use a few
 dozen of all characters at a few of their places, so the halves of the byte range are mostly
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 MAX_CONTEXTS = 4096  # bounds the memory on names that are all different
 MAX_LETTERS = 32768
-# Enough samples, and hardly one of them new: what comes is known (Good-Turing).
+# With enough samples, and hardly one of them new, the characters to come are known (Good-Turing).
 ENOUGH_SAMPLES = 16
 SINGLETON_SHARE = 8
 LAST_CHARACTER = "\U0010ffff"
@@ -39,7 +39,7 @@ Context = tuple[int, str, str]
 
 
 def is_safe(letter: str) -> bool:
-    """Say whether every server takes a character in a start-after: no controls, ``%``, noncharacters."""
+    """Return whether every server takes a character in start-after: no controls, ``%``, noncharacters."""
     code = ord(letter)
     if code < 0x7F:
         return code >= 0x20 and letter != "%"
@@ -47,12 +47,12 @@ def is_safe(letter: str) -> bool:
 
 
 def successor(letter: str) -> str:
-    """Give the least safe character above one, "" when there is none."""
+    """Return the least safe character above one, "" when there is none."""
     return next((chr(code) for code in range(ord(letter) + 1, ord(LAST_CHARACTER)) if is_safe(chr(code))), "")
 
 
 def script_end(letter: str) -> str:
-    """Give the last character of a letter's script, or of some that are used together; ASCII stays as it is."""
+    """Return the last character of a letter's script, or of scripts used together; ASCII stays."""
     return letter if letter <= LAST_ASCII else chr(_SCRIPT_ENDS[bisect_left(_SCRIPT_ENDS, ord(letter))])
 
 
@@ -65,7 +65,7 @@ def shared_length(one: str, other: str) -> int:
 
 
 def kind_of(letter: str) -> str:
-    """Give what a character counts as in a context: digits are alike, and so are letters."""
+    """Return the class of a character in a context: digits are alike, and so are letters."""
     if "0" <= letter <= "9":
         return "9"
     if "a" <= letter <= "z":
@@ -113,7 +113,7 @@ class KeyStatistics:
             self._samples[context] = self._samples.get(context, 0) + 1
 
     def letters(self, key: str, place: int) -> list[str]:
-        """Give the characters known to stand where ``key[place]`` does, in order."""
+        """Return the characters known to stand where ``key[place]`` does, in order."""
         context = _context(key, place)
         known = self._sorted.get(context)
         if known is None:
@@ -121,7 +121,7 @@ class KeyStatistics:
         return known
 
     def is_complete(self, key: str, place: int) -> bool:
-        """Say whether hardly a new character will turn up in a place."""
+        """Return whether hardly a new character will turn up in a place."""
         context = _context(key, place)
         samples = self._samples.get(context, 0)
         if samples < ENOUGH_SAMPLES:
@@ -129,7 +129,7 @@ class KeyStatistics:
         return sum(count == 1 for count in self._letters[context].values()) * SINGLETON_SHARE <= samples
 
     def guesses(self, letter: str, bound: str, known: Sequence[str]) -> list[str]:
-        """Give characters between two that were never seen in a place but may well come.
+        """Return characters between two that were never seen in a place but are likely.
 
         First come the kinds that are known there, then the beginnings of scripts, then the
         middle of what is left.
@@ -154,7 +154,7 @@ def _quarters(letter: str, bound: str) -> list[str]:
 
 
 def _narrow(letter: str) -> str:
-    """Give the character before as a context knows it: exact, but for digits and non-ASCII."""
+    """Return the character before as contexts have it: exact, but for digits and non-ASCII."""
     return letter if letter < "0" or "9" < letter < LAST_ASCII else kind_of(letter)
 
 

@@ -27,7 +27,7 @@ PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
 
 @dataclass(slots=True)
 class Counts:
-    """What a listing did, for people who tune it."""
+    """What a listing did, for tuning."""
 
     requests: int = 0
     pages: int = 0  # with something new on them
@@ -49,18 +49,18 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeRequest:
-    """One request of a range, on its way; it may be committed once."""
+    """One request of a range, under way; its page may be applied once."""
 
     range: KeyRange
     prefix: str
     start_after: str
     token: str
-    applied: int  # how many pages the whole listing had when it left
+    applied: int  # pages that the whole listing had when the request was made
     is_fresh: bool = False  # its token is that of the page that ended at the cursor
 
     @property
     def is_awaited(self) -> bool:
-        """Say whether its page still counts."""
+        """Whether its page still counts."""
         return self.range.request is self
 
     def turns_back(self, page: ListPage, first: str) -> bool:
@@ -71,7 +71,7 @@ class RangeRequest:
         return name < name_bytes(self.range.cursor) and name != name_bytes(first)
 
     def is_ignored_by(self, page: ListPage) -> bool:
-        """Say whether the server answered as if no start-after had been sent; an equal key is fine."""
+        """Return whether the server ignored the start-after; a first key equal to it is fine."""
         if not self.start_after or not page.objects:
             return False
         return name_bytes(keys_of(page.objects)[0]) < name_bytes(self.start_after)
@@ -90,7 +90,7 @@ class HeldPage:
         self._packed = b""
 
     def pack(self) -> None:
-        """Shrink it; harmless beside a thread that opens it."""
+        """Compress the page; safe beside a thread that opens it."""
         page = self._page
         if page is None:
             return
@@ -101,7 +101,7 @@ class HeldPage:
         self._page = None
 
     def open(self) -> ListPage:
-        """Give the page."""
+        """Return the page."""
         page = self._page
         if page is not None:
             return page
@@ -122,13 +122,13 @@ class KeyRange:
     end: str | None
     guard: LoopGuard
     left: KeyRange | None = None
-    parent: KeyRange | None = None  # it is told what the first page shows
+    parent: KeyRange | None = None  # the range from which this one was cut
     right: KeyRange | None = None  # the neighbour that begins where this one ends
-    expected: str = ""  # what the range before has read as the first key beyond its end
+    expected: str = ""  # the first key beyond the end of the range before, as that one has read it
     opens_with: str | None = None  # the first key of the first page, "" for none; None before it came
     excludes_end: bool = False
     floor: str = ""  # names below it are the left neighbour's, which ends there
-    lineage: int = 0  # pages that the ranges gave from which this one was cut
+    lineage: int = 0  # pages of the ranges from which this one was cut
     token: str = ""  # of the last page
     token_at: str | None = None  # the cursor that it belongs to
     stem: str = ""  # the prefix under which that page was asked for
@@ -150,7 +150,7 @@ class KeyRange:
 
     @property
     def position(self) -> Position:
-        """Give where it stands."""
+        """The position at which the range goes on."""
         return Position(self.cursor, self.token, self.stem)
 
     @property
@@ -160,11 +160,11 @@ class KeyRange:
 
     @property
     def may_be_cut(self) -> bool:
-        """Say whether there is a page to judge by and something left to judge."""
+        """Whether there is a page to judge by, and something left to cut."""
         return bool(self.first) and not self.is_done
 
     def step_back(self) -> None:
-        """Forget the last page it holds; it is asked for again when its turn is near."""
+        """Drop the last page held; it is asked for again when its turn is near."""
         self.cursor, self.token, self.stem = self.held.pop().before
         self.token_at = None
         self.pages -= 1
@@ -178,11 +178,11 @@ class KeyRange:
             self.opens_with = self.floor or None  # what was written meanwhile is found when it is listed again
 
     def narrowest_prefix(self, prefix: str) -> str:
-        """Give the longest prefix that all its keys have."""
+        """Return the longest prefix that all its keys have."""
         return prefix if self.end is None else self.end[: max(len(prefix), shared_length(self.cursor, self.end))]
 
     def is_within(self, prefix: str, outer: str) -> bool:
-        """Say whether all its keys start with a prefix, given that they do with the outer one."""
+        """Return whether all its keys start with a prefix, given that they do with the outer one."""
         return len(prefix) <= len(outer) or (self.end is not None and self.end.startswith(prefix))
 
 

@@ -1,4 +1,4 @@
-"""The scheduler of a parallel listing: which range asks next, what a page changes, what goes out.
+"""The scheduler of a parallel listing: which range asks next, and what a page changes.
 
 Pure: no thread, no lock, no request. One caller at a time takes requests, applies their pages
 and pops what is ready. The ranges cover the keys in order: each ends where the next begins, and
@@ -45,9 +45,9 @@ EXTRA_PER_RANGE = 0.5
 EXTRA_IN_DOUBT = 1.0  # of a range that may turn out to be empty
 THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
 JOBS_PER_FREE_CUT = 8  # or a short listing would never begin to be shared
-BELIEVED = 4.0  # what is still to come counts up to so many times what was seen,
-BELIEVED_PAGES = 14.0  # and as long as fewer pages than this were seen; more with more jobs,
-MOST_BELIEVED_PAGES = 34.0  # up to so many
+MAX_GROWTH = 4.0  # what is still to come counts up to this times what was seen,
+ESTIMATED_PAGES = 14.0  # and only while fewer pages than this were seen; more with more jobs,
+MOST_ESTIMATED_PAGES = 34.0  # up to so many
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
@@ -106,18 +106,18 @@ class RangeScheduler:
 
     @property
     def is_finished(self) -> bool:
-        """Say whether every page was popped and no range is left."""
+        """Whether every page was popped and no range is left."""
         return not self._live and not self._out
 
     @property
     def to_come(self) -> float:
-        """Guess the pages that were not asked for yet."""
+        """The estimated number of pages not asked for yet."""
         return sum(self._estimate(r) for r in self._live if r.may_be_cut)
 
     # -- requests --------------------------------------------------------------------------
 
     def take(self) -> RangeRequest | None:
-        """Give the next request, None when there is nothing to ask for now."""
+        """Return the next request, None when there is nothing to ask for now."""
         if self._in_flight >= self._limit.limit:
             return None
         if self._ordered:
@@ -154,7 +154,7 @@ class RangeScheduler:
                 r.guard.follow(r.token)
             request = RangeRequest(r, r.stem, "", r.token, self._applied, is_fresh=r.token_at == r.cursor)
         else:
-            # Where neither a name nor a token serves, the beginning is read once more.
+            # Where neither a name nor a token leads on, the range is read from its beginning.
             request = RangeRequest(r, prefix, "" if r.by_token else r.cursor, "", self._applied)
         r.request = request
         self._in_flight += 1
@@ -162,7 +162,7 @@ class RangeScheduler:
         return request
 
     def _follows(self, r: KeyRange, prefix: str) -> bool:
-        """Say whether a range goes on by its token; MinIO's chains are left for narrower directories."""
+        """Return whether a range goes on by its token; MinIO's chains end at narrower directories."""
         if not r.is_within(r.stem, self._prefix):
             return False
         if r.by_token or r.is_led or self._by_tokens:
@@ -170,7 +170,7 @@ class RangeScheduler:
         return self._is_minio and prefix.startswith(r.stem) and "/" not in prefix[len(r.stem) :]
 
     def _settle(self, request: RangeRequest) -> bool:
-        """Take a request in; False for one that counts no more."""
+        """Note that a request has ended; return False when its page counts no more."""
         r = request.range
         if not request.is_awaited:
             return False
@@ -197,15 +197,15 @@ class RangeScheduler:
         return False
 
     def _cuts_left(self) -> int:
-        """Give how many cuts may be made now without too many requests in the end."""
+        """Return how many cuts may be made now without too many requests in the end."""
         seen = self.counts.pages
         open_ends = sum(EXTRA_PER_RANGE if r.is_begun else EXTRA_IN_DOUBT for r in self._live if not r.is_done)
-        # Who asks for many jobs wants it fast.
+        # A user who asks for many jobs wants the listing fast.
         haste = max(1.0, self._limit.limit / THRIFTY_JOBS)
-        believed = min(haste * BELIEVED_PAGES, MOST_BELIEVED_PAGES)
-        bearable = haste * EXTRA_SHARE * max(seen, min(seen + min(self.to_come, BELIEVED * seen), believed))
-        bearable = max(bearable, EXTRA_PER_RANGE * (1 + self._limit.limit / JOBS_PER_FREE_CUT))
-        return int((bearable - self._wasted - open_ends) / EXTRA_PER_RANGE)
+        trusted = min(haste * ESTIMATED_PAGES, MOST_ESTIMATED_PAGES)
+        allowed = haste * EXTRA_SHARE * max(seen, min(seen + min(self.to_come, MAX_GROWTH * seen), trusted))
+        allowed = max(allowed, EXTRA_PER_RANGE * (1 + self._limit.limit / JOBS_PER_FREE_CUT))
+        return int((allowed - self._wasted - open_ends) / EXTRA_PER_RANGE)
 
     def _names_to_cut(self, r: KeyRange, *, rivals: int) -> list[str]:
         expected = self._estimate(r)
@@ -247,7 +247,7 @@ class RangeScheduler:
     def apply(self, request: RangeRequest, page: ListPage) -> HeldPage | None:
         """Take in the page of a request; one that came twice, or too late, changes nothing.
 
-        Gives a page that the caller may pack, outside of its lock.
+        Returns a page that the caller may pack, outside of its lock.
 
         Raises:
             ProtocolError: the server does not go on, or lists without order.
@@ -296,7 +296,7 @@ class RangeScheduler:
             self._limit.cap(MINIO_JOBS)
 
     def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:
-        """Keep what lies above the cursor and not above the end; say whether that cut something off."""
+        """Return the objects above the cursor up to the end, and whether some lay beyond the end."""
         if not objects:
             return objects, False
         keys = keys_of(objects)
@@ -349,13 +349,13 @@ class RangeScheduler:
         self._held += 1
         return held if r is not self._live[0] and self._held > PAGES_KEPT_PLAIN else None
 
-    # -- servers that do not serve ---------------------------------------------------------
+    # -- servers that fail, or know no start-after ---------------------------------------------------------
 
     def fail(self, request: RangeRequest, error: S3PoolError) -> None:
-        """Let a range go on from its cursor after a failure that need not be the end.
+        """Let a range go on from its cursor after a failure that may pass.
 
         Raises:
-            S3PoolError: the error, where trying again, or in another way, is no use.
+            S3PoolError: the error, where neither a retry nor another way can help.
         """
         if not self._settle(request):
             return
@@ -369,7 +369,7 @@ class RangeScheduler:
             self._ready.append(r)
             return
         r.failures += 1
-        # When no other page came meanwhile nobody answers, and the transport has tried enough.
+        # When no other page came meanwhile no node answers, and the transport has tried enough.
         is_alive = isinstance(error, ThrottledError) or self._applied > request.applied
         if r.failures > RANGE_RETRIES or not is_alive or not isinstance(error, (NoEndpointError, ThrottledError)):
             raise error
@@ -379,7 +379,7 @@ class RangeScheduler:
         self._ready.append(r)
 
     def _recover(self, r: KeyRange) -> None:
-        """Do without start-after, which the server ignored or refused."""
+        """Go on without start-after, which the server ignored or refused."""
         self._may_cut = False
         if r.left is not None:
             self._give_back(r, r.left)
@@ -388,7 +388,7 @@ class RangeScheduler:
             self._ready.append(r)
 
     def _give_back(self, r: KeyRange, left: KeyRange) -> None:
-        """Undo a cut: the neighbour takes the keys again, even when it was through with its own."""
+        """Undo a cut: the left neighbour takes the keys back, even when it is done with its own."""
         place = self._live.index(r)
         if left in self._live:
             del self._live[place]
@@ -401,10 +401,10 @@ class RangeScheduler:
             left.is_done = False
             self._ready.append(left)
 
-    # -- what goes out ---------------------------------------------------------------------
+    # -- pages for the caller ---------------------------------------------------------------------
 
     def pop(self) -> ListPage | None:
-        """Give the next page for the caller; None when there is none yet, or no more."""
+        """Return the next page for the caller; None when there is none yet, or no more."""
         unordered = self._out.popleft() if self._out else None
         page = self._pop_front() if self._ordered else unordered
         return None if page is None else replace(page, truncated=not self.is_finished, next_token="")
@@ -418,7 +418,7 @@ class RangeScheduler:
         return page
 
     def _drop_done(self) -> None:
-        """Forget ranges that are through: all of them without order, else those in front."""
+        """Drop ranges that are done: all of them without order, else those in front."""
         if not self._ordered:
             self._live = [r for r in self._live if not r.is_done]
             return
@@ -426,7 +426,7 @@ class RangeScheduler:
             del self._live[0]
 
     def _measure_distances(self) -> None:
-        """Guess how many pages stand between the front and each range."""
+        """Estimate how many pages stand between the front and each range."""
         distance = 0.0
         for r in self._live:
             r.distance = distance

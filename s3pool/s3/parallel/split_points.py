@@ -19,22 +19,22 @@ from s3pool.s3.parallel.key_statistics import (
 )
 
 SAMPLES_PER_PAGE = 11
-# An estimate beyond so many times what was seen is a fancy.
+# Estimates are capped at this times what was seen.
 TRUST = 16.0
 RATE_TRUST = 64.0
 OPEN_TRUST = 4.0  # the same for what may follow the first subtree of a range without an end
 LAST_OF_KIND = {"9": "9", "A": "Z", "a": "z"}
 DIGITS = "0123456789"
-LITTLE = 2.0  # pages; with less known to come, what is not known counts more
+LITTLE = 2.0  # pages; with fewer expected, what may follow unseen counts more
 WIDE_STEP = 16  # neighbours beyond ASCII counted as one: scripts are used thinly
-# The characters around one beyond ASCII that pass for its script.
+# The characters around one beyond ASCII that count as its script.
 SCRIPT_MASK = 0xFFF
 SCRIPT_ABOVE = 0x3000
 SCRIPT_BELOW = 0x1000
 
 
 class RangeState(Protocol):
-    """What the splitter wants to know of a range."""
+    """What the choice of split points depends on."""
 
     cursor: str
     end: str | None
@@ -59,8 +59,8 @@ class SplitPoints:
     """Chooses cuts by what it has learned from the pages so far.
 
     A cut is the cursor up to a place and a larger character there. Which place is found by
-    the rates of the characters that went by: those of the last page deep in the name, those
-    of the whole range where that began to vary.
+    the rates of the characters seen: those of the last page deep in the name, those of the
+    whole range at the places where its names began to vary.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -70,7 +70,7 @@ class SplitPoints:
         self._fixed = 0  # all keys so far share so many characters with it
 
     def learn(self, keys: Sequence[str]) -> None:
-        """Take in some keys of a page."""
+        """Learn from the keys of a page."""
         if not self._sample:
             self._sample, self._fixed = keys[0], len(keys[0])
         self._fixed = min(self._fixed, *(shared_length(self._sample, key) for key in (keys[0], keys[-1])))
@@ -78,7 +78,7 @@ class SplitPoints:
         self.statistics.learn(keys[::step], fixed=shared_length(keys[0], keys[-1]))
 
     def estimate(self, span: RangeState) -> float:
-        """Guess the pages still to come in a range that has given some."""
+        """Estimate the pages still to come in a range that has had some."""
         seen = span.pages + span.lineage
         expected = min(TRUST * max(1, seen), sum(candidate.mass for candidate in self._candidates(span)))
         if self._is_open(span, expected) or self._unmoved(span):
@@ -86,7 +86,7 @@ class SplitPoints:
         return expected
 
     def choose(self, span: RangeState, count: int, *, ahead: float | None = None) -> list[str]:
-        """Give up to ``count`` names inside a range, in order; none when no cut is worth it.
+        """Return up to ``count`` names inside a range, in order; none when no cut is worth it.
 
         ``ahead`` asks for one cut that many pages from the cursor instead of in the middle.
         """
@@ -112,7 +112,7 @@ class SplitPoints:
 
     @staticmethod
     def _is_open(span: RangeState, expected: float) -> bool:
-        """Say whether anything may follow beyond what is known."""
+        """Return whether anything may follow beyond what is known."""
         return span.end is None and (not span.is_open_tried or expected < LITTLE)
 
     # -- kinds of cuts ---------------------------------------------------------------------
@@ -139,7 +139,7 @@ class SplitPoints:
             yield [place for place in range(low, high) if not self._is_used_up(span.cursor, place)]
 
     def _unmoved(self, span: RangeState) -> list[int]:
-        """Give the places below the range's fork that no key has moved yet, and that may well move.
+        """Return the places below the range's fork that have not changed yet but are likely to.
 
         Numbers count up, and names differ from their beginning on; the rest of a word stays.
         """
@@ -177,7 +177,7 @@ class SplitPoints:
         return self._inside(span, [self._rounded(span, name) for name in names])
 
     def _rounded(self, span: RangeState, name: str) -> str:
-        """Give the key that numbers would have just below a name, or the name.
+        """Return the key that numbers would have just below a name, or the name.
 
         A range that ends in a key ends with the page that this key is on. Behind it no page
         could tell that there is nothing more, and one more request would have to.
@@ -207,11 +207,11 @@ class SplitPoints:
     # -- what is expected where ------------------------------------------------------------
 
     def _fork(self, span: RangeState) -> int:
-        """Give the first place at which keys above the cursor may differ from it."""
+        """Return the first place at which keys above the cursor may differ from it."""
         return len(self._prefix) if span.end is None else shared_length(span.cursor, span.end)
 
     def _candidates(self, span: RangeState) -> list[Candidate]:
-        """Give the places worth a cut, the deepest first.
+        """Return the places worth a cut, the deepest first.
 
         The characters still to come in a place are taken to be as large as those seen there.
         """
@@ -266,13 +266,13 @@ class SplitPoints:
 
 
 def is_plain(letter: str) -> bool:
-    """Say whether XML can hold a character, so that an answer can echo it."""
+    """Return whether XML can hold a character, so that an answer can echo it."""
     code = ord(letter)
     return code >= 0x20 and not 0xD800 <= code < 0xE000 and code & 0xFFFE != 0xFFFE
 
 
 def _bumped(cursor: str, place: int) -> str:
-    """Give the least name behind all that share the cursor up to a place."""
+    """Return the least name behind all that share the cursor up to a place."""
     following = successor(cursor[place])
     return cursor[:place] + following if following else ""
 

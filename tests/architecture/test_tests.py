@@ -18,11 +18,7 @@ PRYING = frozenset(
     (
         "proxy/test_loop.py",
         "proxy/test_settings_at_work.py",
-        "unit/pool/test_arrival.py",
-        "unit/pool/test_balancer.py",
         "unit/pool/test_connection.py",
-        "unit/pool/test_hedging.py",
-        "unit/pool/test_transport.py",
         "unit/pool/test_window.py",
         "unit/pool/test_wire.py",
         "unit/pool/test_wire_tls.py",

@@ -241,16 +241,22 @@ def at_work(proxy: RunningProxy) -> int:
 
 
 @pytest.mark.parametrize(
-    ("framing", "headers"),
+    ("framing", "headers", "kind"),
     [
-        (b"content-length: 1000", {}),
-        (b"content-length: 9000000", {}),
-        (b"content-length: 1000", {"expect": "100-continue"}),
-        (b"transfer-encoding: chunked", {}),
+        (b"content-length: 1000", {}, "bodies"),
+        (b"content-length: 9000000", {}, "slots"),
+        (b"content-length: 1000", {"expect": "100-continue"}, "bodies"),
+        (b"transfer-encoding: chunked", {}, "bodies"),
     ],
 )
-def test_slow_bodies_of_one_client_leave_connections_to_others(framing: bytes, headers: dict[str, str]) -> None:
-    """However small they are, and whether or not a node has been asked; all there are would be too many."""
+def test_slow_bodies_of_one_client_leave_connections_to_others(
+    framing: bytes, headers: dict[str, str], kind: str
+) -> None:
+    """All that there are would be too many, of small bodies as well.
+
+    A small body or one of unknown length is read before a node is asked: the bound of bodies under way (12 of 16
+    connections) ends that. A large one passes through to a node, and of their connections there are fewer (6 of 8).
+    """
     with proxy_with(max_clients=16) as (_, proxy), ExitStack() as stack:
         for _ in range(20):
             head = proxy.signed("PUT", "/b/slow", payload="UNSIGNED-PAYLOAD", key=GUEST_KEY, headers=headers)
@@ -261,8 +267,7 @@ def test_slow_bodies_of_one_client_leave_connections_to_others(framing: bytes, h
         for _ in range(3):
             assert SMALL == proxy.ask("GET", "/b/small").body
             assert 200 == proxy.ask("PUT", "/b/new", body=b"new").status
-    # Large bodies may meet the bound of the places at nodes first.
-    assert limited(proxy).keys() & {("", "bodies"), ("", "slots")}
+        await_true(lambda: ("", kind) in limited(proxy))
 
 
 def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: FakeS3) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -213,7 +214,8 @@ class Signals:
         self.stops = 0
         self.reloads = 0
         self.stopped_by = 0  # the first signal that asked for the end
-        self.woken = threading.Event()
+        # Its put() may interrupt its get(): an Event's set() would wait for the lock that its wait() holds, for ever.
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._last_stop = 0.0
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -227,7 +229,11 @@ class Signals:
             self.stopped_by = self.stopped_by or number
             self.stops += not self.stops or moment - self._last_stop > SAME_WISH_S
             self._last_stop = moment
-        self.woken.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of the main thread."""
+        self._woken.put(None)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -240,11 +246,10 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def wait(self) -> None:
-        """Wait for a signal; in steps, because an Event's wait may swallow one on some systems."""
-        while not self.woken.wait(WAKE_S):
-            continue
-        self.woken.clear()
+    def wait(self, timeout_s: float = WAKE_S) -> None:
+        """Wait for a signal, for some seconds at most."""
+        with suppress(queue.Empty):
+            self._woken.get(timeout=timeout_s)
 
 
 class End(NamedTuple):

@@ -174,7 +174,7 @@ def _end_with(parent: int, signals: Signals) -> None:
     if os.getppid() != parent and not signals.stops:
         logger.error("the parent process is gone; draining")
         signals.stops = 1
-        signals.woken.set()
+        signals.wake()
 
 
 def _run_admin(load: Callable[..., object], board: Board, signals: Signals) -> bool:
@@ -225,8 +225,7 @@ def run_processes(load: Load, *, announce: Callable[[Family], None]) -> End:
 
 def _supervise(family: Family, signals: Signals) -> bool:
     while not signals.stops:
-        signals.woken.wait(POLL_S)
-        signals.woken.clear()
+        signals.wait(POLL_S)
         if signals.reloads:
             signals.reloads = 0
             family.pass_on(signal.SIGHUP)

@@ -1,0 +1,30 @@
+"""Signals that arrive while the main thread is about to wait for one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import random
+import signal
+import time
+from s3pool.proxy.run import Signals
+signals = Signals()
+signal.signal(signal.SIGALRM, lambda *_: signals.on_signal(signal.SIGHUP, None))
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0002))
+    signals.wait(0.0001)
+print("waited")
+"""
+TIMEOUT_S = 30.0
+
+
+def test_signal_inside_a_wait_does_not_stop_it() -> None:
+    """A handler that waits for what the interrupted thread holds waits for ever, and no signal ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+    assert "waited\n" == done.stdout

@@ -29,7 +29,7 @@ class S3PoolError(Exception):
 
     @property
     def message(self) -> str:
-        """Give the text for a human, without the class name."""
+        """Return the message for people, without the class name."""
         return str(self)
 
 
@@ -163,7 +163,7 @@ class S3Error(S3PoolError):
 
     @property
     def message(self) -> str:
-        """Give one line: operation, resource, endpoint, status, code, reason, request id."""
+        """Return one line: operation, resource, endpoint, status, code, reason, request id."""
         where = f" {self.resource}" if self.resource else ""
         at = f" at {self.endpoint}" if self.endpoint else ""
         why = f": {self.detail}" if self.detail and self.detail != self.code else ""
@@ -173,7 +173,7 @@ class S3Error(S3PoolError):
 
     @property
     def advice(self) -> str:
-        """Say what the user can do, or nothing."""
+        """Return what the user can do, or ""."""
         if self.code == "NoSuchKey" and not self.endpoint:
             return ""  # no server said so: who did has put the advice into the detail
         return self.hint or ADVICE.get(self.code, "")
@@ -213,7 +213,7 @@ ADVICE = {
 
 
 def describe_os_error(exc: OSError) -> str:
-    """Give the system's words for an error, without the number and in lower case."""
+    """Return the system's text for an error, without the number and in lower case."""
     text = exc.strerror or str(exc) or type(exc).__name__
     return text[:1].lower() + text[1:]
 

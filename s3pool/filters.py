@@ -19,10 +19,10 @@ class Names(Protocol):
     """Which relative names take part."""
 
     def admits(self, relative: str) -> bool:
-        """Say whether a name takes part."""
+        """Return whether a name is included."""
 
     def may_contain(self, directory: str) -> bool:
-        """Say whether a name below a directory could take part; only no is certain."""
+        """Return whether a name below a directory could be included; False is certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class _NameRule:
         return cls(kind == INCLUDE, compile_glob(whole), glob_prefix(whole), covers)
 
     def may_match_below(self, directory: str) -> bool:
-        """Say whether some name that starts with ``directory`` could match; never wrongly no."""
+        """Return whether a name that starts with ``directory`` could match; False is certain."""
         return self.literal.startswith(directory) or directory.startswith(self.literal)
 
 
@@ -66,18 +66,18 @@ class NameFilter:
 
     @property
     def active(self) -> bool:
-        """Say whether there is any rule."""
+        """Return whether there is any rule."""
         return bool(self._rules)
 
     def admits(self, relative: str) -> bool:
-        """Say whether a relative name takes part."""
+        """Return whether a relative name is included."""
         for rule in reversed(self._rules):
             if rule.matches(relative):
                 return rule.include
         return self._default
 
     def may_contain(self, directory: str) -> bool:
-        """Say whether a name below a relative directory could take part.
+        """Return whether a name below a relative directory could be included.
 
         No is certain and lets a walk skip the directory; yes may turn out to be empty.
         """
@@ -93,7 +93,7 @@ class NameFilter:
 
 
 def takes_all(names: Names) -> bool:
-    """Say whether every name takes part, so that none need be asked about."""
+    """Return whether every name is included, so that none needs a check."""
     return isinstance(names, NameFilter) and not names.active
 
 
@@ -105,7 +105,7 @@ class ShardNames:
     shard: Shard
 
     def admits(self, relative: str) -> bool:
-        """Say whether a name takes part."""
+        """Return whether a name is included."""
         return self.shard.holds(relative) and self.names.admits(relative)
 
     def may_contain(self, directory: str) -> bool:
@@ -124,11 +124,11 @@ class ObjectFilter:
 
     @property
     def active(self) -> bool:
-        """Say whether any test is set."""
+        """Return whether any test is set."""
         return any(limit is not None for limit in (self.larger, self.smaller, self.older_than, self.newer_than))
 
     def admits(self, size: int, mtime: float) -> bool:
-        """Say whether an object passes every test that is set."""
+        """Return whether an object passes every test that is set."""
         return (
             (self.larger is None or size > self.larger)
             and (self.smaller is None or size < self.smaller)

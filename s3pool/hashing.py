@@ -1,4 +1,4 @@
-"""S3's checksums by their names, and what computes them here."""
+"""S3's checksums by name, and how they are computed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ CrcFunction = Callable[[memoryview, int], int]
 
 
 class Hasher(Protocol):
-    """What hashlib's objects have in common with ours."""
+    """The interface that hashlib's objects share with CrcHasher."""
 
     def update(self, block: memoryview, /) -> object:
-        """Take more bytes."""
+        """Add bytes."""
 
     def digest(self) -> bytes:
-        """Give the digest of all bytes so far."""
+        """Return the digest of all bytes so far."""
 
 
 class CrcHasher:
-    """A CRC in the shape of a hash."""
+    """A CRC with the interface of a hash."""
 
     __slots__ = ("_function", "_size", "_value")
 
@@ -37,21 +37,21 @@ class CrcHasher:
         self._value = 0
 
     def update(self, block: memoryview, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
         self._value = self._function(block, self._value)
 
     def digest(self) -> bytes:
-        """Give the value in network order."""
+        """Return the value in network byte order."""
         return self._value.to_bytes(self._size, "big")
 
 
 def new_hasher(name: str) -> Hasher:
-    """Make a hasher for a checksum of S3's, or for md5."""
+    """Return a hasher for one of S3's checksums, or for md5."""
     return CrcHasher(name) if name in CRC_BYTES else hashlib.new(name, usedforsecurity=False)
 
 
 def combine(name: str, pieces: Iterable[tuple[bytes, int]]) -> bytes:
-    """Return the CRC of a whole from the digests and lengths of its pieces, in their order."""
+    """Return the CRC of a whole from the digests and lengths of its pieces, in order."""
     model = _model(name)
     value = 0  # the CRC of nothing
     for digest, length in pieces:
@@ -61,7 +61,7 @@ def combine(name: str, pieces: Iterable[tuple[bytes, int]]) -> bytes:
 
 @cache
 def _model(name: str) -> Any:
-    # Loading takes 10 to 20 ms, which most commands need not pay.
+    # Imported late: loading takes 10 to 20 ms, and most commands need no CRC.
     import anycrc
 
     return anycrc.Model(MODELS[name])

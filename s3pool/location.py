@@ -1,7 +1,7 @@
-"""What a path on the command line means: S3, local, or a standard stream.
+"""Paths of the command line: S3, local, or a standard stream.
 
-Keys are taken exactly as they stand; nothing is ever normalised. The rules of joining,
-of trees and of globs are here too, so that all commands share them.
+Keys are never normalised. The rules for joining names, for trees and for globs are here too,
+so that all commands share them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class S3Path:
 
     @property
     def text(self) -> str:
-        """Give the path as it is written in results: ``s3/bucket/key``."""
+        """Return the path as results show it: ``s3/bucket/key``."""
         if not self.bucket:
             return "s3"
         return f"s3/{self.bucket}/{self.key}" if self.key else f"s3/{self.bucket}"
@@ -43,35 +43,35 @@ class S3Path:
 
     @property
     def is_root(self) -> bool:
-        """Say whether it means all buckets."""
+        """Return whether the path means all buckets."""
         return not self.bucket
 
     @property
     def is_bucket(self) -> bool:
-        """Say whether it names a bucket and nothing in it."""
+        """Return whether the path names a bucket and no key."""
         return bool(self.bucket) and not self.key
 
     @property
     def is_prefix(self) -> bool:
-        """Say whether it names a directory of keys: a bucket, or a key that ends in ``/``."""
+        """Return whether the path is a directory of keys: a bucket, or a key that ends in ``/``."""
         return not self.key or self.key.endswith("/")
 
     @property
     def tree_prefix(self) -> str:
-        """Give the prefix that recursive work lists: ``p`` and ``p/`` mean ``p/``, never ``p2/``."""
+        """Return the prefix that recursive work lists: ``p`` and ``p/`` mean ``p/``, never ``p2/``."""
         return self.key if self.is_prefix else f"{self.key}/"
 
     @property
     def base_name(self) -> str:
-        """Give what follows the last ``/``; a trailing one stays: ``b/`` for ``a/b/``."""
+        """Return the last component, a trailing ``/`` included: ``b/`` for ``a/b/``."""
         return self.key[self.key.rfind("/", 0, -1) + 1 :]
 
     def join(self, relative: str) -> S3Path:
-        """Give the place of a relative key below this directory of keys."""
+        """Return the path of a relative key below this directory of keys."""
         return S3Path(self.bucket, self.tree_prefix + relative)
 
     def relative(self, key: str) -> str:
-        """Give a key's name below this directory of keys; the key itself gives its base name.
+        """Return a key's name below this directory of keys, or its base name if it is this key.
 
         The directory's own marker object (``p/`` below ``p/``) gives the empty text.
 
@@ -94,7 +94,7 @@ class LocalPath:
 
     @property
     def text(self) -> str:
-        """Give the path as it was written."""
+        """Return the path as it was written."""
         return self.path
 
     def __str__(self) -> str:
@@ -102,11 +102,11 @@ class LocalPath:
 
     @property
     def base_name(self) -> str:
-        """Give the last component; empty for ``dir/``."""
+        """Return the last component; empty for ``dir/``."""
         return os.path.basename(self.path)
 
     def join(self, relative: str) -> LocalPath:
-        """Give the path of a relative name below this directory; it is not checked."""
+        """Return the path of a relative name below this directory, without any check of the name."""
         return LocalPath(os.path.join(self.path, relative))
 
 
@@ -116,7 +116,7 @@ class StdStream:
 
     @property
     def text(self) -> str:
-        """Give the dash that it is written as."""
+        """Return ``-``, as the stream is written."""
         return "-"
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class StdStream:
 
     @property
     def base_name(self) -> str:
-        """Give nothing: a stream has no name."""
+        """Return "": a stream has no name."""
         return ""
 
 
@@ -197,7 +197,7 @@ def check_bucket_name(bucket: str) -> None:
 
 
 def dest_for(source: Location, target: Location, *, is_directory: Callable[[str], bool] = os.path.isdir) -> Location:
-    """Give the place of one copied file or object.
+    """Return the target of one copied file or object.
 
     A target that ends in ``/``, a bucket, or an existing directory gets the source's base
     name appended; any other target is the name.
@@ -223,12 +223,12 @@ def _takes_names(target: S3Path | LocalPath, is_directory: Callable[[str], bool]
 
 
 def has_glob(key: str) -> bool:
-    """Say whether a key holds ``*``, ``?`` or a closed ``[...]``."""
+    """Return whether a key holds ``*``, ``?`` or a closed ``[...]``."""
     return any(magic for _, magic in _iter_tokens(key))
 
 
 def glob_prefix(pattern: str) -> str:
-    """Give the literal text before the first wildcard: what a listing may start from."""
+    """Return the literal text before the first wildcard, the prefix to list."""
     literal = []
     for token, magic in _iter_tokens(pattern):
         if magic:
@@ -238,13 +238,13 @@ def glob_prefix(pattern: str) -> str:
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
-    """Give a test of whole names; ``*`` and ``?`` match ``/`` and newlines too."""
+    """Return a test of whole names; ``*`` and ``?`` match ``/`` and newlines too."""
     match = re.compile(glob_regex(pattern) + r"\Z", re.DOTALL).match
     return lambda name: match(name) is not None
 
 
 def glob_regex(pattern: str) -> str:
-    r"""Give a glob as a regular expression without its end anchor; it needs DOTALL.
+    r"""Translate a glob into a regular expression without end anchor; it needs DOTALL.
 
     All stars but the last match once and for all at the first place that fits (a lookahead
     with a backreference), so that ``*a*a*a*a`` cannot take exponential time.
@@ -274,7 +274,7 @@ def _iter_tokens(pattern: str) -> Iterator[tuple[str, bool]]:
 
 
 def _bracket_end(pattern: str, start: int) -> int:
-    """Give the place after the closing bracket, or after ``[`` when there is none."""
+    """Return the index after the closing bracket, or after ``[`` when there is none."""
     first = start + 1
     if pattern[first : first + 1] in ("!", "^"):
         first += 1

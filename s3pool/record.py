@@ -1,8 +1,8 @@
-"""``dataclass`` for the program's own values, at a tenth of the price when modules are loaded.
+"""``dataclass`` for the program's values, at a tenth of the time when modules are loaded.
 
-A command of a tenth of a second cannot spend as much on making classes: the library's
-decorator needs 1.4 ms for each, and 15 ms for what it imports. This one does what it does for
-classes with slots. Type checkers see the library's.
+The library's decorator takes 1.4 ms for each class and 15 ms for its imports, too much for
+commands of a tenth of a second. This one supports classes with slots. Type checkers see the
+library's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
     FIELDS = "__record_fields__"
 
     class Field:
-        """What is special about a field."""
+        """The settings of one field."""
 
         __slots__ = ("compare", "default", "default_factory", "init", "repr")
 
@@ -29,14 +29,14 @@ else:
             self.init, self.repr, self.compare = init, repr, compare
 
     def field(*, default=MISSING, default_factory=MISSING, init=True, repr=True, compare=True):
-        """Say what is special about a field: see dataclasses.field."""
+        """Return the settings of a field: see dataclasses.field."""
         return Field(default, default_factory, init=init, repr=repr, compare=compare)
 
     def dataclass(*, frozen=False, slots=False, eq=True):
-        """Make a class of values: see dataclasses.dataclass. It always has slots, and that has to be said.
+        """Make a class of values: see dataclasses.dataclass. ``slots=True`` is required.
 
         Raises:
-            TypeError: the class asks for what this decorator does not do.
+            TypeError: the class needs a feature that this decorator does not have.
         """
 
         def decorate(cls):
@@ -49,12 +49,12 @@ else:
         return decorate
 
     def replace(value, /, **changes):
-        """Give a copy in which some fields are different."""
+        """Return a copy with some fields changed."""
         cls = value.__class__
         return cls(**{name: getattr(value, name) for name in cls.__match_args__ if name not in changes}, **changes)
 
     def _make(cls, *, frozen, eq):
-        # To import inspect for its way to say this would cost what is to be spared.
+        # inspect.get_annotations would do it, but importing inspect takes the time saved here.
         annotated = cls.__dict__.get("__annotations__", {})  # noqa: RUF063
         own = {name: _field_of(cls.__dict__.get(name, MISSING)) for name in annotated}
         fields = getattr(cls, FIELDS, {}) | own
@@ -76,7 +76,7 @@ else:
             members |= {"__setattr__": _refuse, "__delattr__": _refuse}
 
         def begin(self, /, *values, **named):
-            # To write it takes most of the time, and most classes make nothing in most commands.
+            # Generated at the first instance: it takes most of the time, and few classes are used.
             made.__init__ = _init_of(made, fields, frozen=frozen)
             made.__init__(self, *values, **named)
 
@@ -88,7 +88,7 @@ else:
         return value if isinstance(value, Field) else Field(value, MISSING, init=True, repr=True, compare=True)
 
     def _init_of(cls, fields, *, frozen):
-        """Write the one method that gains by being written: it takes the fields by name."""
+        """Generate __init__ with the fields as parameters."""
         scope = {"MISSING": MISSING}
         parameters, lines = ["self"], []
         for name, item in fields.items():
@@ -102,7 +102,7 @@ else:
                 parameters.append(f"{name}=default_{name}" if has_default else name)
             elif item.default_factory is MISSING:
                 continue
-            # Slots are set by their own descriptors where the class refuses to.
+            # The descriptors of the slots can set fields of a frozen class.
             scope[f"set_{name}"] = getattr(cls, name).__set__
             lines.append(f"set_{name}(self, {value})" if frozen else f"self.{name} = {value}")
         if hasattr(cls, "__post_init__"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Everything that talks to one pool; close it, or use it as a context."""
+    """The transport and the S3 client of one pool; close it, or use it as a context manager."""
 
     def __init__(self, config: Config, transport: Transport, client: S3Client, signer: Signer) -> None:
         self.config = config
@@ -35,16 +35,16 @@ class Session:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Give the nodes of the pool in the order of the configuration."""
+        """Return the nodes of the pool in the order of the configuration."""
         return self.transport.balancer.nodes
 
     @property
     def all_tls(self) -> bool:
-        """Say whether every endpoint is HTTPS, so that bodies are safe without a signed hash."""
+        """Return whether every endpoint is HTTPS, so that bodies are safe without a signed hash."""
         return all(endpoint.scheme == "https" for endpoint in self.transport.endpoints)
 
     def start_health(self) -> None:
-        """Start the background probes; only long commands with several threads do."""
+        """Start the background probes; only for long commands with several threads."""
         if self._health is None and len(self.nodes) > 1:
             from s3pool.pool.health import HealthChecker
 
@@ -68,7 +68,7 @@ class Session:
 
 
 def open_session(config: Config) -> Session:
-    """Build the pool of a configuration; connects to nothing and starts no thread.
+    """Build the session of a configuration; opens no connection and starts no thread.
 
     Raises:
         ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad.

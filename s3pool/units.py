@@ -1,7 +1,7 @@
-"""Parse and format sizes, rates, durations and points in time.
+"""Parse and format sizes, rates, durations and times.
 
-Sizes count in 1024: ``10M``, ``10MB`` and ``10MiB`` are the same. Whatever cannot be read
-is a UsageError that shows the offending text.
+Sizes count in 1024: ``10M``, ``10MB`` and ``10MiB`` are the same. What cannot be parsed is a
+UsageError that shows the text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_SIZE_BYTES = (1 << 63) - 1  # what off_t, and so every file and object, can 
 
 SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 SIZE_LETTERS = "bkmgtpe"
-# Compiled where they are used: most commands are given none of it.
+# Compiled where they are used: most commands get no such text.
 SIZE_PATTERN = r"(?i:([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*(?:([kmgtpe])(?:i?b)?|b)?)"
 RATE_SUFFIX = r"/[sS]\Z"  # not "ps": Mbps are bits
 STEP = 1024
@@ -47,16 +47,16 @@ DATE_PATTERN = (
 
 
 def parse_size(text: str) -> int:
-    """Give the bytes of ``123``, ``10M``, ``10MiB`` or ``1.5g``; fractions are cut down.
+    """Parse ``123``, ``10M``, ``10MiB`` or ``1.5g`` into bytes, rounded down.
 
     Raises:
-        UsageError: it is not a size, or more than a file can hold.
+        UsageError: the text is not a size, or more than a file can hold.
     """
     match = re.fullmatch(SIZE_PATTERN, text.strip())
     if match is None:
         raise UsageError(f"bad size {text!r}: write a number of bytes or one like 10M, 1.5GiB")
     whole, fraction, letter = match[1], match[2] or "", (match[3] or "b").lower()
-    # Integers all the way: floats would lose the last bytes of sizes above 8 PiB.
+    # Integers only: floats would lose the last bytes of sizes above 8 PiB.
     scale: int = 10 ** len(fraction)
     size = (int(whole + fraction) << STEP_BITS * SIZE_LETTERS.index(letter)) // scale
     if size > MAX_SIZE_BYTES:
@@ -65,7 +65,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Give a short text in mc's manner: ``0B``, ``1.5KiB``, ``15MiB``."""
+    """Format a size as mc does: ``0B``, ``1.5KiB``, ``15MiB``."""
     if size < STEP:
         return f"{size}B"
     unit = (size.bit_length() - 1) // STEP_BITS
@@ -80,7 +80,7 @@ def format_size(size: int) -> str:
 
 
 def format_size_long(size: int) -> str:
-    """Give a size for people and for scripts: ``1.00 GiB (1073741824)``."""
+    """Format a size for people and scripts: ``1.00 GiB (1073741824)``."""
     value, unit = float(size), 0
     while round(value, 2) >= STEP and unit < len(SIZE_UNITS) - 1:
         value, unit = value / STEP, unit + 1
@@ -89,10 +89,10 @@ def format_size_long(size: int) -> str:
 
 
 def parse_rate(text: str) -> int:
-    """Give the bytes a second of ``10M``, ``10MiB/s`` or ``1.5g``.
+    """Parse ``10M``, ``10MiB/s`` or ``1.5g`` into bytes a second.
 
     Raises:
-        UsageError: it is not a rate.
+        UsageError: the text is not a rate.
     """
     try:
         return parse_size(re.sub(RATE_SUFFIX, "", text.strip()))
@@ -101,10 +101,10 @@ def parse_rate(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Give the seconds of ``7d10h30m``, ``90s``, ``1.5h``, ``500ms`` or a bare number of them.
+    """Parse ``7d10h30m``, ``90s``, ``1.5h``, ``500ms`` or a bare number into seconds.
 
     Raises:
-        UsageError: it is not a duration, or it names a unit twice.
+        UsageError: the text is not a duration, or names a unit twice.
     """
     stripped = text.strip()
     if re.fullmatch(BARE_NUMBER, stripped):
@@ -116,9 +116,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Give a duration that parse_duration reads: ``7d10h30m``, ``1.5s``, ``20ms``, ``0s``.
+    """Format seconds for parse_duration: ``7d10h30m``, ``1.5s``, ``20ms``, ``0s``.
 
-    From a minute on it is rounded to whole seconds, below to milliseconds.
+    Rounded to whole seconds from a minute on, below that to milliseconds.
     """
     if seconds < 1:
         millis = round(seconds * MILLIS)
@@ -138,13 +138,13 @@ def _format_whole_seconds(seconds: int) -> str:
 
 
 def parse_time_or_age(text: str, now: float) -> float:
-    """Give the moment, in seconds since 1970, that a date or an age before ``now`` names.
+    """Parse a date, or an age before ``now``, into seconds since 1970.
 
-    A date without a zone is in UTC, as listings are. A bare number is refused: whether it
-    counts seconds or days must not be guessed where objects are deleted by it.
+    A date without a zone is UTC, as in listings. A bare number is refused: whether it means
+    seconds or days must not be guessed where objects are deleted by age.
 
     Raises:
-        UsageError: it is neither, or the date does not exist.
+        UsageError: the text is neither, or the date does not exist.
     """
     stripped = text.strip()
     match = re.fullmatch(DATE_PATTERN, stripped)
@@ -156,7 +156,7 @@ def parse_time_or_age(text: str, now: float) -> float:
 
 
 def _parse_date(text: str, match: re.Match[str]) -> float:
-    # Late: no listing needs it, and it costs a millisecond at start-up.
+    # Imported late: no listing needs it, and it costs a millisecond at start-up.
     from datetime import datetime
 
     zone = match[3] if match[3] not in (None, "Z", "UTC") else "+00:00"

@@ -1,4 +1,4 @@
-"""What is stored beside the bytes: the flags of it, their values, and what servers say to these."""
+"""Attributes stored with an object: their flags, values, and hints when a server refuses one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CANNED_ACLS = (
 )
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 KMS_KEY = "aws:kms:"
-# What servers answer to a storage class, an encryption or an ACL that they do not have.
+# Codes with which servers refuse a storage class, an encryption or an ACL that they do not know.
 REFUSALS_OF_VALUES = frozenset(("InvalidArgument", "InvalidRequest", "InvalidStorageClass", "NotImplemented"))
-# Headers of their own, by the flag that sets them; metadata of these names would be no such header.
+# Headers that have a flag: --metadata with one of these names would not set the header.
 SYSTEM_HEADERS = {
     "content-type": "--content-type",
     "cache-control": "--cache-control",
@@ -50,7 +50,7 @@ STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 
 
 def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of what is stored beside the bytes."""
+    """Add the flags of the attributes that are stored with an object."""
     parser.add_argument(
         "--metadata", type=_metadata, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
     )
@@ -105,7 +105,7 @@ def _sse(text: str) -> str:
 
 
 def add_hint(error: Exception, args: argparse.Namespace) -> None:
-    """Let a refusal that may be about a flag's value name the flag: most servers do not."""
+    """Add the flags that a server may have refused to its error: most servers do not name them."""
     if not (isinstance(error, S3Error) and error.code in REFUSALS_OF_VALUES and error.op in STORING_OPS):
         return
     given = [
@@ -143,7 +143,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def warn_of_attributes(target: Location, args: argparse.Namespace, warn: Callable[[str], None]) -> None:
-    """Warn of flags for what is stored beside the bytes where a file is written: it has no place for that."""
+    """Warn about attribute flags where the target is a file, which cannot store them."""
     flags = dict.fromkeys(("--metadata", *SYSTEM_HEADERS.values()))
     given = [flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))]
     if given and not isinstance(target, S3Path):
@@ -151,7 +151,7 @@ def warn_of_attributes(target: Location, args: argparse.Namespace, warn: Callabl
 
 
 def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
-    """Give what the flags want stored."""
+    """Return the attributes that the flags set."""
     return ObjectAttributes(
         content_type=args.content_type,
         metadata={name.lower(): value for name, value in args.metadata},

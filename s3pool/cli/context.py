@@ -1,4 +1,4 @@
-"""What a command may touch: configuration, storage, output; each opened on first use."""
+"""What a command works with: configuration, sessions, output; each opened on first use."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Context:
 
     @property
     def config(self) -> Config:
-        """Give the effective configuration.
+        """Return the configuration in effect.
 
         Raises:
-            ConfigError: a source of it is unreadable or contradicts itself.
+            ConfigError: a source of the configuration is unreadable or contradicts itself.
         """
         if self._config is None:
             from s3pool.config.sources import FOUND_ORIGIN
@@ -71,7 +71,7 @@ class Context:
         return self._config
 
     def _tell_env_file(self, config: Config) -> None:
-        """Tell the first time that a `.env` which nobody named decides on the endpoints."""
+        """Note, the first time, that a `.env` found in the directory sets the endpoints."""
         origin = config.origins["endpoints"]
         if not origin.startswith(f"{config.env_file}:"):
             return
@@ -84,10 +84,10 @@ class Context:
             self.out.note(f"s3pool: {message}", {"type": "note", "message": message})
 
     def reload_config(self) -> Config:
-        """Read the configuration anew, for a command that lives on; the session keeps the old one.
+        """Read the configuration again, for a command that goes on; open sessions keep the old one.
 
         Raises:
-            ConfigError: a source of it is unreadable or contradicts itself.
+            ConfigError: a source of the configuration is unreadable or contradicts itself.
         """
         from s3pool.config.load import load_config
 
@@ -95,14 +95,14 @@ class Context:
 
     @property
     def flags(self) -> dict[str, object]:
-        """Give the settings that stood on the command line."""
+        """Return the options given on the command line."""
         given = vars(self.args)
         names = [*(option.dest for option in Config.OPTIONS if option.flag), *(source.name for source in SOURCES)]
         return {name: given[name] for name in names if name in given}
 
     @property
     def session(self) -> Session:
-        """Give the pool and the client on it; no thread is started by it."""
+        """Return the session of the pool; opening it starts no thread."""
         if self._session is None:
             from s3pool.session import open_session
 
@@ -111,15 +111,15 @@ class Context:
 
     @property
     def opened_sessions(self) -> tuple[Session, ...]:
-        """Give the sessions that a command opened: none, one, or those of two pools."""
+        """Return the sessions that the command opened: none, one, or those of two pools."""
         return tuple(session for session in (self._session, self._source) if session is not None)
 
     @property
     def source_session(self) -> Session:
-        """Give the pool that sources are read from: the one of --source-profile, else the only one.
+        """Return the session that sources are read from: that of --source-profile, else the only one.
 
         Raises:
-            ConfigError: there is no such profile, or it describes no pool.
+            ConfigError: there is no such profile, or it sets no endpoints.
         """
         profile = getattr(self.args, "source_profile", "")
         if not profile:
@@ -144,7 +144,7 @@ class Context:
 
     @property
     def client(self) -> S3Client:
-        """Give the S3 client of the session."""
+        """Return the S3 client of the session."""
         return self.session.client
 
     def close(self) -> None:
@@ -152,15 +152,15 @@ class Context:
         for session in self.opened_sessions:
             session.close()
 
-    # -- words -----------------------------------------------------------------------------
+    # -- operands -----------------------------------------------------------------------------
 
     def location(self, text: str, *, is_source: bool = False) -> Location:
-        """Read an operand that may be local or in S3; the default bucket is filled in.
+        """Parse an operand that may be local or in S3; an empty bucket becomes the default bucket.
 
-        With ``is_source`` it is the one of the pool that sources are read from.
+        With ``is_source`` that is the default bucket of the pool that sources are read from.
 
         Raises:
-            UsageError: it makes no sense, or is relative to a directory that was removed.
+            UsageError: the operand is malformed, or relative to a directory that was removed.
         """
         from s3pool.location import LocalPath, S3Path, parse
 
@@ -170,17 +170,17 @@ class Context:
         return self._utf8(place) if isinstance(place, S3Path) else place
 
     def s3(self, text: str) -> S3Path:
-        """Read an operand that must be in S3.
+        """Parse an operand that must be in S3.
 
         Raises:
-            UsageError: it is a local path, or names no bucket and there is no default.
+            UsageError: the operand is local, or has no bucket and there is no default bucket.
         """
         from s3pool.location import parse_s3
 
         return self._utf8(parse_s3(text, default_bucket=self._default_bucket(text)))
 
     def _utf8(self, path: S3Path) -> S3Path:
-        """Refuse a key that no server can store, before one says so in its own words."""
+        """Refuse a key that is not UTF-8, before a server refuses it in less clear words."""
         try:
             path.key.encode("utf-8")
         except UnicodeEncodeError as exc:
@@ -188,12 +188,12 @@ class Context:
         return path
 
     def s3_bucket(self, text: str) -> str:
-        """Read an operand that must be a bucket alone: ``s3/BUCKET``, or its bare name.
+        """Parse an operand that must be a bucket: ``s3/BUCKET``, or its bare name.
 
         Raises:
-            UsageError: it is not in S3, has no bucket, or has a key.
+            UsageError: the operand is not in S3, has no bucket, or has a key.
         """
-        # A bare word cannot be meant as a local path where only buckets are taken.
+        # Where only buckets are accepted, a bare word cannot be a local path.
         path = self.s3(text if "/" in text or text in NO_BUCKET_WORDS else f"s3/{text}")
         if not path.bucket:
             raise UsageError(f"{self.out.escape(text)} names no bucket; write s3/BUCKET")
@@ -202,10 +202,10 @@ class Context:
         return path.bucket
 
     def s3_object(self, text: str) -> S3Path:
-        """Read an operand that must name a bucket and a key.
+        """Parse an operand that must name a bucket and a key.
 
         Raises:
-            UsageError: it is not in S3, or one of the two is missing.
+            UsageError: the operand is not in S3, or bucket or key is missing.
         """
         path = self.s3(text)
         if not path.bucket or not path.key:
@@ -213,21 +213,20 @@ class Context:
         return path
 
     def _default_bucket(self, text: str, *, is_source: bool = False) -> str:
-        # Only an empty bucket needs the configuration; a broken file must not be in the
-        # way of words that do not use it.
+        # Only an empty bucket needs the configuration: a broken file must not stop other operands.
         if not text.startswith("s3:///"):
             return ""
         return self.source_session.config.bucket if is_source else self.config.bucket
 
     def now(self) -> float:
-        """Give seconds since 1970."""
+        """Return the time in seconds since 1970."""
         return time.time()
 
     def moment(self, text: str) -> float:
-        """Return the moment that a date or an age names, an age as the storage's clock counts it.
+        """Return the time that a date or an age names; ages count by the clock of the storage.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: the text is neither.
         """
         from s3pool.units import parse_time_or_age
 
@@ -236,7 +235,7 @@ class Context:
         return at + self._storage_time() if is_age else at
 
     def _storage_time(self) -> float:
-        """Return the time by the clock of the first node that tells it, where it differs from ours."""
+        """Return the time by the clock of the first node that sends a date, else by our clock."""
         from s3pool.pool.health import probe
 
         for node in self.session.nodes[:NODES_ASKED_FOR_THE_TIME]:
@@ -245,20 +244,20 @@ class Context:
                 return self.now() + (offset_s if abs(offset_s) > CLOCKS_AGREE_S else 0.0)
         return self.now()
 
-    # -- people ----------------------------------------------------------------------------
+    # -- the user ----------------------------------------------------------------------------
 
     @property
     def dry_run(self) -> bool:
-        """Say whether nothing may be changed."""
+        """Return whether nothing may be changed."""
         return bool(getattr(self.args, "dry_run", False))
 
     @property
     def is_tty(self) -> bool:
-        """Say whether somebody is there to answer a question."""
+        """Return whether a user can answer a question."""
         return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
 
     def confirm(self, question: str) -> bool:
-        """Ask on the terminal; anything but yes is no, and so is the end of input."""
+        """Ask on the terminal; anything but yes counts as no, the end of input included."""
         self.out.ask(f"{question} [y/N]: ")
         try:
             answer = sys.stdin.readline()
@@ -268,10 +267,10 @@ class Context:
 
     @property
     def stdin(self) -> IO[bytes]:
-        """Give standard input as bytes.
+        """Return standard input as a stream of bytes.
 
         Raises:
-            LocalFileError: it is closed.
+            LocalFileError: standard input is closed.
         """
         if sys.stdin is None:
             raise LocalFileError("cannot read standard input: it is closed")
@@ -280,9 +279,9 @@ class Context:
     # -- many operands ---------------------------------------------------------------------
 
     def for_each(self, operands: Iterable[_T], act: Callable[[_T], int | None]) -> int:
-        """Act on operands one by one, report each failure, give one exit code.
+        """Call ``act`` on each operand, print each failure, and return one exit code.
 
-        What would fail for all of them alike ends the command at once.
+        An error that would hit every operand ends the command at once.
 
         Raises:
             ConfigError, UsageError, NoEndpointError: as ``act`` raised them.
@@ -321,7 +320,7 @@ def _is_new(message: str, path: str) -> bool:
 
 
 def working_directory() -> str:
-    """Give the current directory, or nothing when it was removed."""
+    """Return the current directory, or "" when it was removed."""
     try:
         return os.getcwd()
     except OSError:

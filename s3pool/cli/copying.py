@@ -1,4 +1,4 @@
-"""cp and mv: the same run, but for what becomes of the source."""
+"""cp and mv: one run, after which mv deletes the source."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-DEVICES = ("/dev/", "/proc/")  # names of what is open or attached, not of files
-SHARED_MEMORY = "/dev/shm/"  # but these are files like any other, on a tmpfs
+DEVICES = ("/dev/", "/proc/")  # names below are open streams or devices, not files
+SHARED_MEMORY = "/dev/shm/"  # except these: files on a tmpfs
 
 
 def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
-    """Copy or move, and give the exit code."""
+    """Copy or move, and return the exit code."""
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
     check_source_profile(sources, target, args.source_profile)
@@ -84,7 +84,7 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
 
 
 def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
-    """Read another name of a standard stream as the stream: opening it anew would start over."""
+    """Replace another name of a standard stream by the stream; opening it again would start over."""
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
@@ -104,7 +104,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> Rules:
 
 
 def iter_listed(path: str, ctx: Context) -> Iterator[str]:
-    """Yield the names in a file, exactly as they stand; empty lines are left out.
+    """Yield the names in a file unchanged; empty lines are left out.
 
     Raises:
         LocalFileError: it cannot be read.
@@ -156,7 +156,7 @@ def _copy_objects(
 def _stream_of(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, *, move: bool
 ) -> tuple[Location, Location] | None:
-    """Give source and target when one of them is a stream: -, a pipe, a device."""
+    """Return source and target when one of them is a stream (-, a pipe, a device), else None."""
     if args.files_from:
         return None
     ends = [end for end in (*sources, target) if _is_stream(end)]
@@ -181,7 +181,7 @@ def _is_stream(end: Location) -> bool:
         return False
     path = os.path.abspath(end.path)
     if path.startswith(DEVICES) and not path.startswith(SHARED_MEMORY) and not os.path.isdir(path):
-        return True  # what is open there may be a file: it is written to all the same, never replaced
+        return True  # even where a file is open under that name, it must be written, not replaced
     try:
         mode = os.stat(end.path).st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""Which error means which exit code; the one table that help, manual and code share."""
+"""Exit codes by class of error: the one table for the help, the manual and the code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TABLE: tuple[tuple[int, str], ...] = (
     (TERMINATED, "SIGTERM"),
 )
 
-# Looked through from the top: a subclass must stand above its base.
+# The first match counts: a subclass must stand above its base.
 _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
     (UsageError, USAGE),
     (ConfigError, USAGE),
@@ -64,15 +64,15 @@ _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
 
 
 def exit_code_for(error: BaseException) -> int:
-    """Give the exit code of one error that ends a command; FAILED for all without a line."""
+    """Return the exit code of an error that ends a command; FAILED for classes not in the table."""
     return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), FAILED)
 
 
 def combined(codes: Iterable[int]) -> int:
-    """Give one exit code for many operands.
+    """Return one exit code for many operands.
 
-    Nothing but success is DONE. When all failures share a code it is that one. A skipped
-    object beside a failed one is a failure, and mixed failures are FAILED.
+    DONE when all succeeded, and the code of the failures when they share one. SKIPPED gives way
+    to any other failure; different failures are FAILED.
     """
     failures = {code for code in codes if code != DONE}
     if len(failures) > 1:
@@ -81,7 +81,7 @@ def combined(codes: Iterable[int]) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP arrived; what cleans up after Ctrl-C cleans up after it, too."""
+    """SIGTERM or SIGHUP arrived; a KeyboardInterrupt, so that the same code cleans up."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)

@@ -40,21 +40,21 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.Handler):
-    """Writes lines and never complains about its stream: stderr may be closed."""
+    """Writes lines and ignores errors of its stream: stderr may be closed."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, or lose it; the exit code still speaks."""
+        """Write one line; where stderr is closed, the exit code still tells of errors."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(f"{self.format(record)}\n")
             self._stream.flush()
 
 
 def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
-    """Send the program's log lines to a stream, in place of an earlier set-up."""
+    """Send the program's log lines to a stream, and to no other."""
     logger = logging.getLogger(ROOT)
     logger.propagate = False
     logger.handlers.clear()

@@ -1,4 +1,4 @@
-"""The entry point: read the words, run the command, turn every end into an exit code."""
+"""The entry point: parse the command line, run the command, return an exit code."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SIGNALS = (
     (signal.SIGHUP, lambda: exit_codes.Terminated(exit_codes.HUNG_UP)),
     (signal.SIGINT, KeyboardInterrupt),
 )
-COLLECT_AFTER = 10_000  # new objects; modules being loaded are no garbage, and little else is
-KEPT_BYTES = 2 << 20  # more than a page of a listing needs at once, from its receipt to its lines
+COLLECT_AFTER = 10_000  # new objects; loading modules makes many objects and no garbage
+KEPT_BYTES = 2 << 20  # more than one listing page needs, from the response to the lines
 
 
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None) -> int:
-    """Run one command line and give its exit code; errors are reported here."""
+    """Run one command line and return its exit code; errors are printed here."""
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         _settle_memory()
@@ -42,28 +42,29 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
         with signals_raise(SIGNALS):
             return _run(words, out, environ=os.environ if environ is None else environ)
     except StdoutError as exc:
-        # Only what happens outside of a command gets here: help, version, the last flush.
+        # Raised outside of a command: by the help, the version, or the last flush.
         return _lost_stdout(exc, out)
     except KeyboardInterrupt as exc:
         return _interrupted(exc, out)
     except Exception as exc:  # noqa: BLE001 - the outermost frame of all
-        # argparse's own clean-up fails when an interrupt comes in the middle of its parsing.
+        # An interrupt while argparse parses can surface as another exception raised by its clean-up.
         behind = exc.__context__
         return _interrupted(behind, out) if isinstance(behind, KeyboardInterrupt) else _failed(exc, out)
     finally:
         if argv is None:
-            # The process ends with it: the interpreter need not look for garbage among all that it drops.
+            # The process ends now: collecting garbage once more would be wasted time.
             gc.freeze()
 
 
 def _settle_memory() -> None:
-    """Have less to do with memory than a long-running program would want.
+    """Make garbage collection rare, and keep freed memory in the process.
 
-    What a page of a listing took goes back to the kernel when it is freed, and comes anew, zeroed,
-    with the next one. glibc keeps what is free up to twice the largest block that it got and freed.
+    glibc returns memory of large blocks to the kernel when they are freed, and every listing
+    page would get fresh, zeroed pages. Freeing one large block raises the threshold to its size
+    (mallopt(3), M_MMAP_THRESHOLD).
     """
     gc.set_threshold(COLLECT_AFTER)
-    bytes(KEPT_BYTES)  # which is mapped, never written to, and gone with this line
+    bytes(KEPT_BYTES)  # mapped, never written to, freed at once
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
@@ -97,7 +98,7 @@ def _run_command(args: argparse.Namespace, *, environ: Mapping[str, str]) -> int
 
 
 def _guarded(args: argparse.Namespace, ctx: Context) -> int:
-    """Run the command; every expected end becomes one line and a code."""
+    """Run the command; every error becomes one line and an exit code."""
     out = ctx.out
     try:
         code = _dispatch(args, ctx)
@@ -159,7 +160,7 @@ def _lost_stdout(exc: StdoutError, out: Output) -> int:
 
 
 def _abandon_stdout(out: Output) -> None:
-    """Keep the interpreter's own last flush from failing once more, loudly."""
+    """Redirect stdout to /dev/null, so that the interpreter's flush at exit prints no traceback."""
     out.discard()
     try:
         descriptor = sys.stdout.fileno()
@@ -179,7 +180,7 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
         print_stats([row for session in ctx.opened_sessions for row in session.transport.stats()], ctx.out)
         print_list_stats([session.client.lists for session in ctx.opened_sessions], ctx.out)
     except StdoutError:
-        # The command's own end has said so.
+        # The command has reported the broken stdout already.
         _abandon_stdout(ctx.out)
 
 
@@ -201,8 +202,8 @@ def _print_version(out: Output) -> int:
 def _occupy_standard_descriptors() -> None:
     """Open /dev/null where a standard stream is closed.
 
-    Otherwise the first socket would get its number, and what is meant for stderr would go
-    to a storage node. ``sys.stdout`` stays None, so that results have nowhere to go.
+    Otherwise the first socket would get the number of a closed stream, and text for stderr would
+    go to a storage node. ``sys.stdout`` stays None, and writing results fails.
     """
     for descriptor in STANDARD_DESCRIPTORS:
         if not _is_open(descriptor):
@@ -218,7 +219,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _first_output(words: Sequence[str]) -> Output:
-    """Make the output for errors in the words themselves, before they are understood."""
+    """Return the output for errors in the command line itself, before it is parsed."""
     flags = words[: words.index("--")] if "--" in words else words
     json = "--json" in flags
     return Output(json=json, json_errors="--log-format=json" in flags, op=_command_in(flags) if json else "")
@@ -259,7 +260,7 @@ def _flag_level(given: Mapping[str, object]) -> str:
 
 
 def _follow_config(args: argparse.Namespace, config: Config) -> None:
-    """Let the configured log level count where no flag chose one."""
+    """Use the configured log level where no flag sets one."""
     if not _flag_level(vars(args)):
         from s3pool.cli import logs
 

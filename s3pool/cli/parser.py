@@ -1,7 +1,7 @@
-"""The argument parsers: global flags here, each command's own beside the command.
+"""The argument parsers: global flags here, the flags of each command in its module.
 
-Two entrances lead to the same flags. ``parse`` reads a command line and imports the one
-command it names; ``build_parser`` gives the whole tree, for the manual and for completion.
+``parse`` reads a command line and imports only the command that it names; ``build_parser``
+returns the whole tree, for the manual and for completion.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from s3pool.cli.exit_codes import TABLE
 from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
 
-# The dispatch table: a module of this name stands in cli/commands. The words are repeated
-# here so that `s3pool --help` imports none of them.
+# The commands: modules of these names in cli/commands. Each summary stands here as well, so that
+# `s3pool --help` imports none of them.
 SUMMARIES = {
     "ls": "list buckets, objects and prefixes",
     "stat": "show everything about objects, buckets and prefixes",
@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 
 
 class Command(Protocol):
-    """What a module in cli/commands offers."""
+    """The interface of a module in cli/commands."""
 
     SUMMARY: str
 
@@ -61,7 +61,7 @@ class Command(Protocol):
         """Add the command's own flags and operands."""
 
     def run(self, args: argparse.Namespace, ctx: Any) -> int:
-        """Do it and give the exit code."""
+        """Run the command and return the exit code."""
 
 
 class HelpRequested(Exception):
@@ -73,7 +73,7 @@ class HelpRequested(Exception):
 
 
 class _Help(argparse.Action):
-    """Hand the help to the caller, who knows how to write to a closed or full stdout."""
+    """Raise HelpRequested: the caller handles a closed or full stdout."""
 
     def __init__(self, option_strings: Sequence[str], **settings: Any) -> None:
         super().__init__(option_strings, nargs=0, default=argparse.SUPPRESS, **settings)
@@ -83,7 +83,7 @@ class _Help(argparse.Action):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's layout with a width found once: it makes a formatter for every flag."""
+    """argparse's formatter with a width computed once, because argparse makes one for every flag."""
 
     width = 0
 
@@ -100,7 +100,7 @@ def _terminal_width() -> int:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError, and takes no abbreviated flags."""
+    """An ArgumentParser that raises UsageError and accepts no abbreviated flags."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", _Formatter)
@@ -117,9 +117,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def argument_type(convert: Callable[[str], _T], name: str) -> Callable[[str], _T]:
-    """Make a converter usable as ``type=``: its refusal names the flag.
+    """Return a converter for ``type=`` whose errors argparse reports with the flag.
 
-    ``name`` stands in argparse's own message when the converter raises ValueError.
+    ``name`` is the kind of value in argparse's message when the converter raises ValueError.
     """
 
     def converted(text: str) -> _T:
@@ -174,9 +174,9 @@ def add_global_flags(
 ) -> None:
     """Add the flags that every command takes.
 
-    None has a default: a flag that was not given leaves no trace, so that the same flag
-    before the command survives the parser behind it. ``hidden`` keeps them out of the help,
-    ``except_for`` some.
+    None has a default: a flag that was not given sets nothing, so that the parser of the command
+    does not overwrite a flag given before the command. ``hidden`` keeps them out of the help, but
+    for those in ``except_for``.
     """
     group = parser.add_argument_group("global flags")
 
@@ -241,10 +241,10 @@ def load_command(name: str) -> Any:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read a command line; ``command`` is empty when none was named.
 
-    Flags before the command are read into the same namespace as those behind it.
+    Flags before and after the command go into one namespace.
 
     Raises:
-        UsageError: an unknown command or flag, a missing or senseless value.
+        UsageError: a command or flag is unknown, or a value is missing or bad.
         HelpRequested: -h, --help, or the command ``help``.
     """
     top = _top_parser()
@@ -264,16 +264,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def command_in(argv: Sequence[str]) -> str:
-    """Give the word that stands where the command does; empty when there is none."""
+    """Return the word in the place of the command; empty when there is none."""
     index = _command_index(argv, _top_parser())
     return argv[index] if index < len(argv) else ""
 
 
 def _mask(words: list[str]) -> list[str]:
-    """Replace ``--`` by a mark on each later word that looks like a flag.
+    """Drop ``--`` and mark each later word that looks like a flag.
 
-    argparse, when flags and operands are mixed, forgets a ``--`` that stands before the
-    first operand, and would take the operand ``-r`` for the flag.
+    argparse ignores a ``--`` before the first operand when flags and operands are mixed, and
+    would take the operand ``-r`` for a flag.
     """
     if "--" not in words:
         return words
@@ -291,7 +291,7 @@ def _unmask(namespace: argparse.Namespace) -> argparse.Namespace:
 
 
 def command_parser(name: str) -> CommandParser:
-    """Give the parser of one command, global flags included but not shown."""
+    """Return the parser of one command; it accepts the global flags without showing them."""
     command: Command = load_command(name)
     parser = CommandParser(
         prog=f"s3pool {name}", description=_sentence(command.SUMMARY), epilog=GLOBALS_HINT, argument_default=None
@@ -322,13 +322,12 @@ def require_known(name: str) -> None:
 
 
 def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> argparse.ArgumentParser:
-    """Give the whole tree: global flags and a sub-parser per command.
+    """Return the whole tree: the global flags and a sub-parser for each command.
 
-    ``show_globals`` repeats the global flags in each command's help, as completion wants
-    it; without it they are accepted there but not shown.
+    ``show_globals`` shows the global flags in each command's help, which completion needs.
     """
     parser = CommandParser(prog="s3pool", description=DESCRIPTION, epilog=_epilog())
-    # Without prog it would be worked out by formatting a usage, and for that argparse compiles many patterns.
+    # Without prog argparse would format a usage to compute it, which compiles many patterns.
     commands = parser.add_subparsers(
         prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser
     )
@@ -342,7 +341,7 @@ def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> a
 
 
 def help_text() -> str:
-    """Give the help of s3pool itself, without importing a command."""
+    """Return the help of s3pool itself, without importing a command."""
     parser = CommandParser(
         prog="s3pool",
         usage="s3pool [global flags] COMMAND [flags] [operands]",
@@ -361,7 +360,7 @@ def _top_parser() -> CommandParser:
 
 
 def _command_index(argv: Sequence[str], top: argparse.ArgumentParser) -> int:
-    """Find the first word that is neither a flag nor a flag's value."""
+    """Return the index of the first word that is neither a flag nor a flag's value."""
     with_value = {name for action in top._actions if action.nargs is None for name in action.option_strings}
     index = 0
     while index < len(argv) and argv[index].startswith("-") and argv[index] != "-":

@@ -1,4 +1,4 @@
-"""Which keys an operand of a listing command means: a tree, a glob, or one key."""
+"""The keys that an operand of a listing command selects: a tree, a glob, or one key."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, in
 
 
 def remember(engine: Engine, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
-    """Let large transfers resume where an interrupted run of the same command stopped.
+    """Make large transfers resume where an interrupted run of the same command stopped.
 
     With ``sweeps``, partial files of interrupted small downloads are removed from the directories
     that this run writes. The function returned takes each outcome, and removes what interrupted

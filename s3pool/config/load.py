@@ -155,7 +155,7 @@ class _Loader:
         )
 
     def _check_env_file(self, file: ConfigFile, config: Config) -> None:
-        """Keep keys from being sent where a `.env` found in the directory points."""
+        """Refuse to send keys from elsewhere where a `.env` found in the directory points."""
         if self._origins[ENV_FILE.name] != FOUND_ORIGIN or config.credentials is None:
             return
         is_chosen = any(

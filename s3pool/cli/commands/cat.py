@@ -75,7 +75,7 @@ class _Span:
         return f"bytes={self.first}-{'' if self.last is None else self.last}"
 
     def within(self, size: int) -> tuple[int, int]:
-        """Give first byte and end (one behind the last) in an object of a size."""
+        """Return the first byte and the end (exclusive) of the span in an object of ``size`` bytes."""
         if self.suffix is not None:
             return max(0, size - self.suffix), size
         return min(self.first, size), size if self.last is None else min(self.last + 1, size)
@@ -101,7 +101,7 @@ def _suffix(text: str, count: int) -> _Span:
 
 
 class _ObjectReader:
-    """Copies one object, or a span of it, to stdout, and goes on elsewhere when a body is cut.
+    """Copies an object, or a span of it, to stdout; after a cut, continues from another node.
 
     ``_place`` is the offset in the object of the next byte to write, ``_end`` the offset one
     behind the last.
@@ -168,13 +168,13 @@ class _ObjectReader:
         if self._span is None:
             self._check = StreamCheck(size, self._known.etag, response.headers)
             return response
-        # A server that knows no ranges sends everything.
+        # A server that does not support ranges sends everything.
         first, self._end = self._span.within(size)
         self._skip_to(first, response)
         return response
 
     def _reopen(self) -> Response:
-        """Ask for the rest, on another node first, provided that it is still the same object."""
+        """Request the rest, from another node first, if the object is still the same."""
         try:
             response = self._ctx.client.get_object(
                 self._path.bucket,
@@ -231,7 +231,7 @@ class _ObjectReader:
         self._ctx.out.flush()
         if self._check is None or self._check.check(self._path.text):
             return
-        # Where nothing tells of the content the size does, and that of one answer proves nothing.
+        # No checksum or MD5 to compare: ask for the size and the ETag again.
         if self._head() != self._known:
             raise ReplacedError(f"{self._path.text} is not what was written: its size or ETag is another one")
 

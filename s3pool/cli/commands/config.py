@@ -1,4 +1,4 @@
-"""``s3pool config``: every effective value and where it came from, secrets hidden."""
+"""s3pool config: every option's value and origin, secrets hidden."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from s3pool.config.options import Config
 
 SUMMARY = "show every setting and where it came from"
-UNSET = "-"  # an empty column would shift the next one for those who split at blanks
+UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks
 
-MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not push every origin out of sight
+MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not widen the column of all lines
 
 Row = tuple[str, str, str]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add nothing: the global flags are what it shows."""
+    """Add the description; the command has no flags of its own."""
     parser.description = (
         "Print each option, its value and its origin. Secrets are hidden. "
         "The origin is a flag, a variable, a file and its key, or the default."
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(_args: Namespace, ctx: Context) -> int:
-    """Print the configuration; what is still missing goes to stderr and is no failure."""
+    """Print the configuration; missing endpoints or keys are a warning and no failure."""
     config = ctx.config
     rows = config.rows()
     if ctx.out.json:
@@ -46,14 +46,14 @@ def run(_args: Namespace, ctx: Context) -> int:
 
 
 def format_rows(rows: Sequence[Row]) -> list[str]:
-    """Give lines of option, value and origin, aligned but for origins behind long values."""
+    """Return lines of option, value and origin; a value too long to align shifts its own line only."""
     shown = [(name, value or UNSET, origin) for name, value, origin in rows]
     widths = [max(len(row[column]) for row in shown if len(row[column]) <= MAX_ALIGNED) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in shown]
 
 
 def missing(config: Config) -> list[str]:
-    """Give what has to be set before any other command works."""
+    """Return what must be set before any other command works."""
     problems = []
     for check in (config.require_endpoints, config.require_credentials):
         try:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Make each bucket; one that fails is reported and the rest goes on."""
+    """Make each bucket; a failure is printed, and the rest goes on."""
     buckets = [S3Path(ctx.s3_bucket(text)) for text in args.buckets]
     return ctx.for_each(buckets, lambda path: _make(path, args, ctx))
 
@@ -50,7 +50,7 @@ def _create(bucket: str, args: argparse.Namespace, ctx: Context) -> None:
     except S3PoolError as exc:
         if may_have_acted(exc):
             _create_again(bucket, args, ctx)
-        # Between the look and the act somebody else may have made it; only one's own can be looked at.
+        # Somebody may have made the bucket since the check; HeadBucket succeeds only for one's own.
         elif not (args.ignore_existing and _code_of(exc) in OWNED_CODES and _exists(bucket, ctx)):
             raise
 

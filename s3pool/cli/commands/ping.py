@@ -1,4 +1,4 @@
-"""s3pool ping: is every node there, how fast, with which clock and TLS."""
+"""s3pool ping: state, latency, TLS version and clock of every node."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _rounds(args: argparse.Namespace, ctx: Context) -> Iterator[list[ProbeResult
 
 
 def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
-    """Probe every node in a thread of its own, so that a silent one delays none."""
+    """Probe every node in its own thread, so that a silent node delays no other."""
     results: dict[int, ProbeResult] = {}
 
     def ask(index: int, node: Node) -> None:
@@ -85,7 +85,7 @@ def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
 
 @contextmanager
 def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
-    """Give what shows a round: a table in its place, or lines below each other."""
+    """Yield the function that shows a round: JSON records, a table, a line, or a table in place."""
     out = ctx.out
     if out.json:
         yield lambda results: _show_records(results, out)
@@ -124,7 +124,7 @@ def _show_table(results: Sequence[ProbeResult], out: Output, *, gap: bool) -> No
 
 
 def _show_line(results: Sequence[ProbeResult], ctx: Context) -> None:
-    """Write a round as one line, for logs: who is up, and how fast, in the order of the pool."""
+    """Print a round as one line, for logs: the nodes in the order of the pool, with latencies."""
     alive = sum(result.is_alive for result in results)
     states = ", ".join(f"{result.endpoint} {_latency(result) if result.is_alive else 'down'}" for result in results)
     ctx.out.line(ctx.out.escape(f"{stamp(ctx)} {alive} of {len(results)} up: {states}"))
@@ -132,7 +132,7 @@ def _show_line(results: Sequence[ProbeResult], ctx: Context) -> None:
 
 
 def stamp(ctx: Context) -> str:
-    """Give the time of a round as listings write times."""
+    """Return the time of a round in the format of listings."""
     return format_stamp(format_iso_time(ctx.now()))
 
 
@@ -144,7 +144,7 @@ def _row(result: ProbeResult) -> tuple[str, ...]:
         result.tls_version or "-",
         _clock(result.clock_offset_s),
         result.server or "-",
-        result.error.removeprefix(f"{result.endpoint}: ") or "-",  # it stands at the line's other end
+        result.error.removeprefix(f"{result.endpoint}: ") or "-",  # the first column names the endpoint
     )
 
 
@@ -160,7 +160,7 @@ def _clock(offset_s: float | None) -> str:
 
 
 def endpoint_record(result: ProbeResult) -> dict[str, object]:
-    """Give the JSON object of one probe; null where nothing was learned."""
+    """Return the JSON object of one probe; null for what is unknown."""
     answered = bool(result.status)
     offset = result.clock_offset_s
     return {

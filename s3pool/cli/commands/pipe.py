@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Read standard input to its end and store it; nothing is stored when that fails."""
+    """Store standard input; nothing is stored when reading fails."""
     target = ctx.s3_object(args.target)
     if target.is_prefix:
         raise UsageError(f"{target.text} names a directory: a stream has no name of its own; write {target.text}NAME")
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
     if args.no_clobber and _exists(target, ctx):
-        # Before anything is read. The condition on the request itself is for who comes in
-        # between; some servers heed it only in buckets without versions.
+        # Checked before anything is read. The request has a condition as well, for an object that
+        # appears meanwhile; some servers ignore it in buckets with versions.
         return Done(skipped="it exists")
     if ctx.dry_run:
         return Done()
@@ -71,7 +71,7 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
         sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
     )
     workers = args.part_workers or ctx.config.workers or STREAM_WORKERS
-    # The calling thread works, too: with one worker there is no other.
+    # The calling thread is one of the workers.
     executor = BoundedExecutor(workers - 1)
     try:
         engine = Engine(ctx.client, options=options, executor=executor)

@@ -1,4 +1,4 @@
-"""s3pool presign: a URL that carries its own permission for a while."""
+"""s3pool presign: a URL that works without credentials until it expires."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Write one URL for each operand; nothing is sent."""
+    """Print one URL for each operand; no request is sent."""
     if not MIN_EXPIRES_S <= args.expires <= MAX_EXPIRES_S:
         raise UsageError("--expires must be between 1s and 7d: S3 accepts nothing longer")
     paths = [ctx.s3_object(text) for text in args.paths]
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 def presigned(
     path: S3Path, ctx: Context, *, method: str = "GET", expires_s: int = MAX_EXPIRES_S, now: float, version_id: str = ""
 ) -> str:
-    """Give the presigned URL of an object on the first endpoint of the pool."""
+    """Return the presigned URL of an object on the first endpoint of the pool."""
     session = ctx.session
     request = ctx.client.request_for_presign(method, path.bucket, path.key, version_id=version_id)
     endpoint = session.transport.endpoints[0]

@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads configuration, clients and certificates anew.
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads configuration, clients and certificates.
 
-    The exit code is that of the signal, as for every command; FAILED when it broke requests off.
+    The exit code is that of the signal, as for every command, or FAILED when requests were cut off.
     """
     first = [ctx.config]
 
@@ -70,7 +70,7 @@ def _serve_many(load: Load, ctx: Context) -> End:
 
 
 def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
-    """Settle the proxy's settings from flags and configuration."""
+    """Return the proxy's settings from flags and configuration."""
     from s3pool.config.sources import FOUND_ORIGIN, check_keys
 
     flags = {option.name: getattr(args, option.dest) for option in ProxySettings.OPTIONS if option.flag}

@@ -1,4 +1,4 @@
-"""s3pool rb: remove buckets, with everything in them when it is forced."""
+"""s3pool rb: remove buckets; --force removes everything in them first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "remove buckets"
 
-NO_VERSIONS_STATUSES = (400, 405, 501)  # of servers that do not know versions
+NO_VERSIONS_STATUSES = (400, 405, 501)  # from servers that do not support versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Remove each bucket; one that fails is reported and the rest goes on."""
+    """Remove each bucket; a failure is printed, and the rest goes on."""
     buckets = [S3Path(ctx.s3_bucket(text)) for text in args.buckets]
     return ctx.for_each(buckets, lambda path: _remove(path, args, ctx))
 
@@ -67,7 +67,7 @@ def _delete(bucket: str, ctx: Context) -> None:
 
 
 def _check_empty(path: S3Path, ctx: Context) -> None:
-    """Fail as the deletion should: there are servers that delete full buckets."""
+    """Fail as DeleteBucket should: some servers delete full buckets."""
     if ctx.client.list_objects_page(path.bucket, max_keys=1).objects or _has_versions(path.bucket, ctx):
         raise S3Error(409, "BucketNotEmpty", resource=path.text, op="DeleteBucket")
 
@@ -106,7 +106,7 @@ def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
 
 
 def _never_kept_versions(bucket: str, ctx: Context) -> bool:
-    """Say whether the objects are all there is, which many requests at once can list."""
+    """Return whether the bucket never had versioning: then a parallel listing of objects is enough."""
     try:
         return not ctx.client.get_versioning(bucket)
     except S3Error:
@@ -119,7 +119,7 @@ def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[
     try:
         for page in list_version_pages(ctx.client, bucket, mode=mode):
             for info in page.objects:
-                # A bucket that never kept versions lists "null" ones; a plain delete removes these.
+                # A bucket without versioning lists versions named "null"; a plain delete removes them.
                 yield DeleteTask(bucket, info.key, info.version_id, size=info.size)
     except S3Error as exc:
         if exc.status not in NO_VERSIONS_STATUSES:

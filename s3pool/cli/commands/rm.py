@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Delete what the operands mean; what fails is reported and the rest goes on."""
+    """Delete what the operands select; a failure is printed, and the rest goes on."""
     _check(args)
     rules = _rules(args, ctx)
     paths = [ctx.s3(text) for text in args.paths]
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _iter_listed(args: argparse.Namespace, ctx: Context, rules: RemovalRules) -> Iterator[S3Path | Problem]:
-    """Yield the paths on standard input; a line that is none is told by its number, and the rest goes on."""
+    """Yield the paths on standard input; a bad line is reported by its number, and the rest goes on."""
     for number, name in enumerate(iter_names(ctx, null=args.null), 1):
         if not name:
             continue

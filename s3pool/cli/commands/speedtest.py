@@ -1,4 +1,4 @@
-"""s3pool speedtest: how fast the pool and each node of it are, and which one is slow."""
+"""s3pool speedtest: how fast the pool and each node are, and which node is slow."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Measure, tell, clean up; failed requests make the exit code 1."""
+    """Measure, print and clean up; failed requests make the exit code 1."""
     path = ctx.s3(args.path)
     _check(args, path)
     check_bucket(ctx.client, path.bucket)
@@ -121,7 +121,7 @@ def _plan(args: argparse.Namespace, ctx: Context) -> Plan:
 
 
 def _nodes_for(args: argparse.Namespace, ctx: Context) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, str], ...]]:
-    """Give the nodes to test one by one, and those that do not answer, with the reason."""
+    """Return the nodes to test one by one, and those that do not answer, with the reason."""
     if not args.per_endpoint:
         return (), ()
     if ctx.dry_run:
@@ -163,7 +163,7 @@ def _rehearse(place: S3Path, plan: Plan, args: argparse.Namespace, ctx: Context)
 
 @contextmanager
 def _cleaned_up(bench: Bench, place: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[list[str]]:
-    """Remove what the test stored, however it ends; the list tells afterwards what is left."""
+    """Remove what the test stored, however it ends; the list then names what is left."""
     left: list[str] = []
     try:
         yield left
@@ -282,7 +282,7 @@ def _finding_record(finding: Finding) -> dict[str, object]:
 
 
 def _draw(results: Sequence[Result], findings: Sequence[Finding], ctx: Context) -> None:
-    """Draw a bar for each node and phase: its speed alone, or the time of its requests."""
+    """Draw a bar for each node and phase: its speed alone, or the mean time of its requests."""
     slow = {(finding.phase, finding.endpoint) for finding in findings if finding.kind == SLOW}
     for phase in dict.fromkeys(result.phase for result in results):
         rows = [row for row in results if row.phase == phase and not row.is_all]

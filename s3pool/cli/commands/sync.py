@@ -1,4 +1,4 @@
-"""s3pool sync: make a tree like another one, and say in one line what that took."""
+"""s3pool sync: make a tree like another one, and print one line of summary."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Make the target like the source; what fails is reported and the rest goes on."""
+    """Make the target like the source; a failure is printed, and the rest goes on."""
     if args.no_clobber and (args.delete or args.delete_excluded):
         raise UsageError(
             "-n (--no-clobber) leaves targets that exist, and --delete deletes: "
@@ -227,7 +227,7 @@ def _list_pages(ctx: Context, client: S3Client, tree: S3Path, within: NameRange,
 
 
 def _tell_end(report: Report, route: Route, ctx: Context) -> None:
-    """Tell what ended the run before its end, what was held back, and the summary."""
+    """Print what stopped the run early, what was held back, and the summary."""
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
         ctx.out.error(stopped_by, source=route.source_text, target=route.target_text)

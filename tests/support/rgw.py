@@ -175,6 +175,18 @@ class RgwCluster:
         """Kill one gateway with SIGKILL; its port refuses connections afterwards."""
         self._end(f"client.rgw{index}", signal.SIGKILL)
 
+    def freeze(self, index: int) -> None:
+        """Stop one gateway where it stands: its port accepts connections, and nothing is answered."""
+        self._signal(f"client.rgw{index}", signal.SIGSTOP)
+
+    def thaw(self, index: int) -> None:
+        """Let a frozen gateway go on; harmless to one that runs."""
+        self._signal(f"client.rgw{index}", signal.SIGCONT)
+
+    def _signal(self, name: str, number: int) -> None:
+        if pid := self._pid(name):
+            os.kill(pid, number)
+
     def admin(self, *words: str) -> str:
         """Run radosgw-admin on the cluster and give what it says.
 

@@ -37,7 +37,6 @@ def arrives(exchange: Exchange) -> Arrival | None:
         raise NeedsPatience from exc
     if answer is not None:
         totals = Totals()
-        exchange.add_to(totals.of(exchange.node))
-        exchange.give_back(answer.head)
+        exchange.end(answer.head, totals.of(exchange.node))
         totals.flush()
     return answer

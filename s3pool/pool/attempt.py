@@ -62,6 +62,10 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
+# Looking a member up in its class takes as long as a method call.
+PICKED, SENT, HEDGED, DONE, FAILED = State.PICKED, State.SENT, State.HEDGED, State.DONE, State.FAILED
+
+
 class Attempt:
     """One request through the pool; used by one thread at a time.
 
@@ -83,7 +87,7 @@ class Attempt:
         self.request = request
         self.exchanges: list[Exchange] = []  # under way, the newest last
         self.history = NO_HISTORY
-        self.state = State.PICKED
+        self.state = PICKED
         self.started = 0.0
         self.response: Response | None = None
         self.error: Exception | None = None
@@ -99,13 +103,13 @@ class Attempt:
     @property
     def is_over(self) -> bool:
         """Return whether there is an answer, or an error that no repetition mends."""
-        return self.state is State.DONE or self.state is State.FAILED
+        return self.state is DONE or self.state is FAILED
 
     @property
     def deadline(self) -> float:
         """Return when on_deadline() is due, in seconds of the context's clock."""
         if not self.exchanges:
-            return self._resume_at if self.state is State.PICKED else math.inf
+            return self._resume_at if self.state is PICKED else math.inf
         newest = self.exchanges[-1]
         delay_s = self.hedge_delay_s(newest)
         limit = self._limit(newest)
@@ -143,13 +147,13 @@ class Attempt:
 
     def adopt(self, exchange: Exchange) -> None:
         """Go on from a first try that was sent, and counted, by somebody else."""
-        self._note_start()
-        exchange.request = self.request
-        self.history = self.history.with_try(exchange.node)
-        self._add(exchange)
+        self.started = exchange.started
+        self.history = self._context.first_try(exchange.node)
+        self.exchanges.append(exchange)
+        self.state = SENT
 
-    def on_readable(self, exchange: Exchange, totals: Totals | None = None) -> None:
-        """Take what has arrived for an exchange, without waiting."""
+    def on_readable(self, exchange: Exchange, totals: Totals) -> None:
+        """Take what has arrived for an exchange, without waiting; an answer is added to the totals."""
         try:
             answer = exchange.receive()
         except NeedsThread:
@@ -159,7 +163,7 @@ class Attempt:
         else:
             if answer is not None:
                 self._on_answer(exchange, answer, totals)
-            elif exchange.head is not None and self.state is State.SENT:
+            elif exchange.head is not None and self.state is SENT:
                 self.state = State.BODY
 
     def on_head(self, exchange: Exchange) -> None:
@@ -191,7 +195,7 @@ class Attempt:
     def on_deadline(self) -> None:
         """Do what is due: the next try, another node beside the silent ones, or the end of the wait."""
         if not self.exchanges:
-            if self.state is State.PICKED:
+            if self.state is PICKED:
                 self.start(wait=False)
             return
         now = self._context.now()
@@ -246,7 +250,7 @@ class Attempt:
             exchange = begin_exchange(
                 node,
                 self.request,
-                lambda node: context.build_head(self.request, node),
+                lambda node: context.build_head(self.request, node.endpoint),
                 greeting_s=None if self._is_alone else context.patience_s,
                 connect_timeout_s=connect_s,
                 fresh=fresh,
@@ -264,11 +268,17 @@ class Attempt:
 
     def _count(self, node: Node) -> None:
         node.counters.add_request(is_retry=self.history.tries > 0)
-        self.history = self.history._replace(early_s=0.0).with_try(node)
+        self._note_try(node)
+
+    def _note_try(self, node: Node) -> None:
+        if self.history is NO_HISTORY:
+            self.history = self._context.first_try(node)
+        else:
+            self.history = self.history._replace(early_s=0.0).with_try(node)
 
     def _add(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
-        self.state = State.SENT if len(self.exchanges) == 1 else State.HEDGED
+        self.state = SENT if len(self.exchanges) == 1 else HEDGED
 
     def hedge_delay_s(self, newest: Exchange) -> float | None:
         """Return the seconds after which the newest node is not waited for alone; None waits to the end.
@@ -319,12 +329,13 @@ class Attempt:
 
     def _drop_losers(self, winner: Exchange) -> None:
         context = self._context
+        if winner.wire.exchanges > 1:
+            context.kept.note_answered(self.request.op)
+        if len(self.exchanges) == 1:
+            self.exchanges.clear()
+            return
         losers = [exchange for exchange in self.exchanges if exchange is not winner]
         self.exchanges.clear()
-        if winner.wire.exchanges > 1 and not self._is_alone:
-            context.kept.note_answered(self.request.op)
-        if not losers:
-            return
         silent = [loser for loser in losers if loser.wire.exchanges and loser.node.is_proven]
         if silent and winner is not losers[0] and winner.wire.exchanges == 1 and winner.started > silent[0].started:
             context.kept.settle()
@@ -348,17 +359,11 @@ class Attempt:
 
     # -- the answer ----------------------------------------------------------------------------
 
-    def _on_answer(self, exchange: Exchange, answer: Answer, totals: Totals | None) -> None:
-        if len(self.exchanges) > 1:
-            self._drop_losers(exchange)
-        else:
-            self.exchanges.clear()
-        own = totals if totals is not None else Totals()
-        exchange.add_to(own.of(exchange.node))
-        exchange.give_back(answer.head)
-        self._judge(exchange.node, CollectedResponse(exchange.node, answer), own)
-        if totals is None:
-            own.flush()
+    def _on_answer(self, exchange: Exchange, answer: Answer, totals: Totals) -> None:
+        self._drop_losers(exchange)
+        node = exchange.node
+        exchange.end(answer.head, totals.of(node))
+        self._judge(node, CollectedResponse(node, answer), totals)
 
     def _judge(self, node: Node, response: Response, totals: Totals | None = None) -> None:
         """Let the caller's check look at a response; what it refuses is a failed try."""
@@ -380,7 +385,7 @@ class Attempt:
             if totals is None:
                 node.breaker.report_success()
             self.response = response
-            self.state = State.DONE
+            self.state = DONE
 
     # -- after a failure -----------------------------------------------------------------------
 
@@ -415,7 +420,7 @@ class Attempt:
 
     def _rest(self, pause_s: float | None) -> None:
         """Let the next try start after a pause, or at once."""
-        self.state = State.PICKED
+        self.state = PICKED
         self.pause_s = pause_s
         self._resume_at = self._context.now() + (pause_s or 0.0)
 
@@ -442,4 +447,4 @@ class Attempt:
     def _fail(self, error: Exception) -> None:
         self.abandon()
         self.error = error
-        self.state = State.FAILED
+        self.state = FAILED

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from s3pool.errors import ConnectError, ProtocolError, S3Error, S3PoolError, ThrottledError, TransportError
-from s3pool.model import Request
+from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
 from s3pool.pool.exchange import Exchange
@@ -16,7 +16,7 @@ from s3pool.pool.hedging import MAX_EARLY_CONNECTS, connect_attempt_delay_s, is_
 from s3pool.pool.node import Node
 from s3pool.pool.retry import RETRY_AFTER_CAP_S, RetryPolicy, failure_kind, is_illness
 from s3pool.pool.tcp import NodeSilentError
-from s3pool.record import dataclass
+from s3pool.record import dataclass, field
 
 
 class History(NamedTuple):
@@ -69,12 +69,20 @@ class AttemptContext:
 
     policy: RetryPolicy
     balancer: LoadBalancer
-    build_head: Callable[[Request, Node], bytes]
+    build_head: Callable[[Request, Endpoint], bytes]
     learn_clock: Callable[[float], None]
     read_timeout_s: float
     patience_s: float  # for a sign of life, and at most for a node that never answered
     kept: KeptConnections
     now: Callable[[], float] = time.monotonic
+    first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
+
+    def first_try(self, node: Node) -> History:
+        """Return the history of an attempt that has asked one node."""
+        history = self.first_tries.get(node)
+        if history is None:
+            history = self.first_tries[node] = NO_HISTORY.with_try(node)
+        return history
 
     def connect_delay_s(self, node: Node, request: Request, history: History) -> float | None:
         """Return the seconds after which a connection is given up for another node's; None for all it may have.

@@ -26,6 +26,10 @@ COLLECT_LIMIT_BYTES = 1 << 20  # a longer answer is for a thread that waits for 
 BuildHead = Callable[[Node], bytes]
 
 
+def _is_odd(head: Head) -> bool:
+    return head.status >= FIRST_ERROR_OF_SERVERS or head.status in ODD_STATUS
+
+
 class NeedsThread(Exception):
     """The answer is long or of no known length; what was taken of it is kept."""
 
@@ -111,10 +115,9 @@ class Exchange:
         state = "over" if self.is_over else "answered" if self.head else "sent" if self._is_sent else "begun"
         return f"<Exchange {self.request.op} at {self.node.endpoint}: {state}>"
 
-    def enter(self) -> None:
-        """Count as a request of the node; the request has left."""
+    def note_sent(self) -> None:
+        """Note that all of the request has left."""
         self._is_sent = True
-        self.node.waiting.add(self)
 
     # -- how long it is waited for -----------------------------------------------------------
 
@@ -244,50 +247,56 @@ class Exchange:
             connection's buffer and the limit; or the status speaks of the node or of the clock,
             where ``is_good_only``. TransportError: the connection ended or broke.
         """
-        wire = self.wire
-        while True:
-            collected = self._collected
-            room = wire.room() if collected is None else memoryview(collected)[self._filled :]
-            count = wire.receive_now(room)
+        wire, head = self.wire, self.head
+        while self._collected is None:
+            count, head = wire.advance(self.request.method, head)
             if count < 0:
                 return None
             if not count:
-                raise wire.ended_early(is_first=self.head is None)
+                raise wire.ended_early(is_first=head is None)
             wire.moved_at = time.monotonic()
-            if collected is None:
-                wire.keep(count)
-                answer = self._answer_in_buffer(limit, is_good_only)
-            else:
-                self._filled += count
-                answer = Answer(self.head, bytes(collected)) if self._filled == len(collected) and self.head else None
-            if answer is not None:
-                return answer
-            if count < len(room) and not wire.is_tls:
+            if head is not None:
+                self.head = head
+                length = head.length
+                if length is None or (is_good_only and _is_odd(head)):
+                    raise NeedsThread
+                body = wire.take_whole(length)
+                if body is not None:
+                    return Answer(head, body)
+                if not wire.fits(length):
+                    self._begin_collecting(length, limit)
+                    break
+            if not (wire.is_full or wire.is_tls):
                 wire.acknowledge()
                 return None
+        return self._collect()
 
-    def _answer_in_buffer(self, limit: int, is_good_only: bool) -> Answer | None:
-        wire, head = self.wire, self.head
-        if head is None:
-            head = self.head = wire.next_head(self.request.method)
-            if head is None:
-                return None
-        length = head.length
-        if length is None or (is_good_only and (head.status >= FIRST_ERROR_OF_SERVERS or head.status in ODD_STATUS)):
+    def _begin_collecting(self, length: int, limit: int) -> None:
+        if length > limit:
             raise NeedsThread
-        if wire.buffered >= length:
-            return Answer(head, wire.take(length))
-        if not wire.fits(length):
-            if length > limit:
-                raise NeedsThread
-            begun = wire.take(wire.buffered)
-            self._collected = bytearray(length)
-            self._collected[: len(begun)] = begun
-            self._filled = len(begun)
-        return None
+        begun = self.wire.take(length)
+        self._filled = len(begun)
+        self._collected = collected = bytearray(length)
+        collected[: len(begun)] = begun
 
-    def add_to(self, totals: ExchangeTotals) -> None:
-        """Count an answer that is here."""
+    def _collect(self) -> Answer | None:
+        """Receive the rest of a body that outgrows the connection's buffer."""
+        wire, collected = self.wire, self._collected
+        if collected is None or self.head is None:
+            raise AssertionError("there is no body yet")
+        with memoryview(collected) as view:
+            while self._filled < len(collected):
+                count = wire.receive_now(view[self._filled :])
+                if count < 0:
+                    return None
+                if not count:
+                    raise wire.ended_early(is_first=False)
+                wire.moved_at = time.monotonic()
+                self._filled += count
+        return Answer(self.head, bytes(collected))
+
+    def end(self, head: Head, totals: ExchangeTotals) -> None:
+        """Count an answer that is here, and give the connection back."""
         wire = self.wire
         seconds = wire.moved_at - self.started
         totals.count += 1
@@ -297,9 +306,6 @@ class Exchange:
             totals.read_seconds += seconds
         totals.sent += wire.bytes_sent - self.sent_before
         totals.received += wire.bytes_received - self.received_before
-
-    def give_back(self, head: Head) -> None:
-        """Give the connection back after an answer, the count of which is somebody else's business."""
         self.node.waiting.discard(self)
         self._end(reusable=head.keep_alive)
 
@@ -367,7 +373,7 @@ def begin_exchange(
             if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
                 _ask_for_life(wire, node, greeting_s)
             _send(exchange, build_head(node))
-            exchange.enter()
+            exchange.note_sent()
         except StaleConnectionError:
             exchange.abandon()
             if request.body.rewindable:
@@ -395,7 +401,8 @@ def send_over(wire: Wire, node: Node, request: Request, head: bytes) -> Exchange
         wire.watcher = None
         connections.checkin(wire, reusable=False)
         return None
-    exchange.enter()
+    exchange.note_sent()
+    node.waiting.add(exchange)
     return exchange
 
 

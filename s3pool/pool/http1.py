@@ -208,36 +208,49 @@ class Wire(TcpStream):
 
     # -- taking what arrives, without waiting ------------------------------------------------
 
-    @property
-    def buffered(self) -> int:
-        """Return the number of bytes that were received and not taken yet."""
-        return self._end - self._start
+    def advance(self, method: str, head: Head | None) -> tuple[int, Head | None]:
+        """Receive once into the buffer, without waiting; return the count and the final head, if it is whole.
 
-    def fits(self, length: int) -> bool:
-        """Return whether so many more bytes, with those that are there, fit behind what was taken."""
-        return self._start + length <= len(self._buffer)
-
-    def room(self) -> memoryview:
-        """Return the free end of the buffer, to receive into; keep() tells how much was.
+        The count is -1 when nothing has arrived, and 0 at the end of the connection. A ``head``
+        that was read before is returned as it is.
 
         Raises:
-            ProtocolError: a head fills the largest buffer.
+            ProtocolError: the connection broke, or what came is not HTTP.
         """
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == len(self._buffer):
             self._make_room()
-        return self._view[self._end :]
+        count = self.receive_now(self._view[self._end :] if self._end else self._view)
+        if count > 0:
+            self._end += count
+            if head is None:
+                head = self.next_head(method)
+        return count, head
 
-    def keep(self, count: int) -> None:
-        """Take over bytes that were received into room()."""
-        self._end += count
+    @property
+    def is_full(self) -> bool:
+        """Return whether the last receive filled the buffer: more may be there, of which there is no news."""
+        return self._end == len(self._buffer)
 
-    def take(self, count: int) -> bytes:
-        """Return bytes of the buffer, which is emptied of them."""
+    def take_whole(self, length: int) -> bytes | None:
+        """Return so many bytes of the buffer, which is emptied of them; None, and nothing taken, when it has fewer."""
         start = self._start
-        self._start = end = start + count
-        return self._view[start:end].tobytes() if count else b""
+        end = start + length
+        if end > self._end:
+            return None
+        self._start = end
+        return self._view[start:end].tobytes() if length else b""
+
+    def fits(self, length: int) -> bool:
+        """Return whether so many bytes, with those that are there, fit behind what was taken."""
+        return self._start + length <= len(self._buffer)
+
+    def take(self, most: int) -> bytes:
+        """Return the next bytes of the buffer, which is emptied of them."""
+        start = self._start
+        self._start = end = min(start + most, self._end)
+        return self._view[start:end].tobytes() if end > start else b""
 
     def next_head(self, method: str) -> Head | None:
         """Return the final head in the buffer, or None while it is not whole; 1xx heads before it are dropped.

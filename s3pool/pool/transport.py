@@ -63,7 +63,7 @@ class Transport:
         self.context = AttemptContext(
             policy=policy or RetryPolicy(),
             balancer=balancer,
-            build_head=lambda request, node: self.head_for(request, node.endpoint),
+            build_head=self.head_for,
             learn_clock=self.learn_clock,
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
@@ -173,10 +173,7 @@ class Transport:
 
     def head_for(self, request: Request, endpoint: Endpoint) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
-        return self.head_at(request, endpoint, self.signing_time())
-
-    def head_at(self, request: Request, endpoint: Endpoint, now: float) -> bytes:
-        """Build the request head as of a time."""
+        now = self._wall_clock() + self.clock_offset_s
         if self._build_head is not None:
             return self._build_head(request, endpoint, now)
         return build_head(request, self._sign(request, endpoint, now))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from s3pool.body import BytesBody
 from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt, State
 from s3pool.pool.context import AttemptContext
@@ -22,6 +23,7 @@ IS_POSSIBLE = hasattr(select, "epoll")
 TICK_S = 0.25  # how often deadlines are looked at
 # A connection stays registered with epoll for life, also while others use it; events for one
 # with no pending request are ignored.
+DONE, HEAD = State.DONE, State.HEAD
 WATCHED = select.EPOLLIN | select.EPOLLET if IS_POSSIBLE else 0
 
 
@@ -48,12 +50,7 @@ class Result(NamedTuple):
     attempt: Attempt | None = None
 
 
-class Pending(NamedTuple):
-    """An exchange of an operation."""
-
-    operation: Any
-    attempt: Attempt
-    exchange: Exchange
+Pending = tuple[Any, Attempt, Exchange]  # an exchange of an operation's attempt
 
 
 class Window:
@@ -129,7 +126,7 @@ class Window:
             return False
         request = operation.request
         try:
-            head = self._context.build_head(request, node)
+            head = self._context.build_head(request, node.endpoint)
         except Exception as exc:  # noqa: BLE001 - it is for the one whose request this is
             node.connections.checkin(wire, reusable=True)
             self._count += 1
@@ -142,7 +139,11 @@ class Window:
         attempt = Attempt(self._context, request, operation.check)
         attempt.adopt(exchange)
         self._count += 1
-        self._follow(operation, attempt)
+        fd = wire.fileno()
+        if self._watched.get(fd) is wire:
+            self._pending[fd] = operation, attempt, exchange
+        else:
+            self._follow(operation, attempt)
         return True
 
     def poll(self, *, wait: bool = True) -> list[Result]:
@@ -181,10 +182,10 @@ class Window:
                 del self._pending[fd]
                 continue
             attempt.on_readable(exchange, totals)
-            if attempt.state is State.DONE:
+            if attempt.state is DONE:
                 del self._pending[fd]
                 self._results.append(Result(operation))
-            elif attempt.state is State.HEAD or _is_ended(exchange):
+            elif attempt.state is HEAD or _is_ended(exchange):
                 del self._pending[fd]
                 self._follow(operation, attempt)
         totals.flush()
@@ -198,7 +199,7 @@ class Window:
         if not exchanges:
             self._resting.append((operation, attempt))
             return
-        if attempt.state is State.HEAD or exchanges[-1].response is not None:
+        if attempt.state is HEAD or exchanges[-1].response is not None:
             self._hand_over(operation, attempt)
             return
         for exchange in exchanges:
@@ -215,7 +216,7 @@ class Window:
         if self._watched.get(fd) is not wire and self._epoll is not None:
             self._epoll.register(fd, WATCHED)
             self._watched[fd] = wire
-        self._pending[fd] = Pending(operation, attempt, exchange)
+        self._pending[fd] = operation, attempt, exchange
 
     def _hand_over(self, operation: Operation, attempt: Attempt) -> None:
         for exchange in attempt.exchanges:
@@ -232,7 +233,7 @@ class Window:
 
     def _look_at_deadlines(self) -> None:
         """Let attempts do what is due."""
-        due = {id(each.attempt): (each.operation, each.attempt) for each in self._pending.values()}
+        due = {id(attempt): (operation, attempt) for operation, attempt, _ in self._pending.values()}
         for operation, attempt in due.values():
             before = tuple(attempt.exchanges)
             attempt.look()
@@ -243,8 +244,8 @@ class Window:
                 self._follow(operation, attempt)
 
     def _forget_ended(self) -> None:
-        for fd, each in list(self._pending.items()):
-            if each.exchange.is_over:
+        for fd, (_, _, exchange) in list(self._pending.items()):
+            if exchange.is_over:
                 del self._pending[fd]
 
     def _give_all_to_threads(self) -> None:
@@ -338,7 +339,7 @@ def _is_ended(exchange: Exchange) -> bool:
 
 
 def _is_in_memory(request: Request) -> bool:
-    return request.replayable and hasattr(request.body, "content")
+    return request.idempotent and isinstance(request.body, BytesBody)
 
 
 def _open_epoll() -> select.epoll | None:

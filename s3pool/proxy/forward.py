@@ -25,7 +25,7 @@ from s3pool.pool.window import Call
 from s3pool.proxy.bodies import Budget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, Denial, unavailable
 from s3pool.proxy.limits import RetryBudget, Seats, Slip
-from s3pool.proxy.node_request import Outbound, ProxyRequest
+from s3pool.proxy.node_request import CONDITIONS, Outbound, ProxyRequest
 from s3pool.proxy.operations import Operation
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
@@ -41,6 +41,8 @@ SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
 MANY = 1 << 20
+# A client would repeat these itself when the node that has them falls silent for good.
+REPEATED_BY_CLIENTS = frozenset({"CreateMultipartUpload", "PutObject", "UploadPart"})
 MAX_DOCUMENT_BYTES = 4 << 20  # a page of a thousand versions with long names has 3 MB
 MAX_ANSWER_BYTES = 1 << 20  # of an error that another node may not give
 # Until more is asked of a request than its method.
@@ -207,6 +209,7 @@ class Forwarder:
             resource=outbound.resource,
             slowness=self._slowness if operation.is_slow else 1.0,
             is_endless=operation.is_endless,
+            is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(outbound.head.index),
             build=build,
             slip=slip,
             access_key=outbound.access_key,

@@ -310,6 +310,8 @@ class MultipartOperations(Operations):
         request = self._address.key(
             "POST", bucket, key, "CreateMultipartUpload", query=(("uploads", ""),), headers=headers, idempotent=False
         )
+        # A second upload without parts is swept like any other that was begun and left.
+        request = replace(request, is_harmless_twice=True)
         return self._ask(request, lambda response: parse_initiate(body_of(response)))
 
     def upload_part(

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from s3pool.pool.arrival import NeedsPatience, arrives
 from s3pool.pool.exchange import Exchange
+from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import ClientGoneError
-from s3pool.proxy.handler import Connection, Errand
-from s3pool.proxy.host import Host
+from s3pool.proxy.request_handler import Host, RequestHandler
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ ONCE = select.EPOLLIN | select.EPOLLONESHOT if IS_POSSIBLE else 0
 # Why a connection went to a thread.
 REQUEST, UNCONNECTED, ANSWER, OVERDUE, CLIENT = "request", "unconnected", "answer", "overdue", "client"
 
-Attend = Callable[[Connection, "Errand | None", str], None]
+Attend = Callable[[Connection, str], None]
 
 
-class Loop:
+class EventLoop:
     """The connections that no thread is at work for.
 
-    ``attend(connection, errand, reason)`` gives one to a thread, which goes on with the errand
-    where there is one; ``release(connection)`` closes one.
+    ``attend(connection, reason)`` gives one to a thread, which goes on with the request that was
+    started, if there is one; ``release(connection)`` closes one.
     """
 
     def __init__(self, host: Host, *, attend: Attend, release: Callable[[Connection], None]) -> None:
@@ -51,7 +51,7 @@ class Loop:
         # A connection belongs to whoever takes it out of here; other threads only add to it.
         self._clients: dict[int, Connection] = {}
         # By the descriptor of the connection to the node.
-        self._errands: dict[int, tuple[Errand, Exchange]] = {}
+        self._requests: dict[int, tuple[Connection, RequestHandler, Exchange]] = {}
         self._stops = False
         self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="s3pool-loop", daemon=True)
@@ -98,7 +98,7 @@ class Loop:
 
     def _serve(self, fd: int, *, is_late: bool = False) -> None:
         """Do what a descriptor is ready for."""
-        under_way = self._errands.get(fd)
+        under_way = self._requests.get(fd)
         try:
             if under_way is not None:
                 self._on_answer(fd, *under_way, is_late=is_late)
@@ -127,25 +127,25 @@ class Loop:
         # One request's head, and nothing behind it; an empty line before it is for a thread.
         is_head = received.endswith(END_OF_HEAD) and received.find(END_OF_HEAD) == len(received) - len(END_OF_HEAD)
         if gateway.is_loopable and is_head and not received.startswith(b"\r\n"):
-            errand = Errand(connection, received[: -len(END_OF_HEAD)], bytes_before)
-            errand.entry.started = started
-            self._begin(fd, errand)
+            handler = connection.handler(received[: -len(END_OF_HEAD)], bytes_before)
+            handler.entry.started = started
+            self._begin(fd, connection, handler)
             return
         stream.put_back(received)
         self._hand_over(fd, connection, None, REQUEST)
 
-    def _begin(self, fd: int, errand: Errand) -> None:
+    def _begin(self, fd: int, connection: Connection, handler: RequestHandler) -> None:
         try:
-            is_plain = errand.admit_now()
-            exchange = errand.begin() if is_plain else None
+            is_plain = handler.admit_now()
+            exchange = handler.begin() if is_plain else None
         except BaseException:
-            errand.abandon()
+            handler.abandon()
             raise
         if exchange is None:
-            self._hand_over(fd, errand.connection, errand, UNCONNECTED if is_plain else REQUEST)
+            self._hand_over(fd, connection, handler, UNCONNECTED if is_plain else REQUEST)
             return
         wire_fd = exchange.wire.fileno()
-        self._errands[wire_fd] = errand, exchange
+        self._requests[wire_fd] = connection, handler, exchange
         self._watch(wire_fd)
 
     def _watch(self, fd: int) -> None:
@@ -155,33 +155,35 @@ class Loop:
         except FileNotFoundError:
             self._epoll.register(fd, ONCE)
 
-    def _on_answer(self, fd: int, errand: Errand, exchange: Exchange, *, is_late: bool) -> None:
-        connection = errand.connection
+    def _on_answer(
+        self, fd: int, connection: Connection, handler: RequestHandler, exchange: Exchange, *, is_late: bool
+    ) -> None:
         client_fd = connection.stream.fileno()
         try:
             arrival = arrives(exchange)
         except NeedsPatience:
-            del self._errands[fd]
-            self._hand_over(client_fd, connection, errand, ANSWER)
+            del self._requests[fd]
+            self._hand_over(client_fd, connection, handler, ANSWER)
             return
         if arrival is None and not is_late:
             self._watch(fd)
             return
-        del self._errands[fd]
+        del self._requests[fd]
         if arrival is None:
-            self._hand_over(client_fd, connection, errand, OVERDUE)
+            self._hand_over(client_fd, connection, handler, OVERDUE)
             return
         try:
-            if not errand.offer(arrival):
-                self._hand_over(client_fd, connection, errand, CLIENT)
+            if not handler.offer(arrival):
+                self._hand_over(client_fd, connection, handler, CLIENT)
                 return
         except BaseException as exc:
-            errand.abandon()
+            handler.abandon()
             self._end(client_fd)
             if isinstance(exc, ClientGoneError):
                 return
             raise
-        connection.account(errand)
+        handler.report()
+        connection.idle_since = time.monotonic()
         connection.is_idle = True
         if not connection.is_watched:
             connection.is_watched = True
@@ -189,7 +191,7 @@ class Loop:
 
     def _look_for_late_ones(self, now: float) -> None:
         """Leave nodes that are silent to threads, and end connections that were idle too long."""
-        for fd, (_, exchange) in list(self._errands.items()):
+        for fd, (_, _, exchange) in list(self._requests.items()):
             if now - exchange.started > SILENCE_S:
                 self._serve(fd, is_late=True)
         oldest = now - self._host.gateway.settings.idle_timeout
@@ -199,12 +201,13 @@ class Loop:
 
     # -- whose a connection is next --------------------------------------------------------------
 
-    def _hand_over(self, fd: int, connection: Connection, errand: Errand | None, reason: str) -> None:
+    def _hand_over(self, fd: int, connection: Connection, handler: RequestHandler | None, reason: str) -> None:
         del self._clients[fd]
         if connection.is_watched:
             self._epoll.unregister(fd)
             connection.is_watched = False
-        self._attend(connection, errand, reason)
+        connection.started = handler
+        self._attend(connection, reason)
 
     def _end(self, fd: int) -> None:
         connection = self._clients.pop(fd, None)
@@ -213,10 +216,10 @@ class Loop:
 
     def _give_up(self, fd: int) -> None:
         """End what a mistake of ours was made on."""
-        under_way = self._errands.pop(fd, None)
+        under_way = self._requests.pop(fd, None)
         if under_way is None:
             self._end(fd)
             return
-        errand, _ = under_way
-        errand.abandon()
-        self._end(errand.connection.stream.fileno())
+        connection, handler, _ = under_way
+        handler.abandon()
+        self._end(connection.stream.fileno())

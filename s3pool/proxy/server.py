@@ -9,21 +9,23 @@ import socket
 import socketserver
 import ssl
 import stat
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
+from socketserver import BaseRequestHandler
 from typing import Any
 
 from s3pool.errors import ConfigError
 from s3pool.proxy.access_log import AccessLog, Entry
 from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
+from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import unavailable
-from s3pool.proxy.event_loop import IS_POSSIBLE, Loop
+from s3pool.proxy.event_loop import IS_POSSIBLE, EventLoop
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.handler import Connection, Errand
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.readers import Address
 from s3pool.proxy.service import clients_within
@@ -37,16 +39,24 @@ BACKLOG = 1024
 HANDSHAKE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 LOCAL_PEER = "127.0.0.1"  # who comes by a UNIX socket is on this machine
-GUESTS = 32  # connections beyond the bound, which get one answer
-MEMBER, GUEST = "member", "guest"
+EXCESS_CONNECTIONS = 32  # connections beyond the bound, which get one answer
+REGULAR, EXCESS = "regular", "excess"
+
+
+class ConnectionHandler(BaseRequestHandler):
+    """What the server runs in a thread: one connection, for as long as it needs a thread."""
+
+    def handle(self) -> None:
+        """Serve the connection."""
+        self.request.serve()
 
 
 class ProxyServer(ThreadingHTTPServer):
-    """Connections in a loop or in threads, a bound on their number, a way out that loses nothing.
+    """Accepts connections up to a bound, serves them in an event loop or in threads, and ends without losing any.
 
-    http.server gives the listening; every byte of HTTP is read by our own parser. Plain
-    connections wait in the loop and get a thread for what the loop does not do; those with TLS
-    have one throughout. ``gateway`` and ``tls`` may be replaced while it runs.
+    http.server listens, accepts and runs the handler; every byte of HTTP is read by our own
+    parser. Plain connections wait in the event loop and get a thread for what the loop does not
+    do; those with TLS have one throughout. ``gateway`` and ``tls`` may be replaced while it runs.
     """
 
     daemon_threads = True
@@ -75,13 +85,13 @@ class ProxyServer(ThreadingHTTPServer):
         self._all_gone = threading.Event()
         self._all_gone.set()
         self._thread_cache = ThreadCache("s3pool-proxy")
-        self._loop: Loop | None = None
+        self._loop: EventLoop | None = None
         try:
             if address.path:
                 self.address_family = socket.AF_UNIX
                 remove_dead_socket(address.path)
             place = address.path or (address.host, address.port)
-            super().__init__(place, _unused_handler, bind_and_activate=True)  # type: ignore[arg-type]
+            super().__init__(place, ConnectionHandler)  # type: ignore[arg-type]
         except OSError as exc:
             raise ConfigError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
@@ -126,14 +136,14 @@ class ProxyServer(ThreadingHTTPServer):
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._thread_cache.submit(lambda: self._introduce(request, peer, is_guest=entered == GUEST))
+                self._thread_cache.submit(lambda: self._introduce(request, peer, is_excess=entered == EXCESS))
             else:
-                self._welcome(request, peer, is_guest=entered == GUEST)
+                self._welcome(request, peer, is_excess=entered == EXCESS)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
             self._leave(peer)
             self._turn_away(request)
 
-    def _introduce(self, sock: socket.socket, balancer: str, *, is_guest: bool) -> None:
+    def _introduce(self, sock: socket.socket, balancer: str, *, is_excess: bool) -> None:
         """Learn from a balancer whose connection it is, and see to it as to any other."""
         peer = balancer
         try:
@@ -150,7 +160,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._turn_away(sock)
             return
         try:
-            self._welcome(sock, peer, is_guest=is_guest)
+            self._welcome(sock, peer, is_excess=is_excess)
         except (RuntimeError, OSError):
             self._leave(peer)
             self._turn_away(sock)
@@ -166,31 +176,30 @@ class ProxyServer(ThreadingHTTPServer):
             self._per_peer += Counter()  # which drops those that have none
             return True
 
-    def _welcome(self, sock: socket.socket, peer: str, *, is_guest: bool) -> None:
+    def _welcome(self, sock: socket.socket, peer: str, *, is_excess: bool) -> None:
         tls = self.tls
         if tls is not None:
-            self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_guest=is_guest))
+            self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_excess=is_excess))
             return
         at_work = self._loop_at_work() if self.has_loop else None
         try:
-            connection = self._connection(sock, peer, is_tls=False, is_guest=is_guest)
+            connection = self._connection(sock, peer, is_tls=False, is_excess=is_excess)
         except OSError:  # the client is gone already
             sock.close()
             self._leave(peer)
             return
-        if at_work is not None and not is_guest:
+        if at_work is not None and not is_excess:
             at_work.park(connection)
         else:
-            self._employ(connection, None)
+            self._serve_in_thread(connection)
 
-    def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool, is_guest: bool) -> Connection:
+    def _connection(self, sock: socket.socket, peer: str, *, is_tls: bool, is_excess: bool) -> Connection:
         if not self._path:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         settings = self.settings
         stream = ClientStream(sock, is_tls=is_tls, least_speed=settings.least_speed, speed_window=settings.speed_window)
-        connection = Connection(stream, peer, self)
-        connection.is_guest = is_guest
+        connection = Connection(stream, peer, self, is_excess=is_excess)
         with self._lock:
             self._sockets[connection] = sock
         return connection
@@ -200,10 +209,10 @@ class ProxyServer(ThreadingHTTPServer):
         """Say whether plain connections may wait for their next request without a thread."""
         return IS_POSSIBLE
 
-    def _loop_at_work(self) -> Loop:
+    def _loop_at_work(self) -> EventLoop:
         """Give the loop; its thread starts with the first connection. For the accepting thread."""
         if self._loop is None:
-            made = Loop(self, attend=self._attend, release=self._release)
+            made = EventLoop(self, attend=self._leave_loop, release=self._release)
             made.start()
             self._loop = made
         return self._loop
@@ -216,9 +225,9 @@ class ProxyServer(ThreadingHTTPServer):
             if limit and self._per_peer[peer] >= limit:
                 return ""
             total = self._per_peer.total()
-            if total >= most + GUESTS:
+            if total >= most + EXCESS_CONNECTIONS:
                 return ""
-            way = MEMBER if total < most or self._make_room() else GUEST
+            way = REGULAR if total < most or self._make_room() else EXCESS
             self._per_peer[peer] += 1
             self._all_gone.clear()
             return way
@@ -227,7 +236,7 @@ class ProxyServer(ThreadingHTTPServer):
         """End a connection that has had its last answer, or else the one that is idle longest; False when all work."""
         since: dict[socket.socket, float] = dict(self._unsecured)
         for own, sock in self._sockets.items():
-            if (own.is_idle or own.is_over) and not own.is_guest:
+            if (own.is_idle or own.is_over) and not own.is_excess:
                 since[sock] = 0.0 if own.is_over else own.idle_since
         since = {sock: moment for sock, moment in since.items() if sock not in self._leaving}
         if not since:
@@ -261,7 +270,7 @@ class ProxyServer(ThreadingHTTPServer):
 
     # -- one connection ------------------------------------------------------------------------
 
-    def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext, *, is_guest: bool) -> None:
+    def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext, *, is_excess: bool) -> None:
         secured = None
         try:
             secured = self._shake_hands(sock, tls, peer)
@@ -270,7 +279,7 @@ class ProxyServer(ThreadingHTTPServer):
                 sock.close()
                 self._leave(peer)
         if secured is not None:
-            self._serve(self._connection(secured, peer, is_tls=True, is_guest=is_guest), None)
+            self._run_handler(self._connection(secured, peer, is_tls=True, is_excess=is_excess))
 
     def _shake_hands(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> ssl.SSLSocket | None:
         """Do the TLS handshake in the connection's own thread; None when it fails."""
@@ -291,31 +300,37 @@ class ProxyServer(ThreadingHTTPServer):
                 self._unsecured.pop(secured, None)  # type: ignore[arg-type]
         return secured
 
-    def _attend(self, connection: Connection, errand: Errand | None, reason: str) -> None:
-        """Give a connection of the loop to a thread."""
+    def _leave_loop(self, connection: Connection, reason: str) -> None:
+        """Give a connection of the event loop to a thread."""
         self.metrics.handed_over(reason)
-        self._employ(connection, errand)
+        self._serve_in_thread(connection)
 
-    def _employ(self, connection: Connection, errand: Errand | None) -> None:
+    def _serve_in_thread(self, connection: Connection) -> None:
         try:
-            self._thread_cache.submit(lambda: self._serve(connection, errand))
+            self._thread_cache.submit(lambda: self._run_handler(connection))
         except RuntimeError:  # the system has no thread left
-            if errand is not None:
-                errand.abandon()
+            if connection.started is not None:
+                connection.started.abandon()
             self._release(connection)
 
-    def _serve(self, connection: Connection, errand: Errand | None) -> None:
-        """Let a connection have this thread as long as it needs one."""
-        goes_on = False
-        try:
-            goes_on = connection.serve(errand)
-        except Exception:  # the thread's outermost frame
-            logger.exception("a connection from %s failed", connection.peer)
-        finally:
-            if not goes_on or self._loop is None or connection.is_guest:
-                self._release(connection)
-        if goes_on and self._loop is not None and not connection.is_guest:
-            self._loop.park(connection)
+    def _run_handler(self, connection: Connection) -> None:
+        # What socketserver calls a request is for its handler alone to know.
+        self.process_request_thread(connection, connection.peer)  # type: ignore[arg-type]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what a thread's connection failed of."""
+        if isinstance(request, Connection):
+            request.goes_on = False
+        logger.error("a connection from %s failed", client_address, exc_info=sys.exc_info())
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that a thread is done with, or let it wait for its next request in the event loop."""
+        if not isinstance(request, Connection):
+            request.close()
+        elif request.goes_on and not request.is_excess and self._loop is not None:
+            self._loop.park(request)
+        else:
+            self._release(request)
 
     def _release(self, connection: Connection) -> None:
         connection.stream.close()
@@ -378,10 +393,6 @@ def remove_dead_socket(path: str) -> None:
                 os.unlink(path)
         except OSError:
             return  # there is none, or nobody may know
-
-
-def _unused_handler(*_arguments: object) -> Any:
-    """Stand where http.server wants a handler: process_request never asks for it."""
 
 
 def server_context(settings: ProxySettings) -> ssl.SSLContext | None:

@@ -257,7 +257,7 @@ def test_reason_is_the_answer(turn: Turn) -> None:
 
 def test_client_of_long_answers_keeps_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handing it over each time would cost more than the thread."""
-    monkeypatch.setattr("s3pool.proxy.handler.STAY_S", TIMEOUT_S)
+    monkeypatch.setattr("s3pool.proxy.connection.NEXT_REQUEST_S", TIMEOUT_S)
     with warm(answer_of(LARGE)) as proxy, client_of(proxy) as sock:
         for _ in range(3):
             sock.sendall(proxy.signed("GET", "/b/key"))
@@ -482,13 +482,13 @@ def test_idle_connections_end_after_a_while() -> None:
 
 def test_mistake_of_ours_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the loop, which has all the others."""
-    from s3pool.proxy.handler import Errand
+    from s3pool.proxy.request_handler import RequestHandler
 
     with warm(HELLO) as proxy:
-        right: Callable[[Errand], bool] = Errand.offer
-        monkeypatch.setattr(Errand, "offer", lambda _errand: 1 // 0)
+        right: Callable[[RequestHandler], bool] = RequestHandler.offer
+        monkeypatch.setattr(RequestHandler, "offer", lambda _errand: 1 // 0)
         broken = proxy.talk(proxy.signed("GET", "/b/key"))
-        monkeypatch.setattr(Errand, "offer", right)
+        monkeypatch.setattr(RequestHandler, "offer", right)
 
         assert (b"", b"hello") == (broken, proxy.ask("GET", "/b/key").body)
         await_true(lambda: 0 == proxy.proxy.connections)

@@ -1,10 +1,11 @@
-"""One client connection: request after request, each verified before its body is read."""
+"""One request and its answer: verified before its body is read, sent to a node, answered."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
@@ -16,7 +17,7 @@ from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.errors import ClientGoneError, Denial, unavailable
 from s3pool.proxy.forms import Form
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
-from s3pool.proxy.host import Host
+from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import Rule, Slip, Ticket
 from s3pool.proxy.node_request import Outbound
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
@@ -28,117 +29,33 @@ from s3pool.s3.documents import parse_error
 logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
-STAY_S = 0.5  # a thread waits so long for a client's next request before it leaves the waiting to the loop
-GUEST_S = 2.0
 ERROR_STATUS = 400
 NOTHING = Load()  # of requests without a body; nobody writes to it
 
 
-class Connection:
-    """One client from its first request to its last; in one thread at a time, or in the loop."""
+class Host(Protocol):
+    """What a connection needs of its server."""
 
-    def __init__(self, stream: ClientStream, peer: str, host: Host) -> None:
-        self.stream = stream
-        self.is_idle = False  # it waits for a request; read by other threads
-        self.idle_since = time.monotonic()
-        self.is_over = False  # all answers were given
-        self.is_watched = False  # the loop's own note
-        self.peer = peer
-        self.host = host
-        self.is_guest = False  # beyond the bound of connections: it gets one answer
-        self._parks = False
+    @property
+    def gateway(self) -> Gateway:
+        """Return the configuration in force."""
 
-    def serve(self, errand: Errand | None = None) -> bool:
-        """Answer requests until either side has enough, or nothing more needs a thread.
+    @property
+    def is_draining(self) -> bool:
+        """Return whether connections are to end with their current request."""
 
-        ``errand`` is a request that was begun elsewhere. Say whether the connection goes on:
-        then it waits for its next request, which the caller has to see to.
-        """
-        self._parks = False
-        try:
-            goes_on = errand is None or self._finish(errand)
-            while goes_on and not self._parks:
-                goes_on = self._serve_next()
-        except ClientGoneError as exc:
-            logger.debug("%s: %s", self.peer, exc)
-            self.stream.close()
-            return False
-        if not goes_on:
-            self.is_over = True
-            self.stream.hang_up()
-        return goes_on
+    @property
+    def has_loop(self) -> bool:
+        """Return whether plain connections may wait for their next request without a thread."""
 
-    def _serve_next(self) -> bool:
-        host, stream = self.host, self.stream
-        settings = host.gateway.settings
-        # In this order: who drains first says so, and then wakes whoever is idle.
-        self.is_idle = True
-        if host.is_draining and not stream.buffered:
-            return False
-        can_park = self._can_park()
-        idle_s = min(settings.idle_timeout, STAY_S) if can_park else settings.idle_timeout
-        head_s = settings.header_timeout
-        if self.is_guest:
-            can_park, idle_s, head_s = False, GUEST_S, GUEST_S
-        bytes_before = stream.bytes_in - stream.buffered
-        try:
-            block = stream.read_head(idle_s=idle_s, head_s=head_s)
-        except Denial as denial:
-            return self._finish(_Unreadable(self, denial, bytes_before))
-        if block is None:
-            self._parks = can_park and stream.is_silent
-            return self._parks
-        self.is_idle = False
-        return self._finish(Errand(self, block, bytes_before))
+    def report(self, entry: Entry) -> None:
+        """Count and log a request that ended."""
 
-    def _can_park(self) -> bool:
-        return self.host.has_loop and not self.stream.is_tls and not self.stream.buffered
-
-    def _finish(self, errand: Errand | _Unreadable) -> bool:
-        try:
-            goes_on = errand.serve()
-        except ClientGoneError:
-            entry = errand.entry
-            entry.end = "client gone" if entry.end == "done" else entry.end
-            raise
-        finally:
-            self.account(errand)
-        self._parks = errand.is_everyday and self._can_park()
-        return goes_on
-
-    def account(self, errand: Errand | _Unreadable) -> None:
-        """Tell the server of a request that ended."""
-        stream, entry = self.stream, errand.entry
-        self.idle_since = now = time.monotonic()
-        entry.total_s = now - entry.started
-        entry.bytes_in = stream.bytes_in - stream.buffered - errand.bytes_before
-        entry.bytes_out = stream.bytes_out - errand.bytes_out
-        self.host.report(entry)
-
-    def refuse(self, entry: Entry, head: RequestHead | None, reader: object, denial: Denial) -> bool:
-        """Answer with an S3 error; return whether the connection can go on."""
-        return refuse(self.stream, entry, head, reader, denial, is_ending=self.host.is_draining)
+    def begin(self) -> None:
+        """Count a request that starts."""
 
 
-class _Unreadable:
-    """A request of which not even the head could be read."""
-
-    is_everyday = False
-
-    def __init__(self, connection: Connection, denial: Denial, bytes_before: int) -> None:
-        self.entry = Entry(connection.peer)
-        self.bytes_before = bytes_before
-        self.bytes_out = connection.stream.bytes_out
-        self._connection = connection
-        self._denial = denial
-        connection.host.begin()
-
-    def serve(self) -> bool:
-        """Say what is wrong with it."""
-        return self._connection.refuse(self.entry, None, None, self._denial)
-
-
-class Errand:
+class RequestHandler:
     """One request and its answer.
 
     The loop takes plain ones as far as it goes without waiting: admit_now(), begin(), then
@@ -146,10 +63,9 @@ class Errand:
     thread. What is not set stays the class's own: most requests set a few of these.
     """
 
-    is_everyday = False  # the loop can begin such a request
+    is_plain = False  # the loop can begin such a request
     _head: RequestHead | None = None
     _admitted: Admitted | None = None
-    _denial: Denial | None = None  # of a request that the loop could not let in
     _rules: Sequence[Rule] = ()
     _outbound: Outbound | None = None
     _load = NOTHING
@@ -161,16 +77,40 @@ class Errand:
     _sender = ""  # whose place it has among those with bodies
     _ticket: Ticket | None = None
 
-    def __init__(self, connection: Connection, block: bytes, bytes_before: int) -> None:
-        self.entry = Entry(connection.peer)
-        self.bytes_before = bytes_before  # of the client's, up to this request
-        self.bytes_out = connection.stream.bytes_out
-        self.connection = connection
-        self._stream = connection.stream
-        self._host = connection.host
-        self._gateway = connection.host.gateway
+    def __init__(
+        self,
+        stream: ClientStream,
+        peer: str,
+        host: Host,
+        block: bytes,
+        bytes_before: int,
+        *,
+        is_excess: bool = False,
+        error: Denial | None = None,
+    ) -> None:
+        self.entry = Entry(peer)
+        self._bytes_before = bytes_before  # of the client's, up to this request
+        self._bytes_out_before = stream.bytes_out
+        self._stream = stream
+        self._host = host
+        self._gateway = host.gateway
         self._block = block
-        self._host.begin()
+        self._is_excess = is_excess
+        self._error = error
+        host.begin()
+
+    def report(self) -> None:
+        """Tell the server of the request, which has ended."""
+        stream, entry = self._stream, self.entry
+        entry.total_s = time.monotonic() - entry.started
+        entry.bytes_in = stream.bytes_in - stream.buffered - self._bytes_before
+        entry.bytes_out = stream.bytes_out - self._bytes_out_before
+        self._host.report(entry)
+
+    def note_client_gone(self) -> None:
+        """Note that the client hung up before the end, unless the answer had broken off before."""
+        if self.entry.end == "done":
+            self.entry.end = "client gone"
 
     # -- in the loop: nothing here waits -------------------------------------------------------
 
@@ -182,9 +122,9 @@ class Errand:
                 return False
             self._admit(head)
         except Denial as denial:
-            self._denial = denial
+            self._error = denial
             return False
-        return self.is_everyday and not self._rules  # a request with limits may have to wait
+        return self.is_plain and not self._rules  # a request with limits may have to wait
 
     def begin(self) -> Exchange | None:
         """Send the request over a connection that is open; None when that cannot be."""
@@ -231,7 +171,7 @@ class Errand:
                 begun.exchange.abandon()
         self._leave()
         self.entry.end = "client gone"
-        self.connection.account(self)
+        self.report()
 
     # -- in a thread ---------------------------------------------------------------------------
 
@@ -240,12 +180,12 @@ class Errand:
         if self._unsent is not None:
             self._stream.write(self._unsent)
             return self._keeps_alive
-        if self.connection.is_guest:
-            return self._serve_guest()
+        if self._is_excess:
+            return self._serve_excess()
         self._attempts, self.entry.endpoint = Attempts(), ""
         try:
-            if self._denial is not None:
-                raise self._denial
+            if self._error is not None:
+                raise self._error
             return self._serve()
         except ClientGoneError:
             raise
@@ -304,7 +244,7 @@ class Errand:
 
     def _refuse(self, denial: Denial) -> bool:
         self.entry.limited = denial.limited or self.entry.limited
-        return self.connection.refuse(self.entry, self._head, self._load.reader, denial)
+        return refuse(self._stream, self.entry, self._head, self._load.reader, denial, is_ending=self._host.is_draining)
 
     def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block)
@@ -319,7 +259,7 @@ class Errand:
             self.entry.auth_s = time.monotonic() - self.entry.started
         self.entry.op = admitted.operation.name
         self._note_admitted(admitted)
-        self.is_everyday = self._gateway.is_loopable and self._gateway.is_plain(head, admitted)
+        self.is_plain = self._gateway.is_loopable and self._gateway.is_plain(head, admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
@@ -384,9 +324,11 @@ class Errand:
         self._sit()
         return admitted, form
 
-    def _serve_guest(self) -> bool:
+    def _serve_excess(self) -> bool:
         """Answer one that came when all places were taken: whether this process is well it may know all the same."""
         try:
+            if self._error is not None:
+                raise self._error
             self._head = head = parse_head(self._block)
             if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
                 answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
@@ -412,7 +354,7 @@ class Errand:
         if isinstance(answer, Response):
             entry.endpoint = str(answer.endpoint)
         # Who asks for much will ask for more of it, and keeps its thread.
-        self.is_everyday = self.is_everyday and answer.length is not None and answer.length <= WHOLE_BYTES
+        self.is_plain = self.is_plain and answer.length is not None and answer.length <= WHOLE_BYTES
         if answer.status >= ERROR_STATUS and body:
             entry.code = parse_error(body)[0]
         if isinstance(self._load.body, ClientBody):

@@ -1,9 +1,9 @@
-"""A bounded pool of worker threads, and the one place that imports concurrent.futures.
+"""A ThreadPoolExecutor that is bounded: by its workers, and by how many items are taken at a time.
 
-Two kinds of work: *items*, of which only so many are taken at a time, with the results
-coming home to the thread that asked; and *shares*, where a worker that has a large job lets
-idle workers help. A helper that comes late finds nothing left and goes, so no task ever
-waits for a task that has not begun.
+Two kinds of work: *flows*, whose items are taken only as fast as they are done, with the results
+coming home to the thread that asked; and *shares*, where a worker that has a large job lets idle
+workers help. A late worker finds nothing left and returns, so no task ever waits for one that
+has not started.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -82,14 +83,10 @@ class BoundedExecutor:
         self.first = first
         self.small = workers if small is None else small
         self._pool: ThreadPoolExecutor | None = None
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        # Guards the number of threads and of the idle ones; never held while a job runs.
+        self._jobs: deque[Callable[[], None]] = deque()  # the next one first; one token in the pool for each
+        # Guards the number of jobs that run; never held while one does.
         self._lock = threading.Lock()
-        self._started = 0
-        self._idle = 0
-        self._ended = 0
-        self._closed = False
+        self._running = 0
 
     def flow(
         self, work: Callable[[Item], Result], items: Iterable[Item], *, window: ShortWork[Item, Result] | None = None
@@ -111,76 +108,59 @@ class BoundedExecutor:
         at_once = min(first - 1, helpers) if first else helpers
         # The scout is a helper too, in the end.
         spare = max(0, helpers - at_once - 1)
-        share: _Share[Item] = _Share(work, items, spare=spare, call=lambda job: self._add(job, first=True))
+        share: _Share[Item] = _Share(work, items, spare=spare, call=lambda job: self.submit(job, first=True))
         for _ in range(at_once):
-            self._add(share.help, first=True)
+            self.submit(share.help, first=True)
         if helpers > at_once:
-            self._add(share.scout, first=True)
+            self.submit(share.scout, first=True)
         share.run()
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Queue a job that never raises; run it here and now when there are no workers."""
-        if self.workers:
-            self._add(job, first=False)
-        else:
+    def submit(self, job: Callable[[], None], *, first: bool = False) -> None:
+        """Queue a job that never raises; run it here and now when there are no workers.
+
+        ``first`` puts it before those that wait: what has begun shall end.
+        """
+        if not self.workers:
             job()
-
-    def submit_first(self, job: Callable[[], None]) -> None:
-        """Queue a job before those that wait: what has begun shall end."""
-        self._add(job, first=True)
-
-    @property
-    def is_busy(self) -> bool:
-        """Say whether a worker is at work now."""
-        with self._lock:
-            return self._started - self._ended > self._idle
-
-    @property
-    def has_work(self) -> bool:
-        """Say whether a worker is at work, or will be."""
-        return bool(self._jobs) or self.is_busy
-
-    def close(self) -> None:
-        """Let the workers end after the queue; returns at once."""
-        with self._lock:
-            self._closed = True
-            started = self._started
-        for _ in range(started):
-            self._tokens.put(False)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
-
-    def _add(self, job: Callable[[], None], *, first: bool) -> None:
-        # Help for a large transfer goes before new transfers: what has begun shall end.
+            return
         if first:
             self._jobs.appendleft(job)
         else:
             self._jobs.append(job)
-        self._start_worker_if_needed()
-        self._tokens.put(True)
+        with suppress(RuntimeError):  # the pool was closed: nobody waits for more
+            self._executor().submit(self._run_next)
 
-    def _start_worker_if_needed(self) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker is at work now."""
+        return self._running > 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a worker is at work, or will be."""
+        return bool(self._jobs) or self.is_busy
+
+    def close(self) -> None:
+        """Let the workers end after the queue; returns at once."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
-            if self._closed or self._started >= self.workers or self._idle >= len(self._jobs):
-                return
-            self._started += 1
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+            if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor
 
-            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="s3pool-worker")
-        self._pool.submit(self._work)
+                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="s3pool-worker")
+            return self._pool
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            wanted = self._tokens.get()
-            with self._lock:
-                self._idle -= 1
-                self._ended += not wanted
-            if not wanted:
-                return
+    def _run_next(self) -> None:
+        with self._lock:
+            self._running += 1
+        try:
             self._jobs.popleft()()
+        finally:
+            with self._lock:
+                self._running -= 1
 
 
 class Flow(Generic[Item, Result]):
@@ -206,10 +186,10 @@ class Flow(Generic[Item, Result]):
             window.deliver(self._window_gave, self._failed)
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
         self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
-        # A queue would lose what it gives to a thread that is interrupted at that moment: a lane's whole batch.
+        # A queue would lose what it gives to a thread that is interrupted at that moment: a window's whole batch.
         self._ready: deque[tuple[Result | None, int, BaseException | None]] = deque()
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # at least one where something is ready
-        self._small = 0  # items that are in the lanes or wait for one
+        self._small = 0  # items that are in the window
         self.pending = 0  # all items that were taken and not yet yielded
 
     def __iter__(self) -> Iterator[Result]:

@@ -135,7 +135,7 @@ class Window:
     def hand_on(self, handed: _Handed) -> None:
         """Let a worker go on with a transfer as it stands; one that comes late finds nothing left."""
         self._handed.append(handed)
-        self._executor.submit_first(self.work_off)
+        self._executor.submit(self.work_off, first=True)
 
     def work_off(self) -> None:
         """Go on with one transfer that was handed on, to its end."""

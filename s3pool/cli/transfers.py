@@ -20,13 +20,13 @@ from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
 from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.engine import Engine, TransferOptions
-from s3pool.transfer.executor import BoundedExecutor, auto_workers, small_in_flight
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
+from s3pool.transfer.workers import BoundedExecutor, auto_workers, small_in_flight
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context

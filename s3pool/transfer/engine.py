@@ -13,12 +13,12 @@ from s3pool.model import ObjectAttributes
 from s3pool.record import dataclass
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.attributes import FileHeaders
-from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.safe_path import LastDirectory
 from s3pool.transfer.sourcefiles import SourceFiles
 from s3pool.transfer.spelling import Spellings
+from s3pool.transfer.workers import BoundedExecutor
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client

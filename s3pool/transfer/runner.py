@@ -12,7 +12,6 @@ from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolErro
 from s3pool.interrupts import signals_held
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import Flow
 from s3pool.transfer.task_steps import perform, rehearsal
 from s3pool.transfer.tasks import (
     ARCHIVED,
@@ -28,6 +27,7 @@ from s3pool.transfer.tasks import (
     kind_of,
 )
 from s3pool.transfer.window import Window
+from s3pool.transfer.workers import Flow
 
 logger = logging.getLogger(__name__)
 

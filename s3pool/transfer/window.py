@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from s3pool.model import Request, Response
     from s3pool.s3.exchange import Operation, Steps
     from s3pool.transfer.engine import Engine
-    from s3pool.transfer.executor import BoundedExecutor
+    from s3pool.transfer.workers import BoundedExecutor
 
 MOST_THREADS = 8  # with many short transfers under way in each
 LOOK_S = 0.1  # how often a thread looks whether it is held up

@@ -11,7 +11,6 @@ from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
 from s3pool.transfer import task_steps
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.executor import SMALL_ITEMS_PER_WORKER
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,
@@ -28,6 +27,7 @@ from s3pool.transfer.tasks import (
     Summary,
     UploadTask,
 )
+from s3pool.transfer.workers import SMALL_ITEMS_PER_WORKER
 from tests.support.fake_s3 import Answer, Call, FakeS3
 
 EngineFactory = Callable[..., Engine]

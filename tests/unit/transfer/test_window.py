@@ -20,7 +20,6 @@ from s3pool.session import open_session
 from s3pool.transfer import task_steps, window
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.etags import composite_etag
-from s3pool.transfer.executor import BoundedExecutor
 from s3pool.transfer.runner import run
 from s3pool.transfer.tasks import (
     DONE,
@@ -35,6 +34,7 @@ from s3pool.transfer.tasks import (
     UploadTask,
 )
 from s3pool.transfer.window import MOST_THREADS, Window
+from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
 EngineFactory = Callable[..., Engine]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from s3pool.transfer import executor as executor_module
-from s3pool.transfer.executor import ITEMS_PER_WORKER, BoundedExecutor, auto_workers, small_in_flight
+from s3pool.transfer import workers as workers_module
+from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, auto_workers, small_in_flight
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0
@@ -300,13 +300,13 @@ class WorkClock:
 
 @pytest.fixture(name="quick_scout")
 def _quick_scout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "SCOUT_S", 0.001)
+    monkeypatch.setattr(workers_module, "SCOUT_S", 0.001)
 
 
 @pytest.mark.usefixtures("quick_scout")
 def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that is slow for one connection is not slow for sixteen."""
-    monkeypatch.setattr(executor_module, "time", WorkClock(0.1))
+    monkeypatch.setattr(workers_module, "time", WorkClock(0.1))
     executor = BoundedExecutor(8)
     together = threading.Barrier(8)
 
@@ -320,7 +320,7 @@ def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_that_work_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the processors are busy, more threads take them from each other."""
     clock = WorkClock(2.0)  # of two processors
-    monkeypatch.setattr(executor_module, "time", clock)
+    monkeypatch.setattr(workers_module, "time", clock)
     executor = BoundedExecutor(8)
     threads: set[int] = set()
 

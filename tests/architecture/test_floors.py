@@ -58,7 +58,7 @@ HOMES = {
     "shtab": ("cli/commands/completion.py",),
     "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py", "transfer/taken.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
-    "concurrent.futures": ("transfer/executor.py",),
+    "concurrent.futures": ("transfer/workers.py",),
     "dataclasses": ("record.py",),
     "http.server": ("proxy/*.py",),
     "socketserver": ("proxy/*.py",),

@@ -232,9 +232,14 @@ def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
 def test_results_are_not_lost_to_an_interrupt_while_they_are_waited_for() -> None:
     """The thread that waits is told of the interrupt when it wakes up, by what has just come."""
     executor = BoundedExecutor(4)
+    news = InterruptedWaiting()
 
-    flow = executor.flow(lambda item: item, [1], window=Window(executor, list))
-    flow._news = InterruptedWaiting()
+    def work(items: list[int]) -> list[int]:
+        assert news.is_waited_for.wait(PATIENCE_S)
+        return items
+
+    flow = executor.flow(lambda item: item, [1], window=Window(executor, work))
+    flow._news = news
     with pytest.raises(KeyboardInterrupt):
         list(flow)
     drained = list(flow.drain(PATIENCE_S))
@@ -248,8 +253,12 @@ class InterruptedWaiting(queue.SimpleQueue[None]):
 
     was_interrupted = False
 
+    def __init__(self) -> None:
+        self.is_waited_for = threading.Event()
+
     def get(self, block: bool = True, timeout: float | None = None) -> None:
         """Wait, and be interrupted the first time."""
+        self.is_waited_for.set()
         super().get(block, timeout)
         if not self.was_interrupted:
             self.was_interrupted = True

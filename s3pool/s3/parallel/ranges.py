@@ -32,9 +32,7 @@ class Counts:
     requests: int = 0
     pages: int = 0  # with something new on them
     keys: int = 0
-    empty: int = 0  # first pages that proved a range empty
     cuts: int = 0
-    surplus: int = 0  # keys read beyond the end of their range
     evicted: int = 0
     retries: int = 0
 

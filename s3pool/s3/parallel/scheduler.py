@@ -100,8 +100,7 @@ class RangeScheduler:
         self._applied = 0
         self._undersized = 0.0
         self._wasted = 0.0  # pages that were asked for and not needed
-        self._may_cut = True
-        self._is_minio = False
+        self._may_cut, self._is_minio = True, False
         self._first, self._by_tokens = "", False  # the first key of all; whether names do not lead on everywhere
 
     @property
@@ -257,13 +256,8 @@ class RangeScheduler:
         self._applied += 1
         r = request.range
         keys = keys_of(page.objects)
-        is_whole = request.prefix == self._prefix
-        is_ordered = is_page_ordered(page, repeats=self._repeats)
-        if is_whole and keys and not (request.start_after or request.token):
-            self._first = keys[0]
-        if not is_ordered or (is_whole and self._first and request.turns_back(page, self._first)):
-            raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
-        fits = begins_well(r, keys, is_last=is_whole and not page.truncated)
+        self._check_order(request, page)
+        fits = begins_well(r, keys, is_last=request.prefix == self._prefix and not page.truncated)
         self._by_tokens = self._by_tokens or page.skips_subtrees or not fits
         if not fits or request.is_ignored_by(page):
             self._recover(r)
@@ -290,6 +284,15 @@ class RangeScheduler:
                     raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
         return held
 
+    def _check_order(self, request: RangeRequest, page: ListPage) -> None:
+        """Raise UnorderedError for a page out of order, or with names from before the cursor."""
+        is_whole = request.prefix == self._prefix
+        if is_whole and page.objects and not (request.start_after or request.token):
+            self._first = keys_of(page.objects)[0]
+        turns_back = is_whole and self._first and request.turns_back(page, self._first)
+        if turns_back or not is_page_ordered(page, repeats=self._repeats):
+            raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
+
     def _meet_minio(self, page: ListPage) -> None:
         if page.is_minio or is_minio_token(page.next_token):
             self._is_minio = True
@@ -306,8 +309,7 @@ class RangeScheduler:
         if r.floor:
             start = bisect_left(keys, name_bytes(r.floor), lo=start, key=name_bytes)
         while (stop := first_beyond(r, keys, start)) < len(keys) and widens(r, keys[stop]):
-            logger.debug("keys before %r are missing in the next range, listing on to there", r.end)
-        self.counts.surplus += len(objects) - stop
+            logger.debug("the next range lacks keys before %r, listing on to there", r.end)
         self._wasted += (len(objects) - stop) / len(objects)
         whole = not start and stop == len(keys)
         return objects if whole else objects[start:stop], stop < len(keys)
@@ -323,7 +325,6 @@ class RangeScheduler:
             return
         undersized = 1.0 if count < SHORT_PAGE and is_last else 0.0
         self._undersized += UNDERSIZED_WEIGHT * (undersized - self._undersized)
-        self.counts.empty += not count
         if not parent.is_done and parent.end == r.cursor:
             parent.is_upper_empty, parent.estimate = not count, None
 
@@ -405,8 +406,7 @@ class RangeScheduler:
 
     def pop(self) -> ListPage | None:
         """Return the next page for the caller; None when there is none yet, or no more."""
-        unordered = self._out.popleft() if self._out else None
-        page = self._pop_front() if self._ordered else unordered
+        page = self._pop_front() if self._ordered else (self._out.popleft() if self._out else None)
         return None if page is None else replace(page, truncated=not self.is_finished, next_token="")
 
     def _pop_front(self) -> ListPage | None:

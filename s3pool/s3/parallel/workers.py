@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from s3pool.errors import S3Error, S3PoolError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
@@ -27,6 +27,7 @@ from s3pool.s3.part_sizes import MAX_KEYS
 
 logger = logging.getLogger(__name__)
 
+
 Fetch = Callable[[RangeRequest], ListPage]
 JOIN_S = 0.5  # how long the end waits for requests under way; their threads are daemons
 SPARE_JOIN_S = 0.05  # the same when no page is missing: what is under way is of no use
@@ -35,6 +36,14 @@ UNORDERED_PAGES_PER_JOB = 4  # pages that may wait for the caller
 UNORDERED_PAGES = 16
 VERSIONS_WINDOW_PAGES = 256  # pages of versions may be longer than others
 SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither
+
+
+class _Bounds(TypedDict):
+    """What is listed of a bucket."""
+
+    prefix: str
+    start_after: str
+    until: str | None
 
 
 def iter_pages_parallel(
@@ -63,33 +72,18 @@ def iter_pages_parallel(
     Raises:
         S3PoolError: a page could not be had; what came before it was yielded.
     """
-    in_turn = partial(iter_pages, client, bucket, prefix=prefix)
-    bounded = partial(in_turn, start_after=start_after, until=until, must_be_ordered=must_be_ordered)
+    bounds: _Bounds = {"prefix": prefix, "start_after": start_after, "until": until}
+    in_turn = partial(iter_pages, client, bucket, must_be_ordered=must_be_ordered, **bounds)
     if jobs == 1:
-        yield from bounded()
-        return
+        return in_turn()
     if not ordered:
         window = min(window, max(UNORDERED_PAGES, UNORDERED_PAGES_PER_JOB * (jobs or most)))
     limit = ConcurrencyLimit(jobs, most=min(most, MOST_AUTO_JOBS))
-    scheduler = RangeScheduler(
-        bucket, prefix=prefix, limit=limit, start_after=start_after, until=until, ordered=ordered, window=window
-    )
+    scheduler = RangeScheduler(bucket, limit=limit, ordered=ordered, window=window, **bounds)
     workers = _Workers(scheduler, limit, _fetcher(client, bucket), counts=counts, now=now)
-    try:
-        workers.fetch_first()
-    except UnorderedError:
-        yield from bounded()
-        return
-    last = ""
-    try:
-        for page in workers.pages():
-            last = keys_of(page.objects)[-1] if page.objects else last
-            yield page
-    except UnorderedError:
-        if not ordered or must_be_ordered:
-            raise
-        # All up to the last key was yielded, and the server goes on from there in its own order.
-        yield from in_turn(start_after=last or start_after, has_own_order=True)
+    if not ordered or must_be_ordered:
+        return _iter_pages(workers, in_turn)
+    return _iter_pages(workers, in_turn, go_on=partial(in_turn, until=None, has_own_order=True))
 
 
 def iter_version_pages_parallel(
@@ -113,28 +107,43 @@ def iter_version_pages_parallel(
     Raises:
         S3PoolError: a page could not be had; what came before it was yielded.
     """
-    in_turn = partial(iter_version_pages, client, bucket, prefix=prefix, start_after=start_after, until=until)
+    bounds: _Bounds = {"prefix": prefix, "start_after": start_after, "until": until}
+    in_turn = partial(iter_version_pages, client, bucket, **bounds)
     if jobs == 1:
-        yield from in_turn()
-        return
+        return in_turn()
     limit = ConcurrencyLimit(jobs, most=min(most, MOST_AUTO_JOBS))
     scheduler = RangeScheduler(
-        bucket,
-        prefix=prefix,
-        limit=limit,
-        start_after=start_after,
-        until=until,
-        ordered=ordered,
-        window=VERSIONS_WINDOW_PAGES,
-        repeats=True,
+        bucket, limit=limit, ordered=ordered, window=VERSIONS_WINDOW_PAGES, repeats=True, **bounds
     )
     workers = _Workers(scheduler, limit, _fetcher(VersionLister(client), bucket), counts=counts, now=time.monotonic)
+    return _iter_pages(workers, in_turn)
+
+
+def _iter_pages(
+    workers: _Workers,
+    in_turn: Callable[[], Iterator[ListPage]],
+    *,
+    go_on: Callable[..., Iterator[ListPage]] | None = None,
+) -> Iterator[ListPage]:
+    """Yield the pages that the workers fetch.
+
+    Where the first page shows a server without order, ``in_turn`` lists; where a later one does,
+    ``go_on`` lists after the last key that was yielded.
+    """
     try:
         workers.fetch_first()
     except (UnorderedError, MarkedWalkError):
         yield from in_turn()
         return
-    yield from workers.pages()
+    last = ""
+    try:
+        for page in workers.pages():
+            last = keys_of(page.objects)[-1] if page.objects else last
+            yield page
+    except UnorderedError:
+        if go_on is None:
+            raise
+        yield from go_on(start_after=last) if last else go_on()
 
 
 class _PageLister(Protocol):

@@ -13,7 +13,7 @@ import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
 from operator import lt
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypedDict
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
@@ -30,6 +30,14 @@ MINIO_TAG = b"[minio_cache:"  # stands in every token of MinIO, after the key
 # How servers refuse a start-after that they do not like: characters XML cannot hold (AWS),
 # a name outside the prefix (NooBaa), one that is too long.
 REFUSALS = (400, 500, 501)
+
+
+class KeyBounds(TypedDict, total=False):
+    """Which keys of a bucket are listed: below ``prefix``, behind ``start_after``, up to ``until`` and with it."""
+
+    prefix: str
+    start_after: str
+    until: str | None
 
 
 class PendingPage(Protocol):
@@ -100,13 +108,11 @@ def iter_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, at least one; only the first or the last may be empty.
 
-    Names are in the order of their UTF-8 bytes, each once and all greater than
-    ``start_after``, unless the server itself lists without order. With ``until`` the listing
-    ends at this name, which still belongs to it. ``max_keys`` bounds the objects and prefixes
-    in all; 0 is no bound. Lazy: a page is asked for when it is needed, or with ``ahead`` before
-    the page in front of it is yielded, so that server and caller work at the same time. With
-    ``has_own_order`` the server decides what comes after ``start_after``; with
-    ``must_be_ordered`` a server without order is an error.
+    Names are in the order of their UTF-8 bytes, each once and within the KeyBounds, unless the
+    server lists without order: with ``has_own_order`` it decides what comes after ``start_after``,
+    with ``must_be_ordered`` that is an error. ``max_keys`` bounds the objects and prefixes in all;
+    0 is no bound. Lazy: a page is asked for when it is needed, or with ``ahead`` before the page
+    in front of it is yielded, so that server and caller work at the same time.
 
     Raises:
         ProtocolError: the server says that more follows, and does not go on.
@@ -115,14 +121,11 @@ def iter_pages(
     cursor = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
     if has_own_order:
         cursor.forget_floor()
+    cursor.must_be_ordered, cursor.until = must_be_ordered, until
     left = max_keys
     try:
         while True:
             page = cursor.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)
-            if must_be_ordered and not cursor.has_order:
-                raise UnorderedError(f"s3/{bucket} is not listed in order: no range of its keys can be listed alone")
-            if until is not None:
-                page = cut_page(page, until)
             if max_keys:
                 page = _shorten(page, left)
                 left -= len(page.objects) + len(page.prefixes)
@@ -203,6 +206,8 @@ class _Cursor:
         "_prefix",
         "_token",
         "has_order",
+        "must_be_ordered",
+        "until",
     )
 
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
@@ -218,6 +223,8 @@ class _Cursor:
         self._token = ""  # of the page before, "" before the first
         self._by_token = False
         self.has_order = True
+        self.must_be_ordered = False
+        self.until: str | None = None
         self._pending: PendingPage | None = None  # what goes on at the cursor
 
     def forget_floor(self) -> None:
@@ -241,7 +248,9 @@ class _Cursor:
         while page.truncated and not (page.objects or page.prefixes):
             # An empty page proves nothing, and only its token leads on.
             page = self._accept(self._follow_token(max_keys))
-        return page
+        if self.must_be_ordered and not self.has_order:
+            raise UnorderedError(f"s3/{self._bucket} is not listed in order: no range of its keys can be listed alone")
+        return page if self.until is None else cut_page(page, self.until)
 
     def _ask(self, max_keys: int) -> ListPage:
         if self._by_token:

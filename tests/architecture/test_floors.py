@@ -56,6 +56,7 @@ HOMES = {
     "dotenv": ("config/*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "shtab": ("cli/commands/completion.py",),
+    "typing_extensions": ("s3/list_all.py", "s3/parallel/workers.py"),  # by type checkers alone
     "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py", "transfer/taken.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/workers.py",),

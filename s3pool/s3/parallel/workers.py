@@ -13,17 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol
 
 from s3pool.errors import S3Error, S3PoolError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.listing import MINIO_TAG, Lister, LoopGuard, iter_pages, iter_version_pages
+from s3pool.s3.listing import MINIO_TAG, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.page_table import keys_of
 from s3pool.s3.parallel.concurrency import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit
 from s3pool.s3.parallel.ranges import Counts, RangeRequest
 from s3pool.s3.parallel.scheduler import WINDOW_PAGES, RangeScheduler
 from s3pool.s3.part_sizes import MAX_KEYS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +41,10 @@ VERSIONS_WINDOW_PAGES = 256  # pages of versions may be longer than others
 SEPARATOR = "\0"  # between the markers of a token; XML holds it in neither
 
 
-class _Bounds(TypedDict):
-    """What is listed of a bucket."""
-
-    prefix: str
-    start_after: str
-    until: str | None
-
-
 def iter_pages_parallel(
     client: Lister,
     bucket: str,
     *,
-    prefix: str = "",
-    start_after: str = "",
-    until: str | None = None,
     jobs: int = AUTO_JOBS,
     ordered: bool = True,
     most: int = CAUTIOUS_JOBS,
@@ -60,6 +52,7 @@ def iter_pages_parallel(
     counts: Counts | None = None,
     must_be_ordered: bool = False,
     now: Callable[[], float] = time.monotonic,
+    **bounds: Unpack[KeyBounds],
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing without delimiter, fetched by up to ``jobs`` threads.
 
@@ -72,7 +65,6 @@ def iter_pages_parallel(
     Raises:
         S3PoolError: a page could not be had; what came before it was yielded.
     """
-    bounds: _Bounds = {"prefix": prefix, "start_after": start_after, "until": until}
     in_turn = partial(iter_pages, client, bucket, must_be_ordered=must_be_ordered, **bounds)
     if jobs == 1:
         return in_turn()
@@ -90,13 +82,11 @@ def iter_version_pages_parallel(
     client: Lister,
     bucket: str,
     *,
-    prefix: str = "",
-    start_after: str = "",
-    until: str | None = None,
     jobs: int = AUTO_JOBS,
     ordered: bool = True,
     most: int = CAUTIOUS_JOBS,
     counts: Counts | None = None,
+    **bounds: Unpack[KeyBounds],
 ) -> Iterator[ListPage]:
     """Yield the pages of ``iter_version_pages``, fetched by up to ``jobs`` threads.
 
@@ -107,7 +97,6 @@ def iter_version_pages_parallel(
     Raises:
         S3PoolError: a page could not be had; what came before it was yielded.
     """
-    bounds: _Bounds = {"prefix": prefix, "start_after": start_after, "until": until}
     in_turn = partial(iter_version_pages, client, bucket, **bounds)
     if jobs == 1:
         return in_turn()

@@ -159,7 +159,7 @@ def report_failure(
 def report_lost_race(context: AttemptContext, loser: Exchange) -> None:
     """Count a node that was silent for so long that another one had to answer."""
     node = loser.node
-    seconds = time.monotonic() - loser.started
+    seconds = context.now() - loser.started
     if _is_only_doubted(context, node, seconds):
         return
     node.lose_share()

@@ -133,6 +133,8 @@ class Exchange:
         is_long = quiet_s + TIMER_SLACK_S >= node.delays.suspect_s
         if is_long and node.heard_at < now - quiet_s and not is_endless:
             node.suspect()
+        if quiet_s >= node.delays.tell_s and node.on_long_wait is not None and not is_endless:
+            node.on_long_wait(self.request, f"{node.endpoint} has sent nothing for {quiet_s:.0f} s")
         error = self.silence(now, quiet_s)
         if error is not None:
             raise error

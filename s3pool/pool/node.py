@@ -13,7 +13,7 @@ from s3pool.pool.stats import NodeCounters
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:
-    from s3pool.model import Endpoint
+    from s3pool.model import Endpoint, Request
     from s3pool.pool.connection import ConnectionPool
 
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
@@ -39,6 +39,7 @@ class Delays:
     open and another node is there, what may be repeated leaves at once. What may not, or works
     for minutes (Complete, copies), leaves when the node has answered nobody for ``hold_s``. A
     body is given up after ``stall_s`` when its node has failed, or answered nobody since.
+    After ``tell_s`` without a word from any node the user is told, once, what is waited for.
     """
 
     proven_s: float = 1.0
@@ -49,6 +50,7 @@ class Delays:
     probe_s: float = 1.5
     stall_s: float = 5.0
     hold_s: float = 6.0
+    tell_s: float = 10.0
 
 
 DELAYS = Delays()
@@ -72,6 +74,7 @@ class Node:
         self.counters = NodeCounters()
         self.siblings: tuple[Node, ...] = ()  # the other nodes of its pool
         self.on_suspicion: Callable[[Node], None] | None = None  # probes the node at once
+        self.on_long_wait: Callable[[Request, str], None] | None = None  # tells the user, with the reason
         self.delays = DELAYS
         self.cooling_until = 0.0
         self.latency_s = 0.0  # of all answers, for the balancing

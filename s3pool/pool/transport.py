@@ -56,9 +56,11 @@ class Transport:
         self._now = now
         self._wall_clock = wall_clock
         self._sleep = sleep
+        self._has_told = False  # that nothing is heard
         self._node_of = {node.endpoint: node for node in balancer.nodes}
         for node in balancer.nodes:
             node.on_suspicion = node.on_suspicion or suspect
+            node.on_long_wait = self._note_long_wait
             node.delays = delays or node.delays
         self.context = AttemptContext(
             policy=policy or RetryPolicy(),
@@ -106,6 +108,9 @@ class Transport:
         """Wait for the next thing that happens to an attempt, and let it happen."""
         exchanges = attempt.exchanges
         if not exchanges:
+            errors = attempt.history.errors
+            if errors and self._now() - attempt.started >= self.balancer.nodes[0].delays.tell_s:
+                self._note_long_wait(attempt.request, str(errors[-1]))
             if attempt.pause_s is not None:
                 self._sleep(attempt.pause_s)
             attempt.start(wait=True)
@@ -147,6 +152,14 @@ class Transport:
 
     def _timeout_s(self, attempt: Attempt) -> float:
         return self.context.read_timeout_s * attempt.request.slowness
+
+    def _note_long_wait(self, request: Request, why: str) -> None:
+        """Tell the user once that nothing is heard from any node, and what is waited for."""
+        now = self._now()
+        if self._has_told or any(now - node.heard_at < node.delays.tell_s for node in self.balancer.nodes):
+            return
+        self._has_told = True
+        logger.warning("still waiting for %s %s: %s", request.op, request.resource, why)
 
     def window(self) -> Window:
         """Return a place for requests that one thread has under way at once."""

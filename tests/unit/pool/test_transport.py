@@ -472,6 +472,27 @@ def test_a_proven_node_that_loses_a_race_costs_one_read_only(servers: Servers) -
     assert (False, {"timeout": 1}) == (pool.nodes[0].breaker.is_clean, pool.nodes[0].counters.failure_kinds)
 
 
+@pytest.mark.parametrize("turn", [HANG, OK[:-1]], ids=["head", "body"])
+def test_user_is_told_once_what_is_waited_for(
+    servers: Servers, caplog: pytest.LogCaptureFixture, turn: bytes | None
+) -> None:
+    """A command that says nothing for minutes looks as if it hung itself."""
+    gate = threading.Event()
+
+    def stop(sock: socket.socket) -> None:
+        sock.sendall(turn or b"")
+        gate.wait(5.0)
+
+    server = servers(stop, OK)
+    pool = Pool(server.endpoint, read_timeout_s=1.2, delays=Delays(tell_s=0.0))
+
+    pool.send()
+    gate.set()
+
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [f"still waiting for GetObject s3/b/k: {server.endpoint} has sent nothing for 1 s"] == told
+
+
 def test_unproven_node_that_says_nothing_is_passed_over_soon(servers: Servers) -> None:
     """It costs one more request, and the node is not called ill for it."""
     a, b = servers(HANG), servers()

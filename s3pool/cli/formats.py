@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
 from s3pool.cli.output import escape
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ObjectInfo, UploadInfo
-from s3pool.s3.page_table import TIME_LENGTH, Times, table_of, texts_of
+from s3pool.s3.page_table import TIME_LENGTH, ObjectTable, Times, table_of
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, STEP_BITS, format_size
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ STAMP_START = len("\n[")
 STAMP_DIGITS = tuple(place for place, sign in enumerate(STAMP) if sign in b"YMDhms")
 PRINTABLE = bytes(range(ord(" "), 0x7F))
 JSON_SPECIAL = b'"\\'  # what JSON escapes of printable text
+CSV_SPECIAL = b',"\r\n'  # what CSV puts in quotes
 
 
 # -- records -------------------------------------------------------------------------------
@@ -120,20 +120,19 @@ class JsonFormat:
     def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
         """Return the lines of the objects of a page."""
         table = table_of(objects) if objects and bucket.isascii() else None
-        if table is None or not _are_plain(table.names, table.etags, table.classes, special=JSON_SPECIAL):
+        if table is None or not _are_plain(table, special=JSON_SPECIAL):
             return self.records(object_record(bucket, info) for info in objects)
-        names, name = table.names, bucket.encode()
-        stamps = table.times.text
+        name = bucket.encode()
         return _join_columns(
-            len(names),
+            len(table),
             b'{"type":"object","url":"s3/%b/' % name,
-            names,
+            table.names,
             b'","bucket":"%b","key":"' % name,
-            names,
+            table.names,
             b'","size":',
-            map(b"%d".__mod__, map(int, table.sizes)),
+            table.numbers,
             b',"last_modified":"',
-            [stamps[start : start + TIME_LENGTH] for start in range(0, len(stamps), TIME_LENGTH)],
+            table.times.texts,
             b'","etag":"',
             table.etags,
             b'","storage_class":"',
@@ -163,13 +162,26 @@ class CsvFormat:
 
     def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
         """Return the rows of the objects of a page."""
-        table = table_of(objects)
-        if table is None:
+        table = table_of(objects) if objects and bucket.isascii() else None
+        name, missing = bucket.encode(), len(self._columns) - len(OBJECT_COLUMNS)
+        if table is None or _has_any(name + _distinct_text(table), CSV_SPECIAL):
             return self.records(object_record(bucket, info) for info in objects)
-        urls = map(f"s3/{bucket}/".__add__, table.keys)
-        values = (table.keys, map(int, table.sizes), table.times.all(), texts_of(table.etags), texts_of(table.classes))
-        missing = [repeat("")] * (len(self._columns) - len(OBJECT_COLUMNS))
-        return self._rows(zip(repeat("object"), urls, repeat(bucket), *values, *missing, strict=False))
+        return _join_columns(
+            len(table),
+            b"object,s3/%b/" % name,
+            table.names,
+            b",%b," % name,
+            table.names,
+            b",",
+            table.numbers,
+            b",",
+            table.times.texts,
+            b",",
+            table.etags,
+            b",",
+            table.classes,
+            b"," * missing + b"\r\n",
+        )
 
     def _rows(self, rows: Iterable[Iterable[object]]) -> bytes:
         self._writer.writerows(rows)
@@ -279,8 +291,9 @@ class TextLines:
             return None
         above = self._base.encode("utf-8", "surrogateescape")
         names = [key[len(above) :] for key in table.names] if above else table.names
-        classes = table.classes if self._long else ()
-        if not (all(names) and _are_plain(names, classes) and all(key.startswith(above) for key in table.names)):
+        classes = set(table.classes) if self._long else ()
+        is_below = not above or all(key.startswith(above) for key in table.names)
+        if not (is_below and all(names) and _is_printable(b"".join([*names, *classes]))):
             return None
         start = self._start.encode()
         if not self._long:
@@ -335,11 +348,22 @@ def _join_columns(count: int, *columns: bytes | Iterable[bytes]) -> bytes:
     return b"".join(cells)
 
 
-def _are_plain(names: Sequence[bytes], *others: Sequence[bytes], special: bytes = b"") -> bool:
-    """Return whether no text has to be escaped; of ``others`` equal texts are tested once."""
-    text = b"".join([*names, *(value for column in others for value in set(column))])
-    if special and text.translate(None, special) != text:
-        return False
+def _distinct_text(table: ObjectTable) -> bytes:
+    """Return all text of a table; of equal ETags and classes it has one."""
+    return b"".join([*table.names, *set(table.etags), *set(table.classes)])
+
+
+def _has_any(text: bytes, special: bytes) -> bool:
+    return len(text.translate(None, special)) < len(text)
+
+
+def _are_plain(table: ObjectTable, *, special: bytes) -> bool:
+    """Return whether no text of a table has to be escaped."""
+    text = _distinct_text(table)
+    return not _has_any(text, special) and _is_printable(text)
+
+
+def _is_printable(text: bytes) -> bool:
     if text.isascii():
         return not text.translate(None, PRINTABLE)
     try:

@@ -7,7 +7,7 @@ at nothing but whole columns.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple, overload
@@ -31,6 +31,11 @@ class Times(NamedTuple):
     def are_sound(self, count: int) -> bool:
         """Return whether the text is exactly ``count`` times."""
         return self.text.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
+
+    @property
+    def texts(self) -> list[bytes]:
+        """Each of them."""
+        return [self.text[start : start + TIME_LENGTH] for start in range(0, len(self.text), TIME_LENGTH)]
 
     def all(self) -> list[str]:
         """Return each of them."""
@@ -70,6 +75,11 @@ class ObjectTable(Sequence[ObjectInfo]):
         if self._keys is None:
             self._keys = texts_of(self.names)
         return self._keys
+
+    @property
+    def numbers(self) -> Iterator[bytes]:
+        """The sizes without leading zeroes, which a server may send."""
+        return map(b"%d".__mod__, map(int, self.sizes))
 
     @property
     def columns(self) -> Columns:

@@ -18,7 +18,7 @@ REQUEST_ID_BYTES = 8
 MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a stranger
 
 
-class Entry:
+class RequestRecord:
     """One request from its first byte to its last; filled in as it goes. Times in seconds.
 
     What nobody fills in stays the class's own: most requests set a few of these.
@@ -40,7 +40,7 @@ class Entry:
     auth_s = 0.0
     first_byte_s = 0.0
     total_s = 0.0
-    is_looped = False  # no thread was needed
+    used_event_loop = False  # no thread was needed
     end = "done"
     limited: tuple[str, str] | None = None  # beyond which limit: its label, and what there was too much of
     denied = ""  # one word for why a caller was turned away
@@ -59,13 +59,13 @@ class Entry:
 
     @property
     def request_id(self) -> str:
-        """Give the proxy's own name for the request; it is made up when somebody asks."""
+        """Return the proxy's own name for the request; it is made up when somebody asks."""
         if not self._request_id:
             self._request_id = secrets.token_hex(REQUEST_ID_BYTES)
         return self._request_id
 
     def line(self) -> bytes:
-        """Give the access log's line. It holds no signature, no token and no secret."""
+        """Return the access log's line. It holds no signature, no token and no secret."""
         record = {
             "time": format_iso_time(time.time()),
             "client": self.client,
@@ -101,11 +101,11 @@ class AccessLog:
         self._lock = threading.Lock()
         self._fd = _open(path)
 
-    def write(self, entry: Entry) -> None:
+    def write(self, record: RequestRecord) -> None:
         """Append the line of one request; a full disk loses it, and nothing else."""
         with self._lock:
             try:
-                os.write(self._fd, entry.line())
+                os.write(self._fd, record.line())
             except OSError:
                 return
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 from s3pool.config.sources import read_source
 from s3pool.errors import ConfigError
 from s3pool.proxy.client_address import refuse_foreign_pages
-from s3pool.proxy.errors import REASONS, ClientGoneError, Denial, forbidden
+from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden
 from s3pool.proxy.readers import Address
 from s3pool.proxy.request import RequestHead, parse_head
 from s3pool.proxy.settings import ProxySettings
@@ -99,7 +99,7 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 Answer = tuple[int, str, bytes]
 
 
-class Desk:
+class AdminActions:
     """What the admin listener can tell and do; functions, so that it knows nobody."""
 
     def __init__(
@@ -177,7 +177,7 @@ class AdminServer(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, address: Address, desk: Desk, rules: AdminRules) -> None:
+    def __init__(self, address: Address, desk: AdminActions, rules: AdminRules) -> None:
         self.desk = desk
         self.rules = rules
         self._is_loopback = address.is_loopback
@@ -208,7 +208,7 @@ class AdminServer(ThreadingHTTPServer):
         self._thread.join(TIMEOUT_S)
 
     def process_request(self, request: Any, _client_address: Any) -> None:
-        """Give a new connection to a thread; the accepting one waits for nobody."""
+        """Return a new connection to a thread; the accepting one waits for nobody."""
         if not self._has_place():
             request.close()
             return
@@ -264,7 +264,7 @@ class AdminServer(ThreadingHTTPServer):
             head = parse_head(block)
             refuse_foreign_pages(head, self.rules.names)
             return head, self._obey(head)
-        except Denial as denial:
+        except S3ErrorResponse as denial:
             return head, (denial.status, TEXT, f"{denial.detail}\n".encode())
 
     def _obey(self, head: RequestHead) -> Answer:
@@ -273,7 +273,7 @@ class AdminServer(ThreadingHTTPServer):
             wants_html = "text/html" in head.value("accept") and query.get("format") != ["json"]
             return self.desk.get(head.path, wants_html=wants_html)
         if head.method != "POST":
-            raise Denial(405, "MethodNotAllowed", "there are GET, HEAD and POST")
+            raise S3ErrorResponse(405, "MethodNotAllowed", "there are GET, HEAD and POST")
         self._check_token(head)
         return self.desk.post(head.path, query.get("endpoint", [""])[0])
 
@@ -284,7 +284,9 @@ class AdminServer(ThreadingHTTPServer):
             raise forbidden("AccessDenied", detail, reason="token")
         given = head.value("authorization").encode("utf-8", "surrogateescape")
         if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            raise Denial(401, "Unauthorized", "changes need Authorization: Bearer and the token of --admin-token-file")
+            raise S3ErrorResponse(
+                401, "Unauthorized", "changes need Authorization: Bearer and the token of --admin-token-file"
+            )
 
 
 def _response(answer: Answer, *, has_body: bool) -> bytes:

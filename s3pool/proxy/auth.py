@@ -20,7 +20,7 @@ from typing import NamedTuple
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import DIALECTS
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, RequestHead
 from s3pool.proxy.request_target import Target
@@ -98,7 +98,7 @@ class Caller:
 
     @property
     def access_key(self) -> str:
-        """Give the access key, or nothing for anonymous."""
+        """Return the access key, or nothing for anonymous."""
         return self.client.access_key if self.client else ""
 
 
@@ -113,7 +113,7 @@ class Credential:
     signed: tuple[str, ...]
 
 
-class Claim(NamedTuple):
+class SignatureClaim(NamedTuple):
     """What a request says about its own signature."""
 
     credential: Credential
@@ -130,10 +130,10 @@ class DerivedKey(NamedTuple):
 
 
 def form_of(head: RequestHead, target: Target) -> str:
-    """Say how a request is signed.
+    """Return how a request is signed.
 
     Raises:
-        Denial: in more than one way, or in one that is not known here.
+        S3ErrorResponse: in more than one way, or in one that is not known here.
     """
     authorizations = head.values("authorization")
     forms = [_header_form(authorizations)] if authorizations else []
@@ -143,20 +143,20 @@ def form_of(head: RequestHead, target: Target) -> str:
     if names >= {"AWSAccessKeyId", "Signature"}:
         forms.append(QUERY_V2)
     if len(forms) > 1:
-        raise Denial(400, "InvalidArgument", "only one way of signing may be used", reason="two_forms")
+        raise S3ErrorResponse(400, "InvalidArgument", "only one way of signing may be used", reason="two_forms")
     return forms[0] if forms else ANONYMOUS
 
 
 def _header_form(values: Sequence[str]) -> str:
     if len(values) > 1:
-        raise Denial(400, "InvalidArgument", "there is more than one Authorization field", reason="two_forms")
+        raise S3ErrorResponse(400, "InvalidArgument", "there is more than one Authorization field", reason="two_forms")
     if values[0].startswith(ALGORITHM + " "):
         return HEADER_V4
     if values[0].startswith("AWS "):
         return HEADER_V2
     if values[0].startswith(ASYMMETRIC_PREFIX):
-        raise Denial(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
-    raise Denial(400, "InvalidArgument", "this kind of Authorization is not supported", reason="algorithm")
+        raise S3ErrorResponse(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
+    raise S3ErrorResponse(400, "InvalidArgument", "this kind of Authorization is not supported", reason="algorithm")
 
 
 class Verifier:
@@ -170,7 +170,7 @@ class Verifier:
         """Check a request signed by header or query, and give who sent it.
 
         Raises:
-            Denial: the signature does not hold, or does not cover what it must.
+            S3ErrorResponse: the signature does not hold, or does not cover what it must.
         """
         claim = read_claim(head) if form == HEADER_V4 else _read_query(target)
         if form == HEADER_V4:
@@ -190,10 +190,10 @@ class Verifier:
         """Check the signature of an upload form's policy, and give whose it is.
 
         Raises:
-            Denial: the signature does not hold.
+            S3ErrorResponse: the signature does not hold.
         """
         if fields.get("x-amz-algorithm") != ALGORITHM:
-            raise Denial(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
+            raise S3ErrorResponse(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
         words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
         claim = _claim(words[0], "host", words[1], words[2], _malformed_header)
         client, key = self._client_and_key(claim.credential)
@@ -219,7 +219,7 @@ def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
     """Return a client whose signature holds.
 
     Raises:
-        Denial: the client is not known, or the signature is another's.
+        S3ErrorResponse: the client is not known, or the signature is another's.
     """
     if client is None:
         raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
@@ -228,7 +228,7 @@ def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
     return client
 
 
-def _holds(mac: Mac, claim: Claim, head: RequestHead, payload: str) -> bool:
+def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, payload: str) -> bool:
     """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
     credential, index = claim.credential, head.index
     values = {name: index[name][0] for name in credential.signed}
@@ -247,11 +247,11 @@ def _holds(mac: Mac, claim: Claim, head: RequestHead, payload: str) -> bool:
     return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
 
-def read_claim(head: RequestHead) -> Claim:
-    """Give what a request's Authorization field says about its signature.
+def read_claim(head: RequestHead) -> SignatureClaim:
+    """Return what a request's Authorization field says about its signature.
 
     Raises:
-        Denial: it is malformed.
+        S3ErrorResponse: it is malformed.
     """
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     timestamp = given[0] if given else _from_http_date(head.value("date"))
@@ -286,7 +286,7 @@ def _from_http_date(text: str) -> str:
     return "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
 
 
-def _read_query(target: Target) -> Claim:
+def _read_query(target: Target) -> SignatureClaim:
     names = [name for name, _, _ in target.pairs]
     if any(names.count(name) != 1 for name in V4_PARAMETERS - {"X-Amz-Security-Token"}):
         detail = (
@@ -310,8 +310,8 @@ def _claim(
     signed_headers: str,
     claimed: str,
     timestamp: str,
-    malformed: Callable[[str], Denial],
-) -> Claim:
+    malformed: Callable[[str], S3ErrorResponse],
+) -> SignatureClaim:
     found = _read_credential(credential, signed_headers, malformed)
     if HEX_SIGNATURE.fullmatch(claimed) is None:
         raise malformed("the signature or the list of signed headers is malformed")
@@ -320,7 +320,7 @@ def _claim(
     return _claim_of(found, claimed, timestamp)
 
 
-def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], Denial]) -> Credential:
+def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], S3ErrorResponse]) -> Credential:
     parts = credential.rsplit("/", 4)
     signed = tuple(signed_headers.split(";"))
     is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
@@ -331,19 +331,19 @@ def _read_credential(credential: str, signed_headers: str, malformed: Callable[[
     return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
 
 
-def _claim_of(credential: Credential, claimed: str, timestamp: str) -> Claim:
+def _claim_of(credential: Credential, claimed: str, timestamp: str) -> SignatureClaim:
     seconds = read_timestamp(timestamp)
     if seconds is None or credential.date != timestamp[:8]:
         raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return Claim(credential, claimed, timestamp, seconds)
+    return SignatureClaim(credential, claimed, timestamp, seconds)
 
 
-def _malformed_header(detail: str) -> Denial:
-    return Denial(400, "AuthorizationHeaderMalformed", detail, reason="malformed")
+def _malformed_header(detail: str) -> S3ErrorResponse:
+    return S3ErrorResponse(400, "AuthorizationHeaderMalformed", detail, reason="malformed")
 
 
-def _malformed_query(detail: str) -> Denial:
-    return Denial(400, "AuthorizationQueryParametersError", detail, reason="malformed")
+def _malformed_query(detail: str) -> S3ErrorResponse:
+    return S3ErrorResponse(400, "AuthorizationQueryParametersError", detail, reason="malformed")
 
 
 def read_timestamp(text: str) -> float | None:
@@ -373,7 +373,7 @@ def _check_expiry(started: float, expires: str, now: float) -> None:
         raise forbidden("AccessDenied", "Request has expired", reason="expired")
 
 
-def _check_coverage(claim: Claim, head: RequestHead) -> None:
+def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
     signed = claim.credential.signed
     if head.is_cacheable and not head.connection and _cached_coverage(head.names, signed):
         return
@@ -382,7 +382,9 @@ def _check_coverage(claim: Claim, head: RequestHead) -> None:
     refuse_unsigned(head, signed)
     dropped = head.connection.intersection(signed) - HOP_BY_HOP
     if dropped:
-        raise Denial(400, "InvalidRequest", f"Connection names the signed header {min(dropped)}", reason="coverage")
+        raise S3ErrorResponse(
+            400, "InvalidRequest", f"Connection names the signed header {min(dropped)}", reason="coverage"
+        )
     missing = sorted(set(signed) - head.index.keys())
     if missing:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")
@@ -403,7 +405,7 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
     """Refuse a request with a field that decides something and is not signed.
 
     Raises:
-        Denial: there is one.
+        S3ErrorResponse: there is one.
     """
     unsigned = _unsigned(head.index, signed)
     if unsigned:
@@ -411,33 +413,33 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
 
 
 def payload_of(form: str, head: RequestHead, target: Target) -> str:
-    """Give what the signature says of the body.
+    """Return what the signature says of the body.
 
     Raises:
-        Denial: it says nothing although there is a body, or what is not known here.
+        S3ErrorResponse: it says nothing although there is a body, or what is not known here.
     """
     given = head.values("x-amz-content-sha256")
     if len(given) > 1:
-        raise Denial(400, "InvalidArgument", "there is more than one x-amz-content-sha256", reason="malformed")
+        raise S3ErrorResponse(400, "InvalidArgument", "there is more than one x-amz-content-sha256", reason="malformed")
     payload = given[0] if given else target.value("X-Amz-Content-Sha256")
     if not payload and form == HEADER_V4:
         if head.length == 0:
             return EMPTY_SHA256
         detail = "Missing required header for this request: x-amz-content-sha256"
-        raise Denial(400, "InvalidRequest", detail, reason="payload")
+        raise S3ErrorResponse(400, "InvalidRequest", detail, reason="payload")
     payload = payload or UNSIGNED_PAYLOAD
     if payload == UNSIGNED_PAYLOAD or payload in STREAMS or HEX_HASH.fullmatch(payload) is not None:
         return payload
     if payload.startswith(f"STREAMING-{ASYMMETRIC_PREFIX}"):
-        raise Denial(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
-    raise Denial(400, "InvalidArgument", "x-amz-content-sha256 is no hash and no known word", reason="payload")
+        raise S3ErrorResponse(501, "NotImplemented", "SigV4A is not supported", reason="algorithm")
+    raise S3ErrorResponse(400, "InvalidArgument", "x-amz-content-sha256 is no hash and no known word", reason="payload")
 
 
 def check_token(client: Client, head: RequestHead, target: Target) -> None:
     """Take no session token but the one that belongs to the key.
 
     Raises:
-        Denial: there is another, or one is missing.
+        S3ErrorResponse: there is another, or one is missing.
     """
     token = head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
     if not token and not client.session_token:

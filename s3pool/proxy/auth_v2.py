@@ -26,7 +26,7 @@ from s3pool.proxy.auth import (
     refuse_unsigned,
 )
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import EXACT_QUERIES
 from s3pool.proxy.request import RequestHead
 from s3pool.proxy.request_target import Target
@@ -73,7 +73,7 @@ SIGNED_PARAMETERS = frozenset(
     }
 )
 # Version 2 does not know these either, and they only say how much is listed. Whatever else stands in a query,
-# anybody can have added, and some node may obey it.
+# anybody can have added, and some node may apply_snapshot it.
 HARMLESS = frozenset(word for _, allowed in EXACT_QUERIES.values() for word in allowed.split())
 COVERED = SIGNED_PARAMETERS | V2_PARAMETERS | HARMLESS | {"list-type", "select-type", "x-id"}
 V2_HEADERS = frozenset({"content-type", "content-md5"})
@@ -86,7 +86,7 @@ def verify_v2(
     """Check a request signed by Version 2, and give who sent it.
 
     Raises:
-        Denial: the signature does not hold, or its time is over.
+        S3ErrorResponse: the signature does not hold, or its time is over.
     """
     _check_coverage(target, echoed(head, target) if form == QUERY_V2 else frozenset())
     refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])
@@ -105,7 +105,7 @@ def verify_v2(
         raise forbidden("SignatureDoesNotMatch", "the signature is not that of this request", reason="signature")
     check_token(client, head, target)
     if head.value("x-amz-content-sha256") in STREAMS:
-        raise Denial(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
+        raise S3ErrorResponse(400, "InvalidRequest", "chunk signatures need Signature Version 4", reason="payload")
     return Caller(form, client, UNSIGNED_PAYLOAD)
 
 
@@ -133,7 +133,7 @@ def _check_coverage(target: Target, repeated: frozenset[str]) -> None:
 def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     match = AUTHORIZATION.fullmatch(head.value("authorization"))
     if match is None:
-        raise Denial(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
+        raise S3ErrorResponse(400, "InvalidArgument", "the Authorization field is malformed", reason="malformed")
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     text = given[0] if given else head.value("date")
     stamp = parse_http_date(text)
@@ -154,7 +154,7 @@ def _read_query(target: Target, now: float) -> tuple[str, str, str]:
 
 
 def string_to_sign(head: RequestHead, target: Target, *, date: str, bucket_host: str = "") -> bytes:
-    """Give what the HMAC covers; ``date`` is the Date field or the URL's Expires."""
+    """Return what the HMAC covers; ``date`` is the Date field or the URL's Expires."""
     amz: dict[str, str] = {}
     for raw_name, value in head.fields:
         name = raw_name.lower()

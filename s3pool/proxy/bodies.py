@@ -15,7 +15,7 @@ from s3pool.body import Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.http1 import Wire
 from s3pool.pool.splice import open_pipe, takes_splice
-from s3pool.proxy.errors import ClientGoneError, Denial, slow_down
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
 from s3pool.units import MIB
 
 SPARE_BYTES = 64 << 20  # of buffers that wait for their next use
@@ -23,7 +23,7 @@ MIN_SPARE_BYTES = 128 * 1024  # smaller ones come from the heap, which keeps the
 MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
 
 
-class Budget:
+class ByteBudget:
     """Bytes that all requests share; who finds them used up goes without."""
 
     def __init__(self, size: int) -> None:
@@ -34,7 +34,7 @@ class Budget:
 
     @property
     def used(self) -> int:
-        """Give the bytes in use."""
+        """Return the bytes in use."""
         return self.size - self._left
 
     def has(self, count: int) -> bool:
@@ -65,7 +65,7 @@ class Buffers:
         self._room = size
 
     def take(self, length: int) -> bytearray:
-        """Give a buffer of at least that length; what is in it is of no meaning."""
+        """Return a buffer of at least that length; what is in it is of no meaning."""
         with self._lock:
             for number, buffer in enumerate(self._spare):
                 if length <= len(buffer) <= MAX_WASTE * length:
@@ -84,7 +84,7 @@ class Buffers:
 BLOCK_BYTES = 256 * 1024
 FIRST_KEPT_BYTES = 64 * 1024  # doubled up to 1 MiB with what has arrived
 FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small
-LEAVE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
+CONTINUE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
 SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 
 Read = Callable[[memoryview], int]
@@ -97,7 +97,7 @@ class Lines(Protocol):
         """Fill part of the buffer."""
 
     def read_line(self, limit: int) -> bytes:
-        """Give the next line, without its CRLF."""
+        """Return the next line, without its CRLF."""
 
 
 class LengthReader:
@@ -109,12 +109,12 @@ class LengthReader:
 
     @property
     def is_done(self) -> bool:
-        """Say whether the whole body was taken from the connection."""
+        """Return whether the whole body was taken from the connection."""
         return self.left == 0
 
     @property
     def can_splice(self) -> bool:
-        """Say whether the rest of the body is plain bytes on the connection's socket."""
+        """Return whether the rest of the body is plain bytes on the connection's socket."""
         return bool(getattr(self._source, "can_splice", False))
 
     def splice(self, pipe: int, limit: int) -> int:
@@ -132,7 +132,7 @@ class LengthReader:
         return count
 
 
-class HashGuard:
+class HashCheck:
     """The bytes of a reader, the last of them only when the SHA-256 of all is the signed one.
 
     ``length`` is None where the reader's own end tells. A node that gets less than was
@@ -149,7 +149,7 @@ class HashGuard:
         """Fill part of the buffer; 0 at the end.
 
         Raises:
-            Denial: the body is not the one that was signed.
+            S3ErrorResponse: the body is not the one that was signed.
         """
         count = self._read(view)
         self._hash.update(view[:count])
@@ -161,10 +161,10 @@ class HashGuard:
         return count
 
     @staticmethod
-    def mismatch() -> Denial:
-        """Give the answer to a body that is not the one that was signed."""
+    def mismatch() -> S3ErrorResponse:
+        """Return the answer to a body that is not the one that was signed."""
         detail = "The provided 'x-amz-content-sha256' header does not match what was computed."
-        return Denial(400, "XAmzContentSHA256Mismatch", detail, closes=True, reason="payload")
+        return S3ErrorResponse(400, "XAmzContentSHA256Mismatch", detail, closes=True, reason="payload")
 
 
 class ClientBody:
@@ -175,7 +175,7 @@ class ClientBody:
     ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
     the reader behind ``read``, given where the kernel may move the bytes past this process.
     ``buffers`` lends the memory, until ``drop``.
-    ``awaits_leave`` says that the node was told to expect a body and is the one to ask for it.
+    ``waits_for_continue`` says that the node was told to expect a body and is the one to ask for it.
     """
 
     def __init__(
@@ -186,15 +186,15 @@ class ClientBody:
         keeps: bool,
         before_read: Callable[[], None],
         mover: LengthReader | None = None,
-        awaits_leave: bool = False,
+        waits_for_continue: bool = False,
         buffers: Buffers | None = None,
-        memory: Budget | None = None,
+        memory: ByteBudget | None = None,
     ) -> None:
         self._read = read
         self._before_read: Callable[[], None] | None = before_read
         self._keeps = keeps
         self._mover = mover
-        self.awaits_leave = awaits_leave
+        self.waits_for_continue = waits_for_continue
         self._buffers = buffers
         self._memory = memory
         self._blocks: list[tuple[bytearray, int]] = []  # what is kept: buffers, and how much of each is filled
@@ -205,12 +205,12 @@ class ClientBody:
 
     @property
     def rewindable(self) -> bool:
-        """Say whether all bytes that were read can be sent again."""
+        """Return whether all bytes that were read can be sent again."""
         return self._keeps or not self._taken
 
     @property
     def is_read(self) -> bool:
-        """Say whether the client's body was taken to its end."""
+        """Return whether the client's body was taken to its end."""
         return self._taken == self.length
 
     def rewind(self) -> None:
@@ -234,10 +234,10 @@ class ClientBody:
         """Write what is kept, then the rest as the client sends it.
 
         Raises:
-            ClientGoneError: the client hung up. Denial: its body is not what it signed.
+            ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
         """
-        if self.awaits_leave and isinstance(sink, Wire):
-            sink.await_leave(LEAVE_LIMIT_S)
+        if self.waits_for_continue and isinstance(sink, Wire):
+            sink.await_leave(CONTINUE_LIMIT_S)
         if not self._keeps:
             self._send_streamed(sink)
             return
@@ -324,22 +324,22 @@ MEMORY_BYTES = 1 << 20  # what stays in memory of each
 class Spool:
     """Where such bodies are kept; one for all requests of a process."""
 
-    def __init__(self, memory: Budget, disk: Budget, *, directory: str = "") -> None:
+    def __init__(self, memory: ByteBudget, disk: ByteBudget, *, directory: str = "") -> None:
         self._memory = memory
         self._disk = disk
         self._directory = directory or None
 
-    def collect(self, read: Read, *, limit: int | None = None, too_large: Denial | None = None) -> Spooled:
+    def collect(self, read: Read, *, limit: int | None = None, too_large: S3ErrorResponse | None = None) -> Spooled:
         """Read a body to its end, when ``read`` gives 0; the caller closes what comes back.
 
         ``limit`` is the most that is wanted, beside what the spool itself can hold, and
         ``too_large`` the answer to more than that.
 
         Raises:
-            Denial: it is too large, or there is no room now. ClientGoneError: it broke off.
+            S3ErrorResponse: it is too large, or there is no room now. ClientGoneError: it broke off.
         """
         detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
-        refusal = too_large or Denial(411, "MissingContentLength", detail, closes=True)
+        refusal = too_large or S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
         spooled = Spooled(self._memory, self._disk, directory=self._directory, limit=limit, too_large=refusal)
         try:
             block = memoryview(bytearray(FIRST_BLOCK_BYTES))
@@ -357,7 +357,13 @@ class Spooled:
     """One body, and the room that it takes until it is closed."""
 
     def __init__(
-        self, memory: Budget, disk: Budget, *, directory: str | None, limit: int | None, too_large: Denial
+        self,
+        memory: ByteBudget,
+        disk: ByteBudget,
+        *,
+        directory: str | None,
+        limit: int | None,
+        too_large: S3ErrorResponse,
     ) -> None:
         self._memory = memory
         self._disk = disk
@@ -374,12 +380,12 @@ class Spooled:
         """Take more bytes.
 
         Raises:
-            Denial: they are too many, or the disk is full.
+            S3ErrorResponse: they are too many, or the disk is full.
         """
         self.length += len(block)
         if self._limit is not None and self.length > self._limit:
             detail = "Your proposed upload exceeds the maximum allowed size"
-            raise Denial(400, "EntityTooLarge", detail, closes=True)
+            raise S3ErrorResponse(400, "EntityTooLarge", detail, closes=True)
         if self._file is None and self._has_memory():
             self._kept += block
             return
@@ -413,13 +419,13 @@ class Spooled:
 
     @property
     def body(self) -> Body:
-        """Give the body, good until this is closed."""
+        """Return the body, good until this is closed."""
         if self._file is None:
             return BytesBody(bytes(self._kept))
         return FileSlice(self._file.fileno(), length=self.length)
 
     def close(self) -> None:
-        """Give the room back; harmless when called twice."""
+        """Return the room back; harmless when called twice."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()

@@ -19,8 +19,8 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.hashing import CHECKSUM_PREFIX as CHECKSUM_PREFIX
 from s3pool.hashing import Hasher, new_hasher
 from s3pool.proxy.auth import Seed
-from s3pool.proxy.bodies import Budget, Lines
-from s3pool.proxy.errors import Denial, malformed, slow_down
+from s3pool.proxy.bodies import ByteBudget, Lines
+from s3pool.proxy.errors import S3ErrorResponse, malformed, slow_down
 from s3pool.proxy.request import FIELD_LINE
 from s3pool.s3.signing import signature
 
@@ -44,12 +44,12 @@ def checksum_for(header: str) -> Hasher | None:
     """Make what computes the checksum of a header; None when nothing here can: the node compares it.
 
     Raises:
-        Denial: it is none of S3's.
+        S3ErrorResponse: it is none of S3's.
     """
     name = header.removeprefix(CHECKSUM_PREFIX)
     if name not in CHARACTERS or not header.startswith(CHECKSUM_PREFIX):
         detail = "The value specified in the x-amz-trailer header is not supported"
-        raise Denial(400, "InvalidRequest", detail, closes=True)
+        raise S3ErrorResponse(400, "InvalidRequest", detail, closes=True)
     return None if name in UNKNOWN_HERE else new_hasher(name)
 
 
@@ -80,7 +80,7 @@ class ChunkedReader:
         """Fill part of the buffer; 0 after the last chunk.
 
         Raises:
-            Denial: the coding is broken.
+            S3ErrorResponse: the coding is broken.
         """
         if self.is_done:
             return 0
@@ -123,7 +123,7 @@ class _Buffered:
         self._rest = b""
 
     def line(self, what: str) -> bytes:
-        """Give a line without its end; a lone LF ends one, too, as some clients write it."""
+        """Return a line without its end; a lone LF ends one, too, as some clients write it."""
         while (end := self._rest.find(b"\n")) < 0:
             if len(self._rest) > MAX_LINE_BYTES:
                 raise _bad_stream(f"{what} is too long")
@@ -173,7 +173,7 @@ class AwsChunkedReader:
         seed: Seed | None,
         trailer: str = "",
         is_signed: bool = False,
-        memory: Budget | None = None,
+        memory: ByteBudget | None = None,
     ) -> None:
         self._source = _Buffered(read)
         self._length = length
@@ -196,7 +196,7 @@ class AwsChunkedReader:
         """Fill part of the buffer; 0 after the last chunk, when everything was right.
 
         Raises:
-            Denial: a signature, a checksum or a length is not what it should be.
+            S3ErrorResponse: a signature, a checksum or a length is not what it should be.
         """
         while not self.is_done:
             count = self._take(view)
@@ -249,7 +249,7 @@ class AwsChunkedReader:
 
     def _read_signed(self, size: int, claimed: str) -> None:
         if size > MAX_CHUNK_BYTES:
-            raise Denial(400, "InvalidRequest", "a signed chunk is larger than 16 MiB", closes=True)
+            raise S3ErrorResponse(400, "InvalidRequest", "a signed chunk is larger than 16 MiB", closes=True)
         self._chunk, filled = memoryview(b""), 0  # which lets the buffer grow
         while filled < size:
             if filled == len(self._buffer):
@@ -274,7 +274,7 @@ class AwsChunkedReader:
         self._buffer.extend(bytes(count))
 
     def release(self) -> None:
-        """Give the memory back; harmless when called twice."""
+        """Return the memory back; harmless when called twice."""
         if self._memory is not None:
             self._memory.give_back(self._reserved)
         self._reserved, self._chunk, self._buffer = 0, memoryview(b""), bytearray()
@@ -283,11 +283,15 @@ class AwsChunkedReader:
         text = f"{algorithm}\n{seed.timestamp}\n{seed.scope}\n{self._previous}\n{covered}"
         self._previous = signature(seed.key, text.encode())
         if not hmac.compare_digest(self._previous, claimed):
-            raise Denial(403, "SignatureDoesNotMatch", "a chunk's signature is wrong", closes=True, reason="chunk")
+            raise S3ErrorResponse(
+                403, "SignatureDoesNotMatch", "a chunk's signature is wrong", closes=True, reason="chunk"
+            )
 
     def _finish(self) -> None:
         if self._given != self._length:
-            raise Denial(400, "IncompleteBody", "fewer bytes than x-amz-decoded-content-length says", closes=True)
+            raise S3ErrorResponse(
+                400, "IncompleteBody", "fewer bytes than x-amz-decoded-content-length says", closes=True
+            )
         self._read_trailer()
         self.is_done = True
 
@@ -327,13 +331,13 @@ class AwsChunkedReader:
         if self._trailer:
             self.checksum = fields[0][1]
             if len(self.checksum) != CHARACTERS[self._trailer.removeprefix(CHECKSUM_PREFIX)]:
-                raise Denial(
+                raise S3ErrorResponse(
                     400, "InvalidRequest", f"Value for {self._trailer} trailing header is invalid.", closes=True
                 )
         if self._hasher is not None:
             computed = base64.b64encode(self._hasher.digest()).decode()
             if not hmac.compare_digest(computed, self.checksum):
-                raise Denial(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
+                raise S3ErrorResponse(400, "BadDigest", f"the {self._trailer} does not match the body", closes=True)
 
 
 def _trailer_field(line: bytes) -> tuple[str, str]:
@@ -343,10 +347,12 @@ def _trailer_field(line: bytes) -> tuple[str, str]:
     return field[1].decode().lower(), field[2].decode()
 
 
-def _bad_trailer() -> Denial:
+def _bad_trailer() -> S3ErrorResponse:
     detail = "The request contained trailing data that was not well-formed or did not conform to our published schema."
-    return Denial(400, "MalformedTrailerError", detail, closes=True, reason="chunk")
+    return S3ErrorResponse(400, "MalformedTrailerError", detail, closes=True, reason="chunk")
 
 
-def _bad_stream(detail: str) -> Denial:
-    return Denial(400, "IncompleteBody", f"the aws-chunked body is malformed: {detail}", closes=True, reason="chunk")
+def _bad_stream(detail: str) -> S3ErrorResponse:
+    return S3ErrorResponse(
+        400, "IncompleteBody", f"the aws-chunked body is malformed: {detail}", closes=True, reason="chunk"
+    )

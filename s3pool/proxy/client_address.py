@@ -18,13 +18,13 @@ FORWARDED_PROTO = "x-forwarded-proto"
 
 
 def is_trusted(peer: str, networks: Sequence[Network]) -> bool:
-    """Say whether an address is a balancer's whose word counts."""
+    """Return whether an address is a balancer's whose word counts."""
     address = _address(peer) if networks else None
     return address is not None and any(address in network for network in networks)
 
 
 def client_of(head: RequestHead, peer: str, networks: Sequence[Network]) -> str:
-    """Give the address of the client: the last one in X-Forwarded-For that is no balancer's.
+    """Return the address of the client: the last one in X-Forwarded-For that is no balancer's.
 
     Everything before that one is what the client itself claims.
     """
@@ -126,7 +126,7 @@ def refuse_foreign_pages(head: RequestHead, names: Collection[str]) -> None:
     """Refuse a request of another site's page, or to a name that is not this proxy's.
 
     Raises:
-        Denial: it is one.
+        S3ErrorResponse: it is one.
     """
     if head.host and not _is_own(head.host, names):
         detail = f"the Host {head.host} is no address, not localhost and not configured; see --allowed-host"

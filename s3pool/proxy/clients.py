@@ -53,7 +53,7 @@ class Client:
         ``source_bucket`` is the one that is copied from, if any.
 
         Raises:
-            Denial: the key has expired, may only read, or may not touch a bucket.
+            S3ErrorResponse: the key has expired, may only read, or may not touch a bucket.
         """
         if self.expires and now >= self.expires:
             raise forbidden("AccessDenied", "the access key has expired", reason="client_expired")
@@ -97,7 +97,7 @@ def read_clients(entries: object, pool: Credentials | None, *, where: str) -> di
 
 
 def pool_client(credentials: Credentials) -> Client:
-    """Give the pool's own key pair as a client, so that both sides can share one environment."""
+    """Return the pool's own key pair as a client, so that both sides can share one environment."""
     return Client(credentials.access_key, credentials.secret_key, credentials.session_token, credentials)
 
 

@@ -12,9 +12,9 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4
-from s3pool.proxy.errors import Denial, unavailable
+from s3pool.proxy.errors import S3ErrorResponse, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
-from s3pool.proxy.node_request import Fields, Outbound
+from s3pool.proxy.node_request import Fields, NodeRequest
 from s3pool.proxy.operations import classify
 from s3pool.proxy.request import RequestHead
 from s3pool.proxy.request_body import Admitted
@@ -37,7 +37,7 @@ class Versioning:
         self._known: dict[str, tuple[float, bool]] = {}
 
     def is_absent(self, bucket: str, ask: Callable[[], str | None]) -> bool:
-        """Say whether a bucket keeps no versions; ``ask`` gives its state, None when that is not told.
+        """Return whether a bucket keeps no versions; ``ask`` gives its state, None when that is not told.
 
         What is not known counts as kept.
         """
@@ -97,7 +97,7 @@ MAY_BE_UNCHECKED = frozenset().union(*UNCHECKED.values())
 BATCH_CONDITION = re.compile(rb"<(?:[\w.-]{1,64}:)?(ETag|LastModifiedTime|Size)[\s>/]")
 
 
-class Inquiry:
+class NodeFacts:
     """Asks, and remembers what does not change; one for all requests of a configuration."""
 
     def __init__(self, forwarder: Forwarder) -> None:
@@ -136,10 +136,10 @@ class Inquiry:
     # -- conditions that nodes pass over -------------------------------------------------------
 
     def check_conditions(self, admitted: Admitted) -> None:
-        """Judge the conditions that the nodes are known to ignore, or might ignore.
+        """ResponseCheck the conditions that the nodes are known to ignore, or might ignore.
 
         Raises:
-            Denial: they do not hold, or nobody can tell.
+            S3ErrorResponse: they do not hold, or nobody can tell.
         """
         head, op = admitted.head, admitted.operation.name
         if not (
@@ -153,16 +153,18 @@ class Inquiry:
             return
         if admitted.signer is None:
             if head.length is None:  # which the node refuses, and the proxy's own length must not change that
-                raise Denial(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
+                raise S3ErrorResponse(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
             return
         if unchecked:
-            raise Denial(501, "NotImplemented", f"the storage nodes ignore {min(unchecked)}", closes=head.length != 0)
+            raise S3ErrorResponse(
+                501, "NotImplemented", f"the storage nodes ignore {min(unchecked)}", closes=head.length != 0
+            )
         if TARGET_CONDITIONS & ignored:
             self._check_target(admitted)
         if SOURCE_CONDITIONS & ignored:
             self._check_source(admitted)
 
-    def may_pass_over(self, admitted: Admitted) -> bool:
+    def ignores_batch_conditions(self, admitted: Admitted) -> bool:
         """Return whether the nodes ignore the conditions that stand in the document of a request."""
         if admitted.operation.name != "DeleteObjects" or admitted.signer is None:
             return False
@@ -177,7 +179,7 @@ class Inquiry:
             raise _unknown(status)
         wanted, unwanted = head.value("if-match"), head.value("if-none-match")
         if status == NOT_FOUND and wanted:
-            raise Denial(404, "NoSuchKey", "The specified key does not exist.")
+            raise S3ErrorResponse(404, "NoSuchKey", "The specified key does not exist.")
         if status == OK and ((wanted and not _matches(wanted, etag)) or (unwanted and _matches(unwanted, etag))):
             raise _failed()
 
@@ -212,8 +214,8 @@ class Inquiry:
         asked = head.with_fields(fields, method=method, path=path, query=query, length=0)
         target = read_target(path, query)
         operation = classify(method, target.names, bucket=target.bucket, key=target.key, headers=())
-        outbound = Outbound(asked, target, HEADER_V4, signer, EMPTY_SHA256, None)
-        with self._forwarder.send(outbound, operation, attempts=Attempts()) as response:
+        node_request = NodeRequest(asked, target, HEADER_V4, signer, EMPTY_SHA256, None)
+        with self._forwarder.send(node_request, operation, attempts=Attempts()) as response:
             yield response
 
 
@@ -222,24 +224,24 @@ def _matches(given: str, etag: str) -> bool:
     return any(word in ("*", etag.strip('"')) for word in words)
 
 
-def _failed() -> Denial:
-    return Denial(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+def _failed() -> S3ErrorResponse:
+    return S3ErrorResponse(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
 
 
-def _unknown(status: int) -> Denial:
+def _unknown(status: int) -> S3ErrorResponse:
     if status >= 500:
         return unavailable("the condition could not be checked; try again")
     detail = f"the storage nodes ignore this condition, and the object could not be looked at (status {status})"
-    return Denial(501, "NotImplemented", detail)
+    return S3ErrorResponse(501, "NotImplemented", detail)
 
 
 def check_batch(document: bytes) -> None:
     """Refuse a batch that is to delete objects on conditions which the nodes ignore.
 
     Raises:
-        Denial: one of its objects has a condition.
+        S3ErrorResponse: one of its objects has a condition.
     """
     found = BATCH_CONDITION.search(document)
     if found is not None:
         detail = f"the storage nodes ignore {found[1].decode()} of an object that is to be deleted"
-        raise Denial(501, "NotImplemented", detail)
+        raise S3ErrorResponse(501, "NotImplemented", detail)

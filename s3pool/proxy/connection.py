@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from s3pool.proxy.errors import ClientGoneError, Denial
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse
 from s3pool.proxy.request_handler import Host, RequestHandler
 from s3pool.proxy.stream import ClientStream
 
@@ -71,15 +71,15 @@ class Connection:
         bytes_before = stream.bytes_in - stream.buffered
         try:
             block = stream.read_head(idle_s=idle_s, head_s=head_s)
-        except Denial as denial:
-            return self._finish(self.handler(b"", bytes_before, error=denial))
+        except S3ErrorResponse as error:
+            return self._finish(self.handler(b"", bytes_before, error=error))
         if block is None:
             self._leaves_thread = may_leave and stream.is_silent
             return self._leaves_thread
         self.is_idle = False
         return self._finish(self.handler(block, bytes_before))
 
-    def handler(self, block: bytes, bytes_before: int, *, error: Denial | None = None) -> RequestHandler:
+    def handler(self, block: bytes, bytes_before: int, *, error: S3ErrorResponse | None = None) -> RequestHandler:
         """Return what handles a request with this head, or one whose head could not be read."""
         return RequestHandler(
             self.stream, self.peer, self.host, block, bytes_before, is_excess=self.is_excess, error=error

@@ -34,7 +34,7 @@ REASONS = {
 }
 
 
-class Denial(RefusedError):
+class S3ErrorResponse(RefusedError):
     """A request that the proxy answers itself, with an S3 error.
 
     ``closes`` says that the connection cannot carry another request. ``reason`` is one word
@@ -54,7 +54,7 @@ class Denial(RefusedError):
         self.limited: tuple[str, str] | None = None  # beyond which limit a request was
 
     def xml(self, resource: str, request_id: str) -> bytes:
-        """Give the body: what an S3 client shows to its user."""
+        """Return the body: what an S3 client shows to its user."""
         rows = (("Code", self.code), ("Message", self.detail), ("Resource", resource), ("RequestId", request_id))
         inner = "".join(f"<{name}>{escape(_printable(text))}</{name}>" for name, text in rows if text)
         return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'.encode()
@@ -64,24 +64,24 @@ class ClientGoneError(IntegrityError):
     """The client hung up, or stalled for too long, before its request was whole."""
 
 
-def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> Denial:
-    """Give the answer to what is not HTTP: nothing behind it on the connection can be trusted."""
-    return Denial(status, code, detail, closes=True, reason="malformed")
+def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> S3ErrorResponse:
+    """Return the answer to what is not HTTP: nothing behind it on the connection can be trusted."""
+    return S3ErrorResponse(status, code, detail, closes=True, reason="malformed")
 
 
-def forbidden(code: str, detail: str, *, reason: str) -> Denial:
-    """Give the answer to a caller who may not enter."""
-    return Denial(403, code, detail, reason=reason)
+def forbidden(code: str, detail: str, *, reason: str) -> S3ErrorResponse:
+    """Return the answer to a caller who may not enter."""
+    return S3ErrorResponse(403, code, detail, reason=reason)
 
 
-def unavailable(detail: str, *, closes: bool = False) -> Denial:
-    """Give the answer that every SDK takes as: try again soon."""
-    return Denial(503, "ServiceUnavailable", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
+def unavailable(detail: str, *, closes: bool = False) -> S3ErrorResponse:
+    """Return the answer that every SDK takes as: try again soon."""
+    return S3ErrorResponse(503, "ServiceUnavailable", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 
-def slow_down(detail: str, *, closes: bool = False) -> Denial:
+def slow_down(detail: str, *, closes: bool = False) -> S3ErrorResponse:
     """Return the answer to who wants more than there is room for now."""
-    return Denial(503, "SlowDown", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
+    return S3ErrorResponse(503, "SlowDown", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 
 def _printable(text: str) -> str:

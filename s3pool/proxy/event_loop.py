@@ -64,7 +64,7 @@ class EventLoop:
         """Let the thread end with its last connection; who comes later is turned away."""
         self._stops = True
 
-    def park(self, connection: Connection) -> None:
+    def watch(self, connection: Connection) -> None:
         """Wait for a connection's next request; from any thread."""
         # In this order: who drains first says so, and then wakes whoever is idle.
         connection.is_idle = True
@@ -126,9 +126,9 @@ class EventLoop:
         gateway = self._host.gateway
         # One request's head, and nothing behind it; an empty line before it is for a thread.
         is_head = received.endswith(END_OF_HEAD) and received.find(END_OF_HEAD) == len(received) - len(END_OF_HEAD)
-        if gateway.is_loopable and is_head and not received.startswith(b"\r\n"):
+        if gateway.allows_event_loop and is_head and not received.startswith(b"\r\n"):
             handler = connection.handler(received[: -len(END_OF_HEAD)], bytes_before)
-            handler.entry.started = started
+            handler.record.started = started
             self._begin(fd, connection, handler)
             return
         stream.put_back(received)

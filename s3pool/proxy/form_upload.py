@@ -22,9 +22,9 @@ from s3pool.errors import ProtocolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.proxy.auth import ANONYMOUS, DUMMY_SECRET, QUERY_V2, QUERY_V4, Caller, Verifier
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import Denial, forbidden
-from s3pool.proxy.forms import FORM_TYPE, Form
-from s3pool.proxy.names import is_way
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
+from s3pool.proxy.forms import FORM_TYPE, UploadForm
+from s3pool.proxy.names import is_ambiguous_key
 from s3pool.proxy.request import RequestHead
 from s3pool.record import dataclass, replace
 from s3pool.s3.documents import is_plausible_etag, is_web_page, parse_tags
@@ -55,11 +55,11 @@ class Policy:
         """Return whether a condition is about a field, whose name is in lower case."""
         return any(name == other for _, other, _ in self.conditions)
 
-    def check(self, form: Form, bucket: str, *, now: float) -> None:
+    def check(self, form: UploadForm, bucket: str, *, now: float) -> None:
         """Hold a form against the policy; the size of its file is for later.
 
         Raises:
-            Denial: the policy has expired, a condition fails, or a field is not spoken of.
+            S3ErrorResponse: the policy has expired, a condition fails, or a field is not spoken of.
         """
         if now >= self.expires:
             raise _violated("Policy expired.")
@@ -77,26 +77,26 @@ class Policy:
         """Hold the file's size against the policy.
 
         Raises:
-            Denial: it is too small.
+            S3ErrorResponse: it is too small.
         """
         if size < self.least:
             detail = "Your proposed upload is smaller than the minimum allowed object size"
-            raise Denial(400, "EntityTooSmall", detail)
+            raise S3ErrorResponse(400, "EntityTooSmall", detail)
 
 
-def _violated(detail: str) -> Denial:
+def _violated(detail: str) -> S3ErrorResponse:
     return forbidden("AccessDenied", f"Invalid according to Policy: {detail}", reason="policy")
 
 
-def _invalid(detail: str) -> Denial:
-    return Denial(400, "InvalidPolicyDocument", f"Invalid Policy: {detail}", reason="policy")
+def _invalid(detail: str) -> S3ErrorResponse:
+    return S3ErrorResponse(400, "InvalidPolicyDocument", f"Invalid Policy: {detail}", reason="policy")
 
 
 def read_policy(encoded: str) -> Policy:
     """Read a policy from its form field.
 
     Raises:
-        Denial: it is not base64 of JSON, or not a policy.
+        S3ErrorResponse: it is not base64 of JSON, or not a policy.
     """
     try:
         document = json.loads(base64.b64decode("".join(encoded.split()), validate=True))
@@ -148,7 +148,7 @@ def _condition(operator: str, name: object, value: object) -> Condition:
 
 
 def signature_v2(secret: str, encoded: str) -> str:
-    """Give the signature that Version 2 puts on a policy."""
+    """Return the signature that Version 2 puts on a policy."""
     return base64.b64encode(hmac.digest(secret.encode(), encoded.encode("utf-8", "replace"), "sha1")).decode()
 
 
@@ -181,7 +181,7 @@ KEPT_FIELDS = frozenset({"user-agent", "origin"})
 
 
 def is_form(head: RequestHead) -> bool:
-    """Say whether a request is an upload form."""
+    """Return whether a request is an upload form."""
     return head.method == "POST" and head.value("content-type").lower().startswith(FORM_TYPE)
 
 
@@ -194,14 +194,14 @@ class FormVerifier:
         self._allows_v2 = allows_v2
         self._allows_anonymous = allows_anonymous
 
-    def identify(self, form: Form, bucket: str, *, now: float) -> tuple[Form, Caller, Policy | None]:
+    def identify(self, form: UploadForm, bucket: str, *, now: float) -> tuple[UploadForm, Caller, Policy | None]:
         """Return a form with its object's type, who sent it and what its policy allows; an unsigned one has none.
 
         The type that a browser gives its file counts where the policy speaks of it, and
         nowhere else: a page of HTML under a trusted name is a script of whoever uploaded it.
 
         Raises:
-            Denial: the signature does not hold, or the form is not what the policy allows.
+            S3ErrorResponse: the signature does not hold, or the form is not what the policy allows.
         """
         encoded = form.value("policy")
         if "x-amz-signature" in form.fields or "x-amz-credential" in form.fields:
@@ -209,7 +209,7 @@ class FormVerifier:
         elif "signature" in form.fields or "awsaccesskeyid" in form.fields:
             caller = self._verify_v2(form, _required(form, "policy"))
         elif encoded:
-            raise Denial(400, "InvalidArgument", "Bucket POST must contain a field named 'signature'.")
+            raise S3ErrorResponse(400, "InvalidArgument", "Bucket POST must contain a field named 'signature'.")
         elif not self._allows_anonymous:
             raise forbidden("AccessDenied", "Access Denied", reason="anonymous")
         else:
@@ -218,19 +218,21 @@ class FormVerifier:
         form = with_file_type(form) if policy.speaks_of(CONTENT_TYPE) else form
         _required(form, "key")  # which is no matter of the policy
         policy.check(form, bucket, now=now)
-        if is_way(form.key.lstrip("/")):  # which may lead out of what the policy allows
-            raise Denial(400, "InvalidArgument", "a form's key may not have . or .. between slashes", reason="policy")
+        if is_ambiguous_key(form.key.lstrip("/")):  # which may lead out of what the policy allows
+            raise S3ErrorResponse(
+                400, "InvalidArgument", "a form's key may not have . or .. between slashes", reason="policy"
+            )
         return form, caller, policy
 
-    def _verify_v4(self, form: Form, encoded: str) -> Caller:
+    def _verify_v4(self, form: UploadForm, encoded: str) -> Caller:
         client = self._verifier.verify_policy(form.fields, encoded)
         _check_token(form, client)
         return Caller(QUERY_V4, client, UNSIGNED_PAYLOAD)
 
-    def _verify_v2(self, form: Form, encoded: str) -> Caller:
+    def _verify_v2(self, form: UploadForm, encoded: str) -> Caller:
         if not self._allows_v2:
             detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
-            raise Denial(400, "InvalidRequest", detail, reason="sigv2")
+            raise S3ErrorResponse(400, "InvalidRequest", detail, reason="sigv2")
         client = self._clients.get(_required(form, "awsaccesskeyid"))
         expected = signature_v2(client.secret_key if client else DUMMY_SECRET, encoded)
         claimed = _required(form, "signature")
@@ -243,31 +245,31 @@ class FormVerifier:
         return Caller(QUERY_V2, client, UNSIGNED_PAYLOAD)
 
 
-def with_file_type(form: Form) -> Form:
+def with_file_type(form: UploadForm) -> UploadForm:
     """Return a form with the type of its file, where it has no field for that."""
     if not form.file_type or CONTENT_TYPE in form.fields:
         return form
     return replace(form, fields={**form.fields, CONTENT_TYPE: form.file_type})
 
 
-def _check_token(form: Form, client: Client) -> None:
+def _check_token(form: UploadForm, client: Client) -> None:
     token = form.value("x-amz-security-token").encode("utf-8", "replace")
     if not hmac.compare_digest(token, client.session_token.encode("utf-8", "replace")):
         raise forbidden("InvalidToken", "the session token is not known here", reason="token")
 
 
-def _required(form: Form, name: str) -> str:
+def _required(form: UploadForm, name: str) -> str:
     value = form.value(name)
     if not value:
-        raise Denial(400, "InvalidArgument", f"Bucket POST must contain a field named '{name}'.")
+        raise S3ErrorResponse(400, "InvalidArgument", f"Bucket POST must contain a field named '{name}'.")
     return value
 
 
-def put_head(head: RequestHead, form: Form, bucket: str) -> RequestHead:
-    """Give the head of the PUT that a form means, path-style.
+def put_head(head: RequestHead, form: UploadForm, bucket: str) -> RequestHead:
+    """Return the head of the PUT that a form means, path-style.
 
     Raises:
-        Denial: the form names no key.
+        S3ErrorResponse: the form names no key.
     """
     _required(form, "key")
     key = quote(form.key.encode("utf-8", "surrogateescape"), safe=UNRESERVED + "/")
@@ -276,7 +278,7 @@ def put_head(head: RequestHead, form: Form, bucket: str) -> RequestHead:
     for name, header in RENAMED_FIELDS.items():
         if value := form.value(name):
             if header in own:
-                raise Denial(
+                raise S3ErrorResponse(
                     400, "InvalidArgument", f"the fields {name} and {header} mean the same", reason="malformed"
                 )
             own[header] = _tags(value) if name == "tagging" else value
@@ -294,20 +296,22 @@ def _tags(document: str) -> str:
     try:
         return urlencode(parse_tags(document.encode("utf-8", "surrogateescape")))
     except ProtocolError as exc:
-        raise Denial(400, "MalformedXML", "the field tagging is no Tagging document") from exc
+        raise S3ErrorResponse(400, "MalformedXML", "the field tagging is no Tagging document") from exc
 
 
-def form_answer(form: Form, bucket: str, response: Response, *, url: str) -> Response:
+def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) -> Response:
     """Turn the answer to a PUT into that to a form; ``url`` is the object's address.
 
     Raises:
-        Denial: it is no S3's, so that nothing proves that the file was stored.
+        S3ErrorResponse: it is no S3's, so that nothing proves that the file was stored.
     """
     if response.status != OK:
         return response
     etag = response.headers.get("etag", "")
     if is_web_page(response.preload()) or not is_plausible_etag(etag.strip('"')):
-        raise Denial(502, "BadGateway", "the storage node's answer has no ETag: the file may not have been stored")
+        raise S3ErrorResponse(
+            502, "BadGateway", "the storage node's answer has no ETag: the file may not have been stored"
+        )
     status, extra, body = _outcome(form, bucket, etag, url)
     # The node's own framing and type speak of its own, empty body.
     kept = [
@@ -328,7 +332,7 @@ def form_answer(form: Form, bucket: str, response: Response, *, url: str) -> Res
     return answer
 
 
-def _outcome(form: Form, bucket: str, etag: str, url: str) -> tuple[int, list[tuple[str, str]], bytes]:
+def _outcome(form: UploadForm, bucket: str, etag: str, url: str) -> tuple[int, list[tuple[str, str]], bytes]:
     try:
         target = urlsplit(form.value("success_action_redirect") or form.value("redirect"))
     except ValueError:  # a host in brackets that is none; the object is stored all the same

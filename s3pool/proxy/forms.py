@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.record import dataclass
 
 FORM_TYPE = "multipart/form-data"
@@ -33,7 +33,7 @@ Read = Callable[[memoryview], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class UploadForm:
     """What stood before the file; names of fields are in lower case."""
 
     fields: Mapping[str, str]
@@ -41,20 +41,20 @@ class Form:
     file_type: str = ""
 
     def value(self, name: str) -> str:
-        """Give a field's value, or nothing."""
+        """Return a field's value, or nothing."""
         return self.fields.get(name, "")
 
     @property
     def key(self) -> str:
-        """Give the key, with the file's own name in it where that was asked for."""
+        """Return the key, with the file's own name in it where that was asked for."""
         return self.value("key").replace("${filename}", re.split(r"[/\\]", self.file_name)[-1])
 
 
 def boundary_of(content_type: str) -> str:
-    """Give what separates the parts.
+    """Return what separates the parts.
 
     Raises:
-        Denial: the type does not say.
+        S3ErrorResponse: the type does not say.
     """
     match = BOUNDARY.search(content_type)
     if match is None:
@@ -62,9 +62,11 @@ def boundary_of(content_type: str) -> str:
     return match[1] or match[2]
 
 
-def bad_form(detail: str) -> Denial:
-    """Give the answer to a body that is no form."""
-    return Denial(400, "MalformedPOSTRequest", f"The body of your POST request is malformed: {detail}", closes=True)
+def bad_form(detail: str) -> S3ErrorResponse:
+    """Return the answer to a body that is no form."""
+    return S3ErrorResponse(
+        400, "MalformedPOSTRequest", f"The body of your POST request is malformed: {detail}", closes=True
+    )
 
 
 class FormReader:
@@ -78,11 +80,11 @@ class FormReader:
         self._block = memoryview(bytearray(FIRST_BLOCK_BYTES))
         self._is_over = False
 
-    def read_fields(self) -> Form:
+    def read_fields(self) -> UploadForm:
         """Read everything before the file's own bytes.
 
         Raises:
-            Denial: it is no form, too large, or has no file.
+            S3ErrorResponse: it is no form, too large, or has no file.
         """
         fields: dict[str, str] = {}
         left = MAX_FIELDS_BYTES
@@ -90,19 +92,19 @@ class FormReader:
         while self._begins_part():
             name, file_name, kind = self._part_head()
             if name == FILE:
-                return Form(fields, file_name, kind)
+                return UploadForm(fields, file_name, kind)
             value = self._content(min(left, MAX_DOCUMENT_BYTES) if name in DOCUMENTS else left)
             left -= len(value) + PART_BYTES + len(name)
             if name in fields:
                 raise bad_form(f"the field {name} is there twice")
             fields[name] = _text(name, value)
-        raise Denial(400, "InvalidArgument", "POST requires exactly one file upload per request.", closes=True)
+        raise S3ErrorResponse(400, "InvalidArgument", "POST requires exactly one file upload per request.", closes=True)
 
     def readinto(self, view: memoryview) -> int:
-        """Give bytes of the file; 0 at its end.
+        """Return bytes of the file; 0 at its end.
 
         Raises:
-            Denial: the body ends before the file does.
+            S3ErrorResponse: the body ends before the file does.
         """
         if self._is_over:
             return 0
@@ -125,7 +127,7 @@ class FormReader:
         """Read what stands behind the file, which nobody looks at.
 
         Raises:
-            Denial: it is too much to be a form's end.
+            S3ErrorResponse: it is too much to be a form's end.
         """
         dropped = 0
         while count := self._read(self._block):
@@ -149,7 +151,7 @@ class FormReader:
                 break
             self._more(what)
         if not 0 <= end <= limit:
-            raise Denial(400, "MaxPostPreDataLengthExceededError", f"{what} is too far away", closes=True)
+            raise S3ErrorResponse(400, "MaxPostPreDataLengthExceededError", f"{what} is too far away", closes=True)
         found = bytes(self._rest[:end])
         del self._rest[: end + len(mark)]
         return found

@@ -22,10 +22,10 @@ from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
 from s3pool.pool.window import Call
-from s3pool.proxy.bodies import Budget
-from s3pool.proxy.errors import RETRY_AFTER_FIELDS, Denial, unavailable
-from s3pool.proxy.limits import RetryBudget, Seats, Slip
-from s3pool.proxy.node_request import CONDITIONS, Outbound, ProxyRequest
+from s3pool.proxy.bodies import ByteBudget
+from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, unavailable
+from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest
 from s3pool.proxy.operations import Operation
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
@@ -58,17 +58,19 @@ class Attempts:
 
     @property
     def last(self) -> str:
-        """Give the last endpoint's URL, or nothing."""
+        """Return the last endpoint's URL, or nothing."""
         return str(self.endpoints[-1]) if self.endpoints else ""
 
 
-class Judge:
+class ResponseCheck:
     """Says of each answer whether another node is to be asked; keeps the last refusal whole.
 
     One answer of a kind may be asked again of one other node; the second is the client's.
     """
 
-    def __init__(self, operation: Operation, *, signs: bool, attempts: Attempts, memory: Budget | None = None) -> None:
+    def __init__(
+        self, operation: Operation, *, signs: bool, attempts: Attempts, memory: ByteBudget | None = None
+    ) -> None:
         self._operation = operation
         self._signs = signs
         self._attempts = attempts
@@ -133,130 +135,132 @@ class Forwarder:
         budget: RetryBudget | None = None,
         slowness: float = DEFAULT_SLOWNESS,
         is_plain: bool = False,
-        seats: Seats | None = None,
-        senders: int = MANY,
+        slots: FairSlots | None = None,
+        body_slots: int = MANY,
     ) -> None:
         self._transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._slowness = slowness  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
-        self.seats = seats or Seats(MANY)
+        self.slots = slots or FairSlots(MANY)
         # A body may come slowly, and holds one of the clients' connections as long.
-        self.senders = Seats(senders, kind="bodies", detail="too many of your uploads are under way.", closes=True)
-        self.memory: Budget | None = None  # for documents that nodes send
+        self.body_slots = FairSlots(
+            body_slots, kind="bodies", detail="too many of your uploads are under way.", closes=True
+        )
+        self.memory: ByteBudget | None = None  # for documents that nodes send
 
     def send(
         self,
-        outbound: Outbound,
+        node_request: NodeRequest,
         operation: Operation,
         *,
         body: Body = EMPTY_BODY,
         attempts: Attempts,
         only: Endpoint | None = None,
     ) -> Response:
-        """Give a node's answer, whatever its status; the caller closes it.
+        """Return a node's answer, whatever its status; the caller closes it.
 
         Raises:
-            Denial: no node gave one, or the client's body is not what was signed.
+            S3ErrorResponse: no node gave one, or the client's body is not what was signed.
             ClientGoneError: the client hung up inside its body.
         """
-        return self.sending(outbound, operation, body=body, attempts=attempts, only=only).finish()
+        return self.sending(node_request, operation, body=body, attempts=attempts, only=only).finish()
 
-    def begin_now(self, outbound: Outbound) -> tuple[Node, Exchange | None]:
+    def begin_now(self, node_request: NodeRequest) -> tuple[Node, Exchange | None]:
         """Send a GET or HEAD without waiting for anything; no exchange when that cannot be."""
         transport = self._transport
-        node = transport.balancer.pick(affinity=outbound.resource)
-        head = outbound.build(node.endpoint, transport.signing_time())
-        return node, begin_now(node, BARE[outbound.head.method], head)
+        node = transport.balancer.pick(affinity=node_request.resource)
+        head = node_request.build(node.endpoint, transport.signing_time())
+        return node, begin_now(node, BARE[node_request.head.method], head)
 
     def sending(
         self,
-        outbound: Outbound,
+        node_request: NodeRequest,
         operation: Operation,
         *,
         body: Body = EMPTY_BODY,
         attempts: Attempts,
         only: Endpoint | None = None,
-        begun: Begun | None = None,
-    ) -> Sending:
-        """Give the same as send() in two steps; it must be finished.
+        begun: StartedRequest | None = None,
+    ) -> ForwardedRequest:
+        """Return the same as send() in two steps; it must be finished.
 
         ``begun`` is what begin_now() did of it, with its place in the budget.
         """
-        judge = Judge(operation, signs=outbound.signer is not None, attempts=attempts, memory=self.memory)
-        slip = begun.slip if begun is not None else Slip(self.budget)
-        request = self._request(outbound, operation, body=body, attempts=attempts, slip=slip)
-        call = self._transport.call(request, judge.check, only=only)
+        check = ResponseCheck(operation, signs=node_request.signer is not None, attempts=attempts, memory=self.memory)
+        token = begun.token if begun is not None else RetryToken(self.budget)
+        request = self._request(node_request, operation, body=body, attempts=attempts, token=token)
+        call = self._transport.call(request, check.check, only=only)
         if begun is not None:
             call.adopt(begun.node, begun.exchange)
             if begun.exchange is not None:
                 attempts.endpoints.append(begun.node.endpoint)
-        return Sending(call, judge, slip)
+        return ForwardedRequest(call, check, token)
 
     def _request(
-        self, outbound: Outbound, operation: Operation, *, body: Body, attempts: Attempts, slip: Slip
+        self, node_request: NodeRequest, operation: Operation, *, body: Body, attempts: Attempts, token: RetryToken
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)
-            return outbound.build(endpoint, now)
+            return node_request.build(endpoint, now)
 
         return ProxyRequest(
-            outbound.head.method,
-            outbound.target.path,
+            node_request.head.method,
+            node_request.target.path,
             operation.name,
             body=body,
             idempotent=operation.ambiguous,
-            resource=outbound.resource,
+            resource=node_request.resource,
             slowness=self._slowness if operation.is_slow else 1.0,
             is_endless=operation.is_endless,
-            is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(outbound.head.index),
+            is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(node_request.head.index),
             build=build,
-            slip=slip,
-            access_key=outbound.access_key,
+            token=token,
+            access_key=node_request.access_key,
         )
 
 
-class Begun(NamedTuple):
+class StartedRequest(NamedTuple):
     """What begin_now() did, and the request's place in the budget."""
 
     node: Node
     exchange: Exchange | None
-    slip: Slip
+    token: RetryToken
 
 
-class Sending:
+class ForwardedRequest:
     """One request on its way; counts in the budget of second tries until it is answered."""
 
-    __slots__ = ("_call", "_judge", "_slip")
+    __slots__ = ("_call", "_check", "_token")
 
-    def __init__(self, call: Call, judge: Judge, slip: Slip) -> None:
+    def __init__(self, call: Call, check: ResponseCheck, token: RetryToken) -> None:
         self._call = call
-        self._judge = judge
-        self._slip = slip
+        self._check = check
+        self._token = token
 
     def finish(self) -> Response:
-        """Give a node's answer, as Forwarder.send() does."""
+        """Return a node's answer, as Forwarder.send() does."""
         try:
             return self._call.finish()
         except S3Error:
-            if self._judge.answer is None:
+            if self._check.answer is None:
                 raise
-            return self._judge.answer
+            return self._check.answer
         except TransportError as exc:
             raise refusal_for(exc) from exc
         finally:
-            self._slip.end()
+            self._token.end()
 
 
-def refusal_for(error: S3PoolError) -> Denial:
-    """Give the answer to a client when no node answered; what happened stays in the log."""
+def refusal_for(error: S3PoolError) -> S3ErrorResponse:
+    """Return the answer to a client when no node answered; what happened stays in the log."""
     if isinstance(error, NoEndpointError) and isinstance(error.__cause__, ProtocolError):
         error = error.__cause__  # the nodes were reached, and said nothing that is HTTP
     if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):
         return unavailable("no storage node could be reached; try again")
     if isinstance(error, RequestTimeoutError):
-        return Denial(504, "RequestTimeout", "the storage node did not answer in time", fields=_RETRY)
-    return Denial(502, "BadGateway", "the storage node's answer was broken off or malformed", fields=_RETRY)
+        return S3ErrorResponse(504, "RequestTimeout", "the storage node did not answer in time", fields=_RETRY)
+    return S3ErrorResponse(502, "BadGateway", "the storage node's answer was broken off or malformed", fields=_RETRY)
 
 
 _RETRY: Sequence[tuple[str, str]] = RETRY_AFTER_FIELDS

@@ -30,26 +30,34 @@ from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.chunked import checksum_for
 from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted, refuse_foreign_pages
 from s3pool.proxy.clients import Client
-from s3pool.proxy.conditions import MAY_BE_UNCHECKED, Inquiry, check_batch
-from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.conditions import MAY_BE_UNCHECKED, NodeFacts, check_batch
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
-from s3pool.proxy.forms import Form, FormReader, boundary_of
+from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
-from s3pool.proxy.names import COPY_SOURCE, DOCUMENTS, WAY_DETAIL, DocumentSink, check_document, is_way, settle_names
+from s3pool.proxy.names import (
+    AMBIGUOUS_KEY_DETAIL,
+    COPY_SOURCE,
+    DOCUMENTS,
+    DocumentSink,
+    canonical_names,
+    check_document,
+    is_ambiguous_key,
+)
 from s3pool.proxy.node_request import (
     CONDITIONS,
     PAYLOAD_FIELD,
     Fields,
-    Outbound,
+    NodeRequest,
     is_framed,
-    refuse_hearsay,
+    refuse_signed_forwarding,
     signed_names,
 )
 from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
-from s3pool.proxy.relay import located
+from s3pool.proxy.relay import with_location
 from s3pool.proxy.request import RequestHead
-from s3pool.proxy.request_body import PASS, Admitted, Load, Loader, reader_for
+from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, Load, reader_for
 from s3pool.proxy.request_target import (
     ADMIN_NAMES,
     TRAILER_SERVERS,
@@ -89,13 +97,13 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.forwarder = forwarder
-        self.loader = Loader(settings)
+        self.loader = BodyLoader(settings)
         forwarder.memory = self.loader.budget
         self.uploads = UploadMap() if settings.sticky else None
         self.name = f"s3pool-{secrets.token_hex(4)}"  # in Via, where a loop shows
         self._clients = clients
         self._verifier = Verifier(clients)
-        self.inquiry = Inquiry(forwarder)
+        self.node_facts = NodeFacts(forwarder)
         self._forms = FormVerifier(
             self._verifier,
             clients,
@@ -110,9 +118,9 @@ class Gateway:
         self._now = now
         self._signers: dict[str, Signer] = {}  # by the client's access key
         # Without it RGW refuses keys of the client's (SSE-C) and whatever a policy allows over TLS alone.
-        self._told_scheme: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
+        self._scheme_field: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
         # Plain requests may be served by a thread that never waits for a node.
-        self.is_loopable = forwarder.is_plain and not settings.domains
+        self.allows_event_loop = forwarder.is_plain and not settings.domains
         self._via = ("Via", f"1.1 {self.name}")
 
     def rules_for(self, client: Client | None, bucket: str) -> tuple[Rule, ...]:
@@ -140,10 +148,10 @@ class Gateway:
         """Let a request in, before a byte of its body is read.
 
         Raises:
-            Denial: the signature does not hold, or its owner may not do this.
+            S3ErrorResponse: the signature does not hold, or its owner may not do this.
         """
         if "via" in head.index and any(self.name in value for value in head.index["via"]):
-            raise Denial(508, "LoopDetected", "this request came through this proxy before", closes=True)
+            raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
         domains = self.settings.domains
         bucket_host = virtual_bucket(head.host, domains) if domains else ""
         target = read_target(head.path, head.query, bucket_host=bucket_host)
@@ -152,16 +160,18 @@ class Gateway:
             refuse_foreign_pages(head, self._names)
         if self.settings.auth == PASSTHROUGH:
             if not is_trusted(peer, self.settings.trust_forwarded):
-                refuse_hearsay(head, target)
+                refuse_signed_forwarding(head, target)
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
-            raise Denial(417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True)
-        guard_admin(target, head.method, lambda: self.inquiry.reserved_names(head))
+            raise S3ErrorResponse(
+                417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True
+            )
+        guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
         if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)
-        head, source_bucket = settle_names(head, target)
+        head, source_bucket = canonical_names(head, target)
         if caller.client is not None:
             caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
             if caller.client.is_limited:
@@ -190,7 +200,7 @@ class Gateway:
         allowed = {"on": (HEADER_V2, QUERY_V2), "presigned": (QUERY_V2,), "off": ()}[self.settings.sigv2]
         if form not in allowed:
             detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
-            raise Denial(400, "InvalidRequest", detail, reason="sigv2")
+            raise S3ErrorResponse(400, "InvalidRequest", detail, reason="sigv2")
         return verify_v2(form, head, target, clients=self._clients, bucket_host=bucket_host, now=self._now())
 
     def _anonymous(self, head: RequestHead) -> Caller:
@@ -210,11 +220,11 @@ class Gateway:
 
     def admit_form(
         self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
-    ) -> tuple[Admitted, Load, Form]:
+    ) -> tuple[Admitted, Load, UploadForm]:
         """Read an upload form and let it in; give the PUT that it means, with its body.
 
         Raises:
-            Denial: the policy's signature does not hold, or the form is not what it allows.
+            S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
         """
         head, bucket = admitted.head, admitted.target.bucket
         reader = reader_for(head, stream)
@@ -232,12 +242,12 @@ class Gateway:
                 policy.check_size(load.length or 0)
         except BaseException as exc:
             self.loader.release(load)
-            if isinstance(exc, Denial):
+            if isinstance(exc, S3ErrorResponse):
                 exc.closes = True  # nobody knows how much of the form was read
             raise
         return put, load, form
 
-    def _identify_form(self, form: Form, bucket: str) -> tuple[Form, Caller, Policy | None]:
+    def _identify_form(self, form: UploadForm, bucket: str) -> tuple[UploadForm, Caller, Policy | None]:
         if self.settings.auth == OPEN:
             return with_file_type(form), Caller(ANONYMOUS, None, UNSIGNED_PAYLOAD), None
         return self._forms.identify(form, bucket, now=self._now())
@@ -245,7 +255,7 @@ class Gateway:
     def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
         target = read_target(head.path, None)
         operation = _classify(head, target)
-        head, source_bucket = settle_names(head, target)
+        head, source_bucket = canonical_names(head, target)
         if caller.client is not None:
             caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
             if caller.client.is_limited:
@@ -258,14 +268,14 @@ class Gateway:
         """Make the body ready that goes to a node; one that names buckets or has conditions is read here first.
 
         Raises:
-            Denial: its framing is broken, it names a bucket that its sender may not use, or a
+            S3ErrorResponse: its framing is broken, it names a bucket that its sender may not use, or a
                 condition would not be kept.
         """
-        self.inquiry.check_conditions(admitted)
+        self.node_facts.check_conditions(admitted)
         load = self.loader.load(admitted, stream, before_read)
         client = admitted.caller.client
         names = client is not None and bool(client.buckets) and admitted.operation.name in DOCUMENTS
-        passes_over = self.inquiry.may_pass_over(admitted)
+        passes_over = self.node_facts.ignores_batch_conditions(admitted)
         if not (names or passes_over):
             return load
         sink = DocumentSink()
@@ -277,7 +287,7 @@ class Gateway:
                 check_batch(bytes(sink.content))
         except BaseException as exc:
             self.loader.release(load)
-            if isinstance(exc, Denial):
+            if isinstance(exc, S3ErrorResponse):
                 exc.closes = True  # the body was taken, and nobody is left to say so
             raise
         if load.body.rewindable:
@@ -287,20 +297,20 @@ class Gateway:
 
     # -- what is sent on -----------------------------------------------------------------------
 
-    def outbound(self, admitted: Admitted, load: Load, peer: str) -> Outbound:
-        """Give what the request's head is built from."""
+    def node_request(self, admitted: Admitted, load: Load, peer: str) -> NodeRequest:
+        """Return what the request's head is built from."""
         trusts = is_trusted(peer, self.settings.trust_forwarded)
         head = admitted.head
         hops = ", ".join([*head.values(FORWARDED_FOR), peer]) if trusts else peer
-        return Outbound(
+        return NodeRequest(
             admitted.head,
             admitted.target,
             admitted.caller.form,
             admitted.signer,
             self._payload(admitted, load),
             load.length,
-            asks_leave=load.asks_leave,
-            is_decoded=admitted.decodes and not load.is_reframed,
+            expects_continue=load.expects_continue,
+            is_decoded=admitted.decodes and not load.is_rechunked,
             is_trusted=trusts,
             access_key=admitted.caller.access_key or ("" if self.settings.auth == VERIFY else peer),
             extra=(
@@ -315,35 +325,35 @@ class Gateway:
     def _scheme(self, head: RequestHead, trusts: bool) -> Fields:
         """Return what tells the node that the client's connection is TLS; nothing where a balancer tells."""
         is_told = trusts and (FORWARDED_PROTO in head.index or "forwarded" in head.index)
-        return () if is_told else self._told_scheme
+        return () if is_told else self._scheme_field
 
     def _payload(self, admitted: Admitted, load: Load) -> str:
         """Return what the node is told of the body in x-amz-content-sha256; empty for nothing."""
         caller = admitted.caller
-        if load.is_reframed or (is_framed(caller.payload) and not admitted.decodes):
+        if load.is_rechunked or (is_framed(caller.payload) and not admitted.decodes):
             return UNSIGNED_STREAM_TRAILER
         if caller.client is None and self.settings.auth != OPEN:
             return ""
         return UNSIGNED_PAYLOAD if admitted.decodes else caller.payload or UNSIGNED_PAYLOAD
 
     def client_of(self, head: RequestHead, peer: str) -> str:
-        """Give the address of the client behind a balancer; the peer's own where it is none."""
+        """Return the address of the client behind a balancer; the peer's own where it is none."""
         return client_of(head, peer, self.settings.trust_forwarded) if self.settings.trust_forwarded else peer
 
     def settle(self, admitted: Admitted) -> Operation:
-        """Give the operation with what may be repeated of it here, which a bucket's versions decide."""
+        """Return the operation with what may be repeated of it here, which a bucket's versions decide."""
         operation, bucket = admitted.operation, admitted.target.bucket
         if operation.name == "PutBucketVersioning":
-            self.inquiry.forget_versioning(bucket)
+            self.node_facts.forget_versioning(bucket)
         is_plain = operation.name == "PutObject" and not any(
             name.lower() in CONDITIONS for name, _ in admitted.head.fields
         )
         if not self.settings.retry_ambiguous_put or not is_plain:
             return operation
-        return replace(operation, ambiguous=self.inquiry.keeps_no_versions(admitted), after_500=operation.after_500)
+        return replace(operation, ambiguous=self.node_facts.keeps_no_versions(admitted), after_500=operation.after_500)
 
     def may_resume(self, admitted: Admitted) -> bool:
-        """Say whether the rest of an answer may be asked of another node."""
+        """Return whether the rest of an answer may be asked of another node."""
         if admitted.operation.name != "GetObject" or "partNumber" in admitted.target.names:
             return False
         if "," in admitted.head.value("range"):
@@ -352,8 +362,8 @@ class Gateway:
 
     def learn_server(self, headers: Mapping[str, str]) -> None:
         """Note which server the nodes run, as far as an answer tells."""
-        if not self.inquiry.server:
-            self.inquiry.server = server = kind_of(headers)
+        if not self.node_facts.server:
+            self.node_facts.server = server = kind_of(headers)
             self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
 
     def learn_upload(self, op: str, response: Response) -> None:
@@ -361,20 +371,22 @@ class Gateway:
         if self.uploads is not None and op == "CreateMultipartUpload" and response.status == OK:
             self.uploads.put(parse_initiate(response.preload()), response.endpoint)
 
-    def answer_for(self, head: RequestHead, admitted: Admitted, response: Response, form: Form | None) -> Response:
+    def answer_for(
+        self, head: RequestHead, admitted: Admitted, response: Response, form: UploadForm | None
+    ) -> Response:
         """Return an answer as a client of this proxy is to see it, with the address of a new object here."""
         has_address = admitted.operation.name == "CompleteMultipartUpload" and admitted.signer is not None
         if form is None and (not has_address or response.status != OK or response.body is not None):
             return response
         scheme = "https" if self.settings.tls_cert else "http"
         if form is None:
-            return located(response, scheme=scheme, host=head.host)
+            return with_location(response, scheme=scheme, host=head.host)
         path, bucket = admitted.target.path, virtual_bucket(head.host, self.settings.domains)
         path = path.removeprefix(f"/{bucket}") if bucket else path
         return form_answer(form, admitted.target.bucket, response, url=f"{scheme}://{head.host}{path}")
 
     def owner_of(self, target: Target) -> Endpoint | None:
-        """Give the node on which an upload was begun, in pools that keep to their keys."""
+        """Return the node on which an upload was begun, in pools that keep to their keys."""
         return self.uploads.get(target.value("uploadId")) if self.uploads is not None else None
 
 
@@ -394,13 +406,13 @@ class UploadMap:
                 self._owners.popitem(last=False)
 
     def get(self, upload_id: str) -> Endpoint | None:
-        """Give the node of an upload; None for one that is not known."""
+        """Return the node of an upload; None for one that is not known."""
         with self._lock:
             return self._owners.get(upload_id) if upload_id else None
 
 
 def _declared(head: RequestHead, target: Target) -> Caller:
-    """Give what a request says of itself, where the node is the one to judge."""
+    """Return what a request says of itself, where the node is the one to judge."""
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
 
 
@@ -415,11 +427,11 @@ def _check_exact(operation: Operation, head: RequestHead, target: Target) -> Non
     """Refuse what a node may read as another operation: only the one that was checked may be carried out.
 
     Raises:
-        Denial: the request has a parameter or a header that its operation has not.
+        S3ErrorResponse: the request has a parameter or a header that its operation has not.
     """
     source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
-    if is_way(target.key) or is_way(source.partition("/")[2]):
-        raise Denial(400, "InvalidArgument", WAY_DETAIL, reason="name")
+    if is_ambiguous_key(target.key) or is_ambiguous_key(source.partition("/")[2]):
+        raise S3ErrorResponse(400, "InvalidArgument", AMBIGUOUS_KEY_DETAIL, reason="name")
     if not is_exact(operation, head.method, target.parameters, key=target.key, headers=head.index):
         detail = "a key with limits may not send this: the query or a header does not belong to the operation"
-        raise Denial(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")
+        raise S3ErrorResponse(501, "NotImplemented", f"{detail} {operation.name}", reason="inexact")

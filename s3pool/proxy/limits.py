@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from s3pool.errors import ConfigError, UsageError
-from s3pool.proxy.errors import Denial, slow_down
+from s3pool.proxy.errors import S3ErrorResponse, slow_down
 from s3pool.units import parse_size
 
 KEYS = ("requests", "bytes", "in_flight")
@@ -133,7 +133,7 @@ class Meter:
         """Let a request in within all of its limits.
 
         Raises:
-            Denial: one of them is used up.
+            S3ErrorResponse: one of them is used up.
         """
         ticket = Ticket(self)
         for rule in rules:
@@ -244,12 +244,14 @@ class Ticket:
         self.rules = []
 
 
-def _slow_down(rule: Rule, limit: str, wait_s: float) -> Denial:
+def _slow_down(rule: Rule, limit: str, wait_s: float) -> S3ErrorResponse:
     """Return the answer to a request beyond a limit."""
     words = {"requests": "requests a second", "bytes": "bytes a second", "in_flight": "requests at once"}
     detail = f"Please reduce your request rate: too many {words[limit]}."
     seconds, millis = max(math.ceil(wait_s), 1), max(math.ceil(wait_s * 1000), 1)
-    denial = Denial(503, "SlowDown", detail, fields=(("Retry-After", str(seconds)), ("x-amz-retry-after", str(millis))))
+    denial = S3ErrorResponse(
+        503, "SlowDown", detail, fields=(("Retry-After", str(seconds)), ("x-amz-retry-after", str(millis)))
+    )
     denial.limited = rule.label, limit
     return denial
 
@@ -258,7 +260,7 @@ MIXED_S = 60.0  # so long after another owner came a single one may not have mor
 SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
 
 
-class Seats:
+class FairSlots:
     """A bound on requests of one kind. Nobody has more than half of it while others are there.
 
     An owner is an access key, or an address where there is none. One that is alone may have
@@ -291,7 +293,7 @@ class Seats:
         """Return the number of places that are taken."""
         return self._taken
 
-    def take_now(self, owner: str) -> bool:
+    def try_acquire(self, owner: str) -> bool:
         """Take a place if there is one for this owner."""
         with self._lock:
             return self._take(owner)
@@ -316,7 +318,7 @@ class Seats:
         """Take a place as take() does, and return the owner.
 
         Raises:
-            Denial: there is none in time.
+            S3ErrorResponse: there is none in time.
         """
         if not self.take(owner, patience_s):
             denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
@@ -339,7 +341,7 @@ class Seats:
         return True
 
     def give_back(self, owner: str) -> None:
-        """Give a place back."""
+        """Return a place back."""
         with self._lock:
             self._taken -= 1
             held = self._held[owner] - 1
@@ -370,12 +372,12 @@ class RetryBudget:
 
     @property
     def retrying(self) -> int:
-        """Give the requests that are in a second try now."""
+        """Return the requests that are in a second try now."""
         return self._retrying
 
     @property
     def admits(self) -> bool:
-        """Say whether one more may begin a second try."""
+        """Return whether one more may begin a second try."""
         return self._retrying < max(LEAST_RETRIES, self._share * self._active)
 
     def change(self, *, active: int = 0, retrying: int = 0) -> None:
@@ -385,7 +387,7 @@ class RetryBudget:
             self._retrying += retrying
 
 
-class Slip:
+class RetryToken:
     """One request's place in the budget, from now to its answer."""
 
     __slots__ = ("_budget", "_is_retrying")
@@ -396,11 +398,11 @@ class Slip:
         budget.change(active=1)
 
     def end(self) -> None:
-        """Give it back; once."""
+        """Return it back; once."""
         self._budget.change(active=-1, retrying=-int(self._is_retrying))
 
     def may_retry(self) -> bool:
-        """Say whether a second try may begin; one that has begun may go on."""
+        """Return whether a second try may begin; one that has begun may go on."""
         return self._is_retrying or self._budget.admits
 
     def note_retry(self) -> None:

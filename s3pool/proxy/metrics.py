@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool import __version__
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
-from s3pool.proxy.access_log import Entry
+from s3pool.proxy.access_log import RequestRecord
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint
@@ -43,23 +43,23 @@ class Subject(Protocol):
 
     @property
     def nodes(self) -> Iterable[Node]:
-        """Give the nodes."""
+        """Return the nodes."""
 
     @property
     def clock_skews(self) -> Mapping[Endpoint, float]:
-        """Give each node's clock minus ours, in seconds, where it is known."""
+        """Return each node's clock minus ours, in seconds, where it is known."""
 
     @property
     def gateway(self) -> Gateway:
-        """Give the gateway in force."""
+        """Return the gateway in force."""
 
     @property
     def started(self) -> float:
-        """Give the time of the start, in seconds since 1970."""
+        """Return the time of the start, in seconds since 1970."""
 
 
 def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
-    """Give everything about one endpoint, ready for JSON."""
+    """Return everything about one endpoint, ready for JSON."""
     stats = node.counters.snapshot(node.endpoint.url, node.breaker.state)
     return {
         "endpoint": stats.endpoint,
@@ -85,7 +85,7 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
 def stats_record(
     subject: Subject, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
 ) -> dict[str, Any]:
-    """Give the whole state, ready for JSON."""
+    """Return the whole state, ready for JSON."""
     loader = subject.gateway.loader
     return {
         "version": __version__,
@@ -102,7 +102,7 @@ def stats_record(
 
 
 def gauges(record: Mapping[str, Any]) -> Gauges:
-    """Give the states of now, for the metrics; ``record`` is the state of all processes."""
+    """Return the states of now, for the metrics; ``record`` is the state of all processes."""
     rows = record["endpoints"]
     own: Gauges = {
         "connections": [({}, record["connections"])],
@@ -134,7 +134,7 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
 
 
 def is_ready(subject: Subject) -> bool:
-    """Say whether a node is there that would take a request."""
+    """Return whether a node is there that would take a request."""
     return any(
         not node.is_drained and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in subject.nodes
     )
@@ -176,7 +176,7 @@ class Metrics:
         # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
         self._at_work = 0
-        self._sums: dict[tuple[str, int, str], _Sums] = {}
+        self._sums: dict[tuple[str, int, str], _RequestSums] = {}
         self._reasons: Tally[str] = Tally()
         self._by_op: Tally[str] = Tally()
         self._by_class: Tally[str] = Tally()
@@ -186,23 +186,23 @@ class Metrics:
         with self._lock:
             self._at_work += 1
 
-    def end(self, entry: Entry) -> None:
+    def end(self, record: RequestRecord) -> None:
         """Count a request that ended."""
-        key = (entry.op, entry.status, entry.endpoint)
+        key = (record.op, record.status, record.endpoint)
         with self._lock:
             self._at_work -= 1
             sums = self._sums.get(key)
             if sums is None:
-                sums = self._sums[key] = _Sums()
-            sums.add(entry)
-        if entry.resumes:
-            self._resumes.inc(entry.resumes)
-        if entry.replays:
-            self._replays.inc(entry.replays)
-        if entry.limited is not None:
-            self._limited.labels(entry.access_key, *entry.limited).inc()
-        if entry.denied:
-            self._denied.labels(entry.denied).inc()
+                sums = self._sums[key] = _RequestSums()
+            sums.add(record)
+        if record.resumes:
+            self._resumes.inc(record.resumes)
+        if record.replays:
+            self._replays.inc(record.replays)
+        if record.limited is not None:
+            self._limited.labels(record.access_key, *record.limited).inc()
+        if record.denied:
+            self._denied.labels(record.denied).inc()
 
     def flush(self) -> None:
         """Hand what was added up to the registry; who shows it calls this before."""
@@ -225,23 +225,23 @@ class Metrics:
         for reason, count in reasons.items():
             self._handed_over.labels(reason).inc(count)
 
-    def handed_over(self, reason: str) -> None:
+    def count_handover(self, reason: str) -> None:
         """Count a connection that goes from the loop to a thread."""
         with self._lock:
             self._reasons[reason] += 1
 
-    def turned_away(self) -> None:
+    def count_refused(self) -> None:
         """Count a connection over the limit."""
         self._turned_away.inc()
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Give the requests of this process by operation and by class of status."""
+        """Return the requests of this process by operation and by class of status."""
         self.flush()
         with self._lock:
             return {"by_op": dict(self._by_op), "by_status": dict(self._by_class)}
 
     def render(self, gauges: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
-        """Give the text that Prometheus reads; ``gauges`` are states of now, by name."""
+        """Return the text that Prometheus reads; ``gauges`` are states of now, by name."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.core import GaugeMetricFamily
 
@@ -271,11 +271,11 @@ class _Families:
         self._families = families
 
     def collect(self) -> list[Any]:
-        """Give the families."""
+        """Return the families."""
         return self._families
 
 
-class _Times:
+class _HistogramSums:
     """Seconds in a histogram's buckets, until the registry gets them."""
 
     __slots__ = ("counts", "total")
@@ -298,7 +298,7 @@ class _Times:
             histogram._sum.inc(self.total)
 
 
-class _Sums:
+class _RequestSums:
     """What requests of one operation, status and node add up to."""
 
     __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "seconds", "tries")
@@ -306,16 +306,16 @@ class _Sums:
     def __init__(self) -> None:
         self.looped = 0
         self.requests = self.bytes_in = self.bytes_out = self.tries = 0
-        self.seconds = _Times()
-        self.first_byte = _Times()
+        self.seconds = _HistogramSums()
+        self.first_byte = _HistogramSums()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count one request."""
         self.requests += 1
-        self.looped += entry.is_looped
-        self.bytes_in += entry.bytes_in
-        self.bytes_out += entry.bytes_out
-        self.tries += entry.tries
-        self.seconds.add(entry.total_s)
-        if entry.first_byte_s:
-            self.first_byte.add(entry.first_byte_s)
+        self.looped += record.used_event_loop
+        self.bytes_in += record.bytes_in
+        self.bytes_out += record.bytes_out
+        self.tries += record.tries
+        self.seconds.add(record.total_s)
+        if record.first_byte_s:
+            self.first_byte.add(record.first_byte_s)

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 from xml.parsers import expat
 
 from s3pool.proxy.auth import V4_PARAMETERS
-from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.request import BAD_ESCAPE, RequestHead
 from s3pool.proxy.request_target import Target
 from s3pool.s3.signing import UNRESERVED
@@ -34,8 +34,10 @@ IDENTIFIERS = {
 SIGNATURE_PARAMETERS = frozenset(name.lower() for name in V4_PARAMETERS)  # RGW reads them in any case
 PARAMETER = re.compile(r"[A-Za-z0-9-]+")
 # MinIO drops the slash that a key begins with, and keeps "a/" as "a__XLDIR__"; others go the way that dots show.
-WAY = re.compile(r"^/|(?:^|/)\.{1,2}(?:/|$)|__XLDIR__(?:/|$)")
-WAY_DETAIL = "a key with limits may not use names that begin with /, have . or .. between slashes, or end in __XLDIR__"
+AMBIGUOUS_KEY = re.compile(r"^/|(?:^|/)\.{1,2}(?:/|$)|__XLDIR__(?:/|$)")
+AMBIGUOUS_KEY_DETAIL = (
+    "a key with limits may not use names that begin with /, have . or .. between slashes, or end in __XLDIR__"
+)
 VERSION_MARK = b"?versionId="  # RGW 16 looks for it behind the decoding when a part is copied
 # Operations whose document names keys, or other buckets: targets of logs, inventories, replication, a restore.
 DOCUMENTS = frozenset(
@@ -48,11 +50,11 @@ S3_ARN = re.compile(r"arn:[^:]*:s3")
 ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?:/.*)?")
 
 
-def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
+def canonical_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     """Return the head with its names in canonical spelling, and the bucket that is copied from, if any.
 
     Raises:
-        Denial: a name can be read in more than one way, or stands where only some nodes look.
+        S3ErrorResponse: a name can be read in more than one way, or stands where only some nodes look.
     """
     if target.pairs:
         _check_parameters(target)
@@ -63,7 +65,7 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     for name in NAMING_HEADERS.intersection(head.index):
         values = head.values(name)
         if len(values) > 1:
-            raise Denial(400, "InvalidArgument", f"there is more than one {name}", reason="malformed")
+            raise S3ErrorResponse(400, "InvalidArgument", f"there is more than one {name}", reason="malformed")
         if name == COPY_SOURCE:
             bucket, settled[name] = read_copy_source(values[0], is_part="uploadId" in target.names)
         elif name == RENAME_SOURCE:
@@ -71,33 +73,35 @@ def settle_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
         else:
             settled[name] = _redirect(values[0])
     if {COPY_SOURCE, RENAME_SOURCE} <= settled.keys():
-        raise Denial(400, "InvalidArgument", "a request copies or renames, not both", reason="malformed")
+        raise S3ErrorResponse(400, "InvalidArgument", "a request copies or renames, not both", reason="malformed")
     return head.with_fields((name, settled.get(name.lower(), value)) for name, value in head.fields), bucket
 
 
 def _check_parameters(target: Target) -> None:
     for name, value in target.parameters:
         if name.lower() in (COPY_SOURCE, RENAME_SOURCE):
-            raise Denial(501, "NotImplemented", f"{name} must be a header, not a query parameter", reason="name")
+            raise S3ErrorResponse(
+                501, "NotImplemented", f"{name} must be a header, not a query parameter", reason="name"
+            )
         if name.lower().startswith(("x-amz", "x_amz")) and PARAMETER.fullmatch(name) is None:
-            raise Denial(400, "InvalidArgument", f"{name!r} is no parameter of S3", reason="name")
+            raise S3ErrorResponse(400, "InvalidArgument", f"{name!r} is no parameter of S3", reason="name")
         if name.lower() in SIGNATURE_PARAMETERS and name not in V4_PARAMETERS:
-            raise Denial(400, "InvalidArgument", f"{name} is not written as S3 does", reason="name")
+            raise S3ErrorResponse(400, "InvalidArgument", f"{name} is not written as S3 does", reason="name")
         if name in IDENTIFIERS and value and IDENTIFIER.fullmatch(value) is None:
             status, code, detail = IDENTIFIERS[name]
-            raise Denial(status, code, detail, reason="name")
+            raise S3ErrorResponse(status, code, detail, reason="name")
 
 
-def is_way(key: str) -> bool:
+def is_ambiguous_key(key: str) -> bool:
     """Return whether a server that keeps objects in files may take a key for another one."""
-    return WAY.search(key) is not None
+    return AMBIGUOUS_KEY.search(key) is not None
 
 
 def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
     """Return the bucket that x-amz-copy-source names, and the value in canonical spelling.
 
     Raises:
-        Denial: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
+        S3ErrorResponse: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
     """
     path, mark, query = value.partition("?")
     version = _decoded(query.removeprefix("versionId="), COPY_SOURCE).decode("utf-8", "replace")
@@ -124,7 +128,7 @@ def _rename_source(value: str) -> str:
 def _redirect(value: str) -> str:
     if not value.startswith(REDIRECTS):
         detail = "The website redirect location must begin with http://, https:// or /"
-        raise Denial(400, "InvalidRedirectLocation", detail, reason="name")
+        raise S3ErrorResponse(400, "InvalidRedirectLocation", detail, reason="name")
     return value
 
 
@@ -134,21 +138,21 @@ def _decoded(text: str, name: str) -> bytes:
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def _bad_name(name: str) -> Denial:
-    return Denial(400, "InvalidArgument", f"{name} must name a bucket and a key, encoded once", reason="name")
+def _bad_name(name: str) -> S3ErrorResponse:
+    return S3ErrorResponse(400, "InvalidArgument", f"{name} must name a bucket and a key, encoded once", reason="name")
 
 
 def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
     """Refuse a document that names a bucket which ``admits`` does not, or a key that may lead out of its own.
 
     Raises:
-        Denial: there is such a name, or the document has more than one reading.
+        S3ErrorResponse: there is such a name, or the document has more than one reading.
     """
     for element, name in _texts(document):
-        if element == "key" and is_way(name):
-            raise Denial(400, "InvalidArgument", WAY_DETAIL, reason="name")
+        if element == "key" and is_ambiguous_key(name):
+            raise S3ErrorResponse(400, "InvalidArgument", AMBIGUOUS_KEY_DETAIL, reason="name")
         if element == "versionid" and IDENTIFIER.fullmatch(name) is None:
-            raise Denial(400, "InvalidArgument", "Invalid version id specified", reason="name")
+            raise S3ErrorResponse(400, "InvalidArgument", "Invalid version id specified", reason="name")
         if "bucket" not in element and S3_ARN.match(name) is None:
             continue
         arn = ARN.fullmatch(name)
@@ -200,16 +204,16 @@ class DocumentSink:
         """Keep the block.
 
         Raises:
-            Denial: the document is larger than any that S3 knows.
+            S3ErrorResponse: the document is larger than any that S3 knows.
         """
         self.content += block
         if len(self.content) > MAX_DOCUMENT_BYTES:
-            raise Denial(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
+            raise S3ErrorResponse(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Keep a range of a file."""
         self.write(os.pread(fd, min(count, MAX_DOCUMENT_BYTES + 1), offset))
 
 
-def _unclear_document() -> Denial:
-    return Denial(400, "MalformedXML", "the document is not plain XML in UTF-8", reason="name")
+def _unclear_document() -> S3ErrorResponse:
+    return S3ErrorResponse(400, "MalformedXML", "the document is not plain XML in UTF-8", reason="name")

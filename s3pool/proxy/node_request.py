@@ -14,7 +14,7 @@ from s3pool.pool.breaker import ANYBODY
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.errors import forbidden
-from s3pool.proxy.limits import Slip
+from s3pool.proxy.limits import RetryToken
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead
 from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field, replace
@@ -71,7 +71,7 @@ class ProxyRequest(Request):
     """A request whose head is built by the proxy itself, once an endpoint was picked."""
 
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
-    slip: Slip | None = None
+    token: RetryToken | None = None
     access_key: str = ""
 
     @property
@@ -80,13 +80,13 @@ class ProxyRequest(Request):
         return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
 
     def may_retry(self) -> bool:
-        """Say whether the budget of second tries has room."""
-        return self.slip is None or self.slip.may_retry()
+        """Return whether the budget of second tries has room."""
+        return self.token is None or self.token.may_retry()
 
     def note_retry(self) -> None:
         """Take up a place in the budget of second tries."""
-        if self.slip is not None:
-            self.slip.note_retry()
+        if self.token is not None:
+            self.token.note_retry()
 
 
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
@@ -97,7 +97,7 @@ def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
-class Outbound:
+class NodeRequest:
     """All that is known of a request's head before an endpoint is picked.
 
     ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None
@@ -112,7 +112,7 @@ class Outbound:
     payload: str
     length: int | None
     is_decoded: bool = False
-    asks_leave: bool = False  # the node is to say whether it wants the body
+    expects_continue: bool = False  # the node is to say whether it wants the body
     is_trusted: bool = False  # the client is a balancer whose word for its own client counts
     access_key: str = ""  # or the address of a client whom only nodes know
     extra: Fields = ()
@@ -123,7 +123,7 @@ class Outbound:
         """Return s3/bucket/key."""
         return self.target.resource
 
-    def resumed(self, first: int, last: int, *, etag: str) -> Outbound:
+    def resumed(self, first: int, last: int, *, etag: str) -> NodeRequest:
         """Return the request for the rest of an object, and of no other one."""
         fields = (("Range", f"bytes={first}-{last}"), ("If-Match", etag))
         return replace(self, extra=(*self.extra, *fields), dropped=self.dropped | CONDITIONS)
@@ -172,23 +172,25 @@ class Outbound:
         if head.connection:
             gone |= head.connection
         select = _cached_places if head.is_cacheable else _places
-        fields = [head.fields[place] for place in select(head.names, gone, takes_hearsay=self.is_trusted)]
+        fields = [head.fields[place] for place in select(head.names, gone, trusts_forwarding=self.is_trusted)]
         return [*filter(None, map(_decoded, fields))] if self.is_decoded and self.signer is not None else fields
 
     def _lines(self, target: str, fields: Iterable[Field]) -> bytes:
         lines = [f"{self.head.method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields]]
         if self.length is not None:
             lines.append(f"Content-Length: {self.length}")
-        if self.asks_leave:
+        if self.expects_continue:
             lines.append("Expect: 100-continue")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
-def _places(names: tuple[str, ...], gone: frozenset[str], *, takes_hearsay: bool) -> tuple[int, ...]:
+def _places(names: tuple[str, ...], gone: frozenset[str], *, trusts_forwarding: bool) -> tuple[int, ...]:
     """Return the places of the fields that go on to a node."""
     gone |= HOP_BY_HOP
     return tuple(
-        place for place, name in enumerate(names) if name not in gone and (takes_hearsay or not is_hearsay(name))
+        place
+        for place, name in enumerate(names)
+        if name not in gone and (trusts_forwarding or not is_forwarding_header(name))
     )
 
 
@@ -219,18 +221,18 @@ def _signed_fields(host: str, fields: Iterable[Field]) -> dict[str, str]:
     return joined
 
 
-def is_hearsay(lower: str) -> bool:
+def is_forwarding_header(lower: str) -> bool:
     """Return whether a field tells of a client what only a balancer may."""
     return lower in FORWARDED or lower.startswith(FORWARDED_PREFIX)
 
 
-def refuse_hearsay(head: RequestHead, target: Target) -> None:
+def refuse_signed_forwarding(head: RequestHead, target: Target) -> None:
     """Refuse a request that must keep its signature and can keep it only with such a field.
 
     Raises:
-        Denial: it is signed, or said to be.
+        S3ErrorResponse: it is signed, or said to be.
     """
-    hearsay = [name for name in head.index if is_hearsay(name)]
+    hearsay = [name for name in head.index if is_forwarding_header(name)]
     if hearsay and not signed_names(head, target).isdisjoint(hearsay):
         detail = "only a trusted balancer may send this header, signed or not; leave it out"
         raise forbidden("AccessDenied", f"{hearsay[0]}: {detail}", reason="forwarded")
@@ -243,12 +245,12 @@ def without_token(value: str, token: str) -> str:
 
 
 def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
-    """Give the headers that a client says it signed, for requests that keep its signature."""
+    """Return the headers that a client says it signed, for requests that keep its signature."""
     _, _, listed = head.value("authorization").partition("SignedHeaders=")
     queries = [value for name, value in target.parameters if name.lower() == "x-amz-signedheaders"]
     return frozenset(";".join([listed.split(",", 1)[0].strip(), *queries]).lower().split(";"))
 
 
 def is_framed(payload: str) -> bool:
-    """Say whether a payload word means the aws-chunked form."""
+    """Return whether a payload word means the aws-chunked form."""
     return payload in STREAMS

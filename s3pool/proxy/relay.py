@@ -10,9 +10,9 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
 from s3pool.pool.heads import Head
 from s3pool.pool.splice import IS_POSSIBLE, Pipe, open_pipe
-from s3pool.proxy.access_log import Entry
+from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import LengthReader
-from s3pool.proxy.errors import REASONS, ClientGoneError, Denial
+from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse
 from s3pool.proxy.request import HOP_BY_HOP, RequestHead, connection_words
 from s3pool.proxy.stream import ClientStream
 
@@ -20,18 +20,24 @@ DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to kee
 
 
 def refuse(
-    stream: ClientStream, entry: Entry, head: RequestHead | None, reader: object, denial: Denial, *, is_ending: bool
+    stream: ClientStream,
+    record: RequestRecord,
+    head: RequestHead | None,
+    reader: object,
+    error: S3ErrorResponse,
+    *,
+    is_ending: bool,
 ) -> bool:
     """Answer with an S3 error; return whether the connection can go on."""
-    keep_alive = head is not None and head.keep_alive and not denial.closes and not is_ending
+    keep_alive = head is not None and head.keep_alive and not error.closes and not is_ending
     keep_alive = keep_alive and _drop_body(stream, head, reader)
-    entry.status, entry.code, entry.denied = denial.status, denial.code, denial.reason
-    body = denial.xml(head.path if head is not None else "", entry.request_id)
+    record.status, record.code, record.denied = error.status, error.code, error.reason
+    body = error.xml(head.path if head is not None else "", record.request_id)
     lines = [
-        f"HTTP/1.1 {denial.status} {REASONS[denial.status]}",
+        f"HTTP/1.1 {error.status} {REASONS[error.status]}",
         f"Date: {formatdate(usegmt=True)}",
-        f"x-amz-request-id: {entry.request_id}",
-        *(f"{name}: {value}" for name, value in denial.fields),
+        f"x-amz-request-id: {record.request_id}",
+        *(f"{name}: {value}" for name, value in error.fields),
         "Content-Type: application/xml",
         f"Content-Length: {len(body)}",
     ]
@@ -55,18 +61,18 @@ def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -
     return not reader.left or stream.drop(reader)
 
 
-def answer_health(stream: ClientStream, entry: Entry, head: RequestHead, *, is_draining: bool) -> bool:
+def answer_health(stream: ClientStream, record: RequestRecord, head: RequestHead, *, is_draining: bool) -> bool:
     """Answer a question about this process's health; return whether the connection can go on.
 
     Raises:
-        Denial: the process is on its way out, or the question has a body.
+        S3ErrorResponse: the process is on its way out, or the question has a body.
     """
-    entry.op = "Health"
+    record.op = "Health"
     if is_draining:
-        raise Denial(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
+        raise S3ErrorResponse(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
     if head.length != 0:
-        raise Denial(400, "InvalidRequest", "a question about health has no body", closes=True)
-    entry.status = 200
+        raise S3ErrorResponse(400, "InvalidRequest", "a question about health has no body", closes=True)
+    record.status = 200
     closing = "" if head.keep_alive else "Connection: close\r\n"
     body = b"" if head.method == "HEAD" else b"ok\n"
     stream.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n{closing}\r\n".encode() + body)
@@ -78,7 +84,7 @@ MAX_DOCUMENT_BYTES = 64 * 1024  # a longer one is passed on as it is
 LOCATION = re.compile(rb"(<Location>)(https?://)?([^<>/]*)(/[^<>]*)?(?=</Location>)")
 
 
-class LocatedStream:
+class LocationRewriter:
     """The body of an answer to CompleteMultipartUpload, with another host in its Location.
 
     Blanks before the document, with which a node keeps its client waiting, pass at once.
@@ -124,9 +130,9 @@ class LocatedStream:
         self._stream.close()
 
 
-def located(response: Response, *, scheme: str, host: str) -> Response:
+def with_location(response: Response, *, scheme: str, host: str) -> Response:
     """Return an answer in which the new object's address is this proxy's, not the node's."""
-    stream = LocatedStream(response._stream, node=response.endpoint.netloc, scheme=scheme, host=host)
+    stream = LocationRewriter(response._stream, node=response.endpoint.netloc, scheme=scheme, host=host)
     return Response(
         response.status,
         response.headers,
@@ -330,7 +336,7 @@ def _length(response: Response) -> int | None:
 
 
 def _span(response: Response) -> tuple[int, int, int] | None:
-    """Give first byte, last byte and size of what a 200 or 206 carries; None when it does not say."""
+    """Return first byte, last byte and size of what a 200 or 206 carries; None when it does not say."""
     if response.length is None or not response.length:
         return None
     if response.status == OK:
@@ -344,7 +350,7 @@ def _span(response: Response) -> tuple[int, int, int] | None:
 def answer_head(
     head: RequestHead, said: Response | Head, *, length: int | None, keep_alive: bool, chunked: bool
 ) -> bytes:
-    """Give an answer's head: everything the node said, but what concerns its connection alone.
+    """Return an answer's head: everything the node said, but what concerns its connection alone.
 
     ``length`` is the body's, None when it is not known.
     """

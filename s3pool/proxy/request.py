@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from s3pool.proxy.errors import Denial, malformed
+from s3pool.proxy.errors import S3ErrorResponse, malformed
 from s3pool.record import dataclass, replace
 
 MAX_TARGET_BYTES = 16 * 1024
@@ -97,15 +97,15 @@ class RequestHead:
 
     @property
     def target(self) -> str:
-        """Give the target in origin form, as it was sent."""
+        """Return the target in origin form, as it was sent."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
 
     def values(self, name: str) -> Sequence[str]:
-        """Give all values of a field; ``name`` is in lower case."""
+        """Return all values of a field; ``name`` is in lower case."""
         return self.index.get(name, ())
 
     def value(self, name: str) -> str:
-        """Give the first value of a field, or nothing."""
+        """Return the first value of a field, or nothing."""
         values = self.index.get(name)
         return values[0] if values else ""
 
@@ -122,7 +122,7 @@ def parse_head(block: bytes) -> RequestHead:
     """Read a head without its final blank line.
 
     Raises:
-        Denial: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.
+        S3ErrorResponse: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.
     """
     first, _, rest = block.partition(b"\r\n")
     line = REQUEST_LINE.fullmatch(first)
@@ -137,7 +137,7 @@ def parse_head(block: bytes) -> RequestHead:
     is_cacheable = len(block) <= MAX_CACHED_BYTES
     fields, names, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
-        raise Denial(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
+        raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
     try:
         path = raw_target.decode()
     except UnicodeDecodeError:
@@ -239,7 +239,7 @@ def _split_target(target: str, host: str) -> tuple[str, str, str | None]:
 
 
 def _framing(index: Index, *, is_http_1_0: bool) -> int | None:
-    """Give the body's length; None for chunked. Both framings at once are a trick."""
+    """Return the body's length; None for chunked. Both framings at once are a trick."""
     coding, length = _only(index, "transfer-encoding"), _only(index, "content-length")
     if coding is not None:
         if length is not None or is_http_1_0:
@@ -255,7 +255,7 @@ def _framing(index: Index, *, is_http_1_0: bool) -> int | None:
 
 
 def connection_words(fields: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """Give the options of all Connection fields, in lower case."""
+    """Return the options of all Connection fields, in lower case."""
     return _words([value for name, value in fields if name.lower() == "connection"])
 
 

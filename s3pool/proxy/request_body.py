@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
 from s3pool.proxy.auth import ANONYMOUS, HEX_HASH, SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER, Caller
-from s3pool.proxy.bodies import SPARE_BYTES, Budget, Buffers, ClientBody, HashGuard, LengthReader, Spool, Spooled
+from s3pool.proxy.bodies import SPARE_BYTES, Buffers, ByteBudget, ClientBody, HashCheck, LengthReader, Spool, Spooled
 from s3pool.proxy.chunked import CHARACTERS, CHECKSUM_PREFIX, AwsChunkedReader, ChunkedReader
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.node_request import Fields, is_framed
 from s3pool.proxy.operations import Operation
 from s3pool.proxy.request import RequestHead
@@ -22,7 +22,7 @@ from s3pool.s3.signing import Signer
 CHUNK_BYTES = 1 << 20  # what boto3 sends
 
 
-class Reframed:
+class RechunkedBody:
     """The framed bytes of what a reader gives; ``length`` is their number."""
 
     def __init__(self, content: AwsChunkedReader, *, length: int, trailer: str) -> None:
@@ -32,13 +32,13 @@ class Reframed:
         self._trailer = trailer
         self._line = b""  # framing that is to be given next
         self._is_ended = False
-        self.length = framed_length(length, trailer)
+        self.length = rechunked_length(length, trailer)
 
     def readinto(self, view: memoryview) -> int:
         """Fill part of the buffer; 0 at the end.
 
         Raises:
-            Denial: the content is not what was announced.
+            S3ErrorResponse: the content is not what was announced.
         """
         if not self._line and not self._chunk_left:
             self._next_line()
@@ -72,7 +72,7 @@ class Reframed:
         self._line += b"\r\n"
 
 
-def framed_length(length: int, trailer: str) -> int:
+def rechunked_length(length: int, trailer: str) -> int:
     """Return the size of a content with its framing; the trailer is a checksum of S3's, or empty."""
     whole, rest = divmod(length, CHUNK_BYTES)
     total = length + whole * (len(b"%x" % CHUNK_BYTES) + 4) + ((len(b"%x" % rest) + 4) if rest else 0)
@@ -112,27 +112,27 @@ class Admitted:
 class Load:
     """A body ready for a node. ``reader`` tells when the client's bytes are all taken.
 
-    ``asks_leave`` says that the node is told to expect it, and sent it only when it says so.
-    ``is_reframed`` that it goes in the aws-chunked form, with a trailer and without signatures.
+    ``expects_continue`` says that the node is told to expect it, and sent it only when it says so.
+    ``is_rechunked`` that it goes in the aws-chunked form, with a trailer and without signatures.
     """
 
     body: Body = EMPTY_BODY
     reader: Reader | None = None
     length: int | None = None
     extra: Fields = ()
-    is_reframed: bool = False
+    is_rechunked: bool = False
     decoder: AwsChunkedReader | None = None
-    asks_leave: bool = False
+    expects_continue: bool = False
     spooled: Spooled | None = None
 
 
-class Loader:
+class BodyLoader:
     """Makes bodies ready; one for all requests of a configuration."""
 
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
-        self.budget = Budget(settings.replay_memory)
-        self.disk = Budget(settings.spool_limit)
+        self.budget = ByteBudget(settings.replay_memory)
+        self.disk = ByteBudget(settings.spool_limit)
         self.spool = Spool(self.budget, self.disk, directory=settings.spool_dir)
         self.takes_trailers = settings.trailers == PASS  # the nodes do, as far as is known
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
@@ -141,7 +141,7 @@ class Loader:
         """Make the body that goes to a node; reads of it only what has no length of its own.
 
         Raises:
-            Denial: its length is not known and it is large, or its framing is broken.
+            S3ErrorResponse: its length is not known and it is large, or its framing is broken.
         """
         head = admitted.head
         has_length = bool(head.values("content-length"))
@@ -149,23 +149,23 @@ class Loader:
         if head.length == 0:
             if admitted.signer is not None and is_framed(admitted.caller.payload):
                 # Even an empty content has a last chunk: without it nothing says that it is all.
-                raise Denial(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
+                raise S3ErrorResponse(400, "IncompleteBody", "the aws-chunked body is missing", reason="chunk")
             if not has_length and admitted.operation.name in BODY_NEEDED:  # it would empty the object
                 detail = "You must provide the Content-Length HTTP header."
-                raise Denial(411, "MissingContentLength", detail, closes=True)
+                raise S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
             if guards and admitted.caller.payload != EMPTY_SHA256:
-                raise HashGuard.mismatch()
+                raise HashCheck.mismatch()
             return Load(length=0 if has_length or head.method in ("PUT", "POST") else None)
         reader = reader_for(head, stream)
         if admitted.decodes:
             return self._decoded(admitted, reader, before_read)
         read: Read = reader.readinto
         if guards:
-            read = HashGuard(read, admitted.caller.payload, length=head.length).readinto
+            read = HashCheck(read, admitted.caller.payload, length=head.length).readinto
         if head.length is not None:
             return self._streamed(admitted, read, reader, length=head.length, before_read=before_read)
-        if _can_reframe(admitted):
-            return self._reframed(admitted, reader, before_read)
+        if _can_rechunk(admitted):
+            return self._rechunked(admitted, reader, before_read)
         before_read()
         return self.collected(read, reader)
 
@@ -182,11 +182,11 @@ class Loader:
             keeps=keeps,
             before_read=before_read,
             mover=mover,
-            awaits_leave=asks,
+            waits_for_continue=asks,
             buffers=self._buffers,
             memory=self.budget,
         )
-        load = Load(body, reader, length, asks_leave=asks)
+        load = Load(body, reader, length, expects_continue=asks)
         if keeps and length <= SMALL_BODY_BYTES and not asks:
             self._prefetch(load, body)
         return load
@@ -212,7 +212,7 @@ class Loader:
             decoder.readinto(memoryview(bytearray(1)))
             return self._with_checksum(load, admitted, decoder)
         if trailer and not keeps and self.takes_trailers:
-            return self._reframed(admitted, reader, before_read, decoder=decoder)
+            return self._rechunked(admitted, reader, before_read, decoder=decoder)
         if trailer:
             return self._checked(admitted, decoder, reader, before_read)
         body = ClientBody(
@@ -234,7 +234,7 @@ class Loader:
         """Read a body to its end: only then its checksum is known, which must stand in the head."""
         limit = self.disk.size
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger proxy.spool_limit here"
-        too_large = Denial(400, "EntityTooLarge", detail, closes=True)
+        too_large = S3ErrorResponse(400, "EntityTooLarge", detail, closes=True)
         before_read()
         try:
             load = self.collected(decoder.readinto, reader, too_large=too_large)
@@ -248,7 +248,7 @@ class Loader:
             load.extra = ((trailer_of(admitted), decoder.checksum),)
         return load
 
-    def _reframed(
+    def _rechunked(
         self,
         admitted: Admitted,
         reader: Reader,
@@ -259,7 +259,7 @@ class Loader:
         """Keep the trailer, and put the body into chunks whose total length is known beforehand."""
         length = _decoded_length(admitted.head)
         content = decoder or _decoder(admitted, reader, length, self.budget)
-        framed = Reframed(content, length=length, trailer=trailer_of(admitted))
+        framed = RechunkedBody(content, length=length, trailer=trailer_of(admitted))
         keeps = self._keeps(admitted.operation, framed.length)
         body = ClientBody(
             framed.readinto,
@@ -269,21 +269,21 @@ class Loader:
             buffers=self._buffers,
             memory=self.budget,
         )
-        return Load(body, reader, framed.length, is_reframed=True, decoder=content)
+        return Load(body, reader, framed.length, is_rechunked=True, decoder=content)
 
     def collected(
-        self, read: Read, reader: Reader, *, limit: int | None = None, too_large: Denial | None = None
+        self, read: Read, reader: Reader, *, limit: int | None = None, too_large: S3ErrorResponse | None = None
     ) -> Load:
         """Read a body whose length nobody said to its end, into memory or onto the disk.
 
         Raises:
-            Denial: it is too large, or there is no room for it.
+            S3ErrorResponse: it is too large, or there is no room for it.
         """
         spooled = self.spool.collect(read, limit=limit, too_large=too_large)
         return Load(spooled.body, reader, spooled.length, spooled=spooled)
 
     def release(self, load: Load) -> None:
-        """Give back the room that a body was promised."""
+        """Return back the room that a body was promised."""
         if isinstance(load.body, ClientBody):
             load.body.drop()
         if load.decoder is not None:
@@ -292,8 +292,8 @@ class Loader:
             load.spooled.close()
 
 
-def _can_reframe(admitted: Admitted) -> bool:
-    """Say whether the size of a framed body follows from what its head says."""
+def _can_rechunk(admitted: Admitted) -> bool:
+    """Return whether the size of a framed body follows from what its head says."""
     is_known = DECODED_LENGTH.fullmatch(admitted.head.value("x-amz-decoded-content-length")) is not None
     trailer = trailer_of(admitted).removeprefix(CHECKSUM_PREFIX)
     is_unsigned = admitted.caller.payload == UNSIGNED_STREAM_TRAILER
@@ -301,11 +301,11 @@ def _can_reframe(admitted: Admitted) -> bool:
 
 
 def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
-    """Give what takes a request's body from its connection."""
+    """Return what takes a request's body from its connection."""
     return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
 
 
-def _decoder(admitted: Admitted, reader: Reader, length: int, memory: Budget) -> AwsChunkedReader:
+def _decoder(admitted: Admitted, reader: Reader, length: int, memory: ByteBudget) -> AwsChunkedReader:
     payload = admitted.caller.payload
     return AwsChunkedReader(
         reader.readinto,
@@ -320,12 +320,14 @@ def _decoder(admitted: Admitted, reader: Reader, length: int, memory: Budget) ->
 def _decoded_length(head: RequestHead) -> int:
     text = head.value("x-amz-decoded-content-length")
     if DECODED_LENGTH.fullmatch(text) is None or len(head.values("x-amz-decoded-content-length")) > 1:
-        raise Denial(411, "MissingContentLength", "x-amz-decoded-content-length is missing or malformed", closes=True)
+        raise S3ErrorResponse(
+            411, "MissingContentLength", "x-amz-decoded-content-length is missing or malformed", closes=True
+        )
     return int(text)
 
 
 def trailer_of(admitted: Admitted) -> str:
-    """Give the name of the checksum that follows the body, or nothing."""
+    """Return the name of the checksum that follows the body, or nothing."""
     if admitted.caller.payload not in (SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER):
         return ""
     return admitted.head.value("x-amz-trailer").strip().lower()

@@ -12,14 +12,14 @@ from s3pool.model import Response
 from s3pool.pool.arrival import Arrival
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.heads import Head
-from s3pool.proxy.access_log import Entry
+from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import ClientBody
-from s3pool.proxy.errors import ClientGoneError, Denial, unavailable
-from s3pool.proxy.forms import Form
-from s3pool.proxy.forward import Attempts, Begun, refusal_for
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
+from s3pool.proxy.forms import UploadForm
+from s3pool.proxy.forward import Attempts, StartedRequest, refusal_for
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.limits import Rule, Slip, Ticket
-from s3pool.proxy.node_request import Outbound
+from s3pool.proxy.limits import RetryToken, Rule, Ticket
+from s3pool.proxy.node_request import NodeRequest
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
 from s3pool.proxy.request import RequestHead, parse_head
 from s3pool.proxy.request_body import Admitted, Load
@@ -48,7 +48,7 @@ class Host(Protocol):
     def has_loop(self) -> bool:
         """Return whether plain connections may wait for their next request without a thread."""
 
-    def report(self, entry: Entry) -> None:
+    def report(self, record: RequestRecord) -> None:
         """Count and log a request that ended."""
 
     def begin(self) -> None:
@@ -67,14 +67,14 @@ class RequestHandler:
     _head: RequestHead | None = None
     _admitted: Admitted | None = None
     _rules: Sequence[Rule] = ()
-    _outbound: Outbound | None = None
+    _node_request: NodeRequest | None = None
     _load = NOTHING
     _has_continued = False
-    _begun: Begun | None = None
+    _begun: StartedRequest | None = None
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
-    _seat = ""  # whose place it has among the requests that nodes are asked for
-    _sender = ""  # whose place it has among those with bodies
+    _slot_owner = ""  # whose place it has among the requests that nodes are asked for
+    _body_slot_owner = ""  # whose place it has among those with bodies
     _ticket: Ticket | None = None
 
     def __init__(
@@ -86,9 +86,9 @@ class RequestHandler:
         bytes_before: int,
         *,
         is_excess: bool = False,
-        error: Denial | None = None,
+        error: S3ErrorResponse | None = None,
     ) -> None:
-        self.entry = Entry(peer)
+        self.record = RequestRecord(peer)
         self._bytes_before = bytes_before  # of the client's, up to this request
         self._bytes_out_before = stream.bytes_out
         self._stream = stream
@@ -100,17 +100,17 @@ class RequestHandler:
         host.begin()
 
     def report(self) -> None:
-        """Tell the server of the request, which has ended."""
-        stream, entry = self._stream, self.entry
-        entry.total_s = time.monotonic() - entry.started
-        entry.bytes_in = stream.bytes_in - stream.buffered - self._bytes_before
-        entry.bytes_out = stream.bytes_out - self._bytes_out_before
-        self._host.report(entry)
+        """Report the server of the request, which has ended."""
+        stream, record = self._stream, self.record
+        record.total_s = time.monotonic() - record.started
+        record.bytes_in = stream.bytes_in - stream.buffered - self._bytes_before
+        record.bytes_out = stream.bytes_out - self._bytes_out_before
+        self._host.report(record)
 
     def note_client_gone(self) -> None:
         """Note that the client hung up before the end, unless the answer had broken off before."""
-        if self.entry.end == "done":
-            self.entry.end = "client gone"
+        if self.record.end == "done":
+            self.record.end = "client gone"
 
     # -- in the loop: nothing here waits -------------------------------------------------------
 
@@ -121,26 +121,26 @@ class RequestHandler:
             if not self._gateway.may_admit_now(head):
                 return False
             self._admit(head)
-        except Denial as denial:
-            self._error = denial
+        except S3ErrorResponse as error:
+            self._error = error
             return False
         return self.is_plain and not self._rules  # a request with limits may have to wait
 
     def begin(self) -> Exchange | None:
         """Send the request over a connection that is open; None when that cannot be."""
         forwarder = self._gateway.forwarder
-        if not forwarder.seats.take_now(self.entry.owner):
+        if not forwarder.slots.try_acquire(self.record.owner):
             return None
-        self._seat = self.entry.owner
-        slip = Slip(forwarder.budget)
+        self._slot_owner = self.record.owner
+        token = RetryToken(forwarder.budget)
         try:
-            node, exchange = forwarder.begin_now(self._make_outbound())
+            node, exchange = forwarder.begin_now(self._make_node_request())
         except BaseException:
-            slip.end()
+            token.end()
             raise
-        self._begun = Begun(node, exchange, slip)
+        self._begun = StartedRequest(node, exchange, token)
         if exchange is not None:
-            self.entry.endpoint, self.entry.tries = exchange.wire.endpoint, 1
+            self.record.endpoint, self.record.tries = exchange.wire.endpoint, 1
         return exchange
 
     def offer(self, arrival: Arrival) -> bool:
@@ -149,7 +149,7 @@ class RequestHandler:
         if begun is None or request is None:
             raise AssertionError("nothing was begun")
         self._begun = None
-        begun.slip.end()
+        begun.token.end()
         self._leave()
         head, body = arrival
         self._note(head, body)
@@ -159,18 +159,18 @@ class RequestHandler:
         self._unsent = self._stream.send_now(said + body)
         if self._unsent or not self._keeps_alive:
             return False
-        self.entry.is_looped = True
+        self.record.used_event_loop = True
         return True
 
     def abandon(self) -> None:
         """End it without an answer: its client is gone, or a mistake of ours is in the way."""
         begun, self._begun = self._begun, None
         if begun is not None:
-            begun.slip.end()
+            begun.token.end()
             if begun.exchange is not None:
                 begun.exchange.abandon()
         self._leave()
-        self.entry.end = "client gone"
+        self.record.end = "client gone"
         self.report()
 
     # -- in a thread ---------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class RequestHandler:
             return self._keeps_alive
         if self._is_excess:
             return self._serve_excess()
-        self._attempts, self.entry.endpoint = Attempts(), ""
+        self._attempts, self.record.endpoint = Attempts(), ""
         try:
             if self._error is not None:
                 raise self._error
@@ -192,104 +192,109 @@ class RequestHandler:
         except S3PoolError as exc:
             return self._refuse(self._refusal_of(exc))
         except Exception:  # a mistake of ours
-            if self.entry.first_byte_s:
+            if self.record.first_byte_s:
                 raise
-            logger.exception("a request of %s failed", self.entry.peer)
-            return self._refuse(Denial(500, "InternalError", "the proxy failed at this request", closes=True))
+            logger.exception("a request of %s failed", self.record.peer)
+            return self._refuse(S3ErrorResponse(500, "InternalError", "the proxy failed at this request", closes=True))
         finally:
             self._leave()
-            if self._sender:
-                self._gateway.forwarder.senders.give_back(self._sender)
+            if self._body_slot_owner:
+                self._gateway.forwarder.body_slots.give_back(self._body_slot_owner)
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
             self._gateway.loader.budget.give_back(self._attempts.kept)
-            self.entry.tries = len(self._attempts.endpoints)
-            self.entry.endpoint = self.entry.endpoint or self._attempts.last
+            self.record.tries = len(self._attempts.endpoints)
+            self.record.endpoint = self.record.endpoint or self._attempts.last
 
     def _admit_within(self, rules: Sequence[Rule]) -> None:
         """Count the request within the limits of its client and its bucket.
 
         Raises:
-            Denial: one of them is used up.
+            S3ErrorResponse: one of them is used up.
         """
         if rules:
             self._ticket = ticket = self._gateway.meter.admit(rules)
             self._stream.pace = ticket.charge if ticket.paces else None
 
-    def _sit(self) -> None:
+    def _take_slot(self) -> None:
         """Take a place among the requests that nodes are asked for at once.
 
         Raises:
-            Denial: there is none for this client, and was none for seconds.
+            S3ErrorResponse: there is none for this client, and was none for seconds.
         """
-        self._seat = self._gateway.forwarder.seats.claim(self.entry.owner, self._gateway.settings.slot_wait)
+        self._slot_owner = self._gateway.forwarder.slots.claim(self.record.owner, self._gateway.settings.slot_wait)
 
     def _leave(self) -> None:
-        """Give back what the request held of what all share."""
-        seat, self._seat = self._seat, ""
+        """Return back what the request held of what all share."""
+        seat, self._slot_owner = self._slot_owner, ""
         if seat:
-            self._gateway.forwarder.seats.give_back(seat)
+            self._gateway.forwarder.slots.give_back(seat)
         if self._ticket is not None:
             self._stream.pace = None
             self._ticket.end()
 
-    def _refusal_of(self, exc: S3PoolError) -> Denial:
-        if not isinstance(exc, Denial):
-            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
+    def _refusal_of(self, exc: S3PoolError) -> S3ErrorResponse:
+        if not isinstance(exc, S3ErrorResponse):
+            logger.warning("%s %s: %s", self.record.op, self.record.bucket, exc)
             return refusal_for(exc)
         if self._head is not None and self._head.expects_continue and not self._has_continued:
             # The client may send its body or not; nobody can know where the next request begins.
             exc.closes = exc.closes or self._head.length != 0
         return exc
 
-    def _refuse(self, denial: Denial) -> bool:
-        self.entry.limited = denial.limited or self.entry.limited
-        return refuse(self._stream, self.entry, self._head, self._load.reader, denial, is_ending=self._host.is_draining)
+    def _refuse(self, error: S3ErrorResponse) -> bool:
+        self.record.limited = error.limited or self.record.limited
+        return refuse(self._stream, self.record, self._head, self._load.reader, error, is_ending=self._host.is_draining)
 
     def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block)
-        self.entry.method = head.method
-        self.entry.client = self._gateway.client_of(head, self.entry.peer)
+        self.record.method = head.method
+        self.record.client = self._gateway.client_of(head, self.record.peer)
         return head
 
     def _admit(self, head: RequestHead) -> Admitted:
         try:
-            self._admitted = admitted = self._gateway.admit(head, self.entry.peer)
+            self._admitted = admitted = self._gateway.admit(head, self.record.peer)
         finally:
-            self.entry.auth_s = time.monotonic() - self.entry.started
-        self.entry.op = admitted.operation.name
+            self.record.auth_s = time.monotonic() - self.record.started
+        self.record.op = admitted.operation.name
         self._note_admitted(admitted)
-        self.is_plain = self._gateway.is_loopable and self._gateway.is_plain(head, admitted)
+        self.is_plain = self._gateway.allows_event_loop and self._gateway.is_plain(head, admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
-        self.entry.bucket, self.entry.key = admitted.target.bucket, admitted.target.key
-        self.entry.access_key = admitted.caller.access_key
+        self.record.bucket, self.record.key = admitted.target.bucket, admitted.target.key
+        self.record.access_key = admitted.caller.access_key
         self._rules = self._gateway.rules_for(admitted.caller.client, admitted.target.bucket)
 
-    def _make_outbound(self) -> Outbound:
+    def _make_node_request(self) -> NodeRequest:
         if self._admitted is None:
             raise AssertionError("the request was not let in")
-        if self._outbound is None:
-            self._outbound = self._gateway.outbound(self._admitted, self._load, self.entry.peer)
-        return self._outbound
+        if self._node_request is None:
+            self._node_request = self._gateway.node_request(self._admitted, self._load, self.record.peer)
+        return self._node_request
 
     def _serve(self) -> bool:
         head = self._head or self._parse()
         if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-            return answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
+            return answer_health(self._stream, self.record, head, is_draining=self._host.is_draining)
         admitted, form = self._admitted or self._admit(head), None
         begun, self._begun = self._begun, None
         if begun is None:
             admitted, form = self._make_ready(head, admitted)
-        gateway, outbound = self._gateway, self._make_outbound()
+        gateway, node_request = self._gateway, self._make_node_request()
         only = gateway.owner_of(admitted.target)
 
-        def send(request: Outbound) -> Response:
+        def send(request: NodeRequest) -> Response:
             return gateway.forwarder.send(request, admitted.operation, attempts=self._attempts, only=only)
 
         sending = gateway.forwarder.sending(
-            outbound, gateway.settle(admitted), body=self._load.body, attempts=self._attempts, only=only, begun=begun
+            node_request,
+            gateway.settle(admitted),
+            body=self._load.body,
+            attempts=self._attempts,
+            only=only,
+            begun=begun,
         )
         response = sending.finish()
         self._note(response, response.body)
@@ -299,7 +304,7 @@ class RequestHandler:
             head,
             gateway.answer_for(head, admitted, response, form),
             keep_alive=head.keep_alive and self._is_taken() and not self._host.is_draining,
-            resume=(lambda first, last, etag: send(outbound.resumed(first, last, etag=etag)))
+            resume=(lambda first, last, etag: send(node_request.resumed(first, last, etag=etag)))
             if gateway.may_resume(admitted)
             else None,
             resumes=gateway.settings.resume_get,
@@ -308,11 +313,11 @@ class RequestHandler:
         )
         return self._relay(relay)
 
-    def _make_ready(self, head: RequestHead, admitted: Admitted) -> tuple[Admitted, Form | None]:
+    def _make_ready(self, head: RequestHead, admitted: Admitted) -> tuple[Admitted, UploadForm | None]:
         """Take what the request may have of what all share, and make its body ready."""
         gateway, form = self._gateway, None
         if head.length != 0:
-            self._sender = gateway.forwarder.senders.claim(self.entry.owner)
+            self._body_slot_owner = gateway.forwarder.body_slots.claim(self.record.owner)
         if admitted.is_form:
             admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read)
             self._admitted = admitted
@@ -321,7 +326,7 @@ class RequestHandler:
         else:
             self._admit_within(self._rules)
             self._load = gateway.load(admitted, self._stream, self._before_read)
-        self._sit()
+        self._take_slot()
         return admitted, form
 
     def _serve_excess(self) -> bool:
@@ -331,11 +336,11 @@ class RequestHandler:
                 raise self._error
             self._head = head = parse_head(self._block)
             if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-                answer_health(self._stream, self.entry, head, is_draining=self._host.is_draining)
+                answer_health(self._stream, self.record, head, is_draining=self._host.is_draining)
                 return False
             raise unavailable("too many connections; try again", closes=True)
-        except Denial as denial:
-            return self._refuse(denial)
+        except S3ErrorResponse as error:
+            return self._refuse(error)
 
     def _before_read(self) -> None:
         if self._head is not None and self._head.expects_continue:
@@ -343,39 +348,39 @@ class RequestHandler:
         self._has_continued = True
 
     def _is_taken(self) -> bool:
-        """Say whether the next byte of the client begins a new request."""
+        """Return whether the next byte of the client begins a new request."""
         reader = self._load.reader
         return reader is None or reader.is_done
 
     def _note(self, answer: Response | Head, body: bytes | None) -> None:
-        entry = self.entry
-        entry.status = answer.status
-        entry.backend_request_id = answer.headers.get("x-amz-request-id", "")
+        record = self.record
+        record.status = answer.status
+        record.backend_request_id = answer.headers.get("x-amz-request-id", "")
         if isinstance(answer, Response):
-            entry.endpoint = str(answer.endpoint)
+            record.endpoint = str(answer.endpoint)
         # Who asks for much will ask for more of it, and keeps its thread.
         self.is_plain = self.is_plain and answer.length is not None and answer.length <= WHOLE_BYTES
         if answer.status >= ERROR_STATUS and body:
-            entry.code = parse_error(body)[0]
+            record.code = parse_error(body)[0]
         if isinstance(self._load.body, ClientBody):
-            entry.replays = self._load.body.replays
+            record.replays = self._load.body.replays
         self._gateway.learn_server(answer.headers)
 
     def _note_first_byte(self) -> None:
-        self.entry.first_byte_s = time.monotonic() - self.entry.started
+        self.record.first_byte_s = time.monotonic() - self.record.started
 
     def _relay(self, relay: Relay) -> bool:
         try:
             relay.write()
         except TransportError as exc:
-            logger.warning("%s %s: %s", self.entry.op, self.entry.bucket, exc)
+            logger.warning("%s %s: %s", self.record.op, self.record.bucket, exc)
             if not relay.is_begun:
                 raise
             # A short body on a connection that breaks is the only way left to say so.
-            self.entry.end = "backend gone"
+            self.record.end = "backend gone"
             self._stream.abort()
             raise ClientGoneError("the answer was broken off") from exc
         finally:
-            self.entry.resumes = relay.resumes
+            self.record.resumes = relay.resumes
             relay.close()
         return relay.keep_alive

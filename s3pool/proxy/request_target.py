@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
-from s3pool.proxy.errors import Denial, forbidden
+from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.record import dataclass
 from s3pool.s3.signing import UNRESERVED, canonical_path
 
@@ -61,7 +61,7 @@ class Target:
 
     @property
     def names(self) -> frozenset[str]:
-        """Give the decoded names of the query."""
+        """Return the decoded names of the query."""
         return frozenset([_decode(name) for name, _, _ in self.pairs]) if self.pairs else NO_NAMES
 
     @property
@@ -71,17 +71,17 @@ class Target:
 
     @property
     def resource(self) -> str:
-        """Give s3/bucket/key, for logs and for nodes that keep to their keys."""
+        """Return s3/bucket/key, for logs and for nodes that keep to their keys."""
         return f"s3/{self.bucket}/{self.key}" if self.key else f"s3/{self.bucket}" if self.bucket else "s3"
 
     def value(self, name: str) -> str:
-        """Give a parameter's decoded value, or nothing."""
+        """Return a parameter's decoded value, or nothing."""
         if not self.pairs:
             return ""
         return next((_decode(value) for other, value, _ in self.pairs if _decode(other) == name), "")
 
     def query_without(self, dropped: Collection[str]) -> str:
-        """Give the query as it goes to a backend, the named parameters left out."""
+        """Return the query as it goes to a backend, the named parameters left out."""
         return "&".join(
             f"{name}={value}" if has_value else name
             for name, value, has_value in self.pairs
@@ -93,7 +93,7 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
     """Read a raw target; ``bucket_host`` is the bucket that the Host field names.
 
     Raises:
-        Denial: the bucket's name hides a slash, or there is none before a key.
+        S3ErrorResponse: the bucket's name hides a slash, or there is none before a key.
     """
     path = f"/{bucket_host}{path}" if bucket_host else path
     plain = PLAIN.fullmatch(path) if query is None else None
@@ -104,11 +104,11 @@ def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Targe
     bucket, _, raw_key = canonical[1:].partition("/")
     # Whoever checks the bucket must see the one that the backend will see.
     if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
-        raise Denial(400, "InvalidBucketName", "the path does not begin with a bucket's name")
+        raise S3ErrorResponse(400, "InvalidBucketName", "the path does not begin with a bucket's name")
     pairs = tuple([_pair(text) for text in query.split("&") if text]) if query else ()
     if any(CONTROL.search(value) and name.lower().startswith("response-") for name, value, _ in pairs):
         # RGW writes it into the answer's head as it stands, which breaks the head.
-        raise Denial(400, "InvalidArgument", "a header of the answer may not hold control characters")
+        raise S3ErrorResponse(400, "InvalidArgument", "a header of the answer may not hold control characters")
     if len({name for name, _, _ in pairs}) < len(pairs):
         # MinIO signs equal names as they come, others by their values: in this order both are the same.
         pairs = tuple(sorted(pairs))
@@ -121,7 +121,7 @@ def _pair(text: str) -> tuple[str, str, bool]:
 
 
 def _component(text: str) -> str:
-    """Give one half of a pair in canonical spelling: ``+`` is a blank."""
+    """Return one half of a pair in canonical spelling: ``+`` is a blank."""
     return quote(unquote_to_bytes(text.replace("+", "%20")), safe=UNRESERVED)
 
 
@@ -135,7 +135,7 @@ def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[s
     """Refuse what is no operation of S3 on buckets and objects; ``reserved`` gives the nodes' own first segments.
 
     Raises:
-        Denial: the path or the query leads to a backend's own administration.
+        S3ErrorResponse: the path or the query leads to a backend's own administration.
     """
     first = target.bucket.lower()
     if first in ADMIN_NAMES and first in reserved():
@@ -144,11 +144,11 @@ def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[s
         return
     others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
     if method not in ("GET", "HEAD") or others:
-        raise Denial(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
+        raise S3ErrorResponse(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
 
 
 def virtual_bucket(host: str, domains: Collection[str]) -> str:
-    """Give the bucket that a Host names below one of the domains, or nothing."""
+    """Return the bucket that a Host names below one of the domains, or nothing."""
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     for domain in domains:
         if name.lower().endswith(f".{domain}"):

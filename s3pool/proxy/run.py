@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
-from s3pool.proxy.admin import AdminServer, Desk, admin_rules
+from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
 from s3pool.proxy.limits import Meter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
@@ -85,14 +85,14 @@ class Proxy:
 
     @property
     def server(self) -> ProxyServer:
-        """Give the server for S3 clients, which there must be."""
+        """Return the server for S3 clients, which there must be."""
         if self._server is None:
             raise RuntimeError("this process serves no S3 clients")
         return self._server
 
     @property
     def address(self) -> Address:
-        """Give the address that is listened on, its port settled."""
+        """Return the address that is listened on, its port settled."""
         if self.settings.listen.path:
             return self.settings.listen
         host, port = self.server.server_address[:2]
@@ -100,7 +100,7 @@ class Proxy:
 
     @property
     def admin_address(self) -> Address | None:
-        """Give the admin listener's address, None without one."""
+        """Return the admin listener's address, None without one."""
         if self.admin is None:
             return None
         host, port = self.admin.server_address[:2]
@@ -108,7 +108,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Give what clients take for the endpoint."""
+        """Return what clients take for the endpoint."""
         return self.address.url(is_tls=bool(self.settings.tls_cert))
 
     def start(self, *, probes: bool = True) -> None:
@@ -135,7 +135,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Give the number of S3 clients' open connections."""
+        """Return the number of S3 clients' open connections."""
         return self._server.connections if self._server is not None else 0
 
     def reload(self) -> None:
@@ -180,8 +180,8 @@ class Proxy:
 
     # -- what the admin listener shows -----------------------------------------------------------
 
-    def _desk(self) -> Desk:
-        return Desk(
+    def _desk(self) -> AdminActions:
+        return AdminActions(
             is_draining=lambda: self.is_draining,
             is_ready=lambda: is_ready(self.pool),
             metrics=lambda: self.metrics.render(gauges(self.stats())),
@@ -190,7 +190,7 @@ class Proxy:
         )
 
     def stats(self) -> dict[str, Any]:
-        """Give the whole state, ready for JSON."""
+        """Return the whole state, ready for JSON."""
         own = stats_record(
             self.pool,
             requests=self.metrics.summary(),

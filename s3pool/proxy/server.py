@@ -20,7 +20,7 @@ from socketserver import BaseRequestHandler
 from typing import Any
 
 from s3pool.errors import ConfigError
-from s3pool.proxy.access_log import AccessLog, Entry
+from s3pool.proxy.access_log import AccessLog, RequestRecord
 from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
 from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import unavailable
@@ -113,12 +113,12 @@ class ProxyServer(ThreadingHTTPServer):
 
     @property
     def settings(self) -> ProxySettings:
-        """Give the settings in force."""
+        """Return the settings in force."""
         return self.gateway.settings
 
     @property
     def connections(self) -> int:
-        """Give the number of open connections."""
+        """Return the number of open connections."""
         return len(self._sockets)
 
     # -- admission ---------------------------------------------------------------------------
@@ -130,20 +130,20 @@ class ProxyServer(ThreadingHTTPServer):
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
         entered = self._enter(peer, is_limited=not is_balancer)
         if not entered:
-            self.metrics.turned_away()
-            self._turn_away(request)
+            self.metrics.count_refused()
+            self._refuse_connection(request)
             return
         try:
             if is_balancer:
                 self._loop_at_work()  # which no other thread starts
-                self._thread_cache.submit(lambda: self._introduce(request, peer, is_excess=entered == EXCESS))
+                self._thread_cache.submit(lambda: self._read_proxy_header(request, peer, is_excess=entered == EXCESS))
             else:
-                self._welcome(request, peer, is_excess=entered == EXCESS)
+                self._start_connection(request, peer, is_excess=entered == EXCESS)
         except (RuntimeError, OSError):  # the system has no thread left, or no descriptor
             self._leave(peer)
-            self._turn_away(request)
+            self._refuse_connection(request)
 
-    def _introduce(self, sock: socket.socket, balancer: str, *, is_excess: bool) -> None:
+    def _read_proxy_header(self, sock: socket.socket, balancer: str, *, is_excess: bool) -> None:
         """Learn from a balancer whose connection it is, and see to it as to any other."""
         peer = balancer
         try:
@@ -154,18 +154,18 @@ class ProxyServer(ThreadingHTTPServer):
             sock.close()
             self._leave(balancer)
             return
-        if not self._is_renamed(balancer, peer):
-            self.metrics.turned_away()
+        if not self._recount(balancer, peer):
+            self.metrics.count_refused()
             self._leave(balancer)
-            self._turn_away(sock)
+            self._refuse_connection(sock)
             return
         try:
-            self._welcome(sock, peer, is_excess=is_excess)
+            self._start_connection(sock, peer, is_excess=is_excess)
         except (RuntimeError, OSError):
             self._leave(peer)
-            self._turn_away(sock)
+            self._refuse_connection(sock)
 
-    def _is_renamed(self, balancer: str, peer: str) -> bool:
+    def _recount(self, balancer: str, peer: str) -> bool:
         """Count a connection for its client instead of its balancer; False when the client has enough."""
         with self._lock:
             limit = self.settings.max_per_client
@@ -176,7 +176,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._per_peer += Counter()  # which drops those that have none
             return True
 
-    def _welcome(self, sock: socket.socket, peer: str, *, is_excess: bool) -> None:
+    def _start_connection(self, sock: socket.socket, peer: str, *, is_excess: bool) -> None:
         tls = self.tls
         if tls is not None:
             self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_excess=is_excess))
@@ -189,7 +189,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._leave(peer)
             return
         if at_work is not None and not is_excess:
-            at_work.park(connection)
+            at_work.watch(connection)
         else:
             self._serve_in_thread(connection)
 
@@ -206,13 +206,13 @@ class ProxyServer(ThreadingHTTPServer):
 
     @property
     def has_loop(self) -> bool:
-        """Say whether plain connections may wait for their next request without a thread."""
+        """Return whether plain connections may wait for their next request without a thread."""
         return IS_POSSIBLE
 
     def _loop_at_work(self) -> EventLoop:
-        """Give the loop; its thread starts with the first connection. For the accepting thread."""
+        """Return the loop; its thread starts with the first connection. For the accepting thread."""
         if self._loop is None:
-            made = EventLoop(self, attend=self._leave_loop, release=self._release)
+            made = EventLoop(self, attend=self._hand_to_thread, release=self._release)
             made.start()
             self._loop = made
         return self._loop
@@ -220,7 +220,7 @@ class ProxyServer(ThreadingHTTPServer):
     def _enter(self, peer: str, *, is_limited: bool = True) -> str:
         """Return how a connection may come in, or nothing; at the bound the longest idle one makes room."""
         limit = self.settings.max_per_client if is_limited else 0
-        most = clients_within(self.settings.max_clients, self.gateway.forwarder.seats.size)
+        most = clients_within(self.settings.max_clients, self.gateway.forwarder.slots.size)
         with self._lock:
             if limit and self._per_peer[peer] >= limit:
                 return ""
@@ -255,7 +255,7 @@ class ProxyServer(ThreadingHTTPServer):
             if not self._per_peer:
                 self._all_gone.set()
 
-    def _turn_away(self, sock: socket.socket) -> None:
+    def _refuse_connection(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
             if self.tls is None:
                 body = unavailable("too many connections; try again").xml("", "")
@@ -273,7 +273,7 @@ class ProxyServer(ThreadingHTTPServer):
     def _secure(self, sock: socket.socket, peer: str, tls: ssl.SSLContext, *, is_excess: bool) -> None:
         secured = None
         try:
-            secured = self._shake_hands(sock, tls, peer)
+            secured = self._handshake(sock, tls, peer)
         finally:
             if secured is None:
                 sock.close()
@@ -281,7 +281,7 @@ class ProxyServer(ThreadingHTTPServer):
         if secured is not None:
             self._run_handler(self._connection(secured, peer, is_tls=True, is_excess=is_excess))
 
-    def _shake_hands(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> ssl.SSLSocket | None:
+    def _handshake(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> ssl.SSLSocket | None:
         """Do the TLS handshake in the connection's own thread; None when it fails."""
         sock.settimeout(HANDSHAKE_TIMEOUT_S)
         secured = None
@@ -300,9 +300,9 @@ class ProxyServer(ThreadingHTTPServer):
                 self._unsecured.pop(secured, None)  # type: ignore[arg-type]
         return secured
 
-    def _leave_loop(self, connection: Connection, reason: str) -> None:
-        """Give a connection of the event loop to a thread."""
-        self.metrics.handed_over(reason)
+    def _hand_to_thread(self, connection: Connection, reason: str) -> None:
+        """Return a connection of the event loop to a thread."""
+        self.metrics.count_handover(reason)
         self._serve_in_thread(connection)
 
     def _serve_in_thread(self, connection: Connection) -> None:
@@ -328,7 +328,7 @@ class ProxyServer(ThreadingHTTPServer):
         if not isinstance(request, Connection):
             request.close()
         elif request.goes_on and not request.is_excess and self._loop is not None:
-            self._loop.park(request)
+            self._loop.watch(request)
         else:
             self._release(request)
 
@@ -344,11 +344,11 @@ class ProxyServer(ThreadingHTTPServer):
         """Count a request that starts."""
         self.metrics.begin()
 
-    def report(self, entry: Entry) -> None:
+    def report(self, record: RequestRecord) -> None:
         """Count and log a request that ended."""
-        self.metrics.end(entry)
+        self.metrics.end(record)
         if self.log is not None:
-            self.log.write(entry)
+            self.log.write(record)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -396,7 +396,7 @@ def remove_dead_socket(path: str) -> None:
 
 
 def server_context(settings: ProxySettings) -> ssl.SSLContext | None:
-    """Give the listener's TLS, None for plain HTTP.
+    """Return the listener's TLS, None for plain HTTP.
 
     Raises:
         ConfigError: a certificate or key cannot be read, or they do not belong together.

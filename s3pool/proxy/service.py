@@ -21,7 +21,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import Client, pool_client, read_clients
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, Meter, RetryBudget, Seats, read_bucket_limits
+from s3pool.proxy.limits import BucketLimits, FairSlots, Meter, RetryBudget, read_bucket_limits
 from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
-PER_SEAT = 3  # a connection to a node and a pipe
-SEAT_PART = 8  # of the descriptors, at least so many for each place at a node
+PER_SLOT = 3  # a connection to a node and a pipe
+SLOT_PART = 8  # of the descriptors, at least so many for each place at a node
 
 
 def raise_limit() -> None:
@@ -43,14 +43,14 @@ def raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def seats_within(wanted: int) -> int:
+def slots_within(wanted: int) -> int:
     """Return how many requests may be at work on nodes, of those that the nodes' connections allow."""
-    return max(min(wanted, (_limit() - OWN) // SEAT_PART), 1)
+    return max(min(wanted, (_limit() - OWN) // SLOT_PART), 1)
 
 
-def clients_within(wanted: int, seats: int) -> int:
-    """Return how many connections clients may have beside what those seats need."""
-    return max(min(wanted, _limit() - OWN - PER_SEAT * seats), 1)
+def clients_within(wanted: int, slots: int) -> int:
+    """Return how many connections clients may have beside what those slots need."""
+    return max(min(wanted, _limit() - OWN - PER_SLOT * slots), 1)
 
 
 def _limit() -> int:
@@ -67,7 +67,7 @@ NAMED_PATHS = {"minio": PATH_BY_SERVER["minio"], "rgw": PATH_BY_SERVER["ceph"]}
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenGateway:
     """A gateway, the session it stands on, and who watches its nodes."""
 
     gateway: Gateway
@@ -80,7 +80,7 @@ class Opened:
         self.session.close()
 
 
-def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = None) -> Opened:
+def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = None) -> OpenGateway:
     """Build what one configuration asks for; connects to nothing. ``meter`` counts what the limits are of.
 
     Raises:
@@ -110,12 +110,12 @@ def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = 
         meter=meter,
         bucket_limits=bucket_limits,
     )
-    return Opened(gateway, session, _checker(session, settings))
+    return OpenGateway(gateway, session, _checker(session, settings))
 
 
 def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
     timeout_s = session.config.read_timeout_s
-    seats = seats_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))
+    slots = slots_within(sum(node.connections.settings.max_connections - 1 for node in session.nodes))
     transport = Transport(
         session.transport.balancer,
         session.signer.sign,
@@ -128,8 +128,8 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         transport,
         budget=RetryBudget(settings.retry_budget),
         slowness=settings.slow_op_timeout / timeout_s,
-        seats=Seats(seats),
-        senders=clients_within(settings.max_clients, seats),
+        slots=FairSlots(slots),
+        body_slots=clients_within(settings.max_clients, slots),
         is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
 
@@ -145,12 +145,12 @@ class ProxyPolicy(RetryPolicy):
     """The pool's policy with a client's patience, which does not grow with a node's timeouts."""
 
     def deadline_for(self, request: Request) -> float:
-        """Give the seconds after which no further attempt of this request starts."""
+        """Return the seconds after which no further attempt of this request starts."""
         return self.deadline_s * (SLOW_PATIENCE if request.slowness > 1.0 else 1.0)
 
 
 def _pool_config(config: Config, settings: ProxySettings) -> Config:
-    """Give the pool's configuration; it signs nothing itself, the gateway's signers do."""
+    """Return the pool's configuration; it signs nothing itself, the gateway's signers do."""
     endpoints = tuple(endpoint for tier in settings.tiers for endpoint in tier) or config.endpoints
     return config.replace(
         endpoints=endpoints,
@@ -170,7 +170,7 @@ def _checker(session: Session, settings: ProxySettings) -> HealthChecker:
 
 
 def probe_plan(settings: ProxySettings) -> ProbePlan:
-    """Give what is asked of nodes, and how often they must answer."""
+    """Return what is asked of nodes, and how often they must answer."""
     words = settings.probe
     path = words if words.startswith("/") else NAMED_PATHS.get(words, "")
     return ProbePlan(
@@ -211,7 +211,7 @@ def load_clients(config: Config, settings: ProxySettings) -> tuple[Mapping[str, 
 class Pool:
     """The session in force and those that still end; what reloading exchanges."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: OpenGateway) -> None:
         # Guards the exchange of the session; nothing waits while it is held.
         self._lock = threading.Lock()
         self._opened = opened
@@ -220,17 +220,17 @@ class Pool:
 
     @property
     def gateway(self) -> Gateway:
-        """Give the gateway in force."""
+        """Return the gateway in force."""
         return self._opened.gateway
 
     @property
     def clock_skews(self) -> Mapping[Endpoint, float]:
-        """Give what the probes learned of the nodes' clocks."""
+        """Return what the probes learned of the nodes' clocks."""
         return self._opened.checker.clock_offsets_s
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Give the nodes in force."""
+        """Return the nodes in force."""
         return self._opened.session.nodes
 
     def start(self) -> None:
@@ -238,7 +238,7 @@ class Pool:
         self._probes = True
         self._opened.checker.start()
 
-    def exchange(self, opened: Opened, *, publish: Callable[[Gateway], None]) -> None:
+    def exchange(self, opened: OpenGateway, *, publish: Callable[[Gateway], None]) -> None:
         """Put another configuration in force; requests at work finish on the old one.
 
         Nodes that are drained stay so.
@@ -254,7 +254,7 @@ class Pool:
         old.close()
 
     def find(self, url: str) -> list[Node]:
-        """Give the nodes that a URL, or host:port, names."""
+        """Return the nodes that a URL, or host:port, names."""
         return [node for node in self.nodes if url.rstrip("/") in (node.endpoint.url, node.endpoint.netloc)]
 
     def close(self) -> None:

@@ -96,11 +96,11 @@ class ClientStream:
 
     @property
     def buffered(self) -> int:
-        """Give the number of bytes that were received and not yet taken."""
+        """Return the number of bytes that were received and not yet taken."""
         return len(self._rest)
 
     def fileno(self) -> int:
-        """Give the socket's descriptor."""
+        """Return the socket's descriptor."""
         return self._sock.fileno()
 
     def _set_send_timeout(self) -> None:
@@ -119,7 +119,7 @@ class ClientStream:
     # -- without waiting ---------------------------------------------------------------------
 
     def receive_now(self) -> bytes | None:
-        """Give what has arrived, nothing at the client's end, None when there is nothing yet."""
+        """Return what has arrived, nothing at the client's end, None when there is nothing yet."""
         try:
             received = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -151,12 +151,12 @@ class ClientStream:
     # -- heads -------------------------------------------------------------------------------
 
     def read_head(self, *, idle_s: float, head_s: float) -> bytes | None:
-        """Give a request head without its blank line; None when the client has no more.
+        """Return a request head without its blank line; None when the client has no more.
 
         ``idle_s`` is the patience for its first byte, ``head_s`` that for the whole of it.
 
         Raises:
-            Denial: it is too large, or has bare line feeds. ClientGoneError: it stayed unfinished.
+            S3ErrorResponse: it is too large, or has bare line feeds. ClientGoneError: it stayed unfinished.
         """
         if not self._rest and not self._first_bytes(idle_s):
             return None
@@ -248,7 +248,7 @@ class ClientStream:
 
     @property
     def can_splice(self) -> bool:
-        """Say whether what the client sends next is plain bytes on the socket."""
+        """Return whether what the client sends next is plain bytes on the socket."""
         return not self.is_tls and not self._rest and self.pace is None
 
     def splice(self, pipe: int, limit: int) -> int:
@@ -281,7 +281,7 @@ class ClientStream:
         """Read a line of chunked framing, without its CRLF.
 
         Raises:
-            Denial: it is longer than the limit. ClientGoneError: the client hung up.
+            S3ErrorResponse: it is longer than the limit. ClientGoneError: the client hung up.
         """
         while (end := self._rest.find(b"\r\n")) < 0:
             if len(self._rest) > limit:

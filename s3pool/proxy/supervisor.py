@@ -22,7 +22,7 @@ from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
-from s3pool.proxy.worker_state import ORDERS, Board, Poster, add_up, obey, orders_for
+from s3pool.proxy.worker_state import SNAPSHOT, StateDirectory, StatePublisher, apply_snapshot, snapshot, sum_states
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ READY_POLL_S = 0.02
 FAILED = 1
 
 
-class Family:
+class Supervisor:
     """The parent's view: which process is which, and what to do when one ends."""
 
     def __init__(self, load: Load, directory: str, signals: Signals) -> None:
@@ -73,11 +73,11 @@ class Family:
             os._exit(code)
 
     def _work(self, number: int) -> bool:
-        board = Board(self._directory)
+        states = StateDirectory(self._directory)
         if number == 0:
-            return _run_admin(self._load_here, board, self._signals)
+            return _run_admin(self._load_here, states, self._signals)
         self._meter.be_process(number - 1)
-        return _run_worker(self._load_here, board, number, self._signals, self._meter)
+        return _run_worker(self._load_here, states, number, self._signals, self._meter)
 
     def await_ready(self) -> None:
         """Wait until every process does its work.
@@ -85,7 +85,7 @@ class Family:
         Raises:
             ConfigError: one of them ended instead; it has said why.
         """
-        names = [ORDERS, *(f"worker-{number}.json" for number in range(1, self.settings.processes + 1))]
+        names = [SNAPSHOT, *(f"worker-{number}.json" for number in range(1, self.settings.processes + 1))]
         while not all(os.path.exists(os.path.join(self._directory, name)) for name in names):
             if self.reap(restarts=False):
                 self.pass_on(signal.SIGTERM)
@@ -111,9 +111,9 @@ class Family:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 number = self._children.pop(child)
-                board = Board(self._directory)
-                board.remove(f"worker-{number}.json")
-                board.remove(f"gauge_livesum_{child}.db")  # prometheus-client's: requests that are at work no more
+                states = StateDirectory(self._directory)
+                states.remove(f"worker-{number}.json")
+                states.remove(f"gauge_livesum_{child}.db")  # prometheus-client's: requests that are at work no more
                 codes.append(os.waitstatus_to_exitcode(status))
                 if restarts:
                     logger.error("process %d of the proxy ended with %d; starting it again", number, codes[-1])
@@ -123,7 +123,7 @@ class Family:
 
     @property
     def is_empty(self) -> bool:
-        """Say whether all processes have ended."""
+        """Return whether all processes have ended."""
         return not self._children
 
     def close(self) -> None:
@@ -144,7 +144,9 @@ def _reserve(address: Address) -> socket.socket:
     return sock
 
 
-def _run_worker(load: Callable[..., object], board: Board, number: int, signals: Signals, meter: Meter) -> bool:
+def _run_worker(
+    load: Callable[..., object], states: StateDirectory, number: int, signals: Signals, meter: Meter
+) -> bool:
     """Serve S3 clients; nodes are probed elsewhere."""
     proxy = Proxy(load, has_admin=False, multiprocess=True, meter=meter)  # type: ignore[arg-type]
     parent = os.getppid()
@@ -153,19 +155,19 @@ def _run_worker(load: Callable[..., object], board: Board, number: int, signals:
     def act() -> None:
         nonlocal before
         _end_with(parent, signals)
-        orders = board.get(ORDERS)
-        obey(proxy.pool.nodes, orders, before)
+        orders = states.get(SNAPSHOT)
+        apply_snapshot(proxy.pool.nodes, orders, before)
         before = orders
-        board.put(f"worker-{number}.json", proxy.stats())
+        states.put(f"worker-{number}.json", proxy.stats())
 
-    poster = Poster(act)
+    publisher = StatePublisher(act)
     try:
         proxy.start(probes=False)
         tune_interpreter()
-        poster.start()
+        publisher.start()
         return proxy.live(signals)
     finally:
-        poster.stop()
+        publisher.stop()
         proxy.close()
 
 
@@ -177,27 +179,27 @@ def _end_with(parent: int, signals: Signals) -> None:
         signals.wake()
 
 
-def _run_admin(load: Callable[..., object], board: Board, signals: Signals) -> bool:
+def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Signals) -> bool:
     """Probe the nodes and answer operators; S3 clients never get here."""
     proxy = Proxy(load, has_server=False, multiprocess=True)  # type: ignore[arg-type]
-    proxy.merge = lambda own: add_up(board.workers(), own)
+    proxy.merge = lambda own: sum_states(states.workers(), own)
     parent = os.getppid()
 
     def act() -> None:
         _end_with(parent, signals)
-        board.put(ORDERS, orders_for(proxy.pool.nodes))
+        states.put(SNAPSHOT, snapshot(proxy.pool.nodes))
 
-    poster = Poster(act)
+    publisher = StatePublisher(act)
     try:
         proxy.start()
-        poster.start()
+        publisher.start()
         return proxy.live(signals)
     finally:
-        poster.stop()
+        publisher.stop()
         proxy.close()
 
 
-def run_processes(load: Load, *, announce: Callable[[Family], None]) -> End:
+def run_processes(load: Load, *, announce: Callable[[Supervisor], None]) -> End:
     """Serve with several processes until a signal ends it.
 
     Raises:
@@ -209,33 +211,33 @@ def run_processes(load: Load, *, announce: Callable[[Family], None]) -> End:
     signals = Signals()
     try:
         with signals.installed():
-            family = Family(load, directory, signals)
+            supervisor = Supervisor(load, directory, signals)
             try:
-                family.start()
-                family.await_ready()
-                announce(family)
-                is_clean = _supervise(family, signals)
+                supervisor.start()
+                supervisor.await_ready()
+                announce(supervisor)
+                is_clean = _supervise(supervisor, signals)
                 return End(signals.stopped_by, is_clean)
             finally:
-                family.close()
+                supervisor.close()
     finally:
         os.environ.pop(MULTIPROCESS_VARIABLE, None)
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _supervise(family: Family, signals: Signals) -> bool:
+def _supervise(supervisor: Supervisor, signals: Signals) -> bool:
     while not signals.stops:
         signals.wait(POLL_S)
         if signals.reloads:
             signals.reloads = 0
-            family.pass_on(signal.SIGHUP)
+            supervisor.pass_on(signal.SIGHUP)
         if not signals.stops:
-            family.reap(restarts=True)
+            supervisor.reap(restarts=True)
     passed_on, codes = 0, []
-    while not family.is_empty:
+    while not supervisor.is_empty:
         if signals.stops > passed_on:
             passed_on = signals.stops
-            family.pass_on(signal.SIGTERM)
-        codes += family.reap(restarts=False)
+            supervisor.pass_on(signal.SIGTERM)
+        codes += supervisor.reap(restarts=False)
         time.sleep(POLL_S)
     return not any(codes)

@@ -1,4 +1,4 @@
-"""The notice board of a proxy with several processes: a directory of small JSON files.
+"""The notice states of a proxy with several processes: a directory of small JSON files.
 
 Workers put up what they count; the process with the admin listener adds it up, probes the
 nodes for all, and puts up which ones are drained or down. A file is replaced as a whole, so
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 INTERVAL_S = 0.5
-ORDERS = "orders.json"
+SNAPSHOT = "orders.json"
 SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")
 
 COUNTED = ("connections", "retrying")
@@ -32,7 +32,7 @@ ROOMS = ("replay_memory", "spool")
 Record = dict[str, Any]
 
 
-class Board:
+class StateDirectory:
     """One directory, seen from one process."""
 
     def __init__(self, directory: str) -> None:
@@ -47,7 +47,7 @@ class Board:
             os.replace(path, os.path.join(self._directory, name))
 
     def get(self, name: str) -> Record:
-        """Give a record; an empty one where there is none."""
+        """Return a record; an empty one where there is none."""
         try:
             with open(os.path.join(self._directory, name)) as file:
                 record = json.load(file)
@@ -61,7 +61,7 @@ class Board:
             os.unlink(os.path.join(self._directory, name))
 
     def workers(self) -> list[Record]:
-        """Give what all workers put up."""
+        """Return what all workers put up."""
         try:
             names = sorted(name for name in os.listdir(self._directory) if name.startswith("worker-"))
         except OSError:
@@ -69,13 +69,13 @@ class Board:
         return [record for name in names if (record := self.get(name))]
 
 
-class Poster:
-    """The thread of a process that looks at the board and puts up news, twice a second."""
+class StatePublisher:
+    """The thread of a process that looks at the states and puts up news, twice a second."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="s3pool-board", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="s3pool-states", daemon=True)
 
     def start(self) -> None:
         """Start the thread; it acts once before."""
@@ -92,8 +92,8 @@ class Poster:
             self._act()
 
 
-def orders_for(nodes: Iterable[Node]) -> Record:
-    """Give what the prober knows, for the workers."""
+def snapshot(nodes: Iterable[Node]) -> Record:
+    """Return what the prober knows, for the workers."""
     nodes = list(nodes)
     return {
         "drained": [node.endpoint.url for node in nodes if node.is_drained],
@@ -101,7 +101,7 @@ def orders_for(nodes: Iterable[Node]) -> Record:
     }
 
 
-def obey(nodes: Iterable[Node], orders: Record, before: Record) -> None:
+def apply_snapshot(nodes: Iterable[Node], orders: Record, before: Record) -> None:
     """Apply orders to a worker's nodes; what did not change since ``before`` is left alone."""
     drained, down = set(orders.get("drained", ())), set(orders.get("down", ()))
     was_down = set(before.get("down", ()))
@@ -114,8 +114,8 @@ def obey(nodes: Iterable[Node], orders: Record, before: Record) -> None:
             node.breaker.invite_trial()
 
 
-def add_up(records: list[Record], own: Record) -> Record:
-    """Give the state of all workers as one; ``own`` is the record of who asks."""
+def sum_states(records: list[Record], own: Record) -> Record:
+    """Return the state of all workers as one; ``own`` is the record of who asks."""
     if not records:
         return own
     requests: dict[str, Counter[str]] = {"by_op": Counter(), "by_status": Counter()}
@@ -144,7 +144,7 @@ def _by_kind(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _endpoint(own: Record, records: list[Record]) -> Record:
-    """Give one endpoint over all workers: counts added, the worst state, the latest error."""
+    """Return one endpoint over all workers: counts added, the worst state, the latest error."""
     same = [row for record in records for row in record["endpoints"] if row["endpoint"] == own["endpoint"]]
     if not same:
         return own

@@ -20,7 +20,7 @@ import pytest
 
 from s3pool.errors import ConfigError
 from s3pool.proxy import service
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.limits import Limits, Meter, Rule
 from tests.proxy.test_running import await_true, running
 from tests.support.fake_s3 import FakeS3
@@ -60,7 +60,7 @@ def begin(proxy: RunningProxy, stack: ExitStack, request: bytes) -> socket.socke
 
 def seats(proxy: RunningProxy) -> int:
     """Return the number of places that are taken."""
-    return proxy.proxy.pool.gateway.forwarder.seats.taken
+    return proxy.proxy.pool.gateway.forwarder.slots.taken
 
 
 # -- places at the nodes -------------------------------------------------------------------------
@@ -286,11 +286,11 @@ def test_limit_of_descriptors_is_raised_at_the_start(run_cli: CliRunner, fake: F
 def test_descriptors_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes, health and refusals have theirs, however many clients there are."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
-    seats = service.seats_within(400)
+    seats = service.slots_within(400)
     clients = service.clients_within(5000, seats)
 
     assert 100 < seats < 130
-    assert clients + service.PER_SEAT * seats + service.OWN <= 1024
+    assert clients + service.PER_SLOT * seats + service.OWN <= 1024
     assert clients >= 500
 
 
@@ -395,7 +395,7 @@ def hammer(meter: Meter, number: int, results: int) -> None:
         try:
             meter.admit([rule]).end()
             count += 1
-        except Denial:
+        except S3ErrorResponse:
             continue
     os.write(results, f"{count}\n".encode())
     os._exit(0)

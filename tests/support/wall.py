@@ -84,7 +84,7 @@ CONTENT_TYPES = (
     "application/xml",
     "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxk",
     "multipart/form-data",
-    "Multipart/Form-Data; boundary=a",
+    "Multipart/UploadForm-Data; boundary=a",
     "application/x-www-form-urlencoded",
     "text/plain; multipart/form-data",
     "",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from s3pool.config.options import Config
     from s3pool.proxy.readers import Address
     from s3pool.proxy.run import End, Load
-    from s3pool.proxy.supervisor import Family
+    from s3pool.proxy.supervisor import Supervisor
 
 SIGNAL_BASE = 128  # how shells report a command that a signal ended
 SUMMARY = "serve the pool as one S3 endpoint"
@@ -63,7 +63,7 @@ def _serve(load: Load, ctx: Context) -> End:
 def _serve_many(load: Load, ctx: Context) -> End:
     from s3pool.proxy.supervisor import run_processes
 
-    def announce(family: Family) -> None:
+    def announce(family: Supervisor) -> None:
         _announce(ctx, family.settings, family.address, family.settings.admin_listen)
 
     return run_processes(load, announce=announce)

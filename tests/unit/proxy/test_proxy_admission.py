@@ -11,7 +11,7 @@ import pytest
 
 from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.request_body import Load
@@ -57,10 +57,10 @@ def forwarded(door: Gateway, block: bytes) -> list[bytes]:
     """Return the lines of the head that goes to a node.
 
     Raises:
-        Denial: the request may not pass.
+        S3ErrorResponse: the request may not pass.
     """
     admitted = door.admit(parse_head(block), PEER)
-    return door.outbound(admitted, Load(), PEER).build(NODE, time.time()).split(b"\r\n")
+    return door.node_request(admitted, Load(), PEER).build(NODE, time.time()).split(b"\r\n")
 
 
 def test_no_changed_byte_of_what_is_signed_gets_in(gateway: Gateway) -> None:
@@ -78,7 +78,7 @@ def test_no_changed_byte_of_what_is_signed_gets_in(gateway: Gateway) -> None:
             if changed.translate(None, b" ,\t") == block.translate(None, b" ,\t"):
                 continue  # another separator
 
-            with pytest.raises(Denial):
+            with pytest.raises(S3ErrorResponse):
                 forwarded(gateway, changed)
 
 
@@ -112,7 +112,7 @@ def test_what_does_not_hold_is_denied_after_what_does(gateway: Gateway, block: b
     for key in (POOL, GUEST):
         forwarded(gateway, signed("/b/other", key=key))
 
-    with pytest.raises(Denial):
+    with pytest.raises(S3ErrorResponse):
         forwarded(gateway, block)
 
 
@@ -134,4 +134,4 @@ def test_loop_is_for_plain_connections_without_a_limit(
     values = {"endpoints": (NODE,), "access_key": POOL.access_key, "secret_key": POOL.secret_key, **pool}
     config = Config(**values)  # type: ignore[arg-type]
 
-    assert fits == open_gateway(config, ProxySettings(**settings)).gateway.is_loopable  # type: ignore[arg-type]
+    assert fits == open_gateway(config, ProxySettings(**settings)).gateway.allows_event_loop  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from s3pool.proxy.auth import QUERY_V2, Caller
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.request_target import read_target
 
@@ -61,7 +61,7 @@ def test_changed_url_is_denied(change: object, code: str) -> None:
     """Also where the old signature does not cover what was added."""
     url = change(url_by_botocore("GET", "/b/k?versionId=1"))  # type: ignore[operator]
 
-    with pytest.raises(Denial) as denial:
+    with pytest.raises(S3ErrorResponse) as denial:
         verify("GET", url)
 
     assert code == denial.value.code
@@ -76,5 +76,5 @@ def test_url_is_denied_for_another_method_header_or_time() -> None:
         ("PUT", ("x-amz-copy-source: /b/secret",), 0.0),
         ("PUT", (), time.time() + 100),
     ):
-        with pytest.raises(Denial):
+        with pytest.raises(S3ErrorResponse):
             verify(method, url, *fields, now=now)

@@ -7,7 +7,7 @@ from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connection import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
-from s3pool.proxy.worker_state import Board, add_up, obey, orders_for
+from s3pool.proxy.worker_state import StateDirectory, apply_snapshot, snapshot, sum_states
 
 
 def make_node(port: int) -> Node:
@@ -21,10 +21,10 @@ def test_orders_reach_the_workers(tmp_path: Path) -> None:
     here, there = [make_node(1), make_node(2)], [make_node(1), make_node(2)]
     here[0].is_drained = True
     here[1].breaker.trip()
-    board = Board(str(tmp_path))
+    board = StateDirectory(str(tmp_path))
 
-    board.put("orders.json", orders_for(here))
-    obey(there, board.get("orders.json"), {})
+    board.put("orders.json", snapshot(here))
+    apply_snapshot(there, board.get("orders.json"), {})
 
     assert [(True, CLOSED), (False, OPEN)] == [(node.is_drained, node.breaker.state) for node in there]
 
@@ -32,10 +32,10 @@ def test_orders_reach_the_workers(tmp_path: Path) -> None:
 def test_node_that_is_up_again_gets_a_trial() -> None:
     """A probe alone does not close a circuit; a request does."""
     node = make_node(1)
-    obey([node], {"down": [node.endpoint.url]}, {})
+    apply_snapshot([node], {"down": [node.endpoint.url]}, {})
     before = node.breaker.is_trial_due()
 
-    obey([node], {"down": []}, {"down": [node.endpoint.url]})
+    apply_snapshot([node], {"down": []}, {"down": [node.endpoint.url]})
 
     assert (False, True) == (before, node.breaker.is_trial_due())
 
@@ -44,7 +44,7 @@ def test_absent_or_broken_record_is_empty(tmp_path: Path) -> None:
     """The other process may just be starting."""
     (tmp_path / "worker-1.json").write_text("{")
 
-    assert ({}, {}) == (Board(str(tmp_path)).get("worker-1.json"), Board(str(tmp_path)).get("none"))
+    assert ({}, {}) == (StateDirectory(str(tmp_path)).get("worker-1.json"), StateDirectory(str(tmp_path)).get("none"))
 
 
 def test_workers_are_added_up() -> None:
@@ -62,7 +62,7 @@ def test_workers_are_added_up() -> None:
     }
     other = {**record, "endpoints": [{**row, "state": OPEN, "last_error": "gone", "latency_ms": 4.0, "ejections": 2}]}
 
-    total = add_up([record, other], record)
+    total = sum_states([record, other], record)
 
     assert (2, 4, {"GetObject": 6}, 20) == (
         total["processes"],

@@ -6,13 +6,13 @@ import io
 
 import pytest
 
-from s3pool.proxy.bodies import Budget, Buffers, ClientBody
-from s3pool.proxy.limits import LEAST_RETRIES, RetryBudget, Slip
+from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
+from s3pool.proxy.limits import LEAST_RETRIES, RetryBudget, RetryToken
 
 
 def test_bytes_are_there_once() -> None:
     """Who finds them used up goes without."""
-    budget = Budget(10)
+    budget = ByteBudget(10)
 
     taken = [budget.take(6), budget.take(6), budget.take(4)]
     budget.give_back(6)
@@ -24,7 +24,7 @@ def test_bytes_are_there_once() -> None:
 def test_share_of_second_tries(requests: int, share: float, allowed: int) -> None:
     """A percentage of what is at work, and a few in any case."""
     budget = RetryBudget(share)
-    slips = [Slip(budget) for _ in range(requests)]
+    slips = [RetryToken(budget) for _ in range(requests)]
 
     begun = 0
     while budget.admits and begun < requests:
@@ -39,7 +39,7 @@ def test_place_is_free_again_after_the_answer() -> None:
     """And a third try of the same request takes no second place."""
     budget = RetryBudget(0.2)
 
-    slip = Slip(budget)
+    slip = RetryToken(budget)
     slip.note_retry()
     slip.note_retry()
     during = budget.retrying

@@ -7,7 +7,7 @@ import pytest
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.clients import Client, read_clients
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.operations import Operation
 
 READ, WRITE = Operation("GetObject", reads=True), Operation("PutObject")
@@ -67,7 +67,7 @@ def test_secret_is_in_no_repr() -> None:
 )
 def test_authorization(client: Client, operation: Operation, bucket: str, source: str, passes: bool) -> None:
     """Buckets, reading, and time."""
-    refusal = nullcontext() if passes else pytest.raises(Denial, match="403 AccessDenied")
+    refusal = nullcontext() if passes else pytest.raises(S3ErrorResponse, match="403 AccessDenied")
 
     with refusal:
         client.authorize(operation, bucket, source_bucket=source, now=50.0)

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from s3pool.proxy.access_log import Entry
+from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics
 
 
-def ended(seconds: float, *, op: str = "GetObject", status: int = 200, **more: object) -> Entry:
+def ended(seconds: float, *, op: str = "GetObject", status: int = 200, **more: object) -> RequestRecord:
     """Give a request that took so long."""
-    entry = Entry("192.0.2.7")
+    entry = RequestRecord("192.0.2.7")
     entry.op, entry.status, entry.endpoint, entry.total_s = op, status, "http://node:1", seconds
     for name, value in more.items():
         setattr(entry, name, value)

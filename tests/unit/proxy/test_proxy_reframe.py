@@ -7,7 +7,7 @@ import io
 import pytest
 
 from s3pool.proxy.chunked import AwsChunkedReader
-from s3pool.proxy.request_body import CHUNK_BYTES, Reframed, framed_length
+from s3pool.proxy.request_body import CHUNK_BYTES, RechunkedBody, rechunked_length
 from tests.support.chunk_signing import checksum
 
 TRAILERS = ["", "crc32", "crc32c", "crc64nvme", "sha1", "sha256"]
@@ -20,7 +20,7 @@ def framed(content: bytes, algorithm: str) -> tuple[bytes, int]:
     head = b"%x\r\n" % len(content) + content + b"\r\n" if content else b""
     source = io.BytesIO(head + b"0\r\n" + line.encode() + b"\r\n")
     reader = AwsChunkedReader(source.readinto, length=len(content), seed=None, trailer=name)  # type: ignore[arg-type]
-    reframed = Reframed(reader, length=len(content), trailer=name)
+    reframed = RechunkedBody(reader, length=len(content), trailer=name)
     buffer, result = memoryview(bytearray(70_000)), b""
     while count := reframed.readinto(buffer):
         result += bytes(buffer[:count])
@@ -43,6 +43,6 @@ def test_large_content_goes_in_chunks(size: int) -> None:
 
     result, announced = framed(content, "crc32")
 
-    assert announced == len(result) == framed_length(size, "x-amz-checksum-crc32")
+    assert announced == len(result) == rechunked_length(size, "x-amz-checksum-crc32")
     assert (size, -(-size // CHUNK_BYTES)) == (result.count(0), result.count(b"\0\r\n"))
     assert result.endswith(f"0\r\nx-amz-checksum-crc32:{checksum('crc32', content)}\r\n\r\n".encode())

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from s3pool.body import BytesBody, FileSlice
-from s3pool.proxy.bodies import MEMORY_BYTES, Budget, Spool
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.bodies import MEMORY_BYTES, ByteBudget, Spool
+from s3pool.proxy.errors import S3ErrorResponse
 
 
-def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tuple[Spool, Budget, Budget]:
+def spool(memory: int = 8 << 20, disk: int = 8 << 20, directory: str = "") -> tuple[Spool, ByteBudget, ByteBudget]:
     """Give a spool and its two rooms."""
-    rooms = Budget(memory), Budget(disk)
+    rooms = ByteBudget(memory), ByteBudget(disk)
     return Spool(*rooms, directory=directory), *rooms
 
 
@@ -54,7 +54,7 @@ def test_body_without_room_is_refused(disk: int, others: int, limit: int | None,
     collector, kept, room = spool(disk=disk)
     room.take(others)
 
-    with pytest.raises(Denial) as caught:
+    with pytest.raises(S3ErrorResponse) as caught:
         collector.collect(io.BytesIO(bytes(3 << 20)).readinto, limit=limit)  # type: ignore[arg-type]
 
     assert (status, 0, others) == (caught.value.status, kept.used, room.used)
@@ -64,7 +64,7 @@ def test_full_disk_is_said_so(tmp_path: Path) -> None:
     """A directory that cannot be written to stands for it."""
     collector, _, room = spool(directory=str(tmp_path / "absent"))
 
-    with pytest.raises(Denial) as caught:
+    with pytest.raises(S3ErrorResponse) as caught:
         collector.collect(io.BytesIO(bytes(3 << 20)).readinto)  # type: ignore[arg-type]
 
     assert (503, 0) == (caught.value.status, room.used)

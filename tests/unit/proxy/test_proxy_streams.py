@@ -6,7 +6,7 @@ import pytest
 
 from s3pool.proxy.auth import Seed
 from s3pool.proxy.chunked import AwsChunkedReader, checksum_for
-from s3pool.proxy.errors import Denial
+from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.s3.signing import derive_key
 
 # The example of Amazon S3's documentation: 65 KiB and a KiB of "a" in signed chunks of 64 KiB.
@@ -63,7 +63,7 @@ def test_last_byte_waits_for_the_last_signature() -> None:
     reader = AwsChunkedReader(source(broken), length=66560, seed=SEED, is_signed=True)  # type: ignore[arg-type]
     given: list[int] = []
 
-    with pytest.raises(Denial):
+    with pytest.raises(S3ErrorResponse):
         drain(reader, given)
 
     assert sum(given) < 66560
@@ -74,7 +74,7 @@ def test_length_must_be_the_one_that_was_announced(length: int) -> None:
     """The node was told the other one already."""
     reader = AwsChunkedReader(source(FRAMED), length=length, seed=SEED, is_signed=True)  # type: ignore[arg-type]
 
-    with pytest.raises(Denial):
+    with pytest.raises(S3ErrorResponse):
         read_all(reader)
 
 
@@ -108,12 +108,12 @@ def test_trailer_must_be_the_one_that_was_announced(tail: bytes) -> None:
         trailer="x-amz-checksum-crc32",
     )
 
-    with pytest.raises(Denial):
+    with pytest.raises(S3ErrorResponse):
         read_all(reader)
 
 
 @pytest.mark.parametrize("header", ["x-amz-checksum-crc16", "x-amz-meta-a", "sha256", "x-amz-checksum-crc32,b"])
 def test_unknown_checksum_is_refused(header: str) -> None:
     """What cannot be verified must not look verified."""
-    with pytest.raises(Denial):
+    with pytest.raises(S3ErrorResponse):
         checksum_for(header)

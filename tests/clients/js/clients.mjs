@@ -17,7 +17,7 @@ async function aws() {
   const get = async (name) => digest(await collect((await client.send(new GetObjectCommand({ Bucket: bucket, Key: name }))).Body));
   return [
     ["put", async () => (await put("js/small", small)).ETag],
-    ["put a stream", async () => void (await put("js/stream", Readable.from([small]), { ContentLength: small.length }))],
+    ["put a stream", async () => void (await put("stream/js", Readable.from([small]), { ContentLength: small.length }))],
     ["multipart", async () => void (await new Upload({ client, params: { Bucket: bucket, Key: "js/large", Body: Readable.from([large]) } }).done())],
     ["read", () => get("js/large")],
     ["list", async () => (await client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: "js/" }))).Contents.map((found) => found.Key)],

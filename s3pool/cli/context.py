@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import IO, TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.config.options import SOURCES, Config
@@ -15,7 +15,9 @@ from s3pool.errors import ConfigError, LocalFileError, NoEndpointError, S3PoolEr
 
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
+    from s3pool.cli.part import Part
     from s3pool.location import Location, S3Path
+    from s3pool.pool.stats import EndpointStats
     from s3pool.s3.client import S3Client
     from s3pool.session import Session
 
@@ -30,7 +32,8 @@ NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and dir
 class Context:
     """One run of one command.
 
-    ``on_config`` is called once with the loaded configuration, before anything uses it.
+    ``words`` are those of the command line; ``part`` is there in a process that does one shard for
+    another one. ``on_config`` is called once with the loaded configuration, before anything uses it.
     """
 
     def __init__(
@@ -39,11 +42,16 @@ class Context:
         out: Output,
         *,
         environ: Mapping[str, str],
+        words: Sequence[str] = (),
+        part: Part | None = None,
         on_config: Callable[[Config], None] | None = None,
     ) -> None:
         self.args = args
         self.out = out
         self.environ = environ
+        self.words = words
+        self.part = part
+        self._stats_of_parts: list[EndpointStats] = []
         self._on_config = on_config
         self._config: Config | None = None
         self._session: Session | None = None
@@ -64,6 +72,9 @@ class Context:
             self._config = self.reload_config()
             if self._on_config is not None:
                 self._on_config(self._config)
+            if self.part is not None:
+                self._config = _share_of(self._config, self.part.shard.count)
+                return self._config  # what there is to say of it, the other process says
             for warning in self._config.warnings:
                 self.out.warn(warning)
             if self._config.origins["env_file"] == FOUND_ORIGIN:
@@ -141,6 +152,31 @@ class Context:
             if warning not in known:
                 self.out.warn(warning)
         return config
+
+    def endpoint_stats(self) -> list[EndpointStats]:
+        """Return what happened per endpoint of each session, with what other processes did for this one."""
+        rows = [row for session in self.opened_sessions for row in session.transport.stats()]
+        for other in self._stats_of_parts:
+            place = next((place for place, row in enumerate(rows) if row.endpoint == other.endpoint), None)
+            if place is None:
+                rows.append(other)
+            else:
+                rows[place] = rows[place].plus(other)
+        return rows
+
+    def report_counts(self, part: Part) -> None:
+        """Report what happened per endpoint and in listings to the process that started this one."""
+        part.send("endpoints", [row.values for row in self.endpoint_stats()])
+        lists = [session.client.lists for session in self.opened_sessions]
+        part.send("lists", [[count.requests, count.names, count.needed] for count in lists])
+
+    def add_counts(self, endpoints: Iterable[Sequence[Any]], lists: Iterable[Sequence[int]]) -> None:
+        """Add what other processes have reported."""
+        from s3pool.pool.stats import EndpointStats
+
+        self._stats_of_parts += (EndpointStats(*values) for values in endpoints)
+        for requests, names, needed in lists:
+            self.client.lists.add(requests, names, needed)
 
     @property
     def client(self) -> S3Client:
@@ -317,6 +353,15 @@ def _is_new(message: str, path: str) -> bool:
     except OSError:
         pass
     return True
+
+
+def _share_of(config: Config, count: int) -> Config:
+    """Divide what is meant for the whole command."""
+    return config.replace(
+        workers=-(-config.workers // count),
+        max_connections=max(1, config.max_connections // count),
+        bwlimit=-(-config.bwlimit // count),
+    )
 
 
 def working_directory() -> str:

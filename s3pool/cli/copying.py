@@ -11,7 +11,7 @@ from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_checksum_flag,
     add_transfer_flags,
@@ -61,6 +61,7 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
         "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
     )
     add_shard_flags(parser)
+    add_processes_flag(parser)
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
     add_glob_flag(parser)
     add_listing_flags(parser, jobs=AUTO)
@@ -80,12 +81,22 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     stream = _stream_of(sources, target, args, move=move)
     if stream is not None:
         return _copy_stream(stream, args, ctx)
+    if by_processes(args, ctx):
+        return _copy_by_parts(sources, args, ctx, verb="moved" if move else "copied")
     return _copy_objects(sources, target, args, ctx, move)
 
 
 def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     """Replace another name of a standard stream by the stream; opening it again would start over."""
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
+
+
+def _copy_by_parts(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, verb: str) -> int:
+    from s3pool.cli.processes import transfer_by_parts, tree_of
+
+    tree = None if args.files_from else tree_of(sources[0], glob=not args.no_glob)
+    listed = ctx.stdin.read() if args.files_from == "-" else None
+    return transfer_by_parts(ctx, tree, verb=verb, stdin=listed, is_source=True)
 
 
 def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> Rules:
@@ -191,8 +202,8 @@ def _is_stream(end: Location) -> bool:
 
 def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context) -> int:
     source, target = ends
-    if args.shard:
-        raise UsageError(f"--shard divides names: {source.text} to {target.text} is one stream")
+    if args.shard or args.processes > 1:
+        raise UsageError(f"--shard and --processes divide names: {source.text} to {target.text} is one stream")
     summary = Summary()
     if isinstance(source, S3Path):
         _check_object(source, args)

@@ -213,12 +213,18 @@ def check_csv(args: argparse.Namespace, out: Output, *, others: Sequence[str] = 
         raise UsageError(f"--csv and {given[0]} exclude each other")
 
 
-def record_format(args: argparse.Namespace, out: Output, columns: Sequence[str]) -> RecordFormat | None:
-    """Return the form for programs that was asked for, with its header written; None for text."""
+def record_format(
+    args: argparse.Namespace, out: Output, columns: Sequence[str], *, is_continued: bool = False
+) -> RecordFormat | None:
+    """Return the form for programs that was asked for, with its header written; None for text.
+
+    With ``is_continued`` the results follow those of another process, which writes the header.
+    """
     if not args.csv:
         return JsonFormat(out.encode) if out.json else None
     table = CsvFormat(columns)
-    out.block(table.header())
+    if not is_continued:
+        out.block(table.header())
     return table
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.cli.part import Part
     from s3pool.config.options import Config
 
 DEFAULT_LOG_LEVEL = "warning"
@@ -67,7 +68,21 @@ def _settle_memory() -> None:
     bytes(KEPT_BYTES)  # mapped, never written to, freed at once
 
 
-def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
+def main_of_part() -> int:
+    """Run one shard of a command, for the process whose pipes the two arguments number."""
+    from s3pool.cli.part import Part
+
+    _settle_memory()
+    part = Part(*map(int, sys.argv[1:]))
+    with _signals_raise():
+        # Loaded while the plan is being made.
+        from s3pool.cli import context  # noqa: F401
+
+        words = part.wait_for_start()
+        return _run(words, Output(), environ=os.environ, part=part) if words else exit_codes.DONE
+
+
+def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Part | None = None) -> int:
     from s3pool.cli.parser import HelpRequested, parse
 
     try:
@@ -82,15 +97,19 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str]) -> int:
     if not args.command:
         out.error(UsageError("no command was given; see s3pool --help"))
         return exit_codes.USAGE
-    return _run_command(args, environ=environ)
+    return _run_command(args, words, environ=environ, part=part)
 
 
-def _run_command(args: argparse.Namespace, *, environ: Mapping[str, str]) -> int:
+def _run_command(
+    args: argparse.Namespace, words: Sequence[str], *, environ: Mapping[str, str], part: Part | None
+) -> int:
     from s3pool.cli.context import Context
 
     out = _output_for(args)
     _set_up_logs(args, out)
-    ctx = Context(args, out, environ=environ, on_config=lambda config: _follow_config(args, config))
+    ctx = Context(
+        args, out, environ=environ, words=words, part=part, on_config=lambda config: _follow_config(args, config)
+    )
     try:
         return _guarded(args, ctx)
     finally:
@@ -172,12 +191,15 @@ def _abandon_stdout(out: Output) -> None:
 
 
 def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
+    if ctx.part is not None:
+        ctx.report_counts(ctx.part)
+        return
     if not ctx.opened_sessions or not getattr(args, "stats", False):
         return
     from s3pool.cli.tables import print_list_stats, print_stats
 
     try:
-        print_stats([row for session in ctx.opened_sessions for row in session.transport.stats()], ctx.out)
+        print_stats(ctx.endpoint_stats(), ctx.out)
         print_list_stats([session.client.lists for session in ctx.opened_sessions], ctx.out)
     except StdoutError:
         # The command has reported the broken stdout already.

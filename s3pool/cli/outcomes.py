@@ -109,6 +109,9 @@ def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
     """Print the summary of a run and return the exit code."""
     if summary.stopped_by is not None and not _was_printed(summary, summary.stopped_by):
         ctx.out.error(summary.stopped_by)
+    if ctx.part is not None:
+        ctx.part.send("summary", summary.counts)
+        return exit_code_of(summary)
     print_summary(summary.as_record(), ctx, text=f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
     return exit_code_of(summary)
 
@@ -126,7 +129,15 @@ def store_directories_kept(engine: Engine, summary: Summary, ctx: Context) -> No
         except (S3PoolError, OSError) as exc:
             summary.stopped_by = exc
     summary.not_kept = kept.counts
-    if words := ", ".join(kept.words()):
+    if ctx.part is None:
+        note_not_kept(kept.counts, ctx)
+
+
+def note_not_kept(counts: Mapping[str, int], ctx: Context) -> None:
+    """Note what no object can hold, if there was something."""
+    from s3pool.transfer.notkept import words_of
+
+    if words := ", ".join(words_of(counts)):
         ctx.out.note(f"s3pool: not kept: {words}")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from s3pool.cli.parser import positive_int
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import replace
 from s3pool.shard import FLAG, NameRange, Shard, choose_shard, parse_plan, ranges_between
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 PLAN = "--plan"
+PROCESSES = "--processes"
 BLOCK_BYTES = 1 << 16
 NAMES_PER_PAGE = 1000  # of a walk, as a page of a listing has
 
@@ -39,12 +40,34 @@ def add_shard_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
 
 
+def add_processes_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --processes."""
+    parser.add_argument(
+        PROCESSES, type=positive_int, default=1, metavar="N", help="by N processes, each with a range of the names (1)"
+    )
+
+
+def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
+    """Return whether the command is to be done by several processes, and this is not one of them.
+
+    Raises:
+        UsageError: another flag does not go with that.
+    """
+    if args.processes == 1 or ctx.part is not None:
+        return False
+    if args.shard or args.plan:
+        raise UsageError(f"{PROCESSES} and {FLAG} exclude each other: the one is for this machine, the other for many")
+    return True
+
+
 def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:
     """Return the shard that this run takes; a note names the one that the environment gave.
 
     Raises:
         UsageError: the flags or the environment make no sense. S3PoolError: the plan cannot be read.
     """
+    if ctx.part is not None:
+        return ctx.part.shard
     shard = choose_shard(args.shard, ctx.environ)
     if args.plan:
         shard = _with_range(shard, args, ctx)
@@ -108,13 +131,11 @@ def _padded(borders: list[str], count: int) -> list[NameRange]:
 
 
 def _reader_of_keys(client: S3Client, bucket: str, prefix: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
-    from s3pool.s3.list_all import list_pages
+    from s3pool.s3.listing import iter_pages
     from s3pool.s3.page_table import keys_of
 
     def read(after: str, until: str | None) -> tuple[list[str], bool]:
-        pages = list_pages(client, bucket, prefix=prefix, start_after=after, until=until)
-        with closing(pages):  # type: ignore[type-var]
-            page = next(pages)
+        page = next(iter_pages(client, bucket, prefix=prefix, start_after=after, until=until, must_be_ordered=True))
         return list(keys_of(page.objects)), not page.truncated
 
     return read

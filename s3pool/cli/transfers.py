@@ -180,6 +180,13 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
 
     With ``to_stdout`` the bytes of an object go to stdout.
     """
+    if ctx.part is not None:
+        from s3pool.cli.part import PartProgress
+
+        progress = PartProgress(ctx.part)
+        yield progress, ctx.part.shows_lines
+        progress.report()
+        return
     wanted = getattr(ctx.args, "progress", "auto")
     busy = not (ctx.out.is_tty or to_stdout)
     mode = choose_mode(
@@ -329,8 +336,11 @@ def ending_promptly(
     try:
         yield
     except KeyboardInterrupt as exc:
-        text = f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on"
-        print_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
+        if ctx.part is not None:
+            ctx.part.send("summary", summary.counts)
+        else:
+            text = f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on"
+            print_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
         if engine.executor.is_busy:
             # Workers that hang in the network would hold the interpreter's own end back.
             ctx.out.flush()

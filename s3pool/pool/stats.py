@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Any
 
 from s3pool.record import dataclass, field
 
@@ -28,6 +29,30 @@ class EndpointStats:
     last_error: str
     failure_kinds: dict[str, int] = field(default_factory=dict)
     timed: int = 0
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The fields in their order."""
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+    def plus(self, other: EndpointStats) -> EndpointStats:
+        """Return the sums of the counters of one endpoint in two processes."""
+        kinds = Counter(self.failure_kinds)
+        kinds.update(other.failure_kinds)
+        return EndpointStats(
+            self.endpoint,
+            self.state,
+            self.requests + other.requests,
+            self.failures + other.failures,
+            self.throttled + other.throttled,
+            self.retries + other.retries,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.seconds + other.seconds,
+            other.last_error or self.last_error,
+            dict(kinds),
+            self.timed + other.timed,
+        )
 
 
 class ConnectionCounts:

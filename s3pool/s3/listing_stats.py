@@ -36,6 +36,13 @@ class ListingStats:
         with self._lock:
             self.requests += 1
 
+    def add(self, requests: int, names: int, needed: int) -> None:
+        """Count what the listings of another process took."""
+        with self._lock:
+            self.requests += requests
+            self.names += names
+            self.needed += needed
+
     def add_listing(self, names: int) -> None:
         """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
         with self._lock:

@@ -12,6 +12,8 @@ from s3pool.transfer.resume import ANNOUNCED, abort_announced
 from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from s3pool.s3.client import S3Client
     from s3pool.sync.unfinished import Unfinished
     from s3pool.transfer.tasks import Outcome
@@ -51,9 +53,11 @@ class Leftovers:
         """Abort what was left of an object that is there now."""
         self._clear([(upload_id, bucket, key) for upload_id in self._uploads.pop((bucket, key), ())], [])
 
-    def clear_all(self) -> None:
-        """Clean up everything, for a run that had the whole of it before its eyes."""
-        self._clear(self._unfinished.left_uploads(), self._unfinished.left_downloads())
+    def clear_all(self, is_mine: Callable[[str], bool]) -> None:
+        """Clean up after a run that has seen all of its names; ``is_mine`` is asked about keys and paths."""
+        uploads = [upload for upload in self._unfinished.left_uploads() if is_mine(upload[2])]
+        downloads = [(name, target) for name, target in self._unfinished.left_downloads() if is_mine(target)]
+        self._clear(uploads, downloads)
 
     def _clear(self, uploads: list[tuple[str, str, str]], downloads: list[tuple[str, str]]) -> None:
         unfinished = self._unfinished

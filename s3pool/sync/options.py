@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from s3pool.filters import NameFilter, Names
 from s3pool.record import dataclass, field
@@ -14,6 +16,8 @@ from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.transfer.tasks import Summary
 from s3pool.transfer.walk import LINKS_FILES
 
+REPORT_COUNTS = ("in_sync", "waited", "out_of_time")
+TALLY_COUNTS = ("checked", "looked_at", "unchanged", "left", "source_names", "target_names", "doomed")
 ALL_NAMES = NameFilter()
 
 
@@ -38,6 +42,7 @@ class SyncOptions:
     resume: bool = True
     state: StatePaths = NO_STATE
     lock: str = ""  # the user's own, instead of the pair's
+    takes_lock: bool = True  # not where another process has it for this one
 
     @property
     def deletes(self) -> bool:
@@ -78,6 +83,22 @@ class Report:
     def skipped(self) -> int:
         """Count what was left alone though it differs, by a rule or for safety's sake."""
         return self.tally.left + self.summary.refused + self.summary.skipped - self.in_sync - self.waited
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What was done, as plain values for another process."""
+        own = {name: getattr(self, name) for name in REPORT_COUNTS}
+        tally = {name: getattr(self.tally, name) for name in TALLY_COUNTS}
+        return {**own, "held_back": self.held_back, "tally": tally, "summary": self.summary.counts}
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Add what another process has done for this run."""
+        for name in REPORT_COUNTS:
+            setattr(self, name, type(getattr(self, name))(getattr(self, name) + counts[name]))
+        for name in TALLY_COUNTS:
+            setattr(self.tally, name, getattr(self.tally, name) + counts["tally"][name])
+        self.held_back = self.held_back or counts["held_back"]
+        self.summary.add_counts(counts["summary"])
 
     @property
     def seconds(self) -> float:

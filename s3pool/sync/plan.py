@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
 from s3pool.location import name_bytes
 from s3pool.record import dataclass
-from s3pool.shard import WHOLE, NameRange, Shard
+from s3pool.shard import WHOLE, Shard
 from s3pool.sync.blocks import Block, Row, merge, rows_to_note
 from s3pool.sync.compare import (
     COPY,
@@ -70,11 +70,12 @@ class Tally:
 class RecordReader:
     """The journal's records, for names that come in order; what no side has is forgotten."""
 
-    def __init__(self, journal: Journal, names: Names, within: NameRange) -> None:
+    def __init__(self, journal: Journal, names: Names, shard: Shard) -> None:
         self._journal = journal
         self._names = names
-        self._within = within
-        self._pages = journal.iter_rows(None if within.after is None else name_bytes(within.after))
+        self._shard = shard
+        after = None if shard.range is None else shard.range.after
+        self._pages = journal.iter_rows(None if after is None else name_bytes(after))
         self._rows: list[Row] = []
         self._at = 0
 
@@ -109,7 +110,7 @@ class RecordReader:
         while (rows := self._next(1)) and rows[0][0] < name:
             self._at += 1
             known = rows[0][0].decode("utf-8", "surrogateescape")
-            if self._names.admits(known) and self._within.holds(known):
+            if self._names.admits(known) and self._shard.holds(known):
                 self._journal.note(rows[0][0], None)
 
 
@@ -154,7 +155,7 @@ class Plan:
         self._delete = delete
         self._time_is_up = time_is_up
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
-        self._records = RecordReader(journal, names, shard.range or EVERYTHING)
+        self._records = RecordReader(journal, names, shard)
         self._mapper = KeyMapper(self._exists)
         self._doomed: list[tuple[bytes, int]] = []
         is_part = shard.range is not None and rules.direction == DOWNLOAD

@@ -6,8 +6,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
@@ -60,12 +60,22 @@ ListPages = Callable[["S3Client", "S3Path", NameRange, bool], Iterable["ListPage
 Watch = Callable[[Iterable[T]], Iterable[T]]
 
 
+class Partners(Protocol):
+    """The other shards of the same run, in processes of their own."""
+
+    def agree(self, situation: Situation) -> Situation:
+        """Wait until all have done their transfers, and return the situation of all together."""
+
+    def wait_for_deletes(self) -> None:
+        """Wait until all have done their deletes."""
+
+
 class Sync:
     """One run, for the thread that creates it.
 
     ``list_pages(client, tree, within, in_order)`` gives the pages of a listing, of a server that
     is known to have no order one after another; ``on_outcome`` hears of each task, ``watch`` may
-    wrap the stream of tasks.
+    wrap the stream of tasks. With ``partners`` the guards judge by what all of them have found.
     """
 
     def __init__(
@@ -78,6 +88,7 @@ class Sync:
         on_outcome: Callable[[Outcome], None],
         report: Report | None = None,
         watch: Watch[Item] = iter,
+        partners: Partners | None = None,
     ) -> None:
         self._route = route
         self._engine = engine
@@ -85,6 +96,7 @@ class Sync:
         self._list_pages = list_pages
         self._on_outcome = on_outcome
         self._watch = watch
+        self._partners = partners
         self._problems: deque[Problem] = deque()
         rules = options.rules(route.direction)
         self._looker = Looker(engine.client, route, source=engine.source.client, rules=rules)
@@ -119,10 +131,8 @@ class Sync:
         return self.report
 
     def _lock(self, stack: ExitStack) -> None:
-        options = self._options
-        path = options.lock or options.state.lock
-        if path and not options.dry_run:
-            stack.enter_context(PairLock(path, optional=not options.lock))
+        if self._options.takes_lock:
+            stack.enter_context(lock_pair(self._options))
 
     def _open_journal(self) -> Journal:
         state = self._options.state
@@ -150,9 +160,11 @@ class Sync:
             and self.report.summary.stopped_by is None
             and not self._options.dry_run
         ):
-            Leftovers(self._unfinished, self._engine.client).clear_all()
+            Leftovers(self._unfinished, self._engine.client).clear_all(self._is_mine)
         if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
             self._delete(journal, plan)
+            if self._partners is not None:
+                self._partners.wait_for_deletes()
         if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():
             self._transfer_waiting(journal, plan)
 
@@ -230,6 +242,12 @@ class Sync:
         pages = self._list_pages(self._engine.source.client, tree, EVERYTHING, False)
         keys = (info.key[len(tree.tree_prefix) :] for page in pages for info in page.objects)
         return int(any(name and not name.endswith("/") and names.admits(name) for name in keys))
+
+    def _is_mine(self, target: str) -> bool:
+        """Return whether a key, or a file by its absolute path, is of this shard."""
+        if self._route.direction == DOWNLOAD:
+            return self._options.shard.holds(os.path.relpath(target, os.path.abspath(self._route.root)))
+        return self._options.shard.holds(target[len(self._route.target.tree_prefix) :])
 
     def _why_not(self, task: Task) -> str:
         """Say why a transfer is not made now; called by the workers."""
@@ -394,11 +412,9 @@ class Sync:
             remove_empty_directories(self._route.root, self._emptied)
 
     def _why_hold_back(self, plan: Plan) -> str:
-        if plan.cannot_delete is not None:
-            return plan.cannot_delete.message
         summary = self.report.summary
         situation = Situation(
-            scans_ended=plan.ended and summary.stopped_by is None,
+            scans_ended=plan.ended and summary.stopped_by is None and plan.cannot_delete is None,
             out_of_time=plan.out_of_time,
             failed=summary.failed,
             refused=summary.refused,
@@ -407,6 +423,10 @@ class Sync:
             target_names=plan.tally.target_names,
             doomed=plan.tally.doomed,
         )
+        if self._partners is not None:
+            situation = self._partners.agree(situation)
+        if plan.cannot_delete is not None:
+            return plan.cannot_delete.message
         options = self._options
         return why_hold_back(situation, max_delete=options.max_delete, allow_empty_source=options.allow_empty_source)
 
@@ -426,6 +446,16 @@ class Sync:
         summary: Summary,
     ) -> Summary:
         return run_tasks(tasks, engine, on_outcome=on_outcome, rehearse=True, summary=summary)
+
+
+def lock_pair(options: SyncOptions) -> AbstractContextManager[object]:
+    """Lock a pair of source and target, as far as the options want it.
+
+    Raises:
+        JournalLockedError: another run is at work.
+    """
+    path = options.lock or options.state.lock
+    return PairLock(path, optional=not options.lock) if path and not options.dry_run else nullcontext()
 
 
 def _check_root(root: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from s3pool.body import BytesBody
@@ -91,9 +91,14 @@ class NotKept:
 
     def words(self) -> Iterator[str]:
         """Yield what was not kept, for people."""
-        for kind, (one, many) in WORDS.items():
-            if number := self.counts[kind]:
-                yield f"{number} {one if number == 1 else many}"
+        yield from words_of(self.counts)
+
+
+def words_of(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what was not kept, for people."""
+    for kind, (one, many) in WORDS.items():
+        if number := counts[kind]:
+            yield f"{number} {one if number == 1 else many}"
 
 
 def store_directories(kept: NotKept, engine: Engine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import NotFoundError, RefusedError, S3PoolError, TargetTakenError
 from s3pool.location import S3Path
@@ -237,6 +237,9 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
+COUNTS = ("checked", "copied", "deleted", "skipped", "refused", "failed", "not_started", "bytes")
+
+
 @dataclass(slots=True)
 class Summary:
     """The count of a run; only the thread that collects the outcomes writes it.
@@ -280,6 +283,20 @@ class Summary:
             self.not_started += 1
         if outcome.error is not None:
             _keep(outcome.error, self.source_errors if _is_of_source(outcome) else self.errors)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The counts alone, for another process."""
+        return {name: getattr(self, name) for name in (*COUNTS, "seconds", "not_kept")}
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Add what another process has done for this run."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + counts[name])
+        self.seconds = max(self.seconds, counts["seconds"])
+        if counts["not_kept"] is not None:
+            known = self.not_kept or {}
+            self.not_kept = {kind: count + known.get(kind, 0) for kind, count in counts["not_kept"].items()}
 
     def as_record(self) -> dict[str, object]:
         """Give the summary as the JSON record of the command line."""

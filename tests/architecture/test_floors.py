@@ -65,7 +65,7 @@ HOMES = {
     "socketserver": ("proxy/*.py",),
     "asyncio": (),
     "multiprocessing": (),
-    "subprocess": ("cli/commands/*.py",),
+    "subprocess": ("cli/commands/*.py", "cli/processes.py"),
 }
 # These are imported where they are used, never when their module is loaded.
 LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")

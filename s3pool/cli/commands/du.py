@@ -17,7 +17,7 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.units import format_size, format_size_long
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
+    add_processes_flag(parser)
     add_listing_flags(parser)
 
 
@@ -49,8 +50,10 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     """Count each operand; with several, a line for each and then the total."""
     check_csv(args, ctx.out)
     is_table = ctx.out.json or args.csv
-    shard = shard_of(args, ctx)
     paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
+    if by_processes(args, ctx):
+        return _count_by_parts(paths, args, ctx)
+    shard = shard_of(args, ctx)
     several = len(paths) != 1
     total = _Usage("")
     show = _shower(args, ctx)
@@ -60,15 +63,46 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         mode = list_mode(args, ctx, ordered=bool(args.depth))
         usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx, show)
         total.add(usage.objects, usage.bytes)
-        if is_table or several or args.depth is not None:
+        if ctx.part is None and (is_table or several or args.depth is not None):
             show(usage, path.text)
 
     code = ctx.for_each(paths, count)
+    if ctx.part is not None:
+        ctx.part.send("total", [total.objects, total.bytes])
+        return code
     # A listing that failed has counted nothing: that must not look like an empty bucket.
     if not is_table and args.depth is None and (not code or total.objects):
-        ctx.out.line(f"Total objects: {total.objects}")
-        ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
+        _print_total(total, args, ctx)
     return code
+
+
+def _count_by_parts(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> int:
+    """Add up the counts of the shards: two of them may have keys of one prefix."""
+    from s3pool.cli.processes import only_one, search_by_parts, tree_of
+
+    path = only_one(paths)
+    parts = search_by_parts(ctx, tree_of(path, glob=not args.no_glob))
+    show = _shower(args, ctx)
+    usages: dict[str, _Usage] = {}
+    for url, objects, size in parts.reports("usage"):
+        usage = usages.pop(url, None) or _Usage(url)  # it stands where its last keys do
+        usage.add(objects, size)
+        usages[url] = usage
+    for url, usage in usages.items():
+        show(usage, url)
+    total = _Usage("")
+    for objects, size in parts.reports("total"):
+        total.add(objects, size)
+    if ctx.out.json or args.csv or args.depth is not None:
+        show(total, path.text)
+    elif not parts.code or total.objects:
+        _print_total(total, args, ctx)
+    return parts.code
+
+
+def _print_total(total: _Usage, args: argparse.Namespace, ctx: Context) -> None:
+    ctx.out.line(f"Total objects: {total.objects}")
+    ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
 
 
 def _buckets_for_root(paths: list[S3Path], ctx: Context) -> list[S3Path]:
@@ -160,7 +194,9 @@ def _common(open_prefixes: list[_Usage], names: list[str]) -> int:
 
 
 def _shower(args: argparse.Namespace, ctx: Context) -> Show:
-    """Return what writes the count of one prefix."""
+    """Return what writes the count of one prefix, or reports it where another process adds it up."""
+    if (part := ctx.part) is not None:
+        return lambda usage, url: part.send("usage", [url, usage.objects, usage.bytes])
     form = record_format(args, ctx.out, USAGE_COLUMNS)
 
     def show(usage: _Usage, url: str) -> None:

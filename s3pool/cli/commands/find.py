@@ -34,7 +34,7 @@ from s3pool.cli.search import (
     regex_test,
 )
 from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
+    add_processes_flag(parser)
     add_listing_flags(parser)
 
 
@@ -93,12 +94,16 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
     if any(path.is_root for path in paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
+    if by_processes(args, ctx):
+        from s3pool.cli.processes import only_one, search_by_parts, tree_of
+
+        return search_by_parts(ctx, tree_of(only_one(paths), glob=not args.no_glob)).code
     shard = shard_of(args, ctx)
     test = _compile_tests(args, moment=ctx.moment)
     # Each prefix is told once because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
-    form = record_format(args, ctx.out, _columns(args))
+    form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None and shard.index > 0)
 
     def find(path: S3Path) -> int:
         selection = select(path, glob=glob, mode=mode, shard=shard)

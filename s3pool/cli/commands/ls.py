@@ -36,7 +36,7 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
+    add_processes_flag(parser)
     add_listing_flags(parser)
 
 
@@ -82,12 +83,46 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
     paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
     columns = _columns(paths, args)
-    shard, form = shard_of(args, ctx), record_format(args, ctx.out, columns)
+    if by_processes(args, ctx):
+        return _list_by_parts(paths, args, ctx)
+    shard = shard_of(args, ctx)
+    form = record_format(args, ctx.out, columns, is_continued=shard.index > 0 and ctx.part is not None)
     lister = _Lister(args, ctx, headings=len(paths) > 1, form=form, shard=shard)
     code = ctx.for_each(paths, lister.list)
     if args.summarize:
         lister.summarize()
+    if ctx.part is not None:
+        ctx.part.send("found", lister.has_found)
     return code
+
+
+def _list_by_parts(paths: Sequence[S3Path], args: argparse.Namespace, ctx: Context) -> int:
+    from s3pool.cli.processes import only_one, search_by_parts, tree_of
+
+    if args.max_keys:
+        raise UsageError("--max-keys and --processes exclude each other: a few lines need no processes")
+    path = only_one(paths)
+    parts = search_by_parts(ctx, tree_of(path, glob=not args.no_glob))
+    if args.summarize:
+        counts = list(parts.reports("counts"))
+        _print_counts([sum(column) for column in zip(*counts, strict=True)] if counts else [0] * 4, args, ctx)
+    if not parts.code and not any(parts.reports("found")) and not path.is_prefix:
+        ctx.out.note(f"s3pool: nothing found: {path.text}")
+    return parts.code
+
+
+def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context) -> None:
+    """Print the counts: on stderr, or as the last object with --json. Delete markers are no objects, as in du."""
+    objects, markers, prefixes, size = counts
+    extra = {"delete_markers": markers} if args.versions else {}
+    if ctx.out.json:
+        fields = {"objects": objects, "prefixes": prefixes, "bytes": size}
+        ctx.out.record({"type": "summary", **fields, **extra})
+        return
+    from s3pool.units import format_size_long
+
+    lines = [f"Total objects: {objects}", f"Total size: {format_size_long(size)}"]
+    ctx.out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in extra.values())]))
 
 
 def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ...]:
@@ -113,6 +148,7 @@ class _Lister:
     def __init__(
         self, args: argparse.Namespace, ctx: Context, *, headings: bool, form: RecordFormat | None, shard: Shard
     ) -> None:
+        self.has_found = False
         self._args = args
         self._shard = shard
         self._ctx = ctx
@@ -143,19 +179,12 @@ class _Lister:
             self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard))
 
     def summarize(self) -> None:
-        """Write the counts: to stderr, or as the last object with --json.
-
-        Delete markers are no objects, as in du.
-        """
-        markers = {"delete_markers": self._markers} if self._args.versions else {}
-        if self._out.json:
-            fields = {"objects": self._objects, "prefixes": self._prefixes, "bytes": self._bytes}
-            self._out.record({"type": "summary", **fields, **markers})
-            return
-        from s3pool.units import format_size_long
-
-        lines = [f"Total objects: {self._objects}", f"Total size: {format_size_long(self._bytes)}"]
-        self._out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in markers.values())]))
+        """Print the counts, or report them where another process adds them up."""
+        counts = (self._objects, self._markers, self._prefixes, self._bytes)
+        if self._ctx.part is not None:
+            self._ctx.part.send("counts", list(counts))
+        else:
+            _print_counts(counts, self._args, self._ctx)
 
     def _write_heading(self) -> None:
         """Name the operand before its first entry, so that one that fails has no heading."""
@@ -236,6 +265,7 @@ class _Lister:
             self._count(page)
             if self._is_full:
                 break
+        self.has_found = self.has_found or found
         if not found and (selection.single or selection.admits) and selection.shard.is_whole:
             self._out.note(f"s3pool: nothing found: {selection.text}")
 

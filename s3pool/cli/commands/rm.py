@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.outcomes import finish
 from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import add_filter_flags, name_filter, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--newer-than", default="", metavar="AGE", help="only what is newer: 7d10h, or a date")
     add_filter_flags(parser)
     add_shard_flags(parser)
+    add_processes_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
     parser.add_argument(
@@ -54,13 +55,27 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = [ctx.s3(text) for text in args.paths]
     for path in paths:
         scope_of(path, rules)  # what must not be removed is told before anything is asked
+    by_parts = by_processes(args, ctx)
     rules = replace(rules, shard=shard_of(args, ctx))
     _make_sure(paths, args, ctx)
+    if by_parts:
+        return _remove_by_parts(paths, args, ctx)
     operands = Removal(ctx.client, paths, rules=rules)
     if not args.stdin:
         return _remove(operands, ctx)
     rules = replace(rules, glob=False, listed=True)
     return _remove(chain(operands, Removal(ctx.client, _iter_listed(args, ctx, rules), rules=rules)), ctx)
+
+
+def _remove_by_parts(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> int:
+    from s3pool.cli.processes import transfer_by_parts, tree_of
+
+    tree = None
+    if paths and not args.stdin:
+        path = paths[0]
+        is_raw = S3Path(path.bucket, path.key[: path.key.rfind("/") + 1])
+        tree = is_raw if args.prefix else tree_of(path, glob=not args.no_glob)
+    return transfer_by_parts(ctx, tree, verb="deleted", stdin=ctx.stdin.read() if args.stdin else None)
 
 
 def _iter_listed(args: argparse.Namespace, ctx: Context, rules: RemovalRules) -> Iterator[S3Path | Problem]:
@@ -107,7 +122,7 @@ def _moment(text: str, ctx: Context) -> float | None:
 
 def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:
     """Ask before trees go, and refuse where nobody can answer."""
-    if args.force or ctx.dry_run or not (args.recursive or args.prefix):
+    if args.force or ctx.dry_run or ctx.part is not None or not (args.recursive or args.prefix):
         return
     names = ", ".join(path.text for path in paths) or "what standard input names"
     if args.stdin or not ctx.is_tty:

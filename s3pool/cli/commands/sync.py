@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
-from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, print_summary, store_directories_kept
+from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
-from s3pool.cli.sharding import add_shard_flags, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_transfer_flags,
     check_no_verify,
@@ -25,13 +25,16 @@ from s3pool.cli.transfers import (
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
+from s3pool.location import LocalPath
 from s3pool.model import SEQUENTIAL
-from s3pool.sync.compare import COPY
-from s3pool.sync.guard import parse_max_delete
+from s3pool.record import replace
+from s3pool.shard import WHOLE
+from s3pool.sync.compare import COPY, UPLOAD
+from s3pool.sync.guard import Situation, parse_max_delete
 from s3pool.sync.options import Report, SyncOptions
 from s3pool.sync.pools import pool_of
 from s3pool.sync.route import Route, check_apart, choose_route
-from s3pool.sync.run import Sync
+from s3pool.sync.run import Sync, lock_pair
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import TransferOptions
@@ -39,8 +42,9 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
+    from s3pool.cli.part import Part
     from s3pool.filters import Names
-    from s3pool.location import S3Path
+    from s3pool.location import Location, S3Path
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
     from s3pool.shard import NameRange
@@ -89,6 +93,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
     add_shard_flags(group)
+    add_processes_flag(group)
     group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
 
 
@@ -110,15 +115,17 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         from s3pool.sync.textfile import check_replaceable
 
         check_replaceable(args.metrics_file)
+    by_parts = by_processes(args, ctx)
     options = _options(args, ctx, route)
     report = Report()
+    work = _sync_by_parts if by_parts else _sync
 
     def end(code: int) -> int:
         _write_metrics(route, options, report, ctx, code)
         return code
 
     try:
-        return end(_sync(route, options, report, ctx))
+        return end(work(route, options, report, ctx))
     except _Stuck as stuck:
         ctx.out.flush()
         # Workers that hang in the network would hold the interpreter's own end back.
@@ -160,8 +167,16 @@ def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOption
         shard=shard,
         dry_run=ctx.dry_run,
         resume=not args.no_resume,
-        state=paths_for(route, directory=directory, shard=shard, pool=pool, source_profile=args.source_profile),
+        # The processes of one run share its state: the next run may have other ranges, or one process.
+        state=paths_for(
+            route,
+            directory=directory,
+            shard=shard if ctx.part is None else WHOLE,
+            pool=pool,
+            source_profile=args.source_profile,
+        ),
         lock=args.lock,
+        takes_lock=ctx.part is None,
     )
 
 
@@ -198,6 +213,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
             on_outcome=OutcomePrinter(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
+            partners=None if ctx.part is None else _Partners(ctx.part),
         )
         try:
             work.run()
@@ -205,13 +221,56 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         except LocalFileError as exc:
             report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
-            _tell_summary(report, ctx)
-            ctx.out.note("s3pool: the same command again goes on")
+            _tell_stop(report, ctx)
             if engine.executor.is_busy:
                 raise _Stuck(code_of_interrupt(exc)) from exc
             raise
     _tell_end(report, route, ctx)
     return _exit_code(report)
+
+
+class _Partners:
+    """The other processes of a run, by way of the one that started them."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def agree(self, situation: Situation) -> Situation:
+        """Return the sum of what all have found."""
+        names = Situation.__match_args__
+        return replace(situation, **self._part.meet("deletes", {name: getattr(situation, name) for name in names}))
+
+    def wait_for_deletes(self) -> None:
+        """Wait for the others."""
+        self._part.meet("deleted", {})
+
+
+def _sync_by_parts(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+    """Sync by several processes: one lock, one summary, one metrics file."""
+    from s3pool.cli.processes import run_parts
+
+    source: Location = LocalPath(route.root) if route.direction == UPLOAD else route.source
+    listed = ctx.stdin.read() if ctx.args.files_from == "-" else None
+    tree = None if ctx.args.files_from else source
+    with lock_pair(options), shown_progress(ctx) as (progress, lines):
+        if not ctx.dry_run:
+            options.state.adopt()
+        parts = run_parts(ctx, tree, ordered=False, progress=progress, lines=lines, stdin=listed, is_source=True)
+    for counts in parts.reports("report"):
+        report.add_counts(counts)
+    if report.summary.not_kept is not None:
+        note_not_kept(report.summary.not_kept, ctx)
+    if parts.interrupt is not None:
+        _tell_stop(report, ctx)
+        parts.raise_interrupt()
+    _tell_summary(report, ctx)
+    return parts.code
+
+
+def _tell_stop(report: Report, ctx: Context) -> None:
+    _tell_summary(report, ctx)
+    if ctx.part is None:
+        ctx.out.note("s3pool: the same command again goes on")
 
 
 def _list_pages(ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
@@ -242,6 +301,9 @@ def _tell_end(report: Report, route: Route, ctx: Context) -> None:
 
 
 def _tell_summary(report: Report, ctx: Context) -> None:
+    if ctx.part is not None:
+        ctx.part.send("report", report.counts)
+        return
     retries = _retries(ctx)
     text = f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}"
     print_summary(_record(report, retries), ctx, text=text)
@@ -284,7 +346,7 @@ def _summary_text(report: Report, retries: int) -> str:
 
 
 def _retries(ctx: Context) -> int:
-    return sum(row.retries for session in ctx.opened_sessions for row in session.transport.stats())
+    return sum(row.retries for row in ctx.endpoint_stats())
 
 
 def _exit_code(report: Report) -> int:
@@ -298,7 +360,7 @@ def _exit_code(report: Report) -> int:
 
 def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Context, code: int) -> None:
     path = ctx.args.metrics_file
-    if not path or ctx.dry_run:
+    if not path or ctx.dry_run or ctx.part is not None:
         return
     from s3pool.sync.textfile import format_metrics, iter_gauges, last_success, write_atomically
 
@@ -307,7 +369,7 @@ def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Cont
         labels["shard"] = options.shard.text
     now = ctx.now()
     success = now if code == DONE else last_success(path, labels)
-    rows = [row for session in ctx.opened_sessions for row in session.transport.stats()]
+    rows = ctx.endpoint_stats()
     gauges = iter_gauges(report, labels, exit_code=code, now=now, success=success, endpoints=rows)
     try:
         write_atomically(path, format_metrics(gauges))

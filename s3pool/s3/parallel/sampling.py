@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from s3pool.record import dataclass
+from s3pool.record import dataclass, field
 from s3pool.s3.parallel.key_statistics import shared_length
 from s3pool.s3.parallel.split_points import SplitPoints
 
@@ -32,6 +32,7 @@ MOST_KEYS_OF_GAP = 1e6  # times the keys that its page had
 KEYS_PER_LETTER = 1e6  # the most that one character is taken to stand for, times the keys of its page
 PLACES_LOOKED_AT = 4  # behind the first one that differs: how far a page has come
 SAMPLES_PER_PAGE = 50
+MARKS_PER_PAGE = 20  # keys at which a part may end
 NO_CLIP = 10**6  # pages: the split points judge by what is guessed here, not by what was seen
 
 
@@ -53,6 +54,7 @@ class _Piece:
     is_open_tried: bool = False
     is_upper_empty: bool = False
     weight: float = 0.0
+    marks: list[tuple[str, int]] = field(default_factory=list)  # some keys, and how many follow before the next
 
 
 def choose_borders(fetch: Fetch, count: int, *, prefix: str = "") -> list[str]:
@@ -136,6 +138,8 @@ class _Sample:
             piece.first = piece.first or keys[0]
             piece.page_first, piece.tail, piece.cursor = keys[0], keys[(len(keys) - 1) * (TAIL - 1) // TAIL], keys[-1]
             piece.pages += 1
+            step = -(-len(keys) // MARKS_PER_PAGE)
+            piece.marks += ((keys[place], min(step, len(keys) - place)) for place in range(0, len(keys), step))
             piece.page_keys = len(keys)
             piece.keys += len(keys)
 
@@ -207,15 +211,19 @@ class _Sample:
         return place, max(1, count) / max(steps, 0.05)
 
     def _choose(self) -> list[str]:
-        """Return the first keys of the pieces that stand nearest to the ends of the parts."""
+        """Return the marks that stand nearest to the ends of the parts."""
         whole = sum(piece.weight for piece in self._pieces)
         ends = [whole * (part + 1) / self._count for part in range(self._count - 1)]
         before = 0.0
         found: list[str] = []
         for piece in self._pieces:
-            while before and len(found) < len(ends) and before + piece.weight / 2 >= ends[len(found)]:
-                found.append(piece.first)
-            before += piece.weight
+            left = piece.weight
+            for place, (key, count) in enumerate(piece.marks):
+                weight = left if place == len(piece.marks) - 1 else count
+                while before and len(found) < len(ends) and before + weight / 2 >= ends[len(found)]:
+                    found.append(key)
+                before += weight
+                left -= weight
         return list(dict.fromkeys(found))
 
 

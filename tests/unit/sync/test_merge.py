@@ -12,7 +12,7 @@ from s3pool.errors import ProtocolError, UnorderedError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.shard import NameRange, Shard
+from s3pool.shard import WHOLE, Shard
 from s3pool.sync.blocks import Block, merge
 from s3pool.sync.compare import Record
 from s3pool.sync.journal import Journal
@@ -89,7 +89,7 @@ def test_records_come_with_their_names_and_stale_ones_are_forgotten(tmp_path: Pa
         journal.note(name, record)
     journal.write()
 
-    reader = RecordReader(journal, NameFilter([("exclude", "*.log")]), NameRange())
+    reader = RecordReader(journal, NameFilter([("exclude", "*.log")]), WHOLE)
     found = [row and Record(*row[1:]) for names in ([b"a", b"aa"], [b"c"]) for row in reader.take(names)]
     journal.close()
 

@@ -74,9 +74,11 @@ def main_of_part() -> int:
 
     _settle_memory()
     part = Part(*map(int, sys.argv[1:]))
-    with _signals_raise():
-        # Loaded while the plan is being made.
-        from s3pool.cli import context  # noqa: F401
+    with signals_raise(SIGNALS):
+        # Loaded while the plan is being made: every command by shards needs them.
+        import s3pool.cli.context
+        import s3pool.s3.parallel.workers
+        import s3pool.session  # noqa: F401
 
         words = part.wait_for_start()
         return _run(words, Output(), environ=os.environ, part=part) if words else exit_codes.DONE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from s3pool.errors import UsageError
 from s3pool.record import dataclass
 
@@ -66,6 +68,16 @@ class Situation:
     source_names: int
     target_names: int
     doomed: int
+
+
+class Partners(Protocol):
+    """The other shards of the same run, in processes of their own."""
+
+    def agree(self, situation: Situation) -> Situation:
+        """Wait until all have done their transfers, and return the situation of all together."""
+
+    def wait_for_deletes(self) -> None:
+        """Wait until all have done their deletes."""
 
 
 def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_source: bool) -> str:

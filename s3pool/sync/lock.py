@@ -8,8 +8,13 @@ import logging
 import os
 import re
 import stat
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, JournalLockedError, UsageError
+
+if TYPE_CHECKING:
+    from s3pool.sync.options import SyncOptions
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +72,16 @@ class PairLock:
 
     def __exit__(self, *_exception: object) -> None:
         self.release()
+
+
+def lock_pair(options: SyncOptions) -> AbstractContextManager[object]:
+    """Lock a pair of source and target, as far as the options want it.
+
+    Raises:
+        JournalLockedError: another run is at work.
+    """
+    path = options.lock or options.state.lock
+    return PairLock(path, optional=not options.lock) if path and not options.dry_run else nullcontext()
 
 
 def _open(path: str) -> tuple[int, bool]:

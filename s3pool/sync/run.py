@@ -6,8 +6,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
@@ -16,10 +17,10 @@ from s3pool.shard import NameRange
 from s3pool.sync.blocks import Block
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
 from s3pool.sync.emptied import remove_empty_directories
-from s3pool.sync.guard import Situation, why_hold_back
+from s3pool.sync.guard import Partners, Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.leftovers import Leftovers
-from s3pool.sync.lock import PairLock
+from s3pool.sync.lock import lock_pair
 from s3pool.sync.look import IN_SYNC, Looker, identity_of, is_settled
 from s3pool.sync.obstacles import WAITS, Obstacles
 from s3pool.sync.options import ALL_NAMES, Report, SyncOptions
@@ -41,7 +42,6 @@ from s3pool.transfer.tasks import (
     Outcome,
     Problem,
     RemoveTask,
-    Summary,
     Task,
     UploadTask,
 )
@@ -58,16 +58,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ListPages = Callable[["S3Client", "S3Path", NameRange, bool], Iterable["ListPage"]]
 Watch = Callable[[Iterable[T]], Iterable[T]]
-
-
-class Partners(Protocol):
-    """The other shards of the same run, in processes of their own."""
-
-    def agree(self, situation: Situation) -> Situation:
-        """Wait until all have done their transfers, and return the situation of all together."""
-
-    def wait_for_deletes(self) -> None:
-        """Wait until all have done their deletes."""
 
 
 class Sync:
@@ -401,7 +391,7 @@ class Sync:
             self.report.held_back = reason
         if reason or not plan.tally.doomed:
             return
-        act = self._rehearse_deletes if self._options.dry_run else run_deletes
+        act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
         act(
             self._iter_removals(journal),
             self._engine,
@@ -436,26 +426,6 @@ class Sync:
                 self.report.out_of_time = True
                 return
             yield self._route.removal(name.decode("utf-8", "surrogateescape"), size)
-
-    def _rehearse_deletes(
-        self,
-        tasks: Iterable[DeleteTask | RemoveTask],
-        engine: Engine,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        summary: Summary,
-    ) -> Summary:
-        return run_tasks(tasks, engine, on_outcome=on_outcome, rehearse=True, summary=summary)
-
-
-def lock_pair(options: SyncOptions) -> AbstractContextManager[object]:
-    """Lock a pair of source and target, as far as the options want it.
-
-    Raises:
-        JournalLockedError: another run is at work.
-    """
-    path = options.lock or options.state.lock
-    return PairLock(path, optional=not options.lock) if path and not options.dry_run else nullcontext()
 
 
 def _check_root(root: str) -> None:

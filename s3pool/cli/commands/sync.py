@@ -31,10 +31,11 @@ from s3pool.record import replace
 from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.guard import Situation, parse_max_delete
+from s3pool.sync.lock import lock_pair
 from s3pool.sync.options import Report, SyncOptions
 from s3pool.sync.pools import pool_of
 from s3pool.sync.route import Route, check_apart, choose_route
-from s3pool.sync.run import Sync, lock_pair
+from s3pool.sync.run import Sync
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.engine import TransferOptions

@@ -1,4 +1,4 @@
-"""So many log lines of one kind at a time: no stranger fills a disk with them."""
+"""Access log, and a limit on equal log lines, so that clients cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a st
 
 
 class RequestRecord:
-    """One request from its first byte to its last; filled in as it goes. Times in seconds.
+    """What happened to one request, filled in as it goes. Times are in seconds.
 
     What nobody fills in stays the class's own: most requests set a few of these.
     """
@@ -54,12 +54,12 @@ class RequestRecord:
 
     @property
     def owner(self) -> str:
-        """Return whose request it is among all that share something: a key's, or an address's without one."""
+        """Return the access key, or the client's address for an anonymous request."""
         return self.access_key or f"@{self.client}"
 
     @property
     def request_id(self) -> str:
-        """Return the proxy's own name for the request; it is made up when somebody asks."""
+        """Return the proxy's own request id, generated at the first use."""
         if not self._request_id:
             self._request_id = secrets.token_hex(REQUEST_ID_BYTES)
         return self._request_id
@@ -102,7 +102,7 @@ class AccessLog:
         self._fd = _open(path)
 
     def write(self, record: RequestRecord) -> None:
-        """Append the line of one request; a full disk loses it, and nothing else."""
+        """Append the line of one request. On a full disk the line is lost."""
         with self._lock:
             try:
                 os.write(self._fd, record.line())
@@ -110,7 +110,7 @@ class AccessLog:
                 return
 
     def reopen(self) -> None:
-        """Open the file anew, for log rotation.
+        """Reopen the file after log rotation.
 
         Raises:
             ConfigError: it cannot be opened; the old one stays.

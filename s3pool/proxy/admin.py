@@ -100,7 +100,7 @@ Answer = tuple[int, str, bytes]
 
 
 class AdminActions:
-    """What the admin listener can tell and do; functions, so that it knows nobody."""
+    """The admin listener's actions, as functions, so that it imports no other part."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class AdminActions:
 
 
 class AdminRules(NamedTuple):
-    """Who may use the admin listener: names by which it is reached, a secret for changes, a time for a head."""
+    """Limits of the admin listener: its host names, the token for changes, the time for a head."""
 
     names: frozenset[str]
     token: str
@@ -168,7 +168,7 @@ def admin_rules(settings: ProxySettings) -> AdminRules:
 
 
 class AdminServer(ThreadingHTTPServer):
-    """A small HTTP server for operators, on an address of its own; one request per connection.
+    """The admin HTTP server on its own address; one request per connection.
 
     Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS``
     are open: who comes after that takes the place of whoever has waited longest without a
@@ -198,7 +198,7 @@ class AdminServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def start(self) -> None:
-        """Answer in a thread of its own."""
+        """Start serving in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -208,7 +208,7 @@ class AdminServer(ThreadingHTTPServer):
         self._thread.join(TIMEOUT_S)
 
     def process_request(self, request: Any, _client_address: Any) -> None:
-        """Return a new connection to a thread; the accepting one waits for nobody."""
+        """Serve a new connection in a thread."""
         if not self._has_place():
             request.close()
             return

@@ -1,4 +1,4 @@
-"""Recompute what a client signed, on the bytes as they came, before its body is read.
+"""Verify Signature Version 4 on the bytes as received, before the body is read.
 
 Every check is made against the request that will be acted on. Because the proxy signs again,
 anything that it let through unsigned would come out signed: so every x-amz-* header must be
@@ -76,7 +76,7 @@ HEADER_V4, QUERY_V4, HEADER_V2, QUERY_V2, ANONYMOUS = "header-v4", "query-v4", "
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What the signatures of a body's chunks go on from."""
+    """The first signature of the chain that a body's chunks continue."""
 
     key: bytes = field(repr=False)
     timestamp: str
@@ -86,7 +86,7 @@ class Seed:
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Caller:
-    """A request whose signature held, or an anonymous one (``client`` is None).
+    """The sender of a verified request; ``client`` is None for an anonymous one.
 
     ``payload`` is the value of x-amz-content-sha256 that was signed.
     """
@@ -114,7 +114,7 @@ class Credential:
 
 
 class SignatureClaim(NamedTuple):
-    """What a request says about its own signature."""
+    """The signature of a request with its credential and time, not yet verified."""
 
     credential: Credential
     signature: str
@@ -123,7 +123,7 @@ class SignatureClaim(NamedTuple):
 
 
 class DerivedKey(NamedTuple):
-    """The key of one secret, day and region, and its HMAC."""
+    """The signing key of one secret, day and region, and an HMAC with it."""
 
     key: bytes
     mac: Mac
@@ -167,7 +167,7 @@ class Verifier:
         self._keys: dict[tuple[str, str, str], DerivedKey] = {}
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
-        """Check a request signed by header or query, and give who sent it.
+        """Verify a request signed by header or query and return its sender.
 
         Raises:
             S3ErrorResponse: the signature does not hold, or does not cover what it must.
@@ -187,7 +187,7 @@ class Verifier:
         return Caller(form, client, payload, Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature))
 
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
-        """Check the signature of an upload form's policy, and give whose it is.
+        """Verify the signature of an upload form's policy and return the client.
 
         Raises:
             S3ErrorResponse: the signature does not hold.
@@ -216,7 +216,7 @@ class Verifier:
 
 
 def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
-    """Return a client whose signature holds.
+    """Return the client if its signature is valid.
 
     Raises:
         S3ErrorResponse: the client is not known, or the signature is another's.
@@ -248,7 +248,7 @@ def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, payload: str) -> 
 
 
 def read_claim(head: RequestHead) -> SignatureClaim:
-    """Return what a request's Authorization field says about its signature.
+    """Parse the Authorization field.
 
     Raises:
         S3ErrorResponse: it is malformed.
@@ -265,7 +265,7 @@ def read_claim(head: RequestHead) -> SignatureClaim:
 
 
 def _authorization_words(value: str) -> Mapping[str, str]:
-    """Return what an Authorization field holds behind its algorithm, empty if it is malformed."""
+    """Return the words of an Authorization field, or an empty map if it is malformed."""
     value = value.removeprefix(ALGORITHM)
     found = WORD.findall(value)
     words = dict(found)
@@ -274,7 +274,7 @@ def _authorization_words(value: str) -> Mapping[str, str]:
 
 @lru_cache(CACHE_SIZE)
 def _cached_credential(front: str) -> Credential:
-    """Return what an Authorization field says up to its signature, which the next one of its client repeats."""
+    """Parse an Authorization field up to the signature; a client's next request repeats it."""
     words = _authorization_words(front)
     if words.keys() != AUTHORIZATION_WORDS - {"Signature"}:
         raise _malformed_header("the Authorization field is malformed")
@@ -413,7 +413,7 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
 
 
 def payload_of(form: str, head: RequestHead, target: Target) -> str:
-    """Return what the signature says of the body.
+    """Return the payload hash that was signed.
 
     Raises:
         S3ErrorResponse: it says nothing although there is a body, or what is not known here.

@@ -83,7 +83,7 @@ AUTHORIZATION = re.compile(r"AWS ([^:\s]+):([A-Za-z0-9+/=]+)")
 def verify_v2(
     form: str, head: RequestHead, target: Target, *, clients: Mapping[str, Client], bucket_host: str, now: float
 ) -> Caller:
-    """Check a request signed by Version 2, and give who sent it.
+    """Verify a request signed by Version 2 and return its sender.
 
     Raises:
         S3ErrorResponse: the signature does not hold, or its time is over.
@@ -110,7 +110,7 @@ def verify_v2(
 
 
 def echoed(head: RequestHead, target: Target) -> frozenset[str]:
-    """Return the parameters that only repeat a header which Version 2 signs, as boto3 adds them to its URLs."""
+    """Return the parameters that repeat a signed header, as boto3 adds them to V2 URLs."""
     return frozenset(
         name
         for name in target.names
@@ -154,7 +154,7 @@ def _read_query(target: Target, now: float) -> tuple[str, str, str]:
 
 
 def string_to_sign(head: RequestHead, target: Target, *, date: str, bucket_host: str = "") -> bytes:
-    """Return what the HMAC covers; ``date`` is the Date field or the URL's Expires."""
+    """Return the string to sign; ``date`` is the Date field or the URL's Expires."""
     amz: dict[str, str] = {}
     for raw_name, value in head.fields:
         name = raw_name.lower()

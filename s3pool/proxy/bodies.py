@@ -1,4 +1,4 @@
-"""A client's request body on its way to a node, kept in memory or on disk for a second try."""
+"""A client's request body, kept in memory or on disk so that a retry can resend it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_WASTE = 2  # a spare buffer may be so many times as large as what is wanted
 
 
 class ByteBudget:
-    """Bytes that all requests share; who finds them used up goes without."""
+    """A number of bytes that all requests share."""
 
     def __init__(self, size: int) -> None:
         # Guards the number below; held for one addition.
@@ -42,7 +42,7 @@ class ByteBudget:
         return count <= self._left
 
     def take(self, count: int) -> bool:
-        """Ask for so many bytes; False when they are not there."""
+        """Reserve bytes; return False when there are not enough."""
         with self._lock:
             if count > self._left:
                 return False
@@ -65,7 +65,7 @@ class Buffers:
         self._room = size
 
     def take(self, length: int) -> bytearray:
-        """Return a buffer of at least that length; what is in it is of no meaning."""
+        """Return a buffer of at least that length, with arbitrary content."""
         with self._lock:
             for number, buffer in enumerate(self._spare):
                 if length <= len(buffer) <= MAX_WASTE * length:
@@ -74,7 +74,7 @@ class Buffers:
         return bytearray(length)
 
     def give_back(self, buffer: bytearray) -> None:
-        """Return a buffer that nobody looks at any more."""
+        """Return a buffer for reuse."""
         with self._lock:
             if MIN_SPARE_BYTES <= len(buffer) <= self._room:
                 self._spare.append(buffer)
@@ -118,7 +118,7 @@ class LengthReader:
         return bool(getattr(self._source, "can_splice", False))
 
     def splice(self, pipe: int, limit: int) -> int:
-        """Let the kernel move what has arrived into a pipe; only where ``can_splice`` holds."""
+        """Splice received bytes into a pipe; only where ``can_splice`` is true."""
         count: int = self._source.splice(pipe, min(limit, self.left))  # type: ignore[attr-defined]
         self.left -= count
         return count
@@ -210,7 +210,7 @@ class ClientBody:
 
     @property
     def is_read(self) -> bool:
-        """Return whether the client's body was taken to its end."""
+        """Return whether the whole body was read."""
         return self._taken == self.length
 
     def rewind(self) -> None:
@@ -231,7 +231,7 @@ class ClientBody:
         return self.is_read
 
     def send(self, sink: Sink) -> None:
-        """Write what is kept, then the rest as the client sends it.
+        """Write the kept bytes, then the rest as the client sends it.
 
         Raises:
             ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
@@ -256,7 +256,7 @@ class ClientBody:
             self._send_streamed(sink)
 
     def drop(self) -> None:
-        """Let go of what is kept: nobody sends this body again."""
+        """Free the kept bytes; the body cannot be sent again."""
         blocks, self._blocks = self._blocks, []
         self._keeps = False
         if self._buffers is not None:
@@ -396,7 +396,7 @@ class Spooled:
             raise slow_down(f"there is no room for this body: {exc.strerror}", closes=True) from exc
 
     def _has_memory(self) -> bool:
-        """Return whether memory has room for what has arrived."""
+        """Reserve memory for the bytes received; return False when there is none."""
         more = max(self.length - self._in_memory, 0)
         if self.length > MEMORY_BYTES or not self._memory.take(more):
             return False

@@ -1,4 +1,4 @@
-"""Bodies within bodies: HTTP's chunked coding, and the aws-chunked form with its signatures.
+"""Decoders of HTTP's chunked coding and of aws-chunked bodies with their signatures.
 
 Both readers give the bytes that are meant to be stored, through ``readinto``; nothing of a
 signed chunk is given before its signature held.
@@ -41,7 +41,7 @@ UNKNOWN_HERE = frozenset({"xxhash64", "xxhash3", "xxhash128"})  # which nothing 
 
 
 def checksum_for(header: str) -> Hasher | None:
-    """Make what computes the checksum of a header; None when nothing here can: the node compares it.
+    """Return a hasher for a checksum header; None when only the node can compute it.
 
     Raises:
         S3ErrorResponse: it is none of S3's.
@@ -123,7 +123,7 @@ class _Buffered:
         self._rest = b""
 
     def line(self, what: str) -> bytes:
-        """Return a line without its end; a lone LF ends one, too, as some clients write it."""
+        """Return a line without its end; some clients end lines with a lone LF."""
         while (end := self._rest.find(b"\n")) < 0:
             if len(self._rest) > MAX_LINE_BYTES:
                 raise _bad_stream(f"{what} is too long")
@@ -139,7 +139,7 @@ class _Buffered:
         self._rest = line + b"\r\n" + self._rest
 
     def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer; 0 at the end of what is within."""
+        """Fill part of the buffer; return 0 at the end of the content."""
         if not self._rest:
             return self._read(view)
         count = min(len(self._rest), len(view))
@@ -266,7 +266,7 @@ class AwsChunkedReader:
         self._chunk = chunk
 
     def _grow(self, count: int) -> None:
-        """Make room for more of a chunk, once what there was of it is full: a size that is announced costs nothing."""
+        """Enlarge the buffer once it is full, so that an announced size alone costs nothing."""
         if self._memory is not None and len(self._buffer) + count > FREE_BYTES:
             if not self._memory.take(count):
                 raise slow_down("there is no room for so large a chunk; try again", closes=True)

@@ -1,4 +1,4 @@
-"""Who is connected, and whose page a browser sends for: balancers, the PROXY protocol, foreign sites."""
+"""The client's address behind balancers, and the origin of a browser's request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORWARDED_PROTO = "x-forwarded-proto"
 
 
 def is_trusted(peer: str, networks: Sequence[Network]) -> bool:
-    """Return whether an address is a balancer's whose word counts."""
+    """Return whether an address belongs to a trusted balancer."""
     address = _address(peer) if networks else None
     return address is not None and any(address in network for network in networks)
 

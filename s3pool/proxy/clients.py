@@ -1,4 +1,4 @@
-"""Who may enter: access keys, their secrets, and what each may do."""
+"""The access keys that clients may use, and what each may do."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Client:
 
     @property
     def is_limited(self) -> bool:
-        """Return whether the key may do less than its identity towards the nodes."""
+        """Return whether the key has restrictions that the nodes do not check."""
         return bool(self.buckets) or self.read_only
 
 

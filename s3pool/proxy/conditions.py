@@ -1,4 +1,4 @@
-"""What the proxy asks the nodes on its own account, because a request depends on it."""
+"""Conditions that nodes ignore, and the requests the proxy makes to check them itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Versioning:
         self._known: dict[str, tuple[float, bool]] = {}
 
     def is_absent(self, bucket: str, ask: Callable[[], str | None]) -> bool:
-        """Return whether a bucket keeps no versions; ``ask`` gives its state, None when that is not told.
+        """Return whether a bucket keeps no versions; ``ask`` returns its state, or None if unknown.
 
         What is not known counts as kept.
         """
@@ -53,7 +53,7 @@ class Versioning:
         return absent
 
     def forget(self, bucket: str) -> None:
-        """Ask anew next time: somebody changes it."""
+        """Forget the state of a bucket, which is being changed."""
         with self._lock:
             self._known.pop(bucket, None)
 
@@ -98,7 +98,7 @@ BATCH_CONDITION = re.compile(rb"<(?:[\w.-]{1,64}:)?(ETag|LastModifiedTime|Size)[
 
 
 class NodeFacts:
-    """Asks, and remembers what does not change; one for all requests of a configuration."""
+    """What is known of the nodes: their server, versioned buckets, ignored conditions."""
 
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder = forwarder
@@ -111,17 +111,17 @@ class NodeFacts:
         return RESERVED[self.server]
 
     def _learn_server(self, head: RequestHead) -> None:
-        """Ask a node who it is, unless an answer told."""
+        """Ask a node for its Server header, unless a response has told already."""
         if not self.server:
             with suppress(S3PoolError), self._asked(head, "GET", "/", None, signer=Signer(None, region="")) as response:
                 self.server = kind_of(response.headers)
 
     def keeps_no_versions(self, admitted: Admitted) -> bool:
-        """Return whether a bucket has never kept versions; what is not known counts as kept."""
+        """Return whether a bucket never kept versions; False if that is unknown."""
         return self._versioning.is_absent(admitted.target.bucket, lambda: self._ask_versioning(admitted))
 
     def forget_versioning(self, bucket: str) -> None:
-        """Ask anew next time: somebody changes it."""
+        """Forget the state of a bucket, which is being changed."""
         self._versioning.forget(bucket)
 
     def _ask_versioning(self, admitted: Admitted) -> str | None:
@@ -209,7 +209,7 @@ class NodeFacts:
         signer: Signer | None,
         extra: Fields = (),
     ) -> Iterator[Response]:
-        """Ask as the client of a request: with its key, and nothing else of it but its name."""
+        """Send a request with the client's key and user agent, and nothing else of its head."""
         fields = (*((name, value) for name, value in head.fields if name.lower() == "user-agent"), *extra)
         asked = head.with_fields(fields, method=method, path=path, query=query, length=0)
         target = read_target(path, query)

@@ -80,7 +80,7 @@ class Connection:
         return self._finish(self.handler(block, bytes_before))
 
     def handler(self, block: bytes, bytes_before: int, *, error: S3ErrorResponse | None = None) -> RequestHandler:
-        """Return what handles a request with this head, or one whose head could not be read."""
+        """Return a handler for a request head, or for one that could not be read."""
         return RequestHandler(
             self.stream, self.peer, self.host, block, bytes_before, is_excess=self.is_excess, error=error
         )

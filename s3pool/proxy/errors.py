@@ -1,4 +1,4 @@
-"""What the proxy itself answers: S3's own errors, in S3's own words."""
+"""The error responses of the proxy, with S3's codes and messages."""
 
 from __future__ import annotations
 
@@ -54,33 +54,33 @@ class S3ErrorResponse(RefusedError):
         self.limited: tuple[str, str] | None = None  # beyond which limit a request was
 
     def xml(self, resource: str, request_id: str) -> bytes:
-        """Return the body: what an S3 client shows to its user."""
+        """Return the XML body, which an S3 client shows to its user."""
         rows = (("Code", self.code), ("Message", self.detail), ("Resource", resource), ("RequestId", request_id))
         inner = "".join(f"<{name}>{escape(_printable(text))}</{name}>" for name, text in rows if text)
         return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'.encode()
 
 
 class ClientGoneError(IntegrityError):
-    """The client hung up, or stalled for too long, before its request was whole."""
+    """The client closed the connection or stalled before its request was complete."""
 
 
 def malformed(detail: str, *, status: int = 400, code: str = "BadRequest") -> S3ErrorResponse:
-    """Return the answer to what is not HTTP: nothing behind it on the connection can be trusted."""
+    """Return the response to a malformed request; the connection must close."""
     return S3ErrorResponse(status, code, detail, closes=True, reason="malformed")
 
 
 def forbidden(code: str, detail: str, *, reason: str) -> S3ErrorResponse:
-    """Return the answer to a caller who may not enter."""
+    """Return a 403 response."""
     return S3ErrorResponse(403, code, detail, reason=reason)
 
 
 def unavailable(detail: str, *, closes: bool = False) -> S3ErrorResponse:
-    """Return the answer that every SDK takes as: try again soon."""
+    """Return ServiceUnavailable, which every SDK retries."""
     return S3ErrorResponse(503, "ServiceUnavailable", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 
 def slow_down(detail: str, *, closes: bool = False) -> S3ErrorResponse:
-    """Return the answer to who wants more than there is room for now."""
+    """Return SlowDown, for a request that finds no room now."""
     return S3ErrorResponse(503, "SlowDown", detail, closes=closes, fields=RETRY_AFTER_FIELDS)
 
 

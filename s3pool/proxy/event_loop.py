@@ -1,4 +1,4 @@
-"""One thread for all that needs no waiting: idle connections, and everyday requests.
+"""The event loop: idle connections and short reads of all clients, in one thread.
 
 Most requests are read in one piece, go to a node over a connection that is open, and come
 back in one piece. Threads that hand the interpreter to each other for that cost more than the
@@ -37,7 +37,7 @@ Attend = Callable[[Connection, str], None]
 
 
 class EventLoop:
-    """The connections that no thread is at work for.
+    """Connections that are not in a thread.
 
     ``attend(connection, reason)`` gives one to a thread, which goes on with the request that was
     started, if there is one; ``release(connection)`` closes one.
@@ -61,11 +61,11 @@ class EventLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end with its last connection; who comes later is turned away."""
+        """End the thread with its last connection; later ones are closed."""
         self._stops = True
 
     def watch(self, connection: Connection) -> None:
-        """Wait for a connection's next request; from any thread."""
+        """Wait for a connection's next request; callable from any thread."""
         # In this order: who drains first says so, and then wakes whoever is idle.
         connection.is_idle = True
         connection.is_watched = True
@@ -97,7 +97,7 @@ class EventLoop:
         self._epoll.close()
 
     def _serve(self, fd: int, *, is_late: bool = False) -> None:
-        """Do what a descriptor is ready for."""
+        """Handle a descriptor that is ready."""
         under_way = self._requests.get(fd)
         try:
             if under_way is not None:
@@ -149,7 +149,7 @@ class EventLoop:
         self._watch(wire_fd)
 
     def _watch(self, fd: int) -> None:
-        """Be told once of what comes from a node; the connection stays known when others use it."""
+        """Wait for one event of a node's connection, which stays registered with epoll."""
         try:
             self._epoll.modify(fd, ONCE)
         except FileNotFoundError:
@@ -190,7 +190,7 @@ class EventLoop:
             self._epoll.register(client_fd, select.EPOLLIN)
 
     def _look_for_late_ones(self, now: float) -> None:
-        """Leave nodes that are silent to threads, and end connections that were idle too long."""
+        """Hand requests of silent nodes to threads, and close connections idle too long."""
         for fd, (_, _, exchange) in list(self._requests.items()):
             if now - exchange.started > SILENCE_S:
                 self._serve(fd, is_late=True)
@@ -215,7 +215,7 @@ class EventLoop:
             self._release(connection)
 
     def _give_up(self, fd: int) -> None:
-        """End what a mistake of ours was made on."""
+        """Close the connection on which an exception was raised."""
         under_way = self._requests.pop(fd, None)
         if under_way is None:
             self._end(fd)

@@ -1,4 +1,4 @@
-"""An upload form on its way to a node: it goes on as the PUT that it means, and is answered as a form.
+"""Upload forms: their policy, the PUT that a form becomes, and its response.
 
 The policy was signed by the client's key and for this proxy's address; a node could not check
 it. What it allows is checked here.
@@ -44,7 +44,7 @@ Condition = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a form may hold; ``least`` and ``most`` bound the file's size in bytes."""
+    """The conditions of a form; ``least`` and ``most`` bound the file's size in bytes."""
 
     expires: float
     conditions: tuple[Condition, ...]
@@ -56,7 +56,7 @@ class Policy:
         return any(name == other for _, other, _ in self.conditions)
 
     def check(self, form: UploadForm, bucket: str, *, now: float) -> None:
-        """Hold a form against the policy; the size of its file is for later.
+        """Check a form against the policy, but for the size of its file.
 
         Raises:
             S3ErrorResponse: the policy has expired, a condition fails, or a field is not spoken of.
@@ -74,7 +74,7 @@ class Policy:
             raise _violated(f"Extra input fields: {', '.join(extra)}")
 
     def check_size(self, size: int) -> None:
-        """Hold the file's size against the policy.
+        """Check the file's size against the policy.
 
         Raises:
             S3ErrorResponse: it is too small.
@@ -186,7 +186,7 @@ def is_form(head: RequestHead) -> bool:
 
 
 class FormVerifier:
-    """Checks who signed a form's policy."""
+    """Verifies the signature of a form's policy."""
 
     def __init__(self, verifier: Verifier, clients: Mapping[str, Client], *, allows_v2: bool, allows_anonymous: bool):
         self._verifier = verifier
@@ -195,7 +195,7 @@ class FormVerifier:
         self._allows_anonymous = allows_anonymous
 
     def identify(self, form: UploadForm, bucket: str, *, now: float) -> tuple[UploadForm, Caller, Policy | None]:
-        """Return a form with its object's type, who sent it and what its policy allows; an unsigned one has none.
+        """Return a form with its content type, its sender, and its policy (None if unsigned).
 
         The type that a browser gives its file counts where the policy speaks of it, and
         nowhere else: a page of HTML under a trusted name is a script of whoever uploaded it.
@@ -246,7 +246,7 @@ class FormVerifier:
 
 
 def with_file_type(form: UploadForm) -> UploadForm:
-    """Return a form with the type of its file, where it has no field for that."""
+    """Return a form with the content type of its file, if it has no field for it."""
     if not form.file_type or CONTENT_TYPE in form.fields:
         return form
     return replace(form, fields={**form.fields, CONTENT_TYPE: form.file_type})

@@ -34,7 +34,7 @@ Read = Callable[[memoryview], int]
 
 @dataclass(frozen=True, slots=True)
 class UploadForm:
-    """What stood before the file; names of fields are in lower case."""
+    """The fields before the file; names are in lower case."""
 
     fields: Mapping[str, str]
     file_name: str = ""
@@ -51,7 +51,7 @@ class UploadForm:
 
 
 def boundary_of(content_type: str) -> str:
-    """Return what separates the parts.
+    """Return the boundary between the parts.
 
     Raises:
         S3ErrorResponse: the type does not say.
@@ -124,7 +124,7 @@ class FormReader:
             self._more("the file's end")
 
     def drop_rest(self) -> None:
-        """Read what stands behind the file, which nobody looks at.
+        """Read and discard the parts behind the file.
 
         Raises:
             S3ErrorResponse: it is too much to be a form's end.

@@ -1,4 +1,4 @@
-"""A verified request on its way through the pool: what may be repeated, and what came back."""
+"""Sending a verified request through the pool: retries, and the final response."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class Forwarder:
 
 
 class StartedRequest(NamedTuple):
-    """What begin_now() did, and the request's place in the budget."""
+    """A request that begin_now() sent, with its retry token."""
 
     node: Node
     exchange: Exchange | None
@@ -229,7 +229,7 @@ class StartedRequest(NamedTuple):
 
 
 class ForwardedRequest:
-    """One request on its way; counts in the budget of second tries until it is answered."""
+    """A request under way; it counts in the retry budget until it is answered."""
 
     __slots__ = ("_call", "_check", "_token")
 
@@ -253,7 +253,7 @@ class ForwardedRequest:
 
 
 def refusal_for(error: S3PoolError) -> S3ErrorResponse:
-    """Return the answer to a client when no node answered; what happened stays in the log."""
+    """Return the response to the client when no node answered; details are only logged."""
     if isinstance(error, NoEndpointError) and isinstance(error.__cause__, ProtocolError):
         error = error.__cause__  # the nodes were reached, and said nothing that is HTTP
     if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):

@@ -1,4 +1,4 @@
-"""Who may do what through the proxy, and what of it is sent on: one frozen configuration at work.
+"""Admission of requests and what is sent to nodes, under one configuration.
 
 A reload makes a new gateway; connections take it up with their next request.
 """
@@ -136,7 +136,7 @@ class Gateway:
         return is_read and ADMIN_PATH.match(head.path) is None
 
     def is_plain(self, head: RequestHead, admitted: Admitted) -> bool:
-        """Return whether a request needs nothing but to be sent on, and its answer to be sent back."""
+        """Return whether a request is a read that the event loop can serve."""
         return (
             admitted.operation.name in ("GetObject", "HeadObject")
             and head.keep_alive
@@ -145,7 +145,7 @@ class Gateway:
         )
 
     def admit(self, head: RequestHead, peer: str) -> Admitted:
-        """Let a request in, before a byte of its body is read.
+        """Authenticate and authorize a request before its body is read.
 
         Raises:
             S3ErrorResponse: the signature does not hold, or its owner may not do this.
@@ -179,7 +179,7 @@ class Gateway:
         return Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
 
     def _decodes(self, head: RequestHead, caller: Caller) -> bool:
-        """Return whether a body leaves its aws-chunked form here; a trailer that stays is a checksum and no header."""
+        """Return whether the proxy decodes the aws-chunked body."""
         if self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER:
             if trailer := head.value("x-amz-trailer").strip().lower():
                 checksum_for(trailer)
@@ -221,7 +221,7 @@ class Gateway:
     def admit_form(
         self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
     ) -> tuple[Admitted, Load, UploadForm]:
-        """Read an upload form and let it in; give the PUT that it means, with its body.
+        """Read and admit an upload form; return the PUT it stands for, with its body.
 
         Raises:
             S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
@@ -298,7 +298,7 @@ class Gateway:
     # -- what is sent on -----------------------------------------------------------------------
 
     def node_request(self, admitted: Admitted, load: Load, peer: str) -> NodeRequest:
-        """Return what the request's head is built from."""
+        """Return the request to a node, whose head is built once the node is picked."""
         trusts = is_trusted(peer, self.settings.trust_forwarded)
         head = admitted.head
         hops = ", ".join([*head.values(FORWARDED_FOR), peer]) if trusts else peer
@@ -323,12 +323,12 @@ class Gateway:
         )
 
     def _scheme(self, head: RequestHead, trusts: bool) -> Fields:
-        """Return what tells the node that the client's connection is TLS; nothing where a balancer tells."""
+        """Return X-Forwarded-Proto if the client uses TLS and no balancer has set it."""
         is_told = trusts and (FORWARDED_PROTO in head.index or "forwarded" in head.index)
         return () if is_told else self._scheme_field
 
     def _payload(self, admitted: Admitted, load: Load) -> str:
-        """Return what the node is told of the body in x-amz-content-sha256; empty for nothing."""
+        """Return x-amz-content-sha256 for the node, or an empty string for none."""
         caller = admitted.caller
         if load.is_rechunked or (is_framed(caller.payload) and not admitted.decodes):
             return UNSIGNED_STREAM_TRAILER
@@ -341,7 +341,7 @@ class Gateway:
         return client_of(head, peer, self.settings.trust_forwarded) if self.settings.trust_forwarded else peer
 
     def settle(self, admitted: Admitted) -> Operation:
-        """Return the operation with what may be repeated of it here, which a bucket's versions decide."""
+        """Return the operation with its retry rules, which depend on the bucket's versioning."""
         operation, bucket = admitted.operation, admitted.target.bucket
         if operation.name == "PutBucketVersioning":
             self.node_facts.forget_versioning(bucket)
@@ -412,7 +412,7 @@ class UploadMap:
 
 
 def _declared(head: RequestHead, target: Target) -> Caller:
-    """Return what a request says of itself, where the node is the one to judge."""
+    """Return the sender as declared, for requests that only the node verifies."""
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
 
 
@@ -424,7 +424,7 @@ def _classify(head: RequestHead, target: Target) -> Operation:
 
 
 def _check_exact(operation: Operation, head: RequestHead, target: Target) -> None:
-    """Refuse what a node may read as another operation: only the one that was checked may be carried out.
+    """Refuse a request that a node may take for another operation than the checked one.
 
     Raises:
         S3ErrorResponse: the request has a parameter or a header that its operation has not.

@@ -1,4 +1,4 @@
-"""Fair use of what all clients share: rates, places at nodes, and retries."""
+"""Limits of rates, of requests at nodes, and of retries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROBES = 64  # records that are looked at for a name
 
 
 class Limits(NamedTuple):
-    """What one client, or one bucket, may have; 0 is no limit. Rates are per second."""
+    """Limits of one client or bucket; 0 means no limit. Rates are per second."""
 
     requests: float = 0.0
     bytes: float = 0.0
@@ -43,7 +43,7 @@ class Limits(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Limits, the name under which they are counted, and what the metrics call them."""
+    """Limits, the name under which they are counted, and their label in metrics."""
 
     name: str
     limits: Limits
@@ -123,14 +123,14 @@ class Meter:
         self._process = 0
 
     def be_process(self, number: int) -> None:
-        """Count under a number from now on; what the process before it had under way is over."""
+        """Count as this process from now on; reset what its predecessor had in flight."""
         self._process = number % MAX_PROCESSES
         for place in range(0, len(self._memory), RECORD.size):
             with self._locked(place):
                 self._put_count(place, 0)
 
     def admit(self, rules: Sequence[Rule]) -> Ticket:
-        """Let a request in within all of its limits.
+        """Count a request against all of its limits.
 
         Raises:
             S3ErrorResponse: one of them is used up.
@@ -218,7 +218,7 @@ class Meter:
 
 
 class Ticket:
-    """One request within its limits, until it ends."""
+    """One request that counts against its limits until it ends."""
 
     __slots__ = ("_meter", "rules")
 
@@ -238,7 +238,7 @@ class Ticket:
             self._meter.pause(max(waits))
 
     def end(self) -> None:
-        """Count its end; harmless when called twice."""
+        """Count the end of the request; harmless when called twice."""
         for place, _ in self.rules:
             self._meter.leave(place)
         self.rules = []
@@ -261,7 +261,7 @@ SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one 
 
 
 class FairSlots:
-    """A bound on requests of one kind. Nobody has more than half of it while others are there.
+    """A bound on concurrent requests; no owner gets more than half while others are active.
 
     An owner is an access key, or an address where there is none. One that is alone may have
     more, but for a quarter that is kept for others: their first requests find it free.
@@ -388,7 +388,7 @@ class RetryBudget:
 
 
 class RetryToken:
-    """One request's place in the budget, from now to its answer."""
+    """One request's share of the retry budget, until it is answered."""
 
     __slots__ = ("_budget", "_is_retrying")
 

@@ -1,4 +1,4 @@
-"""What the proxy counts: prometheus-client's registry, and a few numbers for the stats page.
+"""Metrics of the proxy: prometheus-client's registry, and the numbers of the stats page.
 
 prometheus-client is imported when the proxy starts. With several processes its files in a
 shared directory make one truth of them all.
@@ -39,7 +39,7 @@ Gauges = dict[str, list[tuple[dict[str, str], float]]]
 
 
 class Subject(Protocol):
-    """What is looked at."""
+    """What the stats are read from."""
 
     @property
     def nodes(self) -> Iterable[Node]:
@@ -205,7 +205,7 @@ class Metrics:
             self._denied.labels(record.denied).inc()
 
     def flush(self) -> None:
-        """Hand what was added up to the registry; who shows it calls this before."""
+        """Add the sums to the registry; called before metrics are shown."""
         with self._lock:
             pending, self._sums = self._sums, {}
             reasons, self._reasons = self._reasons, Tally()
@@ -265,7 +265,7 @@ class Metrics:
 
 
 class _Families:
-    """A collector of what was measured just now."""
+    """A collector of gauges that were measured just now."""
 
     def __init__(self, families: list[Any]) -> None:
         self._families = families
@@ -290,7 +290,7 @@ class _HistogramSums:
         self.total += seconds
 
     def pour(self, histogram: Any) -> None:
-        """Add all to a histogram of prometheus-client, which has no way for many at once but its parts."""
+        """Add all to a histogram of prometheus-client."""
         for bucket, count in zip(histogram._buckets, self.counts, strict=True):
             if count:
                 bucket.inc(count)
@@ -299,7 +299,7 @@ class _HistogramSums:
 
 
 class _RequestSums:
-    """What requests of one operation, status and node add up to."""
+    """Sums over requests of one operation, status and node."""
 
     __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "seconds", "tries")
 

@@ -1,4 +1,4 @@
-"""What names a bucket or an object beside the path: read strictly, checked, and written anew.
+"""Names of buckets and objects outside the path: parsed strictly and rewritten.
 
 Nodes read such values in several ways: MinIO takes ``//allowed/secret/key`` for an address with
 a host, RGW ``:b`` and ``tenant:b`` for the bucket b. Only what has one reading goes on, in the
@@ -51,7 +51,7 @@ ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?
 
 
 def canonical_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
-    """Return the head with its names in canonical spelling, and the bucket that is copied from, if any.
+    """Return the head with canonical names, and the source bucket of a copy.
 
     Raises:
         S3ErrorResponse: a name can be read in more than one way, or stands where only some nodes look.
@@ -143,7 +143,7 @@ def _bad_name(name: str) -> S3ErrorResponse:
 
 
 def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
-    """Refuse a document that names a bucket which ``admits`` does not, or a key that may lead out of its own.
+    """Refuse a document that names a bucket outside ``admits``, or an ambiguous key.
 
     Raises:
         S3ErrorResponse: there is such a name, or the document has more than one reading.

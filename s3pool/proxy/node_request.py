@@ -1,4 +1,4 @@
-"""The request head that goes to a node: the client's fields, signed anew or left alone.
+"""The request head for a node: the client's fields, signed again or left alone.
 
 Fields pass unless they stand on a list: S3 has over a hundred, and gets more. What is sent is
 built from parsed parts with one Content-Length, so no node can see another framing.
@@ -68,7 +68,7 @@ PAYLOAD_FIELD = "x-amz-content-sha256"
 
 @dataclass(frozen=True, slots=True)
 class ProxyRequest(Request):
-    """A request whose head is built by the proxy itself, once an endpoint was picked."""
+    """A request whose head the proxy builds once an endpoint is picked."""
 
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
     token: RetryToken | None = None
@@ -90,7 +90,7 @@ class ProxyRequest(Request):
 
 
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
-    """Build the head of a ProxyRequest; what the pool's transport is given."""
+    """Build the head of a ProxyRequest; the pool's transport calls this."""
     if not isinstance(request, ProxyRequest):
         raise TypeError("only the proxy's own requests come this way")
     return request.build(endpoint, now)
@@ -166,7 +166,7 @@ class NodeRequest:
         return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else NO_NAMES
 
     def _client_fields(self, replaced: frozenset[str]) -> list[Field]:
-        """Return the client's fields that go on: not its connection's, and none of those that are replaced."""
+        """Return the client's end-to-end fields without those that are replaced."""
         head = self.head
         gone = replaced | self.dropped if self.dropped else replaced
         if head.connection:
@@ -198,7 +198,7 @@ _cached_places = lru_cache(CACHE_SIZE)(_places)
 
 
 def _decoded(field: Field) -> Field | None:
-    """Return a field as it is true of a body that has left its aws-chunked form; None for one that was of that form."""
+    """Return a field without aws-chunked; None for a field of that coding alone."""
     name, value = field
     lower = name.lower()
     if lower == "content-encoding":
@@ -222,12 +222,12 @@ def _signed_fields(host: str, fields: Iterable[Field]) -> dict[str, str]:
 
 
 def is_forwarding_header(lower: str) -> bool:
-    """Return whether a field tells of a client what only a balancer may."""
+    """Return whether only a balancer may send a field."""
     return lower in FORWARDED or lower.startswith(FORWARDED_PREFIX)
 
 
 def refuse_signed_forwarding(head: RequestHead, target: Target) -> None:
-    """Refuse a request that must keep its signature and can keep it only with such a field.
+    """Refuse a signed request whose signature covers a forwarding header.
 
     Raises:
         S3ErrorResponse: it is signed, or said to be.
@@ -245,7 +245,7 @@ def without_token(value: str, token: str) -> str:
 
 
 def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
-    """Return the headers that a client says it signed, for requests that keep its signature."""
+    """Return the names of the headers that a client declares as signed."""
     _, _, listed = head.value("authorization").partition("SignedHeaders=")
     queries = [value for name, value in target.parameters if name.lower() == "x-amz-signedheaders"]
     return frozenset(";".join([listed.split(",", 1)[0].strip(), *queries]).lower().split(";"))

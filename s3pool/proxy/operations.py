@@ -1,4 +1,4 @@
-"""Which S3 operation a request is, and what may be repeated of it.
+"""The S3 operation of a request, and when it may be retried.
 
 The table follows from what a repetition would do: a second PUT on a versioned bucket is a
 second version, a second CreateMultipartUpload an orphan, a second UploadPart nothing.
@@ -122,7 +122,7 @@ TOLD = frozenset({"x-rgw-object-type", "x-rgw-next-append-position"})
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of S3 on its way through the proxy.
+    """One S3 operation and its retry rules.
 
     ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out,
     ``after_500`` that after an error inside the server, ``after_503`` that after a refusal;

@@ -1,4 +1,4 @@
-"""An answer on its way to the client: fields, framing, and a body that survives its node."""
+"""Responses to the client: fields, framing, and bodies that continue from another node."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def refuse(
 
 
 def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -> bool:
-    """Read a small body that nobody wants, for as long as it comes at once; False when the connection has to end."""
+    """Discard a small unread body; return False when the connection must close."""
     if head is None or head.length == 0:
         return True
     if reader is None and head.length is not None and not head.expects_continue:
@@ -85,7 +85,7 @@ LOCATION = re.compile(rb"(<Location>)(https?://)?([^<>/]*)(/[^<>]*)?(?=</Locatio
 
 
 class LocationRewriter:
-    """The body of an answer to CompleteMultipartUpload, with another host in its Location.
+    """A CompleteMultipartUpload response with the proxy's host in its Location.
 
     Blanks before the document, with which a node keeps its client waiting, pass at once.
     """
@@ -327,7 +327,7 @@ class Relay:
         )
 
     def close(self) -> None:
-        """End the exchange with the node; a body that was not read to its end costs the connection."""
+        """Close the response; an unread body costs the node's connection."""
         self._response.close()
 
 
@@ -336,7 +336,7 @@ def _length(response: Response) -> int | None:
 
 
 def _span(response: Response) -> tuple[int, int, int] | None:
-    """Return first byte, last byte and size of what a 200 or 206 carries; None when it does not say."""
+    """Return the byte range and total size of a 200 or 206 response; None if unknown."""
     if response.length is None or not response.length:
         return None
     if response.status == OK:
@@ -350,7 +350,7 @@ def _span(response: Response) -> tuple[int, int, int] | None:
 def answer_head(
     head: RequestHead, said: Response | Head, *, length: int | None, keep_alive: bool, chunked: bool
 ) -> bytes:
-    """Return an answer's head: everything the node said, but what concerns its connection alone.
+    """Return the response head: the node's end-to-end fields and our framing.
 
     ``length`` is the body's, None when it is not known.
     """

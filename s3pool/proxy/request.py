@@ -119,7 +119,7 @@ class RequestHead:
 
 
 def parse_head(block: bytes) -> RequestHead:
-    """Read a head without its final blank line.
+    """Parse a request head without its final blank line.
 
     Raises:
         S3ErrorResponse: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.

@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20  # what boto3 sends
 
 
 class RechunkedBody:
-    """The framed bytes of what a reader gives; ``length`` is their number."""
+    """A body in chunks of our own; ``length`` is its framed size in bytes."""
 
     def __init__(self, content: AwsChunkedReader, *, length: int, trailer: str) -> None:
         self._content = content
@@ -73,7 +73,7 @@ class RechunkedBody:
 
 
 def rechunked_length(length: int, trailer: str) -> int:
-    """Return the size of a content with its framing; the trailer is a checksum of S3's, or empty."""
+    """Return the framed size of a body; the trailer names a checksum, or is empty."""
     whole, rest = divmod(length, CHUNK_BYTES)
     total = length + whole * (len(b"%x" % CHUNK_BYTES) + 4) + ((len(b"%x" % rest) + 4) if rest else 0)
     if not trailer:
@@ -93,7 +93,7 @@ Read = Callable[[memoryview], int]
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Admitted:
-    """A request that may pass: what it is, who asks, and how the bytes are to be taken.
+    """An admitted request: its target, its sender, its operation and its signer.
 
     ``decodes`` says that the body comes in the aws-chunked form and leaves it here,
     ``is_form`` that it is an upload form, and who sent it is not known yet.
@@ -138,7 +138,7 @@ class BodyLoader:
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
-        """Make the body that goes to a node; reads of it only what has no length of its own.
+        """Return the body for a node; only a body without a length is read here.
 
         Raises:
             S3ErrorResponse: its length is not known and it is large, or its framing is broken.
@@ -231,7 +231,7 @@ class BodyLoader:
     def _checked(
         self, admitted: Admitted, decoder: AwsChunkedReader, reader: Reader, before_read: Callable[[], None]
     ) -> Load:
-        """Read a body to its end: only then its checksum is known, which must stand in the head."""
+        """Read the whole body to learn its checksum, which must stand in the head."""
         limit = self.disk.size
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger proxy.spool_limit here"
         too_large = S3ErrorResponse(400, "EntityTooLarge", detail, closes=True)
@@ -256,7 +256,7 @@ class BodyLoader:
         *,
         decoder: AwsChunkedReader | None = None,
     ) -> Load:
-        """Keep the trailer, and put the body into chunks whose total length is known beforehand."""
+        """Put the body into chunks of known total length, and keep its trailer."""
         length = _decoded_length(admitted.head)
         content = decoder or _decoder(admitted, reader, length, self.budget)
         framed = RechunkedBody(content, length=length, trailer=trailer_of(admitted))
@@ -274,7 +274,7 @@ class BodyLoader:
     def collected(
         self, read: Read, reader: Reader, *, limit: int | None = None, too_large: S3ErrorResponse | None = None
     ) -> Load:
-        """Read a body whose length nobody said to its end, into memory or onto the disk.
+        """Read a body of unknown length to its end, into memory or onto the disk.
 
         Raises:
             S3ErrorResponse: it is too large, or there is no room for it.
@@ -293,7 +293,7 @@ class BodyLoader:
 
 
 def _can_rechunk(admitted: Admitted) -> bool:
-    """Return whether the size of a framed body follows from what its head says."""
+    """Return whether the head tells the framed size of the body."""
     is_known = DECODED_LENGTH.fullmatch(admitted.head.value("x-amz-decoded-content-length")) is not None
     trailer = trailer_of(admitted).removeprefix(CHECKSUM_PREFIX)
     is_unsigned = admitted.caller.payload == UNSIGNED_STREAM_TRAILER
@@ -301,7 +301,7 @@ def _can_rechunk(admitted: Admitted) -> bool:
 
 
 def reader_for(head: RequestHead, stream: ClientStream) -> Reader:
-    """Return what takes a request's body from its connection."""
+    """Return a reader for the request's body."""
     return ChunkedReader(stream) if head.length is None else LengthReader(stream, head.length)
 
 

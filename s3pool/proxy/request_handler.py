@@ -1,4 +1,4 @@
-"""One request and its answer: verified before its body is read, sent to a node, answered."""
+"""One request: admitted before its body is read, sent to a node, answered."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTHING = Load()  # of requests without a body; nobody writes to it
 
 
 class Host(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs from its server."""
 
     @property
     def gateway(self) -> Gateway:
@@ -163,7 +163,7 @@ class RequestHandler:
         return True
 
     def abandon(self) -> None:
-        """End it without an answer: its client is gone, or a mistake of ours is in the way."""
+        """End the request without a response, when the client is gone or an exception was raised."""
         begun, self._begun = self._begun, None
         if begun is not None:
             begun.token.end()
@@ -225,7 +225,7 @@ class RequestHandler:
         self._slot_owner = self._gateway.forwarder.slots.claim(self.record.owner, self._gateway.settings.slot_wait)
 
     def _leave(self) -> None:
-        """Return back what the request held of what all share."""
+        """Release the request's slot and limits."""
         seat, self._slot_owner = self._slot_owner, ""
         if seat:
             self._gateway.forwarder.slots.give_back(seat)
@@ -314,7 +314,7 @@ class RequestHandler:
         return self._relay(relay)
 
     def _make_ready(self, head: RequestHead, admitted: Admitted) -> tuple[Admitted, UploadForm | None]:
-        """Take what the request may have of what all share, and make its body ready."""
+        """Claim slots and limits for the request, and prepare its body."""
         gateway, form = self._gateway, None
         if head.length != 0:
             self._body_slot_owner = gateway.forwarder.body_slots.claim(self.record.owner)

@@ -1,4 +1,4 @@
-"""What a raw target means: bucket, key and query, in the one spelling that is signed and sent."""
+"""The request target: bucket, key and query in canonical spelling."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _decode(text: str) -> str:
 
 
 def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
-    """Refuse what is no operation of S3 on buckets and objects; ``reserved`` gives the nodes' own first segments.
+    """Refuse paths of a node's own administration; ``reserved`` returns their first segments.
 
     Raises:
         S3ErrorResponse: the path or the query leads to a backend's own administration.

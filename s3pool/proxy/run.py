@@ -92,7 +92,7 @@ class Proxy:
 
     @property
     def address(self) -> Address:
-        """Return the address that is listened on, its port settled."""
+        """Return the listening address with its actual port."""
         if self.settings.listen.path:
             return self.settings.listen
         host, port = self.server.server_address[:2]
@@ -108,7 +108,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Return what clients take for the endpoint."""
+        """Return the endpoint URL for clients."""
         return self.address.url(is_tls=bool(self.settings.tls_cert))
 
     def start(self, *, probes: bool = True) -> None:
@@ -139,7 +139,7 @@ class Proxy:
         return self._server.connections if self._server is not None else 0
 
     def reload(self) -> None:
-        """Put the configuration of now in force; a bad one is reported and changes nothing."""
+        """Reload the configuration; an invalid one is logged and changes nothing."""
         try:
             config, settings = self._load()
             tls = server_context(settings)
@@ -208,7 +208,7 @@ class Proxy:
 
 
 class Signals:
-    """What the process was asked for while it ran."""
+    """Signals that the process received."""
 
     def __init__(self) -> None:
         self.stops = 0

@@ -1,4 +1,4 @@
-"""The listening side: who is let in, how many at once, and how it all comes to an end."""
+"""The server: accepts connections up to a bound, and drains them at the end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REGULAR, EXCESS = "regular", "excess"
 
 
 class ConnectionHandler(BaseRequestHandler):
-    """What the server runs in a thread: one connection, for as long as it needs a thread."""
+    """Serves one connection in a thread, for as long as it needs one."""
 
     def handle(self) -> None:
         """Serve the connection."""
@@ -124,7 +124,7 @@ class ProxyServer(ThreadingHTTPServer):
     # -- admission ---------------------------------------------------------------------------
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """See to a new connection, or turn it away: the accepting thread waits for nobody."""
+        """Start serving a new connection, or refuse it, without waiting."""
         peer = str(client_address[0]) if client_address else LOCAL_PEER
         balancers = self.settings.proxy_protocol
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
@@ -144,7 +144,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._refuse_connection(request)
 
     def _read_proxy_header(self, sock: socket.socket, balancer: str, *, is_excess: bool) -> None:
-        """Learn from a balancer whose connection it is, and see to it as to any other."""
+        """Read the client's address from a balancer's PROXY header, then start the connection."""
         peer = balancer
         try:
             peer = read_header(sock, self.settings.header_timeout) or balancer
@@ -166,7 +166,7 @@ class ProxyServer(ThreadingHTTPServer):
             self._refuse_connection(sock)
 
     def _recount(self, balancer: str, peer: str) -> bool:
-        """Count a connection for its client instead of its balancer; False when the client has enough."""
+        """Count a connection for its client instead of its balancer; False at the client's limit."""
         with self._lock:
             limit = self.settings.max_per_client
             if limit and self._per_peer[peer] >= limit:
@@ -210,7 +210,7 @@ class ProxyServer(ThreadingHTTPServer):
         return IS_POSSIBLE
 
     def _loop_at_work(self) -> EventLoop:
-        """Return the loop; its thread starts with the first connection. For the accepting thread."""
+        """Return the event loop, started at the first call; only for the accepting thread."""
         if self._loop is None:
             made = EventLoop(self, attend=self._hand_to_thread, release=self._release)
             made.start()
@@ -233,7 +233,7 @@ class ProxyServer(ThreadingHTTPServer):
             return way
 
     def _make_room(self) -> bool:
-        """End a connection that has had its last answer, or else the one that is idle longest; False when all work."""
+        """Close a finished connection, or the one idle longest; return False when all are busy."""
         since: dict[socket.socket, float] = dict(self._unsecured)
         for own, sock in self._sockets.items():
             if (own.is_idle or own.is_over) and not own.is_excess:
@@ -318,13 +318,13 @@ class ProxyServer(ThreadingHTTPServer):
         self.process_request_thread(connection, connection.peer)  # type: ignore[arg-type]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a thread's connection failed of."""
+        """Log the exception of a connection's thread."""
         if isinstance(request, Connection):
             request.goes_on = False
         logger.error("a connection from %s failed", client_address, exc_info=sys.exc_info())
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection that a thread is done with, or let it wait for its next request in the event loop."""
+        """Close a connection, or let it wait for its next request in the event loop."""
         if not isinstance(request, Connection):
             request.close()
         elif request.goes_on and not request.is_excess and self._loop is not None:
@@ -384,7 +384,7 @@ class ProxyServer(ThreadingHTTPServer):
 
 
 def remove_dead_socket(path: str) -> None:
-    """Remove the name of a UNIX socket that nobody listens on any more, left by a process that was killed."""
+    """Remove a UNIX socket that a killed process left behind."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

@@ -49,7 +49,7 @@ def slots_within(wanted: int) -> int:
 
 
 def clients_within(wanted: int, slots: int) -> int:
-    """Return how many connections clients may have beside what those slots need."""
+    """Return the maximum of client connections, beside the descriptors of those slots."""
     return max(min(wanted, _limit() - OWN - PER_SLOT * slots), 1)
 
 
@@ -68,7 +68,7 @@ NAMED_PATHS = {"minio": PATH_BY_SERVER["minio"], "rgw": PATH_BY_SERVER["ceph"]}
 
 @dataclass(frozen=True, slots=True)
 class OpenGateway:
-    """A gateway, the session it stands on, and who watches its nodes."""
+    """A gateway with its session and health checker."""
 
     gateway: Gateway
     session: Session
@@ -81,7 +81,7 @@ class OpenGateway:
 
 
 def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = None) -> OpenGateway:
-    """Build what one configuration asks for; connects to nothing. ``meter`` counts what the limits are of.
+    """Build a gateway from the configuration, without connecting; ``meter`` counts limits.
 
     Raises:
         ConfigError: endpoints, keys or clients are missing, or a file is unfit.
@@ -170,7 +170,7 @@ def _checker(session: Session, settings: ProxySettings) -> HealthChecker:
 
 
 def probe_plan(settings: ProxySettings) -> ProbePlan:
-    """Return what is asked of nodes, and how often they must answer."""
+    """Return the health probe, and how many results change a node's state."""
     words = settings.probe
     path = words if words.startswith("/") else NAMED_PATHS.get(words, "")
     return ProbePlan(
@@ -209,7 +209,7 @@ def load_clients(config: Config, settings: ProxySettings) -> tuple[Mapping[str, 
 
 
 class Pool:
-    """The session in force and those that still end; what reloading exchanges."""
+    """The current session, which a reload replaces."""
 
     def __init__(self, opened: OpenGateway) -> None:
         # Guards the exchange of the session; nothing waits while it is held.
@@ -225,7 +225,7 @@ class Pool:
 
     @property
     def clock_skews(self) -> Mapping[Endpoint, float]:
-        """Return what the probes learned of the nodes' clocks."""
+        """Return the clock offset of each node, as the probes measured it."""
         return self._opened.checker.clock_offsets_s
 
     @property

@@ -59,7 +59,7 @@ class Speed:
 
 
 class Rest(Protocol):
-    """A body that is read to its end."""
+    """A body of which ``left`` bytes are unread."""
 
     @property
     def left(self) -> int:
@@ -119,7 +119,7 @@ class ClientStream:
     # -- without waiting ---------------------------------------------------------------------
 
     def receive_now(self) -> bytes | None:
-        """Return what has arrived, nothing at the client's end, None when there is nothing yet."""
+        """Return received bytes, b"" at the end of the stream, or None if there are none yet."""
         try:
             received = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -130,11 +130,11 @@ class ClientStream:
         return received
 
     def put_back(self, received: bytes) -> None:
-        """Let the next read begin with what was given before."""
+        """Put bytes back, to be read next."""
         self._rest = received
 
     def send_now(self, block: bytes) -> bytes:
-        """Send what the client takes at once, and give the rest.
+        """Send without blocking, and return the unsent rest.
 
         Raises:
             ClientGoneError: the client hung up.
@@ -151,7 +151,7 @@ class ClientStream:
     # -- heads -------------------------------------------------------------------------------
 
     def read_head(self, *, idle_s: float, head_s: float) -> bytes | None:
-        """Return a request head without its blank line; None when the client has no more.
+        """Return a request head without its blank line; None at the end of the stream.
 
         ``idle_s`` is the patience for its first byte, ``head_s`` that for the whole of it.
 
@@ -222,7 +222,7 @@ class ClientStream:
 
     @property
     def pace(self) -> Callable[[int], None] | None:
-        """Return what is told of the bytes either way, and may wait."""
+        """Return the function that limits the rate in both directions."""
         return self.outgoing.pace
 
     @pace.setter
@@ -230,7 +230,7 @@ class ClientStream:
         self._incoming.pace = self.outgoing.pace = pace
 
     def drop(self, body: Rest) -> bool:
-        """Read the rest of a body that nobody wants; False when it does not come soon."""
+        """Discard the rest of a body; return False when it does not arrive in time."""
         until, buffer = self._now() + LINGER_S, memoryview(bytearray(RECEIVE_BYTES))
         try:
             while body.left:
@@ -248,11 +248,11 @@ class ClientStream:
 
     @property
     def can_splice(self) -> bool:
-        """Return whether what the client sends next is plain bytes on the socket."""
+        """Return whether the next bytes of the client can be spliced."""
         return not self.is_tls and not self._rest and self.pace is None
 
     def splice(self, pipe: int, limit: int) -> int:
-        """Let the kernel move body bytes into a pipe, at least one.
+        """Splice body bytes into a pipe, at least one.
 
         Raises:
             ClientGoneError: the client hung up, or is slower than any network.
@@ -329,7 +329,7 @@ class ClientStream:
         self.write(CONTINUE)
 
     def hang_up(self) -> None:
-        """End the connection so that the client can still read what was sent.
+        """Close the connection so that the client can still read what was sent.
 
         Closing at once while its bytes are unread would reset the connection, and the
         answer would be lost (RFC 9112, 9.6).
@@ -343,7 +343,7 @@ class ClientStream:
         self.close()
 
     def abort(self) -> None:
-        """Reset the connection: nobody must take what was sent for a whole answer."""
+        """Reset the connection, so that the client cannot take the response for complete."""
         with contextlib.suppress(OSError):
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()

@@ -1,4 +1,4 @@
-"""Several processes behind one port: a parent without threads, workers, and one for the admin.
+"""Several processes behind one port: a parent without threads, workers, and the admin.
 
 The kernel spreads connections over the workers' listeners (SO_REUSEPORT). The parent only
 waits and passes signals on, so that it can start a process again whenever one dies.
@@ -34,7 +34,7 @@ FAILED = 1
 
 
 class Supervisor:
-    """The parent's view: which process is which, and what to do when one ends."""
+    """The parent of the processes, which starts each again when it ends."""
 
     def __init__(self, load: Load, directory: str, signals: Signals) -> None:
         raise_limit()
@@ -132,7 +132,7 @@ class Supervisor:
 
 
 def _reserve(address: Address) -> socket.socket:
-    """Bind the port without listening: it settles its number and keeps it while workers come and go."""
+    """Bind the port without listening, to reserve it while workers come and go."""
     sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -172,7 +172,7 @@ def _run_worker(
 
 
 def _end_with(parent: int, signals: Signals) -> None:
-    """Drain when the parent is gone: nobody else would ever tell."""
+    """Drain when the parent process has died."""
     if os.getppid() != parent and not signals.stops:
         logger.error("the parent process is gone; draining")
         signals.stops = 1

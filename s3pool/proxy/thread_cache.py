@@ -1,4 +1,4 @@
-"""Threads that wait for work: handing a connection to one costs less than starting one."""
+"""A cache of idle threads: reusing one costs less than starting one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Job = Callable[[], None]
 
 
 class ThreadCache:
-    """Runs each job in a thread of its own; as many at a time as there are jobs."""
+    """Runs each job in its own thread, and keeps idle threads for the next jobs."""
 
     def __init__(self, name: str, *, rest_s: float = REST_S, most_resting: int = MOST_RESTING) -> None:
         self._name = name

@@ -39,7 +39,7 @@ class StateDirectory:
         self._directory = directory
 
     def put(self, name: str, record: Record) -> None:
-        """Put up a record, in place of an older one of that name; a full disk leaves the old one."""
+        """Write a record atomically; on a full disk the old one stays."""
         with contextlib.suppress(OSError):
             fd, path = tempfile.mkstemp(dir=self._directory, prefix=".")
             with os.fdopen(fd, "w") as file:
@@ -56,12 +56,12 @@ class StateDirectory:
         return record if isinstance(record, dict) else {}
 
     def remove(self, name: str) -> None:
-        """Take a record down; harmless when there is none."""
+        """Remove a record, if there is one."""
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._directory, name))
 
     def workers(self) -> list[Record]:
-        """Return what all workers put up."""
+        """Return the records of all workers."""
         try:
             names = sorted(name for name in os.listdir(self._directory) if name.startswith("worker-"))
         except OSError:
@@ -93,7 +93,7 @@ class StatePublisher:
 
 
 def snapshot(nodes: Iterable[Node]) -> Record:
-    """Return what the prober knows, for the workers."""
+    """Return the nodes' states as probed, for the workers."""
     nodes = list(nodes)
     return {
         "drained": [node.endpoint.url for node in nodes if node.is_drained],
@@ -102,7 +102,7 @@ def snapshot(nodes: Iterable[Node]) -> Record:
 
 
 def apply_snapshot(nodes: Iterable[Node], orders: Record, before: Record) -> None:
-    """Apply orders to a worker's nodes; what did not change since ``before`` is left alone."""
+    """Apply changes since ``before`` to a worker's nodes."""
     drained, down = set(orders.get("drained", ())), set(orders.get("down", ()))
     was_down = set(before.get("down", ()))
     for node in nodes:
@@ -115,7 +115,7 @@ def apply_snapshot(nodes: Iterable[Node], orders: Record, before: Record) -> Non
 
 
 def sum_states(records: list[Record], own: Record) -> Record:
-    """Return the state of all workers as one; ``own`` is the record of who asks."""
+    """Return the sum of all workers' states; ``own`` is this process's record."""
     if not records:
         return own
     requests: dict[str, Counter[str]] = {"by_op": Counter(), "by_status": Counter()}

@@ -18,6 +18,7 @@ from s3pool.pool.http1 import Wire, WireBody
 
 PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on
+SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 IS_POSSIBLE = hasattr(os, "splice")
 
 

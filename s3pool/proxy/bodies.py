@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 from s3pool.body import Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.http1 import Wire
-from s3pool.pool.splice import open_pipe, takes_splice
+from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
 from s3pool.units import MIB
 
@@ -85,7 +85,6 @@ BLOCK_BYTES = 256 * 1024
 FIRST_KEPT_BYTES = 64 * 1024  # doubled up to 1 MiB with what has arrived
 FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full: slow clients by the hundred stay small
 CONTINUE_LIMIT_S = 1.0  # a node that ignores Expect must not cost more (RFC 9110, 10.1.1)
-SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 
 Read = Callable[[memoryview], int]
 

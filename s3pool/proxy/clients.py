@@ -13,7 +13,7 @@ from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
-from s3pool.proxy.operations import Operation
+from s3pool.proxy.operations import S3Operation
 from s3pool.record import dataclass, field
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
@@ -47,7 +47,7 @@ class Client:
         own = (Rule(self.access_key, self.limits, ""),) if self.limits is not None else ()
         return own + rules_of(self.bucket_limits, bucket, owner=self.access_key)
 
-    def authorize(self, operation: Operation, bucket: str, *, source_bucket: str, now: float) -> None:
+    def authorize(self, operation: S3Operation, bucket: str, *, source_bucket: str, now: float) -> None:
         """Let an operation pass.
 
         ``source_bucket`` is the one that is copied from, if any.

@@ -26,7 +26,7 @@ from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, unavailable
 from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken
 from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest
-from s3pool.proxy.operations import Operation
+from s3pool.proxy.operations import S3Operation
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
 from s3pool.units import parse_http_date
@@ -69,7 +69,7 @@ class ResponseCheck:
     """
 
     def __init__(
-        self, operation: Operation, *, signs: bool, attempts: Attempts, memory: ByteBudget | None = None
+        self, operation: S3Operation, *, signs: bool, attempts: Attempts, memory: ByteBudget | None = None
     ) -> None:
         self._operation = operation
         self._signs = signs
@@ -152,7 +152,7 @@ class Forwarder:
     def send(
         self,
         node_request: NodeRequest,
-        operation: Operation,
+        operation: S3Operation,
         *,
         body: Body = EMPTY_BODY,
         attempts: Attempts,
@@ -176,7 +176,7 @@ class Forwarder:
     def sending(
         self,
         node_request: NodeRequest,
-        operation: Operation,
+        operation: S3Operation,
         *,
         body: Body = EMPTY_BODY,
         attempts: Attempts,
@@ -198,7 +198,7 @@ class Forwarder:
         return ForwardedRequest(call, check, token)
 
     def _request(
-        self, node_request: NodeRequest, operation: Operation, *, body: Body, attempts: Attempts, token: RetryToken
+        self, node_request: NodeRequest, operation: S3Operation, *, body: Body, attempts: Attempts, token: RetryToken
     ) -> ProxyRequest:
         def build(endpoint: Endpoint, now: float) -> bytes:
             attempts.endpoints.append(endpoint)

@@ -35,7 +35,7 @@ from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
 from s3pool.proxy.forward import Forwarder
-from s3pool.proxy.limits import BucketLimits, Meter, Rule, rules_of
+from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
 from s3pool.proxy.names import (
     AMBIGUOUS_KEY_DETAIL,
     COPY_SOURCE,
@@ -54,10 +54,10 @@ from s3pool.proxy.node_request import (
     refuse_signed_forwarding,
     signed_names,
 )
-from s3pool.proxy.operations import FORM_WORD, Operation, classify, is_exact
+from s3pool.proxy.operations import FORM_WORD, S3Operation, classify, is_exact
 from s3pool.proxy.relay import with_location
 from s3pool.proxy.request import RequestHead
-from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, Load, reader_for
+from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, RequestBody, reader_for
 from s3pool.proxy.request_target import (
     ADMIN_NAMES,
     TRAILER_SERVERS,
@@ -91,7 +91,7 @@ class Gateway:
         clients: Mapping[str, Client],
         pool: Credentials | None,
         region: str,
-        meter: Meter | None = None,
+        meter: RateMeter | None = None,
         bucket_limits: BucketLimits = (),
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -111,7 +111,7 @@ class Gateway:
             allows_anonymous=settings.anonymous == "pass" or settings.auth == OPEN,
         )
         self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
-        self.meter = meter or Meter()
+        self.meter = meter or RateMeter()
         self._bucket_limits = bucket_limits
         self._pool = pool
         self._region = region
@@ -220,7 +220,7 @@ class Gateway:
 
     def admit_form(
         self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
-    ) -> tuple[Admitted, Load, UploadForm]:
+    ) -> tuple[Admitted, RequestBody, UploadForm]:
         """Read and admit an upload form; return the PUT it stands for, with its body.
 
         Raises:
@@ -231,7 +231,7 @@ class Gateway:
         boundary = boundary_of(head.value("content-type"))
         before_read()
         source = FormReader(reader.readinto, boundary)
-        load = Load()
+        load = RequestBody()
         try:
             form = source.read_fields()
             form, caller, policy = self._identify_form(form, bucket)
@@ -264,7 +264,7 @@ class Gateway:
         caller = replace(caller, form=HEADER_V4)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
-    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
+    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
         """Make the body ready that goes to a node; one that names buckets or has conditions is read here first.
 
         Raises:
@@ -297,7 +297,7 @@ class Gateway:
 
     # -- what is sent on -----------------------------------------------------------------------
 
-    def node_request(self, admitted: Admitted, load: Load, peer: str) -> NodeRequest:
+    def node_request(self, admitted: Admitted, load: RequestBody, peer: str) -> NodeRequest:
         """Return the request to a node, whose head is built once the node is picked."""
         trusts = is_trusted(peer, self.settings.trust_forwarded)
         head = admitted.head
@@ -327,7 +327,7 @@ class Gateway:
         is_told = trusts and (FORWARDED_PROTO in head.index or "forwarded" in head.index)
         return () if is_told else self._scheme_field
 
-    def _payload(self, admitted: Admitted, load: Load) -> str:
+    def _payload(self, admitted: Admitted, load: RequestBody) -> str:
         """Return x-amz-content-sha256 for the node, or an empty string for none."""
         caller = admitted.caller
         if load.is_rechunked or (is_framed(caller.payload) and not admitted.decodes):
@@ -340,7 +340,7 @@ class Gateway:
         """Return the address of the client behind a balancer; the peer's own where it is none."""
         return client_of(head, peer, self.settings.trust_forwarded) if self.settings.trust_forwarded else peer
 
-    def settle(self, admitted: Admitted) -> Operation:
+    def settle(self, admitted: Admitted) -> S3Operation:
         """Return the operation with its retry rules, which depend on the bucket's versioning."""
         operation, bucket = admitted.operation, admitted.target.bucket
         if operation.name == "PutBucketVersioning":
@@ -416,14 +416,14 @@ def _declared(head: RequestHead, target: Target) -> Caller:
     return Caller(ANONYMOUS, None, head.value("x-amz-content-sha256") or target.value("X-Amz-Content-Sha256"))
 
 
-def _classify(head: RequestHead, target: Target) -> Operation:
+def _classify(head: RequestHead, target: Target) -> S3Operation:
     is_any_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
     return classify(
         head.method, target.names, bucket=target.bucket, key=target.key, headers=head.index, is_form=is_any_form
     )
 
 
-def _check_exact(operation: Operation, head: RequestHead, target: Target) -> None:
+def _check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:
     """Refuse a request that a node may take for another operation than the checked one.
 
     Raises:

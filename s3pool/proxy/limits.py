@@ -106,7 +106,7 @@ def _rate(value: dict[object, object], key: str, where: str) -> float:
     return rate
 
 
-class Meter:
+class RateMeter:
     """The counts of all limits, in memory that is shared with processes forked later."""
 
     def __init__(
@@ -222,7 +222,7 @@ class Ticket:
 
     __slots__ = ("_meter", "rules")
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: RateMeter) -> None:
         self._meter = meter
         self.rules: list[tuple[int, Limits]] = []
 

@@ -121,7 +121,7 @@ TOLD = frozenset({"x-rgw-object-type", "x-rgw-next-append-position"})
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class S3Operation:
     """One S3 operation and its retry rules.
 
     ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out,
@@ -146,7 +146,7 @@ class Operation:
 
 def classify(
     method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str], is_form: bool = False
-) -> Operation:
+) -> S3Operation:
     """Return the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
     names = KNOWN_PARAMETERS.intersection(query) if query else NO_NAMES
     copies, appends = "x-amz-copy-source" in headers, "x-amz-write-offset-bytes" in headers
@@ -156,24 +156,24 @@ def classify(
 @lru_cache(CACHE_SIZE)
 def _operation(
     method: str, query: frozenset[str], place: tuple[bool, bool], *, copies: bool, appends: bool, is_form: bool
-) -> Operation:
+) -> S3Operation:
     bucket, key = place
     name = _name(method, query, bucket=bucket, key=key, copies=copies, appends=appends)
     if is_form and method == "POST" and bucket:
         name = "PostObject"  # whatever the query says: to RGW ?select with a form is an upload
     if name == "AppendObject":
-        return Operation(name, after_503=False, partial=False, is_slow=True)
+        return S3Operation(name, after_503=False, partial=False, is_slow=True)
     if name == "CompleteMultipartUpload":
-        return Operation(name, after_503=False, is_slow=True, is_eager=True)
+        return S3Operation(name, after_503=False, is_slow=True, is_eager=True)
     if name in ("UploadPart", "UploadPartCopy"):
-        return Operation(name, ambiguous=True, after_500=True, is_slow=True, is_eager=name == "UploadPartCopy")
+        return S3Operation(name, ambiguous=True, after_500=True, is_slow=True, is_eager=name == "UploadPartCopy")
     if name == "AbortMultipartUpload" or (name == "DeleteObject" and "versionId" in query):
-        return Operation(name, ambiguous=True)
+        return S3Operation(name, ambiguous=True)
     if name in ("CopyObject", "DeleteObjects", "RestoreObject"):
-        return Operation(name, is_slow=True, is_eager=True)
+        return S3Operation(name, is_slow=True, is_eager=True)
     if method in ("GET", "HEAD", "OPTIONS") or name == "SelectObjectContent":
         brings_document = method == "GET" and name != "GetObject" and NOTIFICATIONS not in query
-        return Operation(
+        return S3Operation(
             name,
             ambiguous=True,
             after_500=True,
@@ -181,7 +181,7 @@ def _operation(
             brings_document=brings_document,
             is_endless=NOTIFICATIONS in query,
         )
-    return Operation(name, is_slow=name in UPLOADS)
+    return S3Operation(name, is_slow=name in UPLOADS)
 
 
 def _name(method: str, query: Collection[str], *, bucket: bool, key: bool, copies: bool, appends: bool) -> str:
@@ -246,7 +246,7 @@ def _object_post(query: Collection[str]) -> str:
 
 
 def is_exact(
-    operation: Operation, method: str, pairs: Sequence[tuple[str, str]], *, key: str, headers: Collection[str]
+    operation: S3Operation, method: str, pairs: Sequence[tuple[str, str]], *, key: str, headers: Collection[str]
 ) -> bool:
     """Return whether a node cannot read a request as another operation; ``pairs`` are the query's, decoded."""
     query = [name for name, _ in pairs if name not in _ANYWHERE and not name.lower().startswith("x-amz-")]
@@ -265,7 +265,7 @@ def is_exact(
 
 
 def _exact_query(
-    operation: Operation, method: str, query: Collection[str], *, key: str
+    operation: S3Operation, method: str, query: Collection[str], *, key: str
 ) -> tuple[frozenset[str], frozenset[str]]:
     if operation.name in EXACT_QUERIES:
         needed, allowed = (frozenset(words.split()) for words in EXACT_QUERIES[operation.name])

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
 from s3pool.pool.heads import Head
-from s3pool.pool.splice import IS_POSSIBLE, Pipe, open_pipe
+from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
 from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import LengthReader
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse
@@ -146,7 +146,6 @@ def with_location(response: Response, *, scheme: str, host: str) -> Response:
 BLOCK_BYTES = 128 * 1024
 FIRST_BLOCK_BYTES = 16 * 1024  # doubled while the client takes blocks: slow ones by the hundred stay small
 WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
-SPLICE_FROM_BYTES = 1 << 20  # for less a pipe costs more than it saves
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 LAST_CHUNK = b"0\r\n\r\n"

@@ -138,22 +138,11 @@ def parse_head(block: bytes) -> RequestHead:
     fields, names, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
         raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
-    try:
-        path = raw_target.decode()
-    except UnicodeDecodeError:
-        raise malformed("the request target is not UTF-8", code="InvalidURI") from None
-    host, query = _host_of(index, is_http_1_0=is_http_1_0), None
-    if PLAIN_PATH.fullmatch(path) is None:
-        host, path, query = _split_target(path, host)
+    host, path, query = _split_target(raw_target, _host_of(index, is_http_1_0=is_http_1_0))
     length: int | None = 0
     words, expectation = NO_WORDS, None
     if not SPECIAL.isdisjoint(names):
-        length = _framing(index, is_http_1_0=is_http_1_0)
-        words = _words(index.get("connection", ()))
-        expectation = _expectation(index)
-        _check_connection(words)
-        for name in SINGLE:
-            _only(index, name)
+        length, words, expectation = _special_fields(index, is_http_1_0=is_http_1_0)
     return RequestHead(
         method,
         path,
@@ -222,7 +211,28 @@ def _host_of(index: Index, *, is_http_1_0: bool) -> str:
     return host
 
 
-def _split_target(target: str, host: str) -> tuple[str, str, str | None]:
+def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, frozenset[str], str | None]:
+    """Return the body's length, the options of Connection, and the expectation."""
+    words = _words(index.get("connection", ()))
+    _check_connection(words)
+    for name in SINGLE:
+        _only(index, name)
+    expectation = _only(index, "expect")
+    return (
+        _framing(index, is_http_1_0=is_http_1_0),
+        words,
+        expectation.lower() if expectation is not None else None,
+    )
+
+
+def _split_target(raw: bytes, host: str) -> tuple[str, str, str | None]:
+    """Return the host, the path and the query."""
+    try:
+        target = raw.decode()
+    except UnicodeDecodeError:
+        raise malformed("the request target is not UTF-8", code="InvalidURI") from None
+    if PLAIN_PATH.fullmatch(target):
+        return host, target, None
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is not None:
         # RFC 9112, 3.2.2: the target's authority counts. A Host that differs is one trick or another.
@@ -266,8 +276,3 @@ def _words(values: Iterable[str]) -> frozenset[str]:
 def _check_connection(words: frozenset[str]) -> None:
     if any(word in PROTECTED or word.startswith(PROTECTED_PREFIXES) for word in words):
         raise malformed("the Connection field names a field that is not of this connection")
-
-
-def _expectation(index: Index) -> str | None:
-    expectation = _only(index, "expect")
-    return None if expectation is None else expectation.lower()

@@ -11,7 +11,7 @@ from s3pool.proxy.bodies import SPARE_BYTES, Buffers, ByteBudget, ClientBody, Ha
 from s3pool.proxy.chunked import CHARACTERS, CHECKSUM_PREFIX, AwsChunkedReader, ChunkedReader
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.node_request import Fields, is_framed
-from s3pool.proxy.operations import Operation
+from s3pool.proxy.operations import S3Operation
 from s3pool.proxy.request import RequestHead
 from s3pool.proxy.request_target import Target
 from s3pool.proxy.settings import ProxySettings
@@ -102,14 +102,14 @@ class Admitted:
     head: RequestHead
     target: Target
     caller: Caller
-    operation: Operation
+    operation: S3Operation
     signer: Signer | None
     decodes: bool = False
     is_form: bool = False
 
 
 @dataclass(slots=True)
-class Load:
+class RequestBody:
     """A body ready for a node. ``reader`` tells when the client's bytes are all taken.
 
     ``expects_continue`` says that the node is told to expect it, and sent it only when it says so.
@@ -137,7 +137,7 @@ class BodyLoader:
         self.takes_trailers = settings.trailers == PASS  # the nodes do, as far as is known
         self._buffers = Buffers(min(SPARE_BYTES, settings.replay_memory))
 
-    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> Load:
+    def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
         """Return the body for a node; only a body without a length is read here.
 
         Raises:
@@ -155,7 +155,7 @@ class BodyLoader:
                 raise S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
             if guards and admitted.caller.payload != EMPTY_SHA256:
                 raise HashCheck.mismatch()
-            return Load(length=0 if has_length or head.method in ("PUT", "POST") else None)
+            return RequestBody(length=0 if has_length or head.method in ("PUT", "POST") else None)
         reader = reader_for(head, stream)
         if admitted.decodes:
             return self._decoded(admitted, reader, before_read)
@@ -171,7 +171,7 @@ class BodyLoader:
 
     def _streamed(
         self, admitted: Admitted, read: Read, reader: Reader, *, length: int, before_read: Callable[[], None]
-    ) -> Load:
+    ) -> RequestBody:
         keeps = self._keeps(admitted.operation, length)
         mover = reader if read == reader.readinto and isinstance(reader, LengthReader) else None
         # Where the node is the one to judge, it is to do so before the body is asked for.
@@ -186,12 +186,12 @@ class BodyLoader:
             buffers=self._buffers,
             memory=self.budget,
         )
-        load = Load(body, reader, length, expects_continue=asks)
+        load = RequestBody(body, reader, length, expects_continue=asks)
         if keeps and length <= SMALL_BODY_BYTES and not asks:
             self._prefetch(load, body)
         return load
 
-    def _prefetch(self, load: Load, body: ClientBody) -> None:
+    def _prefetch(self, load: RequestBody, body: ClientBody) -> None:
         """Read a small body before a node is asked: however slowly it comes, it holds nothing that others need."""
         try:
             body.prefetch()
@@ -199,14 +199,14 @@ class BodyLoader:
             self.release(load)
             raise
 
-    def _keeps(self, operation: Operation, length: int) -> bool:
+    def _keeps(self, operation: S3Operation, length: int) -> bool:
         return operation.partial and length <= self._settings.replay_buffer and self.budget.has(length)
 
-    def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> Load:
+    def _decoded(self, admitted: Admitted, reader: Reader, before_read: Callable[[], None]) -> RequestBody:
         length, trailer = _decoded_length(admitted.head), trailer_of(admitted)
         decoder = _decoder(admitted, reader, length, self.budget)
         keeps = self._keeps(admitted.operation, length)
-        load = Load(EMPTY_BODY, reader, length, decoder=decoder)
+        load = RequestBody(EMPTY_BODY, reader, length, decoder=decoder)
         if not length:
             before_read()
             decoder.readinto(memoryview(bytearray(1)))
@@ -230,7 +230,7 @@ class BodyLoader:
 
     def _checked(
         self, admitted: Admitted, decoder: AwsChunkedReader, reader: Reader, before_read: Callable[[], None]
-    ) -> Load:
+    ) -> RequestBody:
         """Read the whole body to learn its checksum, which must stand in the head."""
         limit = self.disk.size
         detail = f"a body of more than {limit} bytes with a checksum behind it needs a larger proxy.spool_limit here"
@@ -243,7 +243,7 @@ class BodyLoader:
         return self._with_checksum(load, admitted, decoder)
 
     @staticmethod
-    def _with_checksum(load: Load, admitted: Admitted, decoder: AwsChunkedReader) -> Load:
+    def _with_checksum(load: RequestBody, admitted: Admitted, decoder: AwsChunkedReader) -> RequestBody:
         if decoder.checksum:
             load.extra = ((trailer_of(admitted), decoder.checksum),)
         return load
@@ -255,7 +255,7 @@ class BodyLoader:
         before_read: Callable[[], None],
         *,
         decoder: AwsChunkedReader | None = None,
-    ) -> Load:
+    ) -> RequestBody:
         """Put the body into chunks of known total length, and keep its trailer."""
         length = _decoded_length(admitted.head)
         content = decoder or _decoder(admitted, reader, length, self.budget)
@@ -269,20 +269,20 @@ class BodyLoader:
             buffers=self._buffers,
             memory=self.budget,
         )
-        return Load(body, reader, framed.length, is_rechunked=True, decoder=content)
+        return RequestBody(body, reader, framed.length, is_rechunked=True, decoder=content)
 
     def collected(
         self, read: Read, reader: Reader, *, limit: int | None = None, too_large: S3ErrorResponse | None = None
-    ) -> Load:
+    ) -> RequestBody:
         """Read a body of unknown length to its end, into memory or onto the disk.
 
         Raises:
             S3ErrorResponse: it is too large, or there is no room for it.
         """
         spooled = self.spool.collect(read, limit=limit, too_large=too_large)
-        return Load(spooled.body, reader, spooled.length, spooled=spooled)
+        return RequestBody(spooled.body, reader, spooled.length, spooled=spooled)
 
-    def release(self, load: Load) -> None:
+    def release(self, load: RequestBody) -> None:
         """Return back the room that a body was promised."""
         if isinstance(load.body, ClientBody):
             load.body.drop()

@@ -22,7 +22,7 @@ from s3pool.proxy.limits import RetryToken, Rule, Ticket
 from s3pool.proxy.node_request import NodeRequest
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
 from s3pool.proxy.request import RequestHead, parse_head
-from s3pool.proxy.request_body import Admitted, Load
+from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
 ERROR_STATUS = 400
-NOTHING = Load()  # of requests without a body; nobody writes to it
+NOTHING = RequestBody()  # of requests without a body; nobody writes to it
 
 
 class Host(Protocol):

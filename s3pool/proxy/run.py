@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
-from s3pool.proxy.limits import Meter
+from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-Load = Callable[[], "tuple[Config, ProxySettings]"]
+LoadConfig = Callable[[], "tuple[Config, ProxySettings]"]
 WAKE_S = 0.5
 SAME_WISH_S = 1.0
 ACCEPT_POLL_S = 0.1  # how soon accepting ends when it is told to
@@ -52,18 +52,18 @@ class Proxy:
 
     def __init__(
         self,
-        load: Load,
+        load: LoadConfig,
         *,
         has_server: bool = True,
         has_admin: bool = True,
         multiprocess: bool = False,
-        meter: Meter | None = None,
+        meter: RateMeter | None = None,
     ) -> None:
         self._load = load
         config, self.settings = load()
         tls = server_context(self.settings)
         self.metrics = Metrics(multiprocess=multiprocess)
-        self._meter = meter or Meter()
+        self._meter = meter or RateMeter()
         self.pool = Pool(open_gateway(config, self.settings, self._meter))
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
         self.merge: Callable[[Record], Record] = lambda own: own
@@ -268,7 +268,7 @@ def tune_interpreter() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def run_proxy(load: Load, *, announce: Callable[[Proxy], None]) -> End:
+def run_proxy(load: LoadConfig, *, announce: Callable[[Proxy], None]) -> End:
     """Serve until a signal ends it.
 
     Raises:

@@ -21,7 +21,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import Client, pool_client, read_clients
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, FairSlots, Meter, RetryBudget, read_bucket_limits
+from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, RetryBudget, read_bucket_limits
 from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
@@ -80,7 +80,7 @@ class OpenGateway:
         self.session.close()
 
 
-def open_gateway(config: Config, settings: ProxySettings, meter: Meter | None = None) -> OpenGateway:
+def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | None = None) -> OpenGateway:
     """Build a gateway from the configuration, without connecting; ``meter`` counts limits.
 
     Raises:

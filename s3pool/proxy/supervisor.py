@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 
 from s3pool.errors import ConfigError, S3PoolError
-from s3pool.proxy.limits import Meter
+from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.readers import Address
-from s3pool.proxy.run import End, Load, Proxy, Signals, tune_interpreter
+from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.worker_state import SNAPSHOT, StateDirectory, StatePublisher, apply_snapshot, snapshot, sum_states
@@ -36,7 +36,7 @@ FAILED = 1
 class Supervisor:
     """The parent of the processes, which starts each again when it ends."""
 
-    def __init__(self, load: Load, directory: str, signals: Signals) -> None:
+    def __init__(self, load: LoadConfig, directory: str, signals: Signals) -> None:
         raise_limit()
         config, settings = load()
         open_gateway(config, settings).close()  # what is wrong is said before anything starts
@@ -47,7 +47,7 @@ class Supervisor:
         self._reserved = _reserve(settings.listen)
         host, port = self._reserved.getsockname()[:2]
         self.address = Address(str(host), int(port))
-        self._meter = Meter()  # shared by all that are forked from here
+        self._meter = RateMeter()  # shared by all that are forked from here
         self._children: dict[int, int] = {}  # process id -> number; 0 is the admin
 
     def start(self) -> None:
@@ -145,7 +145,7 @@ def _reserve(address: Address) -> socket.socket:
 
 
 def _run_worker(
-    load: Callable[..., object], states: StateDirectory, number: int, signals: Signals, meter: Meter
+    load: Callable[..., object], states: StateDirectory, number: int, signals: Signals, meter: RateMeter
 ) -> bool:
     """Serve S3 clients; nodes are probed elsewhere."""
     proxy = Proxy(load, has_admin=False, multiprocess=True, meter=meter)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Sig
         proxy.close()
 
 
-def run_processes(load: Load, *, announce: Callable[[Supervisor], None]) -> End:
+def run_processes(load: LoadConfig, *, announce: Callable[[Supervisor], None]) -> End:
     """Serve with several processes until a signal ends it.
 
     Raises:

@@ -21,7 +21,7 @@ import pytest
 from s3pool.errors import ConfigError
 from s3pool.proxy import service
 from s3pool.proxy.errors import S3ErrorResponse
-from s3pool.proxy.limits import Limits, Meter, Rule
+from s3pool.proxy.limits import Limits, RateMeter, Rule
 from tests.proxy.test_running import await_true, running
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import GUEST_KEY, POOL_KEY, RunningProxy, checking_fake, parse_answer, stored
@@ -386,7 +386,7 @@ RATE = 400.0
 SECONDS = 2.0
 
 
-def hammer(meter: Meter, number: int, results: int) -> None:
+def hammer(meter: RateMeter, number: int, results: int) -> None:
     """Ask for as much as can be had, as one process of several, and tell how much that was."""
     meter.be_process(number)
     rule = Rule("client", Limits(requests=RATE, in_flight=1000), "")
@@ -403,7 +403,7 @@ def hammer(meter: Meter, number: int, results: int) -> None:
 
 def test_rates_are_exact_over_processes() -> None:
     """To five in a hundred, whoever gets how much of it."""
-    meter = Meter()
+    meter = RateMeter()
     receiving, sending = os.pipe()
     started = time.monotonic()
     children = []
@@ -429,7 +429,7 @@ def test_bytes_are_exact() -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    meter = Meter(now=lambda: now[0], sleep=sleep)
+    meter = RateMeter(now=lambda: now[0], sleep=sleep)
     rule = Rule("client", Limits(bytes=1000.0), "")
     for _ in range(100):
         ticket = meter.admit([rule])
@@ -441,7 +441,7 @@ def test_bytes_are_exact() -> None:
 
 def test_dead_process_leaves_nothing_in_flight() -> None:
     """Its number is taken by the one that is started in its place."""
-    meter = Meter()
+    meter = RateMeter()
     rule = Rule("client", Limits(in_flight=1), "")
     meter.be_process(3)
     meter.admit([rule])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.config.options import Config
     from s3pool.proxy.readers import Address
-    from s3pool.proxy.run import End, Load
+    from s3pool.proxy.run import End, LoadConfig
     from s3pool.proxy.supervisor import Supervisor
 
 SIGNAL_BASE = 128  # how shells report a command that a signal ended
@@ -54,13 +54,13 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     return SIGNAL_BASE + end.signal if end.is_clean else exit_codes.FAILED
 
 
-def _serve(load: Load, ctx: Context) -> End:
+def _serve(load: LoadConfig, ctx: Context) -> End:
     from s3pool.proxy.run import run_proxy
 
     return run_proxy(load, announce=lambda proxy: _announce(ctx, proxy.settings, proxy.address, proxy.admin_address))
 
 
-def _serve_many(load: Load, ctx: Context) -> End:
+def _serve_many(load: LoadConfig, ctx: Context) -> End:
     from s3pool.proxy.supervisor import run_processes
 
     def announce(family: Supervisor) -> None:

@@ -14,7 +14,7 @@ from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head
-from s3pool.proxy.request_body import Load
+from s3pool.proxy.request_body import RequestBody
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer
@@ -60,7 +60,7 @@ def forwarded(door: Gateway, block: bytes) -> list[bytes]:
         S3ErrorResponse: the request may not pass.
     """
     admitted = door.admit(parse_head(block), PEER)
-    return door.node_request(admitted, Load(), PEER).build(NODE, time.time()).split(b"\r\n")
+    return door.node_request(admitted, RequestBody(), PEER).build(NODE, time.time()).split(b"\r\n")
 
 
 def test_no_changed_byte_of_what_is_signed_gets_in(gateway: Gateway) -> None:

@@ -8,9 +8,9 @@ from s3pool.errors import ConfigError
 from s3pool.model import Credentials
 from s3pool.proxy.clients import Client, read_clients
 from s3pool.proxy.errors import S3ErrorResponse
-from s3pool.proxy.operations import Operation
+from s3pool.proxy.operations import S3Operation
 
-READ, WRITE = Operation("GetObject", reads=True), Operation("PutObject")
+READ, WRITE = S3Operation("GetObject", reads=True), S3Operation("PutObject")
 PAIR = {"access_key": "A", "secret_key": "hush"}
 POOL = Credentials("P", "pool-secret")
 
@@ -65,7 +65,7 @@ def test_secret_is_in_no_repr() -> None:
         (Client("A", "s", expires=10.0), READ, "b", "", False),
     ],
 )
-def test_authorization(client: Client, operation: Operation, bucket: str, source: str, passes: bool) -> None:
+def test_authorization(client: Client, operation: S3Operation, bucket: str, source: str, passes: bool) -> None:
     """Buckets, reading, and time."""
     refusal = nullcontext() if passes else pytest.raises(S3ErrorResponse, match="403 AccessDenied")
 

@@ -14,7 +14,7 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class Sink(Protocol):
-    """Where a body goes: a connection, which knows plain sockets from TLS."""
+    """Where a body is written: a connection, plain or TLS."""
 
     def write(self, block: bytes | bytearray | memoryview) -> None:
         """Send all of the block."""
@@ -24,15 +24,15 @@ class Sink(Protocol):
 
 
 class Body(Protocol):
-    """What a request carries. ``length`` is in bytes and always known before sending."""
+    """The body of a request; its length in bytes is known before sending."""
 
     @property
     def length(self) -> int:
-        """Give the number of bytes that send() will write."""
+        """Return the number of bytes that send() will write."""
 
     @property
     def rewindable(self) -> bool:
-        """Say whether rewind() brings the whole body back."""
+        """Return whether the whole body can be sent again after rewind()."""
 
     def rewind(self) -> None:
         """Go back to the first byte, so that another attempt sends the same bytes."""
@@ -53,11 +53,11 @@ class BytesBody:
 
     @property
     def length(self) -> int:
-        """Give the number of bytes."""
+        """Return the number of bytes."""
         return len(self.content)
 
     def rewind(self) -> None:
-        """Stay where it is: memory needs no rewinding."""
+        """Do nothing: memory has no position."""
 
     def send(self, sink: Sink) -> None:
         """Write the content in one piece."""
@@ -65,7 +65,7 @@ class BytesBody:
             sink.write(self.content)
 
     def sha256(self) -> str:
-        """Give the hex digest that SigV4 signs."""
+        """Return the hex digest that SigV4 signs."""
         return hashlib.sha256(self.content).hexdigest() if self.content else EMPTY_SHA256
 
 
@@ -86,7 +86,7 @@ class FileSlice:
         self.length = length
 
     def rewind(self) -> None:
-        """Stay where it is: positioned reads have no position to reset."""
+        """Do nothing: positioned reads have no position to reset."""
 
     def send(self, sink: Sink) -> None:
         """Send the range; raises IntegrityError when the file has become shorter."""
@@ -100,11 +100,11 @@ class FileSlice:
         return hasher.digest()
 
     def sha256(self) -> str:
-        """Give the hex digest that SigV4 signs."""
+        """Return the hex digest that SigV4 signs."""
         return self.digest("sha256").hex()
 
     def feed(self, update: Callable[[memoryview], object]) -> None:
-        """Hand the range to a hasher block by block, through one buffer.
+        """Pass the range to a hasher block by block, through one buffer.
 
         Raises:
             IntegrityError: the file ended before the range did.
@@ -117,48 +117,6 @@ class FileSlice:
                 raise IntegrityError(f"the file became {left} bytes shorter while it was read")
             update(buffer[:count])
             offset += count
-            left -= count
-
-
-class StreamBody:
-    """A body that can be read once, such as a client's socket or another response.
-
-    ``readinto`` fills a buffer and gives the number of bytes, 0 at the end. ``length`` must
-    be exact: a stream that ends early raises, so that the connection is closed and the
-    server commits nothing.
-    """
-
-    __slots__ = ("_readinto", "_started", "length")
-
-    def __init__(self, readinto: Callable[[memoryview], int], *, length: int) -> None:
-        self._readinto = readinto
-        self._started = False
-        self.length = length
-
-    @property
-    def rewindable(self) -> bool:
-        """Say that it can be sent while nothing was read of it."""
-        return not self._started
-
-    def rewind(self) -> None:
-        """Do nothing before the first read.
-
-        Raises:
-            IntegrityError: bytes were taken from the stream already.
-        """
-        if self._started:
-            raise IntegrityError("a stream cannot be sent twice")
-
-    def send(self, sink: Sink) -> None:
-        """Copy the stream to the sink through one buffer."""
-        buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, max(self.length, 1))))
-        left = self.length
-        while left:
-            self._started = True
-            count = self._readinto(buffer[: min(left, len(buffer))])
-            if not count:
-                raise IntegrityError(f"the source ended {left} bytes early")
-            sink.write(buffer[:count])
             left -= count
 
 

@@ -71,7 +71,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Give the URL of the node, without a trailing slash."""
+        """Return the URL of the node, without a trailing slash."""
         return f"{self.scheme}://{self.netloc}"
 
     def __str__(self) -> str:
@@ -133,28 +133,28 @@ class Request:
 
     @property
     def asker(self) -> str:
-        """Return who is behind it, whose requests alone do not make a node ill; empty for the user of the program."""
+        """Return the client of the proxy that sent the request, whose failures alone open no circuit; else ""."""
         return ""
 
     @property
     def replayable(self) -> bool:
-        """Say whether it may act twice and its body can be sent twice."""
+        """Return whether the request may be carried out twice and its body sent twice."""
         return self.idempotent and self.body.rewindable
 
     def may_retry(self) -> bool:
-        """Say whether its sender has leave for a second try, or a second node beside the first."""
+        """Return whether the sender allows a second attempt, or a second node beside the first."""
         return True
 
     def note_retry(self) -> None:
-        """Tell its sender that the leave is used."""
+        """Report to the sender that a second attempt starts."""
 
     @property
     def target(self) -> str:
-        """Give the request target as it stands on the wire and in the signature."""
+        """Return the request target, as sent and as signed."""
         return f"{self.path}?{encode_query(self.query)}" if self.query else self.path
 
     def host_header(self, endpoint: Endpoint) -> str:
-        """Give the Host header's value for an endpoint."""
+        """Return the value of the Host header for an endpoint."""
         return f"{self.bucket_host}.{endpoint.netloc}" if self.bucket_host else endpoint.netloc
 
 
@@ -165,7 +165,7 @@ class BodyStream(Protocol):
         """Fill as much as one receive gives; 0 at the end of a complete body only."""
 
     def close(self) -> None:
-        """Give the connection back when the body was read to its end, else drop it."""
+        """Return the connection to its pool if the body was read to the end, else drop it."""
 
 
 class Response:
@@ -279,12 +279,12 @@ class ByteRange(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Give the number of bytes."""
+        """Return the number of bytes."""
         return self.last - self.first + 1
 
     @property
     def header(self) -> str:
-        """Give the value of the Range header."""
+        """Return the value of the Range header."""
         return f"bytes={self.first}-{self.last}"
 
 
@@ -308,7 +308,7 @@ class ObjectInfo(NamedTuple):
 
     @property
     def mtime(self) -> float:
-        """Give Last-Modified in seconds since 1970."""
+        """Return Last-Modified in seconds since 1970."""
         return parse_iso_time(self.last_modified)
 
 
@@ -365,7 +365,7 @@ class ObjectHead(NamedTuple):
 
     @property
     def mtime(self) -> float:
-        """Give Last-Modified in seconds since 1970."""
+        """Return Last-Modified in seconds since 1970."""
         return parse_iso_time(self.last_modified)
 
 

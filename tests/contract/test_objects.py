@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from s3pool.body import BytesBody, FileSlice, StreamBody
+from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import NotFoundError, PreconditionError, S3Error
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.s3.client import S3Client
@@ -35,20 +35,6 @@ def test_file_slice_is_stored_from_its_offset(client: S3Client, bucket: str, tmp
         client.put_object(bucket, "k", body, payload_hash=body.sha256())
 
     assert path.read_bytes()[10:9010] == get(client, bucket, "k")
-
-
-def test_stream_is_stored_without_a_hash(client: S3Client, bucket: str) -> None:
-    """Standard input cannot be hashed before it is sent."""
-    pieces = [b"abc", b"", b"defg"]
-
-    def readinto(buffer: memoryview) -> int:
-        piece = pieces.pop(0) or pieces.pop(0)
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    client.put_object(bucket, "k", StreamBody(readinto, length=7), payload_hash="UNSIGNED-PAYLOAD")
-
-    assert b"abcdefg" == get(client, bucket, "k")
 
 
 def test_put_replaces_what_was_there(client: S3Client, bucket: str) -> None:

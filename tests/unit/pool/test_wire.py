@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.body import BytesBody, FileSlice, StreamBody
+from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import parse_head
 from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, Wire, WireBody
@@ -333,12 +333,3 @@ def test_a_file_that_shrinks_stops_the_request(pair: tuple[Wire, socket.socket],
     thread.join()
 
     assert bytes(received) == b"H" + b"x" * 1000
-
-
-def test_a_stream_that_ends_early_stops_the_request(pair: tuple[Wire, socket.socket]) -> None:
-    """Nothing pads a body."""
-    wire, _ = pair
-    blocks = iter([5, 0])
-
-    with pytest.raises(IntegrityError, match="5 bytes early"):
-        wire.send(b"H", StreamBody(lambda _view: next(blocks), length=10))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from s3pool.cli.output import escape
+from s3pool.cli.output import Output, escape
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ObjectInfo, UploadInfo
@@ -21,7 +21,6 @@ from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, STE
 if TYPE_CHECKING:
     import argparse
 
-    from s3pool.cli.output import Output
 
 Record = dict[str, object]
 Entry = ObjectInfo | str  # an object, or a prefix

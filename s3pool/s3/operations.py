@@ -43,7 +43,7 @@ from s3pool.s3.exchange import (
     stepwise,
 )
 from s3pool.s3.listing_stats import ListingStats
-from s3pool.s3.pages import parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.pages import check_page, check_uploads, parse_list_page, parse_uploads_page, parse_versions_page
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
 from s3pool.s3.responses import put_result
@@ -247,8 +247,6 @@ class BucketOperations(Operations):
         request = self._list_request(bucket, "ListMultipartUploads", query)
 
         def read(response: Response) -> UploadPage:
-            from s3pool.s3.pages import check_uploads
-
             return check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
 
         return self._ask(request, read)
@@ -268,9 +266,6 @@ def _page_reader(
     prefix: str, delimiter: str, parse: Callable[[bytes], ListPage] = parse_list_page, *, repeats: bool = False
 ) -> Callable[[Response], ListPage]:
     def read(response: Response) -> ListPage:
-        # Whoever lists nothing, such as stat, need not load it.
-        from s3pool.s3.pages import check_page
-
         page = parse(body_of(response))
         return _named(check_page(page, prefix=prefix, delimiter=delimiter, repeats=repeats), response)
 

@@ -42,6 +42,7 @@ from s3pool.location import S3Path, name_bytes
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
 from s3pool.shard import Shard
+from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
     import argparse
@@ -119,7 +120,6 @@ def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context)
         fields = {"objects": objects, "prefixes": prefixes, "bytes": size}
         ctx.out.record({"type": "summary", **fields, **extra})
         return
-    from s3pool.units import format_size_long
 
     lines = [f"Total objects: {objects}", f"Total size: {format_size_long(size)}"]
     ctx.out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in extra.values())]))

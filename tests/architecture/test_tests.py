@@ -27,8 +27,8 @@ PRYING = frozenset(
         "unit/sync/test_merge.py",
         "unit/transfer/test_across.py",
         "unit/transfer/test_checksums.py",
-        "unit/transfer/test_workers.py",
         "unit/transfer/test_mapping.py",
+        "unit/transfer/test_workers.py",
     )
 )
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from s3pool.errors import IntegrityError, NoEndpointError, NotFoundError, S3Error
+from s3pool.errors import IntegrityError, NoEndpointError, S3Error
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.across import IN_MEMORY_BYTES, ReplacedError
+from s3pool.transfer.across import IN_MEMORY_BYTES
 from s3pool.transfer.engine import Engine
-from s3pool.transfer.runner import run
-from s3pool.transfer.tasks import CopyTask, Summary
+from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import (
     MIB,
     Call,
@@ -232,19 +231,6 @@ def test_source_that_is_replaced_between_ranges_is_tried_again(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_source_that_is_replaced_all_the_time_fails(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
-    """It fails alone, and the target stays as it was."""
-    put(there, os.urandom(2 * PART), part_size=PART)
-    fake.store.add("b", "copy", b"old")
-    there.fault(Call(lambda _: put(there, os.urandom(2 * PART), part_size=PART)), op="GetObject", times=0)
-
-    with pytest.raises(ReplacedError, match="was replaced while it was read"):
-        copy(TASK, make_engine(source=there))
-
-    assert {"copy": b"old"} == fake.store.bodies("b")
-    assert {} == fake.store.bucket("b").uploads
-
-
 @pytest.mark.parametrize(("size", "part_size"), [(9, 0), (2 * MIB, 0), (2 * PART, PART)])
 def test_flipped_byte_from_the_source_is_never_stored(
     fake: FakeS3, there: FakeS3, make_engine: EngineFactory, size: int, part_size: int
@@ -411,41 +397,3 @@ def test_no_clobber_holds_against_who_comes_in_between(fake: FakeS3, there: Fake
     done = copy(TASK, make_engine(source=there, no_clobber=True))
 
     assert ("it exists", {"copy": b"theirs"}) == (done.skipped, fake.store.bodies("b"))
-
-
-def move(engine: Engine, task: CopyTask) -> Summary:
-    """Run one task of a move."""
-    return run([task], engine, on_outcome=lambda _: None)
-
-
-def test_move_deletes_at_the_source(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
-    """The target's pool may have the same names, and they are others' objects."""
-    put(there, b"content")
-    fake.store.add("src", "k", b"another one")
-
-    summary = move(make_engine(source=there, remove_source=True), TASK)
-
-    assert (1, 0) == (summary.copied, summary.failed)
-    assert ({}, {"k": b"another one"}) == (there.store.bodies("src"), fake.store.bodies("src"))
-    assert {"copy": b"content"} == fake.store.bodies("b")
-
-
-def test_move_that_fails_keeps_the_source(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
-    """It is the only one there is."""
-    put(there, b"content")
-    there.fault(FlipByte(at=1), op="GetObject")
-
-    summary = move(make_engine(source=there, remove_source=True), TASK)
-
-    assert (0, 1) == (summary.copied, summary.failed)
-    assert {"k": b"content"} == there.store.bodies("src")
-
-
-def test_missing_source_is_told_with_its_own_error(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
-    """Not as an error of the target."""
-    there.store.add("src", "other", b"")
-
-    with pytest.raises(NotFoundError, match="src/k"):
-        copy(CopyTask("src", "k", "b", "copy", 5), make_engine(source=there))
-
-    assert {} == fake.store.bodies("b")

@@ -22,17 +22,6 @@ def put(fake: FakeS3, content: bytes, **headers: str) -> None:
     fake.store.add("b", "k", content, mtime=0.0, **headers)
 
 
-def test_copy_keeps_content_and_metadata(fake: FakeS3, make_engine: EngineFactory) -> None:
-    """Without flags a copy is the same object under another name."""
-    put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
-
-    copy(TASK, make_engine())
-
-    head = make_engine().client.head_object("b", "copy")
-    assert b"content" == fake.store.bodies("b")["copy"]
-    assert ("x/y", {"a": "1"}) == (head.content_type, head.metadata)
-
-
 def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_engine: EngineFactory) -> None:
     """S3 replaces all or nothing, so the rest is brought along."""
     put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})

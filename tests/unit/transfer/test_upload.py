@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.errors import IntegrityError, LocalNotFoundError, RefusedError, S3Error, StoppedError, TransportError
+from s3pool.errors import IntegrityError, RefusedError, S3Error, StoppedError, TransportError
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.engine import Engine
 from s3pool.transfer.tasks import Done, UploadTask
@@ -19,7 +18,6 @@ from tests.support.fake_s3 import (
     Call,
     FakeS3,
     Fault,
-    FlipStored,
     HeldUpload,
     Reset,
     Rewrite,
@@ -277,28 +275,6 @@ def test_failed_part_aborts_the_upload(
     assert {} == fake.store.bodies("b")
 
 
-def test_etag_of_a_put_is_compared_where_md5_was_made(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
-) -> None:
-    """A server that stored something else says so in the ETag."""
-    fake.fault(FlipStored(), op="PutObject")
-
-    with pytest.raises(IntegrityError, match="what was sent makes"):
-        send(source(b"content"), make_engine(sign_payload=False))
-
-
-def test_etag_of_a_part_is_compared_where_md5_was_made(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
-) -> None:
-    """Complete would make an object of whatever the parts became."""
-    fake.fault(FlipStored(), op="UploadPart", nth=2)
-
-    with pytest.raises(IntegrityError, match=r"part 2, has the ETag .* what was sent makes"):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART, sign_payload=False))
-
-    assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
-
-
 @pytest.mark.parametrize(("size", "op"), [(10, "PutObject"), (PART + 1, "UploadPart")])
 @pytest.mark.parametrize(
     "header",
@@ -389,12 +365,6 @@ def test_stop_ends_an_upload_and_aborts_it(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_missing_source_is_not_found(make_engine: EngineFactory, tmp_path: Path) -> None:
-    """It has an exit code of its own."""
-    with pytest.raises(LocalNotFoundError, match="cannot read"):
-        upload(UploadTask(str(tmp_path / "missing"), "b", "k"), make_engine())
-
-
 def test_pipe_is_refused_without_blocking(make_engine: EngineFactory, tmp_path: Path) -> None:
     """It became a pipe after the walk saw a file."""
     os.mkfifo(tmp_path / "pipe")
@@ -446,26 +416,6 @@ def test_attributes_of_the_user_are_stored_with_parts(
     assert ("x/y", "v", str(PART)) == (head.content_type, head.metadata["k"], head.metadata["s3pool-part-size"])
 
 
-class Dribble(io.RawIOBase):
-    """A pipe: every read gives less than was asked for."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = io.BytesIO(content)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._content.read(min(size, 1_000_003))
-
-
-@pytest.mark.parametrize("size", [0, 10, PART, PART + 1, 3 * PART + 5])
-def test_stream_is_stored_whole(fake: FakeS3, make_engine: EngineFactory, size: int) -> None:
-    """Its length is known only at its end."""
-    content = content_of(size)
-
-    done = upload_stream(Dribble(content).read, "b", key="k", engine=make_engine(workers=2, part_size=PART))
-
-    assert ({"k": content}, size) == (fake.store.bodies("b"), done.size)
-
-
 def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFactory) -> None:
     """Half a dump must not look like a whole one."""
     blocks = [b"x" * PART, b"y" * PART]
@@ -479,23 +429,3 @@ def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFact
         upload_stream(read, "b", key="k", engine=make_engine(part_size=PART))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
-
-
-@pytest.mark.parametrize("size", [10, 2 * MIB, 2 * PART + 3])
-def test_tls_carries_content_md5_and_back(
-    tls_fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], tmp_path: Path, size: int
-) -> None:
-    """Under TLS the body is not signed, and it comes from a buffer instead of the kernel."""
-    from s3pool.transfer.tasks import DownloadTask
-    from tests.support.transfers import download
-
-    content = content_of(size)
-    engine = make_engine(workers=2, server=tls_fake, part_size=PART, sign_payload=False)
-
-    send(source(content), engine)
-    download(DownloadTask("b", "k", str(tmp_path), "back"), engine)
-
-    bodies = [request.headers for request in tls_fake.requests if request.op in ("PutObject", "UploadPart")]
-    assert content == (tmp_path / "back").read_bytes()
-    assert all("content-md5" in headers for headers in bodies)
-    assert {"UNSIGNED-PAYLOAD"} == {headers["x-amz-content-sha256"] for headers in bodies}

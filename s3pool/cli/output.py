@@ -124,7 +124,7 @@ class Output:
         """Write everything gathered.
 
         Raises:
-            StdoutError: nobody reads any more, the disk is full, or stdout is closed.
+            StdoutError: the reader is gone, the disk is full, or stdout is closed.
         """
         if self._lines:
             self._write(self._take())
@@ -211,7 +211,7 @@ class Output:
             self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + end)
             self._stderr.flush()
         except (OSError, ValueError):
-            # Nobody can be told that nobody can be told; the exit code still speaks.
+            # Without stderr no message can be written; the exit code still speaks.
             self._stderr = None
 
     def paint(self, text: str, style: str, *, stderr: bool = False) -> str:

@@ -37,7 +37,7 @@ def list_pages(
     another, by ``ahead`` as ``iter_pages`` has it.
 
     Raises:
-        S3PoolError: a page could not be had.
+        S3PoolError: a page could not be fetched.
         UnorderedError: a part was asked for, and the server lists without order.
     """
     is_part = bool(bounds.get("start_after")) or bounds.get("until") is not None
@@ -46,7 +46,7 @@ def list_pages(
             client, bucket, delimiter=delimiter, max_keys=max_keys, ahead=ahead, must_be_ordered=is_part, **bounds
         )
     else:
-        # Whoever lists one page needs none of the threads' modules.
+        # A listing by one request after another needs none of these modules.
         from s3pool.s3.parallel.workers import iter_pages_parallel
 
         pages = iter_pages_parallel(

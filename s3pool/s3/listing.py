@@ -217,7 +217,7 @@ class _Cursor:
         self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
         self._guard = LoopGuard(bucket)
         self._floor = _floor_of(start_after, prefix)
-        self._cursor = self._floor  # the start-after that leaves out every name given out
+        self._cursor = self._floor  # the start-after that leaves out every name yielded
         self._last = ""  # the last of these names
         self._first = b""  # the first name of all
         self._token = ""  # of the page before, "" before the first
@@ -272,7 +272,7 @@ class _Cursor:
         """Return the page that was asked for ahead; None when there is none, or it failed.
 
         When the caller took long over the last page the server may have closed the connection;
-        that counts as nobody's failure, and the page is asked for again with all retries.
+        that counts as no failure of the node, and the page is asked for again with all retries.
         """
         pending = self._pending
         page = pending.result if pending is not None and pending.has_result(timely=False) else None

@@ -15,8 +15,8 @@ T = TypeVar("T")
 class ListingStats:
     """The listings of one client; safe in any thread.
 
-    ``requests`` counts questions, however often the pool had to ask one; ``names`` what the
-    listings gave to who wanted them; ``needed`` the full pages that they fit on.
+    ``requests`` counts requests, each once however often the pool tried it; ``names`` the names
+    that the listings yielded; ``needed`` the full pages that these fit on.
     """
 
     def __init__(self) -> None:

@@ -252,7 +252,7 @@ def check_names(names: Sequence[bytes], prefix: bytes) -> None:
 
 
 def _check_rolled_up(names: Sequence[bytes], groups: Sequence[str], prefix: bytes, delimiter: bytes) -> None:
-    """Raise ProtocolError for what should be in a group.
+    """Raise ProtocolError for a name that the delimiter should have rolled up.
 
     A name may end in the delimiter: some servers list the object that stands for a directory by itself.
     """

@@ -48,7 +48,7 @@ def hides_digest(headers: Mapping[str, str]) -> bool:
 
 
 def put_result(response: Response) -> PutResult:
-    """Read what PUT tells of the object, or the part, that it stored.
+    """Read the result of a PUT of an object or a part.
 
     Raises:
         ProtocolError: there is no usable ETag.
@@ -58,7 +58,7 @@ def put_result(response: Response) -> PutResult:
 
 
 def read_head(response: Response) -> ObjectHead:
-    """Read what HEAD tells of an object.
+    """Read the result of a HEAD of an object.
 
     Raises:
         ProtocolError: there is no usable Content-Length or Last-Modified.
@@ -96,7 +96,7 @@ def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Known(NamedTuple):
-    """What a listing or HEAD told of an object; None and "" for what is not known."""
+    """Size and ETag of an object by a listing or HEAD; None and "" where they are unknown."""
 
     size: int | None = None
     etag: str = ""
@@ -110,7 +110,7 @@ def check_content(
 ) -> Callable[[Response], None]:
     """Return the check of an answer to GetObject: it raises for all but the object's own bytes.
 
-    The check raises ProtocolError for what is no answer of a store, so that another node is
+    The check raises ProtocolError for an answer that is not a store's, so that another node is
     asked, and ReplacedError for another object than the known one. It reads no body.
     """
     check_status = check_response(op, resource)
@@ -130,7 +130,7 @@ def check_content(
 
 
 def read_object_head(response: Response) -> ObjectHead:
-    """Return what HEAD tells of an object.
+    """Return the result of a HEAD of an object, checked to be a store's.
 
     Raises:
         ProtocolError: the answer is none of a store, or tells no size or time.

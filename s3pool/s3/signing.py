@@ -334,7 +334,7 @@ def make_signing_key(secret: str, date: str, *, region: str, service: str) -> Si
 def _key_class() -> Any:
     """Return requests_aws4auth's AWS4SigningKey.
 
-    The package itself imports requests, for auth objects that nobody here hands to it, and
+    The package itself imports requests, for auth objects that s3pool does not use, and
     that takes longer than the whole rest of a short command. So the one module with the key
     is loaded by itself, where it is a plain file.
     """

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         return search_by_parts(ctx, tree_of(only_one(paths), glob=not args.no_glob)).code
     shard = shard_of(args, ctx)
     test = _compile_tests(args, moment=ctx.moment)
-    # Each prefix is told once because its keys stand together.
+    # A prefix is found once only because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
     form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None and shard.index > 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 AUTO_JOBS = 0  # as many as help
-CAUTIOUS_JOBS = 8  # while nobody knows how large the listing is
+CAUTIOUS_JOBS = 8  # while the size of the listing is unknown
 MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
-WINDOW_PAGES = 16  # a rate is measured over so many pages, or two for each job
+WINDOW_PAGES = 16  # a rate is measured over this many pages, or two for each job
 PAGES_PER_JOB = 8  # a listing with less to come gains nothing from more jobs
 LEAST_GAIN = 1.1
 STRIKES = 2  # windows without gain before the limit is halved for good

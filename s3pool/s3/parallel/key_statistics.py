@@ -86,7 +86,7 @@ class KeyStatistics:
         self._is_wide = False  # something beyond ASCII was seen
 
     def learn(self, keys: Sequence[str], *, fixed: int) -> None:
-        """Take in sample keys; their first ``fixed`` characters are the same and prove no variety."""
+        """Learn from sample keys; their first ``fixed`` characters are equal and show no variety."""
         for key in keys:
             depth, before, last = 0, "", ""
             for place, letter in enumerate(key):

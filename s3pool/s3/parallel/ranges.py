@@ -112,7 +112,7 @@ class HeldPage:
 class KeyRange:
     """The keys greater than ``cursor``, up to ``end`` and with it; an ``end`` of None is no bound.
 
-    All keys up to the cursor were given out or are held. ``left`` is the neighbour that takes
+    All keys up to the cursor were yielded or are held. ``left`` is the neighbour that takes
     the keys back as long as no page has shown that the server can start here.
     """
 
@@ -226,7 +226,7 @@ def begins_well(r: KeyRange, keys: Sequence[str], *, is_last: bool) -> bool:
         return True  # nothing is known yet
     first = keys[place] if place < len(keys) else ""
     if r.expected and (not first or name_bytes(first) > name_bytes(r.expected)):
-        r.expected = r.token = ""  # whoever takes the keys again begins anew, and may find others
+        r.expected = r.token = ""  # the range that takes the keys back begins anew, and may find others
         r.is_led = False
         return False
     r.opens_with = first
@@ -251,7 +251,7 @@ def widens(r: KeyRange, beyond: str) -> bool:
         r.end = right.floor = opens_with
         r.excludes_end, r.estimate = True, None
     else:
-        absorb(r, right)  # which is empty, as far as was told
+        absorb(r, right)  # which is empty by its first page
     return True
 
 

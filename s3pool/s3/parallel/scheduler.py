@@ -43,11 +43,11 @@ logger = logging.getLogger(__name__)
 EXTRA_SHARE = 0.12
 EXTRA_PER_RANGE = 0.5
 EXTRA_IN_DOUBT = 1.0  # of a range that may turn out to be empty
-THRIFTY_JOBS = 8  # up to so many the share holds, with more it grows with them
+THRIFTY_JOBS = 8  # up to this many the share holds; with more jobs it grows with them
 JOBS_PER_FREE_CUT = 8  # or a short listing would never begin to be shared
 MAX_GROWTH = 4.0  # what is still to come counts up to this times what was seen,
 ESTIMATED_PAGES = 14.0  # and only while fewer pages than this were seen; more with more jobs,
-MOST_ESTIMATED_PAGES = 34.0  # up to so many
+MOST_ESTIMATED_PAGES = 34.0  # up to this number
 MIN_PAGES_TO_CUT = 2.0  # with less to come a new range would only cost a request
 CUTS_PER_PAGE = 2  # cuts of one range before it has to show another page
 MAX_CUTS_AT_ONCE = 8
@@ -244,7 +244,7 @@ class RangeScheduler:
     # -- answers ---------------------------------------------------------------------------
 
     def apply(self, request: RangeRequest, page: ListPage) -> HeldPage | None:
-        """Take in the page of a request; one that came twice, or too late, changes nothing.
+        """Apply the page of a request; one that came twice, or too late, changes nothing.
 
         Returns a page that the caller may pack, outside of its lock.
 

@@ -67,7 +67,7 @@ class SplitPoints:
         self.statistics = KeyStatistics()
         self._prefix = prefix
         self._sample = ""  # any key
-        self._fixed = 0  # all keys so far share so many characters with it
+        self._fixed = 0  # number of characters that all keys so far share with it
 
     def learn(self, keys: Sequence[str]) -> None:
         """Learn from the keys of a page."""

@@ -63,7 +63,7 @@ def iter_pages_parallel(
     listed by one request after another.
 
     Raises:
-        S3PoolError: a page could not be had; what came before it was yielded.
+        S3PoolError: a page could not be fetched; what came before it was yielded.
     """
     in_turn = partial(iter_pages, client, bucket, must_be_ordered=must_be_ordered, **bounds)
     if jobs == 1:
@@ -95,7 +95,7 @@ def iter_version_pages_parallel(
     after another.
 
     Raises:
-        S3PoolError: a page could not be had; what came before it was yielded.
+        S3PoolError: a page could not be fetched; what came before it was yielded.
     """
     in_turn = partial(iter_version_pages, client, bucket, **bounds)
     if jobs == 1:

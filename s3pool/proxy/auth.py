@@ -137,6 +137,8 @@ def form_of(head: RequestHead, target: Target) -> str:
     """
     authorizations = head.values("authorization")
     forms = [_header_form(authorizations)] if authorizations else []
+    if not target.pairs:
+        return forms[0] if forms else ANONYMOUS
     names = target.names
     if names & {"X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential"}:
         forms.append(QUERY_V4)
@@ -181,7 +183,8 @@ class Verifier:
         _check_coverage(claim, head)
         client, key = self._client_and_key(claim.credential)
         client = _proven(client, holds=_holds(key.mac, claim, head, payload), what="request")
-        check_token(client, head, target)
+        if client.session_token or target.pairs or "x-amz-security-token" in head.index:
+            check_token(client, head, target)
         if payload not in STREAMS:
             return Caller(form, client, payload)
         return Caller(form, client, payload, Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature))
@@ -442,7 +445,5 @@ def check_token(client: Client, head: RequestHead, target: Target) -> None:
         S3ErrorResponse: there is another, or one is missing.
     """
     token = head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
-    if not token and not client.session_token:
-        return
     if not hmac.compare_digest(token.encode("utf-8", "replace"), client.session_token.encode("utf-8", "replace")):
         raise forbidden("InvalidToken", "the session token is not known here", reason="token")

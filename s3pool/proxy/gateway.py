@@ -40,6 +40,7 @@ from s3pool.proxy.names import (
     AMBIGUOUS_KEY_DETAIL,
     COPY_SOURCE,
     DOCUMENTS,
+    NAMING_HEADERS,
     DocumentSink,
     canonical_names,
     check_document,
@@ -166,17 +167,27 @@ class Gateway:
             raise S3ErrorResponse(
                 417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True
             )
-        guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
+        if not target.bucket or target.bucket.lower() in ADMIN_NAMES:
+            guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
         if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)
-        head, source_bucket = canonical_names(head, target)
-        if caller.client is not None:
-            caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
-            if caller.client.is_limited:
-                _check_exact(operation, head, target)
+        head = self._authorized(caller.client, operation, head, target)
         return Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
+
+    def _authorized(
+        self, client: Client | None, operation: S3Operation, head: RequestHead, target: Target
+    ) -> RequestHead:
+        """Return the head with canonical names, if the client may do this."""
+        source_bucket = ""
+        if target.pairs or not NAMING_HEADERS.isdisjoint(head.names):
+            head, source_bucket = canonical_names(head, target)
+        if client is not None and (client.buckets or client.read_only or client.expires):
+            client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
+            if client.is_limited:
+                _check_exact(operation, head, target)
+        return head
 
     def _decodes(self, head: RequestHead, caller: Caller) -> bool:
         """Return whether the proxy decodes the aws-chunked body."""
@@ -255,11 +266,7 @@ class Gateway:
     def _admit_put(self, head: RequestHead, caller: Caller) -> Admitted:
         target = read_target(head.path, None)
         operation = _classify(head, target)
-        head, source_bucket = canonical_names(head, target)
-        if caller.client is not None:
-            caller.client.authorize(operation, target.bucket, source_bucket=source_bucket, now=self._now())
-            if caller.client.is_limited:
-                _check_exact(operation, head, target)
+        head = self._authorized(caller.client, operation, head, target)
         # The form's own signature ends here: the PUT is signed by header.
         caller = replace(caller, form=HEADER_V4)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
@@ -299,7 +306,8 @@ class Gateway:
 
     def node_request(self, admitted: Admitted, load: RequestBody, peer: str) -> NodeRequest:
         """Return the request to a node, whose head is built once the node is picked."""
-        trusts = is_trusted(peer, self.settings.trust_forwarded)
+        balancers = self.settings.trust_forwarded
+        trusts = bool(balancers) and is_trusted(peer, balancers)
         head = admitted.head
         hops = ", ".join([*head.values(FORWARDED_FOR), peer]) if trusts else peer
         return NodeRequest(
@@ -316,16 +324,15 @@ class Gateway:
             extra=(
                 *load.extra,
                 ("X-Forwarded-For", hops),
-                *self._scheme(head, trusts),
+                *(self._scheme(head) if trusts else self._scheme_field),
                 self._via,
             ),
             dropped=frozenset({FORWARDED_FOR}) if trusts else frozenset(),
         )
 
-    def _scheme(self, head: RequestHead, trusts: bool) -> Fields:
-        """Return X-Forwarded-Proto if the client uses TLS and no balancer has set it."""
-        is_told = trusts and (FORWARDED_PROTO in head.index or "forwarded" in head.index)
-        return () if is_told else self._scheme_field
+    def _scheme(self, head: RequestHead) -> Fields:
+        """Return X-Forwarded-Proto if the client uses TLS and its balancer has not set it."""
+        return () if FORWARDED_PROTO in head.index or "forwarded" in head.index else self._scheme_field
 
     def _payload(self, admitted: Admitted, load: RequestBody) -> str:
         """Return x-amz-content-sha256 for the node, or an empty string for none."""

@@ -31,7 +31,8 @@ def kind_of(headers: Mapping[str, str]) -> str:
     word = headers.get("server", "").partition("/")[0].lower()
     if word in TRAILER_SERVERS:
         return word
-    is_ceph = word.startswith("ceph") or RGW_REQUEST_ID.fullmatch(headers.get("x-amz-request-id", "")) is not None
+    request_id = headers.get("x-amz-request-id", "")
+    is_ceph = word.startswith("ceph") or (bool(request_id) and RGW_REQUEST_ID.fullmatch(request_id) is not None)
     return RGW if is_ceph else UNKNOWN
 
 

@@ -127,7 +127,7 @@ class Request:
     idempotent: bool = True
     resource: str = ""  # s3/bucket/key, for messages
     bucket_host: str = ""
-    slowness: float = 1.0  # how many read timeouts the server may take to answer
+    timeout_factor: float = 1.0  # how many read timeouts the server may take to answer
     is_endless: bool = False  # its answer tells of events as they happen
     is_harmless_twice: bool = False  # a second execution leaves nothing that matters, such as an upload without parts
 

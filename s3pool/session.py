@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings, make_tls_context
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings, make_tls_context
 from s3pool.pool.node import Node
 from s3pool.pool.pace import Throttle
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy

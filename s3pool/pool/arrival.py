@@ -18,8 +18,8 @@ def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
     It must be one that can be sent again. The connections must be plain ones, without TLS and
     without a limit of their bandwidth.
     """
-    wire = node.connections.take_open()
-    exchange = send_over(wire, node, request, head) if wire is not None else None
+    connection = node.connections.take_open()
+    exchange = send_over(connection, node, request, head) if connection is not None else None
     if exchange is not None:
         node.counters.add_request(is_retry=False)
     return exchange

@@ -18,29 +18,14 @@ import math
 import time
 from collections.abc import Callable
 
-from s3pool.errors import (
-    ConnectError,
-    RequestTimeoutError,
-    S3Error,
-    S3PoolError,
-    TransportError,
-)
+from s3pool.errors import ConnectError, RequestTimeoutError, S3Error, S3PoolError, TransportError
 from s3pool.model import Request, Response
-from s3pool.pool.connection import AllBusy
+from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.context import NO_HISTORY, AttemptContext, report_failure, report_lost_race
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.hedging import (
-    MAX_HEDGED,
-    hedge_delay_s,
-    may_be_hedged,
-)
+from s3pool.pool.hedging import MAX_HEDGED, hedge_delay_s, may_be_hedged
 from s3pool.pool.node import Node, Totals
-from s3pool.pool.retry import (
-    SKEWED_CODES,
-    final_error,
-    may_add_load,
-    may_repeat,
-)
+from s3pool.pool.retry import SKEWED_CODES, final_error, may_add_load, may_repeat
 from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
 
 logger = logging.getLogger(__name__)
@@ -113,11 +98,11 @@ class Attempt:
         newest = self.exchanges[-1]
         delay_s = self.hedge_delay_s(newest)
         limit = self._limit(newest)
-        return limit if delay_s is None else min(limit, max(newest.wire.moved_at + delay_s, self._resume_at))
+        return limit if delay_s is None else min(limit, max(newest.connection.moved_at + delay_s, self._resume_at))
 
     def fileno(self) -> int:
         """Return the descriptor of the newest exchange; -1 when none is under way."""
-        return self.exchanges[-1].wire.fileno() if self.exchanges else -1
+        return self.exchanges[-1].connection.fileno() if self.exchanges else -1
 
     def start(self, *, wait: bool = True) -> bool:
         """Send the request to the next node, over a new connection where none is open.
@@ -129,7 +114,7 @@ class Attempt:
         node = self._pick()
         try:
             exchange = self._begin(node, wait=wait)
-        except AllBusy:
+        except PoolExhausted:
             self._node = node  # its circuit may have granted this one request
             self._resume_at = self._context.now() + BUSY_PAUSE_S
             return False
@@ -208,7 +193,7 @@ class Attempt:
     def look(self) -> None:
         """Leave nodes that are silent and known to be ill; for a driver whose waits do not look themselves."""
         for exchange in tuple(self.exchanges):
-            quiet_s = time.monotonic() - exchange.wire.moved_at
+            quiet_s = time.monotonic() - exchange.connection.moved_at
             try:
                 exchange.on_quiet(quiet_s)
             except TransportError as exc:
@@ -292,7 +277,7 @@ class Attempt:
             return None
         if not may_be_hedged(self.request) or self._has_asked_all():
             return None
-        kept = newest.wire.exchanges > 0 and newest.head is None and context.kept.is_trying(self.request.op)
+        kept = newest.connection.exchanges > 0 and newest.head is None and context.kept.is_trying(self.request.op)
         return hedge_delay_s(newest.node, context.balancer.nodes, full_s=context.patience_s, is_trying_kept=kept)
 
     def _has_asked_all(self) -> bool:
@@ -304,7 +289,7 @@ class Attempt:
     def _limit(self, newest: Exchange) -> float:
         """Return until when an answer is waited for: a node may be silent for one timeout, and slow for some."""
         timeout_s = self._read_timeout_s(newest)
-        return min(newest.wire.moved_at + timeout_s, newest.started + DEADLINE_FACTOR * timeout_s)
+        return min(newest.connection.moved_at + timeout_s, newest.started + DEADLINE_FACTOR * timeout_s)
 
     # -- hedging -------------------------------------------------------------------------------
 
@@ -312,13 +297,13 @@ class Attempt:
         """Ask the next node beside the silent ones, where one is left."""
         newest = self.exchanges[-1]
         logger.debug("%s is silent, asking another node as well", newest.node.endpoint)
-        if newest.node.delays.suspect_s <= time.monotonic() - newest.wire.moved_at:
+        if newest.node.delays.suspect_s <= time.monotonic() - newest.connection.moved_at:
             newest.node.suspect()
         node = self._pick()
         try:
             # Where the connection is what makes requests wait, a new one of any node is answered at once.
             exchange = self._begin(node, fresh=True, wait=False)
-        except AllBusy:  # held by requests that may wait for this thread: the silent ones are waited for
+        except PoolExhausted:  # held by requests that may wait for this thread: the silent ones are waited for
             self._node, self._resume_at = node, self._context.now() + CHECK_S
             return
         except S3PoolError as exc:
@@ -329,18 +314,19 @@ class Attempt:
 
     def _drop_losers(self, winner: Exchange) -> None:
         context = self._context
-        if winner.wire.exchanges > 1:
+        if winner.connection.exchanges > 1:
             context.kept.note_answered(self.request.op)
         if len(self.exchanges) == 1:
             self.exchanges.clear()
             return
         losers = [exchange for exchange in self.exchanges if exchange is not winner]
         self.exchanges.clear()
-        silent = [loser for loser in losers if loser.wire.exchanges and loser.node.is_proven]
-        if silent and winner is not losers[0] and winner.wire.exchanges == 1 and winner.started > silent[0].started:
+        silent = [loser for loser in losers if loser.connection.exchanges and loser.node.is_proven]
+        is_new = winner.connection.exchanges == 1
+        if silent and is_new and winner.started > silent[0].started:
             context.kept.settle()
             for node in context.balancer.nodes:
-                node.connections.widen_lanes()
+                node.connections.use_more_connections()
         for loser in losers:
             is_older = loser.started < winner.started
             loser.abandon()

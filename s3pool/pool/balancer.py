@@ -46,7 +46,7 @@ class LoadBalancer:
     @property
     def in_service(self) -> tuple[Node, ...]:
         """Give the nodes that are not drained; all of them when none is left."""
-        return tuple(node for node in self.nodes if not node.is_drained) or self.nodes
+        return tuple(node for node in self.nodes if not node.is_draining) or self.nodes
 
     def pick(self, *, exclude: Collection[Node] = (), affinity: str = "", is_read: bool = True) -> Node:
         """Return the node for the next try and claim its breaker.
@@ -64,8 +64,8 @@ class LoadBalancer:
         turn = self._take_second_turn() if exclude else self._take_turn()
         order = [node for node in self._order(affinity, turn) if node in in_service]
         order = [node for node in order if node not in exclude] or order
-        for tier in sorted({node.tier for node in order}):
-            for node in self._by_fitness([node for node in order if node.tier == tier], is_read=is_read):
+        for tier in sorted({node.priority for node in order}):
+            for node in self._by_fitness([node for node in order if node.priority == tier], is_read=is_read):
                 if node.breaker.claim(is_read=is_read):
                     if not exclude:
                         self._turn_goes_past(node)
@@ -114,7 +114,7 @@ class LoadBalancer:
 
     def _is_fit(self, node: Node) -> bool:
         is_fit = node.breaker.is_sound and node.cooling_until <= self._now()
-        return is_fit and not node.is_drained and not node.tier
+        return is_fit and not node.is_draining and not node.priority
 
     def _take_turn(self) -> int:
         with self._lock:

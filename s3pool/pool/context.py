@@ -99,7 +99,7 @@ class AttemptContext:
 
     def read_timeout_for(self, request: Request, node: Node) -> float:
         """Return the read timeout; slow operations have more only where the node is known to work."""
-        return self.read_timeout_s * (request.slowness if node.is_proven else min(request.slowness, 1.0))
+        return self.read_timeout_s * (request.timeout_factor if node.is_proven else min(request.timeout_factor, 1.0))
 
     def last_start(self, request: Request, started: float) -> float:
         """Return the time after which no further try starts; a slow operation has more at nodes that work."""
@@ -142,14 +142,14 @@ def report_failure(
     if isinstance(error, ThrottledError):
         pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
         node.cooling_until = context.now() + pause_s
-        node.lose_share()
+        node.on_loss()
         node.counters.add_throttled()
         node.breaker.report_success()
     elif is_illness(error) and not _is_only_doubted(context, node, early_s):
         node.counters.add_failure(failure_kind(error), str(error))
         is_gone = isinstance(error, ConnectError) and not early_s
         node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1, asker=_asker_behind(request, error))
-        node.lose_share()
+        node.on_loss()
     elif isinstance(error, S3Error):
         node.breaker.report_success()
     if isinstance(error, TransportError):
@@ -162,7 +162,7 @@ def report_lost_race(context: AttemptContext, loser: Exchange) -> None:
     seconds = context.now() - loser.started
     if _is_only_doubted(context, node, seconds):
         return
-    node.lose_share()
+    node.on_loss()
     if node.is_proven and seconds < min(node.delays.proven_s, context.patience_s):
         return  # slower than others for a moment, which is no illness
     late = loser.late_error()
@@ -175,7 +175,9 @@ def report_lost_race(context: AttemptContext, loser: Exchange) -> None:
 
 def _is_only_doubted(context: AttemptContext, node: Node, seconds: float) -> bool:
     """Pass over a node that was silent for a moment, once, instead of calling it ill."""
-    return 0 < seconds and is_early(seconds, node.delays, full_s=context.patience_s) and node.doubt(context.now())
+    return (
+        0 < seconds and is_early(seconds, node.delays, full_s=context.patience_s) and node.mark_suspect(context.now())
+    )
 
 
 def _asker_behind(request: Request, error: S3PoolError) -> str:

@@ -13,9 +13,9 @@ from s3pool.model import Request, Response
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.heads import Head
 from s3pool.pool.hedging import leaves_at_once, may_be_hedged
-from s3pool.pool.http1 import Wire, WireBody, greet
+from s3pool.pool.http1 import NodeConnection, ResponseBody, probe_request
 from s3pool.pool.node import ExchangeTotals, Node
-from s3pool.pool.tcp import TIMER_SLACK_S, EarlyAnswer, NodeSilentError, StaleConnectionError
+from s3pool.pool.tcp import TIMER_SLACK_S, EarlyResponse, NodeSilentError, StaleConnectionError
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
@@ -82,6 +82,7 @@ class Exchange:
         "_filled",
         "_is_sent",
         "_lost",
+        "connection",
         "head",
         "is_over",
         "node",
@@ -91,25 +92,24 @@ class Exchange:
         "sent_before",
         "started",
         "was_waiting",
-        "wire",
     )
 
-    def __init__(self, node: Node, wire: Wire, request: Request) -> None:
+    def __init__(self, node: Node, connection: NodeConnection, request: Request) -> None:
         self.node = node
-        self.wire = wire
+        self.connection = connection
         self.request = request
-        self.started = wire.moved_at = time.monotonic()
+        self.started = connection.moved_at = time.monotonic()
         self.was_waiting = False  # the answer was there before anybody looked
         self.head: Head | None = None
         self.response: Response | None = None
-        self.sent_before = wire.bytes_sent  # on this connection, by those before
-        self.received_before = wire.bytes_received
+        self.sent_before = connection.bytes_sent  # on this connection, by those before
+        self.received_before = connection.bytes_received
         self.is_over = False
         self._is_sent = False
         self._lost: NodeSilentError | None = None  # why it was interrupted
         self._collected: bytearray | None = None  # of a body that outgrows the connection's buffer
         self._filled = 0
-        wire.watcher = self
+        connection.watcher = self
 
     def __repr__(self) -> str:
         state = "over" if self.is_over else "answered" if self.head else "sent" if self._is_sent else "begun"
@@ -164,7 +164,7 @@ class Exchange:
     def interrupt(self) -> None:
         """Wake the thread that waits for the head, if the node is to be left; from any thread."""
         now = time.monotonic()
-        quiet_s = now - self.wire.moved_at
+        quiet_s = now - self.connection.moved_at
         # A body, and a request that is being sent, look themselves each second.
         if self.response is not None or not self._is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
             return
@@ -172,7 +172,7 @@ class Exchange:
         if error is not None:
             self._lost = error  # first this, then the look: whoever ends it does so the other way round
             if not self.is_over:
-                self.wire.interrupt()
+                self.connection.interrupt()
 
     def late_error(self) -> RequestTimeoutError:
         """Return the error of a node that has sent nothing since the request left."""
@@ -199,7 +199,7 @@ class Exchange:
         """
         if self.response is not None:
             return True
-        return (seconds > 0 or self.wire.is_readable()) and self.wire.await_answer(seconds if seconds > 0 else 1.0)
+        return self.connection.await_answer(seconds) if seconds > 0 else self.connection.is_readable()
 
     def read(self, timeout_s: float) -> None:
         """Read the response head, so that the response is open.
@@ -209,9 +209,9 @@ class Exchange:
         """
         if self.response is not None:
             return
-        self.wire.set_timeout(timeout_s)
+        self.connection.set_timeout(timeout_s)
         self._set_window()
-        self.accept(self.head or self.wire.read_head(self.request.method))
+        self.accept(self.head or self.connection.read_head(self.request.method))
 
     def accept(self, head: Head) -> None:
         """Make the response of a head that was read; a body that was begun goes on where it is."""
@@ -220,7 +220,7 @@ class Exchange:
         self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
         self._set_window()
         self.head = head
-        stream = WireBody(self.wire, head, finish=self._finish, failed=self._body_failed)
+        stream = ResponseBody(self.connection, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
             head.headers,
@@ -234,10 +234,10 @@ class Exchange:
 
     @property
     def _timeout_s(self) -> float:
-        return self.node.connections.settings.read_timeout_s * self.request.slowness
+        return self.node.connections.settings.read_timeout_s * self.request.timeout_factor
 
     def _set_window(self) -> None:
-        self.wire.pace.window_s = math.inf if self.request.is_endless else self._timeout_s
+        self.connection.pace.window_s = math.inf if self.request.is_endless else self._timeout_s
 
     # -- the answer, taken as it arrives -------------------------------------------------------
 
@@ -249,65 +249,65 @@ class Exchange:
             connection's buffer and the limit; or the status speaks of the node or of the clock,
             where ``is_good_only``. TransportError: the connection ended or broke.
         """
-        wire, head = self.wire, self.head
+        connection, head = self.connection, self.head
         while self._collected is None:
-            count, head = wire.advance(self.request.method, head)
+            count, head = connection.advance(self.request.method, head)
             if count < 0:
                 return None
             if not count:
-                raise wire.ended_early(is_first=head is None)
-            wire.moved_at = time.monotonic()
+                raise connection.ended_early(is_first=head is None)
+            connection.moved_at = time.monotonic()
             if head is not None:
                 self.head = head
                 length = head.length
                 if length is None or (is_good_only and _is_odd(head)):
                     raise NeedsThread
-                body = wire.take_whole(length)
+                body = connection.take_whole(length)
                 if body is not None:
                     return Answer(head, body)
-                if not wire.fits(length):
+                if not connection.fits(length):
                     self._begin_collecting(length, limit)
                     break
-            if not (wire.is_full or wire.is_tls):
-                wire.acknowledge()
+            if not (connection.is_full or connection.is_tls):
+                connection.acknowledge()
                 return None
         return self._collect()
 
     def _begin_collecting(self, length: int, limit: int) -> None:
         if length > limit:
             raise NeedsThread
-        begun = self.wire.take(length)
+        begun = self.connection.take(length)
         self._filled = len(begun)
         self._collected = collected = bytearray(length)
         collected[: len(begun)] = begun
 
     def _collect(self) -> Answer | None:
         """Receive the rest of a body that outgrows the connection's buffer."""
-        wire, collected = self.wire, self._collected
+        connection, collected = self.connection, self._collected
         if collected is None or self.head is None:
             raise AssertionError("there is no body yet")
         with memoryview(collected) as view:
             while self._filled < len(collected):
-                count = wire.receive_now(view[self._filled :])
+                count = connection.receive_now(view[self._filled :])
                 if count < 0:
                     return None
                 if not count:
-                    raise wire.ended_early(is_first=False)
-                wire.moved_at = time.monotonic()
+                    raise connection.ended_early(is_first=False)
+                connection.moved_at = time.monotonic()
                 self._filled += count
         return Answer(self.head, bytes(collected))
 
     def end(self, head: Head, totals: ExchangeTotals) -> None:
         """Count an answer that is here, and give the connection back."""
-        wire = self.wire
-        seconds = wire.moved_at - self.started
+        connection = self.connection
+        seconds = connection.moved_at - self.started
         totals.count += 1
         totals.seconds += seconds
         if self.request.method == "GET":
             totals.reads += 1
             totals.read_seconds += seconds
-        totals.sent += wire.bytes_sent - self.sent_before
-        totals.received += wire.bytes_received - self.received_before
+        totals.sent += connection.bytes_sent - self.sent_before
+        totals.received += connection.bytes_received - self.received_before
         self.node.waiting.discard(self)
         self._end(reusable=head.keep_alive)
 
@@ -318,21 +318,21 @@ class Exchange:
     def _finish(self, reusable: bool) -> None:
         if self.is_over:
             return
-        wire, node = self.wire, self.node
+        connection, node = self.connection, self.node
         node.counters.add_bytes(
-            sent=wire.bytes_sent - self.sent_before, received=wire.bytes_received - self.received_before
+            sent=connection.bytes_sent - self.sent_before, received=connection.bytes_received - self.received_before
         )
         node.waiting.discard(self)
         self._end(reusable=reusable)
 
     def _end(self, *, reusable: bool) -> None:
         self.is_over = True
-        self.wire.watcher = None
+        self.connection.watcher = None
         if self._lost is not None:
             reusable = False
             with self.node.wake_lock:  # who interrupts it may still be at its socket
                 pass
-        self.node.connections.checkin(self.wire, reusable=reusable)
+        self.node.connections.checkin(self.connection, reusable=reusable)
 
     def _body_failed(self, error: TransportError) -> None:
         self.node.counters.add_failure("body", str(error))
@@ -359,21 +359,21 @@ def begin_exchange(
 
     Raises:
         TransportError: with ``sent`` False while the server cannot have acted.
-        AllBusy: there is no free connection, and ``wait`` is False.
+        PoolExhausted: there is no free connection, and ``wait`` is False.
     """
     replayable = request.replayable
     while True:
-        wire = node.connections.checkout(
+        connection = node.connections.checkout(
             max_idle_s=None if replayable else FRESH_IDLE_S,
             connect_timeout_s=connect_timeout_s,
             fresh=fresh,
             wait=wait,
         )
-        exchange = Exchange(node, wire, request)
+        exchange = Exchange(node, connection, request)
         node.waiting.add(exchange)
         try:
             if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
-                _ask_for_life(wire, node, greeting_s)
+                _ask_for_life(connection, node, greeting_s)
             _send(exchange, build_head(node))
             exchange.note_sent()
         except StaleConnectionError:
@@ -388,29 +388,29 @@ def begin_exchange(
         return exchange
 
 
-def send_over(wire: Wire, node: Node, request: Request, head: bytes) -> Exchange | None:
+def send_over(connection: NodeConnection, node: Node, request: Request, head: bytes) -> Exchange | None:
     """Send a request with a small body or none over a connection; None when it was closed while it waited.
 
     It must be one that can be sent again. The caller counts it.
     """
-    exchange = Exchange(node, wire, request)
+    exchange = Exchange(node, connection, request)
     body = request.body
     content = body.content if isinstance(body, BytesBody) else b""
     connections = node.connections
     try:
-        wire.send_now(head + content if content else head, connections.settings.read_timeout_s)
-    except (EarlyAnswer, TransportError):
-        wire.watcher = None
-        connections.checkin(wire, reusable=False)
+        connection.send_now(head + content if content else head, connections.settings.read_timeout_s)
+    except (EarlyResponse, TransportError):
+        connection.watcher = None
+        connections.checkin(connection, reusable=False)
         return None
     exchange.note_sent()
     node.waiting.add(exchange)
     return exchange
 
 
-def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
+def _ask_for_life(connection: NodeConnection, node: Node, patience_s: float) -> None:
     try:
-        _, is_reusable = greet(wire, node.endpoint.netloc, timeout_s=patience_s)
+        _, is_reusable = probe_request(connection, node.endpoint.netloc, timeout_s=patience_s)
     except TransportError as exc:
         raise ConnectError(
             f"{node.endpoint} accepts connections but does not answer: {exc}", endpoint=str(node.endpoint)
@@ -421,26 +421,27 @@ def _ask_for_life(wire: Wire, node: Node, patience_s: float) -> None:
 
 
 def _send(exchange: Exchange, head: bytes) -> None:
-    wire, request = exchange.wire, exchange.request
-    wire.set_timeout(exchange.node.connections.settings.read_timeout_s)
-    sent_before = wire.bytes_sent
+    connection, request = exchange.connection, exchange.request
+    connection.set_timeout(exchange.node.connections.settings.read_timeout_s)
+    sent_before = connection.bytes_sent
     try:
-        wire.send(head, request.body)
-    except EarlyAnswer as early:
-        _read_early_answer(exchange, early, is_whole=wire.bytes_sent - sent_before >= len(head) + request.body.length)
+        connection.send(head, request.body)
+    except EarlyResponse as early:
+        sent = connection.bytes_sent - sent_before
+        _read_early_answer(exchange, early, is_whole=sent >= len(head) + request.body.length)
 
 
-def _read_early_answer(exchange: Exchange, early: EarlyAnswer, *, is_whole: bool) -> None:
+def _read_early_answer(exchange: Exchange, early: EarlyResponse, *, is_whole: bool) -> None:
     """Take the answer that came before the body was sent; the connection ends with it."""
-    wire, request = exchange.wire, exchange.request
+    connection, request = exchange.connection, exchange.request
     try:
-        head = wire.read_head(request.method)
+        head = connection.read_head(request.method)
     except TransportError as exc:
         if isinstance(exc, (StaleConnectionError, NodeSilentError)):
             exc.sent = is_whole
             raise
         raise ProtocolError(
-            f"{wire.endpoint} broke the connection: {early}", endpoint=wire.endpoint, sent=is_whole
+            f"{connection.endpoint} broke the connection: {early}", endpoint=connection.endpoint, sent=is_whole
         ) from exc
     exchange.accept(
         Head(head.status, head.reason, head.headers, head.lines, head.length, head.is_chunked, keep_alive=False)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED
-from s3pool.pool.connection import AllBusy
-from s3pool.pool.http1 import GENERIC_PATH, Wire, greet
+from s3pool.pool.connections import PoolExhausted
+from s3pool.pool.http1 import GENERIC_PATH, NodeConnection, probe_request
 from s3pool.pool.node import Node
 from s3pool.record import dataclass
 from s3pool.units import parse_http_date
@@ -70,7 +70,7 @@ class ProbePlan:
     fall: int = FALL
 
 
-def knock(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
+def probe_port(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
     """Open a new connection to an endpoint and close it; never raises for a sick one."""
     endpoint, started = node.endpoint, time.monotonic()
     try:
@@ -97,10 +97,10 @@ def probe(
     connections = node.connections
     give_back = connections.checkin
     try:
-        wire = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
-    except AllBusy:  # perhaps because the node is silent: its bound does not hold for a probe
+        connection = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
+    except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
         try:
-            wire, give_back = connections.open_extra(timeout_s), _close
+            connection, give_back = connections.open_extra(timeout_s), _close
         except TransportError as exc:
             return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     except TransportError as exc:
@@ -108,11 +108,11 @@ def probe(
     connected = time.monotonic()
     is_reusable = False
     try:
-        head, is_reusable = greet(wire, node.endpoint.netloc, path=path, timeout_s=timeout_s)
+        head, is_reusable = probe_request(connection, node.endpoint.netloc, path=path, timeout_s=timeout_s)
     except TransportError as exc:
-        return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=wire.tls_version)
+        return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=connection.tls_version)
     finally:
-        give_back(wire, reusable=is_reusable)
+        give_back(connection, reusable=is_reusable)
     is_alive = head.status in OK_STATUS if is_named else head.status < ALIVE_BELOW_STATUS
     return ProbeResult(
         node.endpoint,
@@ -121,14 +121,14 @@ def probe(
         latency_s=time.monotonic() - connected,
         connect_s=connected - started,
         server=head.headers.get("server", ""),
-        tls_version=wire.tls_version,
+        tls_version=connection.tls_version,
         clock_offset_s=_clock_offset_s(head.headers.get("date", "")),
         error="" if is_alive else f"status {head.status}",
     )
 
 
-def _close(wire: Wire, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin() has it
-    wire.close()
+def _close(connection: NodeConnection, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin() has it
+    connection.close()
 
 
 def _clock_offset_s(date: str) -> float | None:
@@ -252,7 +252,7 @@ class HealthChecker:
     def _ask(self, node: Node) -> ProbeResult:
         plan = self._plan
         if plan.connects_only:
-            return knock(node, timeout_s=plan.timeout_s)
+            return probe_port(node, timeout_s=plan.timeout_s)
         result = probe(node, path=self._paths[node], timeout_s=plan.timeout_s, is_named=bool(plan.path))
         if plan.adapts and not plan.path:
             name = result.server.lower()

@@ -30,7 +30,7 @@ def leaves_at_once(request: Request) -> bool:
         return request.replayable
     if request.is_harmless_twice:
         return request.body.rewindable
-    return request.replayable and request.slowness <= 1.0
+    return request.replayable and request.timeout_factor <= 1.0
 
 
 def connect_attempt_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float) -> float:
@@ -70,7 +70,7 @@ def _for_unproven(node: Node, usual: Sequence[float], full_s: float) -> float:
     delays = node.delays
     if not usual:
         return min(delays.unproven_s, full_s)
-    least_s = delays.failure_s if node.is_doubted else delays.early_s
+    least_s = delays.failure_s if node.is_suspect else delays.early_s
     return min(max(least_s, UNPROVEN_TIMES * _middle(usual)), full_s)
 
 

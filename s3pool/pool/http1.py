@@ -15,7 +15,7 @@ from s3pool.body import EMPTY_BODY, Body, BytesBody
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import CONTINUE, FIRST_FINAL_STATUS, Head, parse_head
 from s3pool.pool.pace import Throttle
-from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyAnswer, NodeSilentError, StaleConnectionError, TcpStream
+from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
@@ -25,7 +25,7 @@ INTERIM_START = b"HTTP/1.1 1"
 MOST_INTERIM = 100  # answers of 1xx before the final one
 
 
-class Wire(TcpStream):
+class NodeConnection(TcpStream):
     """A connection between requests or inside one; used by one thread at a time."""
 
     __slots__ = ("_buffer", "_end", "_interim", "_is_begun", "_start", "_view", "exchanges", "idle_since")
@@ -61,7 +61,7 @@ class Wire(TcpStream):
         """Send a request; small bodies in memory go out together with the head.
 
         Raises:
-            EarlyAnswer: the server speaks already, or hung up; its answer may be readable.
+            EarlyResponse: the server speaks already, or hung up; its answer may be readable.
             RequestTimeoutError: the server stopped taking bytes.
         """
         if isinstance(body, BytesBody) and body.length <= JOIN_LIMIT_BYTES:
@@ -74,7 +74,7 @@ class Wire(TcpStream):
         """Wait until the server asks for the body that was announced, or says nothing for a while.
 
         Raises:
-            EarlyAnswer: it answered instead; its answer waits to be read. TransportError: it hung up.
+            EarlyResponse: it answered instead; its answer waits to be read. TransportError: it hung up.
         """
         patience_s, until = self._timeout_s, time.monotonic() + limit_s
         self.set_timeout(limit_s)
@@ -82,7 +82,7 @@ class Wire(TcpStream):
             is_first = True
             while (status := self._next_interim()) != CONTINUE:
                 if status >= FIRST_FINAL_STATUS:
-                    raise EarlyAnswer("the server answered before the body was sent")
+                    raise EarlyResponse("the server answered before the body was sent")
                 if not status:
                     if not is_first and time.monotonic() > until:
                         return
@@ -105,10 +105,10 @@ class Wire(TcpStream):
         return status
 
     def look_for_early_answer(self) -> None:
-        """Raise EarlyAnswer when the server speaks before the request was sent whole."""
+        """Raise EarlyResponse when the server speaks before the request was sent whole."""
         # Under TLS a readable socket may only hold a session ticket; the answer is found after a failed send.
         if not self.is_tls and self.is_readable() and not self._has_only_interim():
-            raise EarlyAnswer("the server answered before the body was sent")
+            raise EarlyResponse("the server answered before the body was sent")
 
     def _has_only_interim(self) -> bool:
         """Take interim answers that have arrived, as RGW sends before forms; False at another, or the end."""
@@ -298,19 +298,24 @@ class Wire(TcpStream):
 MOST_TRAILERS = 64
 
 
-class WireBody:
+class ResponseBody:
     """The body of one response; it ends the exchange when its last byte was read.
 
     ``finish(reusable)`` is called exactly once: with True when the connection can carry
     another request. ``failed(error)`` is told when the body breaks off.
     """
 
-    __slots__ = ("_failed", "_finish", "_head", "_is_done", "_left", "_wire")
+    __slots__ = ("_connection", "_failed", "_finish", "_head", "_is_done", "_left")
 
     def __init__(
-        self, wire: Wire, head: Head, *, finish: Callable[[bool], None], failed: Callable[[TransportError], None]
+        self,
+        connection: NodeConnection,
+        head: Head,
+        *,
+        finish: Callable[[bool], None],
+        failed: Callable[[TransportError], None],
     ) -> None:
-        self._wire = wire
+        self._connection = connection
         self._head = head
         self._finish = finish
         self._failed = failed
@@ -339,35 +344,42 @@ class WireBody:
         if self._left == 0 and not self._next_chunk():
             return 0
         limit = len(buffer) if self._left < 0 else min(self._left, len(buffer))
-        count = self._wire.readinto(buffer[:limit], more_must_come=self._left > 0)
+        count = self._connection.readinto(buffer[:limit], more_must_come=self._left > 0)
         if self._left < 0:
             if not count:
                 self._end(reusable=False)
             return count
         if not count:
             raise ProtocolError(
-                f"{self._wire.endpoint} closed the connection {self._left} bytes early", endpoint=self._wire.endpoint
+                f"{self._connection.endpoint} closed the connection {self._left} bytes early",
+                endpoint=self._connection.endpoint,
             )
         self._left -= count
         if self._left == 0:
             if not self._head.is_chunked:
                 self._end(reusable=self._head.keep_alive)
-            elif self._wire.read_line():
-                raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk", endpoint=self._wire.endpoint)
+            elif self._connection.read_line():
+                raise ProtocolError(
+                    f"{self._connection.endpoint} sent a malformed chunk", endpoint=self._connection.endpoint
+                )
         return count
 
     def _next_chunk(self) -> bool:
-        line = self._wire.read_line().split(b";", 1)[0].strip()
+        line = self._connection.read_line().split(b";", 1)[0].strip()
         if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", line):
-            raise ProtocolError(f"{self._wire.endpoint} sent a malformed chunk size", endpoint=self._wire.endpoint)
+            raise ProtocolError(
+                f"{self._connection.endpoint} sent a malformed chunk size", endpoint=self._connection.endpoint
+            )
         self._left = int(line, 16)
         if self._left:
             return True
         for _ in range(MOST_TRAILERS):  # they carry nothing that s3pool uses
-            if not self._wire.read_line():
+            if not self._connection.read_line():
                 break
         else:
-            raise ProtocolError(f"{self._wire.endpoint} sent too many trailer fields", endpoint=self._wire.endpoint)
+            raise ProtocolError(
+                f"{self._connection.endpoint} sent too many trailer fields", endpoint=self._connection.endpoint
+            )
         self._end(reusable=self._head.keep_alive)
         return False
 
@@ -387,23 +399,25 @@ BODY_LIMIT_BYTES = 64 * 1024
 BLOCK_BYTES = 4096
 
 
-def greet(wire: Wire, netloc: str, *, path: str = GENERIC_PATH, timeout_s: float) -> tuple[Head, bool]:
-    """Ask for a sign of life; give the answer's head and whether the wire can be used again.
+def probe_request(
+    connection: NodeConnection, netloc: str, *, path: str = GENERIC_PATH, timeout_s: float
+) -> tuple[Head, bool]:
+    """Ask for a sign of life; give the answer's head and whether the connection can be used again.
 
     The body is read and dropped. Any status counts as an answer.
 
     Raises:
         TransportError: no complete HTTP answer arrived.
     """
-    wire.set_timeout(timeout_s)
+    connection.set_timeout(timeout_s)
     try:
-        wire.send(f"GET {path} HTTP/1.1\r\nhost: {netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
-    except EarlyAnswer as exc:
-        raise ProtocolError(f"{wire.endpoint} broke the connection: {exc}", endpoint=wire.endpoint) from exc
-    wire.pace.window_s = timeout_s
-    head = wire.read_head("GET")
+        connection.send(f"GET {path} HTTP/1.1\r\nhost: {netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
+    except EarlyResponse as exc:
+        raise ProtocolError(f"{connection.endpoint} broke the connection: {exc}", endpoint=connection.endpoint) from exc
+    connection.pace.window_s = timeout_s
+    head = connection.read_head("GET")
     reusable: list[bool] = []
-    body = WireBody(wire, head, finish=reusable.append, failed=lambda _error: None)
+    body = ResponseBody(connection, head, finish=reusable.append, failed=lambda _error: None)
     buffer = memoryview(bytearray(BLOCK_BYTES))
     total = 0
     until = time.monotonic() + timeout_s

@@ -14,7 +14,7 @@ from s3pool.record import dataclass
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint, Request
-    from s3pool.pool.connection import ConnectionPool
+    from s3pool.pool.connections import ConnectionPool
 
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
 LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
@@ -83,10 +83,10 @@ class Node:
         self.suspect_again_at = 0.0  # no probe for a silence starts before
         self.is_watched = False  # a health thread probes it
         self.is_proven = False  # it answered at least once in this process
-        self.is_doubted = False  # it was passed over once, before it ever answered
-        self.is_drained = False  # its keeper wants no new requests on it
-        self.tier = 0  # nodes of a higher tier wait until all of the lower ones are out
-        self.share = 1.0  # requests that it takes at once without being worse off than others
+        self.is_suspect = False  # it was passed over once, before it ever answered
+        self.is_draining = False  # its keeper wants no new requests on it
+        self.priority = 0  # nodes of a higher tier wait until all of the lower ones are out
+        self.congestion_window = 1.0  # requests that it takes at once without being worse off than others
         self._has_lost = False
         # Requests under way, until their bodies are read or dropped; adding and discarding is atomic.
         self.waiting: set[Waiter] = set()
@@ -122,7 +122,7 @@ class Node:
     @property
     def has_sibling(self) -> bool:
         """Return whether another node of the pool could take over its requests."""
-        return any(node.breaker.state is CLOSED and not node.is_drained for node in self.siblings)
+        return any(node.breaker.state is CLOSED and not node.is_draining for node in self.siblings)
 
     def note_answer(self, seconds: float | None, *, at: float = 0.0, is_read: bool = True) -> None:
         """Note the time to the head of an answer, which earns a larger share.
@@ -133,7 +133,7 @@ class Node:
         self.is_proven = True
         self.heard_at = max(self.heard_at, at)
         with self._lock:
-            self.share += 1.0 / self.share if self._has_lost else 1.0
+            self.congestion_window += 1.0 / self.congestion_window if self._has_lost else 1.0
             if seconds is None:
                 return
             self.latency_s = _moved(self.latency_s, seconds, 1)
@@ -147,23 +147,23 @@ class Node:
         self.is_proven = True
         self.heard_at = at
         with self._lock:
-            self.share += count / self.share if self._has_lost else count
+            self.congestion_window += count / self.congestion_window if self._has_lost else count
             self.latency_s = _moved(self.latency_s, ended.seconds / count, count)
             if ended.reads:
                 self.read_s = _moved(self.read_s, ended.read_seconds / ended.reads, ended.reads)
         self.counters.add_exchanges(count, ended.seconds, sent=ended.sent, received=ended.received)
 
-    def lose_share(self) -> None:
+    def on_loss(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""
         with self._lock:
             self._has_lost = True
-            self.share = max(1.0, self.share * LOSS_SHARE)
+            self.congestion_window = max(1.0, self.congestion_window * LOSS_SHARE)
 
-    def doubt(self, now: float) -> bool:
+    def mark_suspect(self, now: float) -> bool:
         """Prefer others for a while, without a word about its health; False when it had that favour already."""
-        if self.is_proven or self.is_doubted:
+        if self.is_proven or self.is_suspect:
             return False
-        self.is_doubted = True
+        self.is_suspect = True
         self.cooling_until = max(self.cooling_until, now + DOUBT_S)
         self.breaker.put_off_trial(DOUBT_S)
         return True
@@ -172,14 +172,14 @@ class Node:
         """Return whether one more request would wait longer here than elsewhere."""
         in_flight = len(self.waiting)
         is_slow = self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S)
-        return in_flight > 0 and (is_slow or in_flight >= self.share)
+        return in_flight > 0 and (is_slow or in_flight >= self.congestion_window)
 
     def room(self, usual_latency_s: float) -> int:
         """Return how many requests it can take at once before it is_busy()."""
         in_flight = len(self.waiting)
         if self.latency_s > SLOW_FACTOR * max(usual_latency_s, LATENCY_FLOOR_S):
             return int(not in_flight)
-        return max(math.ceil(self.share - in_flight), int(not in_flight))
+        return max(math.ceil(self.congestion_window - in_flight), int(not in_flight))
 
     @property
     def load(self) -> float:

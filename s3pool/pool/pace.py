@@ -83,9 +83,9 @@ class HasFileno(Protocol):
 Open = TypeVar("Open", bound=HasFileno)
 
 
-def wait_readable(wires: list[Open], timeout_s: float) -> list[Open]:
+def wait_readable(open_ones: list[Open], timeout_s: float) -> list[Open]:
     """Wait until one of the connections has something to read; an empty list after the timeout."""
-    by_fd = {wire.fileno(): wire for wire in wires}
+    by_fd = {connection.fileno(): connection for connection in open_ones}
     poller = select.poll()
     for fd in by_fd:
         poller.register(fd, select.POLLIN)

@@ -53,7 +53,7 @@ class RetryPolicy:
 
     def deadline_for(self, request: Request) -> float:
         """Give the seconds after which no further attempt of this request starts."""
-        return self.deadline_s * max(1.0, request.slowness)
+        return self.deadline_s * max(1.0, request.timeout_factor)
 
 
 def may_repeat(error: S3PoolError, request: Request) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from s3pool.body import Sink
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.http1 import Wire, WireBody
+from s3pool.pool.http1 import NodeConnection, ResponseBody
 
 PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on
@@ -46,10 +46,10 @@ class Pipe:
             OSError: the target takes no more.
         """
         body = response._stream
-        if response._ahead or not isinstance(body, WireBody) or not _is_spliceable(body):
+        if response._ahead or not isinstance(body, ResponseBody) or not _is_spliceable(body):
             return 0
         try:
-            count = self._fill(body._wire, body._left)
+            count = self._fill(body._connection, body._left)
         except TransportError as exc:
             body._end(reusable=False)
             body._failed(exc)
@@ -63,22 +63,22 @@ class Pipe:
         _note_taken(body, count)
         return count
 
-    def push(self, fill: Callable[[int, int], int], wire: Sink, left: int) -> int:
+    def push(self, fill: Callable[[int, int], int], connection: Sink, left: int) -> int:
         """Send what ``fill(pipe, limit)`` puts into the pipe to a node; give the number of bytes.
 
         Raises:
-            EarlyAnswer: the server speaks already, or hung up; its answer may be readable.
+            EarlyResponse: the server speaks already, or hung up; its answer may be readable.
             RequestTimeoutError: the server stopped taking bytes.
         """
-        if not isinstance(wire, Wire):
-            raise TypeError("only a plain wire takes bytes from a pipe")
+        if not isinstance(connection, NodeConnection):
+            raise TypeError("only a plain connection takes bytes from a pipe")
         count = fill(self._in, min(left, PIPE_BYTES))
-        wire.send_by(lambda waiting: os.splice(self._out, wire.fileno(), waiting), count)
+        connection.send_by(lambda waiting: os.splice(self._out, connection.fileno(), waiting), count)
         return count
 
-    def _fill(self, wire: Wire, left: int) -> int:
-        endpoint = wire.endpoint
-        count = wire.receive_by(os.splice, wire.fileno(), self._in, min(left, PIPE_BYTES))
+    def _fill(self, connection: NodeConnection, left: int) -> int:
+        endpoint = connection.endpoint
+        count = connection.receive_by(os.splice, connection.fileno(), self._in, min(left, PIPE_BYTES))
         if not count:
             raise ProtocolError(f"{endpoint} closed the connection {left} bytes early", endpoint=endpoint)
         return count
@@ -104,18 +104,18 @@ def open_pipe() -> Pipe | None:
 
 
 def takes_splice(sink: Sink) -> bool:
-    """Say whether bytes may go to a sink past this process: a plain wire without a limit of speed."""
-    return IS_POSSIBLE and isinstance(sink, Wire) and sink.is_bare
+    """Say whether bytes may go to a sink past this process: a plain connection without a limit of speed."""
+    return IS_POSSIBLE and isinstance(sink, NodeConnection) and sink.is_bare
 
 
-def _is_spliceable(body: WireBody) -> bool:
+def _is_spliceable(body: ResponseBody) -> bool:
     """Say whether all that is to come is plain bytes on the socket, and how many is known."""
-    wire = body._wire
-    is_bare = wire.is_bare and not wire.has_rest
+    connection = body._connection
+    is_bare = connection.is_bare and not connection.has_rest
     return is_bare and not body._is_done and body._left > 0 and not body._head.is_chunked
 
 
-def _note_taken(body: WireBody, count: int) -> None:
+def _note_taken(body: ResponseBody, count: int) -> None:
     body._left -= count
     if not body._left:
         body._end(reusable=body._head.keep_alive)

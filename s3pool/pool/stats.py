@@ -11,7 +11,7 @@ from s3pool.record import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EndpointStats:
-    """A snapshot of one endpoint's counters. Bytes are on the wire; seconds add up over ``timed`` answers.
+    """A snapshot of one endpoint's counters. Bytes are on the connection; seconds add up over ``timed`` answers.
 
     ``failures`` counts exchanges without a usable answer and answers of 500 and above,
     ``retries`` the attempts made here because an earlier one, here or elsewhere, failed.
@@ -146,7 +146,7 @@ class NodeCounters:
             self.throttled += 1
 
     def add_bytes(self, *, sent: int = 0, received: int = 0) -> None:
-        """Count bytes that went over the wire."""
+        """Count bytes that went over the connection."""
         with self._lock:
             self.bytes_sent += sent
             self.bytes_received += received

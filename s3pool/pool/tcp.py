@@ -36,7 +36,7 @@ class NodeSilentError(RequestTimeoutError):
     """A silent node that is known to be ill is not waited for any longer."""
 
 
-class EarlyAnswer(Exception):
+class EarlyResponse(Exception):
     """The server answered, or stopped reading, before the request body was sent whole."""
 
 
@@ -107,7 +107,7 @@ class TcpStream:
             return False
 
     def look_for_early_answer(self) -> None:
-        """Raise EarlyAnswer when the server speaks before all was sent; for protocols that have such answers."""
+        """Raise EarlyResponse when the server speaks before all was sent; for protocols that have such answers."""
 
     def _pending(self) -> int:
         count: int = self._sock.pending()  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ class TcpStream:
         """Send a block without a look at what the server says or at a limit; later receives wait as long.
 
         Raises:
-            EarlyAnswer: the server hung up. RequestTimeoutError: it takes no bytes.
+            EarlyResponse: the server hung up. RequestTimeoutError: it takes no bytes.
         """
         self._timeout_s = timeout_s
         slice_s = min(timeout_s, QUIET_S)
@@ -193,7 +193,7 @@ class TcpStream:
             sent = 0
         except OSError as exc:
             self._note_end()
-            raise EarlyAnswer(str(exc)) from exc
+            raise EarlyResponse(str(exc)) from exc
         self.bytes_sent += sent
         size = len(block)
         if sent < size:
@@ -204,7 +204,7 @@ class TcpStream:
         """Send so many bytes past this class; ``send`` is told how many are left, and returns how many left.
 
         Raises:
-            EarlyAnswer: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
+            EarlyResponse: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
         """
         self.look_for_early_answer()
         slice_s = min(self._timeout_s, QUIET_S)
@@ -223,7 +223,7 @@ class TcpStream:
                 continue
             except OSError as exc:
                 self._note_end()
-                raise EarlyAnswer(str(exc)) from exc
+                raise EarlyResponse(str(exc)) from exc
             since = self.moved_at = time.monotonic()
             self.bytes_sent += sent
             self.pace.judge_taking(since - started, sent, self._timeout_s)
@@ -240,7 +240,7 @@ class TcpStream:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
 
         Raises:
-            EarlyAnswer, TransportError: the connection broke. OSError: the file cannot be read.
+            EarlyResponse, TransportError: the connection broke. OSError: the file cannot be read.
         """
         if self.is_tls or not IS_LINUX:
             FileSlice(fd, offset=offset, length=count).feed(self.write)
@@ -266,7 +266,7 @@ class TcpStream:
                     return
                 os.pread(fd, 1, offset)  # raises an OSError where the file is to blame, and no connection
                 self._note_end()
-                raise EarlyAnswer(str(exc)) from exc
+                raise EarlyResponse(str(exc)) from exc
             if not sent:
                 raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
             offset += sent

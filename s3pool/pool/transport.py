@@ -133,13 +133,13 @@ class Transport:
         attempt.on_head(exchange)
 
     def _wait_for_first(self, attempt: Attempt) -> None:
-        by_wire = {exchange.wire: exchange for exchange in attempt.exchanges}
+        by_connection = {exchange.connection: exchange for exchange in attempt.exchanges}
         left_s = min(attempt.deadline - self._now(), QUIET_S)
-        ready = wait_readable(list(by_wire), max(left_s, 0.0))
-        for wire in ready:
-            exchange = by_wire[wire]
+        ready = wait_readable(list(by_connection), max(left_s, 0.0))
+        for connection in ready:
+            exchange = by_connection[connection]
             try:
-                exchange.read(1.0 if wire.is_tls else self._timeout_s(attempt))
+                exchange.read(1.0 if connection.is_tls else self._timeout_s(attempt))
             except TransportError as exc:
                 attempt.on_failure(exchange, exc)
                 continue
@@ -151,7 +151,7 @@ class Transport:
                 attempt.on_deadline()
 
     def _timeout_s(self, attempt: Attempt) -> float:
-        return self.context.read_timeout_s * attempt.request.slowness
+        return self.context.read_timeout_s * attempt.request.timeout_factor
 
     def _note_long_wait(self, request: Request, why: str) -> None:
         """Tell the user once that nothing is heard from any node, and what is waited for."""
@@ -227,7 +227,7 @@ DEFAULT_HEADERS = {"accept-encoding": "identity", "user-agent": f"s3pool/{__vers
 
 
 def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
-    """Give the request head as it goes on the wire, with Content-Length where there is a body.
+    """Give the request head as it goes on the connection, with Content-Length where there is a body.
 
     Raises:
         UsageError: a header value holds CR, LF or NUL, which would end the header early.

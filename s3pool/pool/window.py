@@ -16,7 +16,7 @@ from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt, State
 from s3pool.pool.context import AttemptContext
 from s3pool.pool.exchange import Exchange, send_over
-from s3pool.pool.http1 import Wire
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Node, Totals
 
 IS_POSSIBLE = hasattr(select, "epoll")
@@ -60,7 +60,7 @@ class Window:
         self._context = context
         self._finish = finish
         self._epoll = _open_epoll()
-        self._watched: dict[int, Wire] = {}
+        self._watched: dict[int, NodeConnection] = {}
         self._pending: dict[int, Pending] = {}  # by descriptor, the oldest first
         self._resting: list[tuple[Any, Attempt]] = []  # that pause before another try
         self._results: list[Result] = []  # not told yet
@@ -121,26 +121,26 @@ class Window:
 
     def _send(self, node: Node, operation: Operation, begun: dict[Node, int]) -> bool:
         """Send a request, or note its error; False when no connection to the node is open."""
-        wire = node.connections.take_open()
-        if wire is None:
+        connection = node.connections.take_open()
+        if connection is None:
             return False
         request = operation.request
         try:
             head = self._context.build_head(request, node.endpoint)
         except Exception as exc:  # noqa: BLE001 - it is for the one whose request this is
-            node.connections.checkin(wire, reusable=True)
+            node.connections.checkin(connection, reusable=True)
             self._count += 1
             self._results.append(Result(operation, exc))
             return True
-        exchange = send_over(wire, node, request, head)
+        exchange = send_over(connection, node, request, head)
         if exchange is None:
             return False
         begun[node] = begun.get(node, 0) + 1
         attempt = Attempt(self._context, request, operation.check)
         attempt.adopt(exchange)
         self._count += 1
-        fd = wire.fileno()
-        if self._watched.get(fd) is wire:
+        fd = connection.fileno()
+        if self._watched.get(fd) is connection:
             self._pending[fd] = operation, attempt, exchange
         else:
             self._follow(operation, attempt)
@@ -211,16 +211,16 @@ class Window:
                 return
 
     def _watch(self, operation: Operation, attempt: Attempt, exchange: Exchange) -> None:
-        wire = exchange.wire
-        fd = wire.fileno()
-        if self._watched.get(fd) is not wire and self._epoll is not None:
+        connection = exchange.connection
+        fd = connection.fileno()
+        if self._watched.get(fd) is not connection and self._epoll is not None:
             self._epoll.register(fd, WATCHED)
-            self._watched[fd] = wire
+            self._watched[fd] = connection
         self._pending[fd] = operation, attempt, exchange
 
     def _hand_over(self, operation: Operation, attempt: Attempt) -> None:
         for exchange in attempt.exchanges:
-            self._pending.pop(exchange.wire.fileno(), None)
+            self._pending.pop(exchange.connection.fileno(), None)
         self._results.append(Result(operation, attempt=attempt))
 
     def _resume(self, now: float) -> None:
@@ -313,7 +313,7 @@ class Call:
     def first_result(self, *, timely: bool = True) -> Response | None:
         """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
         for exchange in self.attempt.exchanges:
-            exchange.was_waiting = not timely and exchange.wire.is_readable()
+            exchange.was_waiting = not timely and exchange.connection.is_readable()
         return self.finish()
 
     def finish(self) -> Response:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 from s3pool.body import Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
-from s3pool.pool.http1 import Wire
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
 from s3pool.units import MIB
@@ -235,7 +235,7 @@ class ClientBody:
         Raises:
             ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
         """
-        if self.waits_for_continue and isinstance(sink, Wire):
+        if self.waits_for_continue and isinstance(sink, NodeConnection):
             sink.await_leave(CONTINUE_LIMIT_S)
         if not self._keeps:
             self._send_streamed(sink)

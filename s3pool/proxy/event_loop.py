@@ -144,7 +144,7 @@ class EventLoop:
         if exchange is None:
             self._hand_over(fd, connection, handler, UNCONNECTED if is_plain else REQUEST)
             return
-        wire_fd = exchange.wire.fileno()
+        wire_fd = exchange.connection.fileno()
         self._requests[wire_fd] = connection, handler, exchange
         self._watch(wire_fd)
 

@@ -133,14 +133,14 @@ class Forwarder:
         transport: Transport,
         *,
         budget: RetryBudget | None = None,
-        slowness: float = DEFAULT_SLOWNESS,
+        timeout_factor: float = DEFAULT_SLOWNESS,
         is_plain: bool = False,
         slots: FairSlots | None = None,
         body_slots: int = MANY,
     ) -> None:
         self._transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
-        self._slowness = slowness  # of slow operations, in timeouts of the others
+        self._timeout_factor = timeout_factor  # of slow operations, in timeouts of the others
         self.budget = budget or RetryBudget(UNLIMITED)
         self.slots = slots or FairSlots(MANY)
         # A body may come slowly, and holds one of the clients' connections as long.
@@ -211,7 +211,7 @@ class Forwarder:
             body=body,
             idempotent=operation.ambiguous,
             resource=node_request.resource,
-            slowness=self._slowness if operation.is_slow else 1.0,
+            timeout_factor=self._timeout_factor if operation.is_slow else 1.0,
             is_endless=operation.is_endless,
             is_harmless_twice=operation.name in REPEATED_BY_CLIENTS and CONDITIONS.isdisjoint(node_request.head.index),
             build=build,

@@ -65,8 +65,8 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "endpoint": stats.endpoint,
         "state": stats.state,
         "ejections": node.breaker.ejections,
-        "drained": node.is_drained,
-        "tier": node.tier,
+        "drained": node.is_draining,
+        "tier": node.priority,
         "in_flight": node.in_flight,
         "latency_ms": round(node.latency_s * 1000, 3),
         "requests": stats.requests,
@@ -136,7 +136,7 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
 def is_ready(subject: Subject) -> bool:
     """Return whether a node is there that would take a request."""
     return any(
-        not node.is_drained and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in subject.nodes
+        not node.is_draining and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in subject.nodes
     )
 
 

@@ -140,7 +140,7 @@ class RequestHandler:
             raise
         self._begun = StartedRequest(node, exchange, token)
         if exchange is not None:
-            self.record.endpoint, self.record.tries = exchange.wire.endpoint, 1
+            self.record.endpoint, self.record.tries = exchange.connection.endpoint, 1
         return exchange
 
     def offer(self, arrival: Arrival) -> bool:

@@ -203,7 +203,7 @@ class Proxy:
         """Take nodes out of service, or back; give how many there were of that name."""
         nodes = self.pool.find(url)
         for node in nodes:
-            node.is_drained = drained
+            node.is_draining = drained
         return len(nodes)
 
 

@@ -97,7 +97,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
     session = open_session(_pool_config(config, settings))
     tiers = {endpoint: number for number, tier in enumerate(settings.tiers) for endpoint in tier}
     for node in session.nodes:
-        node.tier = tiers.get(node.endpoint, 0)
+        node.priority = tiers.get(node.endpoint, 0)
         node.connections.settings = replace(node.connections.settings, slot_wait_s=settings.slot_wait)
     pool = config.credentials if config.sign else None
     forwarder = _forwarder(session, settings)
@@ -127,7 +127,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
     return Forwarder(
         transport,
         budget=RetryBudget(settings.retry_budget),
-        slowness=settings.slow_op_timeout / timeout_s,
+        timeout_factor=settings.slow_op_timeout / timeout_s,
         slots=FairSlots(slots),
         body_slots=clients_within(settings.max_clients, slots),
         is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
@@ -146,7 +146,7 @@ class ProxyPolicy(RetryPolicy):
 
     def deadline_for(self, request: Request) -> float:
         """Return the seconds after which no further attempt of this request starts."""
-        return self.deadline_s * (SLOW_PATIENCE if request.slowness > 1.0 else 1.0)
+        return self.deadline_s * (SLOW_PATIENCE if request.timeout_factor > 1.0 else 1.0)
 
 
 def _pool_config(config: Config, settings: ProxySettings) -> Config:
@@ -243,9 +243,9 @@ class Pool:
 
         Nodes that are drained stay so.
         """
-        drained = {node.endpoint for node in self.nodes if node.is_drained}
+        drained = {node.endpoint for node in self.nodes if node.is_draining}
         for node in opened.session.nodes:
-            node.is_drained = node.endpoint in drained
+            node.is_draining = node.endpoint in drained
         if self._probes:
             opened.checker.start()
         with self._lock:

@@ -96,7 +96,7 @@ def snapshot(nodes: Iterable[Node]) -> Record:
     """Return the nodes' states as probed, for the workers."""
     nodes = list(nodes)
     return {
-        "drained": [node.endpoint.url for node in nodes if node.is_drained],
+        "drained": [node.endpoint.url for node in nodes if node.is_draining],
         "down": [node.endpoint.url for node in nodes if node.breaker.state == OPEN],
     }
 
@@ -107,7 +107,7 @@ def apply_snapshot(nodes: Iterable[Node], orders: Record, before: Record) -> Non
     was_down = set(before.get("down", ()))
     for node in nodes:
         url = node.endpoint.url
-        node.is_drained = url in drained
+        node.is_draining = url in drained
         if url in down and url not in was_down:
             node.breaker.trip()
         elif url in was_down and url not in down:

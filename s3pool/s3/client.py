@@ -13,7 +13,7 @@ from s3pool.s3.documents import DeleteFailure as DeleteFailure
 from s3pool.s3.documents import PutResult as PutResult
 from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_SLOWNESS, Opening, Steps, ask, body_of, nothing, stepwise
+from s3pool.s3.exchange import SLOW_FACTOR, Opening, Steps, ask, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
 from s3pool.s3.part_sizes import MAX_KEYS
@@ -216,7 +216,7 @@ class S3Client(BucketOperations, MultipartOperations):
             "DeleteObjects",
             query=(("delete", ""),),
             content=build_delete(keys),
-            slowness=SLOW_SLOWNESS,
+            timeout_factor=SLOW_FACTOR,
         )
         return self._ask(request, lambda response: parse_delete_result(body_of(response))).failures_of(keys)
 
@@ -254,7 +254,9 @@ class S3Client(BucketOperations, MultipartOperations):
             headers["x-amz-tagging-directive"] = "REPLACE"
         else:
             stored.pop("x-amz-tagging", None)
-        request = self._address.key("PUT", bucket, key, "CopyObject", headers=headers | stored, slowness=SLOW_SLOWNESS)
+        request = self._address.key(
+            "PUT", bucket, key, "CopyObject", headers=headers | stored, timeout_factor=SLOW_FACTOR
+        )
         return (yield from self._asked(request, _copy_result))
 
     @stepwise

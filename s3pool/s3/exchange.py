@@ -17,8 +17,8 @@ from s3pool.s3.documents import is_error, is_web_page
 from s3pool.s3.errors import FIRST_BAD_STATUS, Check, error_from
 from s3pool.s3.requests import Addressing
 
-LIST_SLOWNESS = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
-SLOW_SLOWNESS = 10.0  # Complete, copies and batch deletes work for minutes before they answer
+LIST_FACTOR = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
+SLOW_FACTOR = 10.0  # Complete, copies and batch deletes work for minutes before they answer
 
 T = TypeVar("T")
 Owner = TypeVar("Owner")

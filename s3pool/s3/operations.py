@@ -32,8 +32,8 @@ from s3pool.s3.documents import (
     parse_versioning,
 )
 from s3pool.s3.exchange import (
-    LIST_SLOWNESS,
-    SLOW_SLOWNESS,
+    LIST_FACTOR,
+    SLOW_FACTOR,
     Operations,
     Pending,
     Sender,
@@ -255,7 +255,7 @@ class BucketOperations(Operations):
         """Build and count a listing; empty parameters are left out, but for the one that names the operation."""
         self.lists.add_request()
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
-        return self._address.bucket("GET", bucket, op, query=kept, slowness=LIST_SLOWNESS)
+        return self._address.bucket("GET", bucket, op, query=kept, timeout_factor=LIST_FACTOR)
 
 
 def _page_query(prefix: str, delimiter: str, max_keys: int) -> Query:
@@ -357,7 +357,7 @@ class MultipartOperations(Operations):
             "UploadPartCopy",
             query=_part_query(upload_id, number),
             headers=headers,
-            slowness=SLOW_SLOWNESS,
+            timeout_factor=SLOW_FACTOR,
         )
         return self._ask(request, lambda response: parse_copy_result(body_of(response), part=True)[0])
 
@@ -384,7 +384,7 @@ class MultipartOperations(Operations):
             query=(("uploadId", upload_id),),
             content=build_complete(parts, checksums=checksums),
             idempotent=False,
-            slowness=SLOW_SLOWNESS,
+            timeout_factor=SLOW_FACTOR,
         )
         return self._ask(request, _complete_result)
 
@@ -403,7 +403,7 @@ class MultipartOperations(Operations):
         marker = 0
         while True:
             query = (("uploadId", upload_id), *((("part-number-marker", str(marker)),) if marker else ()))
-            request = self._address.key("GET", bucket, key, "ListParts", query=query, slowness=LIST_SLOWNESS)
+            request = self._address.key("GET", bucket, key, "ListParts", query=query, timeout_factor=LIST_FACTOR)
             page, next_marker, truncated = self._ask(request, lambda response: parse_parts(body_of(response)))
             parts.extend(page)
             if not truncated:

@@ -56,7 +56,7 @@ class Addressing:
         headers: Mapping[str, str] = NO_HEADERS,
         content: bytes = b"",
         idempotent: bool = True,
-        slowness: float = 1.0,
+        timeout_factor: float = 1.0,
     ) -> Request:
         """Return a request to a bucket; ``content`` is an XML document."""
         bucket_path = _bucket_path(bucket)
@@ -71,7 +71,7 @@ class Addressing:
             idempotent=idempotent,
             resource=f"s3/{bucket}",
             bucket_host=bucket if self._virtual else "",
-            slowness=slowness,
+            timeout_factor=timeout_factor,
         )
 
     def key(
@@ -86,7 +86,7 @@ class Addressing:
         body: Body = EMPTY_BODY,
         payload_hash: str = EMPTY_SHA256,
         idempotent: bool = True,
-        slowness: float = 1.0,
+        timeout_factor: float = 1.0,
     ) -> Request:
         """Return a request to a key."""
         bucket_path = _bucket_path(bucket)
@@ -104,7 +104,7 @@ class Addressing:
             idempotent=idempotent,
             resource=f"s3/{bucket}/{key}",
             bucket_host=bucket if self._virtual else "",
-            slowness=slowness,
+            timeout_factor=timeout_factor,
         )
 
     def key_document(
@@ -117,7 +117,7 @@ class Addressing:
         content: bytes,
         query: Query,
         idempotent: bool = True,
-        slowness: float = 1.0,
+        timeout_factor: float = 1.0,
     ) -> Request:
         """Return a request to a key whose body is an XML document about it."""
         body = BytesBody(content)
@@ -131,7 +131,7 @@ class Addressing:
             body=body,
             payload_hash=body.sha256(),
             idempotent=idempotent,
-            slowness=slowness,
+            timeout_factor=timeout_factor,
         )
 
 

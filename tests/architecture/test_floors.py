@@ -49,7 +49,7 @@ MAY_USE = {
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {
     "anycrc": ("hashing.py",),
-    "urllib3": ("pool/connection.py",),
+    "urllib3": ("pool/connections.py",),
     "requests": (),
     "requests_aws4auth": ("s3/signing.py",),
     "yaml": ("config/*.py",),

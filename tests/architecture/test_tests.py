@@ -18,10 +18,10 @@ PRYING = frozenset(
     (
         "proxy/test_loop.py",
         "proxy/test_settings_at_work.py",
-        "unit/pool/test_connection.py",
+        "unit/pool/test_connections.py",
         "unit/pool/test_window.py",
-        "unit/pool/test_wire.py",
-        "unit/pool/test_wire_tls.py",
+        "unit/pool/test_http1.py",
+        "unit/pool/test_http1_tls.py",
         "unit/s3/test_signing_key.py",
         "unit/speedtest/test_load.py",
         "unit/sync/test_merge.py",

@@ -20,7 +20,7 @@ from s3pool.errors import TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport

@@ -15,7 +15,7 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.arrival import Arrival, NeedsPatience, arrives, begin_now
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.exchange import Exchange, begin_exchange
 from s3pool.pool.http1 import BUFFER_BYTES
 from s3pool.pool.node import Node
@@ -41,7 +41,7 @@ class Ends(NamedTuple):
 
     def await_something(self) -> None:
         """Wait until there is something to take."""
-        assert select([self.exchange.wire.fileno()], [], [], 5.0)[0]
+        assert select([self.exchange.connection.fileno()], [], [], 5.0)[0]
 
     def rest(self) -> bytes:
         """Read the answer to its end by the ways that wait."""
@@ -175,11 +175,11 @@ def test_kept_connection_is_taken_without_connecting(server: ScriptedServer) -> 
     """And no other: the slot is free again."""
     pool = ConnectionPool(server.endpoint, ConnectionSettings(max_connections=1))
     assert pool.take_open() is None
-    wire = pool.checkout()
-    pool.checkin(wire, reusable=True)
+    connection = pool.checkout()
+    pool.checkin(connection, reusable=True)
 
-    assert wire is pool.take_open()
-    wire.close()
+    assert connection is pool.take_open()
+    connection.close()
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def test_request_begins_over_a_kept_connection(server: ScriptedServer) -> None:
         exchange = begin_now(nodes[0], GET, HEAD)
         assert exchange is not None
         while (arrival := arrives(exchange)) is None:
-            assert select([exchange.wire.fileno()], [], [], 5.0)[0]
+            assert select([exchange.connection.fileno()], [], [], 5.0)[0]
         assert (b"ok", 1, 0) == (arrival.body, server.connections, nodes[0].in_flight)
         counters = nodes[0].counters
         assert (2, counters.bytes_sent) == (counters.requests, sum(len(head) + 4 for head, _ in server.requests))
@@ -228,9 +228,9 @@ def test_connection_that_ended_is_not_used(server: ScriptedServer) -> None:
     """Somebody who can connect begins again."""
     with transport_to(server) as (transport, nodes):
         transport.send(GET, preload)
-        wire = nodes[0].connections.checkout()
-        wire.close()
-        nodes[0].connections.checkin(wire, reusable=True)
+        connection = nodes[0].connections.checkout()
+        connection.close()
+        nodes[0].connections.checkin(connection, reusable=True)
 
         assert begin_now(nodes[0], GET, HEAD) is None
         assert (0, 1) == (nodes[0].in_flight, nodes[0].counters.requests)
@@ -240,7 +240,7 @@ def test_node_at_its_bound_is_not_waited_for(server: ScriptedServer) -> None:
     """Who holds its connections may be the very thread that asks for one more."""
     settings = ConnectionSettings(max_connections=1, read_timeout_s=0.05)
     node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
-    wire = node.connections.checkout()
+    connection = node.connections.checkout()
 
     assert begin_now(node, GET, HEAD) is None
-    wire.close()
+    connection.close()

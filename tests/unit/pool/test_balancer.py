@@ -12,7 +12,7 @@ import pytest
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import OPEN_BASE_S, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool
+from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.node import Node
 from tests.support.clock import Chosen, Clock
 
@@ -51,7 +51,7 @@ def test_round_robin_gives_every_node_its_turn() -> None:
 def test_room_is_what_fits_before_a_node_is_busy(share: float, in_flight: int, latency_s: float) -> None:
     """Turns that are given together are those that would be given one by one."""
     (node,) = _make_nodes(1)
-    node.share, node.latency_s = share, latency_s
+    node.congestion_window, node.latency_s = share, latency_s
     for _ in range(in_flight):
         enter(node)
 
@@ -70,7 +70,7 @@ def test_turns_that_are_given_together_are_those_that_follow(count: int) -> None
     nodes = _make_nodes(3)
     together, one_by_one = (LoadBalancer(nodes, random=Chosen(1)) for _ in range(2))
     for node, share in zip(nodes, (3.0, 2.0, 9.0), strict=True):
-        node.share = share
+        node.congestion_window = share
 
     given = list(together.next_in_turns(count))
     followed = []
@@ -87,8 +87,8 @@ def test_turns_end_at_a_node_that_is_not_fit(trouble: str) -> None:
     """The next one to be picked is looked at with care."""
     nodes = _make_nodes(3)
     balancer = LoadBalancer(nodes, now=lambda: 100.0, random=Chosen(0))
-    nodes[1].is_drained = trouble == "drained"
-    nodes[1].tier = int(trouble == "tier")
+    nodes[1].is_draining = trouble == "drained"
+    nodes[1].priority = int(trouble == "tier")
     nodes[1].cooling_until = 101.0 if trouble == "cooling" else 0.0
     if trouble == "failed":
         nodes[1].breaker.report_failure()
@@ -157,12 +157,12 @@ def test_node_that_asks_for_less_gets_less_and_wins_it_back() -> None:
     (node,) = _make_nodes(1)
     for _ in range(7):
         node.note_answer(0.01)
-    shares = [node.share]
-    node.lose_share()
-    shares.append(node.share)
+    shares = [node.congestion_window]
+    node.on_loss()
+    shares.append(node.congestion_window)
     for _ in range(5):
         node.note_answer(0.01)
-    shares.append(node.share)
+    shares.append(node.congestion_window)
 
     assert [8.0, 4.0] == shares[:2]
     assert 5.0 <= shares[2] <= 5.3
@@ -174,7 +174,7 @@ def test_full_node_waits_until_the_others_are_full() -> None:
     balancer = LoadBalancer(nodes)
     for _ in range(3):
         nodes[1].note_answer(0.01)
-    nodes[0].lose_share()
+    nodes[0].on_loss()
 
     picks = []
     for _ in range(5):
@@ -369,7 +369,7 @@ def test_doubted_node_waits_while_others_are_clean() -> None:
     balancer = LoadBalancer(nodes, now=lambda: 100.0)
     nodes[1].note_answer(0.1)
 
-    doubted = [nodes[0].doubt(100.0), nodes[0].doubt(100.0), nodes[1].doubt(100.0)]
+    doubted = [nodes[0].mark_suspect(100.0), nodes[0].mark_suspect(100.0), nodes[1].mark_suspect(100.0)]
     picks = {balancer.pick().endpoint.host for _ in range(6)}
 
     assert ([True, False, False], {"node1", "node2"}) == (doubted, picks)

@@ -11,7 +11,7 @@ from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN_BASE_S, SUSPECT_S, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool
+from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.context import AttemptContext, KeptConnections, report_failure, report_lost_race
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.hedging import hedge_delay_s

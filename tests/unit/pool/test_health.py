@@ -11,7 +11,7 @@ import pytest
 
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import OPEN, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.health import HealthChecker, ProbePlan, probe
 from s3pool.pool.node import Node
 from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint

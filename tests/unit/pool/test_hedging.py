@@ -12,9 +12,9 @@ from s3pool.errors import ConnectError, NoEndpointError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.hedging import connect_attempt_delay_s, hedge_delay_s, is_early
-from s3pool.pool.http1 import Wire
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Delays, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
@@ -36,7 +36,7 @@ class FarPool(ConnectionPool):
         super().__init__(endpoint, SETTINGS)
         self.given: list[float] = []
 
-    def _connect(self, timeout_s: float) -> Wire:
+    def _connect(self, timeout_s: float) -> NodeConnection:
         self.given.append(timeout_s)
         if timeout_s < FULL_S:
             raise ConnectError(f"{self.endpoint}: no connection within {timeout_s:g} s", is_late=True)
@@ -113,7 +113,7 @@ def test_strangers_get_what_others_took_many_times(seconds: list[float], expecte
 def test_second_time_strangers_get_longer(usual_s: float, expected: float) -> None:
     """Who is to be called ill for it is not judged after a moment."""
     nodes = [_node(STRANGER), _node(OTHER, opened=usual_s, latency=usual_s)]
-    nodes[0].doubt(0.0)
+    nodes[0].mark_suspect(0.0)
 
     assert expected == connect_attempt_delay_s(nodes[0], nodes, full_s=FULL_S)
     assert expected == hedge_delay_s(nodes[0], nodes, full_s=FULL_S)
@@ -176,7 +176,7 @@ def test_far_nodes_are_reached_all_the_same(server: ScriptedServer) -> None:
     """When nobody can be had at once, the full time is given, and none of it was a retry."""
     pools = [FarPool(OTHER), FarPool(server.endpoint), FarPool(OTHER)]
     nodes = [Node(pool.endpoint, pool, CircuitBreaker()) for pool in pools]
-    nodes[2].is_drained = True
+    nodes[2].is_draining = True
     transport, slept = _transport(nodes, retries=1)
 
     response = transport.send(GET, Response.preload)

@@ -143,5 +143,5 @@ def test_slow_operations_have_a_later_deadline() -> None:
     """A Complete that may take ten minutes is not given up after five."""
     policy = RetryPolicy(deadline_s=120.0)
 
-    assert policy.deadline_for(Request("POST", "/", "Complete", slowness=10.0)) == 1200.0
+    assert policy.deadline_for(Request("POST", "/", "Complete", timeout_factor=10.0)) == 1200.0
     assert policy.deadline_for(Request("GET", "/", "Get")) == 120.0

@@ -11,7 +11,7 @@ import pytest
 
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Endpoint, Response
-from s3pool.pool.http1 import Wire, WireBody
+from s3pool.pool.http1 import NodeConnection, ResponseBody
 from s3pool.pool.splice import IS_POSSIBLE, Pipe
 
 CONTENT = os.urandom(3 << 20)
@@ -29,16 +29,16 @@ def answer_of(head: bytes, body: bytes) -> tuple[Response, list[bool], list[Tran
             theirs.sendall(head + body)
 
     threading.Thread(target=serve, daemon=True).start()
-    wire = Wire(ours, endpoint="http://node")
-    parsed = wire.read_head("GET")
+    connection = NodeConnection(ours, endpoint="http://node")
+    parsed = connection.read_head("GET")
     ends: list[bool] = []
     failures: list[TransportError] = []
 
     def finish(reusable: bool) -> None:
         ends.append(reusable)
-        wire.close()
+        connection.close()
 
-    stream = WireBody(wire, parsed, finish=finish, failed=failures.append)
+    stream = ResponseBody(connection, parsed, finish=finish, failed=failures.append)
     endpoint = Endpoint("http", "node", 80)
     return Response(parsed.status, parsed.headers, stream, endpoint=endpoint, length=parsed.length), ends, failures
 

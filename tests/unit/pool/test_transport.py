@@ -23,8 +23,8 @@ from s3pool.errors import (
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import AllBusy, ConnectionPool, ConnectionSettings
-from s3pool.pool.http1 import Wire
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings, PoolExhausted
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Delays, Node
 from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
@@ -450,7 +450,7 @@ def test_header_injection_is_refused_before_anything_is_sent(servers: Servers, v
 
 
 def test_statistics_count_bytes_and_attempts(servers: Servers) -> None:
-    """--stats shows what really went over the wire."""
+    """--stats shows what really went over the connection."""
     a = servers()
     pool = Pool(a.endpoint)
 
@@ -502,7 +502,7 @@ def test_unproven_node_that_says_nothing_is_passed_over_soon(servers: Servers) -
     response = pool.send()
 
     assert (b"ok", b.endpoint) == (response.body, response.endpoint)
-    assert (True, True) == (pool.nodes[0].is_doubted, pool.nodes[0].breaker.is_sound)
+    assert (True, True) == (pool.nodes[0].is_suspect, pool.nodes[0].breaker.is_sound)
     assert {} == pool.nodes[0].counters.failure_kinds
 
 
@@ -580,10 +580,10 @@ def test_silent_node_is_waited_for_when_the_next_one_is_busy(servers: Servers, m
     slow, busy = servers(answer_late), servers()
     pool = Pool(slow.endpoint, busy.endpoint)
 
-    def checkout(**options: object) -> Wire:
+    def checkout(**options: object) -> NodeConnection:
         busy_was_asked.set()
         assert options["wait"] is False
-        raise AllBusy
+        raise PoolExhausted
 
     monkeypatch.setattr(pool.nodes[1].connections, "checkout", checkout)
 
@@ -610,7 +610,7 @@ def test_silent_node_is_waited_for_when_all_connections_are_held_by_silent_ones(
     held = nodes[1].connections.checkout()
     call = transport.call(GET, _check)
     call.begin()
-    call.attempt.exchanges[0].wire.moved_at -= 10.0
+    call.attempt.exchanges[0].connection.moved_at -= 10.0
     call.attempt.on_deadline()
     began.set()
 

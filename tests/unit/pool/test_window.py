@@ -17,11 +17,11 @@ from s3pool.model import Endpoint, Request, Response, replace
 from s3pool.pool import window
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
-from s3pool.pool.http1 import BUFFER_BYTES, Wire
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
+from s3pool.pool.http1 import BUFFER_BYTES, NodeConnection
 from s3pool.pool.node import Delays, Node
 from s3pool.pool.retry import RetryPolicy
-from s3pool.pool.tcp import EarlyAnswer
+from s3pool.pool.tcp import EarlyResponse
 from s3pool.pool.transport import Transport
 from s3pool.pool.window import Result, Window
 from tests.support.clock import Chosen
@@ -89,15 +89,15 @@ class Crowd:
 
     def open(self, count: int = 1, *, of: int = 0) -> None:
         """Open so many connections to a node, which the first answers prove."""
-        wires = [self.nodes[of].connections.checkout() for _ in range(count)]
-        for wire in wires:
-            wire.write(b"GET / HTTP/1.1\r\n\r\n")
-            wire.set_timeout(PATIENCE_S)
-            length = wire.read_head("GET").length
-            wire.readinto(memoryview(bytearray(length or 0)))
-            self.nodes[of].connections.checkin(wire, reusable=True)
+        open_ones = [self.nodes[of].connections.checkout() for _ in range(count)]
+        for connection in open_ones:
+            connection.write(b"GET / HTTP/1.1\r\n\r\n")
+            connection.set_timeout(PATIENCE_S)
+            length = connection.read_head("GET").length
+            connection.readinto(memoryview(bytearray(length or 0)))
+            self.nodes[of].connections.checkin(connection, reusable=True)
         self.nodes[of].is_proven = True
-        self.nodes[of].share = float(count)
+        self.nodes[of].congestion_window = float(count)
 
     def submit(self, name: object = "", request: Request = GET) -> Taken:
         """Send a request to the node whose turn it is."""
@@ -270,7 +270,7 @@ def test_answers_that_come_together_are_counted_one_by_one(servers: Servers, cro
     here.results(4)
     after = node.counters.snapshot("", "")
 
-    assert (4, 0, 8.0) == (at_once, node.in_flight, node.share)
+    assert (4, 0, 8.0) == (at_once, node.in_flight, node.congestion_window)
     assert (4, 4) == (after.requests - before.requests, after.timed - before.timed)
     assert 4 * len(OK) == after.bytes_received - before.bytes_received
 
@@ -281,15 +281,15 @@ def test_connection_that_breaks_as_it_is_written_to_is_replaced(
     """The server closed it while it was idle."""
     here = crowd(servers())
     here.open()
-    send_now = Wire.send_now
+    send_now = NodeConnection.send_now
     turns = iter([True])
 
-    def break_once(wire: Wire, block: bytes, timeout_s: float) -> None:
+    def break_once(connection: NodeConnection, block: bytes, timeout_s: float) -> None:
         if next(turns, False):
-            raise EarlyAnswer("it hung up")
-        send_now(wire, block, timeout_s)
+            raise EarlyResponse("it hung up")
+        send_now(connection, block, timeout_s)
 
-    monkeypatch.setattr(Wire, "send_now", break_once)
+    monkeypatch.setattr(NodeConnection, "send_now", break_once)
     taken = here.submit()
 
     assert [Result(taken)] == here.results()
@@ -468,7 +468,7 @@ def test_descriptor_that_is_used_again_is_watched_again(servers: Servers, crowd:
     """The system gives a new connection the number of one that ended, and forgets that this was watched."""
     here = crowd(servers())
     here.open()
-    ended = Wire(socket.socket(), endpoint="ended")
+    ended = NodeConnection(socket.socket(), endpoint="ended")
     here.window._watched[here.nodes[0].connections._idle[0].fileno()] = ended
     taken = here.submit()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
-from s3pool.pool.connection import ConnectionPool, ConnectionSettings
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
 from s3pool.proxy.worker_state import StateDirectory, apply_snapshot, snapshot, sum_states
 
@@ -19,14 +19,14 @@ def make_node(port: int) -> Node:
 def test_orders_reach_the_workers(tmp_path: Path) -> None:
     """What the prober saw counts in every process."""
     here, there = [make_node(1), make_node(2)], [make_node(1), make_node(2)]
-    here[0].is_drained = True
+    here[0].is_draining = True
     here[1].breaker.trip()
     board = StateDirectory(str(tmp_path))
 
     board.put("orders.json", snapshot(here))
     apply_snapshot(there, board.get("orders.json"), {})
 
-    assert [(True, CLOSED), (False, OPEN)] == [(node.is_drained, node.breaker.state) for node in there]
+    assert [(True, CLOSED), (False, OPEN)] == [(node.is_draining, node.breaker.state) for node in there]
 
 
 def test_node_that_is_up_again_gets_a_trial() -> None:
@@ -82,10 +82,10 @@ def test_drained_nodes_are_left_out() -> None:
     """Unless all are: then somebody has to work."""
     nodes = [make_node(port) for port in (1, 2, 3)]
     balancer = LoadBalancer(nodes)
-    nodes[0].is_drained = nodes[1].is_drained = True
+    nodes[0].is_draining = nodes[1].is_draining = True
 
     alone = {balancer.pick() for _ in range(6)}
-    nodes[2].is_drained = True
+    nodes[2].is_draining = True
 
     assert {nodes[2]} == alone
     assert set(nodes) == {balancer.pick() for _ in range(6)}
@@ -94,7 +94,7 @@ def test_drained_nodes_are_left_out() -> None:
 def test_lower_tier_waits_until_the_first_is_out() -> None:
     """A copy far away is for emergencies."""
     nodes = [make_node(port) for port in (1, 2, 3)]
-    nodes[2].tier = 1
+    nodes[2].priority = 1
     balancer = LoadBalancer(nodes)
 
     first = {balancer.pick() for _ in range(6)}

@@ -49,7 +49,7 @@ def test_a_listing_asks_for_encoded_names_and_leaves_out_what_is_empty() -> None
         ("encoding-type", "url"),
         ("start-after", "p/a"),
     ) == request.query
-    assert 2.0 == request.slowness
+    assert 2.0 == request.timeout_factor
 
 
 def test_a_token_goes_before_a_start() -> None:
@@ -303,7 +303,7 @@ def test_a_batch_delete_is_quiet_and_gives_the_failures() -> None:
         request.method,
         request.query,
         request.idempotent,
-        request.slowness,
+        request.timeout_factor,
     )
     assert "content-md5" in request.headers
     assert b"<Object><Key>b</Key><VersionId>v</VersionId></Object>" in sent_content(request)
@@ -412,7 +412,7 @@ def test_an_upload_in_parts_runs_its_course() -> None:
         part.headers["content-md5"],
     )
     assert ("bytes=0-9", "s/a") == (copied.headers["x-amz-copy-source-range"], copied.headers["x-amz-copy-source"])
-    assert (False, 10.0) == (complete.idempotent, complete.slowness)
+    assert (False, 10.0) == (complete.idempotent, complete.timeout_factor)
     assert b"<ETag>&quot;p2&quot;</ETag><PartNumber>2</PartNumber>" in sent_content(complete)
 
 

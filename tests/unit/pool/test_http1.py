@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.heads import parse_head
-from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, Wire, WireBody
+from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, NodeConnection, ResponseBody
 from s3pool.pool.pace import Throttle
-from s3pool.pool.tcp import EarlyAnswer, StaleConnectionError
+from s3pool.pool.tcp import EarlyResponse, StaleConnectionError
 
 
 @pytest.fixture(name="pair")
-def _pair() -> Iterator[tuple[Wire, socket.socket]]:
+def _pair() -> Iterator[tuple[NodeConnection, socket.socket]]:
     ours, theirs = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
     ours.close()
@@ -29,23 +29,23 @@ def _pair() -> Iterator[tuple[Wire, socket.socket]]:
     ours = socket.create_connection(listener.getsockname())
     theirs, _ = listener.accept()
     listener.close()
-    wire = Wire(ours, endpoint="http://node")
-    wire.set_timeout(5.0)
-    yield wire, theirs
-    wire.close()
+    connection = NodeConnection(ours, endpoint="http://node")
+    connection.set_timeout(5.0)
+    yield connection, theirs
+    connection.close()
     theirs.close()
 
 
-def _drain(body: WireBody, buffer: memoryview) -> None:
+def _drain(body: ResponseBody, buffer: memoryview) -> None:
     while body.readinto(buffer):
         continue
 
 
-def _read_body(wire: Wire, method: str = "GET") -> tuple[int, bytes, list[bool], list[TransportError]]:
-    head = wire.read_head(method)
+def _read_body(connection: NodeConnection, method: str = "GET") -> tuple[int, bytes, list[bool], list[TransportError]]:
+    head = connection.read_head(method)
     finished: list[bool] = []
     failures: list[TransportError] = []
-    body = WireBody(wire, head, finish=finished.append, failed=failures.append)
+    body = ResponseBody(connection, head, finish=finished.append, failed=failures.append)
     received = bytearray()
     buffer = memoryview(bytearray(7))
     while count := body.readinto(buffer):
@@ -53,27 +53,27 @@ def _read_body(wire: Wire, method: str = "GET") -> tuple[int, bytes, list[bool],
     return head.status, bytes(received), finished, failures
 
 
-def test_leave_to_send_a_body_is_taken_or_not_waited_for(pair: tuple[Wire, socket.socket]) -> None:
+def test_leave_to_send_a_body_is_taken_or_not_waited_for(pair: tuple[NodeConnection, socket.socket]) -> None:
     """A server that expects nothing says nothing, and costs a moment only."""
-    wire, server = pair
+    connection, server = pair
 
-    wire.await_leave(0.01)
+    connection.await_leave(0.01)
     server.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    wire.await_leave(5.0)
+    connection.await_leave(5.0)
     server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    assert 204 == wire.read_head("PUT").status
+    assert 204 == connection.read_head("PUT").status
 
 
-def test_answer_in_place_of_leave_waits_to_be_read(pair: tuple[Wire, socket.socket]) -> None:
+def test_answer_in_place_of_leave_waits_to_be_read(pair: tuple[NodeConnection, socket.socket]) -> None:
     """A refusal before the body is the answer."""
-    wire, server = pair
+    connection, server = pair
     server.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    with pytest.raises(EarlyAnswer):
-        wire.await_leave(5.0)
+    with pytest.raises(EarlyResponse):
+        connection.await_leave(5.0)
 
-    assert 403 == wire.read_head("PUT").status
+    assert 403 == connection.read_head("PUT").status
 
 
 @pytest.mark.parametrize(
@@ -101,25 +101,25 @@ def test_answer_in_place_of_leave_waits_to_be_read(pair: tuple[Wire, socket.sock
     ],
 )
 def test_bodies_end_where_their_framing_says(
-    pair: tuple[Wire, socket.socket], answer: bytes, method: str, expected: tuple[int, bytes, list[bool]]
+    pair: tuple[NodeConnection, socket.socket], answer: bytes, method: str, expected: tuple[int, bytes, list[bool]]
 ) -> None:
     """A byte too few is a lost byte, a byte too many belongs to the next answer."""
-    wire, theirs = pair
+    connection, theirs = pair
 
     theirs.sendall(answer)
-    status, body, finished, _ = _read_body(wire, method)
+    status, body, finished, _ = _read_body(connection, method)
 
     assert expected == (status, body, finished)
 
 
-def test_a_body_without_framing_ends_with_the_connection(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_body_without_framing_ends_with_the_connection(pair: tuple[NodeConnection, socket.socket]) -> None:
     """HTTP/1.0 servers still do that; the connection cannot be used again."""
-    wire, theirs = pair
+    connection, theirs = pair
 
     theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\nall of it")
     theirs.shutdown(socket.SHUT_WR)
 
-    assert _read_body(wire) == (200, b"all of it", [False], [])
+    assert _read_body(connection) == (200, b"all of it", [False], [])
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_a_body_without_framing_ends_with_the_connection(pair: tuple[Wire, socke
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
     ],
 )
-def test_a_body_that_ends_early_is_an_error(pair: tuple[Wire, socket.socket], answer: bytes) -> None:
+def test_a_body_that_ends_early_is_an_error(pair: tuple[NodeConnection, socket.socket], answer: bytes) -> None:
     """A truncated object must never look complete."""
-    wire, theirs = pair
+    connection, theirs = pair
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
-    head = wire.read_head("GET")
+    head = connection.read_head("GET")
     finished: list[bool] = []
     failures: list[TransportError] = []
-    body = WireBody(wire, head, finish=finished.append, failed=failures.append)
+    body = ResponseBody(connection, head, finish=finished.append, failed=failures.append)
     buffer = memoryview(bytearray(100))
 
     with pytest.raises(ProtocolError):
@@ -194,96 +194,96 @@ def test_any_bytes_give_a_head_or_one_kind_of_error(junk: bytes) -> None:
     assert 100 <= head.status <= 999
 
 
-def test_a_head_larger_than_the_buffer_is_refused(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_head_larger_than_the_buffer_is_refused(pair: tuple[NodeConnection, socket.socket]) -> None:
     """Memory per connection is bounded, whatever the server sends."""
-    wire, theirs = pair
+    connection, theirs = pair
     sender = threading.Thread(target=lambda: theirs.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000))
     sender.start()
 
     with pytest.raises(ProtocolError, match="more than 64 KiB"):
-        wire.read_head("GET")
+        connection.read_head("GET")
 
     sender.join()
 
 
 @pytest.mark.parametrize("size", [100, BUFFER_BYTES - 30, BUFFER_BYTES, 3 * BUFFER_BYTES, MAX_BUFFER_BYTES - 100])
-def test_head_of_any_size_up_to_the_bound_is_read(pair: tuple[Wire, socket.socket], size: int) -> None:
+def test_head_of_any_size_up_to_the_bound_is_read(pair: tuple[NodeConnection, socket.socket], size: int) -> None:
     """Most heads are small, and so is the buffer; a large one makes it larger, and loses nothing."""
-    wire, theirs = pair
+    connection, theirs = pair
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: " + b"a" * size + b"\r\n\r\nhello"
     sender = threading.Thread(target=lambda: theirs.sendall(2 * answer))
     sender.start()
 
     heads = []
     for _ in range(2):
-        head = wire.read_head("GET")
+        head = connection.read_head("GET")
         body = bytearray(5)
-        _fill(wire, memoryview(body))
+        _fill(connection, memoryview(body))
         heads.append((head.headers["x"], bytes(body)))
 
     assert [("a" * size, b"hello")] * 2 == heads
     sender.join()
 
 
-def _fill(wire: Wire, view: memoryview) -> None:
+def _fill(connection: NodeConnection, view: memoryview) -> None:
     filled = 0
     while filled < len(view):
-        filled += wire.readinto(view[filled:])
+        filled += connection.readinto(view[filled:])
 
 
-def test_silence_is_a_timeout_that_names_its_length(pair: tuple[Wire, socket.socket]) -> None:
+def test_silence_is_a_timeout_that_names_its_length(pair: tuple[NodeConnection, socket.socket]) -> None:
     """The read timeout is really applied, by the kernel."""
-    wire, _ = pair
-    wire.set_timeout(0.05)
+    connection, _ = pair
+    connection.set_timeout(0.05)
 
     with pytest.raises(RequestTimeoutError, match=r"http://node sent nothing for 0\.05 s"):
-        wire.read_head("GET")
+        connection.read_head("GET")
 
 
-def test_a_server_that_takes_no_bytes_is_a_timeout(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_server_that_takes_no_bytes_is_a_timeout(pair: tuple[NodeConnection, socket.socket]) -> None:
     """A hung server must not hang an upload; nothing was acted on, so sent is False."""
-    wire, _ = pair
-    wire.set_timeout(0.05)
+    connection, _ = pair
+    connection.set_timeout(0.05)
 
     with pytest.raises(RequestTimeoutError, match="took no bytes") as caught:
-        wire.send(b"PUT / HTTP/1.1\r\n\r\n", BytesBody(b"x" * 50_000_000))
+        connection.send(b"PUT / HTTP/1.1\r\n\r\n", BytesBody(b"x" * 50_000_000))
 
     assert caught.value.sent is False
 
 
-def test_a_kept_connection_that_ends_without_a_byte_is_stale(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_kept_connection_that_ends_without_a_byte_is_stale(pair: tuple[NodeConnection, socket.socket]) -> None:
     """That is the server's idle limit, not illness; on a new connection it is an error."""
-    wire, theirs = pair
+    connection, theirs = pair
     theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    wire.read_head("GET")
+    connection.read_head("GET")
     theirs.close()
 
     with pytest.raises(StaleConnectionError):
-        wire.read_head("GET")
+        connection.read_head("GET")
 
 
-def test_an_early_end_on_a_new_connection_is_not_stale(pair: tuple[Wire, socket.socket]) -> None:
+def test_an_early_end_on_a_new_connection_is_not_stale(pair: tuple[NodeConnection, socket.socket]) -> None:
     """A node that accepts and hangs up is ill."""
-    wire, theirs = pair
+    connection, theirs = pair
     theirs.close()
 
     with pytest.raises(ProtocolError) as caught:
-        wire.read_head("GET")
+        connection.read_head("GET")
 
     assert not isinstance(caught.value, StaleConnectionError)
 
 
-def test_an_answer_before_the_body_is_noticed(pair: tuple[Wire, socket.socket], tmp_path: Path) -> None:
+def test_an_answer_before_the_body_is_noticed(pair: tuple[NodeConnection, socket.socket], tmp_path: Path) -> None:
     """A refusal must arrive as a refusal, not as a broken pipe after gigabytes."""
-    wire, theirs = pair
+    connection, theirs = pair
     path = tmp_path / "f"
     path.write_bytes(b"x" * 8_000_000)
     theirs.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    with path.open("rb") as file, pytest.raises(EarlyAnswer):
-        wire.send(b"PUT / HTTP/1.1\r\n\r\n", FileSlice(file.fileno(), length=8_000_000))
+    with path.open("rb") as file, pytest.raises(EarlyResponse):
+        connection.send(b"PUT / HTTP/1.1\r\n\r\n", FileSlice(file.fileno(), length=8_000_000))
 
-    assert wire.read_head("PUT").status == 403
+    assert connection.read_head("PUT").status == 403
 
 
 def _receive_all(sock: socket.socket, into: bytearray) -> threading.Thread:
@@ -298,12 +298,12 @@ def _receive_all(sock: socket.socket, into: bytearray) -> threading.Thread:
 
 @pytest.mark.parametrize("rate", [None, 500_000_000])
 def test_a_file_slice_goes_out_byte_for_byte(
-    pair: tuple[Wire, socket.socket], tmp_path: Path, rate: int | None
+    pair: tuple[NodeConnection, socket.socket], tmp_path: Path, rate: int | None
 ) -> None:
     """sendfile, with and without a bandwidth limit, sends exactly the range."""
-    wire, theirs = pair
+    connection, theirs = pair
     if rate:
-        wire._throttle = Throttle(rate)
+        connection._throttle = Throttle(rate)
     content = os.urandom(3_000_000)
     path = tmp_path / "f"
     path.write_bytes(content)
@@ -311,25 +311,25 @@ def test_a_file_slice_goes_out_byte_for_byte(
     thread = _receive_all(theirs, received)
 
     with path.open("rb") as file:
-        wire.send(b"H", FileSlice(file.fileno(), offset=1000, length=2_500_000))
-    wire.close()
+        connection.send(b"H", FileSlice(file.fileno(), offset=1000, length=2_500_000))
+    connection.close()
     thread.join()
 
     assert b"H" + content[1000:2_501_000] == bytes(received)
-    assert wire.bytes_sent == 2_500_001
+    assert connection.bytes_sent == 2_500_001
 
 
-def test_a_file_that_shrinks_stops_the_request(pair: tuple[Wire, socket.socket], tmp_path: Path) -> None:
+def test_a_file_that_shrinks_stops_the_request(pair: tuple[NodeConnection, socket.socket], tmp_path: Path) -> None:
     """Content-Length promised more; the connection ends and the server stores nothing."""
-    wire, theirs = pair
+    connection, theirs = pair
     path = tmp_path / "f"
     path.write_bytes(b"x" * 1000)
     received = bytearray()
     thread = _receive_all(theirs, received)
 
     with path.open("rb") as file, pytest.raises(IntegrityError, match="1000 bytes shorter"):
-        wire.send(b"H", FileSlice(file.fileno(), length=2000))
-    wire.close()
+        connection.send(b"H", FileSlice(file.fileno(), length=2000))
+    connection.close()
     thread.join()
 
     assert bytes(received) == b"H" + b"x" * 1000

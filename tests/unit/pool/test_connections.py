@@ -13,7 +13,7 @@ import pytest
 from s3pool.body import EMPTY_BODY, FileSlice
 from s3pool.errors import ConfigError, ConnectError, TLSError
 from s3pool.model import Endpoint
-from s3pool.pool.connection import MOST_LANES, ConnectionPool, ConnectionSettings, make_tls_context
+from s3pool.pool.connections import MAX_LEAST_OPEN, ConnectionPool, ConnectionSettings, make_tls_context
 from tests.support.scripted import ScriptedServer, read_request, refused_endpoint
 
 TLS_DIR = Path(__file__).parents[2] / "support" / "tls"
@@ -85,22 +85,22 @@ def test_a_fresh_connection_is_new(server: ScriptedServer) -> None:
 
     assert fresh is not kept
     assert kept is pool.checkout()
-    for wire in (kept, fresh):
-        pool.checkin(wire, reusable=False)
+    for connection in (kept, fresh):
+        pool.checkin(connection, reusable=False)
 
 
 def test_wide_lanes_are_opened_first_and_then_rest_in_turn(server: ScriptedServer) -> None:
     """A server that makes each connection wait has several, and each rests as long as it can."""
     pool = ConnectionPool(server.endpoint, ConnectionSettings())
-    pool.widen_lanes()
+    pool.use_more_connections()
 
-    wires = []
-    for _ in range(2 * MOST_LANES):
-        wires.append(pool.checkout())
-        pool.checkin(wires[-1], reusable=True)
+    open_ones = []
+    for _ in range(2 * MAX_LEAST_OPEN):
+        open_ones.append(pool.checkout())
+        pool.checkin(open_ones[-1], reusable=True)
 
-    assert MOST_LANES == len(set(wires))
-    assert wires[:MOST_LANES] == wires[MOST_LANES:]
+    assert MAX_LEAST_OPEN == len(set(open_ones))
+    assert open_ones[:MAX_LEAST_OPEN] == open_ones[MAX_LEAST_OPEN:]
     pool.close()
 
 
@@ -174,24 +174,24 @@ def test_a_caller_may_demand_a_younger_connection(server: ScriptedServer) -> Non
 
     assert first is not second
     assert first is third  # too old for one caller is not too old for the next
-    for wire in (second, third):
-        pool.checkin(wire, reusable=False)
+    for connection in (second, third):
+        pool.checkin(connection, reusable=False)
 
 
 def test_connections_that_nobody_wants_are_closed_in_the_end(server: ScriptedServer) -> None:
     """The newest is always taken first: the oldest would wait for ever, and hold a descriptor."""
     clock = _Clock()
     pool = ConnectionPool(server.endpoint, ConnectionSettings(max_idle_s=15.0), now=clock)
-    wires = [pool.checkout() for _ in range(3)]
-    for wire in wires[:2]:
-        pool.checkin(wire, reusable=True)
+    open_ones = [pool.checkout() for _ in range(3)]
+    for connection in open_ones[:2]:
+        pool.checkin(connection, reusable=True)
 
     clock.now += 15.1
-    pool.checkin(wires[2], reusable=True)
+    pool.checkin(open_ones[2], reusable=True)
 
-    assert [-1, -1] == [wire.fileno() for wire in wires[:2]]
-    assert wires[2] is pool.checkout()
-    wires[2].close()
+    assert [-1, -1] == [connection.fileno() for connection in open_ones[:2]]
+    assert open_ones[2] is pool.checkout()
+    open_ones[2].close()
 
 
 def test_connections_per_endpoint_are_bounded(server: ScriptedServer) -> None:
@@ -246,14 +246,14 @@ def test_nodelay_and_keepalive_are_set(server: ScriptedServer) -> None:
     """Small requests must not wait for Nagle; dead peers must be noticed."""
     pool = ConnectionPool(server.endpoint, ConnectionSettings())
 
-    wire = pool.checkout()
+    connection = pool.checkout()
 
     options = [
-        wire._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
-        wire._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
     ]
     assert all(options)
-    pool.checkin(wire, reusable=False)
+    pool.checkin(connection, reusable=False)
 
 
 def test_ipv6_endpoints_work() -> None:
@@ -265,10 +265,10 @@ def test_ipv6_endpoints_work() -> None:
     endpoint = Endpoint.parse(f"http://[::1]:{listener.getsockname()[1]}")
     pool = ConnectionPool(endpoint, ConnectionSettings())
 
-    wire = pool.checkout()
+    connection = pool.checkout()
 
     assert endpoint.netloc.startswith("[::1]:")
-    pool.checkin(wire, reusable=False)
+    pool.checkin(connection, reusable=False)
     listener.close()
 
 
@@ -280,21 +280,21 @@ def test_tls_with_the_right_bundle_carries_requests(tls_server: Endpoint, tmp_pa
     path = tmp_path / "f"
     path.write_bytes(content)
 
-    wire = pool.checkout()
-    wire.set_timeout(5.0)
+    connection = pool.checkout()
+    connection.set_timeout(5.0)
     with path.open("rb") as file:
         body = FileSlice(file.fileno(), length=len(content))
-        wire.send(b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(content), body)
-    head = wire.read_head("PUT")
+        connection.send(b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(content), body)
+    head = connection.read_head("PUT")
     received = bytearray()
     buffer = memoryview(bytearray(1 << 16))
     while len(received) < len(content):
-        received += buffer[: wire.readinto(buffer)]
+        received += buffer[: connection.readinto(buffer)]
 
-    assert wire.tls_version.startswith("TLSv1.")
+    assert connection.tls_version.startswith("TLSv1.")
     assert (head.status, len(content)) == (200, head.length)
     assert content == bytes(received)
-    pool.checkin(wire, reusable=False)
+    pool.checkin(connection, reusable=False)
 
 
 def test_an_unknown_certificate_is_refused_with_advice(tls_server: Endpoint) -> None:
@@ -309,12 +309,12 @@ def test_insecure_skips_the_check(tls_server: Endpoint) -> None:
     """Self-signed clusters are common behind closed doors."""
     pool = ConnectionPool(tls_server, ConnectionSettings(insecure=True))
 
-    wire = pool.checkout()
-    wire.set_timeout(5.0)
-    wire.send(HEAD, EMPTY_BODY)
+    connection = pool.checkout()
+    connection.set_timeout(5.0)
+    connection.send(HEAD, EMPTY_BODY)
 
-    assert wire.read_head("GET").status == 200
-    pool.checkin(wire, reusable=False)
+    assert connection.read_head("GET").status == 200
+    pool.checkin(connection, reusable=False)
 
 
 def test_https_to_a_plain_port_says_what_is_wrong(server: ScriptedServer) -> None:

@@ -24,7 +24,7 @@ from urllib3.util import create_urllib3_context
 
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
-from s3pool.pool.http1 import Wire
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.pace import Throttle
 from s3pool.pool.stats import ConnectionCounts
 from s3pool.record import dataclass
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import ssl
 
 DEFAULT_MAX_CONNECTIONS = 100
-MOST_LANES = 4  # connections to a node that are kept busy where each of them is slow
+MAX_LEAST_OPEN = 4  # connections to a node that are kept busy where each of them is slow
 DEFAULT_MAX_IDLE_S = 15.0  # RGW closes idle connections after 65 s, some servers after 5
 LOOK_S = 0.5  # how often it is looked for those that were idle for too long
 SOCKET_OPTIONS = [
@@ -42,7 +42,7 @@ SOCKET_OPTIONS = [
 ]
 
 
-class AllBusy(Exception):
+class PoolExhausted(Exception):
     """No connection of an endpoint can be had at once, and the caller cannot wait."""
 
 
@@ -107,9 +107,9 @@ class ConnectionPool:
         for _ in range(settings.max_connections):
             self._slots.put(None)
         # Newest last; append and pop are atomic, so no lock is needed.
-        self._idle: deque[Wire] = deque()
+        self._idle: deque[NodeConnection] = deque()
         self._next_look = 0.0  # for those that wait too long
-        self._lanes = 1  # so many are opened before one is used again
+        self._least_open = 1  # so many are opened before one is used again
         self.counts = ConnectionCounts()
         self.open_s = 0.0  # what the newest connection took to open; 0 before the first
         # Guards the lazy creation of the urllib3 pool.
@@ -124,7 +124,7 @@ class ConnectionPool:
         connect_timeout_s: float | None = None,
         fresh: bool = False,
         wait: bool = True,
-    ) -> Wire:
+    ) -> NodeConnection:
         """Return an idle connection that is still alive, or a new one; always this when ``fresh``.
 
         ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
@@ -132,20 +132,20 @@ class ConnectionPool:
 
         Raises:
             ConnectError, TLSError: no connection came about.
-            AllBusy: there is no free slot, and ``wait`` is False.
+            PoolExhausted: there is no free slot, and ``wait`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait)
         try:
-            kept = None if fresh or self._has_free_lane() else self._idle_wire(max_idle_s)
-            wire = kept or self._connect(timeout_s)
+            kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
+            connection = kept or self._connect(timeout_s)
             self.counts.add(is_new=kept is None)
-            return wire
+            return connection
         except BaseException:
             self._slots.put(None)
             raise
 
-    def open_extra(self, timeout_s: float) -> Wire:
+    def open_extra(self, timeout_s: float) -> NodeConnection:
         """Open a connection beyond the bound, for a probe; the caller closes it.
 
         Raises:
@@ -153,43 +153,43 @@ class ConnectionPool:
         """
         return self._connect(timeout_s)
 
-    def take_open(self) -> Wire | None:
+    def take_open(self) -> NodeConnection | None:
         """Return an idle connection that is still alive, at once; None when there is none to take."""
         try:
             self._slots.get_nowait()
         except queue.Empty:
             return None
-        wire = None if self._has_free_lane() else self._idle_wire(None)
-        if wire is None:
+        connection = None if self._opens_another() else self._idle_connection(None)
+        if connection is None:
             self._slots.put(None)
             return None
         self.counts.add(is_new=False)
-        return wire
+        return connection
 
     def _take_slot(self, wait: bool) -> None:
         try:
             self._slots.get_nowait()
         except queue.Empty:
             if not wait:
-                raise AllBusy from None
+                raise PoolExhausted from None
             try:
                 self._slots.get(timeout=self.settings.slot_wait_s or self.settings.read_timeout_s)
             except queue.Empty:
                 message = f"{self.endpoint}: all connections stayed busy"
                 raise SlotsBusyError(message, endpoint=str(self.endpoint)) from None
 
-    def checkin(self, wire: Wire, *, reusable: bool) -> None:
+    def checkin(self, connection: NodeConnection, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""
-        if reusable and not self._is_closed and not wire.has_rest:
-            wire.idle_since = now = self._now()
-            self._idle.append(wire)
+        if reusable and not self._is_closed and not connection.has_rest:
+            connection.idle_since = now = self._now()
+            self._idle.append(connection)
             if now >= self._next_look:
                 self._next_look = now + LOOK_S
                 self._drop_old(now)
         else:
-            if reusable and wire.has_rest:
+            if reusable and connection.has_rest:
                 self.counts.add_unasked()
-            wire.close()
+            connection.close()
         self._slots.put(None)
 
     def _drop_old(self, now: float) -> None:
@@ -197,26 +197,26 @@ class ConnectionPool:
         oldest = now - self.settings.max_idle_s
         try:
             while self._idle[0].idle_since < oldest:
-                wire = self._idle.popleft()
-                if wire.idle_since >= oldest:  # another thread took the one that was looked at
-                    self._idle.append(wire)
+                connection = self._idle.popleft()
+                if connection.idle_since >= oldest:  # another thread took the one that was looked at
+                    self._idle.append(connection)
                     return
-                wire.close()
+                connection.close()
         except IndexError:  # others took them all
             return
 
-    def widen_lanes(self) -> None:
+    def use_more_connections(self) -> None:
         """Open some more connections before one is used again, then use the one that rested longest.
 
         It is for servers that make the requests of one connection wait.
         """
-        self._lanes = MOST_LANES
+        self._least_open = MAX_LEAST_OPEN
 
-    def _has_free_lane(self) -> bool:
-        if self._lanes == 1:
+    def _opens_another(self) -> bool:
+        if self._least_open == 1:
             return False
         in_use = self.settings.max_connections - self._slots.qsize()  # with the one that is asked for
-        return len(self._idle) + in_use <= self._lanes
+        return len(self._idle) + in_use <= self._least_open
 
     def drop_idle(self) -> None:
         """Close the idle connections."""
@@ -230,28 +230,28 @@ class ConnectionPool:
         if self._factory is not None:
             self._factory.close()
 
-    def _idle_wire(self, max_idle_s: float | None) -> Wire | None:
+    def _idle_connection(self, max_idle_s: float | None) -> NodeConnection | None:
         """Return an idle connection on which nothing arrived: what did would be taken for the next answer."""
         limit_s = self.settings.max_idle_s if max_idle_s is None else min(max_idle_s, self.settings.max_idle_s)
         while self._idle:
             try:
-                wire = self._idle.pop() if self._lanes == 1 else self._idle.popleft()
+                connection = self._idle.pop() if self._least_open == 1 else self._idle.popleft()
             except IndexError:  # another thread was faster
                 return None
-            idle_s = self._now() - wire.idle_since
-            if idle_s <= limit_s and not wire.is_readable():
-                return wire
+            idle_s = self._now() - connection.idle_since
+            if idle_s <= limit_s and not connection.is_readable():
+                return connection
             if limit_s < idle_s <= self.settings.max_idle_s:
-                self._idle.append(wire)  # too old for this caller, not for others; those below are older still
+                self._idle.append(connection)  # too old for this caller, not for others; those below are older still
                 return None
-            if wire.has_bytes():
+            if connection.has_bytes():
                 self.counts.add_unasked()
             else:
                 self.counts.add_stale()
-            wire.close()
+            connection.close()
         return None
 
-    def _connect(self, timeout_s: float) -> Wire:
+    def _connect(self, timeout_s: float) -> NodeConnection:
         factory = self._factory or self._make_factory()
         started = time.monotonic()
         try:
@@ -270,7 +270,7 @@ class ConnectionPool:
             raise self._connect_error(_connect_reason(exc)) from exc
         self.open_s = time.monotonic() - started
         version = getattr(sock, "version", None)
-        return Wire(
+        return NodeConnection(
             sock,
             endpoint=str(self.endpoint),
             tls_version=(version() or "TLS") if version else "",

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from s3pool.errors import ProtocolError, RequestTimeoutError
-from s3pool.pool.http1 import Wire
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.pace import Throttle
 
 RECORD = 16 * 1024
@@ -49,11 +49,11 @@ def _ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def _wire(script: list[int | OSError], descriptor: int = -1, *, throttle: Throttle | None = None) -> Wire:
+def _wire(script: list[int | OSError], descriptor: int = -1, *, throttle: Throttle | None = None) -> NodeConnection:
     sock = cast("socket.socket", RecordSocket(script, descriptor))
-    wire = Wire(sock, endpoint="https://node", tls_version="TLSv1.3", throttle=throttle)
-    wire.set_timeout(0.01)
-    return wire
+    connection = NodeConnection(sock, endpoint="https://node", tls_version="TLSv1.3", throttle=throttle)
+    connection.set_timeout(0.01)
+    return connection
 
 
 def _view(records: int) -> memoryview:
@@ -62,19 +62,19 @@ def _view(records: int) -> memoryview:
 
 def test_all_records_that_have_arrived_come_at_once() -> None:
     """Whoever writes or hashes them does so once, and nobody waits for more."""
-    wire = _wire([RECORD, RECORD, RECORD, NOTHING_THERE])
+    connection = _wire([RECORD, RECORD, RECORD, NOTHING_THERE])
 
-    count = wire.readinto(_view(8), more_must_come=True)
+    count = connection.readinto(_view(8), more_must_come=True)
 
-    assert 3 * RECORD == count == wire.bytes_received
+    assert 3 * RECORD == count == connection.bytes_received
 
 
 def test_records_beyond_the_view_stay_for_later() -> None:
     """A full view is handed over before anything else is received."""
     script: list[int | OSError] = [RECORD, RECORD, RECORD]
-    wire = _wire(script)
+    connection = _wire(script)
 
-    assert 2 * RECORD == wire.readinto(_view(2), more_must_come=True)
+    assert 2 * RECORD == connection.readinto(_view(2), more_must_come=True)
     assert [RECORD] == script
 
 
@@ -82,61 +82,61 @@ def test_first_record_is_waited_for(ends: tuple[socket.socket, socket.socket]) -
     """What makes the socket readable may be half a record."""
     ours, theirs = ends
     theirs.send(b"half")
-    wire = _wire([NOTHING_THERE, RECORD, NOTHING_THERE], ours.fileno())
+    connection = _wire([NOTHING_THERE, RECORD, NOTHING_THERE], ours.fileno())
 
-    assert RECORD == wire.readinto(_view(2), more_must_come=True)
+    assert RECORD == connection.readinto(_view(2), more_must_come=True)
 
 
 def test_server_that_sends_no_record_is_silent(ends: tuple[socket.socket, socket.socket]) -> None:
     """The timeout is the one that was set for any receive."""
-    wire = _wire([NOTHING_THERE, NOTHING_THERE], ends[0].fileno())
+    connection = _wire([NOTHING_THERE, NOTHING_THERE], ends[0].fileno())
 
     with pytest.raises(RequestTimeoutError, match=r"https://node sent nothing for 0\.01 s"):
-        wire.readinto(_view(2), more_must_come=True)
+        connection.readinto(_view(2), more_must_come=True)
 
 
 def test_break_is_told_after_what_came_before_it() -> None:
     """A download goes on from there: what has arrived must not be fetched again."""
-    wire = _wire([RECORD, ConnectionResetError(104, "Connection reset by peer")])
+    connection = _wire([RECORD, ConnectionResetError(104, "Connection reset by peer")])
     view = _view(4)
 
-    assert RECORD == wire.readinto(view, more_must_come=True)
+    assert RECORD == connection.readinto(view, more_must_come=True)
     with pytest.raises(ProtocolError, match="https://node broke the connection: connection reset by peer"):
-        wire.readinto(view, more_must_come=True)
+        connection.readinto(view, more_must_come=True)
 
 
 def test_break_before_the_first_record_is_told_at_once() -> None:
     """Nothing came that could be lost."""
-    wire = _wire([ConnectionResetError(104, "Connection reset by peer")])
+    connection = _wire([ConnectionResetError(104, "Connection reset by peer")])
 
     with pytest.raises(ProtocolError, match="https://node broke the connection: connection reset by peer"):
-        wire.readinto(_view(4), more_must_come=True)
+        connection.readinto(_view(4), more_must_come=True)
 
 
 def test_end_is_told_after_what_came_before_it() -> None:
     """An answer that is cut between two records is as long as what came of it."""
-    wire = _wire([RECORD, 0, 0])
+    connection = _wire([RECORD, 0, 0])
     view = _view(4)
 
-    assert RECORD == wire.readinto(view, more_must_come=True)
-    assert 0 == wire.readinto(view, more_must_come=True)
+    assert RECORD == connection.readinto(view, more_must_come=True)
+    assert 0 == connection.readinto(view, more_must_come=True)
 
 
 @pytest.mark.parametrize(("more_must_come", "throttle"), [(False, None), (True, Throttle(1 << 30))])
 def test_one_record_comes_where_each_counts(more_must_come: bool, throttle: Throttle | None) -> None:
     """Where only the end of the connection ends a body, or bytes are counted out, none is taken in advance."""
-    wire = _wire([RECORD, RECORD], throttle=throttle)
+    connection = _wire([RECORD, RECORD], throttle=throttle)
 
-    assert RECORD == wire.readinto(_view(4), more_must_come=more_must_come)
+    assert RECORD == connection.readinto(_view(4), more_must_come=more_must_come)
 
 
 def test_next_answer_is_waited_for_again() -> None:
     """Receiving without a wait must not outlive the body."""
-    wire = _wire([RECORD, NOTHING_THERE, 0])
-    sock = cast("RecordSocket", wire._sock)
-    wire.readinto(_view(4), more_must_come=True)
+    connection = _wire([RECORD, NOTHING_THERE, 0])
+    sock = cast("RecordSocket", connection._sock)
+    connection.readinto(_view(4), more_must_come=True)
 
     with pytest.raises(ProtocolError):
-        wire.read_head("GET")
+        connection.read_head("GET")
 
     assert [0.0, 0.01] == sock.timeouts

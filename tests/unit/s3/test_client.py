@@ -202,14 +202,6 @@ def test_head_is_not_asked_for_a_body() -> None:
     assert sender.streams[0].closed
 
 
-def test_a_missing_bucket_is_not_found() -> None:
-    """HEAD says so by its status alone."""
-    client, _ = client_of(Answer(404))
-
-    with pytest.raises(NotFoundError, match="HeadBucket s3/bkt at http://node1:9000: 404 NoSuchBucket"):
-        client.head_bucket("bkt")
-
-
 def test_a_get_sends_its_conditions_and_stays_open() -> None:
     """The caller reads, whatever the size."""
     client, sender = client_of(Answer(206, b"abc", headers={"etag": '"e"'}))
@@ -221,15 +213,6 @@ def test_a_get_sends_its_conditions_and_stays_open() -> None:
     assert response.body is None
     assert not sender.streams[0].closed
     assert [node] == sender.only
-
-
-def test_a_range_may_be_given_in_http_words() -> None:
-    """The last bytes of an object have no first byte that is known."""
-    client, sender = client_of(Answer(206, headers={"etag": '"e"'}))
-
-    client.get_object("bkt", "k", range_header="bytes=-5")
-
-    assert {"range": "bytes=-5"} == sender.requests[0].headers
 
 
 def test_a_put_carries_attributes_and_digests() -> None:
@@ -424,15 +407,6 @@ def test_a_complete_that_fails_inside_a_200_is_an_error() -> None:
         client.complete_multipart_upload("bkt", "k", upload_id="u", parts=[(1, "e")])
 
 
-def test_aborting_a_gone_upload_is_done() -> None:
-    """A repeated abort finds nothing."""
-    client, sender = client_of(error(404, "NoSuchUpload"))
-
-    client.abort_multipart_upload("bkt", "k", upload_id="u")
-
-    assert ["DELETE"] == [request.method for request in sender.requests]
-
-
 def test_aborting_in_a_missing_bucket_is_an_error() -> None:
     """That is another mistake."""
     client, _ = client_of(error(404, "NoSuchBucket"))
@@ -481,18 +455,6 @@ def test_the_tags_of_a_missing_object_are_an_error() -> None:
         client.get_tags("bkt", "k")
 
 
-def test_tags_are_written_as_a_document() -> None:
-    """And read back from one."""
-    body = b"<Tagging><TagSet><Tag><Key>k</Key><Value>v</Value></Tag></TagSet></Tagging>"
-    client, sender = client_of(Answer(), Answer(body=body))
-
-    client.put_tags("bkt", "k", {"k": "v"}, version_id="1")
-
-    assert {"k": "v"} == client.get_tags("bkt", "k")
-    assert (("tagging", ""), ("versionId", "1")) == sender.requests[0].query
-    assert b"<Tag><Key>k</Key><Value>v</Value></Tag>" in sent_content(sender.requests[0])
-
-
 def test_a_bucket_is_made_in_the_clients_region() -> None:
     """And only once: a repeated CreateBucket is an error to S3."""
     client, sender = client_of(Answer(), region="eu-1")
@@ -502,19 +464,6 @@ def test_a_bucket_is_made_in_the_clients_region() -> None:
     request = sender.requests[0]
     assert b"<LocationConstraint>eu-1</LocationConstraint>" in sent_content(request)
     assert ("true", False) == (request.headers["x-amz-bucket-object-lock-enabled"], request.idempotent)
-
-
-def test_a_bucket_is_deleted_once() -> None:
-    """A repeated DeleteBucket would report the success of the first as an error."""
-    client, sender = client_of(Answer(204))
-
-    client.delete_bucket("bkt")
-
-    assert ("DELETE", "/bkt", False) == (
-        sender.requests[0].method,
-        sender.requests[0].path,
-        sender.requests[0].idempotent,
-    )
 
 
 def test_versioning_is_asked_for() -> None:
@@ -540,21 +489,6 @@ def test_virtual_addressing_reaches_every_request() -> None:
     client.list_objects_page("bkt")
 
     assert [("/k", "bkt"), ("/", "bkt")] == [(request.path, request.bucket_host) for request in sender.requests]
-
-
-def test_a_presigned_request_is_that_of_the_object() -> None:
-    """Nothing is sent for it."""
-    client, sender = client_of()
-
-    request = client.request_for_presign("PUT", "bkt", "a b", version_id="v")
-
-    assert ("PUT", "/bkt/a%20b", "PutObject", (("versionId", "v"),)) == (
-        request.method,
-        request.path,
-        request.op,
-        request.query,
-    )
-    assert [] == sender.requests
 
 
 def test_an_answer_is_closed_when_it_was_read() -> None:

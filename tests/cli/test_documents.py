@@ -82,12 +82,20 @@ def test_tasks_of_the_slurm_array_do_all_the_work_once(
     program.chmod(0o755)
     array = {"SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}
 
+    plan = run_cli("shards", "s3/backup/data", "--into", "8", "--local", source)
+    (program.parent / "plan").write_bytes(plan.stdout)
+
     shares = []
     for index in range(8):
         environ = run_cli.full_environ({**fake.environment, **array, "SLURM_ARRAY_TASK_ID": str(index)})
         environ["PATH"] = f"{program.parent}:{environ['PATH']}"
         done = subprocess.run(
-            ["bash", slurm_script, source, "s3/backup/data"], env=environ, capture_output=True, text=True, check=False
+            ["bash", slurm_script, source, "s3/backup/data"],
+            env=environ,
+            cwd=program.parent,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert 0 == done.returncode, done.stderr
         shares.append([line for line in done.stdout.splitlines() if " -> " in line])
@@ -120,6 +128,9 @@ def test_pods_of_the_kubernetes_job_do_all_the_work_once(
     words = [str(source) if word == mount["mountPath"] else word for word in container["command"][1:]]
     count = {entry["name"]: entry["value"] for entry in container["env"]}["S3POOL_SHARD_COUNT"]
 
+    plan = call("shards", "s3/backup/data", "--into", count, "--local", str(source))
+    fake.store.add("backup", container["command"][container["command"].index("--plan") + 1].split("/")[-1], plan.stdout)
+
     shares = []
     for index in range(job["spec"]["completions"]):
         result = call(*words, "--json", env={"JOB_COMPLETION_INDEX": str(index), "S3POOL_SHARD_COUNT": count})
@@ -127,7 +138,8 @@ def test_pods_of_the_kubernetes_job_do_all_the_work_once(
         shares.append([record for record in result.records if record["type"] == "copy"])
 
     assert len(NAMES) == sum(map(len, shares))
-    assert {f"data/{name}": name.encode() for name in NAMES} == fake.store.bodies("backup")
+    stored = fake.store.bodies("backup")
+    assert {f"data/{name}": name.encode() for name in NAMES} == {key: stored[key] for key in stored if key != "plan"}
 
 
 # -- sync ----------------------------------------------------------------------------------

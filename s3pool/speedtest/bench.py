@@ -12,9 +12,9 @@ from s3pool.location import S3Path
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, Response
 from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
-from s3pool.speedtest.load import Load, NothingLeftError, Observer, Work, total_of
-from s3pool.speedtest.measure import Result, result_of, rows_of
+from s3pool.speedtest.measure import Measurement, result_of, rows_of
 from s3pool.speedtest.payload import RandomSource
+from s3pool.speedtest.workload import NothingLeftError, Observer, Work, Workload, total_of
 
 UPLOAD, DOWNLOAD, LIST, DELETE = PHASES = ("upload", "download", "list", "delete")
 MARK = ".s3pool-speedtest-"  # begins the name of every prefix of ours
@@ -25,7 +25,7 @@ READ_BYTES = 1 << 18  # one reused buffer of this size for each lane
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What to do. Duration is that of each run, in seconds; size in bytes."""
 
     duration_s: float
@@ -49,7 +49,7 @@ class Bench:
     """
 
     def __init__(
-        self, client: S3Client, observer: Observer, place: S3Path, *, plan: Plan, endpoints: Sequence[Endpoint]
+        self, client: S3Client, observer: Observer, place: S3Path, *, plan: BenchPlan, endpoints: Sequence[Endpoint]
     ) -> None:
         self._client = client
         self._observer = observer
@@ -63,10 +63,10 @@ class Bench:
         self._lock = threading.Lock()
         self._next = 0
         self._stored: dict[int, None] = {}  # the numbers of what is there
-        self._load: Load | None = None
+        self._load: Workload | None = None
         self._buffers: dict[int, memoryview] = {}
 
-    def phases(self) -> Iterator[tuple[str, tuple[Result, ...]]]:
+    def phases(self) -> Iterator[tuple[str, tuple[Measurement, ...]]]:
         """Run phase after phase, and give the rows of each when it is over.
 
         Raises:
@@ -76,7 +76,7 @@ class Bench:
             if phase == UPLOAD or self._stored:
                 yield phase, tuple(self._rows(phase))
 
-    def _rows(self, phase: str) -> Iterator[Result]:
+    def _rows(self, phase: str) -> Iterator[Measurement]:
         targets: list[Endpoint | None] = [None, *self._plan.alone]
         stored = list(self._stored)
         for index, only in enumerate(targets):
@@ -93,8 +93,8 @@ class Bench:
         for endpoint, why in self._plan.left_out:
             yield _absent(phase, endpoint, why)
 
-    def _run(self, act: Callable[[int], Work]) -> tuple[Load, float]:
-        load = Load(
+    def _run(self, act: Callable[[int], Work]) -> tuple[Workload, float]:
+        load = Workload(
             act,
             self._observer,
             concurrency=self._plan.concurrency,
@@ -177,8 +177,8 @@ class Bench:
         return Work(0, 1)
 
 
-def _absent(phase: str, endpoint: str, why: str) -> Result:
-    return Result(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
+def _absent(phase: str, endpoint: str, why: str) -> Measurement:
+    return Measurement(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def check_bucket(client: S3Client, bucket: str) -> None:

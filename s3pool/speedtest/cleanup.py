@@ -19,7 +19,7 @@ Batch = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
+class PrefixRemoval:
     """What was removed, and what could not be. ``error`` is the last reason, or nothing.
 
     ``versioned`` says that the bucket keeps versions, which a plain removal only hides.
@@ -31,7 +31,7 @@ class Removal:
     versioned: bool = False
 
 
-def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> Removal:
+def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> PrefixRemoval:
     """Remove every object, version and marker below a place; failures are told, not raised."""
     sweep = _Sweep(client, place)
     crew = Lanes(lanes, sweep.work, name="cleanup")
@@ -41,7 +41,7 @@ def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> Rem
     except BaseException:
         sweep.stop.set()
         raise
-    return Removal(sweep.removed, sweep.failed, sweep.error, sweep.versioned)
+    return PrefixRemoval(sweep.removed, sweep.failed, sweep.error, sweep.versioned)
 
 
 class _Sweep:
@@ -108,7 +108,7 @@ class _Sweep:
             return False
 
 
-def describe(removal: Removal, place: S3Path, *, lost: int = 0) -> Sequence[str]:
+def describe(removal: PrefixRemoval, place: S3Path, *, lost: int = 0) -> Sequence[str]:
     """Say what could not be removed and how to do it; nothing when all is clean."""
     versions = " --versions" if removal.versioned else ""
     advice = f"s3pool rm -r{versions} --force {place.text} removes what is there"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 from s3pool.record import dataclass
-from s3pool.speedtest.measure import Result
+from s3pool.speedtest.measure import Measurement
 
 SLOW_FACTOR = 2.0  # below, it is noise as often as not
 LEAST_REQUESTS = 5  # fewer say nothing about a node
@@ -28,7 +28,7 @@ class Finding:
     factor: float = 0.0
 
 
-def find_outliers(results: Sequence[Result]) -> tuple[Finding, ...]:
+def find_outliers(results: Sequence[Measurement]) -> tuple[Finding, ...]:
     """Give what stands out, phase by phase.
 
     Where nodes were tested alone these rows decide, else their shares of the common load.
@@ -43,7 +43,7 @@ def find_outliers(results: Sequence[Result]) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _iter_silent(rows: Sequence[Result]) -> Iterator[Finding]:
+def _iter_silent(rows: Sequence[Measurement]) -> Iterator[Finding]:
     total = sum(row.requests for row in rows)
     for row in rows:
         if row.requests:
@@ -59,7 +59,7 @@ def _iter_silent(rows: Sequence[Result]) -> Iterator[Finding]:
         yield Finding(SILENT, row.phase, row.endpoint, message)
 
 
-def _iter_failing(rows: Iterable[Result]) -> Iterator[Finding]:
+def _iter_failing(rows: Iterable[Measurement]) -> Iterator[Finding]:
     for row in rows:
         if row.errors and row.requests:
             total = row.errors + row.requests
@@ -67,7 +67,7 @@ def _iter_failing(rows: Iterable[Result]) -> Iterator[Finding]:
             yield Finding(FAILING, row.phase, row.endpoint, message)
 
 
-def _iter_slow(rows: Sequence[Result]) -> Iterator[Finding]:
+def _iter_slow(rows: Sequence[Measurement]) -> Iterator[Finding]:
     fit = [row for row in rows if row.requests >= LEAST_REQUESTS]
     for row in fit:
         factor = slowness(row, fit)
@@ -76,7 +76,7 @@ def _iter_slow(rows: Sequence[Result]) -> Iterator[Finding]:
             yield Finding(SLOW, row.phase, row.endpoint, message, factor)
 
 
-def slowness(row: Result, rows: Iterable[Result]) -> float:
+def slowness(row: Measurement, rows: Iterable[Measurement]) -> float:
     """Give how many times longer than at the others a request takes; 0 without others."""
     others = [other.mean_ms for other in rows if other is not row]
     usual = median(others) if others else 0.0

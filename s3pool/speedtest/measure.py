@@ -62,7 +62,7 @@ class Histogram:
         return self.total_s / self.count if self.count else 0.0
 
 
-class Tally:
+class Samples:
     """What one lane, or a node, did in one run. Not for threads: one writes, others add up later."""
 
     __slots__ = ("bytes", "error", "errors", "objects", "times")
@@ -85,7 +85,7 @@ class Tally:
         self.errors += 1
         self.error = message
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: Samples) -> None:
         """Add another one up."""
         self.bytes += other.bytes
         self.objects += other.objects
@@ -95,7 +95,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Measurement:
     """One row: a phase on a node, or on all of them.
 
     ``alone`` says that the node got the whole load; otherwise it is the node's share of a
@@ -138,10 +138,10 @@ class Result:
         return self.endpoint == ALL_NODES
 
 
-def result_of(tally: Tally, phase: str, *, endpoint: str, alone: bool, seconds: float) -> Result:
+def result_of(tally: Samples, phase: str, *, endpoint: str, alone: bool, seconds: float) -> Measurement:
     """Give the row of a tally."""
     times = tally.times
-    return Result(
+    return Measurement(
         phase=phase,
         endpoint=endpoint,
         alone=alone,
@@ -160,11 +160,11 @@ def result_of(tally: Tally, phase: str, *, endpoint: str, alone: bool, seconds: 
 
 
 def rows_of(
-    lanes: Iterable[Mapping[str, Tally]], phase: str, *, endpoints: Iterable[str], seconds: float
-) -> tuple[Result, ...]:
+    lanes: Iterable[Mapping[str, Samples]], phase: str, *, endpoints: Iterable[str], seconds: float
+) -> tuple[Measurement, ...]:
     """Give the row of all nodes, then each node's share, from what every lane did on each."""
-    total = Tally()
-    shares: dict[str, Tally] = {endpoint: Tally() for endpoint in endpoints}
+    total = Samples()
+    shares: dict[str, Samples] = {endpoint: Samples() for endpoint in endpoints}
     for lane in lanes:
         for endpoint, tally in lane.items():
             total.merge(tally)

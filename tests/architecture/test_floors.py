@@ -117,7 +117,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("run",),
         ("supervisor",),
     ),
-    "speedtest": (("measure", "payload"), ("cleanup", "findings", "load"), ("bench",)),
+    "speedtest": (("measure", "payload"), ("cleanup", "findings", "workload"), ("bench",)),
     "cli": (
         ("exit_codes", "output", "progress", "attributes"),
         ("context", "formats", "logs", "parser", "tables"),

@@ -23,7 +23,7 @@ PRYING = frozenset(
         "unit/pool/test_http1.py",
         "unit/pool/test_http1_tls.py",
         "unit/s3/test_signing_key.py",
-        "unit/speedtest/test_load.py",
+        "unit/speedtest/test_workload.py",
         "unit/sync/test_merge.py",
         "unit/transfer/test_across.py",
         "unit/transfer/test_checksums.py",

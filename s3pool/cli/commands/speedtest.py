@@ -20,11 +20,11 @@ from s3pool.cli.tables import (
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
-from s3pool.speedtest.bench import DOWNLOAD, PHASES, UPLOAD, Bench, Plan, check_bucket, new_prefix
+from s3pool.speedtest.bench import DOWNLOAD, PHASES, UPLOAD, Bench, BenchPlan, check_bucket, new_prefix
 from s3pool.speedtest.cleanup import describe, remove_all
 from s3pool.speedtest.findings import SLOW, Finding, find_outliers
-from s3pool.speedtest.load import Observer
-from s3pool.speedtest.measure import Result
+from s3pool.speedtest.measure import Measurement
+from s3pool.speedtest.workload import Observer
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     observer = Observer(ctx.session.transport)
     client = S3Client(observer, addressing=ctx.config.addressing, region=ctx.config.region)
     bench = Bench(client, observer, place, plan=plan, endpoints=ctx.session.transport.endpoints)
-    results: list[Result] = []
+    results: list[Measurement] = []
     with _cleaned_up(bench, place, args, ctx) as ending:
         for _, rows in bench.phases():
             _show_phase(rows, plan, ctx, gap=bool(results))
@@ -106,11 +106,11 @@ def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     return exit_codes.FAILED if failed or ending else exit_codes.DONE
 
 
-def _plan(args: argparse.Namespace, ctx: Context) -> Plan:
+def _plan(args: argparse.Namespace, ctx: Context) -> BenchPlan:
     from s3pool.cli.transfers import worker_count
 
     alive, left_out = _nodes_for(args, ctx)
-    return Plan(
+    return BenchPlan(
         duration_s=args.duration,
         size=DEFAULT_SIZE_BYTES if args.size is None else args.size,
         concurrency=args.concurrency or worker_count(ctx),
@@ -133,7 +133,7 @@ def _nodes_for(args: argparse.Namespace, ctx: Context) -> tuple[tuple[Endpoint, 
     return alive, tuple((str(result.endpoint), result.error) for result in probes if not result.is_alive)
 
 
-def _describe(plan: Plan, ctx: Context) -> str:
+def _describe(plan: BenchPlan, ctx: Context) -> str:
     nodes = len(ctx.session.nodes)
     total_s = plan.duration_s * len(plan.phases) * (1 + len(plan.alone))
     how = ", then on each alone" if plan.alone else ""
@@ -143,7 +143,7 @@ def _describe(plan: Plan, ctx: Context) -> str:
     )
 
 
-def _rehearse(place: S3Path, plan: Plan, args: argparse.Namespace, ctx: Context) -> int:
+def _rehearse(place: S3Path, plan: BenchPlan, args: argparse.Namespace, ctx: Context) -> int:
     fate = "keep what was stored" if args.keep else "remove what was stored"
     ctx.out.act(
         f"speedtest: {_describe(plan, ctx)}, below {ctx.out.escape(place.text)}; then {fate}",
@@ -193,7 +193,7 @@ def _remove(bench: Bench, place: S3Path, ctx: Context) -> Sequence[str]:
 # -- results -------------------------------------------------------------------------------
 
 
-def _show_phase(rows: Sequence[Result], plan: Plan, ctx: Context, *, gap: bool) -> None:
+def _show_phase(rows: Sequence[Measurement], plan: BenchPlan, ctx: Context, *, gap: bool) -> None:
     out = ctx.out
     if out.json:
         for row in rows:
@@ -212,29 +212,29 @@ def _show_phase(rows: Sequence[Result], plan: Plan, ctx: Context, *, gap: bool) 
         out.lines(map(out.escape, _table(block, width=terminal_width() if out.is_tty else 0)))
 
 
-def _load(phase: str, plan: Plan) -> str:
+def _load(phase: str, plan: BenchPlan) -> str:
     size = f"objects of {format_size(plan.size)}, " if phase in MOVES_BYTES else ""
     return f"{size}{plan.concurrency} at a time"
 
 
-def _table(rows: Sequence[Result], *, width: int) -> list[str]:
+def _table(rows: Sequence[Measurement], *, width: int) -> list[str]:
     speed = "bytes/s" if rows[0].phase in MOVES_BYTES else "objects/s"
     header = ("node", speed, "req/s", "p50", "p90", "p99", "max", "errors")
     return fitted_table(header, list(map(_cells, rows)), right=NUMBERS, width=width)
 
 
-def _cells(row: Result) -> tuple[str, ...]:
+def _cells(row: Measurement) -> tuple[str, ...]:
     if not row.requests:
         return (row.endpoint, *["-"] * 6, str(row.errors))
     times = map(format_ms, (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms))
     return (row.endpoint, _speed(row), format_count(row.requests_per_s), *times, str(row.errors))
 
 
-def _speed(row: Result) -> str:
+def _speed(row: Measurement) -> str:
     return format_throughput(row.throughput) if row.phase in MOVES_BYTES else format_count(row.objects_per_s)
 
 
-def _record(row: Result) -> dict[str, object]:
+def _record(row: Measurement) -> dict[str, object]:
     times = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms")
     return {
         "type": "speedtest",
@@ -254,7 +254,7 @@ def _record(row: Result) -> dict[str, object]:
     }
 
 
-def _show_findings(results: Sequence[Result], ctx: Context) -> None:
+def _show_findings(results: Sequence[Measurement], ctx: Context) -> None:
     out = ctx.out
     findings = find_outliers(results)
     if out.json:
@@ -281,7 +281,7 @@ def _finding_record(finding: Finding) -> dict[str, object]:
     }
 
 
-def _draw(results: Sequence[Result], findings: Sequence[Finding], ctx: Context) -> None:
+def _draw(results: Sequence[Measurement], findings: Sequence[Finding], ctx: Context) -> None:
     """Draw a bar for each node and phase: its speed alone, or the mean time of its requests."""
     slow = {(finding.phase, finding.endpoint) for finding in findings if finding.kind == SLOW}
     for phase in dict.fromkeys(result.phase for result in results):
@@ -294,7 +294,7 @@ def _draw(results: Sequence[Result], findings: Sequence[Finding], ctx: Context) 
             ctx.out.lines(["", f"{phase}: {what}", *lines])
 
 
-def _bar(row: Result, *, is_slow: bool) -> Bar:
+def _bar(row: Measurement, *, is_slow: bool) -> Bar:
     if not row.requests:
         return Bar(row.endpoint, 0.0, "-", is_slow)  # where less is better, no answer must not look best
     if not row.alone:

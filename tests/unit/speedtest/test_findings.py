@@ -6,12 +6,12 @@ import pytest
 
 from s3pool.record import replace
 from s3pool.speedtest.findings import find_outliers
-from s3pool.speedtest.measure import ALL_NODES, Result
+from s3pool.speedtest.measure import ALL_NODES, Measurement
 
-ROW = Result("download", "", False, 0, 0, 1.0, 100, 0, "", 10.0, 10.0, 10.0, 10.0, 10.0)
+ROW = Measurement("download", "", False, 0, 0, 1.0, 100, 0, "", 10.0, 10.0, 10.0, 10.0, 10.0)
 
 
-def rows(*mean_ms: float, phase: str = "download", alone: bool = False) -> list[Result]:
+def rows(*mean_ms: float, phase: str = "download", alone: bool = False) -> list[Measurement]:
     """Give rows of nodes with these mean times."""
     return [
         replace(ROW, phase=phase, endpoint=f"http://node{number}", mean_ms=mean, alone=alone)
@@ -19,7 +19,7 @@ def rows(*mean_ms: float, phase: str = "download", alone: bool = False) -> list[
     ]
 
 
-def messages(results: list[Result]) -> list[str]:
+def messages(results: list[Measurement]) -> list[str]:
     """Give what is found, in words."""
     return [finding.message for finding in find_outliers(results)]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.speedtest.measure import Histogram, Tally, result_of, rows_of
+from s3pool.speedtest.measure import Histogram, Samples, result_of, rows_of
 
 TIMES = st.lists(st.floats(1e-5, 1e3), min_size=1, max_size=200)
 PERCENT = 1.0101  # what a bucket may be too wide
@@ -54,7 +54,7 @@ def test_merged_histograms_are_one(first: list[float], second: list[float]) -> N
 
 def test_row_speaks_of_the_whole_run() -> None:
     """Rates are by the clock on the wall, not by the time of requests."""
-    tally = Tally()
+    tally = Samples()
     tally.add(0.5, bytes=100, objects=1)
     tally.add(0.5, bytes=100, objects=1)
     tally.fail("503 SlowDown")
@@ -67,14 +67,14 @@ def test_row_speaks_of_the_whole_run() -> None:
 
 def test_row_of_no_time_has_no_rates() -> None:
     """Nobody divides by it."""
-    row = result_of(Tally(), "list", endpoint="http://n", alone=True, seconds=0.0)
+    row = result_of(Samples(), "list", endpoint="http://n", alone=True, seconds=0.0)
 
     assert (0.0, 0.0, 0.0) == (row.throughput, row.requests_per_s, row.objects_per_s)
 
 
 def test_shares_stand_below_the_sum() -> None:
     """In the order of the pool; what no node answered for counts in all."""
-    fast, slow, lost = Tally(), Tally(), Tally()
+    fast, slow, lost = Samples(), Samples(), Samples()
     fast.add(0.1, bytes=3, objects=1)
     slow.add(0.9, bytes=3, objects=1)
     lost.fail("no endpoint")

@@ -13,7 +13,7 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Call, Sender, Window
 from s3pool.speedtest.lanes import Lanes
-from s3pool.speedtest.measure import Tally
+from s3pool.speedtest.measure import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Observer:
         return str(getattr(self._local, "endpoint", NOBODY))
 
 
-class Load:
+class Workload:
     """One run. ``act`` does one request, in the lane of the number it gets.
 
     Each lane does one request at least, and ends what it has begun when time is up, so that
@@ -94,7 +94,7 @@ class Load:
         self._deadline = 0.0
         self._moved = 0.0
         self._ended: list[float] = []
-        self.tallies: list[dict[str, Tally]] = [{} for _ in range(concurrency)]
+        self.tallies: list[dict[str, Samples]] = [{} for _ in range(concurrency)]
         self.first_error: S3PoolError | None = None
         self._lanes = Lanes(concurrency, self._run_lane, name="speedtest")
 
@@ -138,7 +138,7 @@ class Load:
         """Count what hangs as failed; the threads are left behind."""
         hanging = self._lanes.alive
         logger.warning("%d requests got no answer within %g s", hanging, self._stall_s)
-        lost = Tally()
+        lost = Samples()
         for _ in range(hanging):
             lost.fail(f"no answer within {self._stall_s:g} s")
         self.tallies = [*map(dict, self.tallies), {NOBODY: lost}]
@@ -152,7 +152,7 @@ class Load:
             self._tally(self.tallies[number], NOBODY).fail(f"{type(exc).__name__}: {exc}")
         self._ended.append(self._now())
 
-    def _repeat(self, number: int, lane: dict[str, Tally]) -> None:
+    def _repeat(self, number: int, lane: dict[str, Samples]) -> None:
         failures = 0
         started = self._now()
         while failures < FAILURES_IN_A_ROW and not self._stop.is_set():
@@ -174,15 +174,15 @@ class Load:
             if started >= self._deadline:
                 return
 
-    def _fail(self, lane: dict[str, Tally], error: S3PoolError) -> None:
+    def _fail(self, lane: dict[str, Samples], error: S3PoolError) -> None:
         if self.first_error is None:
             self.first_error = error
         endpoint = error.endpoint if isinstance(error, (S3Error, TransportError)) else NOBODY
         self._tally(lane, endpoint).fail(error.message)
 
     @staticmethod
-    def _tally(lane: dict[str, Tally], endpoint: str) -> Tally:
-        return lane.setdefault(endpoint, Tally())
+    def _tally(lane: dict[str, Samples], endpoint: str) -> Samples:
+        return lane.setdefault(endpoint, Samples())
 
 
 def is_hopeless(error: S3PoolError) -> bool:
@@ -190,14 +190,14 @@ def is_hopeless(error: S3PoolError) -> bool:
     return isinstance(error, AccessDeniedError) or (isinstance(error, NotFoundError) and error.code == "NoSuchBucket")
 
 
-def total_of(lanes: list[dict[str, Tally]]) -> Tally:
+def total_of(lanes: list[dict[str, Samples]]) -> Samples:
     """Add up what all lanes did."""
-    total = Tally()
+    total = Samples()
     for lane in lanes:
         for tally in _values(lane):
             total.merge(tally)
     return total
 
 
-def _values(lane: Mapping[str, Tally]) -> list[Tally]:
+def _values(lane: Mapping[str, Samples]) -> list[Samples]:
     return list(lane.values())

@@ -11,8 +11,8 @@ import pytest
 
 from s3pool.errors import AccessDeniedError, ConnectError, NotFoundError, S3Error, S3PoolError, StoppedError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.speedtest import load as load_module
-from s3pool.speedtest.load import Load, NothingLeftError, Observer, Work, is_hopeless, total_of
+from s3pool.speedtest import workload as load_module
+from s3pool.speedtest.workload import NothingLeftError, Observer, Work, Workload, is_hopeless, total_of
 
 LONG_S = 3600.0
 ENDPOINT = Endpoint.parse("http://node1:9000")
@@ -32,9 +32,9 @@ class Pool:
         return Response(200, {}, Empty(), endpoint=ENDPOINT)
 
 
-def make(act: Callable[[int], Work], *, lanes: int = 1, duration_s: float = LONG_S, **settings: float) -> Load:
+def make(act: Callable[[int], Work], *, lanes: int = 1, duration_s: float = LONG_S, **settings: float) -> Workload:
     """Make a load on nothing."""
-    return Load(act, Observer(Pool()), concurrency=lanes, duration_s=duration_s, stop=threading.Event(), **settings)
+    return Workload(act, Observer(Pool()), concurrency=lanes, duration_s=duration_s, stop=threading.Event(), **settings)
 
 
 def failing(*errors: Exception) -> Callable[[int], Work]:
@@ -85,7 +85,7 @@ def test_requests_count_for_the_node_that_answered() -> None:
         observer.send(Request("GET", "/", "ListBuckets"), lambda _: None)
         return Work()
 
-    load = Load(act, observer, concurrency=1, duration_s=LONG_S, stop=threading.Event())
+    load = Workload(act, observer, concurrency=1, duration_s=LONG_S, stop=threading.Event())
     load.run()
 
     assert [{"http://node1:9000": 1}] == [{name: t.times.count for name, t in lane.items()} for lane in load.tallies]
@@ -169,7 +169,7 @@ def test_interrupt_stops_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """And goes on when they are stopped."""
     monkeypatch.setattr(load_module, "STOP_WITHIN_S", 30.0)
     stop = threading.Event()
-    load = Load(lambda _: Work(), Observer(Pool()), concurrency=2, duration_s=LONG_S, stop=stop)
+    load = Workload(lambda _: Work(), Observer(Pool()), concurrency=2, duration_s=LONG_S, stop=stop)
 
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from s3pool import __version__
+from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
+from s3pool.pool.node import Node
 from s3pool.proxy.access_log import RequestRecord
-
-if TYPE_CHECKING:
-    from s3pool.model import Endpoint
-    from s3pool.pool.node import Node
-    from s3pool.proxy.gateway import Gateway
-
+from s3pool.proxy.gateway import Gateway
 
 # Names of gauges, the members of an endpoint's record behind them, and what makes them base units.
 ENDPOINT_GAUGES = (
@@ -173,6 +169,7 @@ class Metrics:
         self._looped = Counter("loop_requests", "Requests that needed no thread", **labels)
         self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **labels)
         self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
+        self._histograms: dict[str, tuple[Any, Any]] = {}
         # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
         self._at_work = 0
@@ -195,6 +192,10 @@ class Metrics:
             if sums is None:
                 sums = self._sums[key] = _RequestSums()
             sums.add(record)
+        seconds, first_byte = self._histograms_of(record.op)
+        seconds.observe(record.total_s)
+        if record.first_byte_s:
+            first_byte.observe(record.first_byte_s)
         if record.resumes:
             self._resumes.inc(record.resumes)
         if record.replays:
@@ -203,6 +204,13 @@ class Metrics:
             self._limited.labels(record.access_key, *record.limited).inc()
         if record.denied:
             self._denied.labels(record.denied).inc()
+
+    def _histograms_of(self, op: str) -> tuple[Any, Any]:
+        """Return an operation's histograms, which take longer to look up than to add to."""
+        found = self._histograms.get(op)
+        if found is None:
+            found = self._histograms[op] = self._seconds.labels(op), self._first_byte.labels(op)
+        return found
 
     def flush(self) -> None:
         """Add the sums to the registry; called before metrics are shown."""
@@ -216,8 +224,6 @@ class Metrics:
         self._in_flight.set(at_work)
         for (op, status, endpoint), sums in pending.items():
             self._requests.labels(op, str(status), endpoint).inc(sums.requests)
-            sums.seconds.pour(self._seconds.labels(op))
-            sums.first_byte.pour(self._first_byte.labels(op))
             self._bytes_in.inc(sums.bytes_in)
             self._bytes_out.inc(sums.bytes_out)
             self._tries.inc(sums.tries)
@@ -275,39 +281,14 @@ class _Families:
         return self._families
 
 
-class _HistogramSums:
-    """Seconds in a histogram's buckets, until the registry gets them."""
-
-    __slots__ = ("counts", "total")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(LATENCY_BUCKETS) + 1)  # the last one is without an upper bound
-        self.total = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.total += seconds
-
-    def pour(self, histogram: Any) -> None:
-        """Add all to a histogram of prometheus-client."""
-        for bucket, count in zip(histogram._buckets, self.counts, strict=True):
-            if count:
-                bucket.inc(count)
-        if self.total:
-            histogram._sum.inc(self.total)
-
-
 class _RequestSums:
     """Sums over requests of one operation, status and node."""
 
-    __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "seconds", "tries")
+    __slots__ = ("bytes_in", "bytes_out", "looped", "requests", "tries")
 
     def __init__(self) -> None:
         self.looped = 0
         self.requests = self.bytes_in = self.bytes_out = self.tries = 0
-        self.seconds = _HistogramSums()
-        self.first_byte = _HistogramSums()
 
     def add(self, record: RequestRecord) -> None:
         """Count one request."""
@@ -316,6 +297,3 @@ class _RequestSums:
         self.bytes_in += record.bytes_in
         self.bytes_out += record.bytes_out
         self.tries += record.tries
-        self.seconds.add(record.total_s)
-        if record.first_byte_s:
-            self.first_byte.add(record.first_byte_s)

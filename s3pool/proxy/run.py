@@ -6,29 +6,26 @@ import gc
 import logging
 import queue
 import signal
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from s3pool.config.options import Config
 from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
+from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context
 from s3pool.proxy.service import Pool, open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
-
-if TYPE_CHECKING:
-    import ssl
-
-    from s3pool.config.options import Config
-    from s3pool.proxy.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.config.sources import read_source
@@ -16,6 +15,7 @@ from s3pool.config.yaml_file import parse_yaml
 from s3pool.errors import ConfigError
 from s3pool.model import Endpoint, Request
 from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
+from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import Client, pool_client, read_clients
@@ -26,10 +26,6 @@ from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.session import Session, open_session
-
-if TYPE_CHECKING:
-    from s3pool.pool.node import Node
-
 
 OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
 PER_SLOT = 3  # a connection to a node and a pipe

@@ -14,13 +14,10 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3pool.pool.breaker import CLOSED, OPEN
-
-if TYPE_CHECKING:
-    from s3pool.pool.node import Node
-
+from s3pool.pool.node import Node
 
 INTERVAL_S = 0.5
 SNAPSHOT = "orders.json"

@@ -43,7 +43,7 @@ def test_requests_are_counted_by_operation_status_and_node() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.004, 0.005, 0.0051, 0.2, 60.0, 300.0, 301.0])
 def test_duration_is_where_the_library_would_put_it(seconds: float) -> None:
-    """Sums are poured into the histogram past its front door: it must not show."""
+    """At every border between two buckets."""
     from prometheus_client import CollectorRegistry, Histogram
 
     ours, registry = Metrics(), CollectorRegistry()

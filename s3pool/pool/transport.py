@@ -165,10 +165,7 @@ class Transport:
         """Return a place for requests that one thread has under way at once."""
         from s3pool.pool.window import Window  # most commands have no use for it
 
-        return Window(self.context, self.finish)
-
-    # The names that the lane uses until it is gone.
-    in_flight = window
+        return Window(self.context)
 
     def call(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Call:
         """Return a request in steps."""

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from s3pool.body import BytesBody
+from s3pool.errors import TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt, State
 from s3pool.pool.context import AttemptContext
-from s3pool.pool.exchange import Exchange, send_over
+from s3pool.pool.exchange import Answer, Exchange, NeedsThread, send_over
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Node, Totals
 
@@ -56,9 +57,8 @@ Pending = tuple[Any, Attempt, Exchange]  # an exchange of an operation's attempt
 class Window:
     """The requests of one thread that are under way."""
 
-    def __init__(self, context: AttemptContext, finish: Callable[[Attempt], Response]) -> None:
+    def __init__(self, context: AttemptContext) -> None:
         self._context = context
-        self._finish = finish
         self._epoll = _open_epoll()
         self._watched: dict[int, NodeConnection] = {}
         self._pending: dict[int, Pending] = {}  # by descriptor, the oldest first
@@ -272,23 +272,6 @@ class Window:
         if self._epoll is not None:
             self._epoll.close()
 
-    # -- the lane's names ------------------------------------------------------------------------
-
-    def join(self, call: Any, going: Operation) -> None:
-        """Follow what a call has begun as well."""
-        self._count += 1
-        self._follow(going, call.attempt)
-
-    def ready(self, *, wait: bool) -> tuple[list[Any], list[Landed]]:
-        """Return the operations whose answers passed their checks, and the others."""
-        results = self.poll(wait=wait)
-        good = [result.operation for result in results if result.error is None and result.attempt is None]
-        others = [result for result in results if result.error is not None or result.attempt is not None]
-        return good, [
-            Landed(each.operation, each.error, Call(self._finish, each.attempt) if each.attempt else None)
-            for each in others
-        ]
-
 
 class Call:
     """An attempt in the hands of a caller that begins it, does something else, and waits for it then."""
@@ -325,13 +308,34 @@ class Call:
         self.attempt.abandon()
 
 
-class Landed(NamedTuple):
-    """A Result in the lane's words."""
+def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
+    """Send a request with a small body or none; None when no connection to the node is open.
 
-    going: Any
-    error: Exception | None = None
-    call: Any = None
-    is_late: bool = False
+    It must be one that can be sent again. The connections must be plain ones, without TLS and
+    without a limit of their bandwidth.
+    """
+    connection = node.connections.take_open()
+    exchange = send_over(connection, node, request, head) if connection is not None else None
+    if exchange is not None:
+        node.counters.add_request(is_retry=False)
+    return exchange
+
+
+def arrives(exchange: Exchange) -> Answer | None:
+    """Take what has arrived; return the answer when all of it is there, until then None.
+
+    Raises:
+        NeedsThread: it takes a thread that waits.
+    """
+    try:
+        answer = exchange.receive(0, is_good_only=True)
+    except TransportError as exc:
+        raise NeedsThread from exc
+    if answer is not None:
+        totals = Totals()
+        exchange.end(answer.head, totals.of(exchange.node))
+        totals.flush()
+    return answer
 
 
 def _is_ended(exchange: Exchange) -> bool:

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from s3pool.pool.arrival import NeedsPatience, arrives
-from s3pool.pool.exchange import Exchange
+from s3pool.pool.exchange import Exchange, NeedsThread
+from s3pool.pool.window import arrives
 from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.request_handler import Host, RequestHandler
@@ -161,7 +161,7 @@ class EventLoop:
         client_fd = connection.stream.fileno()
         try:
             arrival = arrives(exchange)
-        except NeedsPatience:
+        except NeedsThread:
             del self._requests[fd]
             self._hand_over(client_fd, connection, handler, ANSWER)
             return

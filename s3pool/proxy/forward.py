@@ -17,11 +17,10 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool.arrival import begin_now
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
-from s3pool.pool.window import Call
+from s3pool.pool.window import Call, begin_now
 from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, unavailable
 from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.arrival import Arrival
-from s3pool.pool.exchange import Exchange
+from s3pool.pool.exchange import Answer, Exchange
 from s3pool.pool.heads import Head
 from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import ClientBody
@@ -143,7 +142,7 @@ class RequestHandler:
             self.record.endpoint, self.record.tries = exchange.connection.endpoint, 1
         return exchange
 
-    def offer(self, arrival: Arrival) -> bool:
+    def offer(self, arrival: Answer) -> bool:
         """Send the client the answer that has arrived; False when serve() has to go on."""
         begun, request = self._begun, self._head
         if begun is None or request is None:

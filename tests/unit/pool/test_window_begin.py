@@ -12,14 +12,14 @@ import pytest
 
 from s3pool.errors import TransportError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool.arrival import Arrival, NeedsPatience, arrives, begin_now
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
-from s3pool.pool.exchange import Exchange, begin_exchange
+from s3pool.pool.exchange import Answer, Exchange, NeedsThread, begin_exchange
 from s3pool.pool.http1 import BUFFER_BYTES
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
+from s3pool.pool.window import arrives, begin_now
 from tests.support.clock import Chosen
 from tests.support.scripted import OK, ScriptedServer
 
@@ -49,7 +49,7 @@ class Ends(NamedTuple):
         return self.exchange.taken().preload()
 
 
-def body_of(arrival: Arrival | None) -> bytes | None:
+def body_of(arrival: Answer | None) -> bytes | None:
     """Give an answer's body, None when it is not there."""
     return arrival.body if arrival is not None else None
 
@@ -117,7 +117,7 @@ def test_answer_without_a_body_is_its_head(ends: Ends, block: bytes, method: str
 def test_who_waits_goes_on_from_there(ends: Ends, block: bytes, end: bytes, body: bytes) -> None:
     """Nothing is lost by having looked."""
     ends.send(block)
-    with pytest.raises(NeedsPatience):
+    with pytest.raises(NeedsThread):
         arrives(ends.exchange)
     ends.node.sendall(end)
 
@@ -143,12 +143,12 @@ def test_end_and_nonsense_are_for_who_waits(ends: Ends, begin: bytes) -> None:
     """There it is told what is wrong."""
     if begin:
         ends.send(begin)
-        with suppress(NeedsPatience):
+        with suppress(NeedsThread):
             arrives(ends.exchange)
     ends.node.close()
     ends.await_something()
 
-    with pytest.raises(NeedsPatience):
+    with pytest.raises(NeedsThread):
         arrives(ends.exchange)
     with pytest.raises(TransportError):
         ends.rest()

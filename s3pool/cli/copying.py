@@ -27,13 +27,13 @@ from s3pool.cli.transfers import (
 )
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
+from s3pool.transfer.context import Engine
 from s3pool.transfer.download import download_to, write_special
-from s3pool.transfer.engine import Engine
-from s3pool.transfer.expand import Expansion, Rules
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.notkept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.sources import Expansion, Rules
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
 

@@ -16,7 +16,7 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Progress
 
 NO_FIELDS: Mapping[str, object] = {}

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
     from s3pool.sync.route import Route
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 
 T = TypeVar("T")

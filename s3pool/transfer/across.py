@@ -13,11 +13,11 @@ from s3pool.s3.part_sizes import MIB
 from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.acrossparts import copy_in_parts
 from s3pool.transfer.checksums import Seal, seal_bytes
-from s3pool.transfer.conditions import EXISTS
 from s3pool.transfer.crossing import STREAMED, Crossing, source_of
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.fetch import Facts, fetch_whole
 from s3pool.transfer.progress import NULL_METER
+from s3pool.transfer.skip_rules import EXISTS
 from s3pool.transfer.sourcebody import SourceError
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 from s3pool.transfer.verify import StreamCheck
@@ -25,7 +25,7 @@ from s3pool.transfer.verify import StreamCheck
 if TYPE_CHECKING:
     from s3pool.body import Body
     from s3pool.model import ObjectHead
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Meter
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller objects are one GET, checked in memory, and one PUT

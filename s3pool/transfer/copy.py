@@ -11,17 +11,17 @@ from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import PART_SIZE, kept_by_request, merge_for_copy
-from s3pool.transfer.conditions import why_skip_copy
-from s3pool.transfer.engine import NO_ATTRIBUTES
+from s3pool.transfer.context import NO_ATTRIBUTES
 from s3pool.transfer.etags import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
+from s3pool.transfer.skip_rules import why_skip_copy
 from s3pool.transfer.tags import TAG_COUNT, tags_of_source
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Meter
 
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import hashlib
 
     from s3pool.model import ObjectHead
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Meter
 
 STREAMED = Seal(UNSIGNED_PAYLOAD)  # of a body whose digest is known when it is gone

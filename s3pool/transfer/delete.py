@@ -15,7 +15,7 @@ from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, O
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 
 Batch = tuple[DeleteTask, ...] | RemoveTask | Problem

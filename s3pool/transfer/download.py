@@ -15,12 +15,12 @@ from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
 from s3pool.s3.responses import Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.conditions import EXISTS, why_skip_download
 from s3pool.transfer.etags import iter_ranges
 from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.part_file import PartFile
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
 from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
+from s3pool.transfer.skip_rules import EXISTS, why_skip_download
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 from s3pool.transfer.verify import (
     Digests,
@@ -33,7 +33,7 @@ from s3pool.transfer.verify import (
 )
 
 if TYPE_CHECKING:
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Meter
 
 logger = logging.getLogger(__name__)

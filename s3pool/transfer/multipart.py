@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import ByteRange, PartInfo
     from s3pool.transfer.checksums import Seal
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.walk import LINK
 
 if TYPE_CHECKING:
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 LINKS = "links"
 SKIPPED_LINKS = "skipped_links"

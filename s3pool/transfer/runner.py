@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError
 from s3pool.interrupts import signals_held
+from s3pool.transfer.context import Engine
 from s3pool.transfer.delete import delete_batch, iter_batches
-from s3pool.transfer.engine import Engine
 from s3pool.transfer.task_steps import perform, rehearsal
 from s3pool.transfer.tasks import (
     ARCHIVED,

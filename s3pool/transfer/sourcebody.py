@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from s3pool.body import Sink
     from s3pool.model import ByteRange
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.fetch import Facts, Source
     from s3pool.transfer.progress import Meter
 

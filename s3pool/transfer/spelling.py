@@ -17,7 +17,7 @@ from s3pool.location import S3Path
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.tasks import CopyTask
 
 PROBE_NAME_BYTES = 8

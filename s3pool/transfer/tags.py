@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
     from s3pool.s3.exchange import Steps
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.tasks import CopyTask
 
 TAG_COUNT = "x-amz-tagging-count"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import S3PoolError, StoppedError
 from s3pool.s3.exchange import block_on
-from s3pool.transfer.conditions import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import check_no_tree, delete
 from s3pool.transfer.download import download
+from s3pool.transfer.skip_rules import why_skip_copy, why_skip_download, why_skip_upload
 from s3pool.transfer.tasks import (
     DONE,
     FAILED,
@@ -33,7 +33,7 @@ from s3pool.transfer.upload import mtime_of_file, upload
 
 if TYPE_CHECKING:
     from s3pool.s3.exchange import Steps
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def transfer(task: Item, engine: Engine) -> Steps[Done]:
     else:
         done = yield from copy(task, engine)
     if engine.options.remove_source and not done.skipped:
-        from s3pool.transfer.proof import remove_source
+        from s3pool.transfer.source_removal import remove_source
 
         yield from remove_source(task, done, engine, again=lambda: _copy_again(task, engine, done))
     return done

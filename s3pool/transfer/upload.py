@@ -15,13 +15,13 @@ from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.checksums import Seal, algorithm_header, check_stored, seal, seal_bytes
-from s3pool.transfer.conditions import EXISTS, why_skip_upload
-from s3pool.transfer.engine import Engine
+from s3pool.transfer.context import Engine
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter
 from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.skip_rules import EXISTS, why_skip_upload
 from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, Done, FileStamp, UploadTask
 

@@ -23,7 +23,7 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
     from s3pool.s3.exchange import Operation, Steps
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
     from s3pool.transfer.workers import BoundedExecutor
 
 MOST_THREADS = 8  # with many short transfers under way in each

@@ -18,7 +18,7 @@ from s3pool.cli.main import main
 from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.session import open_session
-from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.context import Engine, TransferOptions
 from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import MIB, Call, CutXml, FakeS3, FlipByte, FlipStored

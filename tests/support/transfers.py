@@ -6,7 +6,7 @@ from s3pool.s3.exchange import block_on
 from s3pool.transfer import copy as copying
 from s3pool.transfer import download as downloading
 from s3pool.transfer import upload as uploading
-from s3pool.transfer.engine import Engine
+from s3pool.transfer.context import Engine
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, UploadTask
 
 

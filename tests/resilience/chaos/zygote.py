@@ -42,7 +42,7 @@ def _warm_up() -> None:
     import s3pool.s3.client
     import s3pool.session
     import s3pool.sync.run
-    import s3pool.transfer.engine  # noqa: F401
+    import s3pool.transfer.context  # noqa: F401
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from s3pool.config.load import load_config
 from s3pool.session import Session, open_session
-from s3pool.transfer.engine import Engine, TransferOptions
+from s3pool.transfer.context import Engine, TransferOptions
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import FakeS3, Quirks
 

@@ -7,7 +7,7 @@ import pytest
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.engine import Engine
+from s3pool.transfer.context import Engine
 from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import MIB, FakeS3, HeldUpload, Rewrite, WrongETag, internal_error
 from tests.support.transfers import copy

@@ -8,7 +8,6 @@ import pytest
 
 from s3pool.errors import IntegrityError, LocalFileError, RefusedError, StoppedError
 from s3pool.transfer.download import download_to
-from s3pool.transfer.engine import Engine
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.tasks import Done, DownloadTask
 from s3pool.transfer.upload import upload_stream

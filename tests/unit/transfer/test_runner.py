@@ -10,7 +10,7 @@ import pytest
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
 from s3pool.transfer import task_steps
-from s3pool.transfer.engine import Engine
+from s3pool.transfer.context import Engine
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,

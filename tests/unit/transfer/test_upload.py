@@ -9,7 +9,7 @@ import pytest
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error, StoppedError, TransportError
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.engine import Engine
+from s3pool.transfer.context import Engine
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload_stream
 from tests.support.fake_s3 import (

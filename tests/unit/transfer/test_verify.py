@@ -12,8 +12,8 @@ import pytest
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
 from s3pool.transfer.attributes import PART_SIZE
+from s3pool.transfer.context import Engine
 from s3pool.transfer.download import download_to
-from s3pool.transfer.engine import Engine
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.tasks import Done, DownloadTask
 from s3pool.transfer.verify import Digests, check_file

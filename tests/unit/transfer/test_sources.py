@@ -8,8 +8,8 @@ import pytest
 from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
-from s3pool.transfer.engine import Engine
-from s3pool.transfer.expand import Expansion, Rules
+from s3pool.transfer.context import Engine
+from s3pool.transfer.sources import Expansion, Rules
 from s3pool.transfer.tasks import CopyTask, Problem
 from tests.support.fake_s3 import FakeS3
 

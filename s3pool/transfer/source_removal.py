@@ -35,7 +35,7 @@ from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, Objec
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 DELETE_ATTEMPTS = 4  # each of them after a look of its own
 NEXT_SECOND_S = 1.1  # after this long a new Last-Modified is another one, also where it has whole seconds

@@ -13,7 +13,7 @@ from s3pool.transfer.safe_path import stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:
-    from s3pool.transfer.engine import Engine
+    from s3pool.transfer.context import Engine
 
 EXISTS = "it exists"
 NOT_NEWER = "the source is not newer"

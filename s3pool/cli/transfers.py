@@ -18,8 +18,8 @@ from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_s
 from s3pool.errors import UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
-from s3pool.transfer.checksums import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes

@@ -30,9 +30,16 @@ from s3pool.sync.compare import (
 from s3pool.sync.journal import AS_IT_IS, Identity
 from s3pool.sync.route import Route
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+from s3pool.transfer.digests import (
+    ServerChecksum,
+    composite_etag,
+    is_md5_etag,
+    iter_ranges,
+    likely_part_sizes,
+    part_count_of,
+    whole_checksum,
+)
 from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.server_checksum import ServerChecksum, whole_checksum
 from s3pool.transfer.tasks import Task
 from s3pool.transfer.verify import certain_part_size, etag_tells_content
 

@@ -12,9 +12,8 @@ from s3pool.record import replace
 from s3pool.s3.part_sizes import MIB
 from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.acrossparts import copy_in_parts
-from s3pool.transfer.checksums import Seal, seal_bytes
 from s3pool.transfer.crossing import STREAMED, Crossing, source_of
-from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.digests import Seal, is_md5_etag, seal_bytes
 from s3pool.transfer.fetch import Facts, fetch_whole
 from s3pool.transfer.progress import NULL_METER
 from s3pool.transfer.skip_rules import EXISTS

@@ -19,12 +19,10 @@ from s3pool.s3.part_sizes import (
     iter_part_ranges,
 )
 from s3pool.transfer.attributes import PART_SIZE
-from s3pool.transfer.checksums import algorithm_header
 from s3pool.transfer.crossing import STREAMED, Crossing
-from s3pool.transfer.etags import composite_etag
+from s3pool.transfer.digests import algorithm_header, composite_etag, server_checksum
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.resume import copy_fingerprint
-from s3pool.transfer.server_checksum import server_checksum
 from s3pool.transfer.sourcebody import SourceBody
 from s3pool.transfer.verify import (
     certain_part_size,

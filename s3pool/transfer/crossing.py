@@ -8,8 +8,7 @@ from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
 from s3pool.s3.exchange import block_on
 from s3pool.transfer.attributes import merge_for_copy
-from s3pool.transfer.checksums import Seal, seal
-from s3pool.transfer.etags import is_md5_etag
+from s3pool.transfer.digests import Seal, is_md5_etag, seal
 from s3pool.transfer.fetch import Facts, Source
 from s3pool.transfer.sourcebody import SourceBody
 from s3pool.transfer.tags import tags_of_source

@@ -15,7 +15,7 @@ from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
 from s3pool.s3.responses import Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.etags import iter_ranges
+from s3pool.transfer.digests import iter_ranges
 from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.part_file import PartFile
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on

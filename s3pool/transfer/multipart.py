@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
-from s3pool.transfer.checksums import algorithm_header, check_stored, type_header
-from s3pool.transfer.checksums import seal as seal_of
-from s3pool.transfer.etags import COMPOSITE_ETAG, composite_etag
+from s3pool.transfer.digests import COMPOSITE_ETAG, algorithm_header, check_stored, composite_etag, type_header
+from s3pool.transfer.digests import seal as seal_of
 from s3pool.transfer.resume import ANNOUNCED, abort_announced, announcement, may_go_on
 from s3pool.transfer.tags import TAG_COUNT
 from s3pool.transfer.tasks import Done
@@ -19,8 +18,8 @@ from s3pool.transfer.tasks import Done
 if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import ByteRange, PartInfo
-    from s3pool.transfer.checksums import Seal
     from s3pool.transfer.context import Engine
+    from s3pool.transfer.digests import Seal
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from s3pool.errors import NotFoundError
 from s3pool.location import S3Path
 from s3pool.record import replace
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.checksums import seal_bytes
+from s3pool.transfer.digests import seal_bytes
 from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.walk import LINK
 

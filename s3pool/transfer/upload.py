@@ -14,8 +14,8 @@ from s3pool.record import dataclass, replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.checksums import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.context import Engine
+from s3pool.transfer.digests import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.pacing import MeteredSlice
 from s3pool.transfer.progress import Meter

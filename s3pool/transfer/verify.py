@@ -16,8 +16,17 @@ from s3pool.model import ByteRange, ObjectHead, whole_number
 from s3pool.record import dataclass, field
 from s3pool.s3.responses import hides_digest
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
-from s3pool.transfer.server_checksum import ServerChecksum, checksum_text, server_checksum, whole_checksum
+from s3pool.transfer.digests import (
+    ServerChecksum,
+    checksum_text,
+    composite_etag,
+    is_md5_etag,
+    iter_ranges,
+    likely_part_sizes,
+    part_count_of,
+    server_checksum,
+    whole_checksum,
+)
 
 
 def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.hashing import new_hasher
-from s3pool.transfer.server_checksum import checksum_text
+from s3pool.transfer.digests import checksum_text
 from tests.support.fake_s3 import MIB, FakeS3
 from tests.support.fake_s3 import Call as CallOut
 from tests.support.fake_s3.store import md5_hex

@@ -9,8 +9,8 @@ from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
-from s3pool.transfer.checksums import sha256_is_cheaper
 from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.digests import sha256_is_cheaper
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, Outcome, UploadTask
 from s3pool.transfer.upload import upload_stream
 from s3pool.transfer.workers import BoundedExecutor

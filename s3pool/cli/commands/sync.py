@@ -37,8 +37,8 @@ from s3pool.sync.pools import pool_of
 from s3pool.sync.route import Route, check_apart, choose_route
 from s3pool.sync.run import Sync
 from s3pool.sync.state import paths_for, state_directory
-from s3pool.transfer.checksums import ALGORITHMS
 from s3pool.transfer.context import TransferOptions
+from s3pool.transfer.digests import ALGORITHMS
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:

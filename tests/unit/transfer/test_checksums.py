@@ -6,8 +6,8 @@ import hashlib
 import pytest
 
 from s3pool.model import UNSIGNED_PAYLOAD
-from s3pool.transfer import checksums
-from s3pool.transfer.checksums import seal_bytes, sha256_is_cheaper
+from s3pool.transfer import digests
+from s3pool.transfer.digests import seal_bytes, sha256_is_cheaper
 
 CONTENT = b"123456789"
 
@@ -57,7 +57,7 @@ def test_cheaper_digest_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> Non
     """A choice that changed within a run would be of no use to anybody."""
     sha256_is_cheaper.cache_clear()
     first = sha256_is_cheaper()
-    monkeypatch.setattr(checksums, "_best_of", lambda _act: pytest.fail("measured again"))
+    monkeypatch.setattr(digests, "_best_of", lambda _act: pytest.fail("measured again"))
 
     assert first == sha256_is_cheaper()
     sha256_is_cheaper.cache_clear()

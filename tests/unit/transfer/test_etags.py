@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from s3pool.transfer.etags import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
+from s3pool.transfer.digests import composite_etag, is_md5_etag, iter_ranges, likely_part_sizes, part_count_of
 
 MIB = 1 << 20
 

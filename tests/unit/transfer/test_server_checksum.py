@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from s3pool.transfer.server_checksum import ServerChecksum, server_checksum, whole_checksum
+from s3pool.transfer.digests import ServerChecksum, server_checksum, whole_checksum
 
 CRC32 = bytes.fromhex("cbf43926")
 SHA1 = bytes.fromhex("f7c3bc1d808e04732adf679965ccc34ca7ae3441")

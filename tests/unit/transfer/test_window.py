@@ -19,7 +19,7 @@ from s3pool.s3.signing import Signer
 from s3pool.session import open_session
 from s3pool.transfer import task_steps, window
 from s3pool.transfer.context import Engine
-from s3pool.transfer.etags import composite_etag
+from s3pool.transfer.digests import composite_etag
 from s3pool.transfer.runner import run
 from s3pool.transfer.tasks import (
     DONE,

@@ -1,21 +1,65 @@
-"""Digests that travel with the bytes: payload hash, Content-MD5, x-amz-checksum."""
+"""What tells bytes apart: ETags, and the checksums that travel with a body or that a server keeps."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import functools
 import hashlib
 import math
+import re
 import time
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX, CRC_BYTES, new_hasher
-from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, new_hasher
+from s3pool.model import UNSIGNED_PAYLOAD, ByteRange
 from s3pool.record import dataclass
 from s3pool.s3.documents import PutResult
-from s3pool.transfer.etags import is_md5_etag
+from s3pool.s3.part_sizes import MIB, choose_part_size, count_parts
+
+# What other clients cut with, the likely ones first: aws, mc, s3cmd, s5cmd, rclone, boto3.
+USUAL_PART_SIZES = tuple(mib * MIB for mib in (16, 8, 5, 15, 50, 64, 10, 32, 25, 100, 128, 20, 256, 512, 1024))
+
+MD5_ETAG = re.compile(r"[0-9a-f]{32}")
+COMPOSITE_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,17})")
+
+
+def iter_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
+    """Cut size bytes into ranges of part_size, the last one possibly shorter."""
+    for first in range(0, size, part_size):
+        yield ByteRange(first, min(first + part_size, size) - 1)
+
+
+def is_md5_etag(etag: str) -> bool:
+    """Say whether an ETag has the form of an MD5."""
+    return MD5_ETAG.fullmatch(etag) is not None
+
+
+def part_count_of(etag: str) -> int:
+    """Give the number of parts a composite ETag tells, 0 for any other ETag."""
+    match = COMPOSITE_ETAG.fullmatch(etag)
+    return int(match[1]) if match else 0
+
+
+def composite_etag(part_etags: Iterable[str]) -> str:
+    """Give the ETag of an object made of parts; "" when a part's ETag is no MD5."""
+    etags = list(part_etags)
+    if not all(map(is_md5_etag, etags)):
+        return ""
+    joined = b"".join(map(bytes.fromhex, etags))
+    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
+
+
+def likely_part_sizes(size: int, count: int) -> Iterator[int]:
+    """Give the part sizes in use somewhere that cut size bytes into count parts."""
+    usual = (*USUAL_PART_SIZES, choose_part_size(size), -(-size // (count * MIB)) * MIB)
+    for part_size in dict.fromkeys(usual):
+        if count_parts(size, part_size) == count:
+            yield part_size
+
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")
 TRIAL_BYTES = 16 * 1024
@@ -142,3 +186,63 @@ def type_header(checksum: str) -> str:
     CRCs tells nothing to whom the size of the parts is unknown. The other digests have no way.
     """
     return "FULL_OBJECT" if checksum in CRC_BYTES else ""
+
+
+TYPE = "x-amz-checksum-type"
+FULL_OBJECT = "FULL_OBJECT"
+COMPOSITE = "COMPOSITE"
+HEADERS = tuple((name, CHECKSUM_PREFIX + name) for name in (*CHECKSUMS, "sha512", "md5"))
+DIGEST_BYTES = CRC_BYTES | {"sha256": 32, "sha1": 20, "sha512": 64, "md5": 16}
+VALUE = re.compile(r"([A-Za-z0-9+/]+={0,2})(?:-([1-9][0-9]{0,17}))?")
+
+
+class ServerChecksum(NamedTuple):
+    """A checksum of a whole object, or, with ``parts``, the checksum of its parts' checksums."""
+
+    algorithm: str
+    digest: bytes
+    parts: int = 0
+
+    @property
+    def text(self) -> str:
+        """Give the value as S3 writes it."""
+        return checksum_text(self.digest)
+
+
+def server_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
+    """Read the checksum of a whole object out of an answer's headers, the best where there are several.
+
+    None where there is none. What does not look like a checksum is none, and neither are the
+    XXH digests of newer servers, which nothing here computes.
+    """
+    for name, header in HEADERS:
+        if header in headers:
+            found = _read(name, headers[header], headers.get(TYPE, ""))
+            if found is not None:
+                return found
+    return None
+
+
+def _read(algorithm: str, value: str, kind: str) -> ServerChecksum | None:
+    match = VALUE.fullmatch(value)
+    if match is None:
+        return None
+    parts = int(match[2] or 0)
+    if (kind == FULL_OBJECT and parts) or (kind == COMPOSITE and not parts):
+        return None
+    try:
+        digest = base64.b64decode(match[1], validate=True)
+    except binascii.Error:
+        return None
+    return ServerChecksum(algorithm, digest, parts) if len(digest) == DIGEST_BYTES[algorithm] else None
+
+
+def whole_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
+    """Give the checksum of the content itself; None where only one of the parts' is told, or none."""
+    found = server_checksum(headers)
+    return None if found is None or found.parts else found
+
+
+def checksum_text(digest: bytes) -> str:
+    """Give a digest as S3 writes it."""
+    return base64.b64encode(digest).decode()

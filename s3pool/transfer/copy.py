@@ -41,7 +41,7 @@ def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Steps[
     if not is_repeated and (skipped := (yield from why_skip_copy(task, engine))):
         return Done(skipped=skipped)
     if engine.crosses:
-        from s3pool.transfer.across import copy_across
+        from s3pool.transfer.cross_pool_copy import copy_across
 
         yield from in_worker()
         return copy_across(task, engine)

@@ -35,7 +35,7 @@ from s3pool.sync.compare import (
 from s3pool.sync.listed import ListedNames
 from s3pool.sync.look import Look, Looker, identity_of
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
-from s3pool.transfer.mapping import KeyMapper
+from s3pool.transfer.target_names import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 

@@ -140,7 +140,7 @@ def check_apart(route: Route, source_client: S3Client, target_client: S3Client) 
     Raises:
         UsageError: they do, by whatever names, or are the same.
     """
-    from s3pool.transfer.overlap import target_of_tree
+    from s3pool.transfer.target_names import target_of_tree
 
     source, target = route.source, route.target
     is_one_bucket = source_client is target_client and source.bucket == target.bucket

@@ -17,7 +17,7 @@ from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.safe_path import LastDirectory
 from s3pool.transfer.sourcefiles import SourceFiles
-from s3pool.transfer.spelling import Spellings
+from s3pool.transfer.target_names import Spellings
 from s3pool.transfer.workers import BoundedExecutor
 
 if TYPE_CHECKING:

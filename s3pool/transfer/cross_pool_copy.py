@@ -51,13 +51,10 @@ from s3pool.transfer.verify import (
 )
 
 if TYPE_CHECKING:
-    import hashlib
-
     from s3pool.body import Body
-    from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+    from s3pool.model import ObjectAttributes, ObjectHead
     from s3pool.transfer.context import Engine
     from s3pool.transfer.progress import Meter
-    from s3pool.transfer.tasks import Done
 
 logger = logging.getLogger(__name__)
 

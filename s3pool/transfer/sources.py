@@ -13,8 +13,8 @@ from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
-from s3pool.transfer.mapping import KeyMapper
 from s3pool.transfer.safe_path import local_error, split_relative
+from s3pool.transfer.target_names import KeyMapper
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
@@ -82,7 +82,7 @@ class Expansion:
             self._check(source)
 
     def __iter__(self) -> Iterator[Item]:
-        from s3pool.transfer.taken import Targets, apart
+        from s3pool.transfer.target_names import Targets, apart
 
         targets = Targets()
         if self._may_share and self._client is self._target_client:
@@ -147,7 +147,7 @@ class Expansion:
 
     def _check_not_inside(self, source: S3Path, target: S3Path) -> None:
         """Refuse a copy into its own source: it would copy its copies without end."""
-        from s3pool.transfer.overlap import target_of_tree
+        from s3pool.transfer.target_names import target_of_tree
 
         is_glob = self._is_glob(source)
         start = glob_prefix(source.key) if is_glob else source.tree_prefix

@@ -25,7 +25,7 @@ PRYING = frozenset(
         "unit/s3/test_signing_key.py",
         "unit/speedtest/test_workload.py",
         "unit/sync/test_merge.py",
-        "unit/transfer/test_across.py",
+        "unit/transfer/test_cross_pool_copy.py",
         "unit/transfer/test_checksums.py",
         "unit/transfer/test_mapping.py",
         "unit/transfer/test_workers.py",

@@ -21,9 +21,9 @@ from s3pool.location import S3Path
 from s3pool.transfer.context import Engine, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.progress import NullProgress, Progress
+from s3pool.transfer.resume import make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.sweep import make_sweep
 from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 from s3pool.transfer.workers import BoundedExecutor, auto_workers, small_in_flight

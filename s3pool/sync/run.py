@@ -28,10 +28,10 @@ from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.unfinished import Unfinished
 from s3pool.transfer.part_file import remove_orphan
+from s3pool.transfer.resume import tell_swept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.sweep import tell_swept
 from s3pool.transfer.tasks import (
     DONE,
     SKIPPED,

@@ -1,21 +1,27 @@
-"""What is remembered of large transfers, so that a later run goes on where one was cut short."""
+"""What is remembered of large transfers, so that a later run goes on where one was cut short or cleans up."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from s3pool.errors import NotFoundError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.listing import iter_uploads
+from s3pool.transfer.part_file import is_part_name, remove_orphan
 
 if TYPE_CHECKING:
     from s3pool.model import ByteRange
     from s3pool.s3.client import S3Client
+
+logger = logging.getLogger(__name__)
 
 FINGERPRINT_DIGITS = 32
 ANNOUNCED = "announced "  # the fingerprint of an upload that is being created, and what its word begins with
@@ -152,3 +158,39 @@ class Resumption:
         """Forget it, unless it is left: the file has its name, or is gone."""
         if self._memory is not None and self.name:
             self._memory.end_download(self.name)
+
+
+MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for the reading of a million
+
+
+def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[int], None]:
+    """Give what removes temporary files from an open directory, but for those that are of use.
+
+    Of use is what somebody is at work on, what ``is_known`` tells, and what has more than
+    ``largest`` bytes: another command may mean to go on with it.
+    """
+
+    def sweep(directory: int) -> None:
+        try:
+            names = _part_names(directory, largest)
+        except OSError:  # the download itself will say what is wrong
+            return
+        unknown = (name for name in names if not is_known(name))
+        tell_swept(sum(bool(remove_orphan(os.fsencode(name), dir_fd=directory)) for name in unknown))
+
+    return sweep
+
+
+def tell_swept(count: int) -> None:
+    """Tell of files that were removed, without anybody's asking for it."""
+    if count:
+        logger.warning("removed %d temporary file%s that a killed run had left", count, "s" if count > 1 else "")
+
+
+def _part_names(directory: int, largest: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [
+            entry.name
+            for entry in islice(entries, MAX_ENTRIES)
+            if is_part_name(os.fsencode(entry.name)) and entry.stat(follow_symlinks=False).st_size <= largest
+        ]

@@ -17,8 +17,7 @@ from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import Engine
 from s3pool.transfer.digests import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
-from s3pool.transfer.pacing import MeteredSlice
-from s3pool.transfer.progress import Meter
+from s3pool.transfer.progress import Meter, MeteredSlice
 from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.skip_rules import EXISTS, why_skip_upload

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from s3pool.transfer import target_names
 from tests.support.fake_s3 import FakeS3
 from tests.support.run_cli import CliResult
 

@@ -14,7 +14,7 @@ from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
-from s3pool.transfer.removals import Removal, RemovalRules, scope_of
+from s3pool.transfer.delete import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import NameFilter, ObjectFilter
 from s3pool.location import parse_s3
 from s3pool.transfer.context import Engine
-from s3pool.transfer.removals import Removal, RemovalRules, scope_of
+from s3pool.transfer.delete import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem
 from tests.support.fake_s3 import FakeS3
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3pool.transfer import part_file, sweep
+from s3pool.transfer import part_file, resume
 from s3pool.transfer.part_file import PartFile, PartRegistry
-from s3pool.transfer.sweep import make_sweep
+from s3pool.transfer.resume import make_sweep
 
 if TYPE_CHECKING:
     import pytest
@@ -100,7 +100,7 @@ def test_directory_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_huge_directory_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file must not wait for a million."""
-    monkeypatch.setattr(sweep, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(resume, "MAX_ENTRIES", 3)
     for number in range(10):
         leave(tmp_path, f"{number:012x}")
 

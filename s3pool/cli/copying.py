@@ -30,7 +30,7 @@ from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, ha
 from s3pool.transfer.context import Engine
 from s3pool.transfer.download import download_to, write_special
 from s3pool.transfer.fetch import Source
-from s3pool.transfer.notkept import NotKept
+from s3pool.transfer.not_kept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.sources import Expansion, Rules

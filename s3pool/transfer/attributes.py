@@ -1,4 +1,4 @@
-"""What is stored beside the bytes: content type, modification time, mode and owner."""
+"""What is stored beside the bytes: content type, modification time, mode, owner and tags."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import functools
 import logging
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
 from s3pool.s3.requests import KMS_KEY_ID, METADATA_PREFIX, WEBSITE_REDIRECT, attribute_headers
 from s3pool.s3.responses import ENCRYPTION
 from s3pool.units import parse_http_date
+
+if TYPE_CHECKING:
+    from s3pool.model import ObjectHead
+    from s3pool.s3.exchange import Steps
+    from s3pool.transfer.context import Engine
+    from s3pool.transfer.tasks import CopyTask
 
 logger = logging.getLogger(__name__)
 
@@ -225,3 +232,16 @@ def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
         return
     with contextlib.suppress(OSError):  # an id that this system, or its file system, does not have
         os.fchown(fd, owner, group)
+
+
+TAG_COUNT = "x-amz-tagging-count"
+
+
+def tags_of_source(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Mapping[str, str]]:
+    """Give the tags of what is copied; it is asked for them only when there are some."""
+    if head.headers.get(TAG_COUNT, "0") == "0":
+        return {}
+    tags = yield from engine.source.client.get_tags.steps(
+        task.source_bucket, task.source_key, version_id=task.version_id
+    )
+    return tags

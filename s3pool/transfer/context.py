@@ -15,14 +15,13 @@ from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.attributes import FileHeaders
 from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.progress import NullProgress, Progress
-from s3pool.transfer.safe_path import LastDirectory
-from s3pool.transfer.sourcefiles import SourceFiles
+from s3pool.transfer.safe_path import LastDirectory, SourceFiles
 from s3pool.transfer.target_names import Spellings
 from s3pool.transfer.workers import BoundedExecutor
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.notkept import NotKept
+    from s3pool.transfer.not_kept import NotKept
     from s3pool.transfer.resume import Memory
     from s3pool.transfer.tasks import Task
 

@@ -10,12 +10,11 @@ from s3pool.record import replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
-from s3pool.transfer.attributes import PART_SIZE, kept_by_request, merge_for_copy
+from s3pool.transfer.attributes import PART_SIZE, TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.context import NO_ATTRIBUTES
 from s3pool.transfer.digests import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.skip_rules import why_skip_copy
-from s3pool.transfer.tags import TAG_COUNT, tags_of_source
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from s3pool.s3.part_sizes import (
     iter_part_ranges,
 )
 from s3pool.s3.responses import Known, head_of
-from s3pool.transfer.attributes import PART_SIZE, merge_for_copy
+from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
+from s3pool.transfer.cross_pool_body import SourceBody, SourceError
 from s3pool.transfer.digests import (
     Seal,
     algorithm_header,
@@ -38,8 +39,6 @@ from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.progress import NULL_METER
 from s3pool.transfer.resume import copy_fingerprint
 from s3pool.transfer.skip_rules import EXISTS
-from s3pool.transfer.sourcebody import SourceBody, SourceError
-from s3pool.transfer.tags import tags_of_source
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 from s3pool.transfer.verify import (
     StreamCheck,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
+from s3pool.transfer.attributes import TAG_COUNT
 from s3pool.transfer.digests import COMPOSITE_ETAG, algorithm_header, check_stored, composite_etag, type_header
 from s3pool.transfer.digests import seal as seal_of
 from s3pool.transfer.resume import ANNOUNCED, abort_announced, announcement, may_go_on
-from s3pool.transfer.tags import TAG_COUNT
 from s3pool.transfer.tasks import Done
 
 if TYPE_CHECKING:

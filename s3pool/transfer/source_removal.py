@@ -27,8 +27,7 @@ from s3pool.errors import (
 )
 from s3pool.model import parse_iso_time
 from s3pool.s3.exchange import Steps, in_worker
-from s3pool.transfer.safe_path import local_error, open_below, open_root, split_relative, sync_to_disk
-from s3pool.transfer.sourcefiles import OPEN_FLAGS
+from s3pool.transfer.safe_path import OPEN_FLAGS, local_error, open_below, open_root, split_relative, sync_to_disk
 from s3pool.transfer.target_names import folded
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 

@@ -130,7 +130,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 # To be empty: whoever opens one of these circles takes it out, and nobody adds one.
 KNOWN_CIRCLES = {
-    ("transfer.context", "transfer.notkept", "transfer.target_names"),
+    ("transfer.context", "transfer.not_kept", "transfer.target_names"),
     ("transfer.workers", "transfer.lanes"),
 }
 

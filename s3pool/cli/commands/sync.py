@@ -203,7 +203,7 @@ def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> i
         engine_for(ctx, transfers, progress) as engine,
     ):
         if ctx.args.preserve:
-            from s3pool.transfer.notkept import NotKept
+            from s3pool.transfer.not_kept import NotKept
 
             engine.not_kept = NotKept()
         work = Sync(

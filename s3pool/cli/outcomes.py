@@ -122,7 +122,7 @@ def store_directories_kept(engine: Engine, summary: Summary, ctx: Context) -> No
     if kept is None:
         return
     if not (ctx.dry_run or summary.stopped_by):
-        from s3pool.transfer.not_kept import store_directories
+        from s3pool.transfer.upload import store_directories
 
         try:
             store_directories(kept, engine)

@@ -17,8 +17,8 @@ from s3pool.units import parse_http_date
 
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
+    from s3pool.s3.client import S3Client
     from s3pool.s3.exchange import Steps
-    from s3pool.transfer.context import Engine
     from s3pool.transfer.tasks import CopyTask
 
 logger = logging.getLogger(__name__)
@@ -237,11 +237,9 @@ def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
 TAG_COUNT = "x-amz-tagging-count"
 
 
-def tags_of_source(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Mapping[str, str]]:
+def tags_of_source(task: CopyTask, head: ObjectHead, client: S3Client) -> Steps[Mapping[str, str]]:
     """Give the tags of what is copied; it is asked for them only when there are some."""
     if head.headers.get(TAG_COUNT, "0") == "0":
         return {}
-    tags = yield from engine.source.client.get_tags.steps(
-        task.source_bucket, task.source_key, version_id=task.version_id
-    )
+    tags = yield from client.get_tags.steps(task.source_bucket, task.source_key, version_id=task.version_id)
     return tags

@@ -102,7 +102,7 @@ def _tags_to_see_to(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[M
     given = engine.options.attributes
     if given == NO_ATTRIBUTES:
         return {}
-    return given.tags or (yield from tags_of_source(task, head, engine))
+    return given.tags or (yield from tags_of_source(task, head, engine.source.client))
 
 
 def _see_to_tags(task: CopyTask, tags: Mapping[str, str], engine: Engine) -> Steps[None]:
@@ -138,7 +138,7 @@ def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_
     kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
     return replace(
         attributes,
-        tags=given.tags or block_on(tags_of_source(task, head, engine)),
+        tags=given.tags or block_on(tags_of_source(task, head, engine.source.client)),
         metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)},
         storage_class=attributes.storage_class or kept.storage_class,
         sse=attributes.sse or kept.sse,

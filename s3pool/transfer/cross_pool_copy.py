@@ -82,7 +82,7 @@ class Crossing:
     def attributes(self) -> ObjectAttributes:
         """Give what CopyObject would have taken over by itself, and what the user gave."""
         given = self.engine.options.attributes
-        tags = given.tags or block_on(tags_of_source(self.task, self.head, self.engine))
+        tags = given.tags or block_on(tags_of_source(self.task, self.head, self.engine.source.client))
         return replace(merge_for_copy(given, self.head), tags=tags)
 
     def body(
@@ -256,7 +256,7 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
     Raises:
         ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
     """
-    engine.spellings.check(task, engine)
+    engine.spellings.check(task, engine.client, source=engine.source.client, is_move=engine.options.remove_source)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
             return _copy_once(task, engine)

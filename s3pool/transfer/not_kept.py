@@ -6,19 +6,11 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from s3pool.body import BytesBody
-from s3pool.errors import NotFoundError
 from s3pool.location import S3Path
-from s3pool.record import replace
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.digests import seal_bytes
 from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.walk import LINK
-
-if TYPE_CHECKING:
-    from s3pool.transfer.context import Engine
 
 LINKS = "links"
 SKIPPED_LINKS = "skipped_links"
@@ -99,21 +91,3 @@ def words_of(counts: Mapping[str, int]) -> Iterator[str]:
     for kind, (one, many) in WORDS.items():
         if number := counts[kind]:
             yield f"{number} {one if number == 1 else many}"
-
-
-def store_directories(kept: NotKept, engine: Engine) -> None:
-    """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
-    sealed = seal_bytes(b"", sign_payload=engine.options.sign_payload, checksum="")
-    for task in kept.directories:
-        engine.check_stop()
-        try:
-            engine.client.head_object(task.bucket, task.key)
-            continue
-        except NotFoundError:
-            pass
-        facts = os.stat(task.path)
-        given = replace(engine.options.attributes, content_type=DIRECTORY_TYPE)
-        attributes = stored.for_file(given, task.path, facts, preserve=True)
-        engine.client.put_object(
-            task.bucket, task.key, BytesBody(b""), payload_hash=sealed.payload_hash, attributes=attributes
-        )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from s3pool.model import ObjectHead, ObjectInfo
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.context import Engine
 
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
 UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")
@@ -254,7 +253,7 @@ class Spellings:
         self._merges: dict[frozenset[str], bool] = {}
         self._owners: dict[str, str] = {}  # of keys that are usual at the target, and unusual at the source
 
-    def check(self, task: CopyTask, engine: Engine) -> None:
+    def check(self, task: CopyTask, client: S3Client, *, source: S3Client, is_move: bool) -> None:
         """Refuse to copy a key that the target's store would take for another source's.
 
         Raises:
@@ -266,21 +265,18 @@ class Spellings:
             return
         with self._lock:
             if kinds not in self._merges:
-                self._merges[kinds] = _does_merge(engine.client, task)
+                self._merges[kinds] = _does_merge(client, task)
             if not self._merges[kinds]:
                 return
             first = self._owners.setdefault(plain_key(task.key), task.source)
-        if first == task.source and _has_twin(task, engine, twin):
+        if first == task.source and (
+            _exists(source, task.source_bucket, twin)
+            # Or was another source, that has moved by now.
+            or (is_move and _exists(client, task.bucket, plain_key(task.key)))
+        ):
             first = S3Path(task.source_bucket, twin).text
         if first != task.source:
             raise TargetTakenError(f"{task.source} and {first} would both be {task.target}: the other one stays")
-
-
-def _has_twin(task: CopyTask, engine: Engine, twin: str) -> bool:
-    """Return whether the plain spelling is another source, or was one that has moved by now."""
-    if _exists(engine.source.client, task.source_bucket, twin):
-        return True
-    return engine.options.remove_source and _exists(engine.client, task.bucket, plain_key(task.key))
 
 
 def plain_key(key: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
-from s3pool.errors import IntegrityError, PreconditionError, RefusedError
+from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
@@ -17,6 +17,7 @@ from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import Engine
 from s3pool.transfer.digests import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
+from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
 from s3pool.transfer.progress import Meter, MeteredSlice
 from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.safe_path import local_error
@@ -332,3 +333,24 @@ def _put_stream_parts(
         limit = options.part_workers or min(STREAM_WORKERS, engine.part_workers)
         engine.executor.share(put_part, stream, limit=limit)
         return target.complete(sum(sizes.values()))
+
+
+# -- empty directories ---------------------------------------------------------------------
+
+
+def store_directories(kept: NotKept, engine: Engine) -> None:
+    """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
+    sealed = seal_bytes(b"", sign_payload=engine.options.sign_payload, checksum="")
+    for task in kept.directories:
+        engine.check_stop()
+        try:
+            engine.client.head_object(task.bucket, task.key)
+            continue
+        except NotFoundError:
+            pass
+        facts = os.stat(task.path)
+        given = replace(engine.options.attributes, content_type=DIRECTORY_TYPE)
+        attributes = stored.for_file(given, task.path, facts, preserve=True)
+        engine.client.put_object(
+            task.bucket, task.key, BytesBody(b""), payload_hash=sealed.payload_hash, attributes=attributes
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.errors import IntegrityError, LocalFileError, RefusedError, StoppedError
+from s3pool.transfer.context import Engine
 from s3pool.transfer.download import download_to
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.tasks import Done, DownloadTask

@@ -15,7 +15,7 @@ from s3pool.cli.output import Output, escape
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ObjectInfo, UploadInfo
-from s3pool.s3.page_table import TIME_LENGTH, ObjectTable, Times, table_of
+from s3pool.s3.page_table import TIME_LENGTH, ObjectTable, Times, keys_of, table_of
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, STEP_BITS, format_size
 
 if TYPE_CHECKING:
@@ -291,21 +291,26 @@ class TextLines:
         """Format a page by columns; None where a line is not that simple."""
         if not (objects and self._is_simple):
             return None
+        if not self._long:
+            return self._names(keys_of(objects))
         table = table_of(objects)
         if table is None:
             return None
         above = self._base.encode("utf-8", "surrogateescape")
         names = [key[len(above) :] for key in table.names] if above else table.names
-        classes = set(table.classes) if self._long else ()
         is_below = not above or all(key.startswith(above) for key in table.names)
-        if not (is_below and all(names) and _is_printable(b"".join([*names, *classes]))):
+        if not (is_below and all(names) and _is_printable(b"".join([*names, *set(table.classes)]))):
             return None
-        start = self._start.encode()
-        if not self._long:
-            return _join_columns(len(names), start, names, b"\n")
         stamps, sizes = stamp_column(table.times), size_column(table.sizes, exact=self._exact)
+        between = _between(table.classes, self._start.encode())
         # The break stands before each line, and belongs behind it.
-        return _join_columns(len(names), stamps, sizes, _between(table.classes, start), names)[1:] + b"\n"
+        return _join_columns(len(names), stamps, sizes, between, names)[1:] + b"\n"
+
+    def _names(self, keys: Sequence[str]) -> bytes | None:
+        if self._base or not (all(keys) and "".join(keys).isprintable()):
+            return None
+        between = f"\n{self._start}"
+        return f"{between[1:]}{between.join(keys)}\n".encode()
 
 
 def format_stamp(iso_time: str) -> str:

@@ -133,8 +133,7 @@ def parse_head(block: bytes) -> RequestHead:
         raise malformed("only HTTP/1.1 and HTTP/1.0 are spoken here", status=505, code="NotImplemented")
     if len(raw_target) > MAX_TARGET_BYTES:
         raise malformed("the request target is longer than 16 KiB", status=414, code="KeyTooLongError")
-    method, is_http_1_0 = raw_method.decode(), version == HTTP_1_0
-    is_cacheable = len(block) <= MAX_CACHED_BYTES
+    method, is_http_1_0, is_cacheable = raw_method.decode(), version == HTTP_1_0, len(block) <= MAX_CACHED_BYTES
     fields, names, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
         raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
@@ -152,7 +151,7 @@ def parse_head(block: bytes) -> RequestHead:
         fields,
         names,
         length,
-        keep_alive="close" not in words and (not is_http_1_0 or "keep-alive" in words),
+        keep_alive="keep-alive" in words and "close" not in words if is_http_1_0 else "close" not in words,
         expects_continue=expectation == CONTINUE and not is_http_1_0,
         has_odd_expectation=expectation not in (None, CONTINUE),
         connection=words,

@@ -62,7 +62,7 @@ class RequestHandler:
     thread. What is not set stays the class's own: most requests set a few of these.
     """
 
-    is_plain = False  # the loop can begin such a request
+    is_plain = False  # the event loop can begin such a request
     _head: RequestHead | None = None
     _admitted: Admitted | None = None
     _rules: Sequence[Rule] = ()
@@ -111,7 +111,7 @@ class RequestHandler:
         if self.record.end == "done":
             self.record.end = "client gone"
 
-    # -- in the loop: nothing here waits -------------------------------------------------------
+    # -- in the event loop: nothing here waits -------------------------------------------------------
 
     def admit_now(self) -> bool:
         """Return whether begin() may go on with the request; otherwise it is for serve()."""

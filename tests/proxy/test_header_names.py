@@ -54,7 +54,7 @@ def test_header_name_that_a_node_reads_as_another_is_refused(auth: str, name: st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everyday_request_gets_no_other_rule(fake: FakeS3, proxy: RunningProxy, name: str) -> None:
-    """The short way in for requests whose signer is known reads names as strictly."""
+    """Cached parts of heads change nothing about that."""
     request = proxy.signed("GET", "/b/there", close=True)
     assert 200 == parse_answer(proxy.talk(request)).status
     fake.forget()

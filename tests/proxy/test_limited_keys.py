@@ -396,7 +396,7 @@ def test_what_rgw_said_of_an_object_may_come_back(nodes: FakeS3, bound: RunningP
 def test_key_that_is_a_way_is_refused(nodes: FakeS3, bound: RunningProxy, method: str, key: str) -> None:
     """A server that keeps objects in files may go that way; the proxy cannot know where it ends."""
     nodes.store.add("allowed", "k", b"0123456789")
-    assert 200 == ask(nodes, bound, "GET", "/allowed/k").status  # the short way knows its signer from here on
+    assert 200 == ask(nodes, bound, "GET", "/allowed/k").status  # the key's credential is cached from here on
 
     answer = ask(nodes, bound, method, f"/allowed/{key}")
 

@@ -1,4 +1,4 @@
-"""Everyday requests in the loop, and whatever makes it leave one to a thread: the client cannot tell."""
+"""Reads in the event loop, and whatever makes it leave one to a thread: the client cannot tell."""
 
 from __future__ import annotations
 

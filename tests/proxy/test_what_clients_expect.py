@@ -136,7 +136,7 @@ def told_scheme(fake: FakeS3, method: str = "GetObject") -> str | None:
 
 @pytest.mark.parametrize("auth", ["verify", "passthrough", "open"])
 def test_node_learns_that_the_client_came_over_tls(fake: FakeS3, auth: str) -> None:
-    """Or SSE-C and policies for TLS alone fail; each time, also on the short way."""
+    """Or SSE-C and policies for TLS alone fail; each time."""
     fake.secrets.clear()
     with RunningProxy(fake.endpoints, auth=auth, tls_cert=TLS_FILE, tls_key=TLS_FILE) as proxy:
         told = [(proxy.ask("GET", "/b/there", close=True).status, told_scheme(fake)) for _ in range(3)]

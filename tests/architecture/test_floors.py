@@ -77,7 +77,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pool": (
         ("breaker", "pace", "stats"),
         ("http1", "retry"),
-        ("connection",),
+        ("connections",),
         ("node",),
         ("balancer", "health", "hedging"),
         ("attempt",),

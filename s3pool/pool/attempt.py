@@ -200,7 +200,7 @@ class Attempt:
                 self.on_failure(exchange, exc)
 
     def abandon(self) -> None:
-        """Give up what is under way; harmless after the end."""
+        """Drop what is under way; harmless after the end."""
         for exchange in self.exchanges:
             exchange.abandon()
         self.exchanges.clear()

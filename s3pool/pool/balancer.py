@@ -45,7 +45,7 @@ class LoadBalancer:
 
     @property
     def in_service(self) -> tuple[Node, ...]:
-        """Give the nodes that are not drained; all of them when none is left."""
+        """Return the nodes that are not drained; all of them when none is left."""
         return tuple(node for node in self.nodes if not node.is_draining) or self.nodes
 
     def pick(self, *, exclude: Collection[Node] = (), affinity: str = "", is_read: bool = True) -> Node:
@@ -73,7 +73,7 @@ class LoadBalancer:
         return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
 
     def next_in_turn(self) -> Node | None:
-        """Give the node whose turn it is, when it needs no second thought: what nearly every request gets."""
+        """Return the next node if it is healthy and below its congestion window; else None."""
         if not self._is_plain:
             return None
         turn = self._take_turn()
@@ -87,7 +87,7 @@ class LoadBalancer:
         return None
 
     def next_in_turns(self, count: int) -> Sequence[Node]:
-        """Give the nodes of the next turns, up to ``count``, as next_in_turn() would one after the other."""
+        """Return the nodes of up to ``count`` next turns, as so many calls of next_in_turn() would."""
         if not self._is_plain:
             return ()
         self._note_usual()
@@ -165,11 +165,11 @@ class LoadBalancer:
         return rotated
 
     def cooldown_s(self) -> float:
-        """Give the seconds until the first node is past its pause; 0 when one is free."""
+        """Return the seconds until the first node is past its pause; 0 when one is free."""
         now = self._now()
         return max(0.0, min(node.cooling_until for node in self.nodes) - now)
 
 
 def _rendezvous(node: Node, affinity: str) -> bytes:
-    """Give a node's rank for an object: every process agrees, a lost node moves only its own."""
+    """Return a node's rank for an object: the same in every process; a lost node moves only its own objects."""
     return hashlib.blake2b(f"{node.endpoint.url} {affinity}".encode("utf-8", "surrogateescape"), digest_size=8).digest()

@@ -53,32 +53,32 @@ class CircuitBreaker:
 
     @property
     def state(self) -> str:
-        """Give ``closed``, ``open`` or ``half-open``."""
+        """Return ``closed``, ``open`` or ``half-open``."""
         return self._state
 
     @property
     def openings(self) -> int:
-        """Give how often the circuit opened since it was last closed."""
+        """Return how often the circuit opened since it was last closed."""
         return self._openings
 
     @property
     def ejections(self) -> int:
-        """Give how often the circuit opened in all."""
+        """Return how often the circuit opened in all."""
         return self._ejections
 
     @property
     def open_until(self) -> float:
-        """Give the time at which an open circuit admits its next trial."""
+        """Return the time at which an open circuit admits its next trial."""
         return self._open_until
 
     @property
     def is_sound(self) -> bool:
-        """Say whether it is closed and nothing failed since the last success."""
+        """Return whether the circuit is closed and nothing failed since the last success."""
         return self._state is CLOSED and not self._failures
 
     @property
     def is_clean(self) -> bool:
-        """Say whether it is closed and not just shaken by a failure."""
+        """Return whether the circuit is closed and the last failure is SUSPECT_S ago."""
         return self._state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
 
     def is_trial_due(self, *, is_read: bool = True) -> bool:

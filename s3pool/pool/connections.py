@@ -65,7 +65,7 @@ class _Opener:
     """What our pools add to urllib3's: a connected connection, without a request."""
 
     def open_connection(self, timeout_s: float) -> HTTPConnection:
-        """Give a new connection, connected and verified within the timeout."""
+        """Return a new connection, connected and verified within the timeout."""
         connection: HTTPConnection = self._new_conn()  # type: ignore[attr-defined]
         connection.timeout = timeout_s
         try:
@@ -308,7 +308,7 @@ class ConnectionPool:
 
 
 def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """Give a client context, to be shared: loading the certificates costs more than a handshake.
+    """Return a client context, to be shared: loading the certificates costs more than a handshake.
 
     Raises:
         ConfigError: the CA bundle cannot be read.

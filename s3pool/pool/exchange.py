@@ -312,7 +312,7 @@ class Exchange:
         self._end(reusable=head.keep_alive)
 
     def abandon(self) -> None:
-        """Give up: the connection cannot be used again."""
+        """Drop the connection, which cannot be used again."""
         self._finish(reusable=False)
 
     def _finish(self, reusable: bool) -> None:

@@ -37,7 +37,7 @@ class Head(NamedTuple):
 
     @property
     def raw_headers(self) -> tuple[tuple[str, str], ...]:
-        """Give the fields with their names as they came, repeated ones too."""
+        """Return the fields with their names as they came, repeated ones too."""
         return tuple(map(_raw_of, self.lines))
 
 
@@ -113,7 +113,7 @@ def _raw_of(line: str) -> tuple[str, str]:
 
 
 def _joined(fields: Iterable[_Field]) -> dict[str, str]:
-    """Give the fields by name, the values of repeated ones joined with a comma."""
+    """Return the fields by name, the values of repeated ones joined with a comma."""
     headers: dict[str, str] = {}
     for name, value in fields:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value

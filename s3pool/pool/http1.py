@@ -192,7 +192,7 @@ class NodeConnection(TcpStream):
         self._view[: self._end] = unread
 
     def readinto(self, view: memoryview, *, more_must_come: bool = False) -> int:
-        """Give body bytes: what the buffer holds first, then straight from the socket; 0 at the end.
+        """Read body bytes: what the buffer holds first, then straight from the socket; 0 at the end.
 
         Under TLS a receive gives 16 KiB at most. Where ``more_must_come``, all that has arrived is taken.
         """

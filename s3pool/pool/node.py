@@ -217,7 +217,7 @@ class Totals:
         return totals
 
     def flush(self) -> None:
-        """Tell the nodes."""
+        """Add the sums to the nodes."""
         now = time.monotonic()
         for node, totals in self._by_node.items():
             node.note_exchanges(totals, at=now)
@@ -234,7 +234,7 @@ def _moved(average: float, seconds: float, count: int) -> float:
 
 
 def introduce(nodes: Sequence[Node]) -> None:
-    """Tell nodes of each other."""
+    """Make nodes siblings of each other."""
     for node in nodes:
         node.siblings = tuple(other for other in nodes if other is not node)
 

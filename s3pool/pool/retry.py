@@ -48,16 +48,16 @@ class RetryPolicy:
     random: Callable[[], float] = random_module.random
 
     def backoff_s(self, attempt: int) -> float:
-        """Give the wait before extra attempt number ``attempt`` (from 1): full jitter."""
+        """Return the wait before extra attempt number ``attempt`` (from 1): full jitter."""
         return float(self.random() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (attempt - 1)))
 
     def deadline_for(self, request: Request) -> float:
-        """Give the seconds after which no further attempt of this request starts."""
+        """Return the seconds after which no further attempt of this request starts."""
         return self.deadline_s * max(1.0, request.timeout_factor)
 
 
 def may_repeat(error: S3PoolError, request: Request) -> bool:
-    """Say whether another attempt may help and can do no harm.
+    """Return whether another attempt may help and can do no harm.
 
     Source: RFC 9110 section 9.2.2; a request framed by Content-Length that was not sent
     whole cannot have been acted on.
@@ -85,7 +85,7 @@ def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
 
 
 def may_add_load(error: S3PoolError) -> bool:
-    """Say whether another attempt may multiply the load that the first one failed of.
+    """Return whether another attempt may multiply the load that the first one failed of.
 
     A node that cannot be reached was asked nothing, and one whose connection broke does not
     work on the request any more: going on loads nobody twice, even when all that a dead node
@@ -97,7 +97,7 @@ def may_add_load(error: S3PoolError) -> bool:
 
 
 def is_illness(error: S3PoolError) -> bool:
-    """Say whether the error speaks against the endpoint; load and our own mistakes do not."""
+    """Return whether the error speaks against the endpoint; load and our own mistakes do not."""
     if isinstance(error, (ThrottledError, IntegrityError, SlotsBusyError, StaleConnectionError)):
         return False
     if isinstance(error, S3Error):
@@ -121,7 +121,7 @@ def failure_kind(error: S3PoolError) -> str:
 def final_error(
     error: S3PoolError, request: Request, *, attempts: int, last_errors: Collection[TransportError]
 ) -> S3PoolError:
-    """Say what was tried, on what, and what every node answered; ``error`` is what ended it."""
+    """Return the error for the caller: what was tried, on what, and what every node answered."""
     if not isinstance(error, TransportError) or isinstance(error, NoEndpointError):
         return error
     what = f"{request.op} {request.resource}".strip()

@@ -104,12 +104,12 @@ def open_pipe() -> Pipe | None:
 
 
 def takes_splice(sink: Sink) -> bool:
-    """Say whether bytes may go to a sink past this process: a plain connection without a limit of speed."""
+    """Return whether bytes may go to a sink past this process: a plain connection without a limit of speed."""
     return IS_POSSIBLE and isinstance(sink, NodeConnection) and sink.is_bare
 
 
 def _is_spliceable(body: ResponseBody) -> bool:
-    """Say whether all that is to come is plain bytes on the socket, and how many is known."""
+    """Return whether all that is to come is plain bytes on the socket, and how many is known."""
     connection = body._connection
     is_bare = connection.is_bare and not connection.has_rest
     return is_bare and not body._is_done and body._left > 0 and not body._head.is_chunked

@@ -83,7 +83,7 @@ class ConnectionCounts:
             self._unasked += 1
 
     def snapshot(self) -> dict[str, int]:
-        """Give the counts by kind."""
+        """Return the counts by kind."""
         with self._lock:
             return {
                 "new": self._opened,
@@ -152,7 +152,7 @@ class NodeCounters:
             self.bytes_received += received
 
     def snapshot(self, endpoint: str, state: str) -> EndpointStats:
-        """Give the counters as a frozen value."""
+        """Return the counters as a frozen value."""
         with self._lock:
             return EndpointStats(
                 endpoint=endpoint,

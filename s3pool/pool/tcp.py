@@ -81,7 +81,7 @@ class TcpStream:
         self._sock.close()
 
     def fileno(self) -> int:
-        """Give the descriptor to poll; -1 when closed."""
+        """Return the descriptor to poll; -1 when closed."""
         return self._sock.fileno()
 
     @property

@@ -154,7 +154,7 @@ class Transport:
         return self.context.read_timeout_s * attempt.request.timeout_factor
 
     def _note_long_wait(self, request: Request, why: str) -> None:
-        """Tell the user once that nothing is heard from any node, and what is waited for."""
+        """Warn once that no node has answered for long, and name the request that waits."""
         now = self._now()
         if self._has_told or any(now - node.heard_at < node.delays.tell_s for node in self.balancer.nodes):
             return
@@ -174,11 +174,11 @@ class Transport:
         return Call(self.finish, self.attempt(request, check, only=only))
 
     def node_of(self, endpoint: Endpoint) -> Node:
-        """Give the node of one of the pool's endpoints."""
+        """Return the node of one of the pool's endpoints."""
         return self._node_of[endpoint]
 
     def signing_time(self) -> float:
-        """Give the servers' time, in seconds since 1970."""
+        """Return the servers' time, in seconds since 1970."""
         return self._wall_clock() + self.clock_offset_s
 
     def head_for(self, request: Request, endpoint: Endpoint) -> bytes:
@@ -189,7 +189,7 @@ class Transport:
         return build_head(request, self._sign(request, endpoint, now))
 
     def stats(self) -> tuple[EndpointStats, ...]:
-        """Give what happened per endpoint since the start."""
+        """Return what happened per endpoint since the start."""
         return tuple(node.counters.snapshot(str(node.endpoint), node.breaker.state) for node in self.balancer.nodes)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ DEFAULT_HEADERS = {"accept-encoding": "identity", "user-agent": f"s3pool/{__vers
 
 
 def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
-    """Give the request head as it goes on the connection, with Content-Length where there is a body.
+    """Return the request head as it goes on the connection, with Content-Length where there is a body.
 
     Raises:
         UsageError: a header value holds CR, LF or NUL, which would end the header early.

@@ -255,7 +255,7 @@ class Window:
         self._pending.clear()
 
     def abandon(self) -> None:
-        """Give up all that is under way."""
+        """Drop all that is under way."""
         for _, attempt, _ in self._pending.values():
             attempt.abandon()
         for result in self._results:
@@ -267,7 +267,7 @@ class Window:
         self._count = 0
 
     def close(self) -> None:
-        """Give up what is under way, and let go of the connections, which stay open."""
+        """Drop what is under way; idle connections stay open."""
         self.abandon()
         if self._epoll is not None:
             self._epoll.close()
@@ -304,7 +304,7 @@ class Call:
         return self._finish(self.attempt)
 
     def abandon(self) -> None:
-        """Give up what is under way; harmless after the end."""
+        """Drop what is under way; harmless after the end."""
         self.attempt.abandon()
 
 

@@ -33,7 +33,7 @@ from s3pool.transfer.fetch import Source
 from s3pool.transfer.not_kept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.sources import Expansion, Rules
+from s3pool.transfer.sources import Expansion, SourceRules
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
 
@@ -99,8 +99,8 @@ def _copy_by_parts(sources: Sequence[Location], args: argparse.Namespace, ctx: C
     return transfer_by_parts(ctx, tree, verb=verb, stdin=listed, is_source=True)
 
 
-def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> Rules:
-    return Rules(
+def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> SourceRules:
+    return SourceRules(
         recursive=args.recursive,
         glob=not args.no_glob,
         names=name_filter(args),

@@ -31,36 +31,36 @@ class Sender(Protocol):
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Send a request and give the response that passed the check."""
 
-    def call(self, request: Request, check: Check) -> Call:
-        """Give the same in steps."""
+    def call(self, request: Request, check: Check) -> BegunRequest:
+        """Return a request that the caller begins and waits for in two steps."""
 
-    def window(self) -> Window:
+    def window(self) -> OperationWindow:
         """Return a place for operations that one thread has under way at once."""
 
     def finish(self, attempt: Any) -> Response:
         """Wait for a request that a window has handed over, and return its response."""
 
 
-class Call(Protocol):
+class BegunRequest(Protocol):
     """A request in steps, so that one thread can have many under way."""
 
     def begin(self, *, wait: bool = True) -> bool:
         """Send it; False when all connections are in use and ``wait`` is False."""
 
     def first_result(self, *, timely: bool = True) -> Response | None:
-        """Give the answer to the first attempt; None when finish() has to go on from a failure.
+        """Return the response to the first attempt; None when finish() has to go on from a failure.
 
         Who comes for it when it may have waited for long is not ``timely``.
         """
 
     def finish(self) -> Response:
-        """Give the answer, after as many attempts as it takes."""
+        """Return the response, after as many attempts as it takes."""
 
     def abandon(self) -> None:
-        """Give up what is under way."""
+        """Abandon what is under way."""
 
 
-class Window(Protocol):
+class OperationWindow(Protocol):
     """Operations that one thread has under way at once."""
 
     def __len__(self) -> int: ...
@@ -76,7 +76,7 @@ class Window(Protocol):
         """Return the results that have come: each with operation, error, attempt."""
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Abandon what is under way."""
 
 
 class Operation(Generic[T]):
@@ -251,7 +251,7 @@ class Pending(Operation[T]):
 
     def __init__(self, sender: Sender, request: Request, read: Callable[[Response], T]) -> None:
         super().__init__(sender, request, read)
-        self._call: Call | None = None
+        self._call: BegunRequest | None = None
 
     def begin(self, *, wait: bool) -> bool:
         """Send the request; False when all connections are in use and ``wait`` is False."""
@@ -277,19 +277,19 @@ class Pending(Operation[T]):
         return self.result
 
     def abandon(self) -> None:
-        """Give up; harmless after the end."""
+        """Abandon the request; harmless after the end."""
         call, self._call = self._call, None
         if call is not None:
             call.abandon()
 
-    def _begun(self) -> Call:
+    def _begun(self) -> BegunRequest:
         if self._call is None:
             raise AssertionError("the answer is asked for before the request was sent")
         return self._call
 
 
 def body_of(response: Response) -> bytes:
-    """Give the body, which a check has read."""
+    """Return the body, which a check has read."""
     return response.preload()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Call, Sender, Window
+from s3pool.s3.exchange import BegunRequest, OperationWindow, Sender
 from s3pool.speedtest.lanes import Lanes
 from s3pool.speedtest.measure import Samples
 
@@ -49,11 +49,11 @@ class Observer:
         self._local.endpoint = str(response.endpoint)
         return response
 
-    def call(self, request: Request, check: Callable[[Response], None]) -> Call:
+    def call(self, request: Request, check: Callable[[Response], None]) -> BegunRequest:
         """Give a request in steps, unobserved."""
         return self._sender.call(request, check)
 
-    def window(self) -> Window:
+    def window(self) -> OperationWindow:
         """Return a place for many requests of one thread, unobserved."""
         return self._sender.window()
 

@@ -59,7 +59,7 @@ def _type_of_extension(extension: str) -> str:
 
 
 def guess_content_type(name: str) -> str:
-    """Give a content type by the extension of a name."""
+    """Return a content type by the extension of a name."""
     return _type_of_extension(os.path.splitext(name)[1].lower())
 
 
@@ -97,7 +97,7 @@ def set_mtime(fd: int, mtime_ns: int | None) -> int | None:
 
 
 def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
-    """Give the stored modification time in nanoseconds, else Last-Modified, from an answer's headers."""
+    """Return the stored modification time in nanoseconds, else Last-Modified."""
     told = parse_mtime(headers.get(MTIME_HEADER, ""))
     if told is not None:
         return told
@@ -219,7 +219,7 @@ def _of_s3cmd(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def restore_mode(fd: int, metadata: Mapping[str, str]) -> None:
-    """Give a file the stored permission bits, and its owner where the system allows.
+    """Set the stored permission bits of a file, and its owner where the system allows.
 
     Source: rclone's metadata of the local backend (mode, uid, gid), and s3cmd's one header.
     """
@@ -238,7 +238,7 @@ TAG_COUNT = "x-amz-tagging-count"
 
 
 def tags_of_source(task: CopyTask, head: ObjectHead, client: S3Client) -> Steps[Mapping[str, str]]:
-    """Give the tags of what is copied; it is asked for them only when there are some."""
+    """Return the tags of a copy's source, asking for them only when HEAD told of some."""
     if head.headers.get(TAG_COUNT, "0") == "0":
         return {}
     tags = yield from client.get_tags.steps(task.source_bucket, task.source_key, version_id=task.version_id)

@@ -57,17 +57,17 @@ class TransferOptions:
 
     @property
     def upload_threshold(self) -> int:
-        """Give the size above which a file goes in parts."""
+        """The size above which a file goes in parts."""
         return self.part_size or MULTIPART_THRESHOLD_BYTES
 
     @property
     def download_threshold(self) -> int:
-        """Give the size above which an object comes in ranges."""
+        """The size above which an object comes in ranges."""
         return self.part_size or RANGES_THRESHOLD_BYTES
 
     @property
     def copy_threshold(self) -> int:
-        """Give the size above which a copy is made of parts.
+        """The size above which a copy is made of parts.
 
         CopyObject is one request, and on many servers it moves no bytes at all: parts are
         for what it cannot do, or for who asks for them.
@@ -116,17 +116,17 @@ class Engine:
 
     @property
     def crosses(self) -> bool:
-        """Say whether copies come from another pool."""
+        """Whether copies come from another pool."""
         return self.source is not self
 
     @property
     def part_workers(self) -> int:
-        """Give the number of workers that may help with one large transfer."""
+        """The number of workers that may help with one large transfer."""
         return self.options.part_workers or max(1, self.executor.workers)
 
     @property
     def part_workers_at_first(self) -> int:
-        """Give the number of workers that begin a large transfer whose bytes cost work here; 0 for all."""
+        """How many workers begin a large transfer whose bytes cost work here; 0 for all."""
         return 0 if self.options.part_workers else self.executor.first
 
     @property

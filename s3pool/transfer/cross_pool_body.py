@@ -94,7 +94,7 @@ class SourceBody:
 
     @property
     def length(self) -> int:
-        """Give the number of bytes of the range."""
+        """The number of bytes of the range."""
         return self._place.length
 
     def rewind(self) -> None:

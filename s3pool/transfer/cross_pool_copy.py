@@ -71,16 +71,16 @@ class Crossing:
 
     @property
     def source(self) -> Source:
-        """Give the place the bytes come from."""
+        """The place the bytes come from."""
         return source_of(self.task)
 
     @property
     def has_md5(self) -> bool:
-        """Say whether the source's ETag is the MD5 of its bytes in their order."""
+        """Whether the source's ETag is the MD5 of its bytes in their order."""
         return is_md5_etag(self.head.etag) and etag_tells_content(self.head.etag, self.head.headers)
 
     def attributes(self) -> ObjectAttributes:
-        """Give what CopyObject would have taken over by itself, and what the user gave."""
+        """Return the attributes that CopyObject would have kept, and the user's own."""
         given = self.engine.options.attributes
         tags = given.tags or block_on(tags_of_source(self.task, self.head, self.engine.source.client))
         return replace(merge_for_copy(given, self.head), tags=tags)
@@ -107,7 +107,7 @@ class Crossing:
 
 
 def source_of(task: CopyTask) -> Source:
-    """Give the place the bytes of a copy come from."""
+    """Return the place the bytes of a copy come from."""
     return Source(task.source_bucket, task.source_key, task.version_id)
 
 
@@ -193,7 +193,7 @@ class _Parts:
             self._checksums[number] = body.digest.digest(), place.length
 
     def _is_of_use(self, stored: str, body: SourceBody) -> bool:
-        """Say whether a stored part has the bytes of the source, which its own ETag will tell if it can."""
+        """Return whether a stored part has the bytes of the source, as far as ETags can tell."""
         if self._whole is None and not self._checksum:
             return True
         self._crossing.read_first(body)
@@ -298,7 +298,7 @@ def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
 
 
 def _trouble_of(task: CopyTask, error: SourceError) -> S3PoolError:
-    """Give the error of the source itself."""
+    """Return the error of the source itself."""
     return _replaced(task) if isinstance(error.error, (PreconditionError, ReplacedError)) else error.error or error
 
 

@@ -160,14 +160,14 @@ class _Scope:
 
     @property
     def is_many(self) -> bool:
-        """Say whether the operand stands for keys that only a listing can tell."""
+        """Whether the operand stands for keys that only a listing can tell."""
         return not self.is_one_key or (self.rules.incomplete and self.path.is_prefix) or not self.path.key
 
     def relative(self, key: str) -> str:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
     def admits(self, key: str) -> bool:
-        """Say whether filters and shard admit a key."""
+        """Return whether filters and shard admit a key."""
         rules, relative = self.rules, self.relative(key)
         return rules.names.admits(relative) and self._is_of_shard(key, relative)
 

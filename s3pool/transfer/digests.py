@@ -34,18 +34,18 @@ def iter_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
 
 
 def is_md5_etag(etag: str) -> bool:
-    """Say whether an ETag has the form of an MD5."""
+    """Return whether an ETag has the form of an MD5."""
     return MD5_ETAG.fullmatch(etag) is not None
 
 
 def part_count_of(etag: str) -> int:
-    """Give the number of parts a composite ETag tells, 0 for any other ETag."""
+    """Return the number of parts a composite ETag tells, 0 for any other ETag."""
     match = COMPOSITE_ETAG.fullmatch(etag)
     return int(match[1]) if match else 0
 
 
 def composite_etag(part_etags: Iterable[str]) -> str:
-    """Give the ETag of an object made of parts; "" when a part's ETag is no MD5."""
+    """Return the ETag of an object made of parts; "" when a part's ETag is no MD5."""
     etags = list(part_etags)
     if not all(map(is_md5_etag, etags)):
         return ""
@@ -54,7 +54,7 @@ def composite_etag(part_etags: Iterable[str]) -> str:
 
 
 def likely_part_sizes(size: int, count: int) -> Iterator[int]:
-    """Give the part sizes in use somewhere that cut size bytes into count parts."""
+    """Return the part sizes in use somewhere that cut size bytes into count parts."""
     usual = (*USUAL_PART_SIZES, choose_part_size(size), -(-size // (count * MIB)) * MIB)
     for part_size in dict.fromkeys(usual):
         if count_parts(size, part_size) == count:
@@ -83,7 +83,7 @@ class Seal:
 
 @functools.cache
 def sha256_is_cheaper() -> bool:
-    """Say whether this processor makes a SHA-256 faster than an MD5, as those with the SHA extensions do.
+    """Return whether this processor makes a SHA-256 faster than an MD5.
 
     Where it does not, a body without TLS goes with a Content-MD5, which the signature covers,
     and the ETag of what was stored can be compared with it besides.
@@ -175,12 +175,12 @@ def _header(checksum: str, digests: dict[str, bytes]) -> tuple[str, str] | None:
 
 
 def algorithm_header(checksum: str) -> str:
-    """Give S3's name for CreateMultipartUpload, "" where it has none."""
+    """Return S3's name for CreateMultipartUpload, "" where it has none."""
     return "" if checksum in ("", "md5") else checksum.upper()
 
 
 def type_header(checksum: str) -> str:
-    """Give how the checksum of an object in parts is to be made, "" where S3 leaves no choice.
+    """Return how the checksum of an object in parts is made, "" where S3 leaves no choice.
 
     A CRC of the whole content can be made of the parts' CRCs, and be checked by anybody: one of
     CRCs tells nothing to whom the size of the parts is unknown. The other digests have no way.
@@ -205,7 +205,7 @@ class ServerChecksum(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Give the value as S3 writes it."""
+        """The value as S3 writes it."""
         return checksum_text(self.digest)
 
 
@@ -238,11 +238,11 @@ def _read(algorithm: str, value: str, kind: str) -> ServerChecksum | None:
 
 
 def whole_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
-    """Give the checksum of the content itself; None where only one of the parts' is told, or none."""
+    """Return the checksum of the content itself; None where only the parts' is told."""
     found = server_checksum(headers)
     return None if found is None or found.parts else found
 
 
 def checksum_text(digest: bytes) -> str:
-    """Give a digest as S3 writes it."""
+    """Return a digest as S3 writes it."""
     return base64.b64encode(digest).decode()

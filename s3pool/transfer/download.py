@@ -335,7 +335,7 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
 
 
 def _finish(part: PartFile, facts: Facts, engine: Engine) -> Steps[Done]:
-    """Give a checked file its attributes and its name."""
+    """Set the attributes of a checked file, and rename it to its target."""
     options, headers = engine.options, facts.headers
     mode = part.existing_mode()
     if mode is not None or options.preserve:

@@ -90,7 +90,7 @@ class MultipartUpload:
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
 
     def _find(self, fingerprint: str) -> str:
-        """Give the id of an unfinished upload that is still there, and learn its parts."""
+        """Return the id of an unfinished upload that is still there, and learn its parts."""
         if self._memory is None or not self._resumes:
             return ""
         upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint)
@@ -173,7 +173,7 @@ class MultipartUpload:
         return word
 
     def has(self, number: int, body: FileSlice) -> bool:
-        """Say whether a part is there since an earlier run, with these very bytes."""
+        """Return whether a part is there since an earlier run, with these very bytes."""
         part = self._stored.get(number)
         if part is None or part.size != body.length:
             return False
@@ -190,7 +190,7 @@ class MultipartUpload:
             self._checksums[number] = sealed.checksum
 
     def stored_etag(self, number: int, length: int) -> str:
-        """Give the ETag of a part that is there since an earlier run; "" for none of this length."""
+        """Return the ETag of a part that is there since an earlier run; "" for none of this length."""
         part = self._stored.get(number)
         return part.etag if part is not None and part.size == length else ""
 
@@ -200,7 +200,7 @@ class MultipartUpload:
 
     @property
     def resource(self) -> str:
-        """Give the target, for messages."""
+        """The target, for messages."""
         return f"s3/{self.bucket}/{self.key}"
 
     def put(self, number: int, body: Body, *, seal: Seal) -> str:
@@ -358,7 +358,7 @@ class MultipartUpload:
 
 
 def _is_ambiguous(error: S3PoolError) -> bool:
-    """Say whether Complete may have happened all the same."""
+    """Return whether Complete may have happened all the same."""
     return _may_have_acted(error) or (isinstance(error, S3Error) and error.code == "NoSuchUpload")
 
 
@@ -377,7 +377,7 @@ def _is_held(error: S3PoolError) -> bool:
 
 
 def _may_have_acted(error: S3PoolError) -> bool:
-    """Say whether a server may have done what it gave no clear answer to."""
+    """Return whether a server may have done what it gave no clear answer to."""
     if isinstance(error, TransportError):
         return error.sent
     return isinstance(error, S3Error) and error.status >= FIRST_SERVER_ERROR

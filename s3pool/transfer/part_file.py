@@ -114,7 +114,7 @@ class PartFile:
         return -1
 
     def preallocate(self, size: int) -> None:
-        """Give the file its size; where space is short reserve it, to find that before the bytes are fetched.
+        """Set the file's size; reserve the space where it is short, before any byte is fetched.
 
         Not everywhere: writing a GiB into reserved space costs ext4 1.2 s of CPU, and into
         space that it chooses when it writes to the disk 0.4 s.
@@ -141,7 +141,7 @@ class PartFile:
         return stat.S_IMODE(found.st_mode) & PERMISSION_BITS if stat.S_ISREG(found.st_mode) else None
 
     def commit(self, *, replace: bool = True) -> bool:
-        """Give the file its name; False when it must not replace one that is there.
+        """Rename the file to its target; False when it must not replace one that is there.
 
         Raises:
             LocalFileError: a directory has that name, or the system refuses.

@@ -31,7 +31,7 @@ class Progress(Protocol):
         """Count one transfer that was made in one go."""
 
     def all_found(self) -> None:
-        """Say that the totals will not grow any more."""
+        """Note that the totals will not grow any more."""
 
 
 class NullMeter:
@@ -51,7 +51,7 @@ class NullProgress:
         """Ignore the transfer."""
 
     def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - the protocol's names
-        """Give a meter that counts nothing."""
+        """Return a meter that counts nothing."""
         return NULL_METER
 
     def whole(self, size: int) -> None:

@@ -49,7 +49,7 @@ class Memory(Protocol):
         """Return whether a later run is to go on with what this one leaves."""
 
     def find_upload(self, bucket: str, key: str, fingerprint: str) -> str:
-        """Give the id of an unfinished upload, "" when none is known."""
+        """Return the id of an unfinished upload, "" when none is known."""
 
     def begin_upload(self, bucket: str, key: str, *, upload_id: str, fingerprint: str) -> None:
         """Remember an upload that was created."""
@@ -58,7 +58,7 @@ class Memory(Protocol):
         """Forget an upload that was completed or aborted."""
 
     def find_download(self, target: str, fingerprint: str) -> PartialDownload | None:
-        """Give what an earlier run has of a download."""
+        """Return what an earlier run has kept of a download."""
 
     def begin_download(self, target: str, *, name: str, fingerprint: str) -> None:
         """Remember a temporary file; whatever was known of its name is forgotten."""
@@ -71,7 +71,7 @@ class Memory(Protocol):
 
 
 def announcement() -> str:
-    """Give a word that stands for the id of an upload until it is known.
+    """Return a word that stands for the id of an upload until the id is known.
 
     Who is killed while the server creates one leaves it behind, and nobody knows its id: the
     word in the memory tells the next run to look for it.
@@ -96,18 +96,18 @@ def abort_announced(client: S3Client, word: str, bucket: str, *, key: str) -> No
 def upload_fingerprint(
     size: int, mtime_ns: int, *, part_size: int, attributes: ObjectAttributes, checksum: str = ""
 ) -> str:
-    """Give what an upload must have in common with an unfinished one."""
+    """Return what an upload must have in common with an unfinished one."""
     words = f" {checksum}" if checksum else ""
     return _digest(f"{size} {mtime_ns} {part_size} {attributes!r}{words}")
 
 
 def download_fingerprint(size: int, etag: str, *, range_bytes: int) -> str:
-    """Give what a download must have in common with an unfinished one."""
+    """Return what a download must have in common with an unfinished one."""
     return _digest(f"{size} {etag} {range_bytes}")
 
 
 def copy_fingerprint(size: int, etag: str, *, part_size: int, attributes: ObjectAttributes) -> str:
-    """Give what a copy from another pool must have in common with an unfinished one."""
+    """Return what a copy from another pool must have in common with an unfinished one."""
     return _digest(f"{size} {etag} {part_size} {attributes!r}")
 
 
@@ -116,7 +116,7 @@ def _digest(text: str) -> str:
 
 
 def may_go_on(error: BaseException | None) -> bool:
-    """Say whether a later run could take up what this error has cut short."""
+    """Return whether a later run could take up what this error has cut short."""
     return isinstance(error, (StoppedError, TransportError, KeyboardInterrupt, SystemExit))
 
 
@@ -164,7 +164,7 @@ MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for
 
 
 def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[int], None]:
-    """Give what removes temporary files from an open directory, but for those that are of use.
+    """Return a function that removes useless temporary files from an open directory.
 
     Of use is what somebody is at work on, what ``is_known`` tells, and what has more than
     ``largest`` bytes: another command may mean to go on with it.
@@ -182,7 +182,7 @@ def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[in
 
 
 def tell_swept(count: int) -> None:
-    """Tell of files that were removed, without anybody's asking for it."""
+    """Log how many leftover files were removed."""
     if count:
         logger.warning("removed %d temporary file%s that a killed run had left", count, "s" if count > 1 else "")
 

@@ -26,7 +26,7 @@ from s3pool.transfer.tasks import (
     Summary,
     kind_of,
 )
-from s3pool.transfer.window import Window
+from s3pool.transfer.window import TransferWindow
 from s3pool.transfer.workers import Flow
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class _Run:
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
         act = rehearsal if rehearse else perform
         engine = self._engine
-        window = None if rehearse else Window(engine)
+        window = None if rehearse else TransferWindow(engine)
         flow = engine.executor.flow(lambda task: act(task, engine), self._watched(tasks), window=window)
         return self._collect(flow, self._take)
 
@@ -159,7 +159,7 @@ class _Run:
 
 
 def is_fatal(error: Exception) -> bool:
-    """Say whether every further task would fail alike, so that the run had better stop."""
+    """Return whether every further task would fail alike, so that the run had better stop."""
     if isinstance(error, NoEndpointError):
         return True
     if isinstance(error, S3Error):

@@ -233,7 +233,7 @@ def _open_existing(root: str, parents: list[bytes]) -> int:
 
 
 def stat_below(root: str, relative: str) -> os.stat_result | None:
-    """Give what is at a name below root, a link itself and not its target; None for nothing.
+    """Return the facts of what a name below root is, of a link itself; None for nothing.
 
     Raises:
         RefusedError: the way leads through a link, or out of the root.

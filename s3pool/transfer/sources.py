@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SourceRules:
     """How sources are read: with what is below them, by wildcard, which names, which links."""
 
     recursive: bool = False
@@ -64,7 +64,7 @@ class Expansion:
         sources: Iterable[Location],
         target: Location,
         *,
-        rules: Rules,
+        rules: SourceRules,
         target_client: S3Client | None = None,
     ) -> None:
         self._client = client
@@ -365,7 +365,7 @@ class Expansion:
         return _download(source.bucket, info, root, name, version_id)
 
     def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
-        """Say that the name is a directory of keys, where it is one."""
+        """Raise the error that names a directory of keys, where the name is one."""
         if error.code == "NoSuchBucket":
             return error
         page = self._client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=1)

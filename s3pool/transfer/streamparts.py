@@ -18,7 +18,7 @@ WAKE_S = 0.5  # how long a wait for memory lasts before it looks whether the run
 
 
 def part_size_at(number: int, first_size: int = 0) -> int:
-    """Give the size of a part by its place in the stream, counted from 0."""
+    """Return the size of a part by its place in the stream, counted from 0."""
     size = first_size or STREAM_PART_BYTES
     return max([size, *(larger for start, larger in LARGER_PARTS if number >= start)])
 

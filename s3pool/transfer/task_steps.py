@@ -44,7 +44,7 @@ def perform(task: Item, engine: Engine) -> Outcome:
 
 
 def rehearsal(task: Item, engine: Engine) -> Outcome:
-    """Tell what would become of a task, and change nothing."""
+    """Return what would become of a task, and change nothing."""
     return outcome_of(task, engine, lambda: block_on(_rehearse(task, engine)))
 
 

@@ -67,17 +67,17 @@ class UploadTask(NamedTuple):
 
     @property
     def op(self) -> str:
-        """Give the word for what is done."""
+        """The word for what is done."""
         return "upload"
 
     @property
     def source(self) -> str:
-        """Give the local path."""
+        """The local path."""
         return self.path
 
     @property
     def target(self) -> str:
-        """Give the place in S3."""
+        """The place in S3."""
         return S3Path(self.bucket, self.key).text
 
 
@@ -100,17 +100,17 @@ class DownloadTask(NamedTuple):
 
     @property
     def op(self) -> str:
-        """Give the word for what is done."""
+        """The word for what is done."""
         return "download"
 
     @property
     def source(self) -> str:
-        """Give the place in S3."""
+        """The place in S3."""
         return S3Path(self.bucket, self.key).text
 
     @property
     def target(self) -> str:
-        """Give the local path, for people; it is not opened by this name."""
+        """The local path, for people; it is not opened by this name."""
         return os.path.join(self.root, self.relative.lstrip("/"))
 
 
@@ -132,12 +132,12 @@ class CopyTask:
 
     @property
     def source(self) -> str:
-        """Give the place the bytes come from."""
+        """The place the bytes come from."""
         return S3Path(self.source_bucket, self.source_key).text
 
     @property
     def target(self) -> str:
-        """Give the place they go to."""
+        """The place they go to."""
         return S3Path(self.bucket, self.key).text
 
 
@@ -160,12 +160,12 @@ class DeleteTask:
 
     @property
     def source(self) -> str:
-        """Give the place in S3."""
+        """The place in S3."""
         return S3Path(self.bucket, self.key).text
 
     @property
     def target(self) -> str:
-        """Give nothing: a removal has no target."""
+        """The empty text: a removal has no target."""
         return ""
 
 
@@ -182,12 +182,12 @@ class RemoveTask:
 
     @property
     def source(self) -> str:
-        """Give the local path."""
+        """The local path."""
         return os.path.join(self.root, self.relative)
 
     @property
     def target(self) -> str:
-        """Give nothing: a removal has no target."""
+        """The empty text: a removal has no target."""
         return ""
 
 
@@ -299,7 +299,7 @@ class Summary:
             self.not_kept = {kind: count + known.get(kind, 0) for kind, count in counts["not_kept"].items()}
 
     def as_record(self) -> dict[str, object]:
-        """Give the summary as the JSON record of the command line."""
+        """Return the summary as the JSON record of the command line."""
         return {
             "type": "summary",
             "checked": self.checked,
@@ -331,5 +331,5 @@ def kind_of(error: Exception) -> tuple[type[Exception], str]:
 
 
 def state_of(error: Exception) -> str:
-    """Say whether an error means refused or failed."""
+    """Return whether an error means refused or failed."""
     return REFUSED if isinstance(error, RefusedError) and not isinstance(error, TargetTakenError) else FAILED

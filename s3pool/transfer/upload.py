@@ -257,7 +257,7 @@ def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, 
 
 
 def _fingerprint(source: _Source, part_size: int, engine: Engine, attributes: ObjectAttributes) -> str:
-    """Give what tells an unfinished upload of the same."""
+    """Return the fingerprint by which an unfinished upload of the file is found."""
     return upload_fingerprint(
         source.size,
         source.facts.st_mtime_ns,

@@ -30,12 +30,12 @@ from s3pool.transfer.digests import (
 
 
 def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:
-    """Say whether the ETag is made of the content's MD5: not under KMS or customer keys."""
+    """Return whether the ETag is made of the content's MD5: not under KMS or customer keys."""
     return not hides_digest(headers) and (is_md5_etag(etag) or part_count_of(etag) > 0)
 
 
 def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
-    """Give the part size that the uploader stored, when it fits the ETag; else 0."""
+    """Return the part size that the uploader stored, when it fits the ETag; else 0."""
     return _told_part_size(size, part_count_of(etag), headers)
 
 
@@ -50,7 +50,7 @@ def _iter_part_sizes(size: int, count: int, headers: Mapping[str, str]) -> Itera
 
 
 def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
-    """Give the part size to fetch and hash with, 0 when none is known or likely."""
+    """Return the part size to fetch and hash with, 0 when none is known or likely."""
     count = part_count_of(etag)
     if not count:
         return 0
@@ -176,7 +176,7 @@ class Digests:
     by_offset: Mapping[int, bytes] = field(default_factory=dict)
 
     def of(self, fd: int, place: ByteRange, algorithm: str) -> bytes:
-        """Give the digest of one range, which is read again only when it has to be."""
+        """Return the digest of one range, which is read again only when it has to be."""
         known = self.by_offset.get(place.first) if algorithm == self.algorithm else None
         return known or _digest_of(fd, place, algorithm)
 
@@ -185,7 +185,7 @@ NO_DIGESTS = Digests()
 
 
 def range_algorithm(size: int, etag: str, headers: Mapping[str, str], *, range_bytes: int) -> str:
-    """Give what to compute of each range on its way, so that the whole need not be read again.
+    """Return the digest to make of each range, so that the file need not be read again.
 
     "" when no digest of the ranges tells the whole: a digest of all bytes is made in order.
     """

@@ -58,14 +58,14 @@ class LocalFiles(NamedTuple):
 
 
 def path_opener(below: bytes) -> Callable[[str], str]:
-    """Give path_below() for many names in one directory."""
+    """Return the paths of many names in one directory, as path_below() does."""
     if sys.getfilesystemencoding() == "utf-8":
         return os.fsdecode(below).__add__  # a slash ends it: no character can begin there and end in a name
     return partial(path_below, below)
 
 
 def path_below(below: bytes, name: str) -> str:
-    """Give what opens a file by its key below a directory that ends in a slash."""
+    """Return a function that opens a file by its key below a directory."""
     return os.fsdecode(below + name_bytes(name))
 
 
@@ -254,7 +254,7 @@ class Walk:
 
 
 def _sorted_names(path: bytes) -> list[bytes]:
-    """Give a directory's names; directories end in ``/``, or ``a-b`` and ``a/b`` would swap."""
+    """Return a directory's names; directories end in ``/``, or ``a-b`` and ``a/b`` would swap."""
     try:
         with os.scandir(path) as entries:
             names = [entry.name + b"/" if entry.is_dir() else entry.name for entry in entries]

@@ -37,7 +37,7 @@ GATHER_S = 0.2  # but none waits longer than this for the others
 Give = Callable[[list[Outcome]], None]
 
 
-class Window:
+class TransferWindow:
     """The short transfers of a run: those that wait, and the threads that have them under way.
 
     A thread ends when there is nothing to take, and another one begins when there is something
@@ -174,7 +174,7 @@ class _Handed:
         self._abandon = abandon
         self.since = time.monotonic()
 
-    def finish(self, window: Window) -> Outcome:
+    def finish(self, window: TransferWindow) -> Outcome:
         """Go on to the end, and return what became of it."""
         under_way, engine = self._transfer, window.engine
         if engine.stop.is_set() or window.is_hopeless:
@@ -192,7 +192,7 @@ class _Handed:
 class _Thread:
     """One thread's transfers."""
 
-    def __init__(self, window: Window, give: Give) -> None:
+    def __init__(self, window: TransferWindow, give: Give) -> None:
         self._window = window
         self._give = give
         self._engine = window.engine

@@ -48,7 +48,7 @@ def auto_workers(endpoints: int, *, file_limit: int) -> int:
 
 
 def small_in_flight(asked: int, workers: int) -> int:
-    """Give how many small objects are under way at a time: what was asked for, or what suits the workers."""
+    """Return how many small objects are under way at a time."""
     return asked or SMALL_PER_AUTO_WORKER * workers
 
 
@@ -91,7 +91,7 @@ class BoundedExecutor:
     def flow(
         self, work: Callable[[Item], Result], items: Iterable[Item], *, window: ShortWork[Item, Result] | None = None
     ) -> Flow[Item, Result]:
-        """Give the results of work over all items, in the order in which they are ready.
+        """Return the results of work over all items, in the order in which they are ready.
 
         With a ``window`` the items that suit it are done there, many at a time in one worker.
         """

@@ -33,7 +33,7 @@ from s3pool.transfer.tasks import (
     Outcome,
     UploadTask,
 )
-from s3pool.transfer.window import MOST_THREADS, Window
+from s3pool.transfer.window import MOST_THREADS, TransferWindow
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
@@ -59,15 +59,15 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record what is done in a window, so that no test passes by workers alone."""
     names: list[str] = []
-    take = Window.take
+    take = TransferWindow.take
 
-    def recorded(self: Window) -> Item | None:
+    def recorded(self: TransferWindow) -> Item | None:
         task = take(self)
         if isinstance(task, (UploadTask, DownloadTask)):
             names.append(task.key)
         return task
 
-    monkeypatch.setattr(Window, "take", recorded)
+    monkeypatch.setattr(TransferWindow, "take", recorded)
     return names
 
 
@@ -315,13 +315,13 @@ def test_thread_that_is_held_up_gets_others_beside_it(
     monkeypatch.setattr(window, "SLOW_TASK_S", -1.0)
     monkeypatch.setattr(window, "GATHERED", 1)
     threads_seen: set[int] = set()
-    take = Window.take
+    take = TransferWindow.take
 
-    def recorded(self: Window) -> Item | None:
+    def recorded(self: TransferWindow) -> Item | None:
         threads_seen.add(threading.get_ident())
         return take(self)
 
-    monkeypatch.setattr(Window, "take", recorded)
+    monkeypatch.setattr(TransferWindow, "take", recorded)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
     outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
@@ -338,7 +338,7 @@ def test_thread_whose_files_are_at_hand_stays_alone(
     monkeypatch.setattr(window, "LOOK_S", 0.0)
     monkeypatch.setattr(window, "SLOW_TASK_S", PATIENCE_S)
     widened: list[bool] = []
-    monkeypatch.setattr(Window, "widen", lambda _: widened.append(True))
+    monkeypatch.setattr(TransferWindow, "widen", lambda _: widened.append(True))
 
     outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
 
@@ -424,7 +424,7 @@ def test_what_exists_stays_when_it_is_not_to_be_replaced(
 def test_size_decides_what_is_short(make_engine: EngineFactory) -> None:
     """An unknown size may be any."""
     task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
-    suits = Window(make_engine(workers=8)).suits
+    suits = TransferWindow(make_engine(workers=8)).suits
 
     verdicts = [suits(replace(task, size=size)) for size in (-1, 0, IN_WINDOW_BYTES, IN_WINDOW_BYTES + 1)]
 
@@ -436,7 +436,7 @@ def test_task_in_question_is_for_a_worker(make_engine: EngineFactory) -> None:
     engine = make_engine(workers=8)
     task = UploadTask("f", "b", "k", 1)
     engine.in_question = lambda asked: asked is task
-    suits = Window(engine).suits
+    suits = TransferWindow(engine).suits
 
     assert not suits(task)
     assert suits(replace(task, key="other"))

@@ -269,9 +269,8 @@ def remember(engine: Engine, ctx: Context, *, sweeps: bool = True) -> Callable[[
     """
     if ctx.dry_run:
         return lambda _: None
-    from s3pool.sync.leftovers import Leftovers
-    from s3pool.sync.pools import pool_of
-    from s3pool.sync.state import state_directory
+    from s3pool.sync.cleanup import Leftovers
+    from s3pool.sync.state import pool_of, state_directory
     from s3pool.sync.unfinished import Unfinished
 
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))

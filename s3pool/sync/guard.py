@@ -19,13 +19,13 @@ class MaxDelete:
     count: int | None = None
     percent: float | None = 50.0
 
-    def refuses(self, doomed: int, present: int) -> bool:
+    def refuses(self, to_delete: int, present: int) -> bool:
         """Say whether so many of the target's objects are too many."""
         if self.count is not None:
-            return doomed > self.count
-        if self.percent is None or doomed <= FREE_OBJECTS:
+            return to_delete > self.count
+        if self.percent is None or to_delete <= FREE_OBJECTS:
             return False
-        return doomed * PERCENT > self.percent * present
+        return to_delete * PERCENT > self.percent * present
 
     @property
     def text(self) -> str:
@@ -67,7 +67,7 @@ class Situation:
     not_started: int
     source_names: int
     target_names: int
-    doomed: int
+    to_delete: int
 
 
 class Partners(Protocol):
@@ -90,8 +90,8 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         return f"not everything went well ({trouble})"
     if not situation.source_names and not allow_empty_source:
         return "the source is empty; --allow-empty-source if that is meant"
-    if max_delete.refuses(situation.doomed, situation.target_names):
-        share = f"{situation.doomed} of {situation.target_names} objects would go"
+    if max_delete.refuses(situation.to_delete, situation.target_names):
+        share = f"{situation.to_delete} of {situation.target_names} objects would go"
         return f"{share}, more than --max-delete {max_delete.text} allows"
     return ""
 

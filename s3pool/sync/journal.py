@@ -41,7 +41,7 @@ DELETE FROM pairs WHERE modified <> '' AND stamp NOT LIKE '% %'
     AND abs(CAST(stamp AS INTEGER) / 1000000000 - strftime('%s', modified)) <= {AMBIGUOUS_S};
 """
 PAIR_COLUMNS = "name, size, stamp, etag, modified"
-DOOMED_SCHEMA = "CREATE TEMP TABLE doomed (name BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
+TO_DELETE_SCHEMA = "CREATE TEMP TABLE to_delete (name BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
 AS_IT_IS = -1  # the part size of content whose ETag tells nothing of it: it was stored or fetched with this one
 ROWS_PER_READ = 1000
 ROWS_PER_WRITE = 1000
@@ -123,41 +123,41 @@ class Journal:
 
     # -- what is to be deleted at the end --------------------------------------------------
 
-    def doom(self, names: list[tuple[bytes, int]]) -> None:
+    def mark(self, names: list[tuple[bytes, int]]) -> None:
         """Keep names and sizes for the end of the run, on disk.
 
         Raises:
             JournalError: they cannot be kept, so nothing may be deleted.
         """
-        self._must(lambda: self._database.executemany("INSERT OR IGNORE INTO doomed VALUES (?, ?)", names))
+        self._must(lambda: self._database.executemany("INSERT OR IGNORE INTO to_delete VALUES (?, ?)", names))
 
-    def spare(self, name: bytes) -> int:
+    def unmark(self, name: bytes) -> int:
         """Take back one name, and give how many that were: none or one.
 
         Raises:
             JournalError: it cannot be taken back.
         """
-        return self._must(lambda: self._database.execute("DELETE FROM doomed WHERE name = ?", (name,)).rowcount)
+        return self._must(lambda: self._database.execute("DELETE FROM to_delete WHERE name = ?", (name,)).rowcount)
 
-    def iter_doomed(self) -> Iterator[tuple[bytes, int]]:
+    def iter_to_delete(self) -> Iterator[tuple[bytes, int]]:
         """Yield what was kept, in byte order.
 
         Raises:
             JournalError: it cannot be read.
         """
         last: bytes | None = None
-        while rows := self._must(functools.partial(self._read_names, "name, size", "doomed", last)):
+        while rows := self._must(functools.partial(self._read_names, "name, size", "to_delete", last)):
             yield from ((bytes(name), size) for name, size in rows)
             last = bytes(rows[-1][0])
 
-    def spare_all(self) -> None:
+    def unmark_all(self) -> None:
         """Take back all names, and write what was noted: the comparison begins anew.
 
         Raises:
             JournalError: they cannot be taken back.
         """
         self.write()
-        self._must(lambda: self._database.execute("DELETE FROM doomed"))
+        self._must(lambda: self._database.execute("DELETE FROM to_delete"))
 
     # -- sides that are listed without order -----------------------------------------------
 
@@ -257,7 +257,7 @@ class Journal:
         if self.path:
             self._set_aside(error)
         self.path = ""
-        old, self._database = self._database, _in_memory(doomed=False)
+        old, self._database = self._database, _in_memory(to_delete=False)
         with contextlib.suppress(sqlite3.Error):
             old.close()
 
@@ -274,7 +274,7 @@ def _checked(database: sqlite3.Connection) -> sqlite3.Connection:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"its version is {version}, not {SCHEMA_VERSION}")
-        database.execute(DOOMED_SCHEMA)
+        database.execute(TO_DELETE_SCHEMA)
     except sqlite3.Error:
         database.close()
         raise
@@ -307,11 +307,11 @@ def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
     return _checked(database)
 
 
-def _in_memory(*, doomed: bool = True) -> sqlite3.Connection:
+def _in_memory(*, to_delete: bool = True) -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", isolation_level=None)
     database.executescript(SCHEMA)
-    if doomed:
-        database.execute(DOOMED_SCHEMA)
+    if to_delete:
+        database.execute(TO_DELETE_SCHEMA)
     return database
 
 

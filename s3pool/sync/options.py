@@ -17,7 +17,7 @@ from s3pool.transfer.tasks import Summary
 from s3pool.transfer.walk import LINKS_FILES
 
 REPORT_COUNTS = ("in_sync", "waited", "out_of_time")
-TALLY_COUNTS = ("checked", "looked_at", "unchanged", "left", "source_names", "target_names", "doomed")
+TALLY_COUNTS = ("checked", "looked_at", "unchanged", "left", "source_names", "target_names", "to_delete")
 ALL_NAMES = NameFilter()
 
 

@@ -13,7 +13,7 @@ from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, Unorde
 from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
-from s3pool.sync.blocks import Block, Row, merge, rows_to_note
+from s3pool.sync.batches import Batch, Row, merge, rows_to_note
 from s3pool.sync.compare import (
     COPY,
     DOWNLOAD,
@@ -32,8 +32,8 @@ from s3pool.sync.compare import (
     may_change_unseen,
     record_of,
 )
-from s3pool.sync.listed import ListedNames
-from s3pool.sync.look import Look, Looker, identity_of
+from s3pool.sync.content_check import ContentComparer, Look, identity_of
+from s3pool.sync.files_from import ListedNames
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.target_names import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
@@ -42,11 +42,11 @@ from s3pool.transfer.walk import EVERYTHING
 if TYPE_CHECKING:
     from s3pool.filters import Names
     from s3pool.s3.client import S3Client
+    from s3pool.sync.direction import SyncPair
     from s3pool.sync.journal import Journal
-    from s3pool.sync.route import Route
 
 SOURCE, TARGET = "source", "target"
-DOOMED_AT_ONCE = 1000  # names that are written to disk together
+MARKED_AT_ONCE = 1000  # names that are written to disk together
 UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk names the file otherwise
 
 
@@ -64,7 +64,7 @@ class Tally:
     left: int = 0
     source_names: int = 0
     target_names: int = 0
-    doomed: int = 0
+    to_delete: int = 0
 
 
 class RecordReader:
@@ -125,16 +125,16 @@ class Plan:
 
     def __init__(
         self,
-        route: Route,
-        source: Iterable[Block],
-        target: Iterable[Block],
+        route: SyncPair,
+        source: Iterable[Batch],
+        target: Iterable[Batch],
         *,
         rules: Rules,
         names: Names,
         journal: Journal,
         client: S3Client,
         source_client: S3Client,
-        looker: Looker,
+        looker: ContentComparer,
         problems: deque[Problem],
         told: set[tuple[str, str]],
         shard: Shard = WHOLE,
@@ -157,10 +157,10 @@ class Plan:
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
         self._records = RecordReader(journal, names, shard)
         self._mapper = KeyMapper(self._exists)
-        self._doomed: list[tuple[bytes, int]] = []
+        self._to_delete: list[tuple[bytes, int]] = []
         is_part = shard.range is not None and rules.direction == DOWNLOAD
         self._unusual = UnusualKeys(shard.range or EVERYTHING, self._list_keys) if is_part else None
-        self._spared: list[bytes] = []  # the files of keys with unusual names; there are few
+        self._unmarked: list[bytes] = []  # the files of keys with unusual names; there are few
         self.tally = Tally()
         self.ended = False
         self.out_of_time = False
@@ -179,13 +179,13 @@ class Plan:
             if ours is not None:
                 yield from self._compare(ours, theirs)
             elif theirs is not None:
-                self._doom_all(theirs)
+                self._mark_all(theirs)
             if self.out_of_time:
                 return
         yield from self._drain()
         yield from self._missing()
-        self._write_doomed()
-        self._keep_or_give_up(self._spare)
+        self._write_to_delete()
+        self._keep_or_give_up(self._unmark)
         self.ended = True
 
     @property
@@ -207,19 +207,19 @@ class Plan:
 
     # -- the two sides ---------------------------------------------------------------------
 
-    def _iter_source(self) -> Iterator[Block]:
+    def _iter_source(self) -> Iterator[Batch]:
         for block in self._source:
             self._wanted.difference_update(block.names)
             # A key that stands for a directory is nothing that could be lost.
             self.tally.source_names += sum(not name.endswith("/") for name in block.names if name)
             yield self._of_shard(self._with_places(block))
 
-    def _iter_target(self) -> Iterator[Block]:
+    def _iter_target(self) -> Iterator[Batch]:
         for block in map(self._of_shard, self._target):
             self.tally.target_names += len(block.names)
             yield block
 
-    def _with_places(self, block: Block) -> Block:
+    def _with_places(self, block: Batch) -> Batch:
         """Leave out the keys that cannot have a file below the target.
 
         The keys of all shards are asked about: another one's may need the same file.
@@ -228,7 +228,7 @@ class Plan:
             return block
         return block.pick(map(self._has_place, block.names))
 
-    def _of_shard(self, block: Block) -> Block:
+    def _of_shard(self, block: Batch) -> Batch:
         if self._shard.is_whole or self._shard.range is not None:  # of a range nothing else was read
             return block
         return block.pick(map(self._shard.holds, block.names))
@@ -244,7 +244,7 @@ class Plan:
                 self._problems.append(Problem(self._route.source_of(name), exc, place, op="download"))
             return False
         if UNUSUAL.search(name):
-            self._spared.append(plain_name(name))
+            self._unmarked.append(plain_name(name))
         return True
 
     def _exists(self, bucket: str, key: str) -> bool:
@@ -253,7 +253,7 @@ class Plan:
 
     # -- names of the source ---------------------------------------------------------------
 
-    def _compare(self, ours: Block, theirs: Block | None) -> Iterator[Item]:
+    def _compare(self, ours: Batch, theirs: Batch | None) -> Iterator[Item]:
         """Compare names of the source with the same ones of the target, or with none."""
         rows = self._records.take(list(map(name_bytes, ours.names)))
         if theirs is not None and self._are_in_sync(ours, theirs, rows):
@@ -264,7 +264,7 @@ class Plan:
             other = None if theirs is None else theirs.entry(place)
             yield from self._step(ours.entry(place), other, None if row is None else Record._make(row[1:]))
 
-    def _are_in_sync(self, ours: Block, theirs: Block, rows: list[Row | None]) -> bool:
+    def _are_in_sync(self, ours: Batch, theirs: Batch, rows: list[Row | None]) -> bool:
         """Say whether none of the pairs needs anything, and remember them; no only means to look closer."""
         rules = self._rules
         if rules.no_clobber or rules.checksum or rules.exact_timestamps or ours.sizes != theirs.sizes:
@@ -355,19 +355,19 @@ class Plan:
 
     # -- what the source does not have -----------------------------------------------------
 
-    def _doom_all(self, theirs: Block) -> None:
+    def _mark_all(self, theirs: Batch) -> None:
         self._records.take(list(map(name_bytes, theirs.names)))
         if self._delete:
             for place in range(len(theirs.names)):
-                self._doom(theirs.entry(place))
+                self._mark(theirs.entry(place))
 
-    def _doom(self, theirs: Entry) -> None:
+    def _mark(self, theirs: Entry) -> None:
         if self._stands_for_directory(theirs) or self._is_needed(theirs.name):
             return
-        self.tally.doomed += 1
-        self._doomed.append((name_bytes(theirs.name), theirs.size))
-        if len(self._doomed) >= DOOMED_AT_ONCE:
-            self._write_doomed()
+        self.tally.to_delete += 1
+        self._to_delete.append((name_bytes(theirs.name), theirs.size))
+        if len(self._to_delete) >= MARKED_AT_ONCE:
+            self._write_to_delete()
 
     def _is_needed(self, name: str) -> bool:
         return self._unusual is not None and self._unusual.need(name)
@@ -393,13 +393,13 @@ class Plan:
         except RefusedError:  # no local file could have that name
             return False
 
-    def _write_doomed(self) -> None:
-        names, self._doomed = self._doomed, []
-        self._keep_or_give_up(lambda: self._journal.doom(names))
+    def _write_to_delete(self) -> None:
+        names, self._to_delete = self._to_delete, []
+        self._keep_or_give_up(lambda: self._journal.mark(names))
 
-    def _spare(self) -> None:
-        for name in self._spared:
-            self.tally.doomed -= self._journal.spare(name)
+    def _unmark(self) -> None:
+        for name in self._unmarked:
+            self.tally.to_delete -= self._journal.unmark(name)
 
     def _keep_or_give_up(self, act: Callable[[], None]) -> None:
         """Go on without deletes when the names cannot be kept."""

@@ -14,18 +14,17 @@ from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
 from s3pool.location import name_bytes
 from s3pool.shard import NameRange
-from s3pool.sync.blocks import Block
+from s3pool.sync.batches import Batch
+from s3pool.sync.cleanup import Leftovers, prune_empty_dirs
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
-from s3pool.sync.emptied import remove_empty_directories
+from s3pool.sync.conflicts import WAITS, Conflicts
+from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_settled
 from s3pool.sync.guard import Partners, Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
-from s3pool.sync.leftovers import Leftovers
-from s3pool.sync.lock import lock_pair
-from s3pool.sync.look import IN_SYNC, Looker, identity_of, is_settled
-from s3pool.sync.obstacles import WAITS, Obstacles
 from s3pool.sync.options import ALL_NAMES, Report, SyncOptions
 from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
+from s3pool.sync.state import lock_pair
 from s3pool.sync.unfinished import Unfinished
 from s3pool.transfer.part_file import remove_orphan
 from s3pool.transfer.resume import tell_swept
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from s3pool.location import S3Path
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
-    from s3pool.sync.route import Route
+    from s3pool.sync.direction import SyncPair
     from s3pool.transfer.context import Engine
 
 
@@ -70,7 +69,7 @@ class Sync:
 
     def __init__(
         self,
-        route: Route,
+        route: SyncPair,
         engine: Engine,
         options: SyncOptions,
         *,
@@ -89,8 +88,8 @@ class Sync:
         self._partners = partners
         self._problems: deque[Problem] = deque()
         rules = options.rules(route.direction)
-        self._looker = Looker(engine.client, route, source=engine.source.client, rules=rules)
-        self._obstacles = Obstacles(deletes=options.deletes)
+        self._looker = ContentComparer(engine.client, route, source=engine.source.client, rules=rules)
+        self._obstacles = Conflicts(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
         self._swept = 0
@@ -122,7 +121,7 @@ class Sync:
 
     def _lock(self, stack: ExitStack) -> None:
         if self._options.takes_lock:
-            stack.enter_context(lock_pair(self._options))
+            stack.enter_context(lock_pair(self._options.lock, self._options.state, dry_run=self._options.dry_run))
 
     def _open_journal(self) -> Journal:
         state = self._options.state
@@ -183,7 +182,7 @@ class Sync:
             self._obstacles.waiting.clear()
             summary.skipped -= self.report.in_sync
             self.report.in_sync = 0
-            journal.spare_all()
+            journal.unmark_all()
 
     def _learn_order(self, plan: Plan, journal: Journal) -> bool:
         """Remember which sides are listed without order; return whether one is to be sorted now."""
@@ -281,7 +280,7 @@ class Sync:
             time_is_up=self._time_is_up,
         )
 
-    def _source(self, journal: Journal) -> Iterable[Block]:
+    def _source(self, journal: Journal) -> Iterable[Batch]:
         names = self._options.names
         if self._route.direction != UPLOAD:
             return self._remote(SOURCE, self._route.source, names, journal)
@@ -296,7 +295,7 @@ class Sync:
             on_left=kept.teller(self._route.root, target) if kept is not None else None,
         )
 
-    def _target(self, journal: Journal) -> Iterable[Block]:
+    def _target(self, journal: Journal) -> Iterable[Batch]:
         names = ALL_NAMES if self._options.delete_excluded else self._options.names
         if self._route.direction != DOWNLOAD:
             return self._remote(TARGET, self._route.target, names, journal)
@@ -387,9 +386,9 @@ class Sync:
 
     def _delete(self, journal: Journal, plan: Plan) -> None:
         reason = self._why_hold_back(plan)
-        if reason and (plan.tally.doomed or not plan.ended):
+        if reason and (plan.tally.to_delete or not plan.ended):
             self.report.held_back = reason
-        if reason or not plan.tally.doomed:
+        if reason or not plan.tally.to_delete:
             return
         act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
         act(
@@ -399,7 +398,7 @@ class Sync:
             summary=self.report.summary,
         )
         if self._emptied and not self._options.dry_run:
-            remove_empty_directories(self._route.root, self._emptied)
+            prune_empty_dirs(self._route.root, self._emptied)
 
     def _why_hold_back(self, plan: Plan) -> str:
         summary = self.report.summary
@@ -411,7 +410,7 @@ class Sync:
             not_started=summary.not_started,
             source_names=self._count_source(plan),
             target_names=plan.tally.target_names,
-            doomed=plan.tally.doomed,
+            to_delete=plan.tally.to_delete,
         )
         if self._partners is not None:
             situation = self._partners.agree(situation)
@@ -421,7 +420,7 @@ class Sync:
         return why_hold_back(situation, max_delete=options.max_delete, allow_empty_source=options.allow_empty_source)
 
     def _iter_removals(self, journal: Journal) -> Iterator[DeleteTask | RemoveTask]:
-        for name, size in journal.iter_doomed():
+        for name, size in journal.iter_to_delete():
             if self._time_is_up():
                 self.report.out_of_time = True
                 return

@@ -1,23 +1,25 @@
-"""Two sides of a sync as streams of blocks, each in the byte order of the names."""
+"""Two sides of a sync as streams of batches, each in the byte order of the names."""
 
 from __future__ import annotations
 
 import operator
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
+from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
-from s3pool.sync.blocks import Block
+from s3pool.sync.batches import Batch
 from s3pool.transfer.safe_path import split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
@@ -51,7 +53,7 @@ class LocalSource:
         self._target_of = target_of
         self._on_problem = on_problem
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the files.
 
         Raises:
@@ -62,7 +64,7 @@ class LocalSource:
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, self._target_of(found.relative), op="upload"))
             else:
-                yield _local_block(found)
+                yield _local_batch(found)
 
 
 class LocalTarget:
@@ -86,7 +88,7 @@ class LocalTarget:
         self._walk = partial(Walk, root or ".", names=names, links=LINKS_SKIP, within=within, on_part=on_part)
         self._on_problem = on_problem
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the files.
 
         Raises:
@@ -96,7 +98,7 @@ class LocalTarget:
             return
         for found in self._walk().blocks():
             if not isinstance(found, Unusable):
-                yield _local_block(found)
+                yield _local_batch(found)
             elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, op="download"))
@@ -129,7 +131,7 @@ class RemoteTree:
         self.has_ended = False
         self.seen = 0
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the keys; errors are those of the listing.
 
         Raises:
@@ -138,20 +140,20 @@ class RemoteTree:
         if not self._sorts:
             yield from self._blocks()
             return
-        from s3pool.sync.sorting import sorted_blocks
+        from s3pool.sync.scan import sorted_batches
 
         blocks = self._blocks()
         if self._within != EVERYTHING:
             blocks = (block.pick(map(self._within.holds, block.names)) for block in blocks)
-        yield from sorted_blocks(blocks)
+        yield from sorted_batches(blocks)
 
-    def _blocks(self) -> Iterator[Block]:
+    def _blocks(self) -> Iterator[Batch]:
         everything = takes_all(self._names)
         try:
             for page in self._pages:
                 self.has_ended = not page.truncated
                 if page.objects:
-                    block = _remote_block(page.objects, self._start)
+                    block = _remote_batch(page.objects, self._start)
                     self.seen += len(block.names)
                     self._check_order(block)
                     yield block if everything else block.pick(map(self._names.admits, block.names))
@@ -160,7 +162,7 @@ class RemoteTree:
             raise
         self.has_ended = True
 
-    def _check_order(self, block: Block) -> None:
+    def _check_order(self, block: Batch) -> None:
         first, last = name_bytes(block.names[0]), name_bytes(block.names[-1])
         if (self._last is not None and first <= self._last) or not _are_sorted(block.names):
             self.is_ordered = False
@@ -206,13 +208,13 @@ def plain_name(name: str) -> bytes:
     return b"/".join((*parents, last))
 
 
-def _local_block(files: LocalFiles) -> Block:
-    return Block(files.names, files.sizes, files.times_ns, below=files.below)
+def _local_batch(files: LocalFiles) -> Batch:
+    return Batch(files.names, files.sizes, files.times_ns, below=files.below)
 
 
-def _remote_block(objects: Sequence[ObjectInfo], start: int) -> Block:
+def _remote_batch(objects: Sequence[ObjectInfo], start: int) -> Batch:
     keys, sizes, modified, etags = values_of(objects)
-    return Block([key[start:] for key in keys] if start else keys, sizes, etags=etags, modified=modified)
+    return Batch([key[start:] for key in keys] if start else keys, sizes, etags=etags, modified=modified)
 
 
 def _are_sorted(names: Sequence[str]) -> bool:
@@ -281,3 +283,32 @@ class Ahead(Iterable[T]):
                 continue
             return True
         return False
+
+
+SCHEMA = "CREATE TABLE names (name BLOB PRIMARY KEY, size INTEGER, etag TEXT, modified TEXT) WITHOUT ROWID"
+NAMES_PER_BLOCK = 1000
+
+
+def sorted_batches(blocks: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the names of a side in S3 in their order, each once, after all of them were read.
+
+    Raises:
+        JournalError: they cannot be kept; SQLITE_TMPDIR names another place.
+    """
+    try:
+        # Without a name it is a file that nobody else sees, gone with its connection: also in another thread.
+        with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as database:
+            database.execute(SCHEMA)
+            for block in blocks:
+                names = map(name_bytes, block.names)
+                rows = zip(names, block.sizes, block.etags, block.modified, strict=True)
+                database.execute("BEGIN")
+                database.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", rows)
+                database.execute("COMMIT")
+            found = database.execute("SELECT * FROM names ORDER BY name")
+            while rows_in_order := found.fetchmany(NAMES_PER_BLOCK):
+                raw, sizes, etags, modified = zip(*rows_in_order, strict=True)
+                names_in_order = [name.decode("utf-8", "surrogateescape") for name in raw]
+                yield Batch(names_in_order, sizes, etags=etags, modified=modified)
+    except sqlite3.Error as exc:
+        raise JournalError(f"cannot sort the names of a listing ({exc}); is there room in /var/tmp?") from exc

@@ -57,7 +57,7 @@ HOMES = {
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "shtab": ("cli/commands/completion.py",),
     "typing_extensions": ("s3/list_all.py", "s3/parallel/workers.py"),  # by type checkers alone
-    "sqlite3": ("sync/journal.py", "sync/sorting.py", "sync/unfinished.py", "transfer/target_names.py"),
+    "sqlite3": ("sync/journal.py", "sync/scan.py", "sync/unfinished.py", "transfer/target_names.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/workers.py",),
     "dataclasses": ("record.py",),

@@ -30,13 +30,11 @@ from s3pool.model import SEQUENTIAL
 from s3pool.record import replace
 from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY, UPLOAD
+from s3pool.sync.direction import SyncPair, check_apart, choose_pair
 from s3pool.sync.guard import Situation, parse_max_delete
-from s3pool.sync.lock import lock_pair
 from s3pool.sync.options import Report, SyncOptions
-from s3pool.sync.pools import pool_of
-from s3pool.sync.route import Route, check_apart, choose_route
 from s3pool.sync.run import Sync
-from s3pool.sync.state import paths_for, state_directory
+from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
 from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.digests import ALGORITHMS
 from s3pool.units import format_duration, format_size
@@ -109,7 +107,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     check_source_profile([source], target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)
     warn_of_attributes(target, args, ctx.out.warn)
-    route = choose_route(source, target, glob=not args.no_glob)
+    route = choose_pair(source, target, glob=not args.no_glob)
     if route.direction == COPY:
         check_apart(route, ctx.source_session.client, ctx.client)
     if args.metrics_file and not ctx.dry_run:
@@ -147,7 +145,7 @@ class _Stuck(Exception):
         self.code = code
 
 
-def _options(args: argparse.Namespace, ctx: Context, route: Route) -> SyncOptions:
+def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOptions:
     shard = shard_of(args, ctx)
     pools = (ctx.config, ctx.source_session.config) if args.source_profile else (ctx.config,)
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
@@ -185,7 +183,7 @@ def _names(args: argparse.Namespace, ctx: Context) -> Names:
     if not args.files_from:
         return name_filter(args)
     from s3pool.cli.copying import iter_listed
-    from s3pool.sync.listed import ListedNames
+    from s3pool.sync.files_from import ListedNames
 
     return ListedNames(iter_listed(args.files_from, ctx), name_filter(args))
 
@@ -196,7 +194,7 @@ def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions
     return options_of(argparse.Namespace(**words), ctx)
 
 
-def _sync(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -> int:
     transfers = _transfer_options(ctx.args, ctx)
     with (
         shown_progress(ctx) as (progress, lines),
@@ -246,14 +244,14 @@ class _Partners:
         self._part.meet("deleted", {})
 
 
-def _sync_by_parts(route: Route, options: SyncOptions, report: Report, ctx: Context) -> int:
+def _sync_by_parts(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -> int:
     """Sync by several processes: one lock, one summary, one metrics file."""
     from s3pool.cli.processes import run_parts
 
     source: Location = LocalPath(route.root) if route.direction == UPLOAD else route.source
     listed = ctx.stdin.read() if ctx.args.files_from == "-" else None
     tree = None if ctx.args.files_from else source
-    with lock_pair(options), shown_progress(ctx) as (progress, lines):
+    with lock_pair(options.lock, options.state, dry_run=ctx.dry_run), shown_progress(ctx) as (progress, lines):
         if not ctx.dry_run:
             options.state.adopt()
         parts = run_parts(ctx, tree, ordered=False, progress=progress, lines=lines, stdin=listed, is_source=True)
@@ -286,7 +284,7 @@ def _list_pages(ctx: Context, client: S3Client, tree: S3Path, within: NameRange,
 # -- the end -------------------------------------------------------------------------------
 
 
-def _tell_end(report: Report, route: Route, ctx: Context) -> None:
+def _tell_end(report: Report, route: SyncPair, ctx: Context) -> None:
     """Print what stopped the run early, what was held back, and the summary."""
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
@@ -359,7 +357,7 @@ def _exit_code(report: Report) -> int:
 # -- metrics -------------------------------------------------------------------------------
 
 
-def _write_metrics(route: Route, options: SyncOptions, report: Report, ctx: Context, code: int) -> None:
+def _write_metrics(route: SyncPair, options: SyncOptions, report: Report, ctx: Context, code: int) -> None:
     path = ctx.args.metrics_file
     if not path or ctx.dry_run or ctx.part is not None:
         return

@@ -14,7 +14,7 @@ CLEAN = Situation(
     not_started=0,
     source_names=500,
     target_names=600,
-    doomed=100,
+    to_delete=100,
 )
 
 
@@ -37,7 +37,7 @@ def test_a_clean_run_may_delete() -> None:
         ({"refused": 2}, "2 skipped"),
         ({"not_started": 3}, "3 not finished"),
         ({"source_names": 0}, "empty"),
-        ({"doomed": 301}, "301 of 600"),
+        ({"to_delete": 301}, "301 of 600"),
     ],
 )
 def test_each_accident_holds_deletes_back(change: dict[str, int], word: str) -> None:
@@ -51,7 +51,7 @@ def test_an_empty_source_may_be_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "doomed", "present", "refused"),
+    ("text", "to_delete", "present", "refused"),
     [
         ("50%", 100, 100, False),  # so few may go in any case
         ("50%", 101, 101, True),
@@ -65,9 +65,9 @@ def test_an_empty_source_may_be_meant() -> None:
         ("0", 1, 10**6, True),
     ],
 )
-def test_limits_count_or_weigh(text: str, doomed: int, present: int, refused: bool) -> None:
+def test_limits_count_or_weigh(text: str, to_delete: int, present: int, refused: bool) -> None:
     """A number counts from the first object on, a share only beyond a hundred."""
-    assert refused == parse_max_delete(text).refuses(doomed, present)
+    assert refused == parse_max_delete(text).refuses(to_delete, present)
 
 
 @pytest.mark.parametrize("text", ["50%", "12.5%", "10", "none"])

@@ -104,23 +104,23 @@ def test_doomed_names_come_back_in_order_and_only_once(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path / "x.sqlite"))
     names = [(f"{number:05d}".encode(), number) for number in range(ROWS_PER_READ + 1)]
 
-    journal.doom([*reversed(names), (b"", 1), names[0]])
+    journal.mark([*reversed(names), (b"", 1), names[0]])
 
-    assert 1 == journal.spare(names[1][0])
-    assert 0 == journal.spare(b"never there")
-    assert [(b"", 1), names[0], *names[2:]] == list(journal.iter_doomed())
+    assert 1 == journal.unmark(names[1][0])
+    assert 0 == journal.unmark(b"never there")
+    assert [(b"", 1), names[0], *names[2:]] == list(journal.iter_to_delete())
     journal.close()
 
 
 def test_doomed_names_do_not_survive(tmp_path: Path) -> None:
     """A run that was killed before its deletes has decided nothing for the next one."""
     journal = Journal(str(tmp_path / "x.sqlite"))
-    journal.doom([(b"a", 1)])
+    journal.mark([(b"a", 1)])
     journal.close()
 
     again = Journal(str(tmp_path / "x.sqlite"))
 
-    assert [] == list(again.iter_doomed())
+    assert [] == list(again.iter_to_delete())
     again.close()
 
 
@@ -135,10 +135,10 @@ def test_a_rehearsal_reads_and_writes_nothing(tmp_path: Path) -> None:
     rehearsal = Journal(str(path), read_only=True)
     rehearsal.note(b"b", ONE)
     rehearsal.note_hash(FILE, 0, "abc")
-    rehearsal.doom([(b"c", 1)])
+    rehearsal.mark([(b"c", 1)])
 
     assert {b"a": ONE} == records_of(rehearsal)
-    assert [(b"c", 1)] == list(rehearsal.iter_doomed())
+    assert [(b"c", 1)] == list(rehearsal.iter_to_delete())
     rehearsal.close()
     assert before == path.read_bytes()
 
@@ -251,4 +251,4 @@ def test_doomed_names_that_cannot_be_kept_are_an_error(tmp_path: Path) -> None:
     journal.close()
 
     with pytest.raises(JournalError):
-        journal.doom([(b"a", 1)])
+        journal.mark([(b"a", 1)])

@@ -13,12 +13,12 @@ from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.shard import WHOLE, Shard
-from s3pool.sync.blocks import Block, merge
+from s3pool.sync.batches import Batch, merge
 from s3pool.sync.compare import Record
+from s3pool.sync.direction import choose_pair
+from s3pool.sync.files_from import ListedNames
 from s3pool.sync.journal import Journal
-from s3pool.sync.listed import ListedNames
 from s3pool.sync.plan import RecordReader
-from s3pool.sync.route import choose_route
 from s3pool.sync.scan import Ahead, RemoteTree
 from s3pool.sync.state import paths_for, state_directory
 from s3pool.sync.unfinished import Unfinished
@@ -26,17 +26,17 @@ from s3pool.sync.unfinished import Unfinished
 NAMES = ["a", "a-b", "a.b", "a/b", "a0", "b\uffff", "b\U00010000"]
 
 
-def blocks(*names: str, size: int = 2) -> list[Block]:
+def blocks(*names: str, size: int = 2) -> list[Batch]:
     """Give these names in blocks of a size."""
     starts = range(0, len(names), size)
-    return [Block(names[start : start + size], [1] * len(names[start : start + size])) for start in starts]
+    return [Batch(names[start : start + size], [1] * len(names[start : start + size])) for start in starts]
 
 
-def flat(pairs: Iterable[tuple[Block | None, Block | None]]) -> list[tuple[str, str]]:
+def flat(pairs: Iterable[tuple[Batch | None, Batch | None]]) -> list[tuple[str, str]]:
     """Give the names of both sides one by one, "" where one side has none."""
     found: list[tuple[str, str]] = []
     for ours, theirs in pairs:
-        count = len((ours or theirs or Block((), ())).names)
+        count = len((ours or theirs or Batch((), ())).names)
         nothing = [""] * count
         found += zip(ours.names if ours else nothing, theirs.names if theirs else nothing, strict=True)
     return found
@@ -72,7 +72,7 @@ def test_any_two_sides_are_merged_as_one_by_one() -> None:
         )
         mine, others = ([name for name in everything if random.random() < share] for share in (0.7, random.random()))
         ours, theirs = (blocks(*side, size=random.randint(1, 30)) for side in (mine, others))
-        ours.insert(random.randint(0, len(ours)), Block((), ()))
+        ours.insert(random.randint(0, len(ours)), Batch((), ()))
 
         pairs = flat(merge(ours, theirs))
 
@@ -161,8 +161,8 @@ def test_listed_names_know_their_directories() -> None:
 def test_state_is_of_a_pair_in_both_directions_and_of_a_shard(tmp_path: Path) -> None:
     """What an upload left in sync a download finds in sync; all of it is of one pool."""
     local, remote = LocalPath(str(tmp_path)), S3Path("b", "p")
-    up, down = choose_route(local, remote), choose_route(remote, LocalPath(f"{tmp_path}/."))
-    other = choose_route(local, S3Path("b", "p2"))
+    up, down = choose_pair(local, remote), choose_pair(remote, LocalPath(f"{tmp_path}/."))
+    other = choose_pair(local, S3Path("b", "p2"))
 
     def paths(route: object, shard: Shard = Shard(0, 1), pool: str = "x") -> tuple[str, str]:  # noqa: B008
         found = paths_for(route, directory="/state", shard=shard, pool=pool)  # type: ignore[arg-type]

@@ -7,11 +7,10 @@ from pathlib import Path
 from s3pool.location import S3Path
 from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY
-from s3pool.sync.pools import pool_of
-from s3pool.sync.route import Route
-from s3pool.sync.state import StatePaths, paths_for
+from s3pool.sync.direction import SyncPair
+from s3pool.sync.state import StatePaths, paths_for, pool_of
 
-ROUTE = Route(COPY, source=S3Path("b", "p"), target=S3Path("b", "p"))
+ROUTE = SyncPair(COPY, source=S3Path("b", "p"), target=S3Path("b", "p"))
 
 
 def paths(source_profile: str, pool: str = "http://a http://b") -> StatePaths:

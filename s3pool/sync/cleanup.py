@@ -1,19 +1,19 @@
-"""What earlier runs have begun and nobody will end."""
+"""What is removed beside deletes: transfers that killed runs left unfinished, and emptied directories."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from s3pool.errors import NotFoundError, S3PoolError
+from s3pool.errors import LocalFileError, NotFoundError, RefusedError, S3PoolError
 from s3pool.transfer.part_file import is_part_name, remove_orphan
 from s3pool.transfer.resume import ANNOUNCED, abort_announced
+from s3pool.transfer.safe_path import open_below, open_root, split_relative
 from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from s3pool.s3.client import S3Client
     from s3pool.sync.unfinished import Unfinished
     from s3pool.transfer.tasks import Outcome
@@ -89,4 +89,38 @@ def _abort(client: S3Client, upload_id: str, bucket: str, key: str) -> bool:
     except S3PoolError as exc:
         logger.warning("an unfinished upload of s3/%s/%s stays behind: %s", bucket, key, exc)
         return False
+    return True
+
+
+def prune_empty_dirs(root: str, directories: Iterable[str]) -> None:
+    """Remove directories below root, and those above them, as far as they are empty; never root."""
+    try:
+        root_fd = open_root(root, create=False)
+    except LocalFileError:
+        return
+    try:
+        for directory in sorted(directories, reverse=True):
+            _remove_upwards(root_fd, directory)
+    finally:
+        os.close(root_fd)
+
+
+def _remove_upwards(root_fd: int, directory: str) -> None:
+    parents, name = split_relative(directory)
+    steps = [*parents, name] if name else parents
+    while steps and _remove(root_fd, steps):
+        steps.pop()
+
+
+def _remove(root_fd: int, steps: list[bytes]) -> bool:
+    try:
+        above = open_below(root_fd, steps[:-1], create=False)
+    except (LocalFileError, RefusedError):
+        return False
+    try:
+        os.rmdir(steps[-1], dir_fd=above)
+    except OSError:
+        return False
+    finally:
+        os.close(above)
     return True

@@ -22,7 +22,7 @@ WAITS = "what is in its way is to be deleted first"
 MAX_WAITING = 10_000  # tasks that are kept; what is beyond them fails
 
 
-class Obstacles:
+class Conflicts:
     """The downloads of one run that wait for its deletes.
 
     Without ``deletes`` nothing would come of waiting. Workers ask, the thread of the run keeps.
@@ -39,7 +39,7 @@ class Obstacles:
         Raises:
             LocalFileError: something is, and waiting would not help.
         """
-        obstacle = obstacle_to(task) if isinstance(task, DownloadTask) else None
+        obstacle = conflict_of(task) if isinstance(task, DownloadTask) else None
         if obstacle is None:
             return ""
         if self._may_wait and len(self.waiting) < MAX_WAITING:
@@ -55,10 +55,10 @@ class Obstacles:
     def clear(self) -> None:
         """Let the time of waiting be over, and remove the directories in the way that hold no file."""
         self._may_wait = False
-        remove_hollow(task for task in self.waiting if obstacle_to(task) is not None)
+        remove_empty_trees(task for task in self.waiting if conflict_of(task) is not None)
 
 
-def obstacle_to(task: DownloadTask) -> LocalFileError | None:
+def conflict_of(task: DownloadTask) -> LocalFileError | None:
     """Give the error that a download would end with, because something else has its place."""
     if not task.relative or task.relative.endswith("/"):
         return None
@@ -74,7 +74,7 @@ def obstacle_to(task: DownloadTask) -> LocalFileError | None:
     return LocalFileError(f"cannot write {path}: a directory has that name; remove or rename it")
 
 
-def remove_hollow(tasks: Iterable[DownloadTask]) -> None:
+def remove_empty_trees(tasks: Iterable[DownloadTask]) -> None:
     """Remove directories at the places of downloads, with what is below them, if that is directories alone."""
     for task in tasks:
         try:
@@ -83,18 +83,18 @@ def remove_hollow(tasks: Iterable[DownloadTask]) -> None:
         except (LocalFileError, RefusedError):
             continue
         try:
-            _remove_hollow(root_fd, parents, name)
+            _remove_empty_tree(root_fd, parents, name)
         finally:
             os.close(root_fd)
 
 
-def _remove_hollow(root_fd: int, parents: list[bytes], name: bytes) -> None:
+def _remove_empty_tree(root_fd: int, parents: list[bytes], name: bytes) -> None:
     try:
         above = open_below(root_fd, parents, create=False)
     except (LocalFileError, RefusedError):
         return
     try:
-        if _is_hollow(above, name):
+        if _is_empty_tree(above, name):
             _remove_tree(above, name)
     except OSError:  # somebody is at work there: the download will say so
         return
@@ -102,7 +102,7 @@ def _remove_hollow(root_fd: int, parents: list[bytes], name: bytes) -> None:
         os.close(above)
 
 
-def _is_hollow(above: int, name: bytes) -> bool:
+def _is_empty_tree(above: int, name: bytes) -> bool:
     return all(not files for _, _, files, _ in os.fwalk(name, follow_symlinks=False, dir_fd=above))
 
 

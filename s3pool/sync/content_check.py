@@ -27,8 +27,8 @@ from s3pool.sync.compare import (
     decide,
     may_change_unseen,
 )
+from s3pool.sync.direction import SyncPair
 from s3pool.sync.journal import AS_IT_IS, Identity
-from s3pool.sync.route import Route
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.digests import (
     ServerChecksum,
@@ -66,7 +66,7 @@ class Look:
     record: Record | None = None
 
 
-class Looker:
+class ContentComparer:
     """Looks at the pairs it was given, each when its task's turn comes.
 
     ``source`` is the client of the pool that a source in S3 is in.
@@ -74,7 +74,7 @@ class Looker:
     workers, for the planning thread to empty.
     """
 
-    def __init__(self, client: S3Client, route: Route, *, source: S3Client, rules: Rules) -> None:
+    def __init__(self, client: S3Client, route: SyncPair, *, source: S3Client, rules: Rules) -> None:
         self._client = client
         self._rules = rules
         self._source = source

@@ -14,10 +14,10 @@ NAMES_AT_ONCE = 250  # of both sides are compared together; one that differs sen
 NO_ETAG = ""
 
 Row = tuple[bytes, int, str, str, str]  # of the journal: name, size, stamp, etag, modified
-Pair = tuple["Block | None", "Block | None"]
+Pair = tuple["Batch | None", "Batch | None"]
 
 
-class Block(NamedTuple):
+class Batch(NamedTuple):
     """Names of one side that follow each other, and what the side tells of them, in columns.
 
     A local side has ``times_ns`` and ``below``, its root and a slash; one in S3 has ``etags``
@@ -39,17 +39,17 @@ class Block(NamedTuple):
             return Entry(name, size, self.times_ns[place], path=path_below(self.below, name))
         return Entry(name, size, etag=self.etags[place], last_modified=self.modified[place])
 
-    def cut(self, first: int, stop: int) -> Block:
+    def cut(self, first: int, stop: int) -> Batch:
         """Give a few that follow each other."""
         names, sizes, times_ns, etags, modified, below = self
         part = slice(first, stop)
-        return Block(names[part], sizes[part], times_ns[part], etags[part], modified[part], below)
+        return Batch(names[part], sizes[part], times_ns[part], etags[part], modified[part], below)
 
-    def pick(self, picks: Iterable[bool]) -> Block:
+    def pick(self, picks: Iterable[bool]) -> Batch:
         """Give those that were picked."""
         chosen = [place for place, picked in enumerate(picks) if picked]
         names, sizes, times_ns, etags, modified, below = self
-        return Block(
+        return Batch(
             [names[place] for place in chosen],
             [sizes[place] for place in chosen],
             [times_ns[place] for place in chosen] if times_ns else (),
@@ -62,7 +62,7 @@ class Block(NamedTuple):
 # -- both sides together -------------------------------------------------------------------
 
 
-def merge(source: Iterable[Block], target: Iterable[Block]) -> Iterator[Pair]:
+def merge(source: Iterable[Batch], target: Iterable[Batch]) -> Iterator[Pair]:
     """Bring two sides in name order together: the same names of both, and what one alone has."""
     ours, theirs = _Cursor(source), _Cursor(target)
     while (mine := ours.head()) is not None and (other := theirs.head()) is not None:
@@ -82,9 +82,9 @@ def merge(source: Iterable[Block], target: Iterable[Block]) -> Iterator[Pair]:
 class _Cursor:
     """Where a merge is on one side; a block is read when the one before is used up."""
 
-    def __init__(self, blocks: Iterable[Block]) -> None:
+    def __init__(self, blocks: Iterable[Batch]) -> None:
         self._blocks = iter(blocks)
-        self._block = Block((), ())
+        self._block = Batch((), ())
         self._at = 0
 
     @property
@@ -109,7 +109,7 @@ class _Cursor:
         """Count those of the block that stand before a name."""
         return bisect_left(self._block.names, name_bytes(name), lo=self._at, key=name_bytes) - self._at
 
-    def take(self, count: int) -> Block:
+    def take(self, count: int) -> Batch:
         """Give the next few and go on behind them."""
         self._at += count
         return self._block.cut(self._at - count, self._at)
@@ -126,7 +126,7 @@ def _count_common(ours: _Cursor, theirs: _Cursor) -> int:
 # -- blocks with the same names ------------------------------------------------------------
 
 
-def rows_of(ours: Block, theirs: Block, direction: str) -> list[Row] | None:
+def rows_of(ours: Batch, theirs: Batch, direction: str) -> list[Row] | None:
     """Give what the journal holds when all pairs are in sync as they stand; None if it holds none of some.
 
     It says for many what ``record_of`` says for one.
@@ -142,7 +142,7 @@ def rows_of(ours: Block, theirs: Block, direction: str) -> list[Row] | None:
     return list(zip(names, ours.sizes, stamps, remote.etags, remote.modified, strict=True))
 
 
-def rows_to_note(ours: Block, theirs: Block, rows: list[Row | None], *, direction: str) -> list[Row] | None:
+def rows_to_note(ours: Batch, theirs: Batch, rows: list[Row | None], *, direction: str) -> list[Row] | None:
     """Give the rows that the journal lacks when none of the pairs needs anything; None when one may.
 
     ``rows`` are what the journal has of them. It says yes to what ``decide`` finds in sync by
@@ -161,7 +161,7 @@ def rows_to_note(ours: Block, theirs: Block, rows: list[Row | None], *, directio
     return None
 
 
-def have_times_in_sync(ours: Block, theirs: Block, direction: str) -> bool:
+def have_times_in_sync(ours: Batch, theirs: Batch, direction: str) -> bool:
     """Say whether by their times alone none of the pairs needs anything."""
     if direction == DOWNLOAD:
         return all(map(is_time_of_object, theirs.times_ns, map(time_ns_of, ours.modified)))

@@ -21,7 +21,7 @@ NOWHERE = S3Path("")
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class SyncPair:
     """Source and target of a sync; one of them at least is in S3. Both are trees.
 
     ``root`` is the local side, where there is one; ``source`` and ``target`` are the sides
@@ -106,7 +106,7 @@ def _tree_text(path: S3Path) -> str:
     return S3Path(path.bucket, path.tree_prefix).text
 
 
-def choose_route(source: Location, target: Location, *, glob: bool = True) -> Route:
+def choose_pair(source: Location, target: Location, *, glob: bool = True) -> SyncPair:
     """Give the route between two operands.
 
     Raises:
@@ -117,11 +117,11 @@ def choose_route(source: Location, target: Location, *, glob: bool = True) -> Ro
     if isinstance(source, S3Path) and glob and has_glob(source.key):
         raise UsageError(f"{source.text} has wildcards: sync takes a whole tree; choose with --include and --exclude")
     if isinstance(source, LocalPath) and isinstance(target, S3Path):
-        return Route(UPLOAD, source.path, target=target)
+        return SyncPair(UPLOAD, source.path, target=target)
     if isinstance(source, S3Path) and isinstance(target, LocalPath):
-        return Route(DOWNLOAD, target.path, source=source)
+        return SyncPair(DOWNLOAD, target.path, source=source)
     if isinstance(source, S3Path) and isinstance(target, S3Path):
-        return Route(COPY, source=source, target=target)
+        return SyncPair(COPY, source=source, target=target)
     raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/PREFIX")
 
 
@@ -134,7 +134,7 @@ def _check_side(side: Location) -> None:
         raise UsageError(f"{side.text} is no directory: sync takes trees, cp takes files")
 
 
-def check_apart(route: Route, source_client: S3Client, target_client: S3Client) -> None:
+def check_apart(route: SyncPair, source_client: S3Client, target_client: S3Client) -> None:
     """Refuse trees that lie inside each other: one would grow or vanish by the other.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 
 from s3pool.location import name_bytes
 from s3pool.model import format_iso_time
-from s3pool.sync.blocks import Block, Row, rows_to_note
+from s3pool.sync.batches import Batch, Row, rows_to_note
 from s3pool.sync.compare import COPY, DOWNLOAD, NOTHING, UPLOAD, Record, Rules, decide, record_of
 
 NOON = 1_780_000_000
@@ -14,17 +14,17 @@ MOMENTS = (NOON - 3, NOON, NOON + 1, NOON + 2, NOON + 3)
 NANO = 10**9
 
 
-def local(random: Random, names: list[str]) -> Block:
+def local(random: Random, names: list[str]) -> Batch:
     """Give local files with times around noon, some of them with a fraction."""
     times = [random.choice(MOMENTS) * NANO + random.choice((0, 0, 0, 5)) for _ in names]
-    return Block(names, [1] * len(names), times, below=b"/root/")
+    return Batch(names, [1] * len(names), times, below=b"/root/")
 
 
-def remote(random: Random, names: list[str]) -> Block:
+def remote(random: Random, names: list[str]) -> Batch:
     """Give objects with times around noon; now and then one has no ETag."""
     times = [format_iso_time(random.choice(MOMENTS)) for _ in names]
     etags = [random.choice(("e", "f", "e", "e" if random.random() < 0.9 else "")) for _ in names]
-    return Block(names, [1] * len(names), etags=etags, modified=times)
+    return Batch(names, [1] * len(names), etags=etags, modified=times)
 
 
 def record_row(random: Random, name: str, truth: Record) -> Row | None:
@@ -33,7 +33,7 @@ def record_row(random: Random, name: str, truth: Record) -> Row | None:
     return None if kept is None else (name_bytes(name), *kept)
 
 
-def sides(random: Random, direction: str, names: list[str]) -> tuple[Block, Block]:
+def sides(random: Random, direction: str, names: list[str]) -> tuple[Batch, Batch]:
     """Give the same names on both sides."""
     ours = local(random, names) if direction == UPLOAD else remote(random, names)
     return ours, local(random, names) if direction == DOWNLOAD else remote(random, names)
@@ -76,8 +76,8 @@ def test_what_nothing_has_changed_in_goes_the_short_way(direction: str) -> None:
     names = ["a", "b"]
     modified = [format_iso_time(NOON)] * 2
     at = NOON - 3 if direction == UPLOAD else NOON  # a file of the object's own age is looked at
-    here = Block(names, [1, 1], [at * NANO] * 2, below=b"/root/")
-    there = Block(names, [1, 1], etags=["e", "f"], modified=modified)
+    here = Batch(names, [1, 1], [at * NANO] * 2, below=b"/root/")
+    there = Batch(names, [1, 1], etags=["e", "f"], modified=modified)
     ours, theirs = {UPLOAD: (here, there), DOWNLOAD: (there, here), COPY: (there, there)}[direction]
 
     rows = rows_to_note(ours, theirs, [None, None], direction=direction)
@@ -89,7 +89,7 @@ def test_what_nothing_has_changed_in_goes_the_short_way(direction: str) -> None:
 
 def test_picked_and_cut_blocks_keep_their_columns() -> None:
     """A shard or a filter takes names out; what is told of the others stays theirs."""
-    block = Block(["a", "b", "c"], [1, 2, 3], [10, 20, 30], below=b"/root/")
+    block = Batch(["a", "b", "c"], [1, 2, 3], [10, 20, 30], below=b"/root/")
 
     picked, cut = block.pick([True, False, True]), block.cut(1, 3)
 

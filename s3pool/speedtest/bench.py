@@ -37,7 +37,7 @@ class BenchPlan:
 
 
 def new_prefix(path: S3Path) -> S3Path:
-    """Give a place below a path that nobody else uses."""
+    """Return a new, unused prefix below a path."""
     return path.join(f"{MARK}{os.urandom(NAME_BYTES).hex()}/")
 
 
@@ -120,7 +120,7 @@ class Bench:
         return lambda _: self._delete(left, only)
 
     def key(self, number: int) -> str:
-        """Give the key of an object."""
+        """Return the key of an object."""
         return f"{self._place.key}{number:0{NUMBER_DIGITS}}"
 
     def _upload(self, only: Endpoint | None) -> Work:

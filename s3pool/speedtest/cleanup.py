@@ -109,7 +109,7 @@ class _Sweep:
 
 
 def describe(removal: PrefixRemoval, place: S3Path, *, lost: int = 0) -> Sequence[str]:
-    """Say what could not be removed and how to do it; nothing when all is clean."""
+    """Return what could not be removed and how to remove it; nothing when all is clean."""
     versions = " --versions" if removal.versioned else ""
     advice = f"s3pool rm -r{versions} --force {place.text} removes what is there"
     words = []

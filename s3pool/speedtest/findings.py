@@ -29,7 +29,7 @@ class Finding:
 
 
 def find_outliers(results: Sequence[Measurement]) -> tuple[Finding, ...]:
-    """Give what stands out, phase by phase.
+    """Return the nodes that stand out, phase by phase.
 
     Where nodes were tested alone these rows decide, else their shares of the common load.
     """
@@ -77,7 +77,7 @@ def _iter_slow(rows: Sequence[Measurement]) -> Iterator[Finding]:
 
 
 def slowness(row: Measurement, rows: Iterable[Measurement]) -> float:
-    """Give how many times longer than at the others a request takes; 0 without others."""
+    """Return how many times longer a request takes than on the other nodes; 0 without others."""
     others = [other.mean_ms for other in rows if other is not row]
     usual = median(others) if others else 0.0
     return row.mean_ms / usual if usual else 0.0

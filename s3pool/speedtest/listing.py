@@ -38,7 +38,7 @@ class Way:
 
     @property
     def objects_per_s(self) -> float:
-        """Give objects a second."""
+        """Return objects a second."""
         return self.objects / self.seconds if self.seconds else 0.0
 
 

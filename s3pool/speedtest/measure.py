@@ -45,7 +45,7 @@ class Histogram:
         self.most_s = max(self.most_s, other.most_s)
 
     def percentile(self, share: float) -> float:
-        """Give the time in seconds that this share of all did not exceed, 0 when there is none.
+        """Return the time in seconds that this share of all did not exceed, 0 when there is none.
 
         It is too large by 1 % at most, and never beyond the largest.
         """
@@ -58,7 +58,7 @@ class Histogram:
 
     @property
     def mean_s(self) -> float:
-        """Give the mean in seconds, 0 when there is none."""
+        """Return the mean in seconds, 0 when there is none."""
         return self.total_s / self.count if self.count else 0.0
 
 
@@ -119,27 +119,27 @@ class Measurement:
 
     @property
     def throughput(self) -> float:
-        """Give bytes a second."""
+        """Return bytes a second."""
         return self.bytes / self.seconds if self.seconds else 0.0
 
     @property
     def requests_per_s(self) -> float:
-        """Give answered requests a second."""
+        """Return answered requests a second."""
         return self.requests / self.seconds if self.seconds else 0.0
 
     @property
     def objects_per_s(self) -> float:
-        """Give objects a second: stored, read, listed or deleted."""
+        """Return objects a second: stored, read, listed or deleted."""
         return self.objects / self.seconds if self.seconds else 0.0
 
     @property
     def is_all(self) -> bool:
-        """Say whether it is the row of all nodes together."""
+        """Return whether this is the row of all nodes together."""
         return self.endpoint == ALL_NODES
 
 
 def result_of(tally: Samples, phase: str, *, endpoint: str, alone: bool, seconds: float) -> Measurement:
-    """Give the row of a tally."""
+    """Return the row of the samples of a node."""
     times = tally.times
     return Measurement(
         phase=phase,
@@ -162,7 +162,7 @@ def result_of(tally: Samples, phase: str, *, endpoint: str, alone: bool, seconds
 def rows_of(
     lanes: Iterable[Mapping[str, Samples]], phase: str, *, endpoints: Iterable[str], seconds: float
 ) -> tuple[Measurement, ...]:
-    """Give the row of all nodes, then each node's share, from what every lane did on each."""
+    """Return the row of all nodes, then one row for each node, from the samples of all lanes."""
     total = Samples()
     shares: dict[str, Samples] = {endpoint: Samples() for endpoint in endpoints}
     for lane in lanes:

@@ -32,7 +32,7 @@ class RandomSource:
         self._tables = _make_tables() if size > PIECE_BYTES else ()
 
     def body(self, number: int) -> Body:
-        """Give the body of object ``number``; it can be sent again."""
+        """Return the body of object ``number``; it can be sent again."""
         if not self.size:
             return EMPTY_BODY
         if self.size <= PIECE_BYTES:
@@ -40,7 +40,7 @@ class RandomSource:
         return GeneratedBody(lambda index, count: self.piece(number, index=index, count=count), self.size, self._check)
 
     def piece(self, number: int, *, index: int, count: int) -> bytes:
-        """Give the piece with this index of a large body, ``count`` bytes of it."""
+        """Return ``count`` bytes of a large body, from the piece with this index."""
         table = self._tables[(number + index) % TABLES]
         return self._plain(number * TABLES + index, count).translate(table)
 

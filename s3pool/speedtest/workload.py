@@ -50,7 +50,7 @@ class Observer:
         return response
 
     def call(self, request: Request, check: Callable[[Response], None]) -> BegunRequest:
-        """Give a request in steps, unobserved."""
+        """Return a request as steps, without counting it."""
         return self._sender.call(request, check)
 
     def window(self) -> OperationWindow:
@@ -63,7 +63,7 @@ class Observer:
 
     @property
     def endpoint(self) -> str:
-        """Give the node that answered this thread's last request, or nothing."""
+        """Return the node that answered this thread's last request, or ""."""
         return str(getattr(self._local, "endpoint", NOBODY))
 
 
@@ -186,7 +186,7 @@ class Workload:
 
 
 def is_hopeless(error: S3PoolError) -> bool:
-    """Say whether the next request would fail alike."""
+    """Return whether the next request would fail in the same way."""
     return isinstance(error, AccessDeniedError) or (isinstance(error, NotFoundError) and error.code == "NoSuchBucket")
 
 

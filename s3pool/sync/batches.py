@@ -1,4 +1,4 @@
-"""Names in columns, hundreds at a time: brought together, and compared where nothing has changed."""
+"""Batches of names in columns: merged in name order, and compared where nothing has changed."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Batch(NamedTuple):
     below: bytes = b""
 
     def entry(self, place: int) -> Entry:
-        """Give one of them."""
+        """Return the entry at a place."""
         name, size = self.names[place], self.sizes[place]
         if self.below:
             return Entry(name, size, self.times_ns[place], path=path_below(self.below, name))
         return Entry(name, size, etag=self.etags[place], last_modified=self.modified[place])
 
     def cut(self, first: int, stop: int) -> Batch:
-        """Give a few that follow each other."""
+        """Return the names from ``first`` up to ``stop``, without it."""
         names, sizes, times_ns, etags, modified, below = self
         part = slice(first, stop)
         return Batch(names[part], sizes[part], times_ns[part], etags[part], modified[part], below)
 
     def pick(self, picks: Iterable[bool]) -> Batch:
-        """Give those that were picked."""
+        """Return the names for which ``picks`` is true."""
         chosen = [place for place, picked in enumerate(picks) if picked]
         names, sizes, times_ns, etags, modified, below = self
         return Batch(
@@ -93,7 +93,7 @@ class _Cursor:
         return len(self._block.names) - self._at
 
     def head(self) -> str | None:
-        """Give the next name, None at the end."""
+        """Return the next name; None at the end."""
         while self._at == len(self._block.names):
             block = next(self._blocks, None)
             if block is None:
@@ -102,7 +102,7 @@ class _Cursor:
         return self._block.names[self._at]
 
     def names(self, count: int) -> Sequence[str]:
-        """Give the next names."""
+        """Return the next names, at most ``count``."""
         return self._block.names[self._at : self._at + count]
 
     def count_before(self, name: str) -> int:
@@ -110,7 +110,7 @@ class _Cursor:
         return bisect_left(self._block.names, name_bytes(name), lo=self._at, key=name_bytes) - self._at
 
     def take(self, count: int) -> Batch:
-        """Give the next few and go on behind them."""
+        """Return the next ``count`` names as a batch, and move behind them."""
         self._at += count
         return self._block.cut(self._at - count, self._at)
 
@@ -127,7 +127,7 @@ def _count_common(ours: _Cursor, theirs: _Cursor) -> int:
 
 
 def rows_of(ours: Batch, theirs: Batch, direction: str) -> list[Row] | None:
-    """Give what the journal holds when all pairs are in sync as they stand; None if it holds none of some.
+    """Return the journal rows of pairs that are in sync; None when one of them cannot have a row.
 
     It says for many what ``record_of`` says for one.
     """
@@ -143,7 +143,7 @@ def rows_of(ours: Batch, theirs: Batch, direction: str) -> list[Row] | None:
 
 
 def rows_to_note(ours: Batch, theirs: Batch, rows: list[Row | None], *, direction: str) -> list[Row] | None:
-    """Give the rows that the journal lacks when none of the pairs needs anything; None when one may.
+    """Return the rows missing in the journal if all pairs are in sync; None if one may differ.
 
     ``rows`` are what the journal has of them. It says yes to what ``decide`` finds in sync by
     records alone, or by times alone; a mixture is left to that.
@@ -162,7 +162,7 @@ def rows_to_note(ours: Batch, theirs: Batch, rows: list[Row | None], *, directio
 
 
 def have_times_in_sync(ours: Batch, theirs: Batch, direction: str) -> bool:
-    """Say whether by their times alone none of the pairs needs anything."""
+    """Return whether all pairs are in sync by their times alone."""
     if direction == DOWNLOAD:
         return all(map(is_time_of_object, theirs.times_ns, map(time_ns_of, ours.modified)))
     if direction == UPLOAD:

@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
     @property
     def stamp(self) -> str:
-        """Give what changes whenever the content does: the local mtime, or ETag and time."""
+        """What changes whenever the content does: the local mtime, or ETag and time."""
         return str(self.mtime_ns) if self.mtime_ns is not None else f"{self.etag} {self.last_modified}"
 
 
@@ -65,7 +65,7 @@ class Record(NamedTuple):
     modified: str = ""
 
     def agrees(self, now: Record, direction: str) -> bool:
-        """Say whether nothing has changed until now.
+        """Return whether nothing has changed since the record was made.
 
         The time of a target in S3 does not count: an upload learns it only later.
         """
@@ -171,12 +171,12 @@ def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
 
 
 def is_time_of_object(local_ns: float, modified_ns: float) -> bool:
-    """Say whether a download set this time: Last-Modified as HTTP writes it, in whole seconds."""
+    """Return whether a local time is that of a download: Last-Modified in whole seconds."""
     return local_ns % NANO == 0 and abs(local_ns - modified_ns) <= NANO
 
 
 def record_of(source: Entry, target: Entry, direction: str) -> Record:
-    """Give the record of a pair that is in sync as it stands."""
+    """Return the record of a pair that is in sync."""
     if direction == DOWNLOAD:
         return Record(source.size, target.stamp, source.etag, source.last_modified)
     return Record(source.size, source.stamp, target.etag, target.last_modified)

@@ -34,7 +34,7 @@ class Conflicts:
         self.waiting: list[DownloadTask] = []
 
     def why_wait(self, task: Task) -> str:
-        """Say why a task has to wait; "" when nothing is in its way.
+        """Return why a task has to wait; "" when nothing is in its way.
 
         Raises:
             LocalFileError: something is, and waiting would not help.
@@ -59,7 +59,7 @@ class Conflicts:
 
 
 def conflict_of(task: DownloadTask) -> LocalFileError | None:
-    """Give the error that a download would end with, because something else has its place."""
+    """Return the error of a download whose place is taken by something else; None if it is free."""
     if not task.relative or task.relative.endswith("/"):
         return None
     path = os.path.join(task.root, task.relative)

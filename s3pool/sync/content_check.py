@@ -87,15 +87,15 @@ class ContentComparer:
         self._looks[task] = look
 
     def take(self, task: Task) -> Look | None:
-        """Give the pair of a task whose outcome is known, and forget it."""
+        """Remove the pair of a finished task, and return it."""
         return self._looks.pop(task, None)
 
     def holds(self, task: Task) -> bool:
-        """Say whether a task has a pair to be looked at."""
+        """Return whether a task has a pair that must be compared first."""
         return task in self._looks
 
     def why_not(self, task: Task) -> str:
-        """Say that a task is not needed; "" when it is, or was never in question."""
+        """Return why a task is not needed; "" when it is needed."""
         look = self._looks.get(task)
         if look is None:
             return ""
@@ -134,7 +134,7 @@ class ContentComparer:
         return told is not None and bool(self._etags_of(local, lambda fd, size: _as_told(fd, size, told, remote.etag)))
 
     def _part_sizes(self, remote: Entry) -> list[int]:
-        """Give the part sizes with which the ETag may have been made; none when it tells nothing."""
+        """Return the part sizes that may have made the ETag; none if the ETag is no digest."""
         if is_md5_etag(remote.etag):
             return [NO_PARTS]
         count = part_count_of(remote.etag)
@@ -145,7 +145,7 @@ class ContentComparer:
         return [certain] if certain else list(likely_part_sizes(remote.size, count))
 
     def _hash(self, local: Entry, part_sizes: list[int]) -> set[str]:
-        """Give a file's ETags for some part sizes; none when it changes meanwhile."""
+        """Return a file's ETags for some part sizes; none if it changes meanwhile."""
         return self._etags_of(local, lambda fd, size: {each: _etag_of(fd, size, each) for each in part_sizes})
 
     def _etags_of(self, local: Entry, compute: Callable[[int, int], dict[int, str]]) -> set[str]:
@@ -202,7 +202,7 @@ class ContentComparer:
 
 
 def identity_of(path: str) -> Identity | None:
-    """Give what tells a local file's content from another's; None for one that vanished."""
+    """Return the identity of a local file's content; None if the file is gone."""
     try:
         facts = os.stat(path)
     except OSError:

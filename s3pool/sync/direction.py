@@ -35,24 +35,24 @@ class SyncPair:
 
     @property
     def source_text(self) -> str:
-        """Give the source for people."""
+        """The source as messages name it."""
         return self.root if self.direction == UPLOAD else _tree_text(self.source)
 
     @property
     def target_text(self) -> str:
-        """Give the target for people."""
+        """The target as messages name it."""
         return self.root if self.direction == DOWNLOAD else _tree_text(self.target)
 
     def target_of(self, name: str) -> str:
-        """Give the target of one name, for people."""
+        """Return the target of one name as messages write it."""
         return os.path.join(self.root, name) if self.direction == DOWNLOAD else self.target.join(name).text
 
     def source_of(self, name: str) -> str:
-        """Give the source of one name, for people."""
+        """Return the source of one name as messages write it."""
         return os.path.join(self.root, name) if self.direction == UPLOAD else self.source.join(name).text
 
     def transfer(self, entry: Entry, reason: str) -> Task:
-        """Give the task that brings one entry of the source to the target."""
+        """Return the task that transfers one entry of the source."""
         if self.direction == UPLOAD:
             place = self.target.join(entry.name)
             return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason, root=self.root)
@@ -64,14 +64,14 @@ class SyncPair:
         return CopyTask(self.source.bucket, key, place.bucket, place.key, entry.size, **told)
 
     def removal(self, name: str, size: int) -> DeleteTask | RemoveTask:
-        """Give the task that removes one name from the target."""
+        """Return the task that deletes one name from the target."""
         if self.direction == DOWNLOAD:
             return RemoveTask(self.root, name, size)
         place = self.target.join(name)
         return DeleteTask(place.bucket, place.key, size=size)
 
     def name_of(self, task: Item) -> str | None:
-        """Give the name that a task is for; None for what is no task."""
+        """Return the name that a task transfers or deletes; None for a Problem."""
         if isinstance(task, (DownloadTask, RemoveTask)):
             return task.relative
         if isinstance(task, (UploadTask, CopyTask, DeleteTask)):
@@ -97,7 +97,7 @@ class SyncPair:
         return Entry(name, head.size, etag=head.etag, last_modified=head.last_modified)
 
     def has_local_directory(self, name: str) -> bool:
-        """Say whether the local side has a directory of this name, not through a link."""
+        """Return whether the local side has a directory of this name, not through a link."""
         facts = stat_below(self.root, name)
         return facts is not None and stat.S_ISDIR(facts.st_mode)
 
@@ -107,7 +107,7 @@ def _tree_text(path: S3Path) -> str:
 
 
 def choose_pair(source: Location, target: Location, *, glob: bool = True) -> SyncPair:
-    """Give the route between two operands.
+    """Return the pair of trees that two operands name.
 
     Raises:
         UsageError: they make no sense together, or one of them is no tree.

@@ -16,11 +16,11 @@ class ListedNames:
         self.wanted = set(self._listed)
 
     def admits(self, relative: str) -> bool:
-        """Say whether a name takes part."""
+        """Return whether a name is on the list."""
         return relative in self._listed
 
     def may_contain(self, directory: str) -> bool:
-        """Say whether a listed name lies below a directory."""
+        """Return whether a listed name lies below a directory."""
         return not directory or directory.rstrip("/") in self._directories
 
 

@@ -20,7 +20,7 @@ class MaxDelete:
     percent: float | None = 50.0
 
     def refuses(self, to_delete: int, present: int) -> bool:
-        """Say whether so many of the target's objects are too many."""
+        """Return whether deleting so many of the target's objects exceeds the limit."""
         if self.count is not None:
             return to_delete > self.count
         if self.percent is None or to_delete <= FREE_OBJECTS:
@@ -29,7 +29,7 @@ class MaxDelete:
 
     @property
     def text(self) -> str:
-        """Give it as it is written on the command line."""
+        """The limit as the command line writes it."""
         if self.count is not None:
             return str(self.count)
         return NO_LIMIT if self.percent is None else f"{self.percent:g}%"
@@ -81,7 +81,7 @@ class Partners(Protocol):
 
 
 def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_source: bool) -> str:
-    """Say why nothing may be deleted; "" when it may."""
+    """Return why nothing may be deleted; "" when deletes may go on."""
     if situation.out_of_time:
         return "the time was up before everything was compared"
     if not situation.scans_ended:

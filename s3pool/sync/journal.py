@@ -110,7 +110,7 @@ class Journal:
     # -- hashes ----------------------------------------------------------------------------
 
     def hashes_of(self, identity: Identity) -> dict[int, str]:
-        """Give the known ETags of a local file as it is now, by part size; 0 for no parts."""
+        """Return the known ETags of a local file in its present state, by part size; 0 is no parts."""
         query = "SELECT part_size, etag FROM hashes WHERE place = ? AND state = ?"
         nothing: list[Row] = []
         return dict(self._try(lambda: self._all(query, _words_of(identity)), nothing))
@@ -269,7 +269,7 @@ class Journal:
 
 
 def _checked(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Give a connection with the right tables; it is closed when they are others."""
+    """Return a connection with the tables of this version; close it if they are others."""
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
@@ -292,7 +292,7 @@ def _read_only(database: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Give a connection to write to; the tables are made where there are none."""
+    """Return a connection for writing; missing tables are created."""
     try:
         # A rollback journal, unlike WAL, serves on network file systems too. Waiting for the
         # disk would help in a power cut only, and then a hint is all that is lost.

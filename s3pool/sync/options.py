@@ -46,11 +46,11 @@ class SyncOptions:
 
     @property
     def deletes(self) -> bool:
-        """Say whether anything is to be deleted at all."""
+        """Whether anything is to be deleted at all."""
         return self.delete or self.delete_excluded
 
     def rules(self, direction: str) -> Rules:
-        """Give what counts as a difference."""
+        """Return what counts as a difference."""
         return Rules(
             direction,
             size_only=self.size_only,
@@ -102,5 +102,5 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Give the time since the start."""
+        """The seconds since the start."""
         return time.monotonic() - self.started

@@ -80,7 +80,7 @@ class RecordReader:
         self._at = 0
 
     def take(self, names: list[bytes]) -> list[Row | None]:
-        """Give the rows of names in order, greater than those before; None where there is none."""
+        """Return the rows of names, which must follow those asked for before; None where there is no row."""
         self._forget_before(names[0])
         rows = self._next(len(names))
         if [row[0] for row in rows] == names:
@@ -234,7 +234,7 @@ class Plan:
         return block.pick(map(self._shard.holds, block.names))
 
     def _has_place(self, name: str) -> bool:
-        """Say whether a key can have a file below the target; report it when it cannot."""
+        """Return whether a key can have a file below the target; report a key that cannot."""
         source = self._route.source
         try:
             self._mapper.check(source.bucket, source.tree_prefix, name)
@@ -265,7 +265,7 @@ class Plan:
             yield from self._step(ours.entry(place), other, None if row is None else Record._make(row[1:]))
 
     def _are_in_sync(self, ours: Batch, theirs: Batch, rows: list[Row | None]) -> bool:
-        """Say whether none of the pairs needs anything, and remember them; no only means to look closer."""
+        """Note pairs that are all in sync and return True; False only means that each must be compared."""
         rules = self._rules
         if rules.no_clobber or rules.checksum or rules.exact_timestamps or ours.sizes != theirs.sizes:
             return False
@@ -383,7 +383,7 @@ class Plan:
                 yield name
 
     def _stands_for_directory(self, theirs: Entry) -> bool:
-        """Say whether it is a key for a directory that the source has, too."""
+        """Return whether a target key stands for a directory that the source has as well."""
         if self._rules.direction == COPY:
             return not theirs.name
         if self._rules.direction != UPLOAD or theirs.size or (theirs.name and not theirs.name.endswith("/")):

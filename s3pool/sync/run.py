@@ -239,7 +239,7 @@ class Sync:
         return self._options.shard.holds(target[len(self._route.target.tree_prefix) :])
 
     def _why_not(self, task: Task) -> str:
-        """Say why a transfer is not made now; called by the workers."""
+        """Return why a transfer is not made now, "" if it is; called by workers."""
         return self._looker.why_not(task) or self._obstacles.why_wait(task)
 
     def _transfer_waiting(self, journal: Journal, plan: Plan) -> None:
@@ -369,7 +369,7 @@ class Sync:
             journal.note_hash(identity, AS_IT_IS, done.etag)
 
     def _record(self, name: str, outcome: Outcome) -> Record | None:
-        """Give how a transfer left its pair; None where that cannot be told."""
+        """Return the record of a pair after its transfer; None if that is not known."""
         task, done = outcome.task, outcome.done
         if isinstance(task, CopyTask):
             source = Entry(name, done.size, etag=task.etag, last_modified=task.last_modified)

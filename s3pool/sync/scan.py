@@ -224,7 +224,7 @@ def _are_sorted(names: Sequence[str]) -> bool:
 
 
 def _without_absence(error: S3PoolError) -> S3PoolError:
-    """Give the error of a file that vanished during the walk as one of a file, not of the source."""
+    """Return the error of a vanished file as that of one file: the source itself is not missing."""
     return LocalFileError(error.message) if isinstance(error, LocalNotFoundError) else error
 
 

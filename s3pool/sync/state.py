@@ -52,13 +52,13 @@ NO_STATE = StatePaths()
 
 
 def state_directory(state_home: str, home: str) -> str:
-    """Give s3pool's directory below $XDG_STATE_HOME, else below ~/.local/state."""
+    """Return s3pool's directory below $XDG_STATE_HOME, else below ~/.local/state."""
     base = state_home if os.path.isabs(state_home) else os.path.join(home, ".local", "state")
     return os.path.join(base, "s3pool")
 
 
 def paths_for(route: SyncPair, *, directory: str, shard: Shard, pool: str, source_profile: str = "") -> StatePaths:
-    """Give the files of a pair.
+    """Return the state files of a pair.
 
     Both directions between a local directory and S3 share them: what one has left in sync the
     other finds in sync. ``pool`` names the pool of the target, and that of the source where it is

@@ -38,7 +38,7 @@ class EndpointCounts(Protocol):
 
     @property
     def endpoint(self) -> object:
-        """Give the node."""
+        """The node."""
 
     @property
     def requests(self) -> int:
@@ -95,7 +95,7 @@ def _endpoint_gauges(endpoints: tuple[EndpointCounts, ...], labels: Labels) -> I
 
 
 def format_metrics(gauges: Iterable[Gauge]) -> str:
-    """Give the text of a metrics file.
+    """Return the text of a metrics file.
 
     Source: Prometheus, "Exposition formats", text-based format.
     """
@@ -121,7 +121,7 @@ def _format_value(value: float) -> str:
 
 
 def last_success(path: str, labels: Labels) -> float | None:
-    """Give the time of the last success that the file tells of; None when it tells of none."""
+    """Return the time of the last success that the file holds; None without one."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             lines = stream.read().splitlines()

@@ -69,7 +69,7 @@ class Unfinished:
         return self._find_pool()
 
     def find_upload(self, bucket: str, key: str, fingerprint: str) -> str:
-        """Give the id of an unfinished upload that nobody has taken up yet."""
+        """Return the id of an unfinished upload that no run has taken up; "" without one."""
         if not self.resumes and fingerprint != ANNOUNCED:
             return ""
         query = (
@@ -88,7 +88,7 @@ class Unfinished:
         self._ask(f"DELETE FROM pool_uploads WHERE upload_id = ? AND {OF_POOL}", (upload_id, self._pool))
 
     def find_download(self, target: str, fingerprint: str) -> PartialDownload | None:
-        """Give a temporary file that nobody has taken up yet."""
+        """Return a partial download that no run has taken up; None without one."""
         if not self.resumes:
             return None
         query = "SELECT name, owner FROM downloads WHERE target = ? AND fingerprint = ?"
@@ -115,16 +115,16 @@ class Unfinished:
         self._ask("DELETE FROM downloads WHERE name = ?", (name,))
 
     def knows_part(self, name: str) -> bool:
-        """Say whether a temporary file may still be of use."""
+        """Return whether a temporary file belongs to a partial download."""
         return self._exists() and bool(self._ask("SELECT 1 FROM downloads WHERE name = ?", (name,)))
 
     def left_uploads(self) -> list[tuple[str, str, str]]:
-        """Give the uploads (id, bucket, key) that this run had no use for, and nobody is at work on."""
+        """Return the uploads (id, bucket, key) that neither this run nor a running one uses."""
         rows = self._left(f"SELECT upload_id, owner, bucket, key FROM pool_uploads WHERE {OF_POOL}", (self._pool,))
         return [(row[0], row[2], row[3].decode("utf-8", "surrogateescape")) for row in rows]
 
     def left_downloads(self) -> list[tuple[str, str]]:
-        """Give the temporary files (name, target) that this run had no use for, and nobody is at work on."""
+        """Return the temporary files (name, target) that neither this run nor a running one uses."""
         rows = self._left("SELECT name, owner, target FROM downloads", ())
         return [(row[0], row[2].decode("utf-8", "surrogateescape")) for row in rows]
 
@@ -145,7 +145,7 @@ class Unfinished:
                 self._database = None
 
     def _take_up(self, table: str, rows: list[Row]) -> str:
-        """Give the first that nobody is at work on, and make it this run's."""
+        """Return the first that no running process owns, and make this run its owner."""
         column = "upload_id" if table == "pool_uploads" else "name"
         for name, owner in rows:
             with self._lock:
@@ -159,7 +159,7 @@ class Unfinished:
         return ""
 
     def _is_at_work(self, owner: str) -> bool:
-        """Say whether another process may be at it; of other machines nothing is known."""
+        """Return whether another process may be using it; processes of other machines are unknown."""
         node, number, start = (*owner.split(":"), "", "")[:3]
         if node != os.uname().nodename:
             return self._shared

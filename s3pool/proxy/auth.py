@@ -182,7 +182,7 @@ class Verifier:
         payload = payload_of(form, head, target)
         _check_coverage(claim, head)
         client, key = self._client_and_key(claim.credential)
-        client = _proven(client, holds=_holds(key.mac, claim, head, payload), what="request")
+        client = _proven(client, holds=_holds(key.mac, claim, head, target, payload), what="request")
         if client.session_token or target.pairs or "x-amz-security-token" in head.index:
             check_token(client, head, target)
         if payload not in STREAMS:
@@ -231,14 +231,15 @@ def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
     return client
 
 
-def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, payload: str) -> bool:
+def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, target: Target, payload: str) -> bool:
     """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
     credential, index = claim.credential, head.index
     values = {name: index[name][0] for name in credential.signed}
     if len(index) < len(head.names):
         values |= {name: ",".join(map(canonical_value, index[name])) for name in credential.signed}
     values["host"] = head.host
-    canonical, query = canonical_path(head.path), head.query or ""
+    canonical = head.path if head.path == target.path else canonical_path(head.path)
+    query = head.query or ""
     paths = (canonical,) if canonical == head.path else (canonical, head.path)
     queries = {canonical_query(query), canonical_query(query, by_value=False)} if query else ("",)
     texts = [

@@ -101,7 +101,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("window",),
         ("runner",),
     ),
-    "sync": (("compare", "guard", "lock"), ("blocks", "journal"), ("state",), ("scan",), ("plan",), ("run",)),
+    "sync": (("compare", "guard"), ("batches", "journal"), ("state",), ("scan",), ("plan",), ("run",)),
     "proxy": (
         ("access_log", "errors", "operations", "readers"),
         ("settings", "limits", "request_target"),

@@ -80,8 +80,12 @@ s3-tests: venv ## Ceph's own S3 tests on RGW, directly and through the proxy (ne
 
 REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
 
+# Clients that take minutes to fetch or build, if they are asked for; without a list all are.
+SLOW_CLIENTS := $(if $(CLIENTS),$(foreach name,java registry,$(findstring $(name),$(CLIENTS))),java registry)
+CLIENTS_INSTALLED := $(VENV)/clients/.installed$(subst $(eval ) ,,$(foreach name,$(SLOW_CLIENTS),-$(name)))
+
 # What does not install here is left out of the comparison, and said so.
-$(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/* tests/clients/java/*) | $(BIN)/python
+$(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/* tests/clients/java/*) | $(BIN)/python
 	@echo "installing real clients, more than a gigabyte, into $(VENV)/clients" >&2
 	@$(BIN)/python -m venv $(VENV)/clients
 	@cp tests/clients/go/go.mod $(VENV)/clients/go.mod
@@ -89,12 +93,12 @@ $(VENV)/clients/.installed: tests/clients/requirements.txt $(wildcard tests/clie
 	  $(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install "$$line" || true;; esac; done <$<
 	@mkdir -p $(VENV)/clients/js && cp tests/clients/js/* $(VENV)/clients/js && (cd $(VENV)/clients/js && npm install --silent) || true
 	@(cd tests/clients/go && GOFLAGS=-mod=mod go build -modfile=$(abspath $(VENV))/clients/go.mod -o $(abspath $(VENV))/clients/bin/aws-sdk-go-v2 .) || true
-	@mvn --quiet --batch-mode --file tests/clients/java/pom.xml dependency:copy-dependencies \
-	  -DoutputDirectory=$(abspath $(VENV))/clients/java || true
-	@GOBIN=$(abspath $(VENV))/clients/bin go install $(REGISTRY) || true
+	@$(if $(filter java,$(SLOW_CLIENTS)),mvn --quiet --batch-mode --file tests/clients/java/pom.xml \
+	  dependency:copy-dependencies -DoutputDirectory=$(abspath $(VENV))/clients/java || true)
+	@$(if $(filter registry,$(SLOW_CLIENTS)),GOBIN=$(abspath $(VENV))/clients/bin go install $(REGISTRY) || true)
 	@touch $@
 
-clients: venv $(VENV)/clients/.installed ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')
+clients: venv $(CLIENTS_INSTALLED) ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')
 	@CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/python -m tests.clients.zoo $(CLIENTS)
 
 bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')

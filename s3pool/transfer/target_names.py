@@ -119,14 +119,17 @@ class Targets:
         self._few: dict[str, str] = {}
         self._many: sqlite3.Connection | None = None
 
-    def owner(self, target: str, source: str) -> str:
-        """Return the source that a target belongs to, which is this one if no other came before.
+    def owner(self, target: str, source: str) -> str | None:
+        """Return the source to which a target belongs by now; None when it was free, and is this source's.
 
         Raises:
             LocalFileError: the disk for temporary files is full.
         """
         if self._many is None and len(self._few) < MOST_IN_MEMORY:
-            return self._few.setdefault(target, source)
+            first = self._few.get(target)
+            if first is None:
+                self._few[target] = source
+            return first
         import sqlite3
 
         try:
@@ -134,10 +137,10 @@ class Targets:
         except sqlite3.Error as exc:
             raise LocalFileError(f"cannot remember in a temporary file which targets are taken: {exc}") from exc
 
-    def _owner_on_disk(self, many: sqlite3.Connection, target: str, source: str) -> str:
+    def _owner_on_disk(self, many: sqlite3.Connection, target: str, source: str) -> str | None:
         digest = _digest(target)
         if many.execute("INSERT OR IGNORE INTO taken VALUES (?, ?)", (digest, os.fsencode(source))).rowcount:
-            return source
+            return None
         return os.fsdecode(many.execute("SELECT source FROM taken WHERE target = ?", (digest,)).fetchone()[0])
 
     def _spill(self) -> sqlite3.Connection:
@@ -159,13 +162,18 @@ def _digest(target: str) -> bytes:
 
 
 def apart(item: Item, targets: Targets) -> Item | None:
-    """Return the item, or the problem that its target is another one's; None for the same pair once more."""
+    """Return the item, or the problem that its target is another one's; None for the same pair once more.
+
+    Two moves of one object would meet at their target, and each take the other's file for a stranger's.
+    """
     if isinstance(item, Problem) or _is_marker(item):
         return item
     name = os.path.normpath(item.target) if isinstance(item, DownloadTask) else item.target
     first = targets.owner(name, item.source)
-    if first == item.source:
+    if first is None or first == item.source == name:
         return item
+    if first == item.source:
+        return None
     error = TargetTakenError(f"{item.source} and {first} would both be {item.target}: the first one stays")
     return Problem(item.source, error, item.target, op=item.op)
 

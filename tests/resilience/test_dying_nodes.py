@@ -181,8 +181,8 @@ def test_upload_with_a_lost_answer_is_sent_again(
 
 def test_nodes_die_one_after_the_other(fake: FakeS3, run_cli: CliRunner, tmp_path: Path) -> None:
     """The last one does the work."""
-    for nth in (2, 6):
-        fake.fault(Die(1), op="GetObject", nth=nth)
+    for node, nth in ((0, 1), (1, 2)):
+        fake.fault(Die(1), op="GetObject", endpoint=node, nth=nth)
 
     result = run_cli("cp", "-r", "s3/bucket", str(tmp_path / "down"), env={**fake.environment, **IMPATIENT})
 

@@ -169,7 +169,7 @@ def test_delete_takes_a_thousand_at_a_time(fake: FakeS3, call: Call) -> None:
 
     assert {} == fake.store.bodies("b")
     assert 2100 == len(result.records)
-    assert {"type": "delete", "url": "s3/b/0000"} == result.records[0]
+    assert {"type": "delete", "url": "s3/b/0000"} in result.records
     assert 3 == len(fake.ops(op="DeleteObjects"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_err
 EngineFactory = Callable[..., Engine]
 COUNT = 60
 PATIENCE_S = 10.0
+START_LIMIT_S = 20.0  # of a thread on a loaded machine
 MTIME_NS = 1_600_000_000_123_456_789
 
 
@@ -315,10 +317,15 @@ def test_thread_that_is_held_up_gets_others_beside_it(
     monkeypatch.setattr(window, "SLOW_TASK_S", -1.0)
     monkeypatch.setattr(window, "GATHERED", 1)
     threads_seen: set[int] = set()
-    take = TransferWindow.take
+    are_two = threading.Event()
+    take, taken = TransferWindow.take, itertools.count()
 
     def recorded(self: TransferWindow) -> Item | None:
         threads_seen.add(threading.get_ident())
+        if len(threads_seen) > 1:
+            are_two.set()
+        elif next(taken) == len(files) // 2:  # by then it has asked for others, who may start late
+            are_two.wait(START_LIMIT_S)
         return take(self)
 
     monkeypatch.setattr(TransferWindow, "take", recorded)

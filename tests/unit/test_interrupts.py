@@ -99,3 +99,18 @@ def test_ignored_signal_stays_ignored() -> None:
             hang_up()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class _Finalized:
+    """Is interrupted in its finalizer, from which no exception comes out."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_interrupt_inside_a_finalizer_is_not_lost() -> None:
+    """The import system has callbacks of this kind, and a command went on as if nobody had interrupted it."""
+    with signals_raise([(signal.SIGINT, Stopped)]), pytest.raises(Stopped):
+        _Finalized()
+        threading.Event().wait(PATIENCE_S)
+        raise AssertionError("the interrupt was lost")

@@ -96,6 +96,12 @@ def _is_directory(state: State, name: str) -> bool:
     return name in state.directories or name == "."
 
 
+def _is_name(command: Command, state: State) -> bool:
+    """Return whether the target is the name of one file, whatever the source's own is."""
+    is_single = not command.has("-r") and len(command.sources) == 1
+    return is_single and not command.target.endswith("/") and not _is_directory(state, split(command.target)[1])
+
+
 def _place_of(source: str, command: Command, state: State) -> Place:
     bucket, key = split(command.target)
     base = split(source)[1].rpartition("/")[2]
@@ -165,8 +171,9 @@ def _copy(command: Command, state: State, _: Contents) -> Expectation:
 
 def _collect(result: Expectation, command: Command, state: State, found: list[tuple[Place, Place, str]]) -> None:
     by_target: dict[Place, list[Place]] = {}
+    is_named = _is_name(command, state)
     for source, target, relative in found:
-        if target[0] == LOCAL and not (fits_disk(relative) and fits_disk(target[1].removeprefix("./"))):
+        if target[0] == LOCAL and not ((is_named or fits_disk(relative)) and fits_disk(target[1].removeprefix("./"))):
             result.codes |= {1, 6}
             result.loose_below = split(command.target)[1]
             result.loose.add(source)

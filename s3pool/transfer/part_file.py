@@ -101,7 +101,7 @@ class PartFile:
         if mode is None:
             mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
         self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
-        return claim(self.fd) and (self._is_brief or os.fstat(self.fd).st_nlink > 0)
+        return claim(self.fd) and os.fstat(self.fd).st_nlink > 0
 
     def _open_kept(self) -> int:
         try:

@@ -82,7 +82,7 @@ REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
 
 # Clients that take minutes to fetch or build, if they are asked for; without a list all are.
 SLOW_CLIENTS := $(if $(CLIENTS),$(foreach name,java registry,$(findstring $(name),$(CLIENTS))),java registry)
-CLIENTS_INSTALLED := $(VENV)/clients/.installed$(subst $(eval ) ,,$(foreach name,$(SLOW_CLIENTS),-$(name)))
+CLIENTS_INSTALLED := $(VENV)/clients/.installed$(if $(filter java,$(SLOW_CLIENTS)),-java)$(if $(filter registry,$(SLOW_CLIENTS)),-registry)
 
 # What does not install here is left out of the comparison, and said so.
 $(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/* tests/clients/java/*) | $(BIN)/python

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-SOON_S = 0.001
+SOON_S = 0.001  # long enough to be out of a finalizer
 HELD_AT_MOST_S = 0.5  # a write to a pipe that nobody reads must not hold a signal back for good
 
 

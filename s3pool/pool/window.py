@@ -28,7 +28,7 @@ DONE, HEAD = State.DONE, State.HEAD
 WATCHED = select.EPOLLIN | select.EPOLLET if IS_POSSIBLE else 0
 
 
-class Operation(Protocol):
+class Submitted(Protocol):
     """A request that is one of many, and what is to be made of its answer."""
 
     @property
@@ -71,7 +71,7 @@ class Window:
     def __len__(self) -> int:
         return self._count
 
-    def submit(self, operations: Sequence[Operation], *, wait: bool = False) -> int:
+    def submit(self, operations: Sequence[Submitted], *, wait: bool = False) -> int:
         """Send operations; return how many of them, from the first on.
 
         Fewer than all when the connections to the next node are in use: whoever holds some of
@@ -92,7 +92,7 @@ class Window:
             taken += 1 + sent
         return taken
 
-    def send(self, operations: Sequence[Operation]) -> tuple[int, Node | None]:
+    def send(self, operations: Sequence[Submitted]) -> tuple[int, Node | None]:
         """Send operations over open connections; return how many, from the first on.
 
         And the node whose turn it is, when all it lacks is an open connection. Requests that
@@ -119,7 +119,7 @@ class Window:
             balancer.give_back(len(nodes) - sent - (lacking is not None))
         return sent, lacking
 
-    def _send(self, node: Node, operation: Operation, begun: dict[Node, int]) -> bool:
+    def _send(self, node: Node, operation: Submitted, begun: dict[Node, int]) -> bool:
         """Send a request, or note its error; False when no connection to the node is open."""
         connection = node.connections.take_open()
         if connection is None:
@@ -190,7 +190,7 @@ class Window:
                 self._follow(operation, attempt)
         totals.flush()
 
-    def _follow(self, operation: Operation, attempt: Attempt) -> None:
+    def _follow(self, operation: Submitted, attempt: Attempt) -> None:
         """Watch an attempt's exchanges, or note what has become of it."""
         if attempt.is_over:
             self._results.append(Result(operation, attempt.error))
@@ -210,7 +210,7 @@ class Window:
                 self._results.append(Result(operation, exc))
                 return
 
-    def _watch(self, operation: Operation, attempt: Attempt, exchange: Exchange) -> None:
+    def _watch(self, operation: Submitted, attempt: Attempt, exchange: Exchange) -> None:
         connection = exchange.connection
         fd = connection.fileno()
         if self._watched.get(fd) is not connection and self._epoll is not None:
@@ -218,7 +218,7 @@ class Window:
             self._watched[fd] = connection
         self._pending[fd] = operation, attempt, exchange
 
-    def _hand_over(self, operation: Operation, attempt: Attempt) -> None:
+    def _hand_over(self, operation: Submitted, attempt: Attempt) -> None:
         for exchange in attempt.exchanges:
             self._pending.pop(exchange.connection.fileno(), None)
         self._results.append(Result(operation, attempt=attempt))

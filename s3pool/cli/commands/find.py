@@ -38,6 +38,7 @@ from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processe
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
+from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
 
@@ -300,9 +301,17 @@ def _split_command(text: str) -> list[str]:
 def _run_program(words: list[str]) -> int:
     import subprocess
 
+    process = None
     try:
-        code = subprocess.run(words, check=False).returncode
+        # An interrupt inside Popen would leave a child that nobody knows.
+        with signals_held:
+            process = subprocess.Popen(words)
+        code = process.wait()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise UsageError(f"--exec: cannot run {words[0]!r}: {reason}") from exc
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
     return SIGNAL_BASE - code if code < 0 else code

@@ -76,8 +76,9 @@ def test_file_that_becomes_a_link_is_not_followed(run_cli: CliRunner, tree: Path
 
         def swap(_exchange: object) -> None:
             for path in sorted((tree / "z").iterdir())[FILES // 2 :]:
-                path.unlink()
-                path.symlink_to(tree.parent / "outside" / path.name)
+                link = tree.parent / "new-link"
+                link.symlink_to(tree.parent / "outside" / path.name)
+                link.replace(path)  # for no moment is the name missing
 
         fake.fault(Call(swap), op="PutObject")
 

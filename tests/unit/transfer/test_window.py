@@ -274,13 +274,14 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
     """With retries it takes ten seconds, and was found out sixty times."""
     config = load_config({"retries": 0}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
     fake.stop()
-    executor = BoundedExecutor(16)
+    workers = 16
+    executor = BoundedExecutor(workers)
     with open_session(config) as session:
         outcomes = outcomes_of(uploads(tmp_path, files), Engine(session.client, executor=executor))
     executor.close()
 
     states = [outcome.state for outcome in outcomes.values()]
-    assert 1 <= states.count(FAILED) <= MOST_THREADS
+    assert 1 <= states.count(FAILED) <= workers  # a loaded machine lets all of them begin before the first fails
     assert COUNT == states.count(FAILED) + states.count(NOT_STARTED)
 
 

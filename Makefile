@@ -10,12 +10,13 @@ PLAIN  := $(VENV)/bench
 export SOURCE_DATE_EPOCH ?= 1767225600
 # The tests on a real cluster run beside the others, in one process: much of their time is waiting, and one cluster is enough.
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
+CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 # Not to a terminal: its width would decide where lines are broken.
 GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: clients s3-tests wall help venv demo format lint test live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
+.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,11 +58,15 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/mypy
 
 test: venv ## all tests; those on Ceph RGW too where radosgw is installed
-	@$(BIN)/python -m pytest -m live >$(VENV)/live.log 2>&1 & live=$$!; \
+	@rm -rf $(CACHES); \
+	$(BIN)/python -m pytest -m live -o cache_dir=$(VENV)/live-cache >$(VENV)/live.log 2>&1 & live=$$!; \
 	trap 'kill $$live 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest -m 'not live' --numprocesses $(TEST_PROCESSES); rest=$$?; \
+	$(BIN)/python -m pytest -m 'not live' -o cache_dir=$(VENV)/rest-cache --numprocesses $(TEST_PROCESSES); rest=$$?; \
 	wait $$live; code=$$?; cat $(VENV)/live.log; \
 	test $$rest -eq 0 && test $$code -eq 0
+
+test-again: venv ## what failed in the last make test, once more and alone (five at most)
+	@$(BIN)/python -m tests.support.again $(CACHES)
 
 live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
 	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live

@@ -18,16 +18,16 @@ from s3pool.cli.transfers import (
     check_no_verify,
     check_source_profile,
     ending_promptly,
-    engine_for,
     name_filter,
     options_of,
     remember,
     shown_progress,
+    transfer_context,
     watch_health,
 )
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to, write_special
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.not_kept import NotKept
@@ -139,11 +139,11 @@ def _copy_objects(
     verb = "moved" if move else "copied"
     with (
         shown_progress(ctx) as (progress, lines),
-        engine_for(ctx, options, progress) as engine,
-        ending_promptly(engine, summary, ctx, verb=verb),
+        transfer_context(ctx, options, progress) as context,
+        ending_promptly(context, summary, ctx, verb=verb),
     ):
-        clear_leftovers = remember(engine, ctx)
-        engine.not_kept = rules.not_kept
+        clear_leftovers = remember(context, ctx)
+        context.not_kept = rules.not_kept
         tell = OutcomePrinter(ctx, progress, lines=lines)
 
         def take(outcome: Outcome) -> None:
@@ -152,12 +152,12 @@ def _copy_objects(
 
         run_tasks(
             watch_health(tasks, ctx),
-            engine,
+            context,
             on_outcome=take,
             rehearse=ctx.dry_run,
             summary=summary,
         )
-        store_directories_kept(engine, summary, ctx)
+        store_directories_kept(context, summary, ctx)
     return finish(summary, ctx, verb=verb)
 
 
@@ -213,12 +213,12 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         to_stdout = False
     with (
         shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
-        engine_for(ctx, options_of(args, ctx), progress) as engine,
-        ending_promptly(engine, summary, ctx, verb="copied", to_stdout=to_stdout),
+        transfer_context(ctx, options_of(args, ctx), progress) as context,
+        ending_promptly(context, summary, ctx, verb="copied", to_stdout=to_stdout),
     ):
         started = time.monotonic()
-        clear_leftovers = remember(engine, ctx, sweeps=False) if isinstance(target, S3Path) else None
-        outcome = _move_bytes(source, target, engine, ctx)
+        clear_leftovers = remember(context, ctx, sweeps=False) if isinstance(target, S3Path) else None
+        outcome = _move_bytes(source, target, context, ctx)
         if clear_leftovers is not None:
             clear_leftovers(outcome)
         summary.seconds = time.monotonic() - started
@@ -241,28 +241,28 @@ def _check_object(source: S3Path, args: argparse.Namespace) -> None:
         raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
 
 
-def _move_bytes(source: Location, target: Location, engine: Engine, ctx: Context) -> Outcome:
+def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context) -> Outcome:
     if isinstance(source, S3Path):
         task = DownloadTask(source.bucket, source.key, *os.path.split(target.text))
-        done = Done() if ctx.dry_run else _write_out(source, target, engine, ctx)
+        done = Done() if ctx.dry_run else _write_out(source, target, context, ctx)
         return Outcome(task, DONE, done)
     if not isinstance(target, S3Path):
         raise UsageError(f"{target.text} is not in S3")
     task_up = UploadTask(source.text, target.bucket, target.key)
-    done = Done() if ctx.dry_run else _read_in(source, target, engine, ctx)
+    done = Done() if ctx.dry_run else _read_in(source, target, context, ctx)
     return Outcome(task_up, SKIPPED if done.skipped else DONE, done)
 
 
-def _write_out(source: S3Path, target: Location, engine: Engine, ctx: Context) -> Done:
+def _write_out(source: S3Path, target: Location, context: TransferContext, ctx: Context) -> Done:
     version_id = str(ctx.args.version_id)
     place = Source(source.bucket, source.key, version_id)
     if isinstance(target, StdStream):
-        done = download_to(ctx.out.raw, place, engine=engine)
+        done = download_to(ctx.out.raw, place, context=context)
         ctx.out.flush()
         return done
     fd = write_special(target.text)
     try:
-        return download_to(lambda block: _write_all(fd, block), place, engine=engine, label=target.text)
+        return download_to(lambda block: _write_all(fd, block), place, context=context, label=target.text)
     except OSError as exc:
         raise local_error("write", target.text, exc) from exc
     finally:
@@ -274,11 +274,11 @@ def _write_all(fd: int, block: memoryview) -> None:
         block = block[os.write(fd, block) :]
 
 
-def _read_in(source: Location, target: S3Path, engine: Engine, ctx: Context) -> Done:
+def _read_in(source: Location, target: S3Path, context: TransferContext, ctx: Context) -> Done:
     if isinstance(source, StdStream):
-        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
+        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, context=context)
     try:
         with open(source.text, "rb", buffering=0) as stream:
-            return upload_stream(lambda size: stream.read(size) or b"", target.bucket, key=target.key, engine=engine)
+            return upload_stream(lambda size: stream.read(size) or b"", target.bucket, key=target.key, context=context)
     except OSError as exc:
         raise local_error("read", source.text, exc) from exc

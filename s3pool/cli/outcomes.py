@@ -16,7 +16,7 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.progress import Progress
 
 NO_FIELDS: Mapping[str, object] = {}
@@ -116,16 +116,16 @@ def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
     return exit_code_of(summary)
 
 
-def store_directories_kept(engine: Engine, summary: Summary, ctx: Context) -> None:
+def store_directories_kept(context: TransferContext, summary: Summary, ctx: Context) -> None:
     """With --preserve, store the empty directories and note what no object can hold."""
-    kept = engine.not_kept
+    kept = context.not_kept
     if kept is None:
         return
     if not (ctx.dry_run or summary.stopped_by):
         from s3pool.transfer.upload import store_directories
 
         try:
-            store_directories(kept, engine)
+            store_directories(kept, context)
         except (S3PoolError, OSError) as exc:
             summary.stopped_by = exc
     summary.not_kept = kept.counts

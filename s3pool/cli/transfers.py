@@ -18,7 +18,7 @@ from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_s
 from s3pool.errors import UsageError
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
-from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.resume import make_sweep
@@ -246,21 +246,23 @@ def _file_limit() -> int:
 
 
 @contextmanager
-def engine_for(ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False) -> Iterator[Engine]:
-    """Yield the engine of a run; its workers end with the context.
+def transfer_context(
+    ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False
+) -> Iterator[TransferContext]:
+    """Yield the context of a run; its workers end with the context.
 
     With ``inline`` there are none, for one object that is not worth a thread.
     """
     executor = executor_for(ctx, inline=inline)
-    source = Engine(ctx.source_session.client) if ctx.source_session is not ctx.session else None
-    engine = Engine(ctx.client, options=options, executor=executor, progress=progress, source=source)
+    source = TransferContext(ctx.source_session.client) if ctx.source_session is not ctx.session else None
+    context = TransferContext(ctx.client, options=options, executor=executor, progress=progress, source=source)
     try:
-        yield engine
+        yield context
     finally:
         executor.close()
 
 
-def remember(engine: Engine, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
+def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
     """Make large transfers resume where an interrupted run of the same command stopped.
 
     With ``sweeps``, partial files of interrupted small downloads are removed from the directories
@@ -280,10 +282,10 @@ def remember(engine: Engine, ctx: Context, *, sweeps: bool = True) -> Callable[[
         shared=True,
         resumes=not getattr(ctx.args, "no_resume", False),
     )
-    engine.memory = unfinished
+    context.memory = unfinished
     if sweeps:
-        engine.parts.sweep = make_sweep(unfinished.knows_part, largest=engine.options.download_threshold)
-    return Leftovers(unfinished, engine.client).clear_of
+        context.parts.sweep = make_sweep(unfinished.knows_part, largest=context.options.download_threshold)
+    return Leftovers(unfinished, context.client).clear_of
 
 
 def remove(
@@ -295,7 +297,7 @@ def remove(
     """
     with (
         shown_progress(ctx) as (progress, lines),
-        engine_for(ctx, TransferOptions(), progress, inline=not tells_deletes) as engine,
+        transfer_context(ctx, TransferOptions(), progress, inline=not tells_deletes) as context,
     ):
         teller = OutcomePrinter(ctx, progress, lines=lines)
 
@@ -303,12 +305,12 @@ def remove(
             if tells_deletes or outcome.error is not None:
                 teller(outcome)
 
-        with ending_promptly(engine, summary, ctx, verb="deleted"):
+        with ending_promptly(context, summary, ctx, verb="deleted"):
             watched = watch_health(tasks, ctx) if tells_deletes else tasks
             if ctx.dry_run:
-                run_tasks(watched, engine, on_outcome=tell, rehearse=True, summary=summary)
+                run_tasks(watched, context, on_outcome=tell, rehearse=True, summary=summary)
             else:
-                run_deletes(watched, engine, on_outcome=tell, summary=summary)
+                run_deletes(watched, context, on_outcome=tell, summary=summary)
 
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
@@ -325,7 +327,7 @@ def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:
 
 @contextmanager
 def ending_promptly(
-    engine: Engine, summary: Summary, ctx: Context, *, verb: str, to_stdout: bool = False
+    context: TransferContext, summary: Summary, ctx: Context, *, verb: str, to_stdout: bool = False
 ) -> Iterator[None]:
     """At an interrupt, print what was done and how to go on, and do not wait for a stalled network.
 
@@ -340,7 +342,7 @@ def ending_promptly(
         else:
             text = f"s3pool: stopped: {summary_text(summary, verb=verb)}; the same command again goes on"
             print_summary(summary.as_record(), ctx, text=text, to_stdout=to_stdout)
-        if engine.executor.is_busy:
+        if context.executor.is_busy:
             # Workers that hang in the network would hold the interpreter's own end back.
             ctx.out.flush()
             os._exit(code_of_interrupt(exc))

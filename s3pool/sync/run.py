@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
     from s3pool.sync.direction import SyncPair
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
 
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Sync:
     def __init__(
         self,
         route: SyncPair,
-        engine: Engine,
+        context: TransferContext,
         options: SyncOptions,
         *,
         list_pages: ListPages,
@@ -80,7 +80,7 @@ class Sync:
         partners: Partners | None = None,
     ) -> None:
         self._route = route
-        self._engine = engine
+        self._context = context
         self._options = options
         self._list_pages = list_pages
         self._on_outcome = on_outcome
@@ -88,7 +88,7 @@ class Sync:
         self._partners = partners
         self._problems: deque[Problem] = deque()
         rules = options.rules(route.direction)
-        self._looker = ContentComparer(engine.client, route, source=engine.source.client, rules=rules)
+        self._looker = ContentComparer(context.client, route, source=context.source.client, rules=rules)
         self._obstacles = Conflicts(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
@@ -135,10 +135,10 @@ class Sync:
             listing.close()
 
     def _work(self, journal: Journal) -> None:
-        self._engine.why_not = self._why_not
-        self._engine.in_question = self._looker.holds
+        self._context.why_not = self._why_not
+        self._context.in_question = self._looker.holds
         if self._options.state.unfinished and not self._options.dry_run:
-            self._engine.memory = self._unfinished
+            self._context.memory = self._unfinished
         try:
             plan = self._compare_and_transfer(journal)
         finally:
@@ -149,7 +149,7 @@ class Sync:
             and self.report.summary.stopped_by is None
             and not self._options.dry_run
         ):
-            Leftovers(self._unfinished, self._engine.client).clear_all(self._is_mine)
+            Leftovers(self._unfinished, self._context.client).clear_all(self._is_mine)
         if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
             self._delete(journal, plan)
             if self._partners is not None:
@@ -169,7 +169,7 @@ class Sync:
             try:
                 run_tasks(
                     self._watch(plan),
-                    self._engine,
+                    self._context,
                     on_outcome=lambda outcome, plan=plan: self._take(outcome, journal, plan),  # type: ignore[misc]
                     rehearse=self._options.dry_run,
                     summary=summary,
@@ -215,7 +215,7 @@ class Sync:
         return True
 
     def _has_key(self, tree: S3Path) -> bool:
-        page = self._engine.source.client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1)
+        page = self._context.source.client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1)
         return bool(page.objects)
 
     def _count_source(self, plan: Plan) -> int:
@@ -228,7 +228,7 @@ class Sync:
             walk = Walk(self._route.root, names=names, links=self._options.links)
             return int(any(isinstance(found, LocalFiles) for found in walk.blocks()))
         tree = self._route.source
-        pages = self._list_pages(self._engine.source.client, tree, EVERYTHING, False)
+        pages = self._list_pages(self._context.source.client, tree, EVERYTHING, False)
         keys = (info.key[len(tree.tree_prefix) :] for page in pages for info in page.objects)
         return int(any(name and not name.endswith("/") and names.admits(name) for name in keys))
 
@@ -247,13 +247,13 @@ class Sync:
         tasks = self._obstacles.waiting
         if not self._options.dry_run:
             self._obstacles.clear()
-            self._engine.why_not = self._obstacles.why_wait
+            self._context.why_not = self._obstacles.why_wait
         else:
-            self._engine.why_not = None
+            self._context.why_not = None
         self.report.waited = len(tasks)
         run_tasks(
             tasks,
-            self._engine,
+            self._context,
             on_outcome=lambda outcome: self._take(outcome, journal, plan),
             rehearse=self._options.dry_run,
             summary=self.report.summary,
@@ -270,8 +270,8 @@ class Sync:
             rules=options.rules(self._route.direction),
             names=options.names,
             journal=journal,
-            client=self._engine.client,
-            source_client=self._engine.source.client,
+            client=self._context.client,
+            source_client=self._context.source.client,
             looker=self._looker,
             problems=self._problems,
             told=self._told,
@@ -284,7 +284,7 @@ class Sync:
         names = self._options.names
         if self._route.direction != UPLOAD:
             return self._remote(SOURCE, self._route.source, names, journal)
-        kept, target = self._engine.not_kept, self._route.target
+        kept, target = self._context.not_kept, self._route.target
         return LocalSource(
             self._route.root,
             names=names,
@@ -319,7 +319,7 @@ class Sync:
         if name not in unordered and journal.is_unordered(f"{side} {name}"):
             unordered.append(name)
         sorts = name in unordered
-        client = self._engine.source.client if side == SOURCE else self._engine.client
+        client = self._context.source.client if side == SOURCE else self._context.client
         pages = Ahead(self._list_pages(client, tree, EVERYTHING if sorts else self._within, not sorts))
         self._listings.append(pages)
         return RemoteTree(pages, tree.tree_prefix, names=names, sorts=sorts, within=self._within)
@@ -393,7 +393,7 @@ class Sync:
         act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
         act(
             self._iter_removals(journal),
-            self._engine,
+            self._context,
             on_outcome=lambda outcome: self._take(outcome, journal, plan),
             summary=self.report.summary,
         )

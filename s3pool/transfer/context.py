@@ -75,13 +75,13 @@ class TransferOptions:
         return min(self.part_size or MAX_SINGLE_PUT_BYTES, MAX_SINGLE_PUT_BYTES)
 
 
-class Engine:
+class TransferContext:
     """The means of a run. Safe for many threads.
 
     ``why_not`` is asked by the worker before each transfer; what it gives is why the
     transfer is not needed, "" when it is. ``in_question`` tells beforehand whether
     answering takes requests or the reading of files. With a ``memory`` large transfers that are cut
-    short are left as they are, for a later run to go on with. ``source`` is the engine of
+    short are left as they are, for a later run to go on with. ``source`` is the context of
     another pool, the sources of copies being there; without one they are in this pool.
     """
 
@@ -92,7 +92,7 @@ class Engine:
         options: TransferOptions | None = None,
         executor: BoundedExecutor | None = None,
         progress: Progress | None = None,
-        source: Engine | None = None,
+        source: TransferContext | None = None,
     ) -> None:
         self.client = client
         self.source = source or self

@@ -20,13 +20,13 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.progress import Meter
 
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
-def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Steps[Done]:
+def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False) -> Steps[Done]:
     """Copy one object, its metadata and tags kept where the options give no others.
 
     ``is_repeated`` makes a copy that was just made once more, though the target is newer by now.
@@ -34,53 +34,53 @@ def copy(task: CopyTask, engine: Engine, *, is_repeated: bool = False) -> Steps[
     Raises:
         RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
-    is_same = not engine.crosses and (task.source_bucket, task.source_key) == (task.bucket, task.key)
-    if is_same and not _changes_something(task, engine):
+    is_same = not context.crosses and (task.source_bucket, task.source_key) == (task.bucket, task.key)
+    if is_same and not _changes_something(task, context):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
-    if not is_repeated and (skipped := (yield from why_skip_copy(task, engine))):
+    if not is_repeated and (skipped := (yield from why_skip_copy(task, context))):
         return Done(skipped=skipped)
-    if engine.crosses:
+    if context.crosses:
         from s3pool.transfer.cross_pool_copy import copy_across
 
         yield from in_worker()
-        return copy_across(task, engine)
+        return copy_across(task, context)
     # Also for what CopyObject forgets, such as a website's redirect.
-    head = yield from engine.client.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
-    tags = yield from _tags_to_see_to(task, head, engine)
+    head = yield from context.client.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
+    tags = yield from _tags_to_see_to(task, head, context)
     if head.size <= IN_WINDOW_BYTES:
-        done = yield from _copy_whole(task, head, engine)
-        engine.progress.whole(head.size)
+        done = yield from _copy_whole(task, head, context)
+        context.progress.whole(head.size)
     else:
-        done = yield from _copy_long(task, head, engine)
-    yield from _see_to_tags(task, tags, engine)
+        done = yield from _copy_long(task, head, context)
+    yield from _see_to_tags(task, tags, context)
     return done._replace(read=ObjectStamp.of(head))
 
 
-def _copy_long(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Done]:
+def _copy_long(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
     yield from in_worker()
-    meter = engine.progress.begin(task.target, head.size)
+    meter = context.progress.begin(task.target, head.size)
     done = None
     try:
-        if head.size <= engine.options.copy_threshold:
-            done = yield from _copy_whole(task, head, engine)
+        if head.size <= context.options.copy_threshold:
+            done = yield from _copy_whole(task, head, context)
             meter.advance(head.size)
         else:
-            done = not_stuck(lambda: _copy_parts(task, head, engine, meter), lambda: meter.advance(-head.size))
+            done = not_stuck(lambda: _copy_parts(task, head, context, meter), lambda: meter.advance(-head.size))
     finally:
         meter.end(ok=done is not None)
     return done
 
 
-def _changes_something(task: CopyTask, engine: Engine) -> bool:
-    if engine.options.remove_source:
+def _changes_something(task: CopyTask, context: TransferContext) -> bool:
+    if context.options.remove_source:
         return False
-    return engine.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
+    return context.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
 
 
-def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Done]:
-    given = engine.options.attributes
+def _copy_whole(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
+    given = context.options.attributes
     kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
-    result = yield from engine.client.copy_object.steps(
+    result = yield from context.client.copy_object.steps(
         task.bucket,
         task.key,
         source_bucket=task.source_bucket,
@@ -97,29 +97,29 @@ def _copy_whole(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Done]
     return Done(head.size, result.etag, version_id=result.version_id)
 
 
-def _tags_to_see_to(task: CopyTask, head: ObjectHead, engine: Engine) -> Steps[Mapping[str, str]]:
+def _tags_to_see_to(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Mapping[str, str]]:
     """Return the tags that RGW 16 forgets when metadata is replaced; a copy in place leaves none to read later."""
-    given = engine.options.attributes
+    given = context.options.attributes
     if given == NO_ATTRIBUTES:
         return {}
-    return given.tags or (yield from tags_of_source(task, head, engine.source.client))
+    return given.tags or (yield from tags_of_source(task, head, context.source.client))
 
 
-def _see_to_tags(task: CopyTask, tags: Mapping[str, str], engine: Engine) -> Steps[None]:
+def _see_to_tags(task: CopyTask, tags: Mapping[str, str], context: TransferContext) -> Steps[None]:
     if not tags:
         return
-    if not engine.options.attributes.tags:
-        head = yield from engine.client.head_object.steps(task.bucket, task.key)
+    if not context.options.attributes.tags:
+        head = yield from context.client.head_object.steps(task.bucket, task.key)
         if head.headers.get(TAG_COUNT, "0") != "0":
             return
-    yield from engine.client.put_tags.steps(task.bucket, task.key, tags)
+    yield from context.client.put_tags.steps(task.bucket, task.key, tags)
 
 
-def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) -> Done:
-    part_size = choose_part_size(head.size, engine.options.part_size or COPY_PART_BYTES)
-    attributes = _attributes_of_parts(task, head, engine, part_size)
+def _copy_parts(task: CopyTask, head: ObjectHead, context: TransferContext, meter: Meter) -> Done:
+    part_size = choose_part_size(head.size, context.options.part_size or COPY_PART_BYTES)
+    attributes = _attributes_of_parts(task, head, context, part_size)
     source = (task.source_bucket, task.source_key, task.version_id)
-    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, checksum="") as target:
+    with MultipartUpload(context, task.bucket, task.key, attributes=attributes, checksum="") as target:
 
         def copy_part(numbered: tuple[int, ByteRange]) -> None:
             number, place = numbered
@@ -127,18 +127,20 @@ def _copy_parts(task: CopyTask, head: ObjectHead, engine: Engine, meter: Meter) 
             meter.advance(place.length)
 
         ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
-        engine.executor.share(copy_part, ranges, limit=engine.part_workers)
+        context.executor.share(copy_part, ranges, limit=context.part_workers)
         return target.complete(head.size)
 
 
-def _attributes_of_parts(task: CopyTask, head: ObjectHead, engine: Engine, part_size: int) -> ObjectAttributes:
+def _attributes_of_parts(
+    task: CopyTask, head: ObjectHead, context: TransferContext, part_size: int
+) -> ObjectAttributes:
     """Collect what CopyObject would have taken over by itself."""
-    given = engine.options.attributes
+    given = context.options.attributes
     attributes = merge_for_copy(given, head)
     kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
     return replace(
         attributes,
-        tags=given.tags or block_on(tags_of_source(task, head, engine.source.client)),
+        tags=given.tags or block_on(tags_of_source(task, head, context.source.client)),
         metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)},
         storage_class=attributes.storage_class or kept.storage_class,
         sse=attributes.sse or kept.sse,

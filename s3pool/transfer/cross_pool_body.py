@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from s3pool.body import Sink
     from s3pool.model import ByteRange
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.fetch import Facts, Source
     from s3pool.transfer.progress import Meter
 
@@ -53,7 +53,7 @@ class SourceBody:
     __slots__ = (
         "_before",
         "_checksum",
-        "_engine",
+        "_context",
         "_known",
         "_meter",
         "_place",
@@ -73,7 +73,7 @@ class SourceBody:
         place: ByteRange,
         known: Facts,
         *,
-        engine: Engine,
+        context: TransferContext,
         meter: Meter,
         wanted_md5: str = "",
         before: hashlib._Hash | None = None,
@@ -82,7 +82,7 @@ class SourceBody:
         self._source = source
         self._place = place
         self._known = known
-        self._engine = engine
+        self._context = context
         self._meter = meter
         self._wanted_md5 = wanted_md5
         self._before = before
@@ -134,7 +134,7 @@ class SourceBody:
                 total=self._known.size or 0,
                 etag=self._known.etag,
                 write=write,
-                engine=self._engine,
+                context=self._context,
                 meter=NULL_METER,
             )
         except (TransportError, S3Error, ReplacedError) as exc:

@@ -52,7 +52,7 @@ from s3pool.transfer.verify import (
 if TYPE_CHECKING:
     from s3pool.body import Body
     from s3pool.model import ObjectAttributes, ObjectHead
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.progress import Meter
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ STREAMED = Seal(UNSIGNED_PAYLOAD)  # of a body whose digest is known when it is 
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """One object on its way from the pool of ``engine.source``, as HEAD told it there."""
+    """One object on its way from the pool of ``context.source``, as HEAD told it there."""
 
     task: CopyTask
     head: ObjectHead
-    engine: Engine
+    context: TransferContext
     meter: Meter
 
     @property
@@ -81,8 +81,8 @@ class Crossing:
 
     def attributes(self) -> ObjectAttributes:
         """Return the attributes that CopyObject would have kept, and the user's own."""
-        given = self.engine.options.attributes
-        tags = given.tags or block_on(tags_of_source(self.task, self.head, self.engine.source.client))
+        given = self.context.options.attributes
+        tags = given.tags or block_on(tags_of_source(self.task, self.head, self.context.source.client))
         return replace(merge_for_copy(given, self.head), tags=tags)
 
     def body(
@@ -93,7 +93,7 @@ class Crossing:
             self.source,
             place,
             Facts(self.head.size, self.head.etag, self.head.headers),
-            engine=self.engine.source,
+            context=self.context.source,
             meter=self.meter,
             wanted_md5=wanted_md5,
             before=before,
@@ -103,7 +103,7 @@ class Crossing:
     def read_first(self, body: SourceBody) -> Seal:
         """Read a body once more than it is sent, for digests that have to go ahead of it."""
         # Content-MD5 is what every server compares. A signature would need a digest as well.
-        return seal(body.feed, sign_payload=False, checksum=self.engine.options.checksum)
+        return seal(body.feed, sign_payload=False, checksum=self.context.options.checksum)
 
 
 def source_of(task: CopyTask) -> Source:
@@ -125,15 +125,15 @@ def copy_in_parts(crossing: Crossing) -> Done:
 
 
 def _copy_in_parts(crossing: Crossing) -> Done:
-    task, head, engine = crossing.task, crossing.head, crossing.engine
-    part_size = choose_parts(head, engine.options.part_size)
+    task, head, context = crossing.task, crossing.head, crossing.context
+    part_size = choose_parts(head, context.options.part_size)
     attributes = crossing.attributes()
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
     fingerprint = _fingerprint(crossing, part_size, attributes)
     ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
-    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
+    with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
         parts = _Parts(crossing, target)
-        engine.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else engine.part_workers)
+        context.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else context.part_workers)
         parts.check(part_size)
         return target.complete(head.size)
 
@@ -147,7 +147,7 @@ def choose_parts(head: ObjectHead, wanted: int) -> int:
 
 
 def _fingerprint(crossing: Crossing, part_size: int, attributes: ObjectAttributes) -> str:
-    if algorithm_header(crossing.engine.options.checksum):
+    if algorithm_header(crossing.context.options.checksum):
         return ""  # Complete wants the checksums of all parts, and ListParts may not tell them
     head = crossing.head
     return copy_fingerprint(head.size, head.etag, part_size=part_size, attributes=attributes)
@@ -157,7 +157,7 @@ class _Parts:
     """The parts of one object, and the digests of what arrived for them; for several workers."""
 
     def __init__(self, crossing: Crossing, target: MultipartUpload) -> None:
-        options = crossing.engine.options
+        options = crossing.context.options
         self._crossing = crossing
         self._target = target
         self._digests: dict[int, str] = {}
@@ -247,8 +247,8 @@ class _TooLargeError(Exception):
     """The object has outgrown memory since it was listed."""
 
 
-def copy_across(task: CopyTask, engine: Engine) -> Done:
-    """Copy one object from the pool of ``engine.source``; what CopyObject keeps is kept.
+def copy_across(task: CopyTask, context: TransferContext) -> Done:
+    """Copy one object from the pool of ``context.source``; what CopyObject keeps is kept.
 
     Nothing is at the target's name before all bytes are there and checked. A source that is
     replaced meanwhile is tried once more.
@@ -256,10 +256,10 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
     Raises:
         ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
     """
-    engine.spellings.check(task, engine.client, source=engine.source.client, is_move=engine.options.remove_source)
+    context.spellings.check(task, context.client, source=context.source.client, is_move=context.options.remove_source)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
-            return _copy_once(task, engine)
+            return _copy_once(task, context)
         except ReplacedError:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
@@ -267,16 +267,16 @@ def copy_across(task: CopyTask, engine: Engine) -> Done:
     raise AssertionError("unreachable")
 
 
-def _head(task: CopyTask, engine: Engine) -> ObjectHead:
-    client = engine.source.client
+def _head(task: CopyTask, context: TransferContext) -> ObjectHead:
+    client = context.source.client
     return client.head_object(task.source_bucket, task.source_key, version_id=task.version_id, checksums=True)
 
 
-def _copy_once(task: CopyTask, engine: Engine) -> Done:
-    meter = engine.progress.begin(task.target, max(0, task.size))
+def _copy_once(task: CopyTask, context: TransferContext) -> Done:
+    meter = context.progress.begin(task.target, max(0, task.size))
     done = None
     try:
-        done = _copy(task, engine, meter)
+        done = _copy(task, context, meter)
     except SourceError as exc:
         raise _trouble_of(task, exc) from None
     finally:
@@ -284,15 +284,15 @@ def _copy_once(task: CopyTask, engine: Engine) -> Done:
     return done
 
 
-def _copy(task: CopyTask, engine: Engine, meter: Meter) -> Done:
-    head = None if UNKNOWN_SIZE < task.size <= IN_MEMORY_BYTES else _head(task, engine)
+def _copy(task: CopyTask, context: TransferContext, meter: Meter) -> Done:
+    head = None if UNKNOWN_SIZE < task.size <= IN_MEMORY_BYTES else _head(task, context)
     if head is None or head.size <= IN_MEMORY_BYTES:
         try:
             known = Known(task.size, task.etag) if head is None else Known(head.size, head.etag)
-            return _copy_from_memory(task, known, engine, meter)
+            return _copy_from_memory(task, known, context, meter)
         except _TooLargeError:
-            head = _head(task, engine)
-    crossing = Crossing(task, head, engine, meter)
+            head = _head(task, context)
+    crossing = Crossing(task, head, context, meter)
     done = _copy_in_one_piece(crossing) if _goes_in_one_piece(crossing) else copy_in_parts(crossing)
     return done._replace(read=ObjectStamp.of(head))
 
@@ -309,20 +309,20 @@ def _replaced(task: CopyTask) -> ReplacedError:
 # -- small objects -------------------------------------------------------------------------
 
 
-def _copy_from_memory(task: CopyTask, known: Known, engine: Engine, meter: Meter) -> Done:
-    content, facts = _fetch(task, known, engine)
+def _copy_from_memory(task: CopyTask, known: Known, context: TransferContext, meter: Meter) -> Done:
+    content, facts = _fetch(task, known, context)
     check = StreamCheck(len(content), facts.etag, facts.headers)
     check.update(memoryview(content))
     check.check(task.source)
     head = head_of({**facts.headers, "content-length": str(len(content))})
-    options = engine.options
+    options = context.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = _put(Crossing(task, head, engine, meter), BytesBody(content), sealed)
+    done = _put(Crossing(task, head, context, meter), BytesBody(content), sealed)
     meter.advance(done.size)
     return done._replace(read=ObjectStamp.of(head))
 
 
-def _fetch(task: CopyTask, known: Known, engine: Engine) -> tuple[bytes, Facts]:
+def _fetch(task: CopyTask, known: Known, context: TransferContext) -> tuple[bytes, Facts]:
     content = bytearray()
 
     def take(block: memoryview) -> None:
@@ -331,7 +331,7 @@ def _fetch(task: CopyTask, known: Known, engine: Engine) -> tuple[bytes, Facts]:
         content.extend(block)
 
     try:
-        facts = fetch_whole(source_of(task), write=take, engine=engine.source, meter=NULL_METER, known=known)
+        facts = fetch_whole(source_of(task), write=take, context=context.source, meter=NULL_METER, known=known)
     except PreconditionError as exc:
         raise _replaced(task) from exc
     return bytes(content), facts
@@ -341,7 +341,7 @@ def _fetch(task: CopyTask, known: Known, engine: Engine) -> tuple[bytes, Facts]:
 
 
 def _goes_in_one_piece(crossing: Crossing) -> bool:
-    size, part_size = crossing.head.size, crossing.engine.options.part_size
+    size, part_size = crossing.head.size, crossing.context.options.part_size
     return crossing.has_md5 and size <= IN_ONE_PIECE_BYTES and not 0 < part_size < size
 
 
@@ -349,15 +349,15 @@ def _copy_in_one_piece(crossing: Crossing) -> Done:
     """Pass an object on while it arrives; its MD5 goes ahead, for the target to compare."""
     etag = crossing.head.etag
     body = crossing.body(ByteRange(0, crossing.head.size - 1), wanted_md5=etag)
-    if crossing.engine.options.checksum:
+    if crossing.context.options.checksum:
         return _put(crossing, body, crossing.read_first(body))
     return _put(crossing, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
 
 
 def _put(crossing: Crossing, body: Body, sealed: Seal) -> Done:
-    task, options = crossing.task, crossing.engine.options
+    task, options = crossing.task, crossing.context.options
     try:
-        result = crossing.engine.client.put_object(
+        result = crossing.context.client.put_object(
             task.bucket,
             task.key,
             body,

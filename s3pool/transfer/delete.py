@@ -21,7 +21,7 @@ from s3pool.transfer.walk import NO_FILTER
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
 
 Batch = tuple[DeleteTask, ...] | RemoveTask | Problem
 
@@ -41,32 +41,32 @@ def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator
         yield tuple(batch)
 
 
-def delete_batch(batch: Batch, engine: Engine) -> tuple[Outcome, ...]:
+def delete_batch(batch: Batch, context: TransferContext) -> tuple[Outcome, ...]:
     """Remove one batch and tell of each key; never raises S3PoolError."""
     if isinstance(batch, Problem):
         return (Outcome(batch, FAILED, error=batch.error),)
     tasks = batch if isinstance(batch, tuple) else (batch,)
-    if engine.stop.is_set():
+    if context.stop.is_set():
         return tuple(Outcome(task, NOT_STARTED) for task in tasks)
     if len(tasks) > 1:
-        return _delete_many(tasks, engine)
+        return _delete_many(tasks, context)
     try:
-        return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], engine))),)
+        return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], context))),)
     except S3PoolError as exc:
         return (Outcome(tasks[0], FAILED, error=exc),)
 
 
-def delete(task: DeleteTask | RemoveTask, engine: Engine) -> Steps[Done]:
+def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Done]:
     """Remove one key, one version of it, one unfinished upload of it, or one local file."""
     if isinstance(task, RemoveTask):
         remove_file(task.root, task.relative)
         return Done(task.size)
-    yield from check_no_tree(task, engine.client)
+    yield from check_no_tree(task, context.client)
     if task.upload_id:
         yield from in_worker()
-        engine.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
+        context.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
     else:
-        yield from engine.client.delete_object.steps(task.bucket, task.key, version_id=task.version_id)
+        yield from context.client.delete_object.steps(task.bucket, task.key, version_id=task.version_id)
     return Done(task.size)
 
 
@@ -103,10 +103,10 @@ def refuse_tree(path: S3Path, client: S3Client) -> None:
         raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
 
 
-def _delete_many(batch: tuple[DeleteTask, ...], engine: Engine) -> tuple[Outcome, ...]:
+def _delete_many(batch: tuple[DeleteTask, ...], context: TransferContext) -> tuple[Outcome, ...]:
     bucket = batch[0].bucket
     try:
-        failures = engine.client.delete_objects(bucket, [(task.key, task.version_id) for task in batch])
+        failures = context.client.delete_objects(bucket, [(task.key, task.version_id) for task in batch])
     except S3PoolError as exc:
         return tuple(Outcome(task, FAILED, error=exc) for task in batch)
     errors = {(failure.key, failure.version_id): error_of_failure(failure, bucket) for failure in failures}

@@ -33,7 +33,7 @@ from s3pool.transfer.verify import (
 )
 
 if TYPE_CHECKING:
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.progress import Meter
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ RANGE_BYTES = 16 * MIB
 MAX_RANGE_BYTES = 128 * MIB  # parts up to this size are fetched and hashed as they are
 
 
-def download(task: DownloadTask, engine: Engine) -> Steps[Done]:
+def download(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     """Bring one object; a key that ends in ``/`` becomes a directory.
 
     Nothing is at the target's name before all bytes are there and checked.
@@ -53,12 +53,12 @@ def download(task: DownloadTask, engine: Engine) -> Steps[Done]:
         IntegrityError: the bytes are not the object's. LocalFileError: they cannot be written.
     """
     if not task.relative or task.relative.endswith("/"):
-        return (yield from _make_directory(task, engine))
-    if engine.is_conditional and (skipped := (yield from why_skip_download(task, engine))):
+        return (yield from _make_directory(task, context))
+    if context.is_conditional and (skipped := (yield from why_skip_download(task, context))):
         return Done(skipped=skipped)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
-            return (yield from _download_once(task, engine))
+            return (yield from _download_once(task, context))
         except (PreconditionError, ReplacedError) as exc:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
@@ -67,10 +67,10 @@ def download(task: DownloadTask, engine: Engine) -> Steps[Done]:
     raise AssertionError("unreachable")
 
 
-def _make_directory(task: DownloadTask, engine: Engine) -> Steps[Done]:
+def _make_directory(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     size, read = task.size, None
     if size == UNKNOWN_SIZE:
-        head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
+        head = yield from context.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
         size, read = head.size, ObjectStamp.of(head)
     if size:
         raise RefusedError(f"{task.source} ends in '/' and holds {size} bytes: no file can have that name")
@@ -78,69 +78,71 @@ def _make_directory(task: DownloadTask, engine: Engine) -> Steps[Done]:
     return Done(read=read)
 
 
-def _download_once(task: DownloadTask, engine: Engine) -> Steps[Done]:
-    known = yield from _known_facts(task, engine)
+def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
+    known = yield from _known_facts(task, context)
     source = Source(task.bucket, task.key, task.version_id)
-    fetch = Fetch(source, engine=engine, known=Known(known.size, known.etag))
+    fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
     response = None
     if known.size is not None and known.size <= IN_WINDOW_BYTES:
         response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
         if response.body is not None:
-            return (yield from _write_whole(task, response, engine))
+            return (yield from _write_whole(task, response, context))
     else:
         yield from in_worker()
-    return (yield from _fill_long(task, known, engine, fetch, response))
+    return (yield from _fill_long(task, known, context, fetch, response))
 
 
-def _known_facts(task: DownloadTask, engine: Engine) -> Steps[Facts]:
+def _known_facts(task: DownloadTask, context: TransferContext) -> Steps[Facts]:
     """Return what decides between one stream and ranges; large objects are asked for once more."""
-    if UNKNOWN_SIZE < task.size <= engine.options.download_threshold:
+    if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
         return Facts(task.size, task.etag, NO_HEADERS)
-    head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id, checksums=True)
+    head = yield from context.client.head_object.steps(
+        task.bucket, task.key, version_id=task.version_id, checksums=True
+    )
     return Facts(head.size, head.etag, head.headers)
 
 
-def _goes_by_ranges(known: Facts, engine: Engine) -> bool:
-    return known.size is not None and known.size > engine.options.download_threshold and bool(known.etag)
+def _goes_by_ranges(known: Facts, context: TransferContext) -> bool:
+    return known.size is not None and known.size > context.options.download_threshold and bool(known.etag)
 
 
 # -- short objects -------------------------------------------------------------------------
 
 
-def _write_whole(task: DownloadTask, response: Response, engine: Engine) -> Steps[Done]:
+def _write_whole(task: DownloadTask, response: Response, context: TransferContext) -> Steps[Done]:
     """Write an object that is here to its last byte."""
-    engine.check_stop()
+    context.check_stop()
     content = response.preload()
     facts = Facts(len(content), etag_of(response.headers), response.headers)
-    is_brief = not engine.options.remove_source  # a move waits for the disk meanwhile
+    is_brief = not context.options.remove_source  # a move waits for the disk meanwhile
     try:
-        part = _part_for(task, engine, brief=is_brief)
+        part = _part_for(task, context, brief=is_brief)
         try:
             _write_at(part.fd, memoryview(content), 0)
-            _check_written(task, content, facts, part, engine)
-            done = yield from _finish(part, facts, engine)
+            _check_written(task, content, facts, part, context)
+            done = yield from _finish(part, facts, context)
         finally:
             part.close()
     except OSError as exc:
         raise local_error("write", task.target, exc) from exc
-    engine.progress.whole(done.size)
+    context.progress.whole(done.size)
     return done
 
 
-def _part_for(task: DownloadTask, engine: Engine, *, brief: bool = False, reuse: str = "") -> PartFile:
+def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = False, reuse: str = "") -> PartFile:
     return PartFile(
         task.root,
         task.relative,
-        registry=engine.parts,
-        directory=engine.local.target,
+        registry=context.parts,
+        directory=context.local.target,
         reuse=reuse,
-        private=engine.options.preserve,
+        private=context.options.preserve,
         brief=brief,
     )
 
 
-def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartFile, engine: Engine) -> None:
-    if not engine.options.verify or check_small(content, task.source, etag=facts.etag, headers=facts.headers):
+def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartFile, context: TransferContext) -> None:
+    if not context.options.verify or check_small(content, task.source, etag=facts.etag, headers=facts.headers):
         return
     check_file(part.fd, len(content), what=task.source, etag=facts.etag, headers=facts.headers)
 
@@ -149,21 +151,21 @@ def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartF
 
 
 def _fill_long(
-    task: DownloadTask, known: Facts, engine: Engine, fetch: Fetch, response: Response | None
+    task: DownloadTask, known: Facts, context: TransferContext, fetch: Fetch, response: Response | None
 ) -> Steps[Done]:
     """Fill a file for as long as it takes, from a response that has begun if there is one."""
-    resumption = _resumption(task, known, engine)
+    resumption = _resumption(task, known, context)
     reuse = resumption.found.name if resumption.found is not None else ""
     part = None
     try:
-        part = _part_for(task, engine, reuse=reuse)
-        meter = engine.progress.begin(task.target, max(known.size or 0, task.size))
+        part = _part_for(task, context, reuse=reuse)
+        meter = context.progress.begin(task.target, max(known.size or 0, task.size))
         done = None
         try:
             facts = known
-            if response is not None or not _fill_by_ranges(part, task, known, engine, meter, resumption=resumption):
-                facts = yield from _fill_in_order(part, task, fetch, engine, meter=meter, response=response)
-            done = yield from _finish(part, facts, engine)
+            if response is not None or not _fill_by_ranges(part, task, known, context, meter, resumption=resumption):
+                facts = yield from _fill_in_order(part, task, fetch, context, meter=meter, response=response)
+            done = yield from _finish(part, facts, context)
         finally:
             meter.end(ok=done is not None)
         return done
@@ -182,23 +184,23 @@ def _fill_long(
         resumption.end()
 
 
-def _resumption(task: DownloadTask, known: Facts, engine: Engine) -> Resumption:
+def _resumption(task: DownloadTask, known: Facts, context: TransferContext) -> Resumption:
     # What a run before left on the disk is only of use when it is checked.
-    if known.size is None or not engine.options.verify or not _goes_by_ranges(known, engine):
+    if known.size is None or not context.options.verify or not _goes_by_ranges(known, context):
         return Resumption(None, "", "")
-    fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, engine))
-    return Resumption(engine.memory, os.path.abspath(task.target), fingerprint)
+    fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, context))
+    return Resumption(context.memory, os.path.abspath(task.target), fingerprint)
 
 
 def _fill_by_ranges(
-    part: PartFile, task: DownloadTask, known: Facts, engine: Engine, meter: Meter, *, resumption: Resumption
+    part: PartFile, task: DownloadTask, known: Facts, context: TransferContext, meter: Meter, *, resumption: Resumption
 ) -> bool:
     """Fill the file by many ranges at a time; False where it is not large, or the server does not do ranges."""
-    if not _goes_by_ranges(known, engine):
+    if not _goes_by_ranges(known, context):
         return False
     source = Source(task.bucket, task.key, task.version_id)
     try:
-        _Ranges(part, source, known, engine=engine, meter=meter, resumption=resumption).run()
+        _Ranges(part, source, known, context=context, meter=meter, resumption=resumption).run()
     except RangeIgnoredError:
         meter.end(ok=False)
         os.ftruncate(part.fd, 0)
@@ -207,9 +209,15 @@ def _fill_by_ranges(
 
 
 def _fill_in_order(
-    part: PartFile, task: DownloadTask, fetch: Fetch, engine: Engine, *, meter: Meter, response: Response | None
+    part: PartFile,
+    task: DownloadTask,
+    fetch: Fetch,
+    context: TransferContext,
+    *,
+    meter: Meter,
+    response: Response | None,
 ) -> Steps[Facts]:
-    check = WholeCheck() if engine.options.verify else None
+    check = WholeCheck() if context.options.verify else None
     offset = 0
 
     def write(block: memoryview) -> None:
@@ -229,18 +237,25 @@ class _Ranges:
     """One large object on its way into one file, by many ranges at a time."""
 
     def __init__(
-        self, part: PartFile, source: Source, known: Facts, *, engine: Engine, meter: Meter, resumption: Resumption
+        self,
+        part: PartFile,
+        source: Source,
+        known: Facts,
+        *,
+        context: TransferContext,
+        meter: Meter,
+        resumption: Resumption,
     ) -> None:
         self._part = part
         self._source = source
         self._known = known
-        self._engine = engine
+        self._context = context
         self._meter = meter
         self._resumption = resumption
         self._size = known.size or 0
-        self._range_bytes = _range_bytes(self._size, known, engine)
+        self._range_bytes = _range_bytes(self._size, known, context)
         self._algorithm = ""
-        if engine.options.verify:
+        if context.options.verify:
             self._algorithm = range_algorithm(self._size, known.etag, known.headers, range_bytes=self._range_bytes)
 
     def run(self) -> None:
@@ -280,10 +295,10 @@ class _Ranges:
             self._resumption.add(place)
 
         left = (place for place in places if place.first not in done)
-        self._engine.executor.share(
-            fetch, left, limit=self._engine.part_workers, first=self._engine.part_workers_at_first
+        self._context.executor.share(
+            fetch, left, limit=self._context.part_workers, first=self._context.part_workers_at_first
         )
-        if not self._engine.options.verify:
+        if not self._context.options.verify:
             return False
         known = self._known
         found = Digests(self._range_bytes, self._algorithm, digests)
@@ -299,17 +314,17 @@ class _Ranges:
             total=self._size,
             etag=self._known.etag,
             write=_writer(self._part.fd, place.first, _no_update if hasher is None else hasher.update),
-            engine=self._engine,
+            context=self._context,
             meter=self._meter,
         )
         return hasher.digest() if hasher is not None else b""
 
 
-def _range_bytes(size: int, known: Facts, engine: Engine) -> int:
+def _range_bytes(size: int, known: Facts, context: TransferContext) -> int:
     part_size = first_part_size(size, known.etag, known.headers)
     if 0 < part_size <= MAX_RANGE_BYTES:
         return part_size
-    return engine.options.part_size or RANGE_BYTES
+    return context.options.part_size or RANGE_BYTES
 
 
 def _no_update(_block: memoryview) -> None:
@@ -334,16 +349,16 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
         done += os.pwrite(fd, block[done:], offset + done)
 
 
-def _finish(part: PartFile, facts: Facts, engine: Engine) -> Steps[Done]:
+def _finish(part: PartFile, facts: Facts, context: TransferContext) -> Steps[Done]:
     """Set the attributes of a checked file, and rename it to its target."""
-    options, headers = engine.options, facts.headers
+    options, headers = context.options, facts.headers
     mode = part.existing_mode()
     if mode is not None or options.preserve:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
     if options.preserve:
         stored.restore_mode(part.fd, _metadata(headers))
-    if engine.not_kept is not None:
-        engine.not_kept.look_at_object(_metadata(headers))
+    if context.not_kept is not None:
+        context.not_kept.look_at_object(_metadata(headers))
     mtime_ns = stored.set_mtime(part.fd, stored.mtime_of_answer(headers))
     if options.remove_source:
         yield from in_worker()
@@ -362,7 +377,9 @@ def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
 
 
-def download_to(write: Callable[[memoryview], object], source: Source, *, engine: Engine, label: str = "-") -> Done:
+def download_to(
+    write: Callable[[memoryview], object], source: Source, *, context: TransferContext, label: str = "-"
+) -> Done:
     """Bring one object to a stream that cannot be taken back, in order.
 
     The check comes after the bytes: an error then says that what was written is wrong.
@@ -378,17 +395,17 @@ def download_to(write: Callable[[memoryview], object], source: Source, *, engine
         write(block)
 
     try:
-        return _stream(begin, source, engine=engine, label=label)
+        return _stream(begin, source, context=context, label=label)
     except (PreconditionError, ReplacedError):
         if is_begun:
             raise
-    return _stream(write, source, engine=engine, label=label)
+    return _stream(write, source, context=context, label=label)
 
 
-def _stream(write: Callable[[memoryview], object], source: Source, *, engine: Engine, label: str) -> Done:
-    head = engine.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
-    check = StreamCheck(head.size, head.etag, head.headers) if engine.options.verify else None
-    meter = engine.progress.begin(label, head.size)
+def _stream(write: Callable[[memoryview], object], source: Source, *, context: TransferContext, label: str) -> Done:
+    head = context.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
+    check = StreamCheck(head.size, head.etag, head.headers) if context.options.verify else None
+    meter = context.progress.begin(label, head.size)
     written = 0
 
     def hand_on(block: memoryview) -> None:
@@ -400,7 +417,7 @@ def _stream(write: Callable[[memoryview], object], source: Source, *, engine: En
 
     ok = False
     try:
-        facts = fetch_whole(source, write=hand_on, engine=engine, meter=meter, known=Known(head.size, head.etag))
+        facts = fetch_whole(source, write=hand_on, context=context, meter=meter, known=Known(head.size, head.etag))
         if check is not None:
             check.check(source)
         ok = True

@@ -10,7 +10,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps, block_on
 from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
-from s3pool.transfer.context import MAX_RESUMES, Engine
+from s3pool.transfer.context import MAX_RESUMES, TransferContext
 from s3pool.transfer.progress import Meter
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Facts:
 
 
 def fetch_range(
-    source: Source, place: ByteRange, *, total: int, etag: str, write: Write, engine: Engine, meter: Meter
+    source: Source, place: ByteRange, *, total: int, etag: str, write: Write, context: TransferContext, meter: Meter
 ) -> None:
     """Fetch one range of an object of a known size and ETag, in this thread.
 
@@ -53,10 +53,12 @@ def fetch_range(
         PreconditionError, ReplacedError: the object is not any more the one with this ETag and size.
         IntegrityError: the server sent another range than was asked for.
     """
-    block_on(Fetch(source, engine=engine, known=Known(total, etag), place=place).read(write, meter))
+    block_on(Fetch(source, context=context, known=Known(total, etag), place=place).read(write, meter))
 
 
-def fetch_whole(source: Source, *, write: Write, engine: Engine, meter: Meter, known: Known = UNKNOWN) -> Facts:
+def fetch_whole(
+    source: Source, *, write: Write, context: TransferContext, meter: Meter, known: Known = UNKNOWN
+) -> Facts:
     """Fetch a whole object in order, in this thread, and return what the first answer said about it.
 
     A connection that is cut is followed by a request for the rest, bound to the same ETag.
@@ -64,15 +66,17 @@ def fetch_whole(source: Source, *, write: Write, engine: Engine, meter: Meter, k
     Raises:
         PreconditionError, ReplacedError: the object is not, or not any more, the known one.
     """
-    return block_on(Fetch(source, engine=engine, known=known).read(write, meter))
+    return block_on(Fetch(source, context=context, known=known).read(write, meter))
 
 
 class Fetch:
     """One pass over a whole object, or a range of it, over as many answers as it takes."""
 
-    def __init__(self, source: Source, *, engine: Engine, known: Known, place: ByteRange | None = None) -> None:
+    def __init__(
+        self, source: Source, *, context: TransferContext, known: Known, place: ByteRange | None = None
+    ) -> None:
         self._source = source
-        self._engine = engine
+        self._context = context
         self._ranged = place is not None
         self._next = place.first if place is not None else 0
         self._last = place.last if place is not None else None
@@ -104,7 +108,7 @@ class Fetch:
                 response = None
                 cuts = 0 if self._next > before else cuts + 1
                 # Without an ETag the rest might be another object's.
-                if cuts > MAX_RESUMES or self._engine.stop.is_set() or (self._next and not self._known.etag):
+                if cuts > MAX_RESUMES or self._context.stop.is_set() or (self._next and not self._known.etag):
                     raise
                 logger.info("%s: cut at byte %d (%s); going on from there", self._source, self._next, exc)
 
@@ -122,9 +126,9 @@ class Fetch:
         if response.body is not None:
             yield memoryview(response.body)
             return
-        buffer = self._engine.local.buffer()
+        buffer = self._context.local.buffer()
         while count := response.readinto(buffer):
-            self._engine.check_stop()
+            self._context.check_stop()
             yield buffer[:count]
 
     def _take(self, block: memoryview, write: Write, meter: Meter) -> None:
@@ -141,14 +145,14 @@ class Fetch:
 
     def ask(self, *, read_bytes: int = 0) -> Steps[Response]:
         """Ask for what has not come yet; a body of up to ``read_bytes`` is read already."""
-        self._engine.check_stop()
+        self._context.check_stop()
         source = self._source
         byte_range = None
         if self._ranged or self._next:
             if self._last is None:
                 raise IntegrityError(f"{source}: the connection was cut, and the server never told the size")
             byte_range = ByteRange(self._next, self._last)
-        return self._engine.client.get_object.steps(
+        return self._context.client.get_object.steps(
             source.bucket,
             source.key,
             byte_range=byte_range,

@@ -18,7 +18,7 @@ from s3pool.transfer.tasks import Done
 if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import ByteRange, PartInfo
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.digests import Seal
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def not_stuck(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
 class MultipartUpload:
     """An open upload; as a context it is aborted when the block ends without complete().
 
-    Parts may be put from many threads and in any order. With a fingerprint, and an engine
+    Parts may be put from many threads and in any order. With a fingerprint, and an context
     that has a memory, an unfinished upload of an earlier run is taken up again, and one that
     is cut short is left for the next; without one an upload is remembered only to be cleaned up
     by the next run, should this one be killed. ``checksum`` is what every part will be put with, the
@@ -66,7 +66,7 @@ class MultipartUpload:
 
     def __init__(
         self,
-        engine: Engine,
+        context: TransferContext,
         bucket: str,
         key: str,
         *,
@@ -74,17 +74,17 @@ class MultipartUpload:
         fingerprint: str = "",
         checksum: str | None = None,
     ) -> None:
-        self._engine = engine
-        self._checksum = engine.options.checksum if checksum is None else checksum
-        self._client = engine.client
+        self._context = context
+        self._checksum = context.options.checksum if checksum is None else checksum
+        self._client = context.client
         self.bucket = bucket
         self.key = key
         self._etags: dict[int, str] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
         self._tags = attributes.tags
         self._finished = False
-        self._memory = engine.memory
-        self._resumes = bool(fingerprint) and engine.memory is not None and engine.memory.resumes
+        self._memory = context.memory
+        self._resumes = bool(fingerprint) and context.memory is not None and context.memory.resumes
         self._stored: dict[int, PartInfo] = {}
         self._lost = ""  # the announcement of an upload that may exist beside this one
         self.upload_id = self._find(fingerprint) or self._create(attributes, fingerprint)
@@ -108,7 +108,7 @@ class MultipartUpload:
         word = self._announce()
         upload_id = self._create_surely(attributes, word)
         if not self._resumes:
-            self._engine.uploads.add(upload_id, self._abort)
+            self._context.uploads.add(upload_id, self._abort)
         if self._memory is not None:
             self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
             if not self._lost:
@@ -139,7 +139,7 @@ class MultipartUpload:
 
     def _check_stop(self) -> None:
         try:
-            self._engine.check_stop()
+            self._context.check_stop()
         except StoppedError:
             self._abort_lost()
             raise
@@ -209,7 +209,7 @@ class MultipartUpload:
         Raises:
             IntegrityError: the server stored other bytes than were sent.
         """
-        self._engine.check_stop()
+        self._context.check_stop()
         try:
             result = self._client.upload_part(
                 self.bucket,
@@ -223,14 +223,14 @@ class MultipartUpload:
             )
         except NotFoundError as exc:
             raise _explained(exc) from exc
-        if "kms" not in self._engine.options.attributes.sse:
+        if "kms" not in self._context.options.attributes.sse:
             check_stored(f"{self.resource}, part {number},", result, seal)
         self._note(number, result.etag, seal)
         return result.etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:
         """Make a range of another object (bucket, key, version id) one part."""
-        self._engine.check_stop()
+        self._context.check_stop()
         self._etags[number] = self._client.upload_part_copy(
             self.bucket,
             self.key,
@@ -309,7 +309,7 @@ class MultipartUpload:
 
     def _stuck(self, error: S3PoolError) -> StuckUploadError:
         self._finished = True  # neither is it to be aborted now, nor to be taken up again
-        self._engine.uploads.drop(self.upload_id)
+        self._context.uploads.drop(self.upload_id)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
@@ -331,7 +331,7 @@ class MultipartUpload:
 
     def _finish(self) -> None:
         self._finished = True
-        self._engine.uploads.drop(self.upload_id)
+        self._context.uploads.drop(self.upload_id)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
         self._abort_lost()

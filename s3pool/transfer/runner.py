@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError
 from s3pool.interrupts import signals_held
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.delete import delete_batch, iter_batches
 from s3pool.transfer.task_steps import perform, rehearsal
 from s3pool.transfer.tasks import (
@@ -45,7 +45,7 @@ OnOutcome = Callable[[Outcome], None]
 
 def run(
     tasks: Iterable[Item],
-    engine: Engine,
+    context: TransferContext,
     *,
     on_outcome: OnOutcome,
     rehearse: bool = False,
@@ -61,25 +61,25 @@ def run(
     ends it; what had begun is finished, and the summary tells. An interrupt stops the work
     within five seconds and is raised again.
     """
-    return _Run(engine, on_outcome, summary).transfers(tasks, rehearse=rehearse)
+    return _Run(context, on_outcome, summary).transfers(tasks, rehearse=rehearse)
 
 
 def run_deletes(
     tasks: Iterable[DeleteTask | RemoveTask | Problem],
-    engine: Engine,
+    context: TransferContext,
     *,
     on_outcome: OnOutcome,
     summary: Summary | None = None,
 ) -> Summary:
     """Remove what a stream names, in batches, several of them at a time; as run() otherwise."""
-    return _Run(engine, on_outcome, summary).deletes(tasks)
+    return _Run(context, on_outcome, summary).deletes(tasks)
 
 
 class _Run:
     """One stream on its way; lives in the calling thread."""
 
-    def __init__(self, engine: Engine, on_outcome: OnOutcome, summary: Summary | None) -> None:
-        self._engine = engine
+    def __init__(self, context: TransferContext, on_outcome: OnOutcome, summary: Summary | None) -> None:
+        self._context = context
         self._on_outcome = on_outcome
         self._started = time.monotonic()
         self.summary = summary or Summary()
@@ -87,14 +87,14 @@ class _Run:
 
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
         act = rehearsal if rehearse else perform
-        engine = self._engine
-        window = None if rehearse else TransferWindow(engine)
-        flow = engine.executor.flow(lambda task: act(task, engine), self._watched(tasks), window=window)
+        context = self._context
+        window = None if rehearse else TransferWindow(context)
+        flow = context.executor.flow(lambda task: act(task, context), self._watched(tasks), window=window)
         return self._collect(flow, self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
         batches = iter_batches(self._watched(tasks))
-        flow = self._engine.executor.flow(lambda batch: delete_batch(batch, self._engine), batches)
+        flow = self._context.executor.flow(lambda batch: delete_batch(batch, self._context), batches)
         return self._collect(flow, self._take_all)
 
     def _collect(self, flow: Flow[T, R], take: Callable[[R], None]) -> Summary:
@@ -111,7 +111,7 @@ class _Run:
     def _watched(self, tasks: Iterable[T]) -> Iterator[T]:
         """Pass tasks on until the stream fails or the run is told to stop taking them."""
         stream = iter(tasks)
-        while self.summary.stopped_by is None and not self._engine.stop.is_set():
+        while self.summary.stopped_by is None and not self._context.stop.is_set():
             try:
                 task = next(stream)
             except StopIteration:
@@ -119,9 +119,9 @@ class _Run:
             except (S3PoolError, OSError) as exc:
                 self.summary.stopped_by = exc
                 break
-            self._engine.progress.found(max(0, getattr(task, "size", 0)))
+            self._context.progress.found(max(0, getattr(task, "size", 0)))
             yield task
-        self._engine.progress.all_found()
+        self._context.progress.all_found()
 
     def _take_all(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -130,7 +130,7 @@ class _Run:
     def _take(self, outcome: Outcome) -> None:
         if self._fails_like_the_first(outcome):
             outcome = Outcome(outcome.task, NOT_STARTED)
-        elif self._engine.options.ignore_archived and getattr(outcome.error, "code", "") == ARCHIVED_CODE:
+        elif self._context.options.ignore_archived and getattr(outcome.error, "code", "") == ARCHIVED_CODE:
             outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
         with signals_held:  # what is counted is told
             self.summary.add(outcome)
@@ -147,15 +147,15 @@ class _Run:
 
     def _stop(self, flow: Flow[T, R], take: Callable[[R], None]) -> None:
         """Let what is in flight end, for a while; then remove what it would leave behind."""
-        self._engine.stop.set()
+        self._context.stop.set()
         self.summary.interrupted = True
         try:
             for result in flow.drain(STOP_WITHIN_S):
                 take(result)
-            self._engine.uploads.abort_all(ABORT_WITHIN_S)
+            self._context.uploads.abort_all(ABORT_WITHIN_S)
         finally:
             # A second interrupt leaves at once, but not these.
-            self._engine.parts.discard_all()
+            self._context.parts.discard_all()
 
 
 def is_fatal(error: Exception) -> bool:

@@ -13,33 +13,33 @@ from s3pool.transfer.safe_path import stat_below
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 
 if TYPE_CHECKING:
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
 
 EXISTS = "it exists"
 NOT_NEWER = "the source is not newer"
 MTIME_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 
 
-def why_skip_upload(task: UploadTask, mtime_ns: int, engine: Engine) -> Steps[str]:
+def why_skip_upload(task: UploadTask, mtime_ns: int, context: TransferContext) -> Steps[str]:
     """Return why a file need not be sent; "" when it is to be sent."""
-    if not (engine.options.no_clobber or engine.options.update):
+    if not (context.options.no_clobber or context.options.update):
         return ""
-    head = yield from _head_or_none(engine, task.bucket, task.key)
+    head = yield from _head_or_none(context, task.bucket, task.key)
     if head is None:
         return ""
-    if engine.options.no_clobber:
+    if context.options.no_clobber:
         return EXISTS
     return "" if mtime_ns > mtime_of(head) + MTIME_TOLERANCE_NS else NOT_NEWER
 
 
-def why_skip_download(task: DownloadTask, engine: Engine) -> Steps[str]:
+def why_skip_download(task: DownloadTask, context: TransferContext) -> Steps[str]:
     """Return why an object need not be fetched; "" when it is to be fetched."""
-    if not (engine.options.no_clobber or engine.options.update):
+    if not (context.options.no_clobber or context.options.update):
         return ""
     local = stat_below(task.root, task.relative)
     if local is None:
         return ""
-    if engine.options.no_clobber:
+    if context.options.no_clobber:
         return EXISTS
     if not stat.S_ISREG(local.st_mode):
         return ""
@@ -47,22 +47,22 @@ def why_skip_download(task: DownloadTask, engine: Engine) -> Steps[str]:
     # never before it in a sane world, so an older one decides without asking.
     if task.last_modified and _nanoseconds(task.last_modified) <= local.st_mtime_ns:
         return NOT_NEWER
-    head = yield from engine.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
+    head = yield from context.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
     return "" if mtime_of(head) > local.st_mtime_ns + MTIME_TOLERANCE_NS else NOT_NEWER
 
 
-def why_skip_copy(task: CopyTask, engine: Engine) -> Steps[str]:
+def why_skip_copy(task: CopyTask, context: TransferContext) -> Steps[str]:
     """Return why an object need not be copied; "" when it is to be copied."""
-    if not (engine.options.no_clobber or engine.options.update):
+    if not (context.options.no_clobber or context.options.update):
         return ""
-    target = yield from _head_or_none(engine, task.bucket, task.key)
+    target = yield from _head_or_none(context, task.bucket, task.key)
     if target is None:
         return ""
-    if engine.options.no_clobber:
+    if context.options.no_clobber:
         return EXISTS
     modified = task.last_modified
     if not modified:
-        source = engine.source.client
+        source = context.source.client
         head = yield from source.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
         modified = head.last_modified
     return "" if parse_iso_time(modified) > target.mtime else NOT_NEWER
@@ -78,9 +78,9 @@ def _nanoseconds(iso_time: str) -> float:
     return parse_iso_time(iso_time) * stored.NANO
 
 
-def _head_or_none(engine: Engine, bucket: str, key: str) -> Steps[ObjectHead | None]:
+def _head_or_none(context: TransferContext, bucket: str, key: str) -> Steps[ObjectHead | None]:
     try:
-        return (yield from engine.client.head_object.steps(bucket, key))
+        return (yield from context.client.head_object.steps(bucket, key))
     except NotFoundError as exc:
         if exc.code == "NoSuchBucket":
             raise

@@ -34,7 +34,7 @@ from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, Objec
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
 
 DELETE_ATTEMPTS = 4  # each of them after a look of its own
 NEXT_SECOND_S = 1.1  # after this long a new Last-Modified is another one, also where it has whole seconds
@@ -47,7 +47,9 @@ Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
 
 
-def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[], Steps[Done]]) -> Steps[None]:
+def remove_source(
+    task: Moved, done: Done, context: TransferContext, *, again: Callable[[], Steps[Done]]
+) -> Steps[None]:
     """Remove what was moved, now that the target is there and was checked.
 
     ``again`` makes the copy once more, where that alone can tell one object from two.
@@ -57,7 +59,7 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
             they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
     """
     try:
-        yield from _prove_and_remove(task, done, engine, again)
+        yield from _prove_and_remove(task, done, context, again)
     except S3Error as exc:
         if exc.status < FIRST_SERVER_ERROR:
             advice = f"{exc.advice}; " if exc.advice else ""
@@ -65,20 +67,22 @@ def remove_source(task: Moved, done: Done, engine: Engine, *, again: Callable[[]
         raise
 
 
-def _prove_and_remove(task: Moved, done: Done, engine: Engine, again: Callable[[], Steps[Done]]) -> Steps[None]:
+def _prove_and_remove(
+    task: Moved, done: Done, context: TransferContext, again: Callable[[], Steps[Done]]
+) -> Steps[None]:
     if isinstance(task, UploadTask):
-        yield from _check_target(task, done, engine.client)
-        _remove_file(task, done, engine)
+        yield from _check_target(task, done, context.client)
+        _remove_file(task, done, context)
     elif isinstance(task, DownloadTask):
         yield from in_worker()  # the disk takes its time
-        _check_file(task, done, engine)
+        _check_file(task, done, context)
         place = (task.bucket, task.key)
-        head = yield from _look(engine.client, place)
-        yield from _delete(task, engine.client, place, read=_stamp_of(task, done), head=head)
+        head = yield from _look(context.client, place)
+        yield from _delete(task, context.client, place, read=_stamp_of(task, done), head=head)
     else:
-        head = yield from _check_apart(task, done, engine, again)
+        head = yield from _check_apart(task, done, context, again)
         place = (task.source_bucket, task.source_key)
-        yield from _delete(task, engine.source.client, place, read=_stamp_of(task, done), head=head)
+        yield from _delete(task, context.source.client, place, read=_stamp_of(task, done), head=head)
 
 
 def _stamp_of(task: DownloadTask | CopyTask, done: Done) -> ObjectStamp:
@@ -115,7 +119,7 @@ def _bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
+def _check_file(task: DownloadTask, done: Done, context: TransferContext) -> None:
     """See to it that a file and the way to it are on the disk; its bytes are since it has its name.
 
     Raises:
@@ -132,7 +136,7 @@ def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
             facts = os.stat(name, dir_fd=directories[-1], follow_symlinks=False)
             if FileStamp.of(facts)[:-1] != done.written[:-1]:  # a new link to it changes no byte
                 raise _stays(task, "there is another file at the target")
-        _sync_all(directories, (task.root, *steps), engine)
+        _sync_all(directories, (task.root, *steps), context)
     except RefusedError as exc:
         raise _stays(task, exc.message) from exc
     except OSError as exc:
@@ -142,17 +146,17 @@ def _check_file(task: DownloadTask, done: Done, engine: Engine) -> None:
             os.close(directory)
 
 
-def _sync_all(directories: list[int], place: tuple[str | bytes, ...], engine: Engine) -> None:
+def _sync_all(directories: list[int], place: tuple[str | bytes, ...], context: TransferContext) -> None:
     sync_to_disk(directories[-1])
-    if place in engine.synced:
+    if place in context.synced:
         return
     for directory in reversed(directories[:-1]):
         sync_to_disk(directory)
-    if place[:1] not in engine.synced:
+    if place[:1] not in context.synced:
         _sync_above(os.path.realpath(place[0] or "."))
-    if len(engine.synced) >= MAX_SYNCED:
-        engine.synced.clear()
-    engine.synced.update((place, place[:1]))
+    if len(context.synced) >= MAX_SYNCED:
+        context.synced.clear()
+    context.synced.update((place, place[:1]))
 
 
 def _sync_above(root: bytes | str) -> None:
@@ -173,7 +177,7 @@ def _sync_above(root: bytes | str) -> None:
 
 
 def _check_apart(
-    task: CopyTask, done: Done, engine: Engine, again: Callable[[], Steps[Done]]
+    task: CopyTask, done: Done, context: TransferContext, again: Callable[[], Steps[Done]]
 ) -> Steps[ObjectHead | None]:
     """Check the target of a copy, and that it is another object than the source; return the source's head.
 
@@ -184,14 +188,14 @@ def _check_apart(
         IntegrityError: the target is not what was stored, or it is the source.
     """
     for is_last in (False, True):
-        target = yield from _check_target(task, done, engine.client)
-        source = yield from _look(engine.source.client, (task.source_bucket, task.source_key))
-        if source is None or _must_be_two(task, engine) or not _look_alike(source, target):
+        target = yield from _check_target(task, done, context.client)
+        source = yield from _look(context.source.client, (task.source_bucket, task.source_key))
+        if source is None or _must_be_two(task, context) or not _look_alike(source, target):
             return source
         if is_last or _have_versions(source, target) or not _is_as_read(source, _stamp_of(task, done)):
             break
         yield from in_worker()
-        if engine.stop.wait(NEXT_SECOND_S):
+        if context.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
         done = yield from again()
         if done.skipped:  # by a rule such as --update: the target is no older than the source
@@ -199,11 +203,11 @@ def _check_apart(
     raise _stays(task, "it seems to be the same object by another name")
 
 
-def _must_be_two(task: CopyTask, engine: Engine) -> bool:
+def _must_be_two(task: CopyTask, context: TransferContext) -> bool:
     """Return whether no server can take both names for one object."""
-    if engine.options.no_clobber:  # the target did not exist, and the source did
+    if context.options.no_clobber:  # the target did not exist, and the source did
         return True
-    is_one_bucket = not engine.crosses and task.source_bucket == task.bucket
+    is_one_bucket = not context.crosses and task.source_bucket == task.bucket
     return is_one_bucket and folded(task.source_key) != folded(task.key)
 
 
@@ -294,7 +298,7 @@ def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
 # -- the source on disk --------------------------------------------------------------------
 
 
-def _remove_file(task: UploadTask, done: Done, engine: Engine) -> None:
+def _remove_file(task: UploadTask, done: Done, context: TransferContext) -> None:
     """Remove a file if it still is the one that was read; of a link that was followed, the link.
 
     Raises:
@@ -305,7 +309,7 @@ def _remove_file(task: UploadTask, done: Done, engine: Engine) -> None:
     *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
     try:
         with _directory_of(root, parents) as directory:
-            if not _unlink_as_sent(name, directory, done.sent, engine):
+            if not _unlink_as_sent(name, directory, done.sent, context):
                 raise _stays(task, "it changed since it was read")
     except (FileNotFoundError, LocalNotFoundError):
         return  # another one has removed it
@@ -315,7 +319,7 @@ def _remove_file(task: UploadTask, done: Done, engine: Engine) -> None:
         raise local_error("remove", task.path, exc) from exc
 
 
-def _unlink_as_sent(name: bytes, directory: int, sent: FileStamp | None, engine: Engine) -> bool:
+def _unlink_as_sent(name: bytes, directory: int, sent: FileStamp | None, context: TransferContext) -> bool:
     """Remove a name if what it means is as it was sent; return whether it was."""
     try:
         now = os.stat(name, dir_fd=directory)
@@ -325,8 +329,8 @@ def _unlink_as_sent(name: bytes, directory: int, sent: FileStamp | None, engine:
         os.unlink(name, dir_fd=directory)  # a link whose target was moved before it holds nothing
         return True
     if now.st_nlink > 1 or FileStamp.of(now) != sent:
-        with engine.links_lock:
-            return sent is not None and _unlink_one_of_many(name, directory, sent, engine.links)
+        with context.links_lock:
+            return sent is not None and _unlink_one_of_many(name, directory, sent, context.links)
     os.unlink(name, dir_fd=directory)
     return True
 

@@ -33,24 +33,24 @@ from s3pool.transfer.upload import mtime_of_file, upload
 
 if TYPE_CHECKING:
     from s3pool.s3.exchange import Steps
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
 
 logger = logging.getLogger(__name__)
 
 
-def perform(task: Item, engine: Engine) -> Outcome:
+def perform(task: Item, context: TransferContext) -> Outcome:
     """Do one task in this thread and tell what became of it; never raises an Exception."""
-    return outcome_of(task, engine, lambda: block_on(transfer(task, engine)))
+    return outcome_of(task, context, lambda: block_on(transfer(task, context)))
 
 
-def rehearsal(task: Item, engine: Engine) -> Outcome:
+def rehearsal(task: Item, context: TransferContext) -> Outcome:
     """Return what would become of a task, and change nothing."""
-    return outcome_of(task, engine, lambda: block_on(_rehearse(task, engine)))
+    return outcome_of(task, context, lambda: block_on(_rehearse(task, context)))
 
 
-def outcome_of(task: Item, engine: Engine, act: Callable[[], Done], *, started: float = 0.0) -> Outcome:
+def outcome_of(task: Item, context: TransferContext, act: Callable[[], Done], *, started: float = 0.0) -> Outcome:
     """Do a task, or go on with it, and tell what became of it; never raises an Exception."""
-    if engine.stop.is_set() and not isinstance(task, Problem):
+    if context.stop.is_set() and not isinstance(task, Problem):
         return Outcome(task, NOT_STARTED)
     started = started or time.monotonic()
     try:
@@ -75,7 +75,7 @@ def failed_outcome(task: Item, error: Exception, started: float) -> Outcome:
     return Outcome(task, FAILED, error=error, seconds=seconds)
 
 
-def transfer(task: Item, engine: Engine) -> Steps[Done]:
+def transfer(task: Item, context: TransferContext) -> Steps[Done]:
     """Do one task; of a move the source goes when the target was proved.
 
     Raises:
@@ -83,41 +83,41 @@ def transfer(task: Item, engine: Engine) -> Steps[Done]:
     """
     if isinstance(task, Problem):
         raise task.error
-    if engine.why_not is not None and (why := engine.why_not(task)):
+    if context.why_not is not None and (why := context.why_not(task)):
         return Done(skipped=why)
     if isinstance(task, (DeleteTask, RemoveTask)):
-        return (yield from delete(task, engine))
+        return (yield from delete(task, context))
     if isinstance(task, UploadTask):
-        done = yield from upload(task, engine)
+        done = yield from upload(task, context)
     elif isinstance(task, DownloadTask):
-        done = yield from download(task, engine)
+        done = yield from download(task, context)
     else:
-        done = yield from copy(task, engine)
-    if engine.options.remove_source and not done.skipped:
+        done = yield from copy(task, context)
+    if context.options.remove_source and not done.skipped:
         from s3pool.transfer.source_removal import remove_source
 
-        yield from remove_source(task, done, engine, again=lambda: _copy_again(task, engine, done))
+        yield from remove_source(task, done, context, again=lambda: _copy_again(task, context, done))
     return done
 
 
-def _copy_again(task: UploadTask | DownloadTask | CopyTask, engine: Engine, done: Done) -> Steps[Done]:
+def _copy_again(task: UploadTask | DownloadTask | CopyTask, context: TransferContext, done: Done) -> Steps[Done]:
     if not isinstance(task, CopyTask):
         return done
-    return (yield from copy(task, engine, is_repeated=True))
+    return (yield from copy(task, context, is_repeated=True))
 
 
-def _rehearse(task: Item, engine: Engine) -> Steps[Done]:
+def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:
     skipped = ""
     if isinstance(task, Problem):
         raise task.error
-    if engine.why_not is not None and (why := engine.why_not(task)):
+    if context.why_not is not None and (why := context.why_not(task)):
         return Done(skipped=why)
     if isinstance(task, UploadTask):
-        skipped = yield from why_skip_upload(task, mtime_of_file(task, engine), engine)
+        skipped = yield from why_skip_upload(task, mtime_of_file(task, context), context)
     elif isinstance(task, DownloadTask):
-        skipped = yield from why_skip_download(task, engine)
+        skipped = yield from why_skip_download(task, context)
     elif isinstance(task, CopyTask):
-        skipped = yield from why_skip_copy(task, engine)
+        skipped = yield from why_skip_copy(task, context)
     elif isinstance(task, DeleteTask):
-        yield from check_no_tree(task, engine.client)
+        yield from check_no_tree(task, context.client)
     return Done(max(0, task.size), skipped=skipped)

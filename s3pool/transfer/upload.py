@@ -14,7 +14,7 @@ from s3pool.record import dataclass, replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import Seal, algorithm_header, check_stored, seal, seal_bytes
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
@@ -58,7 +58,7 @@ def _changed(path: str) -> ChangedError:
     return ChangedError(f"{path} changed while it was read; it was not stored")
 
 
-def upload(task: UploadTask, engine: Engine) -> Steps[Done]:
+def upload(task: UploadTask, context: TransferContext) -> Steps[Done]:
     """Store one file; a source that changes meanwhile is tried once more.
 
     Raises:
@@ -67,47 +67,49 @@ def upload(task: UploadTask, engine: Engine) -> Steps[Done]:
     """
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
-            return (yield from _upload_once(task, engine))
+            return (yield from _upload_once(task, context))
         except ChangedError:
             if attempt + 1 == ATTEMPTS_ON_CHANGE:
                 raise
     raise AssertionError("unreachable")
 
 
-def _upload_once(task: UploadTask, engine: Engine) -> Steps[Done]:
-    if engine.is_conditional and (skipped := (yield from why_skip_upload(task, mtime_of_file(task, engine), engine))):
+def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
+    if context.is_conditional and (
+        skipped := (yield from why_skip_upload(task, mtime_of_file(task, context), context))
+    ):
         return Done(skipped=skipped)
-    source = _open(task, engine)
+    source = _open(task, context)
     try:
         if source.size <= IN_WINDOW_BYTES:
-            facts, content, headers = source.facts, _read_all(source), _headers(task, source, engine)
+            facts, content, headers = source.facts, _read_all(source), _headers(task, source, context)
         else:
-            return (yield from _upload_open(task, source, engine))
+            return (yield from _upload_open(task, source, context))
     finally:
         os.close(source.fd)
     # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
-    options = engine.options
+    options = context.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put_or_skip(task, BytesBody(content), engine, headers, sealed)
-    engine.progress.whole(done.size)
+    done = yield from _put_or_skip(task, BytesBody(content), context, headers, sealed)
+    context.progress.whole(done.size)
     return done._replace(mtime_ns=facts.st_mtime_ns, sent=FileStamp.of(facts))
 
 
-def _upload_open(task: UploadTask, source: _Source, engine: Engine) -> Steps[Done]:
+def _upload_open(task: UploadTask, source: _Source, context: TransferContext) -> Steps[Done]:
     """Store a file that is too large to be one of many in a thread."""
     yield from in_worker()
-    meter = engine.progress.begin(task.target, source.size)
+    meter = context.progress.begin(task.target, source.size)
     done = None
     try:
-        done = yield from _send(task, source, engine, meter)
+        done = yield from _send(task, source, context, meter)
     finally:
         meter.end(ok=done is not None)
     return done._replace(mtime_ns=source.facts.st_mtime_ns, sent=FileStamp.of(source.facts))
 
 
-def _open(task: UploadTask, engine: Engine) -> _Source:
+def _open(task: UploadTask, context: TransferContext) -> _Source:
     try:
-        fd = engine.local.sources.open(task)
+        fd = context.local.sources.open(task)
     except OSError as exc:
         raise local_error("read", task.path, exc) from exc
     facts = os.fstat(fd)
@@ -117,47 +119,47 @@ def _open(task: UploadTask, engine: Engine) -> _Source:
     return _Source(fd, task.path, facts)
 
 
-def mtime_of_file(task: UploadTask, engine: Engine) -> int:
+def mtime_of_file(task: UploadTask, context: TransferContext) -> int:
     """Return a file's modification time in nanoseconds.
 
     Raises:
         LocalFileError: it cannot be read.
     """
-    source = _open(task, engine)
+    source = _open(task, context)
     os.close(source.fd)
     return source.facts.st_mtime_ns
 
 
-def _headers(task: UploadTask, source: _Source, engine: Engine) -> dict[str, str]:
-    if engine.not_kept is not None:
-        engine.not_kept.look_at_file(source.fd, source.path)
-    return engine.file_headers.of(task.path, source.facts)
+def _headers(task: UploadTask, source: _Source, context: TransferContext) -> dict[str, str]:
+    if context.not_kept is not None:
+        context.not_kept.look_at_file(source.fd, source.path)
+    return context.file_headers.of(task.path, source.facts)
 
 
-def _send(task: UploadTask, source: _Source, engine: Engine, meter: Meter) -> Steps[Done]:
-    headers = _headers(task, source, engine)
+def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Meter) -> Steps[Done]:
+    headers = _headers(task, source, context)
     try:
         if source.size <= IN_MEMORY_BYTES:
-            return (yield from _put_from_memory(task, source, engine, meter, headers))
-        if source.size <= engine.options.upload_threshold:
-            return (yield from _put_from_file(task, source, engine, meter, headers))
-        given = stored.for_file(engine.options.attributes, task.path, source.facts, preserve=engine.options.preserve)
-        return not_stuck(lambda: _put_parts(task, source, engine, meter, given), lambda: meter.advance(-source.size))
+            return (yield from _put_from_memory(task, source, context, meter, headers))
+        if source.size <= context.options.upload_threshold:
+            return (yield from _put_from_file(task, source, context, meter, headers))
+        given = stored.for_file(context.options.attributes, task.path, source.facts, preserve=context.options.preserve)
+        return not_stuck(lambda: _put_parts(task, source, context, meter, given), lambda: meter.advance(-source.size))
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:
-        if not engine.options.no_clobber:
+        if not context.options.no_clobber:
             raise
         return Done(skipped=EXISTS)
 
 
 def _put_from_memory(
-    task: UploadTask, source: _Source, engine: Engine, meter: Meter, headers: Mapping[str, str]
+    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
 ) -> Steps[Done]:
     content = _read_all(source)
-    options = engine.options
+    options = context.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put(task, BytesBody(content), engine, headers, sealed)
+    done = yield from _put(task, BytesBody(content), context, headers, sealed)
     meter.advance(len(content))
     return done
 
@@ -181,24 +183,24 @@ def _read_all(source: _Source) -> bytes:
 
 
 def _put_from_file(
-    task: UploadTask, source: _Source, engine: Engine, meter: Meter, headers: Mapping[str, str]
+    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
 ) -> Steps[Done]:
     body = FileSlice(source.fd, length=source.size)
-    sealed = _seal_slice(body, source, engine)
+    sealed = _seal_slice(body, source, context)
     # The server checks the bytes against the seal, so what it stores is what was just read.
-    return (yield from _put(task, MeteredSlice(body, meter, engine.check_stop), engine, headers, sealed))
+    return (yield from _put(task, MeteredSlice(body, meter, context.check_stop), context, headers, sealed))
 
 
-def _seal_slice(body: FileSlice, source: _Source, engine: Engine) -> Seal:
+def _seal_slice(body: FileSlice, source: _Source, context: TransferContext) -> Seal:
     def feed(update: Callable[[memoryview], object]) -> None:
         def watched(block: memoryview) -> None:
-            engine.check_stop()
+            context.check_stop()
             update(block)
 
         body.feed(watched)
 
     try:
-        sealed = seal(feed, sign_payload=engine.options.sign_payload, checksum=engine.options.checksum)
+        sealed = seal(feed, sign_payload=context.options.sign_payload, checksum=context.options.checksum)
     except IntegrityError as exc:
         raise _changed(source.path) from exc
     source.check_unchanged()
@@ -206,21 +208,21 @@ def _seal_slice(body: FileSlice, source: _Source, engine: Engine) -> Seal:
 
 
 def _put_or_skip(
-    task: UploadTask, body: BytesBody, engine: Engine, attributes: Attributes, sealed: Seal
+    task: UploadTask, body: BytesBody, context: TransferContext, attributes: Attributes, sealed: Seal
 ) -> Steps[Done]:
     try:
-        return (yield from _put(task, body, engine, attributes, sealed))
+        return (yield from _put(task, body, context, attributes, sealed))
     except PreconditionError:
-        if not engine.options.no_clobber:
+        if not context.options.no_clobber:
             raise
         return Done(skipped=EXISTS)
 
 
 def _put(
-    task: UploadTask, body: BytesBody | MeteredSlice, engine: Engine, attributes: Attributes, sealed: Seal
+    task: UploadTask, body: BytesBody | MeteredSlice, context: TransferContext, attributes: Attributes, sealed: Seal
 ) -> Steps[Done]:
-    options = engine.options
-    result = yield from engine.client.put_object.steps(
+    options = context.options
+    result = yield from context.client.put_object.steps(
         task.bucket,
         task.key,
         body,
@@ -235,12 +237,14 @@ def _put(
     return Done(body.length, result.etag, None, result.version_id)
 
 
-def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, attributes: ObjectAttributes) -> Done:
-    part_size = choose_part_size(source.size, engine.options.part_size)
+def _put_parts(
+    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, attributes: ObjectAttributes
+) -> Done:
+    part_size = choose_part_size(source.size, context.options.part_size)
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {stored.PART_SIZE: str(part_size)})
     ranges = enumerate(iter_part_ranges(source.size, part_size), start=1)
-    fingerprint = _fingerprint(source, part_size, engine, attributes)
-    with MultipartUpload(engine, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
+    fingerprint = _fingerprint(source, part_size, context, attributes)
+    with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
 
         def put_part(numbered: tuple[int, ByteRange]) -> None:
             number, place = numbered
@@ -248,49 +252,49 @@ def _put_parts(task: UploadTask, source: _Source, engine: Engine, meter: Meter, 
             if target.has(number, body):
                 meter.advance(place.length)
                 return
-            sealed = _seal_slice(body, source, engine)
-            target.put(number, MeteredSlice(body, meter, engine.check_stop), seal=sealed)
+            sealed = _seal_slice(body, source, context)
+            target.put(number, MeteredSlice(body, meter, context.check_stop), seal=sealed)
 
-        engine.executor.share(put_part, ranges, limit=engine.part_workers)
+        context.executor.share(put_part, ranges, limit=context.part_workers)
         source.check_unchanged()
         return target.complete(source.size)
 
 
-def _fingerprint(source: _Source, part_size: int, engine: Engine, attributes: ObjectAttributes) -> str:
+def _fingerprint(source: _Source, part_size: int, context: TransferContext, attributes: ObjectAttributes) -> str:
     """Return the fingerprint by which an unfinished upload of the file is found."""
     return upload_fingerprint(
         source.size,
         source.facts.st_mtime_ns,
         part_size=part_size,
         attributes=attributes,
-        checksum=algorithm_header(engine.options.checksum),
+        checksum=algorithm_header(context.options.checksum),
     )
 
 
 # -- streams -------------------------------------------------------------------------------
 
 
-def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, engine: Engine) -> Done:
+def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, context: TransferContext) -> Done:
     """Store a stream of unknown length; ``read`` is a blocking file's ``read``.
 
     A stream that is shorter than a part is stored in one piece; otherwise a few parts at a
     time are held in memory. Nothing is stored when reading fails.
     """
-    options = engine.options
+    options = context.options
     given = options.attributes
     if not given.content_type:
         given = replace(given, content_type=stored.guess_content_type(key))
-    parts = StreamParts(read, part_size=options.part_size, check_stop=engine.check_stop)
+    parts = StreamParts(read, part_size=options.part_size, check_stop=context.check_stop)
     stream = iter(parts)
     first = next(stream, StreamPart(1, b""))
-    meter = engine.progress.begin(f"s3/{bucket}/{key}", 0)
+    meter = context.progress.begin(f"s3/{bucket}/{key}", 0)
     done = None
     try:
         if len(first.content) < part_size_at(0, options.part_size):
-            done = _put_stream_whole(first.content, (bucket, key), engine, meter, given)
+            done = _put_stream_whole(first.content, (bucket, key), context, meter, given)
         else:
             done = _put_stream_parts(
-                parts, chain((first,), stream), place=(bucket, key), engine=engine, meter=meter, attributes=given
+                parts, chain((first,), stream), place=(bucket, key), context=context, meter=meter, attributes=given
             )
     finally:
         meter.end(ok=done is not None)
@@ -298,12 +302,16 @@ def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, engine
 
 
 def _put_stream_whole(
-    content: bytes | bytearray, place: tuple[str, str], engine: Engine, meter: Meter, attributes: ObjectAttributes
+    content: bytes | bytearray,
+    place: tuple[str, str],
+    context: TransferContext,
+    meter: Meter,
+    attributes: ObjectAttributes,
 ) -> Done:
-    options = engine.options
+    options = context.options
     sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     task = UploadTask("-", *place, len(content))
-    done = block_on(_put_or_skip(task, BytesBody(content), engine, attributes, sealed))
+    done = block_on(_put_or_skip(task, BytesBody(content), context, attributes, sealed))
     meter.advance(done.size)
     return done
 
@@ -313,13 +321,13 @@ def _put_stream_parts(
     stream: Iterator[StreamPart],
     *,
     place: tuple[str, str],
-    engine: Engine,
+    context: TransferContext,
     meter: Meter,
     attributes: ObjectAttributes,
 ) -> Done:
-    options = engine.options
+    options = context.options
     sizes: dict[int, int] = {}
-    with MultipartUpload(engine, *place, attributes=attributes) as target:
+    with MultipartUpload(context, *place, attributes=attributes) as target:
 
         def put_part(part: StreamPart) -> None:
             try:
@@ -330,27 +338,27 @@ def _put_stream_parts(
                 parts.done(part)
             meter.advance(sizes[part.number])
 
-        limit = options.part_workers or min(STREAM_WORKERS, engine.part_workers)
-        engine.executor.share(put_part, stream, limit=limit)
+        limit = options.part_workers or min(STREAM_WORKERS, context.part_workers)
+        context.executor.share(put_part, stream, limit=limit)
         return target.complete(sum(sizes.values()))
 
 
 # -- empty directories ---------------------------------------------------------------------
 
 
-def store_directories(kept: NotKept, engine: Engine) -> None:
+def store_directories(kept: NotKept, context: TransferContext) -> None:
     """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
-    sealed = seal_bytes(b"", sign_payload=engine.options.sign_payload, checksum="")
+    sealed = seal_bytes(b"", sign_payload=context.options.sign_payload, checksum="")
     for task in kept.directories:
-        engine.check_stop()
+        context.check_stop()
         try:
-            engine.client.head_object(task.bucket, task.key)
+            context.client.head_object(task.bucket, task.key)
             continue
         except NotFoundError:
             pass
         facts = os.stat(task.path)
-        given = replace(engine.options.attributes, content_type=DIRECTORY_TYPE)
+        given = replace(context.options.attributes, content_type=DIRECTORY_TYPE)
         attributes = stored.for_file(given, task.path, facts, preserve=True)
-        engine.client.put_object(
+        context.client.put_object(
             task.bucket, task.key, BytesBody(b""), payload_hash=sealed.payload_hash, attributes=attributes
         )

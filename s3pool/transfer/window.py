@@ -23,7 +23,7 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
     from s3pool.s3.exchange import Operation, Steps
-    from s3pool.transfer.context import Engine
+    from s3pool.transfer.context import TransferContext
     from s3pool.transfer.workers import BoundedExecutor
 
 MOST_THREADS = 8  # with many short transfers under way in each
@@ -45,9 +45,9 @@ class TransferWindow:
     for is not the answers: then one more begins beside them.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._executor: BoundedExecutor = engine.executor
+    def __init__(self, context: TransferContext) -> None:
+        self.context = context
+        self._executor: BoundedExecutor = context.executor
         self._give: Give = lambda _: None
         self._failed: Callable[[BaseException], None] = lambda _: None
         self._waiting: deque[Item] = deque()
@@ -60,12 +60,12 @@ class TransferWindow:
 
     def suits(self, item: Item) -> bool:
         """Return whether an item is short, as far as can be told without touching anything."""
-        engine = self.engine
-        if not self._executor.small or (isinstance(item, CopyTask) and engine.crosses):
+        context = self.context
+        if not self._executor.small or (isinstance(item, CopyTask) and context.crosses):
             return False
         if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and 0 <= item.size <= IN_WINDOW_BYTES):
             return False
-        return engine.in_question is None or not engine.in_question(item)
+        return context.in_question is None or not context.in_question(item)
 
     def deliver(self, give: Give, failed: Callable[[BaseException], None]) -> None:
         """Hand outcomes to ``give``, in lists, and errors that end a thread to ``failed``."""
@@ -176,8 +176,8 @@ class _Handed:
 
     def finish(self, window: TransferWindow) -> Outcome:
         """Go on to the end, and return what became of it."""
-        under_way, engine = self._transfer, window.engine
-        if engine.stop.is_set() or window.is_hopeless:
+        under_way, context = self._transfer, window.context
+        if context.stop.is_set() or window.is_hopeless:
             self._abandon()
             self._resume = partial(under_way.steps.throw, StoppedError("stopped before the end"))
         started = under_way.started
@@ -195,8 +195,8 @@ class _Thread:
     def __init__(self, window: TransferWindow, give: Give) -> None:
         self._window = window
         self._give = give
-        self._engine = window.engine
-        self._sender = window.engine.client.sender
+        self._context = window.context
+        self._sender = window.context.client.sender
         self._flight = self._sender.window()  # what is under way
         self._ready: list[_Transfer] = []  # whose next request is to be sent
         self._gathered: list[Outcome] = []
@@ -229,7 +229,7 @@ class _Thread:
         is_due = self._window.is_backlog_due()
         while not is_due and len(batch) < room and (task := self._next()) is not None:
             self._begun += 1
-            self._advance(_Transfer(task, transfer(task, self._engine)))
+            self._advance(_Transfer(task, transfer(task, self._context)))
         if not batch:
             return True
         # Who waits for a connection that only this thread gives back would wait for ever.
@@ -240,7 +240,7 @@ class _Thread:
 
     def _next(self) -> Item | None:
         while (task := self._window.take()) is not None:
-            if not self._engine.stop.is_set() and not self._window.is_hopeless:
+            if not self._context.stop.is_set() and not self._window.is_hopeless:
                 return task
             self._gathered.append(Outcome(task, NOT_STARTED))
         return None

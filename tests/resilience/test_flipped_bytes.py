@@ -18,7 +18,7 @@ from s3pool.cli.main import main
 from s3pool.config.load import load_config
 from s3pool.errors import S3Error
 from s3pool.session import open_session
-from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.tasks import UploadTask
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import MIB, Call, CutXml, FakeS3, FlipByte, FlipStored
@@ -203,9 +203,9 @@ def test_content_md5_protects_an_unsigned_body(wire: Wire, tmp_path: Path, size:
 
     with open_session(config) as session, contextlib.closing(BoundedExecutor(2)) as executor:
         options = TransferOptions(part_size=PART, sign_payload=False)
-        engine = Engine(session.client, options=options, executor=executor)
+        context = TransferContext(session.client, options=options, executor=executor)
         with pytest.raises(S3Error) as caught:
-            upload(UploadTask(str(tmp_path / "f"), wire.bucket, "k", size), engine)
+            upload(UploadTask(str(tmp_path / "f"), wire.bucket, "k", size), context)
 
     assert "BadDigest" == caught.value.code
     assert b"old" == wire.object()

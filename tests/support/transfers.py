@@ -6,20 +6,20 @@ from s3pool.s3.exchange import block_on
 from s3pool.transfer import copy as copying
 from s3pool.transfer import download as downloading
 from s3pool.transfer import upload as uploading
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, UploadTask
 
 
-def upload(task: UploadTask, engine: Engine) -> Done:
+def upload(task: UploadTask, context: TransferContext) -> Done:
     """Store one file."""
-    return block_on(uploading.upload(task, engine))
+    return block_on(uploading.upload(task, context))
 
 
-def download(task: DownloadTask, engine: Engine) -> Done:
+def download(task: DownloadTask, context: TransferContext) -> Done:
     """Bring one object."""
-    return block_on(downloading.download(task, engine))
+    return block_on(downloading.download(task, context))
 
 
-def copy(task: CopyTask, engine: Engine) -> Done:
+def copy(task: CopyTask, context: TransferContext) -> Done:
     """Copy one object."""
-    return block_on(copying.copy(task, engine))
+    return block_on(copying.copy(task, context))

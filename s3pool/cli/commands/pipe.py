@@ -9,7 +9,7 @@ from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
-from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import sha256_is_cheaper
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, Outcome, UploadTask
 from s3pool.transfer.upload import upload_stream
@@ -74,9 +74,9 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
     # The calling thread is one of the workers.
     executor = BoundedExecutor(workers - 1)
     try:
-        engine = Engine(ctx.client, options=options, executor=executor)
-        clear_leftovers = remember(engine, ctx, sweeps=False)
-        done = upload_stream(ctx.stdin.read, target.bucket, key=target.key, engine=engine)
+        context = TransferContext(ctx.client, options=options, executor=executor)
+        clear_leftovers = remember(context, ctx, sweeps=False)
+        done = upload_stream(ctx.stdin.read, target.bucket, key=target.key, context=context)
         clear_leftovers(Outcome(UploadTask(STREAM, target.bucket, target.key), SKIPPED if done.skipped else DONE, done))
         return done
     except S3Error as exc:

@@ -18,10 +18,10 @@ from s3pool.cli.transfers import (
     add_transfer_flags,
     check_no_verify,
     check_source_profile,
-    engine_for,
     name_filter,
     options_of,
     shown_progress,
+    transfer_context,
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
@@ -198,15 +198,15 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     transfers = _transfer_options(ctx.args, ctx)
     with (
         shown_progress(ctx) as (progress, lines),
-        engine_for(ctx, transfers, progress) as engine,
+        transfer_context(ctx, transfers, progress) as context,
     ):
         if ctx.args.preserve:
             from s3pool.transfer.not_kept import NotKept
 
-            engine.not_kept = NotKept()
+            context.not_kept = NotKept()
         work = Sync(
             route,
-            engine,
+            context,
             options,
             list_pages=lambda client, tree, within, in_order: _list_pages(ctx, client, tree, within, in_order),
             on_outcome=OutcomePrinter(ctx, progress, lines=lines),
@@ -216,12 +216,12 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
         )
         try:
             work.run()
-            store_directories_kept(engine, report.summary, ctx)
+            store_directories_kept(context, report.summary, ctx)
         except LocalFileError as exc:
             report.summary.stopped_by = exc
         except KeyboardInterrupt as exc:
             _tell_stop(report, ctx)
-            if engine.executor.is_busy:
+            if context.executor.is_busy:
                 raise _Stuck(code_of_interrupt(exc)) from exc
             raise
     _tell_end(report, route, ctx)

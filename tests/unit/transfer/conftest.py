@@ -10,13 +10,13 @@ import pytest
 
 from s3pool.config.load import load_config
 from s3pool.session import Session, open_session
-from s3pool.transfer.context import Engine, TransferOptions
+from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import FakeS3, Quirks
 
 BUCKET = "b"
 TLS_DIR = Path(__file__).parents[2] / "support" / "tls"
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 
 
 @pytest.fixture
@@ -29,20 +29,20 @@ def fake() -> Iterator[FakeS3]:
 
 
 @pytest.fixture
-def make_engine(fake: FakeS3, tmp_path: Path) -> Iterator[EngineFactory]:
-    """Make engines on the fake: ``make_engine(workers=4, part_size=...)``; ``source`` is another pool."""
+def make_context(fake: FakeS3, tmp_path: Path) -> Iterator[EngineFactory]:
+    """Make engines on the fake: ``make_context(workers=4, part_size=...)``; ``source`` is another pool."""
     opened: list[tuple[Session, BoundedExecutor]] = []
 
     def make(
         *, workers: int = 0, server: FakeS3 | None = None, source: FakeS3 | None = None, **options: object
-    ) -> Engine:
+    ) -> TransferContext:
         environ = (server or fake).environment
         flags = {"ca_bundle": str(TLS_DIR / "cert.pem")}
         session = open_session(load_config(flags, environ=environ, cwd=str(tmp_path), home=str(tmp_path)))
         executor = BoundedExecutor(workers)
         opened.append((session, executor))
         there = make(server=source) if source is not None else None
-        return Engine(session.client, options=TransferOptions(**options), executor=executor, source=there)  # type: ignore[arg-type]
+        return TransferContext(session.client, options=TransferOptions(**options), executor=executor, source=there)  # type: ignore[arg-type]
 
     yield make
     for session, executor in opened:

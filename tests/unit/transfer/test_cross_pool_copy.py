@@ -11,7 +11,7 @@ import pytest
 
 from s3pool.errors import IntegrityError, NoEndpointError, S3Error
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.cross_pool_copy import IN_MEMORY_BYTES
 from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import (
@@ -35,7 +35,7 @@ from tests.support.parts import parts_etag
 from tests.support.transfers import copy
 
 PART = 5 * MIB
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 TASK = CopyTask("src", "k", "b", "copy")
 SECRETS = {"SOURCEKEY": "source-secret"}
 
@@ -67,13 +67,13 @@ def flip_received(at: int) -> Call:
 
 @pytest.mark.parametrize("size", [0, 1, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1])
 def test_small_objects_are_one_get_and_one_put(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, size: int
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, size: int
 ) -> None:
     """Every further request would cost more than the bytes."""
     content = os.urandom(size)
     put(there, content)
 
-    done = copy(CopyTask("src", "k", "b", "copy", size), make_engine(source=there))
+    done = copy(CopyTask("src", "k", "b", "copy", size), make_context(source=there))
 
     heads = [] if size <= IN_MEMORY_BYTES else ["HeadObject"]
     assert content == fake.store.bodies("b")["copy"]
@@ -81,7 +81,7 @@ def test_small_objects_are_one_get_and_one_put(
     assert ([*heads, "GetObject"], ["PutObject"]) == (there.ops(), [op for op in fake.ops() if op != "ListBuckets"])
 
 
-def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """Nobody looks at it again when the old pool is gone."""
     beside = {
         "content-type": "x/y",
@@ -93,7 +93,7 @@ def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3
     for key, size in (("small", 3), ("middle", 2 * MIB), ("large", 2 * PART)):
         put(there, bytes(size), key=key, part_size=PART if key == "large" else 0, **beside)
         there.store.bucket("src").current(key).tags = {"t": "v w"}  # type: ignore[union-attr]
-        copy(CopyTask("src", key, "b", key), make_engine(source=there))
+        copy(CopyTask("src", key, "b", key), make_context(source=there))
 
     for key in ("small", "middle", "large"):
         found = fake.store.bucket("b").current(key)
@@ -103,36 +103,36 @@ def test_what_is_stored_beside_the_bytes_comes_along(fake: FakeS3, there: FakeS3
 
 
 def test_tags_are_set_where_an_upload_in_parts_forgets_them(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """RGW 16 does, without a word."""
     put(there, os.urandom(2 * PART), part_size=PART)
     there.store.bucket("src").current("k").tags = {"a": "1"}  # type: ignore[union-attr]
     fake.fault(IgnoreHeader("x-amz-tagging"), op="CreateMultipartUpload")
 
-    copy(TASK, make_engine(source=there))
+    copy(TASK, make_context(source=there))
 
-    assert {"a": "1"} == make_engine().client.get_tags("b", "copy")
+    assert {"a": "1"} == make_context().client.get_tags("b", "copy")
 
 
-def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_what_the_user_gives_replaces_the_rest_stays(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """As a copy inside a pool does it."""
     put(there, b"content", **{"content-type": "x/y", "x-amz-meta-a": "1"})
     given = ObjectAttributes(content_type="new/type", tags={"n": "1"})
 
-    copy(TASK, make_engine(source=there, attributes=given))
+    copy(TASK, make_context(source=there, attributes=given))
 
-    head = make_engine().client.head_object("b", "copy")
+    head = make_context().client.head_object("b", "copy")
     assert ("new/type", {"a": "1"}) == (head.content_type, head.metadata)
-    assert {"n": "1"} == make_engine().client.get_tags("b", "copy")
+    assert {"n": "1"} == make_context().client.get_tags("b", "copy")
 
 
-def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """Only then can the ETags be compared, now and in every later sync."""
     content = os.urandom(3 * PART + 7)
     put(there, content, part_size=PART)
 
-    done = copy(TASK, make_engine(workers=3, source=there))
+    done = copy(TASK, make_context(workers=3, source=there))
 
     assert content == fake.store.bodies("b")["copy"]
     assert parts_etag(content, PART) == done.etag
@@ -143,25 +143,25 @@ def test_parts_of_the_source_stay_its_parts(fake: FakeS3, there: FakeS3, make_en
 
 
 def test_copy_whose_upload_a_dead_node_holds_is_made_anew(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=PART)
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
 
-    copy(TASK, make_engine(source=there))
+    copy(TASK, make_context(source=there))
 
     assert content == fake.store.bodies("b")["copy"]
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """Its ETag is of the bytes in their order; that order is kept to check them."""
     content = os.urandom(2 * PART + 7)
     put(there, content)
 
-    copy(TASK, make_engine(workers=3, source=there, part_size=PART))
+    copy(TASK, make_context(workers=3, source=there, part_size=PART))
 
     assert content == fake.store.bodies("b")["copy"]
     numbers = [request.query["partNumber"] for request in fake.requests if request.op == "UploadPart"]
@@ -170,14 +170,14 @@ def test_large_object_with_a_plain_md5_goes_in_order(fake: FakeS3, there: FakeS3
 
 @pytest.mark.parametrize("part_size", [0, PART])
 def test_source_node_that_dies_in_the_middle_is_gone_on_without(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, part_size: int
 ) -> None:
     """The target need not notice: its request goes on with the rest from another node."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=part_size)
     there.fault(Die(after=MIB), op="GetObject")
 
-    copy(TASK, make_engine(workers=2, source=there))
+    copy(TASK, make_context(workers=2, source=there))
 
     assert content == fake.store.bodies("b")["copy"]
     assert 0 == sum(request.status == 0 for request in fake.requests)
@@ -186,38 +186,38 @@ def test_source_node_that_dies_in_the_middle_is_gone_on_without(
 @pytest.mark.parametrize("part_size", [0, PART])
 @pytest.mark.parametrize("fault", [slow_down(), Reset(after=MIB), DieReceiving(after=MIB)], ids=repr)
 def test_target_node_that_refuses_is_replaced(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, part_size: int, fault: object
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, part_size: int, fault: object
 ) -> None:
     """The range is read again for the other node."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=part_size)
     fake.fault(fault, op="UploadPart" if part_size else "PutObject")  # type: ignore[arg-type]
 
-    copy(TASK, make_engine(workers=2, source=there))
+    copy(TASK, make_context(workers=2, source=there))
 
     assert content == fake.store.bodies("b")["copy"]
     assert (3 if part_size else 2) == len(there.ops(op="GetObject"))
 
 
 def test_trouble_of_the_source_is_not_held_against_the_target(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """A healthy node must not leave the pool because another pool is ill."""
     put(there, os.urandom(2 * PART))
-    engine = make_engine(source=there)
-    engine.source.client.head_object("src", "k")
+    context = make_context(source=there)
+    context.source.client.head_object("src", "k")
     there.fault(Call(lambda _: [node.kill() for node in there.nodes]), op="GetObject")
 
     with pytest.raises(NoEndpointError):
-        copy(TASK, engine)
+        copy(TASK, context)
 
-    assert 0 == sum(row.failures for row in engine.client._transport.stats())  # type: ignore[attr-defined]
+    assert 0 == sum(row.failures for row in context.client._transport.stats())  # type: ignore[attr-defined]
     assert {} == fake.store.bodies("b")
 
 
 @pytest.mark.parametrize("part_size", [0, PART])
 def test_source_that_is_replaced_between_ranges_is_tried_again(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, part_size: int
 ) -> None:
     """Half of the one and half of the other is what nobody ever stored."""
     put(there, os.urandom(3 * PART), part_size=part_size)
@@ -225,7 +225,7 @@ def test_source_that_is_replaced_between_ranges_is_tried_again(
     nth = 2 if part_size else 1
     there.fault(Call(lambda _: put(there, new, part_size=part_size)), op="GetObject", nth=nth)
 
-    copy(TASK, make_engine(source=there))
+    copy(TASK, make_context(source=there))
 
     assert {"copy": new} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
@@ -233,7 +233,7 @@ def test_source_that_is_replaced_between_ranges_is_tried_again(
 
 @pytest.mark.parametrize(("size", "part_size"), [(9, 0), (2 * MIB, 0), (2 * PART, PART)])
 def test_flipped_byte_from_the_source_is_never_stored(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, size: int, part_size: int
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, size: int, part_size: int
 ) -> None:
     """The ETag of the source tells, before the target has the last byte."""
     put(there, os.urandom(size), part_size=part_size)
@@ -241,28 +241,28 @@ def test_flipped_byte_from_the_source_is_never_stored(
     there.fault(FlipByte(at=5), op="GetObject")
 
     with pytest.raises(IntegrityError, match="the bytes that arrived"):
-        copy(CopyTask("src", "k", "b", "copy", size), make_engine(source=there))
+        copy(CopyTask("src", "k", "b", "copy", size), make_context(source=there))
 
     assert {"copy": b"old"} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
 
 
 def test_flipped_byte_in_a_later_part_of_an_md5_is_found(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """The running digest goes over the borders of the parts."""
     put(there, os.urandom(2 * PART))
     there.fault(FlipByte(at=5), op="GetObject", nth=2)
 
     with pytest.raises(IntegrityError, match="do not make its ETag"):
-        copy(TASK, make_engine(source=there, part_size=PART))
+        copy(TASK, make_context(source=there, part_size=PART))
 
     assert {} == fake.store.bodies("b")
 
 
 @pytest.mark.parametrize("size", [9, 2 * MIB])
 def test_flipped_byte_to_the_target_is_never_stored(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory, size: int
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory, size: int
 ) -> None:
     """The target compares a digest that went ahead of the bytes."""
     fake.secrets.update({"FAKEACCESSKEY0000000": "fake/secret+key=0123456789abcdefghijklmn"})
@@ -270,47 +270,47 @@ def test_flipped_byte_to_the_target_is_never_stored(
     fake.fault(flip_received(5), op="PutObject", times=0)
 
     with pytest.raises(S3Error):
-        copy(CopyTask("src", "k", "b", "copy", size), make_engine(source=there))
+        copy(CopyTask("src", "k", "b", "copy", size), make_context(source=there))
 
     assert {} == fake.store.bodies("b")
 
 
 def test_flipped_byte_in_a_part_to_the_target_is_sent_again(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """The part's ETag gives it away, and the upload is still open."""
     content = os.urandom(2 * PART)
     put(there, content, part_size=PART)
     fake.fault(flip_received(5), op="UploadPart")
 
-    copy(TASK, make_engine(source=there))
+    copy(TASK, make_context(source=there))
 
     assert content == fake.store.bodies("b")["copy"]
     assert 3 == len(fake.ops(op="UploadPart"))
 
 
-def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_part_that_is_flipped_each_time_fails(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """The second time a digest goes ahead, and the target refuses."""
     put(there, os.urandom(2 * PART), part_size=PART)
     fake.fault(flip_received(5), op="UploadPart", times=0)
 
     with pytest.raises(S3Error, match="BadDigest"):
-        copy(TASK, make_engine(source=there))
+        copy(TASK, make_context(source=there))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """A bucket that encrypts with KMS gives such; the server compares Content-MD5 then."""
     content = os.urandom(3 * PART)
     put(there, content, part_size=PART)
     headers = {"ETag": f'"{"f" * 32}"', "x-amz-server-side-encryption": "aws:kms"}
     fake.fault(Rewrite(lambda reply: replace(reply, headers=headers)), op="UploadPart", times=0)
-    engine = make_engine(source=there)
+    context = make_context(source=there)
     stored = fake.store.bucket("b").uploads
 
     with pytest.raises(S3Error, match="InvalidPart"):  # this fake knows the parts by their MD5 alone
-        copy(TASK, engine)
+        copy(TASK, context)
 
     digests = ["content-md5" in request.headers for request in fake.requests if request.op == "UploadPart"]
     assert [False, True, True, True] == digests
@@ -318,23 +318,23 @@ def test_etags_that_are_no_digests_are_coped_with(fake: FakeS3, there: FakeS3, m
 
 
 def test_server_that_stores_something_else_is_found_out(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """It accepted the digest and says itself that it has other bytes."""
     put(there, os.urandom(2 * PART), part_size=PART)
     fake.fault(FlipStored(at=5), op="UploadPart", times=0)
 
     with pytest.raises(IntegrityError, match="part 1, has the ETag"):
-        copy(TASK, make_engine(source=there))
+        copy(TASK, make_context(source=there))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """It is a header, so the source is read twice; the server holds the bytes against it."""
     for key, size, part_size in (("small", 9, 0), ("middle", 2 * MIB, 0), ("large", 2 * PART, PART)):
         put(there, os.urandom(size), key=key, part_size=part_size)
-        copy(CopyTask("src", key, "b", key), make_engine(source=there, checksum="sha256"))
+        copy(CopyTask("src", key, "b", key), make_context(source=there, checksum="sha256"))
 
     sent = [request for request in fake.requests if request.op in ("PutObject", "UploadPart")]
     assert there.store.bodies("src") == fake.store.bodies("b")
@@ -343,57 +343,59 @@ def test_checksum_is_sent_ahead(fake: FakeS3, there: FakeS3, make_engine: Engine
 
 
 def test_object_that_outgrew_memory_since_the_listing_is_streamed(
-    fake: FakeS3, there: FakeS3, make_engine: EngineFactory
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
 ) -> None:
     """A listing may be hours old."""
     content = os.urandom(IN_MEMORY_BYTES + 5)
     put(there, content)
 
-    copy(CopyTask("src", "k", "b", "copy", 7), make_engine(source=there))
+    copy(CopyTask("src", "k", "b", "copy", 7), make_context(source=there))
 
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_cut_answer_for_a_small_object_goes_on(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """The rest comes from another node."""
     content = os.urandom(MIB)
     put(there, content)
     there.fault(CutBody(after=1000), op="GetObject")
 
-    copy(CopyTask("src", "k", "b", "copy", MIB), make_engine(source=there))
+    copy(CopyTask("src", "k", "b", "copy", MIB), make_context(source=there))
 
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_source_that_ignores_ranges_fails_alone(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """Whole objects in place of parts would make another object."""
     put(there, os.urandom(2 * PART), part_size=PART)
     there.fault(IgnoreHeader("range"), op="GetObject", times=0)
 
     with pytest.raises(IntegrityError, match="ignores Range"):
-        copy(TASK, make_engine(source=there))
+        copy(TASK, make_context(source=there))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
-def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_update_and_no_clobber_hold_between_pools(fake: FakeS3, there: FakeS3, make_context: EngineFactory) -> None:
     """The source's time is asked for at the source."""
     there.store.add("src", "k", b"new", mtime=1_000)
     fake.store.add("b", "copy", b"old", mtime=2_000)
 
-    kept = copy(TASK, make_engine(source=there, no_clobber=True))
-    not_newer = copy(TASK, make_engine(source=there, update=True))
+    kept = copy(TASK, make_context(source=there, no_clobber=True))
+    not_newer = copy(TASK, make_context(source=there, update=True))
     there.store.add("src", "k", b"new", mtime=3_000)
-    newer = copy(TASK, make_engine(source=there, update=True))
+    newer = copy(TASK, make_context(source=there, update=True))
 
     assert ("it exists", "the source is not newer", "") == (kept.skipped, not_newer.skipped, newer.skipped)
 
 
-def test_no_clobber_holds_against_who_comes_in_between(fake: FakeS3, there: FakeS3, make_engine: EngineFactory) -> None:
+def test_no_clobber_holds_against_who_comes_in_between(
+    fake: FakeS3, there: FakeS3, make_context: EngineFactory
+) -> None:
     """The target is asked once more, by the condition on the request itself."""
     put(there, os.urandom(2 * MIB))
     there.fault(Call(lambda _: fake.store.add("b", "copy", b"theirs")), op="GetObject")
 
-    done = copy(TASK, make_engine(source=there, no_clobber=True))
+    done = copy(TASK, make_context(source=there, no_clobber=True))
 
     assert ("it exists", {"copy": b"theirs"}) == (done.skipped, fake.store.bodies("b"))

@@ -10,7 +10,7 @@ import pytest
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
 from s3pool.transfer import task_steps
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,
@@ -30,7 +30,7 @@ from s3pool.transfer.tasks import (
 from s3pool.transfer.workers import SMALL_ITEMS_PER_WORKER
 from tests.support.fake_s3 import Answer, Call, FakeS3
 
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 
 
 @pytest.fixture
@@ -46,54 +46,54 @@ def files(tmp_path: Path) -> list[UploadTask]:
 
 @pytest.mark.parametrize("workers", [0, 4])
 def test_outcomes_come_home_for_every_task(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask], workers: int
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask], workers: int
 ) -> None:
     """Who writes the journal must hear of every one."""
     outcomes: list[Outcome] = []
 
-    summary = run(files, make_engine(workers=workers), on_outcome=outcomes.append)
+    summary = run(files, make_context(workers=workers), on_outcome=outcomes.append)
 
     assert [task.key for task in files] == sorted(outcome.task.key for outcome in outcomes)  # type: ignore[union-attr]
     assert (20, 20, 30, 0) == (summary.checked, summary.copied, summary.bytes, summary.failed)
 
 
 def test_one_failure_does_not_stop_the_others(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """A backup of a million files has one that is forbidden."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", key="f07")
 
-    summary = run(files, make_engine(workers=4), on_outcome=lambda _: None)
+    summary = run(files, make_context(workers=4), on_outcome=lambda _: None)
 
     assert (19, 1) == (summary.copied, summary.failed)
     assert ["AccessDenied"] == [error.code for error in summary.errors if isinstance(error, S3Error)]
 
 
 def test_failure_that_meets_all_stops_the_run(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """A missing bucket need not be asked a million times."""
     tasks = [UploadTask(task.path, "missing", task.key, 2) for task in files]
 
-    summary = run(tasks, make_engine(), on_outcome=lambda _: None)
+    summary = run(tasks, make_context(), on_outcome=lambda _: None)
 
     assert 1 == summary.failed
     assert isinstance(summary.stopped_by, S3Error)
 
 
-def test_problems_take_their_place_in_the_stream(make_engine: EngineFactory) -> None:
+def test_problems_take_their_place_in_the_stream(make_context: EngineFactory) -> None:
     """A source that cannot be read is told among the others."""
     outcomes: list[Outcome] = []
     items: list[Item] = [Problem("a", LocalFileError("bad")), Problem("b", RefusedError("no"))]
 
-    summary = run(items, make_engine(), on_outcome=outcomes.append)
+    summary = run(items, make_context(), on_outcome=outcomes.append)
 
     assert [FAILED, REFUSED] == [outcome.state for outcome in outcomes]
     assert (1, 1, 2) == (summary.failed, summary.refused, len(summary.source_errors))
 
 
 def test_listing_that_fails_ends_the_stream_but_not_what_had_begun(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """The summary tells that it is not the whole."""
 
@@ -101,141 +101,141 @@ def test_listing_that_fails_ends_the_stream_but_not_what_had_begun(
         yield from files[:3]
         raise NoEndpointError("listing failed")
 
-    summary = run(broken(), make_engine(workers=2), on_outcome=lambda _: None)
+    summary = run(broken(), make_context(workers=2), on_outcome=lambda _: None)
 
     assert 3 == summary.copied
     assert isinstance(summary.stopped_by, NoEndpointError)
 
 
 def test_interrupt_stops_the_work_and_goes_on(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """What had begun ends; what had not is not begun."""
-    engine = make_engine(workers=2)
+    context = make_context(workers=2)
     summary = Summary()
     many = files * SMALL_ITEMS_PER_WORKER  # more than are taken before the first is done
 
     def interrupt(_: Outcome) -> None:
-        if not engine.stop.is_set():
+        if not context.stop.is_set():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(many, engine, on_outcome=interrupt, summary=summary)
+        run(many, context, on_outcome=interrupt, summary=summary)
 
     assert summary.interrupted
-    assert engine.stop.is_set()
+    assert context.stop.is_set()
     assert summary.copied < len(many)
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_task_after_the_word_to_stop_is_not_begun(make_engine: EngineFactory, files: list[UploadTask]) -> None:
+def test_task_after_the_word_to_stop_is_not_begun(make_context: EngineFactory, files: list[UploadTask]) -> None:
     """It is neither done nor failed."""
-    engine = make_engine()
-    engine.stop.set()
+    context = make_context()
+    context.stop.set()
 
-    outcome = task_steps.perform(files[0], engine)
+    outcome = task_steps.perform(files[0], context)
 
     assert NOT_STARTED == outcome.state
 
 
 def test_broken_task_is_told_and_the_others_go_on(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of our own in one task must not end the run."""
 
-    def broken(task: UploadTask, engine: Engine) -> object:
+    def broken(task: UploadTask, context: TransferContext) -> object:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(task_steps, "upload", broken)
 
-    summary = run(files[:2], make_engine(workers=1), on_outcome=lambda _: None)
+    summary = run(files[:2], make_context(workers=1), on_outcome=lambda _: None)
 
     assert 2 == summary.failed
 
 
-def test_rehearsal_changes_nothing(fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]) -> None:
+def test_rehearsal_changes_nothing(fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]) -> None:
     """--dry-run tells what would be done."""
     outcomes: list[Outcome] = []
 
-    summary = run(files, make_engine(), on_outcome=outcomes.append, rehearse=True)
+    summary = run(files, make_context(), on_outcome=outcomes.append, rehearse=True)
 
     assert {} == fake.store.bodies("b")
     assert (20, {DONE}) == (summary.copied, {outcome.state for outcome in outcomes})
 
 
 def test_move_removes_the_source_after_the_target_is_there(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """In that order."""
-    run(files[:1], make_engine(remove_source=True), on_outcome=lambda _: None)
+    run(files[:1], make_context(remove_source=True), on_outcome=lambda _: None)
 
     assert {"f00": b"0"} == fake.store.bodies("b")
     assert not Path(files[0].path).exists()
 
 
-def test_move_that_fails_keeps_the_source(fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]) -> None:
+def test_move_that_fails_keeps_the_source(fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]) -> None:
     """Nothing is lost."""
     fake.fault(Answer(403, "AccessDenied"), op="PutObject", times=0)
 
-    run(files[:1], make_engine(remove_source=True), on_outcome=lambda _: None)
+    run(files[:1], make_context(remove_source=True), on_outcome=lambda _: None)
 
     assert Path(files[0].path).exists()
 
 
 def test_move_keeps_a_source_that_changed_since(
-    fake: FakeS3, make_engine: EngineFactory, files: list[UploadTask]
+    fake: FakeS3, make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """What was written after the copy is stored nowhere yet."""
     path = Path(files[0].path)
     fake.fault(Call(lambda _: path.write_bytes(b"newer")), op="PutObject")
     outcomes: list[Outcome] = []
 
-    run(files[:1], make_engine(remove_source=True), on_outcome=outcomes.append)
+    run(files[:1], make_context(remove_source=True), on_outcome=outcomes.append)
 
     assert b"newer" == path.read_bytes()
     assert "stays: it changed since it was read" in str(outcomes[0].error)
 
 
-def test_moves_from_s3_delete_the_source(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+def test_moves_from_s3_delete_the_source(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
     """Downloads after the rename, copies after a look at the target."""
     fake.store.add("b", "down", b"1")
     fake.store.add("b", "old", b"2")
     tasks: list[Item] = [DownloadTask("b", "down", str(tmp_path), "down"), CopyTask("b", "old", "b", "new")]
 
-    run(tasks, make_engine(remove_source=True), on_outcome=lambda _: None)
+    run(tasks, make_context(remove_source=True), on_outcome=lambda _: None)
 
     assert {"new": b"2"} == fake.store.bodies("b")
     assert b"1" == (tmp_path / "down").read_bytes()
 
 
 def test_moves_from_s3_keep_the_source_when_the_download_fails(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
 ) -> None:
     """The local rename comes first."""
     fake.store.add("b", "k", b"1")
     (tmp_path / "k").mkdir()
 
     task = DownloadTask("b", "k", str(tmp_path), "k")
-    summary = run([task], make_engine(remove_source=True), on_outcome=lambda _: None)
+    summary = run([task], make_context(remove_source=True), on_outcome=lambda _: None)
 
     assert 1 == summary.failed
     assert {"k": b"1"} == fake.store.bodies("b")
 
 
-def test_deletes_go_in_batches_of_a_thousand(fake: FakeS3, make_engine: EngineFactory) -> None:
+def test_deletes_go_in_batches_of_a_thousand(fake: FakeS3, make_context: EngineFactory) -> None:
     """One request for a thousand keys, several at a time."""
     for number in range(2500):
         fake.store.add("b", f"k{number:04}")
     outcomes: list[Outcome] = []
     tasks = (DeleteTask("b", f"k{number:04}") for number in range(2500))
 
-    summary = run_deletes(tasks, make_engine(workers=4), on_outcome=outcomes.append)
+    summary = run_deletes(tasks, make_context(workers=4), on_outcome=outcomes.append)
 
     assert {} == fake.store.bodies("b")
     assert (3, 2500, 2500) == (len(fake.ops(op="DeleteObjects")), summary.deleted, len(outcomes))
 
 
-def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_engine: EngineFactory) -> None:
+def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_context: EngineFactory) -> None:
     """The answer to a batch is 200 whatever became of its keys."""
     xml = (
         b'<?xml version="1.0"?><DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error>'
@@ -246,25 +246,25 @@ def test_keys_that_could_not_be_deleted_are_told_one_by_one(fake: FakeS3, make_e
     fake.fault(Rewrite(lambda _: Reply(200, body=xml)), op="DeleteObjects")
     outcomes: list[Outcome] = []
 
-    summary = run_deletes([DeleteTask("b", key) for key in "abc"], make_engine(), on_outcome=outcomes.append)
+    summary = run_deletes([DeleteTask("b", key) for key in "abc"], make_context(), on_outcome=outcomes.append)
 
     assert [DONE, FAILED, DONE] == [outcome.state for outcome in outcomes]
     assert (2, 1) == (summary.deleted, summary.failed)
 
 
-def test_batch_that_fails_fails_all_its_keys(fake: FakeS3, make_engine: EngineFactory) -> None:
+def test_batch_that_fails_fails_all_its_keys(fake: FakeS3, make_context: EngineFactory) -> None:
     """None of them is known to be gone."""
     fake.fault(Answer(403, "AccessDenied"), op="DeleteObjects")
 
-    summary = run_deletes([DeleteTask("b", key) for key in "abc"], make_engine(), on_outcome=lambda _: None)
+    summary = run_deletes([DeleteTask("b", key) for key in "abc"], make_context(), on_outcome=lambda _: None)
 
     assert (0, 3) == (summary.deleted, summary.failed)
 
 
-def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
     """One stream holds whatever a target has too much of."""
-    engine = make_engine()
-    upload_id = engine.client.create_multipart_upload("b", "u")
+    context = make_context()
+    upload_id = context.client.create_multipart_upload("b", "u")
     version = fake.store.add("b", "v")
     (tmp_path / "f").write_bytes(b"")
     tasks: list[DeleteTask | RemoveTask] = [
@@ -273,14 +273,14 @@ def test_versions_uploads_and_files_are_removed_too(fake: FakeS3, make_engine: E
         RemoveTask(str(tmp_path), "f"),
     ]
 
-    summary = run_deletes(tasks, engine, on_outcome=lambda _: None)
+    summary = run_deletes(tasks, context, on_outcome=lambda _: None)
 
     assert 3 == summary.deleted
     assert ({}, {}, False) == (fake.store.bodies("b"), fake.store.bucket("b").uploads, (tmp_path / "f").exists())
 
 
 def test_signal_between_the_count_and_its_line_loses_no_line(
-    make_engine: EngineFactory, files: list[UploadTask]
+    make_context: EngineFactory, files: list[UploadTask]
 ) -> None:
     """The summary would count an object that no line tells of."""
     told: list[Outcome] = []
@@ -296,7 +296,7 @@ def test_signal_between_the_count_and_its_line_loses_no_line(
 
     summary = Signalled()
     with signals_raise([(signal.SIGHUP, KeyboardInterrupt)]), pytest.raises(KeyboardInterrupt):
-        run(files, make_engine(workers=2), on_outcome=told.append, summary=summary)
+        run(files, make_context(workers=2), on_outcome=told.append, summary=summary)
 
     assert summary.copied == len([outcome for outcome in told if outcome.state == DONE])
     assert summary.interrupted

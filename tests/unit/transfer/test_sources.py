@@ -8,12 +8,12 @@ import pytest
 from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.sources import Expansion, SourceRules
 from s3pool.transfer.tasks import CopyTask, Problem
 from tests.support.fake_s3 import FakeS3
 
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 Pairs = Callable[..., list[tuple[str, str]]]
 KEYS = ("p", "p/a", "p/d/b", "p2/x", "pfile", "q/[x]")
 
@@ -30,10 +30,10 @@ def tree(fake: FakeS3, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pairs(make_engine: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
+def pairs(make_context: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
     """Give source and target of every task that words mean."""
     monkeypatch.chdir(tree)
-    client = make_engine().client
+    client = make_context().client
 
     def expand(*words: str, **rules: object) -> list[tuple[str, str]]:
         *sources, target = map(parse, words)
@@ -119,7 +119,7 @@ def test_filters_hold_for_all_kinds_of_sources(pairs: Callable[..., list[tuple[s
     ],
 )
 def test_words_that_make_no_sense_are_refused_before_anything_is_done(
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tree: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -130,7 +130,7 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_done(
     *sources, target = map(parse, words)
 
     with pytest.raises(UsageError):
-        Expansion(make_engine().client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
+        Expansion(make_context().client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_done(
     ],
 )
 def test_missing_source_is_a_problem_and_the_others_go_on(
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tree: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: Location,
@@ -156,59 +156,59 @@ def test_missing_source_is_a_problem_and_the_others_go_on(
     monkeypatch.chdir(tree)
     target: Location = S3Path("c", "n/") if isinstance(source, LocalPath) else LocalPath("new")
     other: Location = LocalPath("src/a") if isinstance(source, LocalPath) else S3Path("b", "pfile")
-    items = list(Expansion(make_engine().client, [source, other], target, rules=SourceRules(**rules)))  # type: ignore[arg-type]
+    items = list(Expansion(make_context().client, [source, other], target, rules=SourceRules(**rules)))  # type: ignore[arg-type]
 
     problems = [item for item in items if isinstance(item, Problem)]
     assert [kind] == [type(problem.error) for problem in problems]
     assert len(items) > len(problems) or rules.get("recursive")
 
 
-def test_prefix_without_recursion_says_what_helps(make_engine: EngineFactory, tree: Path, fake: FakeS3) -> None:
+def test_prefix_without_recursion_says_what_helps(make_context: EngineFactory, tree: Path, fake: FakeS3) -> None:
     """`No such key` alone would be puzzling beside a listing that shows it."""
-    items = list(Expansion(make_engine().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
+    items = list(Expansion(make_context().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
 
     assert "-r copies them" in str(items[0].error)  # type: ignore[union-attr]
 
 
-def test_two_sources_for_one_target_are_told(make_engine: EngineFactory, tree: Path) -> None:
+def test_two_sources_for_one_target_are_told(make_context: EngineFactory, tree: Path) -> None:
     """The second would silently replace the first."""
     (tree / "other").mkdir()
     (tree / "other/a").write_bytes(b"3")
     sources = [LocalPath(str(tree / "src/a")), LocalPath(str(tree / "other/a"))]
 
-    items = list(Expansion(make_engine().client, sources, S3Path("b", "n/"), rules=SourceRules()))
+    items = list(Expansion(make_context().client, sources, S3Path("b", "n/"), rules=SourceRules()))
 
     assert isinstance(items[1], Problem)
     assert isinstance(items[1].error, RefusedError)
 
 
 def test_keys_that_would_leave_the_target_are_told_one_by_one(
-    make_engine: EngineFactory, fake: FakeS3, tmp_path: Path
+    make_context: EngineFactory, fake: FakeS3, tmp_path: Path
 ) -> None:
     """The rest goes on."""
     for key in ("t/../../evil", "t//abs", "t/fine"):
         fake.store.add("b", key)
 
     target = LocalPath(str(tmp_path))
-    items = list(Expansion(make_engine().client, [S3Path("b", "t/")], target, rules=SourceRules(recursive=True)))
+    items = list(Expansion(make_context().client, [S3Path("b", "t/")], target, rules=SourceRules(recursive=True)))
 
     assert ["s3/b/t/../../evil", "s3/b/t//abs"] == [item.source for item in items if isinstance(item, Problem)]
     assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]
 
 
-def test_copies_inside_s3_keep_keys_exactly(make_engine: EngineFactory, fake: FakeS3) -> None:
+def test_copies_inside_s3_keep_keys_exactly(make_context: EngineFactory, fake: FakeS3) -> None:
     """There they mean nothing but themselves."""
     for key in ("t/../x", "t//y", "t/."):
         fake.store.add("b", key)
 
     items = list(
-        Expansion(make_engine().client, [S3Path("b", "t")], S3Path("c", "u"), rules=SourceRules(recursive=True))
+        Expansion(make_context().client, [S3Path("b", "t")], S3Path("c", "u"), rules=SourceRules(recursive=True))
     )
 
     assert ["u/.", "u/../x", "u//y"] == sorted(item.key for item in items if isinstance(item, CopyTask))
 
 
-def test_stream_among_files_is_refused(make_engine: EngineFactory) -> None:
+def test_stream_among_files_is_refused(make_context: EngineFactory) -> None:
     """It has no name."""
     with pytest.raises(UsageError, match="one stream"):
-        Expansion(make_engine().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())
+        Expansion(make_context().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())

@@ -9,7 +9,7 @@ import pytest
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error, StoppedError, TransportError
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload_stream
 from tests.support.fake_s3 import (
@@ -30,7 +30,7 @@ from tests.support.fake_s3.wire import Reply
 from tests.support.transfers import upload
 
 PART = 5 * MIB
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 
 
 def content_of(size: int) -> bytes:
@@ -50,20 +50,20 @@ def source(tmp_path: Path) -> Callable[[bytes], Path]:
     return write
 
 
-def send(path: Path, engine: Engine) -> Done:
+def send(path: Path, context: TransferContext) -> Done:
     """Store the file."""
-    return upload(UploadTask(str(path), "b", "k", path.stat().st_size), engine)
+    return upload(UploadTask(str(path), "b", "k", path.stat().st_size), context)
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, PART, PART + 1, 2 * PART, 3 * PART + 17])
 @pytest.mark.parametrize("sign_payload", [True, False])
 def test_stored_bytes_are_the_files(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
 ) -> None:
     """Around every threshold, with either protection."""
     content = content_of(size)
 
-    done = send(source(content), make_engine(workers=3, part_size=PART, sign_payload=sign_payload))
+    done = send(source(content), make_context(workers=3, part_size=PART, sign_payload=sign_payload))
 
     stored = fake.store.bucket("b").current("k")
     assert stored is not None
@@ -71,33 +71,35 @@ def test_stored_bytes_are_the_files(
     assert (size, stored.etag.strip('"')) == (done.size, done.etag)
 
 
-def test_time_and_type_are_stored(fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]) -> None:
+def test_time_and_type_are_stored(fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]) -> None:
     """A round trip keeps the modification time to the nanosecond."""
     path = source(b"text")
     os.utime(path, ns=(0, 1_500_000_000_123_456_789))
 
-    send(path, make_engine())
+    send(path, make_context())
 
-    head = make_engine().client.head_object("b", "k")
+    head = make_context().client.head_object("b", "k")
     assert ("text/plain", "1500000000.123456789") == (head.content_type, head.metadata["mtime"])
 
 
 def test_lost_part_is_sent_again_alone(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A connection that dies in one part costs that part."""
     content = content_of(3 * PART)
     fake.fault(Reset(after=MIB), op="UploadPart", nth=2)
 
-    send(source(content), make_engine(workers=2, part_size=PART))
+    send(source(content), make_context(workers=2, part_size=PART))
 
     assert {"k": content} == fake.store.bodies("b")
     assert 4 == len(fake.ops(op="UploadPart"))
 
 
-def test_parts_go_over_all_endpoints(fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]) -> None:
+def test_parts_go_over_all_endpoints(
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+) -> None:
     """One large file has the bandwidth of the whole pool."""
-    send(source(content_of(6 * PART)), make_engine(workers=2, part_size=PART))
+    send(source(content_of(6 * PART)), make_context(workers=2, part_size=PART))
 
     used = {request.endpoint for request in fake.requests if request.op == "UploadPart"}
     assert {0, 1} == used
@@ -105,52 +107,52 @@ def test_parts_go_over_all_endpoints(fake: FakeS3, make_engine: EngineFactory, s
 
 @pytest.mark.parametrize("fault", [Vanish(), Reset(), internal_error(acted=True), internal_error()], ids=str)
 def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: Fault
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: Fault
 ) -> None:
     """A node that dies at that moment must not fail a file, nor leave what nobody knows the id of."""
     content = content_of(2 * PART)
     fake.fault(fault, op="CreateMultipartUpload")
 
-    send(source(content), make_engine(part_size=PART))
+    send(source(content), make_context(part_size=PART))
 
     assert {"k": content} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
 
 
 def test_create_that_never_answers_fails_and_leaves_no_orphan(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Each attempt may have begun an upload."""
     fake.fault(Vanish(), op="CreateMultipartUpload", times=0)
 
     with pytest.raises(TransportError):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+        send(source(content_of(2 * PART)), make_context(part_size=PART))
 
     assert 4 == len(fake.ops(op="CreateMultipartUpload"))
     assert {} == fake.store.bucket("b").uploads
 
 
 def test_create_that_is_refused_is_not_repeated(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The answer is clear."""
     fake.fault(Answer(403, "AccessDenied"), op="CreateMultipartUpload", times=0)
 
     with pytest.raises(S3Error, match="AccessDenied"):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+        send(source(content_of(2 * PART)), make_context(part_size=PART))
 
     assert 1 == len(fake.ops(op="CreateMultipartUpload"))
 
 
 @pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])
 def test_complete_without_clear_answer_is_found_done(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: object
 ) -> None:
     """The object is there with the right ETag, whatever was heard of it."""
     content = content_of(2 * PART)
     fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
 
-    send(source(content), make_engine(part_size=PART))
+    send(source(content), make_context(part_size=PART))
 
     assert {"k": content} == fake.store.bodies("b")
     assert 1 == len(fake.ops(op="CompleteMultipartUpload"))
@@ -158,39 +160,39 @@ def test_complete_without_clear_answer_is_found_done(
 
 @pytest.mark.parametrize("fault", [Reset(), internal_error(), error_in_200()])
 def test_complete_that_did_not_happen_is_asked_for_again(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: object
 ) -> None:
     """The upload is still open, so nothing was done yet."""
     content = content_of(2 * PART)
     fake.fault(fault, op="CompleteMultipartUpload")  # type: ignore[arg-type]
 
-    send(source(content), make_engine(part_size=PART))
+    send(source(content), make_context(part_size=PART))
 
     assert {"k": content} == fake.store.bodies("b")
     assert 2 == len(fake.ops(op="CompleteMultipartUpload"))
 
 
 def test_complete_that_never_succeeds_fails_and_aborts(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
 
     with pytest.raises(S3Error, match="InternalError"):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+        send(source(content_of(2 * PART)), make_context(part_size=PART))
 
     assert {} == fake.store.bucket("b").uploads
     assert 1 == len(fake.ops(op="AbortMultipartUpload"))
 
 
 def test_upload_that_a_dead_node_holds_is_made_anew(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes; nobody waits that long."""
     content = content_of(2 * PART)
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
 
-    send(source(content), make_engine(part_size=PART))
+    send(source(content), make_context(part_size=PART))
 
     assert {"k": content} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
@@ -198,12 +200,12 @@ def test_upload_that_a_dead_node_holds_is_made_anew(
 
 
 def test_held_upload_is_aborted_only_when_the_object_is_there(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A completion that comes late and an abort must not meet: parts of an object would be gone."""
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
 
-    send(source(content_of(2 * PART)), make_engine(part_size=PART))
+    send(source(content_of(2 * PART)), make_context(part_size=PART))
 
     ends = [op for op in fake.ops() if op in {"AbortMultipartUpload", "CompleteMultipartUpload"}]
     assert ["CompleteMultipartUpload", "AbortMultipartUpload"] == ends[-2:]
@@ -211,41 +213,41 @@ def test_held_upload_is_aborted_only_when_the_object_is_there(
 
 
 def test_held_upload_is_left_alone_at_an_interrupt(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """It may yet be completed, by the node that holds it; what is open otherwise is aborted."""
     held = HeldUpload()
     fake.fault(held, op="CompleteMultipartUpload", times=0)
     fake.fault(internal_error(), op="UploadPart", nth=3, times=0)
-    engine = make_engine(part_size=PART)
+    context = make_context(part_size=PART)
 
     with pytest.raises(S3Error, match="InternalError"):
-        send(source(content_of(2 * PART)), engine)
-    engine.uploads.abort_all(within_s=30)
+        send(source(content_of(2 * PART)), context)
+    context.uploads.abort_all(within_s=30)
 
     assert 2 == len(fake.ops(op="CreateMultipartUpload"))
     assert [held.upload_id] == list(fake.store.bucket("b").uploads)
 
 
 def test_old_object_is_not_taken_for_the_new_one(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """An object of that name and size proves nothing."""
     fake.store.add("b", "k", b"x" * (2 * PART))
     fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
 
     with pytest.raises(S3Error):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+        send(source(content_of(2 * PART)), make_context(part_size=PART))
 
 
 def test_empty_etag_of_complete_is_asked_for(
-    quirky: Callable[..., FakeS3], make_engine: EngineFactory, source: Callable[[bytes], Path]
+    quirky: Callable[..., FakeS3], make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """RGW 16 leaves it out."""
     server = quirky(empty_complete_etag=True)
     content = content_of(2 * PART)
 
-    done = send(source(content), make_engine(server=server, part_size=PART))
+    done = send(source(content), make_context(server=server, part_size=PART))
 
     stored = server.store.bucket("b").current("k")
     assert stored is not None
@@ -253,23 +255,23 @@ def test_empty_etag_of_complete_is_asked_for(
 
 
 def test_composite_etag_that_differs_fails(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The object is not made of the parts that were sent."""
     fake.fault(WrongETag("0" * 32 + "-2"), op="CompleteMultipartUpload")
 
     with pytest.raises(IntegrityError, match="its parts make"):
-        send(source(content_of(2 * PART)), make_engine(part_size=PART))
+        send(source(content_of(2 * PART)), make_context(part_size=PART))
 
 
 def test_failed_part_aborts_the_upload(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Nothing stays behind."""
     fake.fault(internal_error(), op="UploadPart", times=0)
 
     with pytest.raises(S3Error):
-        send(source(content_of(2 * PART)), make_engine(workers=2, part_size=PART))
+        send(source(content_of(2 * PART)), make_context(workers=2, part_size=PART))
 
     assert {} == fake.store.bucket("b").uploads
     assert {} == fake.store.bodies("b")
@@ -282,7 +284,7 @@ def test_failed_part_aborts_the_upload(
 )
 def test_etag_that_hides_the_digest_is_not_compared(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     source: Callable[[bytes], Path],
     size: int,
     op: str,
@@ -295,12 +297,12 @@ def test_etag_that_hides_the_digest_is_not_compared(
 
     fake.fault(Rewrite(encrypt), op=op, times=0)
     path = source(content_of(size))
-    engine = make_engine(part_size=PART, sign_payload=False)
+    context = make_context(part_size=PART, sign_payload=False)
     if op == "PutObject":
-        assert size == send(path, engine).size
+        assert size == send(path, context).size
         return
     with pytest.raises(S3Error, match="InvalidPart"):  # by Complete: this server's ETags are MD5s after all
-        send(path, engine)
+        send(path, context)
 
 
 def grow(path: Path) -> Callable[[object], None]:
@@ -314,109 +316,109 @@ def grow(path: Path) -> Callable[[object], None]:
 
 
 def test_source_that_changes_once_is_sent_as_it_is_then(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A log that was appended to is taken whole at the second try."""
     path = source(content_of(2 * PART))
     fake.fault(Call(grow(path)), op="CreateMultipartUpload")
 
-    send(path, make_engine(part_size=PART))
+    send(path, make_context(part_size=PART))
 
     assert {"k": path.read_bytes()} == fake.store.bodies("b")
     assert {} == fake.store.bucket("b").uploads
 
 
 def test_source_that_keeps_changing_fails_and_stores_nothing(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A mixture of two states is worse than an error."""
     path = source(content_of(2 * PART))
     fake.fault(Call(grow(path)), op="UploadPart", times=0)
 
     with pytest.raises(ChangedError, match="changed while it was read"):
-        send(path, make_engine(part_size=PART))
+        send(path, make_context(part_size=PART))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)
 
 
 def test_small_source_that_shrinks_is_noticed(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less than its size was read: it is not the file that was looked at."""
     path = source(b"content")
     monkeypatch.setattr(os, "read", lambda fd, count: b"")
 
     with pytest.raises(ChangedError):
-        send(path, make_engine())
+        send(path, make_context())
 
     assert {} == fake.store.bodies("b")
 
 
 def test_stop_ends_an_upload_and_aborts_it(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """An interrupt must not wait for a terabyte."""
-    engine = make_engine(part_size=PART)
-    fake.fault(Call(lambda _: engine.stop.set()), op="UploadPart")
+    context = make_context(part_size=PART)
+    fake.fault(Call(lambda _: context.stop.set()), op="UploadPart")
 
     with pytest.raises(StoppedError):
-        send(source(content_of(3 * PART)), engine)
+        send(source(content_of(3 * PART)), context)
 
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_pipe_is_refused_without_blocking(make_engine: EngineFactory, tmp_path: Path) -> None:
+def test_pipe_is_refused_without_blocking(make_context: EngineFactory, tmp_path: Path) -> None:
     """It became a pipe after the walk saw a file."""
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(RefusedError, match="no regular file"):
-        upload(UploadTask(str(tmp_path / "pipe"), "b", "k"), make_engine())
+        upload(UploadTask(str(tmp_path / "pipe"), "b", "k"), make_context())
 
 
 def test_no_clobber_leaves_what_is_there(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Also when it came between the look and the write."""
     path = source(b"new")
     fake.fault(Call(lambda _: fake.store.add("b", "k", b"old")), op="PutObject")
 
-    first = send(path, make_engine(no_clobber=True))
-    second = send(path, make_engine(no_clobber=True))
+    first = send(path, make_context(no_clobber=True))
+    second = send(path, make_context(no_clobber=True))
 
     assert ("it exists", "it exists") == (first.skipped, second.skipped)
     assert {"k": b"old"} == fake.store.bodies("b")
 
 
 def test_update_sends_only_what_is_newer(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The stored time counts, not when it was stored."""
     path = source(b"one")
     os.utime(path, (0, 1_500_000_000))
-    engine = make_engine(update=True)
+    context = make_context(update=True)
 
-    first = send(path, engine)
-    again = send(path, engine)
+    first = send(path, context)
+    again = send(path, context)
     os.utime(path, (0, 1_500_000_001))
-    newer = send(path, engine)
+    newer = send(path, context)
 
     assert ("", "the source is not newer", "") == (first.skipped, again.skipped, newer.skipped)
 
 
 def test_attributes_of_the_user_are_stored_with_parts(
-    fake: FakeS3, make_engine: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Create carries what PutObject would have carried."""
     attributes = ObjectAttributes(content_type="x/y", metadata={"k": "v"}, tags={"t": "1"})
 
-    send(source(content_of(2 * PART)), make_engine(part_size=PART, attributes=attributes))
+    send(source(content_of(2 * PART)), make_context(part_size=PART, attributes=attributes))
 
-    engine = make_engine()
-    head = engine.client.head_object("b", "k")
+    context = make_context()
+    head = context.client.head_object("b", "k")
     assert ("x/y", "v", str(PART)) == (head.content_type, head.metadata["k"], head.metadata["s3pool-part-size"])
 
 
-def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFactory) -> None:
+def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_context: EngineFactory) -> None:
     """Half a dump must not look like a whole one."""
     blocks = [b"x" * PART, b"y" * PART]
 
@@ -426,6 +428,6 @@ def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_engine: EngineFact
         return blocks.pop()
 
     with pytest.raises(Exception, match="cannot read the stream"):
-        upload_stream(read, "b", key="k", engine=make_engine(part_size=PART))
+        upload_stream(read, "b", key="k", context=make_context(part_size=PART))
 
     assert ({}, {}) == (fake.store.bodies("b"), fake.store.bucket("b").uploads)

@@ -12,7 +12,7 @@ import pytest
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
 from s3pool.transfer.attributes import PART_SIZE
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.tasks import Done, DownloadTask
@@ -23,7 +23,7 @@ from tests.support.transfers import download
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 
 
 def put(fake: FakeS3, content: bytes) -> None:
@@ -31,9 +31,9 @@ def put(fake: FakeS3, content: bytes) -> None:
     fake.store.add("b", "k", content)
 
 
-def fetch(root: Path, engine: Engine, *, relative: str = "f", size: int = -1) -> Done:
+def fetch(root: Path, context: TransferContext, *, relative: str = "f", size: int = -1) -> Done:
     """Bring the object."""
-    return download(DownloadTask("b", "k", str(root), relative, size), engine)
+    return download(DownloadTask("b", "k", str(root), relative, size), context)
 
 
 def tell(fake: FakeS3, **checksums: str) -> None:
@@ -60,7 +60,7 @@ def value_of(name: str, content: bytes) -> str:
 @pytest.mark.parametrize("name", CHECKSUMS)
 @pytest.mark.parametrize(("size", "workers"), [(0, 0), (100, 0), (LARGE, 2)])
 def test_server_checksum_stands_in_for_the_etag(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, name: str, size: int, workers: int
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str, size: int, workers: int
 ) -> None:
     """In one stream and in ranges, the bytes of which are not read again for a CRC."""
     content = os.urandom(size)
@@ -68,7 +68,7 @@ def test_server_checksum_stands_in_for_the_etag(
     hide_etag(fake)
     tell(fake, **{f"x-amz-checksum-{name}": value_of(name, content)})
 
-    fetch(tmp_path, make_engine(workers=workers, part_size=PART))
+    fetch(tmp_path, make_context(workers=workers, part_size=PART))
 
     assert content == (tmp_path / "f").read_bytes()
 
@@ -77,7 +77,7 @@ def test_server_checksum_stands_in_for_the_etag(
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize(("size", "workers"), [(100, 0), (LARGE, 2)])
 def test_server_checksum_of_other_bytes_fails(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
 ) -> None:
     """A byte that flipped before the ETag was made is found as well as one on the wire."""
     content = os.urandom(size)
@@ -88,14 +88,14 @@ def test_server_checksum_of_other_bytes_fails(
     (tmp_path / "f").write_bytes(b"old")
 
     with pytest.raises(IntegrityError, match=f"have the {name.upper()} .* the object has"):
-        fetch(tmp_path, make_engine(workers=workers, part_size=PART))
+        fetch(tmp_path, make_context(workers=workers, part_size=PART))
 
     assert (["f"], b"old") == (os.listdir(tmp_path), (tmp_path / "f").read_bytes())
 
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
 def test_checksum_of_parts_is_made_of_the_parts(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, name: str
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str
 ) -> None:
     """Where the ETag is no digest, and the sizes of the parts are known or usual."""
     content = os.urandom(LARGE)
@@ -106,22 +106,22 @@ def test_checksum_of_parts_is_made_of_the_parts(
     tell(fake, **{f"x-amz-checksum-{name}": f"{value_of(name, joined)}-{len(pieces)}"})
     tell(fake, **{"x-amz-checksum-type": "COMPOSITE", f"x-amz-meta-{PART_SIZE}": str(PART)})
 
-    fetch(tmp_path, make_engine(part_size=PART))
+    fetch(tmp_path, make_context(part_size=PART))
     fake.fault(FlipByte(at=50), op="GetObject")
     with pytest.raises(IntegrityError, match=f"{name.upper()} .*-{len(pieces)}"):
-        fetch(tmp_path, make_engine(part_size=PART), relative="g")
+        fetch(tmp_path, make_context(part_size=PART), relative="g")
 
     assert (["f"], content) == (os.listdir(tmp_path), (tmp_path / "f").read_bytes())
 
 
 def test_checksum_is_asked_for_where_it_covers_the_whole(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
 ) -> None:
     """Once for each object: a range has none of its own."""
     put(fake, os.urandom(LARGE))
 
-    fetch(tmp_path, make_engine(part_size=PART))
-    fetch(tmp_path, make_engine(), relative="g", size=LARGE)
+    fetch(tmp_path, make_context(part_size=PART))
+    fetch(tmp_path, make_context(), relative="g", size=LARGE)
 
     asked = [
         (request.op, "range" in request.headers)
@@ -131,7 +131,7 @@ def test_checksum_is_asked_for_where_it_covers_the_whole(
     assert [("HeadObject", False), ("GetObject", False)] == asked
 
 
-def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_engine: EngineFactory, tmp_path: Path) -> None:
+def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
     """A file some of whose ranges were fetched before is read again where nothing is known of them."""
     content = os.urandom(LARGE)
     path = tmp_path / "f"
@@ -147,7 +147,7 @@ def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_engine: Eng
 
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
-def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_engine: EngineFactory, name: str) -> None:
+def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_context: EngineFactory, name: str) -> None:
     """In order any of them can be made on the way."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -155,9 +155,9 @@ def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_engine: Eng
     tell(fake, **{f"x-amz-checksum-{name}": value_of(name, content)})
     received = bytearray()
 
-    download_to(received.extend, Source("b", "k"), engine=make_engine())
+    download_to(received.extend, Source("b", "k"), context=make_context())
     fake.fault(FlipByte(at=MIB), op="GetObject")
     with pytest.raises(IntegrityError, match=name.upper()):
-        download_to(lambda block: None, Source("b", "k"), engine=make_engine())
+        download_to(lambda block: None, Source("b", "k"), context=make_context())
 
     assert content == bytes(received)

@@ -19,7 +19,7 @@ from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
 from s3pool.transfer import task_steps, window
-from s3pool.transfer.context import Engine
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import composite_etag
 from s3pool.transfer.runner import run
 from s3pool.transfer.tasks import (
@@ -38,7 +38,7 @@ from s3pool.transfer.window import MOST_THREADS, TransferWindow
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
-EngineFactory = Callable[..., Engine]
+EngineFactory = Callable[..., TransferContext]
 COUNT = 60
 PATIENCE_S = 10.0
 START_LIMIT_S = 20.0  # of a thread on a loaded machine
@@ -90,19 +90,19 @@ def found_in(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], engine: Engine) -> dict[str, Outcome]:
+def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], context: TransferContext) -> dict[str, Outcome]:
     """Run the tasks and give the outcome of each key."""
     outcomes: list[Outcome] = []
-    run(tasks, engine, on_outcome=outcomes.append)
+    run(tasks, context, on_outcome=outcomes.append)
     assert len(tasks) == len(outcomes)
     return {outcome.task.key: outcome for outcome in outcomes}  # type: ignore[union-attr]
 
 
 def test_uploads_store_every_byte_and_the_time(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
 ) -> None:
     """A window is only faster."""
-    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
     assert files == fake.store.bodies("b")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
@@ -112,10 +112,10 @@ def test_uploads_store_every_byte_and_the_time(
 
 
 def test_downloads_write_every_byte_and_the_time(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
 ) -> None:
     """And leave no temporary file."""
-    outcomes = outcomes_of(downloads(fake, tmp_path, files), make_engine(workers=8))
+    outcomes = outcomes_of(downloads(fake, tmp_path, files), make_context(workers=8))
 
     assert files == found_in(tmp_path / "out")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
@@ -124,32 +124,32 @@ def test_downloads_write_every_byte_and_the_time(
 
 
 def test_server_error_at_first_is_tried_again(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The first attempt is not the last one."""
     fake.fault(internal_error(), op="PutObject", nth=3, times=5)
     fake.fault(Reset(after=1), op="PutObject", nth=20, times=3)
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
     assert files == fake.store.bodies("b")
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
 
 
 def test_body_cut_on_the_way_is_fetched_again(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """Half an object never gets the target's name."""
     tasks = downloads(fake, tmp_path, files)
     fake.fault(CutBody(after=3), op="GetObject", nth=10, times=4)
 
-    outcomes_of(tasks, make_engine(workers=8))
+    outcomes_of(tasks, make_context(workers=8))
 
     assert files == found_in(tmp_path / "out")
 
 
 def test_flipped_byte_fails_that_file_alone(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The old target stays, and the rest is done."""
     (tmp_path / "out").mkdir()
@@ -157,20 +157,20 @@ def test_flipped_byte_fails_that_file_alone(
     tasks = downloads(fake, tmp_path, files)
     fake.fault(FlipByte(at=50), op="GetObject", key="f002", times=0)
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8))
+    outcomes = outcomes_of(tasks, make_context(workers=8))
 
     assert files | {"f002": b"old"} == found_in(tmp_path / "out")
     assert ["f002"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
 
 
 def test_file_that_is_missing_fails_alone(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """It went away after the walk saw it."""
     tasks = uploads(tmp_path, files)
     (tmp_path / "src" / "f007").unlink()
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8))
+    outcomes = outcomes_of(tasks, make_context(workers=8))
 
     assert ["f007"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
     assert f"cannot read {tmp_path}/src/f007: No such file or directory" == str(outcomes["f007"].error)
@@ -178,46 +178,46 @@ def test_file_that_is_missing_fails_alone(
 
 
 def test_file_that_grew_is_sent_as_it_is_now(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The size at the time of the walk is only a hint."""
     tasks = uploads(tmp_path, files)
     grown = os.urandom(IN_WINDOW_BYTES + 1)
     (tmp_path / "src" / "f004").write_bytes(grown)
 
-    outcomes_of(tasks, make_engine(workers=8))
+    outcomes_of(tasks, make_context(workers=8))
 
     assert files | {"f004": grown} == fake.store.bodies("b")
 
 
 def test_object_that_grew_is_fetched_as_it_is_now(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The size in the listing is only a hint as well."""
     tasks = downloads(fake, tmp_path, files)
     grown = os.urandom(IN_WINDOW_BYTES + 1)
     fake.store.add("b", "f004", grown)
 
-    outcomes_of(tasks, make_engine(workers=8))
+    outcomes_of(tasks, make_context(workers=8))
 
     assert files | {"f004": grown} == found_in(tmp_path / "out")
 
 
 def test_missing_object_fails_alone(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """It was removed after the listing saw it."""
     tasks = downloads(fake, tmp_path, files)
     fake.store.bucket("b").remove("f009", "null")
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8))
+    outcomes = outcomes_of(tasks, make_context(workers=8))
 
     assert ["f009"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
     assert COUNT - 1 == len(found_in(tmp_path / "out"))
 
 
 def test_link_in_the_way_is_refused_as_ever(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """Nothing may be written outside the target, whoever writes it."""
     (tmp_path / "out").mkdir()
@@ -226,32 +226,32 @@ def test_link_in_the_way_is_refused_as_ever(
     fake.store.add("b", "d/x", b"1")
     task = DownloadTask("b", "d/x", str(tmp_path / "out"), "d/x", 1)
 
-    outcomes = outcomes_of([task], make_engine(workers=8))
+    outcomes = outcomes_of([task], make_context(workers=8))
 
     assert "refused" == outcomes["d/x"].state
     assert [] == os.listdir(tmp_path / "elsewhere")
 
 
 def test_run_that_was_told_to_stop_begins_nothing(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """What waits for a window is not started any more."""
-    engine = make_engine(workers=8)
+    context = make_context(workers=8)
     tasks = uploads(tmp_path, files)
 
     def stopping() -> object:
         yield from tasks[:-1]
-        engine.stop.set()
+        context.stop.set()
         yield tasks[-1]
 
     outcomes: list[Outcome] = []
-    run(stopping(), engine, on_outcome=outcomes.append)  # type: ignore[arg-type]
+    run(stopping(), context, on_outcome=outcomes.append)  # type: ignore[arg-type]
 
     assert NOT_STARTED == next(outcome.state for outcome in outcomes if outcome.task is tasks[-1])
 
 
 def test_first_small_task_waits_for_no_other(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """A sync may look at a million names before it finds another one to copy."""
     first, *others = uploads(tmp_path, files)
@@ -265,7 +265,7 @@ def test_first_small_task_waits_for_no_other(
         done_before.append("PutObject" in fake.ops())
         yield from others
 
-    run(slow_stream(), make_engine(workers=8), on_outcome=lambda _: None)  # type: ignore[arg-type]
+    run(slow_stream(), make_context(workers=8), on_outcome=lambda _: None)  # type: ignore[arg-type]
 
     assert [True] == done_before
 
@@ -277,7 +277,7 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
     workers = 16
     executor = BoundedExecutor(workers)
     with open_session(config) as session:
-        outcomes = outcomes_of(uploads(tmp_path, files), Engine(session.client, executor=executor))
+        outcomes = outcomes_of(uploads(tmp_path, files), TransferContext(session.client, executor=executor))
     executor.close()
 
     states = [outcome.state for outcome in outcomes.values()]
@@ -288,7 +288,7 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_everything_arrives_without_epoll(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -298,7 +298,7 @@ def test_everything_arrives_without_epoll(
     monkeypatch.setattr(pool_window, "IS_POSSIBLE", False)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
+    outcomes = outcomes_of(tasks, make_context(workers=8))  # type: ignore[arg-type]
 
     assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
@@ -307,7 +307,7 @@ def test_everything_arrives_without_epoll(
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_thread_that_is_held_up_gets_others_beside_it(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -332,7 +332,7 @@ def test_thread_that_is_held_up_gets_others_beside_it(
     monkeypatch.setattr(TransferWindow, "take", recorded)
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8))  # type: ignore[arg-type]
+    outcomes = outcomes_of(tasks, make_context(workers=8))  # type: ignore[arg-type]
 
     assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
@@ -340,7 +340,7 @@ def test_thread_that_is_held_up_gets_others_beside_it(
 
 
 def test_thread_whose_files_are_at_hand_stays_alone(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for answers gains nothing by more threads."""
     monkeypatch.setattr(window, "LOOK_S", 0.0)
@@ -348,7 +348,7 @@ def test_thread_whose_files_are_at_hand_stays_alone(
     widened: list[bool] = []
     monkeypatch.setattr(TransferWindow, "widen", lambda _: widened.append(True))
 
-    outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+    outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
     assert files == fake.store.bodies("b")
     assert [] == widened
@@ -359,7 +359,7 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str,
     config = load_config({"max_connections": 1}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path))
     executor = BoundedExecutor(16)
     with open_session(config) as session:
-        outcomes_of(uploads(tmp_path, files), Engine(session.client, executor=executor))
+        outcomes_of(uploads(tmp_path, files), TransferContext(session.client, executor=executor))
     executor.close()
 
     assert files == fake.store.bodies("b")
@@ -381,7 +381,7 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str,
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_every_option_is_for_the_window_too(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     taken: list[str],
@@ -391,7 +391,7 @@ def test_every_option_is_for_the_window_too(
     """What takes several requests has them one after the other, among those of others."""
     tasks = uploads(tmp_path, files) if is_up else downloads(fake, tmp_path, files)
 
-    outcomes = outcomes_of(tasks, make_engine(workers=8, **options))  # type: ignore[arg-type]
+    outcomes = outcomes_of(tasks, make_context(workers=8, **options))  # type: ignore[arg-type]
 
     assert {DONE} == {outcome.state for outcome in outcomes.values()}
     assert files == (fake.store.bodies("b") if is_up else found_in(tmp_path / "out"))
@@ -402,7 +402,7 @@ def test_every_option_is_for_the_window_too(
 
 @pytest.mark.parametrize("options", [{}, {"remove_source": True}], ids=["cp", "mv"])
 def test_copies_are_for_the_window(
-    fake: FakeS3, make_engine: EngineFactory, files: dict[str, bytes], options: dict[str, object]
+    fake: FakeS3, make_context: EngineFactory, files: dict[str, bytes], options: dict[str, object]
 ) -> None:
     """HEAD, CopyObject, and what a move has to prove."""
     for name, content in files.items():
@@ -410,7 +410,7 @@ def test_copies_are_for_the_window(
     tasks = [CopyTask("b", f"old/{name}", "b", f"new/{name}", len(content)) for name, content in files.items()]
 
     outcomes: list[Outcome] = []
-    run(tasks, make_engine(workers=8, **options), on_outcome=outcomes.append)
+    run(tasks, make_context(workers=8, **options), on_outcome=outcomes.append)
 
     assert {DONE} == {outcome.state for outcome in outcomes}
     kept = {} if options else {f"old/{name}": content for name, content in files.items()}
@@ -418,33 +418,33 @@ def test_copies_are_for_the_window(
 
 
 def test_what_exists_stays_when_it_is_not_to_be_replaced(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """HEAD finds it, and no file is sent for nothing."""
     fake.store.add("b", "f003", b"old")
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8, no_clobber=True))
+    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8, no_clobber=True))
 
     assert files | {"f003": b"old"} == fake.store.bodies("b")
     assert ["f003"] == [key for key, outcome in outcomes.items() if outcome.state == SKIPPED]
 
 
-def test_size_decides_what_is_short(make_engine: EngineFactory) -> None:
+def test_size_decides_what_is_short(make_context: EngineFactory) -> None:
     """An unknown size may be any."""
     task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
-    suits = TransferWindow(make_engine(workers=8)).suits
+    suits = TransferWindow(make_context(workers=8)).suits
 
     verdicts = [suits(replace(task, size=size)) for size in (-1, 0, IN_WINDOW_BYTES, IN_WINDOW_BYTES + 1)]
 
     assert [False, True, True, False] == verdicts
 
 
-def test_task_in_question_is_for_a_worker(make_engine: EngineFactory) -> None:
+def test_task_in_question_is_for_a_worker(make_context: EngineFactory) -> None:
     """Whether it is needed takes requests, or the reading of files."""
-    engine = make_engine(workers=8)
+    context = make_context(workers=8)
     task = UploadTask("f", "b", "k", 1)
-    engine.in_question = lambda asked: asked is task
-    suits = TransferWindow(engine).suits
+    context.in_question = lambda asked: asked is task
+    suits = TransferWindow(context).suits
 
     assert not suits(task)
     assert suits(replace(task, key="other"))
@@ -452,7 +452,7 @@ def test_task_in_question_is_for_a_worker(make_engine: EngineFactory) -> None:
 
 def test_fault_of_our_own_fails_one_task(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -460,14 +460,14 @@ def test_fault_of_our_own_fails_one_task(
     """The others of the window go on."""
     upload = task_steps.upload
 
-    def broken(task: UploadTask, engine: Engine) -> object:
+    def broken(task: UploadTask, context: TransferContext) -> object:
         if task.path.endswith("f005"):
             raise ZeroDivisionError("ours")
-        return upload(task, engine)
+        return upload(task, context)
 
     monkeypatch.setattr(task_steps, "upload", broken)
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
     assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
     assert COUNT - 1 == len(fake.store.bodies("b"))
@@ -475,7 +475,7 @@ def test_fault_of_our_own_fails_one_task(
 
 @pytest.mark.parametrize(("part_size", "state"), [(6, DONE), (0, FAILED)], ids=["right", "wrong"])
 def test_etag_of_parts_is_checked(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, part_size: int, state: str
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, part_size: int, state: str
 ) -> None:
     """Which parts it was made of is told, or must be found out."""
     content = b"x" * 10
@@ -485,14 +485,14 @@ def test_etag_of_parts_is_checked(
     found.headers["x-amz-meta-s3pool-part-size"] = "6"
     task = DownloadTask("b", "k", str(tmp_path / "out"), "k", 10)
 
-    outcomes = outcomes_of([task], make_engine(workers=8))
+    outcomes = outcomes_of([task], make_context(workers=8))
 
     assert state == outcomes["k"].state
 
 
 def test_request_that_cannot_be_built_fails_one_task(
     fake: FakeS3,
-    make_engine: EngineFactory,
+    make_context: EngineFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -507,14 +507,14 @@ def test_request_that_cannot_be_built_fails_one_task(
 
     monkeypatch.setattr(Signer, "sign", broken)
 
-    outcomes = outcomes_of(uploads(tmp_path, files), make_engine(workers=8))
+    outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 
     assert ["f005"] == [key for key, outcome in outcomes.items() if outcome.state == FAILED]
     assert COUNT - 1 == len(fake.store.bodies("b"))
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(
-    fake: FakeS3, make_engine: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """A long run would leave no time for a second attempt."""
     fake.fault(internal_error(), op="PutObject", key="f003")
@@ -530,7 +530,7 @@ def test_what_failed_at_first_is_done_before_the_stream_ends(
         yield tasks[-1]
 
     told: list[Outcome] = []
-    run(stream(), make_engine(workers=16), on_outcome=told.append)
+    run(stream(), make_context(workers=16), on_outcome=told.append)
 
     assert [True] == is_stored
     assert [DONE] * len(tasks) == [outcome.state for outcome in told]

@@ -26,12 +26,12 @@ from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
 from s3pool.transfer.cross_pool_body import SourceBody, SourceError
 from s3pool.transfer.digests import (
-    Seal,
+    BodyDigests,
     algorithm_header,
     composite_etag,
+    digest_body,
+    digest_bytes,
     is_md5_etag,
-    seal,
-    seal_bytes,
     server_checksum,
 )
 from s3pool.transfer.fetch import Facts, Source, fetch_whole
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STREAMED = Seal(UNSIGNED_PAYLOAD)  # of a body whose digest is known when it is gone
+STREAMED = BodyDigests(UNSIGNED_PAYLOAD)  # of a body whose digest is known when it is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ class Crossing:
             checksum=checksum,
         )
 
-    def read_first(self, body: SourceBody) -> Seal:
+    def read_first(self, body: SourceBody) -> BodyDigests:
         """Read a body once more than it is sent, for digests that have to go ahead of it."""
         # Content-MD5 is what every server compares. A signature would need a digest as well.
-        return seal(body.feed, sign_payload=False, checksum=self.context.options.checksum)
+        return digest_body(body.feed, sign_payload=False, checksum=self.context.options.checksum)
 
 
 def source_of(task: CopyTask) -> Source:
@@ -201,16 +201,16 @@ class _Parts:
 
     def _send(self, number: int, body: SourceBody) -> None:
         if self._reads_first:
-            self._target.put(number, body, seal=self._crossing.read_first(body))
+            self._target.put(number, body, digests=self._crossing.read_first(body))
             return
-        etag = self._target.put(number, body, seal=STREAMED)
+        etag = self._target.put(number, body, digests=STREAMED)
         md5 = body.md5
         if etag == md5.hexdigest():
             return
         # A byte was changed on its way, or ETags are no digests there (KMS). The server can tell.
         logger.info("%s: part %d has the ETag %s, not its MD5; sending it again", self._target.resource, number, etag)
         told = replace(STREAMED, content_md5=base64.b64encode(md5.digest()).decode(), md5_hex=md5.hexdigest())
-        self._reads_first = self._target.put(number, body, seal=told) != body.md5.hexdigest()
+        self._reads_first = self._target.put(number, body, digests=told) != body.md5.hexdigest()
 
     def check(self, part_size: int) -> None:
         """Hold what arrived against the source's ETag, as far as that tells.
@@ -316,8 +316,8 @@ def _copy_from_memory(task: CopyTask, known: Known, context: TransferContext, me
     check.check(task.source)
     head = head_of({**facts.headers, "content-length": str(len(content))})
     options = context.options
-    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = _put(Crossing(task, head, context, meter), BytesBody(content), sealed)
+    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    done = _put(Crossing(task, head, context, meter), BytesBody(content), digests)
     meter.advance(done.size)
     return done._replace(read=ObjectStamp.of(head))
 
@@ -354,17 +354,17 @@ def _copy_in_one_piece(crossing: Crossing) -> Done:
     return _put(crossing, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
 
 
-def _put(crossing: Crossing, body: Body, sealed: Seal) -> Done:
+def _put(crossing: Crossing, body: Body, digests: BodyDigests) -> Done:
     task, options = crossing.task, crossing.context.options
     try:
         result = crossing.context.client.put_object(
             task.bucket,
             task.key,
             body,
-            payload_hash=sealed.payload_hash,
+            payload_hash=digests.payload_hash,
             attributes=crossing.attributes(),
-            content_md5=sealed.content_md5,
-            checksum=sealed.checksum,
+            content_md5=digests.content_md5,
+            checksum=digests.checksum,
             if_none_match=options.no_clobber,
         )
     except PreconditionError:

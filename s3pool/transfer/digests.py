@@ -72,7 +72,7 @@ Feed = Callable[[Callable[[memoryview], object]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class BodyDigests:
     """What protects one body on its way."""
 
     payload_hash: str
@@ -114,7 +114,7 @@ def _best_of(act: Callable[[], object]) -> float:
     return best
 
 
-def seal(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = False) -> Seal:
+def digest_body(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = False) -> BodyDigests:
     """Read a body once and make what its request carries.
 
     ``feed`` hands all of the body to a function, block by block. With ``sign_payload`` the
@@ -134,7 +134,7 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = 
     feed(update)
     digests = {name: hasher.digest() for name, hasher in hashers.items()}
     md5 = digests.get("md5", b"")
-    return Seal(
+    return BodyDigests(
         payload_hash=digests["sha256"].hex() if sign_payload else UNSIGNED_PAYLOAD,
         content_md5=base64.b64encode(md5).decode() if sends_md5 else "",
         checksum=_header(checksum, digests),
@@ -142,26 +142,26 @@ def seal(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: bool = 
     )
 
 
-def seal_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: str = "") -> Seal:
-    """Make the seal of a body in memory."""
+def digest_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: str = "") -> BodyDigests:
+    """Make the digests of a body in memory."""
     is_small = len(content) <= COMPARED_BYTES
     if checksum or (sign_payload and is_small and not has_md5()):
         feed: Feed = lambda update: _hand(update, content)  # noqa: E731
-        return seal(feed, sign_payload=sign_payload, checksum=checksum, compare=is_small)
+        return digest_body(feed, sign_payload=sign_payload, checksum=checksum, compare=is_small)
     digest = b"" if sign_payload and not is_small else hashlib.md5(content, usedforsecurity=False).digest()
     if sign_payload:
-        return Seal(hashlib.sha256(content).hexdigest(), "", None, digest.hex())
-    return Seal(UNSIGNED_PAYLOAD, b2a_base64(digest, newline=False).decode(), None, digest.hex())
+        return BodyDigests(hashlib.sha256(content).hexdigest(), "", None, digest.hex())
+    return BodyDigests(UNSIGNED_PAYLOAD, b2a_base64(digest, newline=False).decode(), None, digest.hex())
 
 
-def check_stored(what: object, result: PutResult, sealed: Seal) -> None:
+def check_stored(what: object, result: PutResult, digests: BodyDigests) -> None:
     """Hold the ETag of what was stored against the MD5 of what was sent, where both are known.
 
     Raises:
         IntegrityError: the server stored other bytes.
     """
-    if sealed.md5_hex and result.etag != sealed.md5_hex and is_md5_etag(result.etag) and not result.opaque:
-        raise IntegrityError(f"{what} has the ETag {result.etag}; what was sent makes {sealed.md5_hex}")
+    if digests.md5_hex and result.etag != digests.md5_hex and is_md5_etag(result.etag) and not result.opaque:
+        raise IntegrityError(f"{what} has the ETag {result.etag}; what was sent makes {digests.md5_hex}")
 
 
 def _hand(update: Callable[[memoryview], object], content: bytes | bytearray) -> None:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.transfer.attributes import TAG_COUNT
-from s3pool.transfer.digests import COMPOSITE_ETAG, algorithm_header, check_stored, composite_etag, type_header
-from s3pool.transfer.digests import seal as seal_of
+from s3pool.transfer.digests import (
+    COMPOSITE_ETAG,
+    algorithm_header,
+    check_stored,
+    composite_etag,
+    digest_body,
+    type_header,
+)
 from s3pool.transfer.resume import ANNOUNCED, abort_announced, announcement, may_go_on
 from s3pool.transfer.tasks import Done
 
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import ByteRange, PartInfo
     from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.digests import Seal
+    from s3pool.transfer.digests import BodyDigests
 
 logger = logging.getLogger(__name__)
 
@@ -177,17 +183,17 @@ class MultipartUpload:
         part = self._stored.get(number)
         if part is None or part.size != body.length:
             return False
-        sealed = seal_of(body.feed, sign_payload=False, checksum=self._checksum)
-        if part.etag != sealed.md5_hex:
+        digests = digest_body(body.feed, sign_payload=False, checksum=self._checksum)
+        if part.etag != digests.md5_hex:
             return False
-        self._note(number, part.etag, sealed)
+        self._note(number, part.etag, digests)
         return True
 
-    def _note(self, number: int, etag: str, sealed: Seal) -> None:
+    def _note(self, number: int, etag: str, digests: BodyDigests) -> None:
         """Remember what Complete has to tell of a part."""
         self._etags[number] = etag
-        if sealed.checksum is not None:
-            self._checksums[number] = sealed.checksum
+        if digests.checksum is not None:
+            self._checksums[number] = digests.checksum
 
     def stored_etag(self, number: int, length: int) -> str:
         """Return the ETag of a part that is there since an earlier run; "" for none of this length."""
@@ -203,7 +209,7 @@ class MultipartUpload:
         """The target, for messages."""
         return f"s3/{self.bucket}/{self.key}"
 
-    def put(self, number: int, body: Body, *, seal: Seal) -> str:
+    def put(self, number: int, body: Body, *, digests: BodyDigests) -> str:
         """Store one part, and give its ETag.
 
         Raises:
@@ -217,15 +223,15 @@ class MultipartUpload:
                 upload_id=self.upload_id,
                 number=number,
                 body=body,
-                payload_hash=seal.payload_hash,
-                content_md5=seal.content_md5,
-                checksum=seal.checksum,
+                payload_hash=digests.payload_hash,
+                content_md5=digests.content_md5,
+                checksum=digests.checksum,
             )
         except NotFoundError as exc:
             raise _explained(exc) from exc
         if "kms" not in self._context.options.attributes.sse:
-            check_stored(f"{self.resource}, part {number},", result, seal)
-        self._note(number, result.etag, seal)
+            check_stored(f"{self.resource}, part {number},", result, digests)
+        self._note(number, result.etag, digests)
         return result.etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:

@@ -15,7 +15,7 @@ from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.digests import Seal, algorithm_header, check_stored, seal, seal_bytes
+from s3pool.transfer.digests import BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
 from s3pool.transfer.multipart import MultipartUpload, not_stuck
 from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
 from s3pool.transfer.progress import Meter, MeteredSlice
@@ -89,8 +89,8 @@ def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
         os.close(source.fd)
     # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
     options = context.options
-    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put_or_skip(task, BytesBody(content), context, headers, sealed)
+    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    done = yield from _put_or_skip(task, BytesBody(content), context, headers, digests)
     context.progress.whole(done.size)
     return done._replace(mtime_ns=facts.st_mtime_ns, sent=FileStamp.of(facts))
 
@@ -158,8 +158,8 @@ def _put_from_memory(
 ) -> Steps[Done]:
     content = _read_all(source)
     options = context.options
-    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put(task, BytesBody(content), context, headers, sealed)
+    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    done = yield from _put(task, BytesBody(content), context, headers, digests)
     meter.advance(len(content))
     return done
 
@@ -186,12 +186,12 @@ def _put_from_file(
     task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
 ) -> Steps[Done]:
     body = FileSlice(source.fd, length=source.size)
-    sealed = _seal_slice(body, source, context)
-    # The server checks the bytes against the seal, so what it stores is what was just read.
-    return (yield from _put(task, MeteredSlice(body, meter, context.check_stop), context, headers, sealed))
+    digests = _digest_slice(body, source, context)
+    # The server checks the bytes against the digests, so what it stores is what was just read.
+    return (yield from _put(task, MeteredSlice(body, meter, context.check_stop), context, headers, digests))
 
 
-def _seal_slice(body: FileSlice, source: _Source, context: TransferContext) -> Seal:
+def _digest_slice(body: FileSlice, source: _Source, context: TransferContext) -> BodyDigests:
     def feed(update: Callable[[memoryview], object]) -> None:
         def watched(block: memoryview) -> None:
             context.check_stop()
@@ -200,18 +200,18 @@ def _seal_slice(body: FileSlice, source: _Source, context: TransferContext) -> S
         body.feed(watched)
 
     try:
-        sealed = seal(feed, sign_payload=context.options.sign_payload, checksum=context.options.checksum)
+        digests = digest_body(feed, sign_payload=context.options.sign_payload, checksum=context.options.checksum)
     except IntegrityError as exc:
         raise _changed(source.path) from exc
     source.check_unchanged()
-    return sealed
+    return digests
 
 
 def _put_or_skip(
-    task: UploadTask, body: BytesBody, context: TransferContext, attributes: Attributes, sealed: Seal
+    task: UploadTask, body: BytesBody, context: TransferContext, attributes: Attributes, digests: BodyDigests
 ) -> Steps[Done]:
     try:
-        return (yield from _put(task, body, context, attributes, sealed))
+        return (yield from _put(task, body, context, attributes, digests))
     except PreconditionError:
         if not context.options.no_clobber:
             raise
@@ -219,21 +219,25 @@ def _put_or_skip(
 
 
 def _put(
-    task: UploadTask, body: BytesBody | MeteredSlice, context: TransferContext, attributes: Attributes, sealed: Seal
+    task: UploadTask,
+    body: BytesBody | MeteredSlice,
+    context: TransferContext,
+    attributes: Attributes,
+    digests: BodyDigests,
 ) -> Steps[Done]:
     options = context.options
     result = yield from context.client.put_object.steps(
         task.bucket,
         task.key,
         body,
-        payload_hash=sealed.payload_hash,
+        payload_hash=digests.payload_hash,
         attributes=attributes,
-        content_md5=sealed.content_md5,
-        checksum=sealed.checksum,
+        content_md5=digests.content_md5,
+        checksum=digests.checksum,
         if_none_match=options.no_clobber,
     )
-    if result.etag != sealed.md5_hex and "kms" not in options.attributes.sse:
-        check_stored(task.target, result, sealed)
+    if result.etag != digests.md5_hex and "kms" not in options.attributes.sse:
+        check_stored(task.target, result, digests)
     return Done(body.length, result.etag, None, result.version_id)
 
 
@@ -252,8 +256,8 @@ def _put_parts(
             if target.has(number, body):
                 meter.advance(place.length)
                 return
-            sealed = _seal_slice(body, source, context)
-            target.put(number, MeteredSlice(body, meter, context.check_stop), seal=sealed)
+            digests = _digest_slice(body, source, context)
+            target.put(number, MeteredSlice(body, meter, context.check_stop), digests=digests)
 
         context.executor.share(put_part, ranges, limit=context.part_workers)
         source.check_unchanged()
@@ -309,9 +313,9 @@ def _put_stream_whole(
     attributes: ObjectAttributes,
 ) -> Done:
     options = context.options
-    sealed = seal_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
+    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     task = UploadTask("-", *place, len(content))
-    done = block_on(_put_or_skip(task, BytesBody(content), context, attributes, sealed))
+    done = block_on(_put_or_skip(task, BytesBody(content), context, attributes, digests))
     meter.advance(done.size)
     return done
 
@@ -331,8 +335,8 @@ def _put_stream_parts(
 
         def put_part(part: StreamPart) -> None:
             try:
-                sealed = seal_bytes(part.content, sign_payload=options.sign_payload, checksum=options.checksum)
-                target.put(part.number, BytesBody(part.content), seal=sealed)
+                digests = digest_bytes(part.content, sign_payload=options.sign_payload, checksum=options.checksum)
+                target.put(part.number, BytesBody(part.content), digests=digests)
                 sizes[part.number] = len(part.content)
             finally:
                 parts.done(part)
@@ -348,7 +352,7 @@ def _put_stream_parts(
 
 def store_directories(kept: NotKept, context: TransferContext) -> None:
     """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
-    sealed = seal_bytes(b"", sign_payload=context.options.sign_payload, checksum="")
+    digests = digest_bytes(b"", sign_payload=context.options.sign_payload, checksum="")
     for task in kept.directories:
         context.check_stop()
         try:
@@ -360,5 +364,5 @@ def store_directories(kept: NotKept, context: TransferContext) -> None:
         given = replace(context.options.attributes, content_type=DIRECTORY_TYPE)
         attributes = stored.for_file(given, task.path, facts, preserve=True)
         context.client.put_object(
-            task.bucket, task.key, BytesBody(b""), payload_hash=sealed.payload_hash, attributes=attributes
+            task.bucket, task.key, BytesBody(b""), payload_hash=digests.payload_hash, attributes=attributes
         )

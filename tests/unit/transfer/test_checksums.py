@@ -7,25 +7,29 @@ import pytest
 
 from s3pool.model import UNSIGNED_PAYLOAD
 from s3pool.transfer import digests
-from s3pool.transfer.digests import seal_bytes, sha256_is_cheaper
+from s3pool.transfer.digests import digest_bytes, sha256_is_cheaper
 
 CONTENT = b"123456789"
 
 
 def test_payload_is_signed_where_there_is_no_tls() -> None:
     """On plain HTTP the signature alone protects the bytes."""
-    sealed = seal_bytes(CONTENT, sign_payload=True)
+    digests = digest_bytes(CONTENT, sign_payload=True)
 
-    assert (hashlib.sha256(CONTENT).hexdigest(), "", None) == (sealed.payload_hash, sealed.content_md5, sealed.checksum)
+    assert (hashlib.sha256(CONTENT).hexdigest(), "", None) == (
+        digests.payload_hash,
+        digests.content_md5,
+        digests.checksum,
+    )
 
 
 def test_content_md5_goes_with_an_unsigned_payload() -> None:
     """Any server checks Content-MD5, also one that knows no checksums."""
-    sealed = seal_bytes(CONTENT, sign_payload=False)
+    digests = digest_bytes(CONTENT, sign_payload=False)
 
     expected = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
-    assert (UNSIGNED_PAYLOAD, expected) == (sealed.payload_hash, sealed.content_md5)
-    assert hashlib.md5(CONTENT).hexdigest() == sealed.md5_hex
+    assert (UNSIGNED_PAYLOAD, expected) == (digests.payload_hash, digests.content_md5)
+    assert hashlib.md5(CONTENT).hexdigest() == digests.md5_hex
 
 
 @pytest.mark.parametrize(
@@ -40,17 +44,17 @@ def test_content_md5_goes_with_an_unsigned_payload() -> None:
 )
 def test_checksum_travels_in_its_own_header(name: str, expected: str) -> None:
     """The value is S3's: base64 of the digest in network order."""
-    sealed = seal_bytes(CONTENT, sign_payload=True, checksum=name)
+    digests = digest_bytes(CONTENT, sign_payload=True, checksum=name)
 
-    assert (f"x-amz-checksum-{name}", expected) == sealed.checksum
+    assert (f"x-amz-checksum-{name}", expected) == digests.checksum
 
 
 def test_checksum_md5_is_content_md5() -> None:
     """S3 has no checksum of that name."""
-    sealed = seal_bytes(CONTENT, sign_payload=True, checksum="md5")
+    digests = digest_bytes(CONTENT, sign_payload=True, checksum="md5")
 
-    assert sealed.checksum is None
-    assert sealed.content_md5
+    assert digests.checksum is None
+    assert digests.content_md5
 
 
 def test_cheaper_digest_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import PART_SIZE, TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.context import NO_ATTRIBUTES
 from s3pool.transfer.digests import is_md5_etag
-from s3pool.transfer.multipart import MultipartUpload, not_stuck
+from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.skip_rules import why_skip_copy
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 
@@ -65,7 +65,7 @@ def _copy_long(task: CopyTask, head: ObjectHead, context: TransferContext) -> St
             done = yield from _copy_whole(task, head, context)
             meter.advance(head.size)
         else:
-            done = not_stuck(lambda: _copy_parts(task, head, context, meter), lambda: meter.advance(-head.size))
+            done = retry_if_held(lambda: _copy_parts(task, head, context, meter), lambda: meter.advance(-head.size))
     finally:
         meter.end(ok=done is not None)
     return done

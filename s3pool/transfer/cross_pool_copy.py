@@ -35,7 +35,7 @@ from s3pool.transfer.digests import (
     server_checksum,
 )
 from s3pool.transfer.fetch import Facts, Source, fetch_whole
-from s3pool.transfer.multipart import MultipartUpload, not_stuck
+from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.progress import NULL_METER
 from s3pool.transfer.resume import copy_fingerprint
 from s3pool.transfer.skip_rules import EXISTS
@@ -121,7 +121,7 @@ def copy_in_parts(crossing: Crossing) -> Done:
         IntegrityError: what arrived is not the source, or not what was stored.
         SourceError: the source failed, or was replaced.
     """
-    return not_stuck(lambda: _copy_in_parts(crossing), lambda: crossing.meter.advance(-crossing.head.size))
+    return retry_if_held(lambda: _copy_in_parts(crossing), lambda: crossing.meter.advance(-crossing.head.size))
 
 
 def _copy_in_parts(crossing: Crossing) -> Done:

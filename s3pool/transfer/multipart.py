@@ -36,7 +36,7 @@ FIRST_SERVER_ERROR = 500
 IN_PROGRESS = "completion is already in progress"
 
 
-class StuckUploadError(S3PoolError):
+class HeldUploadError(S3PoolError):
     """A node began to complete the upload and does not end it; a new upload would not be held up."""
 
     def __init__(self, message: str, *, abandon: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class StuckUploadError(S3PoolError):
         self.abandon = abandon
 
 
-def not_stuck(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
+def retry_if_held(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
     """Make an object by an upload of its own, and again by another one where the first is stuck.
 
     ``take_back`` undoes what was counted of the first one. That is aborted when the object is
@@ -52,7 +52,7 @@ def not_stuck(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
     """
     try:
         return make()
-    except StuckUploadError as stuck:
+    except HeldUploadError as stuck:
         logger.warning("%s; sending it anew", stuck)
         take_back()
         done = make()
@@ -313,13 +313,13 @@ class MultipartUpload:
             raise self._stuck(error) if _is_held(error) else error
         return None
 
-    def _stuck(self, error: S3PoolError) -> StuckUploadError:
+    def _stuck(self, error: S3PoolError) -> HeldUploadError:
         self._finished = True  # neither is it to be aborted now, nor to be taken up again
         self._context.uploads.drop(self.upload_id)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
-        return StuckUploadError(message, abandon=self._abandon)
+        return HeldUploadError(message, abandon=self._abandon)
 
     def _abandon(self) -> None:
         try:

@@ -16,7 +16,7 @@ from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
-from s3pool.transfer.multipart import MultipartUpload, not_stuck
+from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
 from s3pool.transfer.progress import Meter, MeteredSlice
 from s3pool.transfer.resume import upload_fingerprint
@@ -144,7 +144,9 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
         if source.size <= context.options.upload_threshold:
             return (yield from _put_from_file(task, source, context, meter, headers))
         given = stored.for_file(context.options.attributes, task.path, source.facts, preserve=context.options.preserve)
-        return not_stuck(lambda: _put_parts(task, source, context, meter, given), lambda: meter.advance(-source.size))
+        return retry_if_held(
+            lambda: _put_parts(task, source, context, meter, given), lambda: meter.advance(-source.size)
+        )
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:

@@ -33,7 +33,7 @@ from s3pool.transfer.fetch import Source
 from s3pool.transfer.not_kept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.sources import Expansion, SourceRules
+from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
 
@@ -133,7 +133,7 @@ def _copy_objects(
     sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
 ) -> int:
     rules = _rules(args, ctx, move=move)
-    tasks = Expansion(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
+    tasks = SourceTasks(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"

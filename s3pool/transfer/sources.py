@@ -45,7 +45,7 @@ class SourceRules:
         return None if self.not_kept is None else self.not_kept.teller(root, target)
 
 
-class Expansion:
+class SourceTasks:
     """The tasks of some sources and one target, neither of them a stream.
 
     ``client`` is of the pool that sources in S3 are in, ``target_client`` of another one's that the

@@ -9,7 +9,7 @@ from s3pool.errors import LocalNotFoundError, NotFoundError, RefusedError, Usage
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.sources import Expansion, SourceRules
+from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import CopyTask, Problem
 from tests.support.fake_s3 import FakeS3
 
@@ -37,7 +37,7 @@ def pairs(make_context: EngineFactory, tree: Path, monkeypatch: pytest.MonkeyPat
 
     def expand(*words: str, **rules: object) -> list[tuple[str, str]]:
         *sources, target = map(parse, words)
-        items = Expansion(client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
+        items = SourceTasks(client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
         return [(item.source, item.target) for item in items if not isinstance(item, Problem)]
 
     return expand
@@ -130,7 +130,7 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_done(
     *sources, target = map(parse, words)
 
     with pytest.raises(UsageError):
-        Expansion(make_context().client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
+        SourceTasks(make_context().client, sources, target, rules=SourceRules(**rules))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_missing_source_is_a_problem_and_the_others_go_on(
     monkeypatch.chdir(tree)
     target: Location = S3Path("c", "n/") if isinstance(source, LocalPath) else LocalPath("new")
     other: Location = LocalPath("src/a") if isinstance(source, LocalPath) else S3Path("b", "pfile")
-    items = list(Expansion(make_context().client, [source, other], target, rules=SourceRules(**rules)))  # type: ignore[arg-type]
+    items = list(SourceTasks(make_context().client, [source, other], target, rules=SourceRules(**rules)))  # type: ignore[arg-type]
 
     problems = [item for item in items if isinstance(item, Problem)]
     assert [kind] == [type(problem.error) for problem in problems]
@@ -165,7 +165,7 @@ def test_missing_source_is_a_problem_and_the_others_go_on(
 
 def test_prefix_without_recursion_says_what_helps(make_context: EngineFactory, tree: Path, fake: FakeS3) -> None:
     """`No such key` alone would be puzzling beside a listing that shows it."""
-    items = list(Expansion(make_context().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
+    items = list(SourceTasks(make_context().client, [S3Path("b", "p2")], LocalPath("new"), rules=SourceRules()))
 
     assert "-r copies them" in str(items[0].error)  # type: ignore[union-attr]
 
@@ -176,7 +176,7 @@ def test_two_sources_for_one_target_are_told(make_context: EngineFactory, tree: 
     (tree / "other/a").write_bytes(b"3")
     sources = [LocalPath(str(tree / "src/a")), LocalPath(str(tree / "other/a"))]
 
-    items = list(Expansion(make_context().client, sources, S3Path("b", "n/"), rules=SourceRules()))
+    items = list(SourceTasks(make_context().client, sources, S3Path("b", "n/"), rules=SourceRules()))
 
     assert isinstance(items[1], Problem)
     assert isinstance(items[1].error, RefusedError)
@@ -190,7 +190,7 @@ def test_keys_that_would_leave_the_target_are_told_one_by_one(
         fake.store.add("b", key)
 
     target = LocalPath(str(tmp_path))
-    items = list(Expansion(make_context().client, [S3Path("b", "t/")], target, rules=SourceRules(recursive=True)))
+    items = list(SourceTasks(make_context().client, [S3Path("b", "t/")], target, rules=SourceRules(recursive=True)))
 
     assert ["s3/b/t/../../evil", "s3/b/t//abs"] == [item.source for item in items if isinstance(item, Problem)]
     assert ["s3/b/t/fine"] == [item.source for item in items if not isinstance(item, Problem)]
@@ -202,7 +202,7 @@ def test_copies_inside_s3_keep_keys_exactly(make_context: EngineFactory, fake: F
         fake.store.add("b", key)
 
     items = list(
-        Expansion(make_context().client, [S3Path("b", "t")], S3Path("c", "u"), rules=SourceRules(recursive=True))
+        SourceTasks(make_context().client, [S3Path("b", "t")], S3Path("c", "u"), rules=SourceRules(recursive=True))
     )
 
     assert ["u/.", "u/../x", "u//y"] == sorted(item.key for item in items if isinstance(item, CopyTask))
@@ -211,4 +211,4 @@ def test_copies_inside_s3_keep_keys_exactly(make_context: EngineFactory, fake: F
 def test_stream_among_files_is_refused(make_context: EngineFactory) -> None:
     """It has no name."""
     with pytest.raises(UsageError, match="one stream"):
-        Expansion(make_context().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())
+        SourceTasks(make_context().client, [StdStream()], S3Path("b", "k"), rules=SourceRules())

@@ -249,7 +249,7 @@ def _file_limit() -> int:
 def transfer_context(
     ctx: Context, options: TransferOptions, progress: Progress, *, inline: bool = False
 ) -> Iterator[TransferContext]:
-    """Yield the context of a run; its workers end with the context.
+    """Yield the transfers' context of a run; its workers end with it.
 
     With ``inline`` there are none, for one object that is not worth a thread.
     """

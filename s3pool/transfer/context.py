@@ -115,7 +115,7 @@ class TransferContext:
         self.file_headers = FileHeaders(self.options.attributes, preserve=self.options.preserve)
 
     @property
-    def crosses(self) -> bool:
+    def is_cross_pool(self) -> bool:
         """Whether copies come from another pool."""
         return self.source is not self
 

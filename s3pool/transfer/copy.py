@@ -34,12 +34,12 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     Raises:
         RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
-    is_same = not context.crosses and (task.source_bucket, task.source_key) == (task.bucket, task.key)
+    is_same = not context.is_cross_pool and (task.source_bucket, task.source_key) == (task.bucket, task.key)
     if is_same and not _changes_something(task, context):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
     if not is_repeated and (skipped := (yield from why_skip_copy(task, context))):
         return Done(skipped=skipped)
-    if context.crosses:
+    if context.is_cross_pool:
         from s3pool.transfer.cross_pool_copy import copy_across
 
         yield from in_worker()

@@ -61,7 +61,7 @@ STREAMED = BodyDigests(UNSIGNED_PAYLOAD)  # of a body whose digest is known when
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class CrossPoolCopy:
     """One object on its way from the pool of ``context.source``, as HEAD told it there."""
 
     task: CopyTask
@@ -111,7 +111,7 @@ def source_of(task: CopyTask) -> Source:
     return Source(task.source_bucket, task.source_key, task.version_id)
 
 
-def copy_in_parts(crossing: Crossing) -> Done:
+def copy_in_parts(copying: CrossPoolCopy) -> Done:
     """Copy an object in parts, many at a time where its ETag is made of parts.
 
     A plain MD5 is of the bytes in their order: only parts taken one after the other can be
@@ -121,18 +121,18 @@ def copy_in_parts(crossing: Crossing) -> Done:
         IntegrityError: what arrived is not the source, or not what was stored.
         SourceError: the source failed, or was replaced.
     """
-    return retry_if_held(lambda: _copy_in_parts(crossing), lambda: crossing.meter.advance(-crossing.head.size))
+    return retry_if_held(lambda: _copy_in_parts(copying), lambda: copying.meter.advance(-copying.head.size))
 
 
-def _copy_in_parts(crossing: Crossing) -> Done:
-    task, head, context = crossing.task, crossing.head, crossing.context
+def _copy_in_parts(copying: CrossPoolCopy) -> Done:
+    task, head, context = copying.task, copying.head, copying.context
     part_size = choose_parts(head, context.options.part_size)
-    attributes = crossing.attributes()
+    attributes = copying.attributes()
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
-    fingerprint = _fingerprint(crossing, part_size, attributes)
+    fingerprint = _fingerprint(copying, part_size, attributes)
     ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
     with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
-        parts = _Parts(crossing, target)
+        parts = _Parts(copying, target)
         context.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else context.part_workers)
         parts.check(part_size)
         return target.complete(head.size)
@@ -146,26 +146,26 @@ def choose_parts(head: ObjectHead, wanted: int) -> int:
     return choose_part_size(head.size, wanted)
 
 
-def _fingerprint(crossing: Crossing, part_size: int, attributes: ObjectAttributes) -> str:
-    if algorithm_header(crossing.context.options.checksum):
+def _fingerprint(copying: CrossPoolCopy, part_size: int, attributes: ObjectAttributes) -> str:
+    if algorithm_header(copying.context.options.checksum):
         return ""  # Complete wants the checksums of all parts, and ListParts may not tell them
-    head = crossing.head
+    head = copying.head
     return copy_fingerprint(head.size, head.etag, part_size=part_size, attributes=attributes)
 
 
 class _Parts:
     """The parts of one object, and the digests of what arrived for them; for several workers."""
 
-    def __init__(self, crossing: Crossing, target: MultipartUpload) -> None:
-        options = crossing.context.options
-        self._crossing = crossing
+    def __init__(self, copying: CrossPoolCopy, target: MultipartUpload) -> None:
+        options = copying.context.options
+        self._copying = copying
         self._target = target
         self._digests: dict[int, str] = {}
         self._checksums: dict[int, tuple[bytes, int]] = {}  # digests of the parts, and their lengths
-        self._told = told = server_checksum(crossing.head.headers)
+        self._told = told = server_checksum(copying.head.headers)
         by_parts = told is not None and (told.parts > 0 or told.algorithm in CRC_BYTES)
         self._checksum = told.algorithm if told is not None and by_parts else ""  # made of each part
-        self._whole = hashlib.md5(usedforsecurity=False) if crossing.has_md5 else None
+        self._whole = hashlib.md5(usedforsecurity=False) if copying.has_md5 else None
         if self._whole is None and told is not None and not by_parts:
             self._whole = hashlib.new(told.algorithm, usedforsecurity=False)
         # Under KMS no ETag tells what is stored: the server has to compare, by digests that go ahead.
@@ -179,11 +179,11 @@ class _Parts:
     def put(self, numbered: tuple[int, ByteRange]) -> None:
         """Store one part, unless an earlier run did."""
         number, place = numbered
-        body = self._crossing.body(place, before=self._whole, checksum=self._checksum)
+        body = self._copying.body(place, before=self._whole, checksum=self._checksum)
         stored = self._target.stored_etag(number, place.length)
         if stored and self._is_of_use(stored, body):
             self._target.keep(number)
-            self._crossing.meter.advance(place.length)
+            self._copying.meter.advance(place.length)
             self._digests[number] = stored
         else:
             self._send(number, body)
@@ -196,12 +196,12 @@ class _Parts:
         """Return whether a stored part has the bytes of the source, as far as ETags can tell."""
         if self._whole is None and not self._checksum:
             return True
-        self._crossing.read_first(body)
+        self._copying.read_first(body)
         return body.md5.hexdigest() == stored
 
     def _send(self, number: int, body: SourceBody) -> None:
         if self._reads_first:
-            self._target.put(number, body, digests=self._crossing.read_first(body))
+            self._target.put(number, body, digests=self._copying.read_first(body))
             return
         etag = self._target.put(number, body, digests=STREAMED)
         md5 = body.md5
@@ -218,12 +218,12 @@ class _Parts:
         Raises:
             IntegrityError: it is certainly something else.
         """
-        head = self._crossing.head
+        head = self._copying.head
         if self._told is not None and self._checksum:
             digests = [digest for _, digest in sorted(self._checksums.items())]
-            check_digests(self._crossing.source, self._told, digests, part_size=part_size, head=head)
-        elif self._told is not None and self._whole is not None and not self._crossing.has_md5:
-            compare_checksum(self._crossing.source, self._told, self._whole.digest())
+            check_digests(self._copying.source, self._told, digests, part_size=part_size, head=head)
+        elif self._told is not None and self._whole is not None and not self._copying.has_md5:
+            compare_checksum(self._copying.source, self._told, self._whole.digest())
         if not etag_tells_content(head.etag, head.headers):
             return
         if self._whole is not None:
@@ -234,8 +234,8 @@ class _Parts:
         if found == head.etag:
             return
         if is_certain:
-            raise IntegrityError(f"{self._crossing.source}: the bytes that arrived do not make its ETag {head.etag}")
-        logger.info("%s: parts of %d bytes cannot be held against its ETag", self._crossing.source, part_size)
+            raise IntegrityError(f"{self._copying.source}: the bytes that arrived do not make its ETag {head.etag}")
+        logger.info("%s: parts of %d bytes cannot be held against its ETag", self._copying.source, part_size)
 
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller objects are one GET, checked in memory, and one PUT
@@ -292,8 +292,8 @@ def _copy(task: CopyTask, context: TransferContext, meter: Meter) -> Done:
             return _copy_from_memory(task, known, context, meter)
         except _TooLargeError:
             head = _head(task, context)
-    crossing = Crossing(task, head, context, meter)
-    done = _copy_in_one_piece(crossing) if _goes_in_one_piece(crossing) else copy_in_parts(crossing)
+    copying = CrossPoolCopy(task, head, context, meter)
+    done = _copy_in_one_piece(copying) if _goes_in_one_piece(copying) else copy_in_parts(copying)
     return done._replace(read=ObjectStamp.of(head))
 
 
@@ -317,7 +317,7 @@ def _copy_from_memory(task: CopyTask, known: Known, context: TransferContext, me
     head = head_of({**facts.headers, "content-length": str(len(content))})
     options = context.options
     digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = _put(Crossing(task, head, context, meter), BytesBody(content), digests)
+    done = _put(CrossPoolCopy(task, head, context, meter), BytesBody(content), digests)
     meter.advance(done.size)
     return done._replace(read=ObjectStamp.of(head))
 
@@ -340,29 +340,29 @@ def _fetch(task: CopyTask, known: Known, context: TransferContext) -> tuple[byte
 # -- larger ones with a known MD5 ----------------------------------------------------------
 
 
-def _goes_in_one_piece(crossing: Crossing) -> bool:
-    size, part_size = crossing.head.size, crossing.context.options.part_size
-    return crossing.has_md5 and size <= IN_ONE_PIECE_BYTES and not 0 < part_size < size
+def _goes_in_one_piece(copying: CrossPoolCopy) -> bool:
+    size, part_size = copying.head.size, copying.context.options.part_size
+    return copying.has_md5 and size <= IN_ONE_PIECE_BYTES and not 0 < part_size < size
 
 
-def _copy_in_one_piece(crossing: Crossing) -> Done:
+def _copy_in_one_piece(copying: CrossPoolCopy) -> Done:
     """Pass an object on while it arrives; its MD5 goes ahead, for the target to compare."""
-    etag = crossing.head.etag
-    body = crossing.body(ByteRange(0, crossing.head.size - 1), wanted_md5=etag)
-    if crossing.context.options.checksum:
-        return _put(crossing, body, crossing.read_first(body))
-    return _put(crossing, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
+    etag = copying.head.etag
+    body = copying.body(ByteRange(0, copying.head.size - 1), wanted_md5=etag)
+    if copying.context.options.checksum:
+        return _put(copying, body, copying.read_first(body))
+    return _put(copying, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
 
 
-def _put(crossing: Crossing, body: Body, digests: BodyDigests) -> Done:
-    task, options = crossing.task, crossing.context.options
+def _put(copying: CrossPoolCopy, body: Body, digests: BodyDigests) -> Done:
+    task, options = copying.task, copying.context.options
     try:
-        result = crossing.context.client.put_object(
+        result = copying.context.client.put_object(
             task.bucket,
             task.key,
             body,
             payload_hash=digests.payload_hash,
-            attributes=crossing.attributes(),
+            attributes=copying.attributes(),
             content_md5=digests.content_md5,
             checksum=digests.checksum,
             if_none_match=options.no_clobber,
@@ -372,11 +372,11 @@ def _put(crossing: Crossing, body: Body, digests: BodyDigests) -> Done:
             raise
         return Done(skipped=EXISTS)
     if (
-        crossing.has_md5
+        copying.has_md5
         and is_md5_etag(result.etag)
-        and result.etag != crossing.head.etag
+        and result.etag != copying.head.etag
         and not options.attributes.sse
         and not result.opaque
     ):
-        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {crossing.head.etag}")
+        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {copying.head.etag}")
     return Done(body.length, result.etag, version_id=result.version_id)

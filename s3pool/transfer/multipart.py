@@ -63,7 +63,7 @@ def retry_if_held(make: Callable[[], Done], take_back: Callable[[], None]) -> Do
 class MultipartUpload:
     """An open upload; as a context it is aborted when the block ends without complete().
 
-    Parts may be put from many threads and in any order. With a fingerprint, and an context
+    Parts may be put from many threads and in any order. With a fingerprint, and a context
     that has a memory, an unfinished upload of an earlier run is taken up again, and one that
     is cut short is left for the next; without one an upload is remembered only to be cleaned up
     by the next run, should this one be killed. ``checksum`` is what every part will be put with, the

@@ -207,7 +207,7 @@ def _must_be_two(task: CopyTask, context: TransferContext) -> bool:
     """Return whether no server can take both names for one object."""
     if context.options.no_clobber:  # the target did not exist, and the source did
         return True
-    is_one_bucket = not context.crosses and task.source_bucket == task.bucket
+    is_one_bucket = not context.is_cross_pool and task.source_bucket == task.bucket
     return is_one_bucket and folded(task.source_key) != folded(task.key)
 
 

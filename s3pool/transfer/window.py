@@ -61,7 +61,7 @@ class TransferWindow:
     def suits(self, item: Item) -> bool:
         """Return whether an item is short, as far as can be told without touching anything."""
         context = self.context
-        if not self._executor.small or (isinstance(item, CopyTask) and context.crosses):
+        if not self._executor.small or (isinstance(item, CopyTask) and context.is_cross_pool):
             return False
         if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and 0 <= item.size <= IN_WINDOW_BYTES):
             return False

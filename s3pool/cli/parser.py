@@ -28,6 +28,8 @@ SUMMARIES = {
     "sync": "make a directory or prefix like another one",
     "rm": "delete objects",
     "cat": "write objects to standard output",
+    "head": "show the first lines or bytes of objects",
+    "tree": "draw the directories below a prefix",
     "pipe": "store standard input as an object",
     "mb": "make buckets",
     "rb": "remove buckets",
@@ -294,11 +296,20 @@ def command_parser(name: str) -> CommandParser:
     """Return the parser of one command; it accepts the global flags without showing them."""
     command: Command = load_command(name)
     parser = CommandParser(
-        prog=f"s3pool {name}", description=_sentence(command.SUMMARY), epilog=GLOBALS_HINT, argument_default=None
+        prog=f"s3pool {name}",
+        description=_sentence(command.SUMMARY),
+        epilog=f"{GLOBALS_HINT}{_examples(command)}",
+        argument_default=None,
     )
     command.add_arguments(parser)
     add_global_flags(parser, hidden=True, except_for=_worth_showing(name))
     return parser
+
+
+def _examples(command: Command) -> str:
+    """Return the examples of a command for its help; few commands have none."""
+    lines = getattr(command, "EXAMPLES", ())
+    return "".join(["\n\nexamples:", *(f"\n  s3pool {line}" for line in lines)]) if lines else ""
 
 
 def _worth_showing(command: str) -> Collection[str]:

@@ -1,0 +1,92 @@
+"""s3pool head: the first lines or bytes of objects, and no more of them than that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from s3pool.cli.commands.cat import expand
+from s3pool.cli.object_reader import ObjectReader
+from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.selection import add_glob_flag
+from s3pool.location import S3Path
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "show the first lines or bytes of objects"
+EXAMPLES = ("head s3/logs/app.log", "head -n 3 's3/logs/*.csv'", "head -c 1K s3/images/disk.raw | xxd")
+
+LINES = 10  # as head(1)
+NEWLINE = b"\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of head."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
+    amount.add_argument("-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024")
+    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    add_glob_flag(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Show the beginning of each object; one that is missing is reported and the rest goes on."""
+    paths = [ctx.s3_object(text) for text in args.paths]
+    return ctx.for_each(paths, lambda path: _show_all(path, args, ctx))
+
+
+def _show_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
+    for found, known in expand(path, ctx, glob=not args.no_glob):
+        beginning = _Bytes(args.bytes) if args.bytes is not None else _Lines(args.lines)
+        pieces: list[bytes] = []
+
+        def take(block: memoryview, cut: _Bytes | _Lines = beginning, kept: list[bytes] = pieces) -> bool:
+            piece = cut.of(block)
+            if ctx.out.json:
+                kept.append(bytes(piece))
+            else:
+                ctx.out.raw(piece)
+            return cut.left > 0
+
+        reader = ObjectReader(ctx.client, found, retries=ctx.config.retries, version_id=args.version_id, known=known)
+        try:
+            reader.copy_to(take)
+        finally:
+            ctx.out.flush()
+        if ctx.out.json:
+            content = b"".join(pieces)
+            text = content.decode("utf-8", "surrogateescape")
+            ctx.out.record({"type": "head", "url": found.text, "bytes": len(content), "content": text})
+
+
+class _Bytes:
+    """A number of bytes that are still wanted."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def of(self, block: memoryview) -> memoryview:
+        """Return what is wanted of the next bytes."""
+        piece = block[: self.left]
+        self.left -= len(piece)
+        return piece
+
+
+class _Lines:
+    """A number of lines that are still wanted."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def of(self, block: memoryview) -> memoryview:
+        """Return what is wanted of the next bytes."""
+        content, end = bytes(block), 0
+        while self.left:
+            place = content.find(NEWLINE, end)
+            if place < 0:
+                return block
+            end, self.left = place + 1, self.left - 1
+        return block[:end]

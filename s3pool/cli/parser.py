@@ -249,7 +249,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         UsageError: a command or flag is unknown, or a value is missing or bad.
         HelpRequested: -h, --help, or the command ``help``.
     """
-    top = _top_parser()
+    top = top_parser()
     index = _command_index(argv, top)
     namespace = top.parse_args([word for word in argv[:index] if word != "--"])
     namespace.command = argv[index] if index < len(argv) else ""
@@ -267,7 +267,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def command_in(argv: Sequence[str]) -> str:
     """Return the word in the place of the command; empty when there is none."""
-    index = _command_index(argv, _top_parser())
+    index = _command_index(argv, top_parser())
     return argv[index] if index < len(argv) else ""
 
 
@@ -363,7 +363,8 @@ def help_text() -> str:
     return parser.format_help()
 
 
-def _top_parser() -> CommandParser:
+def top_parser() -> CommandParser:
+    """Return the parser of the flags that stand before a command."""
     parser = CommandParser(prog="s3pool", usage="s3pool [global flags] COMMAND [flags] [operands]")
     parser.format_help = help_text  # type: ignore[method-assign]
     add_global_flags(parser)

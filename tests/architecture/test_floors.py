@@ -55,7 +55,6 @@ HOMES = {
     "yaml": ("config/*.py",),
     "dotenv": ("config/*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
-    "shtab": ("cli/commands/completion.py",),
     "typing_extensions": ("s3/list_all.py", "s3/parallel/workers.py"),  # by type checkers alone
     "sqlite3": ("sync/journal.py", "sync/scan.py", "sync/unfinished.py", "transfer/target_names.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
@@ -68,7 +67,7 @@ HOMES = {
     "subprocess": ("cli/commands/*.py", "cli/processes.py"),
 }
 # These are imported where they are used, never when their module is loaded.
-LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "shtab", "prometheus_client", "concurrent.futures")
+LATE = ("anycrc", "requests_aws4auth", "yaml", "dotenv", "rich", "prometheus_client", "concurrent.futures")
 MODULE_LINES = 450
 # Floors inside rooms, from the bottom: a module imports from its own floor and from lower ones. One that is
 # not named here is bound by the rule against circles alone.

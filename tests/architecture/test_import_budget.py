@@ -38,7 +38,7 @@ NEVER_OF_OURS: dict[str, tuple[str, ...]] = {
 # Slow to load, and of no use to these commands.
 FOREIGN = (
     *("asyncio", "anycrc", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
-    *("prometheus_client", "requests", "requests_aws4auth", "rich", "shtab", "subprocess", "uuid", "yaml"),
+    *("prometheus_client", "requests", "requests_aws4auth", "rich", "subprocess", "uuid", "yaml"),
     *("dataclasses", "glob", "inspect", "statistics", "xml.etree"),
 )
 PROXY = ("proxy", "--listen", "127.0.0.1:0", "--admin-listen", "off")
@@ -52,7 +52,6 @@ PROXY_FOREIGN = (
         "requests",
         "requests_aws4auth",
         "rich",
-        "shtab",
         "sqlite3",
         "yaml",
     ),

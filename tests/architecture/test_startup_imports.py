@@ -19,7 +19,6 @@ NEVER = (
     "multiprocessing",
     "prometheus_client",
     "rich",
-    "shtab",
     "sqlite3",
     "yaml",
 )

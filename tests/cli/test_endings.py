@@ -427,7 +427,7 @@ def test_start_up_imports_only_what_is_needed(filled: FakeS3, run_cli: CliRunner
         "    start(self)\n"
         "threading.Thread.start = counted\n"
         "code = main(sys.argv[1:])\n"
-        "late = {'rich', 'concurrent.futures', 'http.server', 'yaml', 'sqlite3', 'shtab'} & set(sys.modules)\n"
+        "late = {'rich', 'concurrent.futures', 'http.server', 'yaml', 'sqlite3'} & set(sys.modules)\n"
         "print(code, most[0], sorted(late), file=sys.stderr)\n"
     )
     for argv in (["ls", "s3/b"], ["stat", "s3/b/key-000001"], ["du", "s3/b"], ["find", "s3/b", "--name", "x"]):

@@ -1,11 +1,10 @@
-"""The commands that help around storage: presign, ping, completion."""
+"""The commands that help around storage: presign and ping."""
 
 from __future__ import annotations
 
 import re
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -107,32 +106,3 @@ def test_ping_counts_rounds(call: Call) -> None:
 
     assert 2 == sum(line.startswith("node") for line in result.lines)
     assert 2 == len(call("ping", "--count", "1", "--json").records)
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion_knows_commands_and_flags(call: Call, shell: str) -> None:
-    """Global flags are offered behind a command as well."""
-    pytest.importorskip("shtab")
-
-    result = call("completion", shell)
-
-    assert 0 == result.code
-    assert all(word in result.out for word in ("presign", "max-keys", "endpoints"))
-
-
-def test_completion_for_another_shell(call: Call) -> None:
-    """Usage, one line."""
-    result = call("completion", "fish")
-
-    assert 2 == result.code
-    assert 1 == result.err.count("\n")
-
-
-def test_completion_script_is_valid_bash(call: Call, tmp_path: Path) -> None:
-    """The shell itself judges."""
-    import subprocess
-
-    script = tmp_path / "s3pool.bash"
-    script.write_bytes(call("completion", "bash").stdout)
-
-    assert 0 == subprocess.run(["bash", "-n", str(script)], check=False).returncode

@@ -1,35 +1,374 @@
-"""s3pool completion: a script that teaches a shell the commands and flags."""
+"""s3pool completion: a script that teaches a shell the commands, flags, paths and values.
+
+The script holds the names of commands and flags. For anything else it runs ``s3pool completion
+SHELL -- WORD...`` with the words before the cursor, and offers the lines that come back. ``FILES``
+in the first line asks the shell for the names of local files as well.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from s3pool.errors import ConfigError
+from s3pool.cli.parser import ALL, SUMMARIES, command_in, command_parser, top_parser
+from s3pool.errors import S3PoolError
+from s3pool.location import S3Path, parse_s3
 
 if TYPE_CHECKING:
-    import argparse
-
     from s3pool.cli.context import Context
+    from s3pool.s3.client import S3Client
 
 SUMMARY = "print a completion script for a shell"
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+LIMIT_S = 1.0  # a shell that waits for a silent cluster is worse than one that offers nothing
+LIMIT_NAME = "S3POOL_COMPLETION_TIMEOUT"
+CACHED_S = 30.0
+MOST = 1000  # names, which is one page
+SUPPRESSED = argparse.SUPPRESS
+FILES = "+files"
+FILE_VALUES = frozenset(("FILE", "DIR", "PATH", "KEYFILE"))  # metavars of flags that take local names
+PROFILE_VALUES = frozenset(("--profile", "--source-profile", "--target-profile"))
+
+# What each command takes as operands, where it is not a path in S3.
+LOCAL = frozenset(("cp", "mv", "sync", "mirror", "diff", "check"))  # paths on both sides
+ONLY_FILES = frozenset(("run",))
+ONLY_BUCKETS = frozenset(("mb", "rb"))
+NO_PATHS = frozenset(("ping", "config", "completion", "proxy", "print"))
+
+
+class _TooLongError(BaseException):
+    """The time is over; no handler of errors may take it for one of theirs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operand of completion."""
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or tcsh")
-    parser.epilog = 'Try it: eval "$(s3pool completion bash)"'
+    """Add the operands of completion."""
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh, fish or tcsh")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="after --: print what may follow these words")
+    parser.epilog = 'Try it: eval "$(s3pool completion bash)"; in fish: s3pool completion fish | source'
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Print the script for the whole command line."""
-    try:
-        import shtab
-    except ImportError as exc:
-        raise ConfigError("completion needs the package shtab: pip install shtab") from exc
-    from s3pool.cli.parser import build_parser
-
-    script = shtab.complete(build_parser(show_globals=True), shell=args.shell)
-    ctx.out.line(script.rstrip("\n"))
+    """Print the script of a shell, or the candidates for the last word of a command line."""
+    if not args.words:
+        ctx.out.line(_script(args.shell).rstrip("\n"))
+        return 0
+    words, strip = args.words, 0
+    if args.shell in ("bash", "tcsh"):
+        words = _split(args.words[0])
+        # bash takes : and = for ends of words, and replaces only what follows the last of them.
+        strip = max(words[-1].rfind(":"), words[-1].rfind("=")) + 1 if args.shell == "bash" else 0
+    found = _limited(lambda: list(_candidates(words, ctx)), _limit_s(ctx.environ))
+    if args.shell == "tcsh":  # it offers only what a program prints
+        found = [each for name in found for each in (_local_names(words[-1]) if name == FILES else [name])]
+    for candidate in found:
+        ctx.out.line(candidate if candidate == FILES else candidate[strip:])
     return 0
+
+
+def _limit_s(environ: Mapping[str, str]) -> float:
+    """Return how long the candidates may take, in seconds."""
+    try:
+        return max(0.1, float(environ.get(LIMIT_NAME, "")))
+    except ValueError:
+        return LIMIT_S
+
+
+def _limited(find: Callable[[], list[str]], limit_s: float) -> list[str]:
+    """Return what is found within the limit; nothing after an error, which no prompt should show."""
+
+    def give_up(*_: object) -> NoReturn:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        return find()
+    except (_TooLongError, S3PoolError, OSError):
+        return []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _split(line: str) -> list[str]:
+    """Split a line as a shell does; the last word may lack its closing quote, or be empty."""
+    import shlex
+
+    for closing in ("", "'", '"', "\\"):
+        try:
+            words = shlex.split(f"{line}|{closing}")  # the mark keeps an empty last word, and blanks before the cursor
+        except ValueError:
+            continue
+        return [*words[1:-1], words[-1].replace("|", "")]
+    return [""]
+
+
+# -- what may follow -----------------------------------------------------------------------
+
+
+def _candidates(words: Sequence[str], ctx: Context) -> Iterator[str]:
+    *before, current = words
+    command = command_in(before)
+    if current.startswith("-") and "=" not in current:
+        return  # the script itself knows the flags
+    flag, value = current.split("=", 1) if current.startswith("-") else (before[-1] if before else "", current)
+    action = _actions(command).get(flag)
+    if action is not None and action.nargs is None:
+        head = current[: len(current) - len(value)]
+        settled = before if head else before[:-1]
+        yield from (found if found == FILES else head + found for found in _values(flag, action, value, settled, ctx))
+    elif command not in SUMMARIES or command == "help":
+        yield from _starting(current, (*ALL, "help"))
+    else:
+        yield from _operands(command, current, before, ctx)
+
+
+def _actions(command: str) -> dict[str, Any]:
+    """Return the flags that may stand behind a command, by their names."""
+    parser = command_parser(command) if command in SUMMARIES else top_parser()
+    return parser._option_string_actions
+
+
+def _values(flag: str, action: Any, value: str, before: Sequence[str], ctx: Context) -> Iterator[str]:
+    """Yield what may be the value of a flag."""
+    if action.choices:
+        yield from _starting(value, map(str, action.choices))
+    elif flag in PROFILE_VALUES:
+        yield from _starting(value, _profiles(before, ctx))
+    elif action.metavar in FILE_VALUES:
+        yield FILES
+        if value.startswith("s3"):
+            yield from _paths(value, before, ctx)
+
+
+def _operands(command: str, current: str, before: Sequence[str], ctx: Context) -> Iterator[str]:
+    choices = [choice for action in _positionals(command) if action.choices for choice in action.choices]
+    yield from _starting(current, map(str, choices))
+    if command in LOCAL or command in ONLY_FILES:
+        yield FILES
+    if command not in NO_PATHS and command not in ONLY_FILES:
+        yield from _paths(current, before, ctx, buckets_only=command in ONLY_BUCKETS)
+
+
+def _positionals(command: str) -> list[Any]:
+    parser = command_parser(command)
+    return parser._get_positional_actions()
+
+
+def _starting(start: str, names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if name.startswith(start))
+
+
+def _profiles(before: Sequence[str], ctx: Context) -> Iterable[str]:
+    from s3pool.config.yaml_file import load_config_file
+
+    home, environ = os.path.expanduser("~"), ctx.environ
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    asked = getattr(_flags_in(before), "config", "") or environ.get("S3POOL_CONFIG", "")
+    places = (asked,) if asked else (f"{home}/.s3pool/config.yaml", f"{base}/s3pool/config.yaml")
+    path = next(filter(os.path.exists, places), "")
+    return sorted(load_config_file(path).profiles) if path else ()
+
+
+def _flags_in(before: Sequence[str]) -> argparse.Namespace:
+    """Return the global flags that the line holds so far."""
+    return top_parser().parse_known_args(list(before))[0]
+
+
+def _paths(text: str, before: Sequence[str], ctx: Context, *, buckets_only: bool = False) -> Iterator[str]:
+    """Yield the buckets, prefixes and keys that begin with a text; ``s3/`` for less."""
+    if not text.startswith(("s3/", "s3://")):
+        yield from _starting(text, ("s3/",))
+        return
+    scheme = "s3://" if text.startswith("s3://") else "s3/"
+    rest = text[len(scheme) :]
+    if buckets_only and "/" in rest:
+        return
+    if "/" not in rest:
+        names = _cached("", ctx, before, lambda client: [bucket.name for bucket in client.list_buckets()])
+        yield from _starting(text, (f"{scheme}{name}{'' if buckets_only else '/'}" for name in names))
+        return
+    path = parse_s3(text)
+    names = _cached(f"{path.bucket}/{path.key}", ctx, before, lambda client: _keys(client, path))
+    yield from (f"{scheme}{path.bucket}/{name}" for name in names)
+
+
+def _keys(client: S3Client, path: S3Path) -> list[str]:
+    from s3pool.s3.list_all import list_pages
+
+    page = next(list_pages(client, path.bucket, prefix=path.key, delimiter="/", max_keys=MOST))
+    return sorted([*page.prefixes, *(info.key for info in page.objects)])
+
+
+def _cached(name: str, ctx: Context, before: Sequence[str], find: Callable[[S3Client], list[str]]) -> list[str]:
+    """Return the names that the pool tells, or told a moment ago; no name that would break a line."""
+    limit_s = _limit_s(ctx.environ)
+    limits = {"connect_timeout": str(limit_s / 2), "read_timeout": str(limit_s), "retries": "1"}
+    vars(ctx.args).update({**limits, **vars(_flags_in(before))})
+    config = ctx.reload_config()
+    path = _cache_file(f"{[each.url for each in config.endpoints]} {config.access_key} {name}", ctx.environ)
+    names = _read_cache(path)
+    if names is None:
+        from s3pool.session import open_session
+
+        with open_session(config) as session:
+            names = [each for each in find(session.client) if each.isprintable()]
+        _write_cache(path, names)
+    return names
+
+
+def _cache_file(text: str, environ: Mapping[str, str]) -> str:
+    from hashlib import sha256
+
+    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "s3pool", "completion", sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+
+
+def _read_cache(path: str) -> list[str] | None:
+    try:
+        if time.time() - os.stat(path).st_mtime > CACHED_S:
+            return None
+        with open(path, encoding="utf-8") as file:
+            return [str(name) for name in json.load(file)]
+    except (OSError, ValueError):
+        return None
+
+
+def _write_cache(path: str, names: list[str]) -> None:
+    """Keep names for the next key; they are the user's own business, and old ones go."""
+    directory = os.path.dirname(path)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        for entry in os.scandir(directory):
+            if time.time() - entry.stat().st_mtime > CACHED_S:
+                os.unlink(entry)
+        temporary = f"{path}.{os.getpid()}"
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(names, file)
+        os.replace(temporary, path)
+    except OSError:
+        return  # a cache that cannot be written costs a request
+
+
+def _local_names(start: str) -> list[str]:
+    """Return the files and directories whose names begin so, without those that tcsh would split."""
+    directory, base = os.path.split(start)
+    try:
+        with os.scandir(os.path.expanduser(directory) or ".") as entries:
+            found = [(entry.name, "/" if entry.is_dir() else "") for entry in entries if entry.name.startswith(base)]
+    except OSError:
+        return []
+    return [os.path.join(directory, name) + end for name, end in sorted(found) if " " not in name]
+
+
+# -- the scripts ---------------------------------------------------------------------------
+
+BASH = r"""# bash completion for s3pool
+_s3pool() {
+    local line found command= cur=${COMP_WORDS[COMP_CWORD]}
+    COMPREPLY=()
+    if [[ $cur == -* ]]; then
+        for line in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+            [ -n "$(_s3pool_flags "$line")" ] && command=$line && break
+        done
+        COMPREPLY=($(compgen -W "$(_s3pool_flags "$command") $_s3pool_global_flags" -- "$cur"))
+        return
+    fi
+    case $cur in [:=]) cur= ;; esac
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r line; do
+        if [ "$line" = +files ]; then
+            while IFS= read -r found; do COMPREPLY+=("$found"); done < <(compgen -f -- "$cur")
+        else
+            COMPREPLY+=("$line")
+        fi
+    done < <(s3pool completion bash -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
+    case ${COMPREPLY[0]} in */) compopt -o nospace 2>/dev/null ;; esac
+}
+@FLAGS@
+complete -F _s3pool s3pool
+"""
+
+ZSH = r"""#compdef s3pool
+# zsh completion for s3pool
+_s3pool() {
+    local line command= files=0
+    local -a ends open
+    if [[ $words[CURRENT] == -* && $words[CURRENT] != *=* ]]; then
+        for line in "${(@)words[2,CURRENT-1]}"; do
+            [ -n "$(_s3pool_flags "$line")" ] && command=$line && break
+        done
+        compadd -- ${=_s3pool_global_flags} $(_s3pool_flags "$command")
+        return
+    fi
+    while IFS= read -r line; do
+        case $line in
+            +files) files=1 ;;
+            */) open+=("$line") ;;
+            *) ends+=("$line") ;;
+        esac
+    done < <(s3pool completion zsh -- "${(@Q)words[2,CURRENT]}" 2>/dev/null)
+    (( $#open )) && compadd -S '' -f -a open
+    (( $#ends )) && compadd -f -a ends
+    (( files )) && _files
+}
+@FLAGS@
+if [ "$funcstack[1]" = _s3pool ]; then _s3pool "$@"; else compdef _s3pool s3pool; fi
+"""
+
+FISH = r"""# fish completion for s3pool
+function __s3pool_candidates
+    set -l words (commandline -opc) (commandline -ct | string unescape)
+    set -l current $words[-1]
+    for line in (s3pool completion fish -- $words[2..-1] 2>/dev/null)
+        if test "$line" = +files
+            __fish_complete_path $current
+        else
+            echo -- $line
+        end
+    end
+end
+complete -c s3pool -f -a '(__s3pool_candidates)'
+@FLAGS@
+"""
+
+TCSH = r"""# tcsh completion for s3pool
+complete s3pool 'c/--/(@FLAGS@)/' 'p/1/(@COMMANDS@)/' \
+  'p@*@`s3pool completion tcsh -- "$COMMAND_LINE"`@@'
+"""
+
+
+def _script(shell: str) -> str:
+    """Return the script of a shell, with the names of all commands and flags."""
+    general = {name: action.help or "" for name, action in top_parser()._option_string_actions.items()}
+    own = {
+        command: {
+            name: action.help or ""
+            for name, action in _actions(command).items()
+            if name not in general and action.help != SUPPRESSED
+        }
+        for command in ALL
+    }
+    if shell == "tcsh":
+        flags = sorted({name[2:] for names in (general, *own.values()) for name in names if name.startswith("--")})
+        return TCSH.replace("@FLAGS@", " ".join(flags)).replace("@COMMANDS@", " ".join(ALL))
+    if shell == "fish":
+        return FISH.replace("@FLAGS@", "\n".join(_fish_flags(general, own)))
+    cases = "\n".join(f"        {command}) echo '{' '.join(names)}' ;;" for command, names in own.items())
+    table = f"_s3pool_global_flags='{' '.join(general)}'\n_s3pool_flags() {{\n    case $1 in\n{cases}\n    esac\n}}"
+    return (BASH if shell == "bash" else ZSH).replace("@FLAGS@", table)
+
+
+def _fish_flags(general: Mapping[str, str], own: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for command, names in (("", general), *own.items()):
+        condition = f" -n '__fish_seen_subcommand_from {command}'" if command else ""
+        for name, text in names.items():
+            kind = f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
+            words = text.replace("%%", "%").replace("\\", "\\\\").replace("'", "\\'")
+            yield f"complete -c s3pool{condition} {kind} -d '{words}'"

@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body
-from s3pool.errors import ConfigError, ProtocolError, RequestTimeoutError
+from s3pool.endpoint import Credentials as Credentials
+from s3pool.endpoint import Endpoint as Endpoint
+from s3pool.errors import ProtocolError, RequestTimeoutError
 from s3pool.record import dataclass, field
 from s3pool.record import replace as replace
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # SigV4's word for "the body is not covered"
 MAX_DIGITS = 18  # of a number in an answer; more would be beyond every size there is
 NO_TIME = "0000-00-00T00:00:00.000Z"  # for a server that never knew
@@ -49,62 +50,6 @@ def encode_query(pairs: tuple[tuple[str, str], ...]) -> str:
 @functools.lru_cache(maxsize=QUERY_WORDS_KEPT)
 def _encode_component(text: str) -> str:
     return quote(text.encode("utf-8", "surrogateescape"), safe="-._~")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address.
-
-    ``netloc`` is the Host header's value: with the port only when it is not the scheme's own.
-    """
-
-    scheme: str
-    host: str
-    port: int
-    netloc: str = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Work out the Host header, which every request needs."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        netloc = host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-        object.__setattr__(self, "netloc", netloc)
-
-    @property
-    def url(self) -> str:
-        """Return the URL of the node, without a trailing slash."""
-        return f"{self.scheme}://{self.netloc}"
-
-    def __str__(self) -> str:
-        return self.url
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Read ``http://host:port``.
-
-        Raises:
-            ConfigError: no http or https scheme, no host, a path, user or query, a bad port.
-        """
-        try:
-            parts = urlsplit(text.strip())
-            port = parts.port
-        except ValueError as exc:
-            raise ConfigError(f"bad endpoint {text!r}: {exc}; write http://host:port") from exc
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ConfigError(f"bad endpoint {text!r}: write http://host:port or https://host:port")
-        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
-            raise ConfigError(f"bad endpoint {text!r}: only scheme, host and port may stand there")
-        if port == 0 or any(c <= " " or c in '{}<>"\\^`|' for c in parts.hostname):
-            raise ConfigError(f"bad endpoint {text!r}: the host or the port cannot be used")
-        return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A key pair; the secrets stay out of repr()."""
-
-    access_key: str
-    secret_key: str = field(repr=False)
-    session_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ def open_session(config: Config) -> Session:
         Node(endpoint, ConnectionPool(endpoint, settings, throttle=throttle, tls_context=tls), CircuitBreaker())
         for endpoint in config.endpoints
     ]
+    for node in nodes:
+        node.is_remote = config.zone not in ("", node.endpoint.zone) and node.endpoint.zone != ""
     balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
     signer = Signer(config.credentials if config.sign else None, region=config.region)
     policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)

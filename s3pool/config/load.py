@@ -142,6 +142,10 @@ class _Loader:
         values.update({option.attribute: self._get(option) for option in rest})
         config = Config(**values)
         self._check_env_file(file, config)
+        zones = sorted({endpoint.zone for endpoint in config.endpoints if endpoint.zone})
+        if config.zone and config.endpoints and config.zone not in zones:
+            known = f"there are: {', '.join(zones)}" if zones else "endpoints name theirs with ;zone=NAME"
+            self._warnings.append(f"{self._origins['zone']}: no endpoint is in the zone {config.zone}; {known}")
         values.update(self._pem_files(config))
         values[Config.max_connections.attribute] = self._max_connections(config)
         return config.replace(

@@ -24,9 +24,10 @@ from s3pool.config.values import (
     parse_sticky,
     parse_text,
     parse_workers,
+    parse_zone,
 )
+from s3pool.endpoint import Credentials, Endpoint
 from s3pool.errors import ConfigError, UsageError
-from s3pool.model import Credentials, Endpoint
 
 T = TypeVar("T")
 OptionsT = TypeVar("OptionsT", bound="Options")
@@ -36,7 +37,7 @@ DEFAULT_ORIGIN = "default"
 HIDDEN = "********"
 SECRET_WORDS = ("secret", "token", "password", "key", "client")
 ADDRESSING = ("path", "virtual")
-STRATEGIES = ("round_robin", "least_connections", "power_of_two")  # the balancer's
+STRATEGIES = ("round_robin", "least_connections", "power_of_two", "random", "weighted")  # the balancer's
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_RETRIES = 1000
 MAX_CONNECTIONS = 65536
@@ -134,7 +135,7 @@ class Option(Generic[T]):
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, tuple):
-            return ",".join(map(str, value))
+            return ",".join(str(getattr(item, "spec", item)) for item in value)
         return f"{value:g}" if isinstance(value, float) else self.zero if value == 0 else str(value)
 
     @property
@@ -216,7 +217,8 @@ class Config(Options):
     endpoints = Option(
         parse_endpoints,
         NO_ENDPOINTS,
-        "the nodes, separated by commas; repeatable; http://node{1...4}:9000 expands",
+        "the nodes, separated by commas, each with ;zone=NAME;weight=N if need be; repeatable; "
+        "http://node{1...4}:9000 expands",
         env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         metavar="URL,...",
         repeatable=True,
@@ -278,6 +280,13 @@ class Config(Options):
         "path",
         "whether the name of a bucket is in the path or in the host name",
         choices=ADDRESSING,
+    )
+    zone = Option(
+        parse_zone,
+        "",
+        "where this machine is: the endpoints of the zone come first",
+        env=("S3POOL_ZONE",),
+        metavar="NAME",
     )
     strategy = Option(
         parse_choice(STRATEGIES),

@@ -7,11 +7,13 @@ front. No parser repeats a secret in its message.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any
 
+from s3pool.endpoint import Endpoint
 from s3pool.errors import UsageError
-from s3pool.model import Endpoint
+from s3pool.record import replace
 from s3pool.units import parse_duration, parse_rate
 
 NO_STICKY = ("", "none", "false", "off")
@@ -20,6 +22,7 @@ TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 UNLIMITED_WORDS = ("none", "off", "unlimited")
 MAX_ENDPOINTS = 1024  # a slip in a range must not build a pool of millions
+MAX_WEIGHT = 100
 MAX_WORKERS = 1024
 MAX_TIMEOUT_S = 86400.0
 RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
@@ -123,19 +126,30 @@ def parse_sticky(value: object) -> str:
 def parse_endpoints(value: object) -> tuple[Endpoint, ...]:
     """Read a list of URLs or a comma-separated text; ranges expand, duplicates are dropped.
 
+    An item is ``http://host:port``, with ``;zone=NAME;weight=N`` behind it, or a map of url,
+    zone and weight.
+
     Raises:
         ValueError: it is neither, it names none, or too many.
         ConfigError: one of them is not an endpoint.
     """
     found: dict[Endpoint, None] = {}
-    for entry in _iter_entries(value):
+    for entry, settings in _iter_entries(value):
         for url in expand_ranges(entry):
-            found[_parse_endpoint(url)] = None
+            found[_parse_endpoint(url, settings)] = None
             if len(found) > MAX_ENDPOINTS:
                 raise ValueError(f"more than {MAX_ENDPOINTS} endpoints")
     if not found:
         raise ValueError("names no endpoint; write http://host:port,...")
     return tuple(found)
+
+
+def parse_zone(value: object) -> str:
+    """Read the name of a zone, such as ``eu-1a``."""
+    text = _number_text(value) if isinstance(value, int) else parse_text(value)
+    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError(f"bad zone {text!r}: letters, digits, dots, dashes and underscores can stand there")
+    return text
 
 
 def expand_ranges(url: str) -> list[str]:
@@ -172,19 +186,32 @@ def _range_texts(low: str, high: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
 
 
-def _iter_entries(value: object) -> list[str]:
+def _iter_entries(value: object) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the URLs of a list of endpoints, each with its settings by name."""
     if not isinstance(value, (str, list, tuple)):
         raise ValueError(f"must be a list of URLs, not {type_name(value)}")
-    lines = [value] if isinstance(value, str) else value
-    entries = []
-    for line in lines:
+    for item in [value] if isinstance(value, str) else value:
+        settings = {str(name): setting for name, setting in item.items()} if isinstance(item, dict) else {}
+        line = settings.pop("url", None) if isinstance(item, dict) else item
         if not isinstance(line, str):
-            raise ValueError(f"must be a list of URLs, but holds {type_name(line)}")
-        entries += [entry.strip() for entry in line.split(",") if entry.strip()]
-    return entries
+            raise ValueError(f"must be a list of URLs, but holds {type_name(line)}{' as url' * isinstance(item, dict)}")
+        for entry in line.split(","):
+            url, *words = [word.strip() for word in entry.split(";")]
+            if url:
+                yield url, {**settings, **dict(_parse_word(word, url) for word in words)}
 
 
-def _parse_endpoint(url: str) -> Endpoint:
+def _parse_word(word: str, url: str) -> tuple[str, str]:
+    name, found, text = word.partition("=")
+    if not found:
+        raise ValueError(f"bad endpoint {url!r}: write zone=NAME or weight=N behind the semicolon")
+    return name, text
+
+
+ENDPOINT_SETTINGS: Mapping[str, Callable[[object], Any]] = {"zone": parse_zone, "weight": parse_count(1, MAX_WEIGHT)}
+
+
+def _parse_endpoint(url: str, settings: Mapping[str, object]) -> Endpoint:
     # The message must not repeat the URL: before the @ there is usually a password.
     if "@" in url:
         raise ValueError("an endpoint holds no user or password; set access_key and secret_key instead")
@@ -193,7 +220,15 @@ def _parse_endpoint(url: str) -> Endpoint:
         raise ValueError(f"bad endpoint {url!r}: blanks and control characters cannot stand there")
     if "{" in url or "}" in url:
         raise ValueError(f"bad endpoint {url!r}: write a range as {{1...4}}")
-    return Endpoint.parse(url)
+    values = {}
+    for name, setting in settings.items():
+        if name not in ENDPOINT_SETTINGS:
+            raise ValueError(f"bad endpoint {url!r}: it has a zone and a weight, and no {name!r}")
+        try:
+            values[name] = ENDPOINT_SETTINGS[name](setting)
+        except ValueError as exc:
+            raise ValueError(f"bad endpoint {url!r}: {name}: {exc}") from exc
+    return replace(Endpoint.parse(url), **values)
 
 
 def _number_text(value: object) -> str:

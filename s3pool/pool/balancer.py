@@ -3,22 +3,65 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random as random_module
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.node import Node, introduce, middle_latency
+
+MANY_TURNS = 1 << 32  # so many more than any rotation has that a random one of them is fair
+
+
+class Rotation(NamedTuple):
+    """The nodes of first choice (of the lowest tier, in the own zone where it has some), and the others.
+
+    In ``turns`` and ``other_turns`` every node stands as often as its weight says, evenly spread.
+    """
+
+    first: tuple[Node, ...]
+    turns: tuple[Node, ...]
+    other_turns: tuple[Node, ...]
+    tier: int
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Rotation:
+        """Divide nodes."""
+        tier = min((node.priority for node in nodes), default=0)
+        of_tier = [node for node in nodes if node.priority == tier]
+        first = [node for node in of_tier if not node.is_remote] or of_tier
+        return cls(tuple(first), _turns(first), _turns([node for node in nodes if node not in first]), tier)
+
+    def starting_at(self, turn: int) -> list[Node]:
+        """Return each node once, in the order of the turns from this one on; those of first choice first."""
+        return list(dict.fromkeys((*_from(self.turns, turn), *_from(self.other_turns, turn))))
+
+
+def _turns(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    weights = [node.endpoint.weight for node in nodes]
+    counts = [weight // math.gcd(*weights) for weight in weights]
+    places = [
+        ((place + 0.5) / count, node) for node, count in zip(nodes, counts, strict=True) for place in range(count)
+    ]
+    return tuple(node for _, node in sorted(places, key=lambda place: place[0]))
+
+
+def _from(turns: tuple[Node, ...], turn: int) -> tuple[Node, ...]:
+    start = turn % len(turns) if turns else 0
+    return turns[start:] + turns[:start]
 
 
 class LoadBalancer:
     """Pick nodes by strategy among those whose breakers admit a request.
 
-    Nodes that failed a moment ago or asked for a pause come after clean ones, and in a
-    rotation those that have their hands full: one that is slow, or failed, or asked for less,
-    loses requests to the others while they have room, and wins them back by answering. Rotation
-    starts at a random node, so that many short commands spread over the pool.
+    Nodes that failed a moment ago or asked for a pause come after clean ones, those of another
+    zone too. In a rotation nodes that have their hands full come last: one that is slow, or
+    failed, or asked for less, loses requests to the others while they have room, and wins them
+    back by answering; only ``weighted`` keeps every node's share. Rotation starts at a random
+    node, so that many short commands spread over the pool.
     """
 
     def __init__(
@@ -30,18 +73,24 @@ class LoadBalancer:
         now: Callable[[], float] = time.monotonic,
         random: random_module.Random | None = None,
     ) -> None:
-        self.nodes = tuple(nodes)
-        introduce(self.nodes)
         self._strategy = strategy
         self._sticky = sticky
         self._usual_s = 0.0
-        self._is_plain = strategy == "round_robin" and not sticky and bool(nodes)
+        self._is_exact = strategy == "weighted"
+        self._is_plain = strategy in ("round_robin", "weighted") and not sticky and bool(nodes)
         self._now = now
         self._random = random or random_module.Random()
         # Guards the turn; held for one addition.
         self._lock = threading.Lock()
-        self._turn = self._random.randrange(max(len(self.nodes), 1))
+        self._turn = self._random.randrange(max(len(nodes), 1))
         self._second_turn = self._turn  # of requests that were tried elsewhere before
+        self.use(nodes)
+
+    def use(self, nodes: Sequence[Node]) -> None:
+        """Use these nodes from now on; requests under way at others finish there."""
+        introduce(nodes)
+        self._rotation = Rotation.of(nodes)
+        self.nodes = tuple(nodes)
 
     @property
     def in_service(self) -> tuple[Node, ...]:
@@ -68,7 +117,7 @@ class LoadBalancer:
             for node in self._by_fitness([node for node in order if node.priority == tier], is_read=is_read):
                 if node.breaker.claim(is_read=is_read):
                     if not exclude:
-                        self._turn_goes_past(node)
+                        self._turn_goes_past(node, turn)
                     return node
         return min(order, key=lambda node: (node.breaker.openings, node.breaker.open_until))
 
@@ -76,11 +125,12 @@ class LoadBalancer:
         """Return the next node if it is healthy and below its congestion window; else None."""
         if not self._is_plain:
             return None
+        turns = self._rotation.turns
         turn = self._take_turn()
-        node = self.nodes[turn]
-        if not turn:  # once a round is often enough
+        node = turns[turn % len(turns)]
+        if node is turns[0]:  # once a round is often enough
             self._note_usual()
-        if self._is_fit(node) and not node.is_busy(self._usual_s):
+        if self._is_fit(node) and (self._is_exact or not node.is_busy(self._usual_s)):
             return node
         with self._lock:
             self._turn = turn
@@ -91,47 +141,55 @@ class LoadBalancer:
         if not self._is_plain:
             return ()
         self._note_usual()
-        nodes = self.nodes
-        rooms = [node.room(self._usual_s) if self._is_fit(node) else 0 for node in nodes]
+        rotation = self._rotation
+        turns, usual_s = rotation.turns, self._usual_s
+        rooms = dict.fromkeys(rotation.first, 0)
+        for node in rotation.first:
+            if self._is_fit(node):
+                rooms[node] = count if self._is_exact else node.room(usual_s)
         given: list[Node] = []
         with self._lock:
             turn = self._turn
-            while len(given) < count and rooms[turn] > 0:
-                given.append(nodes[turn])
-                rooms[turn] -= 1
-                turn = (turn + 1) % len(nodes)
+            while len(given) < count and rooms[node := turns[turn % len(turns)]] > 0:
+                given.append(node)
+                rooms[node] -= 1
+                turn += 1
             self._turn = turn
         return given
 
     def give_back(self, turns: int) -> None:
         """Undo the last ones of next_in_turns(), of which nothing was made."""
         with self._lock:
-            self._turn = (self._turn - turns) % len(self.nodes)
+            self._turn -= turns
 
     def _note_usual(self) -> None:
-        nodes = self.nodes
+        nodes = self._rotation.first
         self._usual_s = middle_latency(nodes) if len(nodes) > 1 else nodes[0].latency_s
 
     def _is_fit(self, node: Node) -> bool:
         is_fit = node.breaker.is_sound and node.cooling_until <= self._now()
-        return is_fit and not node.is_draining and not node.priority
+        return is_fit and not node.is_draining and node.priority == self._rotation.tier
 
     def _take_turn(self) -> int:
         with self._lock:
             turn = self._turn
-            self._turn = (turn + 1) % len(self.nodes)
+            self._turn = turn + 1
         return turn
 
     def _take_second_turn(self) -> int:
         with self._lock:
             turn = self._second_turn
-            self._second_turn = (turn + 1) % len(self.nodes)
+            self._second_turn = turn + 1
         return turn
 
-    def _turn_goes_past(self, node: Node) -> None:
+    def _turn_goes_past(self, node: Node, turn: int) -> None:
         """Let the next node have the next turn, or this one would also get those of the unfit before it."""
-        with self._lock:
-            self._turn = (self.nodes.index(node) + 1) % len(self.nodes)
+        turns = self._rotation.turns
+        for place in range(turn, turn + len(turns)):
+            if turns[place % len(turns)] is node:
+                with self._lock:
+                    self._turn = place + 1
+                return
 
     def _by_fitness(self, order: list[Node], *, is_read: bool) -> Iterable[Node]:
         now = self._now()
@@ -148,21 +206,27 @@ class LoadBalancer:
         yield from unfit
 
     def _order(self, affinity: str, turn: int) -> list[Node]:
-        if self._sticky and affinity:
+        if self._sticky and affinity:  # whatever the zone: each of the stores has objects of its own
             return sorted(self.nodes, key=lambda node: _rendezvous(node, affinity))
-        rotated = [*self.nodes[turn:], *self.nodes[:turn]]
+        rotation = self._rotation
+        if self._strategy == "random":
+            turn = self._random.randrange(MANY_TURNS)
+        order = rotation.starting_at(turn)
         if self._strategy == "least_connections":
-            rotated.sort(key=lambda node: node.in_flight)
-        elif self._strategy == "power_of_two" and len(rotated) > 2:
-            pair = self._random.sample(rotated, 2)
-            pair.sort(key=lambda node: node.load)
-            rotated = pair + [node for node in rotated if node not in pair]
+            order.sort(key=lambda node: (node.is_remote, node.in_flight / node.endpoint.weight))
         elif self._strategy == "power_of_two":
-            rotated.sort(key=lambda node: node.load)
-        elif self._strategy == "round_robin" and any(node.in_flight for node in rotated):
-            usual_s = middle_latency(rotated)
-            rotated.sort(key=lambda node: node.is_busy(usual_s))
-        return rotated
+            pair = self._random_pair(rotation) if len(rotation.first) > 2 else order[: len(rotation.first)]
+            pair.sort(key=lambda node: node.load)
+            order = pair + [node for node in order if node not in pair]
+        elif not self._is_exact and any(node.in_flight for node in order):
+            usual_s = middle_latency(rotation.first)
+            order.sort(key=lambda node: (node.is_remote, node.is_busy(usual_s)))
+        return order
+
+    def _random_pair(self, rotation: Rotation) -> list[Node]:
+        """Return two nodes of first choice, the heavier ones more often."""
+        one = self._random.choice(rotation.turns)
+        return [one, self._random.choice([node for node in rotation.turns if node is not one])]
 
     def cooldown_s(self) -> float:
         """Return the seconds until the first node is past its pause; 0 when one is free."""
@@ -170,6 +234,12 @@ class LoadBalancer:
         return max(0.0, min(node.cooling_until for node in self.nodes) - now)
 
 
-def _rendezvous(node: Node, affinity: str) -> bytes:
-    """Return a node's rank for an object: the same in every process; a lost node moves only its own objects."""
-    return hashlib.blake2b(f"{node.endpoint.url} {affinity}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+def _rendezvous(node: Node, affinity: str) -> tuple[float, bytes]:
+    """Return a node's rank for an object: the same in every process; a lost node moves only its own objects.
+
+    Source: Wang, Ravishankar, "Weighted rendezvous hashing": an exponential variate, by weight.
+    """
+    text = f"{node.endpoint.url} {affinity}".encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    share = (int.from_bytes(digest, "big") >> 11) / (1 << 53)  # as much of it as a float holds
+    return -math.log1p(-share) / node.endpoint.weight, digest

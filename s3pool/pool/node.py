@@ -85,7 +85,8 @@ class Node:
         self.is_proven = False  # it answered at least once in this process
         self.is_suspect = False  # it was passed over once, before it ever answered
         self.is_draining = False  # its keeper wants no new requests on it
-        self.priority = 0  # nodes of a higher tier wait until all of the lower ones are out
+        self.priority = endpoint.tier
+        self.is_remote = False  # it is in another zone than this program
         self.congestion_window = 1.0  # requests that it takes at once without being worse off than others
         self._has_lost = False
         # Requests under way, until their bodies are read or dropped; adding and discarding is atomic.
@@ -183,8 +184,8 @@ class Node:
 
     @property
     def load(self) -> float:
-        """Return the expected wait: requests in flight times latency."""
-        return (len(self.waiting) + 1) * max(self.latency_s, LATENCY_FLOOR_S)
+        """Return the expected wait: requests in flight, for its weight, times latency."""
+        return (len(self.waiting) / self.endpoint.weight + 1) * max(self.latency_s, LATENCY_FLOOR_S)
 
 
 class ExchangeTotals:

@@ -63,6 +63,8 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "ejections": node.breaker.ejections,
         "drained": node.is_draining,
         "tier": node.priority,
+        "zone": node.endpoint.zone,
+        "weight": node.endpoint.weight,
         "in_flight": node.in_flight,
         "latency_ms": round(node.latency_s * 1000, 3),
         "requests": stats.requests,

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 
 from s3pool.config.values import parse_endpoints
+from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError
-from s3pool.model import Endpoint
 from s3pool.record import dataclass
 from s3pool.units import parse_duration, parse_size
 

@@ -91,9 +91,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
     if settings.auth == OPEN:
         config.require_credentials()
     session = open_session(_pool_config(config, settings))
-    tiers = {endpoint: number for number, tier in enumerate(settings.tiers) for endpoint in tier}
     for node in session.nodes:
-        node.priority = tiers.get(node.endpoint, 0)
         node.connections.settings = replace(node.connections.settings, slot_wait_s=settings.slot_wait)
     pool = config.credentials if config.sign else None
     forwarder = _forwarder(session, settings)
@@ -147,9 +145,10 @@ class ProxyPolicy(RetryPolicy):
 
 def _pool_config(config: Config, settings: ProxySettings) -> Config:
     """Return the pool's configuration; it signs nothing itself, the gateway's signers do."""
-    endpoints = tuple(endpoint for tier in settings.tiers for endpoint in tier) or config.endpoints
+    tiers = enumerate(settings.tiers)
+    endpoints = tuple(replace(endpoint, tier=number) for number, tier in tiers for endpoint in tier)
     return config.replace(
-        endpoints=endpoints,
+        endpoints=endpoints or config.endpoints,
         sticky=settings.sticky or config.sticky,
         sign=False,
         read_timeout_s=settings.ttfb_timeout or config.read_timeout_s,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from s3pool.config.options import Option, Options, Setting
+from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError
-from s3pool.model import Endpoint
 from s3pool.proxy.readers import (
     ANONYMOUS_MODES,
     AUTH_MODES,

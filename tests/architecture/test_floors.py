@@ -19,6 +19,7 @@ FLOORS = {
     "model": 2,
     "location": 2,
     "body": 2,
+    "endpoint": 2,
     "hashing": 2,
     "shard": 2,
     "config": 3,

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from s3pool.config.options import Config
-from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
+from s3pool.config.values import parse_endpoints
+from s3pool.model import UNSIGNED_PAYLOAD, Credentials
 from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
 from s3pool.s3.signing import Signer, canonical_query, derive_key, signature, string_to_sign
@@ -27,7 +28,10 @@ LIVE_TIMEOUT_S = 20.0  # a real cluster takes seconds for its first bucket
 
 
 class RunningProxy:
-    """A proxy on a free port; a context that ends it. Settings are those of the proxy section."""
+    """A proxy on a free port; a context that ends it.
+
+    ``settings`` are those of the proxy section, ``options`` those of the pool.
+    """
 
     def __init__(
         self,
@@ -35,16 +39,17 @@ class RunningProxy:
         *,
         credentials: Credentials | None = POOL_KEY,
         read_timeout_s: float = 2.0,
+        options: Mapping[str, object] | None = None,
         **settings: object,
     ) -> None:
         self.config = Config(
-            endpoints=tuple(Endpoint.parse(url) for url in endpoints),
+            endpoints=parse_endpoints(urls) if (urls := list(endpoints)) else (),
             access_key=credentials.access_key if credentials else "",
             secret_key=credentials.secret_key if credentials else "",
             connect_timeout_s=1.0,
             read_timeout_s=read_timeout_s,
             health_interval_s=60.0,
-        )
+        ).replace(**(options or {}))
         self.section: dict[str, object] = {
             "listen": "127.0.0.1:0",
             "admin_listen": "127.0.0.1:0",

@@ -63,8 +63,34 @@ def test_endpoints_are_a_list_or_a_text(value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "http://a:1;zone=z1;weight=3,http://b{1...2};zone=2",
+        ["http://a:1 ; weight=3 ; zone=z1", {"url": "http://b{1...2}", "zone": 2}],
+        [{"url": "http://a:1;weight=3", "zone": "z1"}, {"url": "http://b1,http://b2", "zone": "2", "weight": 1}],
+    ],
+)
+def test_endpoints_have_zones_and_weights(value: object) -> None:
+    """In one spelling for the command line and one for YAML; what config shows can be given again."""
+    endpoints = parse_endpoints(value)
+
+    found = [(each.host, each.zone, each.weight) for each in endpoints]
+    assert [("a", "z1", 3), ("b1", "2", 1), ("b2", "2", 1)] == found
+    shown = Config.endpoints.text(endpoints)
+    assert "http://a:1;zone=z1;weight=3,http://b1;zone=2,http://b2;zone=2" == shown
+    assert found == [(each.host, each.zone, each.weight) for each in parse_endpoints(shown)]
+
+
+@pytest.mark.parametrize(
     ("value", "match"),
     [
+        ("http://a;zone", "write zone=NAME or weight=N"),
+        ("http://a;zone=b c", "bad endpoint 'http://a': zone: bad zone 'b c'"),
+        ("http://a;weight=0", "weight: '0' is not between 1 and 100"),
+        ("http://a;region=x", "has a zone and a weight, and no 'region'"),
+        ([{"url": "http://a", "weight": 1.5}], "weight: 1.5 is not a whole number"),
+        ([{"zone": "a"}], "holds nothing as url"),
+        ([["http://a"]], "holds a list"),
         ("", "names no endpoint"),
         ([], "names no endpoint"),
         (5, "must be a list of URLs, not a number"),

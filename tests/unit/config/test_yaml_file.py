@@ -134,7 +134,7 @@ def test_merge_keys_and_anchors_work(tmp_path: Path, loader: str) -> None:
         ("pool: 5", "pool: must be a map of keys, not a number"),
         ("load_balancer: {max_retries: abc}", "load_balancer.max_retries: 'abc' is not a whole number"),
         ("profiles: {a: {workers: -1}}", "profiles.a.workers: -1 is not between 0 and 1024"),
-        ("load_balancer: {strategy: weighted}", "load_balancer.strategy: 'weighted' is unknown; choose one of"),
+        ("load_balancer: {strategy: wrr}", "load_balancer.strategy: 'wrr' is unknown; choose one of"),
         (
             "load_balancer: {connection_pooling: false}",
             "load_balancer.connection_pooling: connections are always pooled",

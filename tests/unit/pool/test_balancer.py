@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
 
+from s3pool.config.options import STRATEGIES
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import OPEN_BASE_S, CircuitBreaker
@@ -31,9 +34,11 @@ def enter(node: Node) -> Waiting:
     return waiter
 
 
-def _make_nodes(count: int) -> list[Node]:
+def _make_nodes(count: int, *, weights: Sequence[int] = ()) -> list[Node]:
+    each = weights or [1] * count
     return [
-        Node(Endpoint("http", f"node{i}", 80), cast("ConnectionPool", None), CircuitBreaker()) for i in range(count)
+        Node(Endpoint("http", f"node{i}", 80, weight=weight), cast("ConnectionPool", None), CircuitBreaker())
+        for i, weight in enumerate(each)
     ]
 
 
@@ -374,3 +379,122 @@ def test_doubted_node_waits_while_others_are_clean() -> None:
 
     assert ([True, False, False], {"node1", "node2"}) == (doubted, picks)
     assert nodes[0].breaker.is_sound
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_heeds_weights(strategy: str) -> None:
+    """A node of twice the weight gets twice the requests, while nothing speaks against it."""
+    nodes = _make_nodes(3, weights=(1, 2, 3))
+    balancer = LoadBalancer(nodes, strategy=strategy, random=random.Random(7))
+
+    picks = Counter(balancer.pick().endpoint.host for _ in range(6000))
+
+    shares = [picks[f"node{number}"] / 1000 for number in range(3)]
+    # Of a random pair, two draws without the first one's node: the heaviest gets less than its share.
+    slack = 0.1 if strategy != "power_of_two" else 0.3
+    assert shares == pytest.approx([1, 2, 3], abs=slack)
+
+
+def test_turns_of_heavy_nodes_are_spread() -> None:
+    """Twelve requests in a row at one node would be a burst."""
+    balancer = LoadBalancer(_make_nodes(3, weights=(10, 20, 10)), random=Chosen(0))
+
+    assert ["node1", "node0", "node2", "node1"] * 2 == [balancer.pick().endpoint.host for _ in range(8)]
+
+
+def test_weights_hold_under_load() -> None:
+    """What counts for least_connections is the requests for each unit of weight."""
+    nodes = _make_nodes(2, weights=(1, 3))
+    balancer = LoadBalancer(nodes, strategy="least_connections")
+
+    for _ in range(40):
+        enter(balancer.pick())
+
+    assert [10, 30] == [node.in_flight for node in nodes]
+
+
+def test_weighted_keeps_the_share_of_a_slow_node() -> None:
+    """That is what it is for; a rotation takes requests away."""
+    latencies = {"node0": 0.5, "node1": 0.01}
+    kept, lost = (
+        run_rounds(LoadBalancer(_make_nodes(2), strategy=strategy), latencies, jobs=4, seconds=10.0)
+        for strategy in ("weighted", "round_robin")
+    )
+
+    assert kept["node0"] == pytest.approx(kept["node1"], abs=8)
+    assert lost["node0"] * 2 < lost["node1"]
+
+
+def test_equal_weights_leave_sticky_objects_where_they_are() -> None:
+    """The order is that of the hashes, as before there were weights: the stores hold the objects."""
+    nodes = _make_nodes(5)
+    balancer = LoadBalancer(nodes, sticky=True)
+
+    for number in range(50):
+        affinity = f"s3/b/{number}"
+        hashes = {
+            hashlib.blake2b(f"{node.endpoint.url} {affinity}".encode(), digest_size=8).digest(): node for node in nodes
+        }
+        assert hashes[min(hashes)] is balancer.pick(affinity=affinity)
+
+
+def test_sticky_objects_follow_the_weights() -> None:
+    """A store of three times the size takes three times the objects."""
+    balancer = LoadBalancer(_make_nodes(2, weights=(1, 3)), sticky=True)
+
+    picks = Counter(balancer.pick(affinity=f"s3/b/{number}").endpoint.host for number in range(4000))
+
+    assert picks["node1"] / picks["node0"] == pytest.approx(3, rel=0.15)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_own_zone_comes_first(strategy: str) -> None:
+    """Others get requests when the own zone's nodes are all out, failed a moment ago, or asked for a pause."""
+    nodes = _make_nodes(5)
+    for node in nodes[2:]:
+        node.is_remote = True
+    balancer = LoadBalancer(nodes, strategy=strategy, now=lambda: 100.0, random=random.Random(3))
+
+    def picked(count: int = 60) -> Counter[int]:
+        return Counter(nodes.index(balancer.pick()) for _ in range(count))
+
+    at_home, tried = picked(), nodes.index(balancer.pick(exclude=nodes[:1]))
+    nodes[0].breaker.trip()
+    on_one = set(picked())
+    nodes[1].cooling_until = 101.0
+    away = picked()
+    for node in nodes[2:]:
+        node.breaker.trip()
+
+    assert ({0, 1}, 1, {1}) == (set(at_home), tried, on_one)
+    assert set(away) == {2, 3, 4}
+    assert min(away.values()) >= 5  # spread over the other zones
+    assert {1} == set(picked())
+
+
+def test_last_node_of_a_zone_fills_up_before_another_zone_is_asked() -> None:
+    """A busy node answers; a request to another site costs more."""
+    nodes = _make_nodes(2)
+    nodes[1].is_remote = True
+    balancer = LoadBalancer(nodes)
+
+    for _ in range(50):
+        enter(balancer.pick())
+
+    assert [50, 0] == [node.in_flight for node in nodes]
+
+
+def test_nodes_can_be_exchanged_between_any_two_picks() -> None:
+    """Turns of a pool that was larger are turns of a smaller one."""
+    small, large = _make_nodes(2), _make_nodes(9)
+    balancer = LoadBalancer(large, random=Chosen(8))
+
+    picks = []
+    for nodes in (small, large, small[:1]):
+        balancer.use(nodes)
+        picks += [balancer.pick(exclude=nodes[:1]) in nodes, balancer.pick() in nodes]
+        picks += [set(balancer.next_in_turns(4)) <= set(nodes)]
+        balancer.give_back(2)
+
+    assert all(picks)
+    assert () == small[0].siblings

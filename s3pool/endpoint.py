@@ -1,0 +1,76 @@
+"""One node of the pool, and the key pair that is shown there, as the configuration names them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from s3pool.errors import ConfigError
+from s3pool.record import dataclass, field
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address.
+
+    ``netloc`` is the Host header's value: with the port only when it is not the scheme's own.
+    ``zone``, ``weight`` and ``tier`` decide how often the node is used.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    netloc: str = field(init=False, repr=False, compare=False)
+    zone: str = field(default="", compare=False)
+    weight: int = field(default=1, compare=False)
+    tier: int = field(default=0, compare=False)  # nodes of a higher tier wait until all of the lower ones are out
+
+    def __post_init__(self) -> None:
+        """Work out the Host header, which every request needs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        netloc = host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        object.__setattr__(self, "netloc", netloc)
+
+    @property
+    def url(self) -> str:
+        """Return the URL of the node, without a trailing slash."""
+        return f"{self.scheme}://{self.netloc}"
+
+    @property
+    def spec(self) -> str:
+        """Return the endpoint as a configuration names it, with zone and weight."""
+        zone = f";zone={self.zone}" if self.zone else ""
+        return f"{self.url}{zone};weight={self.weight}" if self.weight != 1 else f"{self.url}{zone}"
+
+    def __str__(self) -> str:
+        return self.url
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``http://host:port``.
+
+        Raises:
+            ConfigError: no http or https scheme, no host, a path, user or query, a bad port.
+        """
+        try:
+            parts = urlsplit(text.strip())
+            port = parts.port
+        except ValueError as exc:
+            raise ConfigError(f"bad endpoint {text!r}: {exc}; write http://host:port") from exc
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+            raise ConfigError(f"bad endpoint {text!r}: write http://host:port or https://host:port")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise ConfigError(f"bad endpoint {text!r}: only scheme, host and port may stand there")
+        if port == 0 or any(c <= " " or c in '{}<>"\\^`|' for c in parts.hostname):
+            raise ConfigError(f"bad endpoint {text!r}: the host or the port cannot be used")
+        return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A key pair; the secrets stay out of repr()."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)

@@ -180,7 +180,8 @@ def test_tree_and_single_parser_agree(name: str) -> None:
 
 
 def flags_in(text: str) -> set[str]:
-    """Give the flags of a help text."""
+    """Give the flags of a help text, those of its examples left out."""
+    text = text.partition("\nexamples:")[0]
     return {word.strip(",[])") for word in text.split() if word.lstrip("[").startswith("-")}
 
 

@@ -100,6 +100,10 @@ class Context:
         Raises:
             ConfigError: a source of the configuration is unreadable or contradicts itself.
         """
+        target = getattr(self.args, "target_profile", "")
+        return self._read_profile(target) if target else self._read_config()
+
+    def _read_config(self) -> Config:
         from s3pool.config.load import load_config
 
         return load_config(self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~"))
@@ -127,31 +131,34 @@ class Context:
 
     @property
     def source_session(self) -> Session:
-        """Return the session that sources are read from: that of --source-profile, else the only one.
+        """Return the session that sources are read from: that of --source-profile, else of the usual pool.
 
         Raises:
             ConfigError: there is no such profile, or it sets no endpoints.
         """
         profile = getattr(self.args, "source_profile", "")
-        if not profile:
+        if not profile and not getattr(self.args, "target_profile", ""):
             return self.session
         if self._source is None:
             from s3pool.session import open_session
 
-            self._source = open_session(self._load_profile(profile))
+            self._source = open_session(self._load_profile(profile) if profile else self._read_config())
         return self._source
 
     def _load_profile(self, profile: str) -> Config:
-        from s3pool.config.load import load_profile
-
         known = self.config.warnings
-        config = load_profile(
-            profile, self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
-        )
+        config = self._read_profile(profile)
         for warning in config.warnings:
             if warning not in known:
                 self.out.warn(warning)
         return config
+
+    def _read_profile(self, profile: str) -> Config:
+        from s3pool.config.load import load_profile
+
+        return load_profile(
+            profile, self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
+        )
 
     def endpoint_stats(self) -> list[EndpointStats]:
         """Return what happened per endpoint of each session, with what other processes did for this one."""

@@ -33,7 +33,7 @@ TERMINATED = 143  # 128 + SIGTERM
 
 TABLE: tuple[tuple[int, str], ...] = (
     (DONE, "done"),
-    (FAILED, "some objects failed"),
+    (FAILED, "some objects failed, or two trees differ"),
     (USAGE, "usage or configuration"),
     (NOT_FOUND, "bucket, key or local source not found"),
     (DENIED, "access denied or bad credentials"),

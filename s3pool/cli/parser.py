@@ -30,6 +30,8 @@ SUMMARIES = {
     "cat": "write objects to standard output",
     "head": "show the first lines or bytes of objects",
     "tree": "draw the directories below a prefix",
+    "diff": "show what differs between two trees",
+    "check": "prove that two trees have the same content, or all nodes the same keys",
     "pipe": "store standard input as an object",
     "mb": "make buckets",
     "rb": "remove buckets",

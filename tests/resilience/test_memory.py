@@ -24,3 +24,18 @@ def test_memory_does_not_grow_with_the_listing(tmp_path: Path, words: tuple[str,
 
     assert peaks[MANY] < CEILING_KIB
     assert peaks[MANY] - peaks[FEW] < GROWTH_KIB
+
+
+@pytest.mark.parametrize("verb", ["diff", "check"])
+def test_memory_does_not_grow_with_the_pairs(tmp_path: Path, verb: str) -> None:
+    """Two listings are read side by side, by threads that are no more than some pages ahead."""
+    peaks = {}
+    for count in (FEW, MANY):
+        with ChainS3(count, endpoints=2) as chain:
+            words = (verb, "-q", "s3/chain", "s3/chain/", "--jobs", "1")
+            result, report = SpyRunner(tmp_path, chain.environment).spy(*words)
+        assert (0, b"", b"") == (result.code, result.stdout, result.stderr)
+        peaks[count] = report["peak_kib"]
+
+    assert peaks[MANY] < CEILING_KIB
+    assert peaks[MANY] - peaks[FEW] < GROWTH_KIB

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.object_reader import ObjectReader, parse_range
 from s3pool.cli.selection import add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError
 from s3pool.location import S3Path, has_glob
 from s3pool.s3.responses import UNKNOWN, Known
+from s3pool.transfer.object_reader import ObjectReader, parse_range
 
 if TYPE_CHECKING:
     import argparse

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s3pool.cli.commands.cat import expand
-from s3pool.cli.object_reader import ObjectReader
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.selection import add_glob_flag
 from s3pool.location import S3Path
+from s3pool.transfer.object_reader import ObjectReader
 
 if TYPE_CHECKING:
     import argparse

@@ -1,7 +1,6 @@
 """The values that flow between the rooms: endpoints, requests, responses, listings.
 
-All but Response are frozen. Keys are ``str``; bytes that are not UTF-8 travel as surrogate
-escapes. ``encode_key`` and ``encode_query`` are the only places that percent-encode.
+All but Response are frozen. Keys are ``str`` with surrogate escapes; only ``encode_key`` and ``encode_query`` encode.
 """
 
 from __future__ import annotations
@@ -92,6 +91,9 @@ class Request:
 
     def note_retry(self) -> None:
         """Report to the sender that a second attempt starts."""
+
+    def look_for_sender(self) -> None:
+        """Raise an S3PoolError if the sender has gone away; called each second while the request waits."""
 
     @property
     def target(self) -> str:

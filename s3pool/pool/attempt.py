@@ -133,6 +133,7 @@ class Attempt:
     def adopt(self, exchange: Exchange) -> None:
         """Go on from a first try that was sent, and counted, by somebody else."""
         self.started = exchange.started
+        exchange.request = self.request  # whoever sent it may have known less of it
         self.history = self._context.first_try(exchange.node)
         self.exchanges.append(exchange)
         self.state = SENT

@@ -27,6 +27,7 @@ from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.pace import Throttle
 from s3pool.pool.stats import ConnectionCounts
+from s3pool.pool.tcp import QUIET_S
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:
@@ -124,18 +125,19 @@ class ConnectionPool:
         connect_timeout_s: float | None = None,
         fresh: bool = False,
         wait: bool = True,
+        look: Callable[[], None] | None = None,
     ) -> NodeConnection:
         """Return an idle connection that is still alive, or a new one; always this when ``fresh``.
 
         ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
-        when the endpoint is at its bound, unless told not to.
+        when the endpoint is at its bound, unless told not to; meanwhile ``look`` may raise.
 
         Raises:
             ConnectError, TLSError: no connection came about.
             PoolExhausted: there is no free slot, and ``wait`` is False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
-        self._take_slot(wait)
+        self._take_slot(wait, look)
         try:
             kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
             connection = kept or self._connect(timeout_s)
@@ -166,17 +168,24 @@ class ConnectionPool:
         self.counts.add(is_new=False)
         return connection
 
-    def _take_slot(self, wait: bool) -> None:
+    def _take_slot(self, wait: bool, look: Callable[[], None] | None) -> None:
         try:
             self._slots.get_nowait()
         except queue.Empty:
             if not wait:
                 raise PoolExhausted from None
+            self._await_slot(self.settings.slot_wait_s or self.settings.read_timeout_s, look)
+
+    def _await_slot(self, patience_s: float, look: Callable[[], None] | None) -> None:
+        until = time.monotonic() + patience_s
+        while (left_s := until - time.monotonic()) > 0:
             try:
-                self._slots.get(timeout=self.settings.slot_wait_s or self.settings.read_timeout_s)
+                self._slots.get(timeout=min(left_s, QUIET_S))
+                return
             except queue.Empty:
-                message = f"{self.endpoint}: all connections stayed busy"
-                raise SlotsBusyError(message, endpoint=str(self.endpoint)) from None
+                if look is not None:
+                    look()
+        raise SlotsBusyError(f"{self.endpoint}: all connections stayed busy", endpoint=str(self.endpoint))
 
     def checkin(self, connection: NodeConnection, *, reusable: bool) -> None:
         """Take a connection back, to keep or to close."""

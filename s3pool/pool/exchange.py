@@ -135,6 +135,7 @@ class Exchange:
             node.suspect()
         if quiet_s >= node.delays.tell_s and node.on_long_wait is not None and not is_endless:
             node.on_long_wait(self.request, f"{node.endpoint} has sent nothing for {quiet_s:.0f} s")
+        self.request.look_for_sender()
         error = self.silence(now, quiet_s)
         if error is not None:
             raise error
@@ -368,6 +369,7 @@ def begin_exchange(
             connect_timeout_s=connect_timeout_s,
             fresh=fresh,
             wait=wait,
+            look=request.look_for_sender,
         )
         exchange = Exchange(node, connection, request)
         node.waiting.add(exchange)

@@ -112,12 +112,21 @@ class Transport:
             if errors and self._now() - attempt.started >= self.balancer.nodes[0].delays.tell_s:
                 self._note_long_wait(attempt.request, str(errors[-1]))
             if attempt.pause_s is not None:
-                self._sleep(attempt.pause_s)
+                self._pause(attempt.request, attempt.pause_s)
+            if attempt.history.tries:
+                attempt.request.look_for_sender()
             attempt.start(wait=True)
         elif len(exchanges) == 1:
             self._wait_for_one(attempt, exchanges[0])
         else:
             self._wait_for_first(attempt)
+
+    def _pause(self, request: Request, seconds: float) -> None:
+        while seconds > QUIET_S:
+            self._sleep(QUIET_S)
+            request.look_for_sender()
+            seconds -= QUIET_S
+        self._sleep(seconds)
 
     def _wait_for_one(self, attempt: Attempt, exchange: Exchange) -> None:
         left_s = attempt.deadline - self._now()

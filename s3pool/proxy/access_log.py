@@ -15,6 +15,7 @@ from s3pool.model import format_iso_time
 
 LOG_MODE = 0o640
 REQUEST_ID_BYTES = 8
+CLIENT_GONE = "client gone"
 MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a stranger
 
 

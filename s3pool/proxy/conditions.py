@@ -6,13 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4
-from s3pool.proxy.errors import S3ErrorResponse, unavailable
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.node_request import Fields, NodeRequest
 from s3pool.proxy.operations import classify
@@ -113,8 +113,13 @@ class NodeFacts:
     def _learn_server(self, head: RequestHead) -> None:
         """Ask a node for its Server header, unless a response has told already."""
         if not self.server:
-            with suppress(S3PoolError), self._asked(head, "GET", "/", None, signer=Signer(None, region="")) as response:
-                self.server = kind_of(response.headers)
+            try:
+                with self._asked(head, "GET", "/", None, signer=Signer(None, region="")) as response:
+                    self.server = kind_of(response.headers)
+            except ClientGoneError:
+                raise
+            except S3PoolError:
+                return
 
     def keeps_no_versions(self, admitted: Admitted) -> bool:
         """Return whether a bucket never kept versions; False if that is unknown."""
@@ -126,12 +131,13 @@ class NodeFacts:
 
     def _ask_versioning(self, admitted: Admitted) -> str | None:
         path = "/" + admitted.target.path[1:].partition("/")[0]
-        with (
-            suppress(S3PoolError),
-            self._asked(admitted.head, "GET", path, "versioning", signer=admitted.signer) as response,
-        ):
-            return parse_versioning(response.preload()) if response.status == OK else None
-        return None
+        try:
+            with self._asked(admitted.head, "GET", path, "versioning", signer=admitted.signer) as response:
+                return parse_versioning(response.preload()) if response.status == OK else None
+        except ClientGoneError:
+            raise
+        except S3PoolError:
+            return None
 
     # -- conditions that nodes pass over -------------------------------------------------------
 

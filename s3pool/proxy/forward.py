@@ -216,6 +216,7 @@ class Forwarder:
             build=build,
             token=token,
             access_key=node_request.access_key,
+            look_for_client=node_request.head.look_for_client,
         )
 
 

@@ -257,6 +257,7 @@ def _slow_down(rule: Rule, limit: str, wait_s: float) -> S3ErrorResponse:
 
 
 MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
+LOOK_S = 1.0  # how often it is looked whether whoever waits is still there
 SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
 
 
@@ -298,8 +299,17 @@ class FairSlots:
         with self._lock:
             return self._take(owner)
 
-    def take(self, owner: str, patience_s: float) -> bool:
-        """Take a place, or wait for one; False when there is none in time."""
+    def take(self, owner: str, patience_s: float, look: Callable[[], None] | None = None) -> bool:
+        """Take a place, or wait for one; False when there is none in time. Meanwhile ``look`` may raise."""
+        until = time.monotonic() + patience_s
+        while not self._take_within(owner, min(until - time.monotonic(), LOOK_S)):
+            if time.monotonic() >= until:
+                return False
+            if look is not None:
+                look()
+        return True
+
+    def _take_within(self, owner: str, patience_s: float) -> bool:
         with self._changed:
             if self._take(owner):
                 return True
@@ -314,13 +324,13 @@ class FairSlots:
                 self._waiting -= 1
         return False
 
-    def claim(self, owner: str, patience_s: float = 0.0) -> str:
+    def claim(self, owner: str, patience_s: float = 0.0, *, look: Callable[[], None] | None = None) -> str:
         """Take a place as take() does, and return the owner.
 
         Raises:
             S3ErrorResponse: there is none in time.
         """
-        if not self.take(owner, patience_s):
+        if not self.take(owner, patience_s, look):
             denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
             denial.limited = ("", self._kind)
             raise denial

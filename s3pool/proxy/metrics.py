@@ -16,7 +16,7 @@ from s3pool import __version__
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 from s3pool.pool.node import Node
-from s3pool.proxy.access_log import RequestRecord
+from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.gateway import Gateway
 
 # Names of gauges, the members of an endpoint's record behind them, and what makes them base units.
@@ -165,6 +165,7 @@ class Metrics:
         self._tries = Counter("tries", "Attempts on nodes", **labels)
         self._resumes = Counter("resumes", "Downloads that went on from another node", **labels)
         self._replays = Counter("replays", "Bodies that were sent again", **labels)
+        self._client_gone = Counter("client_gone", "Requests whose client hung up before the end", ["op"], **labels)
         self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
         self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
         self._limited = Counter("limited", "Requests beyond a limit", ["client", "bucket", "limit"], **labels)
@@ -198,6 +199,8 @@ class Metrics:
         seconds.observe(record.total_s)
         if record.first_byte_s:
             first_byte.observe(record.first_byte_s)
+        if record.end == CLIENT_GONE:
+            self._client_gone.labels(record.op).inc()
         if record.resumes:
             self._resumes.inc(record.resumes)
         if record.replays:

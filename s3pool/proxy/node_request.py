@@ -15,7 +15,7 @@ from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PAR
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import RetryToken
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead, assume_present
 from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field, replace
 from s3pool.s3.signing import Signer
@@ -73,6 +73,7 @@ class ProxyRequest(Request):
     build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
     token: RetryToken | None = None
     access_key: str = ""
+    look_for_client: Callable[[], None] = assume_present
 
     @property
     def asker(self) -> str:
@@ -87,6 +88,10 @@ class ProxyRequest(Request):
         """Take up a place in the budget of second tries."""
         if self.token is not None:
             self.token.note_retry()
+
+    def look_for_sender(self) -> None:
+        """Raise ClientGoneError if the client has hung up."""
+        self.look_for_client()
 
 
 def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:

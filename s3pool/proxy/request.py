@@ -68,6 +68,10 @@ Index = Mapping[str, Sequence[str]]
 NO_WORDS: frozenset[str] = frozenset()
 
 
+def assume_present() -> None:
+    """Take it that the client is there, where nobody can tell."""
+
+
 @dataclass(slots=True)  # not frozen: one is made for every request
 class RequestHead:
     """A request line and its fields, in the order and spelling of the client.
@@ -78,6 +82,7 @@ class RequestHead:
     expected; who answers may refuse that or pass over it. ``names`` are the fields' names in
     lower case, ``index`` all values of a field by such a name. ``connection`` holds the options
     of the Connection field, ``is_cacheable`` whether caches may be asked about the names.
+    ``look_for_client`` raises ClientGoneError if the client has hung up.
     """
 
     method: str
@@ -94,6 +99,7 @@ class RequestHead:
     connection: frozenset[str]
     index: Index
     is_cacheable: bool
+    look_for_client: Callable[[], None] = assume_present
 
     @property
     def target(self) -> str:
@@ -118,7 +124,7 @@ class RequestHead:
         return replace(self, fields=fields, names=names, connection=words, index=index, **changes)  # type: ignore[arg-type]
 
 
-def parse_head(block: bytes) -> RequestHead:
+def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_present) -> RequestHead:
     """Parse a request head without its final blank line.
 
     Raises:
@@ -157,6 +163,7 @@ def parse_head(block: bytes) -> RequestHead:
         connection=words,
         index=index,
         is_cacheable=is_cacheable,
+        look_for_client=look_for_client,
     )
 
 

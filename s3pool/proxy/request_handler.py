@@ -11,7 +11,7 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange
 from s3pool.pool.heads import Head
-from s3pool.proxy.access_log import RequestRecord
+from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
 from s3pool.proxy.forms import UploadForm
@@ -109,7 +109,12 @@ class RequestHandler:
     def note_client_gone(self) -> None:
         """Note that the client hung up before the end, unless the answer had broken off before."""
         if self.record.end == "done":
-            self.record.end = "client gone"
+            self.record.end = CLIENT_GONE
+
+    def _look_for_client(self) -> None:
+        """Raise ClientGoneError if the client has hung up; called while its request waits."""
+        is_asked = self._head is not None and not self._head.is_http_1_0 and not self.record.first_byte_s
+        self._stream.look_for_client(asks=is_asked, is_answered=bool(self.record.first_byte_s))
 
     # -- in the event loop: nothing here waits -------------------------------------------------------
 
@@ -169,7 +174,7 @@ class RequestHandler:
             if begun.exchange is not None:
                 begun.exchange.abandon()
         self._leave()
-        self.record.end = "client gone"
+        self.record.end = CLIENT_GONE
         self.report()
 
     # -- in a thread ---------------------------------------------------------------------------
@@ -221,7 +226,8 @@ class RequestHandler:
         Raises:
             S3ErrorResponse: there is none for this client, and was none for seconds.
         """
-        self._slot_owner = self._gateway.forwarder.slots.claim(self.record.owner, self._gateway.settings.slot_wait)
+        slots, patience_s = self._gateway.forwarder.slots, self._gateway.settings.slot_wait
+        self._slot_owner = slots.claim(self.record.owner, patience_s, look=self._look_for_client)
 
     def _leave(self) -> None:
         """Release the request's slot and limits."""
@@ -246,7 +252,7 @@ class RequestHandler:
         return refuse(self._stream, self.record, self._head, self._load.reader, error, is_ending=self._host.is_draining)
 
     def _parse(self) -> RequestHead:
-        self._head = head = parse_head(self._block)
+        self._head = head = parse_head(self._block, self._look_for_client)
         self.record.method = head.method
         self.record.client = self._gateway.client_of(head, self.record.peer)
         return head
@@ -297,6 +303,8 @@ class RequestHandler:
         )
         response = sending.finish()
         self._note(response, response.body)
+        if response.body is None:
+            self._stream.note_end()
         gateway.learn_upload(admitted.operation.name, response)
         relay = Relay(
             self._stream,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import socket
 import struct
 import time
@@ -25,6 +26,9 @@ LINGER_S = 2.0
 LINGER_BYTES = 64 * 1024
 BARE_LF = re.compile(rb"(?<!\r)\n")
 JOIN_LIMIT_BYTES = 64 * 1024  # answers up to this leave in one send
+HAS_ENDED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere a client that has gone is noticed at its answer
+RESET_S = 0.1  # a client that has gone answers within a round trip
+HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -90,6 +94,8 @@ class ClientStream:
         self._receive_timeout_s = -1.0
         self.is_tls = is_tls
         self.is_silent = False  # the last wait for a request ended without a byte, and without an end
+        self._has_ended = False  # it had ended its side when its answer began
+        self._looks = 0  # for one that has ended its side
         self.bytes_in = 0
         self.bytes_out = 0
         self._set_send_timeout()
@@ -147,6 +153,33 @@ class ClientStream:
             raise ClientGoneError(f"the client does not take its answer: {exc}") from exc
         self.bytes_out += count
         return block[count:]
+
+    # -- while a node is waited for ------------------------------------------------------------
+
+    def note_end(self) -> None:
+        """Note whether the client has ended its side, as some do behind their request."""
+        self._has_ended = bool(self._events() & HAS_ENDED)
+
+    def look_for_client(self, *, asks: bool, is_answered: bool) -> None:
+        """Raise ClientGoneError if the client has hung up.
+
+        One that ended its side may still read. One that has gone resets the connection when something
+        is sent to it: with ``asks`` that is an interim response, which means nothing. Where
+        the answer has begun, an end that was not there before it is the client's last word.
+        """
+        events = self._events()
+        if asks and events == HAS_ENDED:
+            self._looks += 1
+            if self._looks & (self._looks - 1) == 0:  # ever more rarely: some clients take few of them
+                self.write_continue()
+                events = self._events(0, wait_s=RESET_S)
+        if events & HUNG_UP or (is_answered and events & HAS_ENDED and not self._has_ended):
+            raise ClientGoneError("the client hung up before it had its answer")
+
+    def _events(self, mask: int = HAS_ENDED, *, wait_s: float = 0.0) -> int:
+        poller = select.poll()
+        poller.register(self._sock, mask)
+        return next((events for _, events in poller.poll(wait_s * 1000)), 0)
 
     # -- heads -------------------------------------------------------------------------------
 

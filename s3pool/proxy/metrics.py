@@ -6,6 +6,7 @@ shared directory make one truth of them all.
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections import Counter as Tally
@@ -19,8 +20,8 @@ from s3pool.pool.node import Node
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.gateway import Gateway
 
-# Names of gauges, the members of an endpoint's record behind them, and what makes them base units.
-ENDPOINT_GAUGES = (
+# Names of metrics, the members of an endpoint's record behind them, and what makes them base units.
+ENDPOINT_METRICS = (
     ("drained", "drained", 1.0),
     ("in_flight", "in_flight", 1.0),
     ("latency_seconds", "latency_ms", 0.001),
@@ -31,6 +32,30 @@ ENDPOINT_GAUGES = (
     ("sent_bytes", "bytes_sent", 1.0),
     ("received_bytes", "bytes_received", 1.0),
 )
+# What each metric of this table tells. Those that only grow are counters, and end in _total.
+MEANINGS = {
+    "build_info": "1, with the versions of s3pool and Python",
+    "connections": "Connections of clients that are open",
+    "replay_memory_bytes": "Memory that request bodies and documents take",
+    "spool_bytes": "Bytes of request bodies that are in files",
+    "retrying": "Requests that are being tried again",
+    "endpoint_up": "0 while the circuit of the node is open",
+    "endpoint_state": "1 for the state that the circuit of the node has",
+    "endpoint_drained": "1 while the node is drained",
+    "endpoint_in_flight": "Requests under way at the node",
+    "endpoint_latency_seconds": "Usual time to the head of an answer of the node",
+    "endpoint_clock_skew_seconds": "The clock of the node minus that of the proxy",
+}
+COUNTERS = {
+    "endpoint_requests": "Attempts on the node",
+    "endpoint_retries": "Attempts on the node that repeated another",
+    "endpoint_throttled": "Answers of the node that asked to slow down",
+    "endpoint_ejections": "How often the node left the pool",
+    "endpoint_sent_bytes": "Bytes of bodies that the node got",
+    "endpoint_received_bytes": "Bytes of bodies that the node sent",
+    "endpoint_failures": "Attempts on the node without a usable answer, by kind",
+    "endpoint_connections": "Connections to the node that were opened, used again, or dropped, by kind",
+}
 Gauges = dict[str, list[tuple[dict[str, str], float]]]
 
 
@@ -103,12 +128,13 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
     """Return the states of now, for the metrics; ``record`` is the state of all processes."""
     rows = record["endpoints"]
     own: Gauges = {
+        "build_info": [({"version": __version__, "python": platform.python_version()}, 1.0)],
         "connections": [({}, record["connections"])],
         "replay_memory_bytes": [({}, record["replay_memory"]["used"])],
         "spool_bytes": [({}, record["spool"]["used"])],
         "retrying": [({}, record["retrying"])],
     }
-    for name, member, factor in ENDPOINT_GAUGES:
+    for name, member, factor in ENDPOINT_METRICS:
         own[f"endpoint_{name}"] = [({"endpoint": row["endpoint"]}, float(row[member]) * factor) for row in rows]
     own["endpoint_up"] = [({"endpoint": row["endpoint"]}, float(row["state"] != OPEN)) for row in rows]
     own["endpoint_state"] = [
@@ -253,8 +279,8 @@ class Metrics:
 
     def render(self, gauges: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
         """Return the text that Prometheus reads; ``gauges`` are states of now, by name."""
-        from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         self.flush()
         registry = self.registry
@@ -263,15 +289,17 @@ class Metrics:
 
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        families = []
+        families: list[Any] = []
         for name, samples in gauges.items():
             names = sorted(samples[0][0]) if samples else []
-            family = GaugeMetricFamily(f"s3pool_proxy_{name}", name.replace("_", " "), labels=names)
+            kind, meanings = (CounterMetricFamily, COUNTERS) if name in COUNTERS else (GaugeMetricFamily, MEANINGS)
+            family = kind(f"s3pool_proxy_{name}", meanings[name], labels=names)
             for labels, value in samples:
                 family.add_metric([labels[key] for key in sorted(labels)], value)
             families.append(family)
         states = CollectorRegistry()
         states.register(_Families(families))
+        ProcessCollector(registry=states)
         return bytes(generate_latest(registry)) + bytes(generate_latest(states))
 
 

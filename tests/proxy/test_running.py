@@ -152,8 +152,8 @@ def test_admin_tells_how_it_is(run_cli: CliRunner, fake: FakeS3, processes: str)
         assert f's3pool_proxy_endpoint_up{{endpoint="{fake.endpoints[0]}"}} 1.0' in metrics
         for state, value in (("closed", 1), ("half-open", 0), ("open", 0)):
             assert f's3pool_proxy_endpoint_state{{endpoint="{fake.endpoints[0]}",state="{state}"}} {value}.0' in metrics
-        assert f's3pool_proxy_endpoint_connections{{endpoint="{fake.endpoints[0]}",kind="stale"}} 0.0' in metrics
-        asked = re.findall(r"^s3pool_proxy_endpoint_requests{.*} ([0-9.]+)$", metrics, re.MULTILINE)
+        assert f's3pool_proxy_endpoint_connections_total{{endpoint="{fake.endpoints[0]}",kind="stale"}} 0.0' in metrics
+        asked = re.findall(r"^s3pool_proxy_endpoint_requests_total{.*} ([0-9.]+)$", metrics, re.MULTILINE)
         # On a slow machine a second node may have been asked beside the first.
         assert (3, True) == (len(asked), sum(map(float, asked)) >= 1.0)
         assert b"<!doctype html>" in proxy.ask_admin("/stats", Accept="text/html")[1]

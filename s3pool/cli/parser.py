@@ -41,6 +41,7 @@ SUMMARIES = {
     "shards": "print a plan of key ranges for --shard and --plan",
     "speedtest": "measure uploads, downloads and listings per node, and name the slow one",
     "config": "show every setting and where it came from",
+    "print": "print a systemd unit, manifest, dashboard or alert rules",
     "completion": "print a completion script for a shell",
 }
 ALL = tuple(SUMMARIES)

@@ -23,27 +23,18 @@ NAMES = [f"d{number % 3}/file-{number:02d}" for number in range(30)]
 Call = Callable[..., CliResult]
 
 
-def block(language: str, word: str) -> str:
-    """Give the one code block of the README that holds a word."""
-    found = [
-        text for text in re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE) if word in text
-    ]
-    assert len(found) == 1
-    return str(found[0])
-
-
 @pytest.fixture
-def slurm_script(tmp_path: Path) -> Path:
-    """Give the README's batch script as a file."""
+def slurm_script(run_cli: CliRunner, tmp_path: Path) -> Path:
+    """Return the batch script as a file."""
     path = tmp_path / "s3pool.sbatch"
-    path.write_text(block("bash", "#SBATCH"))
+    path.write_bytes(run_cli("print", "slurm").stdout)
     return path
 
 
 @pytest.fixture
-def job() -> dict[str, Any]:
-    """Give the README's Kubernetes Job."""
-    return dict(yaml.safe_load(block("yaml", "kind: Job")))
+def job(run_cli: CliRunner) -> dict[str, Any]:
+    """Return the Kubernetes Job."""
+    return dict(yaml.safe_load(run_cli("print", "kubernetes-job").stdout))
 
 
 @pytest.fixture

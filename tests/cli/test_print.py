@@ -1,10 +1,14 @@
-"""The unit and the Deployment of the README start this proxy, and let it end."""
+"""The files of s3pool print are valid, and start and watch this program."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
+import subprocess
 from configparser import ConfigParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +19,9 @@ from s3pool.cli.parser import parse
 from s3pool.config.options import Config
 from s3pool.proxy.settings import ProxySettings
 from s3pool.units import parse_duration
-from tests.support.run_cli import ROOT
+from tests.support.run_cli import CliRunner
 
-README = (ROOT / "README.md").read_text()
+METRIC = re.compile(r"s3pool_[a-z_]+[a-z]")
 
 
 def settings_for(argv: list[str]) -> ProxySettings:
@@ -25,22 +29,25 @@ def settings_for(argv: list[str]) -> ProxySettings:
     return settings_of(parse(argv), Config())
 
 
-@pytest.fixture(scope="module")
-def unit() -> ConfigParser:
-    """Give the systemd unit."""
-    blocks = re.findall(r"^```ini\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def unit_in(text: str) -> ConfigParser:
+    """Return a systemd unit."""
     parser = ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(next(block for block in blocks if "ExecStart" in block))
+    parser.read_string(text)
     return parser
 
 
-@pytest.fixture(scope="module")
-def documents() -> dict[str, Any]:
-    """Give the Kubernetes objects by kind."""
-    blocks = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    found = [document for block in blocks for document in yaml.safe_load_all(block)]
-    return {document["kind"]: document for document in found if "kind" in document}
+@pytest.fixture
+def unit(run_cli: CliRunner) -> ConfigParser:
+    """Return the unit of the proxy."""
+    return unit_in(run_cli("print", "systemd").out)
+
+
+@pytest.fixture
+def documents(run_cli: CliRunner) -> dict[str, Any]:
+    """Return the Kubernetes objects of the proxy by kind."""
+    found = list(yaml.safe_load_all(run_cli("print", "kubernetes").stdout))
+    return {document["kind"]: document for document in found}
 
 
 def test_unit_starts_and_ends_the_proxy(unit: ConfigParser) -> None:
@@ -111,3 +118,105 @@ def test_service_leads_to_the_pods(documents: dict[str, Any]) -> None:
 
     assert labels == service["selector"] == documents["Deployment"]["spec"]["selector"]["matchLabels"]
     assert ["s3"] == [port["targetPort"] for port in service["ports"]]
+
+
+def test_unit_of_the_proxy_is_what_its_flag_prints(run_cli: CliRunner) -> None:
+    """Two ways to one file."""
+    assert run_cli("print", "systemd").stdout == run_cli("proxy", "--print-unit").stdout != b""
+
+
+def test_unit_of_sync_runs_a_sync_that_the_timer_starts(run_cli: CliRunner) -> None:
+    """The state and the metrics file lie where the unit may write; a second run is no failure."""
+    unit = unit_in(run_cli("print", "systemd-sync").out)
+    service, timer = unit["Service"], unit_in(run_cli("print", "systemd-timer").out)["Timer"]
+    args = parse(shlex.split(service["ExecStart"])[1:])
+    directory = f"/var/lib/{service['StateDirectory']}/"
+
+    assert ("sync", True) == (args.command, args.delete)
+    assert args.metrics_file.startswith(directory)
+    assert directory == f"{service['Environment'].removeprefix('XDG_STATE_HOME=')}/s3pool/"
+    assert ("oneshot", "75") == (service["Type"], service["SuccessExitStatus"])
+    assert timer["OnCalendar"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
+@pytest.mark.parametrize("name", ["systemd", "systemd-sync", "systemd-timer"])
+def test_systemd_takes_the_units(run_cli: CliRunner, tmp_path: Path, name: str) -> None:
+    """Systemd itself judges: no unknown key, no bad value."""
+    for each, file in (("systemd", "s3pool-proxy.service"), ("systemd-sync", "s3pool-sync.service")):
+        text = re.sub(r"^(ExecStart=)[^ ]+", r"\1/bin/true", run_cli("print", each).out, flags=re.MULTILINE)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "s3pool-sync.timer").write_text(run_cli("print", "systemd-timer").out)
+    file = {"systemd": "s3pool-proxy.service", "systemd-sync": "s3pool-sync.service"}.get(name, "s3pool-sync.timer")
+
+    judged = subprocess.run(["systemd-analyze", "verify", tmp_path / file], capture_output=True, text=True, check=False)
+
+    assert [] == [line for line in judged.stderr.splitlines() if "s3pool-" in line]
+
+
+@pytest.fixture
+def known_metrics() -> set[str]:
+    """Return the names of all metrics that the proxy and sync write."""
+    from s3pool.proxy.metrics import COUNTERS, MEANINGS, Metrics
+    from s3pool.sync import textfile
+
+    metrics = Metrics()
+    own = {family.name: family.type for family in metrics.registry.collect()}
+    names = {f"{name}_total" if kind == "counter" else name for name, kind in own.items()}
+    names |= {f"{name}{end}" for name, kind in own.items() if kind == "histogram" for end in ("_bucket", "_count")}
+    names |= {f"s3pool_proxy_{name}" for name in MEANINGS} | {f"s3pool_proxy_{name}_total" for name in COUNTERS}
+    source = Path(textfile.__file__).read_text()
+    return (
+        names | {f"s3pool_sync_{name}" for name in re.findall(r'gauge\("([a-z_]+)"', source)} | {textfile.LAST_SUCCESS}
+    )
+
+
+@pytest.mark.parametrize("name", ["grafana", "alerts"])
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(
+    run_cli: CliRunner, known_metrics: set[str], name: str
+) -> None:
+    """A panel without data is found out on the worst day."""
+    text = run_cli("print", name).out
+    if name == "grafana":
+        expressions = [target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]]
+    else:
+        expressions = [rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+    asked = {metric for expression in expressions for metric in METRIC.findall(expression)}
+
+    assert len(expressions) > 8
+    assert set() == asked - known_metrics
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
+def test_promtool_takes_the_alerts(run_cli: CliRunner, tmp_path: Path) -> None:
+    """Prometheus itself judges the rules."""
+    (tmp_path / "rules.yaml").write_bytes(run_cli("print", "alerts").stdout)
+
+    judged = subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yaml"], capture_output=True, check=False)
+
+    assert 0 == judged.returncode, judged.stderr
+
+
+def test_image_runs_the_proxy_as_nobody_special(run_cli: CliRunner) -> None:
+    """The command of the image is one that this program understands."""
+    lines = run_cli("print", "containerfile").out.splitlines()
+    entry, words = (
+        json.loads(next(line for line in lines if line.startswith(f"{word} "))[len(word) :])
+        for word in ("ENTRYPOINT", "CMD")
+    )
+
+    settings = settings_for(words)
+
+    assert ["s3pool"] == entry
+    assert (8000, 8001) == (settings.listen.port, settings.admin_listen and settings.admin_listen.port)
+    assert "USER 10001:10001" in lines
+    assert run_cli("--version").out.split()[-1] in "\n".join(lines)
+
+
+def test_another_name_is_refused(run_cli: CliRunner) -> None:
+    """One line, with the names there are."""
+    result = run_cli("print", "nomad")
+
+    assert (2, 1) == (result.code, result.err.count("\n"))
+    assert "systemd" in result.err

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif option.moved:
             advice = REPLACEMENTS.get(option.name, f"set proxy.{option.key} in the configuration file")
             add_removed_flag(parser, option.name, advice=advice)
+    parser.add_argument("--print-unit", action="store_true", help="print a systemd unit, as s3pool print systemd does")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -44,6 +45,11 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
     The exit code is that of the signal, as for every command, or FAILED when requests were cut off.
     """
+    if args.print_unit:
+        from s3pool.cli.commands.print import page
+
+        ctx.out.line(page("systemd").rstrip("\n"))
+        return exit_codes.DONE
     first = [ctx.config]
 
     def load() -> tuple[Config, ProxySettings]:

@@ -29,10 +29,16 @@ $(BIN)/python:
 	@echo "creating $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV)
 
+# What a user needs, and no more.
+$(VENV)/.own: setup.cfg setup.py | $(BIN)/python
+	@echo "installing s3pool into $(VENV)" >&2
+	@$(PIP) install --editable .
+	@touch $@
+
 $(VENV)/.test: setup.cfg setup.py | $(BIN)/python
 	@echo "installing s3pool and its test tools into $(VENV)" >&2
 	@$(PIP) install --editable '.[test]'
-	@touch $@
+	@touch $(VENV)/.own $@
 
 $(VENV)/.dev: setup.cfg setup.py $(VENV)/.test
 	@echo "installing ruff and mypy into $(VENV)" >&2
@@ -46,7 +52,7 @@ $(PLAIN)/.installed: setup.cfg setup.py $(shell find s3pool -name '*.py') | $(BI
 	@$(PLAIN)/bin/python -m pip --disable-pip-version-check --quiet install .
 	@touch $@
 
-demo: venv ## start three S3 endpoints here, work with them, lose one, clean up
+demo: $(VENV)/.own ## start three S3 endpoints here, work with them, lose one, clean up
 	@$(BIN)/python -m tests.demo.demo
 
 format: $(VENV)/.dev ## put the code into ruff's shape

@@ -1,8 +1,9 @@
 """Show s3pool at work on three S3 endpoints that live for as long as this program.
 
-``python -m tests.demo.demo`` starts the endpoints on free ports of loopback (moto, one
-store), runs the real ``s3pool`` command on them, takes one endpoint away, does it again,
-and cleans up. Every command and its output is shown; anything wrong ends with exit 1.
+``python -m tests.demo.demo`` starts the endpoints on free ports of loopback (one store in
+memory), runs the real ``s3pool`` command on them, takes one endpoint
+away while a sync runs, and cleans up. Every command and its output is shown; anything wrong
+ends with exit 1. Nothing but s3pool itself needs to be installed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.moto_fleet import MotoFleet
+from tests.support.fake_s3 import Call, FakeS3
 
 NODES = 3
 COMMAND_LIMIT_S = 60.0
 DATABASE_BYTES = 12 << 20
 SEED = 7  # the same tree in every run
 BUCKET = "s3/demo"
+NEXT = """  export S3_POOL=http://node{1...4}:9000 AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
+  .venv/bin/s3pool ping                             # is every node up, and are the keys accepted?
+  .venv/bin/s3pool sync --dry-run DIR s3/BUCKET/DIR # what would be copied?"""
 SMALL_FILES = {
     "index.html": b"<h1>Hello from the pool</h1>\n",
     "notes/report 2026 (final).txt": b"a name with blanks and brackets\n",
@@ -38,7 +42,7 @@ class DemoFailedError(Exception):
 class Demo:
     """One run: a working directory, a clean environment, the s3pool beside this Python."""
 
-    def __init__(self, root: Path, fleet: MotoFleet) -> None:
+    def __init__(self, root: Path, fleet: FakeS3) -> None:
         self.root = root
         self.program = Path(sys.executable).with_name("s3pool")
         if not self.program.exists():
@@ -94,7 +98,7 @@ def headline(text: str) -> None:
 
 
 def make_tree(root: Path) -> int:
-    """Write the tree that the demo copies; give the number of its files."""
+    """Write the tree that the demo copies; return the number of its files."""
     chance = random.Random(SEED)
     files = dict(SMALL_FILES)
     files["data/database.img"] = chance.randbytes(DATABASE_BYTES)
@@ -109,7 +113,7 @@ def make_tree(root: Path) -> int:
 
 def show_daily_work(demo: Demo, count: int) -> None:
     """Upload, look around, download, compare."""
-    headline("All three endpoints are up")
+    headline("1. All three endpoints are up: make a bucket, store a tree, look at it, get it back")
     demo.s3pool("ping")
     demo.s3pool("mb", BUCKET, shows="Bucket created: s3/demo")
     demo.s3pool("cp", "-r", "site", f"{BUCKET}/site", shows="database.img")
@@ -122,18 +126,21 @@ def show_daily_work(demo: Demo, count: int) -> None:
     demo.same("site", "copy")
 
 
-def show_a_dead_node(demo: Demo, count: int) -> None:
-    """Do the same with one endpoint gone."""
+def show_a_dying_node(demo: Demo, fleet: FakeS3, count: int) -> None:
+    """Lose one endpoint in the middle of a sync, and go on without it."""
+    node = fleet.nodes[1]
+    headline(f"2. {node.url} is killed in the middle of a sync: the others finish it")
+    fleet.fault(Call(lambda _exchange: node.kill()), op="PutObject", endpoint=1)
+    demo.s3pool("sync", "--quiet", "--stats", "site", f"{BUCKET}/again")
+    demo.s3pool("sync", "site", f"{BUCKET}/again", shows=f"{count} checked")
     demo.s3pool("ping", shows="down")
-    demo.s3pool("cp", "-r", "--quiet", "--stats", "site", f"{BUCKET}/again")
-    demo.s3pool("du", f"{BUCKET}/again", shows=f"Total objects: {count}")
     demo.s3pool("cp", "-r", "--quiet", f"{BUCKET}/again", "copy-again")
     demo.same("site", "copy-again")
 
 
 def clean_up(demo: Demo) -> None:
     """Remove what the demo stored; the bucket must be empty for rb to succeed."""
-    headline("Clean up, still with two endpoints")
+    headline("3. Clean up, still with two endpoints")
     demo.s3pool("rm", "-r", "--force", f"{BUCKET}/site")
     demo.s3pool("rm", "-r", "--force", "--quiet", f"{BUCKET}/again")
     demo.s3pool("rb", BUCKET, shows="Bucket deleted: s3/demo")
@@ -142,22 +149,21 @@ def clean_up(demo: Demo) -> None:
 
 def main() -> int:
     """Run the demo; 0 when everything went as it should."""
-    say(f"Starting {NODES} S3 endpoints on loopback, one store behind them ...")
-    with MotoFleet(NODES) as fleet, tempfile.TemporaryDirectory(prefix="s3pool-demo-") as folder:
+    say(f"Starting {NODES} S3 endpoints on loopback, one store in memory behind them; this takes some seconds.")
+    with FakeS3(NODES) as fleet, tempfile.TemporaryDirectory(prefix="s3pool-demo-") as folder:
         root = Path(folder)
         try:
             demo = Demo(root, fleet)
             count = make_tree(root / "site")
             say(f"$ export S3_POOL={','.join(fleet.endpoints)}")
             show_daily_work(demo, count)
-            fleet.kill(1)
-            headline(f"{fleet.endpoints[1]} is killed; the same work again")
-            show_a_dead_node(demo, count)
+            show_a_dying_node(demo, fleet, count)
             clean_up(demo)
         except (DemoFailedError, subprocess.TimeoutExpired) as exc:
             print(f"demo failed: {exc}", file=sys.stderr)
             return 1
     say("\nThe demo is done: every tree came back byte for byte, with three endpoints and with two.")
+    say(f"Next, with your own nodes and keys:\n{NEXT}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from s3pool.errors import ConfigError
@@ -74,3 +75,10 @@ class Credentials:
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
+
+
+class Keys(NamedTuple):
+    """A key pair, and when it ends in seconds since 1970; None for never."""
+
+    credentials: Credentials
+    expires: float | None = None

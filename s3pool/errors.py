@@ -41,6 +41,10 @@ class ConfigError(S3PoolError):
     """The configuration is missing, unreadable or contradicts itself."""
 
 
+class CredentialsError(ConfigError):
+    """What the configuration names to get keys from gives none."""
+
+
 class LocalFileError(S3PoolError):
     """A local file could not be read, written or renamed."""
 

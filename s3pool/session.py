@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import ssl
 
     from s3pool.config.options import Config
+    from s3pool.keys.renewal import RenewedKeys
+    from s3pool.model import Credentials
     from s3pool.pool.health import HealthChecker
 
 
@@ -95,7 +97,8 @@ def open_session(config: Config) -> Session:
     for node in nodes:
         node.is_remote = config.zone not in ("", node.endpoint.zone) and node.endpoint.zone != ""
     balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
-    signer = Signer(config.credentials if config.sign else None, region=config.region)
+    keys = keys_of(config)
+    signer = Signer(keys, region=config.region)
     policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)
     transport = Transport(
         balancer,
@@ -103,9 +106,19 @@ def open_session(config: Config) -> Session:
         policy=policy,
         read_timeout_s=config.read_timeout_s,
         patience_s=config.connect_timeout_s,
+        new_keys=getattr(keys, "replaced", None),
     )
     client = S3Client(transport, addressing=config.addressing, region=config.region)
     return Session(config, transport, client, signer)
+
+
+def keys_of(config: Config) -> Credentials | RenewedKeys | None:
+    """Return what signs for a configuration: a pair for ever, keys that are renewed, or nothing."""
+    if not config.sign or config.key_source is None:
+        return config.credentials
+    from s3pool.keys.renewal import open_keys
+
+    return open_keys(config, config.key_source)
 
 
 class _SharedTLSContext:

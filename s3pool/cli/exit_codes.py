@@ -8,6 +8,7 @@ from s3pool.errors import (
     AccessDeniedError,
     ConfigError,
     ConnectError,
+    CredentialsError,
     JournalLockedError,
     LocalNotFoundError,
     NoEndpointError,
@@ -49,6 +50,7 @@ TABLE: tuple[tuple[int, str], ...] = (
 # The first match counts: a subclass must stand above its base.
 _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
     (UsageError, USAGE),
+    (CredentialsError, DENIED),
     (ConfigError, USAGE),
     (LocalNotFoundError, NOT_FOUND),
     (NotFoundError, NOT_FOUND),

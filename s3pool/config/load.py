@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.config.options import (
     CONFIG_FILE,
@@ -24,17 +24,19 @@ from s3pool.config.options import (
 from s3pool.config.sources import (
     FOUND_ORIGIN,
     PLACES,
-    AwsFiles,
     EnvFile,
     check_keys,
-    has_section,
     is_present,
     layer_from_environ,
     load_env_file,
     why_not_read,
 )
+from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.config.yaml_file import ConfigFile, load_config_file
 from s3pool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s3pool.config.aws_files import AwsFiles
 
 T = TypeVar("T")
 Layer = Mapping[str, Setting]
@@ -47,12 +49,17 @@ CREDENTIALS = (Config.access_key, Config.secret_key, Config.session_token)
 IDENTITY = (
     Config.endpoints,
     *CREDENTIALS,
+    Config.sts_endpoint,
     Config.sign,
     Config.region,
     Config.bucket,
     Config.addressing,
     Config.sticky,
 )
+KEYS_BY_STS = ("role", "web identity")
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
+IGNORE_ENDPOINTS = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"
+AWS_FILE_VARIABLES = {"AWS_SHARED_CREDENTIALS_FILE": "credentials", "AWS_CONFIG_FILE": "config"}
 TRUST = (Config.insecure, Config.ca_bundle, Config.client_cert, Config.client_key)
 PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; the flag --listen overrides it
 
@@ -108,6 +115,8 @@ class _Loader:
         self._warnings: list[str] = []
         self._layers: list[Layer] = []
         self._env_path = ""
+        self._key_source: KeySource | None = None
+        self._has_own_aws_profile = self._has_aws_config = False
 
     def load(self) -> Config:
         env_path, env_file = self._load_env_file()
@@ -119,25 +128,31 @@ class _Loader:
         self._warnings += file.warnings
         profile = self._choose_profile(file, asked, dotenv)
         self._origins[PROFILE.name] = asked_by or (file.path if profile else DEFAULT_ORIGIN)
+        ignores = any(values.get(IGNORE_ENDPOINTS, "").lower() in TRUE_WORDS for values in (self._environ, dotenv))
         given = [
             _flag_layer(self._flags),
-            layer_from_environ(Config.OPTIONS, self._environ, source=ENV_ORIGIN),
-            layer_from_environ(Config.OPTIONS, dotenv, source=f"{env_path}:"),
+            layer_from_environ(Config.OPTIONS, _heeded(self._environ, ignores), source=ENV_ORIGIN),
+            layer_from_environ(Config.OPTIONS, _heeded(dotenv, ignores), source=f"{env_path}:"),
         ]
         own = file.profiles.get(profile, {})
         if self._own_pool:
             given = [_only(own, (*IDENTITY, *TRUST)), *_without(given, *IDENTITY)]
         self._layers = [*given, own, file.common]
         aws = self._aws_files(dotenv, profile=profile)
-        return self._settle(file, aws, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
+        values = self._credentials(aws, sign=self._get(Config.sign))
+        self._watch_keys(file, profile, dotenv)
+        self._add_aws_settings(aws, ignores_endpoints=ignores)
+        return self._settle(file, values, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
 
     def _settle(
-        self, file: ConfigFile, aws: AwsFiles, *, env_path: str, profile: str, proxy: Mapping[str, object]
+        self,
+        file: ConfigFile,
+        values: dict[str, object],
+        *,
+        env_path: str,
+        profile: str,
+        proxy: Mapping[str, object],
     ) -> Config:
-        sign = self._get(Config.sign)
-        values: dict[str, object] = self._credentials(aws, sign=sign)
-        if self._find(Config.region) is None and (region := aws.load_region()):
-            self._layers = [*self._layers, {Config.region.name: region}]
         rest = [option for option in Config.OPTIONS if option not in CREDENTIALS]
         values.update({option.attribute: self._get(option) for option in rest})
         config = Config(**values)
@@ -156,16 +171,20 @@ class _Loader:
             proxy=proxy,
             origins=dict(self._origins),
             warnings=tuple(self._warnings),
+            key_source=self._key_source,
         )
 
     def _check_env_file(self, file: ConfigFile, config: Config) -> None:
         """Refuse to send keys from elsewhere where a `.env` found in the directory points."""
-        if self._origins[ENV_FILE.name] != FOUND_ORIGIN or config.credentials is None:
+        source = self._key_source
+        if self._origins[ENV_FILE.name] != FOUND_ORIGIN or (config.credentials is None and source is None):
             return
         is_chosen = any(
             self._origins[source.name].startswith(f"{self._env_path}:") for source in (CONFIG_FILE, PROFILE)
         )
-        places = [place for place in PLACES if config.insecure or place != Config.insecure.name]
+        unused = {Config.insecure.name: not config.insecure}
+        unused[Config.sts_endpoint.name] = not self._uses_sts
+        places = [place for place in PLACES if not unused.get(place, False)]
         check_keys(self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places)
 
     def _get(self, option: Option[T]) -> T:
@@ -227,37 +246,96 @@ class _Loader:
             yield os.path.join(self._home, ".config", "s3pool", "config.yaml")
 
     def _choose_profile(self, file: ConfigFile, asked: str, dotenv: Mapping[str, str]) -> str:
-        # Without profiles in the file, the name may be meant for AWS's files alone.
-        if asked and not file.profiles and self._is_aws_profile(asked, dotenv):
+        # What the file does not know may be meant for AWS's files alone.
+        if asked and asked not in file.profiles and self._is_aws_profile(asked, dotenv):
             return asked
         return file.choose(asked)
 
-    def _aws_path(self, variable: str, name: str, dotenv: Mapping[str, str]) -> str:
+    def _aws_path(self, variable: str, dotenv: Mapping[str, str]) -> str:
+        name = AWS_FILE_VARIABLES[variable]
         text = self._environ.get(variable) or dotenv.get(variable) or os.path.join("~", ".aws", name)
         return self._path(text)
 
     def _is_aws_profile(self, name: str, dotenv: Mapping[str, str]) -> bool:
-        return has_section(self._aws_path("AWS_SHARED_CREDENTIALS_FILE", "credentials", dotenv), name)
+        credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
+        if not is_present(credentials) and not is_present(config):
+            return False
+        from s3pool.config.aws_files import has_profile
 
-    def _aws_files(self, dotenv: Mapping[str, str], *, profile: str) -> AwsFiles:
-        credentials = self._aws_path("AWS_SHARED_CREDENTIALS_FILE", "credentials", dotenv)
-        config = self._aws_path("AWS_CONFIG_FILE", "config", dotenv)
+        return has_profile(credentials, config, name)
+
+    def _aws_files(self, dotenv: Mapping[str, str], *, profile: str) -> Callable[[], AwsFiles]:
+        """Return what makes the reader of AWS's files: most have set all that is asked of them elsewhere."""
         named = self._environ.get("AWS_PROFILE") or dotenv.get("AWS_PROFILE") or ""
-        # Where AWS's file has no section named like our profile, AWS_PROFILE counts, as in every AWS tool.
-        if profile and (PROFILE.name in self._flags or not named) and has_section(credentials, profile):
-            return AwsFiles(credentials, config, profile, required=False)
-        return AwsFiles(credentials, config, named or "default", required=bool(named))
+        # Where AWS's files have no profile named like ours, AWS_PROFILE counts, as in every AWS tool.
+        is_twin = bool(profile) and (PROFILE.name in self._flags or not named) and self._is_aws_profile(profile, dotenv)
+        is_found = self._origins[ENV_FILE.name] == FOUND_ORIGIN
+        self._has_own_aws_profile = is_twin
+        credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
+        self._has_aws_config = is_present(config)
 
-    def _credentials(self, aws: AwsFiles, *, sign: bool) -> dict[str, object]:
+        def make() -> AwsFiles:
+            from s3pool.config.aws_files import AwsFiles
+
+            return AwsFiles(
+                credentials,
+                config,
+                profile if is_twin else named or "default",
+                required=bool(named) and not is_twin,
+                # A file that was merely found may not tell where keys are, or what is run to get them.
+                environ=self._environ if is_found else {**dotenv, **self._environ},
+                home=self._home,
+            )
+
+        return make
+
+    def _add_aws_settings(self, aws: Callable[[], AwsFiles], *, ignores_endpoints: bool) -> None:
+        """Put what AWS's config file sets below all other layers.
+
+        Endpoints of another profile than ours would mean another pool.
+        """
+        everywhere = self._find(Config.endpoints)
+        if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {ENDPOINT_VARIABLE}"):
+            self._layers = [*self._layers, {Config.sts_endpoint.name: everywhere}]  # it is for every service
+        needed: list[Option[Any]] = [Config.region, Config.endpoints, *((Config.sts_endpoint,) * self._uses_sts)]
+        if self._has_aws_config and any(self._find(option) is None for option in needed):
+            ignores = ignores_endpoints or (self._own_pool and not self._has_own_aws_profile)
+            self._layers = [*self._layers, aws().load_settings(ignores_endpoints=ignores)]
+
+    @property
+    def _uses_sts(self) -> bool:
+        return self._key_source is not None and self._key_source.kind in KEYS_BY_STS
+
+    def _watch_keys(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> None:
+        """Note where keys may change, or come from; what a file that was merely found names runs no program.
+
+        Raises:
+            ConfigError: a `.env` found in the directory names the file of AWS's that tells how to get keys.
+        """
+        origins = [self._origins[option.name] for option in (Config.access_key, Config.secret_key)]
+        source = self._key_source
+        if file.path and all(origin.startswith(f"{file.path}:") for origin in origins):
+            self._key_source = KeySource("yaml", file.path, {"path": file.path, "profile": profile})
+        elif source is not None and source.kind not in ("file", "instance"):
+            self._origins.update(dict.fromkeys((Config.access_key.name, Config.secret_key.name), source.origin))
+            named = [name for name in AWS_FILE_VARIABLES if dotenv.get(name) and not self._environ.get(name)]
+            if named and self._origins[ENV_FILE.name] == FOUND_ORIGIN:
+                raise ConfigError(
+                    f"{self._env_path}: {named[0]} names a file that tells how to get keys ({source.origin}); "
+                    f"if that is to be trusted, name it: --env-file {self._env_path}"
+                )
+
+    def _credentials(self, aws: Callable[[], AwsFiles], *, sign: bool) -> dict[str, object]:
         """Return the values of the key pair and the token; empty when nothing is signed."""
         if not sign:
             self._note_unused_keys()
             return {}
         if self._find(Config.access_key) is None and self._find(Config.secret_key) is None:
-            layer, warnings = aws.load_keys()
+            found = aws().load_keys()
             # A session token from elsewhere belongs to another key.
-            self._layers = [*_without(self._layers, Config.session_token), layer]
-            self._warnings += warnings
+            self._layers = [*_without(self._layers, Config.session_token), found.layer]
+            self._warnings += found.warnings
+            self._key_source = found.source
         access_key, secret_key = self._get(Config.access_key), self._get(Config.secret_key)
         self._check_pair(access_key, secret_key)
         if self._rank(Config.session_token) > self._rank(Config.secret_key):
@@ -337,6 +415,13 @@ def _flag_layer(flags: Mapping[str, object]) -> Layer:
         if value is not None and not (option.switch is not None and value is False):
             layer[option.name] = Setting(value if option.switch is None else option.switch, f"flag {option.flag}")
     return layer
+
+
+def _heeded(values: Mapping[str, str], ignores_endpoints: bool) -> Mapping[str, str]:
+    """Leave out AWS's variables of endpoints where the user wants them ignored."""
+    if not ignores_endpoints:
+        return values
+    return {name: value for name, value in values.items() if not name.startswith(ENDPOINT_VARIABLE)}
 
 
 def _flag_text(flag: str, value: object) -> str:

@@ -19,6 +19,7 @@ from s3pool.config.declaration import SourceOption as SourceOption
 from s3pool.config.values import (
     MAX_WORKERS,
     STICKY_BY_KEY,
+    KeySource,
     parse_bool,
     parse_bwlimit,
     parse_choice,
@@ -66,7 +67,7 @@ class Config(Options):
 
     ``origins`` tells by option name where each value came from. ``proxy`` is the raw ``proxy:``
     section; the proxy checks it. ``workers`` and ``bwlimit`` (bytes a second) are 0 for
-    automatic and unlimited.
+    automatic and unlimited. ``key_source`` tells how keys are got that are not here, or may change.
     """
 
     endpoints = Option(
@@ -111,6 +112,14 @@ class Config(Options):
         "region that requests are signed for",
         env=("AWS_REGION", "AWS_DEFAULT_REGION"),
         metavar="NAME",
+    )
+    sts_endpoint = Option(
+        parse_endpoints,
+        NO_ENDPOINTS,
+        "where roles and web identities get their keys, such as the nodes themselves (MinIO, RGW)",
+        env=("AWS_ENDPOINT_URL_STS",),
+        metavar="URL,...",
+        default_note="AWS's",
     )
     bucket = Option(parse_text, "", "bucket that s3:///KEY means", env=("S3_BUCKET",))
     insecure = Option(
@@ -237,6 +246,7 @@ class Config(Options):
         "proxy": {},
         "origins": {},
         "warnings": (),
+        "key_source": None,
     }
     profile: str
     config_file: str
@@ -244,6 +254,7 @@ class Config(Options):
     proxy: Mapping[str, object]
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
+    key_source: KeySource | None
 
     @property
     def credentials(self) -> Credentials | None:
@@ -262,15 +273,17 @@ class Config(Options):
             raise ConfigError(NO_ENDPOINTS_MESSAGE)
         return self.endpoints
 
-    def require_credentials(self) -> Credentials | None:
-        """Return the key pair to sign with, or None when nothing is to be signed.
+    def require_credentials(self, *, is_set: bool = False) -> None:
+        """Check that requests can be signed, where they are to be.
+
+        With ``is_set`` the service of a cloud's machine does not count: without any setting it is asked.
 
         Raises:
-            ConfigError: requests are to be signed and there is no key; the message says how to set one.
+            ConfigError: there is neither a key nor a place to get one; the message says how to set one.
         """
-        if self.sign and self.credentials is None:
+        source = self.key_source
+        if self.sign and self.credentials is None and (source is None or (is_set and source.kind == "instance")):
             raise ConfigError(NO_CREDENTIALS_MESSAGE)
-        return self.credentials
 
     def rows(self) -> list[Row]:
         """Return every option as (name, value as text, origin), in a fixed order."""

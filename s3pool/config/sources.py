@@ -1,4 +1,4 @@
-"""Read the files that settings come from: plain text, `.env` and AWS's own, and decide which to trust.
+"""Read the files that settings come from, plain text and `.env`, and decide which to trust.
 
 Every way in which a file can be wrong ends in one line of ConfigError that names the file.
 """
@@ -18,17 +18,12 @@ from s3pool.record import dataclass
 OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 SECRET_ENV_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "S3_SECRET")
 MAX_SOURCE_BYTES = 16 << 20  # a settings file is not larger; /dev/zero is
-AWS_KEYS = {
-    "access_key": "aws_access_key_id",
-    "secret_key": "aws_secret_access_key",
-    "session_token": "aws_session_token",
-}
 
 ROOT = 0
 FOUND_ORIGIN = "working directory"  # of a `.env` that the user did not name
 # Settings that decide where requests go, and who can read them.
 CONFIG = "config"
-PLACES = (CONFIG, "endpoints", "insecure", "ca_bundle")
+PLACES = (CONFIG, "endpoints", "insecure", "ca_bundle", "sts_endpoint")
 KEYS = ("access_key", "secret_key", "session_token")
 
 
@@ -145,73 +140,6 @@ def layer_from_environ(
         if name:
             layer[option.name] = Setting(environ[name], f"{source} {name}")
     return layer
-
-
-@dataclass(frozen=True, slots=True)
-class AwsFiles:
-    """AWS's shared files and the section to read; ``required`` when the user named the section."""
-
-    credentials_path: str
-    config_path: str
-    section: str
-    required: bool
-
-    def load_keys(self) -> tuple[dict[str, Setting], tuple[str, ...]]:
-        """Return the settings of the key pair and warnings; both empty when there is no key.
-
-        Raises:
-            ConfigError: a file cannot be read, or the required section is in neither file.
-        """
-        known = False
-        for path, section in ((self.credentials_path, self.section), (self.config_path, self._config_section)):
-            source, sections = read_ini(path)
-            known = known or section in sections
-            found = sections.get(section, {})
-            layer = {
-                option: Setting(found[name], f"{path} [{section}]")
-                for option, name in AWS_KEYS.items()
-                if found.get(name)
-            }
-            if "access_key" in layer or "secret_key" in layer:
-                return layer, source.secrecy_warnings() if source else ()
-        if self.required and not known:
-            raise ConfigError(f"AWS_PROFILE: there is no profile {self.section!r} in {self.credentials_path}")
-        return {}, ()
-
-    def load_region(self) -> Setting | None:
-        """Return the region that AWS's config file sets for the profile."""
-        region = read_ini(self.config_path)[1].get(self._config_section, {}).get("region")
-        return Setting(region, f"{self.config_path} [{self._config_section}]") if region else None
-
-    @property
-    def _config_section(self) -> str:
-        return self.section if self.section == "default" else f"profile {self.section}"
-
-
-def has_section(path: str, section: str) -> bool:
-    """Return whether an INI file exists and has a section."""
-    return section in read_ini(path)[1]
-
-
-def read_ini(path: str) -> tuple[SourceFile | None, Mapping[str, Mapping[str, str]]]:
-    """Read an INI file into maps by section; a missing file has none.
-
-    Raises:
-        ConfigError: the file cannot be read or parsed.
-    """
-    if not is_present(path):
-        return None, {}
-    import configparser
-
-    source = read_source(path)
-    parser = configparser.RawConfigParser(default_section="", strict=False)
-    try:
-        parser.read_string(source.text)
-    except configparser.Error as exc:
-        # The exception quotes the line, which may be a secret.
-        line = getattr(exc, "lineno", None) or next((number for number, _ in getattr(exc, "errors", ())), "?")
-        raise ConfigError(f"{path}: line {line} cannot be read; AWS's form is [profile] and name = value") from exc
-    return source, {name: dict(parser.items(name)) for name in parser.sections()}
 
 
 # -- trust -----------------------------------------------------------------------------------

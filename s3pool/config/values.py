@@ -13,7 +13,7 @@ from typing import Any
 
 from s3pool.endpoint import Endpoint
 from s3pool.errors import UsageError
-from s3pool.record import replace
+from s3pool.record import dataclass, field, replace
 from s3pool.units import parse_duration, parse_rate
 
 NO_STICKY = ("", "none", "false", "off")
@@ -26,6 +26,20 @@ MAX_WEIGHT = 100
 MAX_WORKERS = 1024
 MAX_TIMEOUT_S = 86400.0
 RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where keys come from that end after a while, or that may change.
+
+    ``settings`` are words of the source itself, by kind. ``base`` is where the keys come from that a role is
+    assumed with.
+    """
+
+    kind: str
+    origin: str
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    base: KeySource | None = None
 
 
 def parse_text(value: object) -> str:

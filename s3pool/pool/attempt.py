@@ -384,6 +384,10 @@ class Attempt:
     def _settle_failure(self, error: S3PoolError) -> None:
         """Prepare the next try, or end with what the caller is to know."""
         context, request = self._context, self.request
+        if context.has_new_keys(error, request, self.history, since=self.started) and self._can_rewind():
+            self.history = self.history._replace(has_new_keys=True, tried=())
+            self._rest(None)
+            return
         if not self._may_repeat(error) or (request.body.length and not self._can_rewind()):
             self._fail_finally(error)
             return

@@ -7,7 +7,16 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from s3pool.errors import ConnectError, ProtocolError, S3Error, S3PoolError, ThrottledError, TransportError
+from s3pool.errors import (
+    CREDENTIAL_CODES,
+    AccessDeniedError,
+    ConnectError,
+    ProtocolError,
+    S3Error,
+    S3PoolError,
+    ThrottledError,
+    TransportError,
+)
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
@@ -29,6 +38,7 @@ class History(NamedTuple):
     early_connects: int = 0  # connections that were given up early, which costs no retry
     early_s: float = 0.0  # what the last one had, if it was one of these
     has_learned_clock: bool = False
+    has_new_keys: bool = False
 
     def with_try(self, node: Node) -> History:
         """Add a try."""
@@ -74,6 +84,7 @@ class AttemptContext:
     read_timeout_s: float
     patience_s: float  # for a sign of life, and at most for a node that never answered
     kept: KeptConnections
+    new_keys: Callable[[float, bool], bool] | None = None  # whether refused keys were replaced since a moment
     now: Callable[[], float] = time.monotonic
     first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
 
@@ -83,6 +94,13 @@ class AttemptContext:
         if history is None:
             history = self.first_tries[node] = NO_HISTORY.with_try(node)
         return history
+
+    def has_new_keys(self, error: S3PoolError, request: Request, history: History, *, since: float) -> bool:
+        """Return whether a request was refused for keys that have been replaced."""
+        if self.new_keys is None or not isinstance(error, AccessDeniedError) or error.final or history.has_new_keys:
+            return False
+        is_sure = error.code in CREDENTIAL_CODES or request.method == "HEAD"  # which cannot name its reason
+        return request.body.rewindable and self.new_keys(since, is_sure)
 
     def connect_delay_s(self, node: Node, request: Request, history: History) -> float | None:
         """Return the seconds after which a connection is given up for another node's; None for all it may have.

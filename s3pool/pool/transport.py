@@ -43,6 +43,7 @@ class Transport:
         read_timeout_s: float = 60.0,
         patience_s: float = 3.0,
         head: BuildHead | None = None,
+        new_keys: Callable[[float, bool], bool] | None = None,
         delays: Delays | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -70,6 +71,7 @@ class Transport:
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
             kept=KeptConnections(),
+            new_keys=new_keys,
             now=now,
         )
 

@@ -15,6 +15,7 @@ from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import BucketLimits, Limits, Rule, read_bucket_limits, read_limits, rules_of
 from s3pool.proxy.operations import S3Operation
 from s3pool.record import dataclass, field
+from s3pool.s3.signing import KeyProvider
 
 KEYS = frozenset({"access_key", "secret_key", "buckets", "read_only", "backend", "expires", "limits", "bucket_limits"})
 BACKENDS = ("self", "pool")
@@ -35,7 +36,7 @@ class Client:
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
-    credentials: Credentials | None = field(default=None, repr=False)
+    credentials: Credentials | KeyProvider | None = field(default=None, repr=False)
     buckets: tuple[str, ...] = ()
     read_only: bool = False
     expires: float = 0.0
@@ -77,7 +78,7 @@ class Client:
         return bool(self.buckets) or self.read_only
 
 
-def read_clients(entries: object, pool: Credentials | None, *, where: str) -> dict[str, Client]:
+def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, where: str) -> dict[str, Client]:
     """Read a list of clients as it stands in YAML, by access key.
 
     Raises:
@@ -96,12 +97,12 @@ def read_clients(entries: object, pool: Credentials | None, *, where: str) -> di
     return clients
 
 
-def pool_client(credentials: Credentials) -> Client:
+def pool_client(pair: Credentials, signs: Credentials | KeyProvider) -> Client:
     """Return the pool's own key pair as a client, so that both sides can share one environment."""
-    return Client(credentials.access_key, credentials.secret_key, credentials.session_token, credentials)
+    return Client(pair.access_key, pair.secret_key, pair.session_token, signs)
 
 
-def _read_client(entry: object, pool: Credentials | None, *, where: str) -> Client:
+def _read_client(entry: object, pool: Credentials | KeyProvider | None, *, where: str) -> Client:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: must be a map with access_key and secret_key")
     unknown = sorted(str(key) for key in entry if key not in KEYS)
@@ -128,8 +129,8 @@ def _text(entry: Mapping[object, object], key: str, where: str) -> str:
 
 
 def _credentials(
-    backend: object, access_key: str, secret_key: str, *, pool: Credentials | None, where: str
-) -> Credentials:
+    backend: object, access_key: str, secret_key: str, *, pool: Credentials | KeyProvider | None, where: str
+) -> Credentials | KeyProvider:
     if backend not in BACKENDS:
         raise ConfigError(f"{where}: backend must be self or pool")
     if backend == "self":

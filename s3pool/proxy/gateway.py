@@ -71,7 +71,7 @@ from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.record import replace
 from s3pool.s3.documents import parse_initiate
-from s3pool.s3.signing import Signer
+from s3pool.s3.signing import KeyProvider, Signer
 
 MAX_REMEMBERED_UPLOADS = 100_000
 OK = 200
@@ -87,7 +87,7 @@ class Gateway:
         forwarder: Forwarder,
         *,
         clients: Mapping[str, Client],
-        pool: Credentials | None,
+        pool: Credentials | KeyProvider | None,
         region: str,
         meter: RateMeter | None = None,
         bucket_limits: BucketLimits = (),

@@ -13,7 +13,7 @@ from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.config.sources import read_source
 from s3pool.config.yaml_file import parse_yaml
 from s3pool.errors import ConfigError
-from s3pool.model import Endpoint, Request
+from s3pool.model import Credentials, Endpoint, Request
 from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
 from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
@@ -25,7 +25,8 @@ from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, RetryBudget,
 from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
-from s3pool.session import Session, open_session
+from s3pool.s3.signing import KeyProvider
+from s3pool.session import Session, keys_of, open_session
 
 OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
 PER_SLOT = 3  # a connection to a node and a pipe
@@ -82,7 +83,8 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
     Raises:
         ConfigError: endpoints, keys or clients are missing, or a file is unfit.
     """
-    clients, bucket_limits = load_clients(config, settings)
+    pool = keys_of(config)
+    clients, bucket_limits = load_clients(config, settings, pool)
     if settings.auth == VERIFY and not clients and settings.anonymous == "deny":
         raise ConfigError(
             "nobody could enter: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --clients FILE, "
@@ -90,10 +92,11 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
         )
     if settings.auth == OPEN:
         config.require_credentials()
+        if callable(pool):
+            pool()  # where it gives no keys, nobody could be served: better known now
     session = open_session(_pool_config(config, settings))
     for node in session.nodes:
         node.connections.settings = replace(node.connections.settings, slot_wait_s=settings.slot_wait)
-    pool = config.credentials if config.sign else None
     forwarder = _forwarder(session, settings)
     gateway = Gateway(
         settings,
@@ -178,14 +181,16 @@ def probe_plan(settings: ProxySettings) -> ProbePlan:
     )
 
 
-def load_clients(config: Config, settings: ProxySettings) -> tuple[Mapping[str, Client], BucketLimits]:
+def load_clients(
+    config: Config, settings: ProxySettings, pool: Credentials | KeyProvider | None
+) -> tuple[Mapping[str, Client], BucketLimits]:
     """Return all clients by access key (the pool's own pair, the configuration's, the file's), and buckets' limits.
 
     Raises:
         ConfigError: an entry is unfit, or a key is in both lists.
     """
-    pool = config.credentials if config.sign else None
-    clients = {pool.access_key: pool_client(pool)} if pool is not None else {}
+    own = config.credentials
+    clients = {own.access_key: pool_client(own, pool or own)} if own is not None else {}
     clients |= read_clients(settings.clients, pool, where="proxy.clients")
     limits = read_bucket_limits(settings.bucket_limits, "proxy.bucket_limits")
     if settings.clients_file:

@@ -53,6 +53,7 @@ class S3Client(BucketOperations, MultipartOperations):
         except S3Error as exc:
             if exc.status == BAD_REQUEST:
                 yield from self._raise_reason(bucket, key, version_id)
+                return (yield from self._asked(request, read_object_head, only=only))  # with keys that came since
             raise
 
     def _raise_reason(self, bucket: str, key: str, version_id: str) -> Steps[None]:

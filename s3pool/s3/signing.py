@@ -18,7 +18,7 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from hashlib import sha256
 from operator import itemgetter
@@ -153,10 +153,11 @@ def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 class _Moment:
     """All that signing needs of one second: timestamp, scope and key, which never change."""
 
-    __slots__ = ("_mac", "scope", "timestamp")
+    __slots__ = ("_mac", "credentials", "scope", "timestamp")
 
-    def __init__(self, timestamp: str, key: SigningKey) -> None:
+    def __init__(self, timestamp: str, key: SigningKey, credentials: Credentials) -> None:
         self.timestamp = timestamp
+        self.credentials = credentials
         self.scope = key.scope
         self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
 
@@ -170,29 +171,40 @@ def format_timestamp(second: int) -> str:
     return time.strftime(TIMESTAMP_FORMAT, time.gmtime(second))
 
 
+KeyProvider = Callable[[], Credentials]
+
+
 class Signer:
     """Signs for one identity; share it between threads. Without credentials it signs nothing.
 
-    A request's timestamp picks the moment, and a moment is one frozen object: a change of date
-    cannot part timestamp, scope and key.
+    A request's timestamp picks the moment, and a moment is one frozen object: a change of date, or of
+    keys, cannot part timestamp, scope and key. ``credentials`` may be a function that is asked for
+    the keys each time.
     """
 
-    def __init__(self, credentials: Credentials | None, *, region: str, service: str = "s3") -> None:
-        self._credentials = credentials
+    def __init__(self, credentials: Credentials | KeyProvider | None, *, region: str, service: str = "s3") -> None:
+        self._provider = credentials if callable(credentials) else None
+        self._fixed = credentials if isinstance(credentials, Credentials) else None
         self._region = region
         self._service = service
         self._key: SigningKey | None = None  # of the last day that was signed for
         self._moment: _Moment | None = None  # the last second that was signed for
         self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
 
+    @property
+    def credentials(self) -> Credentials | None:
+        """Return the keys that are good now."""
+        return self._fixed if self._provider is None else self._provider()
+
     def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
         """Return all headers for the wire, but content-length; ``now`` is seconds since 1970."""
         headers = _begin_headers(request, endpoint)
-        if self._credentials is None:
+        credentials = self.credentials
+        if credentials is None:
             return headers
         headers["x-amz-content-sha256"] = request.payload_hash
         query = _sort_query(encode_query(request.query)) if request.query else ""
-        self._authorize(self._credentials, headers, request.method, path=request.path, query=query, now=now)
+        self._authorize(credentials, headers, request.method, path=request.path, query=query, now=now)
         return headers
 
     def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
@@ -201,8 +213,9 @@ class Signer:
         The names are in lower case, and Host and x-amz-content-sha256 are among them. Without
         credentials nothing is added.
         """
-        if self._credentials is not None:
-            self._authorize(self._credentials, headers, method, path=path, query=canonical_query(query), now=now)
+        credentials = self.credentials
+        if credentials is not None:
+            self._authorize(credentials, headers, method, path=path, query=canonical_query(query), now=now)
 
     def _authorize(
         self, credentials: Credentials, headers: dict[str, str], method: str, *, path: str, query: str, now: float
@@ -261,11 +274,12 @@ class Signer:
         Raises:
             ConfigError: there are no credentials.
         """
-        if self._credentials is None:
+        credentials = self.credentials
+        if credentials is None:
             raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        moment = self._at(self._credentials, self.timestamp(now))
+        moment = self._at(credentials, self.timestamp(now))
         signed = sorted(headers)
-        added = encode_query(tuple(_query_pairs(self._credentials, moment, expires_s, signed)))
+        added = encode_query(tuple(_query_pairs(credentials, moment, expires_s, signed)))
         query = f"{query}&{added}" if query else added
         canonical = canonical_request(
             method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
@@ -284,14 +298,14 @@ class Signer:
     def _at(self, credentials: Credentials, timestamp: str) -> _Moment:
         """Return what signs at a timestamp: the last moment, or a new one; new keys once a day."""
         moment = self._moment  # read once: another thread may put another there
-        if moment is None or moment.timestamp != timestamp:
-            moment = _Moment(timestamp, self._key_of(credentials, timestamp[:DATE_LENGTH]))
+        if moment is None or moment.timestamp != timestamp or moment.credentials is not credentials:
+            moment = _Moment(timestamp, self._key_of(credentials, timestamp[:DATE_LENGTH]), credentials)
             self._moment = moment
         return moment
 
     def _key_of(self, credentials: Credentials, date: str) -> SigningKey:
         key = self._key
-        if key is None or key.date != date:
+        if key is None or key.date != date or key.secret_key != credentials.secret_key:
             key = make_signing_key(credentials.secret_key, date, region=self._region, service=self._service)
             self._key = key
         return key

@@ -17,6 +17,7 @@ EXPECTED_CODES = [0, 1, 2, 3, 4, 5, 6, 75, 129, 130, 141, 143]
 EXPECTED = {
     "UsageError": 2,
     "ConfigError": 2,
+    "CredentialsError": 4,
     "LocalNotFoundError": 3,
     "NotFoundError": 3,
     "AccessDeniedError": 4,

@@ -94,6 +94,7 @@ class CliRunner:
         """Give the whole environment of the child."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         own = {"HOME": str(self.home), "LC_ALL": "C.UTF-8", "COLUMNS": "80", "TZ": "UTC", "PYTHONPATH": str(ROOT)}
+        own["AWS_EC2_METADATA_DISABLED"] = "true"  # its address is not on loopback
         return {**kept, **own, **self.environ, **(extra or {})}
 
 

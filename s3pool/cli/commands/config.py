@@ -55,7 +55,7 @@ def format_rows(rows: Sequence[Row]) -> list[str]:
 def missing(config: Config) -> list[str]:
     """Return what must be set before any other command works."""
     problems = []
-    for check in (config.require_endpoints, config.require_credentials):
+    for check in (config.require_endpoints, lambda: config.require_credentials(is_set=True)):
         try:
             check()
         except ConfigError as exc:

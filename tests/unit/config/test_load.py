@@ -213,7 +213,7 @@ def test_defaults_need_no_file(place: Place) -> None:
     """A bare machine has a configuration; only endpoints and keys are missing."""
     config = place.load()
 
-    assert Config(origins=config.origins) == config
+    assert Config(origins=config.origins, key_source=config.key_source) == config
 
 
 # -- endpoints -------------------------------------------------------------------------------
@@ -241,9 +241,12 @@ def test_present_endpoints_are_given(place: Place) -> None:
 def test_missing_keys_say_how_to_set_them(place: Place) -> None:
     """Not before a request needs them: config has to work without."""
     config = place.load()
+    place.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
     with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY.*--no-sign-request"):
-        config.require_credentials()
+        config.require_credentials(is_set=True)
+    with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY.*--no-sign-request"):
+        place.load().require_credentials()
 
 
 # -- files: where, whether, who may read -------------------------------------------------------

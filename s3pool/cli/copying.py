@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
-from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_checksum_flag,
@@ -63,6 +63,7 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_flags(parser)
     add_processes_flag(parser)
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
+    add_at_flag(parser)
     add_glob_flag(parser)
     add_listing_flags(parser, jobs=AUTO)
 
@@ -78,12 +79,31 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
         raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
     if move and args.version_id:
         raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
+    at = _moment_of(sources, args, ctx, move=move)
     stream = _stream_of(sources, target, args, move=move)
     if stream is not None:
-        return _copy_stream(stream, args, ctx)
+        return _copy_stream(stream, args, ctx, at)
     if by_processes(args, ctx):
         return _copy_by_parts(sources, args, ctx, verb="moved" if move else "copied")
-    return _copy_objects(sources, target, args, ctx, move)
+    return _copy_objects(sources, target, _rules(args, ctx, move=move, at=at), args, ctx)
+
+
+def _moment_of(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, move: bool) -> float | None:
+    """Return the moment of --at, for sources in buckets that keep versions.
+
+    Raises:
+        UsageError: a source is not in S3, or another flag says otherwise.
+    """
+    past = Past(args, ctx)
+    if past.at is None:
+        return None
+    if move or args.version_id:
+        raise UsageError("--at reads old versions: it goes with cp, and without --version-id")
+    for source in sources:
+        if not isinstance(source, S3Path):
+            raise UsageError(f"--at reads the past of a source in S3, and {source.text} is not in S3")
+        past.of(source, ctx.source_session.client)
+    return past.at
 
 
 def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
@@ -99,7 +119,7 @@ def _copy_by_parts(sources: Sequence[Location], args: argparse.Namespace, ctx: C
     return transfer_by_parts(ctx, tree, verb=verb, stdin=listed, is_source=True)
 
 
-def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> SourceRules:
+def _rules(args: argparse.Namespace, ctx: Context, *, move: bool, at: float | None) -> SourceRules:
     return SourceRules(
         recursive=args.recursive,
         glob=not args.no_glob,
@@ -109,6 +129,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, move: bool) -> SourceRules
         is_moved=move,
         not_kept=NotKept() if args.preserve else None,
         version_id=args.version_id,
+        at=at,
         listed=iter_listed(args.files_from, ctx) if args.files_from else None,
         listing=list_mode(args, ctx),
     )
@@ -130,9 +151,9 @@ def iter_listed(path: str, ctx: Context) -> Iterator[str]:
 
 
 def _copy_objects(
-    sources: Sequence[Location], target: Location, args: argparse.Namespace, ctx: Context, move: bool
+    sources: Sequence[Location], target: Location, rules: SourceRules, args: argparse.Namespace, ctx: Context
 ) -> int:
-    rules = _rules(args, ctx, move=move)
+    move = rules.is_moved
     tasks = SourceTasks(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
     options = options_of(args, ctx, remove_source=move)
     summary = Summary()
@@ -200,13 +221,17 @@ def _is_stream(end: Location) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context) -> int:
+def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context, at: float | None) -> int:
     source, target = ends
     if args.shard or args.processes > 1:
         raise UsageError(f"--shard and --processes divide names: {source.text} to {target.text} is one stream")
-    summary = Summary()
+    summary, version_id = Summary(), args.version_id
     if isinstance(source, S3Path):
         _check_object(source, args)
+        if at is not None:
+            from s3pool.s3.list_all import past_object
+
+            version_id = past_object(ctx.source_session.client, source, at).version_id
         to_stdout = isinstance(target, StdStream)
     else:
         target = dest_for(source, target) if isinstance(source, LocalPath) else _named(target)
@@ -218,7 +243,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
     ):
         started = time.monotonic()
         clear_leftovers = remember(context, ctx, sweeps=False) if isinstance(target, S3Path) else None
-        outcome = _move_bytes(source, target, context, ctx)
+        outcome = _move_bytes(source, target, context, ctx, version_id)
         if clear_leftovers is not None:
             clear_leftovers(outcome)
         summary.seconds = time.monotonic() - started
@@ -241,10 +266,10 @@ def _check_object(source: S3Path, args: argparse.Namespace) -> None:
         raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
 
 
-def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context) -> Outcome:
+def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Outcome:
     if isinstance(source, S3Path):
         task = DownloadTask(source.bucket, source.key, *os.path.split(target.text))
-        done = Done() if ctx.dry_run else _write_out(source, target, context, ctx)
+        done = Done() if ctx.dry_run else _write_out(source, target, context, ctx, version_id)
         return Outcome(task, DONE, done)
     if not isinstance(target, S3Path):
         raise UsageError(f"{target.text} is not in S3")
@@ -253,8 +278,7 @@ def _move_bytes(source: Location, target: Location, context: TransferContext, ct
     return Outcome(task_up, SKIPPED if done.skipped else DONE, done)
 
 
-def _write_out(source: S3Path, target: Location, context: TransferContext, ctx: Context) -> Done:
-    version_id = str(ctx.args.version_id)
+def _write_out(source: S3Path, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Done:
     place = Source(source.bucket, source.key, version_id)
     if isinstance(target, StdStream):
         done = download_to(ctx.out.raw, place, context=context)

@@ -149,7 +149,7 @@ def _iter_level(client: S3Client, selection: Selection, depth: int) -> Iterator[
 
 def _below(selection: Selection, prefix: str) -> Selection:
     """Narrow a selection to one prefix; names stay relative to where it began."""
-    return Selection(S3Path(selection.bucket, prefix), prefix, selection.base, shard=selection.shard)
+    return Selection(S3Path(selection.bucket, prefix), prefix, selection.base, shard=selection.shard, at=selection.at)
 
 
 def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int | None) -> Iterator[list[Found]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import argument_type, positive_int
+from s3pool.errors import UsageError
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
 from s3pool.record import dataclass, replace
@@ -55,12 +56,49 @@ def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) 
     return ListMode(args.jobs, ordered or not args.unordered, most)
 
 
+def add_at_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --at, for commands that read the past of buckets with versions."""
+    parser.add_argument(
+        "--at", default="", metavar="TIME", help="as it was then: 2h ago, or a date; the bucket must keep versions"
+    )
+
+
+class Past:
+    """The moment that --at names, in seconds since 1970; ``at`` is None without the flag.
+
+    Raises:
+        UsageError: it is no time, or an age that several processes would count each for itself.
+    """
+
+    def __init__(self, args: argparse.Namespace, ctx: Context) -> None:
+        self.at = ctx.moment(args.at) if args.at else None
+        self._text = args.at
+        self._checked: set[tuple[int, str]] = set()
+        if args.at and getattr(args, "processes", 1) > 1 and ctx.moment(args.at) != self.at:
+            raise UsageError(f"--at {args.at} is another moment in each of --processes: write a date")
+
+    def of(self, path: S3Path, client: S3Client) -> float | None:
+        """Return the moment, for a path whose bucket keeps versions.
+
+        Raises:
+            UsageError: the bucket has none, so that nothing tells how it was.
+        """
+        if self.at is not None and (id(client), path.bucket) not in self._checked:
+            if not path.bucket:
+                raise UsageError(f"--at {self._text} needs a bucket: s3/BUCKET/KEY")
+            if not client.get_versioning(path.bucket):
+                raise UsageError(f"s3/{path.bucket} keeps no versions: nothing tells how it was at {self._text}")
+            self._checked.add((id(client), path.bucket))
+        return self.at
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The keys of one operand: all below ``prefix`` that ``admits`` and the shard say yes to.
 
     ``base`` is what names are shown relative to, and what a shard divides names below.
-    ``single`` is a key that is meant when the tree of its name is empty, or nothing.
+    ``single`` is a key that is meant when the tree of its name is empty, or nothing. ``at`` is a
+    moment in seconds since 1970: what is meant are the keys as they were then.
     """
 
     path: S3Path
@@ -70,6 +108,7 @@ class Selection:
     admits: Callable[[str], bool] | None = None
     mode: ListMode = SEQUENTIAL
     shard: Shard = WHOLE
+    at: float | None = None
 
     @property
     def bucket(self) -> str:
@@ -86,14 +125,17 @@ class Selection:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
 
-def select(path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL, shard: Shard = WHOLE) -> Selection:
+def select(
+    path: S3Path, *, glob: bool, mode: ListMode = SEQUENTIAL, shard: Shard = WHOLE, at: float | None = None
+) -> Selection:
     """Read a path with a bucket: wildcards only with ``glob``."""
     if glob and has_glob(path.key):
         prefix = glob_prefix(path.key)
         base = prefix[: prefix.rfind(DELIMITER) + 1]
-        return Selection(path, prefix, base, admits=compile_glob(path.key), mode=mode, shard=shard)
+        return Selection(path, prefix, base, admits=compile_glob(path.key), mode=mode, shard=shard, at=at)
     prefix = path.tree_prefix
-    return Selection(path, prefix, prefix, single="" if path.is_prefix else path.key, mode=mode, shard=shard)
+    single = "" if path.is_prefix else path.key
+    return Selection(path, prefix, prefix, single=single, mode=mode, shard=shard, at=at)
 
 
 def iter_selected_pages(
@@ -132,9 +174,20 @@ def _is_tree(client: S3Client, selection: Selection) -> bool:
 def _iter_pages(
     client: S3Client, selection: Selection, *, delimiter: str, versions: bool, max_keys: int, ahead: bool
 ) -> Iterator[ListPage]:
-    from s3pool.s3.list_all import list_pages, list_version_pages
+    from s3pool.s3.list_all import list_pages, list_past_pages, list_version_pages
 
     start, until = _bounds(selection, delimiter)
+    if selection.at is not None:
+        return list_past_pages(
+            client,
+            selection.bucket,
+            at=selection.at,
+            prefix=selection.prefix,
+            delimiter=delimiter,
+            start_after=start,
+            until=until,
+            mode=selection.mode,
+        )
     if versions:
         return list_version_pages(
             client,
@@ -188,10 +241,12 @@ def _admitted(page: ListPage, selection: Selection, *, is_level: bool) -> ListPa
 
 def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> Iterator[ListPage]:
     """Yield a page with the key that has exactly the operand's name, if there is one."""
-    from s3pool.s3.list_all import list_pages, list_version_pages
+    from s3pool.s3.list_all import list_pages, list_past_pages, list_version_pages
 
     key = selection.single
-    if versions:
+    if selection.at is not None:
+        pages = list_past_pages(client, selection.bucket, at=selection.at, prefix=key, until=key)
+    elif versions:
         pages = list_version_pages(client, selection.bucket, prefix=key)
     else:
         pages = list_pages(client, selection.bucket, prefix=key, max_keys=1)
@@ -199,5 +254,5 @@ def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> I
         objects = tuple(info for info in page.objects if info.key == key)
         if objects and selection.shard.holds_named(selection.relative(key)):
             yield replace(page, objects=objects, prefixes=())
-        if not objects or len(objects) < len(page.objects):
+        if len(objects) < len(page.objects) or not (objects or selection.at is not None):
             return

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NO_OPTIONS = TransferOptions()
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
 FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
 
@@ -289,7 +290,12 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
 
 
 def remove(
-    tasks: Iterable[DeleteTask | Problem], ctx: Context, *, summary: Summary, tells_deletes: bool = True
+    tasks: Iterable[DeleteTask | Problem],
+    ctx: Context,
+    *,
+    summary: Summary,
+    tells_deletes: bool = True,
+    options: TransferOptions = NO_OPTIONS,
 ) -> None:
     """Delete a stream of objects in batches, and print the outcome of each key.
 
@@ -297,7 +303,7 @@ def remove(
     """
     with (
         shown_progress(ctx) as (progress, lines),
-        transfer_context(ctx, TransferOptions(), progress, inline=not tells_deletes) as context,
+        transfer_context(ctx, options, progress, inline=not tells_deletes) as context,
     ):
         teller = OutcomePrinter(ctx, progress, lines=lines)
 

@@ -23,6 +23,7 @@ from s3pool.s3.xml import is_xml_text
 
 T = TypeVar("T")
 BAD_REQUEST = 400
+BYPASS_GOVERNANCE = {"x-amz-bypass-governance-retention": "true"}
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
 WEAK = "W/"  # a weak ETag matches no If-Match (RFC 9110, section 13.1.1)
@@ -168,12 +169,20 @@ class S3Client(BucketOperations, MultipartOperations):
 
     @stepwise
     def delete_object(
-        self, bucket: str, key: str, *, version_id: str = "", if_match: str = "", only: Endpoint | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str = "",
+        if_match: str = "",
+        bypass_governance: bool = False,
+        only: Endpoint | None = None,
     ) -> Steps[None]:
         """Delete an object or one version of it; one that is not there is no error.
 
         ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not
-        tried again, for another object may have come since.
+        tried again, for another object may have come since. With ``bypass_governance`` a retention
+        in governance mode does not hold a version, for those who may do that.
 
         Raises:
             PreconditionError: it has another ETag.
@@ -185,7 +194,10 @@ class S3Client(BucketOperations, MultipartOperations):
             key,
             "DeleteObject",
             query=_version_query(version_id),
-            headers={"if-match": quote_etag(if_match)} if is_bound else {},
+            headers={
+                **({"if-match": quote_etag(if_match)} if is_bound else {}),
+                **(BYPASS_GOVERNANCE if bypass_governance else {}),
+            },
             idempotent=not if_match,
         )
         try:
@@ -197,9 +209,18 @@ class S3Client(BucketOperations, MultipartOperations):
             if not is_bound or exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
                 raise
             self._ignores_delete_conditions = True
-            yield from self.delete_object.steps(bucket, key, version_id=version_id, if_match=if_match, only=only)
+            yield from self.delete_object.steps(
+                bucket,
+                key,
+                version_id=version_id,
+                if_match=if_match,
+                bypass_governance=bypass_governance,
+                only=only,
+            )
 
-    def delete_objects(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+    def delete_objects(
+        self, bucket: str, keys: Sequence[tuple[str, str]], *, bypass_governance: bool = False
+    ) -> tuple[DeleteFailure, ...]:
         """Delete up to 1000 pairs of key and version id ("" for none); return what failed.
 
         Keys that XML cannot hold are deleted one by one.
@@ -207,24 +228,30 @@ class S3Client(BucketOperations, MultipartOperations):
         if len(keys) > MAX_KEYS:
             raise ValueError(f"a batch holds at most {MAX_KEYS} keys, not {len(keys)}")
         batch = [pair for pair in keys if is_xml_text(pair[0])]
-        failures = self._delete_batch(bucket, batch) if batch else ()
-        return failures + tuple(self._delete_singly(bucket, (pair for pair in keys if not is_xml_text(pair[0]))))
+        failures = self._delete_batch(bucket, batch, bypass_governance) if batch else ()
+        others = (pair for pair in keys if not is_xml_text(pair[0]))
+        return failures + tuple(self._delete_singly(bucket, others, bypass_governance))
 
-    def _delete_batch(self, bucket: str, keys: Sequence[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+    def _delete_batch(
+        self, bucket: str, keys: Sequence[tuple[str, str]], bypass_governance: bool
+    ) -> tuple[DeleteFailure, ...]:
         request = self._address.bucket(
             "POST",
             bucket,
             "DeleteObjects",
             query=(("delete", ""),),
+            headers=BYPASS_GOVERNANCE if bypass_governance else {},
             content=build_delete(keys),
             timeout_factor=SLOW_FACTOR,
         )
         return self._ask(request, lambda response: parse_delete_result(body_of(response))).failures_of(keys)
 
-    def _delete_singly(self, bucket: str, keys: Iterable[tuple[str, str]]) -> Iterator[DeleteFailure]:
+    def _delete_singly(
+        self, bucket: str, keys: Iterable[tuple[str, str]], bypass_governance: bool
+    ) -> Iterator[DeleteFailure]:
         for key, version_id in keys:
             try:
-                self.delete_object(bucket, key, version_id=version_id)
+                self.delete_object(bucket, key, version_id=version_id, bypass_governance=bypass_governance)
             except S3Error as exc:
                 yield DeleteFailure(key, version_id, exc.code, exc.detail)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo
+from s3pool.errors import NotFoundError
+from s3pool.location import S3Path
+from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
+from s3pool.record import replace
 from s3pool.s3.listing import AskAhead, KeyBounds, Lister, iter_pages, iter_uploads, iter_version_pages
 from s3pool.s3.listing_stats import ListingStats
 
@@ -62,10 +65,19 @@ def list_pages(
 
 
 def list_objects(
-    client: CountedLister, bucket: str, *, mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
+    client: CountedLister,
+    bucket: str,
+    *,
+    at: float | None = None,
+    mode: ListMode = SEQUENTIAL,
+    **bounds: Unpack[KeyBounds],
 ) -> Iterator[ObjectInfo]:
-    """Yield all objects below a prefix, page by page as ``list_pages`` yields them."""
-    for page in list_pages(client, bucket, mode=mode, **bounds):
+    """Yield all objects below a prefix, page by page as ``list_pages`` yields them; with ``at`` as they were then."""
+    if at is None:
+        pages = list_pages(client, bucket, mode=mode, **bounds)
+    else:
+        pages = list_past_pages(client, bucket, at=at, mode=mode, **bounds)
+    for page in pages:
         yield from page.objects
 
 
@@ -98,6 +110,50 @@ def list_versions(
     """Yield all versions and delete markers below a prefix, newest first within a key."""
     for page in list_version_pages(client, bucket, mode=mode, **bounds):
         yield from page.objects
+
+
+def list_past_pages(
+    client: CountedLister,
+    bucket: str,
+    *,
+    at: float,
+    delimiter: str = "",
+    mode: ListMode = SEQUENTIAL,
+    **bounds: Unpack[KeyBounds],
+) -> Iterator[ListPage]:
+    """Yield the pages of a bucket with versions as they would have been at a moment, in seconds since 1970.
+
+    Of each key that is the newest version that was there, with its version id; a key that was
+    deleted then, or not there yet, is left out, and so is a prefix without any other key.
+    """
+    settled = None  # the key whose version at the moment is known
+    mode = replace(mode, ordered=True)  # the versions of a key follow each other
+    for page in list_version_pages(client, bucket, delimiter=delimiter, mode=mode, **bounds):
+        objects = []
+        for info in page.objects:
+            if info.key != settled and info.mtime <= at:
+                settled = info.key
+                if not info.is_delete_marker:
+                    objects.append(info)
+        prefixes = tuple(prefix for prefix in page.prefixes if _had_key(client, bucket, prefix, at))
+        yield replace(page, objects=objects, prefixes=prefixes)
+
+
+def _had_key(client: CountedLister, bucket: str, prefix: str, at: float) -> bool:
+    return any(page.objects for page in list_past_pages(client, bucket, at=at, prefix=prefix))
+
+
+def past_object(client: CountedLister, path: S3Path, at: float) -> ObjectInfo:
+    """Return the version that a key had at a moment.
+
+    Raises:
+        NotFoundError: it was deleted then, or not there yet.
+    """
+    for page in list_past_pages(client, path.bucket, at=at, prefix=path.key, until=path.key):
+        for info in page.objects:
+            return info
+    detail = f"there was no such key at {format_iso_time(at)}"
+    raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="ListObjectVersions")
 
 
 def list_uploads(client: CountedLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:

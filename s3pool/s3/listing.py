@@ -162,8 +162,8 @@ def iter_version_pages(
         guard.meet([*((info.key, info.version_id) for info in page.objects), *page.prefixes])
         if floor:
             page = _drop_through(page, floor)
-        if until is not None:
-            page = cut_page(page, until)
+        if until is not None and name_bytes(_last_name(page)) > name_bytes(until):
+            page = cut_page(page, until)  # a page that ends with this key may not have all its versions
         yield page
         if not page.truncated:
             return

@@ -31,24 +31,26 @@ class Batch(NamedTuple):
     etags: Sequence[str] = ()
     modified: Sequence[str] = ()
     below: bytes = b""
+    versions: Sequence[str] = ()  # of objects as they were at another time
 
     def entry(self, place: int) -> Entry:
         """Return the entry at a place."""
         name, size = self.names[place], self.sizes[place]
         if self.below:
             return Entry(name, size, self.times_ns[place], path=path_below(self.below, name))
-        return Entry(name, size, etag=self.etags[place], last_modified=self.modified[place])
+        version_id = self.versions[place] if self.versions else ""
+        return Entry(name, size, etag=self.etags[place], last_modified=self.modified[place], version_id=version_id)
 
     def cut(self, first: int, stop: int) -> Batch:
         """Return the names from ``first`` up to ``stop``, without it."""
-        names, sizes, times_ns, etags, modified, below = self
+        names, sizes, times_ns, etags, modified, below, versions = self
         part = slice(first, stop)
-        return Batch(names[part], sizes[part], times_ns[part], etags[part], modified[part], below)
+        return Batch(names[part], sizes[part], times_ns[part], etags[part], modified[part], below, versions[part])
 
     def pick(self, picks: Iterable[bool]) -> Batch:
         """Return the names for which ``picks`` is true."""
         chosen = [place for place, picked in enumerate(picks) if picked]
-        names, sizes, times_ns, etags, modified, below = self
+        names, sizes, times_ns, etags, modified, below, versions = self
         return Batch(
             [names[place] for place in chosen],
             [sizes[place] for place in chosen],
@@ -56,6 +58,7 @@ class Batch(NamedTuple):
             [etags[place] for place in chosen] if etags else (),
             [modified[place] for place in chosen] if modified else (),
             below,
+            [versions[place] for place in chosen] if versions else (),
         )
 
 

@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     etag: str = ""
     last_modified: str = ""
     path: str = ""
+    version_id: str = ""  # of an object as it was at another time
 
     @property
     def time_ns(self) -> float:

@@ -127,7 +127,7 @@ class ContentComparer:
 
     def _has_told_checksum(self, local: Entry, remote: Entry) -> bool:
         """Compare with a checksum that the server tells beside an ETag that is no digest."""
-        head = self._head_of_remote(remote.name, checksums=True)
+        head = self._head_of_remote(remote, checksums=True)
         if head is None or head.etag != remote.etag or etag_tells_content(remote.etag, head.headers):
             return False
         told = whole_checksum(head.headers)
@@ -138,7 +138,7 @@ class ContentComparer:
         if is_md5_etag(remote.etag):
             return [NO_PARTS]
         count = part_count_of(remote.etag)
-        head = self._head_of_remote(remote.name) if count else None
+        head = self._head_of_remote(remote) if count else None
         if head is None or not etag_tells_content(remote.etag, head.headers):
             return []
         certain = certain_part_size(remote.size, remote.etag, head.headers)
@@ -178,25 +178,37 @@ class ContentComparer:
         if self._route.direction == UPLOAD:
             head = self._head(self._route.target.bucket, self._route.target.join(name).key)
             return head is not None and _is_close(_stored_time(head), look.source.mtime_ns)
-        head = self._source.head_object(self._route.source.bucket, self._route.source.join(name).key)
+        head = self._source.head_object(
+            self._route.source.bucket, self._route.source.join(name).key, version_id=look.source.version_id
+        )
         if self._route.direction == DOWNLOAD:
             time_ns = _stored_time(head)
             return _has_local_time(target, _whole_seconds(head) if time_ns is None else time_ns)
         other = self._head(self._route.target.bucket, self._route.target.join(name).key)
         return other is not None and _have_same_time(head, other)
 
-    def _head_of_remote(self, name: str, *, checksums: bool = False) -> ObjectHead | None:
+    def _head_of_remote(self, remote: Entry, *, checksums: bool = False) -> ObjectHead | None:
         up = self._route.direction == UPLOAD
         side = self._route.target if up else self._route.source
         return self._head(
-            side.bucket, side.join(name).key, client=self._client if up else self._source, checksums=checksums
+            side.bucket,
+            side.join(remote.name).key,
+            client=self._client if up else self._source,
+            checksums=checksums,
+            version_id=remote.version_id,
         )
 
     def _head(
-        self, bucket: str, key: str, *, client: S3Client | None = None, checksums: bool = False
+        self,
+        bucket: str,
+        key: str,
+        *,
+        client: S3Client | None = None,
+        checksums: bool = False,
+        version_id: str = "",
     ) -> ObjectHead | None:
         try:
-            return (client or self._client).head_object(bucket, key, checksums=checksums)
+            return (client or self._client).head_object(bucket, key, checksums=checksums, version_id=version_id)
         except NotFoundError:
             return None
 

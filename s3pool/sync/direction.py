@@ -57,7 +57,12 @@ class SyncPair:
             place = self.target.join(entry.name)
             return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason, root=self.root)
         key = self.source.join(entry.name).key
-        told = {"etag": entry.etag, "last_modified": entry.last_modified, "reason": reason}
+        told = {
+            "etag": entry.etag,
+            "last_modified": entry.last_modified,
+            "version_id": entry.version_id,
+            "reason": reason,
+        }
         if self.direction == DOWNLOAD:
             return DownloadTask(self.source.bucket, key, self.root, entry.name, entry.size, **told)
         place = self.target.join(entry.name)

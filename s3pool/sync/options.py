@@ -9,7 +9,7 @@ from typing import Any
 from s3pool.filters import NameFilter, Names
 from s3pool.record import dataclass, field
 from s3pool.shard import WHOLE, Shard
-from s3pool.sync.compare import Rules
+from s3pool.sync.compare import COPY, Rules
 from s3pool.sync.guard import HALF, MaxDelete
 from s3pool.sync.plan import Tally
 from s3pool.sync.state import NO_STATE, StatePaths
@@ -30,6 +30,7 @@ class SyncOptions:
     exact_timestamps: bool = False
     update: bool = False
     no_clobber: bool = False
+    at: float | None = None  # a moment: the source, in S3, is taken as it was then
     names: Names = ALL_NAMES
     links: str = LINKS_FILES
     delete: bool = False
@@ -54,7 +55,8 @@ class SyncOptions:
         return Rules(
             direction,
             size_only=self.size_only,
-            checksum=self.checksum,
+            # An old version is older than its target whatever is in them: times say nothing here.
+            checksum=self.checksum or (self.at is not None and direction == COPY),
             exact_timestamps=self.exact_timestamps,
             update=self.update,
             no_clobber=self.no_clobber,

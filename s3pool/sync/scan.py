@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import TypeVar
 
 from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
@@ -214,7 +214,9 @@ def _local_batch(files: LocalFiles) -> Batch:
 
 def _remote_batch(objects: Sequence[ObjectInfo], start: int) -> Batch:
     keys, sizes, modified, etags = values_of(objects)
-    return Batch([key[start:] for key in keys] if start else keys, sizes, etags=etags, modified=modified)
+    versions = [info.version_id for info in objects] if objects[0].version_id else ()
+    names = [key[start:] for key in keys] if start else keys
+    return Batch(names, sizes, etags=etags, modified=modified, versions=versions)
 
 
 def _are_sorted(names: Sequence[str]) -> bool:
@@ -285,7 +287,9 @@ class Ahead(Iterable[T]):
         return False
 
 
-SCHEMA = "CREATE TABLE names (name BLOB PRIMARY KEY, size INTEGER, etag TEXT, modified TEXT) WITHOUT ROWID"
+SCHEMA = (
+    "CREATE TABLE names (name BLOB PRIMARY KEY, size INTEGER, etag TEXT, modified TEXT, version TEXT) WITHOUT ROWID"
+)
 NAMES_PER_BLOCK = 1000
 
 
@@ -301,14 +305,17 @@ def sorted_batches(blocks: Iterable[Batch]) -> Iterator[Batch]:
             database.execute(SCHEMA)
             for block in blocks:
                 names = map(name_bytes, block.names)
-                rows = zip(names, block.sizes, block.etags, block.modified, strict=True)
+                versions = block.versions or repeat("", len(block.names))
+                rows = zip(names, block.sizes, block.etags, block.modified, versions, strict=True)
                 database.execute("BEGIN")
-                database.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", rows)
+                database.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)", rows)
                 database.execute("COMMIT")
             found = database.execute("SELECT * FROM names ORDER BY name")
             while rows_in_order := found.fetchmany(NAMES_PER_BLOCK):
-                raw, sizes, etags, modified = zip(*rows_in_order, strict=True)
+                raw, sizes, etags, modified, versions = zip(*rows_in_order, strict=True)
                 names_in_order = [name.decode("utf-8", "surrogateescape") for name in raw]
-                yield Batch(names_in_order, sizes, etags=etags, modified=modified)
+                yield Batch(
+                    names_in_order, sizes, etags=etags, modified=modified, versions=versions if any(versions) else ()
+                )
     except sqlite3.Error as exc:
         raise JournalError(f"cannot sort the names of a listing ({exc}); is there room in /var/tmp?") from exc

@@ -53,6 +53,7 @@ class TransferOptions:
     sign_payload: bool = True
     verify: bool = True
     ignore_archived: bool = False
+    bypass_governance: bool = False  # deletes remove versions that a retention in governance mode holds
     links: str = "files"  # a rule of Walk
 
     @property

@@ -66,7 +66,12 @@ def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Don
         yield from in_worker()
         context.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
     else:
-        yield from context.client.delete_object.steps(task.bucket, task.key, version_id=task.version_id)
+        yield from context.client.delete_object.steps(
+            task.bucket,
+            task.key,
+            version_id=task.version_id,
+            bypass_governance=context.options.bypass_governance,
+        )
     return Done(task.size)
 
 
@@ -106,7 +111,8 @@ def refuse_tree(path: S3Path, client: S3Client) -> None:
 def _delete_many(batch: tuple[DeleteTask, ...], context: TransferContext) -> tuple[Outcome, ...]:
     bucket = batch[0].bucket
     try:
-        failures = context.client.delete_objects(bucket, [(task.key, task.version_id) for task in batch])
+        keys = [(task.key, task.version_id) for task in batch]
+        failures = context.client.delete_objects(bucket, keys, bypass_governance=context.options.bypass_governance)
     except S3PoolError as exc:
         return tuple(Outcome(task, FAILED, error=exc) for task in batch)
     errors = {(failure.key, failure.version_id): error_of_failure(failure, bucket) for failure in failures}

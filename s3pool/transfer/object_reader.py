@@ -90,8 +90,8 @@ class ObjectReader:
         version_id: str = "",
         known: Known = UNKNOWN,
     ) -> None:
+        self.path = path
         self._client = client
-        self._path = path
         self._retries = retries
         self._span = span
         self._version_id = version_id
@@ -125,15 +125,15 @@ class ObjectReader:
                 failures = 1 if self._place > before else failures + 1
                 if failures > self._retries:
                     raise
-                logger.warning("%s: cut at byte %d (%s); going on from there", self._path.text, self._place, exc)
+                logger.warning("%s: cut at byte %d (%s); going on from there", self.path.text, self._place, exc)
             response = self._reopen()
         self._verify()
 
     def _open(self) -> Response:
         header = self._span.header if self._span else ""
         response = self._client.get_object(
-            self._path.bucket,
-            self._path.key,
+            self.path.bucket,
+            self.path.key,
             range_header=header,
             version_id=self._version_id,
             checksums=self._span is None,
@@ -145,7 +145,7 @@ class ObjectReader:
             self._place, self._end = self._content_range(response)
             if self._span is not None and size is not None and self._span.within(size) != (self._place, self._end):
                 response.close()
-                raise IntegrityError(f"{self._path.text}: {response.endpoint} sent another range than was asked for")
+                raise IntegrityError(f"{self.path.text}: {response.endpoint} sent another range than was asked for")
             return response
         size = self._length_of(response)
         self._end = size
@@ -161,21 +161,21 @@ class ObjectReader:
         """Request the rest, from another node first, if the object is still the same."""
         try:
             response = self._client.get_object(
-                self._path.bucket,
-                self._path.key,
+                self.path.bucket,
+                self.path.key,
                 byte_range=ByteRange(self._place, self._end - 1),
                 if_match=self._known.etag,
                 version_id=self._version_id,
                 known=self._known,
             )
         except (PreconditionError, ReplacedError) as exc:
-            raise IntegrityError(f"{self._path.text} changed while it was read, at byte {self._place}") from exc
+            raise IntegrityError(f"{self.path.text} changed while it was read, at byte {self._place}") from exc
         if response.status != PARTIAL:
             target, self._place = self._place, 0
             self._skip_to(target, response)
         elif self._content_range(response)[0] != self._place:
             response.close()
-            raise IntegrityError(f"{self._path.text}: {response.endpoint} sent another range than was asked for")
+            raise IntegrityError(f"{self.path.text}: {response.endpoint} sent another range than was asked for")
         return response
 
     def _drain(self, response: Response, take: Take) -> bool:
@@ -198,29 +198,29 @@ class ObjectReader:
         while self._place < target:
             count = response.readinto(buffer[: min(BLOCK_BYTES, target - self._place)])
             if not count:
-                raise IntegrityError(f"{self._path.text} ended at byte {self._place}, before {target}")
+                raise IntegrityError(f"{self.path.text} ended at byte {self._place}, before {target}")
             self._place += count
 
     def _content_range(self, response: Response) -> tuple[int, int]:
         match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
         if match is None:
             response.close()
-            raise IntegrityError(f"{self._path.text}: {response.endpoint} sent a part without saying which")
+            raise IntegrityError(f"{self.path.text}: {response.endpoint} sent a part without saying which")
         return int(match[1]), int(match[2]) + 1
 
     def _length_of(self, response: Response) -> int:
         if response.length is None:
             response.close()
-            raise IntegrityError(f"{self._path.text}: {response.endpoint} does not tell its length")
+            raise IntegrityError(f"{self.path.text}: {response.endpoint} does not tell its length")
         return response.length
 
     def _verify(self) -> None:
-        if self._check is None or self._check.check(self._path.text):
+        if self._check is None or self._check.check(self.path.text):
             return
         # No checksum or MD5 to compare: ask for the size and the ETag again.
         if self._head() != self._known:
-            raise ReplacedError(f"{self._path.text} is not what was written: its size or ETag is another one")
+            raise ReplacedError(f"{self.path.text} is not what was written: its size or ETag is another one")
 
     def _head(self) -> Known:
-        head = self._client.head_object(self._path.bucket, self._path.key, version_id=self._version_id)
+        head = self._client.head_object(self.path.bucket, self.path.key, version_id=self._version_id)
         return Known(head.size, head.etag)

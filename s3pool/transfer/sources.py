@@ -35,6 +35,7 @@ class SourceRules:
     shard: Shard = WHOLE
     links: str = LINKS_FILES
     version_id: str = ""
+    at: float | None = None  # a moment: the objects as they were then
     is_moved: bool = False
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
@@ -182,7 +183,7 @@ class SourceTasks:
                 continue
             try:
                 yield self._listed(source, name)
-            except (LocalFileError, RefusedError) as exc:
+            except (LocalFileError, NotFoundError, RefusedError) as exc:
                 yield Problem(_join(source, name), exc, _join(self._target, name), op=self._op(source))
 
     def _listed(self, source: Location, name: str) -> Item:
@@ -201,11 +202,12 @@ class SourceTasks:
         return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size)
 
     def _listed_object(self, source: S3Path, name: str) -> Item:
+        version_id = "" if self._rules.at is None else self._facts(source).version_id
         if isinstance(self._target, S3Path):
             place = self._target.join(name)
-            return CopyTask(source.bucket, source.key, place.bucket, place.key)
+            return CopyTask(source.bucket, source.key, place.bucket, place.key, version_id=version_id)
         split_relative(name)
-        return DownloadTask(source.bucket, source.key, self._target.text, name)
+        return DownloadTask(source.bucket, source.key, self._target.text, name, version_id=version_id)
 
     # -- from disk -------------------------------------------------------------------------
 
@@ -305,12 +307,26 @@ class SourceTasks:
     def _tree_key(self, source: S3Path) -> Iterator[Item]:
         """Yield the key that has exactly the tree's name, if there is one."""
         try:
-            head = self._client.head_object(source.bucket, source.key)
+            info = self._facts(source)
         except NotFoundError:
             return
         self._may_share = True
         base = source.key[: -len(source.base_name)]
-        yield from self._admitted(source.bucket, _info(source.key, head), source.base_name, base)
+        yield from self._admitted(source.bucket, info, source.base_name, base)
+
+    def _facts(self, source: S3Path) -> ObjectInfo:
+        """Return what there is to know of one key, or of the version that the rules mean.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if self._rules.at is not None:
+            from s3pool.s3.list_all import past_object
+
+            return past_object(self._client, source, self._rules.at)
+        version_id = self._rules.version_id
+        head = self._client.head_object(source.bucket, source.key, version_id=version_id)
+        return _info(source.key, head)._replace(version_id=version_id)
 
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
         if not self._names.admits(relative):
@@ -325,7 +341,14 @@ class SourceTasks:
                 yield Problem(source.text, error, place.text)
                 return
             yield CopyTask(
-                bucket, info.key, place.bucket, place.key, info.size, etag=info.etag, last_modified=info.last_modified
+                bucket,
+                info.key,
+                place.bucket,
+                place.key,
+                info.size,
+                etag=info.etag,
+                last_modified=info.last_modified,
+                version_id=info.version_id,
             )
         elif isinstance(target, LocalPath):
             try:
@@ -339,13 +362,12 @@ class SourceTasks:
         if not self._admits_named(source.base_name):
             return
         try:
-            head = self._client.head_object(source.bucket, source.key, version_id=self._rules.version_id)
+            info = self._facts(source)
         except NotFoundError as exc:
             raise self._explained(source, exc) from exc
-        yield self._single(source, dest_for(source, self._target), _info(source.key, head))
+        yield self._single(source, dest_for(source, self._target), info)
 
     def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
-        version_id = self._rules.version_id
         if isinstance(place, S3Path):
             return CopyTask(
                 source.bucket,
@@ -355,14 +377,14 @@ class SourceTasks:
                 info.size,
                 etag=info.etag,
                 last_modified=info.last_modified,
-                version_id=version_id,
+                version_id=info.version_id,
             )
         # A link that the user named is written through; links that keys lead to never are.
         path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
         root, name = os.path.split(path)
         if source.key.endswith("/"):  # a directory by its name
             root, name = place.text, ""
-        return _download(source.bucket, info, root, name, version_id)
+        return _download(source.bucket, info, root, name)
 
     def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
         """Raise the error that names a directory of keys, where the name is one."""
@@ -384,7 +406,13 @@ class SourceTasks:
 
         start, until = self._rules.shard.bounds(base)
         return list_objects(
-            self._client, bucket, prefix=prefix, start_after=start, until=until, mode=self._rules.listing
+            self._client,
+            bucket,
+            at=self._rules.at,
+            prefix=prefix,
+            start_after=start,
+            until=until,
+            mode=self._rules.listing,
         )
 
     def _exists(self, bucket: str, key: str) -> bool:
@@ -399,7 +427,7 @@ def _info(key: str, head: ObjectHead) -> ObjectInfo:
     return ObjectInfo(key, head.size, head.last_modified, etag=head.etag, storage_class=head.storage_class)
 
 
-def _download(bucket: str, info: ObjectInfo, root: str, relative: str, version_id: str = "") -> DownloadTask:
+def _download(bucket: str, info: ObjectInfo, root: str, relative: str) -> DownloadTask:
     return DownloadTask(
         bucket,
         info.key,
@@ -408,7 +436,7 @@ def _download(bucket: str, info: ObjectInfo, root: str, relative: str, version_i
         info.size,
         etag=info.etag,
         last_modified=info.last_modified,
-        version_id=version_id,
+        version_id=info.version_id,
     )
 
 

@@ -205,3 +205,34 @@ def test_nothing_to_remove_is_a_usage_error(run_cli: CliRunner, fake: FakeS3) ->
     """An empty variable in a script must be noticed."""
     assert 2 == run_cli("rm").code
     assert 2 == run_cli("rm", "--versions", "--incomplete", "s3/b/a").code
+
+
+def test_one_version_goes(run_cli: CliRunner, fake: FakeS3) -> None:
+    """The others stay; a delete marker is a version as well, and what is not there is gone already."""
+    fake.store.bucket("b").versioning = "Enabled"
+    first = fake.store.add("b", "k*", b"one").version_id
+    fake.store.add("b", "k*", b"two")
+    run_cli("rm", "--no-glob", "s3/b/k*")
+    marker = fake.store.bucket("b").versions["k*"][0].version_id
+
+    for version_id in (marker, first, first):
+        result = run_cli("rm", "--version-id", version_id, "s3/b/k*")
+        assert (0, f"Deleted: s3/b/k* (version {version_id})\n") == (result.code, result.out)
+    assert b"two" == fake.store.bodies("b")["k*"]
+    for words in (["-r", "s3/b/k"], ["s3/b/k", "s3/b/a"], ["--versions", "s3/b/k"], ["s3/b"]):
+        assert 2 == run_cli("rm", "--version-id", "x", *words).code
+
+
+def test_governance_is_bypassed_on_demand_alone(run_cli: CliRunner, fake: FakeS3) -> None:
+    """One key, a batch and a key that XML cannot hold alike; never without the flag."""
+    run_cli("rm", "s3/b/a")
+    assert not [request for request in fake.requests if "x-amz-bypass-governance-retention" in request.headers]
+    fake.store.add("b", "p/\x01", b"")
+    fake.forget()
+
+    run_cli("rm", "--bypass-governance", "--version-id", "null", "s3/b/p2/x")
+    run_cli("rm", "--bypass-governance", "-r", "--force", "s3/b/p/")
+
+    deletes = [request for request in fake.requests if request.op in ("DeleteObject", "DeleteObjects")]
+    assert ["DeleteObject", "DeleteObject", "DeleteObjects"] == sorted(request.op for request in deletes)
+    assert {"true"} == {request.headers.get("x-amz-bypass-governance-retention", "") for request in deletes}

@@ -10,7 +10,9 @@ from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
 from s3pool.cli.selection import (
     DELIMITER,
+    Past,
     Selection,
+    add_at_flag,
     add_glob_flag,
     add_listing_flags,
     iter_selected_pages,
@@ -18,6 +20,7 @@ from s3pool.cli.selection import (
     select,
 )
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.units import format_size, format_size_long
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
     parser.add_argument("--versions", action="store_true", help="count every version; delete markers are none")
+    add_at_flag(parser)
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
@@ -49,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Count each operand; with several, a line for each and then the total."""
     check_csv(args, ctx.out)
+    if args.at and args.versions:
+        raise UsageError("--at and --versions exclude each other: at one moment each key has one version")
+    past = Past(args, ctx)
     is_table = ctx.out.json or args.csv
     paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
     if by_processes(args, ctx):
@@ -61,7 +68,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     def count(path: S3Path) -> None:
         # Prefixes are counted as their keys go by in order.
         mode = list_mode(args, ctx, ordered=bool(args.depth))
-        usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard), args, ctx, show)
+        usage = _count(
+            select(path, glob=not args.no_glob, mode=mode, shard=shard, at=past.of(path, ctx.client)), args, ctx, show
+        )
         total.add(usage.objects, usage.bytes)
         if ctx.part is None and (is_table or several or args.depth is not None):
             show(usage, path.text)

@@ -33,7 +33,7 @@ from s3pool.cli.search import (
     path_test,
     regex_test,
 )
-from s3pool.cli.selection import Selection, add_glob_flag, add_listing_flags, list_mode, select
+from s3pool.cli.selection import Past, Selection, add_at_flag, add_glob_flag, add_listing_flags, list_mode, select
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tests.add_argument("--type", choices=(FILE, DIRECTORY), default=FILE, help="f: objects (default), d: prefixes")
     tests.add_argument("--versions", action="store_true", help="look at every version, not only the latest")
+    add_at_flag(parser)
     acts = parser.add_argument_group("what to do with what was found")
     acts.add_argument("-l", "--long", action="store_true", help="time, size in bytes and class before the name")
     acts.add_argument("-H", "--human", action="store_true", help="with -l: sizes for people")
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         from s3pool.cli.processes import only_one, search_by_parts, tree_of
 
         return search_by_parts(ctx, tree_of(only_one(paths), glob=not args.no_glob)).code
-    shard = shard_of(args, ctx)
+    shard, past = shard_of(args, ctx), Past(args, ctx)
     test = _compile_tests(args, moment=ctx.moment)
     # A prefix is found once only because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None and shard.index > 0)
 
     def find(path: S3Path) -> int:
-        selection = select(path, glob=glob, mode=mode, shard=shard)
+        selection = select(path, glob=glob, mode=mode, shard=shard, at=past.of(path, ctx.client))
         return _find(selection, test, _Act(selection, args, ctx, form), args, ctx)
 
     return ctx.for_each(paths, find)
@@ -129,6 +130,8 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         given = [flag for flag in exclusive if flag]
         if len(given) > 1:
             raise UsageError(f"{given[0]} and {given[1]} exclude each other")
+    if args.at and (args.versions or args.delete):
+        raise UsageError("--at only shows how it was: it goes with neither --versions nor --delete; see undo")
     if args.format is not None:
         check_words(args.format)
     if args.type == DIRECTORY and (args.delete or args.versions):

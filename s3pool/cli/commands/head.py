@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3pool.cli.commands.cat import expand
+from s3pool.cli.commands.cat import readers_of
 from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.cli.selection import add_glob_flag
+from s3pool.cli.selection import Past, add_at_flag, add_glob_flag
 from s3pool.location import S3Path
-from s3pool.transfer.object_reader import ObjectReader
 
 if TYPE_CHECKING:
     import argparse
@@ -29,17 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
     amount.add_argument("-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    add_at_flag(parser)
     add_glob_flag(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Show the beginning of each object; one that is missing is reported and the rest goes on."""
     paths = [ctx.s3_object(text) for text in args.paths]
-    return ctx.for_each(paths, lambda path: _show_all(path, args, ctx))
+    past = Past(args, ctx)
+    return ctx.for_each(paths, lambda path: _show_all(path, past, args, ctx))
 
 
-def _show_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
-    for found, known in expand(path, ctx, glob=not args.no_glob):
+def _show_all(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context) -> None:
+    for reader in readers_of(path, past, args, ctx):
         beginning = _Bytes(args.bytes) if args.bytes is not None else _Lines(args.lines)
         pieces: list[bytes] = []
 
@@ -51,7 +52,6 @@ def _show_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
                 ctx.out.raw(piece)
             return cut.left > 0
 
-        reader = ObjectReader(ctx.client, found, retries=ctx.config.retries, version_id=args.version_id, known=known)
         try:
             reader.copy_to(take)
         finally:
@@ -59,7 +59,7 @@ def _show_all(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
         if ctx.out.json:
             content = b"".join(pieces)
             text = content.decode("utf-8", "surrogateescape")
-            ctx.out.record({"type": "head", "url": found.text, "bytes": len(content), "content": text})
+            ctx.out.record({"type": "head", "url": reader.path.text, "bytes": len(content), "content": text})
 
 
 class _Bytes:

@@ -29,7 +29,9 @@ from s3pool.cli.output import escape
 from s3pool.cli.parser import positive_int
 from s3pool.cli.selection import (
     DELIMITER,
+    Past,
     Selection,
+    add_at_flag,
     add_glob_flag,
     add_listing_flags,
     iter_selected_pages,
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
     parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
+    add_at_flag(parser)
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     """List each operand; one that fails is reported and the rest goes on."""
     if args.versions and args.incomplete:
         raise UsageError("--versions and --incomplete exclude each other")
+    if args.at and (args.versions or args.incomplete):
+        raise UsageError("--at shows one version of each key: it goes with neither --versions nor --incomplete")
     if args.print0 and ctx.out.json:
         raise UsageError("--print0 and --json exclude each other")
     check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
@@ -151,6 +156,7 @@ class _Lister:
         self.has_found = False
         self._args = args
         self._shard = shard
+        self._past = Past(args, ctx)
         self._ctx = ctx
         self._out = ctx.out
         # With --json and --csv alike an entry is a record, and nothing stands between them.
@@ -170,13 +176,14 @@ class _Lister:
         if self._is_full:
             return
         self._heading = path.text if self._headings else ""
-        if path.is_root:
+        if path.is_root and not self._args.at:
             self._list_buckets()
         elif self._args.incomplete:
             self._list_uploads(path)
         else:
             mode = list_mode(self._args, self._ctx)
-            self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard))
+            at = self._past.of(path, self._ctx.client)
+            self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard, at=at))
 
     def summarize(self) -> None:
         """Print the counts, or report them where another process adds them up."""

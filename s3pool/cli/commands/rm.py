@@ -14,6 +14,7 @@ from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
+from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.delete import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
 
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_flags(parser)
     add_processes_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
+    parser.add_argument("--version-id", default="", metavar="ID", help="one version of one key, or a delete marker")
+    parser.add_argument(
+        "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
+    )
     parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
     parser.add_argument(
         "--stdin", action="store_true", help="more paths from standard input, one a line; bad ones are told by number"
@@ -52,6 +57,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     """Delete what the operands select; a failure is printed, and the rest goes on."""
     _check(args)
     rules = _rules(args, ctx)
+    if args.version_id:
+        path = ctx.s3_object(args.paths[0])
+        return _remove([DeleteTask(path.bucket, path.key, args.version_id)], ctx)
     paths = [ctx.s3(text) for text in args.paths]
     for path in paths:
         scope_of(path, rules)  # what must not be removed is told before anything is asked
@@ -97,6 +105,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("rm needs a path, or --stdin")
     if args.versions and args.incomplete:
         raise UsageError("--versions and --incomplete exclude each other")
+    many = (args.recursive, args.prefix, args.stdin, args.versions, args.incomplete, args.name_rules)
+    others = (args.shard, args.processes > 1, args.older_than, args.newer_than)
+    if args.version_id and (len(args.paths) != 1 or any(many) or any(others)):
+        raise UsageError("--version-id takes one version of one key: s3/BUCKET/KEY, without flags that choose")
     if args.prefix and args.recursive:
         raise UsageError("--prefix and -r exclude each other: a raw prefix is recursive already")
     if args.null and not args.stdin:
@@ -134,7 +146,8 @@ def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> N
 
 def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:
     summary = Summary()
-    remove(tasks, ctx, summary=summary)
+    options = TransferOptions(bypass_governance=ctx.args.bypass_governance)
+    remove(tasks, ctx, summary=summary, options=options)
     return finish(summary, ctx, verb="deleted")
 
 

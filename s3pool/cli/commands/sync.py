@@ -12,7 +12,7 @@ from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, ex
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
-from s3pool.cli.selection import add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_transfer_flags,
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
     )
+    add_at_flag(parser)
     add_glob_flag(parser)
     add_listing_flags(parser, jobs=AUTO_JOBS)
     _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
@@ -154,6 +155,7 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
         size_only=args.size_only,
         checksum=args.checksum,
         exact_timestamps=args.exact_timestamps,
+        at=_moment(args, ctx, route),
         update=args.update,
         no_clobber=args.no_clobber,
         names=_names(args, ctx),
@@ -177,6 +179,18 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
         lock=args.lock,
         takes_lock=ctx.part is None,
     )
+
+
+def _moment(args: argparse.Namespace, ctx: Context, route: SyncPair) -> float | None:
+    """Return the moment of --at, for a source in a bucket that keeps versions.
+
+    Raises:
+        UsageError: it is not in S3, or keeps none.
+    """
+    past = Past(args, ctx)
+    if past.at is not None and route.direction == UPLOAD:
+        raise UsageError(f"--at reads the past of a source in S3, and {route.source_text} is not in S3")
+    return None if past.at is None else past.of(route.source, ctx.source_session.client)
 
 
 def _names(args: argparse.Namespace, ctx: Context) -> Names:
@@ -208,7 +222,9 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
             route,
             context,
             options,
-            list_pages=lambda client, tree, within, in_order: _list_pages(ctx, client, tree, within, in_order),
+            list_pages=lambda client, tree, within, in_order: _list_pages(
+                ctx, client, tree, within, in_order, at=options.at if tree is route.source else None
+            ),
             on_outcome=OutcomePrinter(ctx, progress, lines=lines),
             report=report,
             watch=lambda items: watch_health(items, ctx),
@@ -272,12 +288,18 @@ def _tell_stop(report: Report, ctx: Context) -> None:
         ctx.out.note("s3pool: the same command again goes on")
 
 
-def _list_pages(ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
-    from s3pool.s3.list_all import list_pages
+def _list_pages(
+    ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool, *, at: float | None
+) -> Iterable[ListPage]:
+    from s3pool.s3.list_all import list_pages, list_past_pages
 
     # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
     mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
     start, until = within.bounds(tree.tree_prefix)
+    if at is not None:
+        return list_past_pages(
+            client, tree.bucket, at=at, prefix=tree.tree_prefix, start_after=start, until=until, mode=mode
+        )
     return list_pages(client, tree.bucket, prefix=tree.tree_prefix, start_after=start, until=until, mode=mode)
 
 

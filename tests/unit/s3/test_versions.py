@@ -114,3 +114,13 @@ def test_small_listing_of_versions_starts_no_thread(histories: dict[str, int]) -
 
     assert lister.rows == rows_of(iter_version_pages_parallel(lister, "b", jobs=8))  # type: ignore[arg-type]
     assert 1 == len(lister.asked)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 5])
+def test_listing_up_to_a_key_has_all_versions_of_it(page_size: int) -> None:
+    """A page that ends with that key may end inside of its history."""
+    lister = MemoryVersions({"a": 2, "b": 4, "c": 1}, page_size=page_size)
+
+    found = rows_of(iter_version_pages(lister, "bucket", until="b"))
+
+    assert [row for row in lister.rows if row[0] != "c"] == found

@@ -13,7 +13,7 @@ from s3pool.s3.documents import DeleteFailure as DeleteFailure
 from s3pool.s3.documents import PutResult as PutResult
 from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_FACTOR, Opening, Steps, ask, body_of, nothing, stepwise
+from s3pool.s3.exchange import SLOW_FACTOR, Opening, Steps, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
 from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
 from s3pool.s3.part_sizes import MAX_KEYS
@@ -98,7 +98,8 @@ class S3Client(BucketOperations, MultipartOperations):
             headers["if-match"] = quote_etag(if_match)
         request = self._address.key("GET", bucket, key, "GetObject", query=_version_query(version_id), headers=headers)
         check = check_content(request.op, request.resource, known=known, byte_range=byte_range)
-        return (yield from ask(Opening(self._transport, request, check, read_bytes=read_bytes, only=only)))
+        response: Response = yield Opening(self._transport, request, check, read_bytes=read_bytes, only=only)
+        return response
 
     @stepwise
     def put_object(

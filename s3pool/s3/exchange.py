@@ -164,12 +164,6 @@ class Opening(Operation[Response]):
 Steps = Generator["Operation[Any] | None", Any, T]
 
 
-def ask(operation: Operation[T]) -> Steps[T]:
-    """Yield an operation, and return its result."""
-    result: T = yield operation
-    return result
-
-
 def in_worker() -> Steps[None]:
     """Go on in a thread of this work's own: what follows is long, or waits."""
     yield None
@@ -216,7 +210,9 @@ class stepwise(Generic[Owner, P, T]):  # noqa: N801 - a decorator
         self.__doc__ = function.__doc__
 
     def __get__(self, owner: Owner, _class: type | None = None) -> _Method[P, T]:
-        return _Method(partial(self._function, owner))
+        method: _Method[P, T] = _Method(partial(self._function, owner))
+        vars(owner)[self._function.__name__] = method  # where the next look finds it first
+        return method
 
 
 class Operations:
@@ -237,7 +233,8 @@ class Operations:
 
     def _asked(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> Steps[T]:
         """Do the same as a step."""
-        return ask(Operation(self._transport, request, read, only=only))
+        result: T = yield Operation(self._transport, request, read, only=only)
+        return result
 
 
 class Pending(Operation[T]):

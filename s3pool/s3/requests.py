@@ -92,20 +92,13 @@ class Addressing:
         bucket_path = _bucket_path(bucket)
         if not key:
             raise UsageError(f"s3/{bucket} names a bucket, not an object")
-        path = "/" + encode_key(key)
+        path, host = ("/", bucket) if self._virtual else (bucket_path + "/", "")
+        resource = f"s3/{bucket}/{key}"
+        # By position: one is made for each small object, and thirteen names take longer than their values.
         return Request(
-            method,
-            path if self._virtual else bucket_path + path,
-            op,
-            query=query,
-            headers=headers,
-            body=body,
-            payload_hash=payload_hash,
-            idempotent=idempotent,
-            resource=f"s3/{bucket}/{key}",
-            bucket_host=bucket if self._virtual else "",
-            timeout_factor=timeout_factor,
-        )
+            method, path + encode_key(key), op, query, headers, body, payload_hash, idempotent, resource, host,
+            timeout_factor,
+        )  # fmt: skip
 
     def key_document(
         self,

@@ -98,10 +98,9 @@ def set_mtime(fd: int, mtime_ns: int | None) -> int | None:
 
 def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
     """Return the stored modification time in nanoseconds, else Last-Modified."""
-    told = parse_mtime(headers.get(MTIME_HEADER, ""))
-    if told is not None:
-        return told
-    return _nanoseconds_of(headers.get("last-modified", ""))
+    told = headers.get(MTIME_HEADER)
+    mtime_ns = parse_mtime(told) if told else None
+    return _nanoseconds_of(headers.get("last-modified", "")) if mtime_ns is None else mtime_ns
 
 
 @functools.lru_cache(maxsize=KNOWN_DATES)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, PreconditionError, RefusedError, ReplacedError
+from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange, Response
 from s3pool.s3.exchange import Steps, in_worker
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTEMPTS_ON_CHANGE = 2  # an object that is replaced while it is read is tried once more
+ATTEMPTS_ON_SWEEP = 3  # to write a small file; a run sweeps each directory once
 RANGE_BYTES = 16 * MIB
 MAX_RANGE_BYTES = 128 * MIB  # parts up to this size are fetched and hashed as they are
 
@@ -79,14 +80,19 @@ def _make_directory(task: DownloadTask, context: TransferContext) -> Steps[Done]
 
 
 def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
-    known = yield from _known_facts(task, context)
+    if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
+        known = Facts(task.size, task.etag, NO_HEADERS)
+    else:
+        known = yield from _known_facts(task, context)
     source = Source(task.bucket, task.key, task.version_id)
     fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
     response = None
     if known.size is not None and known.size <= IN_WINDOW_BYTES:
         response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
         if response.body is not None:
-            return (yield from _write_whole(task, response, context))
+            if context.options.remove_source:
+                yield from in_worker()  # a move waits for the disk
+            return _write_whole(task, source, response, context)
     else:
         yield from in_worker()
     return (yield from _fill_long(task, known, context, fetch, response))
@@ -94,8 +100,6 @@ def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
 
 def _known_facts(task: DownloadTask, context: TransferContext) -> Steps[Facts]:
     """Return what decides between one stream and ranges; large objects are asked for once more."""
-    if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
-        return Facts(task.size, task.etag, NO_HEADERS)
     head = yield from context.client.head_object.steps(
         task.bucket, task.key, version_id=task.version_id, checksums=True
     )
@@ -109,24 +113,34 @@ def _goes_by_ranges(known: Facts, context: TransferContext) -> bool:
 # -- short objects -------------------------------------------------------------------------
 
 
-def _write_whole(task: DownloadTask, response: Response, context: TransferContext) -> Steps[Done]:
+def _write_whole(task: DownloadTask, source: Source, response: Response, context: TransferContext) -> Done:
     """Write an object that is here to its last byte."""
     context.check_stop()
     content = response.preload()
     facts = Facts(len(content), etag_of(response.headers), response.headers)
-    is_brief = not context.options.remove_source  # a move waits for the disk meanwhile
     try:
-        part = _part_for(task, context, brief=is_brief)
-        try:
-            _write_at(part.fd, memoryview(content), 0)
-            _check_written(task, content, facts, part, context)
-            done = yield from _finish(part, facts, context)
-        finally:
-            part.close()
+        for left in reversed(range(ATTEMPTS_ON_SWEEP)):
+            try:
+                done = _write_once(task, source, content, facts, context)
+                break
+            except LocalNotFoundError:  # another run has swept the temporary file away, or its directory
+                if not left:
+                    raise
     except OSError as exc:
         raise local_error("write", task.target, exc) from exc
     context.progress.whole(done.size)
     return done
+
+
+def _write_once(task: DownloadTask, source: Source, content: bytes, facts: Facts, context: TransferContext) -> Done:
+    part = _part_for(task, context, brief=True)
+    try:
+        _write_at(part.fd, memoryview(content), 0)
+        if context.options.verify and not check_small(content, source, etag=facts.etag, headers=facts.headers):
+            check_file(part.fd, len(content), what=source, etag=facts.etag, headers=facts.headers)
+        return _finish(part, facts, context, part.mode)
+    finally:
+        part.close()
 
 
 def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = False, reuse: str = "") -> PartFile:
@@ -139,12 +153,6 @@ def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = Fal
         private=context.options.preserve,
         brief=brief,
     )
-
-
-def _check_written(task: DownloadTask, content: bytes, facts: Facts, part: PartFile, context: TransferContext) -> None:
-    if not context.options.verify or check_small(content, task.source, etag=facts.etag, headers=facts.headers):
-        return
-    check_file(part.fd, len(content), what=task.source, etag=facts.etag, headers=facts.headers)
 
 
 # -- long ones -----------------------------------------------------------------------------
@@ -165,7 +173,9 @@ def _fill_long(
             facts = known
             if response is not None or not _fill_by_ranges(part, task, known, context, meter, resumption=resumption):
                 facts = yield from _fill_in_order(part, task, fetch, context, meter=meter, response=response)
-            done = yield from _finish(part, facts, context)
+            if context.options.remove_source:
+                yield from in_worker()
+            done = _finish(part, facts, context, part.existing_mode())
         finally:
             meter.end(ok=done is not None)
         return done
@@ -349,10 +359,9 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
         done += os.pwrite(fd, block[done:], offset + done)
 
 
-def _finish(part: PartFile, facts: Facts, context: TransferContext) -> Steps[Done]:
-    """Set the attributes of a checked file, and rename it to its target."""
+def _finish(part: PartFile, facts: Facts, context: TransferContext, mode: int | None) -> Done:
+    """Set the attributes of a checked file, and rename it to its target, whose mode is kept if it is there."""
     options, headers = context.options, facts.headers
-    mode = part.existing_mode()
     if mode is not None or options.preserve:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
     if options.preserve:
@@ -361,7 +370,6 @@ def _finish(part: PartFile, facts: Facts, context: TransferContext) -> Steps[Don
         context.not_kept.look_at_object(_metadata(headers))
     mtime_ns = stored.set_mtime(part.fd, stored.mtime_of_answer(headers))
     if options.remove_source:
-        yield from in_worker()
         sync_to_disk(part.fd)  # before it has its name, and that before the object goes
     if not part.commit(replace=not options.no_clobber):
         return Done(skipped=EXISTS)

@@ -48,10 +48,12 @@ class PartFile:
     and is for its owner alone where there is none and ``private`` says that its mode is not known.
 
     ``directory`` is the one that the calling thread keeps open. A file that is ``brief`` is written at once and closed
-    before the thread does anything else: it needs no descriptor of the directory for itself.
+    before the thread does anything else: it needs no descriptor of the directory for itself, and no lock. Where
+    another run sweeps it away meanwhile, commit() finds it missing.
     """
 
-    __slots__ = ("_directory", "_is_brief", "_is_first", "_private", "_registry", "fd", "name", "reused", "target")
+    __slots__ = ("_directory", "_is_brief", "_is_first", "_private", "_registry", "fd", "mode", "name", "reused",
+                 "target")  # fmt: skip
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class PartFile:
         self._private = private
         self._is_brief = brief
         self.fd = self._directory = -1
+        self.mode: int | None = None  # of the file that will be replaced, as it was when this one was made
         directory = directory or LastDirectory(create=True)
         while not self._is_made(root, relative, directory, reuse):
             pass
@@ -97,11 +100,11 @@ class PartFile:
         """Make the file; False when another run has swept it away before it could be claimed."""
         self.name = f"{PART_PREFIX}{_TOKEN}{next(_NUMBERS):x}{PART_SUFFIX}".encode()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        mode = self.existing_mode()
+        mode = self.mode = self.existing_mode()
         if mode is None:
             mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
         self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
-        return claim(self.fd) and os.fstat(self.fd).st_nlink > 0
+        return self._is_brief or (claim(self.fd) and os.fstat(self.fd).st_nlink > 0)
 
     def _open_kept(self) -> int:
         try:

@@ -331,14 +331,14 @@ class SourceTasks:
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
         if not self._names.admits(relative):
             return
-        source = S3Path(bucket, info.key)
         target = self._target
         if isinstance(target, S3Path):
             place = target.join(relative)
             tree = next((text for start, text in self._source_trees.items() if place.key.startswith(start)), "")
             if tree:
-                error = TargetTakenError(f"{source.text} would become {place.text}, which lies in the source {tree}")
-                yield Problem(source.text, error, place.text)
+                source = f"s3/{bucket}/{info.key}"
+                error = TargetTakenError(f"{source} would become {place.text}, which lies in the source {tree}")
+                yield Problem(source, error, place.text)
                 return
             yield CopyTask(
                 bucket,
@@ -354,7 +354,8 @@ class SourceTasks:
             try:
                 self._mapper.check(bucket, base, relative)
             except RefusedError as exc:
-                yield Problem(source.text, exc, os.path.join(target.path, relative.lstrip("/")), op="download")
+                place_on_disk = os.path.join(target.path, relative.lstrip("/"))
+                yield Problem(f"s3/{bucket}/{info.key}", exc, place_on_disk, op="download")
                 return
             yield _download(bucket, info, target.path, relative)
 

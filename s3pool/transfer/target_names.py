@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
 UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")
 CAREFUL_TEXTS = (*UNUSUAL_JOINTS, PART_PREFIX)
+PLAIN_NAME = re.compile(
+    r"(?:[^\0/.][^\0/]*/)*[^\0/.][^\0/]*"
+)  # with no empty component, and none that begins with a dot
 
 
 class KeyMapper:
@@ -71,6 +75,11 @@ class KeyMapper:
         Raises:
             RefusedError: the name leads out of its directory, or another key has its file.
         """
+        if PLAIN_NAME.fullmatch(relative) is None or self._unusual:
+            self._check_components(bucket, base, relative)
+        self._check_above(relative)
+
+    def _check_components(self, bucket: str, base: str, relative: str) -> None:
         parents, name = split_relative(relative)
         if is_part_name(name):
             raise RefusedError("a file of that name would be taken for one of s3pool's own temporary files")
@@ -80,7 +89,6 @@ class KeyMapper:
             self._check_unusual(bucket, base, relative, (twin, path))
         elif path in self._unusual:
             raise RefusedError(f"the keys {self._unusual[path]!r} and {base + relative!r} need the same file")
-        self._check_above(relative)
 
     def _check_unusual(self, bucket: str, base: str, relative: str, twin: tuple[str, tuple[bytes, ...]]) -> None:
         plain, path = twin
@@ -92,12 +100,13 @@ class KeyMapper:
         self._unusual[path] = base + relative
 
     def _check_above(self, relative: str) -> None:
-        while self._above and not relative.startswith(self._above[-1]):
-            self._above.pop()
-        blocking = next((key for key in self._above if relative.startswith(f"{key}/") and not key.endswith("/")), None)
-        if blocking is not None:
-            raise RefusedError(f"the key {blocking!r} is a file there, so nothing can lie below it")
-        self._above.append(relative)
+        above = self._above
+        while above and not relative.startswith(above[-1]):
+            above.pop()
+        for key in above:
+            if relative.startswith(f"{key}/") and not key.endswith("/"):
+                raise RefusedError(f"the key {key!r} is a file there, so nothing can lie below it")
+        above.append(relative)
 
 
 def _iter_parents(name: str) -> Iterator[str]:

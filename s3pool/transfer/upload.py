@@ -26,7 +26,6 @@ from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, Done, FileStamp, UploadTask
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
-ATTEMPTS_ON_CHANGE = 2  # a source that changes while it is read is tried once more
 STREAM_WORKERS = 4
 
 Attributes = ObjectAttributes | Mapping[str, str]  # or the headers that store them
@@ -65,13 +64,11 @@ def upload(task: UploadTask, context: TransferContext) -> Steps[Done]:
         ChangedError: it changed again. RefusedError: it is no regular file.
         LocalFileError: it cannot be read.
     """
-    for attempt in range(ATTEMPTS_ON_CHANGE):
-        try:
-            return (yield from _upload_once(task, context))
-        except ChangedError:
-            if attempt + 1 == ATTEMPTS_ON_CHANGE:
-                raise
-    raise AssertionError("unreachable")
+    try:
+        return (yield from _upload_once(task, context))
+    except ChangedError:
+        pass
+    return (yield from _upload_once(task, context))
 
 
 def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
@@ -90,9 +87,9 @@ def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
     # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
     options = context.options
     digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put_or_skip(task, BytesBody(content), context, headers, digests)
+    done = yield from _put(task, BytesBody(content), context, headers, digests, facts=facts)
     context.progress.whole(done.size)
-    return done._replace(mtime_ns=facts.st_mtime_ns, sent=FileStamp.of(facts))
+    return done
 
 
 def _upload_open(task: UploadTask, source: _Source, context: TransferContext) -> Steps[Done]:
@@ -162,7 +159,7 @@ def _put_from_memory(
     options = context.options
     digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     done = yield from _put(task, BytesBody(content), context, headers, digests)
-    meter.advance(len(content))
+    meter.advance(done.size)
     return done
 
 
@@ -209,38 +206,36 @@ def _digest_slice(body: FileSlice, source: _Source, context: TransferContext) ->
     return digests
 
 
-def _put_or_skip(
-    task: UploadTask, body: BytesBody, context: TransferContext, attributes: Attributes, digests: BodyDigests
-) -> Steps[Done]:
-    try:
-        return (yield from _put(task, body, context, attributes, digests))
-    except PreconditionError:
-        if not context.options.no_clobber:
-            raise
-        return Done(skipped=EXISTS)
-
-
 def _put(
     task: UploadTask,
     body: BytesBody | MeteredSlice,
     context: TransferContext,
     attributes: Attributes,
     digests: BodyDigests,
+    *,
+    facts: os.stat_result | None = None,
 ) -> Steps[Done]:
+    """Store a body, of a file with these facts; where no object may be replaced, one that is there stays."""
     options = context.options
-    result = yield from context.client.put_object.steps(
-        task.bucket,
-        task.key,
-        body,
-        payload_hash=digests.payload_hash,
-        attributes=attributes,
-        content_md5=digests.content_md5,
-        checksum=digests.checksum,
-        if_none_match=options.no_clobber,
-    )
-    if result.etag != digests.md5_hex and "kms" not in options.attributes.sse:
+    mtime_ns, stamp = (None, None) if facts is None else (facts.st_mtime_ns, FileStamp.of(facts))
+    try:
+        result = yield from context.client.put_object.steps(
+            task.bucket,
+            task.key,
+            body,
+            payload_hash=digests.payload_hash,
+            attributes=attributes,
+            content_md5=digests.content_md5,
+            checksum=digests.checksum,
+            if_none_match=options.no_clobber,
+        )
+    except PreconditionError:
+        if not options.no_clobber:
+            raise
+        return Done(0, "", mtime_ns, skipped=EXISTS, sent=stamp)
+    if digests.md5_hex and result.etag != digests.md5_hex and "kms" not in options.attributes.sse:
         check_stored(task.target, result, digests)
-    return Done(body.length, result.etag, None, result.version_id)
+    return Done(body.length, result.etag, mtime_ns, result.version_id, sent=stamp)
 
 
 def _put_parts(
@@ -317,7 +312,7 @@ def _put_stream_whole(
     options = context.options
     digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
     task = UploadTask("-", *place, len(content))
-    done = block_on(_put_or_skip(task, BytesBody(content), context, attributes, digests))
+    done = block_on(_put(task, BytesBody(content), context, attributes, digests))
     meter.advance(done.size)
     return done
 

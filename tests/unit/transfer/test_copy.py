@@ -13,7 +13,7 @@ from tests.support.fake_s3 import MIB, FakeS3, HeldUpload, Rewrite, WrongETag, i
 from tests.support.transfers import copy
 
 PART = 5 * MIB
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 TASK = CopyTask("b", "k", "b", "copy")
 
 
@@ -22,7 +22,7 @@ def put(fake: FakeS3, content: bytes, **headers: str) -> None:
     fake.store.add("b", "k", content, mtime=0.0, **headers)
 
 
-def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: ContextFactory) -> None:
     """S3 replaces all or nothing, so the rest is brought along."""
     put(fake, b"content", **{"x-amz-meta-a": "1", "content-type": "x/y"})
 
@@ -32,7 +32,7 @@ def test_copy_with_a_flag_replaces_only_that(fake: FakeS3, make_context: EngineF
     assert ("new/type", {"a": "1"}) == (head.content_type, head.metadata)
 
 
-def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: ContextFactory) -> None:
     """CopyObject ends at 5 GiB."""
     content = os.urandom(3 * PART + 5)
     put(fake, content, **{"x-amz-meta-a": "1"})
@@ -44,7 +44,7 @@ def test_large_copy_is_made_of_parts(fake: FakeS3, make_context: EngineFactory) 
     assert "1" == make_context().client.head_object("b", "copy").metadata["a"]
 
 
-def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: ContextFactory) -> None:
     """The bytes never come here; an upload that was begun with one wants one of every part."""
     content = os.urandom(PART + 5)
     put(fake, content)
@@ -54,7 +54,7 @@ def test_copy_of_parts_promises_no_checksums(fake: FakeS3, make_context: EngineF
     assert content == fake.store.bodies("b")["copy"]
 
 
-def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: ContextFactory) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.store.add("b", "k", os.urandom(2 * PART))
     fake.fault(internal_error(), op="UploadPartCopy", times=0)
@@ -65,7 +65,7 @@ def test_failed_copy_of_parts_leaves_no_upload(fake: FakeS3, make_context: Engin
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_context: ContextFactory) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes."""
     content = os.urandom(2 * PART)
     fake.store.add("b", "k", content)
@@ -77,7 +77,7 @@ def test_copy_whose_upload_a_dead_node_holds_is_made_anew(fake: FakeS3, make_con
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: ContextFactory) -> None:
     """A move would delete what it has just not moved."""
     fake.store.add("b", "k", b"content")
 
@@ -87,7 +87,7 @@ def test_copy_onto_itself_is_refused(fake: FakeS3, make_context: EngineFactory) 
     assert {"k": b"content"} == fake.store.bodies("b")
 
 
-def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: ContextFactory) -> None:
     """It is S3's only way to change them."""
     fake.store.add("b", "k", b"content")
 
@@ -96,7 +96,7 @@ def test_copy_onto_itself_may_change_attributes(fake: FakeS3, make_context: Engi
     assert "new/type" == make_context().client.head_object("b", "k").content_type
 
 
-def test_copy_with_another_etag_fails(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_copy_with_another_etag_fails(fake: FakeS3, make_context: ContextFactory) -> None:
     """The server says that it stored something else."""
     fake.store.add("b", "k", b"content")
     fake.fault(WrongETag(), op="CopyObject")
@@ -105,7 +105,7 @@ def test_copy_with_another_etag_fails(fake: FakeS3, make_context: EngineFactory)
         copy(CopyTask("b", "k", "b", "copy", 7, etag="9a0364b9e99bb480dd25e1f0284c8555"), make_context())
 
 
-def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: ContextFactory) -> None:
     """The target's own time decides."""
     fake.store.add("b", "k", b"new", mtime=1_000)
     fake.store.add("b", "copy", b"old", mtime=2_000)
@@ -118,7 +118,7 @@ def test_update_and_no_clobber_hold_for_copies(fake: FakeS3, make_context: Engin
     assert ("it exists", "the source is not newer", "") == (kept.skipped, not_newer.skipped, newer.skipped)
 
 
-def test_tags_are_set_where_the_server_forgets_them(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_tags_are_set_where_the_server_forgets_them(fake: FakeS3, make_context: ContextFactory) -> None:
     """RGW 16 loses them when metadata is replaced."""
     fake.store.add("b", "k", b"content")
     context = make_context(attributes=ObjectAttributes(tags={"a": "1"}))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.transfers import download
 PART = 5 * MIB
 LARGE = 3 * PART + 17
 LITTLE = 100_000  # less than is gathered
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 
 
 def put(fake: FakeS3, content: bytes, **headers: str) -> None:
@@ -40,7 +41,7 @@ def fetch(root: Path, context: TransferContext, *, relative: str = "f", size: in
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, LARGE])
 @pytest.mark.parametrize("workers", [0, 3])
 def test_written_bytes_are_the_objects(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, size: int, workers: int
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, size: int, workers: int
 ) -> None:
     """In one stream or in ranges, and nothing else is left."""
     content = os.urandom(size)
@@ -53,7 +54,7 @@ def test_written_bytes_are_the_objects(
     assert ["f"] == os.listdir(tmp_path / "out")
 
 
-def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """Its ETag can be made of what is fetched, without reading the file again."""
     content = os.urandom(LARGE)
     put_in_parts(content, make_context(part_size=PART))
@@ -65,7 +66,7 @@ def test_object_of_parts_is_fetched_by_its_parts(fake: FakeS3, make_context: Eng
     assert f"bytes=0-{PART - 1}" in ranges
 
 
-def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """One large object has the bandwidth of the whole pool."""
     put(fake, os.urandom(LARGE))
 
@@ -75,7 +76,7 @@ def test_ranges_go_over_all_endpoints(fake: FakeS3, make_context: EngineFactory,
 
 
 def test_modification_time_is_last_modified_where_none_was_stored(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
 ) -> None:
     """Sync compares with it."""
     put(fake, b"x")
@@ -87,7 +88,7 @@ def test_modification_time_is_last_modified_where_none_was_stored(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cut_connection_goes_on_from_its_byte(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, workers: int
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, workers: int
 ) -> None:
     """What has arrived is not fetched again, and the rest is bound to the same object."""
     content = os.urandom(LARGE)
@@ -102,7 +103,7 @@ def test_cut_connection_goes_on_from_its_byte(
     assert all(not headers["range"].startswith("bytes=0-") for headers in resumed)
 
 
-def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """What is gathered to be written at once is written, too, when there is no more of it."""
     content = os.urandom(LARGE)
     put(fake, content)
@@ -116,7 +117,7 @@ def test_little_that_came_before_a_cut_is_kept(fake: FakeS3, make_context: Engin
 
 
 def test_rest_that_the_server_cannot_give_is_skipped_to(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
 ) -> None:
     """A server without ranges sends all again, and only the missing part of it counts."""
     content = os.urandom(LARGE)
@@ -130,7 +131,7 @@ def test_rest_that_the_server_cannot_give_is_skipped_to(
 
 
 def test_server_that_ignores_ranges_is_read_in_one_stream(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
 ) -> None:
     """The whole object in the place of a range would be written over itself."""
     content = os.urandom(LARGE)
@@ -142,7 +143,7 @@ def test_server_that_ignores_ranges_is_read_in_one_stream(
     assert content == (tmp_path / "f").read_bytes()
 
 
-def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """Bytes of another place have no place in the file."""
     put(fake, os.urandom(LARGE))
 
@@ -158,7 +159,7 @@ def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: EngineFact
     assert [] == os.listdir(tmp_path)
 
 
-def test_stop_ends_a_download(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_stop_ends_a_download(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """An interrupt leaves nothing behind."""
     put(fake, os.urandom(LARGE))
     context = make_context(part_size=PART)
@@ -171,7 +172,7 @@ def test_stop_ends_a_download(fake: FakeS3, make_context: EngineFactory, tmp_pat
 
 
 def test_key_that_ends_in_a_slash_becomes_a_directory(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
 ) -> None:
     """Other tools mark directories so."""
     put(fake, b"")
@@ -181,7 +182,7 @@ def test_key_that_ends_in_a_slash_becomes_a_directory(
     assert (tmp_path / "d/e").is_dir()
 
 
-def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """No file can have that name, and its bytes must not vanish silently."""
     put(fake, b"content")
 
@@ -189,7 +190,7 @@ def test_directory_key_with_content_is_refused(fake: FakeS3, make_context: Engin
         fetch(tmp_path, make_context(), relative="d/")
 
 
-def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """Also when it came while the bytes were on their way."""
     put(fake, b"new")
     fake.fault(Call(lambda _: (tmp_path / "f").write_bytes(b"old")), op="GetObject")
@@ -201,7 +202,7 @@ def test_no_clobber_leaves_what_is_there(fake: FakeS3, make_context: EngineFacto
     assert b"old" == (tmp_path / "f").read_bytes()
 
 
-def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """A file that came from the object is not older than it, whenever that was stored."""
     put(fake, b"x", **{"x-amz-meta-mtime": "1500000000.5"})
     context = make_context(update=True)
@@ -214,7 +215,7 @@ def test_update_fetches_only_what_is_newer(fake: FakeS3, make_context: EngineFac
     assert ("", "the source is not newer", "") == (first.skipped, again.skipped, older.skipped)
 
 
-def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """A private file stays private."""
     (tmp_path / "f").write_bytes(b"old")
     (tmp_path / "f").chmod(0o600)
@@ -225,7 +226,39 @@ def test_mode_of_a_replaced_file_stays(fake: FakeS3, make_context: EngineFactory
     assert 0o600 == (tmp_path / "f").stat().st_mode & 0o777
 
 
-def test_preserve_restores_the_mode(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sweeps", "left"), [(1, ["f"]), (9, [])])
+@pytest.mark.parametrize("no_clobber", [False, True])
+def test_a_small_file_that_another_run_sweeps_is_written_again(
+    fake: FakeS3,
+    make_context: ContextFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    no_clobber: bool,
+    sweeps: int,
+    left: list[str],
+) -> None:
+    """It is not locked while it is written; one that is always swept is an error, and leaves nothing."""
+    put(fake, b"new")
+    utime, swept = os.utime, list[Path]()
+
+    def after_a_sweep(fd: int, *, ns: tuple[int, int]) -> None:
+        utime(fd, ns=ns)
+        if len(swept) < sweeps:
+            (found,) = tmp_path.iterdir()
+            found.unlink()
+            swept.append(found)
+
+    monkeypatch.setattr(os, "utime", after_a_sweep)
+
+    with nullcontext() if left else pytest.raises(LocalFileError, match="cannot write f: No such file"):
+        fetch(tmp_path, make_context(no_clobber=no_clobber))
+
+    assert left == os.listdir(tmp_path)
+    assert sweeps == 1 or len(set(swept)) == 3
+
+
+def test_preserve_restores_the_mode(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """As rclone stores it."""
     put(fake, b"#!/bin/sh", **{"x-amz-meta-mode": "0100750"})
 
@@ -235,7 +268,7 @@ def test_preserve_restores_the_mode(fake: FakeS3, make_context: EngineFactory, t
 
 
 def test_full_disk_is_one_clear_error(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves nothing behind."""
     put(fake, b"new")
@@ -252,7 +285,7 @@ def test_full_disk_is_one_clear_error(
 
 
 @pytest.mark.parametrize("parts", [True, False])
-def test_stream_gives_the_bytes_in_order(fake: FakeS3, make_context: EngineFactory, parts: bool) -> None:
+def test_stream_gives_the_bytes_in_order(fake: FakeS3, make_context: ContextFactory, parts: bool) -> None:
     """Standard output cannot seek, so a cut is healed in place."""
     content = os.urandom(LARGE)
     if parts:

@@ -12,13 +12,13 @@ from s3pool.transfer.delete import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem
 from tests.support.fake_s3 import FakeS3
 
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 Keys = Callable[..., list[str]]
 OLD, NEW = 1_000_000, 2_000_000
 
 
 @pytest.fixture
-def keys(fake: FakeS3, make_context: EngineFactory) -> Keys:
+def keys(fake: FakeS3, make_context: ContextFactory) -> Keys:
     """Give the keys that words would remove."""
     for key in ("p", "p/", "p/a", "p/d/b", "p2/x", "pfile", "a*b"):
         fake.store.add("b", key, mtime=NEW if key in ("p/d/b", "pfile") else OLD)
@@ -63,7 +63,7 @@ def test_names_and_ages_narrow(keys: Keys) -> None:
     assert ["p"] == keys("s3/b/p", ages=ObjectFilter(older_than=between))
 
 
-def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: ContextFactory) -> None:
     """Of exactly these keys."""
     client = make_context().client
     client.put_versioning("b", enabled=True)
@@ -79,7 +79,7 @@ def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: Engin
     assert all(task.version_id for task in one if isinstance(task, DeleteTask))
 
 
-def test_unfinished_uploads_are_found_by_key_and_age(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_unfinished_uploads_are_found_by_key_and_age(fake: FakeS3, make_context: ContextFactory) -> None:
     """A directory of keys needs no -r: nobody's data is in danger."""
     client = make_context().client
     for key in ("u", "u/x", "u2"):
@@ -103,7 +103,7 @@ def test_too_much_is_refused(text: str, rules: dict[str, object]) -> None:
         scope_of(parse_s3(text), RemovalRules(**rules))  # type: ignore[arg-type]
 
 
-def test_missing_bucket_is_a_problem(keys: Keys, make_context: EngineFactory) -> None:
+def test_missing_bucket_is_a_problem(keys: Keys, make_context: ContextFactory) -> None:
     """Other operands go on."""
     operands = [parse_s3("s3/missing/k"), parse_s3("s3/b/p2")]
 

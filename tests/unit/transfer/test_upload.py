@@ -30,7 +30,7 @@ from tests.support.fake_s3.wire import Reply
 from tests.support.transfers import upload
 
 PART = 5 * MIB
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 
 
 def content_of(size: int) -> bytes:
@@ -58,7 +58,7 @@ def send(path: Path, context: TransferContext) -> Done:
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, PART, PART + 1, 2 * PART, 3 * PART + 17])
 @pytest.mark.parametrize("sign_payload", [True, False])
 def test_stored_bytes_are_the_files(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], size: int, sign_payload: bool
 ) -> None:
     """Around every threshold, with either protection."""
     content = content_of(size)
@@ -71,7 +71,7 @@ def test_stored_bytes_are_the_files(
     assert (size, stored.etag.strip('"')) == (done.size, done.etag)
 
 
-def test_time_and_type_are_stored(fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]) -> None:
+def test_time_and_type_are_stored(fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]) -> None:
     """A round trip keeps the modification time to the nanosecond."""
     path = source(b"text")
     os.utime(path, ns=(0, 1_500_000_000_123_456_789))
@@ -83,7 +83,7 @@ def test_time_and_type_are_stored(fake: FakeS3, make_context: EngineFactory, sou
 
 
 def test_lost_part_is_sent_again_alone(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A connection that dies in one part costs that part."""
     content = content_of(3 * PART)
@@ -96,7 +96,7 @@ def test_lost_part_is_sent_again_alone(
 
 
 def test_parts_go_over_all_endpoints(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """One large file has the bandwidth of the whole pool."""
     send(source(content_of(6 * PART)), make_context(workers=2, part_size=PART))
@@ -107,7 +107,7 @@ def test_parts_go_over_all_endpoints(
 
 @pytest.mark.parametrize("fault", [Vanish(), Reset(), internal_error(acted=True), internal_error()], ids=str)
 def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: Fault
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: Fault
 ) -> None:
     """A node that dies at that moment must not fail a file, nor leave what nobody knows the id of."""
     content = content_of(2 * PART)
@@ -120,7 +120,7 @@ def test_create_without_clear_answer_is_repeated_and_leaves_no_orphan(
 
 
 def test_create_that_never_answers_fails_and_leaves_no_orphan(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Each attempt may have begun an upload."""
     fake.fault(Vanish(), op="CreateMultipartUpload", times=0)
@@ -133,7 +133,7 @@ def test_create_that_never_answers_fails_and_leaves_no_orphan(
 
 
 def test_create_that_is_refused_is_not_repeated(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The answer is clear."""
     fake.fault(Answer(403, "AccessDenied"), op="CreateMultipartUpload", times=0)
@@ -146,7 +146,7 @@ def test_create_that_is_refused_is_not_repeated(
 
 @pytest.mark.parametrize("fault", [Vanish(), internal_error(acted=True), error_in_200(acted=True)])
 def test_complete_without_clear_answer_is_found_done(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: object
 ) -> None:
     """The object is there with the right ETag, whatever was heard of it."""
     content = content_of(2 * PART)
@@ -160,7 +160,7 @@ def test_complete_without_clear_answer_is_found_done(
 
 @pytest.mark.parametrize("fault", [Reset(), internal_error(), error_in_200()])
 def test_complete_that_did_not_happen_is_asked_for_again(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], fault: object
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], fault: object
 ) -> None:
     """The upload is still open, so nothing was done yet."""
     content = content_of(2 * PART)
@@ -173,7 +173,7 @@ def test_complete_that_did_not_happen_is_asked_for_again(
 
 
 def test_complete_that_never_succeeds_fails_and_aborts(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Parts that nobody sees would be paid for for ever."""
     fake.fault(internal_error(), op="CompleteMultipartUpload", times=0)
@@ -186,7 +186,7 @@ def test_complete_that_never_succeeds_fails_and_aborts(
 
 
 def test_upload_that_a_dead_node_holds_is_made_anew(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """RGW keeps the lock of a node that died in Complete for ten minutes; nobody waits that long."""
     content = content_of(2 * PART)
@@ -200,7 +200,7 @@ def test_upload_that_a_dead_node_holds_is_made_anew(
 
 
 def test_held_upload_is_aborted_only_when_the_object_is_there(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A completion that comes late and an abort must not meet: parts of an object would be gone."""
     fake.fault(HeldUpload(), op="CompleteMultipartUpload", times=0)
@@ -213,7 +213,7 @@ def test_held_upload_is_aborted_only_when_the_object_is_there(
 
 
 def test_held_upload_is_left_alone_at_an_interrupt(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """It may yet be completed, by the node that holds it; what is open otherwise is aborted."""
     held = HeldUpload()
@@ -230,7 +230,7 @@ def test_held_upload_is_left_alone_at_an_interrupt(
 
 
 def test_old_object_is_not_taken_for_the_new_one(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """An object of that name and size proves nothing."""
     fake.store.add("b", "k", b"x" * (2 * PART))
@@ -241,7 +241,7 @@ def test_old_object_is_not_taken_for_the_new_one(
 
 
 def test_empty_etag_of_complete_is_asked_for(
-    quirky: Callable[..., FakeS3], make_context: EngineFactory, source: Callable[[bytes], Path]
+    quirky: Callable[..., FakeS3], make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """RGW 16 leaves it out."""
     server = quirky(empty_complete_etag=True)
@@ -255,7 +255,7 @@ def test_empty_etag_of_complete_is_asked_for(
 
 
 def test_composite_etag_that_differs_fails(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The object is not made of the parts that were sent."""
     fake.fault(WrongETag("0" * 32 + "-2"), op="CompleteMultipartUpload")
@@ -265,7 +265,7 @@ def test_composite_etag_that_differs_fails(
 
 
 def test_failed_part_aborts_the_upload(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Nothing stays behind."""
     fake.fault(internal_error(), op="UploadPart", times=0)
@@ -284,7 +284,7 @@ def test_failed_part_aborts_the_upload(
 )
 def test_etag_that_hides_the_digest_is_not_compared(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     source: Callable[[bytes], Path],
     size: int,
     op: str,
@@ -316,7 +316,7 @@ def grow(path: Path) -> Callable[[object], None]:
 
 
 def test_source_that_changes_once_is_sent_as_it_is_then(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A log that was appended to is taken whole at the second try."""
     path = source(content_of(2 * PART))
@@ -329,7 +329,7 @@ def test_source_that_changes_once_is_sent_as_it_is_then(
 
 
 def test_source_that_keeps_changing_fails_and_stores_nothing(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """A mixture of two states is worse than an error."""
     path = source(content_of(2 * PART))
@@ -342,7 +342,7 @@ def test_source_that_keeps_changing_fails_and_stores_nothing(
 
 
 def test_small_source_that_shrinks_is_noticed(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less than its size was read: it is not the file that was looked at."""
     path = source(b"content")
@@ -355,7 +355,7 @@ def test_small_source_that_shrinks_is_noticed(
 
 
 def test_stop_ends_an_upload_and_aborts_it(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """An interrupt must not wait for a terabyte."""
     context = make_context(part_size=PART)
@@ -367,7 +367,7 @@ def test_stop_ends_an_upload_and_aborts_it(
     assert {} == fake.store.bucket("b").uploads
 
 
-def test_pipe_is_refused_without_blocking(make_context: EngineFactory, tmp_path: Path) -> None:
+def test_pipe_is_refused_without_blocking(make_context: ContextFactory, tmp_path: Path) -> None:
     """It became a pipe after the walk saw a file."""
     os.mkfifo(tmp_path / "pipe")
 
@@ -376,7 +376,7 @@ def test_pipe_is_refused_without_blocking(make_context: EngineFactory, tmp_path:
 
 
 def test_no_clobber_leaves_what_is_there(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Also when it came between the look and the write."""
     path = source(b"new")
@@ -390,7 +390,7 @@ def test_no_clobber_leaves_what_is_there(
 
 
 def test_update_sends_only_what_is_newer(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """The stored time counts, not when it was stored."""
     path = source(b"one")
@@ -406,7 +406,7 @@ def test_update_sends_only_what_is_newer(
 
 
 def test_attributes_of_the_user_are_stored_with_parts(
-    fake: FakeS3, make_context: EngineFactory, source: Callable[[bytes], Path]
+    fake: FakeS3, make_context: ContextFactory, source: Callable[[bytes], Path]
 ) -> None:
     """Create carries what PutObject would have carried."""
     attributes = ObjectAttributes(content_type="x/y", metadata={"k": "v"}, tags={"t": "1"})
@@ -418,7 +418,7 @@ def test_attributes_of_the_user_are_stored_with_parts(
     assert ("x/y", "v", str(PART)) == (head.content_type, head.metadata["k"], head.metadata["s3pool-part-size"])
 
 
-def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_context: EngineFactory) -> None:
+def test_stream_that_breaks_stores_nothing(fake: FakeS3, make_context: ContextFactory) -> None:
     """Half a dump must not look like a whole one."""
     blocks = [b"x" * PART, b"y" * PART]
 

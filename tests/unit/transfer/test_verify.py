@@ -23,7 +23,7 @@ from tests.support.transfers import download
 
 PART = 5 * MIB
 LARGE = 3 * PART + 17
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 
 
 def put(fake: FakeS3, content: bytes) -> None:
@@ -60,7 +60,7 @@ def value_of(name: str, content: bytes) -> str:
 @pytest.mark.parametrize("name", CHECKSUMS)
 @pytest.mark.parametrize(("size", "workers"), [(0, 0), (100, 0), (LARGE, 2)])
 def test_server_checksum_stands_in_for_the_etag(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str, size: int, workers: int
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str, size: int, workers: int
 ) -> None:
     """In one stream and in ranges, the bytes of which are not read again for a CRC."""
     content = os.urandom(size)
@@ -77,7 +77,7 @@ def test_server_checksum_stands_in_for_the_etag(
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize(("size", "workers"), [(100, 0), (LARGE, 2)])
 def test_server_checksum_of_other_bytes_fails(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str, opaque: bool, size: int, workers: int
 ) -> None:
     """A byte that flipped before the ETag was made is found as well as one on the wire."""
     content = os.urandom(size)
@@ -95,7 +95,7 @@ def test_server_checksum_of_other_bytes_fails(
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
 def test_checksum_of_parts_is_made_of_the_parts(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, name: str
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, name: str
 ) -> None:
     """Where the ETag is no digest, and the sizes of the parts are known or usual."""
     content = os.urandom(LARGE)
@@ -115,7 +115,7 @@ def test_checksum_of_parts_is_made_of_the_parts(
 
 
 def test_checksum_is_asked_for_where_it_covers_the_whole(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path
 ) -> None:
     """Once for each object: a range has none of its own."""
     put(fake, os.urandom(LARGE))
@@ -131,7 +131,7 @@ def test_checksum_is_asked_for_where_it_covers_the_whole(
     assert [("HeadObject", False), ("GetObject", False)] == asked
 
 
-def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: EngineFactory, tmp_path: Path) -> None:
+def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: ContextFactory, tmp_path: Path) -> None:
     """A file some of whose ranges were fetched before is read again where nothing is known of them."""
     content = os.urandom(LARGE)
     path = tmp_path / "f"
@@ -147,7 +147,7 @@ def test_ranges_of_an_earlier_run_are_checked_too(fake: FakeS3, make_context: En
 
 
 @pytest.mark.parametrize("name", ["crc32", "sha256"])
-def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_context: EngineFactory, name: str) -> None:
+def test_stream_is_checked_by_the_server_checksum(fake: FakeS3, make_context: ContextFactory, name: str) -> None:
     """In order any of them can be made on the way."""
     content = os.urandom(LARGE)
     put(fake, content)

@@ -38,7 +38,7 @@ from s3pool.transfer.window import MOST_THREADS, TransferWindow
 from s3pool.transfer.workers import BoundedExecutor
 from tests.support.fake_s3 import CutBody, FakeS3, FlipByte, Reset, internal_error
 
-EngineFactory = Callable[..., TransferContext]
+ContextFactory = Callable[..., TransferContext]
 COUNT = 60
 PATIENCE_S = 10.0
 START_LIMIT_S = 20.0  # of a thread on a loaded machine
@@ -99,7 +99,7 @@ def outcomes_of(tasks: list[UploadTask] | list[DownloadTask], context: TransferC
 
 
 def test_uploads_store_every_byte_and_the_time(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
 ) -> None:
     """A window is only faster."""
     outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
@@ -112,7 +112,7 @@ def test_uploads_store_every_byte_and_the_time(
 
 
 def test_downloads_write_every_byte_and_the_time(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], taken: list[str]
 ) -> None:
     """And leave no temporary file."""
     outcomes = outcomes_of(downloads(fake, tmp_path, files), make_context(workers=8))
@@ -124,7 +124,7 @@ def test_downloads_write_every_byte_and_the_time(
 
 
 def test_server_error_at_first_is_tried_again(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The first attempt is not the last one."""
     fake.fault(internal_error(), op="PutObject", nth=3, times=5)
@@ -137,7 +137,7 @@ def test_server_error_at_first_is_tried_again(
 
 
 def test_body_cut_on_the_way_is_fetched_again(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """Half an object never gets the target's name."""
     tasks = downloads(fake, tmp_path, files)
@@ -149,7 +149,7 @@ def test_body_cut_on_the_way_is_fetched_again(
 
 
 def test_flipped_byte_fails_that_file_alone(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The old target stays, and the rest is done."""
     (tmp_path / "out").mkdir()
@@ -164,7 +164,7 @@ def test_flipped_byte_fails_that_file_alone(
 
 
 def test_file_that_is_missing_fails_alone(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """It went away after the walk saw it."""
     tasks = uploads(tmp_path, files)
@@ -178,7 +178,7 @@ def test_file_that_is_missing_fails_alone(
 
 
 def test_file_that_grew_is_sent_as_it_is_now(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The size at the time of the walk is only a hint."""
     tasks = uploads(tmp_path, files)
@@ -191,7 +191,7 @@ def test_file_that_grew_is_sent_as_it_is_now(
 
 
 def test_object_that_grew_is_fetched_as_it_is_now(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """The size in the listing is only a hint as well."""
     tasks = downloads(fake, tmp_path, files)
@@ -204,7 +204,7 @@ def test_object_that_grew_is_fetched_as_it_is_now(
 
 
 def test_missing_object_fails_alone(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """It was removed after the listing saw it."""
     tasks = downloads(fake, tmp_path, files)
@@ -217,7 +217,7 @@ def test_missing_object_fails_alone(
 
 
 def test_link_in_the_way_is_refused_as_ever(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """Nothing may be written outside the target, whoever writes it."""
     (tmp_path / "out").mkdir()
@@ -233,7 +233,7 @@ def test_link_in_the_way_is_refused_as_ever(
 
 
 def test_run_that_was_told_to_stop_begins_nothing(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """What waits for a window is not started any more."""
     context = make_context(workers=8)
@@ -251,7 +251,7 @@ def test_run_that_was_told_to_stop_begins_nothing(
 
 
 def test_first_small_task_waits_for_no_other(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """A sync may look at a million names before it finds another one to copy."""
     first, *others = uploads(tmp_path, files)
@@ -288,7 +288,7 @@ def test_pool_that_is_dead_is_found_out_once(tmp_path: Path, files: dict[str, by
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_everything_arrives_without_epoll(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -307,7 +307,7 @@ def test_everything_arrives_without_epoll(
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_thread_that_is_held_up_gets_others_beside_it(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -340,7 +340,7 @@ def test_thread_that_is_held_up_gets_others_beside_it(
 
 
 def test_thread_whose_files_are_at_hand_stays_alone(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for answers gains nothing by more threads."""
     monkeypatch.setattr(window, "LOOK_S", 0.0)
@@ -381,7 +381,7 @@ def test_one_connection_is_enough(fake: FakeS3, tmp_path: Path, files: dict[str,
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 def test_every_option_is_for_the_window_too(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     taken: list[str],
@@ -402,7 +402,7 @@ def test_every_option_is_for_the_window_too(
 
 @pytest.mark.parametrize("options", [{}, {"remove_source": True}], ids=["cp", "mv"])
 def test_copies_are_for_the_window(
-    fake: FakeS3, make_context: EngineFactory, files: dict[str, bytes], options: dict[str, object]
+    fake: FakeS3, make_context: ContextFactory, files: dict[str, bytes], options: dict[str, object]
 ) -> None:
     """HEAD, CopyObject, and what a move has to prove."""
     for name, content in files.items():
@@ -418,7 +418,7 @@ def test_copies_are_for_the_window(
 
 
 def test_what_exists_stays_when_it_is_not_to_be_replaced(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """HEAD finds it, and no file is sent for nothing."""
     fake.store.add("b", "f003", b"old")
@@ -429,7 +429,7 @@ def test_what_exists_stays_when_it_is_not_to_be_replaced(
     assert ["f003"] == [key for key, outcome in outcomes.items() if outcome.state == SKIPPED]
 
 
-def test_size_decides_what_is_short(make_context: EngineFactory) -> None:
+def test_size_decides_what_is_short(make_context: ContextFactory) -> None:
     """An unknown size may be any."""
     task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
     suits = TransferWindow(make_context(workers=8)).suits
@@ -439,7 +439,7 @@ def test_size_decides_what_is_short(make_context: EngineFactory) -> None:
     assert [False, True, True, False] == verdicts
 
 
-def test_task_in_question_is_for_a_worker(make_context: EngineFactory) -> None:
+def test_task_in_question_is_for_a_worker(make_context: ContextFactory) -> None:
     """Whether it is needed takes requests, or the reading of files."""
     context = make_context(workers=8)
     task = UploadTask("f", "b", "k", 1)
@@ -452,7 +452,7 @@ def test_task_in_question_is_for_a_worker(make_context: EngineFactory) -> None:
 
 def test_fault_of_our_own_fails_one_task(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -475,7 +475,7 @@ def test_fault_of_our_own_fails_one_task(
 
 @pytest.mark.parametrize(("part_size", "state"), [(6, DONE), (0, FAILED)], ids=["right", "wrong"])
 def test_etag_of_parts_is_checked(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, part_size: int, state: str
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, part_size: int, state: str
 ) -> None:
     """Which parts it was made of is told, or must be found out."""
     content = b"x" * 10
@@ -492,7 +492,7 @@ def test_etag_of_parts_is_checked(
 
 def test_request_that_cannot_be_built_fails_one_task(
     fake: FakeS3,
-    make_context: EngineFactory,
+    make_context: ContextFactory,
     tmp_path: Path,
     files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -514,7 +514,7 @@ def test_request_that_cannot_be_built_fails_one_task(
 
 
 def test_what_failed_at_first_is_done_before_the_stream_ends(
-    fake: FakeS3, make_context: EngineFactory, tmp_path: Path, files: dict[str, bytes]
+    fake: FakeS3, make_context: ContextFactory, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     """A long run would leave no time for a second attempt."""
     fake.fault(internal_error(), op="PutObject", key="f003")

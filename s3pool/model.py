@@ -118,12 +118,12 @@ class BodyStream(Protocol):
 class Response:
     """A response whose body is still on the wire; close it, or use it as a context.
 
-    ``headers`` has lower-case names and joins repeated fields with a comma; ``raw_headers``
-    keeps what was received. ``length`` is the body's size in bytes, None when unknown.
+    ``headers`` has lower-case names and joins repeated fields with a comma; ``lines``
+    are the fields as they were received. ``length`` is the body's size in bytes, None when unknown.
     """
 
-    __slots__ = ("_ahead", "_stream", "body", "endpoint", "headers", "length", "patience_s",
-                 "raw_headers", "reason", "status")  # fmt: skip
+    __slots__ = ("_ahead", "_stream", "body", "endpoint", "headers", "length", "lines",
+                 "patience_s", "reason", "status")  # fmt: skip
 
     def __init__(
         self,
@@ -133,13 +133,13 @@ class Response:
         *,
         endpoint: Endpoint,
         reason: str = "",
-        raw_headers: tuple[tuple[str, str], ...] = (),
+        lines: Sequence[str] = (),
         length: int | None = None,
     ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
-        self.raw_headers = raw_headers
+        self.lines = lines
         self.endpoint = endpoint
         self.length = length
         self.body: bytes | None = None  # set by preload()

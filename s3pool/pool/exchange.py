@@ -56,7 +56,7 @@ _ENDED = _EndedStream()
 
 
 class CollectedResponse(Response):
-    """A response that is here to its last byte; its raw headers are left out."""
+    """A response that is here to its last byte; its lines are left out."""
 
     __slots__ = ()
 
@@ -66,7 +66,7 @@ class CollectedResponse(Response):
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
-        self.raw_headers = ()
+        self.lines = ()
         self.endpoint = node.endpoint
         self.length = len(body)
         self.body = body
@@ -228,7 +228,7 @@ class Exchange:
             stream,
             endpoint=self.node.endpoint,
             reason=head.reason,
-            raw_headers=head.raw_headers,
+            lines=head.lines,
             length=head.length,
         )
         self.response.patience_s = DEADLINE_FACTOR * self._timeout_s

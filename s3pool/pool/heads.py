@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError
@@ -34,11 +33,6 @@ class Head(NamedTuple):
     length: int | None
     is_chunked: bool
     keep_alive: bool
-
-    @property
-    def raw_headers(self) -> tuple[tuple[str, str], ...]:
-        """Return the fields with their names as they came, repeated ones too."""
-        return tuple(map(_raw_of, self.lines))
 
 
 def parse_head(text: str, method: str, endpoint: str) -> Head:
@@ -104,12 +98,6 @@ class _KnownLines(dict[str, "_Field"]):
 
 _KNOWN_STARTS = _KnownStarts()
 _field_of = _KnownLines().__getitem__
-
-
-@lru_cache(maxsize=MAX_KNOWN)
-def _raw_of(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name, value.strip(" \t")
 
 
 def _joined(fields: Iterable[_Field]) -> dict[str, str]:

@@ -191,9 +191,10 @@ class Node:
 class ExchangeTotals:
     """The sums of exchanges with one node that ended together."""
 
-    __slots__ = ("count", "read_seconds", "reads", "received", "seconds", "sent")
+    __slots__ = ("begun", "count", "read_seconds", "reads", "received", "seconds", "sent")
 
     def __init__(self) -> None:
+        self.begun = 0  # further requests that were sent first here
         self.count = 0
         self.seconds = 0.0
         self.reads = 0
@@ -219,10 +220,15 @@ class Totals:
 
     def flush(self) -> None:
         """Add the sums to the nodes."""
+        if not self._by_node:
+            return
         now = time.monotonic()
         for node, totals in self._by_node.items():
-            node.note_exchanges(totals, at=now)
-            node.breaker.report_success()
+            if totals.begun:
+                node.counters.add_requests(totals.begun)
+            if totals.count:
+                node.note_exchanges(totals, at=now)
+                node.breaker.report_success()
         self._by_node.clear()
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from s3pool.body import BytesBody
-from s3pool.errors import TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt, State
 from s3pool.pool.context import AttemptContext
-from s3pool.pool.exchange import Answer, Exchange, NeedsThread, send_over
+from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Node, Totals
 
@@ -286,13 +285,6 @@ class Call:
         """Send the first try; False when all connections are in use and ``wait`` is False."""
         return self.attempt.start(wait=wait)
 
-    def adopt(self, node: Node, exchange: Exchange | None) -> None:
-        """Go on from a first try that somebody else began, or could not begin, on a node that was picked."""
-        if exchange is None:
-            self.attempt.pick(node)
-        else:
-            self.attempt.adopt(exchange)
-
     def first_result(self, *, timely: bool = True) -> Response | None:
         """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
         for exchange in self.attempt.exchanges:
@@ -306,36 +298,6 @@ class Call:
     def abandon(self) -> None:
         """Drop what is under way; harmless after the end."""
         self.attempt.abandon()
-
-
-def begin_now(node: Node, request: Request, head: bytes) -> Exchange | None:
-    """Send a request with a small body or none; None when no connection to the node is open.
-
-    It must be one that can be sent again. The connections must be plain ones, without TLS and
-    without a limit of their bandwidth.
-    """
-    connection = node.connections.take_open()
-    exchange = send_over(connection, node, request, head) if connection is not None else None
-    if exchange is not None:
-        node.counters.add_request(is_retry=False)
-    return exchange
-
-
-def arrives(exchange: Exchange) -> Answer | None:
-    """Take what has arrived; return the answer when all of it is there, until then None.
-
-    Raises:
-        NeedsThread: it takes a thread that waits.
-    """
-    try:
-        answer = exchange.receive(0, is_good_only=True)
-    except TransportError as exc:
-        raise NeedsThread from exc
-    if answer is not None:
-        totals = Totals()
-        exchange.end(answer.head, totals.of(exchange.node))
-        totals.flush()
-    return answer
 
 
 def _is_ended(exchange: Exchange) -> bool:

@@ -11,61 +11,52 @@ from __future__ import annotations
 
 import hmac
 import re
-import time
-from calendar import timegm
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
+from operator import itemgetter
 from typing import NamedTuple
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.model import UNSIGNED_PAYLOAD
+from s3pool.proxy.claims import (
+    Credential,
+    SignatureClaim,
+    make_claim,
+    malformed_header,
+    malformed_query,
+    read_claim,
+    read_query_claim,
+)
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import DIALECTS
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, RequestHead
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead
 from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import (
     ALGORITHM,
     MAX_EXPIRES_S,
-    TIMESTAMP_FORMAT,
     Mac,
+    beginning_to_sign,
     canonical_path,
     canonical_query,
     canonical_request,
+    canonical_tail,
     canonical_value,
     derive_key,
     string_to_sign,
 )
-from s3pool.units import parse_http_date
 
 MAX_SKEW_S = 15 * 60  # what AWS and RGW allow
 KEY_CACHE_SIZE = 1024
-MAX_CREDENTIAL_LENGTH = 512
+PROOFS = 1024
 HEX_HASH = re.compile(r"[0-9a-f]{64}")
-HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
-TIMESTAMP_LENGTH = 16
-SIGNED_NAMES = re.compile(r"[0-9a-z-]+(?:;[0-9a-z-]+)*")
-TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{4}[0-5][0-9]Z")
-WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
-AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
 SIGNED_STREAM = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_STREAM_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 UNSIGNED_STREAM_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 STREAMS = frozenset({SIGNED_STREAM, SIGNED_STREAM_TRAILER, UNSIGNED_STREAM_TRAILER})
 ASYMMETRIC_PREFIX = "AWS4-ECDSA-P256-SHA256"
-# The query parameters that carry a signature; they never reach a node.
-V4_PARAMETERS = frozenset(
-    {
-        "X-Amz-Algorithm",
-        "X-Amz-Credential",
-        "X-Amz-Date",
-        "X-Amz-Expires",
-        "X-Amz-SignedHeaders",
-        "X-Amz-Signature",
-        "X-Amz-Security-Token",
-    }
-)
 V2_PARAMETERS = frozenset({"AWSAccessKeyId", "Signature", "Expires"})
 DUMMY_SECRET = "no such key"
 # Fields by which a node decides something. RGW reads those of other dialects as x-amz-*, MinIO has its own.
@@ -102,24 +93,16 @@ class Caller:
         return self.client.access_key if self.client else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """The credential that a request names, and the headers that it says are signed."""
+class Proof(NamedTuple):
+    """What a signature that held tells of all requests with the same fields.
 
-    access_key: str
-    date: str
-    region: str
-    scope: str
-    signed: tuple[str, ...]
+    ``tail`` is what their signatures cover beside method, path and query.
+    """
 
-
-class SignatureClaim(NamedTuple):
-    """The signature of a request with its credential and time, not yet verified."""
-
-    credential: Credential
-    signature: str
-    timestamp: str
+    caller: Caller
     seconds: float
+    tail: str
+    mac: Mac
 
 
 class DerivedKey(NamedTuple):
@@ -167,6 +150,44 @@ class Verifier:
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = clients
         self._keys: dict[tuple[str, str, str], DerivedKey] = {}
+        # By Authorization up to the signature, the fields' names and Connection: what selects the signed values, and
+        # by Host and these values what followed from them.
+        self._shapes: dict[tuple[str, tuple[str, ...], frozenset[str]], Callable[[Index], object]] = {}
+        self._proofs: dict[tuple[object, ...], Proof] = {}
+
+    def recognize(self, head: RequestHead, target: Target, *, now: float) -> Caller | None:
+        """Return the sender of a request like one that verify() let in, if its own signature holds; else None.
+
+        All that verify() looks at is the same again, but for method and path, which are hashed, and the time.
+        """
+        index = head.index
+        authorization = index.get("authorization")
+        if authorization is None or target.pairs or head.path != target.path or len(index) < len(head.names):
+            return None
+        front, _, claimed = authorization[0].rpartition("Signature=")
+        shape = front, head.names, head.connection
+        select = self._shapes.get(shape)
+        proof = self._proofs.get((shape, head.host, select(index))) if select is not None else None
+        if proof is None or abs(proof.seconds - now) > MAX_SKEW_S or not claimed.isascii():
+            return None
+        canonical = f"{head.method}\n{head.path}\n\n{proof.tail}".encode("utf-8", "surrogateescape")
+        expected = proof.mac.sign(sha256(canonical).hexdigest().encode())
+        return proof.caller if hmac.compare_digest(expected, claimed) else None
+
+    def _remember(self, caller: Caller, claim: SignatureClaim, key: DerivedKey, head: RequestHead) -> None:
+        """Keep what followed from the fields of a request that was let in, where nothing else counts."""
+        index, credential = head.index, claim.credential
+        front, _, claimed = head.value("authorization").rpartition("Signature=")
+        has_all = len(index) == len(head.names) and "x-amz-date" in index and "x-amz-content-sha256" in index
+        if not (has_all and head.is_cacheable and front.endswith((" ", ",")) and claimed == claim.signature):
+            return
+        if len(self._proofs) >= PROOFS:
+            self._shapes, self._proofs = {}, {}
+        shape = front, head.names, head.connection
+        select = self._shapes[shape] = itemgetter(*credential.signed)
+        tail = canonical_tail(_signed_values(credential, head), credential.signed, caller.payload)
+        mac = Mac(key.key, begins_with=beginning_to_sign(claim.timestamp, credential.scope))
+        self._proofs[shape, head.host, select(index)] = Proof(caller, claim.seconds, tail, mac)
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
         """Verify a request signed by header or query and return its sender.
@@ -174,7 +195,7 @@ class Verifier:
         Raises:
             S3ErrorResponse: the signature does not hold, or does not cover what it must.
         """
-        claim = read_claim(head) if form == HEADER_V4 else _read_query(target)
+        claim = read_claim(head) if form == HEADER_V4 else read_query_claim(target)
         if form == HEADER_V4:
             _check_skew(claim.seconds, now)
         else:
@@ -185,9 +206,13 @@ class Verifier:
         client = _proven(client, holds=_holds(key.mac, claim, head, target, payload), what="request")
         if client.session_token or target.pairs or "x-amz-security-token" in head.index:
             check_token(client, head, target)
-        if payload not in STREAMS:
-            return Caller(form, client, payload)
-        return Caller(form, client, payload, Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature))
+        if payload in STREAMS:
+            seed = Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature)
+            return Caller(form, client, payload, seed)
+        caller = Caller(form, client, payload)
+        if form == HEADER_V4 and not target.pairs:
+            self._remember(caller, claim, key, head)
+        return caller
 
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
         """Verify the signature of an upload form's policy and return the client.
@@ -198,7 +223,7 @@ class Verifier:
         if fields.get("x-amz-algorithm") != ALGORITHM:
             raise S3ErrorResponse(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
         words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
-        claim = _claim(words[0], "host", words[1], words[2], _malformed_header)
+        claim = make_claim(words[0], "host", words[1], words[2], malformed_header)
         client, key = self._client_and_key(claim.credential)
         holds = hmac.compare_digest(key.mac.sign(policy.encode("utf-8", "surrogateescape")), claim.signature)
         return _proven(client, holds=holds, what="policy")
@@ -233,11 +258,8 @@ def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
 
 def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, target: Target, payload: str) -> bool:
     """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
-    credential, index = claim.credential, head.index
-    values = {name: index[name][0] for name in credential.signed}
-    if len(index) < len(head.names):
-        values |= {name: ",".join(map(canonical_value, index[name])) for name in credential.signed}
-    values["host"] = head.host
+    credential = claim.credential
+    values = _signed_values(credential, head)
     canonical = head.path if head.path == target.path else canonical_path(head.path)
     query = head.query or ""
     paths = (canonical,) if canonical == head.path else (canonical, head.path)
@@ -251,116 +273,13 @@ def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, target: Target, p
     return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
 
-def read_claim(head: RequestHead) -> SignatureClaim:
-    """Parse the Authorization field.
-
-    Raises:
-        S3ErrorResponse: it is malformed.
-    """
-    given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
-    timestamp = given[0] if given else _from_http_date(head.value("date"))
-    front, _, claimed = head.value("authorization").rpartition("Signature=")
-    if head.is_cacheable and front.endswith((" ", ",")) and HEX_SIGNATURE.fullmatch(claimed):
-        return _claim_of(_cached_credential(front), claimed, timestamp)
-    words = _authorization_words(head.value("authorization"))
-    if words.keys() != AUTHORIZATION_WORDS:
-        raise _malformed_header("the Authorization field is malformed")
-    return _claim(words["Credential"], words["SignedHeaders"], words["Signature"], timestamp, _malformed_header)
-
-
-def _authorization_words(value: str) -> Mapping[str, str]:
-    """Return the words of an Authorization field, or an empty map if it is malformed."""
-    value = value.removeprefix(ALGORITHM)
-    found = WORD.findall(value)
-    words = dict(found)
-    return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
-
-
-@lru_cache(CACHE_SIZE)
-def _cached_credential(front: str) -> Credential:
-    """Parse an Authorization field up to the signature; a client's next request repeats it."""
-    words = _authorization_words(front)
-    if words.keys() != AUTHORIZATION_WORDS - {"Signature"}:
-        raise _malformed_header("the Authorization field is malformed")
-    return _read_credential(words["Credential"], words["SignedHeaders"], _malformed_header)
-
-
-def _from_http_date(text: str) -> str:
-    seconds = parse_http_date(text)
-    return "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
-
-
-def _read_query(target: Target) -> SignatureClaim:
-    names = [name for name, _, _ in target.pairs]
-    if any(names.count(name) != 1 for name in V4_PARAMETERS - {"X-Amz-Security-Token"}):
-        detail = (
-            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
-            "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
-        )
-        raise _malformed_query(detail)
-    if target.value("X-Amz-Algorithm") != ALGORITHM:
-        raise _malformed_query(f'X-Amz-Algorithm only supports "{ALGORITHM}" here')
-    timestamp = target.value("X-Amz-Date")
-    if read_timestamp(timestamp) is None:
-        raise _malformed_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
-    credential = target.value("X-Amz-Credential")
-    return _claim(
-        credential, target.value("X-Amz-SignedHeaders"), target.value("X-Amz-Signature"), timestamp, _malformed_query
-    )
-
-
-def _claim(
-    credential: str,
-    signed_headers: str,
-    claimed: str,
-    timestamp: str,
-    malformed: Callable[[str], S3ErrorResponse],
-) -> SignatureClaim:
-    found = _read_credential(credential, signed_headers, malformed)
-    if HEX_SIGNATURE.fullmatch(claimed) is None:
-        raise malformed("the signature or the list of signed headers is malformed")
-    if malformed is _malformed_query and found.date != timestamp[:8]:
-        raise malformed("Invalid credential date, it is not that of X-Amz-Date")
-    return _claim_of(found, claimed, timestamp)
-
-
-def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], S3ErrorResponse]) -> Credential:
-    parts = credential.rsplit("/", 4)
-    signed = tuple(signed_headers.split(";"))
-    is_text = credential.isascii() and credential.isprintable() and len(credential) <= MAX_CREDENTIAL_LENGTH
-    if not is_text or len(parts) != 5 or parts[3:] != ["s3", "aws4_request"] or not parts[0]:
-        raise malformed("the credential's scope must be date/region/s3/aws4_request")
-    if SIGNED_NAMES.fullmatch(signed_headers) is None or signed != tuple(sorted(set(signed))):
-        raise malformed("the signature or the list of signed headers is malformed")
-    return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
-
-
-def _claim_of(credential: Credential, claimed: str, timestamp: str) -> SignatureClaim:
-    seconds = read_timestamp(timestamp)
-    if seconds is None or credential.date != timestamp[:8]:
-        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return SignatureClaim(credential, claimed, timestamp, seconds)
-
-
-def _malformed_header(detail: str) -> S3ErrorResponse:
-    return S3ErrorResponse(400, "AuthorizationHeaderMalformed", detail, reason="malformed")
-
-
-def _malformed_query(detail: str) -> S3ErrorResponse:
-    return S3ErrorResponse(400, "AuthorizationQueryParametersError", detail, reason="malformed")
-
-
-def read_timestamp(text: str) -> float | None:
-    """Return seconds since 1970 for ``20260122T204433Z``; None for anything else."""
-    return _seconds(text) if len(text) == TIMESTAMP_LENGTH else None
-
-
-@lru_cache(CACHE_SIZE)
-def _seconds(text: str) -> float | None:
-    try:
-        return float(timegm(time.strptime(text, TIMESTAMP_FORMAT))) if TIMESTAMP.fullmatch(text) else None
-    except ValueError:  # a 31st of February
-        return None
+def _signed_values(credential: Credential, head: RequestHead) -> dict[str, str]:
+    index = head.index
+    values = {name: index[name][0] for name in credential.signed}
+    if len(index) < len(head.names):
+        values |= {name: ",".join(map(canonical_value, index[name])) for name in credential.signed}
+    values["host"] = head.host
+    return values
 
 
 def _check_skew(seconds: float, now: float) -> None:
@@ -370,7 +289,7 @@ def _check_skew(seconds: float, now: float) -> None:
 
 def _check_expiry(started: float, expires: str, now: float) -> None:
     if not re.fullmatch(r"[0-9]{1,6}", expires) or not 1 <= int(expires) <= MAX_EXPIRES_S:
-        raise _malformed_query("X-Amz-Expires must be 1 second to 7 days")
+        raise malformed_query("X-Amz-Expires must be 1 second to 7 days")
     if started > now + MAX_SKEW_S:
         raise forbidden("AccessDenied", "Request is not valid yet", reason="skew")
     if now > started + int(expires):

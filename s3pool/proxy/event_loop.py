@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from s3pool.errors import TransportError
 from s3pool.pool.exchange import Exchange, NeedsThread
-from s3pool.pool.window import arrives
+from s3pool.pool.node import Totals
 from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.request_handler import Host, RequestHandler
@@ -29,12 +30,14 @@ TICK_S = 0.25  # how often it is looked at what waits too long
 SILENCE_S = 0.25  # after which a thread waits for a node, with all its patience
 MOST_EVENTS = 256
 END_OF_HEAD = b"\r\n\r\n"
+END_BYTES = len(END_OF_HEAD)
 ONCE = select.EPOLLIN | select.EPOLLONESHOT if IS_POSSIBLE else 0
 
 # Why a connection went to a thread.
 REQUEST, UNCONNECTED, ANSWER, OVERDUE, CLIENT = "request", "unconnected", "answer", "overdue", "client"
 
 Attend = Callable[[Connection, str], None]
+UnderWay = tuple[Connection, RequestHandler, Exchange]
 
 
 class EventLoop:
@@ -52,7 +55,8 @@ class EventLoop:
         # A connection belongs to whoever takes it out of here; other threads only add to it.
         self._clients: dict[int, Connection] = {}
         # By the descriptor of the connection to the node.
-        self._requests: dict[int, tuple[Connection, RequestHandler, Exchange]] = {}
+        self._requests: dict[int, UnderWay] = {}
+        self._totals = Totals()  # of what came in one turn
         self._stops = False
         self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="s3pool-loop", daemon=True)
@@ -88,6 +92,7 @@ class EventLoop:
         while not (self._stops and not self._clients):
             for fd, _ in self._epoll.poll(TICK_S, MOST_EVENTS):
                 self._serve(fd)
+            self._totals.flush()
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_S
@@ -102,7 +107,7 @@ class EventLoop:
         under_way = self._requests.get(fd)
         try:
             if under_way is not None:
-                self._on_answer(fd, *under_way, is_late=is_late)
+                self._on_answer(fd, under_way, is_late=is_late)
             elif (connection := self._clients.get(fd)) is not None:
                 self._on_client(fd, connection)
         except Exception:  # one connection's trouble must not be the others'
@@ -124,11 +129,11 @@ class EventLoop:
             self._end(fd)
             return
         connection.is_idle = False
-        gateway = self._host.gateway
         # One request's head, and nothing behind it; an empty line before it is for a thread.
-        is_head = received.endswith(END_OF_HEAD) and received.find(END_OF_HEAD) == len(received) - len(END_OF_HEAD)
-        if gateway.allows_event_loop and is_head and not received.startswith(b"\r\n"):
-            handler = connection.handler(received[: -len(END_OF_HEAD)], bytes_before)
+        head_end = len(received) - END_BYTES
+        is_head = received.find(END_OF_HEAD) == head_end > 0
+        if is_head and self._host.gateway.allows_event_loop and not received.startswith(b"\r\n"):
+            handler = connection.handler(received[:head_end], bytes_before)
             handler.record.started = started
             self._begin(fd, connection, handler)
             return
@@ -147,6 +152,7 @@ class EventLoop:
             return
         wire_fd = exchange.connection.fileno()
         self._requests[wire_fd] = connection, handler, exchange
+        self._totals.of(exchange.node).begun += 1
         self._watch(wire_fd)
 
     def _watch(self, fd: int) -> None:
@@ -156,13 +162,12 @@ class EventLoop:
         except FileNotFoundError:
             self._epoll.register(fd, ONCE)
 
-    def _on_answer(
-        self, fd: int, connection: Connection, handler: RequestHandler, exchange: Exchange, *, is_late: bool
-    ) -> None:
+    def _on_answer(self, fd: int, under_way: UnderWay, *, is_late: bool) -> None:
+        connection, handler, exchange = under_way
         client_fd = connection.stream.fileno()
         try:
-            arrival = arrives(exchange)
-        except NeedsThread:
+            arrival = exchange.receive(0, is_good_only=True)
+        except (NeedsThread, TransportError):
             del self._requests[fd]
             self._hand_over(client_fd, connection, handler, ANSWER)
             return
@@ -173,6 +178,7 @@ class EventLoop:
         if arrival is None:
             self._hand_over(client_fd, connection, handler, OVERDUE)
             return
+        exchange.end(arrival.head, self._totals.of(exchange.node))
         try:
             if not handler.offer(arrival):
                 self._hand_over(client_fd, connection, handler, CLIENT)

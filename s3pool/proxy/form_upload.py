@@ -315,9 +315,9 @@ def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) 
     status, extra, body = _outcome(form, bucket, etag, url)
     # The node's own framing and type speak of its own, empty body.
     kept = [
-        (name, value)
-        for name, value in response.raw_headers
-        if name.lower() not in ("content-type", "content-length", "location")
+        line
+        for line in response.lines
+        if line.partition(":")[0].lower() not in ("content-type", "content-length", "location")
     ]
     answer = Response(
         status,
@@ -325,7 +325,7 @@ def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) 
         response._stream,
         endpoint=response.endpoint,
         reason=REASON[status],
-        raw_headers=(*kept, *extra),
+        lines=(*kept, *(f"{name}: {value}" for name, value in extra)),
         length=len(body),
     )
     answer.body = body

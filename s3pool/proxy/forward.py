@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
@@ -17,10 +18,9 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool.exchange import Exchange
+from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
-from s3pool.pool.window import Call, begin_now
 from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, unavailable
 from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken
@@ -36,6 +36,7 @@ SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
 FORBIDDEN = 403
 FIRST_ERROR = 400
+MAX_REMEMBERED_UPLOADS = 100_000
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
@@ -44,6 +45,7 @@ MANY = 1 << 20
 REPEATED_BY_CLIENTS = frozenset({"CreateMultipartUpload", "PutObject", "UploadPart"})
 MAX_DOCUMENT_BYTES = 4 << 20  # a page of a thousand versions with long names has 3 MB
 MAX_ANSWER_BYTES = 1 << 20  # of an error that another node may not give
+Begun = tuple[Node, Exchange | None]  # a first try: where, and what was sent if anything could be at once
 # Until more is asked of a request than its method.
 BARE = {method: Request(method, "", "") for method in ("GET", "HEAD")}
 
@@ -131,7 +133,7 @@ class Forwarder:
         self,
         transport: Transport,
         *,
-        budget: RetryBudget | None = None,
+        retry_share: float = UNLIMITED,
         timeout_factor: float = DEFAULT_SLOWNESS,
         is_plain: bool = False,
         slots: FairSlots | None = None,
@@ -140,13 +142,24 @@ class Forwarder:
         self._transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._timeout_factor = timeout_factor  # of slow operations, in timeouts of the others
-        self.budget = budget or RetryBudget(UNLIMITED)
         self.slots = slots or FairSlots(MANY)
+        self.budget = RetryBudget(retry_share, self.slots)
         # A body may come slowly, and holds one of the clients' connections as long.
         self.body_slots = FairSlots(
             body_slots, kind="bodies", detail="too many of your uploads are under way.", closes=True
         )
         self.memory: ByteBudget | None = None  # for documents that nodes send
+
+    def begin_now(self, node_request: NodeRequest) -> Begun:
+        """Send a GET or HEAD over an open connection, without waiting; no exchange when there is none."""
+        transport = self._transport
+        balancer = transport.balancer
+        node = balancer.next_in_turn() or balancer.pick(affinity=node_request.resource)
+        head = node_request.build(node.endpoint, transport.signing_time())
+        connection = node.connections.take_open()
+        if connection is None:
+            return node, None
+        return node, send_over(connection, node, BARE[node_request.head.method], head)
 
     def send(
         self,
@@ -156,45 +169,35 @@ class Forwarder:
         body: Body = EMPTY_BODY,
         attempts: Attempts,
         only: Endpoint | None = None,
+        begun: Begun | None = None,
     ) -> Response:
-        """Return a node's answer, whatever its status; the caller closes it.
+        """Return a node's answer, whatever its status; the caller closes it. ``begun`` is what begin_now() did of it.
 
         Raises:
             S3ErrorResponse: no node gave one, or the client's body is not what was signed.
             ClientGoneError: the client hung up inside its body.
         """
-        return self.sending(node_request, operation, body=body, attempts=attempts, only=only).finish()
-
-    def begin_now(self, node_request: NodeRequest) -> tuple[Node, Exchange | None]:
-        """Send a GET or HEAD without waiting for anything; no exchange when that cannot be."""
-        transport = self._transport
-        node = transport.balancer.pick(affinity=node_request.resource)
-        head = node_request.build(node.endpoint, transport.signing_time())
-        return node, begin_now(node, BARE[node_request.head.method], head)
-
-    def sending(
-        self,
-        node_request: NodeRequest,
-        operation: S3Operation,
-        *,
-        body: Body = EMPTY_BODY,
-        attempts: Attempts,
-        only: Endpoint | None = None,
-        begun: StartedRequest | None = None,
-    ) -> ForwardedRequest:
-        """Return the same as send() in two steps; it must be finished.
-
-        ``begun`` is what begin_now() did of it, with its place in the budget.
-        """
         check = ResponseCheck(operation, signs=node_request.signer is not None, attempts=attempts, memory=self.memory)
-        token = begun.token if begun is not None else RetryToken(self.budget)
+        token = RetryToken(self.budget)
         request = self._request(node_request, operation, body=body, attempts=attempts, token=token)
-        call = self._transport.call(request, check.check, only=only)
+        attempt = self._transport.attempt(request, check.check, only=only)
         if begun is not None:
-            call.adopt(begun.node, begun.exchange)
-            if begun.exchange is not None:
-                attempts.endpoints.append(begun.node.endpoint)
-        return ForwardedRequest(call, check, token)
+            node, exchange = begun
+            if exchange is None:
+                attempt.pick(node)
+            else:
+                attempt.adopt(exchange)
+                attempts.endpoints.append(node.endpoint)
+        try:
+            return self._transport.finish(attempt)
+        except S3Error:
+            if check.answer is None:
+                raise
+            return check.answer
+        except TransportError as exc:
+            raise refusal_for(exc) from exc
+        finally:
+            token.end()
 
     def _request(
         self, node_request: NodeRequest, operation: S3Operation, *, body: Body, attempts: Attempts, token: RetryToken
@@ -220,36 +223,25 @@ class Forwarder:
         )
 
 
-class StartedRequest(NamedTuple):
-    """A request that begin_now() sent, with its retry token."""
+class UploadMap:
+    """Where multipart uploads were begun; the oldest are forgotten."""
 
-    node: Node
-    exchange: Exchange | None
-    token: RetryToken
+    def __init__(self) -> None:
+        # Guards the map.
+        self._lock = threading.Lock()
+        self._owners: OrderedDict[str, Endpoint] = OrderedDict()
 
+    def put(self, upload_id: str, endpoint: Endpoint) -> None:
+        """Remember the node of a new upload."""
+        with self._lock:
+            self._owners[upload_id] = endpoint
+            if len(self._owners) > MAX_REMEMBERED_UPLOADS:
+                self._owners.popitem(last=False)
 
-class ForwardedRequest:
-    """A request under way; it counts in the retry budget until it is answered."""
-
-    __slots__ = ("_call", "_check", "_token")
-
-    def __init__(self, call: Call, check: ResponseCheck, token: RetryToken) -> None:
-        self._call = call
-        self._check = check
-        self._token = token
-
-    def finish(self) -> Response:
-        """Return a node's answer, as Forwarder.send() does."""
-        try:
-            return self._call.finish()
-        except S3Error:
-            if self._check.answer is None:
-                raise
-            return self._check.answer
-        except TransportError as exc:
-            raise refusal_for(exc) from exc
-        finally:
-            self._token.end()
+    def get(self, upload_id: str) -> Endpoint | None:
+        """Return the node of an upload; None for one that is not known."""
+        with self._lock:
+            return self._owners.get(upload_id) if upload_id else None
 
 
 def refusal_for(error: S3PoolError) -> S3ErrorResponse:

@@ -5,10 +5,9 @@ A reload makes a new gateway; connections take it up with their next request.
 
 from __future__ import annotations
 
+import re
 import secrets
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from s3pool.body import BytesBody
@@ -33,7 +32,7 @@ from s3pool.proxy.conditions import MAY_BE_UNCHECKED, NodeFacts, check_batch
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
-from s3pool.proxy.forward import Forwarder
+from s3pool.proxy.forward import Forwarder, UploadMap
 from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
 from s3pool.proxy.names import (
     AMBIGUOUS_KEY_DETAIL,
@@ -47,16 +46,17 @@ from s3pool.proxy.names import (
 )
 from s3pool.proxy.node_request import (
     CONDITIONS,
+    NO_NAMES,
     PAYLOAD_FIELD,
-    Fields,
     NodeRequest,
     is_framed,
     refuse_signed_forwarding,
     signed_names,
+    without_framing,
 )
 from s3pool.proxy.operations import FORM_WORD, S3Operation, classify, is_exact
 from s3pool.proxy.relay import with_location
-from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request import CACHE_SIZE, RequestHead
 from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, RequestBody, reader_for
 from s3pool.proxy.request_target import (
     ADMIN_NAMES,
@@ -73,8 +73,11 @@ from s3pool.record import replace
 from s3pool.s3.documents import parse_initiate
 from s3pool.s3.signing import KeyProvider, Signer
 
-MAX_REMEMBERED_UPLOADS = 100_000
 OK = 200
+FORWARDED = frozenset({FORWARDED_FOR})
+READS = frozenset({"GET", "HEAD"})
+# A path with an escape may be a server's own without looking like it.
+ORDINARY_PATH = re.compile(f"/(?!(?:{'|'.join(sorted(ADMIN_NAMES))})(?:/|$))[^%]*", re.IGNORECASE)
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
 
 
@@ -116,10 +119,12 @@ class Gateway:
         self._now = now
         self._signers: dict[str, Signer] = {}  # by the client's access key
         # Without it RGW refuses keys of the client's (SSE-C) and whatever a policy allows over TLS alone.
-        self._scheme_field: Fields = (("X-Forwarded-Proto", "https"),) if settings.tls_cert else ()
+        self._scheme_line = "X-Forwarded-Proto: https\r\n" if settings.tls_cert else ""
         # Plain requests may be served by a thread that never waits for a node.
         self.allows_event_loop = forwarder.is_plain and not settings.domains
-        self._via = ("Via", f"1.1 {self.name}")
+        self._via_line = f"Via: 1.1 {self.name}\r\n"
+        self._mute_server = ""  # the Server field of nodes that do not tell what they are
+        self._origins: dict[str, str] = {}  # what nodes are told of a client, by its address
 
     def rules_for(self, client: Client | None, bucket: str) -> tuple[Rule, ...]:
         """Return the limits that hold for a request."""
@@ -130,14 +135,14 @@ class Gateway:
 
     def may_admit_now(self, head: RequestHead) -> bool:
         """Return whether admit() asks no node about a request, which is one to read an object."""
-        is_read = head.method in ("GET", "HEAD") and head.query is None and head.length == 0
-        # A path with an escape may be a server's own without looking like it.
-        return is_read and "%" not in head.path and head.path.split("/", 2)[1].lower() not in ADMIN_NAMES
+        is_read = head.method in READS and head.query is None and head.length == 0
+        return is_read and ORDINARY_PATH.fullmatch(head.path) is not None
 
     def is_plain(self, head: RequestHead, admitted: Admitted) -> bool:
         """Return whether a request is a read that the event loop can serve."""
         return (
-            admitted.operation.name in ("GetObject", "HeadObject")
+            self.allows_event_loop
+            and admitted.operation.name in ("GetObject", "HeadObject")
             and head.keep_alive
             and not (head.is_http_1_0 or head.expects_continue or head.has_odd_expectation)
             and MAY_BE_UNCHECKED.isdisjoint(head.names)
@@ -196,6 +201,10 @@ class Gateway:
         return is_framed(caller.payload)
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
+        if self.settings.auth != OPEN and head.method != "OPTIONS":
+            known = self._verifier.recognize(head, target, now=self._now())
+            if known is not None:
+                return known
         form = form_of(head, target)
         if self.settings.auth == OPEN:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
@@ -306,31 +315,33 @@ class Gateway:
         """Return the request to a node, whose head is built once the node is picked."""
         balancers = self.settings.trust_forwarded
         trusts = bool(balancers) and is_trusted(peer, balancers)
-        head = admitted.head
-        hops = ", ".join([*head.values(FORWARDED_FOR), peer]) if trusts else peer
+        head, caller, signer = admitted.head, admitted.caller, admitted.signer
         return NodeRequest(
-            admitted.head,
+            without_framing(head) if admitted.decodes and signer is not None and not load.is_rechunked else head,
             admitted.target,
-            admitted.caller.form,
-            admitted.signer,
+            caller.form,
+            signer,
             self._payload(admitted, load),
             load.length,
-            expects_continue=load.expects_continue,
-            is_decoded=admitted.decodes and not load.is_rechunked,
-            is_trusted=trusts,
-            access_key=admitted.caller.access_key or ("" if self.settings.auth == VERIFY else peer),
-            extra=(
-                *load.extra,
-                ("X-Forwarded-For", hops),
-                *(self._scheme(head) if trusts else self._scheme_field),
-                self._via,
-            ),
-            dropped=frozenset({FORWARDED_FOR}) if trusts else frozenset(),
+            self._origin(head, peer) if trusts else self._origins.get(peer) or self._keep_origin(peer),
+            caller.access_key or ("" if self.settings.auth == VERIFY else peer),
+            load.expects_continue,
+            trusts,
+            load.extra,
+            FORWARDED if trusts else NO_NAMES,
         )
 
-    def _scheme(self, head: RequestHead) -> Fields:
-        """Return X-Forwarded-Proto if the client uses TLS and its balancer has not set it."""
-        return () if FORWARDED_PROTO in head.index or "forwarded" in head.index else self._scheme_field
+    def _keep_origin(self, peer: str) -> str:
+        if len(self._origins) >= CACHE_SIZE:
+            self._origins = {}
+        self._origins[peer] = origin = f"X-Forwarded-For: {peer}\r\n{self._scheme_line}{self._via_line}"
+        return origin
+
+    def _origin(self, head: RequestHead, peer: str) -> str:
+        """Return the lines that tell of the client of a trusted balancer, which may have told of TLS itself."""
+        hops = ", ".join([*head.values(FORWARDED_FOR), peer])
+        has_told = FORWARDED_PROTO in head.index or "forwarded" in head.index
+        return f"X-Forwarded-For: {hops}\r\n{'' if has_told else self._scheme_line}{self._via_line}"
 
     def _payload(self, admitted: Admitted, load: RequestBody) -> str:
         """Return x-amz-content-sha256 for the node, or an empty string for none."""
@@ -367,9 +378,12 @@ class Gateway:
 
     def learn_server(self, headers: Mapping[str, str]) -> None:
         """Note which server the nodes run, as far as an answer tells."""
-        if not self.node_facts.server:
-            self.node_facts.server = server = kind_of(headers)
-            self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
+        if self.node_facts.server or headers.get("server") == self._mute_server:
+            return
+        self.node_facts.server = server = kind_of(headers)
+        self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
+        if not server and "x-amz-request-id" not in headers:
+            self._mute_server = headers.get("server", "")
 
     def learn_upload(self, op: str, response: Response) -> None:
         """Note which node has a new upload."""
@@ -393,27 +407,6 @@ class Gateway:
     def owner_of(self, target: Target) -> Endpoint | None:
         """Return the node on which an upload was begun, in pools that keep to their keys."""
         return self.uploads.get(target.value("uploadId")) if self.uploads is not None else None
-
-
-class UploadMap:
-    """Where multipart uploads were begun; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        # Guards the map.
-        self._lock = threading.Lock()
-        self._owners: OrderedDict[str, Endpoint] = OrderedDict()
-
-    def put(self, upload_id: str, endpoint: Endpoint) -> None:
-        """Remember the node of a new upload."""
-        with self._lock:
-            self._owners[upload_id] = endpoint
-            if len(self._owners) > MAX_REMEMBERED_UPLOADS:
-                self._owners.popitem(last=False)
-
-    def get(self, upload_id: str) -> Endpoint | None:
-        """Return the node of an upload; None for one that is not known."""
-        with self._lock:
-            return self._owners.get(upload_id) if upload_id else None
 
 
 def _declared(head: RequestHead, target: Target) -> Caller:

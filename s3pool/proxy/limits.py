@@ -367,17 +367,17 @@ LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has 
 
 
 class RetryBudget:
-    """The share of the requests at work that may be in a second try.
+    """The share of the requests at nodes that may be in a second try.
 
     When every node refuses, trying each request three times would triple the load that
     made them refuse. What a dead node leaves behind is no such load, and is not counted.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, slots: FairSlots) -> None:
         self._share = share
-        # Guards the two numbers below; held for additions.
+        self._slots = slots
+        # Guards the number below; held for additions.
         self._lock = threading.Lock()
-        self._active = 0
         self._retrying = 0
 
     @property
@@ -388,13 +388,12 @@ class RetryBudget:
     @property
     def admits(self) -> bool:
         """Return whether one more may begin a second try."""
-        return self._retrying < max(LEAST_RETRIES, self._share * self._active)
+        return self._retrying < max(LEAST_RETRIES, self._share * self._slots.taken)
 
-    def change(self, *, active: int = 0, retrying: int = 0) -> None:
-        """Count requests that begin or end."""
+    def change(self, count: int) -> None:
+        """Count requests that begin or end a second try."""
         with self._lock:
-            self._active += active
-            self._retrying += retrying
+            self._retrying += count
 
 
 class RetryToken:
@@ -405,11 +404,11 @@ class RetryToken:
     def __init__(self, budget: RetryBudget) -> None:
         self._budget = budget
         self._is_retrying = False
-        budget.change(active=1)
 
     def end(self) -> None:
-        """Return it back; once."""
-        self._budget.change(active=-1, retrying=-int(self._is_retrying))
+        """Return it; once."""
+        if self._is_retrying:
+            self._budget.change(-1)
 
     def may_retry(self) -> bool:
         """Return whether a second try may begin; one that has begun may go on."""
@@ -419,4 +418,4 @@ class RetryToken:
         """Note that the request is in a second try that may add to the load, or a later one."""
         if not self._is_retrying:
             self._is_retrying = True
-            self._budget.change(retrying=1)
+            self._budget.change(1)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes
 from xml.parsers import expat
 
-from s3pool.proxy.auth import V4_PARAMETERS
+from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.request import BAD_ESCAPE, RequestHead
 from s3pool.proxy.request_target import Target

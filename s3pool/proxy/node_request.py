@@ -6,19 +6,21 @@ built from parsed parts with one Content-Length, so no node can see another fram
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from s3pool.model import Endpoint, Request
 from s3pool.pool.breaker import ANYBODY
-from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS, V4_PARAMETERS
+from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
+from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import RetryToken
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead, assume_present
 from s3pool.proxy.request_target import Target
 from s3pool.record import dataclass, field, replace
-from s3pool.s3.signing import Signer
+from s3pool.s3.signing import Signer, canonical_query
 
 Fields = tuple[Field, ...]
 
@@ -101,13 +103,21 @@ def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
     return request.build(endpoint, now)
 
 
+class Passage(NamedTuple):
+    """Which fields of a head go on to a node, by their places, and which of these are signed."""
+
+    places: tuple[int, ...]
+    signed: tuple[int, ...]
+
+
 @dataclass(slots=True)  # not frozen: one is made for every request
 class NodeRequest:
     """All that is known of a request's head before an endpoint is picked.
 
     ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None
-    when there is none to announce. ``extra`` are fields that the proxy adds, ``dropped`` the
-    names of those that it leaves out.
+    when there is none to announce. The proxy adds ``origin``, lines that tell of the client and
+    that no signature covers, and the fields in ``extra``; ``dropped`` are the names of those
+    that it leaves out.
     """
 
     head: RequestHead
@@ -116,12 +126,12 @@ class NodeRequest:
     signer: Signer | None
     payload: str
     length: int | None
-    is_decoded: bool = False
+    origin: str = ""
+    access_key: str = ""  # or the address of a client whom only nodes know
     expects_continue: bool = False  # the node is to say whether it wants the body
     is_trusted: bool = False  # the client is a balancer whose word for its own client counts
-    access_key: str = ""  # or the address of a client whom only nodes know
     extra: Fields = ()
-    dropped: frozenset[str] = frozenset()
+    dropped: frozenset[str] = NO_NAMES
 
     @property
     def resource(self) -> str:
@@ -136,70 +146,88 @@ class NodeRequest:
     def build(self, endpoint: Endpoint, now: float) -> bytes:
         """Return the bytes of the head for an endpoint."""
         head, target, signer, host = self.head, self.target, self.signer, endpoint.netloc
-        if signer is None:
-            own = [("Host", host)] if not head.host else []  # which HTTP/1.0 may leave out
-            return self._lines(head.target, [*own, *self._client_fields(KEPT), *self.extra])
-        fields = [*self._client_fields(REPLACED), *self.extra]
-        headers = _signed_fields(host, fields)
-        if self.form == QUERY_V4:
-            query = self._signed_query(signer, headers, fields, now)
-            return self._lines(_target(target.path, query), [("Host", host), *fields])
-        count = len(headers)
-        if self.payload:
-            headers[PAYLOAD_FIELD] = self.payload
+        if signer is None:  # HTTP/1.0 may leave out Host
+            return self._bytes(head.target, "" if head.host else f"Host: {host}\r\n", self._passage(KEPT), "")
+        passage = self._passage(REPLACED)
+        headers = self._signed_fields(host, passage)
         query = target.query_without(self._signature_parameters()) if target.pairs else ""
-        signer.authorize(headers, head.method, path=target.path, query=query, now=now)
-        return self._lines(_target(target.path, query), [("Host", host), *fields, *[*headers.items()][count:]])
+        if self.form == QUERY_V4:
+            query, signature = self._signed_query(signer, headers, query, now)
+        else:
+            if self.payload:
+                headers = (*headers, (PAYLOAD_FIELD, self.payload))
+            signature = signer.signed_head(headers, now).lines(head.method, target.path, canonical_query(query))
+        path = f"{target.path}?{query}" if query else target.path
+        return self._bytes(path, f"Host: {host}\r\n", passage, signature)
 
-    def _signed_query(self, signer: Signer, headers: dict[str, str], fields: list[Field], now: float) -> str:
-        """Return the query with a signature of ours instead of the client's."""
-        if PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
-            fields.append((PAYLOAD_FIELD, self.payload))
-            headers[PAYLOAD_FIELD] = self.payload
-        return signer.authorize_query(
-            headers,
-            self.head.method,
-            path=self.target.path,
-            query=self.target.query_without(V4_PARAMETERS),
-            now=now,
-            payload_hash=self.payload,
-        )
+    def _bytes(self, target: str, host: str, passage: Passage, signature: str) -> bytes:
+        head = self.head
+        own = "".join(map(head.lines.__getitem__, passage.places))
+        extra = "".join([f"{name}: {value}\r\n" for name, value in self.extra]) if self.extra else ""
+        length = "" if self.length is None else f"Content-Length: {self.length}\r\n"
+        if self.expects_continue:
+            length += "Expect: 100-continue\r\n"
+        text = f"{head.method} {target} HTTP/1.1\r\n{host}{own}{self.origin}{extra}{signature}{length}\r\n"
+        return text.encode("utf-8", "surrogateescape")
 
-    def _signature_parameters(self) -> frozenset[str]:
-        if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
-            return V2_PARAMETERS | V4_PARAMETERS
-        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else NO_NAMES
-
-    def _client_fields(self, replaced: frozenset[str]) -> list[Field]:
-        """Return the client's end-to-end fields without those that are replaced."""
+    def _passage(self, replaced: frozenset[str]) -> Passage:
         head = self.head
         gone = replaced | self.dropped if self.dropped else replaced
         if head.connection:
             gone |= head.connection
-        select = _cached_places if head.is_cacheable else _places
-        fields = [head.fields[place] for place in select(head.names, gone, trusts_forwarding=self.is_trusted)]
-        return [*filter(None, map(_decoded, fields))] if self.is_decoded and self.signer is not None else fields
+        find = _cached_passage if head.is_cacheable else _find_passage
+        return find(head.names, gone, self.is_trusted)
 
-    def _lines(self, target: str, fields: Iterable[Field]) -> bytes:
-        lines = [f"{self.head.method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields]]
-        if self.length is not None:
-            lines.append(f"Content-Length: {self.length}")
-        if self.expects_continue:
-            lines.append("Expect: 100-continue")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    def _signed_fields(self, host: str, passage: Passage) -> Fields:
+        """Return the fields that the signature covers, repeated ones joined as the canonical form wants."""
+        if not passage.signed and not self.extra:
+            return (("host", host),)
+        head, joined = self.head, {"host": host}
+        fields = [(head.names[place], head.fields[place][1]) for place in passage.signed]
+        fields += [(name.lower(), value) for name, value in self.extra if is_signed(name.lower())]
+        for name, value in fields:
+            joined[name] = f"{joined[name]},{value}" if name in joined else value
+        return tuple(joined.items())
+
+    def _signed_query(self, signer: Signer, headers: Fields, query: str, now: float) -> tuple[str, str]:
+        """Return the query with a signature of ours instead of the client's, and the lines that it needs."""
+        line = ""
+        if PAYLOAD_FIELD in self.head.index:  # a URL that is good for one content alone
+            line, headers = f"{PAYLOAD_FIELD}: {self.payload}\r\n", (*headers, (PAYLOAD_FIELD, self.payload))
+        signed = signer.authorize_query(
+            dict(headers), self.head.method, path=self.target.path, query=query, now=now, payload_hash=self.payload
+        )
+        return signed, line
+
+    def _signature_parameters(self) -> frozenset[str]:
+        if self.head.method == "OPTIONS":  # a signed URL that a browser asks about; it goes on unsigned
+            return V2_PARAMETERS | V4_PARAMETERS
+        if self.form == QUERY_V4:
+            return V4_PARAMETERS
+        return V2_PARAMETERS | echoed(self.head, self.target) if self.form == QUERY_V2 else NO_NAMES
 
 
-def _places(names: tuple[str, ...], gone: frozenset[str], *, trusts_forwarding: bool) -> tuple[int, ...]:
-    """Return the places of the fields that go on to a node."""
+def _find_passage(names: tuple[str, ...], gone: frozenset[str], trusts_forwarding: bool) -> Passage:
     gone |= HOP_BY_HOP
-    return tuple(
+    places = [
         place
         for place, name in enumerate(names)
         if name not in gone and (trusts_forwarding or not is_forwarding_header(name))
-    )
+    ]
+    return Passage(tuple(places), tuple([place for place in places if is_signed(names[place])]))
 
 
-_cached_places = lru_cache(CACHE_SIZE)(_places)
+_cached_passage = lru_cache(CACHE_SIZE)(_find_passage)
+
+
+def is_signed(lower: str) -> bool:
+    """Return whether the proxy's signature covers a field."""
+    return lower.startswith("x-amz-") or lower in SIGNED_BY_NAME
+
+
+def without_framing(head: RequestHead) -> RequestHead:
+    """Return a head without what it says of the aws-chunked form, for a body that has left it."""
+    return head.with_fields(filter(None, map(_decoded, head.fields)))
 
 
 def _decoded(field: Field) -> Field | None:
@@ -210,20 +238,6 @@ def _decoded(field: Field) -> Field | None:
         value = without_token(value, AWS_CHUNKED)
         return (name, value) if value else None
     return None if lower in FRAMING else field
-
-
-def _target(path: str, query: str) -> str:
-    return f"{path}?{query}" if query else path
-
-
-def _signed_fields(host: str, fields: Iterable[Field]) -> dict[str, str]:
-    """Return the fields that the signature covers, repeated ones joined as the canonical form wants."""
-    joined = {"host": host}
-    for name, value in fields:
-        lower = name.lower()
-        if lower[:6] == "x-amz-" or lower in SIGNED_BY_NAME:
-            joined[lower] = f"{joined[lower]},{value}" if lower in joined else value
-    return joined
 
 
 def is_forwarding_header(lower: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from itertools import compress
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
@@ -139,7 +140,7 @@ def with_location(response: Response, *, scheme: str, host: str) -> Response:
         stream,
         endpoint=response.endpoint,
         reason=response.reason,
-        raw_headers=response.raw_headers,
+        lines=response.lines,
     )
 
 
@@ -149,8 +150,20 @@ WHOLE_BYTES = 16 * 1024  # a body up to this leaves with its head, in one send
 NO_BODY_STATUS = frozenset({204, 304})
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 LAST_CHUNK = b"0\r\n\r\n"
-# What the proxy says itself, or what was true of the node's connection alone.
-REPLACED = HOP_BY_HOP | {"content-length"}
+
+
+class _Told(dict[str, bool]):
+    """Whether a client is told a node's field, by its name: not where the proxy has its own, or the node's is gone."""
+
+    def __missing__(self, name: str) -> bool:
+        is_told = name not in HOP_BY_HOP and name != "content-length"
+        if len(self) < MOST_NAMES and len(name) <= MAX_NAME_LENGTH:
+            self[name] = is_told
+        return is_told
+
+
+MOST_NAMES, MAX_NAME_LENGTH = 1024, 64
+IS_TOLD = _Told().__getitem__
 EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
 OK, PARTIAL = 200, 206
 
@@ -353,23 +366,30 @@ def answer_head(
 
     ``length`` is the body's, None when it is not known.
     """
-    gone = REPLACED
-    if said.headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
-        gone |= connection_words(said.raw_headers)
-    lines = [f"HTTP/1.1 {said.status} {said.reason}"]
-    lines += [f"{name}: {value}" for name, value in said.raw_headers if name.lower() not in gone]
-    lines += _framing(head, said, length=length, chunked=chunked)
+    headers, lines = said.headers, said.lines
+    # The names of a head as it was read stand in the order of its lines, unless one is repeated.
+    in_order = isinstance(said, Head) and len(headers) == len(lines)
+    kept: Iterable[str] = compress(lines, map(IS_TOLD, headers)) if in_order else filter(_is_told, lines)
+    if headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
+        gone = connection_words([headers["connection"]])
+        kept = filter(lambda line: line.partition(":")[0].lower() not in gone, [*kept])
+    text = "\r\n".join((f"HTTP/1.1 {said.status} {said.reason}", *kept, _framing(head, said, length, chunked=chunked)))
     if not keep_alive:
-        lines.append("Connection: close")
+        text += "Connection: close\r\n"
     elif head.is_http_1_0:
-        lines.append("Connection: keep-alive")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+        text += "Connection: keep-alive\r\n"
+    return f"{text}\r\n".encode("utf-8", "surrogateescape")
 
 
-def _framing(head: RequestHead, said: Response | Head, *, length: int | None, chunked: bool) -> list[str]:
+def _is_told(line: str) -> bool:
+    return IS_TOLD(line.partition(":")[0].lower())
+
+
+def _framing(head: RequestHead, said: Response | Head, length: int | None, *, chunked: bool) -> str:
+    """Return the line that frames the body, nothing where there is none to frame."""
     if chunked:
-        return ["Transfer-Encoding: chunked"]
+        return "Transfer-Encoding: chunked\r\n"
     named = said.headers.get("content-length")
     if head.method == "HEAD" or said.status in NO_BODY_STATUS:
-        return [f"Content-Length: {named}"] if head.method == "HEAD" and named is not None else []
-    return [] if length is None else [f"Content-Length: {length}"]
+        return f"Content-Length: {named}\r\n" if head.method == "HEAD" and named is not None else ""
+    return "" if length is None else f"Content-Length: {length}\r\n"

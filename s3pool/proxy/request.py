@@ -80,9 +80,10 @@ class RequestHead:
     ``length`` is None when the body is chunked. Text stands for bytes through UTF-8 with
     surrogate escapes. ``has_odd_expectation`` says that something else than 100-continue is
     expected; who answers may refuse that or pass over it. ``names`` are the fields' names in
-    lower case, ``index`` all values of a field by such a name. ``connection`` holds the options
-    of the Connection field, ``is_cacheable`` whether caches may be asked about the names.
-    ``look_for_client`` raises ClientGoneError if the client has hung up.
+    lower case, ``lines`` the fields as they go on to a node, ``index`` all values of a field by
+    such a name. ``connection`` holds the options of the Connection field, ``is_cacheable``
+    whether caches may be asked about the names. ``look_for_client`` raises ClientGoneError if
+    the client has hung up.
     """
 
     method: str
@@ -92,6 +93,7 @@ class RequestHead:
     is_http_1_0: bool
     fields: tuple[Field, ...]
     names: tuple[str, ...]
+    lines: tuple[str, ...]
     length: int | None
     keep_alive: bool
     expects_continue: bool
@@ -119,9 +121,10 @@ class RequestHead:
         """Return a copy with other fields, and with other values of ``changes``."""
         fields = tuple(fields)
         names = tuple(name.lower() for name, _ in fields)
+        lines = tuple(f"{name}: {value}\r\n" for name, value in fields)
         index = _index_of(names, tuple((value,) for _, value in fields))
-        words = _words(index.get("connection", ()))
-        return replace(self, fields=fields, names=names, connection=words, index=index, **changes)  # type: ignore[arg-type]
+        words = connection_words(index.get("connection", ()))
+        return replace(self, fields=fields, names=names, lines=lines, connection=words, index=index, **changes)  # type: ignore[arg-type]
 
 
 def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_present) -> RequestHead:
@@ -140,7 +143,7 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
     if len(raw_target) > MAX_TARGET_BYTES:
         raise malformed("the request target is longer than 16 KiB", status=414, code="KeyTooLongError")
     method, is_http_1_0, is_cacheable = raw_method.decode(), version == HTTP_1_0, len(block) <= MAX_CACHED_BYTES
-    fields, names, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
+    fields, names, lines, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
         raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
     host, path, query = _split_target(raw_target, _host_of(index, is_http_1_0=is_http_1_0))
@@ -156,6 +159,7 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
         is_http_1_0,
         fields,
         names,
+        lines,
         length,
         keep_alive="keep-alive" in words and "close" not in words if is_http_1_0 else "close" not in words,
         expects_continue=expectation == CONTINUE and not is_http_1_0,
@@ -168,26 +172,26 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
 
 
 def _parse_fields(
-    block: bytes, parse: Callable[[bytes], tuple[Field, str, tuple[str]]]
-) -> tuple[tuple[Field, ...], tuple[str, ...], Index]:
-    """Return the fields, their names in lower case, and all values by such a name."""
+    block: bytes, parse: Callable[[bytes], tuple[Field, str, tuple[str], str]]
+) -> tuple[tuple[Field, ...], tuple[str, ...], tuple[str, ...], Index]:
+    """Return the fields, their names in lower case, their lines, and all values by such a name."""
     if len(block) > MAX_FIELDS_BYTES:
         raise malformed("the header fields are larger than 32 KiB", status=431, code="RequestHeaderSectionTooLarge")
     lines = block.split(b"\r\n") if block else []
     if len(lines) > MAX_FIELDS:
         raise malformed(f"there are more than {MAX_FIELDS} header fields", status=431, code="MetadataTooLarge")
     if not lines:
-        return (), (), {}
-    fields, names, values = zip(*map(parse, lines), strict=True)
-    return fields, names, _index_of(names, values)
+        return (), (), (), {}
+    fields, names, values, texts = zip(*map(parse, lines))  # noqa: B905 - strict=True takes longer, and all have four
+    return fields, names, texts, _index_of(names, values)
 
 
-def _parse_field(line: bytes) -> tuple[Field, str, tuple[str]]:
+def _parse_field(line: bytes) -> tuple[Field, str, tuple[str], str]:
     found = FIELD_LINE.fullmatch(line)
     if found is None:
         raise malformed("a header line is malformed; a name has letters, digits and hyphens only")
     name, value = found[1].decode(), found[2].strip(BLANKS).decode("utf-8", "surrogateescape")
-    return (name, value), name.lower(), (value,)
+    return (name, value), name.lower(), (value,), f"{name}: {value}\r\n"
 
 
 _cached_field = lru_cache(CACHE_SIZE)(_parse_field)
@@ -195,7 +199,7 @@ _cached_field = lru_cache(CACHE_SIZE)(_parse_field)
 
 def _index_of(names: tuple[str, ...], values: tuple[tuple[str], ...]) -> Index:
     """Return all values of each name."""
-    index: dict[str, Sequence[str]] = dict(zip(names, values, strict=True))
+    index: dict[str, Sequence[str]] = dict(zip(names, values))  # noqa: B905 - as above
     if len(index) < len(names):
         index = {name: [values[n][0] for n, other in enumerate(names) if other == name] for name in index}
     return index
@@ -219,7 +223,7 @@ def _host_of(index: Index, *, is_http_1_0: bool) -> str:
 
 def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, frozenset[str], str | None]:
     """Return the body's length, the options of Connection, and the expectation."""
-    words = _words(index.get("connection", ()))
+    words = connection_words(index.get("connection", ()))
     _check_connection(words)
     for name in SINGLE:
         _only(index, name)
@@ -270,12 +274,8 @@ def _framing(index: Index, *, is_http_1_0: bool) -> int | None:
     return int(length)
 
 
-def connection_words(fields: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """Return the options of all Connection fields, in lower case."""
-    return _words([value for name, value in fields if name.lower() == "connection"])
-
-
-def _words(values: Iterable[str]) -> frozenset[str]:
+def connection_words(values: Iterable[str]) -> frozenset[str]:
+    """Return the options of Connection fields, in lower case."""
     return frozenset(word.strip(" \t").lower() for value in values for word in value.split(",") if word.strip(" \t"))
 
 

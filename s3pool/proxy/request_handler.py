@@ -15,9 +15,9 @@ from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
 from s3pool.proxy.forms import UploadForm
-from s3pool.proxy.forward import Attempts, StartedRequest, refusal_for
+from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.limits import RetryToken, Rule, Ticket
+from s3pool.proxy.limits import Rule, Ticket
 from s3pool.proxy.node_request import NodeRequest
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
 from s3pool.proxy.request import RequestHead, parse_head
@@ -69,7 +69,7 @@ class RequestHandler:
     _node_request: NodeRequest | None = None
     _load = NOTHING
     _has_continued = False
-    _begun: StartedRequest | None = None
+    _begun: Begun | None = None
     _unsent: bytes | None = None  # the end of an answer that the client did not take at once
     _keeps_alive = True
     _slot_owner = ""  # whose place it has among the requests that nodes are asked for
@@ -132,28 +132,23 @@ class RequestHandler:
 
     def begin(self) -> Exchange | None:
         """Send the request over a connection that is open; None when that cannot be."""
-        forwarder = self._gateway.forwarder
-        if not forwarder.slots.try_acquire(self.record.owner):
+        forwarder, record = self._gateway.forwarder, self.record
+        owner = record.owner
+        if not forwarder.slots.try_acquire(owner):
             return None
-        self._slot_owner = self.record.owner
-        token = RetryToken(forwarder.budget)
-        try:
-            node, exchange = forwarder.begin_now(self._make_node_request())
-        except BaseException:
-            token.end()
-            raise
-        self._begun = StartedRequest(node, exchange, token)
+        self._slot_owner = owner
+        self._begun = begun = forwarder.begin_now(self._make_node_request())
+        exchange = begun[1]
         if exchange is not None:
-            self.record.endpoint, self.record.tries = exchange.connection.endpoint, 1
+            record.endpoint, record.tries = exchange.connection.endpoint, 1
         return exchange
 
     def offer(self, arrival: Answer) -> bool:
         """Send the client the answer that has arrived; False when serve() has to go on."""
-        begun, request = self._begun, self._head
-        if begun is None or request is None:
+        request = self._head
+        if self._begun is None or request is None:
             raise AssertionError("nothing was begun")
         self._begun = None
-        begun.token.end()
         self._leave()
         head, body = arrival
         self._note(head, body)
@@ -169,10 +164,8 @@ class RequestHandler:
     def abandon(self) -> None:
         """End the request without a response, when the client is gone or an exception was raised."""
         begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.token.end()
-            if begun.exchange is not None:
-                begun.exchange.abandon()
+        if begun is not None and begun[1] is not None:
+            begun[1].abandon()
         self._leave()
         self.record.end = CLIENT_GONE
         self.report()
@@ -264,13 +257,13 @@ class RequestHandler:
             self.record.auth_s = time.monotonic() - self.record.started
         self.record.op = admitted.operation.name
         self._note_admitted(admitted)
-        self.is_plain = self._gateway.allows_event_loop and self._gateway.is_plain(head, admitted)
+        self.is_plain = self._gateway.is_plain(head, admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
-        self.record.bucket, self.record.key = admitted.target.bucket, admitted.target.key
-        self.record.access_key = admitted.caller.access_key
-        self._rules = self._gateway.rules_for(admitted.caller.client, admitted.target.bucket)
+        record, target, caller = self.record, admitted.target, admitted.caller
+        record.bucket, record.key, record.access_key = target.bucket, target.key, caller.access_key
+        self._rules = self._gateway.rules_for(caller.client, target.bucket)
 
     def _make_node_request(self) -> NodeRequest:
         if self._admitted is None:
@@ -293,7 +286,7 @@ class RequestHandler:
         def send(request: NodeRequest) -> Response:
             return gateway.forwarder.send(request, admitted.operation, attempts=self._attempts, only=only)
 
-        sending = gateway.forwarder.sending(
+        response = gateway.forwarder.send(
             node_request,
             gateway.settle(admitted),
             body=self._load.body,
@@ -301,7 +294,6 @@ class RequestHandler:
             only=only,
             begun=begun,
         )
-        response = sending.finish()
         self._note(response, response.body)
         if response.body is None:
             self._stream.note_end()

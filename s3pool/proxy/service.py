@@ -21,7 +21,7 @@ from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import Client, pool_client, read_clients
 from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, RetryBudget, read_bucket_limits
+from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, read_bucket_limits
 from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
@@ -123,7 +123,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
     )
     return Forwarder(
         transport,
-        budget=RetryBudget(settings.retry_budget),
+        retry_share=settings.retry_budget,
         timeout_factor=settings.slow_op_timeout / timeout_s,
         slots=FairSlots(slots),
         body_slots=clients_within(settings.max_clients, slots),

@@ -39,6 +39,9 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 # connection) and what changes nothing that S3 would store (range, if-*).
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
+PAYLOAD_HEADER = "x-amz-content-sha256"
+ADDED_HEADERS = ("x-amz-date", "x-amz-security-token")
+MAX_HEADS = 1024  # that are kept of one second
 PREFIX_LENGTH = len(SIGNED_PREFIX)
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
@@ -107,12 +110,16 @@ def canonical_request(
     Raises:
         KeyError: a signed header is missing.
     """
+    tail = canonical_tail(values, signed, payload_hash)
+    return f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
+
+
+def canonical_tail(values: Mapping[str, str], signed: Sequence[str], payload_hash: str) -> str:
+    """Return what follows method, path and query in a canonical request: the same for many requests."""
     lines = "\n".join([f"{name}:{values[name]}" for name in signed])
     if " " in lines or "\t" in lines:  # most requests have no blank in any header, and are spared this
         lines = "\n".join([f"{name}:{canonical_value(values[name])}" for name in signed])
-    return f"{method}\n{path}\n{query}\n{lines}\n\n{';'.join(signed)}\n{payload_hash}".encode(
-        "utf-8", "surrogateescape"
-    )
+    return f"{lines}\n\n{';'.join(signed)}\n{payload_hash}"
 
 
 def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
@@ -153,17 +160,36 @@ def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 class _Moment:
     """All that signing needs of one second: timestamp, scope and key, which never change."""
 
-    __slots__ = ("_mac", "credentials", "scope", "timestamp")
+    __slots__ = ("_mac", "credentials", "heads", "scope", "timestamp")
 
     def __init__(self, timestamp: str, key: SigningKey, credentials: Credentials) -> None:
         self.timestamp = timestamp
         self.credentials = credentials
         self.scope = key.scope
+        self.heads: dict[tuple[tuple[str, str], ...], SignedHead] = {}  # by their headers
         self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
 
     def sign(self, canonical: bytes) -> str:
         """Return the signature of a canonical request."""
         return self._mac.sign(sha256(canonical).hexdigest().encode())
+
+
+class SignedHead:
+    """Headers of requests that differ in method, path and query alone."""
+
+    __slots__ = ("_begins", "_moment", "_tail")
+
+    def __init__(self, begins: str, tail: str = "", moment: _Moment | None = None) -> None:
+        self._begins = begins
+        self._tail = tail
+        self._moment = moment
+
+    def lines(self, method: str, path: str, query: str) -> str:
+        """Return the lines that signing adds, for a path and a canonical query."""
+        if self._moment is None:
+            return self._begins
+        canonical = f"{method}\n{path}\n{query}\n{self._tail}".encode("utf-8", "surrogateescape")
+        return f"{self._begins}{self._moment.sign(canonical)}\r\n"
 
 
 def format_timestamp(second: int) -> str:
@@ -207,6 +233,28 @@ class Signer:
         self._authorize(credentials, headers, request.method, path=request.path, query=query, now=now)
         return headers
 
+    def signed_head(self, headers: tuple[tuple[str, str], ...], now: float) -> SignedHead:
+        """Return what signs requests with these headers; the same ones of a second are made once.
+
+        The names are in lower case, the first is Host. Without credentials nothing is signed.
+        """
+        credentials = self.credentials
+        if credentials is None:
+            return SignedHead("".join([f"{name}: {value}\r\n" for name, value in headers if name == PAYLOAD_HEADER]))
+        moment = self._at(credentials, self.timestamp(now))
+        head = moment.heads.get(headers)
+        if head is None:
+            head = self._make_head(credentials, moment, dict(headers))
+            if len(moment.heads) < MAX_HEADS:
+                moment.heads[headers] = head
+        return head
+
+    def _make_head(self, credentials: Credentials, moment: _Moment, headers: dict[str, str]) -> SignedHead:
+        begins, tail = self._authorization(credentials, headers, moment)
+        names = (PAYLOAD_HEADER, *ADDED_HEADERS)
+        lines = [f"{name}: {headers[name]}\r\n" for name in names if name in headers]
+        return SignedHead(f"{''.join(lines)}authorization: {begins}", tail, moment)
+
     def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
         """Add x-amz-date and Authorization to headers, for a path and query that are sent as they stand.
 
@@ -220,18 +268,19 @@ class Signer:
     def _authorize(
         self, credentials: Credentials, headers: dict[str, str], method: str, *, path: str, query: str, now: float
     ) -> None:
-        headers["x-amz-date"] = timestamp = self.timestamp(now)
+        moment = self._at(credentials, self.timestamp(now))
+        begins, tail = self._authorization(credentials, headers, moment)
+        canonical = f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
+        headers["authorization"] = f"{begins}{moment.sign(canonical)}"
+
+    def _authorization(self, credentials: Credentials, headers: dict[str, str], moment: _Moment) -> tuple[str, str]:
+        """Add the headers of a signature; return Authorization up to the signature, and what it covers of them."""
+        headers["x-amz-date"] = moment.timestamp
         if credentials.session_token:
             headers["x-amz-security-token"] = credentials.session_token
-        moment = self._at(credentials, timestamp)
         signed, names = signed_names(tuple(headers))
-        canonical = canonical_request(
-            method, path, query=query, values=headers, signed=signed, payload_hash=headers["x-amz-content-sha256"]
-        )
-        headers["authorization"] = (
-            f"{ALGORITHM} Credential={credentials.access_key}/{moment.scope}, "
-            f"SignedHeaders={names}, Signature={moment.sign(canonical)}"
-        )
+        begins = f"{ALGORITHM} Credential={credentials.access_key}/{moment.scope}, SignedHeaders={names}, Signature="
+        return begins, canonical_tail(headers, signed, headers[PAYLOAD_HEADER])
 
     def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:
         """Return a URL that carries its own signature for ``expires_s`` seconds.

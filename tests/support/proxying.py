@@ -197,7 +197,8 @@ def signed_request(
     signed = {"host": host, **{name: value for name, value in fields.items() if name.startswith("x-amz-")}}
     signed["x-amz-content-sha256"] = payload or hashlib.sha256(body).hexdigest()
     signer = Signer(key, region=REGION)
-    signer.authorize(signed, method, path=path, query=canonical_query(query), now=now or time.time())
+    lines = signer.signed_head(tuple(signed.items()), now or time.time()).lines(method, path, canonical_query(query))
+    signed |= dict(line.split(": ", 1) for line in lines.splitlines())
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in {**fields, **signed}.items())]
     if body or method in ("PUT", "POST"):
         lines.append(f"content-length: {len(body)}")

@@ -15,11 +15,10 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
-from s3pool.pool.exchange import Answer, Exchange, NeedsThread, begin_exchange
+from s3pool.pool.exchange import Answer, Exchange, NeedsThread, begin_exchange, send_over
 from s3pool.pool.http1 import BUFFER_BYTES
-from s3pool.pool.node import Node
+from s3pool.pool.node import Node, Totals
 from s3pool.pool.transport import Transport
-from s3pool.pool.window import arrives, begin_now
 from tests.support.clock import Chosen
 from tests.support.scripted import OK, ScriptedServer
 
@@ -47,6 +46,24 @@ class Ends(NamedTuple):
         """Read the answer to its end by the ways that wait."""
         self.exchange.read(5.0)
         return self.exchange.taken().preload()
+
+
+def begin_now(node: Node) -> Exchange | None:
+    """Send a request over an open connection, if there is one, and count it."""
+    connection, totals = node.connections.take_open(), Totals()
+    exchange = send_over(connection, node, GET, HEAD) if connection is not None else None
+    totals.of(node).begun += exchange is not None
+    totals.flush()
+    return exchange
+
+
+def arrives(exchange: Exchange) -> Answer | None:
+    """Take what has arrived; an answer that is here ends the exchange."""
+    answer, totals = exchange.receive(0, is_good_only=True), Totals()
+    if answer is not None:
+        exchange.end(answer.head, totals.of(exchange.node))
+        totals.flush()
+    return answer
 
 
 def body_of(arrival: Answer | None) -> bytes | None:
@@ -125,17 +142,17 @@ def test_who_waits_goes_on_from_there(ends: Ends, block: bytes, end: bytes, body
 
 
 @pytest.mark.parametrize("cut", [10, len(WHOLE) - 2])
-def test_slow_answer_is_read_on_by_a_call(ends: Ends, cut: int) -> None:
+def test_slow_answer_is_read_on_by_an_attempt(ends: Ends, cut: int) -> None:
     """The head may have been read by then, or not."""
     node = ends.exchange.node
     transport = Transport(LoadBalancer([node]), lambda *_: {"host": "x"})
     ends.send(WHOLE[:cut])
     first = arrives(ends.exchange)
-    call = transport.call(GET, preload)
-    call.adopt(node, ends.exchange)
+    attempt = transport.attempt(GET, preload)
+    attempt.adopt(ends.exchange)
     ends.node.sendall(WHOLE[cut:])
 
-    assert (None, b"hello", 0) == (first, call.finish().body, node.in_flight)
+    assert (None, b"hello", 0) == (first, transport.finish(attempt).body, node.in_flight)
 
 
 @pytest.mark.parametrize("begin", [b"", WHOLE[:10], WHOLE[:-1], b"nonsense\r\n\r\n"])
@@ -143,12 +160,12 @@ def test_end_and_nonsense_are_for_who_waits(ends: Ends, begin: bytes) -> None:
     """There it is told what is wrong."""
     if begin:
         ends.send(begin)
-        with suppress(NeedsThread):
+        with suppress(NeedsThread, TransportError):
             arrives(ends.exchange)
     ends.node.close()
     ends.await_something()
 
-    with pytest.raises(NeedsThread):
+    with pytest.raises((NeedsThread, TransportError)):
         arrives(ends.exchange)
     with pytest.raises(TransportError):
         ends.rest()
@@ -201,12 +218,12 @@ def test_request_that_cannot_begin_is_for_the_same_node(server: ScriptedServer) 
         nodes[0].breaker.trip()
         nodes[0].breaker.invite_trial()
         node = transport.balancer.pick()
-        call = transport.call(GET, preload)
+        attempt = transport.attempt(GET, preload)
 
-        assert begin_now(node, GET, HEAD) is None
+        assert begin_now(node) is None
         assert (HALF_OPEN, 0) == (nodes[0].breaker.state, nodes[0].in_flight)
-        call.adopt(node, None)
-        assert server.endpoint == call.finish().endpoint
+        attempt.pick(node)
+        assert server.endpoint == transport.finish(attempt).endpoint
         assert (CLOSED, [], 1) == (nodes[0].breaker.state, other.requests, nodes[0].counters.requests)
 
 
@@ -215,7 +232,7 @@ def test_request_begins_over_a_kept_connection(server: ScriptedServer) -> None:
     with transport_to(server) as (transport, nodes):
         transport.send(GET, preload)
 
-        exchange = begin_now(nodes[0], GET, HEAD)
+        exchange = begin_now(nodes[0])
         assert exchange is not None
         while (arrival := arrives(exchange)) is None:
             assert select([exchange.connection.fileno()], [], [], 5.0)[0]
@@ -232,7 +249,7 @@ def test_connection_that_ended_is_not_used(server: ScriptedServer) -> None:
         connection.close()
         nodes[0].connections.checkin(connection, reusable=True)
 
-        assert begin_now(nodes[0], GET, HEAD) is None
+        assert begin_now(nodes[0]) is None
         assert (0, 1) == (nodes[0].in_flight, nodes[0].counters.requests)
 
 
@@ -242,5 +259,5 @@ def test_node_at_its_bound_is_not_waited_for(server: ScriptedServer) -> None:
     node = Node(server.endpoint, ConnectionPool(server.endpoint, settings), CircuitBreaker())
     connection = node.connections.checkout()
 
-    assert begin_now(node, GET, HEAD) is None
+    assert begin_now(node) is None
     connection.close()

@@ -11,10 +11,13 @@ import pytest
 
 from s3pool.config.options import Config
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint
+from s3pool.proxy.auth import HEADER_V4, Caller, Verifier
+from s3pool.proxy.clients import pool_client
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.request_body import RequestBody
+from s3pool.proxy.request_target import read_target
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer
@@ -43,11 +46,14 @@ def gateway() -> Gateway:
     return open_gateway(config, ProxySettings(clients=[READER])).gateway
 
 
-def signed(path: str, fields: Iterable[tuple[str, str]] = (), *, key: Credentials = POOL, skew_s: float = 0.0) -> bytes:
+def signed(
+    path: str, fields: Iterable[tuple[str, str]] = (), *, key: Credentials = POOL, skew_s: float = 0.0, at: float = 0.0
+) -> bytes:
     """Return a signed request head without its blank line."""
     headers = {"host": "proxy.test:8000", "x-amz-content-sha256": UNSIGNED_PAYLOAD}
     headers |= {name.lower(): value for name, value in fields}
-    Signer(key, region="us-east-1").authorize(headers, "GET", path=path, query="", now=time.time() + skew_s)
+    signed_head = Signer(key, region="us-east-1").signed_head(tuple(headers.items()), (at or time.time()) + skew_s)
+    headers |= dict(line.split(": ", 1) for line in signed_head.lines("GET", path, "").splitlines())
     spelled = {name.lower(): name for name, _ in fields}
     lines = [f"{spelled.get(name, name)}: {value}" for name, value in headers.items()]
     return "\r\n".join([f"GET {path} HTTP/1.1", *lines]).encode()
@@ -105,6 +111,9 @@ def test_fields_go_on_alike_whether_they_were_seen_before(gateway: Gateway) -> N
         signed("/b/key") + b"\r\nx-amz-acl: public-read",
         signed("/b/key") + b"\r\nHost: proxy.test:8000",
         signed("/b/key").replace(b"GET", b"PUT"),
+        signed("/b/key").replace(b"/b/key", b"/b/key?acl"),
+        signed("/b/key").replace(b"Signature=", b"Signature=\xc3\xa4"),
+        signed("/b/key").replace(b"Signature=", b"Signature=0, Signature="),
     ],
 )
 def test_what_does_not_hold_is_denied_after_what_does(gateway: Gateway, block: bytes) -> None:
@@ -114,6 +123,26 @@ def test_what_does_not_hold_is_denied_after_what_does(gateway: Gateway, block: b
 
     with pytest.raises(S3ErrorResponse):
         forwarded(gateway, block)
+
+
+def test_request_like_an_earlier_one_is_known_while_its_time_holds() -> None:
+    """What followed from the same fields follows again, but for the time; what is kept of them has a bound."""
+    verifier, now = Verifier({POOL.access_key: pool_client(POOL, POOL)}), time.time()
+
+    def known(number: int, late_s: float = 0.0) -> Caller | None:
+        head = parse_head(signed(f"/b/{number}", at=now))
+        return verifier.recognize(head, read_target(head.path, None), now=now + late_s)
+
+    def verify(number: int, fields: Iterable[tuple[str, str]] = ()) -> Caller:
+        head = parse_head(signed(f"/b/{number}", fields, at=now))
+        return verifier.verify(HEADER_V4, head, read_target(head.path, None), now=now)
+
+    assert known(2) is None
+    first = verify(1)
+    assert (first, first, None) == (known(2), known(3, 890.0), known(3, 910.0))
+    for number in range(1100):
+        verify(number, (("x-amz-meta-number", str(number)),))
+    assert known(2) is None
 
 
 @pytest.mark.parametrize(

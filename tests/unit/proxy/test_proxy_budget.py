@@ -7,7 +7,7 @@ import io
 import pytest
 
 from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
-from s3pool.proxy.limits import LEAST_RETRIES, RetryBudget, RetryToken
+from s3pool.proxy.limits import LEAST_RETRIES, FairSlots, RetryBudget, RetryToken
 
 
 def test_bytes_are_there_once() -> None:
@@ -23,7 +23,10 @@ def test_bytes_are_there_once() -> None:
 @pytest.mark.parametrize(("requests", "share", "allowed"), [(1, 0.2, 3), (100, 0.2, 20), (100, 0.0, 3)])
 def test_share_of_second_tries(requests: int, share: float, allowed: int) -> None:
     """A percentage of what is at work, and a few in any case."""
-    budget = RetryBudget(share)
+    slots = FairSlots(1000)
+    budget = RetryBudget(share, slots)
+    for _ in range(requests):
+        slots.claim("client")
     slips = [RetryToken(budget) for _ in range(requests)]
 
     begun = 0
@@ -37,7 +40,7 @@ def test_share_of_second_tries(requests: int, share: float, allowed: int) -> Non
 
 def test_place_is_free_again_after_the_answer() -> None:
     """And a third try of the same request takes no second place."""
-    budget = RetryBudget(0.2)
+    budget = RetryBudget(0.2, FairSlots(10))
 
     slip = RetryToken(budget)
     slip.note_retry()

@@ -61,6 +61,10 @@ class TargetTakenError(RefusedError):
     """The target of one source is another source, or another source's target: exit code 1."""
 
 
+class UnsupportedError(S3PoolError):
+    """The server does not know an operation."""
+
+
 class IntegrityError(S3PoolError):
     """Bytes that arrived are not the bytes that were sent."""
 

@@ -35,6 +35,16 @@ SUMMARIES = {
     "pipe": "store standard input as an object",
     "mb": "make buckets",
     "rb": "remove buckets",
+    "tag": "show, set and remove the tags of objects and buckets",
+    "version": "show, enable and suspend the versions of buckets",
+    "retention": "show, set and clear how long objects are kept",
+    "legalhold": "show legal holds of objects, and put them on and off",
+    "policy": "show, set and remove the policies of buckets",
+    "anonymous": "show and set what anybody may do without keys",
+    "ilm": "show and change the lifecycle rules of buckets",
+    "cors": "show, set and remove the CORS rules of buckets",
+    "encrypt": "show, set and remove the default encryption of buckets",
+    "restore": "ask for copies of archived objects",
     "presign": "make a URL that works without credentials for a while",
     "proxy": "serve the pool as one S3 endpoint",
     "ping": "show the health of every endpoint",
@@ -45,7 +55,9 @@ SUMMARIES = {
     "completion": "print a completion script for a shell",
 }
 ALL = tuple(SUMMARIES)
-CHANGING = frozenset(("cp", "mv", "sync", "rm", "find", "pipe", "mb", "rb", "speedtest"))
+# Those of one table: cli/commands/settings.
+SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
+CHANGING = frozenset(("cp", "mv", "sync", "rm", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
@@ -239,7 +251,9 @@ def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str)
 
 
 def load_command(name: str) -> Any:
-    """Import the module of one command."""
+    """Import the module of one command, or return its row of the table of settings."""
+    if name in SETTINGS:
+        return import_module("s3pool.cli.commands.settings").command(name)
     return import_module(f"s3pool.cli.commands.{name.replace('-', '_')}")
 
 

@@ -271,14 +271,14 @@ def parse_tags(body: bytes) -> dict[str, str]:
 
 def build_delete(keys: Iterable[tuple[str, str]]) -> bytes:
     """Write a quiet batch delete of pairs of key and version id, "" for none."""
-    return _document("Delete", _delete_items(keys))
+    return build_document("Delete", _delete_items(keys))
 
 
 def _delete_items(keys: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield "<Quiet>true</Quiet>"
     for key, version_id in keys:
-        version = f"<VersionId>{_escape(version_id)}</VersionId>" if version_id else ""
-        yield f"<Object><Key>{_escape(key)}</Key>{version}</Object>"
+        version = f"<VersionId>{escape_text(version_id)}</VersionId>" if version_id else ""
+        yield f"<Object><Key>{escape_text(key)}</Key>{version}</Object>"
 
 
 def build_complete(
@@ -288,39 +288,45 @@ def build_complete(
 
     ``checksums`` maps a part number to the header's name and value that its upload carried.
     """
-    return _document("CompleteMultipartUpload", (_complete_part(*part, checksums or {}) for part in parts))
+    return build_document("CompleteMultipartUpload", (_complete_part(*part, checksums or {}) for part in parts))
 
 
 def _complete_part(number: int, etag: str, checksums: Mapping[int, tuple[str, str]]) -> str:
     checksum = ""
     if number in checksums:
         header, value = checksums[number]
-        checksum = f"<{CHECKSUM_ELEMENTS[header]}>{_escape(value)}</{CHECKSUM_ELEMENTS[header]}>"
-    return f"<Part><ETag>&quot;{_escape(etag)}&quot;</ETag><PartNumber>{number}</PartNumber>{checksum}</Part>"
+        checksum = f"<{CHECKSUM_ELEMENTS[header]}>{escape_text(value)}</{CHECKSUM_ELEMENTS[header]}>"
+    return f"<Part><ETag>&quot;{escape_text(etag)}&quot;</ETag><PartNumber>{number}</PartNumber>{checksum}</Part>"
 
 
 def build_create_bucket(region: str) -> bytes:
     """Write where a new bucket shall be; nothing for us-east-1, which S3 takes only unnamed."""
     if region in ("", "us-east-1"):
         return b""
-    return _document("CreateBucketConfiguration", [f"<LocationConstraint>{_escape(region)}</LocationConstraint>"])
+    return build_document(
+        "CreateBucketConfiguration", [f"<LocationConstraint>{escape_text(region)}</LocationConstraint>"]
+    )
 
 
 def build_versioning(*, enabled: bool) -> bytes:
     """Write a bucket's versioning state."""
-    return _document("VersioningConfiguration", [f"<Status>{'Enabled' if enabled else 'Suspended'}</Status>"])
+    return build_document("VersioningConfiguration", [f"<Status>{'Enabled' if enabled else 'Suspended'}</Status>"])
 
 
 def build_tags(tags: Mapping[str, str]) -> bytes:
     """Write a set of tags."""
-    items = (f"<Tag><Key>{_escape(key)}</Key><Value>{_escape(value)}</Value></Tag>" for key, value in tags.items())
-    return _document("Tagging", ["<TagSet>", *items, "</TagSet>"])
+    items = (
+        f"<Tag><Key>{escape_text(key)}</Key><Value>{escape_text(value)}</Value></Tag>" for key, value in tags.items()
+    )
+    return build_document("Tagging", ["<TagSet>", *items, "</TagSet>"])
 
 
-def _document(name: str, items: Iterable[str]) -> bytes:
+def build_document(name: str, items: Iterable[str]) -> bytes:
+    """Write a document of S3 around elements that are text already."""
     text = f'<?xml version="1.0" encoding="UTF-8"?><{name} xmlns="{NAMESPACE}">{"".join(items)}</{name}>'
     return text.encode("utf-8", "surrogateescape")
 
 
-def _escape(text: str) -> str:
+def escape_text(text: str) -> str:
+    """Return a text as it stands in an element."""
     return text.translate(ESCAPES)

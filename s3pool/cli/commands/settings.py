@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.lifecycle import add_rule_flags, rule_of, rule_text, rule_words
@@ -34,6 +34,8 @@ from s3pool.units import parse_duration, parse_time_or_age
 
 if TYPE_CHECKING:
     import argparse
+
+    from s3pool.cli.context import Context
 
 MODES = ("GOVERNANCE", "COMPLIANCE")
 UNITS = {"d": "Days", "y": "Years"}
@@ -332,3 +334,17 @@ COMMANDS = (
 def command(name: str) -> Command:
     """Return one command of the table."""
     return next(each for each in COMMANDS if each.name == name)
+
+
+def facts_of(path: S3Path, version_id: str, args: argparse.Namespace, ctx: Context) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, text and value of each setting of a bucket or an object; one request each."""
+    place = Place(path.bucket, path.key, version_id)
+    for each in COMMANDS:
+        show = each.actions[0]
+        if show.text is None or (each.of_objects is None if path.key else each.places == OBJECTS):
+            continue
+        try:
+            value = show.act(Run(each, show, args, ctx, []), place)
+        except (S3Error, UnsupportedError):
+            continue  # what cannot be read is not shown: a command of its own tells why
+        yield each.name, NONE if value is None else ("set" if show.text is document else show.text(value)), value

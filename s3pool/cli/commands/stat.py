@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,16 @@ SHOWN_OR_IDLE = frozenset(
     )
 )
 METADATA_PREFIX = "x-amz-meta-"
+CHECKSUM_PREFIX = "x-amz-checksum-"
+# What these headers are to people; the record has them under the same names.
+LABELS = {
+    "x-amz-tagging-count": "Tags",
+    "x-amz-object-lock-mode": "Retention",
+    "x-amz-object-lock-retain-until-date": "Retain Until",
+    "x-amz-object-lock-legal-hold": "Legal Hold",
+    "x-amz-restore": "Restore",
+}
+PARTS = re.compile("[0-9a-f]{32}-([1-9][0-9]{0,4})")  # the ETag of an upload in parts
 
 Block = list[tuple[str, str]]  # labels and values, in the order of the lines
 
@@ -38,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY, s3/BUCKET/PREFIX/ or s3/BUCKET")
     parser.add_argument("--versions", action="store_true", help="every version and delete marker of the key")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    parser.add_argument("--all", action="store_true", help="its settings too, such as tags; one more request for each")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -53,9 +65,19 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
     def stat(path: S3Path) -> None:
         for block, record in _iter_facts(path, args, ctx.client):
+            if args.all and not args.versions and record["type"] != "prefix":
+                _add_settings(block, record, path, ctx)
             shower.show(block, record)
 
     return ctx.for_each(paths, stat)
+
+
+def _add_settings(block: Block, record: Record, path: S3Path, ctx: Context) -> None:
+    from s3pool.cli.commands.settings import facts_of
+
+    found = list(facts_of(path, ctx.args.version_id, ctx.args, ctx))
+    block += [(f"Setting {name}", line) for name, text, _ in found for line in text.split("\n")]
+    record["settings"] = {name: value for name, _, value in found}
 
 
 class _Shower:
@@ -106,7 +128,7 @@ def _versioning_of(bucket: str, client: S3Client) -> str:
 
 def _key_facts(path: S3Path, version_id: str, client: S3Client) -> tuple[Block, Record]:
     try:
-        head = client.head_object(path.bucket, path.key, version_id=version_id)
+        head = client.head_object(path.bucket, path.key, version_id=version_id, checksums=True)
     except NotFoundError:
         if path.is_prefix and not version_id and _has_keys(path, client):
             return [("Name", path.text), ("Type", "prefix")], prefix_record(path.bucket, path.key)
@@ -130,15 +152,28 @@ def _object_block(path: S3Path, head: ObjectHead) -> Block:
     ]
     if head.version_id:
         block.append(("Version", head.version_id))
+    block += [(label, str(value)) for label, value in _facts(head).items()]
     block += [
         (_title(name), value)
         for name, value in head.headers.items()
-        if name not in SHOWN_OR_IDLE and not name.startswith(METADATA_PREFIX)
+        if not (name in SHOWN_OR_IDLE or name in LABELS or name.startswith((METADATA_PREFIX, CHECKSUM_PREFIX)))
     ]
     if head.metadata:
         block.append(("Metadata", ""))
         block += [(f"  {name}", value) for name, value in head.metadata.items()]
     return block
+
+
+def _facts(head: ObjectHead) -> dict[str, str | int]:
+    """Return what the answer to HEAD tells of parts, checksums, tags and locks."""
+    parts = PARTS.fullmatch(head.etag)
+    facts: dict[str, str | int] = {"Parts": int(parts[1])} if parts else {}
+    for name, value in head.headers.items():
+        if name in LABELS:
+            facts[LABELS[name]] = int(value) if value.isdecimal() else value
+        elif name.startswith(CHECKSUM_PREFIX):
+            facts[f"Checksum {name.removeprefix(CHECKSUM_PREFIX).upper()}"] = value
+    return facts
 
 
 def _object_record(path: S3Path, head: ObjectHead) -> Record:
@@ -153,6 +188,7 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
         "storage_class": head.storage_class,
         "content_type": head.content_type,
         "version_id": head.version_id,
+        **{label.lower().replace(" ", "_"): value for label, value in _facts(head).items()},
         "metadata": dict(head.metadata),
         "headers": dict(head.headers),
     }

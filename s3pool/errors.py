@@ -136,7 +136,8 @@ class S3Error(S3PoolError):
     ``code`` is S3's word (``NoSuchKey``), or made from the status when the body has none.
     ``detail`` is the server's message and may be empty: RGW leaves it out. ``final`` says
     that the caller wants this answer as it is, whatever a repetition might bring. ``hint`` is
-    advice of one who knows more than the code tells.
+    advice of one who knows more than the code tells. ``region`` is the one for which the storage
+    wants requests signed, where it tells one with its refusal.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class S3Error(S3PoolError):
         retry_after_s: float | None = None,
         server_time: float | None = None,
         final: bool = False,
+        region: str = "",
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -164,6 +166,7 @@ class S3Error(S3PoolError):
         self.retry_after_s = retry_after_s
         self.server_time = server_time
         self.final = final
+        self.region = region
         self.hint = ""
 
     def __str__(self) -> str:

@@ -107,6 +107,7 @@ def open_session(config: Config) -> Session:
         read_timeout_s=config.read_timeout_s,
         patience_s=config.connect_timeout_s,
         new_keys=getattr(keys, "replaced", None),
+        adopt_region=signer.adopt_region,
     )
     client = S3Client(transport, addressing=config.addressing, region=config.region)
     return Session(config, transport, client, signer)

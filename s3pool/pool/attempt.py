@@ -391,6 +391,12 @@ class Attempt:
         if not self._may_repeat(error) or (request.body.length and not self._can_rewind()):
             self._fail_finally(error)
             return
+        if isinstance(error, S3Error) and (error.region or error.code in SKEWED_CODES):
+            if self._learns_from(error):
+                self._rest(None)
+            else:
+                self._fail(error)
+            return
         is_free = self._pin is None and context.is_free_failover(error, self.history)
         if not is_free:
             self.history = self.history._replace(counted=self.history.counted + 1)
@@ -399,9 +405,6 @@ class Attempt:
             return
         if may_add_load(error):
             request.note_retry()
-        if isinstance(error, S3Error) and error.code in SKEWED_CODES:
-            self._learn_clock(error)
-            return
         self._rest(None if is_free else context.pause_s(error, self.history, is_alone=self._is_alone))
         logger.info("%s; trying again (attempt %d)", error, self.history.tries + 1)
 
@@ -421,13 +424,17 @@ class Attempt:
         self.request.body.rewind()
         return True
 
-    def _learn_clock(self, error: S3Error) -> None:
-        if self.history.has_learned_clock or error.server_time is None:
-            self._fail(error)
-            return
-        self.history = self.history._replace(has_learned_clock=True, tried=())
-        self._context.learn_clock(error.server_time)
-        self._rest(None)
+    def _learns_from(self, error: S3Error) -> bool:
+        """Take the storage's clock or region for signing; False when that is known, and refused all the same."""
+        context, history = self._context, self.history
+        if error.region:
+            self.history = history._replace(has_learned_region=True, tried=())
+            return not history.has_learned_region and context.learn_region(error.region)
+        if history.has_learned_clock or error.server_time is None:
+            return False
+        self.history = history._replace(has_learned_clock=True, tried=())
+        context.learn_clock(error.server_time)
+        return True
 
     def _fail_finally(self, error: S3PoolError) -> None:
         final = final_error(error, self.request, attempts=self.history.tries, last_errors=self.history.errors)

@@ -39,6 +39,7 @@ class History(NamedTuple):
     early_s: float = 0.0  # what the last one had, if it was one of these
     has_learned_clock: bool = False
     has_new_keys: bool = False
+    has_learned_region: bool = False
 
     def with_try(self, node: Node) -> History:
         """Add a try."""
@@ -85,6 +86,7 @@ class AttemptContext:
     patience_s: float  # for a sign of life, and at most for a node that never answered
     kept: KeptConnections
     new_keys: Callable[[float, bool], bool] | None = None  # whether refused keys were replaced since a moment
+    learn_region: Callable[[str], bool] = lambda _region: False
     now: Callable[[], float] = time.monotonic
     first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
 

@@ -77,7 +77,7 @@ def may_repeat(error: S3PoolError, request: Request) -> bool:
 
 
 def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
-    if error.code in SKEWED_CODES or error.status == UNPROCESSED_STATUS:
+    if error.code in SKEWED_CODES or error.region or error.status == UNPROCESSED_STATUS:
         return request.body.rewindable
     if error.status in NOT_ILL:
         return False

@@ -45,6 +45,7 @@ class Transport:
         patience_s: float = 3.0,
         head: BuildHead | None = None,
         new_keys: Callable[[float, bool], bool] | None = None,
+        adopt_region: Callable[[str], bool] | None = None,
         delays: Delays | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -54,6 +55,8 @@ class Transport:
         self.endpoints = tuple(node.endpoint for node in balancer.nodes)
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
+        self.adopt_region = adopt_region  # for signing; False for one that was known all along
+        self._has_told_region = False
         self._build_head = head  # builds the whole request head, in place of sign
         self._now = now
         self._wall_clock = wall_clock
@@ -69,6 +72,7 @@ class Transport:
             balancer=balancer,
             build_head=self.head_for,
             learn_clock=self.learn_clock,
+            learn_region=self.learn_region,
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
             kept=KeptConnections(),
@@ -222,6 +226,15 @@ class Transport:
                 "this machine's clock differs from the storage's by %.0f s; signing with the storage's time", offset_s
             )
         self.clock_offset_s = offset_s
+
+    def learn_region(self, region: str) -> bool:
+        """Take the storage's region for signing, and warn once; False when it was that already."""
+        if self.adopt_region is None or not self.adopt_region(region):
+            return False
+        if not self._has_told_region:
+            self._has_told_region = True
+            logger.warning("the storage's region is %s: signing for it; --region %s spares the refusal", region, region)
+        return True
 
 
 def suspect(node: Node) -> None:

@@ -27,14 +27,13 @@ from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken
 from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest
 from s3pool.proxy.operations import S3Operation
 from s3pool.record import dataclass, field
-from s3pool.s3.documents import MAX_ERROR_BYTES, parse_error
+from s3pool.s3.documents import MAX_ERROR_BYTES, REGION_STATUS, parse_error, told_region
 from s3pool.units import parse_http_date
 
 TOO_MANY_REQUESTS = 429
 UNAVAILABLE = 503
 SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
-FORBIDDEN = 403
 FIRST_ERROR = 400
 MAX_REMEMBERED_UPLOADS = 100_000
 SKEWED = "RequestTimeTooSkewed"
@@ -93,9 +92,9 @@ class ResponseCheck:
             self._failures += 1
             final = not self._operation.after_500 or self._failures > 1
             raise self._error(S3Error, response, self._code(response), final=final)
-        if status == FORBIDDEN and self._signs:
+        if status in REGION_STATUS and self._signs:
             code = self._code(response)
-            if code == SKEWED:
+            if code == SKEWED or told_region(status, response.headers, response.body or b""):
                 raise self._error(AccessDeniedError, response, code, final=False)
         if self._operation.brings_document or (self._operation.reads and status >= FIRST_ERROR):
             # Nobody can go on in the middle of a text that another node may word otherwise. So it
@@ -123,6 +122,7 @@ class ResponseCheck:
             op=self._operation.name,
             server_time=parse_http_date(response.headers.get("date", "")),
             final=final,
+            region=told_region(response.status, response.headers, response.body or b""),
         )
 
 
@@ -139,7 +139,7 @@ class Forwarder:
         slots: FairSlots | None = None,
         body_slots: int = MANY,
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._timeout_factor = timeout_factor  # of slow operations, in timeouts of the others
         self.slots = slots or FairSlots(MANY)
@@ -152,7 +152,7 @@ class Forwarder:
 
     def begin_now(self, node_request: NodeRequest) -> Begun:
         """Send a GET or HEAD over an open connection, without waiting; no exchange when there is none."""
-        transport = self._transport
+        transport = self.transport
         balancer = transport.balancer
         node = balancer.next_in_turn() or balancer.pick(affinity=node_request.resource)
         head = node_request.build(node.endpoint, transport.signing_time())
@@ -180,7 +180,7 @@ class Forwarder:
         check = ResponseCheck(operation, signs=node_request.signer is not None, attempts=attempts, memory=self.memory)
         token = RetryToken(self.budget)
         request = self._request(node_request, operation, body=body, attempts=attempts, token=token)
-        attempt = self._transport.attempt(request, check.check, only=only)
+        attempt = self.transport.attempt(request, check.check, only=only)
         if begun is not None:
             node, exchange = begun
             if exchange is None:
@@ -189,7 +189,7 @@ class Forwarder:
                 attempt.adopt(exchange)
                 attempts.endpoints.append(node.endpoint)
         try:
-            return self._transport.finish(attempt)
+            return self.transport.finish(attempt)
         except S3Error:
             if check.answer is None:
                 raise

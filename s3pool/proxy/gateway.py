@@ -236,6 +236,12 @@ class Gateway:
             signer = self._signers[caller.access_key] = Signer(credentials, region=self._region)
         return signer
 
+    def adopt_region(self, region: str) -> bool:
+        """Sign for the region that the storage names; False for the one that was configured."""
+        self._region, told = region, self._region
+        is_new = [signer.adopt_region(region) for signer in tuple(self._signers.values())]
+        return region != told or any(is_new)
+
     def admit_form(
         self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
     ) -> tuple[Admitted, RequestBody, UploadForm]:

@@ -107,6 +107,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
         meter=meter,
         bucket_limits=bucket_limits,
     )
+    forwarder.transport.adopt_region = gateway.adopt_region
     return OpenGateway(gateway, session, _checker(session, settings))
 
 

@@ -29,6 +29,12 @@ ESCAPES = str.maketrans(
 ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
 MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
 ERROR_ROOTS = (b"Error", b"ErrorResponse")
+REGION_STATUS = frozenset((400, 403))  # what a request that is signed for another region is answered with
+# An element as AWS, MinIO and Garage send it, or the end of MinIO's and Garage's messages.
+REGION = re.compile(
+    rb"<Region>([A-Za-z0-9-]{1,64})</Region>"
+    rb"|expect(?:ed|ing):? (?:'|&#39;|&apos;)(?:[0-9]{8}/)?([A-Za-z0-9-]{1,64})(?:'|&#39;|&apos;|/s3/aws4_request)"
+)
 CHECKSUM_ELEMENTS = {
     "x-amz-checksum-crc32": "ChecksumCRC32",
     "x-amz-checksum-crc32c": "ChecksumCRC32C",
@@ -182,6 +188,16 @@ def parse_error(body: bytes) -> tuple[str, str, str, str]:
     fields = error.fields()
     request_id = fields.get("RequestId", "") or root.text_of("RequestId")
     return fields.get("Code", ""), fields.get("Message", ""), fields.get("Resource", ""), request_id
+
+
+def told_region(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """Return the region for which a server wants its requests signed, as a refusal tells it; else ""."""
+    if status not in REGION_STATUS:
+        return ""
+    told = headers.get("x-amz-bucket-region", "").encode()  # MinIO's description stands in for the body after HEAD
+    text = b"<Region>%s</Region>" % told if told else body or headers.get("x-minio-error-desc", "").encode()
+    found = REGION.search(text)
+    return (found[1] or found[2]).decode() if found else ""
 
 
 def is_error(body: bytes) -> bool:

@@ -15,7 +15,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Response, whole_number
-from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, parse_error
+from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, parse_error, told_region
 from s3pool.units import parse_http_date
 
 MILLISECONDS = 1000
@@ -90,8 +90,8 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
 
     An answer with a status below 300 is one of those that fail after the status was sent.
     """
-    code, detail, _, request_id = parse_error(_body_of(response))
-    status = response.status
+    body, status = _body_of(response), response.status
+    code, detail, _, request_id = parse_error(body)
     if status < 300:
         status = STATUS_OF_LATE_ERRORS.get(code, status)
     is_head = op.startswith("Head")
@@ -106,6 +106,7 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
         op=op,
         retry_after_s=_retry_after(response),
         server_time=parse_http_date(response.headers.get("date", "")),
+        region=told_region(status, response.headers, body),
     )
 
 

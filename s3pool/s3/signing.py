@@ -160,11 +160,12 @@ def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 class _Moment:
     """All that signing needs of one second: timestamp, scope and key, which never change."""
 
-    __slots__ = ("_mac", "credentials", "heads", "scope", "timestamp")
+    __slots__ = ("_mac", "credentials", "heads", "region", "scope", "timestamp")
 
     def __init__(self, timestamp: str, key: SigningKey, credentials: Credentials) -> None:
         self.timestamp = timestamp
         self.credentials = credentials
+        self.region = key.region
         self.scope = key.scope
         self.heads: dict[tuple[tuple[str, str], ...], SignedHead] = {}  # by their headers
         self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
@@ -212,6 +213,7 @@ class Signer:
         self._provider = credentials if callable(credentials) else None
         self._fixed = credentials if isinstance(credentials, Credentials) else None
         self._region = region
+        self._has_adopted = False
         self._service = service
         self._key: SigningKey | None = None  # of the last day that was signed for
         self._moment: _Moment | None = None  # the last second that was signed for
@@ -221,6 +223,12 @@ class Signer:
     def credentials(self) -> Credentials | None:
         """Return the keys that are good now."""
         return self._fixed if self._provider is None else self._provider()
+
+    def adopt_region(self, region: str) -> bool:
+        """Sign for another region from now on; False for the one that was given in the beginning."""
+        if region != self._region:
+            self._region, self._has_adopted = region, True
+        return self._has_adopted
 
     def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
         """Return all headers for the wire, but content-length; ``now`` is seconds since 1970."""
@@ -347,14 +355,16 @@ class Signer:
     def _at(self, credentials: Credentials, timestamp: str) -> _Moment:
         """Return what signs at a timestamp: the last moment, or a new one; new keys once a day."""
         moment = self._moment  # read once: another thread may put another there
-        if moment is None or moment.timestamp != timestamp or moment.credentials is not credentials:
+        is_same = moment is not None and moment.timestamp == timestamp and moment.credentials is credentials
+        if moment is None or not is_same or moment.region is not self._region:
             moment = _Moment(timestamp, self._key_of(credentials, timestamp[:DATE_LENGTH]), credentials)
             self._moment = moment
         return moment
 
     def _key_of(self, credentials: Credentials, date: str) -> SigningKey:
         key = self._key
-        if key is None or key.date != date or key.secret_key != credentials.secret_key:
+        wanted = date, self._region, credentials.secret_key
+        if key is None or (key.date, key.region, key.secret_key) != wanted:
             key = make_signing_key(credentials.secret_key, date, region=self._region, service=self._service)
             self._key = key
         return key
@@ -382,6 +392,7 @@ class SigningKey(Protocol):
     """What is used of requests_aws4auth's AWS4SigningKey: a key and what it is good for."""
 
     date: str
+    region: str
     scope: str
     key: bytes
     secret_key: str

@@ -87,6 +87,8 @@ class Quirks:
     min_part_bytes: int = 5 * MIB
     check_payload: bool = False  # x-amz-content-sha256 must be the body's, where no signature is checked either
     max_skew_s: float = 0.0  # 0: nobody looks at x-amz-date
+    region: str = ""  # requests must be signed for this one
+    tells_region: str = "element"  # or "header", "message", "minio": how it says so
     health_path: str = "/swift/healthcheck"
     server: str = ""  # what the field Server says
     trailers: bool = False  # bodies with an unsigned trailer are understood
@@ -214,6 +216,7 @@ def error_reply(fault: S3Fault, *, bucket: str, request_id: str, silent: bool) -
     children = [element("Code", fault.code)]
     if not silent:
         children.append(element("Message", fault.message))
+    children += [element("Region", fault.region)] if fault.region else []
     children += [element("BucketName", bucket), element("RequestId", request_id), element("HostId", "fake")]
     body = document("Error", *children).replace(b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"', b"")
     if fault.status in (204, 304):

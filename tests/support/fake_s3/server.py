@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from tests.support.fake_s3 import bucket_ops, multipart_ops, object_ops
 from tests.support.fake_s3.call import Call, Operation, Quirks, error_reply, http_time, operation_of, split_target
 from tests.support.fake_s3.faults import Fault, Rule, Script
-from tests.support.fake_s3.signatures import check_payload, check_signature, read_stamp
+from tests.support.fake_s3.signatures import check_payload, check_region, check_signature, read_stamp
 from tests.support.fake_s3.store import S3Fault, Store
 from tests.support.fake_s3.wire import Exchange, Node, Reply
 
@@ -209,6 +209,8 @@ class FakeS3:
             raise S3Fault(
                 403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large."
             )
+        if self.quirks.region and call.header("authorization"):
+            check_region(call.exchange, self.quirks.region, tells=self.quirks.tells_region)
         # RGW lets anybody ask for the list of nobody's buckets: its answer to a probe of /.
         if self.secrets and not (call.op == "ListBuckets" and not call.header("authorization")):
             check_signature(call.exchange, self.secrets, now=call.now)

@@ -51,6 +51,26 @@ def check_signature(exchange: Exchange, secrets: Mapping[str, str], *, now: floa
         )
 
 
+def check_region(exchange: Exchange, region: str, *, tells: str) -> None:
+    """Raise what servers answer to a request that is signed for another region, told in one of their ways."""
+    claim = read_claim(exchange)
+    if claim.region == region:
+        return
+    given, wanted = (f"{claim.date}/{name}/s3/aws4_request" for name in (claim.region, region))
+    messages = {
+        "message": f"Authorization header malformed, unexpected scope: '{given}', expected: '{wanted}'",
+        "minio": f"The authorization header is malformed; the region is wrong; expecting '{region}'.",
+    }
+    message = messages.get(tells, "Authorization header malformed")
+    fault = S3Fault(400, "AuthorizationHeaderMalformed", message)
+    if tells == "header":
+        fault.headers["x-amz-bucket-region"] = region
+    if tells == "minio":
+        fault.headers["x-minio-error-desc"] = f'"{message}"'
+    fault.region = region if tells == "element" else ""
+    raise fault
+
+
 def check_payload(exchange: Exchange) -> None:
     """Compare the signed hash with the body that came."""
     claimed = exchange.headers.get("x-amz-content-sha256", UNSIGNED)

@@ -17,6 +17,7 @@ class S3Fault(Exception):
         self.status = status
         self.code = code
         self.message = message or code
+        self.region = ""  # that the answer names
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 

@@ -9,6 +9,7 @@ from s3pool.errors import ConfigError
 from s3pool.record import dataclass, field
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+DISCOVERIES = ("", "dns", "srv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,17 @@ class Endpoint:
     """One node of the pool. ``host`` has no brackets, even when it is an IPv6 address.
 
     ``netloc`` is the Host header's value: with the port only when it is not the scheme's own.
-    ``zone``, ``weight`` and ``tier`` decide how often the node is used.
+    ``zone``, ``weight`` and ``tier`` decide how often the node is used. One with a
+    ``discovery`` stands for all the nodes that its name is found to have, each of which is an
+    endpoint with an ``address``.
     """
 
     scheme: str
     host: str
     port: int
     netloc: str = field(init=False, repr=False, compare=False)
+    address: str = ""  # to connect to in place of the host, which stays the name in Host and TLS
+    discovery: str = ""  # how the nodes are found: "dns" by the addresses of the host, "srv" by its SRV records
     zone: str = field(default="", compare=False)
     weight: int = field(default=1, compare=False)
     tier: int = field(default=0, compare=False)  # nodes of a higher tier wait until all of the lower ones are out
@@ -35,8 +40,15 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Return the URL of the node, without a trailing slash."""
-        return f"{self.scheme}://{self.netloc}"
+        """Return the URL of the node, without a trailing slash; its address, if it has one, in brackets."""
+        how = f"{self.discovery}+" if self.discovery else ""
+        where = f"[{self.address}]" if self.address else ""
+        return f"{how}{self.scheme}://{self.netloc}{where}"
+
+    @property
+    def connect_host(self) -> str:
+        """Return the host or address to connect to."""
+        return self.address or self.host
 
     @property
     def spec(self) -> str:
@@ -49,7 +61,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Read ``http://host:port``.
+        """Read ``http://host:port``, with ``dns+`` or ``srv+`` before it for all nodes of a name.
 
         Raises:
             ConfigError: no http or https scheme, no host, a path, user or query, a bad port.
@@ -59,13 +71,16 @@ class Endpoint:
             port = parts.port
         except ValueError as exc:
             raise ConfigError(f"bad endpoint {text!r}: {exc}; write http://host:port") from exc
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        discovery, _, scheme = parts.scheme.rpartition("+")
+        if scheme not in DEFAULT_PORTS or discovery not in DISCOVERIES or not parts.hostname:
             raise ConfigError(f"bad endpoint {text!r}: write http://host:port or https://host:port")
         if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
             raise ConfigError(f"bad endpoint {text!r}: only scheme, host and port may stand there")
         if port == 0 or any(c <= " " or c in '{}<>"\\^`|' for c in parts.hostname):
             raise ConfigError(f"bad endpoint {text!r}: the host or the port cannot be used")
-        return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
+        if discovery == "srv" and port:
+            raise ConfigError(f"bad endpoint {text!r}: SRV records name the ports themselves; leave it out")
+        return cls(scheme, parts.hostname, port or DEFAULT_PORTS[scheme], discovery=discovery)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,25 @@ if TYPE_CHECKING:
     import ssl
 
     from s3pool.config.options import Config
+    from s3pool.endpoint import Credentials, Endpoint
     from s3pool.keys.renewal import RenewedKeys
-    from s3pool.model import Credentials
     from s3pool.pool.health import HealthChecker
+    from s3pool.pool.keeper import NodeKeeper
 
 
 class Session:
     """The transport and the S3 client of one pool; close it, or use it as a context manager."""
 
-    def __init__(self, config: Config, transport: Transport, client: S3Client, signer: Signer) -> None:
+    def __init__(
+        self,
+        config: Config,
+        transport: Transport,
+        client: S3Client,
+        signer: Signer,
+        keeper: NodeKeeper | None = None,
+    ) -> None:
         self.config = config
+        self.keeper = keeper  # where nodes are found by name, or connections kept open
         self.transport = transport
         self.client = client
         self.signer = signer
@@ -47,10 +57,10 @@ class Session:
 
     def start_health(self) -> None:
         """Start the background probes; only for long commands with several threads."""
-        if self._health is None and len(self.nodes) > 1:
+        if self._health is None and (len(self.nodes) > 1 or self.keeper is not None):
             from s3pool.pool.health import HealthChecker
 
-            self._health = HealthChecker(self.nodes, interval_s=self.config.health_interval_s)
+            self._health = HealthChecker(self.nodes, keeper=self.keeper, interval_s=self.config.health_interval_s)
             self._health.start()
 
     def close(self) -> None:
@@ -69,34 +79,32 @@ class Session:
         self.close()
 
 
-def open_session(config: Config) -> Session:
+def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm: bool = False) -> Session:
     """Build the session of a configuration; opens no connection and starts no thread.
+
+    Only names that stand for several nodes are looked up. ``slot_wait_s`` is how long a request
+    waits for one of a node's connections; ``keeps_warm`` says that some are to be kept open.
 
     Raises:
         ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad.
+        NoEndpointError: there are endpoints with names to look up, and none has an address.
     """
     config.require_endpoints()
     if config.sign:
         config.require_credentials()
-    settings = ConnectionSettings(
-        connect_timeout_s=config.connect_timeout_s,
-        read_timeout_s=config.read_timeout_s,
-        max_connections=config.max_connections,
-        max_idle_s=config.max_idle_time_s,
-        insecure=config.insecure,
-        ca_bundle=config.ca_bundle,
-        client_cert=config.client_cert,
-        client_key=config.client_key,
-    )
-    throttle = Throttle(config.bwlimit) if config.bwlimit else None
-    tls = _SharedTLSContext(settings)
-    nodes = [
-        Node(endpoint, ConnectionPool(endpoint, settings, throttle=throttle, tls_context=tls), CircuitBreaker())
-        for endpoint in config.endpoints
-    ]
-    for node in nodes:
-        node.is_remote = config.zone not in ("", node.endpoint.zone) and node.endpoint.zone != ""
+    make_node = _node_maker(config, slot_wait_s)
+    min_connections = config.min_connections if keeps_warm else 0
+    keeper = None
+    if min_connections or config.resolve == "all" or any(endpoint.discovery for endpoint in config.endpoints):
+        from s3pool.pool.keeper import NodeKeeper
+        from s3pool.pool.resolver import Resolver
+
+        is_all = config.resolve == "all"
+        keeper = NodeKeeper(config.endpoints, Resolver(config.resolver), make_node, resolve_all=is_all)
+    nodes = keeper.find() if keeper is not None else [make_node(endpoint) for endpoint in config.endpoints]
     balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
+    if keeper is not None:
+        keeper.attend(balancer, min_connections=min_connections)
     keys = keys_of(config)
     signer = Signer(keys, region=config.region)
     policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)
@@ -110,7 +118,32 @@ def open_session(config: Config) -> Session:
         adopt_region=signer.adopt_region,
     )
     client = S3Client(transport, addressing=config.addressing, region=config.region)
-    return Session(config, transport, client, signer)
+    return Session(config, transport, client, signer, keeper)
+
+
+def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint], Node]:
+    """Return the function that makes the node of an endpoint."""
+    settings = ConnectionSettings(
+        connect_timeout_s=config.connect_timeout_s,
+        read_timeout_s=config.read_timeout_s,
+        max_connections=config.max_connections,
+        max_idle_s=config.max_idle_time_s,
+        slot_wait_s=slot_wait_s,
+        insecure=config.insecure,
+        ca_bundle=config.ca_bundle,
+        client_cert=config.client_cert,
+        client_key=config.client_key,
+    )
+    throttle = Throttle(config.bwlimit) if config.bwlimit else None
+    tls = _SharedTLSContext(settings)
+
+    def make(endpoint: Endpoint) -> Node:
+        connections = ConnectionPool(endpoint, settings, throttle=throttle, tls_context=tls)
+        node = Node(endpoint, connections, CircuitBreaker())
+        node.is_remote = config.zone not in ("", endpoint.zone) and endpoint.zone != ""
+        return node
+
+    return make
 
 
 def keys_of(config: Config) -> Credentials | RenewedKeys | None:

@@ -52,7 +52,7 @@ def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) 
     """Return the mode that --jobs and --unordered ask for; with ``ordered`` the order is kept anyway."""
     if args.jobs == 1:
         return SEQUENTIAL
-    most = min(MOST_AUTO_JOBS, max(LEAST_AUTO_JOBS, AUTO_JOBS_PER_ENDPOINT * len(ctx.config.endpoints)))
+    most = min(MOST_AUTO_JOBS, max(LEAST_AUTO_JOBS, AUTO_JOBS_PER_ENDPOINT * len(ctx.session.nodes)))
     return ListMode(args.jobs, ordered or not args.unordered, most)
 
 

@@ -392,6 +392,11 @@ class _Loader:
     def _max_connections(self, config: Config) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         files = UNKNOWN_FILE_LIMIT if limit == resource.RLIM_INFINITY else limit
+        if config.min_connections > config.max_connections:
+            raise ConfigError(
+                f"{self._origins['min_connections']}: {config.min_connections} connections are more than the limit, "
+                f"{config.max_connections} ({self._origins['max_connections']})"
+            )
         bound = max(1, (files - RESERVED_FILES) // max(1, len(config.endpoints)))
         if config.max_connections > bound:
             self._origins[Config.max_connections.name] += f", bounded by the file limit of {files}"

@@ -27,6 +27,7 @@ from s3pool.config.values import (
     parse_endpoints,
     parse_region,
     parse_seconds,
+    parse_servers,
     parse_signed_text,
     parse_sticky,
     parse_text,
@@ -39,6 +40,7 @@ from s3pool.errors import ConfigError
 SECRET_WORDS = ("secret", "token", "password", "key", "client")
 ADDRESSING = ("path", "virtual")
 STRATEGIES = ("round_robin", "least_connections", "power_of_two", "random", "weighted")  # the balancer's
+RESOLVE = ("named", "all")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_RETRIES = 1000
 MAX_CONNECTIONS = 65536
@@ -74,10 +76,25 @@ class Config(Options):
         parse_endpoints,
         NO_ENDPOINTS,
         "the nodes, separated by commas, each with ;zone=NAME;weight=N if need be; repeatable; "
-        "http://node{1...4}:9000 expands",
+        "http://node{1...4}:9000 expands; dns+http://NAME and srv+http://NAME are all nodes of a name",
         env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         metavar="URL,...",
         repeatable=True,
+    )
+    resolve = Option(
+        parse_choice(RESOLVE),
+        "named",
+        "which names stand for all of their addresses: those with dns+ or srv+ before them, or all",
+        env=("S3POOL_RESOLVE",),
+        choices=RESOLVE,
+    )
+    resolver: Option[tuple[str, ...]] = Option(
+        parse_servers,
+        (),
+        "name servers to ask, in place of the system's, by dnspython",
+        env=("S3POOL_RESOLVER",),
+        metavar="ADDRESS:PORT,...",
+        default_note="the system's",
     )
     access_key = Option(
         parse_signed_text,
@@ -207,6 +224,13 @@ class Config(Options):
         env=("POOL_MAX_CONNECTIONS",),
         metavar="N",
         default_note="100, bounded by the file limit",
+    )
+    min_connections = Option(
+        parse_count(0, MAX_CONNECTIONS),
+        0,
+        "connections to each endpoint that the proxy keeps open",
+        key="pool.min_connections",
+        env=("POOL_MIN_CONNECTIONS",),
     )
     max_idle_time_s = Option(
         parse_seconds,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from itertools import product
 from typing import Any
+from urllib.parse import urlsplit
 
 from s3pool.endpoint import Endpoint
 from s3pool.errors import UsageError
@@ -23,6 +25,8 @@ FALSE_WORDS = ("false", "0", "no", "off")
 UNLIMITED_WORDS = ("none", "off", "unlimited")
 MAX_ENDPOINTS = 1024  # a slip in a range must not build a pool of millions
 MAX_WEIGHT = 100
+DNS_PORT = 53
+IPV6 = 6
 MAX_WORKERS = 1024
 MAX_TIMEOUT_S = 86400.0
 RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
@@ -40,6 +44,19 @@ class KeySource:
     origin: str
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     base: KeySource | None = None
+
+
+def parse_servers(value: object) -> tuple[str, ...]:
+    """Read addresses of name servers, each with a port if it is not 53."""
+    servers = []
+    for word in parse_text(value).split(","):
+        try:
+            parts = urlsplit(f"//{word.strip()}")
+            host, port = ip_address(parts.hostname or ""), parts.port or DNS_PORT
+        except ValueError:
+            raise ValueError(f"{word.strip()!r} is not the address of a name server, such as 10.0.0.10:53") from None
+        servers.append(f"[{host}]:{port}" if host.version == IPV6 else f"{host}:{port}")
+    return tuple(servers)
 
 
 def parse_text(value: object) -> str:
@@ -140,8 +157,8 @@ def parse_sticky(value: object) -> str:
 def parse_endpoints(value: object) -> tuple[Endpoint, ...]:
     """Read a list of URLs or a comma-separated text; ranges expand, duplicates are dropped.
 
-    An item is ``http://host:port``, with ``;zone=NAME;weight=N`` behind it, or a map of url,
-    zone and weight.
+    An item is ``http://host:port``, with ``dns+`` or ``srv+`` before it and
+    ``;zone=NAME;weight=N`` behind it, or a map of url, zone and weight.
 
     Raises:
         ValueError: it is neither, it names none, or too many.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.node import Node, introduce, middle_latency
 
+MAX_FORMER = 64
 MANY_TURNS = 1 << 32  # so many more than any rotation has that a random one of them is fair
 
 
@@ -84,13 +85,19 @@ class LoadBalancer:
         self._lock = threading.Lock()
         self._turn = self._random.randrange(max(len(nodes), 1))
         self._second_turn = self._turn  # of requests that were tried elsewhere before
+        self.on_second_try: Callable[[], None] | None = None  # looks whether the pool has other nodes now
+        self.nodes: tuple[Node, ...] = ()
+        self.former: tuple[Node, ...] = ()  # that have left the pool, for the counts
         self.use(nodes)
 
     def use(self, nodes: Sequence[Node]) -> None:
         """Use these nodes from now on; requests under way at others finish there."""
+        here = {node.endpoint for node in nodes}
+        former = [node for node in (*self.former, *self.nodes) if node.endpoint not in here]
         introduce(nodes)
         self._rotation = Rotation.of(nodes)
         self.nodes = tuple(nodes)
+        self.former = tuple(former[-MAX_FORMER:])
 
     @property
     def in_service(self) -> tuple[Node, ...]:
@@ -109,6 +116,8 @@ class LoadBalancer:
         """
         if not exclude and (node := self.next_in_turn()) is not None:
             return node
+        if exclude and self.on_second_try is not None:
+            self.on_second_try()
         in_service = self.in_service
         turn = self._take_second_turn() if exclude else self._take_turn()
         order = [node for node in self._order(affinity, turn) if node in in_service]

@@ -221,6 +221,27 @@ class ConnectionPool:
         """
         self._least_open = MAX_LEAST_OPEN
 
+    def keep_open(self, count: int) -> None:
+        """Open connections until there are so many, idle ones and those in use; closed ones do not count.
+
+        Raises:
+            ConnectError, TLSError: no connection came about.
+        """
+        for _ in range(len(self._idle)):
+            try:
+                connection = self._idle.popleft()
+            except IndexError:  # others took them all
+                break
+            if connection.is_readable() or self._now() - connection.idle_since > self.settings.max_idle_s:
+                connection.close()
+            else:
+                self._idle.append(connection)
+        while len(self._idle) + self.settings.max_connections - self._slots.qsize() < count and not self._is_closed:
+            try:
+                self.checkin(self.checkout(fresh=True, wait=False), reusable=True)
+            except PoolExhausted:
+                return
+
     def _opens_another(self) -> bool:
         if self._least_open == 1:
             return False
@@ -300,7 +321,8 @@ class ConnectionPool:
                     num_pools=1, maxsize=1, retries=False, socket_options=SOCKET_OPTIONS, **self._tls_options()
                 )
                 manager.pool_classes_by_scheme = {"http": PlainPool, "https": TLSPool}
-                pool = manager.connection_from_host(self.endpoint.host, self.endpoint.port, scheme=self.endpoint.scheme)
+                endpoint = self.endpoint
+                pool = manager.connection_from_host(endpoint.connect_host, endpoint.port, scheme=endpoint.scheme)
                 if not isinstance(pool, (PlainPool, TLSPool)):
                     raise TypeError("urllib3 ignored pool_classes_by_scheme")
                 self._manager = manager
@@ -311,9 +333,12 @@ class ConnectionPool:
         if self.endpoint.scheme != "https":
             return {}
         context = self._tls_context() if self._tls_context else make_tls_context(self.settings)
+        options: dict[str, Any] = {"ssl_context": context, "cert_reqs": "CERT_REQUIRED"}
+        if self.endpoint.address:  # the certificate is the name's
+            options["server_hostname"] = self.endpoint.host
         if self.settings.insecure:
-            return {"ssl_context": context, "cert_reqs": "CERT_NONE", "assert_hostname": False}
-        return {"ssl_context": context, "cert_reqs": "CERT_REQUIRED"}
+            options |= {"cert_reqs": "CERT_NONE", "assert_hostname": False}
+        return options
 
 
 def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:

@@ -52,6 +52,7 @@ class History(NamedTuple):
 
 
 NO_HISTORY = History()
+MAX_FIRST_TRIES = 4096
 
 
 class KeptConnections:
@@ -94,6 +95,8 @@ class AttemptContext:
         """Return the history of an attempt that has asked one node."""
         history = self.first_tries.get(node)
         if history is None:
+            if len(self.first_tries) >= MAX_FIRST_TRIES:  # of nodes that have left, mostly
+                self.first_tries.clear()
             history = self.first_tries[node] = NO_HISTORY.with_try(node)
         return history
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
@@ -17,6 +18,9 @@ from s3pool.pool.http1 import GENERIC_PATH, NodeConnection, probe_request
 from s3pool.pool.node import Node
 from s3pool.record import dataclass
 from s3pool.units import parse_http_date
+
+if TYPE_CHECKING:
+    from s3pool.pool.keeper import NodeKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ def probe_port(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult
     """Open a new connection to an endpoint and close it; never raises for a sick one."""
     endpoint, started = node.endpoint, time.monotonic()
     try:
-        socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+        socket.create_connection((endpoint.connect_host, endpoint.port), timeout_s).close()
     except OSError as exc:
         return ProbeResult(endpoint, is_alive=False, error=f"{endpoint}: {describe_os_error(exc)}")
     return ProbeResult(endpoint, is_alive=True, connect_s=time.monotonic() - started)
@@ -178,12 +182,16 @@ DEFAULT_PLAN = ProbePlan()
 
 
 class HealthChecker:
-    """The thread that probes every endpoint in turn; it owns the thread from start to join."""
+    """The thread that probes every endpoint in turn; it owns the thread from start to join.
+
+    A ``keeper`` tells, and changes, which nodes there are.
+    """
 
     def __init__(
         self,
         nodes: Sequence[Node],
         *,
+        keeper: NodeKeeper | None = None,
         interval_s: float = 5.0,
         plan: ProbePlan = DEFAULT_PLAN,
         random: Callable[[], float] = random_module.random,
@@ -192,8 +200,9 @@ class HealthChecker:
         self._interval_s = interval_s
         self._plan = plan
         self._random = random
-        self._streaks = dict.fromkeys(self._nodes, 0)  # successes in a row, or failures as a negative number
-        self._paths = dict.fromkeys(self._nodes, plan.path or GENERIC_PATH)
+        self._keeper = keeper
+        self._streaks: dict[Node, int] = {}  # successes in a row, or failures as a negative number
+        self._paths: dict[Node, str] = {}
         self.clock_offsets_s: dict[Endpoint, float] = {}  # the nodes' clocks minus ours, as last seen
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -214,10 +223,29 @@ class HealthChecker:
             self._thread.join(timeout=2 * self._plan.timeout_s)
 
     def _run(self) -> None:
+        next_round = 0.0
         while not self._stop.is_set():
-            self.check_all()
-            jitter = 1.0 + JITTER * (2.0 * self._random() - 1.0)
-            self._stop.wait(self._interval_s * jitter)
+            if self._keeper is not None:
+                self._follow(self._keeper.tend())
+            if time.monotonic() >= next_round:
+                self.check_all()
+                jitter = 1.0 + JITTER * (2.0 * self._random() - 1.0)
+                next_round = time.monotonic() + self._interval_s * jitter
+            due_at = next_round if self._keeper is None else min(next_round, self._keeper.due_at)
+            self._stop.wait(max(due_at - time.monotonic(), 0.0))
+
+    def _follow(self, nodes: Sequence[Node]) -> None:
+        """Watch these nodes from now on."""
+        if tuple(nodes) == self._nodes:
+            return
+        self._nodes = tuple(nodes)
+        for node in nodes:
+            node.is_watched = True
+        for known in (self._streaks, self._paths):
+            for node in known.keys() - set(nodes):
+                del known[node]
+        for endpoint in self.clock_offsets_s.keys() - {node.endpoint for node in nodes}:
+            del self.clock_offsets_s[endpoint]
 
     def check_all(self) -> None:
         """Probe every endpoint once, unless it is told to stop in between."""
@@ -234,7 +262,7 @@ class HealthChecker:
         result = self._ask(node)
         if result.clock_offset_s is not None:
             self.clock_offsets_s[node.endpoint] = result.clock_offset_s
-        streak = self._streaks[node]
+        streak = self._streaks.get(node, 0)
         if result.is_alive:
             node.is_proven = True
             node.heard_at = time.monotonic()
@@ -253,8 +281,9 @@ class HealthChecker:
         plan = self._plan
         if plan.connects_only:
             return probe_port(node, timeout_s=plan.timeout_s)
-        result = probe(node, path=self._paths[node], timeout_s=plan.timeout_s, is_named=bool(plan.path))
+        path = self._paths.get(node, plan.path or GENERIC_PATH)
+        result = probe(node, path=path, timeout_s=plan.timeout_s, is_named=bool(plan.path))
         if plan.adapts and not plan.path:
             name = result.server.lower()
-            self._paths[node] = next((path for word, path in PATH_BY_SERVER.items() if word in name), self._paths[node])
+            self._paths[node] = next((path for word, path in PATH_BY_SERVER.items() if word in name), path)
         return result

@@ -96,6 +96,11 @@ class Node:
         # Held while waiters are woken: an interrupted one takes it before it closes its socket.
         self.wake_lock = threading.Lock()
 
+    def join(self, known: Node) -> None:
+        """Take over what the pool has set on one of its nodes."""
+        self.on_suspicion, self.on_long_wait = known.on_suspicion, known.on_long_wait
+        self.delays, self.is_watched = known.delays, known.is_watched
+
     @property
     def in_flight(self) -> int:
         """Return the number of requests under way."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from s3pool import __version__
-from s3pool.errors import TransportError, UsageError
+from s3pool.errors import NoEndpointError, TransportError, UsageError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.attempt import Attempt, Check
 from s3pool.pool.balancer import LoadBalancer
@@ -52,7 +52,6 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.balancer = balancer
-        self.endpoints = tuple(node.endpoint for node in balancer.nodes)
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self._sign = sign
         self.adopt_region = adopt_region  # for signing; False for one that was known all along
@@ -62,7 +61,6 @@ class Transport:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._has_told = False  # that nothing is heard
-        self._node_of = {node.endpoint: node for node in balancer.nodes}
         for node in balancer.nodes:
             node.on_suspicion = node.on_suspicion or suspect
             node.on_long_wait = self._note_long_wait
@@ -80,6 +78,11 @@ class Transport:
             now=now,
         )
 
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Return the endpoints that the pool has now."""
+        return tuple(node.endpoint for node in self.balancer.nodes)
+
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Return the first answer that passes the check; the caller closes it.
 
@@ -95,7 +98,7 @@ class Transport:
 
     def attempt(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Attempt:
         """Return a request that has not started; finish() brings it to its end."""
-        return Attempt(self.context, request, check, self._node_of[only] if only is not None else None)
+        return Attempt(self.context, request, check, self.node_of(only) if only is not None else None)
 
     def finish(self, attempt: Attempt) -> Response:
         """Wait for an attempt, which goes on from where it stands; errors as send() has them."""
@@ -190,8 +193,15 @@ class Transport:
         return Call(self.finish, self.attempt(request, check, only=only))
 
     def node_of(self, endpoint: Endpoint) -> Node:
-        """Return the node of one of the pool's endpoints."""
-        return self._node_of[endpoint]
+        """Return the node of one of the pool's endpoints, also when it has left the pool.
+
+        Raises:
+            NoEndpointError: it left long ago.
+        """
+        for node in (*self.balancer.nodes, *reversed(self.balancer.former)):
+            if node.endpoint == endpoint:
+                return node
+        raise NoEndpointError(f"{endpoint} has left the pool", endpoint=str(endpoint), sent=False)
 
     def signing_time(self) -> float:
         """Return the servers' time, in seconds since 1970."""
@@ -206,7 +216,9 @@ class Transport:
 
     def stats(self) -> tuple[EndpointStats, ...]:
         """Return what happened per endpoint since the start."""
-        return tuple(node.counters.snapshot(str(node.endpoint), node.breaker.state) for node in self.balancer.nodes)
+        rows = {node: node.breaker.state for node in self.balancer.nodes}
+        rows |= {node: "gone" for node in self.balancer.former if node.counters.requests}
+        return tuple(node.counters.snapshot(str(node.endpoint), state) for node, state in rows.items())
 
     def close(self) -> None:
         """Close all idle connections."""

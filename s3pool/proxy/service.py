@@ -94,9 +94,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
         config.require_credentials()
         if callable(pool):
             pool()  # where it gives no keys, nobody could be served: better known now
-    session = open_session(_pool_config(config, settings))
-    for node in session.nodes:
-        node.connections.settings = replace(node.connections.settings, slot_wait_s=settings.slot_wait)
+    session = open_session(_pool_config(config, settings), slot_wait_s=settings.slot_wait, keeps_warm=True)
     forwarder = _forwarder(session, settings)
     gateway = Gateway(
         settings,
@@ -163,6 +161,7 @@ def _pool_config(config: Config, settings: ProxySettings) -> Config:
 def _checker(session: Session, settings: ProxySettings) -> HealthChecker:
     return HealthChecker(
         session.nodes,
+        keeper=session.keeper,
         interval_s=settings.probe_interval or session.config.health_interval_s,
         plan=probe_plan(settings),
     )
@@ -254,9 +253,15 @@ class Pool:
         publish(opened.gateway)
         old.close()
 
+    def tend(self) -> None:
+        """Do what is due for the nodes, in a process that does not probe them."""
+        if self._opened.session.keeper is not None:
+            self._opened.session.keeper.tend()
+
     def find(self, url: str) -> list[Node]:
-        """Return the nodes that a URL, or host:port, names."""
-        return [node for node in self.nodes if url.rstrip("/") in (node.endpoint.url, node.endpoint.netloc)]
+        """Return the nodes that a URL, host:port, or an address that was found for a name, names."""
+        name = url.rstrip("/")
+        return [node for node in self.nodes if name in (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)]
 
     def close(self) -> None:
         """Stop watching, and close all connections."""

@@ -155,6 +155,7 @@ def _run_worker(
     def act() -> None:
         nonlocal before
         _end_with(parent, signals)
+        proxy.pool.tend()
         orders = states.get(SNAPSHOT)
         apply_snapshot(proxy.pool.nodes, orders, before)
         before = orders

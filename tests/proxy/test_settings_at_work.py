@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -409,3 +411,21 @@ def test_retries_count_where_the_proxy_has_no_number_of_its_own(
         answer = parse_answer(proxy.talk(proxy.signed("GET", "/b/there", close=True)))
 
         assert (500, attempts) == (answer.status, len(arrived(fake)))
+
+
+def test_connections_are_kept_open_to_every_node(fake: FakeS3) -> None:
+    """The first requests after a quiet night need not wait for handshakes; what nodes close is opened again."""
+
+    def await_open(count: int) -> None:
+        deadline = time.monotonic() + 30
+        while any(node.open_connections < count for node in fake.nodes):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.02)
+
+    with RunningProxy(fake.endpoints, options={"min_connections": 3}) as proxy:
+        await_open(3)
+        for node in fake.nodes:
+            node.drop_connections()
+        await_open(3)
+
+        assert 200 == proxy.ask("GET", "/b/there").status

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from s3pool.errors import ConfigError
+from s3pool.errors import ConfigError, S3PoolError
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
@@ -24,14 +24,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the description; the command has no flags of its own."""
     parser.description = (
         "Print each option, its value and its origin. Secrets are hidden. "
-        "The origin is a flag, a variable, a file and its key, or the default."
+        "The origin is a flag, a variable, a file and its key, or the default. "
+        "Names that stand for several nodes are looked up, and each node has a line."
     )
 
 
 def run(_args: Namespace, ctx: Context) -> int:
     """Print the configuration; missing endpoints or keys are a warning and no failure."""
     config = ctx.config
-    rows = config.rows()
+    rows, problems = config.rows(), missing(config)
+    try:
+        rows += _found_nodes(config)
+    except S3PoolError as exc:
+        problems.append(exc.message)
     if ctx.out.json:
         for option, value, origin in rows:
             ctx.out.record({"type": "config", "option": option, "value": value, "origin": origin})
@@ -40,9 +45,23 @@ def run(_args: Namespace, ctx: Context) -> int:
             [(name, ctx.out.escape(value), ctx.out.escape(origin)) for name, value, origin in rows]
         ):
             ctx.out.line(line)
-    for problem in missing(config):
+    for problem in problems:
         ctx.out.warn(problem)
     return 0
+
+
+def _found_nodes(config: Config) -> list[Row]:
+    """Return the nodes that names are found to have, for those that are looked up.
+
+    Raises:
+        NoEndpointError: a name was not found. ConfigError: a package is missing.
+    """
+    if config.resolve != "all" and not any(endpoint.discovery for endpoint in config.endpoints):
+        return []
+    from s3pool.session import open_session
+
+    with open_session(config.replace(sign=False)) as session:
+        return [("node", endpoint.spec, "name service") for endpoint in session.transport.endpoints]
 
 
 def format_rows(rows: Sequence[Row]) -> list[str]:

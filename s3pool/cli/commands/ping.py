@@ -53,6 +53,8 @@ def _rounds(args: argparse.Namespace, ctx: Context) -> Iterator[list[ProbeResult
     rounds = args.count or (0 if args.watch else 1)
     done = 0
     while True:
+        if ctx.session.keeper is not None:
+            ctx.session.keeper.refresh()
         yield probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
         done += 1
         if done == rounds:

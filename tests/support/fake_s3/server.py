@@ -6,7 +6,7 @@ import hashlib
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -46,7 +46,8 @@ class FakeS3:
     """An S3 in this process; a context that ends every node.
 
     ``nodes[i]`` can be killed, black-holed and started; ``store`` looks behind; ``requests``
-    tells what came. With ``secrets`` signatures and payload hashes are checked.
+    tells what came. ``hosts`` are addresses to listen at, all with one port.
+    With ``secrets`` signatures and payload hashes are checked.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FakeS3:
         secrets: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         host: str = "127.0.0.1",
+        hosts: Sequence[str] = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.quirks = quirks or Quirks()
@@ -67,7 +69,12 @@ class FakeS3:
         self.requests: list[Recorded] = []
         # Guards requests: they are appended on every connection's thread.
         self._lock = threading.Lock()
-        self.nodes = tuple(Node(self._answer, index=index, host=host, tls=tls) for index in range(endpoints))
+        places = hosts or [host] * endpoints
+        nodes: list[Node] = []
+        for index, place in enumerate(places):
+            port = nodes[0].port if hosts and nodes else 0
+            nodes.append(Node(self._answer, index=index, host=place, port=port, tls=tls))
+        self.nodes = tuple(nodes)
 
     @property
     def endpoints(self) -> tuple[str, ...]:

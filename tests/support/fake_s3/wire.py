@@ -121,7 +121,13 @@ class Node:
     """One listening address. Every connection has a thread; stop() joins them."""
 
     def __init__(
-        self, handler: Handler, *, index: int = 0, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+        self,
+        handler: Handler,
+        *,
+        index: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.index = index
         self.host = host
@@ -141,7 +147,7 @@ class Node:
         self._sockets: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
         self.ended = threading.Event()  # set by kill(): whatever hangs lets go
-        self.port = 0
+        self.port = port
         self.start()
 
     @property

@@ -26,7 +26,7 @@ from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
-from s3pool.transfer.workers import BoundedExecutor, auto_workers, small_in_flight
+from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_OPTIONS = TransferOptions()
-DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
-FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
 
 
 # -- flags ---------------------------------------------------------------------------------
@@ -216,34 +214,14 @@ def _is_tty(stream: Any) -> bool:
 def worker_count(ctx: Context) -> int:
     """Return the configured number of workers, or one that suits the larger of the two pools."""
     nodes = max(len(ctx.session.nodes), len(ctx.source_session.nodes))
-    return ctx.config.workers or auto_workers(nodes, file_limit=_file_limit())
+    return choose_workers(ctx.config.workers, nodes)
 
 
 def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
     """Return the workers of a run; none with ``inline``, for one object that is not worth a thread."""
     if inline:
         return BoundedExecutor(0)
-    asked, workers = ctx.config.workers, worker_count(ctx)
-    first = 0 if asked else max(FEWEST_AT_FIRST, processors())
-    # A bandwidth limit makes threads sleep: none that has other transfers under way.
-    small = 0 if ctx.config.bwlimit else small_in_flight(asked, workers)
-    return BoundedExecutor(workers, small=small, first=first)
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _file_limit() -> int:
-    try:
-        import resource
-    except ImportError:
-        return DEFAULT_FILE_LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
+    return make_executor(ctx.config.workers, worker_count(ctx), is_limited=bool(ctx.config.bwlimit))
 
 
 @contextmanager

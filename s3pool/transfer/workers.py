@@ -8,6 +8,7 @@ has not started.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -32,6 +33,8 @@ WORKERS_PER_ENDPOINT = 8
 SMALL_PER_AUTO_WORKER = 4  # so many small objects under way: their time is the server's, which stores many at once
 DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a connection; those of the small objects
 RESERVED_DESCRIPTORS = 64
+DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
+FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
 DRAIN_TICK_S = 0.05  # how often the one who waits for the last results looks whether somebody works
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
@@ -50,6 +53,34 @@ def auto_workers(endpoints: int, *, file_limit: int) -> int:
 def small_in_flight(asked: int, workers: int) -> int:
     """Return how many small objects are under way at a time."""
     return asked or SMALL_PER_AUTO_WORKER * workers
+
+
+def choose_workers(asked: int, nodes: int) -> int:
+    """Return the number that was asked for, or one that suits the pool and this process."""
+    return asked or auto_workers(nodes, file_limit=_file_limit())
+
+
+def make_executor(asked: int, workers: int, *, is_limited: bool) -> BoundedExecutor:
+    """Return the workers of a run; ``asked`` is 0 where nobody chose their number."""
+    first = 0 if asked else max(FEWEST_AT_FIRST, processors())
+    # A bandwidth limit makes threads sleep: none that has other transfers under way.
+    return BoundedExecutor(workers, small=0 if is_limited else small_in_flight(asked, workers), first=first)
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _file_limit() -> int:
+    try:
+        import resource
+    except ImportError:
+        return DEFAULT_FILE_LIMIT
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 class ShortWork(Protocol[ShortItem, Result]):

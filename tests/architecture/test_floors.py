@@ -32,6 +32,8 @@ FLOORS = {
     "sync": 5,
     "proxy": 5,
     "speedtest": 5,
+    "streams": 5,
+    "api": 6,
     "cli": 6,
     "__main__": 7,
     "__init__": 0,
@@ -48,6 +50,8 @@ MAY_USE = {
     "sync": {"transfer", "s3", "filters"},
     "proxy": {"session", "pool", "config", "s3.signing", "s3.xml", "s3.documents"},
     "speedtest": {"transfer", "s3"},
+    "streams": {"transfer", "s3"},
+    "api": {"config", "session", "s3", "streams", "sync", "transfer"},
 }
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Callable
@@ -121,3 +122,24 @@ class FileSlice:
 
 
 EMPTY_BODY = BytesBody()
+
+
+class _Md5Sink:
+    """Hashes what is written to it."""
+
+    def __init__(self) -> None:
+        self.md5 = hashlib.md5(usedforsecurity=False)
+
+    def write(self, block: bytes | bytearray | memoryview) -> None:
+        self.md5.update(block)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        FileSlice(fd, offset=offset, length=count).feed(self.md5.update)
+
+
+def md5_base64(body: Body) -> str:
+    """Return what Content-MD5 says of a body that can be read again."""
+    sink = _Md5Sink()
+    body.send(sink)
+    body.rewind()
+    return base64.b64encode(sink.md5.digest()).decode()

@@ -16,7 +16,7 @@ from s3pool.pool.breaker import CLOSED
 from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.http1 import GENERIC_PATH, NodeConnection, probe_request
 from s3pool.pool.node import Node
-from s3pool.record import dataclass
+from s3pool.record import dataclass, replace
 from s3pool.units import parse_http_date
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ JITTER = 0.2  # +- share of the interval, so that many clients do not probe in s
 RISE = 2  # successes in a row that let a trial through an open circuit
 FALL = 3  # failures in a row that open the circuit
 ALIVE_BELOW_STATUS = 500
+UNAVAILABLE = 503
 DATE_CENTRE_S = 0.5  # a Date header is cut to whole seconds: the server's clock is half of one ahead of it
 # Paths that need no signature and touch no disk, by a word of the Server header.
 PATH_BY_SERVER = {"minio": "/minio/health/live", "ceph": "/swift/healthcheck"}
+# Where a server of a set tells whether the set can work, which it cannot without a quorum.
+SET_PATH_BY_SERVER = {"minio": "/minio/health/cluster"}
+NO_QUORUM = "no quorum"
 OK_STATUS = range(200, 400)  # what a path that was named for its health must answer
 
 
@@ -129,6 +133,16 @@ def probe(
         clock_offset_s=_clock_offset_s(head.headers.get("date", "")),
         error="" if is_alive else f"status {head.status}",
     )
+
+
+def probe_with_set(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
+    """Do the same, and find out whether the set of servers that the endpoint is one of has a quorum."""
+    result = probe(node, timeout_s=timeout_s)
+    path = next((path for word, path in SET_PATH_BY_SERVER.items() if word in result.server.lower()), "")
+    if not path or not result.is_alive:
+        return result
+    whole = probe(node, path=path, timeout_s=timeout_s, is_named=True)
+    return result if whole.status != UNAVAILABLE else replace(result, is_alive=False, error=NO_QUORUM)
 
 
 def _close(connection: NodeConnection, *, reusable: bool) -> None:  # noqa: ARG001 - as checkin() has it

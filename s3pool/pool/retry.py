@@ -13,6 +13,7 @@ from s3pool.errors import (
     ConnectError,
     IntegrityError,
     NoEndpointError,
+    ProtocolError,
     RequestTimeoutError,
     S3Error,
     S3PoolError,
@@ -129,9 +130,10 @@ def final_error(
         acted = "; it may have been carried out all the same" if error.sent else ""
         return type(error)(f"{what}: {error}{acted}", endpoint=error.endpoint, sent=error.sent)
     details = "; ".join(dict.fromkeys(str(e) for e in last_errors))
+    answer = "a usable answer" if all(isinstance(e, ProtocolError) for e in last_errors) else "an answer"
     tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     return NoEndpointError(
-        f"{what}: no endpoint gave an answer in {tried}: {details}; check the endpoints with s3pool ping",
+        f"{what}: no endpoint gave {answer} in {tried}: {details}; check the endpoints with s3pool ping",
         endpoint=error.endpoint,
         sent=any(e.sent for e in last_errors),
     )

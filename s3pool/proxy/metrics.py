@@ -157,11 +157,9 @@ def gauges(record: Mapping[str, Any]) -> Gauges:
     return {name: samples for name, samples in own.items() if samples}
 
 
-def is_ready(subject: Subject) -> bool:
+def is_ready(nodes: Iterable[Node]) -> bool:
     """Return whether a node is there that would take a request."""
-    return any(
-        not node.is_draining and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in subject.nodes
-    )
+    return any(not node.is_draining and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in nodes)
 
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -62,13 +62,32 @@ def _drop_body(stream: ClientStream, head: RequestHead | None, reader: object) -
     return not reader.left or stream.drop(reader)
 
 
-def answer_health(stream: ClientStream, record: RequestRecord, head: RequestHead, *, is_draining: bool) -> bool:
+HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
+# What mc ready and monitors of MinIO ask; signed, it is an object of the bucket "minio".
+MINIO_HEALTH_PATHS = frozenset(f"/minio/health/{word}" for word in ("live", "ready", "cluster", "cluster/read"))
+
+
+def asks_for_health(head: RequestHead) -> bool:
+    """Return whether a request asks for the health of the proxy."""
+    if head.method not in ("GET", "HEAD"):
+        return False
+    is_signed = bool(head.value("authorization")) or "Signature=" in (head.query or "")
+    return head.path == HEALTH_PATH or (head.path in MINIO_HEALTH_PATHS and not is_signed)
+
+
+def answer_health(
+    stream: ClientStream, record: RequestRecord, head: RequestHead, *, is_draining: bool, is_ready: bool = True
+) -> bool:
     """Answer a question about this process's health; return whether the connection can go on.
 
+    MinIO's paths, but for the one that asks for life alone, ask also whether a node is usable.
+
     Raises:
-        S3ErrorResponse: the process is on its way out, or the question has a body.
+        S3ErrorResponse: the process is on its way out or has no node, or the question has a body.
     """
     record.op = "Health"
+    if head.path in MINIO_HEALTH_PATHS and not is_ready and not head.path.endswith("/live"):
+        raise S3ErrorResponse(503, "ServiceUnavailable", "no endpoint is usable")
     if is_draining:
         raise S3ErrorResponse(503, "ServiceUnavailable", "this proxy is going out of service", closes=True)
     if head.length != 0:

@@ -18,8 +18,9 @@ from s3pool.proxy.forms import UploadForm
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import Rule, Ticket
+from s3pool.proxy.metrics import is_ready
 from s3pool.proxy.node_request import NodeRequest
-from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, refuse
+from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, asks_for_health, refuse
 from s3pool.proxy.request import RequestHead, parse_head
 from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.stream import ClientStream
@@ -27,7 +28,6 @@ from s3pool.s3.documents import parse_error
 
 logger = logging.getLogger(__name__)
 
-HEALTH_PATH = "/-/healthz"  # no bucket's name begins with a hyphen
 ERROR_STATUS = 400
 NOTHING = RequestBody()  # of requests without a body; nobody writes to it
 
@@ -272,10 +272,14 @@ class RequestHandler:
             self._node_request = self._gateway.node_request(self._admitted, self._load, self.record.peer)
         return self._node_request
 
+    def _answer_health(self, head: RequestHead) -> bool:
+        usable = is_ready(self._host.gateway.forwarder.transport.balancer.nodes)
+        return answer_health(self._stream, self.record, head, is_draining=self._host.is_draining, is_ready=usable)
+
     def _serve(self) -> bool:
         head = self._head or self._parse()
-        if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-            return answer_health(self._stream, self.record, head, is_draining=self._host.is_draining)
+        if asks_for_health(head):
+            return self._answer_health(head)
         admitted, form = self._admitted or self._admit(head), None
         begun, self._begun = self._begun, None
         if begun is None:
@@ -334,8 +338,8 @@ class RequestHandler:
             if self._error is not None:
                 raise self._error
             self._head = head = parse_head(self._block)
-            if head.path == HEALTH_PATH and head.method in ("GET", "HEAD"):
-                answer_health(self._stream, self.record, head, is_draining=self._host.is_draining)
+            if asks_for_health(head):
+                self._answer_health(head)
                 return False
             raise unavailable("too many connections; try again", closes=True)
         except S3ErrorResponse as error:

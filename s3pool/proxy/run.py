@@ -180,7 +180,7 @@ class Proxy:
     def _desk(self) -> AdminActions:
         return AdminActions(
             is_draining=lambda: self.is_draining,
-            is_ready=lambda: is_ready(self.pool),
+            is_ready=lambda: is_ready(self.pool.nodes),
             metrics=lambda: self.metrics.render(gauges(self.stats())),
             stats=self.stats,
             set_drained=self.set_drained,

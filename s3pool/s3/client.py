@@ -9,24 +9,26 @@ from typing import TypeVar
 from s3pool.body import Body
 from s3pool.errors import NotFoundError, PreconditionError, S3Error, TransportError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
+from s3pool.record import replace
+from s3pool.s3.dialect import BATCH_DELETE, CHECKSUM_MODE, COPY_MATCH, DELETE_MATCH, is_refusal
 from s3pool.s3.documents import DeleteFailure as DeleteFailure
 from s3pool.s3.documents import PutResult as PutResult
 from s3pool.s3.documents import UploadPage as UploadPage
 from s3pool.s3.documents import build_delete, build_tags, parse_copy_result, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_FACTOR, Opening, Steps, body_of, nothing, stepwise
+from s3pool.s3.exchange import SLOW_FACTOR, Opening, Operation, Steps, body_of, nothing, stepwise
 from s3pool.s3.exchange import Sender as Sender
-from s3pool.s3.operations import NOT_UNDERSTOOD, BucketOperations, MultipartOperations
+from s3pool.s3.operations import BucketOperations, MultipartOperations
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers, quote_etag
-from s3pool.s3.responses import UNKNOWN, Known, check_content, hides_digest, put_result, read_object_head
+from s3pool.s3.responses import UNKNOWN, Known, check_content, hides_digest, read_object_head
 from s3pool.s3.xml import is_xml_text
 
 T = TypeVar("T")
 BAD_REQUEST = 400
 BYPASS_GOVERNANCE = {"x-amz-bypass-governance-retention": "true"}
-CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 ENABLED = "ENABLED"
 WEAK = "W/"  # a weak ETag matches no If-Match (RFC 9110, section 13.1.1)
+CANNOT_KEEP = "this server cannot keep an object that comes meanwhile: leave -n out where it may be replaced"
 
 
 class S3Client(BucketOperations, MultipartOperations):
@@ -50,7 +52,13 @@ class S3Client(BucketOperations, MultipartOperations):
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
         try:
-            return (yield from self._asked(request, read_object_head, only=only))
+            return (
+                yield from self._optional(
+                    CHECKSUM_MODE,
+                    request,
+                    lambda asked: Operation(self._transport, asked, read_object_head, only=only),
+                )
+            )
         except S3Error as exc:
             if exc.status == BAD_REQUEST:
                 yield from self._raise_reason(bucket, key, version_id)
@@ -98,7 +106,13 @@ class S3Client(BucketOperations, MultipartOperations):
             headers["if-match"] = quote_etag(if_match)
         request = self._address.key("GET", bucket, key, "GetObject", query=_version_query(version_id), headers=headers)
         check = check_content(request.op, request.resource, known=known, byte_range=byte_range)
-        response: Response = yield Opening(self._transport, request, check, read_bytes=read_bytes, only=only)
+
+        def opening(asked: Request) -> Operation[Response]:
+            return Opening(self._transport, asked, check, read_bytes=read_bytes, only=only)
+
+        if checksums:
+            return (yield from self._optional(CHECKSUM_MODE, request, opening))
+        response: Response = yield opening(request)
         return response
 
     @stepwise
@@ -142,12 +156,16 @@ class S3Client(BucketOperations, MultipartOperations):
             idempotent=not if_none_match,
         )
         try:
-            return (yield from self._asked(request, put_result, only=only))
+            return (yield from self._store(request, bucket, only=only))
         except TransportError as exc:
             if not (if_none_match and exc.sent and body.rewindable):
                 raise
             found = yield from self._put_found(bucket, key, content_md5)
-            return found or (yield from self._asked(request, put_result, only=only))
+            return found or (yield from self._store(request, bucket, only=only))
+        except S3Error as exc:
+            if if_none_match and is_refusal(exc):
+                exc.hint = CANNOT_KEEP
+            raise
 
     def _put_found(self, bucket: str, key: str, content_md5: str) -> Steps[PutResult | None]:
         """Return what a PUT without an answer has stored; None where nothing is there.
@@ -188,7 +206,7 @@ class S3Client(BucketOperations, MultipartOperations):
         Raises:
             PreconditionError: it has another ETag.
         """
-        is_bound = bool(if_match) and not if_match.startswith(WEAK) and not self._ignores_delete_conditions
+        is_bound = bool(if_match) and not if_match.startswith(WEAK)
         request = self._address.key(
             "DELETE",
             bucket,
@@ -196,38 +214,30 @@ class S3Client(BucketOperations, MultipartOperations):
             "DeleteObject",
             query=_version_query(version_id),
             headers={
-                **({"if-match": quote_etag(if_match)} if is_bound else {}),
+                **({DELETE_MATCH: quote_etag(if_match)} if is_bound else {}),
                 **(BYPASS_GOVERNANCE if bypass_governance else {}),
             },
             idempotent=not if_match,
         )
         try:
-            yield from self._asked(request, nothing, only=only)
+            yield from self._optional(
+                DELETE_MATCH, request, lambda asked: Operation(self._transport, asked, nothing, only=only)
+            )
         except NotFoundError as exc:
             if exc.code not in ("NoSuchKey", "NoSuchVersion"):
                 raise
-        except S3Error as exc:
-            if not is_bound or exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
-                raise
-            self._ignores_delete_conditions = True
-            yield from self.delete_object.steps(
-                bucket,
-                key,
-                version_id=version_id,
-                if_match=if_match,
-                bypass_governance=bypass_governance,
-                only=only,
-            )
 
     def delete_objects(
         self, bucket: str, keys: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> tuple[DeleteFailure, ...]:
         """Delete up to 1000 pairs of key and version id ("" for none); return what failed.
 
-        Keys that XML cannot hold are deleted one by one.
+        Keys that XML cannot hold are deleted one by one, and so are all where servers know no batches.
         """
         if len(keys) > MAX_KEYS:
             raise ValueError(f"a batch holds at most {MAX_KEYS} keys, not {len(keys)}")
+        if self.dialect.knows(BATCH_DELETE):
+            return tuple(self._delete_singly(bucket, keys, bypass_governance))
         batch = [pair for pair in keys if is_xml_text(pair[0])]
         failures = self._delete_batch(bucket, batch, bypass_governance) if batch else ()
         others = (pair for pair in keys if not is_xml_text(pair[0]))
@@ -245,7 +255,25 @@ class S3Client(BucketOperations, MultipartOperations):
             content=build_delete(keys),
             timeout_factor=SLOW_FACTOR,
         )
-        return self._ask(request, lambda response: parse_delete_result(body_of(response))).failures_of(keys)
+
+        def read(response: Response) -> tuple[DeleteFailure, ...]:
+            failures = parse_delete_result(body_of(response)).failures_of(keys)
+            request_id, endpoint = response.headers.get("x-amz-request-id", ""), str(response.endpoint)
+            return tuple(replace(failure, request_id=request_id, endpoint=endpoint) for failure in failures)
+
+        try:
+            return self._ask(request, read)
+        except S3Error as exc:
+            if not is_refusal(exc):
+                raise
+            refusal = exc
+        first, *others = keys
+        try:
+            self.delete_object(bucket, first[0], version_id=first[1], bypass_governance=bypass_governance)
+        except S3Error:
+            raise refusal from None
+        self.dialect.learn(BATCH_DELETE)
+        return tuple(self._delete_singly(bucket, others, bypass_governance))
 
     def _delete_singly(
         self, bucket: str, keys: Iterable[tuple[str, str]], bypass_governance: bool
@@ -254,7 +282,7 @@ class S3Client(BucketOperations, MultipartOperations):
             try:
                 self.delete_object(bucket, key, version_id=version_id, bypass_governance=bypass_governance)
             except S3Error as exc:
-                yield DeleteFailure(key, version_id, exc.code, exc.detail)
+                yield DeleteFailure(key, version_id, exc.code, exc.detail, exc.request_id, exc.endpoint)
 
     @stepwise
     def copy_object(
@@ -286,7 +314,11 @@ class S3Client(BucketOperations, MultipartOperations):
         request = self._address.key(
             "PUT", bucket, key, "CopyObject", headers=headers | stored, timeout_factor=SLOW_FACTOR
         )
-        return (yield from self._asked(request, _copy_result))
+        return (
+            yield from self._optional(
+                COPY_MATCH, request, lambda asked: Operation(self._transport, asked, _copy_result)
+            )
+        )
 
     @stepwise
     def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> Steps[dict[str, str]]:

@@ -80,6 +80,8 @@ class DeleteFailure:
     version_id: str
     code: str
     detail: str
+    request_id: str = ""
+    endpoint: str = ""
 
 
 class DeleteReply(NamedTuple):
@@ -137,6 +139,7 @@ class UploadPage:
     next_upload_id_marker: str
     truncated: bool
     prefixes: tuple[str, ...] = ()
+    is_partial: bool = False  # the node told only of uploads that it began, or of one key
 
 
 def parse_parts(body: bytes) -> tuple[tuple[PartInfo, ...], int, bool]:

@@ -15,6 +15,7 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Response, whole_number
+from s3pool.s3.dialect import name_limit_hint
 from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, parse_error, told_region
 from s3pool.units import parse_http_date
 
@@ -68,6 +69,10 @@ THROTTLING_CODES = frozenset(
     )
 )
 
+# What servers say of a version that may not go yet, with AccessDenied (RGW, AWS, versitygw) or InvalidRequest (MinIO).
+LOCKED = re.compile(r"WORM.protected|object.lock|protected by (?:a )?(?:legal hold|retention)", re.IGNORECASE)
+LOCK_ADVICE = "a retention or a legal hold keeps this version; it goes when that has ended"
+
 Check = Callable[[Response], None]
 
 
@@ -96,7 +101,9 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
         status = STATUS_OF_LATE_ERRORS.get(code, status)
     is_head = op.startswith("Head")
     code = code or _code_for(status, resource=resource, is_head=is_head)
-    return _class_for(status, code=code, detail=detail, is_head=is_head)(
+    limit = name_limit_hint(response, code, resource)
+    kind = S3Error if limit else _class_for(status, code=code, detail=detail, is_head=is_head)
+    error = kind(
         status,
         _one_line(code),
         detail=_with_region(_one_line(detail), response),
@@ -107,19 +114,32 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
         retry_after_s=_retry_after(response),
         server_time=parse_http_date(response.headers.get("date", "")),
         region=told_region(status, response.headers, body),
+        final=bool(limit),
     )
+    error.hint = limit or _lock_hint(error)
+    return error
 
 
 def error_of_failure(failure: DeleteFailure, bucket: str) -> S3Error:
     """Return the exception of one key that a batch did not delete, as of a request of its own."""
     status = STATUS_OF_LATE_ERRORS.get(failure.code, 403 if failure.code in DENIED_CODES else 200)
-    return _class_for(status, code=failure.code, detail=failure.detail, is_head=False)(
+    version = f" (version {failure.version_id})" if failure.version_id else ""
+    error = _class_for(status, code=failure.code, detail=failure.detail, is_head=False)(
         status,
         _one_line(failure.code) or "Error",
         detail=_one_line(failure.detail),
-        resource=f"s3/{bucket}/{failure.key}",
+        resource=f"s3/{bucket}/{failure.key}{version}",
+        request_id=_one_line(failure.request_id),
+        endpoint=failure.endpoint,
         op="DeleteObjects",
     )
+    error.hint = _lock_hint(error)
+    return error
+
+
+def _lock_hint(error: S3Error) -> str:
+    """Return what to do about a version that is locked, "" for any other error: no other keys would help."""
+    return LOCK_ADVICE if LOCKED.search(error.detail) else ""
 
 
 def _body_of(response: Response) -> bytes:
@@ -144,6 +164,8 @@ def _class_for(status: int, *, code: str, detail: str, is_head: bool) -> type[S3
         return ThrottledError
     if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
         return NotFoundError
+    if LOCKED.search(detail):
+        return S3Error
     if code in DENIED_CODES or (status in (401, 403) and not _is_no_denial(code)):
         return AccessDeniedError
     if status in (304, 412) or code in ("ConditionalRequestConflict", "PreconditionFailed"):

@@ -11,11 +11,13 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from s3pool.errors import ProtocolError
+from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import Endpoint, Request, Response
-from s3pool.s3.documents import is_error, is_web_page
+from s3pool.s3.dialect import Dialect, is_refusal, with_md5, without
+from s3pool.s3.documents import PutResult, is_error, is_web_page
 from s3pool.s3.errors import FIRST_BAD_STATUS, Check, error_from
 from s3pool.s3.requests import Addressing
+from s3pool.s3.responses import put_result
 
 LIST_FACTOR = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
 SLOW_FACTOR = 10.0  # Complete, copies and batch deletes work for minutes before they answer
@@ -27,6 +29,10 @@ P = ParamSpec("P")
 
 class Sender(Protocol):
     """What carries requests: pick, sign, send, check, retry."""
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The nodes, for ``only``."""
 
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Send a request and give the response that passed the check."""
@@ -222,6 +228,12 @@ class Operations:
         self._transport = transport
         self._address = Addressing(virtual=addressing == "virtual")
         self._region = region
+        self.dialect = Dialect()
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The nodes, any of which can be asked alone by ``only``."""
+        return self._transport.endpoints
 
     def _ask(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> T:
         """Send a request and return what ``read`` makes of the response.
@@ -235,6 +247,38 @@ class Operations:
         """Do the same as a step."""
         result: T = yield Operation(self._transport, request, read, only=only)
         return result
+
+    def _optional(self, header: str, request: Request, make: Callable[[Request], Operation[T]]) -> Steps[T]:
+        """Ask with a header that some servers refuse; without it where that is what was refused, and from then on."""
+        if self.dialect.knows(header):
+            request = without(request, header)
+        result: T
+        try:
+            result = yield make(request)
+            return result
+        except S3Error as exc:
+            if header not in request.headers or not is_refusal(exc):
+                raise
+            refusal = exc
+        try:
+            result = yield make(without(request, header))
+        except S3Error:
+            raise refusal from None
+        self.dialect.learn(header)
+        return result
+
+    def _store(self, request: Request, bucket: str, *, only: Endpoint | None = None) -> Steps[PutResult]:
+        """Send a body to be stored, with a digest of it where the bucket wants one."""
+        if self.dialect.wants_md5(bucket, request.headers):
+            request = with_md5(request)
+        result: PutResult
+        try:
+            result = yield Operation(self._transport, request, put_result, only=only)
+            return result
+        except S3Error as exc:
+            if not (request.body.rewindable and self.dialect.learn_lock(bucket, exc, request.headers)):
+                raise
+        return (yield from self._asked(with_md5(request), put_result, only=only))
 
 
 class Pending(Operation[T]):

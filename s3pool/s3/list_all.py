@@ -9,8 +9,9 @@ from s3pool.errors import NotFoundError
 from s3pool.location import S3Path
 from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
-from s3pool.s3.listing import AskAhead, KeyBounds, Lister, iter_pages, iter_uploads, iter_version_pages
+from s3pool.s3.listing import AskAhead, KeyBounds, Lister, iter_pages, iter_version_pages
 from s3pool.s3.listing_stats import ListingStats
+from s3pool.s3.uploads import UploadLister, iter_uploads
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 class CountedLister(Lister, Protocol):
     """A client that counts its requests for listings."""
+
+    @property
+    def lists(self) -> ListingStats:
+        """The counts of its listings."""
+
+
+class CountedUploadLister(UploadLister, Protocol):
+    """The same for uploads."""
 
     @property
     def lists(self) -> ListingStats:
@@ -156,6 +165,6 @@ def past_object(client: CountedLister, path: S3Path, at: float) -> ObjectInfo:
     raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="ListObjectVersions")
 
 
-def list_uploads(client: CountedLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+def list_uploads(client: CountedUploadLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted."""
     return client.lists.measure_names(iter_uploads(client, bucket, prefix=prefix))

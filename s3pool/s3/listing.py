@@ -17,9 +17,8 @@ from typing import NoReturn, Protocol, TypedDict
 
 from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
-from s3pool.model import ListPage, UploadInfo
+from s3pool.model import ListPage
 from s3pool.record import replace
-from s3pool.s3.documents import UploadPage
 from s3pool.s3.page_table import cut_page, keys_of, names_of
 from s3pool.s3.part_sizes import MAX_KEYS
 
@@ -86,11 +85,6 @@ class Lister(Protocol):
         version_id_marker: str = "",
     ) -> ListPage:
         """List one page of versions."""
-
-    def list_uploads_page(
-        self, bucket: str, *, prefix: str = "", key_marker: str = "", upload_id_marker: str = ""
-    ) -> UploadPage:
-        """List one page of uploads."""
 
 
 def iter_pages(
@@ -168,24 +162,6 @@ def iter_version_pages(
         if not page.truncated:
             return
         marker = (page.next_token, page.next_version_id)
-        guard.follow(marker)
-
-
-def iter_uploads(client: Lister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
-    """Yield the uploads below a prefix that are neither completed nor aborted.
-
-    Raises:
-        ProtocolError: the server says that more follows, and does not go on.
-    """
-    guard = LoopGuard(bucket)
-    marker = ("", "")
-    while True:
-        page = client.list_uploads_page(bucket, prefix=prefix, key_marker=marker[0], upload_id_marker=marker[1])
-        guard.meet([(upload.key, upload.upload_id) for upload in page.uploads])
-        yield from page.uploads
-        if not page.truncated:
-            return
-        marker = (page.next_key_marker, page.next_upload_id_marker)
         guard.follow(marker)
 
 

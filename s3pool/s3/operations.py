@@ -18,6 +18,7 @@ from s3pool.model import (
     Response,
     replace,
 )
+from s3pool.s3.dialect import COPY_MATCH, LISTS_V1, is_minio, is_refusal, is_seaweedfs
 from s3pool.s3.documents import (
     PutResult,
     UploadPage,
@@ -34,10 +35,12 @@ from s3pool.s3.documents import (
 from s3pool.s3.exchange import (
     LIST_FACTOR,
     SLOW_FACTOR,
+    Operation,
     Operations,
     Pending,
     Sender,
     Steps,
+    block_on,
     body_of,
     nothing,
     stepwise,
@@ -46,12 +49,6 @@ from s3pool.s3.listing_stats import ListingStats
 from s3pool.s3.pages import check_page, check_uploads, parse_list_page, parse_uploads_page, parse_versions_page
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
-from s3pool.s3.responses import put_result
-
-SEAWEED_NAME = "seaweedfs"  # 4.44 skips what is in a directory that start-after names exactly; 4.53 does not
-MINIO_NAME = "minio"  # in its Server header, which a proxy before it may have replaced
-# How servers without ListObjectsV2 refuse it, by status.
-NOT_UNDERSTOOD = {400: ("InvalidArgument", "InvalidRequest", "NotImplemented"), 501: ("NotImplemented",)}
 
 MAX_BUCKET_PAGES = 10_000  # of a thousand buckets each, where no server has a tenth of these
 
@@ -63,9 +60,6 @@ class BucketOperations(Operations):
 
     def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
         super().__init__(transport, addressing=addressing, region=region)
-        # Learned from the first answer that shows it; a race between threads costs one request.
-        self._lists_v1 = False
-        self._ignores_delete_conditions = False
         self.lists = ListingStats()
 
     def list_buckets(self) -> tuple[BucketInfo, ...]:
@@ -146,17 +140,18 @@ class BucketOperations(Operations):
             ProtocolError: no node gave a complete page.
         """
         query = _page_query(prefix, delimiter, max_keys)
-        if self._lists_v1:
+        if self.dialect.knows(LISTS_V1):
             return self._list_v1(bucket, query, marker=token or start_after, only=only)
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
             page = self._ask(request, _page_reader(prefix, delimiter), only=only)
         except S3Error as exc:
-            if exc.code not in NOT_UNDERSTOOD.get(exc.status, ()):
+            if not is_refusal(exc):
                 raise
             return self._list_v1_instead(bucket, query, marker=token or start_after, refusal=exc, only=only)
-        self._lists_v1 = page.v1
+        if page.v1:
+            self.dialect.learn(LISTS_V1)
         if page.v1 and position[1]:
             # V1 does not know where V2's words wanted it to start.
             return self._list_v1(bucket, query, marker=token or start_after, only=only)
@@ -170,7 +165,7 @@ class BucketOperations(Operations):
         Returns None when no connection is free, or the server only knows V1. The caller must check
         the answer's ``v1``.
         """
-        if self._lists_v1:
+        if self.dialect.knows(LISTS_V1):
             return None
         query = _page_query(prefix, delimiter, MAX_KEYS)
         request = self._list_request(
@@ -193,7 +188,7 @@ class BucketOperations(Operations):
             page = self._list_v1(bucket, query, marker=marker, only=only)
         except S3Error:
             raise refusal from None
-        self._lists_v1 = True
+        self.dialect.learn(LISTS_V1)
         return page
 
     def _list_v1(self, bucket: str, query: Query, *, marker: str, only: Endpoint | None) -> ListPage:
@@ -234,6 +229,7 @@ class BucketOperations(Operations):
         key_marker: str = "",
         upload_id_marker: str = "",
         max_uploads: int = MAX_KEYS,
+        only: Endpoint | None = None,
     ) -> UploadPage:
         """List one page of the multipart uploads that are neither completed nor aborted."""
         # No encoding-type here: RGW would encode the keys and not say so.
@@ -247,9 +243,10 @@ class BucketOperations(Operations):
         request = self._list_request(bucket, "ListMultipartUploads", query)
 
         def read(response: Response) -> UploadPage:
-            return check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
+            page = check_uploads(parse_uploads_page(body_of(response)), prefix=prefix)
+            return replace(page, is_partial=is_minio(response.headers))
 
-        return self._ask(request, read)
+        return self._ask(request, read, only=only)
 
     def _list_request(self, bucket: str, op: str, query: Query) -> Request:
         """Build and count a listing; empty parameters are left out, but for the one that names the operation."""
@@ -274,10 +271,9 @@ def _page_reader(
 
 def _named(page: ListPage, response: Response) -> ListPage:
     """Note on a page the servers that are not asked for their pages like all others."""
-    server = response.headers.get("server", "").lower()
-    if MINIO_NAME in server:
+    if is_minio(response.headers):
         return replace(page, is_minio=True)
-    return replace(page, skips_subtrees=True) if SEAWEED_NAME in server else page
+    return replace(page, skips_subtrees=True) if is_seaweedfs(response.headers) else page
 
 
 class MultipartOperations(Operations):
@@ -332,7 +328,7 @@ class MultipartOperations(Operations):
             body=body,
             payload_hash=payload_hash,
         )
-        return self._ask(request, put_result)
+        return block_on(self._store(request, bucket))
 
     def upload_part_copy(
         self,
@@ -359,7 +355,11 @@ class MultipartOperations(Operations):
             headers=headers,
             timeout_factor=SLOW_FACTOR,
         )
-        return self._ask(request, lambda response: parse_copy_result(body_of(response), part=True)[0])
+
+        def copying(asked: Request) -> Operation[str]:
+            return Operation(self._transport, asked, lambda reply: parse_copy_result(body_of(reply), part=True)[0])
+
+        return block_on(self._optional(COPY_MATCH, request, copying))
 
     def complete_multipart_upload(
         self,

@@ -135,7 +135,7 @@ def parse_versions_page(body: bytes) -> ListPage:
 
 
 def parse_uploads_page(body: bytes) -> UploadPage:
-    """Read a page of ListMultipartUploads.
+    """Read a page of ListMultipartUploads; one that names no key to go on from is the last, also without IsTruncated.
 
     Raises:
         ProtocolError: it is not a complete ListMultipartUploadsResult.
@@ -143,7 +143,7 @@ def parse_uploads_page(body: bytes) -> UploadPage:
     root = read_root(body, "ListMultipartUploadsResult")
     decode = _decoder(root)
     uploads = tuple(_upload(entry.fields(), decode) for entry in root.all("Upload"))
-    truncated = flag(root, "IsTruncated")
+    truncated = flag(root, "IsTruncated") if root.text_of("IsTruncated") or root.text_of("NextKeyMarker") else False
     last_names = [entry.key for entry in uploads[-1:]]
     key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
     if truncated and not key_marker:

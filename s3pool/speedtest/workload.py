@@ -41,6 +41,7 @@ class Observer:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._local = threading.local()
+        self.endpoints = sender.endpoints
 
     def send(self, request: Request, check: Callable[[Response], None], *, only: Endpoint | None = None) -> Response:
         """Send a request as the pool does."""

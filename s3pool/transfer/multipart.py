@@ -7,8 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
-from s3pool.model import ObjectAttributes, ObjectHead
+from s3pool.hashing import new_hasher
+from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+from s3pool.s3.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.transfer.attributes import TAG_COUNT
 from s3pool.transfer.digests import (
     COMPOSITE_ETAG,
@@ -23,7 +26,7 @@ from s3pool.transfer.tasks import Done
 
 if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
-    from s3pool.model import ByteRange, PartInfo
+    from s3pool.model import PartInfo
     from s3pool.transfer.context import TransferContext
     from s3pool.transfer.digests import BodyDigests
 
@@ -86,6 +89,7 @@ class MultipartUpload:
         self.bucket = bucket
         self.key = key
         self._etags: dict[int, str] = {}
+        self._sizes: dict[int, int] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
         self._tags = attributes.tags
         self._finished = False
@@ -186,12 +190,12 @@ class MultipartUpload:
         digests = digest_body(body.feed, sign_payload=False, checksum=self._checksum)
         if part.etag != digests.md5_hex:
             return False
-        self._note(number, part.etag, digests)
+        self._note(number, part.etag, part.size, digests)
         return True
 
-    def _note(self, number: int, etag: str, digests: BodyDigests) -> None:
+    def _note(self, number: int, etag: str, size: int, digests: BodyDigests) -> None:
         """Remember what Complete has to tell of a part."""
-        self._etags[number] = etag
+        self._etags[number], self._sizes[number] = etag, size
         if digests.checksum is not None:
             self._checksums[number] = digests.checksum
 
@@ -202,7 +206,7 @@ class MultipartUpload:
 
     def keep(self, number: int) -> None:
         """Make a part that is there since an earlier run one of the object."""
-        self._etags[number] = self._stored[number].etag
+        self._etags[number], self._sizes[number] = self._stored[number].etag, self._stored[number].size
 
     @property
     def resource(self) -> str:
@@ -229,14 +233,15 @@ class MultipartUpload:
             )
         except NotFoundError as exc:
             raise _explained(exc) from exc
-        if "kms" not in self._context.options.attributes.sse:
+        if "kms" not in self._context.options.attributes.sse and not self._client.dialect.knows(OWN_ETAGS):
             check_stored(f"{self.resource}, part {number},", result, digests)
-        self._note(number, result.etag, digests)
+        self._note(number, result.etag, body.length, digests)
         return result.etag
 
     def copy(self, number: int, byte_range: ByteRange, *, source: tuple[str, str, str], if_match: str) -> None:
         """Make a range of another object (bucket, key, version id) one part."""
         self._context.check_stop()
+        self._sizes[number] = byte_range.length
         self._etags[number] = self._client.upload_part_copy(
             self.bucket,
             self.key,
@@ -289,9 +294,36 @@ class MultipartUpload:
             etag = head.etag
             if head.size != done.size:
                 raise IntegrityError(f"{self.resource} has {head.size} bytes, not {done.size}")
-        if expected and COMPOSITE_ETAG.fullmatch(etag) and etag != expected:
+        if expected and COMPOSITE_ETAG.fullmatch(etag) and etag != expected and not self._proves_right(done):
             raise IntegrityError(f"{self.resource} has the ETag {etag}; its parts make {expected}")
         return Done(done.size, etag, version_id=done.version_id)
+
+    def _proves_right(self, done: Done) -> bool:
+        """Return whether an object with an ETag of the server's own is made of the parts, by reading it back.
+
+        Where the server is known to make such ETags, size and the checks of the parts are proof enough.
+        """
+        head = self._client.head_object(self.bucket, self.key, version_id=done.version_id)
+        if head.size != done.size:
+            return False
+        if self._client.dialect.knows(OWN_ETAGS) or makes_own_etags(head.headers):
+            return True
+        first = 0
+        for number, etag in sorted(self._etags.items()):
+            place = ByteRange(first, first + self._sizes[number] - 1)
+            if self._digest_of_stored(place, done.version_id) != etag:
+                return False
+            first += self._sizes[number]
+        self._client.dialect.prove_own_etags()
+        return first == done.size
+
+    def _digest_of_stored(self, place: ByteRange, version_id: str) -> str:
+        md5 = new_hasher("md5")
+        with self._client.get_object(self.bucket, self.key, byte_range=place, version_id=version_id) as response:
+            for block in response.iter_blocks(READ_BLOCK_BYTES):
+                self._context.check_stop()
+                md5.update(block)
+        return md5.digest().hex()
 
     def _resolve(self, error: S3PoolError, expected: str, size: int, *, may_ask_again: bool) -> ObjectHead | None:
         """Find out what became of a Complete without a clear answer.

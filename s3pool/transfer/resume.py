@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from s3pool.errors import NotFoundError, StoppedError, TransportError
 from s3pool.model import ObjectAttributes, parse_iso_time
 from s3pool.record import dataclass
-from s3pool.s3.listing import iter_uploads
+from s3pool.s3.uploads import iter_uploads
 from s3pool.transfer.part_file import is_part_name, remove_orphan
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
+from s3pool.s3.dialect import OWN_ETAGS
+from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
@@ -234,8 +236,31 @@ def _put(
             raise
         return Done(0, "", mtime_ns, skipped=EXISTS, sent=stamp)
     if digests.md5_hex and result.etag != digests.md5_hex and "kms" not in options.attributes.sse:
-        check_stored(task.target, result, digests)
+        yield from _check_stored(task, result, digests, context, body.length)
     return Done(body.length, result.etag, mtime_ns, result.version_id, sent=stamp)
+
+
+def _check_stored(
+    task: UploadTask, result: PutResult, digests: BodyDigests, context: TransferContext, size: int
+) -> Steps[None]:
+    """Hold an ETag against what was sent; where they differ, what is stored decides.
+
+    Raises:
+        IntegrityError: the server stored other bytes.
+    """
+    dialect = context.client.dialect
+    try:
+        check_stored(task.target, result, digests)
+    except IntegrityError:
+        if dialect.knows(OWN_ETAGS):
+            return
+        response = yield from context.client.get_object.steps(
+            task.bucket, task.key, version_id=result.version_id, read_bytes=size
+        )
+        with response:
+            if digest_bytes(response.preload(), sign_payload=False).md5_hex != digests.md5_hex:
+                raise
+        dialect.prove_own_etags()
 
 
 def _put_parts(

@@ -19,7 +19,7 @@ BUDGETS: list[tuple[tuple[str, ...], int]] = [
     (("--help",), 15),
     (("ls", "--help"), 26),
     (("proxy", "--help"), 20),
-    (("stat", "s3/bucket/one"), 57),
+    (("stat", "s3/bucket/one"), 58),
     (("ls", "s3/bucket"), 67),
     (("cp", "small", "s3/bucket/up"), 115),
     (("cp", "s3/bucket/one", "down"), 115),

@@ -1,15 +1,18 @@
-"""Real S3 servers on loopback, without root: MinIO (one erasure set) and versitygw (one directory).
+"""Real S3 servers on loopback, without root, each as several nodes of one store.
 
-They need the programs ``minio`` and ``versitygw``, from PATH or named by S3POOL_MINIO and
-S3POOL_VERSITYGW: ``go install github.com/minio/minio@latest``, ``go install
-github.com/versity/versitygw/cmd/versitygw@latest``.
+MinIO (one erasure set), versitygw (one directory) and SeaweedFS (gateways of one filer). Their
+programs are those of ``make servers``, or of PATH, or named by S3POOL_MINIO, S3POOL_VERSITYGW
+and S3POOL_WEED.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from http.client import HTTPConnection, HTTPException
@@ -25,6 +28,7 @@ START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.1
 LOG_TAIL_LINES = 15
+BUILT = Path(sys.prefix) / "servers" / "bin"  # where make servers puts what it builds
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 # In a container MinIO refuses loopback addresses. So it gets a root directory of its own without
 # the container's mark, in a user namespace: the traffic stays on loopback, and nobody needs to be root.
@@ -42,6 +46,7 @@ exec chroot "$root" /minio "$@"
 """
 
 
+STORE_PARTS = tuple(f"{part}.port{kind}" for part in ("master", "volume", "filer") for kind in ("", ".grpc"))
 Made = TypeVar("Made", bound="Deployment")
 
 
@@ -54,17 +59,20 @@ class Deployment:
 
     program: ClassVar[str]
     ready_path: ClassVar[str]
+    owned = True  # nobody else uses it: its nodes may be killed
 
     @classmethod
     def find(cls) -> str | None:
         """Return the program's path; None where it is not installed."""
-        return os.environ.get(f"S3POOL_{cls.program.upper()}") or shutil.which(cls.program)
+        named = os.environ.get(f"S3POOL_{cls.program.upper()}")
+        return named or shutil.which(cls.program, path=os.pathsep.join((str(BUILT), os.environ.get("PATH", ""))))
 
     @classmethod
     def missing(cls) -> str:
         """Return a sentence that says how to have the program."""
         return (
-            f"{cls.program} is not installed: there is none in PATH, and S3POOL_{cls.program.upper()} names none either"
+            f"{cls.program} is not installed: make servers builds it, "
+            f"and there is none in PATH or named by S3POOL_{cls.program.upper()}"
         )
 
     def __init__(self, nodes: int = 4) -> None:
@@ -76,6 +84,7 @@ class Deployment:
         program = self.find()
         if program is None:
             raise DeploymentError(self.missing())
+        self._program = program
         self.root = Path(tempfile.mkdtemp(prefix=f"s3pool-{self.program}-"))
         self.ports = tuple(free_ports(nodes))
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
@@ -92,6 +101,33 @@ class Deployment:
     def endpoints(self) -> tuple[str, ...]:
         """Return the URLs of all processes."""
         return tuple(f"http://127.0.0.1:{port}" for port in self.ports)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which s3pool and boto3 find the deployment."""
+        return {
+            "S3_POOL": ",".join(self.endpoints),
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
+
+    def kill(self, index: int) -> None:
+        """End one node as a crash would."""
+        self._processes[index].kill()
+        self._processes[index].wait(STOP_DEADLINE_S)
+
+    def freeze(self, index: int) -> None:
+        """Stop one node where it is: its port stays open, and nothing answers."""
+        self._processes[index].send_signal(signal.SIGSTOP)
+
+    def thaw(self, index: int) -> None:
+        """Let a frozen node go on."""
+        self._processes[index].send_signal(signal.SIGCONT)
+
+    def start(self, index: int) -> None:
+        """Start one node again, and return when all serve."""
+        self._processes[index] = self._launch(self._program, index)
+        self._await()
 
     def stop(self) -> None:
         """End the processes and remove what they stored."""
@@ -177,3 +213,59 @@ class VersityCluster(Deployment):
         store.mkdir(exist_ok=True)
         words = [program, "--port", f"127.0.0.1:{self.ports[index]}", "--health", self.ready_path, "posix", str(store)]
         return words, {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
+
+
+class SeaweedCluster(Deployment):
+    """SeaweedFS: gateways of one filer, which runs with its master and volume server in a process of its own."""
+
+    program = "weed"
+    ready_path = "/healthz"
+
+    def __init__(self, nodes: int = 3) -> None:
+        """Start the store and its gateways."""
+        self._store: subprocess.Popen[bytes] | None = None
+        self._ports: dict[str, int] = {}
+        super().__init__(nodes)
+
+    def _launch(self, program: str, index: int) -> subprocess.Popen[bytes]:
+        if self._store is None:
+            self._store = self._start_store(program)
+        return super()._launch(program, index)
+
+    def _start_store(self, program: str) -> subprocess.Popen[bytes]:
+        """Start the store: every port is named, for the usual ones may be in use by others."""
+        self._ports = ports = dict(zip(STORE_PARTS, free_ports(len(STORE_PARTS)), strict=True))
+        identity = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
+        actions = ["Admin", "Read", "List", "Tagging", "Write"]
+        config = {"identities": [{"name": "test", "credentials": [identity], "actions": actions}]}
+        (self.root / "s3.json").write_text(json.dumps(config))
+        (self.root / "store").mkdir()
+        words = [program, "server", "-ip=127.0.0.1", f"-dir={self.root / 'store'}", "-filer", "-volume.max=100"]
+        words += ["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+        words += [f"-{part}={port}" for part, port in ports.items()]
+        words += [f"-filer.localSocket={self.root / 'filer.sock'}"]
+        with (self.root / "store.log").open("ab") as log:
+            env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.root), "GOMAXPROCS": "1"}
+            return subprocess.Popen(words, env=env, cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
+        """Return how a gateway is started."""
+        filer = f"127.0.0.1:{self._ports['filer.port']}.{self._ports['filer.port.grpc']}"
+        words = [program, "s3", "-ip.bind=127.0.0.1", f"-port={self.ports[index]}", f"-port.grpc={free_ports(1)[0]}"]
+        words += [f"-filer={filer}", f"-config={self.root / 's3.json'}"]
+        words += ["-port.iceberg=0", "-port.lance=0", f"-localSocket={self.root / f's3-{index}.sock'}"]
+        return words, {}
+
+    def stop(self) -> None:
+        """End the gateways and then their store."""
+        if self._store is not None:
+            self._store.kill()
+            self._store.wait(STOP_DEADLINE_S)
+        super().stop()
+
+
+CLUSTERS: dict[str, type[Deployment]] = {
+    "minio": MinioCluster,
+    "versitygw": VersityCluster,
+    "seaweedfs": SeaweedCluster,
+}

@@ -13,7 +13,7 @@ from s3pool.cli.formats import format_stamp
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import table
 from s3pool.model import format_iso_time
-from s3pool.pool.health import ProbeResult, probe
+from s3pool.pool.health import NO_QUORUM, ProbeResult, probe_with_set
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +67,7 @@ def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
     results: dict[int, ProbeResult] = {}
 
     def ask(index: int, node: Node) -> None:
-        results[index] = probe(node, timeout_s=timeout_s)
+        results[index] = probe_with_set(node, timeout_s=timeout_s)
 
     threads = [
         threading.Thread(target=ask, args=(index, node), name=f"s3pool-ping-{index}", daemon=True)
@@ -76,8 +76,8 @@ def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        # Connecting and answering have a timeout each.
-        thread.join(2 * timeout_s + JOIN_SLACK_S)
+        # Connecting and two answers have a timeout each.
+        thread.join(3 * timeout_s + JOIN_SLACK_S)
     silent = "no answer in time"
     return [
         results.get(index) or ProbeResult(node.endpoint, is_alive=False, error=silent)
@@ -128,7 +128,9 @@ def _show_table(results: Sequence[ProbeResult], out: Output, *, gap: bool) -> No
 def _show_line(results: Sequence[ProbeResult], ctx: Context) -> None:
     """Print a round as one line, for logs: the nodes in the order of the pool, with latencies."""
     alive = sum(result.is_alive for result in results)
-    states = ", ".join(f"{result.endpoint} {_latency(result) if result.is_alive else 'down'}" for result in results)
+    states = ", ".join(
+        f"{result.endpoint} {_latency(result) if result.is_alive else _state(result)}" for result in results
+    )
     ctx.out.line(ctx.out.escape(f"{stamp(ctx)} {alive} of {len(results)} up: {states}"))
     ctx.out.flush()
 
@@ -141,13 +143,17 @@ def stamp(ctx: Context) -> str:
 def _row(result: ProbeResult) -> tuple[str, ...]:
     return (
         result.endpoint.url,
-        "up" if result.is_alive else "down",
+        _state(result),
         _latency(result),
         result.tls_version or "-",
         _clock(result.clock_offset_s),
         result.server or "-",
         result.error.removeprefix(f"{result.endpoint}: ") or "-",  # the first column names the endpoint
     )
+
+
+def _state(result: ProbeResult) -> str:
+    return NO_QUORUM if result.error == NO_QUORUM else "up" if result.is_alive else "down"
 
 
 def _latency(result: ProbeResult) -> str:

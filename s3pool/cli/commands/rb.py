@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from s3pool.cli import exit_codes
 from s3pool.cli.outcomes import exit_code_of
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import remove
@@ -44,16 +45,34 @@ def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     if args.force:
         ctx.client.head_bucket(path.bucket)  # a missing bucket must fail before anybody is asked
         _make_sure(path, args, ctx)
-        code = _empty(path.bucket, list_mode(args, ctx), ctx)
+        code = _empty_and_delete(path.bucket, list_mode(args, ctx), ctx)
         if code:
             return code
     else:
         _check_empty(path, ctx)
-    if not ctx.dry_run:
-        _delete(path.bucket, ctx)
+        if not ctx.dry_run:
+            _delete(path.bucket, ctx)
     fields = {"type": "bucket_deleted", "url": path.text, "bucket": path.bucket}
     ctx.out.act(f"Bucket deleted: {ctx.out.escape(path.text)}", fields)
     return 0
+
+
+def _empty_and_delete(bucket: str, mode: ListMode, ctx: Context) -> int:
+    """Empty a bucket and delete it; return the exit code.
+
+    It is listed again as long as something was deleted: on MinIO an object hides those below its name.
+    """
+    while True:
+        summary = _empty(bucket, mode, ctx)
+        if exit_code_of(summary) or ctx.dry_run:
+            return exit_code_of(summary)
+        try:
+            _delete(bucket, ctx)
+        except S3Error as exc:
+            if exc.code != "BucketNotEmpty" or not summary.deleted:
+                raise
+        else:
+            return exit_codes.DONE
 
 
 def _delete(bucket: str, ctx: Context) -> None:
@@ -88,8 +107,8 @@ def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
         raise RefusedError(f"{path.text} was not deleted: the answer was no")
 
 
-def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
-    """Delete all versions, markers and objects, and abort all uploads; return the exit code."""
+def _empty(bucket: str, mode: ListMode, ctx: Context) -> Summary:
+    """Delete all versions, markers and objects that are listed, and abort all uploads."""
     summary = Summary()
     if mode.jobs != 1 and _never_kept_versions(bucket, ctx):
         tasks = _objects(bucket, mode, ctx)
@@ -102,7 +121,7 @@ def _empty(bucket: str, mode: ListMode, ctx: Context) -> int:
     if summary.deleted:
         dry_run = "dry run: " if ctx.dry_run else ""
         ctx.out.note(f"s3pool: {dry_run}{summary.deleted} objects and versions of s3/{bucket} deleted")
-    return exit_code_of(summary)
+    return summary
 
 
 def _never_kept_versions(bucket: str, ctx: Context) -> bool:

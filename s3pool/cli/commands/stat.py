@@ -11,6 +11,7 @@ from s3pool.cli.output import escape
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
 from s3pool.model import ObjectHead, ObjectInfo
+from s3pool.s3.dialect import is_of_transport
 from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "show everything about objects, buckets and prefixes"
 
-# Headers that the labelled block shows in words of its own, or that tell nothing of the object.
-SHOWN_OR_IDLE = frozenset(
-    (
-        *("accept-ranges", "connection", "content-length", "content-type", "date", "etag", "keep-alive"),
-        *("last-modified", "server", "transfer-encoding", "x-amz-id-2", "x-amz-request-id", "x-amz-storage-class"),
-        *("x-amz-version-id", "x-rgw-object-type", "vary"),
-    )
-)
+# Headers that the labelled block shows in words of its own.
+SHOWN = frozenset(("content-type", "etag", "last-modified", "x-amz-storage-class", "x-amz-version-id"))
 METADATA_PREFIX = "x-amz-meta-"
 CHECKSUM_PREFIX = "x-amz-checksum-"
 # What these headers are to people; the record has them under the same names.
@@ -156,7 +151,12 @@ def _object_block(path: S3Path, head: ObjectHead) -> Block:
     block += [
         (_title(name), value)
         for name, value in head.headers.items()
-        if not (name in SHOWN_OR_IDLE or name in LABELS or name.startswith((METADATA_PREFIX, CHECKSUM_PREFIX)))
+        if not (
+            name in SHOWN
+            or name in LABELS
+            or is_of_transport(name)
+            or name.startswith((METADATA_PREFIX, CHECKSUM_PREFIX))
+        )
     ]
     if head.metadata:
         block.append(("Metadata", ""))
@@ -190,7 +190,7 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
         "version_id": head.version_id,
         **{label.lower().replace(" ", "_"): value for label, value in _facts(head).items()},
         "metadata": dict(head.metadata),
-        "headers": dict(head.headers),
+        "headers": {name: value for name, value in head.headers.items() if not is_of_transport(name)},
     }
 
 

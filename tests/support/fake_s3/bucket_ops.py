@@ -132,7 +132,7 @@ def _prepare(call: Call) -> tuple[Bucket, Query, Scribe]:
     encoded = call.query.get("encoding-type") == "url" and call.quirks.encoding
     limit = read_number(call.query.get("max-keys", ""), "max-keys", 1000)
     query = Query(call.query.get("prefix", ""), call.query.get("delimiter", ""), max_keys=limit)
-    query.skips_subtrees = call.quirks.skips_subtrees
+    query.skips_subtrees, query.hides_below = call.quirks.skips_subtrees, call.quirks.hides_below
     if call.quirks.short_pages:
         query.max_keys = min(limit, call.quirks.short_pages)
     return bucket, query, Scribe(encoded, call.quirks.style)
@@ -231,6 +231,9 @@ def list_uploads(call: Call) -> Reply:
     limit = read_number(call.query.get("max-uploads", ""), "max-uploads", 1000)
     marker = (call.query.get("key-marker", ""), call.query.get("upload-id-marker", ""))
     uploads = sorted(bucket.uploads.values(), key=lambda upload: (upload.key, upload.upload_id))
+    if call.quirks.uploads_by_node:
+        node = call.exchange.node.index
+        uploads = [one for one in uploads if one.key == query.prefix or (one.node == node and not query.prefix)]
     found = [
         upload
         for upload in uploads
@@ -246,7 +249,7 @@ def list_uploads(call: Call) -> Reply:
         element("Bucket", call.bucket),
         *tail,
         element("MaxUploads", limit),
-        element("IsTruncated", str(truncated).lower()),
+        "" if call.quirks.bare_uploads else element("IsTruncated", str(truncated).lower()),
         *(scribe.upload(upload) for upload in page),
         element("EncodingType", "url") if scribe.encoded else "",
     )
@@ -257,7 +260,7 @@ def delete_objects(call: Call) -> Reply:
     from tests.support.fake_s3.object_ops import remove_one
 
     if not call.quirks.batch_delete:
-        raise S3Fault(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        raise S3Fault(*call.quirks.refusal, "A header you provided implies functionality that is not implemented")
     body = call.body
     _check_batch_digest(call, body)
     bucket = call.store.bucket(call.bucket)

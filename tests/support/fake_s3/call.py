@@ -82,7 +82,7 @@ class Quirks:
     silent_errors: bool = False  # errors have no Message
     empty_complete_etag: bool = False
     repeat_complete: bool = True  # False: a second Complete is NoSuchUpload
-    batch_delete: bool = True  # False: 501
+    batch_delete: bool = True  # False: refused
     md5_needed: bool = True  # DeleteObjects without Content-MD5 or checksum is refused
     min_part_bytes: int = 5 * MIB
     check_payload: bool = False  # x-amz-content-sha256 must be the body's, where no signature is checked either
@@ -95,6 +95,15 @@ class Quirks:
     tenants: bool = False  # ``:b`` is another name of ``b``, as on RGW
     folds_keys: bool = False  # ``a//k`` and ``a/./k`` are other names of ``a/k``, as where keys are files
     delete_if_match: str = "ignored"  # or "honoured", or "refused": what becomes of If-Match with DELETE
+    refused: frozenset[str] = frozenset()  # headers that no operation is understood with
+    refusal: tuple[int, str] = (501, "NotImplemented")  # how headers and batches are refused
+    random_etags: bool = False  # as on MinIO with --no-compat: like an MD5, and nothing tells that they are none
+    own_multipart_etags: bool = False  # of chunks instead of parts, as on SeaweedFS 4.44
+    uploads_by_node: bool = False  # a node lists the uploads that it began, or those of one key, as MinIO does
+    bare_uploads: bool = False  # a list of uploads has no IsTruncated, as gofakes3's
+    hides_below: bool = False  # listings leave out what is below the name of an object, as MinIO's do
+    lock_wants_md5: bool = False  # bodies go into a bucket with a lock with a digest alone
+    has_quorum: bool = True  # False: /minio/health/cluster says that the set cannot work
 
     def bucket_of(self, name: str) -> str:
         """Give the bucket that a name means."""

@@ -26,6 +26,7 @@ class Query:
     max_keys: int = 1000
     encoded: bool = False
     skips_subtrees: bool = False
+    hides_below: bool = False
 
 
 @dataclass
@@ -185,4 +186,9 @@ def visible_keys(bucket: Bucket, query: Query, *, tree_order: bool = False) -> l
     start, inclusive = query.after, query.inclusive
     if query.prefix > start:
         start, inclusive = query.prefix, True
-    return [key for key in bucket.keys_from(start, inclusive=inclusive) if bucket.current(key)]
+    keys = [key for key in bucket.keys_from(start, inclusive=inclusive) if bucket.current(key)]
+    return [key for key in keys if not (query.hides_below and _is_below_an_object(bucket, key))]
+
+
+def _is_below_an_object(bucket: Bucket, key: str) -> bool:
+    return any(bucket.current(key[:end]) for end, letter in enumerate(key) if letter == "/")

@@ -30,6 +30,7 @@ def put_object(call: Call) -> Reply:
     """Answer PUT of an object."""
     bucket = call.store.bucket(call.bucket)
     check_key(call.key)
+    check_lock(call, bucket)
     body = receive(call)
     check_write_conditions(call, bucket)
     kept = call.stored_headers()
@@ -42,12 +43,22 @@ def put_object(call: Call) -> Reply:
 
 def new_etag(call: Call, body: bytes) -> str:
     """Return the ETag of an object in one piece: a digest of its content, or of nothing that anybody knows."""
-    return md5_hex(call.store.new_id("etag").encode() if call.quirks.opaque_etags else body)
+    is_random = call.quirks.opaque_etags or call.quirks.random_etags
+    return md5_hex(call.store.new_id("etag").encode() if is_random else body)
 
 
 def encryption(call: Call) -> dict[str, str]:
     """Return the header by which a server says that its ETags are no digests."""
     return {"x-amz-server-side-encryption": "aws:kms"} if call.quirks.opaque_etags else {}
+
+
+def check_lock(call: Call, bucket: Bucket) -> None:
+    """Refuse a body without a digest where objects are locked."""
+    has_digest = any(name == "content-md5" or name.startswith(CHECKSUM_PREFIX) for name in call.exchange.headers)
+    if call.quirks.lock_wants_md5 and bucket.lock and not has_digest:
+        call.exchange.body()
+        detail = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock"
+        raise S3Fault(400, "InvalidRequest", f"{detail} parameters")
 
 
 def check_key(key: str) -> None:

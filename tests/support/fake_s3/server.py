@@ -20,6 +20,7 @@ from tests.support.fake_s3.store import S3Fault, Store
 from tests.support.fake_s3.wire import Exchange, Node, Reply
 
 OPERATIONS: dict[str, Operation] = {**bucket_ops.OPERATIONS, **object_ops.OPERATIONS, **multipart_ops.OPERATIONS}
+SET_HEALTH_PATH = "/minio/health/cluster"
 ACCESS_KEY = "FAKEACCESSKEY0000000"
 SECRET_KEY = "fake/secret+key=0123456789abcdefghijklmn"
 
@@ -163,7 +164,7 @@ class FakeS3:
             record.body_sha256 = hashlib.sha256(exchange.received).hexdigest()
 
     def _work(self, exchange: Exchange, record: Recorded, now: float) -> Reply:
-        if exchange.target == self.quirks.health_path:
+        if exchange.target in (self.quirks.health_path, SET_HEALTH_PATH):
             record.op = "Health"
         try:
             record.bucket, record.key, query = split_target(exchange)
@@ -188,6 +189,9 @@ class FakeS3:
             if call.op == "Health":
                 return self._health(call)
             self._check_caller(call)
+            if self.quirks.refused & call.exchange.headers.keys():
+                call.exchange.body()
+                raise S3Fault(*self.quirks.refusal, "A header you provided implies functionality that is missing")
             # Receive before locking: a slow client must not stop the others.
             call.exchange.body()
             with self.store.lock:
@@ -202,7 +206,7 @@ class FakeS3:
     def _health(self, call: Call) -> Reply:
         if call.exchange.method != "GET":
             raise S3Fault(405, "MethodNotAllowed")
-        return Reply(200)
+        return Reply(200 if self.quirks.has_quorum or call.exchange.target != SET_HEALTH_PATH else 503)
 
     def _refuse(self, fault: S3Fault, bucket: str) -> Reply:
         return error_reply(

@@ -58,6 +58,7 @@ class Upload:
     storage_class: str
     checksum_algorithm: str = ""  # as in a header's name
     checksum_type: str = ""
+    node: int = 0  # which began it
     parts: dict[int, Part] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from s3pool.errors import NotFoundError, PreconditionError, ProtocolError, S3Err
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, PartInfo, Request
 from s3pool.s3.client import S3Client
 from s3pool.s3.documents import DeleteFailure, PutResult
-from tests.support.scripted_sender import Answer, ScriptedSender
+from tests.support.scripted_sender import ENDPOINT, Answer, ScriptedSender
 
 EMPTY_PAGE = b"<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>"
 EMPTY_V1_PAGE = b"<ListBucketResult><IsTruncated>false</IsTruncated><Marker/></ListBucketResult>"
@@ -281,7 +281,7 @@ def test_a_batch_delete_is_quiet_and_gives_the_failures() -> None:
     failures = client.delete_objects("bkt", [("a", ""), ("b", "v")])
 
     request = sender.requests[0]
-    assert (DeleteFailure("b", "v", "AccessDenied", "no"),) == failures
+    assert (DeleteFailure("b", "v", "AccessDenied", "no", endpoint=str(ENDPOINT)),) == failures
     assert ("POST", (("delete", ""),), True, 10.0) == (
         request.method,
         request.query,
@@ -302,7 +302,7 @@ def test_keys_that_xml_cannot_hold_are_deleted_singly() -> None:
         request.op for request in sender.requests
     ]
     assert ["/bkt", "/bkt/b%01", "/bkt/c%02", "/bkt/%FF"] == [request.path for request in sender.requests]
-    assert (DeleteFailure("c\x02", "v", "AccessDenied", ""),) == failures
+    assert (DeleteFailure("c\x02", "v", "AccessDenied", "", endpoint=str(ENDPOINT)),) == failures
 
 
 def test_only_odd_keys_need_no_batch() -> None:

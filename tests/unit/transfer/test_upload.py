@@ -18,6 +18,7 @@ from tests.support.fake_s3 import (
     Call,
     FakeS3,
     Fault,
+    FlipByte,
     HeldUpload,
     Reset,
     Rewrite,
@@ -259,6 +260,7 @@ def test_composite_etag_that_differs_fails(
 ) -> None:
     """The object is not made of the parts that were sent."""
     fake.fault(WrongETag("0" * 32 + "-2"), op="CompleteMultipartUpload")
+    fake.fault(FlipByte(), op="GetObject")  # what the object is, when it is looked at
 
     with pytest.raises(IntegrityError, match="its parts make"):
         send(source(content_of(2 * PART)), make_context(part_size=PART))

@@ -1,0 +1,232 @@
+"""What servers do otherwise than S3: which server, what follows from it, and what is learned at run time.
+
+A client has one Dialect. What its servers refuse is learned from the first refusal that an
+attempt without the refused thing proves, and is not sent again. A server's name counts only where
+its answers show nothing: behind a proxy it may be another one's. QUIRKS is the list of all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from s3pool.body import md5_base64
+from s3pool.errors import S3Error
+from s3pool.model import Request, Response, replace
+
+logger = logging.getLogger(__name__)
+
+# Headers that a request can do without, by which refusals of them are remembered.
+CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
+COPY_MATCH = "x-amz-copy-if-match"  # Ceph RGW's name for x-amz-copy-source-if-match, which it ignores
+DELETE_MATCH = "if-match"
+# Other things that are learned.
+LISTS_V1 = "ListObjects"
+BATCH_DELETE = "DeleteObjects"
+OWN_ETAGS = "etag"  # they have the form of MD5s, and are none
+
+# How servers refuse what they do not know, beside 405 and 501 with any word.
+NOT_UNDERSTOOD = ("BadRequest", "InvalidArgument", "InvalidRequest", "NotImplemented")
+MISSING_MD5 = "MissingContentMD5"
+CHECKSUM_HEADERS = "x-amz-checksum-"
+PROOFS = 3  # as often an ETag must have been wrong and the object right before no more is read back for it
+
+MINIO_NAME, SEAWEED_NAME = "minio", "seaweedfs"  # in their Server headers
+OWN_ETAGS_BEFORE = (4, 53)  # of SeaweedFS: 4.44 makes the ETag of an upload from chunks of 8 MiB
+SEAWEED_VERSION = re.compile(r"seaweedfs.* (\d+)\.(\d+)")
+MAX_SEGMENT_BYTES = 255  # a file's name in every usual file system
+# Of an answer, or of the way that it took; not of the object. Others by their beginnings.
+TRANSPORT_HEADERS = frozenset(
+    (
+        *("accept-ranges", "age", "alt-svc", "connection", "content-length", "content-security-policy", "date"),
+        *("keep-alive", "nel", "report-to", "server", "server-timing", "strict-transport-security"),
+        *("transfer-encoding", "vary", "via", "x-amz-id-2", "x-amz-request-id", "x-cache", "x-content-type-options"),
+        *("x-frame-options", "x-powered-by", "x-rgw-object-type", "x-xss-protection"),
+    )
+)
+TRANSPORT_PREFIXES = ("x-ratelimit-", "ratelimit", "seaweed-", "x-seaweedfs-", "access-control-", "x-envoy-", "cf-")
+
+
+class Quirk(NamedTuple):
+    """One thing that servers do otherwise: who, what, and what s3pool does about it; its test is named last."""
+
+    servers: str
+    does: str
+    answer: str
+    test: str
+
+
+TESTS = "tests/cli/test_dialects.py::"
+QUIRKS = (
+    Quirk(
+        "SeaweedFS 4.44",
+        "start-after that names a directory exactly leaves out what is in it",
+        "its listings go on by tokens",
+        "tests/cli/test_listing_by_ranges.py::test_no_key_is_lost_where_a_cut_skips_a_directory",
+    ),
+    Quirk(
+        "SeaweedFS, versitygw, other servers on directories",
+        "list as a walk goes: a/x before a-b",
+        "noticed on the pages; tokens are followed, no key range is listed alone",
+        "tests/cli/test_dialects.py::test_tree_order_loses_nothing",
+    ),
+    Quirk(
+        "SeaweedFS 4.44",
+        "the ETag of an upload in parts is none of its parts' MD5s",
+        "the object's size is compared, and each part by its signed SHA-256",
+        TESTS + "test_an_upload_with_an_etag_of_its_own_is_proved",
+    ),
+    Quirk(
+        "MinIO --no-compat",
+        "ETags that look like MD5s and are none",
+        "what was stored is read back until that is certain; downloads trust a told CRC, or need --no-verify",
+        TESTS + "test_a_random_etag_is_no_failure_of_an_upload",
+    ),
+    Quirk(
+        "MinIO",
+        "ListMultipartUploads tells what the asked process began, and takes a prefix for a key",
+        "all nodes are asked, the keys found are asked for one by one, and filtered here",
+        TESTS + "test_unfinished_uploads_of_all_nodes_are_found",
+    ),
+    Quirk(
+        "MinIO",
+        "an object x hides x/y from listings",
+        "rb --force lists again as long as something was deleted",
+        TESTS + "test_rb_force_lists_again_while_something_was_deleted",
+    ),
+    Quirk(
+        "MinIO",
+        "answers 503 SlowDownWrite to a name of more than 255 bytes between slashes",
+        "no second attempt; the message tells the limit",
+        TESTS + "test_a_name_that_no_disk_holds_ends_at_once",
+    ),
+    Quirk(
+        "MinIO",
+        "answers /minio/health/live without a quorum",
+        "ping asks /minio/health/cluster as well",
+        TESTS + "test_ping_tells_of_a_lost_quorum",
+    ),
+    Quirk(
+        "some gateways",
+        "refuse x-amz-checksum-mode, x-amz-copy-if-match, or If-Match with DELETE (400, 405, 501)",
+        "sent once, and then left out",
+        TESTS + "test_a_refused_header_is_not_sent_again",
+    ),
+    Quirk(
+        "some gateways",
+        "refuse If-None-Match with PUT",
+        "-n fails and says why: without it nothing keeps an object that comes meanwhile",
+        TESTS + "test_no_clobber_fails_honestly_where_it_cannot_be_kept",
+    ),
+    Quirk(
+        "some gateways",
+        "know no DeleteObjects (400, 405, 501)",
+        "keys are deleted one by one",
+        TESTS + "test_a_server_without_batch_delete_is_served_one_by_one",
+    ),
+    Quirk(
+        "AWS, and others with Object Lock",
+        "want a Content-MD5 or a checksum with what goes into a locked bucket",
+        "sent after the first refusal, and from then on",
+        TESTS + "test_a_locked_bucket_gets_its_digests",
+    ),
+    Quirk(
+        "gofakes3 (rclone serve s3)",
+        "a list of uploads has no IsTruncated",
+        "it is whole, unless it names a next key",
+        TESTS + "test_a_list_of_uploads_without_istruncated_is_whole",
+    ),
+)
+
+
+class Dialect:
+    """What was learned of one pool's servers; a race between threads costs one request."""
+
+    __slots__ = ("_known", "_proofs")
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._proofs = 0
+
+    def knows(self, fact: str) -> bool:
+        """Return whether this was learned."""
+        return fact in self._known
+
+    def learn(self, fact: str) -> None:
+        """Remember a fact for the rest of the run."""
+        logger.debug("learned of the servers: no %s", fact)
+        self._known.add(fact)
+
+    def prove_own_etags(self) -> None:
+        """Note that an object is right though its ETag is not: the servers make their ETags in a way of their own."""
+        self._proofs += 1
+        if self._proofs >= PROOFS:
+            self.learn(OWN_ETAGS)
+
+    def wants_md5(self, bucket: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a body has to go with a digest, as where objects are locked, and has none yet."""
+        return bool(self._known) and _lock_of(bucket) in self._known and not _has_digest(headers)
+
+    def learn_lock(self, bucket: str, error: S3Error, headers: Mapping[str, str]) -> bool:
+        """Return whether a refusal means that a digest is missing, and remember that for the bucket."""
+        detail = error.detail.lower()
+        is_missing = error.code == MISSING_MD5 or (error.code == "InvalidRequest" and "content-md5" in detail)
+        if error.status != 400 or not is_missing or _has_digest(headers):
+            return False
+        self.learn(_lock_of(bucket))
+        return True
+
+
+def _lock_of(bucket: str) -> str:
+    return f"PUT without Content-MD5 in {bucket}"
+
+
+def _has_digest(headers: Mapping[str, str]) -> bool:
+    return "content-md5" in headers or any(name.startswith(CHECKSUM_HEADERS) for name in headers)
+
+
+def with_md5(request: Request) -> Request:
+    """Return a request whose body goes with its MD5."""
+    return replace(request, headers={**request.headers, "content-md5": md5_base64(request.body)})
+
+
+def without(request: Request, header: str) -> Request:
+    """Return a request without one of its headers."""
+    return replace(request, headers={name: value for name, value in request.headers.items() if name != header})
+
+
+def is_refusal(error: S3Error) -> bool:
+    """Return whether a server may mean by this that it does not know something of the request."""
+    return error.status in (405, 501) or (error.status == 400 and error.code in NOT_UNDERSTOOD)
+
+
+def is_minio(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer is MinIO's, as far as it says so."""
+    return MINIO_NAME in headers.get("server", "").lower()
+
+
+def is_seaweedfs(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer is SeaweedFS's, as far as it says so."""
+    return SEAWEED_NAME in headers.get("server", "").lower()
+
+
+def makes_own_etags(headers: Mapping[str, str]) -> bool:
+    """Return whether a server is known to make the ETags of uploads of something else than the parts."""
+    match = SEAWEED_VERSION.search(headers.get("server", "").lower())
+    return match is not None and (int(match[1]), int(match[2])) < OWN_ETAGS_BEFORE
+
+
+def is_of_transport(header: str) -> bool:
+    """Return whether a header of an answer tells of the answer, and not of the object."""
+    return header in TRANSPORT_HEADERS or header.startswith(TRANSPORT_PREFIXES)
+
+
+def name_limit_hint(response: Response, code: str, resource: str) -> str:
+    """Return why a node will never store a key that it is "too busy" for, "" when it may be busy."""
+    key = resource.removeprefix("s3/").partition("/")[2]
+    longest = max((len(name.encode("utf-8", "surrogateescape")) for name in key.split("/")), default=0)
+    if not code.startswith("SlowDown") or longest <= MAX_SEGMENT_BYTES or not is_minio(response.headers):
+        return ""
+    return f"a name between slashes has {longest} bytes, and MinIO stores at most {MAX_SEGMENT_BYTES}"

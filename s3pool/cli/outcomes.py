@@ -105,14 +105,18 @@ def bars_paused(progress: Progress) -> Iterator[None]:
 # -- the end of a run -----------------------------------------------------------------------
 
 
-def finish(summary: Summary, ctx: Context, *, verb: str = "copied") -> int:
-    """Print the summary of a run and return the exit code."""
+def finish(
+    summary: Summary, ctx: Context, *, verb: str = "copied", before: str = "", fields: Mapping[str, object] = NO_FIELDS
+) -> int:
+    """Print the summary of a run, with ``before`` in front and ``fields`` in its record, and return the exit code."""
     if summary.stopped_by is not None and not _was_printed(summary, summary.stopped_by):
         ctx.out.error(summary.stopped_by)
     if ctx.part is not None:
         ctx.part.send("summary", summary.counts)
         return exit_code_of(summary)
-    print_summary(summary.as_record(), ctx, text=f"s3pool: {summary_text(summary, verb=verb, dry_run=ctx.dry_run)}")
+    words = summary_text(summary, verb=verb, dry_run=ctx.dry_run)
+    text = f"s3pool: {before}; {words}" if before else f"s3pool: {words}"
+    print_summary({**summary.as_record(), **fields}, ctx, text=text)
     return exit_code_of(summary)
 
 

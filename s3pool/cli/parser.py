@@ -27,6 +27,7 @@ SUMMARIES = {
     "mv": "move files and objects: copy, verify, then delete",
     "sync": "make a directory or prefix like another one",
     "rm": "delete objects",
+    "undo": "bring keys, prefixes or buckets with versions back to how they were",
     "cat": "write objects to standard output",
     "head": "show the first lines or bytes of objects",
     "tree": "draw the directories below a prefix",
@@ -57,7 +58,7 @@ SUMMARIES = {
 ALL = tuple(SUMMARIES)
 # Those of one table: cli/commands/settings.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-CHANGING = frozenset(("cp", "mv", "sync", "rm", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
+CHANGING = frozenset(("cp", "mv", "sync", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DELIMITER = "/"
 AUTO = "auto"
 AUTO_JOBS = 0
+WITHIN_MILLISECOND_S = 0.0004
 AUTO_JOBS_PER_ENDPOINT = 4
 LEAST_AUTO_JOBS = 8
 MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
@@ -63,6 +64,14 @@ def add_at_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def moment_of(text: str, ctx: Context) -> float:
+    """Return the moment to which versions are compared, a little after the one that a text names.
+
+    Listings tell milliseconds, and what one of them told must be at that moment, however it is rounded.
+    """
+    return ctx.moment(text) + WITHIN_MILLISECOND_S
+
+
 class Past:
     """The moment that --at names, in seconds since 1970; ``at`` is None without the flag.
 
@@ -71,10 +80,10 @@ class Past:
     """
 
     def __init__(self, args: argparse.Namespace, ctx: Context) -> None:
-        self.at = ctx.moment(args.at) if args.at else None
+        self.at = moment_of(args.at, ctx) if args.at else None
         self._text = args.at
         self._checked: set[tuple[int, str]] = set()
-        if args.at and getattr(args, "processes", 1) > 1 and ctx.moment(args.at) != self.at:
+        if args.at and getattr(args, "processes", 1) > 1 and moment_of(args.at, ctx) != self.at:
             raise UsageError(f"--at {args.at} is another moment in each of --processes: write a date")
 
     def of(self, path: S3Path, client: S3Client) -> float | None:

@@ -93,7 +93,7 @@ def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
         return  # who may delete may be forbidden to read, and some objects cannot be read without a key
 
 
-def refuse_tree(path: S3Path, client: S3Client) -> None:
+def refuse_tree(path: S3Path, client: S3Client, *, act: str = "deletes them") -> None:
     """Refuse a key that is not there when it is the name of a tree.
 
     Raises:
@@ -104,7 +104,7 @@ def refuse_tree(path: S3Path, client: S3Client) -> None:
     except AccessDeniedError:
         return
     if is_tree:
-        detail = "there is no such key, but there are keys below it: -r deletes them"
+        detail = f"there is no such key, but there are keys below it: -r {act}"
         raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
 
 

@@ -1,0 +1,149 @@
+"""s3pool undo: keys, prefixes and buckets with versions, back to how they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from s3pool.cli.outcomes import OutcomePrinter, finish
+from s3pool.cli.selection import AUTO, add_listing_flags, list_mode, moment_of
+from s3pool.cli.transfers import (
+    add_filter_flags,
+    ending_promptly,
+    name_filter,
+    remove,
+    shown_progress,
+    transfer_context,
+    watch_health,
+)
+from s3pool.errors import NotFoundError, RefusedError, UsageError
+from s3pool.location import S3Path
+from s3pool.model import ObjectInfo, format_iso_time
+from s3pool.transfer.context import TransferOptions
+from s3pool.transfer.delete import refuse_tree
+from s3pool.transfer.runner import run as run_tasks
+from s3pool.transfer.tasks import CopyTask, Summary
+from s3pool.transfer.undo import Undo
+
+if TYPE_CHECKING:
+    import argparse
+
+    from s3pool.cli.context import Context
+
+SUMMARY = "bring keys, prefixes or buckets with versions back to how they were"
+EXAMPLES = (
+    "undo --since 1h s3/etc/app.conf",
+    "undo --at 2026-11-30T08:00:00Z --dry-run s3/photos/",
+    "undo --since 2h --keep-history --force s3/photos/2026/",
+)
+
+SUSPENDED = "Suspended"
+AFTER_SLASH = "0"  # the character behind it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of undo."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY, s3/BUCKET/PREFIX/ or s3/BUCKET")
+    moment = parser.add_mutually_exclusive_group(required=True)
+    moment.add_argument("--since", default="", metavar="AGE", help="undo what happened since: 1h, 2d")
+    moment.add_argument("--at", default="", metavar="TIME", help="back to this date")
+    parser.add_argument("-r", "--recursive", action="store_true", help="also everything below a key's name and a slash")
+    parser.add_argument(
+        "--keep-history", action="store_true", help="remove nothing: copy the version of then on top of the later ones"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
+    )
+    add_filter_flags(parser)
+    add_listing_flags(parser, jobs=AUTO)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> int:
+    """Bring each operand back; one that fails is reported and the rest goes on."""
+    paths = [ctx.s3(text) for text in args.paths]
+    if any(not path.bucket for path in paths):
+        raise UsageError("undo needs a bucket: s3/BUCKET, s3/BUCKET/PREFIX/ or s3/BUCKET/KEY")
+    at = moment_of(args.since or args.at, ctx)
+    states = {path.bucket: _versioning(path, args, ctx) for path in paths}
+    _make_sure(paths, at, args, ctx)
+    moment = format_iso_time(at)
+    # An age means another moment in the next run: who goes on after an interrupt needs this one.
+    ctx.out.note(f"s3pool: back to {moment}", {"type": "note", "message": f"back to {moment}", "at": moment})
+    return ctx.for_each(paths, lambda path: _undo(path, at, states[path.bucket], args, ctx))
+
+
+def _versioning(path: S3Path, args: argparse.Namespace, ctx: Context) -> str:
+    """Return the state of a bucket's versioning.
+
+    Raises:
+        UsageError: there are no versions, or a copy would replace one.
+    """
+    state = ctx.client.get_versioning(path.bucket)
+    if not state:
+        raise UsageError(f"s3/{path.bucket} keeps no versions: there is nothing to go back to")
+    if args.keep_history and state == SUSPENDED:
+        raise UsageError(
+            f"versioning of s3/{path.bucket} is suspended: a copy would replace a version; enable it first"
+        )
+    return state
+
+
+def _make_sure(paths: list[S3Path], at: float, args: argparse.Namespace, ctx: Context) -> None:
+    """Ask before trees change, and refuse where nobody can answer."""
+    trees = [path.text for path in paths if path.is_prefix or args.recursive]
+    if args.force or ctx.dry_run or not trees:
+        return
+    names = ", ".join(trees)
+    if not ctx.is_tty:
+        raise UsageError(f"{names}: nothing was changed, for nobody can be asked; --force does not ask")
+    what = "and remove no version" if args.keep_history else "and remove the versions since then"
+    if not ctx.confirm(f"Bring everything below {names} back to {format_iso_time(at)}, {what}?"):
+        raise RefusedError(f"{names}: nothing was changed: the answer was no")
+
+
+def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Context) -> int:
+    undo = Undo(path.bucket, at, keeps_history=args.keep_history, is_suspended=state == SUSPENDED)
+    tasks = undo.tasks(_versions(path, args, ctx))
+    options = TransferOptions(bypass_governance=args.bypass_governance)
+    summary = Summary()
+    if args.keep_history:
+        with (
+            shown_progress(ctx) as (progress, lines),
+            transfer_context(ctx, options, progress) as context,
+            ending_promptly(context, summary, ctx, verb="copied"),
+        ):
+            tell = OutcomePrinter(ctx, progress, lines=lines)
+            run_tasks(watch_health(tasks, ctx), context, on_outcome=tell, rehearse=ctx.dry_run, summary=summary)
+    else:
+        removals = (task for task in tasks if not isinstance(task, CopyTask))
+        remove(removals, ctx, summary=summary, options=options)
+    if summary.stopped_by is None and not (path.is_prefix or args.recursive or undo.changed or undo.unchanged):
+        _refuse_missing(path, ctx)
+    counts = {"changed": undo.changed, "unchanged": undo.unchanged}
+    text = f"{undo.changed} keys changed, {undo.unchanged} were as they had been"
+    return finish(summary, ctx, verb="copied" if args.keep_history else "deleted", before=text, fields=counts)
+
+
+def _refuse_missing(path: S3Path, ctx: Context) -> None:
+    """Tell of a key that never had a version.
+
+    Raises:
+        NotFoundError: always.
+    """
+    refuse_tree(path, ctx.client, act="brings them back")
+    raise NotFoundError(404, "NoSuchKey", detail="it has no version", resource=path.text, op="ListObjectVersions")
+
+
+def _versions(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo]:
+    """Yield the versions of the keys that an operand means, those of a key together."""
+    from s3pool.s3.list_all import list_versions
+
+    names = name_filter(args)
+    is_tree = path.is_prefix or args.recursive
+    until = None if path.is_prefix else path.key + (AFTER_SLASH if is_tree else "")
+    mode = list_mode(args, ctx, ordered=True)
+    for info in list_versions(ctx.client, path.bucket, prefix=path.key, until=until, mode=mode):
+        is_meant = info.key == path.key or (is_tree and info.key.startswith(path.tree_prefix))
+        if is_meant and names.admits(path.relative(info.key)):
+            yield info

@@ -16,7 +16,7 @@ GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes bench bench-list attack man man-fresh dist clean check
+.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -134,6 +134,28 @@ man-fresh: venv ## fail when man/s3pool.1 is not what the command line says
 dist: venv ## build the source archive and the wheel in dist/
 	@$(PIP) install build
 	$(BIN)/python -m build --outdir dist .
+
+# Compiled modules are left out, so that one file serves every system; each has its form in Python.
+build/one: $(BIN)/python setup.cfg setup.py $(shell find s3pool -type f -not -name '*.pyc')
+	@rm -rf $@ build/lib
+	@$(PIP) install --no-compile --target $@ .
+	@find $@ -name '*.so' -delete
+	@rm -rf $@/bin $@/share
+	@touch $@
+
+zipapp: build/one ## build dist/s3pool.pyz: one file that needs Python alone
+	@mkdir -p dist
+	@$(BIN)/python -m zipapp build/one --compress --python '/usr/bin/env python3' --main s3pool.__main__:main --output dist/s3pool.pyz
+	@ls -l dist/s3pool.pyz
+
+deb: build/one venv ## build dist/s3pool_VERSION_all.deb by Debian's tools
+	@$(BIN)/python -m tests.support.debian build/one dist
+
+test-oldest: ## the command line's tests with the oldest versions of all dependencies
+	@$(PYTHON) -m venv .cache/oldest
+	@$(PYTHON) tests/support/oldest.py setup.cfg > .cache/oldest/constraints.txt
+	@.cache/oldest/bin/python -m pip --disable-pip-version-check --quiet install --constraint .cache/oldest/constraints.txt . pytest responses boto3 hypothesis
+	@.cache/oldest/bin/python -m pytest -m 'not live' tests/cli/test_cp.py tests/cli/test_ls_command.py tests/cli/test_sync.py tests/proxy/test_running.py
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

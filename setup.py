@@ -1,6 +1,7 @@
-"""Register the man-page command; everything else stands in setup.cfg."""
+"""Register the man-page command, and what the source archive holds; all else stands in setup.cfg."""
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 try:
     from build_manpages.build_manpages import build_manpages
@@ -9,4 +10,17 @@ except ImportError:  # only `make man` needs the generator: the pages are commit
 else:
     COMMANDS = {"build_manpages": build_manpages}
 
-setup(cmdclass=COMMANDS)
+
+class Archive(sdist):
+    """The source archive, with all that `make test`, `make man` and `make deb` need."""
+
+    def make_distribution(self):
+        """Add the tests, the manual's sources and the Makefile to setuptools' own choice."""
+        for directory in ("tests", "man", "s3pool", ".ci"):
+            self.filelist.graft(directory)
+        self.filelist.extend(["Makefile", ".ruff.toml"])
+        self.filelist.global_exclude("*.py[cod]")
+        super().make_distribution()
+
+
+setup(cmdclass={**COMMANDS, "sdist": Archive})

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Protocol
 
+from s3pool.errors import ConfigError
+
 CHECKSUM_PREFIX = "x-amz-checksum-"
 CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")  # all that S3 has a header for
 CRC_BYTES = {"crc32": 4, "crc32c": 4, "crc64nvme": 8}  # the length of a value
@@ -62,6 +64,9 @@ def combine(name: str, pieces: Iterable[tuple[bytes, int]]) -> bytes:
 @cache
 def _model(name: str) -> Any:
     # Imported late: loading takes 10 to 20 ms, and most commands need no CRC.
-    import anycrc
+    try:
+        import anycrc
+    except ImportError as exc:  # the one file that runs with Python alone has no machine code
+        raise ConfigError(f"{name} needs the package anycrc, which is not here: pip install anycrc") from exc
 
     return anycrc.Model(MODELS[name])

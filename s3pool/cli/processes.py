@@ -197,7 +197,8 @@ def _start(index: int, ctx: Context, stdin: bytes | None) -> _Child:
             source.close()
     for descriptor in (_number(process.stdout), reports):
         os.set_blocking(descriptor, False)
-    fcntl.fcntl(_number(process.stdout), getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_BYTES)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: a child that is ahead of its turn waits later
+        fcntl.fcntl(_number(process.stdout), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return _Child(index, process, reports, orders)
 
 

@@ -133,6 +133,8 @@ class Supervisor:
 
 def _reserve(address: Address) -> socket.socket:
     """Bind the port without listening, to reserve it while workers come and go."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ConfigError("--processes: this system has no SO_REUSEPORT, by which they share a port; leave it out")
     sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -94,6 +94,8 @@ class Option(Generic[T]):
         """Return a value as ``s3pool config`` shows it; secrets are hidden."""
         if self.secret and value:
             return HIDDEN
+        if value is None:
+            return ""
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, tuple):

@@ -25,6 +25,7 @@ from s3pool.config.values import (
     parse_choice,
     parse_count,
     parse_endpoints,
+    parse_public_url,
     parse_region,
     parse_seconds,
     parse_servers,
@@ -80,6 +81,9 @@ class Config(Options):
         env=("S3_POOL", "S3POOL_ENDPOINTS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         metavar="URL,...",
         repeatable=True,
+    )
+    public_url: Option[Endpoint | None] = Option(
+        parse_public_url, None, "scheme and host of presigned URLs, in place of a node's", env=("S3POOL_PUBLIC_URL",)
     )
     resolve = Option(
         parse_choice(RESOLVE),

@@ -46,6 +46,18 @@ class KeySource:
     base: KeySource | None = None
 
 
+def parse_public_url(value: object) -> Endpoint:
+    """Read the URL of one endpoint.
+
+    Raises:
+        ValueError, ConfigError: it is not one.
+    """
+    found = parse_endpoints(parse_text(value))
+    if len(found) > 1 or found[0].discovery:
+        raise ValueError("must be one http or https URL")
+    return found[0]
+
+
 def parse_servers(value: object) -> tuple[str, ...]:
     """Read addresses of name servers, each with a port if it is not 53."""
     servers = []

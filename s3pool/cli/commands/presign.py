@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import seconds
+from s3pool.config.options import Config, Setting
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import format_iso_time
+from s3pool.pool.breaker import CLOSED
+from s3pool.pool.health import probe
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from s3pool.cli.context import Context
+    from s3pool.endpoint import Endpoint
     from s3pool.location import S3Path
+    from s3pool.pool.node import Node
 
 SUMMARY = "make a URL that works without credentials for a while"
 
 MAX_EXPIRES_S = 7 * 86400  # SigV4's own ceiling (X-Amz-Expires)
 MIN_EXPIRES_S = 1
+PROBE_S = 1.0  # for an answer; a node that takes longer is none to send people to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,30 +37,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", choices=("GET", "PUT", "HEAD", "DELETE"), default="GET", help="what it may do (GET)"
     )
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    parser.add_argument(
+        "--url",
+        default="",
+        metavar="URL",
+        help="scheme and host of the URL, such as a balancer's (S3POOL_PUBLIC_URL; a node that answers)",
+    )
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Print one URL for each operand; no request is sent."""
+    """Print one URL for each operand; the nodes of a pool are asked for a sign of life."""
     if not MIN_EXPIRES_S <= args.expires <= MAX_EXPIRES_S:
         raise UsageError("--expires must be between 1s and 7d: S3 accepts nothing longer")
     paths = [ctx.s3_object(text) for text in args.paths]
     if not ctx.config.sign:
         raise ConfigError("presigning needs credentials: --no-sign-request excludes it")
+    given = Config.public_url.read(Setting(args.url, "--url")) if args.url else None
+    endpoint = given or endpoint_of_urls(ctx)
     for path in paths:
         now = ctx.now()
-        url = presigned(path, ctx, method=args.method, expires_s=int(args.expires), now=now, version_id=args.version_id)
+        request = ctx.client.request_for_presign(args.method, path.bucket, path.key, version_id=args.version_id)
+        url = ctx.session.signer.presign(request, endpoint, now, expires_s=int(args.expires))
         expires = format_iso_time(int(now) + int(args.expires))
         ctx.out.result(url, {"type": "presigned", "url": url, "expires": expires})
     return 0
 
 
-def presigned(
-    path: S3Path, ctx: Context, *, method: str = "GET", expires_s: int = MAX_EXPIRES_S, now: float, version_id: str = ""
-) -> str:
-    """Return the presigned URL of an object on the first endpoint of the pool."""
-    session = ctx.session
-    request = ctx.client.request_for_presign(method, path.bucket, path.key, version_id=version_id)
-    endpoint = session.transport.endpoints[0]
+def presigned(path: S3Path, ctx: Context, *, now: float) -> str:
+    """Return the URL of an object, presigned for the longest time; unsigned where nothing is signed."""
+    request = ctx.client.request_for_presign("GET", path.bucket, path.key)
+    endpoint = ctx.config.public_url or _answering(ctx.session.nodes, ctx) or ctx.session.nodes[0].endpoint
     if not ctx.config.sign:
         return f"{endpoint.scheme}://{request.host_header(endpoint)}{request.target}"
-    return session.signer.presign(request, endpoint, now, expires_s=expires_s)
+    return ctx.session.signer.presign(request, endpoint, now, expires_s=MAX_EXPIRES_S)
+
+
+def endpoint_of_urls(ctx: Context) -> Endpoint:
+    """Return the public endpoint, or a node that answers, with a note that the URL depends on that node."""
+    if ctx.config.public_url is not None:
+        return ctx.config.public_url
+    nodes = ctx.session.nodes
+    names = {node.endpoint.netloc for node in nodes}
+    if len(names) == 1:
+        return nodes[0].endpoint
+    found = _answering(nodes, ctx)
+    if found is None:
+        ctx.out.warn(f"none of the {len(nodes)} endpoints answers; the URL names the first, {nodes[0].endpoint}")
+        return nodes[0].endpoint
+    message = f"the URL names {found}, one of {len(names)} endpoints; for a name that outlives it, give --url"
+    ctx.out.note(f"s3pool: {message}", {"type": "note", "message": message})
+    return found
+
+
+def _answering(nodes: Sequence[Node], ctx: Context) -> Endpoint | None:
+    """Return the first node that answers, those of the own zone before others; each is asked once."""
+    for node in sorted(nodes, key=lambda node: (node.priority, node.is_remote)):
+        if node.breaker.state is not CLOSED:
+            continue
+        if node.is_proven or probe(node, timeout_s=min(PROBE_S, ctx.config.connect_timeout_s)).is_alive:
+            node.is_proven = True
+            return node.endpoint
+        node.breaker.trip()
+    return None

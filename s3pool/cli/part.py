@@ -31,6 +31,7 @@ class Part:
         threading.Thread(target=self._read, args=(orders,), name="s3pool-orders", daemon=True).start()
         self.shard = Shard()
         self.shows_lines = True
+        self.operand: str | None = None  # the one of several that is to be done
 
     def wait_for_start(self) -> list[str]:
         """Wait for the range of this shard, and return the words of the command; none if it is not needed."""
@@ -40,6 +41,7 @@ class Part:
         names = NameRange(order["after"], order["until"]) if order["has_range"] else None
         self.shard = Shard(order["shard"], order["of"], FLAG, names)
         self.shows_lines = order["lines"]
+        self.operand = order["operand"]
         return list(order["words"])
 
     def send(self, kind: str, fields: Mapping[str, Any] | list[Any] | bool) -> None:

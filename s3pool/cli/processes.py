@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 from s3pool.cli.exit_codes import FAILED, Terminated, combined
 from s3pool.cli.outcomes import bars_paused
 from s3pool.cli.progress import RunProgress
-from s3pool.cli.sharding import PROCESSES, make_plan
-from s3pool.errors import S3PoolError, UnorderedError, UsageError
+from s3pool.cli.sharding import make_plan
+from s3pool.errors import S3PoolError, UnorderedError
 from s3pool.shard import NameRange
 
 if TYPE_CHECKING:
@@ -99,20 +99,24 @@ def run_parts(
     lines: bool = True,
     stdin: bytes | None = None,
     is_source: bool = False,
+    operand: str | None = None,
+    before_results: Callable[[], None] = lambda: None,
 ) -> Parts:
     """Run the command of this process by shards, and pass on their results and errors.
 
     The names of ``tree`` are divided by a plan, without one by their hashes. With ``ordered`` the
-    results follow each other as the ranges do.
+    results follow each other as the ranges do. ``operand`` is the one of several that the shards
+    are to do; ``before_results`` is called before the first result.
     """
     count = ctx.args.processes
     with _started(count, ctx, stdin) as children:
-        run = _Run(ctx, children, ordered=ordered, progress=progress)
+        run = _Run(ctx, children, ordered=ordered, progress=progress, before_results=before_results)
         interrupt = None
         try:
             plan = _plan(ctx, tree, count, is_source=is_source)
             for child, names in zip(children, plan, strict=False):
-                child.order(_start_order(ctx, child.index, len(plan), names, lines=lines))
+                order = _start_order(ctx, child.index, len(plan), names, lines=lines)
+                child.order({**order, "operand": operand})
             for child in children[len(plan) :]:
                 child.order({})  # it is not needed
             run.until_the_end()
@@ -205,8 +209,17 @@ def _start(index: int, ctx: Context, stdin: bytes | None) -> _Child:
 class _Run:
     """One run of all shards: reads what they write until they have ended."""
 
-    def __init__(self, ctx: Context, children: Sequence[_Child], *, ordered: bool, progress: object) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        children: Sequence[_Child],
+        *,
+        ordered: bool,
+        progress: object,
+        before_results: Callable[[], None],
+    ) -> None:
         self._ctx = ctx
+        self._before_results: Callable[[], None] | None = before_results
         self._out = ctx.out
         self._children = children
         self._ordered = ordered
@@ -297,6 +310,9 @@ class _Run:
 
     def _write(self, block: bytes) -> None:
         if block:
+            if self._before_results is not None:
+                self._before_results()
+                self._before_results = None
             with self._undisturbed():
                 self._out.raw(block)
                 self._out.flush()
@@ -401,23 +417,13 @@ def transfer_by_parts(
     return parts.code
 
 
-def search_by_parts(ctx: Context, tree: Location) -> Parts:
-    """List or search one operand by shards; the results are passed on as they come in order."""
-    parts = run_parts(ctx, tree, ordered=not ctx.args.unordered)
+def search_by_parts(ctx: Context, path: S3Path, *, before_results: Callable[[], None] = lambda: None) -> Parts:
+    """List or search one of the operands by shards; the results are passed on as they come in order."""
+    tree = tree_of(path, glob=not ctx.args.no_glob)
+    parts = run_parts(ctx, tree, ordered=not ctx.args.unordered, operand=path.text, before_results=before_results)
     ctx.out.flush()
     parts.raise_interrupt()
     return parts
-
-
-def only_one(paths: Sequence[S3Path]) -> S3Path:
-    """Return the one operand that processes can divide.
-
-    Raises:
-        UsageError: there are several, or the buckets are meant.
-    """
-    if len(paths) != 1 or paths[0].is_root:
-        raise UsageError(f"{PROCESSES} divides the keys of one operand: s3/BUCKET, s3/BUCKET/PREFIX or a glob")
-    return paths[0]
 
 
 def tree_of(place: Location, *, glob: bool) -> Location:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
-    from s3pool.location import Location
+    from s3pool.location import Location, S3Path
     from s3pool.s3.client import S3Client
 
 PLAN = "--plan"
@@ -58,6 +58,14 @@ def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
     if args.shard or args.plan:
         raise UsageError(f"{PROCESSES} and {FLAG} exclude each other: the one is for this machine, the other for many")
     return True
+
+
+def operands_of(args: argparse.Namespace, ctx: Context) -> list[S3Path]:
+    """Return the operands of a listing, without any the default bucket; in a shard's process the one it is for."""
+    from s3pool.location import S3Path
+
+    texts = args.paths if ctx.part is None or ctx.part.operand is None else [ctx.part.operand]
+    return [ctx.s3(text) for text in texts] or [S3Path(ctx.config.bucket)]
 
 
 def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:

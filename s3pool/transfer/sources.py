@@ -12,6 +12,7 @@ from s3pool.filters import Names, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
 from s3pool.record import dataclass
+from s3pool.s3.list_all import list_objects
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.target_names import KeyMapper
@@ -275,13 +276,16 @@ class SourceTasks:
         below = compile_glob(f"{source.key.rstrip('/')}/*") if self._rules.recursive else matches
         found = False
         target_tree = self._target_trees.get(source.text)
-        for info in self._objects(source.bucket, start, base):
+
+        def is_meant(info: ObjectInfo) -> bool:
             if target_tree is not None and info.key.startswith(target_tree):
-                continue  # a copy that was just made, or what such copies lie beside
-            if matches(info.key) or below(info.key):
-                found = True
-                yield from self._admitted(source.bucket, info, info.key[len(base) :], base)
-        if not found and self._is_missing(source.bucket, start):
+                return False  # a copy that was just made, or what such copies lie beside
+            return matches(info.key) or below(info.key)
+
+        for info in filter(is_meant, self._objects(source.bucket, start, base)):
+            found = True
+            yield from self._admitted(source.bucket, info, info.key[len(base) :], base)
+        if not found and self._is_missing(source.bucket, start, is_meant):
             raise _nothing_found(source)
 
     def _expand_tree(self, source: S3Path) -> Iterator[Item]:
@@ -296,13 +300,15 @@ class SourceTasks:
         if not found and self._is_missing(source.bucket, source.tree_prefix):
             raise _nothing_found(source)
 
-    def _is_missing(self, bucket: str, prefix: str) -> bool:
-        """Return whether nothing has a prefix, after a listing that has found nothing in this shard."""
+    def _is_missing(self, bucket: str, prefix: str, is_meant: Callable[[ObjectInfo], bool] | None = None) -> bool:
+        """Return whether nothing with a prefix is meant, after a listing that has found nothing in this shard."""
         if self._rules.shard.range is None:
             return True
         if self._rules.is_moved:
             return False  # other shards may have moved it all
-        return not self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects
+        if is_meant is None:
+            return not self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects
+        return not any(map(is_meant, list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)))
 
     def _tree_key(self, source: S3Path) -> Iterator[Item]:
         """Yield the key that has exactly the tree's name, if there is one."""
@@ -403,8 +409,6 @@ class SourceTasks:
         )
 
     def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:
-        from s3pool.s3.list_all import list_objects
-
         start, until = self._rules.shard.bounds(base)
         return list_objects(
             self._client,
@@ -429,16 +433,8 @@ def _info(key: str, head: ObjectHead) -> ObjectInfo:
 
 
 def _download(bucket: str, info: ObjectInfo, root: str, relative: str) -> DownloadTask:
-    return DownloadTask(
-        bucket,
-        info.key,
-        root,
-        relative,
-        info.size,
-        etag=info.etag,
-        last_modified=info.last_modified,
-        version_id=info.version_id,
-    )
+    size, etag, modified = info.size, info.etag, info.last_modified
+    return DownloadTask(bucket, info.key, root, relative, size, etag, modified, info.version_id)
 
 
 def _join(place: Location, name: str) -> str:

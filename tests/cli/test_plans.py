@@ -172,6 +172,21 @@ def test_an_empty_source_empties_no_target_by_shards(
     assert len(PLAIN) == len(call("find", "s3/b/p", "--json").records)
 
 
+@pytest.mark.parametrize("target", ["s3/b/q/", "out"])
+def test_a_wildcard_that_matches_nothing_is_not_found_by_every_shard(
+    call: Call, fake: FakeS3, plan: list[tuple[str, ...]], target: str
+) -> None:
+    """One that matches in a single range is done by that shard, and is no failure of the others."""
+    store(fake, PLAIN)
+
+    missing = [call("cp", "s3/b/p/*.absent", target, *flags) for flags in plan]
+    found = [call("cp", "s3/b/p/d1/file-1*", target, *flags) for flags in plan]
+
+    assert {3} == {result.code for result in missing}
+    assert all("s3/b/p/*.absent" in result.err for result in missing)
+    assert {0} == {result.code for result in found}
+
+
 def test_a_file_of_an_unusual_key_in_another_range_stays(call: Call, fake: FakeS3, tmp_path: Path) -> None:
     """The key d//x needs the file d/x, and the two names may be of two shards."""
     store(fake, ["a", "d//x"])

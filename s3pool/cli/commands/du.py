@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from s3pool.cli.exit_codes import DONE
 from s3pool.cli.formats import USAGE_COLUMNS, add_csv_flag, check_csv, record_format
 from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
@@ -19,10 +20,11 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.shard import WHOLE
 from s3pool.units import format_size, format_size_long
 
 if TYPE_CHECKING:
@@ -57,23 +59,27 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("--at and --versions exclude each other: at one moment each key has one version")
     past = Past(args, ctx)
     is_table = ctx.out.json or args.csv
-    paths = _buckets_for_root([ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)], ctx)
-    if by_processes(args, ctx):
-        return _count_by_parts(paths, args, ctx)
-    shard = shard_of(args, ctx)
+    paths = _buckets_for_root(operands_of(args, ctx), ctx)
+    by_parts = by_processes(args, ctx)
+    shard = WHOLE if by_parts else shard_of(args, ctx)
     several = len(paths) != 1
     total = _Usage("")
     show = _shower(args, ctx)
 
-    def count(path: S3Path) -> None:
-        # Prefixes are counted as their keys go by in order.
-        mode = list_mode(args, ctx, ordered=bool(args.depth))
-        usage = _count(
-            select(path, glob=not args.no_glob, mode=mode, shard=shard, at=past.of(path, ctx.client)), args, ctx, show
-        )
+    def count(path: S3Path) -> int:
+        if by_parts:
+            code, usage = _count_by_parts(path, ctx, show)
+            if code and not usage.objects:
+                return code
+        else:
+            # Prefixes are counted as their keys go by in order.
+            mode, at = list_mode(args, ctx, ordered=bool(args.depth)), past.of(path, ctx.client)
+            usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard, at=at), args, ctx, show)
+            code = DONE
         total.add(usage.objects, usage.bytes)
         if ctx.part is None and (is_table or several or args.depth is not None):
             show(usage, path.text)
+        return code
 
     code = ctx.for_each(paths, count)
     if ctx.part is not None:
@@ -85,13 +91,11 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     return code
 
 
-def _count_by_parts(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> int:
+def _count_by_parts(path: S3Path, ctx: Context, show: Show) -> tuple[int, _Usage]:
     """Add up the counts of the shards: two of them may have keys of one prefix."""
-    from s3pool.cli.processes import only_one, search_by_parts, tree_of
+    from s3pool.cli.processes import search_by_parts
 
-    path = only_one(paths)
-    parts = search_by_parts(ctx, tree_of(path, glob=not args.no_glob))
-    show = _shower(args, ctx)
+    parts = search_by_parts(ctx, path)
     usages: dict[str, _Usage] = {}
     for url, objects, size in parts.reports("usage"):
         usage = usages.pop(url, None) or _Usage(url)  # it stands where its last keys do
@@ -102,11 +106,7 @@ def _count_by_parts(paths: list[S3Path], args: argparse.Namespace, ctx: Context)
     total = _Usage("")
     for objects, size in parts.reports("total"):
         total.add(objects, size)
-    if ctx.out.json or args.csv or args.depth is not None:
-        show(total, path.text)
-    elif not parts.code or total.objects:
-        _print_total(total, args, ctx)
-    return parts.code
+    return parts.code, total
 
 
 def _print_total(total: _Usage, args: argparse.Namespace, ctx: Context) -> None:

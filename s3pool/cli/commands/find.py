@@ -34,13 +34,14 @@ from s3pool.cli.search import (
     regex_test,
 )
 from s3pool.cli.selection import Past, Selection, add_at_flag, add_glob_flag, add_listing_flags, list_mode, select
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
+from s3pool.shard import WHOLE
 
 if TYPE_CHECKING:
     import argparse
@@ -93,19 +94,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Search each operand; nothing found is no failure."""
     _check(args, ctx)
-    paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
+    paths = operands_of(args, ctx)
     if any(path.is_root for path in paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
-    if by_processes(args, ctx):
-        from s3pool.cli.processes import only_one, search_by_parts, tree_of
-
-        return search_by_parts(ctx, tree_of(only_one(paths), glob=not args.no_glob)).code
-    shard, past = shard_of(args, ctx), Past(args, ctx)
+    by_parts = by_processes(args, ctx)
+    shard, past = WHOLE if by_parts else shard_of(args, ctx), Past(args, ctx)
     test = _compile_tests(args, moment=ctx.moment)
     # A prefix is found once only because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
-    form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None and shard.index > 0)
+    form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None)
+    if by_parts:
+        from s3pool.cli.processes import search_by_parts
+
+        return ctx.for_each(paths, lambda path: search_by_parts(ctx, path).code)
 
     def find(path: S3Path) -> int:
         selection = select(path, glob=glob, mode=mode, shard=shard, at=past.of(path, ctx.client))

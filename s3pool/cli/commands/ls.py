@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from s3pool.cli.exit_codes import DONE
 from s3pool.cli.formats import (
     BUCKET_COLUMNS,
     OBJECT_COLUMNS,
@@ -38,12 +39,12 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
-from s3pool.shard import Shard
+from s3pool.shard import WHOLE, Shard
 from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
@@ -87,34 +88,19 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if args.print0 and ctx.out.json:
         raise UsageError("--print0 and --json exclude each other")
     check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
-    paths = [ctx.s3(text) for text in args.paths] or [S3Path(ctx.config.bucket)]
-    columns = _columns(paths, args)
-    if by_processes(args, ctx):
-        return _list_by_parts(paths, args, ctx)
-    shard = shard_of(args, ctx)
-    form = record_format(args, ctx.out, columns, is_continued=shard.index > 0 and ctx.part is not None)
+    paths = operands_of(args, ctx)
+    by_parts = by_processes(args, ctx)
+    if args.max_keys and by_parts:
+        raise UsageError("--max-keys and --processes exclude each other: a few lines need no processes")
+    form = record_format(args, ctx.out, _columns(paths, args), is_continued=ctx.part is not None)
+    shard = WHOLE if by_parts else shard_of(args, ctx)
     lister = _Lister(args, ctx, headings=len(paths) > 1, form=form, shard=shard)
-    code = ctx.for_each(paths, lister.list)
+    code = ctx.for_each(paths, lister.list_by_parts if by_parts else lister.list)
     if args.summarize:
         lister.summarize()
     if ctx.part is not None:
         ctx.part.send("found", lister.has_found)
     return code
-
-
-def _list_by_parts(paths: Sequence[S3Path], args: argparse.Namespace, ctx: Context) -> int:
-    from s3pool.cli.processes import only_one, search_by_parts, tree_of
-
-    if args.max_keys:
-        raise UsageError("--max-keys and --processes exclude each other: a few lines need no processes")
-    path = only_one(paths)
-    parts = search_by_parts(ctx, tree_of(path, glob=not args.no_glob))
-    if args.summarize:
-        counts = list(parts.reports("counts"))
-        _print_counts([sum(column) for column in zip(*counts, strict=True)] if counts else [0] * 4, args, ctx)
-    if not parts.code and not any(parts.reports("found")) and not path.is_prefix:
-        ctx.out.note(f"s3pool: nothing found: {path.text}")
-    return parts.code
 
 
 def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context) -> None:
@@ -184,6 +170,26 @@ class _Lister:
             mode = list_mode(self._args, self._ctx)
             at = self._past.of(path, self._ctx.client)
             self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard, at=at))
+
+    def list_by_parts(self, path: S3Path) -> int:
+        """List one operand by several processes; the buckets need none."""
+        from s3pool.cli.processes import search_by_parts
+
+        if path.is_root:
+            self.list(path)
+            return DONE
+        self._heading = path.text if self._headings else ""
+        parts = search_by_parts(self._ctx, path, before_results=self._write_heading)
+        if not parts.code:
+            self._write_heading()
+        for objects, markers, prefixes, size in parts.reports("counts"):
+            self._objects += objects
+            self._markers += markers
+            self._prefixes += prefixes
+            self._bytes += size
+        if not parts.code and not any(parts.reports("found")) and not path.is_prefix:
+            self._out.note(f"s3pool: nothing found: {path.text}")
+        return parts.code
 
     def summarize(self) -> None:
         """Print the counts, or report them where another process adds them up."""

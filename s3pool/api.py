@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from s3pool.config.load import load_config
 from s3pool.config.options import Config
-from s3pool.errors import NotFoundError, S3PoolError, UsageError
+from s3pool.errors import NotFoundError, S3Error, S3PoolError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse, parse_s3
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.record import replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages
 from s3pool.session import Session, open_session
-from s3pool.streams import BLOCK_BYTES, ReadStream, WriteStream
+from s3pool.streams import BLOCK_BYTES, EMPTY_STATUS, ReadStream, WriteStream, content_of_range
 from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import sha256_is_cheaper
 from s3pool.transfer.runner import run, run_deletes
@@ -207,6 +207,19 @@ class Pool:
         except NotFoundError:
             return None
 
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Return the bytes from start up to, and without, end; fewer where the object ends before."""
+        place = _object(path)
+        header = f"bytes={start}-{end - 1}"
+        try:
+            response = self.client.get_object(place.bucket, place.key, range_header=header, read_bytes=end - start)
+        except S3Error as exc:
+            if exc.status != EMPTY_STATUS:
+                raise
+            return b""
+        with response:
+            return content_of_range(response, place, start, end)
+
     def presign(self, path: str, *, expires: float = PRESIGNED_S, method: str = "GET") -> str:
         """Return a URL that works without keys for so many seconds."""
         place = _object(path)
@@ -278,16 +291,16 @@ class Pool:
         finally:
             context.executor.close()
 
-    def delete(self, path: str, *, recursive: bool = False) -> int:
-        """Delete an object, or with ``recursive`` all below a prefix or bucket; return how many went.
+    def delete(self, *paths: str, recursive: bool = False) -> int:
+        """Delete objects, or with ``recursive`` all below prefixes or buckets; return how many went.
 
         One that does not exist is no error.
         """
-        if not recursive:
-            place = _object(path)
-            self.client.delete_object(place.bucket, place.key)
-            return 1
-        tasks = (DeleteTask(entry.bucket, entry.key) for entry in self.list(path, recursive=True))
+        if recursive:
+            entries = (entry for path in paths for entry in self.list(path, recursive=True))
+            tasks = (DeleteTask(entry.bucket, entry.key) for entry in entries)
+        else:
+            tasks = (DeleteTask(place.bucket, place.key) for place in list(map(_object, paths)))
         context = self._context()
         try:
             return _checked(run_deletes(tasks, context, on_outcome=_ignore)).deleted

@@ -60,6 +60,24 @@ class _Block:
         return self._content
 
 
+def content_of_range(response: Response, path: S3Path, start: int, end: int) -> bytes:
+    """Return the bytes of an answer to a range, which end with the object; a server may send it whole.
+
+    Raises:
+        IntegrityError: it is another range, or only a part of it.
+    """
+    content = response.preload()
+    if response.status != PARTIAL:
+        return content[start:end]
+    told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    if told is None or told[3] == "*":
+        raise IntegrityError(f"{path}: {response.endpoint} does not tell which range it sent")
+    last = min(end, int(told[3])) - 1
+    if (int(told[1]), int(told[2])) != (start, last) or len(content) != last + 1 - start:
+        raise IntegrityError(f"{path}: {response.endpoint} sent another range than was asked for")
+    return content
+
+
 class ReadStream(io.BufferedIOBase):
     """An object that is open for reading; for one thread at a time.
 
@@ -195,7 +213,7 @@ class ReadStream(io.BufferedIOBase):
         place = ByteRange(first, min(first + self._block_size, self.size) - 1)
         try:
             with self._get(place, if_match=self._known.etag, known=self._known) as response:
-                return self._content_of(response, place)
+                return content_of_range(response, self._path, place.first, place.last + 1)
         except PreconditionError as exc:
             raise ReplacedError(f"{self._path}: the object was replaced while it was read") from exc
 
@@ -212,17 +230,6 @@ class ReadStream(io.BufferedIOBase):
             read_bytes=self._block_size,
         )
 
-    def _content_of(self, response: Response, place: ByteRange) -> bytes:
-        told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status != PARTIAL or told is None or (int(told[1]), int(told[2])) != (place.first, place.last):
-            raise IntegrityError(f"{self._path}: {response.endpoint} sent another range than was asked for")
-        content = response.preload()
-        if len(content) != place.last + 1 - place.first:
-            raise IntegrityError(
-                f"{self._path}: {response.endpoint} sent {len(content)} bytes of a range that has more"
-            )
-        return content
-
     def _open_first(self) -> None:
         """Get the first block, which tells size and ETag of the whole."""
         try:
@@ -234,17 +241,14 @@ class ReadStream(io.BufferedIOBase):
             self._known = Known(head.size, head.etag)
             return
         with response:
-            told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-            if response.status == PARTIAL and told is not None and told[3] != "*":
-                size = int(told[3])
-                content = self._content_of(response, ByteRange(0, min(size, self._block_size) - 1))
-            elif response.status != PARTIAL and response.body is not None:
-                content = response.body  # the server knows no ranges, or the object is empty
+            if response.status == PARTIAL:
+                content = content_of_range(response, self._path, 0, self._block_size)
+                told = CONTENT_RANGE.fullmatch(response.headers["content-range"])
+                size = int(told[3]) if told is not None else 0
+            else:  # a server without ranges; or the object is empty
+                content = response.preload()
                 size = len(content)
-            else:
-                raise IntegrityError(
-                    f"{self._path}: {response.endpoint} sends no ranges, which reading in blocks needs"
-                )
+                self._block_size = max(size, self._block_size)
         self._known = Known(size, etag_of(response.headers))
         if self._context.options.verify:
             self._check = StreamCheck(size, self._known.etag, response.headers)
@@ -332,6 +336,8 @@ class WriteStream(io.BufferedIOBase):
         self._written = 0
         self._parts: _Parts | None = None
         self.etag = ""  # of the object, once it is closed
+        self.waits = False  # close() stores nothing: commit() does
+        self._is_waiting = False
 
     @property
     def name(self) -> str:
@@ -348,7 +354,7 @@ class WriteStream(io.BufferedIOBase):
 
     def write(self, content: Any, /) -> int:
         """Take bytes; whole parts leave at once, and an error of an earlier one is raised here."""
-        if self.closed:
+        if self.closed or self._is_waiting:
             raise ValueError("write to a closed file")
         view = memoryview(content).cast("B")
         self._buffer += view
@@ -371,11 +377,17 @@ class WriteStream(io.BufferedIOBase):
         self._parts.send(content)
 
     def close(self) -> None:
-        """Store what was written.
+        """Store what was written, unless that ``waits`` for commit().
 
         Raises:
             S3PoolError: it could not be stored; nothing is left of it.
         """
+        self._is_waiting = self.waits
+        if not self.waits:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store what was written, whether close() has been called or not. Errors: as close()."""
         if self.closed:
             return
         try:

@@ -35,6 +35,7 @@ FLOORS = {
     "streams": 5,
     "api": 6,
     "cli": 6,
+    "fsspec": 7,
     "__main__": 7,
     "__init__": 0,
 }
@@ -51,10 +52,12 @@ MAY_USE = {
     "proxy": {"session", "pool", "config", "s3.signing", "s3.xml", "s3.documents"},
     "speedtest": {"transfer", "s3"},
     "streams": {"transfer", "s3"},
+    "fsspec": {"api", "streams"},
     "api": {"config", "session", "s3", "streams", "sync", "transfer"},
 }
 # Libraries that cost start-up time or belong to one room, and the only modules that may name them.
 HOMES = {
+    "fsspec": ("fsspec.py",),
     "anycrc": ("hashing.py",),
     "dns": ("pool/resolver.py",),
     "urllib3": ("pool/connections.py",),

@@ -26,6 +26,7 @@ SUMMARIES = {
     "cp": "copy files and objects, to and from S3 and inside it",
     "mv": "move files and objects: copy, verify, then delete",
     "sync": "make a directory or prefix like another one",
+    "mirror": "sync with the flags of mc mirror",
     "rm": "delete objects",
     "undo": "bring keys, prefixes or buckets with versions back to how they were",
     "cat": "write objects to standard output",
@@ -58,7 +59,9 @@ SUMMARIES = {
 ALL = tuple(SUMMARIES)
 # Those of one table: cli/commands/settings.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-CHANGING = frozenset(("cp", "mv", "sync", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
+CHANGING = frozenset(
+    ("cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
+)
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
@@ -267,6 +270,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         UsageError: a command or flag is unknown, or a value is missing or bad.
         HelpRequested: -h, --help, or the command ``help``.
     """
+    try:
+        return _parse(argv)
+    except UsageError as exc:
+        from s3pool.cli.foreign import explained, ours
+
+        index = _command_index(argv, top_parser())
+        command = argv[index] if index < len(argv) else ""
+        name, words = ours(command, argv[index + 1 :])
+        if (name, words) != (command, list(argv[index + 1 :])):
+            return parse([*argv[:index], name, *words])
+        options = command_parser(command)._option_string_actions if command in SUMMARIES else ()
+        raise explained(exc, command, options) from exc
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     top = top_parser()
     index = _command_index(argv, top)
     namespace = top.parse_args([word for word in argv[:index] if word != "--"])

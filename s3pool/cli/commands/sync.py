@@ -104,6 +104,11 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
             "-n (--no-clobber) leaves targets that exist, and --delete deletes: "
             "for a rehearsal write --dry-run; to copy only what is new and then delete, run sync twice"
         )
+    return run_checked(args, ctx)
+
+
+def run_checked(args: argparse.Namespace, ctx: Context) -> int:
+    """Run what the flags ask for; here --no-clobber may stand beside --delete."""
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     check_source_profile([source], target, args.source_profile)
     check_no_verify(target, is_asked=args.no_verify)

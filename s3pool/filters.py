@@ -135,3 +135,6 @@ class ObjectFilter:
             and (self.older_than is None or mtime < self.older_than)
             and (self.newer_than is None or mtime > self.newer_than)
         )
+
+
+ANY_FACTS = ObjectFilter()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
-from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_checksum_flag,
@@ -124,6 +124,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, move: bool, at: float | No
         recursive=args.recursive,
         glob=not args.no_glob,
         names=name_filter(args),
+        facts=fact_filter(args, ctx),
         shard=shard_of(args, ctx),
         links=args.links,
         is_moved=move,
@@ -225,6 +226,8 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
     source, target = ends
     if args.shard or args.processes > 1:
         raise UsageError(f"--shard and --processes divide names: {source.text} to {target.text} is one stream")
+    if fact_filter(args, ctx).active or name_filter(args).active:
+        raise UsageError(f"filters choose among names: {source.text} to {target.text} is one stream")
     summary, version_id = Summary(), args.version_id
     if isinstance(source, S3Path):
         _check_object(source, args)

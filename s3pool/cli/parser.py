@@ -59,9 +59,7 @@ SUMMARIES = {
 ALL = tuple(SUMMARIES)
 # Those of one table: cli/commands/settings.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-CHANGING = frozenset(
-    ("cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
-)
+CHANGING = frozenset(("cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.parser import argument_type, positive_int
+from s3pool.cli.parser import argument_type, positive_int, size_in_bytes
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.filters import ObjectFilter
     from s3pool.s3.client import S3Client
 
 DELIMITER = "/"
@@ -42,6 +43,26 @@ def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> No
         help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
     )
     parser.add_argument("--unordered", action="store_true", help="with --jobs: keys as they come, which is faster")
+
+
+def add_fact_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that test size and age."""
+    parser.add_argument("--larger", type=size_in_bytes, metavar="SIZE", help="more bytes than SIZE: 10M is 10MiB")
+    parser.add_argument("--smaller", type=size_in_bytes, metavar="SIZE", help="fewer bytes than SIZE")
+    parser.add_argument("--older-than", default="", metavar="TIME", help="modified before: 7d10h ago, or a date")
+    parser.add_argument("--newer-than", default="", metavar="TIME", help="modified after")
+
+
+def fact_filter(args: argparse.Namespace, ctx: Context) -> ObjectFilter:
+    """Return the tests of size and age that the flags describe."""
+    from s3pool.filters import ObjectFilter
+
+    return ObjectFilter(
+        larger=args.larger,
+        smaller=args.smaller,
+        older_than=ctx.moment(args.older_than) if args.older_than else None,
+        newer_than=ctx.moment(args.newer_than) if args.newer_than else None,
+    )
 
 
 def parse_jobs(text: str) -> int:

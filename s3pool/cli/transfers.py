@@ -15,7 +15,8 @@ from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.errors import UsageError
+from s3pool.cli.selection import add_fact_flags
+from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
 from s3pool.transfer.context import TransferContext, TransferOptions
@@ -51,22 +52,30 @@ class FilterRule(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Append one rule."""
-        kind = INCLUDE if option_string == "--include" else EXCLUDE
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (kind, str(values))])
+        """Append one rule, or those of a file."""
+        kind = INCLUDE if option_string in ("--include", "--include-from") else EXCLUDE
+        globs = _globs_in(str(values)) if self.metavar == "FILE" else [str(values)]
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *((kind, glob) for glob in globs)])
+
+
+def _globs_in(path: str) -> list[str]:
+    """Return the lines of a file; empty ones and those that begin with # are no globs."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            lines = [line.rstrip("\r\n") for line in stream]
+    except OSError as exc:
+        raise UsageError(f"cannot read the globs in {path}: {describe_os_error(exc)}") from exc
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def add_filter_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --include and --exclude."""
+    """Add the flags that take and leave names."""
     for name, meaning in (("--include", "take names that match"), ("--exclude", "leave names that match")):
-        parser.add_argument(
-            name,
-            dest="name_rules",
-            action=FilterRule,
-            default=[],
-            metavar="GLOB",
-            help=f"{meaning}; repeatable, the last match decides; * crosses /",
-        )
+        for flag, metavar, what in (
+            (name, "GLOB", f"{meaning}; repeatable, the last match decides; * crosses /"),
+            (f"{name}-from", "FILE", "the same, with the globs in a file, one a line"),
+        ):
+            parser.add_argument(flag, dest="name_rules", action=FilterRule, default=[], metavar=metavar, help=what)
 
 
 def name_filter(args: argparse.Namespace) -> NameFilter:
@@ -77,6 +86,7 @@ def name_filter(args: argparse.Namespace) -> NameFilter:
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that copies."""
     add_filter_flags(parser)
+    add_fact_flags(parser)
     parser.add_argument(
         "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.location import name_bytes
-from s3pool.sync.compare import COPY, DOWNLOAD, TOLERANCE_NS, UPLOAD, Entry, is_time_of_object, time_ns_of
+from s3pool.sync.compare import COPY, DOWNLOAD, NANO, TOLERANCE_NS, UPLOAD, Entry, is_time_of_object, time_ns_of
 from s3pool.transfer.walk import path_below
+
+if TYPE_CHECKING:
+    from s3pool.filters import ObjectFilter
 
 NAMES_AT_ONCE = 250  # of both sides are compared together; one that differs sends so many the long way
 NO_ETAG = ""
@@ -46,6 +49,11 @@ class Batch(NamedTuple):
         names, sizes, times_ns, etags, modified, below, versions = self
         part = slice(first, stop)
         return Batch(names[part], sizes[part], times_ns[part], etags[part], modified[part], below, versions[part])
+
+    def admitted(self, facts: ObjectFilter) -> list[bool]:
+        """Return which names pass tests of size and time."""
+        times = self.times_ns if self.below else map(time_ns_of, self.modified)
+        return [facts.admits(size, time / NANO) for size, time in zip(self.sizes, times, strict=True)]
 
     def pick(self, picks: Iterable[bool]) -> Batch:
         """Return the names for which ``picks`` is true."""

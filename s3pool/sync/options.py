@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from s3pool.filters import NameFilter, Names
+from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
 from s3pool.record import dataclass, field
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import COPY, Rules
@@ -32,6 +32,7 @@ class SyncOptions:
     no_clobber: bool = False
     at: float | None = None  # a moment: the source, in S3, is taken as it was then
     names: Names = ALL_NAMES
+    facts: ObjectFilter = ANY_FACTS
     links: str = LINKS_FILES
     delete: bool = False
     delete_excluded: bool = False

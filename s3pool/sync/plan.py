@@ -7,9 +7,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
+from s3pool.filters import ANY_FACTS
 from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
@@ -40,7 +42,7 @@ from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 
 if TYPE_CHECKING:
-    from s3pool.filters import Names
+    from s3pool.filters import Names, ObjectFilter
     from s3pool.s3.client import S3Client
     from s3pool.sync.direction import SyncPair
     from s3pool.sync.journal import Journal
@@ -131,6 +133,7 @@ class Plan:
         *,
         rules: Rules,
         names: Names,
+        facts: ObjectFilter = ANY_FACTS,
         journal: Journal,
         client: S3Client,
         source_client: S3Client,
@@ -139,12 +142,14 @@ class Plan:
         told: set[tuple[str, str]],
         shard: Shard = WHOLE,
         delete: bool = False,
+        delete_excluded: bool = False,
         time_is_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._route = route
         self._source = source
         self._target = target
         self._rules = rules
+        self._facts = facts
         self._journal = journal
         self._client = client
         self._source_client = source_client
@@ -153,6 +158,7 @@ class Plan:
         self._told = told
         self._shard = shard
         self._delete = delete
+        self._delete_excluded = delete_excluded
         self._time_is_up = time_is_up
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
         self._records = RecordReader(journal, names, shard)
@@ -256,13 +262,24 @@ class Plan:
     def _compare(self, ours: Batch, theirs: Batch | None) -> Iterator[Item]:
         """Compare names of the source with the same ones of the target, or with none."""
         rows = self._records.take(list(map(name_bytes, ours.names)))
-        if theirs is not None and self._are_in_sync(ours, theirs, rows):
+        if self._facts.active:
+            ours, theirs, rows = self._with_facts(ours, theirs, rows)
+        if theirs is not None and theirs.names and self._are_in_sync(ours, theirs, rows):
             return
         for place, row in enumerate(rows):
             if self._is_out_of_time():
                 return
             other = None if theirs is None else theirs.entry(place)
             yield from self._step(ours.entry(place), other, None if row is None else Record._make(row[1:]))
+
+    def _with_facts(
+        self, ours: Batch, theirs: Batch | None, rows: list[Row | None]
+    ) -> tuple[Batch, Batch | None, list[Row | None]]:
+        """Leave out what the source's size or time excludes: it stays untouched, at the target as well."""
+        picks = ours.admitted(self._facts)
+        if theirs is not None and self._delete_excluded:
+            self._mark_all(theirs.pick(not pick for pick in picks))
+        return ours.pick(picks), None if theirs is None else theirs.pick(picks), list(compress(rows, picks))
 
     def _are_in_sync(self, ours: Batch, theirs: Batch, rows: list[Row | None]) -> bool:
         """Note pairs that are all in sync and return True; False only means that each must be compared."""
@@ -356,7 +373,11 @@ class Plan:
     # -- what the source does not have -----------------------------------------------------
 
     def _mark_all(self, theirs: Batch) -> None:
+        if not theirs.names:
+            return
         self._records.take(list(map(name_bytes, theirs.names)))
+        if self._facts.active and not self._delete_excluded:
+            theirs = theirs.pick(theirs.admitted(self._facts))
         if self._delete:
             for place in range(len(theirs.names)):
                 self._mark(theirs.entry(place))

@@ -269,6 +269,7 @@ class Sync:
             self._target(journal),
             rules=options.rules(self._route.direction),
             names=options.names,
+            facts=options.facts,
             journal=journal,
             client=self._context.client,
             source_client=self._context.source.client,
@@ -277,6 +278,7 @@ class Sync:
             told=self._told,
             shard=options.shard,
             delete=options.deletes,
+            delete_excluded=options.delete_excluded,
             time_is_up=self._time_is_up,
         )
 

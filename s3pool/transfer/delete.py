@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, UsageError
-from s3pool.filters import Names, ObjectFilter
+from s3pool.filters import ANY_FACTS, Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
 from s3pool.record import dataclass
@@ -123,9 +123,6 @@ def _outcome(task: DeleteTask, error: S3Error | None) -> Outcome:
     return Outcome(task, FAILED if error else DONE, Done(task.size), error)
 
 
-ANY_AGE = ObjectFilter()
-
-
 @dataclass(frozen=True, slots=True)
 class RemovalRules:
     """What belongs to an operand, and what of it goes.
@@ -141,7 +138,7 @@ class RemovalRules:
     names: Names = NO_FILTER
     shard: Shard = WHOLE
     listed: bool = False
-    ages: ObjectFilter = ANY_AGE
+    facts: ObjectFilter = ANY_FACTS
     listing: ListMode = SEQUENTIAL
 
 
@@ -223,7 +220,7 @@ class Removal:
         key = scope.path.key
         if not scope.admits(key):
             return
-        if self._rules.ages.active:
+        if self._rules.facts.active:
             yield from self._admitted(scope, self._head(scope.path, may_be_tree=False))
         else:
             yield DeleteTask(scope.bucket, key, named=not self._rules.listed)
@@ -287,14 +284,14 @@ class Removal:
                 yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
 
     def _is_of_age(self, upload: UploadInfo) -> bool:
-        return not self._rules.ages.active or self._rules.ages.admits(0, parse_iso_time(upload.initiated or NO_TIME))
+        return not self._rules.facts.active or self._rules.facts.admits(0, parse_iso_time(upload.initiated or NO_TIME))
 
     def _admitted(self, scope: _Scope, infos: Iterable[ObjectInfo]) -> Iterator[DeleteTask]:
-        ages = self._rules.ages
+        facts = self._rules.facts
         for info in infos:
             if not self._holds(scope, info.key):
                 continue
-            if ages.active and not ages.admits(info.size, info.mtime):
+            if facts.active and not facts.admits(info.size, info.mtime):
                 continue
             yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, TargetTakenError, UsageError
-from s3pool.filters import Names, ShardNames
+from s3pool.filters import ANY_FACTS, Names, ObjectFilter, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
 from s3pool.record import dataclass
@@ -16,7 +16,7 @@ from s3pool.s3.list_all import list_objects
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.target_names import KeyMapper
-from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask
+from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, download_of
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class SourceRules:
     recursive: bool = False
     glob: bool = True
     names: Names = NO_FILTER
+    facts: ObjectFilter = ANY_FACTS
     shard: Shard = WHOLE
     links: str = LINKS_FILES
     version_id: str = ""
@@ -183,11 +184,12 @@ class SourceTasks:
             if not self._names.admits(name):
                 continue
             try:
-                yield self._listed(source, name)
+                if (item := self._listed(source, name)) is not None:
+                    yield item
             except (LocalFileError, NotFoundError, RefusedError) as exc:
                 yield Problem(_join(source, name), exc, _join(self._target, name), op=self._op(source))
 
-    def _listed(self, source: Location, name: str) -> Item:
+    def _listed(self, source: Location, name: str) -> Item | None:
         if isinstance(source, S3Path):
             return self._listed_object(source.join(name), name)
         if not isinstance(self._target, S3Path):
@@ -200,10 +202,16 @@ class SourceTasks:
             raise local_error("read", path, exc) from exc
         if stat.S_ISDIR(facts.st_mode):
             raise RefusedError(f"{path} is a directory, and a list names files: skipped")
-        return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size)
+        is_wanted = self._rules.facts.admits(facts.st_size, facts.st_mtime)
+        return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size) if is_wanted else None
 
-    def _listed_object(self, source: S3Path, name: str) -> Item:
-        version_id = "" if self._rules.at is None else self._facts(source).version_id
+    def _listed_object(self, source: S3Path, name: str) -> Item | None:
+        version_id, facts = "", self._rules.facts
+        if self._rules.at is not None or facts.active:
+            info = self._facts(source)
+            if not facts.admits(info.size, info.mtime):
+                return None
+            version_id = info.version_id
         if isinstance(self._target, S3Path):
             place = self._target.join(name)
             return CopyTask(source.bucket, source.key, place.bucket, place.key, version_id=version_id)
@@ -240,9 +248,9 @@ class SourceTasks:
             for found in walk:
                 if isinstance(found, Unusable):
                     yield Problem(found.path, found.error, f"s3/{bucket}/{prefix}{found.relative}", op="upload")
-                else:
+                elif self._rules.facts.admits(found.size, found.mtime_ns / 1e9):
                     yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
-        elif self._admits_named(source.base_name):
+        elif self._admits_named(source.base_name) and self._rules.facts.admits(facts.st_size, facts.st_mtime):
             place = dest_for(source, self._target)
             if isinstance(place, S3Path):
                 yield self._single_upload(source, place, facts.st_size)
@@ -335,7 +343,7 @@ class SourceTasks:
         return _info(source.key, head)._replace(version_id=version_id)
 
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
-        if not self._names.admits(relative):
+        if not (self._names.admits(relative) and self._rules.facts.admits(info.size, info.mtime)):
             return
         target = self._target
         if isinstance(target, S3Path):
@@ -363,7 +371,7 @@ class SourceTasks:
                 place_on_disk = os.path.join(target.path, relative.lstrip("/"))
                 yield Problem(f"s3/{bucket}/{info.key}", exc, place_on_disk, op="download")
                 return
-            yield _download(bucket, info, target.path, relative)
+            yield download_of(bucket, info, target.path, relative)
 
     def _expand_single(self, source: S3Path) -> Iterator[Item]:
         if not self._admits_named(source.base_name):
@@ -372,7 +380,8 @@ class SourceTasks:
             info = self._facts(source)
         except NotFoundError as exc:
             raise self._explained(source, exc) from exc
-        yield self._single(source, dest_for(source, self._target), info)
+        if self._rules.facts.admits(info.size, info.mtime):
+            yield self._single(source, dest_for(source, self._target), info)
 
     def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
         if isinstance(place, S3Path):
@@ -391,7 +400,7 @@ class SourceTasks:
         root, name = os.path.split(path)
         if source.key.endswith("/"):  # a directory by its name
             root, name = place.text, ""
-        return _download(source.bucket, info, root, name)
+        return download_of(source.bucket, info, root, name)
 
     def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
         """Raise the error that names a directory of keys, where the name is one."""
@@ -430,11 +439,6 @@ class SourceTasks:
 
 def _info(key: str, head: ObjectHead) -> ObjectInfo:
     return ObjectInfo(key, head.size, head.last_modified, etag=head.etag, storage_class=head.storage_class)
-
-
-def _download(bucket: str, info: ObjectInfo, root: str, relative: str) -> DownloadTask:
-    size, etag, modified = info.size, info.etag, info.last_modified
-    return DownloadTask(bucket, info.key, root, relative, size, etag, modified, info.version_id)
 
 
 def _join(place: Location, name: str) -> str:

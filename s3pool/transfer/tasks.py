@@ -11,7 +11,7 @@ from s3pool.location import S3Path
 from s3pool.record import dataclass, field
 
 if TYPE_CHECKING:
-    from s3pool.model import ObjectHead
+    from s3pool.model import ObjectHead, ObjectInfo
 
 UNKNOWN_SIZE = -1
 IN_WINDOW_BYTES = 64 * 1024  # such bodies leave in one piece with their head, and come in one or two
@@ -112,6 +112,12 @@ class DownloadTask(NamedTuple):
     def target(self) -> str:
         """The local path, for people; it is not opened by this name."""
         return os.path.join(self.root, self.relative.lstrip("/"))
+
+
+def download_of(bucket: str, info: ObjectInfo, root: str, relative: str) -> DownloadTask:
+    """Return the download of an object as it was listed."""
+    size, etag, modified = info.size, info.etag, info.last_modified
+    return DownloadTask(bucket, info.key, root, relative, size, etag, modified, info.version_id)
 
 
 @dataclass(frozen=True, slots=True)

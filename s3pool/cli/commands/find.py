@@ -20,7 +20,7 @@ from s3pool.cli.formats import (
     human_size,
     record_format,
 )
-from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.parser import natural_int
 from s3pool.cli.search import (
     DIRECTORY,
     FILE,
@@ -33,11 +33,20 @@ from s3pool.cli.search import (
     path_test,
     regex_test,
 )
-from s3pool.cli.selection import Past, Selection, add_at_flag, add_glob_flag, add_listing_flags, list_mode, select
+from s3pool.cli.selection import (
+    Past,
+    Selection,
+    add_at_flag,
+    add_fact_flags,
+    add_glob_flag,
+    add_listing_flags,
+    fact_filter,
+    list_mode,
+    select,
+)
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
-from s3pool.filters import ObjectFilter
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
@@ -65,10 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tests.add_argument(
         "--ignore", action="append", default=[], metavar="GLOB", help="the name below PATH does not match"
     )
-    tests.add_argument("--larger", type=size_in_bytes, metavar="SIZE", help="more bytes than SIZE: 10M is 10MiB")
-    tests.add_argument("--smaller", type=size_in_bytes, metavar="SIZE", help="fewer bytes than SIZE")
-    tests.add_argument("--older-than", metavar="TIME", help="modified before: 7d10h ago, or a date")
-    tests.add_argument("--newer-than", metavar="TIME", help="modified after")
+    add_fact_flags(tests)
     tests.add_argument(
         "--maxdepth", type=natural_int, metavar="N", help="at most N levels below PATH; deeper is not listed"
     )
@@ -99,7 +105,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
     by_parts = by_processes(args, ctx)
     shard, past = WHOLE if by_parts else shard_of(args, ctx), Past(args, ctx)
-    test = _compile_tests(args, moment=ctx.moment)
+    test = _compile_tests(args, ctx)
     # A prefix is found once only because its keys stand together.
     mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
     glob = not args.no_glob
@@ -140,23 +146,14 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
 
-def _compile_tests(args: argparse.Namespace, *, moment: Callable[[str], float]) -> Test | None:
+def _compile_tests(args: argparse.Namespace, ctx: Context) -> Test | None:
     """Return one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
-    facts = _object_filter(args, moment=moment)
+    facts = fact_filter(args, ctx)
     if facts.active:
         tests.append(fact_test(facts))
     return (lambda found: all(test(found) for test in tests)) if tests else None
-
-
-def _object_filter(args: argparse.Namespace, *, moment: Callable[[str], float]) -> ObjectFilter:
-    return ObjectFilter(
-        larger=args.larger,
-        smaller=args.smaller,
-        older_than=moment(args.older_than) if args.older_than is not None else None,
-        newer_than=moment(args.newer_than) if args.newer_than is not None else None,
-    )
 
 
 def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Namespace, ctx: Context) -> int:

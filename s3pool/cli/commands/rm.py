@@ -7,11 +7,10 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from s3pool.cli.outcomes import finish
-from s3pool.cli.selection import AUTO, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import add_filter_flags, name_filter, remove
 from s3pool.errors import RefusedError, UsageError
-from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
 from s3pool.transfer.context import TransferOptions
@@ -33,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below; asks on a terminal")
     parser.add_argument("-f", "--force", action="store_true", help="do not ask")
-    parser.add_argument("--older-than", default="", metavar="AGE", help="only what is older: 7d10h, or a date")
-    parser.add_argument("--newer-than", default="", metavar="AGE", help="only what is newer: 7d10h, or a date")
     add_filter_flags(parser)
+    add_fact_flags(parser)
     add_shard_flags(parser)
     add_processes_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
@@ -109,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     others = (args.shard, args.processes > 1, args.older_than, args.newer_than)
     if args.version_id and (len(args.paths) != 1 or any(many) or any(others)):
         raise UsageError("--version-id takes one version of one key: s3/BUCKET/KEY, without flags that choose")
+    if args.incomplete and not (args.larger is None and args.smaller is None):
+        raise UsageError("--larger and --smaller are for objects: unfinished uploads have no size")
     if args.prefix and args.recursive:
         raise UsageError("--prefix and -r exclude each other: a raw prefix is recursive already")
     if args.null and not args.stdin:
@@ -123,13 +123,9 @@ def _rules(args: argparse.Namespace, ctx: Context) -> RemovalRules:
         versions=args.versions,
         incomplete=args.incomplete,
         names=name_filter(args),
-        ages=ObjectFilter(older_than=_moment(args.older_than, ctx), newer_than=_moment(args.newer_than, ctx)),
+        facts=fact_filter(args, ctx),
         listing=list_mode(args, ctx),
     )
-
-
-def _moment(text: str, ctx: Context) -> float | None:
-    return ctx.moment(text) if text else None
 
 
 def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:

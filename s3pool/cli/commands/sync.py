@@ -12,7 +12,7 @@ from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, ex
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.parser import argument_type, seconds
 from s3pool.cli.selection import AUTO as AUTO_JOBS
-from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, list_mode
+from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_transfer_flags,
@@ -164,6 +164,7 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
         update=args.update,
         no_clobber=args.no_clobber,
         names=_names(args, ctx),
+        facts=fact_filter(args, ctx),
         links=args.links,
         delete=args.delete,
         delete_excluded=args.delete_excluded,

@@ -57,10 +57,10 @@ def test_names_and_ages_narrow(keys: Keys) -> None:
     """Tests are ANDed."""
     between = (OLD + NEW) / 2
 
-    assert ["p/d/b"] == keys("s3/b/p", recursive=True, ages=ObjectFilter(newer_than=between))
+    assert ["p/d/b"] == keys("s3/b/p", recursive=True, facts=ObjectFilter(newer_than=between))
     assert ["p/a"] == keys("s3/b/p/", recursive=True, names=NameFilter([("include", "a")]))
-    assert [] == keys("s3/b/pfile", ages=ObjectFilter(older_than=between))
-    assert ["p"] == keys("s3/b/p", ages=ObjectFilter(older_than=between))
+    assert [] == keys("s3/b/pfile", facts=ObjectFilter(older_than=between))
+    assert ["p"] == keys("s3/b/p", facts=ObjectFilter(older_than=between))
 
 
 def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: ContextFactory) -> None:
@@ -93,7 +93,7 @@ def test_unfinished_uploads_are_found_by_key_and_age(fake: FakeS3, make_context:
     assert ["u", "u/x"] == found("s3/b/u", recursive=True)
     assert ["u", "u/x", "u2"] == found("s3/b")
     assert ["u/x"] == found("s3/b/u/")
-    assert [] == found("s3/b", ages=ObjectFilter(older_than=OLD))
+    assert [] == found("s3/b", facts=ObjectFilter(older_than=OLD))
 
 
 @pytest.mark.parametrize(("text", "rules"), [("s3/b", {}), ("s3", {"recursive": True})])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from s3pool.errors import ConfigError
 from s3pool.record import dataclass, field
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+PROXY_PORT = 3128
 DISCOVERIES = ("", "dns", "srv")
 
 
@@ -81,6 +82,36 @@ class Endpoint:
         if discovery == "srv" and port:
             raise ConfigError(f"bad endpoint {text!r}: SRV records name the ports themselves; leave it out")
         return cls(scheme, parts.hostname, port or DEFAULT_PORTS[scheme], discovery=discovery)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """A proxy between this machine and the nodes; its password stays out of str() and repr()."""
+
+    host: str
+    port: int
+    user_password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> HttpProxy:
+        """Read ``http://[USER:PASSWORD@]host:port``.
+
+        Raises:
+            ConfigError: it is another URL; the message does not repeat it, because of the password.
+        """
+        try:
+            parts = urlsplit(text.strip())
+            host, port = parts.hostname, parts.port or PROXY_PORT
+        except ValueError:
+            host, port = None, 0
+        if not host or parts.scheme != "http" or parts.path.strip("/") or parts.query:
+            raise ConfigError("bad HTTP proxy: write http://host:port or http://USER:PASSWORD@host:port")
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
+        return cls(host, port, user)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s3pool.errors import ConfigError
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, make_tls_context
@@ -14,6 +15,7 @@ from s3pool.pool.node import Node
 from s3pool.pool.pace import Throttle
 from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
 from s3pool.pool.transport import Transport
+from s3pool.record import replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.signing import Signer
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import ssl
 
     from s3pool.config.options import Config
-    from s3pool.endpoint import Credentials, Endpoint
+    from s3pool.endpoint import Credentials, Endpoint, HttpProxy
     from s3pool.keys.renewal import RenewedKeys
     from s3pool.pool.health import HealthChecker
     from s3pool.pool.keeper import NodeKeeper
@@ -117,8 +119,16 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
         new_keys=getattr(keys, "replaced", None),
         adopt_region=signer.adopt_region,
     )
+    transport.unreachable_hint = proxy_hint(config)
     client = S3Client(transport, addressing=config.addressing, region=config.region)
     return Session(config, transport, client, signer, keeper)
+
+
+def proxy_hint(config: Config) -> str:
+    """Return what to tell when no node can be reached, and a proxy of the environment is not used."""
+    if not config.unused_proxy:
+        return ""
+    return f"{config.unused_proxy} is set and not used: if the nodes are behind a proxy, give --http-proxy URL"
 
 
 def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint], Node]:
@@ -138,12 +148,33 @@ def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint
     tls = _SharedTLSContext(settings)
 
     def make(endpoint: Endpoint) -> Node:
-        connections = ConnectionPool(endpoint, settings, throttle=throttle, tls_context=tls)
+        proxy = _proxy_for(endpoint, config)
+        own = replace(settings, http_proxy=proxy) if proxy is not None else settings
+        connections = ConnectionPool(endpoint, own, throttle=throttle, tls_context=tls)
         node = Node(endpoint, connections, CircuitBreaker())
         node.is_remote = config.zone not in ("", endpoint.zone) and endpoint.zone != ""
         return node
 
     return make
+
+
+def _proxy_for(endpoint: Endpoint, config: Config) -> HttpProxy | None:
+    """Return the proxy between this machine and an endpoint.
+
+    Raises:
+        ConfigError: a proxy would connect to another node of a name than the one that was picked.
+    """
+    if config.http_proxy is None:
+        return None
+    names = (name.strip().lower().lstrip("*.") for name in config.no_proxy.split(",") if name.strip())
+    if any(not name or f".{endpoint.host}".endswith(f".{name}") or endpoint.netloc == name for name in names):
+        return None
+    if endpoint.address and endpoint.scheme == "http":
+        raise ConfigError(
+            f"{endpoint} cannot be reached through the proxy {config.http_proxy}, which looks up names itself; "
+            "use https, the name without dns+, or put it into NO_PROXY"
+        )
+    return config.http_proxy
 
 
 def keys_of(config: Config) -> Credentials | RenewedKeys | None:

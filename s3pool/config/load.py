@@ -61,6 +61,8 @@ ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
 IGNORE_ENDPOINTS = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"
 AWS_FILE_VARIABLES = {"AWS_SHARED_CREDENTIALS_FILE": "credentials", "AWS_CONFIG_FILE": "config"}
 TRUST = (Config.insecure, Config.ca_bundle, Config.client_cert, Config.client_key)
+# Which other programs heed. A pool on a local network must not be led away by them.
+PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; the flag --listen overrides it
 
 
@@ -171,6 +173,7 @@ class _Loader:
             proxy=proxy,
             origins=dict(self._origins),
             warnings=tuple(self._warnings),
+            unused_proxy="" if config.http_proxy else next(filter(self._environ.get, PROXY_VARIABLES), ""),
             key_source=self._key_source,
         )
 

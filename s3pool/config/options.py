@@ -25,6 +25,7 @@ from s3pool.config.values import (
     parse_choice,
     parse_count,
     parse_endpoints,
+    parse_http_proxy,
     parse_public_url,
     parse_region,
     parse_seconds,
@@ -35,7 +36,7 @@ from s3pool.config.values import (
     parse_workers,
     parse_zone,
 )
-from s3pool.endpoint import Credentials, Endpoint
+from s3pool.endpoint import Credentials, Endpoint, HttpProxy
 from s3pool.errors import ConfigError
 
 SECRET_WORDS = ("secret", "token", "password", "key", "client")
@@ -99,6 +100,19 @@ class Config(Options):
         env=("S3POOL_RESOLVER",),
         metavar="ADDRESS:PORT,...",
         default_note="the system's",
+    )
+    http_proxy: Option[HttpProxy | None] = Option(
+        parse_http_proxy,
+        None,
+        "proxy to reach the nodes through; HTTP_PROXY and HTTPS_PROXY are not used",
+        env=("S3POOL_HTTP_PROXY",),
+        metavar="URL",
+    )
+    no_proxy = Option(
+        parse_text,
+        "",
+        "hosts and domains, separated by commas, that are reached without the proxy",
+        env=("S3POOL_NO_PROXY", "NO_PROXY", "no_proxy"),
     )
     access_key = Option(
         parse_signed_text,
@@ -274,6 +288,7 @@ class Config(Options):
         "proxy": {},
         "origins": {},
         "warnings": (),
+        "unused_proxy": "",
         "key_source": None,
     }
     profile: str
@@ -282,6 +297,7 @@ class Config(Options):
     proxy: Mapping[str, object]
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
+    unused_proxy: str  # a variable of the environment that names a proxy, which is not used
     key_source: KeySource | None
 
     @property

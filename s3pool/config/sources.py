@@ -23,7 +23,7 @@ ROOT = 0
 FOUND_ORIGIN = "working directory"  # of a `.env` that the user did not name
 # Settings that decide where requests go, and who can read them.
 CONFIG = "config"
-PLACES = (CONFIG, "endpoints", "resolver", "insecure", "ca_bundle", "sts_endpoint")
+PLACES = (CONFIG, "endpoints", "resolver", "http_proxy", "insecure", "ca_bundle", "sts_endpoint")
 KEYS = ("access_key", "secret_key", "session_token")
 
 

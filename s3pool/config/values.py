@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3pool.endpoint import Endpoint
+from s3pool.endpoint import Endpoint, HttpProxy
 from s3pool.errors import UsageError
 from s3pool.record import dataclass, field, replace
 from s3pool.units import parse_duration, parse_rate
@@ -56,6 +56,15 @@ def parse_public_url(value: object) -> Endpoint:
     if len(found) > 1 or found[0].discovery:
         raise ValueError("must be one http or https URL")
     return found[0]
+
+
+def parse_http_proxy(value: object) -> HttpProxy:
+    """Read the URL of a proxy.
+
+    Raises:
+        ValueError, ConfigError: it is not one.
+    """
+    return HttpProxy.parse(parse_text(value))
 
 
 def parse_servers(value: object) -> tuple[str, ...]:

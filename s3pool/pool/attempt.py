@@ -440,6 +440,7 @@ class Attempt:
         final = final_error(error, self.request, attempts=self.history.tries, last_errors=self.history.errors)
         if final is not error:
             final.__cause__ = error
+            self._context.note_failure(self.history.errors)
         self._fail(final)
 
     def _fail(self, error: Exception) -> None:

@@ -20,8 +20,9 @@ from urllib3.connection import BaseSSLError, HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3TLSError
-from urllib3.util import create_urllib3_context
+from urllib3.util import create_urllib3_context, make_headers
 
+from s3pool.endpoint import HttpProxy
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
@@ -60,6 +61,7 @@ class ConnectionSettings:
     ca_bundle: str = ""
     client_cert: str = ""  # to show to nodes that ask for one
     client_key: str = ""
+    http_proxy: HttpProxy | None = None  # between this machine and the node
 
 
 class _Opener:
@@ -70,7 +72,10 @@ class _Opener:
         connection: HTTPConnection = self._new_conn()  # type: ignore[attr-defined]
         connection.timeout = timeout_s
         try:
-            connection.connect()
+            if self.proxy is not None and self.scheme == "https":  # type: ignore[attr-defined]
+                self._prepare_proxy(connection)  # type: ignore[attr-defined]
+            else:
+                connection.connect()
         except BaseException:
             connection.close()  # in the middle of a handshake urllib3 leaves that to the garbage collector
             raise
@@ -300,26 +305,30 @@ class ConnectionPool:
             raise self._connect_error(_connect_reason(exc)) from exc
         self.open_s = time.monotonic() - started
         version = getattr(sock, "version", None)
-        return NodeConnection(
-            sock,
-            endpoint=str(self.endpoint),
-            tls_version=(version() or "TLS") if version else "",
-            throttle=self._throttle,
-        )
+        tls_version = (version() or "TLS") if version else ""
+        proxy, endpoint = self.settings.http_proxy, str(self.endpoint)
+        if proxy is not None and self.endpoint.scheme == "http":
+            from s3pool.pool.forwarding import ForwardedConnection  # few are behind a proxy
+
+            return ForwardedConnection(sock, proxy, endpoint=endpoint, throttle=self._throttle)
+        return NodeConnection(sock, endpoint=endpoint, tls_version=tls_version, throttle=self._throttle)
 
     def _late_error(self, timeout_s: float) -> ConnectError:
-        message = f"{self.endpoint}: no connection within {timeout_s:g} s"
+        message = f"{self._place}: no connection within {timeout_s:g} s"
         return ConnectError(message, endpoint=str(self.endpoint), is_late=True)
 
     def _connect_error(self, why: str) -> ConnectError:
-        return ConnectError(f"{self.endpoint}: {why}", endpoint=str(self.endpoint))
+        return ConnectError(f"{self._place}: {why}", endpoint=str(self.endpoint))
+
+    @property
+    def _place(self) -> str:
+        proxy = self.settings.http_proxy
+        return f"{self.endpoint} through the proxy {proxy}" if proxy else str(self.endpoint)
 
     def _make_factory(self) -> PlainPool | TLSPool:
         with self._lock:
             if self._factory is None:
-                manager = urllib3.PoolManager(
-                    num_pools=1, maxsize=1, retries=False, socket_options=SOCKET_OPTIONS, **self._tls_options()
-                )
+                manager = self._make_manager()
                 manager.pool_classes_by_scheme = {"http": PlainPool, "https": TLSPool}
                 endpoint = self.endpoint
                 pool = manager.connection_from_host(endpoint.connect_host, endpoint.port, scheme=endpoint.scheme)
@@ -328,6 +337,15 @@ class ConnectionPool:
                 self._manager = manager
                 self._factory = pool
             return self._factory
+
+    def _make_manager(self) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"num_pools": 1, "maxsize": 1, "retries": False, "socket_options": SOCKET_OPTIONS}
+        options |= self._tls_options()
+        proxy = self.settings.http_proxy
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        headers = make_headers(proxy_basic_auth=proxy.user_password) if proxy.user_password else None
+        return urllib3.ProxyManager(str(proxy), proxy_headers=headers, **options)
 
     def _tls_options(self) -> dict[str, Any]:
         if self.endpoint.scheme != "https":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from s3pool.errors import (
@@ -88,8 +88,14 @@ class AttemptContext:
     kept: KeptConnections
     new_keys: Callable[[float, bool], bool] | None = None  # whether refused keys were replaced since a moment
     learn_region: Callable[[str], bool] = lambda _region: False
+    on_unreachable: Callable[[], None] | None = None  # no node could be connected to
     now: Callable[[], float] = time.monotonic
     first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
+
+    def note_failure(self, errors: Sequence[TransportError]) -> None:
+        """Note that a request failed with these last words of all nodes."""
+        if self.on_unreachable is not None and all(isinstance(error, ConnectError) for error in errors):
+            self.on_unreachable()
 
     def first_try(self, node: Node) -> History:
         """Return the history of an attempt that has asked one node."""

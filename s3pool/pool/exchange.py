@@ -400,7 +400,7 @@ def send_over(connection: NodeConnection, node: Node, request: Request, head: by
     content = body.content if isinstance(body, BytesBody) else b""
     connections = node.connections
     try:
-        connection.send_now(head + content if content else head, connections.settings.read_timeout_s)
+        connection.send_joined(head + content if content else head, connections.settings.read_timeout_s)
     except (EarlyResponse, TransportError):
         connection.watcher = None
         connections.checkin(connection, reusable=False)

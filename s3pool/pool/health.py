@@ -82,7 +82,12 @@ def probe_port(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult
     """Open a new connection to an endpoint and close it; never raises for a sick one."""
     endpoint, started = node.endpoint, time.monotonic()
     try:
-        socket.create_connection((endpoint.connect_host, endpoint.port), timeout_s).close()
+        if node.connections.settings.http_proxy is not None:
+            node.connections.open_extra(timeout_s).close()
+        else:
+            socket.create_connection((endpoint.connect_host, endpoint.port), timeout_s).close()
+    except TransportError as exc:
+        return ProbeResult(endpoint, is_alive=False, error=str(exc))
     except OSError as exc:
         return ProbeResult(endpoint, is_alive=False, error=f"{endpoint}: {describe_os_error(exc)}")
     return ProbeResult(endpoint, is_alive=True, connect_s=time.monotonic() - started)

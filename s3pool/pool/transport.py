@@ -61,6 +61,7 @@ class Transport:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._has_told = False  # that nothing is heard
+        self.unreachable_hint = ""  # told once when no node can be connected to
         for node in balancer.nodes:
             node.on_suspicion = node.on_suspicion or suspect
             node.on_long_wait = self._note_long_wait
@@ -74,6 +75,7 @@ class Transport:
             read_timeout_s=read_timeout_s,
             patience_s=patience_s,
             kept=KeptConnections(),
+            on_unreachable=self._note_unreachable,
             new_keys=new_keys,
             now=now,
         )
@@ -179,6 +181,11 @@ class Transport:
             return
         self._has_told = True
         logger.warning("still waiting for %s %s: %s", request.op, request.resource, why)
+
+    def _note_unreachable(self) -> None:
+        hint, self.unreachable_hint = self.unreachable_hint, ""
+        if hint:
+            logger.warning("%s", hint)
 
     def window(self) -> Window:
         """Return a place for requests that one thread has under way at once."""

@@ -26,7 +26,7 @@ from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import KeyProvider
-from s3pool.session import Session, keys_of, open_session
+from s3pool.session import Session, keys_of, open_session, proxy_hint
 
 OWN = 64  # listeners, logs, probes, the admin page, and answers to those that are turned away
 PER_SLOT = 3  # a connection to a node and a pipe
@@ -120,6 +120,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         patience_s=session.config.connect_timeout_s,
         head=head_of,
     )
+    transport.unreachable_hint = proxy_hint(session.config)
     return Forwarder(
         transport,
         retry_share=settings.retry_budget,

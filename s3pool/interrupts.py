@@ -11,6 +11,8 @@ from types import FrameType, TracebackType
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 SOON_S = 0.001  # long enough to be out of a finalizer
+# A signal that comes right before a wait does not end it: the main thread looks so often whether there was one.
+LOOK_FOR_SIGNALS_S = 1.0
 HELD_AT_MOST_S = 0.5  # a write to a pipe that nobody reads must not hold a signal back for good
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
+from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
@@ -253,10 +254,17 @@ class Ahead(Iterable[T]):
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._ready.get()) is not _END:
+        while (item := self._next()) is not _END:
             yield item  # type: ignore[misc]
         if self._error is not None:
             raise self._error
+
+    def _next(self) -> object:
+        while True:
+            try:
+                return self._ready.get(timeout=LOOK_FOR_SIGNALS_S)
+            except queue.Empty:
+                continue
 
     def close(self) -> None:
         """Let the thread end."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from s3pool.interrupts import LOOK_FOR_SIGNALS_S
+
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -277,8 +279,13 @@ class Flow(Generic[Item, Result]):
         """Yield what is ready, or becomes so: one result, or those of a lane."""
         if self._window is not None:
             self._window.open()
-        if not self._ready:
-            self._news.get(timeout=timeout_s)  # perhaps news of what was taken before
+        while not self._ready:
+            try:
+                self._news.get(timeout=LOOK_FOR_SIGNALS_S if timeout_s is None else timeout_s)
+                break  # perhaps news of what was taken before
+            except queue.Empty:
+                if timeout_s is not None:
+                    raise
         while self._ready:
             result, small, error = self._ready.popleft()
             self._small -= small

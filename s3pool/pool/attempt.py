@@ -349,7 +349,7 @@ class Attempt:
     def _on_answer(self, exchange: Exchange, answer: Answer, totals: Totals) -> None:
         self._drop_losers(exchange)
         node = exchange.node
-        exchange.end(answer.head, totals.of(node))
+        exchange.end(answer[0], totals.of(node))
         self._judge(node, CollectedResponse(node, answer), totals)
 
     def _judge(self, node: Node, response: Response, totals: Totals | None = None) -> None:

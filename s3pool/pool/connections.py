@@ -146,7 +146,10 @@ class ConnectionPool:
         try:
             kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
             connection = kept or self._connect(timeout_s)
-            self.counts.add(is_new=kept is None)
+            if kept is None:
+                self.counts.add_opened()
+            else:
+                self.counts.add_reused(1)
             return connection
         except BaseException:
             self._slots.put(None)
@@ -161,7 +164,10 @@ class ConnectionPool:
         return self._connect(timeout_s)
 
     def take_open(self) -> NodeConnection | None:
-        """Return an idle connection that is still alive, at once; None when there is none to take."""
+        """Return an idle connection that is still alive, at once; None when there is none to take.
+
+        The caller counts it, with the request that goes over it.
+        """
         try:
             self._slots.get_nowait()
         except queue.Empty:
@@ -170,7 +176,6 @@ class ConnectionPool:
         if connection is None:
             self._slots.put(None)
             return None
-        self.counts.add(is_new=False)
         return connection
 
     def _take_slot(self, wait: bool, look: Callable[[], None] | None) -> None:

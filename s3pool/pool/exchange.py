@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
@@ -34,11 +33,7 @@ class NeedsThread(Exception):
     """The answer is long or of no known length; what was taken of it is kept."""
 
 
-class Answer(NamedTuple):
-    """An answer that is here from its first byte to its last."""
-
-    head: Head
-    body: bytes
+Answer = tuple[Head, bytes]  # that is here from its first byte to its last
 
 
 class _EndedStream:
@@ -265,7 +260,7 @@ class Exchange:
                     raise NeedsThread
                 body = connection.take_whole(length)
                 if body is not None:
-                    return Answer(head, body)
+                    return head, body
                 if not connection.fits(length):
                     self._begin_collecting(length, limit)
                     break
@@ -296,7 +291,7 @@ class Exchange:
                     raise connection.ended_early(is_first=False)
                 connection.moved_at = time.monotonic()
                 self._filled += count
-        return Answer(self.head, bytes(collected))
+        return self.head, bytes(collected)
 
     def end(self, head: Head, totals: ExchangeTotals) -> None:
         """Count an answer that is here, and give the connection back."""

@@ -220,13 +220,15 @@ class NodeConnection(TcpStream):
         Raises:
             ProtocolError: the connection broke, or what came is not HTTP.
         """
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif self._end == len(self._buffer):
+        end = self._end
+        if self._start == end:
+            self._start = self._end = end = 0
+        elif end == len(self._buffer):
             self._make_room()
-        count = self.receive_now(self._view[self._end :] if self._end else self._view)
+            end = self._end
+        count = self.receive_now(self._view[end:] if end else self._view)
         if count > 0:
-            self._end += count
+            self._end = end + count
             if head is None:
                 head = self.next_head(method)
         return count, head

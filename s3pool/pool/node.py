@@ -159,6 +159,11 @@ class Node:
                 self.read_s = _moved(self.read_s, ended.read_seconds / ended.reads, ended.reads)
         self.counters.add_exchanges(count, ended.seconds, sent=ended.sent, received=ended.received)
 
+    def note_begun(self, count: int) -> None:
+        """Note first tries that were sent over open connections."""
+        self.counters.add_requests(count)
+        self.connections.counts.add_reused(count)
+
     def on_loss(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""
         with self._lock:
@@ -230,7 +235,7 @@ class Totals:
         now = time.monotonic()
         for node, totals in self._by_node.items():
             if totals.begun:
-                node.counters.add_requests(totals.begun)
+                node.note_begun(totals.begun)
             if totals.count:
                 node.note_exchanges(totals, at=now)
                 node.breaker.report_success()

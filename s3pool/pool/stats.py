@@ -66,11 +66,15 @@ class ConnectionCounts:
         self._stale = 0
         self._unasked = 0
 
-    def add(self, *, is_new: bool) -> None:
-        """Count a connection that was handed out."""
+    def add_opened(self) -> None:
+        """Count a connection that was made."""
         with self._lock:
-            self._opened += is_new
-            self._reused += not is_new
+            self._opened += 1
+
+    def add_reused(self, count: int) -> None:
+        """Count connections that were used again."""
+        with self._lock:
+            self._reused += count
 
     def add_stale(self) -> None:
         """Count an idle connection that was found closed, or too old, when one was looked for."""

@@ -335,9 +335,10 @@ class TcpStream:
         except OSError as exc:
             self._note_end()
             raise self._broken(exc) from exc
-        if not count:
+        if count > 0:
+            self.bytes_received += count
+        elif not count:
             self._note_end()
-        self.bytes_received += max(count, 0)
         return count
 
     def _receive_tls_now(self, view: memoryview) -> int:

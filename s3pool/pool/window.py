@@ -113,7 +113,7 @@ class Window:
                 break
             sent += 1
         for node, count in begun.items():
-            node.counters.add_requests(count)
+            node.note_begun(count)
         if sent < len(nodes):
             balancer.give_back(len(nodes) - sent - (lacking is not None))
         return sent, lacking

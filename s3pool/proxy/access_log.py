@@ -48,10 +48,10 @@ class RequestRecord:
     backend_request_id = ""
     _request_id = ""
 
-    def __init__(self, client: str) -> None:
+    def __init__(self, client: str, started: float) -> None:
         self.client = client
         self.peer = client  # who is connected: the client, or a balancer before it
-        self.started = time.monotonic()
+        self.started = started
 
     @property
     def owner(self) -> str:

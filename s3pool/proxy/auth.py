@@ -13,7 +13,6 @@ import hmac
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -45,6 +44,7 @@ from s3pool.s3.signing import (
     canonical_tail,
     canonical_value,
     derive_key,
+    hex_hash,
     string_to_sign,
 )
 
@@ -75,22 +75,24 @@ class Seed:
     signature: str
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
 class Caller:
-    """The sender of a verified request; ``client`` is None for an anonymous one.
+    """The sender of verified requests; ``client`` is None for an anonymous one.
 
-    ``payload`` is the value of x-amz-content-sha256 that was signed.
+    ``payload`` is the value of x-amz-content-sha256 that was signed, ``is_framed`` whether that
+    means the aws-chunked form, ``access_key`` empty for an anonymous one.
     """
 
-    form: str
-    client: Client | None = None
-    payload: str = UNSIGNED_PAYLOAD
-    seed: Seed | None = None
+    __slots__ = ("access_key", "client", "form", "is_framed", "payload", "seed")
 
-    @property
-    def access_key(self) -> str:
-        """Return the access key, or nothing for anonymous."""
-        return self.client.access_key if self.client else ""
+    def __init__(
+        self, form: str, client: Client | None = None, payload: str = UNSIGNED_PAYLOAD, seed: Seed | None = None
+    ) -> None:
+        self.form = form
+        self.client = client
+        self.payload = payload
+        self.is_framed = payload in STREAMS
+        self.seed = seed
+        self.access_key = client.access_key if client else ""
 
 
 class Proof(NamedTuple):
@@ -171,7 +173,7 @@ class Verifier:
         if proof is None or abs(proof.seconds - now) > MAX_SKEW_S or not claimed.isascii():
             return None
         canonical = f"{head.method}\n{head.path}\n\n{proof.tail}".encode("utf-8", "surrogateescape")
-        expected = proof.mac.sign(sha256(canonical).hexdigest().encode())
+        expected = proof.mac.sign(hex_hash(canonical))
         return proof.caller if hmac.compare_digest(expected, claimed) else None
 
     def _remember(self, caller: Caller, claim: SignatureClaim, key: DerivedKey, head: RequestHead) -> None:

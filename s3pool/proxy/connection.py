@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse
 from s3pool.proxy.request_handler import Host, RequestHandler
 from s3pool.proxy.stream import ClientStream
@@ -81,9 +82,11 @@ class Connection:
 
     def handler(self, block: bytes, bytes_before: int, *, error: S3ErrorResponse | None = None) -> RequestHandler:
         """Return a handler for a request head, or for one that could not be read."""
-        return RequestHandler(
-            self.stream, self.peer, self.host, block, bytes_before, is_excess=self.is_excess, error=error
+        handler = RequestHandler(
+            self.stream, self.host, block, RequestRecord(self.peer, time.monotonic()), bytes_before
         )
+        handler.is_excess, handler.error = self.is_excess, error
+        return handler
 
     def _may_leave_thread(self) -> bool:
         return self.host.has_loop and not self.stream.is_tls and not self.stream.buffered

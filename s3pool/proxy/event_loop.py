@@ -19,6 +19,7 @@ from collections.abc import Callable
 from s3pool.errors import TransportError
 from s3pool.pool.exchange import Exchange, NeedsThread
 from s3pool.pool.node import Totals
+from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.request_handler import Host, RequestHandler
@@ -133,8 +134,9 @@ class EventLoop:
         head_end = len(received) - END_BYTES
         is_head = received.find(END_OF_HEAD) == head_end > 0
         if is_head and self._host.gateway.allows_event_loop and not received.startswith(b"\r\n"):
-            handler = connection.handler(received[:head_end], bytes_before)
-            handler.record.started = started
+            block = received[:head_end]
+            record = RequestRecord(connection.peer, started)
+            handler = RequestHandler(stream, self._host, block, record, bytes_before)
             self._begin(fd, connection, handler)
             return
         stream.put_back(received)
@@ -178,7 +180,7 @@ class EventLoop:
         if arrival is None:
             self._hand_over(client_fd, connection, handler, OVERDUE)
             return
-        exchange.end(arrival.head, self._totals.of(exchange.node))
+        exchange.end(arrival[0], self._totals.of(exchange.node))
         try:
             if not handler.offer(arrival):
                 self._hand_over(client_fd, connection, handler, CLIENT)

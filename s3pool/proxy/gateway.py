@@ -26,7 +26,7 @@ from s3pool.proxy.auth import (
 )
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.chunked import checksum_for
-from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, client_of, is_trusted, refuse_foreign_pages
+from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, is_trusted, refuse_foreign_pages
 from s3pool.proxy.clients import Client
 from s3pool.proxy.conditions import MAY_BE_UNCHECKED, NodeFacts, check_batch
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
@@ -156,14 +156,14 @@ class Gateway:
         """
         if "via" in head.index and any(self.name in value for value in head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
-        domains = self.settings.domains
-        bucket_host = virtual_bucket(head.host, domains) if domains else ""
+        settings = self.settings
+        bucket_host = virtual_bucket(head.host, settings.domains) if settings.domains else ""
         target = read_target(head.path, head.query, bucket_host=bucket_host)
         operation = _classify(head, target)
-        if self.settings.auth == OPEN:
+        if settings.auth == OPEN:
             refuse_foreign_pages(head, self._names)
-        if self.settings.auth == PASSTHROUGH:
-            if not is_trusted(peer, self.settings.trust_forwarded):
+        elif settings.auth == PASSTHROUGH:
+            if not is_trusted(peer, settings.trust_forwarded):
                 refuse_signed_forwarding(head, target)
             return Admitted(head, target, _declared(head, target), operation, None)
         if head.has_odd_expectation:
@@ -177,7 +177,8 @@ class Gateway:
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)
         head = self._authorized(caller.client, operation, head, target)
-        return Admitted(head, target, caller, operation, self._signer_for(caller), self._decodes(head, caller))
+        decodes = caller.is_framed and self._decodes(head, caller)
+        return Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
 
     def _authorized(
         self, client: Client | None, operation: S3Operation, head: RequestHead, target: Target
@@ -198,7 +199,7 @@ class Gateway:
             if trailer := head.value("x-amz-trailer").strip().lower():
                 checksum_for(trailer)
             return False
-        return is_framed(caller.payload)
+        return caller.is_framed
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
         if self.settings.auth != OPEN and head.method != "OPTIONS":
@@ -281,7 +282,7 @@ class Gateway:
         operation = _classify(head, target)
         head = self._authorized(caller.client, operation, head, target)
         # The form's own signature ends here: the PUT is signed by header.
-        caller = replace(caller, form=HEADER_V4)
+        caller = Caller(HEADER_V4, caller.client, caller.payload)
         return Admitted(head, target, caller, operation, self._signer_for(caller))
 
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
@@ -352,15 +353,11 @@ class Gateway:
     def _payload(self, admitted: Admitted, load: RequestBody) -> str:
         """Return x-amz-content-sha256 for the node, or an empty string for none."""
         caller = admitted.caller
-        if load.is_rechunked or (is_framed(caller.payload) and not admitted.decodes):
+        if load.is_rechunked or (caller.is_framed and not admitted.decodes):
             return UNSIGNED_STREAM_TRAILER
         if caller.client is None and self.settings.auth != OPEN:
             return ""
         return UNSIGNED_PAYLOAD if admitted.decodes else caller.payload or UNSIGNED_PAYLOAD
-
-    def client_of(self, head: RequestHead, peer: str) -> str:
-        """Return the address of the client behind a balancer; the peer's own where it is none."""
-        return client_of(head, peer, self.settings.trust_forwarded) if self.settings.trust_forwarded else peer
 
     def settle(self, admitted: Admitted) -> S3Operation:
         """Return the operation with its retry rules, which depend on the bucket's versioning."""
@@ -422,9 +419,8 @@ def _declared(head: RequestHead, target: Target) -> Caller:
 
 def _classify(head: RequestHead, target: Target) -> S3Operation:
     is_any_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
-    return classify(
-        head.method, target.names, bucket=target.bucket, key=target.key, headers=head.index, is_form=is_any_form
-    )
+    names = target.names if target.pairs else NO_NAMES
+    return classify(head.method, names, target.bucket, target.key, head.index, is_form=is_any_form)
 
 
 def _check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:

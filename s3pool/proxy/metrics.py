@@ -9,8 +9,10 @@ from __future__ import annotations
 import platform
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, Protocol
 
 from s3pool import __version__
@@ -163,6 +165,12 @@ def is_ready(nodes: Iterable[Node]) -> bool:
 
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+BOUNDS = (*map(str, LATENCY_BUCKETS), "+Inf")
+PER_BUCKET = "_per_bucket"
+DURATIONS = (
+    ("request_seconds", "Whole requests"),
+    ("first_byte_seconds", "From a request's head to its answer's"),
+)
 ERROR_STATUS = 500
 
 
@@ -174,29 +182,29 @@ class Metrics:
     """
 
     def __init__(self, *, multiprocess: bool = False) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge
 
         self._is_multiprocess = multiprocess
         self.registry = CollectorRegistry()
-        labels: dict[str, Any] = {"registry": self.registry, "namespace": "s3pool_proxy"}
-        self._requests = Counter("requests", "Requests answered", ["op", "code", "endpoint"], **labels)
-        self._seconds = Histogram("request_seconds", "Whole requests", ["op"], buckets=LATENCY_BUCKETS, **labels)
-        self._first_byte = Histogram(
-            "first_byte_seconds", "From a request's head to its answer's", ["op"], buckets=LATENCY_BUCKETS, **labels
-        )
-        client_bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **labels)
+        own: dict[str, Any] = {"registry": self.registry, "namespace": "s3pool_proxy"}
+        self._requests = Counter("requests", "Requests answered", ["op", "code", "endpoint"], **own)
+        # A histogram of the library takes one observation at a time; counters take many, and are shown as histograms.
+        self._durations = [
+            (Counter(f"{name}{PER_BUCKET}", text, ["op", "le"], **own), Counter(f"{name}_sum", text, ["op"], **own))
+            for name, text in DURATIONS
+        ]
+        client_bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **own)
         self._bytes_in, self._bytes_out = client_bytes.labels("in"), client_bytes.labels("out")
-        self._tries = Counter("tries", "Attempts on nodes", **labels)
-        self._resumes = Counter("resumes", "Downloads that went on from another node", **labels)
-        self._replays = Counter("replays", "Bodies that were sent again", **labels)
-        self._client_gone = Counter("client_gone", "Requests whose client hung up before the end", ["op"], **labels)
-        self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **labels)
-        self._turned_away = Counter("connections_refused", "Connections over the limit", **labels)
-        self._limited = Counter("limited", "Requests beyond a limit", ["client", "bucket", "limit"], **labels)
-        self._looped = Counter("loop_requests", "Requests that needed no thread", **labels)
-        self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **labels)
-        self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **labels)
-        self._histograms: dict[str, tuple[Any, Any]] = {}
+        self._tries = Counter("tries", "Attempts on nodes", **own)
+        self._resumes = Counter("resumes", "Downloads that went on from another node", **own)
+        self._replays = Counter("replays", "Bodies that were sent again", **own)
+        self._client_gone = Counter("client_gone", "Requests whose client hung up before the end", ["op"], **own)
+        self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **own)
+        self._turned_away = Counter("connections_refused", "Connections over the limit", **own)
+        self._limited = Counter("limited", "Requests beyond a limit", ["client", "bucket", "limit"], **own)
+        self._looped = Counter("loop_requests", "Requests that needed no thread", **own)
+        self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **own)
+        self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **own)
         # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
         self._at_work = 0
@@ -215,14 +223,8 @@ class Metrics:
         key = (record.op, record.status, record.endpoint)
         with self._lock:
             self._at_work -= 1
-            sums = self._sums.get(key)
-            if sums is None:
-                sums = self._sums[key] = _RequestSums()
+            sums = self._sums.get(key) or self._sums.setdefault(key, _RequestSums())
             sums.add(record)
-        seconds, first_byte = self._histograms_of(record.op)
-        seconds.observe(record.total_s)
-        if record.first_byte_s:
-            first_byte.observe(record.first_byte_s)
         if record.end == CLIENT_GONE:
             self._client_gone.labels(record.op).inc()
         if record.resumes:
@@ -233,13 +235,6 @@ class Metrics:
             self._limited.labels(record.access_key, *record.limited).inc()
         if record.denied:
             self._denied.labels(record.denied).inc()
-
-    def _histograms_of(self, op: str) -> tuple[Any, Any]:
-        """Return an operation's histograms, which take longer to look up than to add to."""
-        found = self._histograms.get(op)
-        if found is None:
-            found = self._histograms[op] = self._seconds.labels(op), self._first_byte.labels(op)
-        return found
 
     def flush(self) -> None:
         """Add the sums to the registry; called before metrics are shown."""
@@ -257,6 +252,11 @@ class Metrics:
             self._bytes_out.inc(sums.bytes_out)
             self._tries.inc(sums.tries)
             self._looped.inc(sums.looped)
+            for (counts, seconds), own in zip(self._durations, (sums.total, sums.first_byte), strict=True):
+                seconds.labels(op).inc(own.seconds)
+                for place, count in enumerate(own.counts):
+                    if count:
+                        counts.labels(op, BOUNDS[place]).inc(count)
         for reason, count in reasons.items():
             self._handed_over.labels(reason).inc(count)
 
@@ -287,7 +287,7 @@ class Metrics:
 
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        families: list[Any] = []
+        families = [*_with_histograms(registry.collect())]
         for name, samples in gauges.items():
             names = sorted(samples[0][0]) if samples else []
             kind, meanings = (CounterMetricFamily, COUNTERS) if name in COUNTERS else (GaugeMetricFamily, MEANINGS)
@@ -298,11 +298,34 @@ class Metrics:
         states = CollectorRegistry()
         states.register(_Families(families))
         ProcessCollector(registry=states)
-        return bytes(generate_latest(registry)) + bytes(generate_latest(states))
+        return bytes(generate_latest(states))
+
+
+def _with_histograms(families: Iterable[Any]) -> Iterator[Any]:
+    """Yield families, with histograms in place of the counters of their buckets and sums."""
+    from prometheus_client.core import HistogramMetricFamily
+
+    found = {family.name: family for family in families}
+    for name, family in found.items():
+        base = name.removesuffix(PER_BUCKET)
+        if base == name and f"{name.removesuffix('_sum')}{PER_BUCKET}" not in found:
+            yield family
+        elif base != name:
+            counts = {(row.labels["op"], row.labels["le"]): row.value for row in _totals(family)}
+            histogram = HistogramMetricFamily(base, family.documentation, labels=["op"])
+            for row in _totals(found[f"{base}_sum"]):
+                op = row.labels["op"]
+                sums = accumulate(counts.get((op, bound), 0.0) for bound in BOUNDS)
+                histogram.add_metric([op], [*zip(BOUNDS, sums, strict=True)], row.value)
+            yield histogram
+
+
+def _totals(family: Any) -> list[Any]:
+    return [sample for sample in family.samples if sample.name.endswith("_total")]
 
 
 class _Families:
-    """A collector of gauges that were measured just now."""
+    """A collector of families that were measured just now."""
 
     def __init__(self, families: list[Any]) -> None:
         self._families = families
@@ -315,9 +338,10 @@ class _Families:
 class _RequestSums:
     """Sums over requests of one operation, status and node."""
 
-    __slots__ = ("bytes_in", "bytes_out", "looped", "requests", "tries")
+    __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "total", "tries")
 
     def __init__(self) -> None:
+        self.total, self.first_byte = _Durations(), _Durations()
         self.looped = 0
         self.requests = self.bytes_in = self.bytes_out = self.tries = 0
 
@@ -328,3 +352,21 @@ class _RequestSums:
         self.bytes_in += record.bytes_in
         self.bytes_out += record.bytes_out
         self.tries += record.tries
+        self.total.add(record.total_s)
+        if record.first_byte_s:
+            self.first_byte.add(record.first_byte_s)
+
+
+class _Durations:
+    """How many durations there were in each bucket, and their sum."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(BOUNDS)
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.seconds += seconds

@@ -149,14 +149,15 @@ class NodeRequest:
         if signer is None:  # HTTP/1.0 may leave out Host
             return self._bytes(head.target, "" if head.host else f"Host: {host}\r\n", self._passage(KEPT), "")
         passage = self._passage(REPLACED)
-        headers = self._signed_fields(host, passage)
+        headers = self._signed_fields(host, passage) if passage.signed or self.extra else (("host", host),)
         query = target.query_without(self._signature_parameters()) if target.pairs else ""
         if self.form == QUERY_V4:
             query, signature = self._signed_query(signer, headers, query, now)
         else:
             if self.payload:
                 headers = (*headers, (PAYLOAD_FIELD, self.payload))
-            signature = signer.signed_head(headers, now).lines(head.method, target.path, canonical_query(query))
+            covered = canonical_query(query) if query else ""
+            signature = signer.signed_head(headers, now).lines(head.method, target.path, covered)
         path = f"{target.path}?{query}" if query else target.path
         return self._bytes(path, f"Host: {host}\r\n", passage, signature)
 
@@ -180,8 +181,6 @@ class NodeRequest:
 
     def _signed_fields(self, host: str, passage: Passage) -> Fields:
         """Return the fields that the signature covers, repeated ones joined as the canonical form wants."""
-        if not passage.signed and not self.extra:
-            return (("host", host),)
         head, joined = self.head, {"host": host}
         fields = [(head.names[place], head.fields[place][1]) for place in passage.signed]
         fields += [(name.lower(), value) for name, value in self.extra if is_signed(name.lower())]

@@ -145,19 +145,17 @@ class S3Operation:
 
 
 def classify(
-    method: str, query: Collection[str], *, bucket: str, key: str, headers: Collection[str], is_form: bool = False
+    method: str, query: Collection[str], bucket: str, key: str, headers: Collection[str], *, is_form: bool = False
 ) -> S3Operation:
     """Return the operation; ``query`` and ``headers`` hold names, headers' in lower case."""
     names = KNOWN_PARAMETERS.intersection(query) if query else NO_NAMES
     copies, appends = "x-amz-copy-source" in headers, "x-amz-write-offset-bytes" in headers
-    return _operation(method, names, (bool(bucket), bool(key)), copies=copies, appends=appends, is_form=is_form)
+    return _operation(method, names, (bucket != "", key != "", copies, appends, is_form))
 
 
 @lru_cache(CACHE_SIZE)
-def _operation(
-    method: str, query: frozenset[str], place: tuple[bool, bool], *, copies: bool, appends: bool, is_form: bool
-) -> S3Operation:
-    bucket, key = place
+def _operation(method: str, query: frozenset[str], traits: tuple[bool, bool, bool, bool, bool]) -> S3Operation:
+    bucket, key, copies, appends, is_form = traits
     name = _name(method, query, bucket=bucket, key=key, copies=copies, appends=appends)
     if is_form and method == "POST" and bucket:
         name = "PostObject"  # whatever the query says: to RGW ?select with a form is an upload

@@ -13,6 +13,7 @@ from s3pool.pool.exchange import Answer, Exchange
 from s3pool.pool.heads import Head
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.bodies import ClientBody
+from s3pool.proxy.client_address import client_of
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
 from s3pool.proxy.forms import UploadForm
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
@@ -75,27 +76,19 @@ class RequestHandler:
     _slot_owner = ""  # whose place it has among the requests that nodes are asked for
     _body_slot_owner = ""  # whose place it has among those with bodies
     _ticket: Ticket | None = None
+    is_excess = False  # its connection is beyond the bound
+    error: S3ErrorResponse | None = None  # why it cannot be served
 
     def __init__(
-        self,
-        stream: ClientStream,
-        peer: str,
-        host: Host,
-        block: bytes,
-        bytes_before: int,
-        *,
-        is_excess: bool = False,
-        error: S3ErrorResponse | None = None,
+        self, stream: ClientStream, host: Host, block: bytes, record: RequestRecord, bytes_before: int
     ) -> None:
-        self.record = RequestRecord(peer)
+        self.record = record
         self._bytes_before = bytes_before  # of the client's, up to this request
         self._bytes_out_before = stream.bytes_out
         self._stream = stream
         self._host = host
         self._gateway = host.gateway
         self._block = block
-        self._is_excess = is_excess
-        self._error = error
         host.begin()
 
     def report(self) -> None:
@@ -126,7 +119,7 @@ class RequestHandler:
                 return False
             self._admit(head)
         except S3ErrorResponse as error:
-            self._error = error
+            self.error = error
             return False
         return self.is_plain and not self._rules  # a request with limits may have to wait
 
@@ -177,12 +170,12 @@ class RequestHandler:
         if self._unsent is not None:
             self._stream.write(self._unsent)
             return self._keeps_alive
-        if self._is_excess:
+        if self.is_excess:
             return self._serve_excess()
         self._attempts, self.record.endpoint = Attempts(), ""
         try:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             return self._serve()
         except ClientGoneError:
             raise
@@ -246,18 +239,21 @@ class RequestHandler:
 
     def _parse(self) -> RequestHead:
         self._head = head = parse_head(self._block, self._look_for_client)
-        self.record.method = head.method
-        self.record.client = self._gateway.client_of(head, self.record.peer)
+        record, balancers = self.record, self._gateway.settings.trust_forwarded
+        record.method = head.method
+        if balancers:
+            record.client = client_of(head, record.peer, balancers)
         return head
 
     def _admit(self, head: RequestHead) -> Admitted:
+        record, gateway = self.record, self._gateway
         try:
-            self._admitted = admitted = self._gateway.admit(head, self.record.peer)
+            self._admitted = admitted = gateway.admit(head, record.peer)
         finally:
-            self.record.auth_s = time.monotonic() - self.record.started
-        self.record.op = admitted.operation.name
+            record.auth_s = time.monotonic() - record.started
+        record.op = admitted.operation.name
         self._note_admitted(admitted)
-        self.is_plain = self._gateway.is_plain(head, admitted)
+        self.is_plain = gateway.is_plain(head, admitted)
         return admitted
 
     def _note_admitted(self, admitted: Admitted) -> None:
@@ -299,6 +295,11 @@ class RequestHandler:
             begun=begun,
         )
         self._note(response, response.body)
+        self.record.endpoint = str(response.endpoint)
+        if isinstance(self._load.body, ClientBody):
+            self.record.replays = self._load.body.replays
+        # Who asks for much will ask for more of it, and keeps its thread.
+        self.is_plain = self.is_plain and response.length is not None and response.length <= WHOLE_BYTES
         if response.body is None:
             self._stream.note_end()
         gateway.learn_upload(admitted.operation.name, response)
@@ -335,8 +336,8 @@ class RequestHandler:
     def _serve_excess(self) -> bool:
         """Answer one that came when all places were taken: whether this process is well it may know all the same."""
         try:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             self._head = head = parse_head(self._block)
             if asks_for_health(head):
                 self._answer_health(head)
@@ -359,14 +360,8 @@ class RequestHandler:
         record = self.record
         record.status = answer.status
         record.backend_request_id = answer.headers.get("x-amz-request-id", "")
-        if isinstance(answer, Response):
-            record.endpoint = str(answer.endpoint)
-        # Who asks for much will ask for more of it, and keeps its thread.
-        self.is_plain = self.is_plain and answer.length is not None and answer.length <= WHOLE_BYTES
         if answer.status >= ERROR_STATUS and body:
             record.code = parse_error(body)[0]
-        if isinstance(self._load.body, ClientBody):
-            record.replays = self._load.body.replays
         self._gateway.learn_server(answer.headers)
 
     def _note_first_byte(self) -> None:

@@ -40,7 +40,7 @@ DATE_LENGTH = 8  # a timestamp begins with YYYYMMDD
 SIGNED_HEADERS = frozenset({"host", "content-md5", "content-type"})
 SIGNED_PREFIX = "x-amz-"
 PAYLOAD_HEADER = "x-amz-content-sha256"
-ADDED_HEADERS = ("x-amz-date", "x-amz-security-token")
+ADDED_HEADERS = (PAYLOAD_HEADER, "x-amz-date", "x-amz-security-token")
 MAX_HEADS = 1024  # that are kept of one second
 PREFIX_LENGTH = len(SIGNED_PREFIX)
 
@@ -49,6 +49,7 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode,
 
 KEY_MODULE = "aws4signingkey"  # of requests_aws4auth
 SHA256_BLOCK_BYTES = 64
+NOTHING_HASHED = sha256()
 INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))  # HMAC's two masks, as tables for translate()
 OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
@@ -124,7 +125,14 @@ def canonical_tail(values: Mapping[str, str], signed: Sequence[str], payload_has
 
 def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
     """Return what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
-    return beginning_to_sign(timestamp, scope) + sha256(canonical).hexdigest().encode()
+    return beginning_to_sign(timestamp, scope) + hex_hash(canonical)
+
+
+def hex_hash(text: bytes) -> bytes:
+    """Return the hex SHA-256 of a text; OpenSSL 3 takes longer to set up a hash than to copy one."""
+    state = NOTHING_HASHED.copy()
+    state.update(text)
+    return state.hexdigest().encode()
 
 
 def beginning_to_sign(timestamp: str, scope: str) -> bytes:
@@ -172,7 +180,7 @@ class _Moment:
 
     def sign(self, canonical: bytes) -> str:
         """Return the signature of a canonical request."""
-        return self._mac.sign(sha256(canonical).hexdigest().encode())
+        return self._mac.sign(hex_hash(canonical))
 
 
 class SignedHead:
@@ -233,12 +241,11 @@ class Signer:
     def sign(self, request: Request, endpoint: Endpoint, now: float) -> dict[str, str]:
         """Return all headers for the wire, but content-length; ``now`` is seconds since 1970."""
         headers = _begin_headers(request, endpoint)
-        credentials = self.credentials
-        if credentials is None:
+        if self._fixed is None and self._provider is None:
             return headers
         headers["x-amz-content-sha256"] = request.payload_hash
         query = _sort_query(encode_query(request.query)) if request.query else ""
-        self._authorize(credentials, headers, request.method, path=request.path, query=query, now=now)
+        self.authorize(headers, request.method, path=request.path, query=query, now=now)
         return headers
 
     def signed_head(self, headers: tuple[tuple[str, str], ...], now: float) -> SignedHead:
@@ -259,27 +266,20 @@ class Signer:
 
     def _make_head(self, credentials: Credentials, moment: _Moment, headers: dict[str, str]) -> SignedHead:
         begins, tail = self._authorization(credentials, headers, moment)
-        names = (PAYLOAD_HEADER, *ADDED_HEADERS)
-        lines = [f"{name}: {headers[name]}\r\n" for name in names if name in headers]
+        lines = [f"{name}: {headers[name]}\r\n" for name in ADDED_HEADERS if name in headers]
         return SignedHead(f"{''.join(lines)}authorization: {begins}", tail, moment)
 
     def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
-        """Add x-amz-date and Authorization to headers, for a path and query that are sent as they stand.
+        """Add x-amz-date and Authorization to headers, for a path that is sent as it stands and a canonical query.
 
-        The names are in lower case, and Host and x-amz-content-sha256 are among them. Without
-        credentials nothing is added.
+        The names are in lower case, Host and x-amz-content-sha256 among them. Without credentials nothing is added.
         """
         credentials = self.credentials
         if credentials is not None:
-            self._authorize(credentials, headers, method, path=path, query=canonical_query(query), now=now)
-
-    def _authorize(
-        self, credentials: Credentials, headers: dict[str, str], method: str, *, path: str, query: str, now: float
-    ) -> None:
-        moment = self._at(credentials, self.timestamp(now))
-        begins, tail = self._authorization(credentials, headers, moment)
-        canonical = f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
-        headers["authorization"] = f"{begins}{moment.sign(canonical)}"
+            moment = self._at(credentials, self.timestamp(now))
+            begins, tail = self._authorization(credentials, headers, moment)
+            canonical = f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
+            headers["authorization"] = f"{begins}{moment.sign(canonical)}"
 
     def _authorization(self, credentials: Credentials, headers: dict[str, str], moment: _Moment) -> tuple[str, str]:
         """Add the headers of a signature; return Authorization up to the signature, and what it covers of them."""

@@ -61,14 +61,14 @@ def arrives(exchange: Exchange) -> Answer | None:
     """Take what has arrived; an answer that is here ends the exchange."""
     answer, totals = exchange.receive(0, is_good_only=True), Totals()
     if answer is not None:
-        exchange.end(answer.head, totals.of(exchange.node))
+        exchange.end(answer[0], totals.of(exchange.node))
         totals.flush()
     return answer
 
 
 def body_of(arrival: Answer | None) -> bytes | None:
     """Give an answer's body, None when it is not there."""
-    return arrival.body if arrival is not None else None
+    return arrival[1] if arrival is not None else None
 
 
 def preload(response: Response) -> None:
@@ -236,7 +236,7 @@ def test_request_begins_over_a_kept_connection(server: ScriptedServer) -> None:
         assert exchange is not None
         while (arrival := arrives(exchange)) is None:
             assert select([exchange.connection.fileno()], [], [], 5.0)[0]
-        assert (b"ok", 1, 0) == (arrival.body, server.connections, nodes[0].in_flight)
+        assert (b"ok", 1, 0) == (arrival[1], server.connections, nodes[0].in_flight)
         counters = nodes[0].counters
         assert (2, counters.bytes_sent) == (counters.requests, sum(len(head) + 4 for head, _ in server.requests))
 

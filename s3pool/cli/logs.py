@@ -8,6 +8,7 @@ from typing import TextIO
 
 from s3pool.cli.output import escape
 
+OTHER_WORDS = {"trace": "debug", "warn": "warning"}
 ROOT = "s3pool"  # every logger of the program is below this one
 
 
@@ -65,5 +66,5 @@ def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
 
 
 def set_level(level: str) -> None:
-    """Choose the least severe level that is shown: debug, info, warning, error."""
-    logging.getLogger(ROOT).setLevel(level.upper())
+    """Choose the least severe level that is shown: debug (or trace), info, warning (or warn), error."""
+    logging.getLogger(ROOT).setLevel(OTHER_WORDS.get(level.lower(), level).upper())

@@ -378,7 +378,9 @@ def test_log_format_json(fake: FakeS3, call: Call) -> None:
     assert "Name: s3/b/k" == result.lines[0]
 
 
-@pytest.mark.parametrize("flags", [["-v"], ["--log-level", "debug"], ["--log-level", "DEBUG"]])
+@pytest.mark.parametrize(
+    "flags", [["-v"], ["--log-level", "debug"], ["--log-level", "DEBUG"], ["--log-level", "trace"]]
+)
 def test_verbose_logs_every_attempt(fake: FakeS3, call: Call, flags: list[str]) -> None:
     """With node, answer and seconds, also of an attempt that went well."""
     fake.store.add("b", "k")

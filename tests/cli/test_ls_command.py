@@ -209,6 +209,7 @@ def test_max_keys_bounds_the_lines(fake: FakeS3, call: Call) -> None:
 
     assert ["a", "b/"] == [line.split()[-1] for line in call("ls", "--max-keys", "2", "s3/b").lines]
     assert 3 == len(call("ls", "--json", "--max-keys", "3", "s3/b", "s3/b").records)
+    assert call("ls", "s3/b").lines == call("ls", "--max-keys", "0", "s3/b").lines
 
 
 def test_versions_show_markers_and_ids(fake: FakeS3, call: Call) -> None:

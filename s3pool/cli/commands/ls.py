@@ -27,7 +27,7 @@ from s3pool.cli.formats import (
     upload_record,
 )
 from s3pool.cli.output import escape
-from s3pool.cli.parser import positive_int
+from s3pool.cli.parser import natural_int
 from s3pool.cli.selection import (
     DELIMITER,
     Past,
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-l", "--long", action="store_true", help="sizes in bytes")
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, as without -l")
     parser.add_argument("--etag", action="store_true", help="show ETags")
-    parser.add_argument("--max-keys", type=positive_int, default=0, metavar="N", help="stop after N lines")
+    parser.add_argument("--max-keys", type=natural_int, default=0, metavar="N", help="stop after N lines (0: all)")
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
     parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")

@@ -23,9 +23,16 @@ from s3pool.model import Request, Response
 from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.context import NO_HISTORY, AttemptContext, report_failure, report_lost_race
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.hedging import MAX_HEDGED, hedge_delay_s, may_be_hedged
 from s3pool.pool.node import Node, Totals
-from s3pool.pool.retry import SKEWED_CODES, final_error, may_add_load, may_repeat
+from s3pool.pool.retry import (
+    MAX_HEDGED,
+    SKEWED_CODES,
+    final_error,
+    hedge_delay_s,
+    may_add_load,
+    may_be_hedged,
+    may_repeat,
+)
 from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
 
 logger = logging.getLogger(__name__)
@@ -109,7 +116,7 @@ class Attempt:
 
         False when all connections to it are in use and ``wait`` is False.
         """
-        self._note_start()
+        self.started = self.started or self._context.now()
         self.pause_s = None
         node = self._pick()
         try:
@@ -212,10 +219,6 @@ class Attempt:
     def _is_alone(self) -> bool:
         return self._pin is not None or len(self._context.balancer.nodes) == 1
 
-    def _note_start(self) -> None:
-        if not self.started:
-            self.started = self._context.now()
-
     def _pick(self) -> Node:
         if self._pin is not None:
             return self._pin
@@ -254,9 +257,6 @@ class Attempt:
 
     def _count(self, node: Node) -> None:
         node.counters.add_request(is_retry=self.history.tries > 0)
-        self._note_try(node)
-
-    def _note_try(self, node: Node) -> None:
         if self.history is NO_HISTORY:
             self.history = self._context.first_try(node)
         else:

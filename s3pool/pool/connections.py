@@ -15,7 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import urllib3
+from s3pool.pool.lean_import import without_metadata
+
+with without_metadata():
+    import urllib3
 from urllib3.connection import BaseSSLError, HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.exceptions import HTTPError as Urllib3Error

@@ -21,9 +21,17 @@ from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
 from s3pool.pool.exchange import Exchange
-from s3pool.pool.hedging import MAX_EARLY_CONNECTS, connect_attempt_delay_s, is_early, may_be_hedged
 from s3pool.pool.node import Node
-from s3pool.pool.retry import RETRY_AFTER_CAP_S, RetryPolicy, failure_kind, is_illness
+from s3pool.pool.retry import (
+    MAX_EARLY_CONNECTS,
+    RETRY_AFTER_CAP_S,
+    RetryPolicy,
+    connect_attempt_delay_s,
+    failure_kind,
+    is_early,
+    is_illness,
+    may_be_hedged,
+)
 from s3pool.pool.tcp import NodeSilentError
 from s3pool.record import dataclass, field
 

@@ -86,10 +86,10 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "config": (("values", "declaration"), ("options",), ("sources",), ("aws_files", "yaml_file"), ("load",)),
     "pool": (
         ("breaker", "pace", "stats"),
-        ("http1", "retry"),
+        ("http1",),
         ("connections",),
         ("node",),
-        ("balancer", "health", "hedging"),
+        ("balancer", "health", "retry"),
         ("attempt",),
         ("window",),
         ("transport",),

@@ -39,7 +39,7 @@ NEVER_OF_OURS: dict[str, tuple[str, ...]] = {
 FOREIGN = (
     *("asyncio", "anycrc", "awscrt", "botocore", "difflib", "dotenv", "http.server", "multiprocessing"),
     *("prometheus_client", "requests", "requests_aws4auth", "rich", "subprocess", "uuid", "yaml"),
-    *("dataclasses", "glob", "inspect", "statistics", "xml.etree"),
+    *("dataclasses", "glob", "importlib.metadata", "inspect", "statistics", "xml.etree", "zipfile"),
 )
 PROXY = ("proxy", "--listen", "127.0.0.1:0", "--admin-listen", "off")
 PROXY_FOREIGN = (

@@ -140,7 +140,7 @@ def parse(text: str, *, default_bucket: str = "") -> Location:
     """
     if text == "-":
         return StdStream()
-    if _is_s3(text):
+    if is_s3_text(text):
         return _parse_s3_text(text, default_bucket)
     if not text:
         raise UsageError("a path is empty; write s3/BUCKET/KEY, a local path, or - for a stream")
@@ -163,7 +163,8 @@ def parse_s3(text: str, *, default_bucket: str = "") -> S3Path:
     return location
 
 
-def _is_s3(text: str) -> bool:
+def is_s3_text(text: str) -> bool:
+    """Return whether a path is written as one in S3."""
     return text == "s3" or text.startswith(("s3/", "s3://"))
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
@@ -136,14 +136,28 @@ class Context:
         Raises:
             ConfigError: there is no such profile, or it sets no endpoints.
         """
-        profile = getattr(self.args, "source_profile", "")
-        if not profile and not getattr(self.args, "target_profile", ""):
+        if not self.has_two_pools:
             return self.session
+        profile = getattr(self.args, "source_profile", "")
         if self._source is None:
             from s3pool.session import open_session
 
             self._source = open_session(self._load_profile(profile) if profile else self._read_config())
         return self._source
+
+    @property
+    def has_two_pools(self) -> bool:
+        """Return whether sources and target are, or may be, in different pools."""
+        given = vars(self.args)
+        is_target_named = bool(given.get("target_profile")) and not given.get("is_one_pool")
+        return bool(given.get("source_profile")) or is_target_named
+
+    def profile_names(self) -> Collection[str]:
+        """Return the names of the configuration file's profiles."""
+        from s3pool.config.load import load_profile_names
+
+        home = os.path.expanduser("~")
+        return load_profile_names(self.flags, environ=self.environ, cwd=working_directory(), home=home)
 
     def _load_profile(self, profile: str) -> Config:
         known = self.config.warnings

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from s3pool.config.options import Config
 
 DEFAULT_LOG_LEVEL = "warning"
+OPERANDS = ("path", "paths", "buckets", "words", "source", "sources", "first", "target", "second")
 STANDARD_DESCRIPTORS = (0, 1, 2)
 SIGNALS = (
     (signal.SIGTERM, lambda: exit_codes.Terminated(exit_codes.TERMINATED)),
@@ -138,7 +139,18 @@ def _guarded(args: argparse.Namespace, ctx: Context) -> int:
 def _dispatch(args: argparse.Namespace, ctx: Context) -> int:
     from s3pool.cli.parser import load_command
 
+    given = [getattr(args, dest, None) or () for dest in OPERANDS]
+    if any(given) and not _are_plain(given):
+        from s3pool.cli.pool_paths import choose_pools  # most paths are of the usual pool
+
+        choose_pools(args, ctx.profile_names)
     return int(load_command(args.command).run(args, ctx))
+
+
+def _are_plain(given: Sequence[str | Sequence[str]]) -> bool:
+    from s3pool.location import is_s3_text
+
+    return all(is_s3_text(text) for value in given for text in ([value] if isinstance(value, str) else value))
 
 
 # -- ends ----------------------------------------------------------------------------------

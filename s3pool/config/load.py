@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.config.options import (
@@ -22,14 +22,18 @@ from s3pool.config.options import (
     SourceOption,
 )
 from s3pool.config.sources import (
+    ENDPOINT_VARIABLE,
     FOUND_ORIGIN,
     PLACES,
     EnvFile,
     check_keys,
+    heeded,
     is_present,
     layer_from_environ,
     load_env_file,
+    only,
     why_not_read,
+    without,
 )
 from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.config.yaml_file import ConfigFile, load_config_file
@@ -57,7 +61,6 @@ IDENTITY = (
     Config.sticky,
 )
 KEYS_BY_STS = ("role", "web identity")
-ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
 IGNORE_ENDPOINTS = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"
 AWS_FILE_VARIABLES = {"AWS_SHARED_CREDENTIALS_FILE": "credentials", "AWS_CONFIG_FILE": "config"}
 TRUST = (Config.insecure, Config.ca_bundle, Config.client_cert, Config.client_key)
@@ -96,6 +99,11 @@ def load_profile(
     return config
 
 
+def load_profile_names(flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str) -> list[str]:
+    """Return the names of the configuration file's profiles; errors as load_config() has them."""
+    return list(_Loader(flags, environ=environ, cwd=cwd, home=home).load_file().profiles)
+
+
 class _Loader:
     """Builds the layers of one configuration and reads the options from them; used once."""
 
@@ -120,6 +128,10 @@ class _Loader:
         self._key_source: KeySource | None = None
         self._has_own_aws_profile = self._has_aws_config = False
 
+    def load_file(self) -> ConfigFile:
+        """Read the configuration file alone."""
+        return self._load_config_file(self._load_env_file()[1].values)
+
     def load(self) -> Config:
         env_path, env_file = self._load_env_file()
         self._env_path = env_path
@@ -133,12 +145,12 @@ class _Loader:
         ignores = any(values.get(IGNORE_ENDPOINTS, "").lower() in TRUE_WORDS for values in (self._environ, dotenv))
         given = [
             _flag_layer(self._flags),
-            layer_from_environ(Config.OPTIONS, _heeded(self._environ, ignores), source=ENV_ORIGIN),
-            layer_from_environ(Config.OPTIONS, _heeded(dotenv, ignores), source=f"{env_path}:"),
+            layer_from_environ(Config.OPTIONS, heeded(self._environ, ignores), source=ENV_ORIGIN),
+            layer_from_environ(Config.OPTIONS, heeded(dotenv, ignores), source=f"{env_path}:"),
         ]
         own = file.profiles.get(profile, {})
         if self._own_pool:
-            given = [_only(own, (*IDENTITY, *TRUST)), *_without(given, *IDENTITY)]
+            given = [only(own, (*IDENTITY, *TRUST)), *without(given, *IDENTITY)]
         self._layers = [*given, own, file.common]
         aws = self._aws_files(dotenv, profile=profile)
         values = self._credentials(aws, sign=self._get(Config.sign))
@@ -336,13 +348,13 @@ class _Loader:
         if self._find(Config.access_key) is None and self._find(Config.secret_key) is None:
             found = aws().load_keys()
             # A session token from elsewhere belongs to another key.
-            self._layers = [*_without(self._layers, Config.session_token), found.layer]
+            self._layers = [*without(self._layers, Config.session_token), found.layer]
             self._warnings += found.warnings
             self._key_source = found.source
         access_key, secret_key = self._get(Config.access_key), self._get(Config.secret_key)
         self._check_pair(access_key, secret_key)
         if self._rank(Config.session_token) > self._rank(Config.secret_key):
-            self._layers = _without(self._layers, Config.session_token)
+            self._layers = without(self._layers, Config.session_token)
         return {
             "access_key": access_key,
             "secret_key": secret_key,
@@ -425,24 +437,7 @@ def _flag_layer(flags: Mapping[str, object]) -> Layer:
     return layer
 
 
-def _heeded(values: Mapping[str, str], ignores_endpoints: bool) -> Mapping[str, str]:
-    """Leave out AWS's variables of endpoints where the user wants them ignored."""
-    if not ignores_endpoints:
-        return values
-    return {name: value for name, value in values.items() if not name.startswith(ENDPOINT_VARIABLE)}
-
-
 def _flag_text(flag: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{flag} needs a value")
     return value
-
-
-def _without(layers: Sequence[Layer], *options: Option[Any]) -> list[Layer]:
-    names = {option.name for option in options}
-    return [{name: setting for name, setting in layer.items() if name not in names} for layer in layers]
-
-
-def _only(layer: Layer, options: Sequence[Option[Any]]) -> Layer:
-    names = {option.name for option in options}
-    return {name: setting for name, setting in layer.items() if name in names}

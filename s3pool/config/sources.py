@@ -19,6 +19,7 @@ OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 SECRET_ENV_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "S3_SECRET")
 MAX_SOURCE_BYTES = 16 << 20  # a settings file is not larger; /dev/zero is
 
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
 ROOT = 0
 FOUND_ORIGIN = "working directory"  # of a `.env` that the user did not name
 # Settings that decide where requests go, and who can read them.
@@ -140,6 +141,25 @@ def layer_from_environ(
         if name:
             layer[option.name] = Setting(environ[name], f"{source} {name}")
     return layer
+
+
+def heeded(values: Mapping[str, str], ignores_endpoints: bool) -> Mapping[str, str]:
+    """Leave out AWS's variables of endpoints where the user wants them ignored."""
+    if not ignores_endpoints:
+        return values
+    return {name: value for name, value in values.items() if not name.startswith(ENDPOINT_VARIABLE)}
+
+
+def without(layers: Sequence[Mapping[str, Setting]], *options: Option[Any]) -> list[Mapping[str, Setting]]:
+    """Return layers without some options."""
+    names = {option.name for option in options}
+    return [{name: setting for name, setting in layer.items() if name not in names} for layer in layers]
+
+
+def only(layer: Mapping[str, Setting], options: Sequence[Option[Any]]) -> Mapping[str, Setting]:
+    """Return some options of a layer."""
+    names = {option.name for option in options}
+    return {name: setting for name, setting in layer.items() if name in names}
 
 
 # -- trust -----------------------------------------------------------------------------------

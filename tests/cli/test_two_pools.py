@@ -286,3 +286,98 @@ def test_key_of_unusual_spelling_overwrites_no_twin_that_has_moved(call: Run, fa
 
     assert (0, 1) == (first.code, second.code)
     assert ({"p/a/k": b"plain"}, {"p/a//k": b"unusual"}) == (fake.store.bodies("b"), there.store.bodies("src"))
+
+
+# -- paths that name a profile ----------------------------------------------------------------
+
+
+def test_a_profile_stands_before_its_buckets(call: Run, fake: FakeS3, there: FakeS3, tmp_path: Path) -> None:
+    """As other tools' aliases do: whatever the environment says, it is the profile's pool."""
+    there.store.add("src", "p/a", b"content")
+
+    listed = call("ls", "old/src/p/")
+    buckets = call("ls", "old")
+    shown = call("cat", "old/src/p/a")
+    down = call("cp", "-r", "old/src/p/", "local")
+    up = call("cp", "local/a", "old/src/up")
+    inside = call("cp", "old/src/up", "old/src/again")
+    gone = call("rm", "old/src/up")
+    piped = call("pipe", "old/src/piped", stdin=b"piped")
+    made = call("mb", "old/made", "old/more")
+    usual = call("stat", "s3/b")
+
+    codes = [each.code for each in (listed, buckets, shown, down, up, inside, gone, piped, made, usual)]
+    assert [0] * 10 == codes, (listed.err, up.err, inside.err, piped.err, made.err)
+    assert (["a"], ["src/"]) == (
+        [line.split()[-1] for line in listed.lines],
+        [each.split()[-1] for each in buckets.lines],
+    )
+    assert (b"content", b"content") == (shown.stdout, (tmp_path / "local" / "a").read_bytes())
+    assert {"p/a": b"content", "again": b"content", "piped": b"piped"} == there.store.bodies("src")
+    assert {} == fake.store.bodies("b")
+
+
+@pytest.mark.parametrize("command", ["cp", "mv", "sync"])
+@pytest.mark.parametrize(("source", "target"), [("old", "s3"), ("s3", "old"), ("old", "alias"), ("alias", "old")])
+def test_two_profiles_are_two_pools(
+    call: Run, fake: FakeS3, there: FakeS3, command: str, source: str, target: str
+) -> None:
+    """Each path has its pool; no flag is needed."""
+    one, other = (there, fake) if source == "old" else (fake, there)
+    for store in (one, other):
+        store.store.bucket("b") if store is fake else store.store.add("b", "x")
+    there.store.bucket("b").remove("x", "null")
+    one.store.add("b", "p/k", b"content")
+
+    result = call(command, *(() if command == "sync" else ("-r",)), f"{source}/b/p/", f"{target}/b/q/")
+
+    assert 0 == result.code, result.err
+    assert {"q/k": b"content"} == other.store.bodies("b")
+    assert ({} if command == "mv" else {"p/k": b"content"}) == one.store.bodies("b")
+
+
+def test_a_path_that_may_be_two_things_is_not_guessed(call: Run, fake: FakeS3, there: FakeS3, tmp_path: Path) -> None:
+    """One clear line; both meanings have a spelling of their own."""
+    (tmp_path / "old" / "src").mkdir(parents=True)
+    (tmp_path / "old" / "src" / "f").write_bytes(b"local")
+    there.store.add("src", "f", b"remote")
+
+    either = call("cp", "old/src/f", "s3/b/1")
+    local = call("cp", "./old/src/f", "s3/b/2")
+    only_s3 = call("cat", "old/src/f")
+
+    assert (2, 1, "") == (either.code, len(either.err.splitlines()), either.out)
+    assert (
+        "old/src/f may be the profile old or what is called old here: write ./old/src/f for the latter, "
+        "else s3/src/f with --profile old" in either.err
+    )
+    assert (0, 0, b"remote") == (local.code, only_s3.code, only_s3.stdout)
+    assert {"2": b"local"} == fake.store.bodies("b")
+
+
+def test_a_bare_name_is_local_where_it_may_be(call: Run, fake: FakeS3, there: FakeS3, tmp_path: Path) -> None:
+    """A download to a new file is one, whatever the file is called."""
+    fake.store.add("b", "k", b"content")
+
+    result = call("cp", "s3/b/k", "old")
+
+    assert (0, b"content") == (result.code, (tmp_path / "old").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ls", "old/src", "s3/b"), "the paths are of several pools (s3, old): one command copies or compares"),
+        (("cp", "old/src/k", "s3/b/k", "alias/b/"), "the paths are of several pools (s3, alias, old)"),
+        (("cp", *OLD, "alias/b/k", "s3/b/k"), "--source-profile and paths of several pools (s3, alias) exclude"),
+        (("ls", "nobody/src"), "is not in S3: write s3/BUCKET/KEY"),
+    ],
+)
+def test_paths_of_more_pools_than_a_command_has_are_refused(
+    call: Run, fake: FakeS3, there: FakeS3, words: tuple[str, ...], message: str
+) -> None:
+    """Half of them would be looked for in the wrong pool."""
+    result = call(*words)
+
+    assert (2, 1, []) == (result.code, len(result.err.splitlines()), fake.ops() + there.ops())
+    assert message in result.err

@@ -153,7 +153,7 @@ class _Stuck(Exception):
 
 def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOptions:
     shard = shard_of(args, ctx)
-    pools = (ctx.config, ctx.source_session.config) if args.source_profile else (ctx.config,)
+    pools = (ctx.config, ctx.source_session.config) if ctx.has_two_pools else (ctx.config,)
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     pool = " ".join(pool_of(config.endpoints, directory, read_only=ctx.dry_run) for config in pools)
     return SyncOptions(

@@ -11,9 +11,6 @@ export SOURCE_DATE_EPOCH ?= 1767225600
 # The tests on a real cluster run beside the others, in one process: much of their time is waiting, and one cluster is enough.
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
-# Not to a terminal: its width would decide where lines are broken.
-GENERATE := $(BIN)/python setup.py --quiet build_manpages >/dev/null
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
@@ -121,15 +118,13 @@ bench-list: venv $(PLAIN)/.installed ## list on 30 throttling HTTPS nodes; needs
 attack: venv ## attack the proxy with all that once stopped it, and print what another client sees (ATTACK='--seconds 30')
 	@$(BIN)/python -m tests.bench.attack_proxy $(ATTACK)
 
-man: venv ## generate man/s3pool.1 and the rows of options from the command line's own tables
+man: venv ## generate the manual from the command line's own tables and man/*.inc
 	@$(BIN)/python -m tests.support.destructive
 	@$(BIN)/python -m tests.support.option_rows
-	$(GENERATE)
+	@$(BIN)/python -m tests.support.manual
 
-man-fresh: venv ## fail when man/s3pool.1 is not what the command line says
-	@cp man/s3pool.1 $(VENV)/s3pool.1.committed
-	@$(GENERATE)
-	@cmp --quiet man/s3pool.1 $(VENV)/s3pool.1.committed || { echo "man/s3pool.1 was not fresh: commit what make man wrote" >&2; exit 1; }
+man-fresh: venv ## fail when a page of the manual is not what the command line says
+	@$(BIN)/python -m tests.support.manual --check
 
 dist: venv ## build the source archive and the wheel in dist/
 	@$(PIP) install build

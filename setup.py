@@ -1,14 +1,7 @@
-"""Register the man-page command, and what the source archive holds; all else stands in setup.cfg."""
+"""What the source archive holds; all else stands in setup.cfg."""
 
 from setuptools import setup
 from setuptools.command.sdist import sdist
-
-try:
-    from build_manpages.build_manpages import build_manpages
-except ImportError:  # only `make man` needs the generator: the pages are committed
-    COMMANDS = {}
-else:
-    COMMANDS = {"build_manpages": build_manpages}
 
 
 class Archive(sdist):
@@ -23,4 +16,4 @@ class Archive(sdist):
         super().make_distribution()
 
 
-setup(cmdclass={**COMMANDS, "sdist": Archive})
+setup(cmdclass={"sdist": Archive})

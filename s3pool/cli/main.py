@@ -86,21 +86,34 @@ def main_of_part() -> int:
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Part | None = None) -> int:
-    from s3pool.cli.parser import HelpRequested, parse
+    from s3pool.cli.parser import HelpRequested, overview, parse
 
     try:
         args = parse(words)
     except HelpRequested as request:
-        return _print(request.text, out)
+        return exit_codes.DONE if _shows_page(request.page) else _print(request.text, out)
     except UsageError as exc:
         out.error(exc)
         return exit_codes.USAGE
     if getattr(args, "version", False):
         return _print_version(out)
     if not args.command:
+        for line in overview().splitlines():
+            out.note(line)
         out.error(UsageError("no command was given; see s3pool --help"))
         return exit_codes.USAGE
     return _run_command(args, words, environ=environ, part=part)
+
+
+def _shows_page(page: str) -> bool:
+    """Return whether man showed a page to somebody who sits before a terminal."""
+    from shutil import which
+
+    if not page or not which("man") or not sys.stdout.isatty():
+        return False
+    import subprocess
+
+    return subprocess.run(["man", page], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def _run_command(

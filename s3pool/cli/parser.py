@@ -1,72 +1,33 @@
 """The argument parsers: global flags here, the flags of each command in its module.
 
-``parse`` reads a command line and imports only the command that it names; ``build_parser``
-returns the whole tree, for the manual and for completion.
+``parse`` reads a command line and imports only the command that it names.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from s3pool.cli.catalog import ALL, CHANGING, GROUPS, SETTINGS, SUMMARIES
 from s3pool.cli.exit_codes import TABLE
 from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
-
-# The commands: modules of these names in cli/commands. Each summary stands here as well, so that
-# `s3pool --help` imports none of them.
-SUMMARIES = {
-    "ls": "list buckets, objects and prefixes",
-    "stat": "show everything about objects, buckets and prefixes",
-    "du": "count objects and bytes",
-    "find": "find objects by name, size and age",
-    "cp": "copy files and objects, to and from S3 and inside it",
-    "mv": "move files and objects: copy, verify, then delete",
-    "sync": "make a directory or prefix like another one",
-    "mirror": "sync with the flags of mc mirror",
-    "rm": "delete objects",
-    "undo": "bring keys, prefixes or buckets with versions back to how they were",
-    "cat": "write objects to standard output",
-    "head": "show the first lines or bytes of objects",
-    "tree": "draw the directories below a prefix",
-    "diff": "show what differs between two trees",
-    "check": "prove that two trees have the same content, or all nodes the same keys",
-    "pipe": "store standard input as an object",
-    "mb": "make buckets",
-    "rb": "remove buckets",
-    "tag": "show, set and remove the tags of objects and buckets",
-    "version": "show, enable and suspend the versions of buckets",
-    "retention": "show, set and clear how long objects are kept",
-    "legalhold": "show legal holds of objects, and put them on and off",
-    "policy": "show, set and remove the policies of buckets",
-    "anonymous": "show and set what anybody may do without keys",
-    "ilm": "show and change the lifecycle rules of buckets",
-    "cors": "show, set and remove the CORS rules of buckets",
-    "encrypt": "show, set and remove the default encryption of buckets",
-    "restore": "ask for copies of archived objects",
-    "presign": "make a URL that works without credentials for a while",
-    "proxy": "serve the pool as one S3 endpoint",
-    "ping": "show the health of every endpoint",
-    "shards": "print a plan of key ranges for --shard and --plan",
-    "speedtest": "measure uploads, downloads and listings per node, and name the slow one",
-    "config": "show every setting and where it came from",
-    "print": "print a systemd unit, manifest, dashboard or alert rules",
-    "completion": "print a completion script for a shell",
-}
-ALL = tuple(SUMMARIES)
-# Those of one table: cli/commands/settings.
-SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-CHANGING = frozenset(("cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
 GLOBALS_HINT = "Global flags (s3pool --help) work here as well."
 HELP_POSITION = 26  # the column where the explanations of flags start
 OPERAND_MARK = "\0"  # no word of a command line can hold it
-DEFAULT_WIDTH = 100  # of help that goes to a file or a pipe
+WIDTH = 80  # of help that goes to a file or a pipe
+MOST_WIDTH = 100  # lines that are longer are hard to read
+FIRST_EXAMPLES = (
+    "ping                                   # which nodes of $S3_POOL answer?",
+    "cp -r photos s3/backup/photos          # store a tree",
+    "sync --delete photos s3/backup/photos  # make the copy follow it",
+)
 
 _T = TypeVar("_T")
 
@@ -84,11 +45,12 @@ class Command(Protocol):
 
 
 class HelpRequested(Exception):
-    """-h or --help was given; ``text`` is the help."""
+    """-h, --help or the command ``help`` was given; ``text`` is the help, ``page`` a manual page to prefer."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, page: str = "") -> None:
         super().__init__("help")
         self.text = text
+        self.page = page
 
 
 class _Help(argparse.Action):
@@ -110,12 +72,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         _Formatter.width = _Formatter.width or _terminal_width()
         super().__init__(prog, max_help_position=HELP_POSITION, width=_Formatter.width)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Keep lines as they are, but for those that are too long."""
+        from textwrap import fill
+
+        return "\n".join(
+            fill(line, width, initial_indent=indent, subsequent_indent=indent)
+            if len(line) > width
+            else f"{indent}{line}"
+            for line in text.splitlines()
+        )
+
 
 def _terminal_width() -> int:
     try:
-        return max(os.get_terminal_size(1).columns - 2, DEFAULT_WIDTH // 2)
+        return min(max(os.get_terminal_size(1).columns - 2, WIDTH // 2), MOST_WIDTH)
     except OSError:
-        return DEFAULT_WIDTH
+        return WIDTH
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -289,9 +262,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     namespace.command = argv[index] if index < len(argv) else ""
     rest = list(argv[index + 1 :])
     if namespace.command == "help":
-        namespace.command, rest = (rest[0] if rest else ""), ["--help"]
-        if not namespace.command:
-            raise HelpRequested(help_text())
+        if not rest:
+            raise HelpRequested(help_text(), page="s3pool")
+        require_known(rest[0])
+        raise HelpRequested(command_parser(rest[0]).format_help(), page=f"s3pool-{rest[0]}")
     if not namespace.command:
         return namespace
     require_known(namespace.command)
@@ -331,18 +305,29 @@ def command_parser(name: str) -> CommandParser:
     command: Command = load_command(name)
     parser = CommandParser(
         prog=f"s3pool {name}",
-        description=_sentence(command.SUMMARY),
-        epilog=f"{GLOBALS_HINT}{_examples(command)}",
+        description=_sentence(command.SUMMARY) + _example_lines(getattr(command, "EXAMPLES", ())),
+        epilog=GLOBALS_HINT,
         argument_default=None,
     )
     command.add_arguments(parser)
+    parser.usage = f"{parser.prog} [flags] {operands_of(parser)}".rstrip()
     add_global_flags(parser, hidden=True, except_for=_worth_showing(name))
     return parser
 
 
-def _examples(command: Command) -> str:
-    """Return the examples of a command for its help; few commands have none."""
-    lines = getattr(command, "EXAMPLES", ())
+def operands_of(parser: argparse.ArgumentParser) -> str:
+    """Return the operands of a command as its usage shows them."""
+    forms = {None: "{0}", "?": "[{0}]", "*": "[{0} ...]", "+": "{0} [{0} ...]"}
+    operands = (action for action in parser._actions if not action.option_strings)
+    return " ".join(forms[action.nargs].format(action.metavar) for action in operands if action.metavar)  # type: ignore[index]
+
+
+def examples_of(name: str) -> Sequence[str]:
+    """Return the examples of a command, each without the program's name."""
+    return tuple(getattr(load_command(name), "EXAMPLES", ()))
+
+
+def _example_lines(lines: Sequence[str]) -> str:
     return "".join(["\n\nexamples:", *(f"\n  s3pool {line}" for line in lines)]) if lines else ""
 
 
@@ -366,25 +351,6 @@ def require_known(name: str) -> None:
     raise UsageError(f"unknown command {name!r}; {hint}")
 
 
-def build_parser(names: Iterable[str] = ALL, *, show_globals: bool = False) -> argparse.ArgumentParser:
-    """Return the whole tree: the global flags and a sub-parser for each command.
-
-    ``show_globals`` shows the global flags in each command's help, which completion needs.
-    """
-    parser = CommandParser(prog="s3pool", description=DESCRIPTION, epilog=_epilog())
-    # Without prog argparse would format a usage to compute it, which compiles many patterns.
-    commands = parser.add_subparsers(
-        prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandParser
-    )
-    for name in names:
-        command: Command = load_command(name)
-        child = commands.add_parser(name, help=command.SUMMARY, description=_sentence(command.SUMMARY))
-        command.add_arguments(child)
-        add_global_flags(child, hidden=not show_globals, except_for=_worth_showing(name))
-    add_global_flags(parser)
-    return parser
-
-
 def help_text() -> str:
     """Return the help of s3pool itself, without importing a command."""
     parser = CommandParser(
@@ -395,6 +361,12 @@ def help_text() -> str:
     )
     add_global_flags(parser)
     return parser.format_help()
+
+
+def overview() -> str:
+    """Return what s3pool alone prints: the commands, and how to begin."""
+    more = "s3pool COMMAND --help explains a command, s3pool --help the global flags."
+    return f"{DESCRIPTION}\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
 
 
 def top_parser() -> CommandParser:
@@ -416,7 +388,8 @@ def _command_index(argv: Sequence[str], top: argparse.ArgumentParser) -> int:
 
 def _command_lines() -> str:
     width = max(map(len, SUMMARIES)) + 2
-    return "commands:\n" + "\n".join(f"  {name:<{width}}{summary}" for name, summary in SUMMARIES.items())
+    lines = {group: [f"\n  {name:<{width}}{names[name]}" for name in names] for group, names in GROUPS.items()}
+    return "\n\n".join(f"{group}:{''.join(listed)}" for group, listed in lines.items())
 
 
 def _epilog() -> str:

@@ -50,12 +50,17 @@ class Command(NamedTuple):
     of_objects: Setting | None = None
     flags: tuple[Callable[[argparse.ArgumentParser], object], ...] = ()
 
+    @property
+    def EXAMPLES(self) -> tuple[str, ...]:  # noqa: N802 - as modules of commands have it
+        """The example of its help."""
+        return (self.example,)
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb, the words after it, and the flags."""
         forms = [
             f"  s3pool {self.name} {action.form('PATH' if action.after else 'PATH...')}" for action in self.actions
         ]
-        parser.epilog = f"PATH is {self.places}:\n" + "\n".join(forms) + f"\n\nexample: s3pool {self.example}"
+        parser.epilog = f"PATH is {self.places}:\n" + "\n".join(forms)
         if self.actions[0].names[0]:
             parser.add_argument("action", metavar="ACTION", help=", ".join(action.names[0] for action in self.actions))
         parser.add_argument("words", nargs="*", metavar="WORD", help="values and paths: see below")

@@ -75,7 +75,7 @@ HOMES = {
     "socketserver": ("proxy/*.py",),
     "asyncio": (),
     "multiprocessing": (),
-    "subprocess": ("cli/commands/*.py", "cli/processes.py", "keys/fetch.py"),
+    "subprocess": ("cli/commands/*.py", "cli/main.py", "cli/processes.py", "keys/fetch.py"),
 }
 # These are imported where they are used, never when their module is loaded.
 LATE = ("anycrc", "dns", "requests_aws4auth", "yaml", "dotenv", "rich", "prometheus_client", "concurrent.futures")
@@ -129,7 +129,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "speedtest": (("measure", "payload"), ("cleanup", "findings", "workload"), ("bench",)),
     "cli": (
-        ("exit_codes", "output", "progress", "attributes"),
+        ("catalog", "exit_codes", "output", "progress", "attributes"),
         ("context", "formats", "logs", "parser", "tables"),
         ("outcomes", "selection", "sharding"),
         ("search", "transfers"),

@@ -17,7 +17,7 @@ from tests.support.run_cli import CliResult, CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-MANUAL = (ROOT / "man" / "s3pool.1").read_text()
+MANUAL = (ROOT / "man" / "s3pool-sync.1").read_text()
 NAMES = [f"d{number % 3}/file-{number:02d}" for number in range(30)]
 
 Call = Callable[..., CliResult]

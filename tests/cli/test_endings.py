@@ -238,7 +238,6 @@ def test_usage_error_in_json_names_the_command_behind_a_flags_value(call: Call) 
     [
         (["lss"], "unknown command 'lss'; did you mean ls?"),
         (["frobnicate"], "unknown command 'frobnicate'; see s3pool --help"),
-        ([], "no command was given; see s3pool --help"),
         (["ls", "--recurs"], "unrecognized arguments: --recurs; see s3pool ls --help"),
         (["--bogus", "ls"], "unrecognized arguments: --bogus; see s3pool --help"),
         (["ls", "--max-keys", "0"], "argument --max-keys: must be at least 1, not 0; see s3pool ls --help"),

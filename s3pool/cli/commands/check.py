@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from s3pool.cli.context import Context
 
-SUMMARY = "prove that two trees have the same content, or all nodes the same keys"
+SUMMARY = "prove that two trees, or all nodes, hold the same"
 EXAMPLES = (
     "check /var/lib/app s3/backup/app",
     "check --download s3/photos s3/photos --target-profile new",

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from s3pool.cli.parser import ALL, SUMMARIES, command_in, command_parser, top_parser
+from s3pool.cli.catalog import ALL, SUMMARIES
+from s3pool.cli.parser import command_in, command_parser, top_parser
 from s3pool.errors import S3PoolError
 from s3pool.location import S3Path, parse_s3
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 SUMMARY = "print a completion script for a shell"
+EXAMPLES = (
+    "completion bash > ~/.local/share/bash-completion/completions/s3pool",
+    "completion fish | source",
+)
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 LIMIT_S = 1.0  # a shell that waits for a silent cluster is worse than one that offers nothing
@@ -50,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands of completion."""
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh, fish or tcsh")
     parser.add_argument("words", nargs="*", metavar="WORD", help="after --: print what may follow these words")
-    parser.epilog = 'Try it: eval "$(s3pool completion bash)"; in fish: s3pool completion fish | source'
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

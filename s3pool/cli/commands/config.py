@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from s3pool.config.options import Config
 
 SUMMARY = "show every setting and where it came from"
+EXAMPLES = (
+    "config",
+    "config --profile old",
+)
 UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks
 
 MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not widen the column of all lines
@@ -22,7 +26,7 @@ Row = tuple[str, str, str]
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the description; the command has no flags of its own."""
-    parser.description = (
+    parser.epilog = (
         "Print each option, its value and its origin. Secrets are hidden. "
         "The origin is a flag, a variable, a file and its key, or the default. "
         "Names that stand for several nodes are looked up, and each node has a line."

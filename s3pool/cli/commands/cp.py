@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "copy files and objects, to and from S3 and inside it"
+EXAMPLES = (
+    "cp report.pdf s3/backup/",
+    "cp -r photos s3/backup/photos",
+    "cp -r --exclude '*.tmp' s3/backup/photos .",
+    "cp -r --source-profile old s3/photos s3/photos",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,10 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "find objects by name, size and age"
+EXAMPLES = (
+    "find s3/photos --name '*.jpg' --larger 10M --older-than 30d",
+    "find s3/photos --older-than 1y --delete --dry-run",
+)
 
 SIGNAL_BASE = 128  # a shell reports a program that signal N ended as 128 + N
 

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from s3pool.pool.node import Node
 
 SUMMARY = "show the health of every endpoint"
+EXAMPLES = (
+    "ping",
+    "ping --count 3",
+    "ping --watch",
+)
 
 DEFAULT_INTERVAL_S = 2.0
 HEADER = ("node", "state", "latency", "TLS", "clock", "server", "error")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from s3pool.location import S3Path
 
 SUMMARY = "store standard input as an object"
+EXAMPLES = ("pipe s3/backup/app.sql < app.sql",)
 
 STREAM = "-"  # the source in reports
 STREAM_WORKERS = 4  # parts in flight; each is held in memory

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from s3pool.model import Endpoint
     from s3pool.speedtest.listing import Way
 
-SUMMARY = "measure uploads, downloads and listings per node, and name the slow one"
+SUMMARY = "measure transfers and listings per node, and name the slow one"
+EXAMPLES = (
+    "speedtest s3/photos",
+    "speedtest --duration 30s --per-endpoint s3/photos",
+)
 
 DEFAULT_DURATION_S = 10.0
 DEFAULT_SIZE_BYTES = MIB

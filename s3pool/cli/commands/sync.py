@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     from s3pool.shard import NameRange
 
 SUMMARY = "make a directory or prefix like another one"
+EXAMPLES = (
+    "sync photos s3/backup/photos",
+    "sync --delete --dry-run photos s3/backup/photos",
+    "sync s3/backup/photos photos",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

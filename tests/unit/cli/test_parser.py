@@ -9,7 +9,8 @@ import pytest
 
 import s3pool.cli.commands
 from s3pool.cli import exit_codes
-from s3pool.cli.parser import ALL, SETTINGS, SUMMARIES, HelpRequested, build_parser, help_text, load_command, parse
+from s3pool.cli.catalog import ALL, SETTINGS, SUMMARIES
+from s3pool.cli.parser import help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
 
@@ -164,32 +165,6 @@ def test_no_command_hides_a_global_flag(name: str) -> None:
 
     assert not {action.dest for action in own._actions} & taken
     assert not set(own._option_string_actions) & {*GLOBAL_WITH_VALUE, *GLOBAL_SWITCHES}
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_tree_and_single_parser_agree(name: str) -> None:
-    """The manual describes what is parsed."""
-    tree = build_parser([name])
-
-    with pytest.raises(HelpRequested) as of_tree:
-        tree.parse_args([name, "--help"])
-    with pytest.raises(HelpRequested) as of_command:
-        parse([name, "--help"])
-
-    assert flags_in(of_tree.value.text) == flags_in(of_command.value.text)
-
-
-def flags_in(text: str) -> set[str]:
-    """Give the flags of a help text, those of its examples left out."""
-    text = text.partition("\nexamples:")[0]
-    return {word.strip(",[])") for word in text.split() if word.lstrip("[").startswith("-")}
-
-
-def test_tree_parses_global_flags_everywhere() -> None:
-    """It is a working parser, not only a picture of one."""
-    args = build_parser().parse_args(["--json", "ls", "-r", "s3/b", "--stats"])
-
-    assert (True, True, "ls", ["s3/b"]) == (args.json, args.stats, args.command, args.paths)
 
 
 def test_help_has_the_table_of_exit_codes() -> None:

@@ -1,0 +1,55 @@
+"""What s3pool says of itself: short enough for a terminal, and true."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from s3pool.cli.catalog import ALL, SUMMARIES
+from s3pool.cli.parser import examples_of, parse
+from tests.support.run_cli import CliResult, CliRunner
+
+Call = Callable[..., CliResult]
+COLUMNS = 80
+
+
+def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> None:
+    """The first thing that somebody types; nothing was done, so it is a usage error."""
+    result = run_cli()
+
+    lines = result.err.splitlines()
+    assert (2, "") == (result.code, result.out)
+    assert set(ALL) <= {line.split()[0] for line in lines if line.startswith("  ")}
+    assert 3 == sum(line.startswith("  s3pool ") for line in lines)
+    assert "s3pool: error: no command was given; see s3pool --help" == lines[-1]
+
+
+@pytest.mark.parametrize("command", ["", *ALL])
+def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
+    """A terminal that nobody has resized, and a pipe."""
+    result = run_cli(*command.split(), "--help")
+
+    assert 0 == result.code
+    assert [] == [line for line in result.lines if len(line) > COLUMNS]
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_help_begins_with_what_the_command_does_and_an_example(call: Call, command: str) -> None:
+    """Flags are looked up later."""
+    text = call(command, "--help").out
+    begin = SUMMARIES[command]
+
+    assert text.startswith(f"usage: s3pool {command}")
+    assert f"\n{begin[0].upper()}{begin[1:]}.\n" in text
+    assert f"\n  s3pool {command}" in text
+
+
+@pytest.mark.parametrize("example", [line for command in ALL for line in examples_of(command)])
+def test_examples_are_command_lines(example: str) -> None:
+    """Each flag in them exists, and takes what is written there."""
+    words = shlex.split(example)
+    end = next((index for index, word in enumerate(words) if word in ("<", ">", "|")), len(words))
+
+    assert parse(words[:end]).command == words[0]

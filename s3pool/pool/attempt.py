@@ -117,6 +117,7 @@ class Attempt:
         False when all connections to it are in use and ``wait`` is False.
         """
         self.started = self.started or self._context.now()
+        self._context.tell_long_wait(self.request, self.history, since=self.started)
         self.pause_s = None
         node = self._pick()
         try:
@@ -285,7 +286,7 @@ class Attempt:
         return all(node in self.history.tried for node in self._context.balancer.in_service)
 
     def _read_timeout_s(self, exchange: Exchange) -> float:
-        return self._context.read_timeout_for(self.request, exchange.node)
+        return self._context.read_timeout_for(self.request, exchange.node, is_begun=exchange.head is not None)
 
     def _limit(self, newest: Exchange) -> float:
         """Return until when an answer is waited for: a node may be silent for one timeout, and slow for some."""

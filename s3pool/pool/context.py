@@ -134,9 +134,19 @@ class AttemptContext:
         delay_s = connect_attempt_delay_s(node, self.balancer.nodes, full_s=full_s)
         return delay_s if delay_s < full_s else None
 
-    def read_timeout_for(self, request: Request, node: Node) -> float:
-        """Return the read timeout; slow operations have more only where the node is known to work."""
-        return self.read_timeout_s * (request.timeout_factor if node.is_proven else min(request.timeout_factor, 1.0))
+    def read_timeout_for(self, request: Request, node: Node, *, is_begun: bool = False) -> float:
+        """Return the read timeout; slow operations have more only where the node is known to work.
+
+        A body that has begun has no more, where the request may be repeated.
+        """
+        has_more = node.is_proven and not (is_begun and request.replayable)
+        return self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
+
+    def tell_long_wait(self, request: Request, history: History, *, since: float) -> None:
+        """Tell the user what is waited for, if a request has failed on all its nodes for long."""
+        node = self.balancer.nodes[0]
+        if history.errors and node.on_long_wait is not None and self.now() - since >= node.delays.tell_s:
+            node.on_long_wait(request, str(history.errors[-1]))
 
     def last_start(self, request: Request, started: float) -> float:
         """Return the time after which no further try starts; a slow operation has more at nodes that work."""

@@ -131,8 +131,7 @@ class Exchange:
         if quiet_s >= node.delays.tell_s and node.on_long_wait is not None and not is_endless:
             node.on_long_wait(self.request, f"{node.endpoint} has sent nothing for {quiet_s:.0f} s")
         self.request.look_for_sender()
-        error = self.silence(now, quiet_s)
-        if error is not None:
+        if (error := self.silence(now, quiet_s)) is not None:
             raise error
 
     def on_end(self) -> None:
@@ -164,8 +163,7 @@ class Exchange:
         # A body, and a request that is being sent, look themselves each second.
         if self.response is not None or not self._is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
             return
-        error = self.silence(now, quiet_s)
-        if error is not None:
+        if (error := self.silence(now, quiet_s)) is not None:
             self._lost = error  # first this, then the look: whoever ends it does so the other way round
             if not self.is_over:
                 self.connection.interrupt()
@@ -214,8 +212,9 @@ class Exchange:
         now = time.monotonic()
         seconds = None if self.was_waiting else now - self.started
         self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
-        self._set_window()
         self.head = head
+        self._set_window()
+        self.connection.set_timeout(self._timeout_s)
         stream = ResponseBody(self.connection, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
@@ -230,7 +229,8 @@ class Exchange:
 
     @property
     def _timeout_s(self) -> float:
-        return self.node.connections.settings.read_timeout_s * self.request.timeout_factor
+        is_begun = self.head is not None and self.request.replayable
+        return self.node.connections.settings.read_timeout_s * (1.0 if is_begun else self.request.timeout_factor)
 
     def _set_window(self) -> None:
         self.connection.pace.window_s = math.inf if self.request.is_endless else self._timeout_s

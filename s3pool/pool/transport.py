@@ -120,9 +120,6 @@ class Transport:
         """Wait for the next thing that happens to an attempt, and let it happen."""
         exchanges = attempt.exchanges
         if not exchanges:
-            errors = attempt.history.errors
-            if errors and self._now() - attempt.started >= self.balancer.nodes[0].delays.tell_s:
-                self._note_long_wait(attempt.request, str(errors[-1]))
             if attempt.pause_s is not None:
                 self._pause(attempt.request, attempt.pause_s)
             if attempt.history.tries:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from s3pool.body import BytesBody
 from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt, State
+from s3pool.pool.breaker import CLOSED
 from s3pool.pool.context import AttemptContext
 from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.http1 import NodeConnection
@@ -75,8 +76,11 @@ class Window:
 
         Fewer than all when the connections to the next node are in use: whoever holds some of
         them must give them back first. With ``wait`` a connection is waited for, as long as
-        nothing is under way here. Connecting may take a moment.
+        nothing is under way here. Connecting may take a moment; so where no node answers, one
+        request alone is tried.
         """
+        if self._is_stuck():
+            return 0
         taken, node = self.send(operations)
         while taken < len(operations):
             operation = operations[taken]
@@ -87,9 +91,17 @@ class Window:
                 return taken
             self._count += 1
             self._follow(operation, attempt)
+            if self._is_stuck():
+                return taken + 1
             sent, node = self.send(operations[taken + 1 :])
             taken += 1 + sent
         return taken
+
+    def _is_stuck(self) -> bool:
+        """Return whether requests wait for their next try, nothing is under way, and no node is known to work."""
+        if not self._resting or self._pending:
+            return False
+        return not any(node.is_proven and node.breaker.state is CLOSED for node in self._context.balancer.nodes)
 
     def send(self, operations: Sequence[Submitted]) -> tuple[int, Node | None]:
         """Send operations over open connections; return how many, from the first on.

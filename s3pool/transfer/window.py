@@ -149,7 +149,7 @@ class TransferWindow:
 class _Transfer:
     """One transfer and its operation, as one of many: ``request`` and ``check`` are what is under way."""
 
-    __slots__ = ("check", "operation", "request", "started", "steps", "task")
+    __slots__ = ("check", "has_asked", "operation", "request", "started", "steps", "task")
 
     check: Callable[[Response], None]
     operation: Operation[Any]
@@ -158,6 +158,7 @@ class _Transfer:
     def __init__(self, task: Item, steps: Steps[Done]) -> None:
         self.task = task
         self.steps = steps
+        self.has_asked = False  # something has come of its first request
         self.started = time.monotonic()
 
 
@@ -224,6 +225,8 @@ class _Thread:
 
     def _fill(self) -> bool:
         """Send requests; return whether no more can be sent now, or there are none."""
+        if self._window.is_hopeless:
+            self._drop_untouched()
         room = min(self._window.depth - len(self._flight), SENT_AT_ONCE)
         batch = self._ready
         is_due = self._window.is_backlog_due()
@@ -245,9 +248,18 @@ class _Thread:
             self._gathered.append(Outcome(task, NOT_STARTED))
         return None
 
+    def _drop_untouched(self) -> None:
+        """Drop what has not asked for anything yet: it would find out one by one that no endpoint answers."""
+        ready, self._ready[:] = self._ready[:], [each for each in self._ready if each.has_asked]
+        for each in ready:
+            if not each.has_asked:
+                each.steps.close()
+                self._gathered.append(Outcome(each.task, NOT_STARTED))
+
     def _take(self, under_way: _Transfer, error: Exception | None, attempt: Any) -> None:
         """Go on with a transfer whose request has come to something."""
         operation, steps = under_way.operation, under_way.steps
+        under_way.has_asked = True
         if attempt is not None:
             self._hand_on(under_way, partial(_settle, under_way, attempt), attempt.abandon)
         elif error is not None:
@@ -266,6 +278,7 @@ class _Thread:
         except StopIteration as end:
             self._gathered.append(done_outcome(under_way.task, end.value, under_way.started))
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
+            self._window.is_hopeless |= isinstance(exc, NoEndpointError)
             self._gathered.append(failed_outcome(under_way.task, exc, under_way.started))
         else:
             if operation is None:

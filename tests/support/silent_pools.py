@@ -25,9 +25,10 @@ NODES = 2
 TOLD = "still waiting for "
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: 1000\r\n\r\n"
 BEGUN = b"<?xml version="
-NO_FILE = ("cp", "mv", "sync")
+FILES = 40
+STAGGER_S = 2.0  # between two commands that start, so that none waits for the other's start
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-AT_ONCE = 40  # commands that wait beside each other
+AT_ONCE = 120  # commands that wait beside each other
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "ls": ("ls", "s3/b/"),
@@ -130,33 +131,52 @@ class Outcome:
         return self.err.count(TOLD)
 
 
-def measure(cells: Iterable[tuple[str, str]], *flags: str, bound_s: float = 900.0) -> dict[tuple[str, str], Outcome]:
+def measure(
+    cells: Iterable[tuple[str, str]],
+    *flags: str,
+    bound_s: float = 900.0,
+    at_once: int = AT_ONCE,
+    stagger_s: float = 0.0,
+) -> dict[tuple[str, str], Outcome]:
     """Run cells (command, fault) beside each other, with further flags."""
+    starting = threading.Lock()
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pools = {
             fault: ",".join(f"http://127.0.0.1:{stack.enter_context(make())}" for _ in range(NODES))
             for fault, make in FAULTS.items()
         }
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def run(number: int, command: str, fault: str) -> Outcome:
+            home = _make_home(root / str(number))
+            with starting:
+                process, started = _start(home, (*COMMANDS[command], *flags), pools[fault])
+                time.sleep(stagger_s)
+            return _watch(process, started, bound_s=bound_s)
+
+        with ThreadPoolExecutor(at_once) as pool:
             under_way = {
-                (command, fault): pool.submit(
-                    _run, root / str(number), COMMANDS[command], pools[fault], flags, bound_s=bound_s
-                )
+                (command, fault): pool.submit(run, number, command, fault)
                 for number, (command, fault) in enumerate(cells)
             }
             return {cell: future.result() for cell, future in under_way.items()}
 
 
-def _run(home: Path, words: tuple[str, ...], pool: str, flags: tuple[str, ...], *, bound_s: float) -> Outcome:
+def _make_home(home: Path) -> Path:
     (home / "tree").mkdir(parents=True)
     (home / "file").write_bytes(b"content")
     (home / "large").write_bytes(bytes(12 << 20))
-    for number in range(3):
+    for number in range(FILES):
         (home / "tree" / str(number)).write_bytes(b"content")
+    return home
+
+
+def _start(home: Path, words: tuple[str, ...], pool: str) -> tuple[subprocess.Popen[bytes], float]:
     runner = CliRunner(home, {**KEYS, "S3_POOL": pool})
-    started = time.monotonic()
-    process = runner.start(*words, *flags, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    return runner.start(*words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL), time.monotonic()
+
+
+def _watch(process: subprocess.Popen[bytes], started: float, *, bound_s: float) -> Outcome:
     killer = threading.Timer(bound_s, process.kill)
     killer.start()
     try:
@@ -175,7 +195,7 @@ def _run(home: Path, words: tuple[str, ...], pool: str, flags: tuple[str, ...], 
 def main(flags: list[str]) -> None:
     """Print the table; further flags go to every command."""
     cells = [(command, fault) for command in COMMANDS for fault in FAULTS]
-    found = measure(cells, *flags)
+    found = measure(cells, *flags, stagger_s=STAGGER_S)
     print("tab(|);\nl l l l l l.\ncommand|" + "|".join(FAULTS))
     for command in COMMANDS:
         print(command.replace("-", "\\-"), *(_cell(found[command, fault]) for fault in FAULTS), sep="|")

@@ -18,11 +18,12 @@ MANY_TURNS = 1 << 32  # so many more than any rotation has that a random one of 
 
 
 class Rotation(NamedTuple):
-    """The nodes of first choice (of the lowest tier, in the own zone where it has some), and the others.
+    """All nodes; those of first choice (of the lowest tier, in the own zone where it has some); and turns.
 
-    In ``turns`` and ``other_turns`` every node stands as often as its weight says, evenly spread.
+    In ``turns`` (of the first) and ``other_turns`` every node stands as often as its weight says, evenly spread.
     """
 
+    nodes: tuple[Node, ...]
     first: tuple[Node, ...]
     turns: tuple[Node, ...]
     other_turns: tuple[Node, ...]
@@ -34,7 +35,8 @@ class Rotation(NamedTuple):
         tier = min((node.priority for node in nodes), default=0)
         of_tier = [node for node in nodes if node.priority == tier]
         first = [node for node in of_tier if not node.is_remote] or of_tier
-        return cls(tuple(first), _turns(first), _turns([node for node in nodes if node not in first]), tier)
+        others = [node for node in nodes if node not in first]
+        return cls(tuple(nodes), tuple(first), _turns(first), _turns(others), tier)
 
     def starting_at(self, turn: int) -> list[Node]:
         """Return each node once, in the order of the turns from this one on; those of first choice first."""
@@ -48,6 +50,10 @@ def _turns(nodes: Sequence[Node]) -> tuple[Node, ...]:
         ((place + 0.5) / count, node) for node, count in zip(nodes, counts, strict=True) for place in range(count)
     ]
     return tuple(node for _, node in sorted(places, key=lambda place: place[0]))
+
+
+def _in_service(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    return tuple(node for node in nodes if not node.is_draining) or nodes
 
 
 def _from(turns: tuple[Node, ...], turn: int) -> tuple[Node, ...]:
@@ -86,7 +92,7 @@ class LoadBalancer:
         self._turn = self._random.randrange(max(len(nodes), 1))
         self._second_turn = self._turn  # of requests that were tried elsewhere before
         self.on_second_try: Callable[[], None] | None = None  # looks whether the pool has other nodes now
-        self.nodes: tuple[Node, ...] = ()
+        self._rotation = Rotation.of(())
         self.former: tuple[Node, ...] = ()  # that have left the pool, for the counts
         self.use(nodes)
 
@@ -95,14 +101,18 @@ class LoadBalancer:
         here = {node.endpoint for node in nodes}
         former = [node for node in (*self.former, *self.nodes) if node.endpoint not in here]
         introduce(nodes)
-        self._rotation = Rotation.of(nodes)
-        self.nodes = tuple(nodes)
+        self._rotation = Rotation.of(nodes)  # at once, for those who pick meanwhile
         self.former = tuple(former[-MAX_FORMER:])
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the nodes that the pool has now."""
+        return self._rotation.nodes
 
     @property
     def in_service(self) -> tuple[Node, ...]:
         """Return the nodes that are not drained; all of them when none is left."""
-        return tuple(node for node in self.nodes if not node.is_draining) or self.nodes
+        return _in_service(self._rotation.nodes)
 
     def pick(self, *, exclude: Collection[Node] = (), affinity: str = "", is_read: bool = True) -> Node:
         """Return the node for the next try and claim its breaker.
@@ -118,9 +128,10 @@ class LoadBalancer:
             return node
         if exclude and self.on_second_try is not None:
             self.on_second_try()
-        in_service = self.in_service
+        rotation = self._rotation
+        in_service = _in_service(rotation.nodes)
         turn = self._take_second_turn() if exclude else self._take_turn()
-        order = [node for node in self._order(affinity, turn) if node in in_service]
+        order = [node for node in self._order(rotation, affinity, turn) if node in in_service]
         order = [node for node in order if node not in exclude] or order
         for tier in sorted({node.priority for node in order}):
             for node in self._by_fitness([node for node in order if node.priority == tier], is_read=is_read):
@@ -214,10 +225,9 @@ class LoadBalancer:
         unfit.sort(key=lambda node: (node.breaker.state != CLOSED, max(node.cooling_until - now, 0.0)))
         yield from unfit
 
-    def _order(self, affinity: str, turn: int) -> list[Node]:
+    def _order(self, rotation: Rotation, affinity: str, turn: int) -> list[Node]:
         if self._sticky and affinity:  # whatever the zone: each of the stores has objects of its own
-            return sorted(self.nodes, key=lambda node: _rendezvous(node, affinity))
-        rotation = self._rotation
+            return sorted(rotation.nodes, key=lambda node: _rendezvous(node, affinity))
         if self._strategy == "random":
             turn = self._random.randrange(MANY_TURNS)
         order = rotation.starting_at(turn)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PROBE_TIMEOUT_S = 2.0
 SUSPECT_PAUSE_S = 3.0  # between two probes for a silence; one has ended by then
 RECOVERY_PAUSE_S = 1.0  # between probes of a node that failed one
+LEAST_PAUSE_S = 0.1  # of the thread
 JITTER = 0.2  # +- share of the interval, so that many clients do not probe in step
 RISE = 2  # successes in a row that let a trial through an open circuit
 FALL = 3  # failures in a row that open the circuit
@@ -251,7 +252,8 @@ class HealthChecker:
                 jitter = 1.0 + JITTER * (2.0 * self._random() - 1.0)
                 next_round = time.monotonic() + self._interval_s * jitter
             due_at = next_round if self._keeper is None else min(next_round, self._keeper.due_at)
-            self._stop.wait(max(due_at - time.monotonic(), 0.0))
+            # Somebody else may be looking up the names that are due.
+            self._stop.wait(max(due_at - time.monotonic(), LEAST_PAUSE_S))
 
     def _follow(self, nodes: Sequence[Node]) -> None:
         """Watch these nodes from now on."""

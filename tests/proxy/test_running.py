@@ -395,3 +395,31 @@ def test_proxy_without_any_key_is_refused(run_cli: CliRunner, fake: FakeS3) -> N
 
     assert 2 == done.code
     assert "nobody could enter" in done.err
+
+
+def test_every_process_follows_a_name(run_cli: CliRunner, fake_s3: Callable[..., FakeS3]) -> None:
+    """The workers probe no nodes, and look up the name themselves."""
+    pytest.importorskip("dns", reason="the extra 'dns' is not installed")
+    from tests.support.name_server import NameServer
+
+    hosts = ["127.0.0.2", "127.0.0.3"]
+    moving = fake_s3(hosts=hosts)
+    moving.store.add("b", "there", b"x")
+    with NameServer() as names:
+        names.set("s3.test", "A", hosts[:1])
+        pool = ("--endpoints", f"dns+http://s3.test:{moving.nodes[0].port}", "--resolver", names.address)
+        with running(run_cli, moving, "--processes", "2", "--auth", "open", *pool) as proxy:
+            statuses: set[str] = set()
+
+            def asks_only(node: int) -> bool:
+                since = len(moving.requests)
+                for _ in range(20):
+                    answer = proxy.talk(b"GET /b/there HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                    statuses.add(answer.split(b" ")[1].decode())
+                return {node} == {request.endpoint for request in moving.requests[since:]}
+
+            assert asks_only(0)
+            names.set("s3.test", "A", hosts[1:])
+            await_true(lambda: asks_only(1) and not moving.nodes[0].open_connections)
+
+    assert {"200"} == statuses

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import pytest
@@ -498,3 +500,27 @@ def test_nodes_can_be_exchanged_between_any_two_picks() -> None:
 
     assert all(picks)
     assert () == small[0].siblings
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_picks_see_one_set_of_nodes_or_the_other(strategy: str) -> None:
+    """All addresses of a deployment may be exchanged at once, while many threads pick."""
+    pools = [_make_nodes(3), _make_nodes(2)]
+    balancer = LoadBalancer(pools[0], strategy=strategy)
+    known = {*pools[0], *pools[1]}
+    ended = threading.Event()
+
+    def exchange() -> None:
+        while not ended.is_set():
+            for nodes in pools:
+                balancer.use(nodes)
+
+    with ThreadPoolExecutor(1) as other:
+        exchanging = other.submit(exchange)
+        try:
+            for _ in range(1000):
+                assert balancer.pick(exclude=pools[0][:1]) in known
+                assert known.issuperset(balancer.next_in_turns(3))
+        finally:
+            ended.set()
+        exchanging.result()

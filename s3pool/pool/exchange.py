@@ -347,42 +347,45 @@ def begin_exchange(
 ) -> Exchange:
     """Connect where needed, or in any case when ``fresh``, and send the request.
 
-    A ``connect_timeout_s`` of None is the one that is configured.
-
-    A node that never answered in this process is asked for a sign of life, to be given
-    within ``greeting_s``, before it gets a request that cannot be under way on two nodes at
-    once: a dead node behind an open port must not swallow it. None asks for nothing.
+    A ``connect_timeout_s`` of None is the one that is configured. A node that never answered in
+    this process is asked for a sign of life, to be given within ``greeting_s``, before it gets a
+    request that cannot be under way on two nodes at once: a dead node behind an open port must
+    not swallow it. None asks for nothing.
 
     Raises:
         TransportError: with ``sent`` False while the server cannot have acted.
         PoolExhausted: there is no free connection, and ``wait`` is False.
     """
-    replayable = request.replayable
     while True:
         connection = node.connections.checkout(
-            max_idle_s=None if replayable else FRESH_IDLE_S,
+            max_idle_s=None if request.replayable else FRESH_IDLE_S,
             connect_timeout_s=connect_timeout_s,
             fresh=fresh,
             wait=wait,
             look=request.look_for_sender,
         )
-        exchange = Exchange(node, connection, request)
-        node.waiting.add(exchange)
         try:
-            if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
-                _ask_for_life(connection, node, greeting_s)
-            _send(exchange, build_head(node))
-            exchange.note_sent()
+            return _begin_over(connection, node, request, build_head, greeting_s)
         except StaleConnectionError:
-            exchange.abandon()
-            if request.body.rewindable:
-                request.body.rewind()
-                continue
-            raise
-        except BaseException:
-            exchange.abandon()
-            raise
-        return exchange
+            if not request.body.rewindable:
+                raise
+            request.body.rewind()
+
+
+def _begin_over(
+    connection: NodeConnection, node: Node, request: Request, build_head: BuildHead, greeting_s: float | None
+) -> Exchange:
+    exchange = Exchange(node, connection, request)
+    node.waiting.add(exchange)
+    try:
+        if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
+            _ask_for_life(connection, node, greeting_s)
+        _send(exchange, build_head(node))
+    except BaseException:
+        exchange.abandon()
+        raise
+    exchange.note_sent()
+    return exchange
 
 
 def send_over(connection: NodeConnection, node: Node, request: Request, head: bytes) -> Exchange | None:

@@ -95,13 +95,9 @@ def probe_port(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult
 
 
 def probe(
-    node: Node,
-    *,
-    path: str = GENERIC_PATH,
-    timeout_s: float = PROBE_TIMEOUT_S,
-    is_named: bool = False,
-    fresh: bool = False,
-) -> ProbeResult:
+    node: Node, *, path: str = GENERIC_PATH, timeout_s: float = PROBE_TIMEOUT_S, is_named: bool = False,
+    fresh: bool = False
+) -> ProbeResult:  # fmt: skip
     """Ask an endpoint for a sign of life, over its own TLS settings; never raises for a sick one.
 
     ``is_named`` means that the path is one that speaks of health: then only success counts.
@@ -111,12 +107,10 @@ def probe(
     connections = node.connections
     give_back = connections.checkin
     try:
-        connection = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
-    except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
         try:
+            connection = connections.checkout(connect_timeout_s=timeout_s, fresh=fresh, wait=False)
+        except PoolExhausted:  # perhaps because the node is silent: its bound does not hold for a probe
             connection, give_back = connections.open_extra(timeout_s), _close
-        except TransportError as exc:
-            return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     except TransportError as exc:
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc))
     connected = time.monotonic()

@@ -51,16 +51,12 @@ class Transport:
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.balancer = balancer
+        self.balancer, self._sign = balancer, sign
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
-        self._sign = sign
         self.adopt_region = adopt_region  # for signing; False for one that was known all along
-        self._has_told_region = False
         self._build_head = head  # builds the whole request head, in place of sign
-        self._now = now
-        self._wall_clock = wall_clock
-        self._sleep = sleep
-        self._has_told = False  # that nothing is heard
+        self._now, self._wall_clock, self._sleep = now, wall_clock, sleep
+        self._has_told = self._has_told_region = False  # that nothing is heard; that the region is another one
         self.unreachable_hint = ""  # told once when no node can be connected to
         for node in balancer.nodes:
             node.on_suspicion = node.on_suspicion or suspect

@@ -129,32 +129,22 @@ class S3Client(BucketOperations, MultipartOperations):
         if_none_match: bool = False,
         only: Endpoint | None = None,
     ) -> Steps[PutResult]:
-        """Store an object in one piece.
+        """Store an object in one piece; with ``if_none_match`` an existing one stays.
 
-        ``attributes`` may be the headers that attribute_headers() makes of them. ``checksum`` is
-        the name and value of an x-amz-checksum header. With ``if_none_match`` an existing object
-        stays. After a lost answer HEAD tells what is there now: a second try at once would take
-        the success of the first for somebody else's object.
+        ``attributes`` may be their headers, ``checksum`` is the name and value of a header. After a lost answer
+        HEAD tells what is there: a second try would take the success of the first for somebody else's object.
 
         Raises:
             PreconditionError: ``if_none_match`` was set and the object exists.
             UsageError: an attribute cannot stand in a header.
         """
         headers = attribute_headers(attributes) if isinstance(attributes, ObjectAttributes) else dict(attributes)
-        if content_md5 or checksum:
-            headers |= integrity_headers(content_md5, checksum)
-        if if_none_match:
-            headers["if-none-match"] = "*"
+        if content_md5 or checksum or if_none_match:
+            headers |= integrity_headers(content_md5, checksum) | ({"if-none-match": "*"} if if_none_match else {})
         request = self._address.key(
-            "PUT",
-            bucket,
-            key,
-            "PutObject",
-            headers=headers,
-            body=body,
-            payload_hash=payload_hash,
+            "PUT", bucket, key, "PutObject", headers=headers, body=body, payload_hash=payload_hash,
             idempotent=not if_none_match,
-        )
+        )  # fmt: skip
         try:
             return (yield from self._store(request, bucket, only=only))
         except TransportError as exc:

@@ -104,19 +104,16 @@ def iter_pages(
 
     Names are in the order of their UTF-8 bytes, each once and within the KeyBounds, unless the
     server lists without order: with ``has_own_order`` it decides what comes after ``start_after``,
-    with ``must_be_ordered`` that is an error. ``max_keys`` bounds the objects and prefixes in all;
-    0 is no bound. Lazy: a page is asked for when it is needed, or with ``ahead`` before the page
-    in front of it is yielded, so that server and caller work at the same time.
+    with ``must_be_ordered`` that is an error. ``max_keys`` other than 0 bounds the objects and prefixes.
+    A page is asked for when it is needed, or with ``ahead`` before the one in front of it is yielded.
 
     Raises:
-        ProtocolError: the server says that more follows, and does not go on.
-        UnorderedError: the server lists without order, and must not.
+        ProtocolError: the server says that more follows, and does not go on. UnorderedError: it must list in order.
     """
-    cursor = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
+    cursor, left = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after), max_keys
+    cursor.must_be_ordered, cursor.until = must_be_ordered, until
     if has_own_order:
         cursor.forget_floor()
-    cursor.must_be_ordered, cursor.until = must_be_ordered, until
-    left = max_keys
     try:
         while True:
             page = cursor.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)

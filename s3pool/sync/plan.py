@@ -146,19 +146,14 @@ class Plan:
         time_is_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._route = route
-        self._source = source
-        self._target = target
-        self._rules = rules
-        self._facts = facts
+        self._source, self._target = source, target
+        self._rules, self._facts = rules, facts
         self._journal = journal
-        self._client = client
-        self._source_client = source_client
+        self._client, self._source_client = client, source_client
         self._looker = looker
-        self._problems = problems
-        self._told = told
+        self._problems, self._told = problems, told
         self._shard = shard
-        self._delete = delete
-        self._delete_excluded = delete_excluded
+        self._delete, self._delete_excluded = delete, delete_excluded
         self._time_is_up = time_is_up
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
         self._records = RecordReader(journal, names, shard)
@@ -168,8 +163,7 @@ class Plan:
         self._unusual = UnusualKeys(shard.range or EVERYTHING, self._list_keys) if is_part else None
         self._unmarked: list[bytes] = []  # the files of keys with unusual names; there are few
         self.tally = Tally()
-        self.ended = False
-        self.out_of_time = False
+        self.ended = self.out_of_time = False
         self.cannot_delete: JournalError | None = None
 
     def __iter__(self) -> Iterator[Item]:

@@ -30,8 +30,7 @@ from s3pool.proxy.claims import (
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import DIALECTS
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead, Target
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import (
     ALGORITHM,

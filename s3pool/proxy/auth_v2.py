@@ -28,8 +28,7 @@ from s3pool.proxy.auth import (
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import EXACT_QUERIES
-from s3pool.proxy.request import RequestHead
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import RequestHead, Target
 from s3pool.s3.signing import canonical_value
 from s3pool.units import parse_http_date
 

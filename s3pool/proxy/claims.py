@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
-from s3pool.proxy.request import CACHE_SIZE, RequestHead
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import CACHE_SIZE, RequestHead, Target
 from s3pool.record import dataclass
 from s3pool.s3.signing import ALGORITHM, TIMESTAMP_FORMAT
 from s3pool.units import parse_http_date

@@ -1,4 +1,4 @@
-"""Conditions that nodes ignore, and the requests the proxy makes to check them itself."""
+"""What servers do otherwise: their own doors, conditions that they ignore, and how the proxy checks these itself."""
 
 from __future__ import annotations
 
@@ -12,15 +12,63 @@ from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
 from s3pool.model import Response
 from s3pool.proxy.auth import HEADER_V4
-from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
+from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
 from s3pool.proxy.node_request import Fields, NodeRequest
 from s3pool.proxy.operations import classify
-from s3pool.proxy.request import RequestHead
+from s3pool.proxy.request import RequestHead, Target, read_target
 from s3pool.proxy.request_body import Admitted
-from s3pool.proxy.request_target import AMAZON, MINIO, RESERVED, RGW, UNKNOWN, VERSITYGW, kind_of, read_target
 from s3pool.s3.documents import parse_versioning
 from s3pool.s3.signing import Signer
+
+MINIO, VERSITYGW, AMAZON, RGW, UNKNOWN = "minio", "versitygw", "amazons3", "rgw", ""
+RGW_REQUEST_ID = re.compile(r"tx[0-9a-f]{21}-[0-9a-f]{10}-[0-9a-f]+-.+")
+# Servers that take a checksum behind a body; RGW 16 refuses that, later ones are not told apart.
+TRAILER_SERVERS = frozenset({MINIO, VERSITYGW, AMAZON})
+# Doors to a server's administration, by the first segment of the path. The pool's key may open them, and a
+# client's must not. Where one server has its door another has a bucket.
+ADMIN_NAMES = frozenset({"minio", "admin", "swift", "auth", "-"})
+RESERVED = {
+    MINIO: frozenset({"minio", "-"}),
+    VERSITYGW: frozenset({"-"}),
+    AMAZON: frozenset({"-"}),
+    RGW: frozenset({"admin", "swift", "auth", "-"}),
+    UNKNOWN: ADMIN_NAMES,
+}
+
+
+def kind_of(headers: Mapping[str, str]) -> str:
+    """Return the kind of server that sent an answer; empty where it does not tell."""
+    word = headers.get("server", "").partition("/")[0].lower()
+    if word in TRAILER_SERVERS:
+        return word
+    request_id = headers.get("x-amz-request-id", "")
+    is_ceph = word.startswith("ceph") or (bool(request_id) and RGW_REQUEST_ID.fullmatch(request_id) is not None)
+    return RGW if is_ceph else UNKNOWN
+
+
+# All that a list of buckets is asked with. RGW takes a request to / with others for IAM, STS or its usage report.
+SERVICE_PARAMETERS = frozenset(
+    {"prefix", "max-buckets", "continuation-token", "bucket-region", "x-id", "events", "suffix", "ping"}
+    | {"AWSAccessKeyId", "Signature", "Expires"}
+)
+
+
+def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
+    """Refuse paths of a node's own administration; ``reserved`` returns their first segments.
+
+    Raises:
+        S3ErrorResponse: the path or the query leads to a backend's own administration.
+    """
+    first = target.bucket.lower()
+    if first in ADMIN_NAMES and first in reserved():
+        raise forbidden("AccessDenied", "this path is not reachable through the proxy", reason="admin_path")
+    if target.bucket:
+        return
+    others = {name for name in target.names - SERVICE_PARAMETERS if not name.startswith("X-Amz-")}
+    if method not in ("GET", "HEAD") or others:
+        raise S3ErrorResponse(405, "MethodNotAllowed", "only the list of buckets can be asked of the service")
+
 
 TTL_S = 10.0  # somebody may switch versions on by another way
 MAX_BUCKETS = 10_000

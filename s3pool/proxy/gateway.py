@@ -5,13 +5,13 @@ A reload makes a new gateway; connections take it up with their next request.
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 
 from s3pool.body import BytesBody
 from s3pool.model import UNSIGNED_PAYLOAD, Credentials, Endpoint, Response
+from s3pool.pool.exchange import NeedsThread
 from s3pool.proxy.auth import (
     ANONYMOUS,
     HEADER_V2,
@@ -28,7 +28,15 @@ from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.chunked import checksum_for
 from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, is_trusted, refuse_foreign_pages
 from s3pool.proxy.clients import Client
-from s3pool.proxy.conditions import MAY_BE_UNCHECKED, NodeFacts, check_batch
+from s3pool.proxy.conditions import (
+    ADMIN_NAMES,
+    MAY_BE_UNCHECKED,
+    TRAILER_SERVERS,
+    NodeFacts,
+    check_batch,
+    guard_admin,
+    kind_of,
+)
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
@@ -46,7 +54,6 @@ from s3pool.proxy.names import (
 )
 from s3pool.proxy.node_request import (
     CONDITIONS,
-    NO_NAMES,
     PAYLOAD_FIELD,
     NodeRequest,
     is_framed,
@@ -56,17 +63,8 @@ from s3pool.proxy.node_request import (
 )
 from s3pool.proxy.operations import FORM_WORD, S3Operation, classify, is_exact
 from s3pool.proxy.relay import with_location
-from s3pool.proxy.request import CACHE_SIZE, RequestHead
+from s3pool.proxy.request import CACHE_SIZE, NO_NAMES, RequestHead, Target, read_target, virtual_bucket
 from s3pool.proxy.request_body import PASS, Admitted, BodyLoader, RequestBody, reader_for
-from s3pool.proxy.request_target import (
-    ADMIN_NAMES,
-    TRAILER_SERVERS,
-    Target,
-    guard_admin,
-    kind_of,
-    read_target,
-    virtual_bucket,
-)
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.record import replace
@@ -75,9 +73,6 @@ from s3pool.s3.signing import KeyProvider, Signer
 
 OK = 200
 FORWARDED = frozenset({FORWARDED_FOR})
-READS = frozenset({"GET", "HEAD"})
-# A path with an escape may be a server's own without looking like it.
-ORDINARY_PATH = re.compile(f"/(?!(?:{'|'.join(sorted(ADMIN_NAMES))})(?:/|$))[^%]*", re.IGNORECASE)
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
 
 
@@ -133,11 +128,6 @@ class Gateway:
 
     # -- admission ---------------------------------------------------------------------------
 
-    def may_admit_now(self, head: RequestHead) -> bool:
-        """Return whether admit() asks no node about a request, which is one to read an object."""
-        is_read = head.method in READS and head.query is None and head.length == 0
-        return is_read and ORDINARY_PATH.fullmatch(head.path) is not None
-
     def is_plain(self, head: RequestHead, admitted: Admitted) -> bool:
         """Return whether a request is a read that the event loop can serve."""
         return (
@@ -148,11 +138,12 @@ class Gateway:
             and MAY_BE_UNCHECKED.isdisjoint(head.names)
         )
 
-    def admit(self, head: RequestHead, peer: str) -> Admitted:
+    def admit(self, head: RequestHead, peer: str, *, may_wait: bool = True) -> Admitted:
         """Authenticate and authorize a request before its body is read.
 
         Raises:
             S3ErrorResponse: the signature does not hold, or its owner may not do this.
+            NeedsThread: a node has to be asked, and ``may_wait`` is False.
         """
         if "via" in head.index and any(self.name in value for value in head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
@@ -171,6 +162,8 @@ class Gateway:
                 417, "ExpectationFailed", "the only expectation met here is 100-continue", closes=True
             )
         if not target.bucket or target.bucket.lower() in ADMIN_NAMES:
+            if not may_wait:
+                raise NeedsThread
             guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
         if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
             # Who sends it stands in the form.
@@ -381,7 +374,8 @@ class Gateway:
 
     def learn_server(self, headers: Mapping[str, str]) -> None:
         """Note which server the nodes run, as far as an answer tells."""
-        if self.node_facts.server or headers.get("server") == self._mute_server:
+        is_mute = headers.get("server") == self._mute_server and "x-amz-request-id" not in headers
+        if self.node_facts.server or is_mute:
             return
         self.node_facts.server = server = kind_of(headers)
         self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS

@@ -15,8 +15,7 @@ from xml.parsers import expat
 
 from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
-from s3pool.proxy.request import BAD_ESCAPE, RequestHead
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import BAD_ESCAPE, RequestHead, Target
 from s3pool.s3.signing import UNRESERVED
 
 COPY_SOURCE, RENAME_SOURCE, REDIRECT = "x-amz-copy-source", "x-amz-rename-source", "x-amz-website-redirect-location"

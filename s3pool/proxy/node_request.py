@@ -17,14 +17,12 @@ from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import forbidden
 from s3pool.proxy.limits import RetryToken
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Field, RequestHead, assume_present
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target, assume_present
 from s3pool.record import dataclass, field, replace
 from s3pool.s3.signing import Signer, canonical_query
 
 Fields = tuple[Field, ...]
 
-NO_NAMES: frozenset[str] = frozenset()
 # Replaced by the new signature, answered here, or true of the client's connection alone.
 REPLACED = frozenset(
     {

@@ -1,4 +1,4 @@
-"""A client's request head, read strictly from bytes.
+"""A client's request head, read strictly from bytes, and the bucket, key and query that it aims at.
 
 http.server's parser drops malformed lines with all that follow, folds lines and rewrites
 paths; two parsers that disagree are how requests are smuggled. Here a head is either
@@ -10,11 +10,13 @@ Source: RFC 9112 sections 2.2, 3, 5 and 6; RFC 9110 sections 5.5 and 10.1.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from urllib.parse import quote, unquote_to_bytes
 
 from s3pool.proxy.errors import S3ErrorResponse, malformed
 from s3pool.record import dataclass, replace
+from s3pool.s3.signing import UNRESERVED, canonical_path
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELDS_BYTES = 32 * 1024  # AWS takes 8 KiB, RGW 16
@@ -65,7 +67,7 @@ SINGLE = ("content-type", "content-md5")
 SPECIAL = frozenset({"transfer-encoding", "content-length", "connection", "expect", *SINGLE})
 Field = tuple[str, str]
 Index = Mapping[str, Sequence[str]]
-NO_WORDS: frozenset[str] = frozenset()
+NO_NAMES: frozenset[str] = frozenset()
 
 
 def assume_present() -> None:
@@ -148,7 +150,7 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
         raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
     host, path, query = _split_target(raw_target, _host_of(index, is_http_1_0=is_http_1_0))
     length: int | None = 0
-    words, expectation = NO_WORDS, None
+    words, expectation = NO_NAMES, None
     if not SPECIAL.isdisjoint(names):
         length, words, expectation = _special_fields(index, is_http_1_0=is_http_1_0)
     return RequestHead(
@@ -282,3 +284,100 @@ def connection_words(values: Iterable[str]) -> frozenset[str]:
 def _check_connection(words: frozenset[str]) -> None:
     if any(word in PROTECTED or word.startswith(PROTECTED_PREFIXES) for word in words):
         raise malformed("the Connection field names a field that is not of this connection")
+
+
+PLAIN_TARGET = re.compile(r"/(?!\.{1,2}/)([A-Za-z0-9\-._~]+)/([A-Za-z0-9/\-._~]*)")  # bucket and key, nothing to decode
+CONTROL = re.compile("%(?:0[0-8A-F]|1[0-9A-F]|7F)")  # in canonical spelling
+
+
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Target:
+    """A request's aim. ``path`` is path-style and canonical; ``pairs`` are encoded, in order.
+
+    A pair is (name, value, whether there was a ``=``): some sub-resources come bare.
+    """
+
+    bucket: str
+    key: str
+    path: str
+    pairs: tuple[tuple[str, str, bool], ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the decoded names of the query."""
+        return frozenset([_decode(name) for name, _, _ in self.pairs]) if self.pairs else NO_NAMES
+
+    @property
+    def parameters(self) -> list[tuple[str, str]]:
+        """Return the query's names and values, decoded, in order."""
+        return [(_decode(name), _decode(value)) for name, value, _ in self.pairs]
+
+    @property
+    def resource(self) -> str:
+        """Return s3/bucket/key, for logs and for nodes that keep to their keys."""
+        return f"s3/{self.bucket}/{self.key}" if self.key else f"s3/{self.bucket}" if self.bucket else "s3"
+
+    def value(self, name: str) -> str:
+        """Return a parameter's decoded value, or nothing."""
+        if not self.pairs:
+            return ""
+        return next((_decode(value) for other, value, _ in self.pairs if _decode(other) == name), "")
+
+    def query_without(self, dropped: Collection[str]) -> str:
+        """Return the query as it goes to a backend, the named parameters left out."""
+        return "&".join(
+            f"{name}={value}" if has_value else name
+            for name, value, has_value in self.pairs
+            if _decode(name) not in dropped
+        )
+
+
+def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Target:
+    """Read a raw target; ``bucket_host`` is the bucket that the Host field names.
+
+    Raises:
+        S3ErrorResponse: the bucket's name hides a slash, or there is none before a key.
+    """
+    path = f"/{bucket_host}{path}" if bucket_host else path
+    plain = PLAIN_TARGET.fullmatch(path) if query is None else None
+    if plain is not None:
+        return Target(plain[1], plain[2], path, ())
+    raw_bucket = path[1:].partition("/")[0]
+    canonical = canonical_path(path)
+    bucket, _, raw_key = canonical[1:].partition("/")
+    # Whoever checks the bucket must see the one that the backend will see.
+    if "/" in _decode(raw_bucket) or (not bucket and len(canonical) > 1) or _decode(bucket) in (".", ".."):
+        raise S3ErrorResponse(400, "InvalidBucketName", "the path does not begin with a bucket's name")
+    pairs = tuple([_pair(text) for text in query.split("&") if text]) if query else ()
+    if any(CONTROL.search(value) and name.lower().startswith("response-") for name, value, _ in pairs):
+        # RGW writes it into the answer's head as it stands, which breaks the head.
+        raise S3ErrorResponse(400, "InvalidArgument", "a header of the answer may not hold control characters")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        # MinIO signs equal names as they come, others by their values: in this order both are the same.
+        pairs = tuple(sorted(pairs))
+    return Target(_decode(bucket), _decode(raw_key), canonical, pairs)
+
+
+def _pair(text: str) -> tuple[str, str, bool]:
+    name, mark, value = text.partition("=")
+    return _component(name), _component(value), bool(mark)
+
+
+def _component(text: str) -> str:
+    """Return one half of a pair in canonical spelling: ``+`` is a blank."""
+    return quote(unquote_to_bytes(text.replace("+", "%20")), safe=UNRESERVED)
+
+
+def _decode(text: str) -> str:
+    if "%" not in text:
+        return text
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def virtual_bucket(host: str, domains: Collection[str]) -> str:
+    """Return the bucket that a Host names below one of the domains, or nothing."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    for domain in domains:
+        if name.lower().endswith(f".{domain}"):
+            return name[: -len(domain) - 1]
+    return ""

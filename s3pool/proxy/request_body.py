@@ -12,8 +12,7 @@ from s3pool.proxy.chunked import CHARACTERS, CHECKSUM_PREFIX, AwsChunkedReader, 
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.node_request import Fields, is_framed
 from s3pool.proxy.operations import S3Operation
-from s3pool.proxy.request import RequestHead
-from s3pool.proxy.request_target import Target
+from s3pool.proxy.request import RequestHead, Target
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.record import dataclass

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.exchange import Answer, Exchange
+from s3pool.pool.exchange import Answer, Exchange, NeedsThread
 from s3pool.pool.heads import Head
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.bodies import ClientBody
@@ -30,6 +30,7 @@ from s3pool.s3.documents import parse_error
 logger = logging.getLogger(__name__)
 
 ERROR_STATUS = 400
+READS = frozenset({"GET", "HEAD"})
 NOTHING = RequestBody()  # of requests without a body; nobody writes to it
 
 
@@ -115,9 +116,11 @@ class RequestHandler:
         """Return whether begin() may go on with the request; otherwise it is for serve()."""
         try:
             head = self._parse()
-            if not self._gateway.may_admit_now(head):
+            if head.method not in READS or head.query is not None or head.length != 0:
                 return False
-            self._admit(head)
+            self._admit(head, may_wait=False)
+        except NeedsThread:
+            return False
         except S3ErrorResponse as error:
             self.error = error
             return False
@@ -245,10 +248,10 @@ class RequestHandler:
             record.client = client_of(head, record.peer, balancers)
         return head
 
-    def _admit(self, head: RequestHead) -> Admitted:
+    def _admit(self, head: RequestHead, *, may_wait: bool = True) -> Admitted:
         record, gateway = self.record, self._gateway
         try:
-            self._admitted = admitted = gateway.admit(head, record.peer)
+            self._admitted = admitted = gateway.admit(head, record.peer, may_wait=may_wait)
         finally:
             record.auth_s = time.monotonic() - record.started
         record.op = admitted.operation.name

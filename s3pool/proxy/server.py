@@ -22,9 +22,8 @@ from typing import Any
 from s3pool.errors import ConfigError
 from s3pool.proxy.access_log import AccessLog, RequestRecord
 from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
-from s3pool.proxy.connection import Connection
 from s3pool.proxy.errors import unavailable
-from s3pool.proxy.event_loop import IS_POSSIBLE, EventLoop
+from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.readers import Address

@@ -257,7 +257,7 @@ def test_reason_is_the_answer(turn: Turn) -> None:
 
 def test_client_of_long_answers_keeps_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handing it over each time would cost more than the thread."""
-    monkeypatch.setattr("s3pool.proxy.connection.NEXT_REQUEST_S", TIMEOUT_S)
+    monkeypatch.setattr("s3pool.proxy.event_loop.NEXT_REQUEST_S", TIMEOUT_S)
     with warm(answer_of(LARGE)) as proxy, client_of(proxy) as sock:
         for _ in range(3):
             sock.sendall(proxy.signed("GET", "/b/key"))

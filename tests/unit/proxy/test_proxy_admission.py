@@ -15,9 +15,8 @@ from s3pool.proxy.auth import HEADER_V4, Caller, Verifier
 from s3pool.proxy.clients import pool_client
 from s3pool.proxy.errors import S3ErrorResponse
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.request import parse_head
+from s3pool.proxy.request import parse_head, read_target
 from s3pool.proxy.request_body import RequestBody
-from s3pool.proxy.request_target import read_target
 from s3pool.proxy.service import open_gateway
 from s3pool.proxy.settings import ProxySettings
 from s3pool.s3.signing import Signer

@@ -9,8 +9,7 @@ from s3pool.proxy.auth import QUERY_V2, Caller
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse
-from s3pool.proxy.request import parse_head
-from s3pool.proxy.request_target import read_target
+from s3pool.proxy.request import parse_head, read_target
 
 CLIENTS = {"AKEY": Client("AKEY", "hush")}
 

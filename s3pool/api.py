@@ -157,7 +157,7 @@ class Pool:
             executor = None if own_workers else self._executor
             if executor is None:
                 count = choose_workers(self.config.workers, len(session.nodes))
-                executor = make_executor(self.config.workers, count, is_limited=bool(self.config.bwlimit))
+                executor = make_executor(self.config.workers, count, is_limited=self.config.is_limited)
             if not own_workers:
                 self._executor = executor
         context = TransferContext(

@@ -144,13 +144,16 @@ def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint
         client_cert=config.client_cert,
         client_key=config.client_key,
     )
-    throttle = Throttle(config.bwlimit) if config.bwlimit else None
+    limit = config.bwlimit
+    up, down = limit if isinstance(limit, tuple) else (limit, None)
+    throttle = Throttle(up, down=down) if limit else None
+    turns = Throttle(config.tpslimit) if config.tpslimit else None
     tls = _SharedTLSContext(settings)
 
     def make(endpoint: Endpoint) -> Node:
         proxy = _proxy_for(endpoint, config)
         own = replace(settings, http_proxy=proxy) if proxy is not None else settings
-        connections = ConnectionPool(endpoint, own, throttle=throttle, tls_context=tls)
+        connections = ConnectionPool(endpoint, own, throttle=throttle, turns=turns, tls_context=tls)
         node = Node(endpoint, connections, CircuitBreaker())
         node.is_remote = config.zone not in ("", endpoint.zone) and endpoint.zone != ""
         return node

@@ -26,6 +26,7 @@ CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
 NODES_ASKED_FOR_THE_TIME = 5
 MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
 MOST_MESSAGES = 1000  # then the file begins anew
+HEADER_FLAGS = ("header", "request_payer", "sse_c")  # see cli/request_headers
 NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
 
 
@@ -119,9 +120,7 @@ class Context:
     def session(self) -> Session:
         """Return the session of the pool; opening it starts no thread."""
         if self._session is None:
-            from s3pool.session import open_session
-
-            self._session = open_session(self.config)
+            self._session = self._open(self.config)
         return self._session
 
     @property
@@ -140,9 +139,7 @@ class Context:
             return self.session
         profile = getattr(self.args, "source_profile", "")
         if self._source is None:
-            from s3pool.session import open_session
-
-            self._source = open_session(self._load_profile(profile) if profile else self._read_config())
+            self._source = self._open(self._load_profile(profile) if profile else self._read_config())
         return self._source
 
     @property
@@ -158,6 +155,19 @@ class Context:
 
         home = os.path.expanduser("~")
         return load_profile_names(self.flags, environ=self.environ, cwd=working_directory(), home=home)
+
+    def _open(self, config: Config) -> Session:
+        """Open a session whose requests have the headers that flags add."""
+        from s3pool.session import open_session
+
+        session = open_session(config)
+        if any(getattr(self.args, name, None) for name in HEADER_FLAGS):
+            from s3pool.cli.request_headers import headers_of
+
+            if (headers := headers_of(self.args, config)) is not None:
+                session.client.send_with(headers)
+                session.signer.signed_headers |= headers.names
+        return session
 
     def _load_profile(self, profile: str) -> Config:
         known = self.config.warnings
@@ -381,8 +391,13 @@ def _share_of(config: Config, count: int) -> Config:
     return config.replace(
         workers=-(-config.workers // count),
         max_connections=max(1, config.max_connections // count),
-        bwlimit=-(-config.bwlimit // count),
+        bwlimit=_divided(config.bwlimit, count),
+        tpslimit=_divided(config.tpslimit, count),
     )
+
+
+def _divided(limit: Any, count: int) -> Any:
+    return tuple(-(-part // count) for part in limit) if isinstance(limit, tuple) else -(-limit // count)
 
 
 def working_directory() -> str:

@@ -15,6 +15,7 @@ from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
+from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
@@ -112,6 +113,7 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
         "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
     )
     add_attribute_flags(parser)
+    add_request_flags(parser)
 
 
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
@@ -231,7 +233,7 @@ def executor_for(ctx: Context, *, inline: bool) -> BoundedExecutor:
     """Return the workers of a run; none with ``inline``, for one object that is not worth a thread."""
     if inline:
         return BoundedExecutor(0)
-    return make_executor(ctx.config.workers, worker_count(ctx), is_limited=bool(ctx.config.bwlimit))
+    return make_executor(ctx.config.workers, worker_count(ctx), is_limited=ctx.config.is_limited)
 
 
 @contextmanager

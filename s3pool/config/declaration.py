@@ -99,7 +99,8 @@ class Option(Generic[T]):
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, tuple):
-            return ",".join(str(getattr(item, "spec", item)) for item in value)
+            between = ":" if any(isinstance(item, int) for item in value) else ","  # rates up and down
+            return between.join(str(getattr(item, "spec", item)) for item in value)
         return f"{value:g}" if isinstance(value, float) else self.zero if value == 0 else str(value)
 
     @property

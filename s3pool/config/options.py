@@ -17,6 +17,7 @@ from s3pool.config.declaration import Options as Options
 from s3pool.config.declaration import Setting as Setting
 from s3pool.config.declaration import SourceOption as SourceOption
 from s3pool.config.values import (
+    MAX_TPS,
     MAX_WORKERS,
     STICKY_BY_KEY,
     KeySource,
@@ -265,12 +266,20 @@ class Config(Options):
         metavar="N",
         zero="auto",
     )
-    bwlimit = Option(
+    bwlimit: Option[int | tuple[int, int]] = Option(
         parse_bwlimit,
         0,
-        "bytes a second over all workers, such as 10M",
+        "bytes a second over all workers, such as 10M, or UP:DOWN",
         env=("S3POOL_BWLIMIT",),
         metavar="RATE",
+        zero="none",
+    )
+    tpslimit = Option(
+        parse_count(0, MAX_TPS),
+        0,
+        "requests a second over all workers",
+        env=("S3POOL_TPSLIMIT",),
+        metavar="N",
         zero="none",
     )
     log_level = Option(
@@ -299,6 +308,11 @@ class Config(Options):
     warnings: tuple[str, ...]
     unused_proxy: str  # a variable of the environment that names a proxy, which is not used
     key_source: KeySource | None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether bytes or requests a second are."""
+        return bool(self.bwlimit or self.tpslimit)
 
     @property
     def credentials(self) -> Credentials | None:

@@ -28,6 +28,7 @@ MAX_WEIGHT = 100
 DNS_PORT = 53
 IPV6 = 6
 MAX_WORKERS = 1024
+MAX_TPS = 1_000_000
 MAX_TIMEOUT_S = 86400.0
 RANGE = r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}"
 
@@ -151,10 +152,17 @@ def parse_workers(value: object) -> int:
     return parse_count(0, MAX_WORKERS)(value)
 
 
-def parse_bwlimit(value: object) -> int:
-    """Read a rate in bytes a second; ``none`` is 0."""
-    text = _number_text(value).strip()
-    return 0 if text.lower() in UNLIMITED_WORDS else parse_rate(text)
+def parse_bwlimit(value: object) -> int | tuple[int, int]:
+    """Read a rate in bytes a second, or one for each way; ``none`` is 0, and so is nothing on one side."""
+    up, colon, down = _number_text(value).strip().partition(":")
+    if not colon:
+        return _rate(up)
+    rates = _rate(up or "none"), _rate(down or "none")
+    return rates if any(rates) else 0
+
+
+def _rate(text: str) -> int:
+    return 0 if text.strip().lower() in UNLIMITED_WORDS else parse_rate(text)
 
 
 def parse_choice(choices: Sequence[str]) -> Callable[[object], str]:

@@ -102,13 +102,15 @@ class ConnectionPool:
         settings: ConnectionSettings,
         *,
         throttle: Throttle | None = None,
+        turns: Throttle | None = None,
         tls_context: Callable[[], ssl.SSLContext] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.endpoint = endpoint
         self.settings = settings
         self._throttle = throttle
-        self.is_unlimited = throttle is None  # sending never sleeps for a limit of bandwidth
+        self._turns = turns
+        self.is_unlimited = throttle is None and turns is None  # sending never sleeps for a limit
         self._tls_context = tls_context
         self._now = now
         # One token for each connection that may still be in use: cheaper than a semaphore of threading.
@@ -125,6 +127,11 @@ class ConnectionPool:
         self._lock = threading.Lock()
         self._factory: PlainPool | TLSPool | None = None
         self._is_closed = False
+
+    def await_turn(self) -> None:
+        """Wait until the next request may be sent, where their number in a second is limited."""
+        if self._turns is not None:
+            self._turns.take(1)
 
     def checkout(
         self,

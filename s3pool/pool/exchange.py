@@ -357,6 +357,7 @@ def begin_exchange(
         PoolExhausted: there is no free connection, and ``wait`` is False.
     """
     while True:
+        node.connections.await_turn()
         connection = node.connections.checkout(
             max_idle_s=None if request.replayable else FRESH_IDLE_S,
             connect_timeout_s=connect_timeout_s,

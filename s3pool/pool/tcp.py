@@ -316,7 +316,7 @@ class TcpStream:
         self.bytes_received += count
         self.pace.judge(now - started, count)
         if self._throttle is not None:
-            self._throttle.take(count)
+            self._throttle.take_received(count)
         return count
 
     def receive_now(self, view: memoryview) -> int:

@@ -127,7 +127,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         timeout_factor=settings.slow_op_timeout / timeout_s,
         slots=FairSlots(slots),
         body_slots=clients_within(settings.max_clients, slots),
-        is_plain=not session.config.bwlimit and all(node.endpoint.scheme == "http" for node in session.nodes),
+        is_plain=not session.config.is_limited and all(node.endpoint.scheme == "http" for node in session.nodes),
     )
 
 

@@ -16,7 +16,7 @@ from s3pool.model import Endpoint, Request, Response
 from s3pool.s3.dialect import Dialect, is_refusal, with_md5, without
 from s3pool.s3.documents import PutResult, is_error, is_web_page
 from s3pool.s3.errors import FIRST_BAD_STATUS, Check, error_from
-from s3pool.s3.requests import Addressing
+from s3pool.s3.requests import Addressing, ExtraHeaders
 from s3pool.s3.responses import put_result
 
 LIST_FACTOR = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
@@ -234,6 +234,10 @@ class Operations:
     def endpoints(self) -> Sequence[Endpoint]:
         """The nodes, any of which can be asked alone by ``only``."""
         return self._transport.endpoints
+
+    def send_with(self, extra: ExtraHeaders) -> None:
+        """Let every request have these headers, too."""
+        self._address.extra = extra
 
     def _ask(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> T:
         """Send a request and return what ``read`` makes of the response.

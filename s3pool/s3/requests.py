@@ -30,6 +30,50 @@ TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a header's name (RFC 9110,
 FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # tab alone is allowed (RFC 9110, section 5.5)
 
 
+# What the bytes of an object are read or written by, and where they come from another one.
+KEYED_OPS = frozenset(
+    (
+        *("CopyObject", "CreateMultipartUpload", "GetObject", "HeadObject"),
+        *("PutObject", "UploadPart", "UploadPartCopy"),
+    )
+)
+COPY_OPS = frozenset(("CopyObject", "UploadPartCopy"))
+
+
+class ExtraHeaders:
+    """Headers of every request of a client, and those of a customer's key where an operation needs it."""
+
+    __slots__ = ("_copying", "_keyed", "_plain")
+
+    def __init__(self, plain: Mapping[str, str], key: bytes = b"") -> None:
+        self._plain = self._keyed = self._copying = plain
+        if key:
+            named = _customer_key("x-amz-server-side-encryption-customer", key)
+            self._keyed = {**plain, **named}
+            # One key for both sides: what was stored with it stays stored with it.
+            self._copying = {**self._keyed, **_customer_key("x-amz-copy-source-server-side-encryption-customer", key)}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of those that every request has."""
+        return frozenset(self._plain)
+
+    def of(self, op: str) -> Mapping[str, str]:
+        """Return the headers of an operation."""
+        if op not in KEYED_OPS:
+            return self._plain
+        return self._copying if op in COPY_OPS else self._keyed
+
+
+def _customer_key(prefix: str, key: bytes) -> dict[str, str]:
+    digest = base64.b64encode(hashlib.md5(key, usedforsecurity=False).digest()).decode()
+    return {
+        f"{prefix}-algorithm": "AES256",
+        f"{prefix}-key": base64.b64encode(key).decode(),
+        f"{prefix}-key-md5": digest,
+    }
+
+
 class Addressing:
     """Builds the requests of a service, a bucket or a key.
 
@@ -37,14 +81,18 @@ class Addressing:
     not the removal of an object with an empty name but that of the bucket.
     """
 
-    __slots__ = ("_virtual",)
+    __slots__ = ("_virtual", "extra")
 
     def __init__(self, *, virtual: bool = False) -> None:
         self._virtual = virtual
+        self.extra: ExtraHeaders | None = None
+
+    def _with_extra(self, op: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return headers if self.extra is None else {**headers, **self.extra.of(op)}
 
     def service(self, op: str, *, query: Query = ()) -> Request:
         """Return a GET of the service itself."""
-        return Request("GET", "/", op, query=query, resource="s3")
+        return Request("GET", "/", op, query=query, headers=self._with_extra(op, NO_HEADERS), resource="s3")
 
     def bucket(
         self,
@@ -65,7 +113,7 @@ class Addressing:
             "/" if self._virtual else bucket_path,
             op,
             query=query,
-            headers={**headers, **_content_headers(content)},
+            headers=self._with_extra(op, {**headers, **_content_headers(content)}),
             body=BytesBody(content) if content else EMPTY_BODY,
             payload_hash=BytesBody(content).sha256() if content else EMPTY_SHA256,
             idempotent=idempotent,
@@ -94,6 +142,8 @@ class Addressing:
             raise UsageError(f"s3/{bucket} names a bucket, not an object")
         path, host = ("/", bucket) if self._virtual else (bucket_path + "/", "")
         resource = f"s3/{bucket}/{key}"
+        if self.extra is not None:
+            headers = self._with_extra(op, headers)
         # By position: one is made for each small object, and thirteen names take longer than their values.
         return Request(
             method, path + encode_key(key), op, query, headers, body, payload_hash, idempotent, resource, host,

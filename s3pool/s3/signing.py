@@ -42,7 +42,6 @@ SIGNED_PREFIX = "x-amz-"
 PAYLOAD_HEADER = "x-amz-content-sha256"
 ADDED_HEADERS = (PAYLOAD_HEADER, "x-amz-date", "x-amz-security-token")
 MAX_HEADS = 1024  # that are kept of one second
-PREFIX_LENGTH = len(SIGNED_PREFIX)
 
 UNRESERVED = "-._~"  # with letters and digits: all that stays as it is in a query
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/\-._~]*")  # most paths: nothing to decode, nothing to encode
@@ -159,9 +158,9 @@ def _octets(raw: str | bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def signed_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def signed_names(names: tuple[str, ...], wanted: frozenset[str] = SIGNED_HEADERS) -> tuple[tuple[str, ...], str]:
     """Return which of some headers are signed, in order: a run has few sets of them."""
-    signed = tuple(sorted(name for name in names if name[:PREFIX_LENGTH] == SIGNED_PREFIX or name in SIGNED_HEADERS))
+    signed = tuple(sorted(name for name in names if name.startswith(SIGNED_PREFIX) or name in wanted))
     return signed, ";".join(signed)
 
 
@@ -224,6 +223,7 @@ class Signer:
         self._has_adopted = False
         self._service = service
         self._key: SigningKey | None = None  # of the last day that was signed for
+        self.signed_headers = SIGNED_HEADERS  # those of the user may be added
         self._moment: _Moment | None = None  # the last second that was signed for
         self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
 
@@ -286,7 +286,7 @@ class Signer:
         headers["x-amz-date"] = moment.timestamp
         if credentials.session_token:
             headers["x-amz-security-token"] = credentials.session_token
-        signed, names = signed_names(tuple(headers))
+        signed, names = signed_names(tuple(headers), self.signed_headers)
         begins = f"{ALGORITHM} Credential={credentials.access_key}/{moment.scope}, SignedHeaders={names}, Signature="
         return begins, canonical_tail(headers, signed, headers[PAYLOAD_HEADER])
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.commands.cat import readers_of
 from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag
 from s3pool.location import S3Path
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
     add_at_flag(parser)
+    add_request_flags(parser)
     add_glob_flag(parser)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
 from s3pool.cli.parser import positive_int
+from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.transfer.context import TransferContext, TransferOptions
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part-workers", type=positive_int, default=0, metavar="N", help="parts in flight (4)")
     add_checksum_flag(parser)
     add_attribute_flags(parser)
+    add_request_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

@@ -31,6 +31,7 @@ GLOBAL_WITH_VALUE = {
     "--max-connections": "5",
     "--workers": "6",
     "--bwlimit": "10M",
+    "--tpslimit": "100",
     "--log-level": "info",
     "--log-format": "json",
     "--progress": "none",

@@ -149,6 +149,7 @@ CASES = [
     ),
     Case("workers", "workers", "auto", "1", {"workers": "1"}, "S3POOL_WORKERS", "2", "3", "4"),
     Case("addressing", "addressing", "path", "path", {"addressing": "path"}, in_file="virtual"),
+    Case("tpslimit", "tpslimit", "none", "10", {"tpslimit": "10"}, "S3POOL_TPSLIMIT", "2", "3", "4"),
     Case("bwlimit", "bwlimit", "none", "1024", {"bwlimit": "1024"}, "S3POOL_BWLIMIT", "2", "3", "4"),
     Case(
         "log_level",

@@ -51,3 +51,18 @@ def test_idle_time_does_not_save_up_a_flood() -> None:
     throttle.take(1000)
 
     assert round(time.slept[-1], 6) == 9.9
+
+
+def test_each_way_has_its_rate() -> None:
+    """What is received does not wait for what is sent; 0 is no limit."""
+    time = FakeTime()
+    waits: list[float] = []
+    throttle = Throttle(100, down=1000, now=time.clock, sleep=waits.append)
+    unlimited = Throttle(0, down=10, now=time.clock, sleep=waits.append)
+
+    throttle.take(100)
+    throttle.take_received(1000)
+    unlimited.take(1 << 40)
+    unlimited.take_received(10)
+
+    assert [0.9, 0.9, 0.9] == [round(wait, 6) for wait in waits]

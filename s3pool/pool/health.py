@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
@@ -215,8 +216,9 @@ class HealthChecker:
         self._plan = plan
         self._random = random
         self._keeper = keeper
-        self._streaks: dict[Node, int] = {}  # successes in a row, or failures as a negative number
-        self._paths: dict[Node, str] = {}
+        # Successes in a row, or failures as a negative number. Nodes may leave.
+        self._streaks: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._paths: WeakKeyDictionary[Node, str] = WeakKeyDictionary()
         self.clock_offsets_s: dict[Endpoint, float] = {}  # the nodes' clocks minus ours, as last seen
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -251,16 +253,9 @@ class HealthChecker:
 
     def _follow(self, nodes: Sequence[Node]) -> None:
         """Watch these nodes from now on."""
-        if tuple(nodes) == self._nodes:
-            return
         self._nodes = tuple(nodes)
         for node in nodes:
             node.is_watched = True
-        for known in (self._streaks, self._paths):
-            for node in known.keys() - set(nodes):
-                del known[node]
-        for endpoint in self.clock_offsets_s.keys() - {node.endpoint for node in nodes}:
-            del self.clock_offsets_s[endpoint]
 
     def check_all(self) -> None:
         """Probe every endpoint once, unless it is told to stop in between."""

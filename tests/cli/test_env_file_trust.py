@@ -67,7 +67,13 @@ def test_endpoints_do_not_meet_keys_from_elsewhere(
     assert [] == filled.requests
 
 
-@pytest.mark.parametrize("line", ["S3POOL_INSECURE_TLS=true", "AWS_CA_BUNDLE=ca.pem", "S3POOL_CONFIG=c.yaml"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("S3POOL_INSECURE_TLS=true", "AWS_CA_BUNDLE=ca.pem", "S3POOL_CONFIG=c.yaml"),
+        *("S3POOL_RESOLVER=127.0.0.9", "S3POOL_HTTP_PROXY=http://127.0.0.9"),
+    ],
+)
 def test_tls_settings_and_configuration_do_not_meet_keys_from_elsewhere(
     filled: FakeS3, call: Call, tmp_path: Path, line: str
 ) -> None:

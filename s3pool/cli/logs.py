@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TextIO
 
 from s3pool.cli.output import escape
 
 OTHER_WORDS = {"trace": "debug", "warn": "warning"}
+Pause = Callable[[], AbstractContextManager[None]]
 ROOT = "s3pool"  # every logger of the program is below this one
 
 
@@ -46,10 +49,11 @@ class _StderrHandler(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
+        self.pause: Pause = contextlib.nullcontext
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; where stderr is closed, the exit code still tells of errors."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self.pause():
             self._stream.write(f"{self.format(record)}\n")
             self._stream.flush()
 
@@ -63,6 +67,13 @@ def set_up(stream: TextIO | None, *, level: str, json: bool) -> None:
     handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
     logger.addHandler(handler)
     set_level(level)
+
+
+def write_between(pause: Pause) -> None:
+    """Write each line inside a context: bars on the terminal would be drawn over it."""
+    for handler in logging.getLogger(ROOT).handlers:
+        if isinstance(handler, _StderrHandler):
+            handler.pause = pause
 
 
 def set_level(level: str) -> None:

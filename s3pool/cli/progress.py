@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.units import format_duration, format_size
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL_S = 10.0
 LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read
 MAX_LARGE_BARS = 4
-NAME_WIDTH = 40
+NAME_WIDTH = 40  # cells of a name at most
+NAME_SHARE = 3  # of a line, at most a third is a name
+LEAST_NAME_WIDTH = 12
 REFRESHES_PER_S = 5.0
 MODES = ("bar", "plain", "none")
 
@@ -171,20 +174,23 @@ class BarProgress(RunProgress):
         from rich.console import Console
         from rich.live import Live
 
+        # Guards start and stop: lines of the log come from other threads than results.
+        self._pause_lock = threading.RLock()
         console = Console(stderr=True, no_color=not color, color_system="auto" if color else None)
+        self._console = console
         self._bars = rich.Progress(
             rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(),
-            rich.DownloadColumn(binary_units=True),
-            rich.TransferSpeedColumn(),
-            rich.TimeRemainingColumn(),
-            rich.TextColumn("{task.fields[files]}"),
+            rich.BarColumn(bar_width=None),
+            rich.TextColumn("{task.fields[amount]}", justify="right"),
+            rich.TextColumn("{task.fields[rest]}"),
             console=console,
             auto_refresh=False,
+            expand=True,
         )
-        self._total = self._bars.add_task("all", total=None, files="")
+        self._total = self._bars.add_task("all", total=None, amount="", rest="")
         self._large: dict[str, TaskID] = {}
-        self._live = Live(
+        self._new_live = partial(
+            Live,
             console=console,
             get_renderable=self._draw,
             transient=True,
@@ -192,9 +198,11 @@ class BarProgress(RunProgress):
             redirect_stderr=False,
             refresh_per_second=REFRESHES_PER_S,
         )
+        self._live = self._new_live()
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Begin to draw; rich's own restart would go up over the lines written meanwhile."""
+        self._live = self._new_live()
         self._live.start(refresh=True)
 
     def stop(self) -> None:
@@ -203,33 +211,52 @@ class BarProgress(RunProgress):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Remove the bars while something else is written to the terminal."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
+        """Remove the bars while something else is written to the terminal, by any thread."""
+        with self._pause_lock:
+            was_shown = self._live.is_started
+            self.stop()
+            try:
+                yield
+            finally:
+                if was_shown:
+                    self.start()
 
     def _draw(self) -> RenderableType:
         """Bring rich's bars up to date; rich calls this under its own lock."""
-        self._bars.update(self._total, completed=self.bytes_done, total=self.bytes_found, files=self.files_text)
+        rest = f"{format_size(round(self.speed))}/s {self.files_text}"
+        if self.eta_s is not None:
+            rest = f"{rest} {format_duration(round(self.eta_s))} left"
+        amount = _amount(self.bytes_done, self.bytes_found)
+        self._bars.update(self._total, completed=self.bytes_done, total=self.bytes_found, amount=amount, rest=rest)
         under_way = {label: (done, size) for label, done, size in self.largest()}
         for label in [label for label in self._large if label not in under_way]:
             self._bars.remove_task(self._large.pop(label))
         for label, (done, size) in under_way.items():
             if label not in self._large:
-                self._large[label] = self._bars.add_task(shorten(label), total=size, files="")
-            self._bars.update(self._large[label], completed=done)
+                self._large[label] = self._bars.add_task("", total=size, amount="", rest="")
+            name = shorten(label, min(max(self._console.width // NAME_SHARE, LEAST_NAME_WIDTH), NAME_WIDTH))
+            self._bars.update(self._large[label], description=name, completed=done, amount=_amount(done, size))
         return self._bars.get_renderable()
 
 
-def shorten(name: str) -> str:
-    """Cut a name in the middle to NAME_WIDTH; control characters become ``?``."""
+def _amount(done: int, size: int) -> str:
+    return f"{format_size(done)} of {format_size(size)}"
+
+
+def shorten(name: str, width: int = NAME_WIDTH) -> str:
+    """Cut a name in front, where names of one tree are alike; control characters become ``?``.
+
+    ``width`` is in cells of a terminal: a wide character takes two, a combining one none.
+    """
+    from rich.cells import cell_len
+
     clean = "".join(char if char.isprintable() else "?" for char in name)
-    if len(clean) <= NAME_WIDTH:
+    if cell_len(clean) <= width:
         return clean
-    half = (NAME_WIDTH - 1) // 2
-    return f"{clean[:half]}…{clean[-half:]}"
+    start = 0
+    while cell_len(clean[start:]) > width - 1:
+        start += 1
+    return f"…{clean[start:]}"
 
 
 def choose_mode(wanted: str, *, quiet: bool, json: bool, stderr_is_tty: bool, stdout_is_busy: bool) -> str:

@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, attributes_of
 from s3pool.cli.exit_codes import code_of_interrupt
+from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
@@ -210,9 +211,11 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     else:
         bars = BarProgress(color=ctx.out.colored_stderr)
         bars.start()
+        write_between(bars.paused)
         try:
             yield bars, False
         finally:
+            write_between(nullcontext)
             bars.stop()
 
 

@@ -110,4 +110,4 @@ def test_it_takes_no_arguments_of_its_own() -> None:
     command.add_arguments(parser)
 
     assert Namespace() == parser.parse_args([])
-    assert "origin" in (parser.description or "")
+    assert "origin" in (parser.epilog or "")

@@ -98,4 +98,6 @@ def test_bars_are_drawn_and_get_out_of_the_way(capsys: pytest.CaptureFixture[str
 def test_names_are_cut_in_the_middle_and_made_harmless() -> None:
     """A key may hold anything, a terminal must not obey it."""
     assert "a?b" == shorten("a\x1bb")
-    assert 39 == len(shorten("x" * 100))
+    assert "…" + "x" * 39 == shorten("y" * 50 + "x" * 39)
+    assert "…wide 漢字.jpg" == shorten("a/very/long/path/to wide 漢字.jpg", 14)
+    assert "e\u0301" * 40 == shorten("e\u0301" * 40)

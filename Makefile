@@ -13,7 +13,7 @@ TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
+.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1
 
 wall: venv ## requests that try to get past the proxy for 45 minutes, on RGW, MinIO and versitygw (WALL_SECONDS=60 is short, WALL_SEED=2 another run)
 	S3POOL_WALL_SECONDS=$(or $(WALL_SECONDS),450) S3POOL_WALL_SEED=$(or $(WALL_SEED),1) $(BIN)/python -m pytest -m live tests/proxy/test_live_wall.py
+
+silent-pools: venv ## measure how long each command waits for endpoints that do not answer (12 minutes, next to no load)
+	@$(BIN)/python -m tests.support.silent_pools
 
 chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew
 	@$(BIN)/python -m tests.resilience.chaos.outcomes

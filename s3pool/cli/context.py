@@ -123,6 +123,14 @@ class Context:
             self._session = self._open(self.config)
         return self._session
 
+    def sign_if_possible(self) -> bool:
+        """Go on without signatures where no keys are configured; return whether requests are signed."""
+        try:
+            self.config.require_credentials(is_set=True)
+        except ConfigError:
+            self._config = self.config.replace(sign=False)
+        return self.config.sign
+
     @property
     def opened_sessions(self) -> tuple[Session, ...]:
         """Return the sessions that the command opened: none, one, or those of two pools."""

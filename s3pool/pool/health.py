@@ -61,6 +61,7 @@ class ProbeResult:
     tls_version: str = ""
     clock_offset_s: float | None = None
     error: str = ""
+    keys: str = ""  # what came of a signed request, where one was made
 
 
 @dataclass(frozen=True, slots=True)

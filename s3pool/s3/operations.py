@@ -62,14 +62,14 @@ class BucketOperations(Operations):
         super().__init__(transport, addressing=addressing, region=region)
         self.lists = ListingStats()
 
-    def list_buckets(self) -> tuple[BucketInfo, ...]:
+    def list_buckets(self, *, only: Endpoint | None = None) -> tuple[BucketInfo, ...]:
         """List all buckets of the key."""
         buckets: list[BucketInfo] = []
         token, followed = "", {""}
         while True:
             query = (("continuation-token", token),) if token else ()
             request = self._address.service("ListBuckets", query=query)
-            page, next_token = self._ask(request, lambda response: parse_buckets(body_of(response)))
+            page, next_token = self._ask(request, lambda response: parse_buckets(body_of(response)), only=only)
             buckets.extend(page)
             if not next_token:
                 return tuple(buckets)

@@ -125,6 +125,6 @@ def test_clock_is_compared(fake: FakeS3, call: Call, offset_s: float, expected: 
     """The header that tells the time knows whole seconds only: a fraction is no difference."""
     fake.nodes[0].clock_offset_s = offset_s
 
-    clock = call("ping").lines[1].split()[4]
+    clock = call("ping").lines[1].split()[5]
 
     assert expected == clock if not offset_s else abs(int(clock[:-1]) - offset_s) <= 1

@@ -111,9 +111,9 @@ def test_ping_shows_a_line_per_node(fake: FakeS3, call: Call) -> None:
     result = call("ping")
 
     header, first, second = result.lines
-    assert ["node", "state", "latency", "TLS", "clock", "server", "error"] == header.split()
-    assert [fake.endpoints[0], "up"] == first.split()[:2]
-    assert [fake.endpoints[1], "down", *"----", "connection", "refused"] == second.split()
+    assert ["node", "state", "keys", "latency", "TLS", "clock", "server", "error"] == header.split()
+    assert [fake.endpoints[0], "up", "ok"] == first.split()[:3]
+    assert [fake.endpoints[1], "down", *"-----", "connection", "refused"] == second.split()
     assert 0 == result.code
 
 

@@ -12,15 +12,28 @@ from s3pool.cli import exit_codes
 from s3pool.cli.formats import format_stamp
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import table
+from s3pool.errors import (
+    AccessDeniedError,
+    CredentialsError,
+    NoEndpointError,
+    ProtocolError,
+    S3Error,
+    S3PoolError,
+)
 from s3pool.model import format_iso_time
-from s3pool.pool.health import NO_QUORUM, ProbeResult, probe_with_set
+from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.connections import ConnectionPool
+from s3pool.pool.health import NO_QUORUM, ProbeResult, probe, probe_with_set
+from s3pool.pool.node import Node
+from s3pool.record import replace
+from s3pool.s3.errors import CODES
 
 if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
     from s3pool.cli.output import Output
-    from s3pool.pool.node import Node
+    from s3pool.s3.client import S3Client
 
 SUMMARY = "show the health of every endpoint"
 EXAMPLES = (
@@ -30,9 +43,13 @@ EXAMPLES = (
 )
 
 DEFAULT_INTERVAL_S = 2.0
-HEADER = ("node", "state", "latency", "TLS", "clock", "server", "error")
-NUMBERS = frozenset((2, 4))
+HEADER = ("node", "state", "keys", "latency", "TLS", "clock", "server", "error")
+NUMBERS = frozenset((3, 5))
+OK, REFUSED, NOT_ASKED = "ok", "refused", "not asked"
 JOIN_SLACK_S = 1.0
+NO_S3 = "it answers HTTP, and is no S3: check host and port"
+PLAIN_TO_TLS = 400  # what many servers answer to HTTP on their port for HTTPS
+NOT_IMPLEMENTED = 501
 
 Show = Callable[[list[ProbeResult]], None]
 
@@ -48,9 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Probe all nodes at once, round by round; the last round decides the exit code."""
+    ctx.sign_if_possible()
     with _view(args, ctx) as show:
         for results in _rounds(args, ctx):
             show(results)
+    if any(result.keys == REFUSED for result in results):
+        return exit_codes.DENIED
     return exit_codes.DONE if any(result.is_alive for result in results) else exit_codes.NO_ENDPOINT
 
 
@@ -60,19 +80,27 @@ def _rounds(args: argparse.Namespace, ctx: Context) -> Iterator[list[ProbeResult
     while True:
         if ctx.session.keeper is not None:
             ctx.session.keeper.refresh()
-        yield probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s)
+        client = ctx.client if ctx.config.sign else None
+        yield probe_all(ctx.session.nodes, timeout_s=ctx.config.connect_timeout_s, client=client)
         done += 1
         if done == rounds:
             return
         time.sleep(args.interval)
 
 
-def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
-    """Probe every node in its own thread, so that a silent node delays no other."""
+def probe_all(nodes: Sequence[Node], *, timeout_s: float, client: S3Client | None = None) -> list[ProbeResult]:
+    """Probe every node in its own thread, so that a silent node delays no other.
+
+    With a ``client`` each node is asked by a signed request as well whether it takes the keys.
+    """
     results: dict[int, ProbeResult] = {}
 
     def ask(index: int, node: Node) -> None:
-        results[index] = probe_with_set(node, timeout_s=timeout_s)
+        results[index] = result = probe_with_set(node, timeout_s=timeout_s)
+        if result.is_alive and client is not None:
+            result = results[index] = check_keys(client, result)
+        if result.error and (hint := _scheme_hint(node, timeout_s=timeout_s)):
+            results[index] = replace(result, is_alive=False, keys="", error=hint)
 
     threads = [
         threading.Thread(target=ask, args=(index, node), name=f"s3pool-ping-{index}", daemon=True)
@@ -81,13 +109,56 @@ def probe_all(nodes: Sequence[Node], *, timeout_s: float) -> list[ProbeResult]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        # Connecting and two answers have a timeout each.
-        thread.join(3 * timeout_s + JOIN_SLACK_S)
+        # Connecting, two answers, the signed request and the other scheme have a timeout each.
+        thread.join(5 * timeout_s + JOIN_SLACK_S)
     silent = "no answer in time"
     return [
         results.get(index) or ProbeResult(node.endpoint, is_alive=False, error=silent)
         for index, node in enumerate(nodes)
     ]
+
+
+def check_keys(client: S3Client, result: ProbeResult) -> ProbeResult:
+    """Return the result with what a node says to a signed request."""
+    try:
+        client.list_buckets(only=result.endpoint)
+    except S3Error as exc:
+        if exc.code in CODES.values() and not (exc.request_id or exc.detail):
+            return replace(result, is_alive=False, error=f"status {exc.status}; {NO_S3}")
+        is_refused = isinstance(exc, AccessDeniedError) and not may_just_not_list(exc)
+        if is_refused:
+            why = f"{exc.code}{f': {exc.detail}' if exc.detail else ''}{f'; {exc.advice}' if exc.advice else ''}"
+            return replace(result, keys=REFUSED, error=why)
+        if isinstance(exc, AccessDeniedError) or exc.status == NOT_IMPLEMENTED:
+            return replace(result, keys=OK)
+        return replace(result, error=exc.message)
+    except ProtocolError:
+        return replace(result, is_alive=False, error=NO_S3)
+    except NoEndpointError as exc:
+        is_other = isinstance(exc.__cause__, ProtocolError)
+        return replace(result, is_alive=not is_other, error=NO_S3 if is_other else str(exc.__cause__ or exc))
+    except S3PoolError as exc:
+        return replace(result, keys=REFUSED if isinstance(exc, CredentialsError) else "", error=str(exc))
+    return replace(result, keys=OK)
+
+
+def may_just_not_list(error: S3Error) -> bool:
+    """Return whether the keys are known, and may merely not list buckets; Garage denies access to unknown ones too."""
+    return error.code == "AccessDenied" and "no such key" not in error.detail.lower()
+
+
+def _scheme_hint(node: Node, *, timeout_s: float) -> str:
+    """Return the remedy when the port speaks the other of HTTP and HTTPS; else ""."""
+    endpoint = node.endpoint
+    scheme = "http" if endpoint.scheme == "https" else "https"
+    other = replace(endpoint, scheme=scheme)
+    connections = ConnectionPool(other, replace(node.connections.settings, insecure=True))
+    try:
+        found = probe(Node(other, connections, CircuitBreaker()), timeout_s=timeout_s)
+    finally:
+        connections.close()
+    is_other = found.status and not (scheme == "http" and found.status == PLAIN_TO_TLS)
+    return f"this port speaks {scheme.upper()}: write {other.url}" if is_other else ""
 
 
 @contextmanager
@@ -149,6 +220,7 @@ def _row(result: ProbeResult) -> tuple[str, ...]:
     return (
         result.endpoint.url,
         _state(result),
+        result.keys or (NOT_ASKED if result.is_alive else "-"),
         _latency(result),
         result.tls_version or "-",
         _clock(result.clock_offset_s),
@@ -186,5 +258,6 @@ def endpoint_record(result: ProbeResult) -> dict[str, object]:
         "tls": result.tls_version or None,
         "clock_offset_s": round(offset, 3) if offset is not None else None,
         "server": result.server or None,
+        "keys": result.keys or None,
         "error": result.error or None,
     }

@@ -16,8 +16,7 @@ from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
-    from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.progress import Progress
+    from s3pool.transfer.context import Progress, TransferContext
 
 NO_FIELDS: Mapping[str, object] = {}
 

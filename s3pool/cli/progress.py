@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import TaskID
 
-    from s3pool.transfer.progress import Meter
+    from s3pool.transfer.context import Meter
 
 PLAIN_INTERVAL_S = 10.0
 LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read

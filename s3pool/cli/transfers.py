@@ -21,9 +21,8 @@ from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
-from s3pool.transfer.context import TransferContext, TransferOptions
+from s3pool.transfer.context import NullProgress, Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
-from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.resume import make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes

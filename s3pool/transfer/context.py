@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from s3pool.body import READ_BLOCK_BYTES
+from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
 from s3pool.errors import S3PoolError, StoppedError
 from s3pool.model import ObjectAttributes
 from s3pool.record import dataclass
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.transfer.attributes import FileHeaders
 from s3pool.transfer.part_file import PartRegistry
-from s3pool.transfer.progress import NullProgress, Progress
 from s3pool.transfer.safe_path import LastDirectory, SourceFiles
 from s3pool.transfer.target_names import Spellings
 from s3pool.transfer.workers import BoundedExecutor
@@ -31,6 +30,102 @@ NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
 MAX_RESUMES = 5  # how often a body may be cut without a byte of progress
+
+
+# -- progress: meters are called from worker threads ------------------------------------------
+
+
+class Meter(Protocol):
+    """The progress of one transfer."""
+
+    def advance(self, count: int) -> None:
+        """Count bytes; a negative count takes back what must be sent again."""
+
+    def end(self, *, ok: bool) -> None:
+        """Finish; a transfer that failed takes its bytes back."""
+
+
+class Progress(Protocol):
+    """The progress of a run."""
+
+    def found(self, size: int) -> None:
+        """Count one more transfer that the run will make."""
+
+    def begin(self, label: str, size: int) -> Meter:
+        """Start one transfer of size bytes."""
+
+    def whole(self, size: int) -> None:
+        """Count one transfer that was made in one go."""
+
+    def all_found(self) -> None:
+        """Note that the totals will not grow any more."""
+
+
+class NullMeter:
+    """Count nothing."""
+
+    def advance(self, count: int) -> None:
+        """Ignore the bytes."""
+
+    def end(self, *, ok: bool) -> None:
+        """Ignore the end."""
+
+
+class NullProgress:
+    """Show nothing."""
+
+    def found(self, size: int) -> None:
+        """Ignore the transfer."""
+
+    def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - the protocol's names
+        """Return a meter that counts nothing."""
+        return NULL_METER
+
+    def whole(self, size: int) -> None:
+        """Ignore the transfer."""
+
+    def all_found(self) -> None:
+        """Ignore the end of the listing."""
+
+
+NULL_METER = NullMeter()
+
+
+class MeteredSlice:
+    """A part of an open file, sent a block at a time.
+
+    What was counted is taken back when the body is rewound for another attempt.
+    """
+
+    __slots__ = ("_check_stop", "_meter", "_sent", "_slice", "length")
+
+    rewindable = True
+
+    def __init__(self, part: FileSlice, meter: Meter, check_stop: Callable[[], None]) -> None:
+        self._slice = part
+        self._meter = meter
+        self._check_stop = check_stop
+        self._sent = 0
+        self.length = part.length
+
+    def rewind(self) -> None:
+        """Take back what was counted; positioned reads need nothing more."""
+        if self._sent:
+            self._meter.advance(-self._sent)
+            self._sent = 0
+
+    def send(self, sink: Sink) -> None:
+        """Send the range in blocks."""
+        self.rewind()
+        while self._sent < self.length:
+            self._check_stop()
+            count = min(READ_BLOCK_BYTES, self.length - self._sent)
+            sink.send_file(self._slice.fd, self._slice.offset + self._sent, count)
+            self._sent += count
+            self._meter.advance(count)
+
+
+# -- what all transfers share -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.progress import Meter
+    from s3pool.transfer.context import Meter, TransferContext
 
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, ReplacedError, S3Error, S3PoolError, TransportError
 from s3pool.hashing import new_hasher
+from s3pool.transfer.context import NULL_METER
 from s3pool.transfer.fetch import fetch_range
-from s3pool.transfer.progress import NULL_METER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3pool.body import Sink
     from s3pool.model import ByteRange
-    from s3pool.transfer.context import TransferContext
+    from s3pool.transfer.context import Meter, TransferContext
     from s3pool.transfer.fetch import Facts, Source
-    from s3pool.transfer.progress import Meter
 
 
 class SourceError(S3PoolError):

@@ -24,6 +24,7 @@ from s3pool.s3.part_sizes import (
 )
 from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
+from s3pool.transfer.context import NULL_METER
 from s3pool.transfer.cross_pool_body import SourceBody, SourceError
 from s3pool.transfer.digests import (
     BodyDigests,
@@ -36,7 +37,6 @@ from s3pool.transfer.digests import (
 )
 from s3pool.transfer.fetch import Facts, Source, fetch_whole
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
-from s3pool.transfer.progress import NULL_METER
 from s3pool.transfer.resume import copy_fingerprint
 from s3pool.transfer.skip_rules import EXISTS
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
@@ -52,8 +52,7 @@ from s3pool.transfer.verify import (
 if TYPE_CHECKING:
     from s3pool.body import Body
     from s3pool.model import ObjectAttributes, ObjectHead
-    from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.progress import Meter
+    from s3pool.transfer.context import Meter, TransferContext
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,7 @@ from s3pool.transfer.verify import (
 )
 
 if TYPE_CHECKING:
-    from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.progress import Meter
+    from s3pool.transfer.context import Meter, TransferContext
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps, block_on
 from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
-from s3pool.transfer.context import MAX_RESUMES, TransferContext
-from s3pool.transfer.progress import Meter
+from s3pool.transfer.context import MAX_RESUMES, Meter, TransferContext
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,10 @@ from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer import attributes as stored
-from s3pool.transfer.context import TransferContext
+from s3pool.transfer.context import Meter, MeteredSlice, TransferContext
 from s3pool.transfer.digests import BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
-from s3pool.transfer.progress import Meter, MeteredSlice
 from s3pool.transfer.resume import upload_fingerprint
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.skip_rules import EXISTS, why_skip_upload

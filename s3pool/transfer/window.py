@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3pool.errors import NoEndpointError, StoppedError
 from s3pool.s3.exchange import go_on
+from s3pool.transfer.attributes import NANO
 from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, DownloadTask, Item, Outcome, UploadTask
 
@@ -202,7 +203,10 @@ class _Thread:
         self._ready: list[_Transfer] = []  # whose next request is to be sent
         self._gathered: list[Outcome] = []
         self._given_at = time.monotonic()
-        self._looked = (time.monotonic(), 0.0)  # when it was looked last how busy it is, and what it had waited
+        self._looked = (
+            time.monotonic(),
+            _unscheduled_s(),
+        )  # when it was looked last how busy it is, and what was no work by then
         self._begun = 0  # tasks since then
 
     def run(self) -> None:
@@ -301,14 +305,16 @@ class _Thread:
 
     def _widen_if_held_up(self) -> None:
         """Ask for one more thread when the tasks take long, and not because of the answers."""
-        now, waited_s = time.monotonic(), self._flight.waited_s
-        since, waited_before_s = self._looked
+        now = time.monotonic()
+        since, idle_before_s = self._looked
         if now - since < LOOK_S:
             return
-        busy_s = now - since - (waited_s - waited_before_s)
+        # Where other programs have the processor, more threads would only be in each other's way.
+        idle_s = self._flight.waited_s + _unscheduled_s()
+        busy_s = now - since - (idle_s - idle_before_s)
         if busy_s > SLOW_TASK_S * max(self._begun, 1):
             self._window.widen()
-        self._looked, self._begun = (now, waited_s), 0
+        self._looked, self._begun = (now, idle_s), 0
 
     def _hand_over(self, *, at_least: int) -> None:
         count = len(self._gathered)
@@ -316,6 +322,15 @@ class _Thread:
             gathered, self._gathered = self._gathered, []
             self._given_at = time.monotonic()
             self._give(gathered)
+
+
+def _unscheduled_s() -> float:
+    """Return how long this thread could have run and had no processor (Linux, proc(5), "schedstat"); else 0."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / NANO
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _settle(under_way: _Transfer, attempt: Any) -> Operation[Any] | None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ from s3pool.proxy.claims import (
 from s3pool.proxy.clients import Client
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import DIALECTS
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, Index, RequestHead, Target
+from s3pool.proxy.request import HOP_BY_HOP, Index, RequestHead, Target
 from s3pool.record import dataclass, field
 from s3pool.s3.signing import (
     ALGORITHM,
@@ -44,6 +43,7 @@ from s3pool.s3.signing import (
     canonical_value,
     derive_key,
     hex_hash,
+    signature,
     string_to_sign,
 )
 
@@ -106,13 +106,6 @@ class Proof(NamedTuple):
     mac: Mac
 
 
-class DerivedKey(NamedTuple):
-    """The signing key of one secret, day and region, and an HMAC with it."""
-
-    key: bytes
-    mac: Mac
-
-
 def form_of(head: RequestHead, target: Target) -> str:
     """Return how a request is signed.
 
@@ -150,7 +143,7 @@ class Verifier:
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = clients
-        self._keys: dict[tuple[str, str, str], DerivedKey] = {}
+        self._keys: dict[tuple[str, str, str], bytes] = {}
         # By Authorization up to the signature, the fields' names and Connection: what selects the signed values, and
         # by Host and these values what followed from them.
         self._shapes: dict[tuple[str, tuple[str, ...], frozenset[str]], Callable[[Index], object]] = {}
@@ -175,7 +168,7 @@ class Verifier:
         expected = proof.mac.sign(hex_hash(canonical))
         return proof.caller if hmac.compare_digest(expected, claimed) else None
 
-    def _remember(self, caller: Caller, claim: SignatureClaim, key: DerivedKey, head: RequestHead) -> None:
+    def _remember(self, caller: Caller, claim: SignatureClaim, key: bytes, head: RequestHead) -> None:
         """Keep what followed from the fields of a request that was let in, where nothing else counts."""
         index, credential = head.index, claim.credential
         front, _, claimed = head.value("authorization").rpartition("Signature=")
@@ -187,7 +180,7 @@ class Verifier:
         shape = front, head.names, head.connection
         select = self._shapes[shape] = itemgetter(*credential.signed)
         tail = canonical_tail(_signed_values(credential, head), credential.signed, caller.payload)
-        mac = Mac(key.key, begins_with=beginning_to_sign(claim.timestamp, credential.scope))
+        mac = Mac(key, begins_with=beginning_to_sign(claim.timestamp, credential.scope))
         self._proofs[shape, head.host, select(index)] = Proof(caller, claim.seconds, tail, mac)
 
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
@@ -204,11 +197,11 @@ class Verifier:
         payload = payload_of(form, head, target)
         _check_coverage(claim, head)
         client, key = self._client_and_key(claim.credential)
-        client = _proven(client, holds=_holds(key.mac, claim, head, target, payload), what="request")
+        client = _proven(client, holds=_holds(key, claim, head, target, payload), what="request")
         if client.session_token or target.pairs or "x-amz-security-token" in head.index:
             check_token(client, head, target)
         if payload in STREAMS:
-            seed = Seed(key.key, claim.timestamp, claim.credential.scope, claim.signature)
+            seed = Seed(key, claim.timestamp, claim.credential.scope, claim.signature)
             return Caller(form, client, payload, seed)
         caller = Caller(form, client, payload)
         if form == HEADER_V4 and not target.pairs:
@@ -226,18 +219,17 @@ class Verifier:
         words = [fields.get(f"x-amz-{name}", "") for name in ("credential", "signature", "date")]
         claim = make_claim(words[0], "host", words[1], words[2], malformed_header)
         client, key = self._client_and_key(claim.credential)
-        holds = hmac.compare_digest(key.mac.sign(policy.encode("utf-8", "surrogateescape")), claim.signature)
+        holds = hmac.compare_digest(signature(key, policy.encode("utf-8", "surrogateescape")), claim.signature)
         return _proven(client, holds=holds, what="policy")
 
-    def _client_and_key(self, credential: Credential) -> tuple[Client | None, DerivedKey]:
+    def _client_and_key(self, credential: Credential) -> tuple[Client | None, bytes]:
         """Return the client, if it is known, and a key: an unknown one must take as long as a bad signature."""
         client = self._clients.get(credential.access_key)
         secret = client.secret_key if client else DUMMY_SECRET
         name = (secret, credential.date, credential.region)
         key = self._keys.get(name)
         if key is None:
-            derived = derive_key(secret, credential.date, region=credential.region, service="s3")
-            key = DerivedKey(derived, Mac(derived))
+            key = derive_key(secret, credential.date, region=credential.region, service="s3")
             if len(self._keys) >= KEY_CACHE_SIZE:
                 self._keys = {}
             self._keys[name] = key
@@ -257,7 +249,7 @@ def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
     return client
 
 
-def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, target: Target, payload: str) -> bool:
+def _holds(key: bytes, claim: SignatureClaim, head: RequestHead, target: Target, payload: str) -> bool:
     """Compare in constant time; both spellings of a path name one key, both orders of equal names one query."""
     credential = claim.credential
     values = _signed_values(credential, head)
@@ -270,7 +262,7 @@ def _holds(mac: Mac, claim: SignatureClaim, head: RequestHead, target: Target, p
         for path in paths
         for text in queries
     ]
-    signatures = [mac.sign(string_to_sign(claim.timestamp, credential.scope, text)) for text in texts]
+    signatures = [signature(key, string_to_sign(claim.timestamp, credential.scope, text)) for text in texts]
     return any(hmac.compare_digest(expected, claim.signature) for expected in signatures)
 
 
@@ -299,8 +291,6 @@ def _check_expiry(started: float, expires: str, now: float) -> None:
 
 def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
     signed = claim.credential.signed
-    if head.is_cacheable and not head.connection and _cached_coverage(head.names, signed):
-        return
     if "host" not in signed:
         raise forbidden("AccessDenied", "the Host field must be signed", reason="coverage")
     refuse_unsigned(head, signed)
@@ -314,26 +304,15 @@ def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
         raise forbidden("AccessDenied", f"the signed header {missing[0]} is missing", reason="coverage")
 
 
-@lru_cache(CACHE_SIZE)
-def _cached_coverage(names: tuple[str, ...], signed: tuple[str, ...]) -> bool:
-    """Return whether a head has all signed headers, and no others that must be signed."""
-    return "host" in signed and not _unsigned(names, signed) and set(names).issuperset(signed)
-
-
-def _unsigned(names: Iterable[str], signed: Collection[str]) -> list[str]:
-    """Return the headers that decide something and are not signed."""
-    return sorted({name for name in names if name.startswith(DECIDING_PREFIXES)}.difference(signed))
-
-
 def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
     """Refuse a request with a field that decides something and is not signed.
 
     Raises:
         S3ErrorResponse: there is one.
     """
-    unsigned = _unsigned(head.index, signed)
+    unsigned = {name for name in head.index if name.startswith(DECIDING_PREFIXES)}.difference(signed)
     if unsigned:
-        raise forbidden("AccessDenied", f"the header {unsigned[0]} is not signed", reason="coverage")
+        raise forbidden("AccessDenied", f"the header {min(unsigned)} is not signed", reason="coverage")
 
 
 def payload_of(form: str, head: RequestHead, target: Target) -> str:

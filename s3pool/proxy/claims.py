@@ -67,9 +67,6 @@ def read_claim(head: RequestHead) -> SignatureClaim:
     """
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     timestamp = given[0] if given else _from_http_date(head.value("date"))
-    front, _, claimed = head.value("authorization").rpartition("Signature=")
-    if head.is_cacheable and front.endswith((" ", ",")) and HEX_SIGNATURE.fullmatch(claimed):
-        return _claim_of(_cached_credential(front), claimed, timestamp)
     words = _authorization_words(head.value("authorization"))
     if words.keys() != AUTHORIZATION_WORDS:
         raise malformed_header("the Authorization field is malformed")
@@ -82,15 +79,6 @@ def _authorization_words(value: str) -> Mapping[str, str]:
     found = WORD.findall(value)
     words = dict(found)
     return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
-
-
-@lru_cache(CACHE_SIZE)
-def _cached_credential(front: str) -> Credential:
-    """Parse an Authorization field up to the signature; a client's next request repeats it."""
-    words = _authorization_words(front)
-    if words.keys() != AUTHORIZATION_WORDS - {"Signature"}:
-        raise malformed_header("the Authorization field is malformed")
-    return _read_credential(words["Credential"], words["SignedHeaders"], malformed_header)
 
 
 def _from_http_date(text: str) -> str:

@@ -13,14 +13,14 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 from s3pool import __version__
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 from s3pool.pool.node import Node
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
-from s3pool.proxy.gateway import Gateway
+from s3pool.proxy.service import Pool
 
 # Names of metrics, the members of an endpoint's record behind them, and what makes them base units.
 ENDPOINT_METRICS = (
@@ -61,26 +61,6 @@ COUNTERS = {
 Gauges = dict[str, list[tuple[dict[str, str], float]]]
 
 
-class Subject(Protocol):
-    """What the stats are read from."""
-
-    @property
-    def nodes(self) -> Iterable[Node]:
-        """Return the nodes."""
-
-    @property
-    def clock_skews(self) -> Mapping[Endpoint, float]:
-        """Return each node's clock minus ours, in seconds, where it is known."""
-
-    @property
-    def gateway(self) -> Gateway:
-        """Return the gateway in force."""
-
-    @property
-    def started(self) -> float:
-        """Return the time of the start, in seconds since 1970."""
-
-
 def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     """Return everything about one endpoint, ready for JSON."""
     stats = node.counters.snapshot(node.endpoint.url, node.breaker.state)
@@ -108,21 +88,21 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
 
 
 def stats_record(
-    subject: Subject, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
+    pool: Pool, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
 ) -> dict[str, Any]:
     """Return the whole state, ready for JSON."""
-    loader = subject.gateway.loader
+    loader = pool.gateway.loader
     return {
         "version": __version__,
-        "uptime_s": round(time.time() - subject.started, 1),
+        "uptime_s": round(time.time() - pool.started, 1),
         "draining": is_draining,
-        "auth": subject.gateway.settings.auth,
+        "auth": pool.gateway.settings.auth,
         "connections": connections,
         "requests": requests,
         "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
         "spool": {"used": loader.disk.used, "size": loader.disk.size},
-        "retrying": subject.gateway.forwarder.budget.retrying,
-        "endpoints": [node_record(node, subject.clock_skews) for node in subject.nodes],
+        "retrying": pool.gateway.forwarder.budget.retrying,
+        "endpoints": [node_record(node, pool.clock_skews) for node in pool.nodes],
     }
 
 

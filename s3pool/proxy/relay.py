@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from itertools import compress
 
 from s3pool.errors import S3PoolError, TransportError
@@ -171,18 +172,12 @@ CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class _Told(dict[str, bool]):
-    """Whether a client is told a node's field, by its name: not where the proxy has its own, or the node's is gone."""
-
-    def __missing__(self, name: str) -> bool:
-        is_told = name not in HOP_BY_HOP and name != "content-length"
-        if len(self) < MOST_NAMES and len(name) <= MAX_NAME_LENGTH:
-            self[name] = is_told
-        return is_told
+@lru_cache(1024)
+def is_told(name: str) -> bool:
+    """Return whether a client is told a node's field: not where the proxy has its own, or the node's is gone."""
+    return name not in HOP_BY_HOP and name != "content-length"
 
 
-MOST_NAMES, MAX_NAME_LENGTH = 1024, 64
-IS_TOLD = _Told().__getitem__
 EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
 OK, PARTIAL = 200, 206
 
@@ -388,7 +383,7 @@ def answer_head(
     headers, lines = said.headers, said.lines
     # The names of a head as it was read stand in the order of its lines, unless one is repeated.
     in_order = isinstance(said, Head) and len(headers) == len(lines)
-    kept: Iterable[str] = compress(lines, map(IS_TOLD, headers)) if in_order else filter(_is_told, lines)
+    kept: Iterable[str] = compress(lines, map(is_told, headers)) if in_order else filter(_is_told, lines)
     if headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
         gone = connection_words([headers["connection"]])
         kept = filter(lambda line: line.partition(":")[0].lower() not in gone, [*kept])
@@ -401,7 +396,7 @@ def answer_head(
 
 
 def _is_told(line: str) -> bool:
-    return IS_TOLD(line.partition(":")[0].lower())
+    return is_told(line.partition(":")[0].lower())
 
 
 def _framing(head: RequestHead, said: Response | Head, length: int | None, *, chunked: bool) -> str:

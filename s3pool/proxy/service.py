@@ -262,7 +262,8 @@ class Pool:
     def find(self, url: str) -> list[Node]:
         """Return the nodes that a URL, host:port, or an address that was found for a name, names."""
         name = url.rstrip("/")
-        return [node for node in self.nodes if name in (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)]
+        named = [(node, (node.endpoint.url, node.endpoint.netloc, node.endpoint.address)) for node in self.nodes]
+        return [node for node, names in named if name and name in names]
 
     def close(self) -> None:
         """Stop watching, and close all connections."""

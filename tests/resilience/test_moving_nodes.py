@@ -178,6 +178,7 @@ def test_proxy_keeps_its_nodes_while_names_fail(fake: FakeS3, names: NameServer)
             assert 200 == proxy.ask("GET", "/b/there").status
 
         assert 4 == len(proxy.stats()["endpoints"])
+        assert [1, 4, 0] == [proxy.proxy.set_drained(name, True) for name in (HOSTS[2], url.partition("//")[2], "")]
 
 
 def test_listing_without_a_thread_finds_the_new_nodes(fake: FakeS3, names: NameServer, run_cli: CliRunner) -> None:

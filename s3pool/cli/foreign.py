@@ -12,7 +12,7 @@ from s3pool.errors import UsageError
 
 # What runs as it stands: a command, or a flag of one ("" of any), and ours. An empty one does by itself what is asked.
 SAME: dict[str, dict[str, str]] = {
-    "commands": {"share download": "presign", "anonymous get-json": "policy show", "ilm rule": "ilm"},
+    "commands": {"share download": "presign"},
     "": {"--no-color": "--color never", "--debug": "--verbose", "--fake": "--dry-run", "--rewind": "--at"},
     "mb": {"--with-lock": "--lock", "-l": "--lock", "--with-versioning": "--versioning"},
     "rb": {"--dangerous": ""},

@@ -70,6 +70,8 @@ class Command(NamedTuple):
     def run(self, args: argparse.Namespace, ctx: Context) -> int:
         """Act on each path; a failure is printed, and the rest goes on."""
         words, name = list(args.words), getattr(args, "action", "")
+        if name == "rule" and words:  # mc's `ilm rule add`
+            name = words.pop(0)
         action = next((action for action in self.actions if name in action.names), None)
         if action is None:
             raise UsageError(f"{self.name} {name}: write {', '.join(each.names[0] for each in self.actions)}")

@@ -44,7 +44,7 @@ GROUPS = {
         "speedtest": "measure transfers and listings per node, and name the slow one",
         "proxy": "serve the pool as one S3 endpoint",
         "presign": "make a URL that works without credentials for a while",
-        "config": "show every setting and where it came from",
+        "config": "show every setting and where it came from, or import those of other tools",
     },
     "many commands, many machines": {
         "shards": "print a plan of key ranges for --shard and --plan",
@@ -56,4 +56,6 @@ SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in gro
 ALL = tuple(SUMMARIES)
 # Those of one table: cli/commands/settings.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-CHANGING = frozenset(("cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS))
+CHANGING = frozenset(
+    ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
+)

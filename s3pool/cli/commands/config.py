@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.config.options import Config
 
-SUMMARY = "show every setting and where it came from"
+SUMMARY = "show every setting and where it came from, or import those of other tools"
 EXAMPLES = (
     "config",
     "config --profile old",
+    "config import mc --dry-run",
 )
+TOOLS = ("mc", "rclone", "s3cmd", "s5cmd", "aws")
 UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks
 
 MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not widen the column of all lines
@@ -25,16 +27,25 @@ Row = tuple[str, str, str]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the description; the command has no flags of its own."""
+    """Add the description, and what ``config import`` takes."""
     parser.epilog = (
         "Print each option, its value and its origin. Secrets are hidden. "
         "The origin is a flag, a variable, a file and its key, or the default. "
         "Names that stand for several nodes are looked up, and each node has a line."
     )
+    parser.add_argument(
+        "action", nargs="?", choices=("import",), help="write profiles from what other tools are configured for"
+    )
+    parser.add_argument("tool", nargs="?", choices=TOOLS, help="which tool (all that are found)")
+    parser.add_argument("--force", action="store_true", help="with import: replace profiles of the same name")
 
 
-def run(_args: Namespace, ctx: Context) -> int:
-    """Print the configuration; missing endpoints or keys are a warning and no failure."""
+def run(args: Namespace, ctx: Context) -> int:
+    """Print the configuration, or import; missing endpoints or keys are a warning and no failure."""
+    if args.action:
+        from s3pool.cli.config_import import import_profiles
+
+        return import_profiles(args, ctx)
     config = ctx.config
     rows, problems = config.rows(), missing(config)
     try:

@@ -30,7 +30,7 @@ def run(tmp_path: Path, environ: dict[str, str], *, as_json: bool = False) -> Ru
     output = Output(stdout=out, stderr=err, json=as_json, op="config")
     settings = load_config({}, environ=environ, cwd=str(tmp_path), home=str(tmp_path))
     context: Any = SimpleNamespace(config=settings, out=output)
-    code = command.run(Namespace(), context)
+    code = command.run(Namespace(action=None), context)
     output.flush()
     return Run(code, out.getvalue().decode(), err.getvalue())
 
@@ -103,11 +103,11 @@ def test_control_characters_are_escaped(tmp_path: Path) -> None:
     assert "\x1b" not in shown.out
 
 
-def test_it_takes_no_arguments_of_its_own() -> None:
-    """The global flags are what it shows."""
+def test_it_shows_unless_it_is_told_to_import() -> None:
+    """Flags that it read and did not show would be a trap."""
     parser = ArgumentParser()
-
     command.add_arguments(parser)
 
-    assert Namespace() == parser.parse_args([])
+    assert Namespace(action=None, tool=None, force=False) == parser.parse_args([])
+    assert ("import", "mc") == (parser.parse_args(["import", "mc"]).action, parser.parse_args(["import", "mc"]).tool)
     assert "origin" in (parser.epilog or "")

@@ -1,0 +1,168 @@
+"""Read the configuration of other tools as profiles of ours: mc's aliases, rclone's remotes, and so on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from s3pool.config.aws_files import read_ini
+from s3pool.config.sources import is_present, read_source
+from s3pool.config.values import FALSE_WORDS
+from s3pool.errors import ConfigError
+
+AWS_URL = "https://s3.{region}.amazonaws.com"
+DEFAULT_REGION = "us-east-1"
+PLACEHOLDER = "YOUR-"  # what mc writes where a user has not filled in a key
+ADDRESSING = {"on": "path", "off": "virtual", "path": "path", "dns": "virtual", "true": "path", "false": "virtual"}
+ENCRYPTED = "RCLONE_ENCRYPT"
+
+
+class Found(NamedTuple):
+    """One profile of another tool: its settings by our keys, without those that it does not set."""
+
+    name: str
+    tool: str
+    file: str
+    settings: Mapping[str, str | bool]
+
+
+class Place(NamedTuple):
+    """Where a user's files are: the environment, and the home directory."""
+
+    environ: Mapping[str, str]
+    home: str
+
+    def file(self, variable: str, *names: str) -> str:
+        """Return the path that a variable names, else one in the home directory."""
+        return os.path.expanduser(self.environ.get(variable) or os.path.join(self.home, *names))
+
+
+def find_profiles(tool: str, place: Place) -> list[Found]:
+    """Return the profiles of a tool, or with "" of all tools; without keys where AWS's files have them.
+
+    Raises:
+        ConfigError: a file cannot be read, or the named tool has none.
+    """
+    found = [profile for name in ([tool] if tool else TOOLS) for profile in TOOLS[name](place)]
+    if not found:
+        looked = ", ".join(FILES[name] for name in ([tool] if tool else FILES))
+        raise ConfigError(f"there is nothing to import: looked at {looked}")
+    return found
+
+
+def _profile(name: str, tool: str, file: str, **settings: str | bool | None) -> Found:
+    return Found(name, tool, file, {key: value for key, value in settings.items() if value not in (None, "")})
+
+
+def _of_mc(place: Place) -> Iterator[Found]:
+    path = os.path.join(place.file("MC_CONFIG_DIR", ".mc"), "config.json")
+    if not is_present(path):
+        return
+    try:
+        aliases = json.loads(read_source(path).text)["aliases"]
+        for name, alias in aliases.items():
+            if PLACEHOLDER in alias.get("accessKey", ""):
+                continue
+            yield _profile(
+                name,
+                "mc",
+                path,
+                endpoints=alias["url"].rstrip("/"),
+                access_key=alias.get("accessKey"),
+                secret_key=alias.get("secretKey"),
+                session_token=alias.get("sessionToken"),
+                sign=None if alias.get("accessKey") else False,
+                addressing=ADDRESSING.get(alias.get("path", "")),
+            )
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ConfigError(f"{path}: this is not the form of mc's aliases ({type(exc).__name__})") from exc
+
+
+def _of_rclone(place: Place) -> Iterator[Found]:
+    base = place.environ.get("XDG_CONFIG_HOME") or os.path.join(place.home, ".config")
+    path = place.environ.get("RCLONE_CONFIG") or os.path.join(base, "rclone", "rclone.conf")
+    if is_present(path) and ENCRYPTED in read_source(path).text:
+        raise ConfigError(f"{path} is encrypted: rclone config show prints it; keep that in a file of mode 0600")
+    for name, words in read_ini(path)[1].items():
+        if words.get("type") != "s3":
+            continue
+        has_keys = bool(words.get("access_key_id"))
+        yield _profile(
+            name,
+            "rclone",
+            path,
+            endpoints=_url(words.get("endpoint", ""), words.get("region", "")),
+            access_key=words.get("access_key_id"),
+            secret_key=words.get("secret_access_key"),
+            session_token=words.get("session_token"),
+            region=words.get("region"),
+            sign=None if has_keys or words.get("env_auth") == "true" else False,
+            addressing=ADDRESSING.get(words.get("force_path_style", "")),
+        )
+
+
+def _of_s3cmd(place: Place) -> Iterator[Found]:
+    path = place.file("S3CMD_CONFIG", ".s3cfg")
+    words = read_ini(path)[1].get("default", {})
+    if not words:
+        return
+    is_plain = words.get("use_https", "True").lower() in FALSE_WORDS
+    region = words.get("bucket_location", "")
+    yield _profile(
+        "s3cmd",
+        "s3cmd",
+        path,
+        endpoints=_url(words.get("host_base", ""), region, scheme="http" if is_plain else "https"),
+        access_key=words.get("access_key"),
+        secret_key=words.get("secret_key"),
+        session_token=words.get("access_token"),
+        region="" if region == "US" else region,
+        addressing="virtual" if words.get("host_bucket", "").startswith("%(bucket)s.") else "path",
+        ca_bundle=words.get("ca_certs_file"),
+        insecure=True if words.get("check_ssl_certificate", "True").lower() in FALSE_WORDS else None,
+    )
+
+
+def _of_aws(place: Place, *, tool: str = "aws", url: str = "") -> Iterator[Found]:
+    """Yield AWS's profiles without their keys, which are read from AWS's files by the profile's name."""
+    path = place.file("AWS_CONFIG_FILE", ".aws", "config")
+    credentials = place.file("AWS_SHARED_CREDENTIALS_FILE", ".aws", "credentials")
+    sections = {name.removeprefix("profile "): words for name, words in read_ini(path)[1].items()}
+    for name in {**sections, **read_ini(credentials)[1]}:
+        if name.partition(" ")[0] in ("services", "sso-session"):
+            continue
+        words = sections.get(name, {})
+        given = url or words.get("endpoint_url", "") or _url("", words.get("region", ""))
+        yield _profile(
+            name, tool, path if name in sections else credentials, endpoints=given, region=words.get("region")
+        )
+
+
+def _of_s5cmd(place: Place) -> Iterator[Found]:
+    """Yield AWS's profiles with the endpoint that s5cmd takes from its variable."""
+    if url := place.environ.get("S3_ENDPOINT_URL"):
+        yield from _of_aws(place, tool="s5cmd", url=url)
+
+
+def _url(text: str, region: str, *, scheme: str = "https") -> str:
+    if not text:
+        return AWS_URL.format(region=region or DEFAULT_REGION)
+    return text.rstrip("/") if "://" in text else f"{scheme}://{text}"
+
+
+TOOLS: Mapping[str, Callable[[Place], Iterator[Found]]] = {
+    "mc": _of_mc,
+    "rclone": _of_rclone,
+    "s3cmd": _of_s3cmd,
+    "s5cmd": _of_s5cmd,
+    "aws": _of_aws,
+}
+FILES = {
+    "mc": "~/.mc/config.json",
+    "rclone": "~/.config/rclone/rclone.conf",
+    "s3cmd": "~/.s3cfg",
+    "s5cmd": "S3_ENDPOINT_URL with ~/.aws",
+    "aws": "~/.aws",
+}

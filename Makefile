@@ -13,7 +13,7 @@ TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
+.PHONY: servers clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,8 +71,36 @@ test: venv ## all tests; those on Ceph RGW too where radosgw is installed
 test-again: venv ## what failed in the last make test, once more and alone (five at most)
 	@$(BIN)/python -m tests.support.again $(CACHES)
 
-live: venv ## the tests on a real Ceph RGW cluster, started and stopped here
-	S3POOL_REQUIRE_LIVE=1 $(BIN)/python -m pytest -m live
+SERVER ?= rgw
+LIVE_SUITES := tests/contract tests/cli tests/resilience tests/proxy
+# What needs Ceph's own, or brings its servers itself.
+NOT_ELSEWHERE := --ignore tests/proxy/test_live_wall.py --ignore tests/resilience/chaos
+
+live: venv $(if $(filter-out rgw,$(SERVER)),$(VENV)/servers/.$(SERVER)) ## the tests on real servers, started and stopped here (SERVER=rgw|minio|versitygw|seaweedfs)
+	S3POOL_REQUIRE_LIVE=1 S3POOL_LIVE_SERVER=$(SERVER) S3POOL_WORKS_WHERE=$(if $(TESTS),0,1) $(BIN)/python -m pytest -m live $(or $(TESTS),$(if $(filter-out rgw,$(SERVER)),$(LIVE_SUITES) $(NOT_ELSEWHERE)))
+
+# Built once, from the registry of Go, and never committed. What cannot be built is said, and left out.
+SERVERS ?= versitygw minio seaweedfs
+GO_versitygw := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+GO_minio := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+GO_seaweedfs := github.com/seaweedfs/seaweedfs@v0.0.0-20261109003541-7506e5f91cd6
+COMMAND_seaweedfs := ./weed
+# With its module's replacements, which go install refuses, a command is built where its module lies.
+GO_BUILD = $(if $(COMMAND_$*),go build -C "$$(go mod download -json $(GO_$*) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" \
+  -o $(BUILT)/bin/ $(COMMAND_$*),GOBIN=$(BUILT)/bin go install $(GO_$*))
+BUILT = $(abspath $(VENV))/servers
+
+servers: venv ## build real S3 servers into .venv/servers, minutes each (SERVERS='versitygw minio')
+	@for name in $(SERVERS); do $(MAKE) --no-print-directory $(VENV)/servers/.$$name || echo "left out: $$name" >&2; done
+	@ls $(VENV)/servers/bin
+
+$(VENV)/servers/.%: | $(BIN)/python
+	@test -n "$(GO_$*)" || { echo "there is no recipe for $*: make servers builds $(SERVERS)" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "$* cannot be built: there is no go in PATH" >&2; exit 1; }
+	@echo "building $*, which takes minutes" >&2
+	@mkdir -p $(BUILT)/bin
+	@$(GO_BUILD) || { echo "$* cannot be built from $(GO_$*): see above" >&2; exit 1; }
+	@touch $@
 
 chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1000 BACKEND=rgw)
 	@$(BIN)/python -m tests.resilience.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(BACKEND),--backend $(BACKEND))
@@ -124,6 +152,7 @@ attack: venv ## attack the proxy with all that once stopped it, and print what a
 man: venv ## generate the manual from the command line's own tables and man/*.inc
 	@$(BIN)/python -m tests.support.destructive
 	@$(BIN)/python -m tests.support.option_rows
+	@$(BIN)/python -m tests.support.server_faults
 	@$(BIN)/python -m tests.support.manual
 
 man-fresh: venv ## fail when a page of the manual is not what the command line says

@@ -17,6 +17,7 @@ from tests.support.clock import Clock
 from tests.support.fake_s3 import FakeS3
 from tests.support.guard import stay_home
 from tests.support.moto_fleet import MotoFleet
+from tests.support.real_servers import CLUSTERS, Deployment
 from tests.support.rgw import RgwCluster, missing_tools
 from tests.support.run_cli import CliRunner
 
@@ -84,16 +85,24 @@ def moto() -> Iterator[MotoFleet]:
 
 
 @pytest.fixture(scope="session")
-def rgw() -> Iterator[RgwCluster]:
-    """Give a real RGW cluster, shared by all tests: use buckets of your own.
+def rgw() -> Iterator[RgwCluster | Deployment]:
+    """Give a real cluster, shared by all tests: use buckets of your own.
 
-    S3POOL_TEST_RGW_DIR names one that runs already. Without RGW the test is skipped, unless
-    S3POOL_REQUIRE_LIVE is 1: then it fails.
+    It is RGW, or the server that S3POOL_LIVE_SERVER names. S3POOL_TEST_RGW_DIR names an RGW that
+    runs already. Without the server the test is skipped, unless S3POOL_REQUIRE_LIVE is 1: then it fails.
     """
     yield from _cluster(os.environ)
 
 
-def _cluster(environ: Mapping[str, str]) -> Iterator[RgwCluster]:
+def _cluster(environ: Mapping[str, str]) -> Iterator[RgwCluster | Deployment]:
+    server = environ.get("S3POOL_LIVE_SERVER", "rgw")
+    if server != "rgw":
+        kind = CLUSTERS[server]
+        if kind.find() is None and environ.get("S3POOL_REQUIRE_LIVE") != "1":
+            pytest.skip(kind.missing())
+        with kind() as deployment:
+            yield deployment
+        return
     running = environ.get("S3POOL_TEST_RGW_DIR")
     if running:
         yield RgwCluster.attach(running)

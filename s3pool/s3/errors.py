@@ -55,6 +55,7 @@ DENIED_CODES = CREDENTIAL_CODES | {
     "AllAccessDisabled",
     "InvalidSecurity",
     "NotSignedUp",
+    "XAdminUserNotFound",  # versitygw's word for an unknown key, with status 404
 }
 # What 403 says as well, and no other keys would change.
 NOT_DENIED_CODES = frozenset(("InvalidObjectState", "InsufficientStorage", "ObjectLocked", "TooManyBuckets"))
@@ -162,12 +163,12 @@ def _code_for(status: int, *, resource: str, is_head: bool) -> str:
 def _class_for(status: int, *, code: str, detail: str, is_head: bool) -> type[S3Error]:
     if _is_throttling(status, code=code, detail=detail, is_head=is_head):
         return ThrottledError
-    if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
-        return NotFoundError
     if LOCKED.search(detail):
         return S3Error
     if code in DENIED_CODES or (status in (401, 403) and not _is_no_denial(code)):
         return AccessDeniedError
+    if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
+        return NotFoundError
     if status in (304, 412) or code in ("ConditionalRequestConflict", "PreconditionFailed"):
         return PreconditionError
     return S3Error

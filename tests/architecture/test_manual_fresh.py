@@ -10,6 +10,7 @@ import pytest
 from s3pool.cli.catalog import ALL
 from tests.support.manual import SOURCE, given_away, pages, read_sections, section_of, stale
 from tests.support.option_rows import documents
+from tests.support.server_faults import manual_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,11 @@ def test_rows_of_options_are_those_of_the_tables() -> None:
     stale = [path.name for path, text in documents() if path.read_text() != text]
 
     assert [] == stale, "run make man"
+
+
+def test_the_table_of_servers_is_what_the_suites_saw() -> None:
+    """What works where is measured, and never written by hand."""
+    assert manual_lines() in (ROOT / "man" / "s3pool.1.inc").read_text(), "run make man"
 
 
 def _epoch() -> str:

@@ -180,7 +180,7 @@ def test_rb_does_without_versions_where_there_are_none(fake: FakeS3, call: Call)
 
 
 @pytest.mark.live
-def test_locked_versions_on_rgw_are_told_and_stay(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str) -> None:
+def test_locked_versions_are_told_and_stay(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str) -> None:
     """A retention is the usual reason why one key of a batch stays."""
     import boto3
 
@@ -207,8 +207,9 @@ def test_locked_versions_on_rgw_are_told_and_stay(rgw: RgwCluster, run_cli: CliR
 
         assert (1, True) == (plain.code, "BucketNotEmpty" in plain.err)
         assert (1, 2) == (result.code, len(result.lines))
-        assert 1 == result.err.count(f"{place}/d/b: 403 AccessDenied")
-        assert (4, "") == (forced.code, forced.out)
+        (told,) = [line for line in result.err.splitlines() if f"DeleteObjects {place}/d/b (version " in line]
+        assert re.search(r"at http://127\.0\.0\.1:\d+: (403 AccessDenied|200 InvalidRequest|403 ObjectLocked)", told)
+        assert (True, "") == (forced.code in (1, 4), forced.out)  # 4 where the server calls it a matter of the keys
         assert ["d/b"] == [version["Key"] for version in client.list_object_versions(Bucket=bucket_name)["Versions"]]
     finally:
         for version in client.list_object_versions(Bucket=bucket_name).get("Versions", []):

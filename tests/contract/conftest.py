@@ -17,6 +17,7 @@ from s3pool.session import Session, open_session
 from tests.support.contract import Backend, NewBucket, put
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Quirks
 from tests.support.hostile import HOSTILE_KEYS
+from tests.support.server_faults import fault_of, record
 
 # What a server is known not to do, or to do in a way of its own.
 MOTO_LACKS = frozenset(
@@ -31,9 +32,37 @@ MOTO_LACKS = frozenset(
         "errors for gone uploads",
     }
 )
-RGW_LACKS = frozenset({"order of parts"})  # 16.2 sorts them
+LIVE_SERVER = os.environ.get("S3POOL_LIVE_SERVER", "rgw")
+LIVE_LACKS = {
+    "rgw": frozenset({"order of parts"}),  # 16.2 sorts them
+    "versitygw": frozenset({"keys that are no paths", "control characters in keys"}),
+    "minio": frozenset({"keys that are no paths"}),
+    "seaweedfs": frozenset({"keys that are no paths", "backslashes in keys"}),
+}
 BACKENDS = ["fake", "fake-aws", "moto", pytest.param("rgw", marks=pytest.mark.live)]
 VISIBLE_DEADLINE_S = 10.0
+_outcomes: dict[str, str] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the tests to fail of which it is known that the server does otherwise."""
+    for item in items:
+        if item.nodeid.startswith("tests/contract/") and item.get_closest_marker("live"):
+            fault = fault_of(LIVE_SERVER, item.nodeid)
+            if fault:
+                item.add_marker(pytest.mark.xfail(reason=f"{LIVE_SERVER}: {fault}", strict=True))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note how each test on the real server ended."""
+    if report.when == "call" and "[rgw" in report.nodeid:
+        _outcomes[report.nodeid] = report.outcome
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Keep the outcomes for the table in the manual, where the whole suite went as expected."""
+    if exitstatus == 0 and os.environ.get("S3POOL_WORKS_WHERE") == "1":
+        record(LIVE_SERVER, _outcomes.items())
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -47,7 +76,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     elif name == "moto":
         yield Backend(name, request.getfixturevalue("moto").environment, MOTO_LACKS)
     else:
-        yield Backend(name, request.getfixturevalue("rgw").environment, RGW_LACKS)
+        lacks = LIVE_LACKS.get(LIVE_SERVER, frozenset())
+        yield Backend(LIVE_SERVER, request.getfixturevalue("rgw").environment, lacks)
 
 
 def open_on(environment: dict[str, str]) -> Session:
@@ -116,7 +146,16 @@ def await_bucket(client: S3Client, bucket: str) -> None:
 
 
 def remove_bucket(client: S3Client, bucket: str) -> None:
-    """Remove a bucket with its versions and unfinished uploads; one that is gone is fine."""
+    """Remove a bucket with its versions and unfinished uploads; one that is gone is fine.
+
+    MinIO hides objects behind others, and SeaweedFS removes empty directories a moment later.
+    """
+    until = time.monotonic() + VISIBLE_DEADLINE_S
+    while not _is_removed(client, bucket, is_last_try=time.monotonic() > until):
+        pass
+
+
+def _is_removed(client: S3Client, bucket: str, *, is_last_try: bool) -> bool:
     try:
         for upload in list(iter_uploads(client, bucket)):
             client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)
@@ -124,5 +163,8 @@ def remove_bucket(client: S3Client, bucket: str) -> None:
             client.delete_objects(bucket, [(version.key, version.version_id) for version in page.objects])
         client.delete_bucket(bucket)
     except S3Error as exc:
+        if exc.code == "BucketNotEmpty" and LIVE_SERVER != "rgw":
+            return is_last_try  # what a server made other keys of goes with the deployment
         if exc.code != "NoSuchBucket":
             raise
+    return True

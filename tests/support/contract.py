@@ -14,6 +14,8 @@ from s3pool.s3.client import PutResult, S3Client
 from s3pool.s3.list_all import list_objects
 
 PART_BYTES = 5 << 20  # S3's least size of a part that is not the last
+# What some servers make other characters of.
+LETTERS = {"line ends in keys": "\r\n\x01", "control characters in keys": "\x01", "backslashes in keys": "\\"}
 NewBucket = Callable[[], str]
 PLAIN = ObjectAttributes()
 
@@ -33,8 +35,12 @@ class Backend:
 
     def keys(self, keys: Iterable[str]) -> list[str]:
         """Give those keys that the server can hold, in byte order."""
-        folded = "line ends in keys" in self.lacks
-        return sorted(key for key in keys if not (folded and any(letter in key for letter in "\r\n\x01")))
+        folded = "".join(letters for lack, letters in LETTERS.items() if lack in self.lacks)
+        kept = sorted(key for key in keys if not any(letter in key for letter in folded))
+        if "keys that are no paths" not in self.lacks:
+            return kept
+        paths = [key for key in kept if not {"", ".", ".."} & set(key.split("/"))]
+        return [key for key in paths if not any(key.startswith(f"{other}/") for other in paths)]
 
 
 def md5(content: bytes) -> str:

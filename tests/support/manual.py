@@ -25,7 +25,7 @@ OVERVIEW = ("PATHS", "CONFIGURATION", "EXIT STATUS", "ENVIRONMENT", "FILES", "SI
 TOPICS = {
     "s3pool-pool.7": (
         "how a pool of nodes behaves, and what happens when something fails",
-        ("THE POOL", "WHEN SOMETHING FAILS"),
+        ("THE POOL", "WHEN SOMETHING FAILS", "SERVERS"),
     ),
     "s3pool-json.5": ("results, errors and summaries as JSON, CSV and text", ("OUTPUT",)),
 }

@@ -59,6 +59,7 @@ class Deployment:
 
     program: ClassVar[str]
     ready_path: ClassVar[str]
+    usual_nodes: ClassVar[int] = 3
     owned = True  # nobody else uses it: its nodes may be killed
 
     @classmethod
@@ -75,8 +76,8 @@ class Deployment:
             f"and there is none in PATH or named by S3POOL_{cls.program.upper()}"
         )
 
-    def __init__(self, nodes: int = 4) -> None:
-        """Start the processes, and return when each of them serves.
+    def __init__(self, nodes: int = 0) -> None:
+        """Start the processes, as many as usual where no number is given, and return when each of them serves.
 
         Raises:
             DeploymentError: the program is missing, or does not come up; its log's tail is in the message.
@@ -86,6 +87,7 @@ class Deployment:
             raise DeploymentError(self.missing())
         self._program = program
         self.root = Path(tempfile.mkdtemp(prefix=f"s3pool-{self.program}-"))
+        nodes = nodes or self.usual_nodes
         self.ports = tuple(free_ports(nodes))
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -182,6 +184,7 @@ class MinioCluster(Deployment):
     """MinIO: each process is a node of one erasure set, and is ready with the quorum of all."""
 
     program = "minio"
+    usual_nodes = 4
     ready_path = "/minio/health/cluster"
 
     def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
@@ -209,9 +212,11 @@ class VersityCluster(Deployment):
 
     def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
         """Return how a process is started; the administrator's requests have the same port."""
-        store = self.root / "store"
-        store.mkdir(exist_ok=True)
-        words = [program, "--port", f"127.0.0.1:{self.ports[index]}", "--health", self.ready_path, "posix", str(store)]
+        store, versions = self.root / "store", self.root / "versions"
+        for place in (store, versions):
+            place.mkdir(exist_ok=True)
+        words = [program, "--port", f"127.0.0.1:{self.ports[index]}", "--health", self.ready_path]
+        words += ["posix", "--versioning-dir", str(versions), str(store)]
         return words, {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
 
 
@@ -221,7 +226,7 @@ class SeaweedCluster(Deployment):
     program = "weed"
     ready_path = "/healthz"
 
-    def __init__(self, nodes: int = 3) -> None:
+    def __init__(self, nodes: int = 0) -> None:
         """Start the store and its gateways."""
         self._store: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}

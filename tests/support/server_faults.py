@@ -1,0 +1,163 @@
+"""What real servers do otherwise than the tests want, each with the exchange that shows it.
+
+A test that is named here is expected to fail on that server, and fails the run when it passes.
+The table in the manual is written of this, of the quirks of s3/dialect, and of what the suites saw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from s3pool.s3.dialect import QUIRKS
+
+SEEN = Path(__file__).with_name("works_where.json")  # written by make live SERVER=...
+MANUAL = Path(__file__).resolve().parents[2] / "man" / "s3pool.1.inc"
+BEGIN, END = '.\\" begin: what works where (make man)\n', '.\\" end: what works where\n'
+# The rows of the manual's table, by the files of the contract suite.
+ROWS = {
+    "test_buckets": "buckets, presigned URLs",
+    "test_objects": "objects, ranges, tags",
+    "test_copies": "copies inside S3",
+    "test_multipart": "uploads in parts",
+    "test_listing": "listings",
+    "test_keys": "all keys that S3 allows",
+    "test_versions": "versions",
+}
+SERVERS = {
+    "rgw": "Ceph RGW 16.2",
+    "minio": "MinIO 2026-02",
+    "versitygw": "versitygw 1.8",
+    "seaweedfs": "SeaweedFS 4.53",
+}
+NO_TAGS = "PutObjectTagging with a value of other letters than S3's: 400 InvalidTag"
+PATHS = "a key is a path: //, /., /.. and a name of more than 255 bytes are refused or folded (PutObject a//b: {})"
+FAULTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "rgw": {"Complete with parts in a wrong order sorts them, where S3 answers 400 InvalidPartOrder": ()},
+    "minio": {
+        PATHS.format("400 XMinioInvalidObjectName"): (
+            "test_buckets.py::test_presigned_url_opens_an_object[a b+c%2F;\\xe9/../x//y?&=#]",
+            "test_keys.py::test_prefix_is_taken_literally[a//]",
+            "test_keys.py::test_prefix_is_taken_literally[../]",
+            "test_keys.py::test_extreme_key_comes_back[key0]",
+            "test_keys.py::test_extreme_key_comes_back[key2]",
+            "test_keys.py::test_extreme_key_comes_back[/]",
+            "test_keys.py::test_extreme_key_comes_back[//]",
+            "test_keys.py::test_extreme_key_comes_back[///a]",
+            "test_keys.py::test_folded_key_does_not_exist",
+            "test_keys.py::test_groups_are_listed_exactly",
+        ),
+        "an object a hides a/b (ListObjectsV2 after PutObject a and a/b names a alone)": (
+            "test_keys.py::test_listing_is_in_byte_order",
+        ),
+        NO_TAGS: ("test_objects.py::test_tags_are_replaced",),
+    },
+    "versitygw": {
+        PATHS.format("is stored as a/b"): (
+            "test_keys.py::test_extreme_key_comes_back[key0]",
+            "test_keys.py::test_extreme_key_comes_back[key2]",
+            "test_keys.py::test_extreme_key_comes_back[/]",
+            "test_keys.py::test_extreme_key_comes_back[//]",
+            "test_keys.py::test_extreme_key_comes_back[///a]",
+            "test_keys.py::test_folded_key_does_not_exist",
+            "test_keys.py::test_groups_are_listed_exactly",
+        ),
+        "a and a/b exclude each other (PutObject a/b after a: 409 ObjectParentIsFile)": (
+            "test_keys.py::test_listing_is_in_byte_order",
+        ),
+        "control characters come back as U+FFFD from listings, though encoding-type=url was asked for": (
+            "test_keys.py::test_every_character_is_legal_in_a_key",
+        ),
+        "an unknown access key is 404 XAdminUserNotFound, which s3pool takes for a denial": (
+            "test_buckets.py::test_unknown_key_is_denied",
+        ),
+        "ListObjectVersions with max-keys=1 gives the same version again behind its own markers, for ever": (
+            "test_versions.py::test_pages_of_versions_are_the_listing[1]",
+        ),
+        "ListObjectVersions names the delete markers of a page behind all its versions": (
+            "test_versions.py::test_versions_are_listed_newest_first",
+        ),
+        NO_TAGS: ("test_objects.py::test_tags_are_replaced",),
+    },
+    "seaweedfs": {
+        PATHS.format("is stored as a/b"): (
+            "test_buckets.py::test_presigned_url_opens_an_object[a b+c%2F;\\xe9/../x//y?&=#]",
+            "test_keys.py::test_prefix_is_taken_literally[a//]",
+            "test_keys.py::test_extreme_key_comes_back[key0]",
+            "test_keys.py::test_extreme_key_comes_back[key2]",
+            "test_keys.py::test_extreme_key_comes_back[/]",
+            "test_keys.py::test_extreme_key_comes_back[//]",
+            "test_keys.py::test_extreme_key_comes_back[///a]",
+            "test_keys.py::test_folded_key_does_not_exist",
+            "test_keys.py::test_groups_are_listed_exactly",
+        ),
+        "a backslash in a key becomes a slash": (),  # such keys are left out of the tests
+        "PutObject into a bucket that is not there makes the bucket": (
+            "test_buckets.py::test_put_into_a_missing_bucket_is_not_found",
+        ),
+        NO_TAGS: ("test_objects.py::test_tags_are_replaced",),
+    },
+}
+
+
+def plain_name(node_id: str) -> str:
+    """Return the name of a test of the contract suite without its folder and its server."""
+    return re.sub(r"\[rgw-?", "[", node_id.removeprefix("tests/contract/")).replace("[]", "")
+
+
+def fault_of(server: str, node_id: str) -> str:
+    """Return what a server does that a test does not want, "" where it should pass."""
+    name = plain_name(node_id)
+    return next((fault for fault, tests in FAULTS.get(server, {}).items() if name in tests), "")
+
+
+def record(server: str, outcomes: Iterable[tuple[str, str]]) -> None:
+    """Keep what the contract suite saw on a server: by file, how many tests passed, and of how many."""
+    seen = json.loads(SEEN.read_text()) if SEEN.exists() else {}
+    rows = {row: [0, 0] for row in ROWS}
+    for node_id, outcome in outcomes:
+        row = rows[Path(node_id.partition("::")[0]).stem]
+        row[0] += outcome == "passed"
+        row[1] += 1
+    seen[server] = rows
+    SEEN.write_text(json.dumps(seen, indent=1, sort_keys=True) + "\n")
+
+
+def manual_lines() -> str:
+    """Return the table and the lists of the manual, in roff."""
+    seen = json.loads(SEEN.read_text())
+    servers = [server for server in SERVERS if server in seen]
+    heads = [SERVERS[server].split()[0].replace("Ceph", "RGW") for server in servers]
+    lines = [".EX", f"{'':24}" + "".join(f"{head:>12}" for head in heads)]
+    for row, label in ROWS.items():
+        counts = [seen[server][row] for server in servers]
+        cells = ["yes" if passed == count else f"{passed} of {count}" for passed, count in counts]
+        lines.append(f"{label:24}" + "".join(f"{cell:>12}" for cell in cells))
+    lines.append(".EE")
+    for server in servers:
+        if FAULTS[server]:
+            lines += [".TP", f".B {SERVERS[server]}", *(f"{escape(fault)};" for fault in FAULTS[server])]
+            lines[-1] = lines[-1].removesuffix(";") + "."
+    lines += [".PP", "What s3pool does where a server goes a way of its own:"]
+    for quirk in QUIRKS:
+        lines += [".TP", f".B {escape(quirk.servers)}", escape(f"{quirk.does}: {quirk.answer}.")]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Write text for roff."""
+    return text.replace("\\", "\\e").replace("-", "\\-").replace(". ", ".\\& ")
+
+
+def main() -> None:
+    """Write the manual's table."""
+    text = MANUAL.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    MANUAL.write_text(head + BEGIN + manual_lines() + END + tail)
+
+
+if __name__ == "__main__":
+    main()

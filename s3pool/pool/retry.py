@@ -34,8 +34,10 @@ DEADLINE_FACTOR = 5  # no attempt starts later than this many read timeouts afte
 SERVER_ERROR = 500
 # Answers above 500 that say nothing of the node, and that no repetition mends.
 NOT_IMPLEMENTED = 501
+HTTP_VERSION_UNSUPPORTED = 505
 STORAGE_FULL = 507
-NOT_ILL = frozenset({NOT_IMPLEMENTED, STORAGE_FULL})
+LOOP_DETECTED = 508
+NOT_ILL = frozenset({NOT_IMPLEMENTED, HTTP_VERSION_UNSUPPORTED, STORAGE_FULL, LOOP_DETECTED})
 UNPROCESSED_STATUS = 503  # the answer says that the request was not worked on
 RETRYABLE_CODES = frozenset({"RequestTimeout", "RequestTimeTooSkewed", "InternalError", "OperationAborted"})
 SKEWED_CODES = frozenset({"RequestTimeTooSkewed"})

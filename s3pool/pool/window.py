@@ -24,8 +24,9 @@ IS_POSSIBLE = hasattr(select, "epoll")
 TICK_S = 0.25  # how often deadlines are looked at
 # A connection stays registered with epoll for life, also while others use it; events for one
 # with no pending request are ignored.
-DONE, HEAD = State.DONE, State.HEAD
-WATCHED = select.EPOLLIN | select.EPOLLET if IS_POSSIBLE else 0
+BODY, DONE, HEAD = State.BODY, State.DONE, State.HEAD
+WATCHED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if IS_POSSIBLE else 0
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if IS_POSSIBLE else 0
 
 
 class Submitted(Protocol):
@@ -184,7 +185,7 @@ class Window:
     def _take(self, events: Iterable[tuple[int, int]]) -> None:
         """Look at connections that have news."""
         totals = Totals()
-        for fd, _ in events:
+        for fd, flags in events:
             pending = self._pending.get(fd)
             if pending is None:
                 continue
@@ -193,6 +194,8 @@ class Window:
                 del self._pending[fd]
                 continue
             attempt.on_readable(exchange, totals)
+            if flags & ENDED and attempt.state is BODY and not exchange.is_over:
+                attempt.on_readable(exchange, totals)  # an end that came with the last bytes is no event of its own
             if attempt.state is DONE:
                 del self._pending[fd]
                 self._results.append(Result(operation))

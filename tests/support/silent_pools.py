@@ -179,16 +179,15 @@ def _start(home: Path, words: tuple[str, ...], pool: str) -> tuple[subprocess.Po
 def _watch(process: subprocess.Popen[bytes], started: float, *, bound_s: float) -> Outcome:
     killer = threading.Timer(bound_s, process.kill)
     killer.start()
-    try:
-        told_s, lines = None, []
+    told_s, lines = None, []
+    with process:
         for line in process.stderr or ():
             text = line.decode("utf-8", "replace")
             if told_s is None and TOLD in text:
                 told_s = time.monotonic() - started
             lines.append(text)
         code = process.wait()
-    finally:
-        killer.cancel()
+    killer.cancel()
     return Outcome(told_s, time.monotonic() - started, code, "".join(lines))
 
 

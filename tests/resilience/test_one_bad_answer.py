@@ -1,0 +1,63 @@
+"""An answer that is bad for one request is no illness of the node: others go on as if nothing had been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_s3 import Answer as Refusal
+from tests.support.fake_s3 import CutBody, FakeS3, Fault
+from tests.support.proxying import RunningProxy, checking_fake
+from tests.support.run_cli import CliRunner
+
+TIMES = 8  # more failures in a row than open a circuit
+REFUSALS = {
+    411: "MissingContentLength",
+    413: "EntityTooLarge",
+    501: "NotImplemented",
+    505: "HTTPVersionNotSupported",
+    507: "XMinioStorageFull",
+    508: "LoopDetected",
+}
+FAULTS: dict[str, Fault] = {str(status): Refusal(status, code) for status, code in REFUSALS.items()}
+FAULTS |= {"short body": CutBody(4), "no body": CutBody(0)}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeS3]:
+    """Return three nodes, of which none can answer for one key."""
+    with checking_fake(3) as made:
+        for key in ("bad", "there", "too"):
+            made.store.add("b", f"p/{key}", b"0123456789")
+        yield made
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_proxy_keeps_its_nodes(fake: FakeS3, name: str) -> None:
+    """One client with one key must not shut the service for everybody."""
+    fake.fault(FAULTS[name], op="GetObject", key="p/bad", times=0)
+
+    with RunningProxy(fake.endpoints) as proxy:
+        for _ in range(TIMES):
+            proxy.talk(proxy.signed("GET", "/b/p/bad", close=True))
+        answer = proxy.ask("GET", "/b/p/there", close=True)
+        states = {row["state"] for row in proxy.stats()["endpoints"]}
+
+    assert (200, b"0123456789", {"closed"}) == (answer.status, answer.body, states)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_command_fails_for_one_object_alone(fake: FakeS3, run_cli: CliRunner, tmp_path: Path, name: str) -> None:
+    """And does not ask again where no repetition helps."""
+    fake.fault(FAULTS[name], op="GetObject", key="p/bad", times=0)
+
+    result = run_cli("cp", "-r", "s3/b/p", str(tmp_path / "down"), "--retries", "2", env=fake.environment)
+
+    assert result.code in (1, 5), result.err
+    assert ["there", "too"] == sorted(path.name for path in (tmp_path / "down").iterdir() if path.name[0] != ".")
+    asked = [request for request in fake.requests if request.op == "GetObject" and request.key == "p/bad"]
+    assert len(asked) <= (2 if name == "501" else 1) or not name.isdecimal()
+    assert "leaves the pool" not in result.err
+    assert "stalled" not in result.err

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
-from s3pool.errors import UsageError
+from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path, compile_glob, name_bytes
 from s3pool.model import ListPage, ObjectInfo
@@ -80,6 +80,31 @@ def regex_test(text: str) -> Test:
 def fact_test(facts: ObjectFilter) -> Test:
     """Test size and time; a prefix has neither and passes no such test."""
     return lambda found: found.info is not None and facts.admits(found.info.size, found.info.mtime)
+
+
+def asked_test(pairs: Sequence[str], flag: str, ask: Callable[[Found], Mapping[str, str]]) -> Test:
+    """Test what only a request of its own tells of an object: its tags, its metadata; values are globs.
+
+    Raises:
+        UsageError: a pair is not K=V.
+    """
+    wanted = []
+    for pair in pairs:
+        name, equals, glob = pair.partition("=")
+        if not (name and equals):
+            raise UsageError(f"{flag} {pair}: write K=V; V may be a glob")
+        wanted.append((name, compile_glob(glob)))
+
+    def test(found: Found) -> bool:
+        if found.info is None or found.info.is_delete_marker:
+            return False
+        try:
+            told = ask(found)
+        except NotFoundError:
+            return False  # it went while the listing was read
+        return all(name in told and matches(told[name]) for name, matches in wanted)
+
+    return test
 
 
 # -- the walk ------------------------------------------------------------------------------

@@ -244,3 +244,34 @@ def test_versions_have_their_ids(call: Call) -> None:
 
     assert 2 == len(set(lines))
     assert "" not in lines
+
+
+def test_tags_and_metadata_are_asked_for(fake: FakeS3, call: Call) -> None:
+    """A request for what has passed all other tests, and for nothing else."""
+    rows = (("a.log", "web", "blue"), ("b.log", "web", "red"), ("c.log", "db", "blue"), ("d", "web", "blue"))
+    for key, team, colour in rows:
+        fake.store.add("b", key, b"x", x_amz_meta_colour=colour).tags["team"] = team
+
+    found = call("find", "s3/b", "--name", "*.log", "--tags", "team=w*", "--metadata", "Colour=blue")
+
+    assert (0, ["s3/b/a.log"]) == (found.code, found.lines)
+    assert (3, 2) == (len(fake.ops(op="HeadObject")), len(fake.ops(op="GetObjectTagging")))
+    assert [] == call("find", "s3/b", "--tags", "none=1").lines
+
+
+def test_tags_of_versions(fake: FakeS3, call: Call) -> None:
+    """Each version has its own; a delete marker has none."""
+    call("mb", "s3/versioned", "--versioning")
+    for team in ("web", "db"):
+        fake.store.add("versioned", "k", b"x").tags["team"] = team
+    call("rm", "s3/versioned/k")
+
+    records = call("find", "s3/versioned", "--versions", "--tags", "team=web", "--json").records
+
+    assert [("k", False)] == [(record["key"], record["is_latest"]) for record in records]
+
+
+@pytest.mark.parametrize("words", [("--tags", "novalue"), ("--metadata", "=x"), ("--type", "d", "--tags", "a=b")])
+def test_tests_that_make_no_sense(fake: FakeS3, call: Call, words: tuple[str, ...]) -> None:
+    """Refused before anything is listed."""
+    assert (2, []) == (call("find", "s3/b", *words).code, fake.ops())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from s3pool.cli.formats import (
@@ -26,6 +26,7 @@ from s3pool.cli.search import (
     FILE,
     Found,
     Test,
+    asked_test,
     fact_test,
     ignore_test,
     iter_batches,
@@ -79,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore", action="append", default=[], metavar="GLOB", help="the name below PATH does not match"
     )
     add_fact_flags(tests)
+    for flag, what in (("--tags", "this tag"), ("--metadata", "this metadata")):
+        tests.add_argument(
+            flag, action="append", default=[], metavar="K=V", help=f"it has {what}; V is a glob; a request an object"
+        )
     tests.add_argument(
         "--maxdepth", type=natural_int, metavar="N", help="at most N levels below PATH; deeper is not listed"
     )
@@ -146,6 +151,8 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
         raise UsageError("--at only shows how it was: it goes with neither --versions nor --delete; see undo")
     if args.format is not None:
         check_words(args.format)
+    if args.type == DIRECTORY and (args.tags or args.metadata):
+        raise UsageError("--type d finds prefixes, which are only names: they have no tags and no metadata")
     if args.type == DIRECTORY and (args.delete or args.versions):
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
@@ -157,7 +164,28 @@ def _compile_tests(args: argparse.Namespace, ctx: Context) -> Test | None:
     facts = fact_filter(args, ctx)
     if facts.active:
         tests.append(fact_test(facts))
+    # Last, for each costs a request: all other tests have been passed then.
+    if args.metadata:
+        pairs = [_lower(pair) for pair in args.metadata]
+        tests.append(asked_test(pairs, "--metadata", lambda found: _metadata(found, ctx)))
+    if args.tags:
+        tests.append(asked_test(args.tags, "--tags", lambda found: _tags(found, ctx)))
     return (lambda found: all(test(found) for test in tests)) if tests else None
+
+
+def _lower(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    return f"{name.lower()}{equals}{value}"
+
+
+def _metadata(found: Found, ctx: Context) -> Mapping[str, str]:
+    version_id = found.info.version_id if found.info and ctx.args.versions else ""
+    return ctx.client.head_object(found.bucket, found.key, version_id=version_id).metadata
+
+
+def _tags(found: Found, ctx: Context) -> Mapping[str, str]:
+    version_id = found.info.version_id if found.info and ctx.args.versions else ""
+    return ctx.client.get_tags(found.bucket, found.key, version_id=version_id)
 
 
 def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Namespace, ctx: Context) -> int:
@@ -167,7 +195,8 @@ def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Nam
         kind=args.type,
         maxdepth=args.maxdepth,
         versions=args.versions,
-        ahead=not args.delete,  # the only connection that may be open must be free for the deletes
+        # The only connection that may be open must be free for what is asked meanwhile.
+        ahead=not (args.delete or args.tags or args.metadata),
     )
     wanted = (batch if test is None else [found for found in batch if test(found)] for batch in batches)
     if args.delete:

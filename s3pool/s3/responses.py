@@ -57,15 +57,6 @@ def put_result(response: Response) -> PutResult:
     return PutResult(plausible_etag(etag_of(headers)), headers.get("x-amz-version-id", ""), hides_digest(headers))
 
 
-def read_head(response: Response) -> ObjectHead:
-    """Read the result of a HEAD of an object.
-
-    Raises:
-        ProtocolError: there is no usable Content-Length or Last-Modified.
-    """
-    return head_of(response.headers)
-
-
 def head_of(headers: Mapping[str, str]) -> ObjectHead:
     """Return what the headers of an answer say of a whole object.
 
@@ -138,7 +129,7 @@ def read_object_head(response: Response) -> ObjectHead:
     fault = stranger_in(response)
     if fault:
         raise ProtocolError(fault)
-    return read_head(response)
+    return head_of(response.headers)
 
 
 def stranger_in(response: Response, *, etag: str = "") -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from s3pool.errors import ProtocolError, UsageError
-from s3pool.model import ObjectAttributes, Response
+from s3pool.model import ObjectAttributes
 from s3pool.s3.requests import attribute_headers, copy_source, quote_etag
-from s3pool.s3.responses import read_head
-from tests.support.scripted_sender import ENDPOINT, MemoryStream
+from s3pool.s3.responses import head_of
 
 
 def test_no_attributes_are_no_headers() -> None:
@@ -96,15 +95,14 @@ def test_an_etag_in_a_condition_is_quoted(etag: str, quoted: str) -> None:
     assert quoted == quote_etag(etag)
 
 
-def head_answer(**headers: str) -> Response:
-    """Build an answer to HEAD; underscores in header names are dashes."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(200, named, MemoryStream(b""), endpoint=ENDPOINT)
+def head_answer(**headers: str) -> dict[str, str]:
+    """Build the headers of an answer to HEAD; underscores in names are dashes."""
+    return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def test_head_gives_the_object() -> None:
     """Everything that stat prints."""
-    head = read_head(
+    head = head_of(
         head_answer(
             content_length="12",
             last_modified="Thu, 22 Jan 2026 20:44:33 GMT",
@@ -137,4 +135,4 @@ def test_head_gives_the_object() -> None:
 def test_head_without_size_or_time_is_no_answer(headers: dict[str, str]) -> None:
     """A guessed size would become a truncated download."""
     with pytest.raises(ProtocolError):
-        read_head(head_answer(**headers))
+        head_of(head_answer(**headers))

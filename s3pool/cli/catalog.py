@@ -47,6 +47,7 @@ GROUPS = {
         "config": "show every setting and where it came from, or import those of other tools",
     },
     "many commands, many machines": {
+        "run": "run many commands, one a line, in one process",
         "shards": "print a plan of key ranges for --shard and --plan",
         "print": "print a systemd unit, manifest, dashboard or alert rules",
         "completion": "print a completion script for a shell",
@@ -57,5 +58,5 @@ ALL = tuple(SUMMARIES)
 # Those of one table: cli/commands/settings.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
 CHANGING = frozenset(
-    ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
+    ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
 )

@@ -28,11 +28,11 @@ from s3pool.cli.transfers import (
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.download import download_to, write_special
+from s3pool.transfer.download import download_to
 from s3pool.transfer.fetch import Source
 from s3pool.transfer.not_kept import NotKept
 from s3pool.transfer.runner import run as run_tasks
-from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
@@ -192,7 +192,7 @@ def _stream_of(
     """Return source and target when one of them is a stream (-, a pipe, a device), else None."""
     if args.files_from:
         return None
-    ends = [end for end in (*sources, target) if _is_stream(end)]
+    ends = [end for end in (*sources, target) if is_stream(end)]
     if not ends:
         return None
     if len(sources) != 1 or args.recursive:
@@ -207,7 +207,8 @@ def _stream_of(
     return source, target
 
 
-def _is_stream(end: Location) -> bool:
+def is_stream(end: Location) -> bool:
+    """Return whether a location is a stream: -, a pipe or a device."""
     if isinstance(end, StdStream):
         return True
     if not isinstance(end, LocalPath):

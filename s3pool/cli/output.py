@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO
 
 from s3pool.errors import S3Error, S3PoolError, TransportError
@@ -79,6 +80,8 @@ class Output:
         self.is_tty = self._stdout is not None and _isatty(self._stdout)
         self._color = color
         self._encode: Callable[[object], str] | None = None
+        self._where = ""  # the line of a script that is at work, as errors name it
+        self._number = 0
 
     # -- results ---------------------------------------------------------------------------
 
@@ -183,11 +186,23 @@ class Output:
         """
         self._flush_results()
         if self.json_errors:
-            self._tell(self.encode(error_record(error, op=op or self.op, source=source, target=target)))
+            record = error_record(error, op=op or self.op, source=source, target=target)
+            line = {"line": self._number, "command": self._where} if self._where else {}
+            self._tell(self.encode({**record, **line}))
         else:
             message = message_of(error)
             text = escape(_named(message, source, target) if of_one else message)
+            text = f"{escape(self._where)}: {text}" if self._where else text
             self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {text}")
+
+    @contextmanager
+    def named(self, where: str, *, number: int) -> Iterator[None]:
+        """Name a line of a script in all errors that are reported meanwhile."""
+        self._where, self._number = where, number
+        try:
+            yield
+        finally:
+            self._where = ""
 
     def ask(self, question: str) -> None:
         """Write a question to stderr, after all lines before it; the answer goes behind it."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
@@ -300,6 +301,7 @@ def _unmask(namespace: argparse.Namespace) -> argparse.Namespace:
     return namespace
 
 
+@functools.cache  # a script has many lines of one command
 def command_parser(name: str) -> CommandParser:
     """Return the parser of one command; it accepts the global flags without showing them."""
     command: Command = load_command(name)
@@ -369,6 +371,7 @@ def overview() -> str:
     return f"{DESCRIPTION}\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
 
 
+@functools.cache
 def top_parser() -> CommandParser:
     """Return the parser of the flags that stand before a command."""
     parser = CommandParser(prog="s3pool", usage="s3pool [global flags] COMMAND [flags] [operands]")

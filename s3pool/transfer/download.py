@@ -13,7 +13,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.s3.exchange import Steps, in_worker
 from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
-from s3pool.s3.responses import Known, etag_of, head_of
+from s3pool.s3.responses import UNKNOWN, Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.digests import iter_ranges
 from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
@@ -79,11 +79,13 @@ def _make_directory(task: DownloadTask, context: TransferContext) -> Steps[Done]
 
 
 def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
+    source = Source(task.bucket, task.key, task.version_id)
+    if task.size == UNKNOWN_SIZE and (done := (yield from _download_unless_long(task, source, context))) is not None:
+        return done
     if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
         known = Facts(task.size, task.etag, NO_HEADERS)
     else:
         known = yield from _known_facts(task, context)
-    source = Source(task.bucket, task.key, task.version_id)
     fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
     response = None
     if known.size is not None and known.size <= IN_WINDOW_BYTES:
@@ -95,6 +97,21 @@ def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     else:
         yield from in_worker()
     return (yield from _fill_long(task, known, context, fetch, response))
+
+
+def _download_unless_long(task: DownloadTask, source: Source, context: TransferContext) -> Steps[Done | None]:
+    """Bring an object of unknown size by one request; None for one that is worth several."""
+    if context.options.remove_source:  # a move asks for more than the bytes
+        return None
+    response = yield from Fetch(source, context=context, known=UNKNOWN).ask(read_bytes=IN_WINDOW_BYTES)
+    if response.body is not None:
+        return _write_whole(task, source, response, context)
+    if response.length is None or response.length > context.options.download_threshold:
+        response.close()
+        return None
+    facts = Facts(response.length, etag_of(response.headers), response.headers)
+    fetch = Fetch(source, context=context, known=Known(facts.size, facts.etag))
+    return (yield from _fill_long(task, facts, context, fetch, response))
 
 
 def _known_facts(task: DownloadTask, context: TransferContext) -> Steps[Facts]:
@@ -431,15 +448,3 @@ def _stream(write: Callable[[memoryview], object], source: Source, *, context: T
     finally:
         meter.end(ok=ok)
     return Done(written, facts.etag)
-
-
-def write_special(path: str) -> int:
-    """Open a device or a pipe to write to; it is never replaced by a file.
-
-    Raises:
-        LocalFileError: the system refuses.
-    """
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as exc:
-        raise local_error("write", path, exc) from exc

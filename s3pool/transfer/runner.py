@@ -43,6 +43,15 @@ R = TypeVar("R")
 OnOutcome = Callable[[Outcome], None]
 
 
+def is_fatal(error: Exception) -> bool:
+    """Return whether every further task would fail alike, so that the run had better stop."""
+    if isinstance(error, NoEndpointError):
+        return True
+    if isinstance(error, S3Error):
+        return error.code in FATAL_CODES
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL
+
+
 def run(
     tasks: Iterable[Item],
     context: TransferContext,
@@ -50,18 +59,20 @@ def run(
     on_outcome: OnOutcome,
     rehearse: bool = False,
     summary: Summary | None = None,
+    is_fatal: Callable[[Exception], bool] = is_fatal,
 ) -> Summary:
     """Do all transfers and single removals of a stream, and count what became of them.
 
     With ``rehearse`` nothing is changed, and the outcomes are what would become of them.
     ``summary`` is one to go on with; it is of use to who must know it after an interrupt.
+    ``is_fatal`` says which failures end the run.
 
     The stream is read in the calling thread, no faster than the work is done, and
     ``on_outcome`` is called there. An error of the stream itself (a listing that failed)
     ends it; what had begun is finished, and the summary tells. An interrupt stops the work
     within five seconds and is raised again.
     """
-    return _Run(context, on_outcome, summary).transfers(tasks, rehearse=rehearse)
+    return _Run(context, on_outcome, summary, is_fatal).transfers(tasks, rehearse=rehearse)
 
 
 def run_deletes(
@@ -70,16 +81,24 @@ def run_deletes(
     *,
     on_outcome: OnOutcome,
     summary: Summary | None = None,
+    is_fatal: Callable[[Exception], bool] = is_fatal,
 ) -> Summary:
     """Remove what a stream names, in batches, several of them at a time; as run() otherwise."""
-    return _Run(context, on_outcome, summary).deletes(tasks)
+    return _Run(context, on_outcome, summary, is_fatal).deletes(tasks)
 
 
 class _Run:
     """One stream on its way; lives in the calling thread."""
 
-    def __init__(self, context: TransferContext, on_outcome: OnOutcome, summary: Summary | None) -> None:
+    def __init__(
+        self,
+        context: TransferContext,
+        on_outcome: OnOutcome,
+        summary: Summary | None,
+        is_fatal: Callable[[Exception], bool],
+    ) -> None:
         self._context = context
+        self._is_fatal = is_fatal
         self._on_outcome = on_outcome
         self._started = time.monotonic()
         self.summary = summary or Summary()
@@ -134,14 +153,14 @@ class _Run:
             outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
         with signals_held:  # what is counted is told
             self.summary.add(outcome)
-            if self.summary.stopped_by is None and outcome.error is not None and is_fatal(outcome.error):
+            if self.summary.stopped_by is None and outcome.error is not None and self._is_fatal(outcome.error):
                 self.summary.stopped_by = outcome.error
             self._on_outcome(outcome)
 
     def _fails_like_the_first(self, outcome: Outcome) -> bool:
         """Return whether this was under way when the run ended, and met what ended the run."""
         first, error = self.summary.stopped_by, outcome.error
-        if first is None or error is None or not is_fatal(error):
+        if first is None or error is None or not self._is_fatal(error):
             return False
         return kind_of(error) == kind_of(first)
 
@@ -156,12 +175,3 @@ class _Run:
         finally:
             # A second interrupt leaves at once, but not these.
             self._context.parts.discard_all()
-
-
-def is_fatal(error: Exception) -> bool:
-    """Return whether every further task would fail alike, so that the run had better stop."""
-    if isinstance(error, NoEndpointError):
-        return True
-    if isinstance(error, S3Error):
-        return error.code in FATAL_CODES
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL

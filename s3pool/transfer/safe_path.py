@@ -289,3 +289,15 @@ class SourceFiles:
                     raise RefusedError(f"{task.path} has become a symbolic link: skipped") from exc
                 if directory.is_fresh:
                     raise
+
+
+def write_special(path: str) -> int:
+    """Open a device or a pipe to write to; it is never replaced by a file.
+
+    Raises:
+        LocalFileError: the system refuses.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as exc:
+        raise local_error("write", path, exc) from exc

@@ -203,7 +203,7 @@ class SourceTasks:
         if stat.S_ISDIR(facts.st_mode):
             raise RefusedError(f"{path} is a directory, and a list names files: skipped")
         is_wanted = self._rules.facts.admits(facts.st_size, facts.st_mtime)
-        return self._single_upload(LocalPath(path), self._target.join(name), facts.st_size) if is_wanted else None
+        return task_for_file(LocalPath(path), self._target.join(name), facts.st_size) if is_wanted else None
 
     def _listed_object(self, source: S3Path, name: str) -> Item | None:
         version_id, facts = "", self._rules.facts
@@ -253,19 +253,10 @@ class SourceTasks:
         elif self._admits_named(source.base_name) and self._rules.facts.admits(facts.st_size, facts.st_mtime):
             place = dest_for(source, self._target)
             if isinstance(place, S3Path):
-                yield self._single_upload(source, place, facts.st_size)
+                yield task_for_file(source, place, facts.st_size)
 
     def _admits_named(self, name: str) -> bool:
         return self._rules.names.admits(name) and self._rules.shard.holds_named(name)
-
-    @staticmethod
-    def _single_upload(source: LocalPath, place: S3Path, size: int) -> Item:
-        try:
-            place.key.encode("utf-8")
-        except UnicodeEncodeError:
-            error = LocalFileError(f"{place.text}: no key can hold a name that is not UTF-8")
-            return Problem(source.path, error, place.text, op="upload")
-        return UploadTask(source.path, place.bucket, place.key, size)
 
     # -- from S3 ---------------------------------------------------------------------------
 
@@ -381,26 +372,7 @@ class SourceTasks:
         except NotFoundError as exc:
             raise self._explained(source, exc) from exc
         if self._rules.facts.admits(info.size, info.mtime):
-            yield self._single(source, dest_for(source, self._target), info)
-
-    def _single(self, source: S3Path, place: Location, info: ObjectInfo) -> Item:
-        if isinstance(place, S3Path):
-            return CopyTask(
-                source.bucket,
-                source.key,
-                place.bucket,
-                place.key,
-                info.size,
-                etag=info.etag,
-                last_modified=info.last_modified,
-                version_id=info.version_id,
-            )
-        # A link that the user named is written through; links that keys lead to never are.
-        path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
-        root, name = os.path.split(path)
-        if source.key.endswith("/"):  # a directory by its name
-            root, name = place.text, ""
-        return download_of(source.bucket, info, root, name)
+            yield task_for_object(source, dest_for(source, self._target), info)
 
     def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
         """Raise the error that names a directory of keys, where the name is one."""
@@ -409,13 +381,8 @@ class SourceTasks:
         page = self._client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=1)
         if not page.objects:
             return error
-        return NotFoundError(
-            error.status,
-            error.code,
-            detail="there is no such key, but there are keys below it: -r copies them",
-            resource=error.resource,
-            op=error.op,
-        )
+        detail = "there is no such key, but there are keys below it: -r copies them"
+        return NotFoundError(error.status, error.code, detail=detail, resource=error.resource, op=error.op)
 
     def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:
         start, until = self._rules.shard.bounds(base)
@@ -435,6 +402,37 @@ class SourceTasks:
         except NotFoundError:
             return False
         return True
+
+
+def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:
+    """Return the task that stores one file."""
+    try:
+        place.key.encode("utf-8")
+    except UnicodeEncodeError:
+        error = LocalFileError(f"{place.text}: no key can hold a name that is not UTF-8")
+        return Problem(source.path, error, place.text, op="upload")
+    return UploadTask(source.path, place.bucket, place.key, size)
+
+
+def task_for_object(source: S3Path, place: Location, info: ObjectInfo) -> Item:
+    """Return the task that brings one object to its place; ``info`` is what is known of it."""
+    if isinstance(place, S3Path):
+        return CopyTask(
+            source.bucket,
+            source.key,
+            place.bucket,
+            place.key,
+            info.size,
+            etag=info.etag,
+            last_modified=info.last_modified,
+            version_id=info.version_id,
+        )
+    # A link that the user named is written through; links that keys lead to never are.
+    path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
+    root, name = os.path.split(path)
+    if source.key.endswith("/"):  # a directory by its name
+        root, name = place.text, ""
+    return download_of(source.bucket, info, root, name)
 
 
 def _info(key: str, head: ObjectHead) -> ObjectInfo:

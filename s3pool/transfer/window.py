@@ -60,11 +60,11 @@ class TransferWindow:
         self.is_hopeless = False  # no endpoint answers, which takes long to find out for each
 
     def suits(self, item: Item) -> bool:
-        """Return whether an item is short, as far as can be told without touching anything."""
+        """Return whether an item is short, or of unknown size: one that turns out to be long is handed on."""
         context = self.context
         if not self._executor.small or (isinstance(item, CopyTask) and context.is_cross_pool):
             return False
-        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and 0 <= item.size <= IN_WINDOW_BYTES):
+        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and item.size <= IN_WINDOW_BYTES):
             return False
         return context.in_question is None or not context.in_question(item)
 

@@ -40,6 +40,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "head": ("LOOKING",),
     "diff": ("COMPARING",),
     "undo": ("THE PAST",),
+    "run": ("SCRIPTS",),
     **dict.fromkeys(SETTINGS, ("SETTINGS",)),
 }
 SEE = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +15,6 @@ from tests.support.fake_s3 import FakeS3
 from tests.support.run_cli import CliResult, CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-MANUAL = (ROOT / "man" / "s3pool-sync.1").read_text()
 NAMES = [f"d{number % 3}/file-{number:02d}" for number in range(30)]
 
 Call = Callable[..., CliResult]
@@ -131,26 +128,3 @@ def test_pods_of_the_kubernetes_job_do_all_the_work_once(
     assert len(NAMES) == sum(map(len, shares))
     stored = fake.store.bodies("backup")
     assert {f"data/{name}": name.encode() for name in NAMES} == {key: stored[key] for key in stored if key != "plan"}
-
-
-# -- sync ----------------------------------------------------------------------------------
-
-
-def test_both_documents_have_the_same_table_of_sync() -> None:
-    """Which of two copies of a rule is true is a question nobody should have."""
-    rows = re.search(r"^\| case \| what happens \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", README, re.MULTILINE)
-    section = re.search(r"^\.SH SYNC\n(.*?)^\.SH ", MANUAL, re.DOTALL | re.MULTILINE)
-    assert rows is not None
-    assert section is not None
-
-    table = [
-        tuple(cell.strip().replace("`", "") for cell in row.strip("|\n").split("|")) for row in rows[1].splitlines()
-    ]
-    entries = re.findall(r"^\.TP\n(.+)\n((?:[^.].*\n)+)", section[1], re.MULTILINE)
-
-    assert table == [(plain(case), plain(act)) for case, act in entries]
-
-
-def plain(text: str) -> str:
-    """Give roff as the reader sees it."""
-    return " ".join(text.removeprefix(".B ").replace("\\-", "-").split())

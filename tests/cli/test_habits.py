@@ -55,7 +55,7 @@ def test_dry_run_is_in_the_help_of_what_changes_something(call: Call, command: s
     assert "--dry-run " in call(command, "--help").out
 
 
-@pytest.mark.parametrize("command", ["ls", "stat", "du", "cat", "presign", "ping", "config"])
+@pytest.mark.parametrize("command", ["ls", "stat", "du", "cat", "presign", "ping"])
 def test_dry_run_is_not_in_the_help_of_what_only_reads(call: Call, command: str) -> None:
     """There it would be noise."""
     assert "--dry-run" not in call(command, "--help").out

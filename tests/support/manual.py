@@ -21,7 +21,7 @@ from s3pool.cli.parser import command_parser, examples_of, operands_of, top_pars
 ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "man"
 SOURCE = MAN / "s3pool.1.inc"
-OVERVIEW = ("PATHS", "CONFIGURATION", "EXIT STATUS", "ENVIRONMENT", "FILES", "SIGNALS")
+OVERVIEW = ("PATHS", "RULES", "CONFIGURATION", "EXIT STATUS", "ENVIRONMENT", "FILES", "SIGNALS")
 TOPICS = {
     "s3pool-pool.7": (
         "how a pool of nodes behaves, and what happens when something fails",

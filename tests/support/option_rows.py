@@ -1,4 +1,4 @@
-"""The rows of options in the README and in man/s3pool.yaml.5, written from the tables of options.
+"""The rows of options in man/s3pool.yaml.5, written from the tables of options.
 
 ``python -m tests.support.option_rows`` writes them; a test compares.
 """
@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s3pool.config.options import SOURCES, Config, Option
+from s3pool.config.options import Config, Option
 from s3pool.proxy.settings import FLAG_ONLY, ProxySettings
 
 ROOT = Path(__file__).resolve().parents[2]
-README, MANUAL = ROOT / "README.md", ROOT / "man" / "s3pool.yaml.5"
-README_MARKS = ("<!-- Written by python -m tests.support.option_rows. -->\n", "<!-- End of these rows. -->\n")
+MANUAL = ROOT / "man" / "s3pool.yaml.5"
 SECTIONS = ("", "load_balancer", "pool")
 
 
@@ -25,24 +24,6 @@ def marks(section: str) -> tuple[str, str]:
         f'.\\" The rows of {name} are written by python -m tests.support.option_rows.\n',
         f'.\\" Here the rows of {name} end.\n',
     )
-
-
-def readme_rows() -> str:
-    """Return the README's table of the pool's options."""
-    rows = ["| flag | environment | configuration file | default |", "|---|---|---|---|"]
-    for option in Config.OPTIONS:
-        flag = f"`{flag_text(option)}`" if option.flag else ""
-        env = ", ".join(f"`{name}`" for name in option.env)
-        key = option.key if option.switch is None else f"{option.key}: {str(option.switch).lower()}"
-        rows.append(f"| {flag} | {env} | `{key}` | {option.default_text} |")
-    rows += [f"| `{source.flag} {source.metavar}` | `{source.env}` | | |" for source in SOURCES]
-    return "\n".join(rows).replace("|  |", "| |").replace("|  |", "| |") + "\n"
-
-
-def flag_text(option: Option[Any]) -> str:
-    """Return a flag with its value, as a table in Markdown holds it."""
-    value = "\\|".join(option.choices) or option.metavar
-    return f"{option.flag} {value}".strip()
 
 
 def manual_rows(section: str) -> str:
@@ -95,7 +76,6 @@ def replaced(text: str, around: tuple[str, str], rows: str) -> str:
 
 def documents() -> Iterable[tuple[Path, str]]:
     """Yield the files that hold rows, and what they should hold."""
-    yield README, replaced(README.read_text(), README_MARKS, readme_rows())
     page = MANUAL.read_text()
     for section in SECTIONS:
         page = replaced(page, marks(section), manual_rows(section))

@@ -154,7 +154,7 @@ def test_other_range_than_asked_for_fails(fake: FakeS3, make_context: ContextFac
     fake.fault(Rewrite(shift), op="GetObject")
 
     with pytest.raises(IntegrityError, match="asked http"):
-        fetch(tmp_path, make_context(part_size=PART))
+        fetch(tmp_path, make_context(part_size=PART), size=LARGE)
 
     assert [] == os.listdir(tmp_path)
 

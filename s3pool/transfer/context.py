@@ -148,6 +148,7 @@ class TransferOptions:
     sign_payload: bool = True
     verify: bool = True
     ignore_archived: bool = False
+    expects_short: bool = False  # objects of unknown size are asked for as if they were short
     bypass_governance: bool = False  # deletes remove versions that a retention in governance mode holds
     links: str = "files"  # a rule of Walk
 

@@ -80,7 +80,7 @@ def _make_directory(task: DownloadTask, context: TransferContext) -> Steps[Done]
 
 def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     source = Source(task.bucket, task.key, task.version_id)
-    if task.size == UNKNOWN_SIZE and (done := (yield from _download_unless_long(task, source, context))) is not None:
+    if task.size == UNKNOWN_SIZE and (done := (yield from _download_if_short(task, source, context))) is not None:
         return done
     if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
         known = Facts(task.size, task.etag, NO_HEADERS)
@@ -99,19 +99,15 @@ def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     return (yield from _fill_long(task, known, context, fetch, response))
 
 
-def _download_unless_long(task: DownloadTask, source: Source, context: TransferContext) -> Steps[Done | None]:
-    """Bring an object of unknown size by one request; None for one that is worth several."""
-    if context.options.remove_source:  # a move asks for more than the bytes
+def _download_if_short(task: DownloadTask, source: Source, context: TransferContext) -> Steps[Done | None]:
+    """Bring a short object of unknown size by one request; None for a longer one, of which HEAD tells more."""
+    if context.options.remove_source or not context.options.expects_short:  # a move asks for more than the bytes
         return None
     response = yield from Fetch(source, context=context, known=UNKNOWN).ask(read_bytes=IN_WINDOW_BYTES)
     if response.body is not None:
         return _write_whole(task, source, response, context)
-    if response.length is None or response.length > context.options.download_threshold:
-        response.close()
-        return None
-    facts = Facts(response.length, etag_of(response.headers), response.headers)
-    fetch = Fetch(source, context=context, known=Known(facts.size, facts.etag))
-    return (yield from _fill_long(task, facts, context, fetch, response))
+    response.close()
+    return None
 
 
 def _known_facts(task: DownloadTask, context: TransferContext) -> Steps[Facts]:

@@ -19,7 +19,17 @@ from s3pool.errors import NoEndpointError, StoppedError
 from s3pool.s3.exchange import go_on
 from s3pool.transfer.attributes import NANO
 from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
-from s3pool.transfer.tasks import IN_WINDOW_BYTES, NOT_STARTED, CopyTask, Done, DownloadTask, Item, Outcome, UploadTask
+from s3pool.transfer.tasks import (
+    IN_WINDOW_BYTES,
+    NOT_STARTED,
+    UNKNOWN_SIZE,
+    CopyTask,
+    Done,
+    DownloadTask,
+    Item,
+    Outcome,
+    UploadTask,
+)
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
@@ -60,11 +70,12 @@ class TransferWindow:
         self.is_hopeless = False  # no endpoint answers, which takes long to find out for each
 
     def suits(self, item: Item) -> bool:
-        """Return whether an item is short, or of unknown size: one that turns out to be long is handed on."""
+        """Return whether an item is short, or expected to be: one that turns out to be long is handed on."""
         context = self.context
         if not self._executor.small or (isinstance(item, CopyTask) and context.is_cross_pool):
             return False
-        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and item.size <= IN_WINDOW_BYTES):
+        least = UNKNOWN_SIZE if context.options.expects_short else 0
+        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and least <= item.size <= IN_WINDOW_BYTES):
             return False
         return context.in_question is None or not context.in_question(item)
 

@@ -21,6 +21,7 @@ from s3pool.cli.transfers import ending_promptly, executor_for, options_of, reme
 from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError, UsageError
 from s3pool.location import LocalPath, S3Path, dest_for, has_glob
 from s3pool.model import ObjectInfo
+from s3pool.record import replace
 from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
@@ -222,7 +223,7 @@ class _Script:
         if command == "rm":
             options = TransferOptions(bypass_governance=args.bypass_governance)
         else:
-            options = options_of(args, ctx)
+            options = replace(options_of(args, ctx), expects_short=True)
         with shown_progress(ctx) as (progress, shows_lines):
             context = TransferContext(ctx.client, options=options, executor=self._executor, progress=progress)
             clear_leftovers = remember(context, ctx)

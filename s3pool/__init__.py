@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-_HOMES = {"connect": "s3pool.api", "Entry": "s3pool.api", "Pool": "s3pool.api", "S3PoolError": "s3pool.errors"}
+_HOMES = {"connect": "s3pool.api", "ListEntry": "s3pool.api", "Pool": "s3pool.api", "S3PoolError": "s3pool.errors"}
 
 
 def __getattr__(name: str) -> Any:

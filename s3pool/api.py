@@ -46,7 +46,7 @@ KEY_VARIABLES = {
 FLAGS = {option.name: option for option in Config.OPTIONS if option.flag}
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """One name of a listing: an object, a prefix (its key ends in ``/``), or a bucket (without a key)."""
 
     bucket: str
@@ -169,24 +169,24 @@ class Pool:
 
     # -- single objects --------------------------------------------------------------------
 
-    def list(self, path: str = "", *, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, path: str = "", *, recursive: bool = False) -> Iterator[ListEntry]:
         """Yield what is below a bucket or directory of keys, in order; the buckets without a path.
 
         A path that is a key alone yields that one object.
         """
         place = parse_s3(path or "s3")
         if place.is_root:
-            yield from (Entry(bucket.name, last_modified=bucket.created) for bucket in self.client.list_buckets())
+            yield from (ListEntry(bucket.name, last_modified=bucket.created) for bucket in self.client.list_buckets())
             return
         found = False
         delimiter = "" if recursive else DELIMITER
         for page in list_pages(self.client, place.bucket, prefix=place.tree_prefix, delimiter=delimiter):
-            names = [Entry(place.bucket, prefix) for prefix in page.prefixes]
-            names += [Entry(place.bucket, *info[:5]) for info in page.objects]
+            names = [ListEntry(place.bucket, prefix) for prefix in page.prefixes]
+            names += [ListEntry(place.bucket, *info[:5]) for info in page.objects]
             found = found or bool(names)
             yield from sorted(names)
         if not found and not place.is_prefix and (head := self._head_of(place)) is not None:
-            yield Entry(place.bucket, place.key, head.size, head.last_modified, head.etag, head.storage_class)
+            yield ListEntry(place.bucket, place.key, head.size, head.last_modified, head.etag, head.storage_class)
 
     def head(self, path: str, *, version_id: str = "") -> ObjectHead:
         """Return all about an object but its bytes.

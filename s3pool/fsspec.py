@@ -15,7 +15,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike
 
-from s3pool.api import Entry, Pool, connect
+from s3pool.api import ListEntry, Pool, connect
 from s3pool.errors import AccessDeniedError, NotFoundError, PreconditionError, S3Error
 from s3pool.location import S3Path
 from s3pool.model import parse_iso_time
@@ -71,7 +71,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 if not page.objects:
                     raise
                 return _directory(f"{place.bucket}/{place.key}")
-        return _info(Entry(place.bucket, place.key, head.size, head.last_modified, head.etag, head.storage_class))
+        return _info(ListEntry(place.bucket, place.key, head.size, head.last_modified, head.etag, head.storage_class))
 
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
@@ -250,7 +250,7 @@ def _directory(name: str) -> dict[str, Any]:
     return {"name": name, "size": 0, "type": "directory"}
 
 
-def _info(entry: Entry) -> dict[str, Any]:
+def _info(entry: ListEntry) -> dict[str, Any]:
     name = f"{entry.bucket}/{entry.key}".rstrip("/")
     if not entry.is_object:
         return _directory(name)

@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli import exit_codes
-from s3pool.config.importers import Found, Place, find_profiles
+from s3pool.config.importers import ConfigPlace, FoundProfile, find_profiles
 from s3pool.config.profile_writer import add_profiles, read_document
 from s3pool.config.yaml_file import PROFILES
 
@@ -24,8 +24,8 @@ def import_profiles(args: Namespace, ctx: Context) -> int:
     document = read_document(path)
     known: Any = document.get(PROFILES) or ({"default": {}} if document else {})
     taken = {str(name): dict(settings or {}) for name, settings in known.items()}
-    states: list[tuple[Found, str]] = []
-    for found in find_profiles(args.tool or "", Place(ctx.environ, home)):
+    states: list[tuple[FoundProfile, str]] = []
+    for found in find_profiles(args.tool or "", ConfigPlace(ctx.environ, home)):
         settings, is_ours = dict(found.settings), any(found.name == other.name for other, _ in states)
         state = IMPORTED if found.name not in taken else UNCHANGED if taken[found.name] == settings else KEPT
         if state == KEPT and args.force and not is_ours:
@@ -44,7 +44,7 @@ def import_profiles(args: Namespace, ctx: Context) -> int:
     return exit_codes.SKIPPED if any(state == KEPT for _, state in states) else exit_codes.DONE
 
 
-def _tell(found: Found, state: str, path: str, ctx: Context) -> None:
+def _tell(found: FoundProfile, state: str, path: str, ctx: Context) -> None:
     url = str(found.settings.get("endpoints", ""))
     record = {"type": "profile", "name": found.name, "state": state, "tool": found.tool, "endpoints": url, "file": path}
     if state == KEPT:

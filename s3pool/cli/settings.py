@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.errors import LocalFileError, ProtocolError, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
-from s3pool.s3.settings import Place, Setting, SettingOperations, read_document
+from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
@@ -38,7 +38,7 @@ class Action(NamedTuple):
         return " ".join(filter(None, (self.names[0], *self.before, place, self.after)))
 
 
-class Command(NamedTuple):
+class SettingsCommand(NamedTuple):
     """One command, which is a module as far as the parser knows; a key has the setting ``of_objects``."""
 
     name: str
@@ -46,8 +46,8 @@ class Command(NamedTuple):
     places: str
     example: str
     actions: tuple[Action, ...]
-    setting: Setting
-    of_objects: Setting | None = None
+    setting: S3Setting
+    of_objects: S3Setting | None = None
     flags: tuple[Callable[[argparse.ArgumentParser], object], ...] = ()
 
     @property
@@ -92,7 +92,7 @@ class Run:
     """One command line at work; ``values`` are its words beside the paths."""
 
     def __init__(
-        self, command: Command, action: Action, args: argparse.Namespace, ctx: Context, values: list[str]
+        self, command: SettingsCommand, action: Action, args: argparse.Namespace, ctx: Context, values: list[str]
     ) -> None:
         self.command = command
         self.action = action
@@ -134,7 +134,7 @@ class Run:
         if not self.ctx.dry_run:
             self.client.delete(*self._meant(place))
 
-    def _meant(self, place: Place) -> tuple[Setting, Place]:
+    def _meant(self, place: Place) -> tuple[S3Setting, Place]:
         """Return the setting and whose it is: what holds for a prefix is a setting of the bucket."""
         of_objects = self.command.of_objects
         return (of_objects, place) if of_objects and place.key else (self.command.setting, Place(place.bucket))

@@ -19,7 +19,7 @@ ADDRESSING = {"on": "path", "off": "virtual", "path": "path", "dns": "virtual", 
 ENCRYPTED = "RCLONE_ENCRYPT"
 
 
-class Found(NamedTuple):
+class FoundProfile(NamedTuple):
     """One profile of another tool: its settings by our keys, without those that it does not set."""
 
     name: str
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     settings: Mapping[str, str | bool]
 
 
-class Place(NamedTuple):
+class ConfigPlace(NamedTuple):
     """Where a user's files are: the environment, and the home directory."""
 
     environ: Mapping[str, str]
@@ -39,7 +39,7 @@ class Place(NamedTuple):
         return os.path.expanduser(self.environ.get(variable) or os.path.join(self.home, *names))
 
 
-def find_profiles(tool: str, place: Place) -> list[Found]:
+def find_profiles(tool: str, place: ConfigPlace) -> list[FoundProfile]:
     """Return the profiles of a tool, or with "" of all tools; without keys where AWS's files have them.
 
     Raises:
@@ -52,11 +52,11 @@ def find_profiles(tool: str, place: Place) -> list[Found]:
     return found
 
 
-def _profile(name: str, tool: str, file: str, **settings: str | bool | None) -> Found:
-    return Found(name, tool, file, {key: value for key, value in settings.items() if value not in (None, "")})
+def _profile(name: str, tool: str, file: str, **settings: str | bool | None) -> FoundProfile:
+    return FoundProfile(name, tool, file, {key: value for key, value in settings.items() if value not in (None, "")})
 
 
-def _of_mc(place: Place) -> Iterator[Found]:
+def _of_mc(place: ConfigPlace) -> Iterator[FoundProfile]:
     path = os.path.join(place.file("MC_CONFIG_DIR", ".mc"), "config.json")
     if not is_present(path):
         return
@@ -80,7 +80,7 @@ def _of_mc(place: Place) -> Iterator[Found]:
         raise ConfigError(f"{path}: this is not the form of mc's aliases ({type(exc).__name__})") from exc
 
 
-def _of_rclone(place: Place) -> Iterator[Found]:
+def _of_rclone(place: ConfigPlace) -> Iterator[FoundProfile]:
     base = place.environ.get("XDG_CONFIG_HOME") or os.path.join(place.home, ".config")
     path = place.environ.get("RCLONE_CONFIG") or os.path.join(base, "rclone", "rclone.conf")
     if is_present(path) and ENCRYPTED in read_source(path).text:
@@ -103,7 +103,7 @@ def _of_rclone(place: Place) -> Iterator[Found]:
         )
 
 
-def _of_s3cmd(place: Place) -> Iterator[Found]:
+def _of_s3cmd(place: ConfigPlace) -> Iterator[FoundProfile]:
     path = place.file("S3CMD_CONFIG", ".s3cfg")
     words = read_ini(path)[1].get("default", {})
     if not words:
@@ -125,7 +125,7 @@ def _of_s3cmd(place: Place) -> Iterator[Found]:
     )
 
 
-def _of_aws(place: Place, *, tool: str = "aws", url: str = "") -> Iterator[Found]:
+def _of_aws(place: ConfigPlace, *, tool: str = "aws", url: str = "") -> Iterator[FoundProfile]:
     """Yield AWS's profiles without their keys, which are read from AWS's files by the profile's name."""
     path = place.file("AWS_CONFIG_FILE", ".aws", "config")
     credentials = place.file("AWS_SHARED_CREDENTIALS_FILE", ".aws", "credentials")
@@ -140,7 +140,7 @@ def _of_aws(place: Place, *, tool: str = "aws", url: str = "") -> Iterator[Found
         )
 
 
-def _of_s5cmd(place: Place) -> Iterator[Found]:
+def _of_s5cmd(place: ConfigPlace) -> Iterator[FoundProfile]:
     """Yield AWS's profiles with the endpoint that s5cmd takes from its variable."""
     if url := place.environ.get("S3_ENDPOINT_URL"):
         yield from _of_aws(place, tool="s5cmd", url=url)
@@ -152,7 +152,7 @@ def _url(text: str, region: str, *, scheme: str = "https") -> str:
     return text.rstrip("/") if "://" in text else f"{scheme}://{text}"
 
 
-TOOLS: Mapping[str, Callable[[Place], Iterator[Found]]] = {
+TOOLS: Mapping[str, Callable[[ConfigPlace], Iterator[FoundProfile]]] = {
     "mc": _of_mc,
     "rclone": _of_rclone,
     "s3cmd": _of_s3cmd,

@@ -143,7 +143,7 @@ class AttemptContext:
         return self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
 
     def tell_long_wait(self, request: Request, history: History, *, since: float) -> None:
-        """Tell the user what is waited for, if a request has failed on all its nodes for long."""
+        """Print what is waited for, if a request has failed on all its nodes for long."""
         node = self.balancer.nodes[0]
         if history.errors and node.on_long_wait is not None and self.now() - since >= node.delays.tell_s:
             node.on_long_wait(request, str(history.errors[-1]))

@@ -30,7 +30,7 @@ def is_address(host: str) -> bool:
     return True
 
 
-class Source:
+class NameSource:
     """One endpoint of the configuration, and the nodes it stands for."""
 
     def __init__(self, endpoint: Endpoint, *, has_name: bool) -> None:
@@ -66,7 +66,7 @@ class NodeKeeper:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = [
-            Source(endpoint, has_name=not is_address(endpoint.host) and (resolve_all or bool(endpoint.discovery)))
+            NameSource(endpoint, has_name=not is_address(endpoint.host) and (resolve_all or bool(endpoint.discovery)))
             for endpoint in endpoints
         ]
         self._resolver = resolver

@@ -33,7 +33,7 @@ class ResolveError(S3PoolError):
         self.is_certain = is_certain
 
 
-class Found(NamedTuple):
+class FoundNodes(NamedTuple):
     """The nodes of a name, and for how many seconds they may be taken for granted."""
 
     endpoints: tuple[Endpoint, ...]
@@ -51,7 +51,7 @@ class Resolver:
         parts = [urlsplit(f"//{server}") for server in servers]
         self._servers = [(part.hostname or "", part.port or DNS_PORT) for part in parts]
 
-    def find(self, endpoint: Endpoint) -> Found:
+    def find(self, endpoint: Endpoint) -> FoundNodes:
         """Return the nodes that an endpoint stands for now.
 
         Raises:
@@ -62,15 +62,15 @@ class Resolver:
             raise ResolveError(f"{endpoint}: the name has no addresses")
         return found._replace(ttl_s=min(max(found.ttl_s, LEAST_TTL_S), MOST_TTL_S))
 
-    def _by_address(self, endpoint: Endpoint) -> Found:
+    def _by_address(self, endpoint: Endpoint) -> FoundNodes:
         if self._servers:
             addresses, ttl_s = self._ask_addresses(endpoint)
         else:
             addresses, ttl_s = _system_addresses(endpoint), REFRESH_S
         nodes = (replace(endpoint, discovery="", address=address) for address in sorted(addresses))
-        return Found(tuple(nodes), ttl_s)
+        return FoundNodes(tuple(nodes), ttl_s)
 
-    def _by_service(self, endpoint: Endpoint) -> Found:
+    def _by_service(self, endpoint: Endpoint) -> FoundNodes:
         """Follow SRV records (RFC 2782): priorities become tiers, and weights multiply the endpoint's own."""
         records, ttl_s = self._ask(endpoint, endpoint.host, "SRV")
         ranks = sorted({record.priority for record in records})
@@ -91,7 +91,7 @@ class Resolver:
                 continue  # a node that is going
             nodes += of_host.endpoints
             ttl_s = min(ttl_s, of_host.ttl_s)
-        return Found(tuple(sorted(nodes, key=str)), ttl_s)
+        return FoundNodes(tuple(sorted(nodes, key=str)), ttl_s)
 
     def _ask_addresses(self, endpoint: Endpoint) -> tuple[set[str], float]:
         answers = [self._ask(endpoint, endpoint.host, kind) for kind in ("A", "AAAA")]

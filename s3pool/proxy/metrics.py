@@ -20,7 +20,7 @@ from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 from s3pool.pool.node import Node
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
-from s3pool.proxy.service import Pool
+from s3pool.proxy.service import ProxyPool
 
 # Names of metrics, the members of an endpoint's record behind them, and what makes them base units.
 ENDPOINT_METRICS = (
@@ -88,7 +88,7 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
 
 
 def stats_record(
-    pool: Pool, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
+    pool: ProxyPool, *, requests: dict[str, dict[str, int]], connections: int, is_draining: bool
 ) -> dict[str, Any]:
     """Return the whole state, ready for JSON."""
     loader = pool.gateway.loader

@@ -24,7 +24,7 @@ from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context
-from s3pool.proxy.service import Pool, open_gateway, raise_limit
+from s3pool.proxy.service import ProxyPool, open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Proxy:
         tls = server_context(self.settings)
         self.metrics = Metrics(multiprocess=multiprocess)
         self._meter = meter or RateMeter()
-        self.pool = Pool(open_gateway(config, self.settings, self._meter))
+        self.pool = ProxyPool(open_gateway(config, self.settings, self._meter))
         self.log = AccessLog(self.settings.access_log) if self.settings.access_log != OFF else None
         self.merge: Callable[[Record], Record] = lambda own: own
         self._server: ProxyServer | None = None

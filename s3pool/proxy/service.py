@@ -209,7 +209,7 @@ def load_clients(
     return clients, limits
 
 
-class Pool:
+class ProxyPool:
     """The current session, which a reload replaces."""
 
     def __init__(self, opened: OpenGateway) -> None:

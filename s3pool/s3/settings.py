@@ -50,7 +50,7 @@ TRUTHS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class S3Setting:
     """One sub-resource: ``op`` names its operations, ``root`` its document ("" for JSON), ``absent`` what none is.
 
     ``alias`` is another root that some servers write.
@@ -65,33 +65,33 @@ class Setting:
 
 
 LOCKLESS = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "NoSuchObjectLegalHold")
-BUCKET_TAGS = Setting("tags of buckets", "tagging", "BucketTagging", "Tagging", ("NoSuchTagSet", "NoSuchTagSetError"))
-OBJECT_TAGS = Setting("tags of objects", "tagging", "ObjectTagging", "Tagging", ("NoSuchTagSet", "NoSuchTagSetError"))
-VERSIONING = Setting(
+BUCKET_TAGS = S3Setting("tags of buckets", "tagging", "BucketTagging", "Tagging", ("NoSuchTagSet", "NoSuchTagSetError"))
+OBJECT_TAGS = S3Setting("tags of objects", "tagging", "ObjectTagging", "Tagging", ("NoSuchTagSet", "NoSuchTagSetError"))
+VERSIONING = S3Setting(
     "versions", "versioning", "BucketVersioning", "VersioningConfiguration", alias="GetBucketVersioningResponse"
 )
-RETENTION = Setting("the retention of objects", "retention", "ObjectRetention", "Retention", LOCKLESS)
-LEGAL_HOLD = Setting("legal holds", "legal-hold", "ObjectLegalHold", "LegalHold", LOCKLESS)
-LOCK = Setting("object locks", "object-lock", "ObjectLockConfiguration", "ObjectLockConfiguration", LOCKLESS)
-POLICY = Setting("bucket policies", "policy", "BucketPolicy", "", ("NoSuchBucketPolicy", "NoSuchPolicy"))
-LIFECYCLE = Setting(
+RETENTION = S3Setting("the retention of objects", "retention", "ObjectRetention", "Retention", LOCKLESS)
+LEGAL_HOLD = S3Setting("legal holds", "legal-hold", "ObjectLegalHold", "LegalHold", LOCKLESS)
+LOCK = S3Setting("object locks", "object-lock", "ObjectLockConfiguration", "ObjectLockConfiguration", LOCKLESS)
+POLICY = S3Setting("bucket policies", "policy", "BucketPolicy", "", ("NoSuchBucketPolicy", "NoSuchPolicy"))
+LIFECYCLE = S3Setting(
     "lifecycle rules",
     "lifecycle",
     "BucketLifecycleConfiguration",
     "LifecycleConfiguration",
     ("NoSuchLifecycleConfiguration",),
 )
-CORS = Setting(
+CORS = S3Setting(
     "CORS rules", "cors", "BucketCors", "CORSConfiguration", ("NoSuchCORSConfiguration", "NoSuchCORSConfigurationError")
 )
-ENCRYPTION = Setting(
+ENCRYPTION = S3Setting(
     "default encryption",
     "encryption",
     "BucketEncryption",
     "ServerSideEncryptionConfiguration",
     ("ServerSideEncryptionConfigurationNotFoundError",),
 )
-RESTORE = Setting("the restoring of archived objects", "restore", "RestoreObject", "RestoreRequest")
+RESTORE = S3Setting("the restoring of archived objects", "restore", "RestoreObject", "RestoreRequest")
 
 
 class Place(NamedTuple):
@@ -113,9 +113,9 @@ class SettingOperations(Operations):
 
     def __init__(self, transport: Sender, *, addressing: str, region: str) -> None:
         super().__init__(transport, addressing=addressing, region=region)
-        self._proven: set[tuple[Setting, str]] = set()
+        self._proven: set[tuple[S3Setting, str]] = set()
 
-    def get(self, setting: Setting, place: Place) -> Any:
+    def get(self, setting: S3Setting, place: Place) -> Any:
         """Return the value, None where nothing is set."""
         request = self._request("GET", f"Get{setting.op}", setting, place)
         opening = Opening(self._transport, request, lambda response: _check_document(response, request, setting))
@@ -128,13 +128,13 @@ class SettingOperations(Operations):
         self._proven.add((setting, place.bucket))
         return value
 
-    def put(self, setting: Setting, place: Place, *, value: Any, bypass: bool = False) -> None:
+    def put(self, setting: S3Setting, place: Place, *, value: Any, bypass: bool = False) -> None:
         """Replace the value; ``bypass`` uses the right to pass over governance."""
         content = build_setting(setting, value)
         self._prove(setting, place)
         self._send(self._request("PUT", f"Put{setting.op}", setting, place, content=content), setting, bypass=bypass)
 
-    def delete(self, setting: Setting, place: Place) -> None:
+    def delete(self, setting: S3Setting, place: Place) -> None:
         """Delete the value; none is fine."""
         self._prove(setting, place)
         try:
@@ -147,11 +147,11 @@ class SettingOperations(Operations):
         """Ask for a copy of an archived object."""
         self._send(self._request("POST", RESTORE.op, RESTORE, place, content=build_setting(RESTORE, value)), RESTORE)
 
-    def _prove(self, setting: Setting, place: Place) -> None:
+    def _prove(self, setting: S3Setting, place: Place) -> None:
         if (setting, place.bucket) not in self._proven:
             self.get(setting, place)
 
-    def _send(self, request: Request, setting: Setting, *, bypass: bool = False) -> None:
+    def _send(self, request: Request, setting: S3Setting, *, bypass: bool = False) -> None:
         if bypass:
             request = replace(request, headers={**request.headers, BYPASS_GOVERNANCE: "true"})
         try:
@@ -159,7 +159,7 @@ class SettingOperations(Operations):
         except S3Error as exc:
             raise _explained(exc, setting) from exc
 
-    def _request(self, method: str, op: str, setting: Setting, place: Place, *, content: bytes = b"") -> Request:
+    def _request(self, method: str, op: str, setting: S3Setting, place: Place, *, content: bytes = b"") -> Request:
         bucket, key, version_id = place
         query = ((setting.query, ""), *((("versionId", version_id),) if version_id else ()))
         if not key:
@@ -169,7 +169,7 @@ class SettingOperations(Operations):
         return self._address.key_document(method, bucket, key, op, query=query, content=content)
 
 
-def _explained(error: S3Error, setting: Setting) -> S3PoolError:
+def _explained(error: S3Error, setting: S3Setting) -> S3PoolError:
     """Return an error that says what the server does not know, where it is that."""
     if error.status in UNKNOWN_STATUSES or error.code in UNKNOWN_CODES:
         return unsupported(setting, error.resource, f"{error.op}: {error.status} {error.code} at {error.endpoint}")
@@ -180,12 +180,12 @@ def _explained(error: S3Error, setting: Setting) -> S3PoolError:
     return error
 
 
-def unsupported(setting: Setting, resource: str, what: str) -> UnsupportedError:
+def unsupported(setting: S3Setting, resource: str, what: str) -> UnsupportedError:
     """Return the error of a server without a setting."""
     return UnsupportedError(f"{resource}: this server does not know {setting.name} ({what})")
 
 
-def _check_document(response: Response, request: Request, setting: Setting) -> None:
+def _check_document(response: Response, request: Request, setting: S3Setting) -> None:
     """Refuse an error, and what is not the setting: some servers pass over what they do not know."""
     if response.status >= FIRST_BAD_STATUS:
         raise error_from(response, op=request.op, resource=request.resource)
@@ -211,7 +211,7 @@ def _check_document(response: Response, request: Request, setting: Setting) -> N
 # -- documents -----------------------------------------------------------------------------
 
 
-def read_document(setting: Setting, text: bytes) -> Any:
+def read_document(setting: S3Setting, text: bytes) -> Any:
     """Read a document in XML or JSON; a JSON list is no document.
 
     Raises:
@@ -228,7 +228,7 @@ def read_document(setting: Setting, text: bytes) -> Any:
     return value
 
 
-def build_setting(setting: Setting, value: Any) -> bytes:
+def build_setting(setting: S3Setting, value: Any) -> bytes:
     """Write a document as the server wants it.
 
     Raises:

@@ -20,7 +20,7 @@ from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.keeper import NodeKeeper
 from s3pool.pool.node import Node
-from s3pool.pool.resolver import Found, ResolveError, Resolver
+from s3pool.pool.resolver import FoundNodes, ResolveError, Resolver
 from tests.support.clock import Clock
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, Delay, FakeS3, Fault
 from tests.support.proxying import RunningProxy
@@ -291,11 +291,11 @@ def test_all_names_can_be_looked_up(fake_s3: Any, run_cli: CliRunner) -> None:
 class Book(Resolver):
     """Tells what a test has written for the next questions."""
 
-    def __init__(self, *answers: Found | ResolveError) -> None:
+    def __init__(self, *answers: FoundNodes | ResolveError) -> None:
         super().__init__()
         self.answers = list(answers)
 
-    def find(self, endpoint: Endpoint) -> Found:
+    def find(self, endpoint: Endpoint) -> FoundNodes:
         """Give the next answer."""
         answer = self.answers.pop(0)
         if isinstance(answer, ResolveError):
@@ -303,10 +303,10 @@ class Book(Resolver):
         return answer
 
 
-def at(*addresses: str, weight: int = 1) -> Found:
+def at(*addresses: str, weight: int = 1) -> FoundNodes:
     """Give an answer that holds for five seconds."""
     nodes = tuple(Endpoint("http", "s3.test", 80, address=address, weight=weight) for address in addresses)
-    return Found(nodes, 5.0)
+    return FoundNodes(nodes, 5.0)
 
 
 def make_node(endpoint: Endpoint) -> Node:

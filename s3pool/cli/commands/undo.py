@@ -126,7 +126,7 @@ def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Co
 
 
 def _refuse_missing(path: S3Path, ctx: Context) -> None:
-    """Tell of a key that never had a version.
+    """Report a key that never had a version.
 
     Raises:
         NotFoundError: always.

@@ -130,6 +130,15 @@ class NoEndpointError(TransportError):
     """Every endpoint was tried, or none is usable."""
 
 
+class UnusableAnswerError(NoEndpointError):
+    """Nodes answered, and no answer could be used, which may be the fault of one object."""
+
+
+def is_pool_dead(error: BaseException | None) -> bool:
+    """Return whether an error speaks of all nodes, whatever they are asked for."""
+    return isinstance(error, NoEndpointError) and not isinstance(error, UnusableAnswerError)
+
+
 class S3Error(S3PoolError):
     """The storage answered, and the answer is an error.
 

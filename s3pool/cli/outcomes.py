@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli.attributes import add_hint
 from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
 from s3pool.cli.progress import BarProgress
-from s3pool.errors import S3PoolError, StoppedError
+from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.units import format_duration, format_size
@@ -198,7 +198,8 @@ def exit_code_of(summary: Summary) -> int:
     for error in summary.errors:
         if error is not summary.stopped_by:
             code = exit_code_for(error)
-            codes.append(FAILED if went_well and is_plain_failure(code) else code)
+            is_of_one = is_plain_failure(code) or isinstance(error, UnusableAnswerError)
+            codes.append(FAILED if went_well and is_of_one else code)
     if summary.not_started and not codes:
         codes.append(FAILED)
     return combined(codes) if codes else DONE

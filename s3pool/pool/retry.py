@@ -21,6 +21,7 @@ from s3pool.errors import (
     ThrottledError,
     TLSError,
     TransportError,
+    UnusableAnswerError,
 )
 from s3pool.model import Request
 from s3pool.pool.node import Delays, Node
@@ -133,9 +134,11 @@ def final_error(
         acted = "; it may have been carried out all the same" if error.sent else ""
         return type(error)(f"{what}: {error}{acted}", endpoint=error.endpoint, sent=error.sent)
     details = "; ".join(dict.fromkeys(str(e) for e in last_errors))
-    answer = "a usable answer" if all(isinstance(e, ProtocolError) for e in last_errors) else "an answer"
+    has_answers = all(isinstance(e, ProtocolError) for e in last_errors)
+    answer = "a usable answer" if has_answers else "an answer"
     tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    return NoEndpointError(
+    kind = UnusableAnswerError if has_answers else NoEndpointError
+    return kind(
         f"{what}: no endpoint gave {answer} in {tried}: {details}; check the endpoints with s3pool ping",
         endpoint=error.endpoint,
         sent=any(e.sent for e in last_errors),

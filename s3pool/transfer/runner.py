@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError
+from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UnusableAnswerError, is_pool_dead
 from s3pool.interrupts import signals_held
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.delete import delete_batch, iter_batches
@@ -40,12 +40,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 R = TypeVar("R")
+MOST_UNUSABLE = 3  # then it is the store, and not the objects
 OnOutcome = Callable[[Outcome], None]
 
 
 def is_fatal(error: Exception) -> bool:
     """Return whether every further task would fail alike, so that the run had better stop."""
-    if isinstance(error, NoEndpointError):
+    if is_pool_dead(error):
         return True
     if isinstance(error, S3Error):
         return error.code in FATAL_CODES
@@ -103,6 +104,7 @@ class _Run:
         self._started = time.monotonic()
         self.summary = summary or Summary()
         self._seconds_before = self.summary.seconds
+        self._unusable = 0  # objects for which all nodes gave answers of no use, before any success
 
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
         act = rehearsal if rehearse else perform
@@ -153,9 +155,15 @@ class _Run:
             outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
         with signals_held:  # what is counted is told
             self.summary.add(outcome)
-            if self.summary.stopped_by is None and outcome.error is not None and self._is_fatal(outcome.error):
+            if self.summary.stopped_by is None and outcome.error is not None and self._ends_run(outcome.error):
                 self.summary.stopped_by = outcome.error
             self._on_outcome(outcome)
+
+    def _ends_run(self, error: Exception) -> bool:
+        """Return whether a failure ends the run: at once, or when it has met the first objects alike."""
+        if isinstance(error, UnusableAnswerError) and not (self.summary.copied or self.summary.deleted):
+            self._unusable += 1
+        return self._is_fatal(error) or self._unusable >= MOST_UNUSABLE
 
     def _fails_like_the_first(self, outcome: Outcome) -> bool:
         """Return whether this was under way when the run ended, and met what ended the run."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from s3pool.errors import NoEndpointError, StoppedError
+from s3pool.errors import StoppedError, is_pool_dead
 from s3pool.s3.exchange import go_on
 from s3pool.transfer.attributes import NANO
 from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
@@ -198,7 +198,7 @@ class _Handed:
             outcome = done_outcome(under_way.task, go_on(under_way.steps, self._resume), started)
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
             outcome = failed_outcome(under_way.task, exc, started)
-        window.is_hopeless |= isinstance(outcome.error, NoEndpointError)
+        window.is_hopeless |= is_pool_dead(outcome.error)
         return outcome
 
 
@@ -293,7 +293,7 @@ class _Thread:
         except StopIteration as end:
             self._gathered.append(done_outcome(under_way.task, end.value, under_way.started))
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
-            self._window.is_hopeless |= isinstance(exc, NoEndpointError)
+            self._window.is_hopeless |= is_pool_dead(exc)
             self._gathered.append(failed_outcome(under_way.task, exc, under_way.started))
         else:
             if operation is None:

@@ -12,6 +12,8 @@ from tests.support.fake_s3 import CutBody, FakeS3, Fault
 from tests.support.proxying import RunningProxy, checking_fake
 from tests.support.run_cli import CliRunner
 
+GOOD = [f"good{number:03}" for number in range(150)]  # more than can be under way when the first one fails
+MANY = 1000
 TIMES = 8  # more failures in a row than open a circuit
 REFUSALS = {
     411: "MissingContentLength",
@@ -29,7 +31,7 @@ FAULTS |= {"short body": CutBody(4), "no body": CutBody(0)}
 def fake() -> Iterator[FakeS3]:
     """Return three nodes, of which none can answer for one key."""
     with checking_fake(3) as made:
-        for key in ("bad", "there", "too"):
+        for key in ("bad", *GOOD):
             made.store.add("b", f"p/{key}", b"0123456789")
         yield made
 
@@ -42,7 +44,7 @@ def test_proxy_keeps_its_nodes(fake: FakeS3, name: str) -> None:
     with RunningProxy(fake.endpoints) as proxy:
         for _ in range(TIMES):
             proxy.talk(proxy.signed("GET", "/b/p/bad", close=True))
-        answer = proxy.ask("GET", "/b/p/there", close=True)
+        answer = proxy.ask("GET", "/b/p/good000", close=True)
         states = {row["state"] for row in proxy.stats()["endpoints"]}
 
     assert (200, b"0123456789", {"closed"}) == (answer.status, answer.body, states)
@@ -55,9 +57,22 @@ def test_command_fails_for_one_object_alone(fake: FakeS3, run_cli: CliRunner, tm
 
     result = run_cli("cp", "-r", "s3/b/p", str(tmp_path / "down"), "--retries", "2", env=fake.environment)
 
-    assert result.code in (1, 5), result.err
-    assert ["there", "too"] == sorted(path.name for path in (tmp_path / "down").iterdir() if path.name[0] != ".")
+    assert 1 == result.code, result.err
+    assert GOOD == sorted(path.name for path in (tmp_path / "down").iterdir() if path.name[0] != ".")
     asked = [request for request in fake.requests if request.op == "GetObject" and request.key == "p/bad"]
     assert len(asked) <= (2 if name == "501" else 1) or not name.isdecimal()
     assert "leaves the pool" not in result.err
     assert "stalled" not in result.err
+
+
+def test_store_that_answers_nothing_of_use_is_found_out(fake: FakeS3, run_cli: CliRunner, tmp_path: Path) -> None:
+    """Three objects without a success are the store's fault, and the rest is not asked for."""
+    fake.fault(CutBody(4), op="GetObject", times=0)
+    for number in range(MANY):
+        fake.store.add("b", f"p/more{number:04}", b"0123456789")
+
+    result = run_cli("cp", "-r", "s3/b/p", str(tmp_path / "down"), "--retries", "1", env=fake.environment)
+
+    assert 5 == result.code
+    assert len({request.key for request in fake.requests if request.op == "GetObject"}) < MANY / 2
+    assert "no endpoint gave a usable answer" in result.err

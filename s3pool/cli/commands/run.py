@@ -18,7 +18,7 @@ from s3pool.cli.parser import load_command
 from s3pool.cli.pool_paths import choose_pools
 from s3pool.cli.script import Line, LineReader, Template, iter_blocks, split_words
 from s3pool.cli.transfers import ending_promptly, executor_for, options_of, remember, shown_progress, watch_health
-from s3pool.errors import CREDENTIAL_CODES, NoEndpointError, S3Error, S3PoolError, UsageError
+from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UsageError, is_pool_dead
 from s3pool.location import LocalPath, S3Path, dest_for, has_glob
 from s3pool.model import ObjectInfo
 from s3pool.record import replace
@@ -267,9 +267,9 @@ class _Script:
                     code = int(load_command(command).run(args, ctx))
                 finally:
                     ctx.close()
-        except NoEndpointError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - the outermost frame of a line
+        except Exception as exc:
+            if is_pool_dead(exc):
+                raise
             self._fail(line, exc)
             return
         finally:
@@ -304,7 +304,7 @@ class _Script:
 
 def _is_fatal(error: Exception) -> bool:
     """Return whether every other line would fail alike: a bucket or a disk is that of one line alone."""
-    return isinstance(error, NoEndpointError) or (isinstance(error, S3Error) and error.code in CREDENTIAL_CODES)
+    return is_pool_dead(error) or (isinstance(error, S3Error) and error.code in CREDENTIAL_CODES)
 
 
 def _absolute(text: str) -> str:

@@ -35,7 +35,7 @@ PROOFS = 3  # as often an ETag must have been wrong and the object right before 
 
 MINIO_NAME, SEAWEED_NAME = "minio", "seaweedfs"  # in their Server headers
 OWN_ETAGS_BEFORE = (4, 53)  # of SeaweedFS: 4.44 makes the ETag of an upload from chunks of 8 MiB
-SEAWEED_VERSION = re.compile(r"seaweedfs.* (\d+)\.(\d+)")
+SEAWEED_VERSION = re.compile(r"seaweedfs.* (\d{1,9})\.(\d{1,9})")
 MAX_SEGMENT_BYTES = 255  # a file's name in every usual file system
 # Of an answer, or of the way that it took; not of the object. Others by their beginnings.
 TRANSPORT_HEADERS = frozenset(

@@ -46,6 +46,7 @@ NUMBERS = frozenset(
         *("ObjectSizeGreaterThan", "ObjectSizeLessThan", "DaysAfterInitiation"),
     )
 )
+NUMBER = re.compile("[0-9]{1,18}")  # a server may say a longer one
 TRUTHS = {"true": True, "false": False}
 
 
@@ -252,7 +253,7 @@ def _value_of(element: Element) -> Any:
 
 
 def _scalar(element: Element) -> Any:
-    if element.name in NUMBERS and element.text.isdecimal():
+    if element.name in NUMBERS and NUMBER.fullmatch(element.text):
         return int(element.text)
     return TRUTHS.get(element.text, element.text)
 

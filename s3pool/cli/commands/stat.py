@@ -39,6 +39,7 @@ LABELS = {
     "x-amz-restore": "Restore",
 }
 PARTS = re.compile("[0-9a-f]{32}-([1-9][0-9]{0,4})")  # the ETag of an upload in parts
+COUNT = re.compile("[0-9]{1,9}")  # what a server says may have any length
 
 Block = list[tuple[str, str]]  # labels and values, in the order of the lines
 
@@ -174,7 +175,7 @@ def _facts(head: ObjectHead) -> dict[str, str | int]:
     facts: dict[str, str | int] = {"Parts": int(parts[1])} if parts else {}
     for name, value in head.headers.items():
         if name in LABELS:
-            facts[LABELS[name]] = int(value) if value.isdecimal() else value
+            facts[LABELS[name]] = int(value) if COUNT.fullmatch(value) else value
         elif name.startswith(CHECKSUM_PREFIX):
             facts[f"Checksum {name.removeprefix(CHECKSUM_PREFIX).upper()}"] = value
     return facts

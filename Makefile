@@ -64,7 +64,7 @@ test: venv ## all tests; those on Ceph RGW too where radosgw is installed
 	@rm -rf $(CACHES); \
 	$(BIN)/python -m pytest -m live -o cache_dir=$(VENV)/live-cache >$(VENV)/live.log 2>&1 & live=$$!; \
 	trap 'kill $$live 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest -m 'not live' -o cache_dir=$(VENV)/rest-cache --numprocesses $(TEST_PROCESSES); rest=$$?; \
+	$(BIN)/python -m pytest -m 'not live' -o cache_dir=$(VENV)/rest-cache --numprocesses $(TEST_PROCESSES) --dist worksteal; rest=$$?; \
 	wait $$live; code=$$?; cat $(VENV)/live.log; \
 	test $$rest -eq 0 && test $$code -eq 0
 

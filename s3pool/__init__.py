@@ -6,13 +6,12 @@ checkers read ``__init__.pyi``.
 
 from __future__ import annotations
 
-from typing import Any
-
+# Nothing is imported here: an interrupt meanwhile, before the program can take it, would print a traceback.
 __version__ = "0.1.0"
 _HOMES = {"connect": "s3pool.api", "ListEntry": "s3pool.api", "Pool": "s3pool.api", "S3PoolError": "s3pool.errors"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load what is asked for by name: the command line needs none of it."""
     if name not in _HOMES:
         raise AttributeError(f"module 's3pool' has no attribute {name!r}")

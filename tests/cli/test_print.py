@@ -157,13 +157,13 @@ def test_systemd_takes_the_units(run_cli: CliRunner, tmp_path: Path, name: str) 
 @pytest.fixture
 def known_metrics() -> set[str]:
     """Return the names of all metrics that the proxy and sync write."""
-    from s3pool.proxy.metrics import COUNTERS, MEANINGS, Metrics
+    from s3pool.proxy.metrics import COUNTERS, DURATIONS, MEANINGS, Metrics
     from s3pool.sync import textfile
 
     metrics = Metrics()
     own = {family.name: family.type for family in metrics.registry.collect()}
     names = {f"{name}_total" if kind == "counter" else name for name, kind in own.items()}
-    names |= {f"{name}{end}" for name, kind in own.items() if kind == "histogram" for end in ("_bucket", "_count")}
+    names |= {f"s3pool_proxy_{name}{end}" for name, _ in DURATIONS for end in ("_bucket", "_count")}
     names |= {f"s3pool_proxy_{name}" for name in MEANINGS} | {f"s3pool_proxy_{name}_total" for name in COUNTERS}
     source = Path(textfile.__file__).read_text()
     return (

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from s3pool.transfer.workers import BoundedExecutor
 
 SUMMARY = "run many commands, one a line, in one process"
-EXAMPLES = ("run commands.txt", "sed 's|.*|rm s3/photos/&|' names | s3pool run -")
+EXAMPLES = ("run commands.txt", "run - < commands.txt")
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,8 @@ ENDPOINT = Endpoint.parse("http://node1:9000")
 class Pool:
     """Answers whatever is asked."""
 
+    endpoints = (ENDPOINT,)
+
     def send(self, request: Request, check: Callable[[Response], None], *, only: Endpoint | None = None) -> Response:
         class Empty:
             def readinto(self, buffer: memoryview) -> int:

@@ -23,6 +23,7 @@ from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
 from s3pool.transfer.context import NullProgress, Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
+from s3pool.transfer.part_file import SHARDS_APART_S
 from s3pool.transfer.resume import make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
@@ -277,7 +278,12 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
     )
     context.memory = unfinished
     if sweeps:
-        context.parts.sweep = make_sweep(unfinished.knows_part, largest=context.options.download_threshold)
+        is_shard = ctx.part is not None or bool(getattr(ctx.args, "shard", ""))
+        context.parts.sweep = make_sweep(
+            unfinished.knows_part,
+            largest=context.options.download_threshold,
+            min_age_s=SHARDS_APART_S if is_shard else 0.0,
+        )
     return Leftovers(unfinished, context.client).clear_of
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
 from s3pool.location import name_bytes
-from s3pool.shard import NameRange
+from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.batches import Batch
 from s3pool.sync.cleanup import Leftovers, prune_empty_dirs
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
@@ -26,7 +26,7 @@ from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import lock_pair
 from s3pool.sync.unfinished import Unfinished
-from s3pool.transfer.part_file import remove_orphan
+from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import tell_swept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
@@ -313,7 +313,8 @@ class Sync:
     def _sweep(self, path: bytes) -> None:
         """Remove a temporary file of a run that was killed, unless it may still be of use."""
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
-            self._swept += bool(remove_orphan(path))
+            min_age_s = 0.0 if self._options.shard == WHOLE else SHARDS_APART_S
+            self._swept += bool(remove_orphan(path, min_age_s=min_age_s))
 
     def _remote(self, side: str, tree: S3Path, names: Names, journal: Journal) -> RemoteTree:
         name = self._side_name(side)

@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Callable
 
 from s3pool.errors import LocalFileError
@@ -31,6 +32,7 @@ MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not 
 PLENTY = 8  # times the size: as much as this is free for some files at once
 _TOKEN = secrets.token_hex(PART_RANDOM_BYTES)  # of this process
 _NUMBERS = itertools.count()  # of its temporary files
+SHARDS_APART_S = 10.0  # a file that another shard is at work on is younger, and a small one has no lock
 DOT_NAMES = ("", ".", "..")
 
 
@@ -208,11 +210,12 @@ def claim(fd: int) -> bool:
     return True
 
 
-def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> int | None:
+def remove_orphan(path: bytes, *, dir_fd: int | None = None, min_age_s: float = 0.0) -> int | None:
     """Remove a temporary file that a dead run has left; return its size in bytes, None when it stays.
 
     A locked file belongs to a living run and stays; so does everything on file systems without
-    locks. An empty one may be of a living run that has not locked it yet, and makes another.
+    locks. An empty one may be of a living run that has not locked it yet, and makes another. Beside
+    other shards, which write small files without a lock, ``min_age_s`` leaves theirs alone.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
@@ -220,7 +223,7 @@ def remove_orphan(path: bytes, *, dir_fd: int | None = None) -> int | None:
         return None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode) or (min_age_s and time.time() - found.st_ctime < min_age_s):
             return None
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path, dir_fd=dir_fd)

@@ -163,7 +163,7 @@ class Resumption:
 MAX_ENTRIES = 20_000  # of a directory are looked at: one file must not wait for the reading of a million
 
 
-def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[int], None]:
+def make_sweep(is_known: Callable[[str], bool], *, largest: int, min_age_s: float = 0.0) -> Callable[[int], None]:
     """Return a function that removes useless temporary files from an open directory.
 
     Of use is what somebody is at work on, what ``is_known`` tells, and what has more than
@@ -176,7 +176,8 @@ def make_sweep(is_known: Callable[[str], bool], *, largest: int) -> Callable[[in
         except OSError:  # the download itself will say what is wrong
             return
         unknown = (name for name in names if not is_known(name))
-        tell_swept(sum(bool(remove_orphan(os.fsencode(name), dir_fd=directory)) for name in unknown))
+        removed = (remove_orphan(os.fsencode(name), dir_fd=directory, min_age_s=min_age_s) for name in unknown)
+        tell_swept(sum(map(bool, removed)))
 
     return sweep
 

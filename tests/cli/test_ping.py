@@ -92,7 +92,7 @@ def test_watch_on_a_terminal_redraws_its_table(fake: FakeS3, run_cli: CliRunner)
     try:
         terminal.read_until("down", times=3)
         terminal.process.send_signal(signal.SIGINT)
-        terminal.read_until("interrupted")
+        terminal.read_until("interrupted\r\n")
         code = terminal.process.wait(WAIT_S)
     finally:
         terminal.close()

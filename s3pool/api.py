@@ -225,7 +225,7 @@ class Pool:
         place = _object(path)
         session = self.session
         request = self.client.request_for_presign(method, place.bucket, place.key)
-        endpoint = session.transport.endpoints[0]
+        endpoint = session.config.public_url or session.answering_endpoint() or session.nodes[0].endpoint
         return session.signer.presign(request, endpoint, time.time(), expires_s=int(expires))
 
     @overload

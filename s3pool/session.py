@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.errors import ConfigError
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
+from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, make_tls_context
 from s3pool.pool.node import Node
 from s3pool.pool.pace import Throttle
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from s3pool.keys.renewal import RenewedKeys
     from s3pool.pool.health import HealthChecker
     from s3pool.pool.keeper import NodeKeeper
+
+PROBE_S = 1.0  # for an answer; a node that takes longer is none to send people to
 
 
 class Session:
@@ -56,6 +58,19 @@ class Session:
     def all_tls(self) -> bool:
         """Return whether every endpoint is HTTPS, so that bodies are safe without a signed hash."""
         return all(endpoint.scheme == "https" for endpoint in self.transport.endpoints)
+
+    def answering_endpoint(self) -> Endpoint | None:
+        """Return the first node that answers, those of the own zone before others; each is asked once."""
+        from s3pool.pool.health import probe
+
+        for node in sorted(self.nodes, key=lambda node: (node.priority, node.is_remote)):
+            if node.breaker.state is not CLOSED:
+                continue
+            if node.is_proven or probe(node, timeout_s=min(PROBE_S, self.config.connect_timeout_s)).is_alive:
+                node.is_proven = True
+                return node.endpoint
+            node.breaker.trip()
+        return None
 
     def start_health(self) -> None:
         """Start the background probes; only for long commands with several threads."""

@@ -146,6 +146,13 @@ def test_presigned_urls_work_without_keys(pool: s3pool.Pool) -> None:
         assert b"content" == answer.read()
 
 
+def test_presigned_urls_name_a_node_that_answers(fake: FakeS3, pool: s3pool.Pool) -> None:
+    """The first one may be dead."""
+    fake.nodes[0].kill()
+
+    assert pool.presign("s3://b/k").startswith(f"{fake.endpoints[1]}/b/k?")
+
+
 def test_sync_is_the_command_lines(pool: s3pool.Pool, fake: FakeS3, tmp_path: Path) -> None:
     """With its guards and its memory."""
     (tmp_path / "t").mkdir()

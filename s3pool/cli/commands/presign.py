@@ -8,17 +8,13 @@ from s3pool.cli.parser import seconds
 from s3pool.config.options import Config, Setting
 from s3pool.errors import ConfigError, UsageError
 from s3pool.model import format_iso_time
-from s3pool.pool.breaker import CLOSED
-from s3pool.pool.health import probe
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from s3pool.cli.context import Context
     from s3pool.endpoint import Endpoint
     from s3pool.location import S3Path
-    from s3pool.pool.node import Node
 
 SUMMARY = "make a URL that works without credentials for a while"
 EXAMPLES = (
@@ -28,7 +24,6 @@ EXAMPLES = (
 
 MAX_EXPIRES_S = 7 * 86400  # SigV4's own ceiling (X-Amz-Expires)
 MIN_EXPIRES_S = 1
-PROBE_S = 1.0  # for an answer; a node that takes longer is none to send people to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +65,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 def presigned(path: S3Path, ctx: Context, *, now: float) -> str:
     """Return the URL of an object, presigned for the longest time; unsigned where nothing is signed."""
     request = ctx.client.request_for_presign("GET", path.bucket, path.key)
-    endpoint = ctx.config.public_url or _answering(ctx.session.nodes, ctx) or ctx.session.nodes[0].endpoint
+    endpoint = ctx.config.public_url or ctx.session.answering_endpoint() or ctx.session.nodes[0].endpoint
     if not ctx.config.sign:
         return f"{endpoint.scheme}://{request.host_header(endpoint)}{request.target}"
     return ctx.session.signer.presign(request, endpoint, now, expires_s=MAX_EXPIRES_S)
@@ -84,22 +79,10 @@ def endpoint_of_urls(ctx: Context) -> Endpoint:
     names = {node.endpoint.netloc for node in nodes}
     if len(names) == 1:
         return nodes[0].endpoint
-    found = _answering(nodes, ctx)
+    found = ctx.session.answering_endpoint()
     if found is None:
         ctx.out.warn(f"none of the {len(nodes)} endpoints answers; the URL names the first, {nodes[0].endpoint}")
         return nodes[0].endpoint
     message = f"the URL names {found}, one of {len(names)} endpoints; for a name that outlives it, give --url"
     ctx.out.note(f"s3pool: {message}", {"type": "note", "message": message})
     return found
-
-
-def _answering(nodes: Sequence[Node], ctx: Context) -> Endpoint | None:
-    """Return the first node that answers, those of the own zone before others; each is asked once."""
-    for node in sorted(nodes, key=lambda node: (node.priority, node.is_remote)):
-        if node.breaker.state is not CLOSED:
-            continue
-        if node.is_proven or probe(node, timeout_s=min(PROBE_S, ctx.config.connect_timeout_s)).is_alive:
-            node.is_proven = True
-            return node.endpoint
-        node.breaker.trip()
-    return None

@@ -38,7 +38,7 @@ class Pipe:
     ) -> int:
         """Move what is there of a body to a blocking socket; 0 when this body cannot be moved so.
 
-        Give the bytes that left for the target, at most a pipe full. ``judge`` is told how
+        Return the bytes that left for the target, at most a pipe full. ``judge`` is told how
         long the target took for how many.
 
         Raises:

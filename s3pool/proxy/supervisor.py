@@ -105,7 +105,7 @@ class Supervisor:
                 os.kill(child, number)
 
     def reap(self, *, restarts: bool) -> list[int]:
-        """Take note of processes that ended; start them again unless all are to end. Give their codes."""
+        """Take note of processes that ended; start them again unless all are to end. Return their codes."""
         codes = []
         for child in list(self._children):
             ended, status = os.waitpid(child, os.WNOHANG)

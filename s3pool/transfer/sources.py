@@ -345,16 +345,7 @@ class SourceTasks:
                 error = TargetTakenError(f"{source} would become {place.text}, which lies in the source {tree}")
                 yield Problem(source, error, place.text)
                 return
-            yield CopyTask(
-                bucket,
-                info.key,
-                place.bucket,
-                place.key,
-                info.size,
-                etag=info.etag,
-                last_modified=info.last_modified,
-                version_id=info.version_id,
-            )
+            yield _copy_task(bucket, place, info)
         elif isinstance(target, LocalPath):
             try:
                 self._mapper.check(bucket, base, relative)
@@ -414,19 +405,23 @@ def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:
     return UploadTask(source.path, place.bucket, place.key, size)
 
 
+def _copy_task(bucket: str, place: S3Path, info: ObjectInfo) -> CopyTask:
+    return CopyTask(
+        bucket,
+        info.key,
+        place.bucket,
+        place.key,
+        info.size,
+        etag=info.etag,
+        last_modified=info.last_modified,
+        version_id=info.version_id,
+    )
+
+
 def task_for_object(source: S3Path, place: Location, info: ObjectInfo) -> Item:
     """Return the task that brings one object to its place; ``info`` is what is known of it."""
     if isinstance(place, S3Path):
-        return CopyTask(
-            source.bucket,
-            source.key,
-            place.bucket,
-            place.key,
-            info.size,
-            etag=info.etag,
-            last_modified=info.last_modified,
-            version_id=info.version_id,
-        )
+        return _copy_task(source.bucket, place, info._replace(key=source.key))
     # A link that the user named is written through; links that keys lead to never are.
     path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
     root, name = os.path.split(path)

@@ -61,11 +61,12 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/mypy
 
 test: venv ## all tests; those on Ceph RGW too where radosgw is installed
-	@rm -rf $(CACHES); \
+	@rm -rf $(CACHES); mkdir -p $(CACHES); \
 	$(BIN)/python -m pytest -m live -o cache_dir=$(VENV)/live-cache >$(VENV)/live.log 2>&1 & live=$$!; \
 	trap 'kill $$live 2>/dev/null' INT TERM; \
 	$(BIN)/python -m pytest -m 'not live' -o cache_dir=$(VENV)/rest-cache --numprocesses $(TEST_PROCESSES) --dist worksteal; rest=$$?; \
 	wait $$live; code=$$?; cat $(VENV)/live.log; \
+	echo $$code >$(VENV)/live-cache/exit; echo $$rest >$(VENV)/rest-cache/exit; \
 	test $$rest -eq 0 && test $$code -eq 0
 
 test-again: venv ## what failed in the last make test, once more and alone (five at most)

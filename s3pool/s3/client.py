@@ -54,9 +54,7 @@ class S3Client(BucketOperations, MultipartOperations):
         try:
             return (
                 yield from self._optional(
-                    CHECKSUM_MODE,
-                    request,
-                    lambda asked: Operation(self._transport, asked, read_object_head, only=only),
+                    CHECKSUM_MODE, request, lambda asked: Operation(self._transport, asked, read_object_head, only=only)
                 )
             )
         except S3Error as exc:
@@ -66,11 +64,7 @@ class S3Client(BucketOperations, MultipartOperations):
             raise
 
     def _raise_reason(self, bucket: str, key: str, version_id: str) -> Steps[None]:
-        """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken.
-
-        Raises:
-            S3Error: GET was refused as well, and told why.
-        """
+        """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken."""
         response = yield from self.get_object.steps(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id)
         response.close()
 
@@ -91,10 +85,9 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[Response]:
         """Open an object; the caller reads and closes the response.
 
-        ``range_header`` is a Range header's value for ranges that ByteRange cannot express.
-        The caller checks that the answer is the range that was asked for. With
-        ``checksums`` the server may tell those of the content in the answer's headers. A body of
-        up to ``read_bytes`` is read already.
+        ``range_header`` is a Range header's value for ranges that ByteRange cannot express. The caller checks that
+        the answer is the range that was asked for. With ``checksums`` the server may tell those of the content in the
+        answer's headers. A body of up to ``read_bytes`` is read already.
 
         Raises:
             ReplacedError: the answer is of another object than the ``known`` one.
@@ -158,11 +151,7 @@ class S3Client(BucketOperations, MultipartOperations):
             raise
 
     def _put_found(self, bucket: str, key: str, content_md5: str) -> Steps[PutResult | None]:
-        """Return what a PUT without an answer has stored; None where nothing is there.
-
-        Raises:
-            PreconditionError: another object is there.
-        """
+        """Return what a PUT without an answer has stored; None where nothing is there."""
         try:
             head = yield from self.head_object.steps(bucket, key)
         except NotFoundError:

@@ -62,13 +62,7 @@ def list_pages(
         from s3pool.s3.parallel.workers import iter_pages_parallel
 
         pages = iter_pages_parallel(
-            client,
-            bucket,
-            jobs=mode.jobs,
-            ordered=mode.ordered,
-            most=mode.most_jobs,
-            must_be_ordered=is_part,
-            **bounds,
+            client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, must_be_ordered=is_part, **bounds
         )
     return client.lists.measure_pages(pages)
 
@@ -91,12 +85,7 @@ def list_objects(
 
 
 def list_version_pages(
-    client: CountedLister,
-    bucket: str,
-    *,
-    delimiter: str = "",
-    mode: ListMode = SEQUENTIAL,
-    **bounds: Unpack[KeyBounds],
+    client: CountedLister, bucket: str, *, delimiter: str = "", mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
 ) -> Iterator[ListPage]:
     """Yield the pages of versions and delete markers, newest first within a key.
 

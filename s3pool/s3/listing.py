@@ -1,10 +1,9 @@
 """Whole listings, page after page, on a pool where every page may come from another node.
 
-The cursor is the last name seen, as ``start-after``: any node can go on from there, whereas
-a continuation token is the private word of one server. Tokens are followed only where names
-do not serve: on MinIO, where ``start-after`` makes it walk all drives again; on servers that
-refuse or ignore it; on servers that do not list in order; and past pages without a name.
-The end of a listing is ``IsTruncated`` alone, never a short page.
+The cursor is the last name seen, as ``start-after``: any node can go on from there, whereas a continuation token is
+the private word of one server. Tokens are followed only where names do not serve: on MinIO, where ``start-after``
+makes it walk all drives again; on servers that refuse or ignore it; on servers that do not list in order; and past
+pages without a name. The end of a listing is ``IsTruncated`` alone, never a short page.
 """
 
 from __future__ import annotations
@@ -76,13 +75,7 @@ class Lister(Protocol):
         """List one page of objects."""
 
     def list_versions_page(
-        self,
-        bucket: str,
-        *,
-        prefix: str = "",
-        delimiter: str = "",
-        key_marker: str = "",
-        version_id_marker: str = "",
+        self, bucket: str, *, prefix: str = "", delimiter: str = "", key_marker: str = "", version_id_marker: str = ""
     ) -> ListPage:
         """List one page of versions."""
 

@@ -112,11 +112,7 @@ class BucketOperations(Operations):
     def put_versioning(self, bucket: str, *, enabled: bool) -> None:
         """Enable or suspend versions."""
         request = self._address.bucket(
-            "PUT",
-            bucket,
-            "PutBucketVersioning",
-            query=(("versioning", ""),),
-            content=build_versioning(enabled=enabled),
+            "PUT", bucket, "PutBucketVersioning", query=(("versioning", ""),), content=build_versioning(enabled=enabled)
         )
         self._ask(request, nothing)
 
@@ -175,13 +171,7 @@ class BucketOperations(Operations):
         return pending if pending.begin(wait=False) else None
 
     def _list_v1_instead(
-        self,
-        bucket: str,
-        query: Query,
-        *,
-        marker: str,
-        refusal: S3Error,
-        only: Endpoint | None,
+        self, bucket: str, query: Query, *, marker: str, refusal: S3Error, only: Endpoint | None
     ) -> ListPage:
         """Try V1 after V2 was refused; what V1 refuses as well was not V2's fault."""
         try:
@@ -372,9 +362,8 @@ class MultipartOperations(Operations):
     ) -> PutResult:
         """Make one object of parts, given as number and ETag in the order of their numbers.
 
-        ``checksums`` maps part numbers to the checksum headers they were uploaded with. A lost
-        answer is not tried again: whether the object exists is for the caller to find out.
-        The ETag is "" where the server leaves it out.
+        ``checksums`` maps part numbers to the checksum headers they were uploaded with. A lost answer is not tried
+        again: whether the object exists is for the caller to find out. The ETag is "" where the server leaves it out.
         """
         request = self._address.key_document(
             "POST",

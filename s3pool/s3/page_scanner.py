@@ -57,10 +57,7 @@ IGNORED = {
 }
 # For each kind of block the children that it must have, and those that it may have.
 CHILDREN = {
-    "Contents": (
-        {"Key", "LastModified", "Size"},
-        {"Key", "LastModified", "Size", "ETag", "StorageClass", *IGNORED},
-    ),
+    "Contents": ({"Key", "LastModified", "Size"}, {"Key", "LastModified", "Size", "ETag", "StorageClass", *IGNORED}),
     "Version": (
         {"Key", "LastModified", "Size", "VersionId", "IsLatest"},
         {"Key", "LastModified", "Size", "VersionId", "IsLatest", "ETag", "StorageClass", *IGNORED},

@@ -1,8 +1,7 @@
 """The pages of listings: objects, versions, uploads.
 
-A page that is cut or empty by accident must never look like the end of a listing, so only a
-complete document counts. Names are decoded only when the answer itself says
-``EncodingType`` ``url``.
+A page that is cut or empty by accident must never look like the end of a listing, so only a complete document counts.
+Names are decoded only when the answer itself says ``EncodingType`` ``url``.
 """
 
 from __future__ import annotations

@@ -10,12 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body, BytesBody
 from s3pool.errors import UsageError
-from s3pool.model import (
-    ObjectAttributes,
-    Request,
-    encode_key,
-    encode_query,
-)
+from s3pool.model import ObjectAttributes, Request, encode_key, encode_query
 
 Query = tuple[tuple[str, str], ...]
 NO_HEADERS: Mapping[str, str] = {}

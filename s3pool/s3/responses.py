@@ -12,14 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError, ReplacedError
-from s3pool.model import (
-    NO_TIME,
-    ByteRange,
-    ObjectHead,
-    Response,
-    format_iso_time,
-    whole_number,
-)
+from s3pool.model import NO_TIME, ByteRange, ObjectHead, Response, format_iso_time, whole_number
 from s3pool.s3.documents import PutResult, plausible_etag
 from s3pool.s3.errors import check_response
 from s3pool.s3.requests import METADATA_PREFIX

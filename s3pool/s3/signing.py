@@ -211,9 +211,8 @@ KeyProvider = Callable[[], Credentials]
 class Signer:
     """Signs for one identity; share it between threads. Without credentials it signs nothing.
 
-    A request's timestamp picks the moment, and a moment is one frozen object: a change of date, or of
-    keys, cannot part timestamp, scope and key. ``credentials`` may be a function that is asked for
-    the keys each time.
+    A request's timestamp picks the moment, and a moment is one frozen object: a change of date, or of keys, cannot
+    part timestamp, scope and key. ``credentials`` may be a function that is asked for the keys each time.
     """
 
     def __init__(self, credentials: Credentials | KeyProvider | None, *, region: str, service: str = "s3") -> None:
@@ -293,9 +292,8 @@ class Signer:
     def presign(self, request: Request, endpoint: Endpoint, now: float, *, expires_s: int) -> str:
         """Return a URL that carries its own signature for ``expires_s`` seconds.
 
-        A client that uses the URL must send exactly the request's headers, if there are any;
-        the body is open, unless an x-amz-content-sha256 header pins it. The request's own query
-        must have no parameters of a signature.
+        A client that uses the URL must send exactly the request's headers, if there are any; the body is open, unless
+        an x-amz-content-sha256 header pins it. The request's own query must have no parameters of a signature.
 
         Raises:
             ConfigError: there are no credentials.
@@ -408,9 +406,8 @@ def make_signing_key(secret: str, date: str, *, region: str, service: str) -> Si
 def _key_class() -> Any:
     """Return requests_aws4auth's AWS4SigningKey.
 
-    The package itself imports requests, for auth objects that s3pool does not use, and
-    that takes longer than the whole rest of a short command. So the one module with the key
-    is loaded by itself, where it is a plain file.
+    The package itself imports requests, for auth objects that s3pool does not use, and that takes longer than the
+    whole rest of a short command. So the one module with the key is loaded by itself, where it is a plain file.
     """
     from importlib.machinery import PathFinder, SourceFileLoader
     from types import ModuleType
@@ -430,9 +427,8 @@ def _key_class() -> Any:
 class Mac:
     """HMAC-SHA256 under one key, for many texts.
 
-    The key is held as the two hash states that every HMAC under it begins with (RFC 2104,
-    section 4): OpenSSL 3 takes longer to set up one HMAC than to copy both. What all texts
-    begin with is in the inner one already.
+    The key is held as the two hash states that every HMAC under it begins with (RFC 2104, section 4): OpenSSL 3 takes
+    longer to set up one HMAC than to copy both. What all texts begin with is in the inner one already.
     """
 
     __slots__ = ("_inner", "_outer")

@@ -69,9 +69,8 @@ class Look:
 class ContentComparer:
     """Looks at the pairs it was given, each when its task's turn comes.
 
-    ``source`` is the client of the pool that a source in S3 is in.
-    The thread that plans adds and takes away, workers look; ``new_hashes`` is filled by the
-    workers, for the planning thread to empty.
+    ``source`` is the client of the pool that a source in S3 is in. The thread that plans adds and takes away, workers
+    look; ``new_hashes`` is filled by the workers, for the planning thread to empty.
     """
 
     def __init__(self, client: S3Client, route: SyncPair, *, source: S3Client, rules: Rules) -> None:
@@ -199,13 +198,7 @@ class ContentComparer:
         )
 
     def _head(
-        self,
-        bucket: str,
-        key: str,
-        *,
-        client: S3Client | None = None,
-        checksums: bool = False,
-        version_id: str = "",
+        self, bucket: str, key: str, *, client: S3Client | None = None, checksums: bool = False, version_id: str = ""
     ) -> ObjectHead | None:
         try:
             return (client or self._client).head_object(bucket, key, checksums=checksums, version_id=version_id)

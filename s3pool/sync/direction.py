@@ -24,8 +24,7 @@ NOWHERE = S3Path("")
 class SyncPair:
     """Source and target of a sync; one of them at least is in S3. Both are trees.
 
-    ``root`` is the local side, where there is one; ``source`` and ``target`` are the sides
-    in S3.
+    ``root`` is the local side, where there is one; ``source`` and ``target`` are the sides in S3.
     """
 
     direction: str

@@ -97,9 +97,5 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
 
 
 def _trouble(situation: Situation) -> str:
-    counts = (
-        (situation.failed, "failed"),
-        (situation.refused, "skipped"),
-        (situation.not_started, "not finished"),
-    )
+    counts = ((situation.failed, "failed"), (situation.refused, "skipped"), (situation.not_started, "not finished"))
     return ", ".join(f"{count} {word}" for count, word in counts if count)

@@ -56,8 +56,7 @@ UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk name
 class Tally:
     """What the comparison found; of this shard alone, but for ``source_names``.
 
-    ``left`` is what a rule of the user's kept from being copied, ``looked_at`` what times and
-    sizes could not decide.
+    ``left`` is what a rule of the user's kept from being copied, ``looked_at`` what times and sizes could not decide.
     """
 
     checked: int = 0
@@ -119,10 +118,9 @@ class RecordReader:
 class Plan:
     """The tasks of one sync, as an iterator to be used once.
 
-    ``problems`` is where the scans put what cannot become a task; each takes its place in
-    the stream, unless ``told`` has it. ``ended`` is True when both streams were read to their ends;
-    the stream is cut short where a side turns out to be listed without order. The names to be
-    deleted are with the journal.
+    ``problems`` is where the scans put what cannot become a task; each takes its place in the stream, unless ``told``
+    has it. ``ended`` is True when both streams were read to their ends; the stream is cut short where a side turns
+    out to be listed without order. The names to be deleted are with the journal.
     """
 
     def __init__(

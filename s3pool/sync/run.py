@@ -431,11 +431,7 @@ class Sync:
 
 
 def _check_root(root: str) -> None:
-    """See to it that the source is there before anything is asked of the target.
-
-    Raises:
-        LocalNotFoundError: it is missing. LocalFileError: it cannot be read, or is no directory.
-    """
+    """See to it that the source is there before anything is asked of the target."""
     try:
         with os.scandir(root or "."):
             pass

@@ -71,9 +71,8 @@ class LocalSource:
 class LocalTarget:
     """The regular files below a directory that may not exist yet.
 
-    Links are not seen here: a download replaces a link, and a removal leaves it alone.
-    Names that no key can have, and what is no file, are left alone as well. ``on_part``
-    hears of temporary files of downloads.
+    Links are not seen here: a download replaces a link, and a removal leaves it alone. Names that no key can have,
+    and what is no file, are left alone as well. ``on_part`` hears of temporary files of downloads.
     """
 
     def __init__(

@@ -60,10 +60,9 @@ def state_directory(state_home: str, home: str) -> str:
 def paths_for(route: SyncPair, *, directory: str, shard: Shard, pool: str, source_profile: str = "") -> StatePaths:
     """Return the state files of a pair.
 
-    Both directions between a local directory and S3 share them: what one has left in sync the
-    other finds in sync. ``pool`` names the pool of the target, and that of the source where it is
-    another one: the same names in another pool are another pair. ``source_profile`` was what
-    stood for the latter.
+    Both directions between a local directory and S3 share them: what one has left in sync the other finds in sync.
+    ``pool`` names the pool of the target, and that of the source where it is another one: the same names in another
+    pool are another pair. ``source_profile`` was what stood for the latter.
     """
     if not directory:
         return NO_STATE
@@ -144,9 +143,8 @@ OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOC
 class PairLock:
     """A lock on a file, which the system lets go when the process ends, however it ends.
 
-    ``optional`` is for a place that s3pool chose itself: where no file can be made there,
-    the run goes on with a warning. A place that the user chose is refused when it is there
-    and no lock of s3pool's, for it may be data.
+    ``optional`` is for a place that s3pool chose itself: where no file can be made there, the run goes on with a
+    warning. A place that the user chose is refused when it is there and no lock of s3pool's, for it may be data.
 
     Raises:
         JournalLockedError: another run has it. JournalError: the file cannot be made.

@@ -43,11 +43,10 @@ CREATE TABLE IF NOT EXISTS ranges (name TEXT, first INTEGER, PRIMARY KEY (name, 
 class Unfinished:
     """The large transfers that began and did not end; for all workers.
 
-    It stands in a file of its own, made with the first large transfer. Losing it costs bytes
-    that are sent again, so nothing waits for the disk here, and nothing raises. Uploads are those
-    of one ``pool``, which is asked for with the first of them. What a living process of this
-    machine has begun is left to it; with ``shared``, for a file that other runs use at the same
-    time, so is everything of other machines. Without ``resumes`` nothing is gone on with.
+    It stands in a file of its own, made with the first large transfer. Losing it costs bytes that are sent again, so
+    nothing waits for the disk here, and nothing raises. Uploads are those of one ``pool``, which is asked for with
+    the first of them. What a living process of this machine has begun is left to it; with ``shared``, for a file that
+    other runs use at the same time, so is everything of other machines. Without ``resumes`` nothing is gone on with.
     """
 
     def __init__(

@@ -189,11 +189,7 @@ def _compare_open_file(fd: int, local: Entry, remote: Entry, ask: Callable[[], O
 
 
 def _with_file(entry: Entry, act: Callable[[int], T]) -> T:
-    """Return what ``act`` makes of a file's descriptor.
-
-    Raises:
-        LocalFileError: it cannot be read, or is not the file that was listed, or not any more.
-    """
+    """Return what ``act`` makes of a file's descriptor."""
     try:
         fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as exc:

@@ -116,9 +116,7 @@ def for_file(given: ObjectAttributes, path: str, facts: os.stat_result, *, prese
     if preserve:
         metadata |= _facts_kept(facts)
     return replace(
-        given,
-        content_type=given.content_type or guess_content_type(path),
-        metadata=metadata | dict(given.metadata),
+        given, content_type=given.content_type or guess_content_type(path), metadata=metadata | dict(given.metadata)
     )
 
 
@@ -186,9 +184,8 @@ def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttribute
 def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
     """Return what a copy keeps only when its request says it.
 
-    Into another bucket only classes go that every store has that has them at all, and no
-    encryption: keys are of a region, and the other bucket has a rule of its own. What was
-    archived becomes an ordinary object.
+    Into another bucket only classes go that every store has that has them at all, and no encryption: keys are of a
+    region, and the other bucket has a rule of its own. What was archived becomes an ordinary object.
 
     Source: Amazon S3 API Reference, "CopyObject".
     """

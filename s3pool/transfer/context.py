@@ -175,11 +175,10 @@ class TransferOptions:
 class TransferContext:
     """The means of a run. Safe for many threads.
 
-    ``why_not`` is asked by the worker before each transfer; what it gives is why the
-    transfer is not needed, "" when it is. ``in_question`` tells beforehand whether
-    answering takes requests or the reading of files. With a ``memory`` large transfers that are cut
-    short are left as they are, for a later run to go on with. ``source`` is the context of
-    another pool, the sources of copies being there; without one they are in this pool.
+    ``why_not`` is asked by the worker before each transfer; what it gives is why the transfer is not needed, "" when
+    it is. ``in_question`` tells beforehand whether answering takes requests or the reading of files. With a
+    ``memory`` large transfers that are cut short are left as they are, for a later run to go on with. ``source`` is
+    the context of another pool, the sources of copies being there; without one they are in this pool.
     """
 
     def __init__(

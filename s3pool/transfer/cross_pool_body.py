@@ -42,11 +42,10 @@ class _SinkError(Exception):
 class SourceBody:
     """A range of an object, bound to its ETag, read through the worker's one buffer.
 
-    To rewind it is to ask the source for the range again. A source that is cut is asked for
-    the rest. ``md5`` is that of the bytes which passed by. With ``wanted_md5`` the last bytes
-    are held back unless all have that digest: the target then stores nothing. ``digest`` is made
-    as ``checksum`` says, the name of one of S3's.
-    ``before`` is a hash of what goes before the range, for ``whole`` to go on with.
+    To rewind it is to ask the source for the range again. A source that is cut is asked for the rest. ``md5`` is that
+    of the bytes which passed by. With ``wanted_md5`` the last bytes are held back unless all have that digest: the
+    target then stores nothing. ``digest`` is made as ``checksum`` says, the name of one of S3's. ``before`` is a hash
+    of what goes before the range, for ``whole`` to go on with.
     """
 
     __slots__ = (

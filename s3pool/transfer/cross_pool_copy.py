@@ -113,8 +113,7 @@ def source_of(task: CopyTask) -> Source:
 def copy_in_parts(copying: CrossPoolCopy) -> Done:
     """Copy an object in parts, many at a time where its ETag is made of parts.
 
-    A plain MD5 is of the bytes in their order: only parts taken one after the other can be
-    held against it.
+    A plain MD5 is of the bytes in their order: only parts taken one after the other can be held against it.
 
     Raises:
         IntegrityError: what arrived is not the source, or not what was stored.
@@ -212,11 +211,7 @@ class _Parts:
         self._reads_first = self._target.put(number, body, digests=told) != body.md5.hexdigest()
 
     def check(self, part_size: int) -> None:
-        """Hold what arrived against the source's ETag, as far as that tells.
-
-        Raises:
-            IntegrityError: it is certainly something else.
-        """
+        """Hold what arrived against the source's ETag, as far as that tells."""
         head = self._copying.head
         if self._told is not None and self._checksum:
             digests = [digest for _, digest in sorted(self._checksums.items())]

@@ -67,10 +67,7 @@ def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Don
         context.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
     else:
         yield from context.client.delete_object.steps(
-            task.bucket,
-            task.key,
-            version_id=task.version_id,
-            bypass_governance=context.options.bypass_governance,
+            task.bucket, task.key, version_id=task.version_id, bypass_governance=context.options.bypass_governance
         )
     return Done(task.size)
 
@@ -232,12 +229,7 @@ class Removal:
             yield from self._admitted(scope, self._head(scope.path))
         start, until = self._rules.shard.bounds(scope.base)
         objects = list_objects(
-            self._client,
-            scope.bucket,
-            prefix=scope.prefix,
-            start_after=start,
-            until=until,
-            mode=self._rules.listing,
+            self._client, scope.bucket, prefix=scope.prefix, start_after=start, until=until, mode=self._rules.listing
         )
         yield from self._admitted(scope, objects)
 

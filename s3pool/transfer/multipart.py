@@ -66,11 +66,10 @@ def retry_if_held(make: Callable[[], Done], take_back: Callable[[], None]) -> Do
 class MultipartUpload:
     """An open upload; as a context it is aborted when the block ends without complete().
 
-    Parts may be put from many threads and in any order. With a fingerprint, and a context
-    that has a memory, an unfinished upload of an earlier run is taken up again, and one that
-    is cut short is left for the next; without one an upload is remembered only to be cleaned up
-    by the next run, should this one be killed. ``checksum`` is what every part will be put with, the
-    option's when it is None: parts that are copied have none.
+    Parts may be put from many threads and in any order. With a fingerprint, and a context that has a memory, an
+    unfinished upload of an earlier run is taken up again, and one that is cut short is left for the next; without one
+    an upload is remembered only to be cleaned up by the next run, should this one be killed. ``checksum`` is what
+    every part will be put with, the option's when it is None: parts that are copied have none.
     """
 
     def __init__(
@@ -258,8 +257,7 @@ class MultipartUpload:
         """Make the object of the parts, and see to it that it is the one that was meant.
 
         Raises:
-            IntegrityError: the object has another ETag or size.
-            S3Error, TransportError: it was not made.
+            IntegrityError: the object has another ETag or size. S3Error, TransportError: it was not made.
         """
         parts = sorted(self._etags.items())
         expected = composite_etag(etag for _, etag in parts)

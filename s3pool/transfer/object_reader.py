@@ -76,8 +76,7 @@ class ObjectReader:
 
     ``retries`` is the number of cuts without a byte of progress that it goes on after.
 
-    ``_place`` is the offset in the object of the next byte to write, ``_end`` the offset one
-    behind the last.
+    ``_place`` is the offset in the object of the next byte to write, ``_end`` the offset one behind the last.
     """
 
     def __init__(

@@ -64,14 +64,12 @@ def run(
 ) -> Summary:
     """Do all transfers and single removals of a stream, and count what became of them.
 
-    With ``rehearse`` nothing is changed, and the outcomes are what would become of them.
-    ``summary`` is one to go on with; it is of use to who must know it after an interrupt.
-    ``is_fatal`` says which failures end the run.
+    With ``rehearse`` nothing is changed, and the outcomes are what would become of them. ``summary`` is one to go on
+    with; it is of use to who must know it after an interrupt. ``is_fatal`` says which failures end the run.
 
-    The stream is read in the calling thread, no faster than the work is done, and
-    ``on_outcome`` is called there. An error of the stream itself (a listing that failed)
-    ends it; what had begun is finished, and the summary tells. An interrupt stops the work
-    within five seconds and is raised again.
+    The stream is read in the calling thread, no faster than the work is done, and ``on_outcome`` is called there. An
+    error of the stream itself (a listing that failed) ends it; what had begun is finished, and the summary tells. An
+    interrupt stops the work within five seconds and is raised again.
     """
     return _Run(context, on_outcome, summary, is_fatal).transfers(tasks, rehearse=rehearse)
 

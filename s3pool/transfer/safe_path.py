@@ -257,9 +257,8 @@ SKIP = "skip"
 class SourceFiles:
     """Opens files for reading; keeps the directory of the last one open. Belongs to one thread.
 
-    ``links`` is the rule of the run. Links in the root itself are the user's own and followed;
-    on the way below it none is, unless the rule is to follow them all, and where links are
-    skipped the file is none, either.
+    ``links`` is the rule of the run. Links in the root itself are the user's own and followed; on the way below it
+    none is, unless the rule is to follow them all, and where links are skipped the file is none, either.
     """
 
     def __init__(self, links: str) -> None:

@@ -97,11 +97,7 @@ def _stays(task: Moved, why: str) -> IntegrityError:
 
 
 def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> Steps[ObjectHead]:
-    """Return what the target is now.
-
-    Raises:
-        IntegrityError: it is not there, or not what was stored.
-    """
+    """Return what the target is now."""
     try:
         head = yield from client.head_object.steps(task.bucket, task.key)
         if done.version_id not in NO_VERSION and head.version_id != done.version_id:
@@ -120,11 +116,7 @@ def _bare(etag: str) -> str:
 
 
 def _check_file(task: DownloadTask, done: Done, context: TransferContext) -> None:
-    """See to it that a file and the way to it are on the disk; its bytes are since it has its name.
-
-    Raises:
-        IntegrityError: it is not the file that was written. LocalFileError: the disk failed.
-    """
+    """See to it that a file and the way to it are on the disk; its bytes are since it has its name."""
     parents, name = split_relative(task.relative)
     steps = [*parents, name] if done.written is None and name else parents
     directories: list[int] = []
@@ -183,9 +175,6 @@ def _check_apart(
 
     What a copy wrote has a new time and version, which the source has too if it is the same
     object. Where a source is of the very second of its copy, the copy is made once more.
-
-    Raises:
-        IntegrityError: the target is not what was stored, or it is the source.
     """
     for is_last in (False, True):
         target = yield from _check_target(task, done, context.client)
@@ -232,9 +221,6 @@ def _delete(
     A delete without a clear answer is not sent again blindly: another client may have put a
     new object since. In a bucket with versions a delete marker hides the object, as after any
     other delete; a marker that came to hide a newer version is taken away again.
-
-    Raises:
-        IntegrityError: it is another one by now.
     """
     for attempt in range(1, DELETE_ATTEMPTS + 1):
         if head is None:
@@ -299,12 +285,7 @@ def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
 
 
 def _remove_file(task: UploadTask, done: Done, context: TransferContext) -> None:
-    """Remove a file if it still is the one that was read; of a link that was followed, the link.
-
-    Raises:
-        IntegrityError: there is another file, it has changed, or the way to it leads through a link
-            by now. LocalFileError: the system refuses.
-    """
+    """Remove a file if it still is the one that was read; of a link that was followed, the link."""
     root = task.root or os.path.dirname(task.path)
     *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
     try:

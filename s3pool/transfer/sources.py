@@ -320,11 +320,7 @@ class SourceTasks:
         yield from self._admitted(source.bucket, info, source.base_name, base)
 
     def _facts(self, source: S3Path) -> ObjectInfo:
-        """Return what there is to know of one key, or of the version that the rules mean.
-
-        Raises:
-            NotFoundError: there is none.
-        """
+        """Return what there is to know of one key, or of the version that the rules mean."""
         if self._rules.at is not None:
             from s3pool.s3.list_all import past_object
 

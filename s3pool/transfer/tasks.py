@@ -216,10 +216,9 @@ Item = Task | Problem
 class Done(NamedTuple):
     """What a transfer tells of its success.
 
-    ``mtime_ns`` is the modification time of the local side as it was left, None where there
-    is no local side. ``skipped`` says why nothing had to be done. ``sent`` tells which file was
-    read. For a source that is to be removed ``read`` tells which object it was, ``written`` the
-    new file.
+    ``mtime_ns`` is the modification time of the local side as it was left, None where there is no local side.
+    ``skipped`` says why nothing had to be done. ``sent`` tells which file was read. For a source that is to be
+    removed ``read`` tells which object it was, ``written`` the new file.
     """
 
     size: int = 0

@@ -165,11 +165,7 @@ def _put_from_memory(
 
 
 def _read_all(source: _Source) -> bytes:
-    """Read a file whole.
-
-    Raises:
-        ChangedError: it is not any more what it was. LocalFileError: it cannot be read.
-    """
+    """Read a file whole."""
     try:
         content = os.read(source.fd, source.size + 1)
         while 0 < len(content) < source.size and (block := os.read(source.fd, source.size + 1 - len(content))):
@@ -242,11 +238,7 @@ def _put(
 def _check_stored(
     task: UploadTask, result: PutResult, digests: BodyDigests, context: TransferContext, size: int
 ) -> Steps[None]:
-    """Hold an ETag against what was sent; where they differ, what is stored decides.
-
-    Raises:
-        IntegrityError: the server stored other bytes.
-    """
+    """Hold an ETag against what was sent; where they differ, what is stored decides."""
     dialect = context.client.dialect
     try:
         check_stored(task.target, result, digests)

@@ -275,11 +275,7 @@ def _take_files(names: list[bytes]) -> list[bytes]:
 
 
 def _decoded(below: bytes, names: list[bytes]) -> list[str]:
-    """Decode names at once; no file name holds the NUL between them.
-
-    Raises:
-        UnicodeDecodeError: one of them is not UTF-8.
-    """
+    """Decode names at once; no file name holds the NUL between them."""
     start = below.decode()
     return [start + name for name in b"\0".join(names).decode().split("\0")]
 

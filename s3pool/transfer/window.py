@@ -1,9 +1,8 @@
 """Many short transfers at a time in one thread: the steps of each go on when its answer is there.
 
-A thread that waits for one small answer at a time spends most of its processor time on waking
-up. Here requests go out while earlier ones are being answered. A transfer that turns out to be
-long, or whose request needs patience, is handed on as it stands: to a worker, or to this thread
-itself once nothing else is under way.
+A thread that waits for one small answer at a time spends most of its processor time on waking up. Here requests go
+out while earlier ones are being answered. A transfer that turns out to be long, or whose request needs patience, is
+handed on as it stands: to a worker, or to this thread itself once nothing else is under way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A ThreadPoolExecutor that is bounded: by its workers, and by how many items are taken at a time.
 
-Two kinds of work: *flows*, whose items are taken only as fast as they are done, with the results
-coming home to the thread that asked; and *shares*, where a worker that has a large job lets idle
-workers help. A late worker finds nothing left and returns, so no task ever waits for one that
-has not started.
+Two kinds of work: *flows*, whose items are taken only as fast as they are done, with the results coming home to the
+thread that asked; and *shares*, where a worker that has a large job lets idle workers help. A late worker finds
+nothing left and returns, so no task ever waits for one that has not started.
 """
 
 from __future__ import annotations
@@ -104,11 +103,10 @@ class ShortWork(Protocol[ShortItem, Result]):
 class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
-    ``small`` is how many short items are under way in windows, as many as workers when None; 0
-    keeps short items in workers of their own.
-    ``first`` is for who shares a job that keeps a processor busy: so many begin with it, and
-    more help when that is not enough; all at once when 0.
-    Only one thread may iterate a flow; shares may be made from any worker.
+    ``small`` is how many short items are under way in windows, as many as workers when None; 0 keeps short items in
+    workers of their own. ``first`` is for who shares a job that keeps a processor busy: so many begin with it, and
+    more help when that is not enough; all at once when 0. Only one thread may iterate a flow; shares may be made from
+    any worker.
     """
 
     def __init__(self, workers: int, *, small: int | None = None, first: int = 0) -> None:

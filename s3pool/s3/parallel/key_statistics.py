@@ -19,8 +19,7 @@ LAST_CHARACTER = "\U0010ffff"
 LAST_ASCII = "\x7f"
 SEARCH_SPAN = 0x2000  # how far above a letter beyond ASCII others of its script are expected
 
-# Letters to try where only smaller ones have been seen: of names in ASCII, and the beginnings
-# of Unicode's blocks.
+# Letters to try where only smaller ones have been seen: of names in ASCII, and the beginnings of Unicode's blocks.
 _ASCII_GUESSES = "0123456789ACEGIKMOQSUWYZacegikmoqsuwyz"
 _BLOCKS = (
     *(0xC0, 0x180, 0x370, 0x410, 0x430, 0x440, 0x530, 0x5D0, 0x620, 0x900, 0xE00, 0x1100, 0x2000, 0x3040, 0x30A0),
@@ -131,8 +130,7 @@ class KeyStatistics:
     def guesses(self, letter: str, bound: str, known: Sequence[str]) -> list[str]:
         """Return characters between two that were never seen in a place but are likely.
 
-        First come the kinds that are known there, then the beginnings of scripts, then the
-        middle of what is left.
+        First come the kinds that are known there, then the beginnings of scripts, then the middle of what is left.
         """
         kinds = {kind_of(other) for other in known} | {kind_of(letter)}
         is_plain = kinds <= _PLAIN_KINDS

@@ -1,10 +1,9 @@
 """Where to cut a tree of keys into parts of like size, from a few of its pages.
 
-A page is read at a name, and tells how many keys lie between its first and its last one. How many
-lie between two pages is guessed: a character that the page has passed stands for so many keys, and
-so does each of its neighbours. The gap with most keys is cut next, where the parallel listing
-would cut it. Guesses are high rather than low: a gap that is guessed too large is looked at, one
-that is guessed too small is not.
+A page is read at a name, and tells how many keys lie between its first and its last one. How many lie between two
+pages is guessed: a character that the page has passed stands for so many keys, and so does each of its neighbours.
+The gap with most keys is cut next, where the parallel listing would cut it. Guesses are high rather than low: a gap
+that is guessed too large is looked at, one that is guessed too small is not.
 """
 
 from __future__ import annotations

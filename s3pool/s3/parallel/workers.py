@@ -56,11 +56,10 @@ def iter_pages_parallel(
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing without delimiter, fetched by up to ``jobs`` threads.
 
-    They are those of ``iter_pages``, each key once; without ``ordered`` the pages come as
-    they are ready, in any order. With ``jobs`` of 0 the listing finds out how many help, up to
-    ``most``. ``window`` bounds the pages that wait for their turn. ``counts`` is filled with
-    what was done. Servers that cannot list from a name on are followed by their tokens, or
-    listed by one request after another.
+    They are those of ``iter_pages``, each key once; without ``ordered`` the pages come as they are ready, in any
+    order. With ``jobs`` of 0 the listing finds out how many help, up to ``most``. ``window`` bounds the pages that
+    wait for their turn. ``counts`` is filled with what was done. Servers that cannot list from a name on are followed
+    by their tokens, or listed by one request after another.
 
     Raises:
         S3PoolError: a page could not be fetched; what came before it was yielded.
@@ -90,9 +89,8 @@ def iter_version_pages_parallel(
 ) -> Iterator[ListPage]:
     """Yield the pages of ``iter_version_pages``, fetched by up to ``jobs`` threads.
 
-    All versions of a key stand on one page, newest first. The other parameters are those of
-    ``iter_pages_parallel``. MinIO, which is followed by its markers, is listed by one request
-    after another.
+    All versions of a key stand on one page, newest first. The other parameters are those of ``iter_pages_parallel``.
+    MinIO, which is followed by its markers, is listed by one request after another.
 
     Raises:
         S3PoolError: a page could not be fetched; what came before it was yielded.

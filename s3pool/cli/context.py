@@ -170,7 +170,7 @@ class Context:
 
         session = open_session(config)
         if any(getattr(self.args, name, None) for name in HEADER_FLAGS):
-            from s3pool.cli.request_headers import headers_of
+            from s3pool.cli.attributes import headers_of
 
             if (headers := headers_of(self.args, config)) is not None:
                 session.client.send_with(headers)

@@ -1,16 +1,22 @@
-"""Commands that are rows of a table: which setting they show and change, by which verbs, on which places."""
+"""Commands that are rows of a table: which setting they show and change, by which verbs, on which places.
+
+Below them: mc's words for bucket policies, and lifecycle rules as flags say them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.cli.exit_codes import combined, exit_code_for
+from s3pool.cli.parser import positive_int, size_in_bytes
 from s3pool.errors import LocalFileError, ProtocolError, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
+from s3pool.s3.xml import iso_millis
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
@@ -207,3 +213,223 @@ class Run:
 def document(value: Any) -> str:
     """Return a document as it can be given back."""
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+Statement = dict[str, Any]
+
+POLICY_VERSION = "2012-10-17"
+ARN = "arn:aws:s3:::"
+EVERYBODY = {"AWS": ["*"]}
+DOWNLOAD, UPLOAD, PUBLIC, CUSTOM = "download", "upload", "public", "custom"
+WORDS = {"private": NONE, NONE: NONE, DOWNLOAD: DOWNLOAD, UPLOAD: UPLOAD, PUBLIC: PUBLIC}
+# Rights to the bucket, to a listing of it, and to its objects. mc grants the same, and knows these again.
+LOCATION = ("s3:GetBucketLocation",)
+LIST = ("s3:ListBucket",)
+UPLOADS = ("s3:ListBucketMultipartUploads",)
+READ = ("s3:GetObject",)
+WRITE = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:ListMultipartUploadParts", "s3:PutObject")
+RIGHTS = frozenset((*LOCATION, *LIST, *UPLOADS, *READ, *WRITE))
+
+
+def with_access(policy: Any, path: S3Path, word: str) -> dict[str, Any] | None:
+    """Return a policy that grants what ``word`` says below a path, and what else it granted; None for nothing."""
+    kept = [statement for statement in statements_of(policy) if not _is_ours(statement, path)]
+    granted = _statements(path, word)
+    if not (kept or granted):
+        return None
+    return {**(policy or {"Version": POLICY_VERSION}), "Statement": [*kept, *granted]}
+
+
+def access_of(policy: Any, path: S3Path) -> str:
+    """Return the word for what everybody may do below a path; ``custom`` for what no word tells."""
+    rights: set[str] = set()
+    for statement in statements_of(policy):
+        if not _touches(statement, path):
+            continue
+        actions = set(_texts(statement, "Action"))
+        if not _covers(statement, path) or not actions <= RIGHTS:
+            return CUSTOM
+        rights |= actions
+    may_read, may_write = not rights.isdisjoint(READ), not rights.isdisjoint(WRITE)
+    return next(word for word in WORDS.values() if (may_read, may_write) == (_reads(word), _writes(word)))
+
+
+def statements_of(policy: Any) -> list[Statement]:
+    """Return the statements of a policy; one may stand without a list."""
+    found = (policy or {}).get("Statement", [])
+    return [found] if isinstance(found, dict) else list(found)
+
+
+def _reads(word: str) -> bool:
+    return word in (DOWNLOAD, PUBLIC)
+
+
+def _writes(word: str) -> bool:
+    return word in (UPLOAD, PUBLIC)
+
+
+def _statements(path: S3Path, word: str) -> list[Statement]:
+    rights = (*(READ if _reads(word) else ()), *(WRITE if _writes(word) else ()))
+    if not rights:
+        return []
+    bucket, condition = [f"{ARN}{path.bucket}"], {"Condition": {"StringEquals": {"s3:prefix": [path.key]}}}
+    statements = [_allow(rights, [f"{ARN}{path.bucket}/{path.key}*"])]
+    if _reads(word):
+        statements.append({**_allow(LIST, bucket), **(condition if path.key else {})})
+    if not path.key:
+        statements.append(_allow((*LOCATION, *(UPLOADS if _writes(word) else ())), bucket))
+    return statements
+
+
+def _allow(actions: tuple[str, ...], resources: list[str]) -> Statement:
+    return {"Effect": "Allow", "Principal": EVERYBODY, "Action": list(actions), "Resource": resources}
+
+
+def _is_ours(statement: Statement, path: S3Path) -> bool:
+    """Return whether a statement is one that a word for this path grants: other ones are left alone."""
+    if not _grants_everybody(statement) or not set(_texts(statement, "Action")) <= RIGHTS:
+        return False
+    resources = _texts(statement, "Resource")
+    if resources == [f"{ARN}{path.bucket}/{path.key}*"]:
+        return not statement.get("Condition")
+    return resources == [f"{ARN}{path.bucket}"] and _prefix_of(statement) == path.key
+
+
+def _prefix_of(statement: Statement) -> str | None:
+    """Return the prefix that a statement is about: "" for all, None when it has other conditions."""
+    condition = statement.get("Condition")
+    if not condition:
+        return ""
+    prefixes = condition.get("StringEquals", {}).get("s3:prefix")
+    if len(condition) > 1 or prefixes is None:
+        return None
+    return prefixes if isinstance(prefixes, str) else (prefixes[0] if len(prefixes) == 1 else None)
+
+
+def _touches(statement: Statement, path: S3Path) -> bool:
+    """Return whether a statement is about what everybody may do with objects below a path."""
+    place = f"{ARN}{path.bucket}/{path.key}"
+    starts = [text.rstrip("*") for text in _texts(statement, "Resource") if "/" in text or text.endswith("*")]
+    meets = any(place.startswith(start) or start.startswith(place) for start in starts)
+    return meets and (_grants_everybody(statement) or statement.get("Effect") == "Deny")
+
+
+def _covers(statement: Statement, path: S3Path) -> bool:
+    """Return whether a statement allows something for all objects below a path, without a condition."""
+    place = f"{ARN}{path.bucket}/{path.key}"
+    resources = [text for text in _texts(statement, "Resource") if text.endswith("*")]
+    is_plain = _grants_everybody(statement) and not statement.get("Condition")
+    return is_plain and any(place.startswith(text.rstrip("*")) for text in resources)
+
+
+def _grants_everybody(statement: Statement) -> bool:
+    principal = statement.get("Principal")
+    everybody = principal.get("AWS") if isinstance(principal, dict) else principal
+    return statement.get("Effect") == "Allow" and everybody in ("*", ["*"])
+
+
+def _texts(statement: Statement, name: str) -> list[str]:
+    value = statement.get(name, [])
+    return [value] if isinstance(value, str) else list(value)
+
+
+Rule = dict[str, Any]
+
+ID_BYTES = 8
+EXPIRE, EXPIRE_OLD = "Expiration", "NoncurrentVersionExpiration"
+MOVE, MOVE_OLD, ABORT = "Transitions", "NoncurrentVersionTransitions", "AbortIncompleteMultipartUpload"
+# Flags of `ilm add`: where in a rule each stands, what it takes, and its help.
+FLAGS = (
+    ("--expire-days", (EXPIRE, "Days"), "DAYS", "delete objects so many days old"),
+    ("--expire-delete-marker", (EXPIRE, "ExpiredObjectDeleteMarker"), "", "delete markers without versions, too"),
+    ("--noncurrent-expire-days", (EXPIRE_OLD, "NoncurrentDays"), "DAYS", "delete old versions then"),
+    ("--noncurrent-expire-newer", (EXPIRE_OLD, "NewerNoncurrentVersions"), "N", "but keep the N newest of them"),
+    ("--transition-days", (MOVE, "Days"), "DAYS", "move objects to --transition-tier after so many days"),
+    ("--transition-tier", (MOVE, "StorageClass"), "CLASS", "a storage class"),
+    ("--noncurrent-transition-days", (MOVE_OLD, "NoncurrentDays"), "DAYS", "the same for old versions"),
+    ("--noncurrent-transition-tier", (MOVE_OLD, "StorageClass"), "CLASS", "a storage class"),
+    ("--abort-days", (ABORT, "DaysAfterInitiation"), "DAYS", "abort unfinished uploads then"),
+    ("--prefix", ("Filter", "Prefix"), "PREFIX", "only keys with this prefix"),
+    ("--tags", ("Filter", "Tags"), "K=V&...", "only objects with these tags"),
+    ("--size-gt", ("Filter", "ObjectSizeGreaterThan"), "SIZE", "only larger objects"),
+    ("--size-lt", ("Filter", "ObjectSizeLessThan"), "SIZE", "only smaller objects"),
+)
+TYPES: dict[str, Callable[[str], Any]] = {"DAYS": positive_int, "N": positive_int, "SIZE": size_in_bytes}
+PLURALS = (MOVE, MOVE_OLD)
+ACTIONS = frozenset(place[0] for _, place, _, _ in FLAGS if place[0] != "Filter")
+
+
+def add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `ilm add` and `ilm rm`."""
+    rule = parser.add_argument_group("the rule that add adds")
+    for flag, _, metavar, meaning in FLAGS:
+        if metavar:
+            rule.add_argument(flag, type=TYPES.get(metavar, str), metavar=metavar, help=meaning)
+        else:
+            rule.add_argument(flag, action="store_true", default=None, help=meaning)
+    rule.add_argument("--disable", action="store_true", help="add it, but not in force")
+    parser.add_argument("--id", default="", metavar="ID", help="of the rule that add adds or rm removes")
+    parser.add_argument("--all", action="store_true", help="rm: every rule; needs --force")
+    parser.add_argument("-f", "--force", action="store_true", help="rm --all: do it")
+
+
+def rule_of(args: argparse.Namespace) -> Rule:
+    """Return the rule that the flags describe.
+
+    Raises:
+        UsageError: it would do nothing, or a transition is not whole.
+    """
+    rule: Rule = {"ID": args.id or os.urandom(ID_BYTES).hex(), "Status": "Disabled" if args.disable else "Enabled"}
+    parts: dict[str, dict[str, Any]] = {"Filter": {}}
+    for flag, (part, name), _, _ in FLAGS:
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value is not None:
+            parts.setdefault(part, {})[name] = value
+    if not ACTIONS & parts.keys():
+        raise UsageError("ilm add needs what to do, such as --expire-days 30; see s3pool ilm --help")
+    for part in PLURALS:
+        if part in parts and len(parts[part]) < 2:
+            raise UsageError("a transition needs its days and its tier: --transition-days 30 --transition-tier CLASS")
+    rule["Filter"] = _filter(parts.pop("Filter"))
+    return rule | {part: [value] if part in PLURALS else value for part, value in parts.items()}
+
+
+def _filter(tests: dict[str, Any]) -> dict[str, Any]:
+    """Return a filter as S3 has it: one test alone, more of them within ``And``."""
+    tags = [dict(zip(("Key", "Value"), pair.split("=", 1), strict=False)) for pair in tests.pop("Tags", "").split("&")]
+    tags = [tag for tag in tags if tag["Key"]]
+    if any("Value" not in tag for tag in tags):
+        raise UsageError("--tags wants K=V&K=V")
+    if len(tags) + len(tests) > 1:
+        return {"And": {**tests, **({"Tags": tags} if tags else {})}}
+    return {"Tag": tags[0]} if tags else tests or {"Prefix": ""}
+
+
+def rule_text(rule: Rule) -> str:
+    """Return a rule in one line."""
+    return "  ".join((str(rule.get("ID", "-")), *rule_words(rule)))
+
+
+def rule_words(rule: Rule) -> list[str]:
+    """Return what a rule says, but for its name, in words that are the same for the same rule."""
+    words = [str(rule.get("Status", "")), *_flat(rule.get("Filter") or {})]
+    if rule.get("Prefix"):  # as it was before filters
+        words.append(f"Prefix={rule['Prefix']}")
+    for name, value in rule.items():
+        if name in ACTIONS:
+            words += [
+                f"{name}({', '.join(sorted(_flat(each)))})" for each in (value if isinstance(value, list) else [value])
+            ]
+    return words
+
+
+def _flat(value: dict[str, Any]) -> list[str]:
+    texts = []
+    for name, item in value.items():
+        if name == "And":
+            texts += _flat(item)
+        elif name in ("Tag", "Tags"):
+            texts += [f"Tag={tag['Key']}={tag['Value']}" for tag in (item if isinstance(item, list) else [item])]
+        elif item != "":
+            texts.append(f"{name}={iso_millis(item) if name == 'Date' else item}")
+    return texts

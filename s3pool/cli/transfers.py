@@ -10,13 +10,12 @@ from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3pool.cli.attributes import add_attribute_flags, attributes_of
+from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of
 from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter

@@ -27,8 +27,8 @@ from s3pool.cli.tables import table
 from s3pool.config.load import load_config
 from s3pool.location import S3Path
 from s3pool.session import Session, open_session
-from s3pool.speedtest.cleanup import remove_all
-from s3pool.speedtest.lanes import Lanes
+from s3pool.speedtest.bench import remove_all
+from s3pool.speedtest.workload import Lanes
 from tests.bench.throttling_fleet import ThrottlingFleet
 from tests.bench.tools import find
 from tests.support.rgw import RgwCluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.request_headers import add_request_flags
+from s3pool.cli.attributes import add_request_flags
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, has_glob

@@ -23,11 +23,14 @@ from s3pool.cli.formats import (
 from s3pool.cli.parser import natural_int
 from s3pool.cli.search import (
     DIRECTORY,
+    FIELDS_HELP,
     FILE,
     Found,
     Test,
     asked_test,
+    check_words,
     fact_test,
+    fill,
     ignore_test,
     iter_batches,
     name_test,
@@ -46,7 +49,6 @@ from s3pool.cli.selection import (
     select,
 )
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
-from s3pool.cli.templates import FIELDS_HELP, check_words, fill
 from s3pool.errors import UsageError
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from s3pool.cli.attributes import add_request_flags
 from s3pool.cli.commands.cat import readers_of
 from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag
 from s3pool.location import S3Path
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from s3pool.cli.attributes import add_attribute_flags, add_hint, attributes_of
+from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, attributes_of
 from s3pool.cli.parser import positive_int
-from s3pool.cli.request_headers import add_request_flags
 from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.transfer.context import TransferContext, TransferOptions

@@ -6,10 +6,25 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from s3pool.cli.lifecycle import add_rule_flags, rule_of, rule_text, rule_words
 from s3pool.cli.parser import positive_int
-from s3pool.cli.policies import WORDS, access_of, with_access
-from s3pool.cli.settings import BOTH, BUCKETS, FILE, NONE, OBJECTS, Action, Run, SettingsCommand, document
+from s3pool.cli.settings import (
+    BOTH,
+    BUCKETS,
+    FILE,
+    NONE,
+    OBJECTS,
+    WORDS,
+    Action,
+    Run,
+    SettingsCommand,
+    access_of,
+    add_rule_flags,
+    document,
+    rule_of,
+    rule_text,
+    rule_words,
+    with_access,
+)
 from s3pool.errors import S3Error, UnsupportedError, UsageError
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time

@@ -20,10 +20,18 @@ from s3pool.cli.tables import (
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
-from s3pool.speedtest.bench import DOWNLOAD, PHASES, UPLOAD, Bench, BenchPlan, check_bucket, new_prefix
-from s3pool.speedtest.cleanup import describe, remove_all
-from s3pool.speedtest.findings import SLOW, Finding, find_outliers
-from s3pool.speedtest.measure import Measurement
+from s3pool.speedtest.bench import (
+    DOWNLOAD,
+    PHASES,
+    UPLOAD,
+    Bench,
+    BenchPlan,
+    check_bucket,
+    describe,
+    new_prefix,
+    remove_all,
+)
+from s3pool.speedtest.measure import SLOW, Finding, Measurement, find_outliers
 from s3pool.speedtest.workload import Observer
 from s3pool.units import format_duration, format_size
 

@@ -8,9 +8,8 @@ import json
 import pytest
 
 from s3pool.cli.output import Output
-from s3pool.cli.search import Found
+from s3pool.cli.search import Found, check_words, fill
 from s3pool.cli.tables import print_stats, table
-from s3pool.cli.templates import check_words, fill
 from s3pool.errors import UsageError
 from s3pool.model import ObjectInfo
 from s3pool.pool.stats import EndpointStats

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3pool.record import replace
-from s3pool.speedtest.findings import find_outliers
-from s3pool.speedtest.measure import ALL_NODES, Measurement
+from s3pool.speedtest.measure import ALL_NODES, Measurement, find_outliers
 
 ROW = Measurement("download", "", False, 0, 0, 1.0, 100, 0, "", 10.0, 10.0, 10.0, 10.0, 10.0)
 

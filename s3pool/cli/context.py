@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s3pool.cli.output import Output
     from s3pool.cli.part import Part
     from s3pool.location import Location, S3Path
-    from s3pool.pool.stats import EndpointStats
+    from s3pool.pool.node import EndpointStats
     from s3pool.s3.client import S3Client
     from s3pool.session import Session
 
@@ -211,7 +211,7 @@ class Context:
 
     def add_counts(self, endpoints: Iterable[Sequence[Any]], lists: Iterable[Sequence[int]]) -> None:
         """Add what other processes have reported."""
-        from s3pool.pool.stats import EndpointStats
+        from s3pool.pool.node import EndpointStats
 
         self._stats_of_parts += (EndpointStats(*values) for values in endpoints)
         for requests, names, needed in lists:

@@ -130,7 +130,7 @@ class LoadBalancer:
             self.on_second_try()
         rotation = self._rotation
         in_service = _in_service(rotation.nodes)
-        turn = self._take_second_turn() if exclude else self._take_turn()
+        turn = self._take_turn(is_second=bool(exclude))
         order = [node for node in self._order(rotation, affinity, turn) if node in in_service]
         order = [node for node in order if node not in exclude] or order
         for tier in sorted({node.priority for node in order}):
@@ -146,7 +146,9 @@ class LoadBalancer:
         if not self._is_plain:
             return None
         turns = self._rotation.turns
-        turn = self._take_turn()
+        with self._lock:
+            turn = self._turn
+            self._turn = turn + 1
         node = turns[turn % len(turns)]
         if node is turns[0]:  # once a round is often enough
             self._note_usual()
@@ -187,19 +189,14 @@ class LoadBalancer:
         self._usual_s = middle_latency(nodes) if len(nodes) > 1 else nodes[0].latency_s
 
     def _is_fit(self, node: Node) -> bool:
-        is_fit = node.breaker.is_sound and node.cooling_until <= self._now()
-        return is_fit and not node.is_draining and node.priority == self._rotation.tier
+        is_usable = node.breaker.is_sound and not node.is_draining and node.priority == self._rotation.tier
+        return is_usable and (not node.cooling_until or node.cooling_until <= self._now())
 
-    def _take_turn(self) -> int:
+    def _take_turn(self, *, is_second: bool) -> int:
         with self._lock:
-            turn = self._turn
-            self._turn = turn + 1
-        return turn
-
-    def _take_second_turn(self) -> int:
-        with self._lock:
-            turn = self._second_turn
-            self._second_turn = turn + 1
+            turn = self._second_turn if is_second else self._turn
+            self._second_turn += is_second
+            self._turn += not is_second
         return turn
 
     def _turn_goes_past(self, node: Node, turn: int) -> None:

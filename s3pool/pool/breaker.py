@@ -38,11 +38,13 @@ class CircuitBreaker:
         self._random = random
         # Guards the fields below; nothing is called while it is held but the two clocks.
         self._lock = threading.Lock()
-        self._state = CLOSED
+        # For others to read; they change here alone.
+        self.state = CLOSED  # or open, or half-open
+        self.is_sound = True  # it is closed, and nothing failed since the last success
+        self.openings = 0  # since it was last closed
+        self.ejections = 0  # openings in all
+        self.open_until = 0.0  # when an open circuit admits its next trial
         self._failures = 0
-        self._openings = 0
-        self._ejections = 0
-        self._open_until = 0.0
         self._suspect_until = 0.0
         self._trial_until = 0.0
         self._askers: set[str] = set()  # whose requests failed since the last one that did not
@@ -52,34 +54,9 @@ class CircuitBreaker:
         self.on_open: Callable[[], None] = _do_nothing
 
     @property
-    def state(self) -> str:
-        """Return ``closed``, ``open`` or ``half-open``."""
-        return self._state
-
-    @property
-    def openings(self) -> int:
-        """Return how often the circuit opened since it was last closed."""
-        return self._openings
-
-    @property
-    def ejections(self) -> int:
-        """Return how often the circuit opened in all."""
-        return self._ejections
-
-    @property
-    def open_until(self) -> float:
-        """Return the time at which an open circuit admits its next trial."""
-        return self._open_until
-
-    @property
-    def is_sound(self) -> bool:
-        """Return whether the circuit is closed and nothing failed since the last success."""
-        return self._state is CLOSED and not self._failures
-
-    @property
     def is_clean(self) -> bool:
         """Return whether the circuit is closed and the last failure is SUSPECT_S ago."""
-        return self._state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
+        return self.state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
 
     def is_trial_due(self, *, is_read: bool = True) -> bool:
         """Return whether an opened circuit would grant a claim now.
@@ -87,32 +64,33 @@ class CircuitBreaker:
         A read is hedged, so it can try at little cost. A write tries a node only after a
         good probe, or much later where nothing probes.
         """
-        if self._state is OPEN:
+        if self.state is OPEN:
             delay_s = 0.0 if is_read or self._is_invited else OPEN_BASE_S
-            return self._now() >= self._open_until + delay_s
-        return self._state is HALF_OPEN and self._now() >= self._trial_until
+            return self._now() >= self.open_until + delay_s
+        return self.state is HALF_OPEN and self._now() >= self._trial_until
 
     def claim(self, *, is_read: bool = True) -> bool:
         """Ask to send one request; in half-open state only one claim at a time is granted."""
-        if self._state is CLOSED:
+        if self.state is CLOSED:
             return True
         with self._lock:
-            if self._state is CLOSED:
+            if self.state is CLOSED:
                 return True
             if not self.is_trial_due(is_read=is_read):
                 return False
-            self._state = HALF_OPEN
+            self.state = HALF_OPEN
             self._trial_until = self._now() + TRIAL_LEASE_S
             return True
 
     def report_success(self) -> None:
         """Note that the endpoint answered: closes the circuit."""
-        if self._state is CLOSED and not self._failures:
+        if self.is_sound:
             return
         with self._lock:
-            self._state = CLOSED
+            self.state = CLOSED
+            self.is_sound = True
             self._failures = 0
-            self._openings = 0
+            self.openings = 0
             self._askers.clear()
 
     def report_failure(self, weight: int = 1, *, asker: str = "") -> None:
@@ -122,15 +100,16 @@ class CircuitBreaker:
         that servers stumble over makes all of them look ill. Empty says that nobody is.
         """
         with self._lock:
-            if asker == ANYBODY and self._state is HALF_OPEN:
-                self._state, self._open_until = OPEN, self._now() + SUSPECT_S
+            if asker == ANYBODY and self.state is HALF_OPEN:
+                self.state, self.open_until = OPEN, self._now() + SUSPECT_S
             if asker in self._askers:
                 return
             if asker:
                 self._askers.add(asker)
             self._failures += weight
+            self.is_sound = False
             self._suspect_until = self._now() + SUSPECT_S
-            opens = self._state is HALF_OPEN or (self._state is CLOSED and self._failures >= FAILURE_THRESHOLD)
+            opens = self.state is HALF_OPEN or (self.state is CLOSED and self._failures >= FAILURE_THRESHOLD)
             if opens:
                 self._open()
         if opens:
@@ -139,12 +118,12 @@ class CircuitBreaker:
     def trip(self) -> None:
         """Open the circuit at once, or keep it open: probes of the node fail."""
         with self._lock:
-            opens = self._state is not OPEN
+            opens = self.state is not OPEN
             if opens:
                 self._open()
             else:
                 self._is_invited = False
-                self._open_until = max(self._open_until, self._now() + OPEN_BASE_S)
+                self.open_until = max(self.open_until, self._now() + OPEN_BASE_S)
         if opens:
             self.on_open()
 
@@ -155,27 +134,28 @@ class CircuitBreaker:
         One that fails such trials again and again is tried less and less often.
         """
         with self._lock:
-            if self._state is OPEN:
+            if self.state is OPEN:
                 self._is_invited = True
-                self._open_until = min(self._open_until, max(self._now(), self._least_until))
+                self.open_until = min(self.open_until, max(self._now(), self._least_until))
 
     def put_off_trial(self, seconds: float) -> None:
         """Let a trial that showed nothing be made again in so many seconds."""
         with self._lock:
-            if self._state is HALF_OPEN:
-                self._state = OPEN
-                self._open_until = self._now() + seconds
+            if self.state is HALF_OPEN:
+                self.state = OPEN
+                self.open_until = self._now() + seconds
 
     def _open(self) -> None:
         self._askers.clear()
-        self._openings += 1
-        self._ejections += 1
+        self.openings += 1
+        self.ejections += 1
         jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)
-        factor = min(self._openings, OPEN_MAX_FACTOR)
-        self._open_until = self._now() + OPEN_BASE_S * factor * jitter
+        factor = min(self.openings, OPEN_MAX_FACTOR)
+        self.open_until = self._now() + OPEN_BASE_S * factor * jitter
         self._least_until = self._now() + INVITED_AFTER_S * (factor - 1)
         self._is_invited = False
-        self._state = OPEN
+        self.state = OPEN
+        self.is_sound = False
 
 
 def _do_nothing() -> None:

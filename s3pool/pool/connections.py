@@ -30,7 +30,6 @@ from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, d
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.pace import Throttle
-from s3pool.pool.stats import ConnectionCounts
 from s3pool.pool.tcp import QUIET_S
 from s3pool.record import dataclass
 
@@ -65,6 +64,29 @@ class ConnectionSettings:
     client_cert: str = ""  # to show to nodes that ask for one
     client_key: str = ""
     http_proxy: HttpProxy | None = None  # between this machine and the node
+
+
+class ConnectionCounts:
+    """How the requests of one endpoint came by their connections.
+
+    They were opened (``new``) or used again; ``stale`` ones were found closed, or too old, when one was
+    looked for, and on ``unasked`` ones bytes had come that no request had asked for.
+    """
+
+    def __init__(self) -> None:
+        # Guards the counts; held for additions only.
+        self._lock = threading.Lock()
+        self._counts = {"new": 0, "reused": 0, "stale": 0, "unasked": 0}
+
+    def add(self, kind: str, count: int = 1) -> None:
+        """Count connections of a kind."""
+        with self._lock:
+            self._counts[kind] += count
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counts by kind."""
+        with self._lock:
+            return dict(self._counts)
 
 
 class _Opener:
@@ -157,9 +179,9 @@ class ConnectionPool:
             kept = None if fresh or self._opens_another() else self._idle_connection(max_idle_s)
             connection = kept or self._connect(timeout_s)
             if kept is None:
-                self.counts.add_opened()
+                self.counts.add("new")
             else:
-                self.counts.add_reused(1)
+                self.counts.add("reused")
             return connection
         except BaseException:
             self._slots.put(None)
@@ -182,10 +204,9 @@ class ConnectionPool:
             self._slots.get_nowait()
         except queue.Empty:
             return None
-        connection = None if self._opens_another() else self._idle_connection(None)
+        connection = None if self._least_open > 1 and self._opens_another() else self._idle_connection(None)
         if connection is None:
             self._slots.put(None)
-            return None
         return connection
 
     def _take_slot(self, wait: bool, look: Callable[[], None] | None) -> None:
@@ -217,7 +238,7 @@ class ConnectionPool:
                 self._drop_old(now)
         else:
             if reusable and connection.has_rest:
-                self.counts.add_unasked()
+                self.counts.add("unasked")
             connection.close()
         self._slots.put(None)
 
@@ -295,9 +316,9 @@ class ConnectionPool:
                 self._idle.append(connection)  # too old for this caller, not for others; those below are older still
                 return None
             if connection.has_bytes():
-                self.counts.add_unasked()
+                self.counts.add("unasked")
             else:
-                self.counts.add_stale()
+                self.counts.add("stale")
             connection.close()
         return None
 

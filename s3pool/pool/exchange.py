@@ -10,23 +10,18 @@ from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.breaker import CLOSED
-from s3pool.pool.heads import Head
-from s3pool.pool.http1 import NodeConnection, ResponseBody, probe_request
+from s3pool.pool.http1 import Head, NodeConnection
 from s3pool.pool.node import ExchangeTotals, Node
+from s3pool.pool.response_body import ResponseBody, probe_request
 from s3pool.pool.retry import leaves_at_once, may_be_hedged
 from s3pool.pool.tcp import TIMER_SLACK_S, EarlyResponse, NodeSilentError, StaleConnectionError
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
-FIRST_ERROR_OF_SERVERS = 500
-ODD_STATUS = frozenset({403, 429})  # these speak of the node or of the clock, and not of the object
+ODD_STATUS = frozenset({403, 429, *range(500, 1000)})  # these speak of the node or of the clock, and not of the object
 COLLECT_LIMIT_BYTES = 1 << 20  # a longer answer is for a thread that waits for it alone
 
 BuildHead = Callable[[Node], bytes]
-
-
-def _is_odd(head: Head) -> bool:
-    return head.status >= FIRST_ERROR_OF_SERVERS or head.status in ODD_STATUS
 
 
 class NeedsThread(Exception):
@@ -75,11 +70,11 @@ class Exchange:
     __slots__ = (
         "_collected",
         "_filled",
-        "_is_sent",
         "_lost",
         "connection",
         "head",
         "is_over",
+        "is_sent",
         "node",
         "received_before",
         "request",
@@ -100,19 +95,15 @@ class Exchange:
         self.sent_before = connection.bytes_sent  # on this connection, by those before
         self.received_before = connection.bytes_received
         self.is_over = False
-        self._is_sent = False
+        self.is_sent = False  # all of the request has left
         self._lost: NodeSilentError | None = None  # why it was interrupted
         self._collected: bytearray | None = None  # of a body that outgrows the connection's buffer
         self._filled = 0
         connection.watcher = self
 
     def __repr__(self) -> str:
-        state = "over" if self.is_over else "answered" if self.head else "sent" if self._is_sent else "begun"
+        state = "over" if self.is_over else "answered" if self.head else "sent" if self.is_sent else "begun"
         return f"<Exchange {self.request.op} at {self.node.endpoint}: {state}>"
-
-    def note_sent(self) -> None:
-        """Note that all of the request has left."""
-        self._is_sent = True
 
     # -- how long it is waited for -----------------------------------------------------------
 
@@ -152,16 +143,16 @@ class Exchange:
                 return None
         elif not has_head and not leaves_at_once(request) and unheard_s < delays.hold_s:
             return None
-        what = "stalled in its answer" if has_head else "sent nothing" if self._is_sent else "took no bytes"
+        what = "stalled in its answer" if has_head else "sent nothing" if self.is_sent else "took no bytes"
         message = f"{node.endpoint} {what} for {quiet_s:.1f} s"
-        return NodeSilentError(message, endpoint=str(node.endpoint), sent=self._is_sent)
+        return NodeSilentError(message, endpoint=str(node.endpoint), sent=self.is_sent)
 
     def interrupt(self) -> None:
         """Wake the thread that waits for the head, if the node is to be left; from any thread."""
         now = time.monotonic()
         quiet_s = now - self.connection.moved_at
         # A body, and a request that is being sent, look themselves each second.
-        if self.response is not None or not self._is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
+        if self.response is not None or not self.is_sent or quiet_s + TIMER_SLACK_S < self.node.delays.suspect_s:
             return
         if (error := self.silence(now, quiet_s)) is not None:
             self._lost = error  # first this, then the look: whoever ends it does so the other way round
@@ -256,7 +247,7 @@ class Exchange:
             if head is not None:
                 self.head = head
                 length = head.length
-                if length is None or (is_good_only and _is_odd(head)):
+                if length is None or (is_good_only and head.status in ODD_STATUS):
                     raise NeedsThread
                 body = connection.take_whole(length)
                 if body is not None:
@@ -385,7 +376,7 @@ def _begin_over(
     except BaseException:
         exchange.abandon()
         raise
-    exchange.note_sent()
+    exchange.is_sent = True
     return exchange
 
 
@@ -404,7 +395,7 @@ def send_over(connection: NodeConnection, node: Node, request: Request, head: by
         connection.watcher = None
         connections.checkin(connection, reusable=False)
         return None
-    exchange.note_sent()
+    exchange.is_sent = True
     node.waiting.add(exchange)
     return exchange
 

@@ -9,8 +9,7 @@ from base64 import b64encode
 from s3pool.body import Body
 from s3pool.endpoint import HttpProxy
 from s3pool.errors import ProtocolError
-from s3pool.pool.heads import Head
-from s3pool.pool.http1 import NodeConnection
+from s3pool.pool.http1 import Head, NodeConnection
 from s3pool.pool.pace import Throttle
 
 PROXY_AUTHENTICATION_REQUIRED = 407

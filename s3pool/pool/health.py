@@ -15,8 +15,9 @@ from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.connections import PoolExhausted
-from s3pool.pool.http1 import GENERIC_PATH, NodeConnection, probe_request
+from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Node
+from s3pool.pool.response_body import GENERIC_PATH, probe_request
 from s3pool.record import dataclass, replace
 from s3pool.units import parse_http_date
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
-from s3pool.pool.stats import NodeCounters
-from s3pool.record import dataclass
+from s3pool.record import dataclass, field
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint, Request
@@ -54,6 +54,129 @@ class Delays:
 
 
 DELAYS = Delays()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """A snapshot of one endpoint's counters. Bytes are on the connection; seconds add up over ``timed`` answers.
+
+    ``failures`` counts exchanges without a usable answer and answers of 500 and above,
+    ``retries`` the attempts made here because an earlier one, here or elsewhere, failed.
+    """
+
+    endpoint: str
+    state: str
+    requests: int
+    failures: int
+    throttled: int
+    retries: int
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+    last_error: str
+    failure_kinds: dict[str, int] = field(default_factory=dict)
+    timed: int = 0
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The fields in their order."""
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+    def plus(self, other: EndpointStats) -> EndpointStats:
+        """Return the sums of the counters of one endpoint in two processes."""
+        kinds = Counter(self.failure_kinds)
+        kinds.update(other.failure_kinds)
+        return EndpointStats(
+            self.endpoint,
+            self.state,
+            self.requests + other.requests,
+            self.failures + other.failures,
+            self.throttled + other.throttled,
+            self.retries + other.retries,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.seconds + other.seconds,
+            other.last_error or self.last_error,
+            dict(kinds),
+            self.timed + other.timed,
+        )
+
+
+class NodeCounters:
+    """The live counters of one endpoint."""
+
+    def __init__(self) -> None:
+        # Guards all fields; held for additions only.
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.retries = 0
+        self.throttled = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.seconds = 0.0
+        self.timed = 0
+        self.last_error = ""
+        self.failure_kinds: Counter[str] = Counter()
+
+    def add_request(self, *, is_retry: bool) -> None:
+        """Count an attempt that is about to start."""
+        with self._lock:
+            self.requests += 1
+            self.retries += is_retry
+
+    def add_requests(self, count: int) -> None:
+        """Count first attempts that have started."""
+        with self._lock:
+            self.requests += count
+
+    def add_answer(self, seconds: float) -> None:
+        """Count the time from the request's first byte to the response's head."""
+        with self._lock:
+            self.seconds += seconds
+            self.timed += 1
+
+    def add_exchanges(self, count: int, seconds: float, *, sent: int, received: int) -> None:
+        """Count answers, with the time and the bytes of all their exchanges."""
+        with self._lock:
+            self.seconds += seconds
+            self.timed += count
+            self.bytes_sent += sent
+            self.bytes_received += received
+
+    def add_failure(self, kind: str, message: str) -> None:
+        """Count a failed attempt under its kind (``connect``, ``timeout``, ``http 500``, ...)."""
+        with self._lock:
+            self.failure_kinds[kind] += 1
+            self.last_error = message
+
+    def add_throttled(self) -> None:
+        """Count an answer that asks for fewer requests."""
+        with self._lock:
+            self.throttled += 1
+
+    def add_bytes(self, *, sent: int = 0, received: int = 0) -> None:
+        """Count bytes that went over the connection."""
+        with self._lock:
+            self.bytes_sent += sent
+            self.bytes_received += received
+
+    def snapshot(self, endpoint: str, state: str) -> EndpointStats:
+        """Return the counters as a frozen value."""
+        with self._lock:
+            return EndpointStats(
+                endpoint=endpoint,
+                state=state,
+                requests=self.requests,
+                failures=self.failure_kinds.total(),
+                throttled=self.throttled,
+                retries=self.retries,
+                bytes_sent=self.bytes_sent,
+                bytes_received=self.bytes_received,
+                seconds=self.seconds,
+                last_error=self.last_error,
+                failure_kinds=dict(self.failure_kinds),
+                timed=self.timed,
+            )
 
 
 class Waiter(Protocol):
@@ -162,7 +285,7 @@ class Node:
     def note_begun(self, count: int) -> None:
         """Note first tries that were sent over open connections."""
         self.counters.add_requests(count)
-        self.connections.counts.add_reused(count)
+        self.connections.counts.add("reused", count)
 
     def on_loss(self) -> None:
         """Take requests away: the node failed, or asked for fewer."""
@@ -238,7 +361,8 @@ class Totals:
                 node.note_begun(totals.begun)
             if totals.count:
                 node.note_exchanges(totals, at=now)
-                node.breaker.report_success()
+                if not node.breaker.is_sound:
+                    node.breaker.report_success()
         self._by_node.clear()
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from s3pool.body import Sink
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Response
-from s3pool.pool.http1 import NodeConnection, ResponseBody
+from s3pool.pool.http1 import NodeConnection
+from s3pool.pool.response_body import ResponseBody
 
 PIPE_BYTES = 1 << 20  # the size pays: with the default of 64 KiB nothing is gained
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; in the module from Python 3.10 on

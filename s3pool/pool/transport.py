@@ -16,10 +16,9 @@ from s3pool.pool.attempt import Attempt, Check
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.context import AttemptContext, KeptConnections
 from s3pool.pool.exchange import Exchange
-from s3pool.pool.node import Delays, Node
+from s3pool.pool.node import Delays, EndpointStats, Node
 from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
-from s3pool.pool.stats import EndpointStats
 from s3pool.pool.tcp import QUIET_S
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ class Transport:
         self.clock_offset_s = 0.0  # the servers' clock minus ours, learned from a refusal
         self.adopt_region = adopt_region  # for signing; False for one that was known all along
         self._build_head = head  # builds the whole request head, in place of sign
-        self._now, self._wall_clock, self._sleep = now, wall_clock, sleep
+        self._now, self._sleep = now, sleep
+        self.wall_clock = wall_clock
         self._has_told = self._has_told_region = False  # that nothing is heard; that the region is another one
         self.unreachable_hint = ""  # told once when no node can be connected to
         for node in balancer.nodes:
@@ -203,13 +203,9 @@ class Transport:
                 return node
         raise NoEndpointError(f"{endpoint} has left the pool", endpoint=str(endpoint), sent=False)
 
-    def signing_time(self) -> float:
-        """Return the servers' time, in seconds since 1970."""
-        return self._wall_clock() + self.clock_offset_s
-
     def head_for(self, request: Request, endpoint: Endpoint) -> bytes:
         """Build the request head. Sign after picking: the Host header is part of the signature."""
-        now = self._wall_clock() + self.clock_offset_s
+        now = self.wall_clock() + self.clock_offset_s
         if self._build_head is not None:
             return self._build_head(request, endpoint, now)
         return build_head(request, self._sign(request, endpoint, now))
@@ -232,7 +228,7 @@ class Transport:
 
     def learn_clock(self, server_time: float) -> None:
         """Take the servers' clock for signing, and warn once."""
-        offset_s = server_time - self._wall_clock()
+        offset_s = server_time - self.wall_clock()
         if not self.clock_offset_s and abs(offset_s) > SKEW_WARN_S:
             logger.warning(
                 "this machine's clock differs from the storage's by %.0f s; signing with the storage's time", offset_s

@@ -42,7 +42,6 @@ from s3pool.s3.signing import (
     canonical_tail,
     canonical_value,
     derive_key,
-    hex_hash,
     signature,
     string_to_sign,
 )
@@ -165,7 +164,7 @@ class Verifier:
         if proof is None or abs(proof.seconds - now) > MAX_SKEW_S or not claimed.isascii():
             return None
         canonical = f"{head.method}\n{head.path}\n\n{proof.tail}".encode("utf-8", "surrogateescape")
-        expected = proof.mac.sign(hex_hash(canonical))
+        expected = proof.mac.sign(canonical)
         return proof.caller if hmac.compare_digest(expected, claimed) else None
 
     def _remember(self, caller: Caller, claim: SignatureClaim, key: bytes, head: RequestHead) -> None:

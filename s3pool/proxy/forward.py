@@ -155,7 +155,7 @@ class Forwarder:
         transport = self.transport
         balancer = transport.balancer
         node = balancer.next_in_turn() or balancer.pick(affinity=node_request.resource)
-        head = node_request.build(node.endpoint, transport.signing_time())
+        head = node_request.build(node.endpoint, transport.wall_clock() + transport.clock_offset_s)
         connection = node.connections.take_open()
         if connection is None:
             return node, None

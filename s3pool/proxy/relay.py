@@ -10,7 +10,7 @@ from itertools import compress
 
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
-from s3pool.pool.heads import Head
+from s3pool.pool.http1 import Head
 from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
 from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import LengthReader

@@ -10,7 +10,7 @@ from typing import Protocol
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread
-from s3pool.pool.heads import Head
+from s3pool.pool.http1 import Head
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.client_address import client_of

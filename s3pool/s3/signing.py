@@ -124,14 +124,7 @@ def canonical_tail(values: Mapping[str, str], signed: Sequence[str], payload_has
 
 def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> bytes:
     """Return what the HMAC covers; the scope is ``date/region/service/aws4_request``."""
-    return beginning_to_sign(timestamp, scope) + hex_hash(canonical)
-
-
-def hex_hash(text: bytes) -> bytes:
-    """Return the hex SHA-256 of a text; OpenSSL 3 takes longer to set up a hash than to copy one."""
-    state = NOTHING_HASHED.copy()
-    state.update(text)
-    return state.hexdigest().encode()
+    return beginning_to_sign(timestamp, scope) + sha256(canonical).hexdigest().encode()
 
 
 def beginning_to_sign(timestamp: str, scope: str) -> bytes:
@@ -167,37 +160,34 @@ def signed_names(names: tuple[str, ...], wanted: frozenset[str] = SIGNED_HEADERS
 class _Moment:
     """All that signing needs of one second: timestamp, scope and key, which never change."""
 
-    __slots__ = ("_mac", "credentials", "heads", "region", "scope", "timestamp")
+    __slots__ = ("credentials", "heads", "region", "scope", "second", "sign", "timestamp")
 
-    def __init__(self, timestamp: str, key: SigningKey, credentials: Credentials) -> None:
+    def __init__(self, second: int, timestamp: str, key: SigningKey, credentials: Credentials, region: str) -> None:
+        self.second = second
         self.timestamp = timestamp
         self.credentials = credentials
-        self.region = key.region
+        self.region = region
         self.scope = key.scope
         self.heads: dict[tuple[tuple[str, str], ...], SignedHead] = {}  # by their headers
-        self._mac = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope))
-
-    def sign(self, canonical: bytes) -> str:
-        """Return the signature of a canonical request."""
-        return self._mac.sign(hex_hash(canonical))
+        self.sign = Mac(key.key, begins_with=beginning_to_sign(timestamp, key.scope)).sign
 
 
 class SignedHead:
     """Headers of requests that differ in method, path and query alone."""
 
-    __slots__ = ("_begins", "_moment", "_tail")
+    __slots__ = ("_begins", "_sign", "_tail")
 
-    def __init__(self, begins: str, tail: str = "", moment: _Moment | None = None) -> None:
+    def __init__(self, begins: str, tail: str = "", sign: Callable[[bytes], str] | None = None) -> None:
         self._begins = begins
         self._tail = tail
-        self._moment = moment
+        self._sign = sign
 
     def lines(self, method: str, path: str, query: str) -> str:
         """Return the lines that signing adds, for a path and a canonical query."""
-        if self._moment is None:
+        if self._sign is None:
             return self._begins
         canonical = f"{method}\n{path}\n{query}\n{self._tail}".encode("utf-8", "surrogateescape")
-        return f"{self._begins}{self._moment.sign(canonical)}\r\n"
+        return f"{self._begins}{self._sign(canonical)}\r\n"
 
 
 def format_timestamp(second: int) -> str:
@@ -224,12 +214,6 @@ class Signer:
         self._key: SigningKey | None = None  # of the last day that was signed for
         self.signed_headers = SIGNED_HEADERS  # those of the user may be added
         self._moment: _Moment | None = None  # the last second that was signed for
-        self._last: tuple[int, str] = (-1, "")  # a second and its timestamp, replaced as one
-
-    @property
-    def credentials(self) -> Credentials | None:
-        """Return the keys that are good now."""
-        return self._fixed if self._provider is None else self._provider()
 
     def adopt_region(self, region: str) -> bool:
         """Sign for another region from now on; False for the one that was given in the beginning."""
@@ -252,36 +236,35 @@ class Signer:
 
         The names are in lower case, the first is Host. Without credentials nothing is signed.
         """
-        credentials = self.credentials
-        if credentials is None:
+        moment = self._moment_at(now)
+        if moment is None:
             return SignedHead("".join([f"{name}: {value}\r\n" for name, value in headers if name == PAYLOAD_HEADER]))
-        moment = self._at(credentials, self.timestamp(now))
         head = moment.heads.get(headers)
         if head is None:
-            head = self._make_head(credentials, moment, dict(headers))
+            head = self._make_head(moment, dict(headers))
             if len(moment.heads) < MAX_HEADS:
                 moment.heads[headers] = head
         return head
 
-    def _make_head(self, credentials: Credentials, moment: _Moment, headers: dict[str, str]) -> SignedHead:
-        begins, tail = self._authorization(credentials, headers, moment)
+    def _make_head(self, moment: _Moment, headers: dict[str, str]) -> SignedHead:
+        begins, tail = self._authorization(headers, moment)
         lines = [f"{name}: {headers[name]}\r\n" for name in ADDED_HEADERS if name in headers]
-        return SignedHead(f"{''.join(lines)}authorization: {begins}", tail, moment)
+        return SignedHead(f"{''.join(lines)}authorization: {begins}", tail, moment.sign)
 
     def authorize(self, headers: dict[str, str], method: str, *, path: str, query: str, now: float) -> None:
         """Add x-amz-date and Authorization to headers, for a path that is sent as it stands and a canonical query.
 
         The names are in lower case, Host and x-amz-content-sha256 among them. Without credentials nothing is added.
         """
-        credentials = self.credentials
-        if credentials is not None:
-            moment = self._at(credentials, self.timestamp(now))
-            begins, tail = self._authorization(credentials, headers, moment)
+        moment = self._moment_at(now)
+        if moment is not None:
+            begins, tail = self._authorization(headers, moment)
             canonical = f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
             headers["authorization"] = f"{begins}{moment.sign(canonical)}"
 
-    def _authorization(self, credentials: Credentials, headers: dict[str, str], moment: _Moment) -> tuple[str, str]:
+    def _authorization(self, headers: dict[str, str], moment: _Moment) -> tuple[str, str]:
         """Add the headers of a signature; return Authorization up to the signature, and what it covers of them."""
+        credentials = moment.credentials
         headers["x-amz-date"] = moment.timestamp
         if credentials.session_token:
             headers["x-amz-security-token"] = credentials.session_token
@@ -329,34 +312,29 @@ class Signer:
         Raises:
             ConfigError: there are no credentials.
         """
-        credentials = self.credentials
-        if credentials is None:
+        moment = self._moment_at(now)
+        if moment is None:
             raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        moment = self._at(credentials, self.timestamp(now))
         signed = sorted(headers)
-        added = encode_query(tuple(_query_pairs(credentials, moment, expires_s, signed)))
+        added = encode_query(tuple(_query_pairs(moment, expires_s, signed)))
         query = f"{query}&{added}" if query else added
         canonical = canonical_request(
             method, path, query=canonical_query(query), values=headers, signed=signed, payload_hash=payload_hash
         )
         return f"{query}&{SIGNATURE_PARAMETER}={moment.sign(canonical)}"
 
-    def timestamp(self, now: float) -> str:
-        """Return a time in seconds since 1970 as signatures spell it."""
-        second = int(now)
-        last_second, text = self._last  # read once: second and text belong together
-        if second != last_second:
-            text = format_timestamp(second)
-            self._last = (second, text)
-        return text
-
-    def _at(self, credentials: Credentials, timestamp: str) -> _Moment:
-        """Return what signs at a timestamp: the last moment, or a new one; new keys once a day."""
-        moment = self._moment  # read once: another thread may put another there
-        is_same = moment is not None and moment.timestamp == timestamp and moment.credentials is credentials
-        if moment is None or not is_same or moment.region is not self._region:
-            moment = _Moment(timestamp, self._key_of(credentials, timestamp[:DATE_LENGTH]), credentials)
-            self._moment = moment
+    def _moment_at(self, now: float) -> _Moment | None:
+        """Return what signs at a time in seconds since 1970: the last moment or a new one; None without keys."""
+        credentials = self._fixed if self._provider is None else self._provider()
+        if credentials is None:
+            return None
+        moment, region, second = self._moment, self._region, int(now)  # another thread may put another moment there
+        if moment is None or moment.second != second or moment.credentials is not credentials:
+            moment = None
+        if moment is None or moment.region is not region:
+            timestamp = format_timestamp(second)
+            key = self._key_of(credentials, timestamp[:DATE_LENGTH])
+            self._moment = moment = _Moment(second, timestamp, key, credentials, region)
         return moment
 
     def _key_of(self, credentials: Credentials, date: str) -> SigningKey:
@@ -374,9 +352,8 @@ def _begin_headers(request: Request, endpoint: Endpoint) -> dict[str, str]:
     return headers
 
 
-def _query_pairs(
-    credentials: Credentials, moment: _Moment, expires_s: int, signed: Sequence[str]
-) -> Iterable[tuple[str, str]]:
+def _query_pairs(moment: _Moment, expires_s: int, signed: Sequence[str]) -> Iterable[tuple[str, str]]:
+    credentials = moment.credentials
     yield "X-Amz-Algorithm", ALGORITHM
     yield "X-Amz-Credential", f"{credentials.access_key}/{moment.scope}"
     yield "X-Amz-Date", moment.timestamp
@@ -425,10 +402,10 @@ def _key_class() -> Any:
 
 
 class Mac:
-    """HMAC-SHA256 under one key, for many texts.
+    """Signs canonical requests under one key.
 
     The key is held as the two hash states that every HMAC under it begins with (RFC 2104, section 4): OpenSSL 3 takes
-    longer to set up one HMAC than to copy both. What all texts begin with is in the inner one already.
+    longer to set up one HMAC, or one hash, than to copy them. What all strings to sign begin with is in the inner one.
     """
 
     __slots__ = ("_inner", "_outer")
@@ -438,9 +415,10 @@ class Mac:
         self._inner = sha256(block.translate(INNER_PAD) + begins_with)
         self._outer = sha256(block.translate(OUTER_PAD))
 
-    def sign(self, text: bytes) -> str:
-        """Return the hex HMAC of a text; it goes on from what all texts begin with."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(text)
+    def sign(self, canonical: bytes) -> str:
+        """Return the signature of a canonical request."""
+        hashed, inner, outer = NOTHING_HASHED.copy(), self._inner.copy(), self._outer.copy()
+        hashed.update(canonical)
+        inner.update(hashed.hexdigest().encode())
         outer.update(inner.digest())
         return outer.hexdigest()

@@ -85,8 +85,9 @@ MODULE_LINES = 450
 INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "config": (("values", "declaration"), ("options",), ("sources",), ("aws_files", "yaml_file"), ("load",)),
     "pool": (
-        ("breaker", "pace", "stats"),
+        ("breaker", "pace"),
         ("http1",),
+        ("response_body",),
         ("connections",),
         ("node",),
         ("balancer", "health", "retry"),

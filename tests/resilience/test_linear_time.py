@@ -16,7 +16,7 @@ import pytest
 
 from s3pool.errors import S3PoolError
 from s3pool.location import compile_glob
-from s3pool.pool.heads import parse_head as parse_answer_head
+from s3pool.pool.http1 import parse_head as parse_answer_head
 from s3pool.proxy.chunked import AwsChunkedReader, ChunkedReader
 from s3pool.proxy.claims import read_claim
 from s3pool.proxy.form_upload import put_head, read_policy

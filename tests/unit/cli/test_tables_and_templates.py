@@ -12,7 +12,7 @@ from s3pool.cli.search import Found, check_words, fill
 from s3pool.cli.tables import print_stats, table
 from s3pool.errors import UsageError
 from s3pool.model import ObjectInfo
-from s3pool.pool.stats import EndpointStats
+from s3pool.pool.node import EndpointStats
 
 TIME = "2026-01-22T20:44:33.219Z"
 

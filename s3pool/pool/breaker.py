@@ -48,7 +48,7 @@ class CircuitBreaker:
         self._suspect_until = 0.0
         self._trial_until = 0.0
         self._askers: set[str] = set()  # whose requests failed since the last one that did not
-        self._is_invited = False  # probes succeed again
+        self.is_invited = False  # probes succeed again
         self._least_until = 0.0  # no invitation makes the next trial come earlier
         # Called without the lock whenever the circuit opens.
         self.on_open: Callable[[], None] = _do_nothing
@@ -65,7 +65,7 @@ class CircuitBreaker:
         good probe, or much later where nothing probes.
         """
         if self.state is OPEN:
-            delay_s = 0.0 if is_read or self._is_invited else OPEN_BASE_S
+            delay_s = 0.0 if is_read or self.is_invited else OPEN_BASE_S
             return self._now() >= self.open_until + delay_s
         return self.state is HALF_OPEN and self._now() >= self._trial_until
 
@@ -122,7 +122,7 @@ class CircuitBreaker:
             if opens:
                 self._open()
             else:
-                self._is_invited = False
+                self.is_invited = False
                 self.open_until = max(self.open_until, self._now() + OPEN_BASE_S)
         if opens:
             self.on_open()
@@ -135,7 +135,7 @@ class CircuitBreaker:
         """
         with self._lock:
             if self.state is OPEN:
-                self._is_invited = True
+                self.is_invited = True
                 self.open_until = min(self.open_until, max(self._now(), self._least_until))
 
     def put_off_trial(self, seconds: float) -> None:
@@ -153,7 +153,7 @@ class CircuitBreaker:
         factor = min(self.openings, OPEN_MAX_FACTOR)
         self.open_until = self._now() + OPEN_BASE_S * factor * jitter
         self._least_until = self._now() + INVITED_AFTER_S * (factor - 1)
-        self._is_invited = False
+        self.is_invited = False
         self.state = OPEN
         self.is_sound = False
 

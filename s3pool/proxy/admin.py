@@ -17,126 +17,44 @@ from urllib.parse import parse_qs
 
 from s3pool.config.sources import read_source
 from s3pool.errors import ConfigError
+from s3pool.proxy.admin_page import AdminPage, History
 from s3pool.proxy.client_address import refuse_foreign_pages
-from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden
+from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden, malformed
+from s3pool.proxy.metrics import LATENCY_BUCKETS
 from s3pool.proxy.readers import Address
 from s3pool.proxy.request import RequestHead, parse_head
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
 from s3pool.proxy.thread_cache import ThreadCache
 
-PAGE = b"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>s3pool proxy</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { padding: .3em .8em; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child, td.text { text-align: left }
-.closed { color: #0a6b2d } .open, .lost { color: #b00020 } .half-open, .drained { color: #9a6700 }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
-</style></head><body>
-<h1>s3pool proxy</h1>
-<p id="line">loading</p>
-<table><thead><tr><th>endpoint</th><th>state</th><th>tier</th><th>in flight</th><th>latency</th><th>requests/s</th>
-<th>requests</th><th>failures</th><th>throttled</th><th>to node</th><th>from node</th><th>last error</th></tr></thead>
-<tbody id="nodes"></tbody></table>
-<table><thead><tr><th>operation</th><th>requests</th></tr></thead><tbody id="ops"></tbody></table>
-<script>
-"use strict";
-let before = {}, last = 0;
-function size(n) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"]; let i = 0;
-  while (n >= 1024 && i < 4) { n /= 1024; i++ }
-  return n.toFixed(i ? 1 : 0) + units[i];
-}
-function row(cells, words) {
-  const tr = document.createElement("tr");
-  cells.forEach((cell, i) => {
-    const td = document.createElement("td");
-    td.textContent = cell; if (words && words[i]) td.className = words[i]; tr.append(td);
-  });
-  return tr;
-}
-async function update() {
-  const line = document.getElementById("line");
-  try {
-    const answer = await fetch("/stats?format=json", {cache: "no-store"});
-    const s = await answer.json(), now = performance.now(), seconds = (now - last) / 1000;
-    line.className = s.draining ? "drained" : "";
-    line.textContent = (s.draining ? "draining, " : "") + "version " + s.version + ", up " + Math.round(s.uptime_s)
-      + " s, auth " + s.auth + ", " + s.connections + " connections, replay memory "
-      + size(s.replay_memory.used) + " of " + size(s.replay_memory.size) + ", by status "
-      + JSON.stringify(s.requests.by_status);
-    document.getElementById("nodes").replaceChildren(...s.endpoints.map(n => {
-      const rate = n.endpoint in before && last ? ((n.requests - before[n.endpoint]) / seconds).toFixed(1) : "";
-      before[n.endpoint] = n.requests;
-      const state = n.drained ? "drained" : n.state;
-      return row([n.endpoint, state, n.tier, n.in_flight, n.latency_ms.toFixed(1) + " ms", rate, n.requests, n.failures,
-        n.throttled, size(n.bytes_sent), size(n.bytes_received), n.last_error], {1: state, 11: "text"});
-    }));
-    document.getElementById("ops").replaceChildren(
-      ...Object.entries(s.requests.by_op).sort((a, b) => b[1] - a[1]).map(pair => row(pair)));
-    last = now;
-  } catch (error) { line.className = "lost"; line.textContent = "the proxy does not answer" }
-}
-update(); setInterval(update, 2000);
-</script></body></html>
-"""
-
 logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 32
 MIN_TOKEN_LENGTH = 16
-UNAUTHORIZED = 401
+OK, SEE_OTHER, UNAUTHORIZED = 200, 303, 401
+MAX_FORM_BYTES = 8192
 TIMEOUT_S = 10.0
 POLL_S = 0.1
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
+NOTHING = "default-src 'none'; frame-ancestors 'none'"
+FORM = "application/x-www-form-urlencoded"
 
 Answer = tuple[int, str, bytes]
+Fields = dict[str, list[str]]
 
 
-class AdminActions:
-    """The admin listener's actions, as functions, so that it imports no other part."""
+class AdminActions(NamedTuple):
+    """What the admin listener shows and does, as functions, so that it imports no other part."""
 
-    def __init__(
-        self,
-        *,
-        is_draining: Callable[[], bool],
-        is_ready: Callable[[], bool],
-        metrics: Callable[[], bytes],
-        stats: Callable[[], dict[str, Any]],
-        set_drained: Callable[[str, bool], int],
-    ) -> None:
-        self.is_draining = is_draining
-        self.is_ready = is_ready
-        self.metrics = metrics
-        self.stats = stats
-        self.set_drained = set_drained
-
-    def get(self, path: str, *, wants_html: bool) -> Answer:
-        """Answer a GET."""
-        if path == "/healthz":
-            return (503, TEXT, b"draining\n") if self.is_draining() else (200, TEXT, b"ok\n")
-        if path == "/readyz":
-            ready = self.is_ready() and not self.is_draining()
-            return (200, TEXT, b"ok\n") if ready else (503, TEXT, b"no endpoint is usable\n")
-        if path == "/metrics":
-            return 200, METRICS, self.metrics()
-        if path in ("/", "/stats"):
-            return (200, HTML, PAGE) if wants_html else (200, JSON, json.dumps(self.stats()).encode() + b"\n")
-        return 404, TEXT, b"there are /healthz /readyz /metrics /stats, and POST /drain /undrain\n"
-
-    def post(self, path: str, endpoint: str) -> Answer:
-        """Answer a POST."""
-        if path not in ("/drain", "/undrain"):
-            return 404, TEXT, b"there are POST /drain?endpoint=URL and /undrain?endpoint=URL\n"
-        if not self.set_drained(endpoint, path == "/drain"):
-            return 404, TEXT, b"no such endpoint\n"
-        return 200, JSON, json.dumps(self.stats()).encode() + b"\n"
+    is_draining: Callable[[], bool]
+    is_ready: Callable[[], bool]
+    metrics: Callable[[], bytes]
+    stats: Callable[[], dict[str, Any]]
+    set_drained: Callable[[str, bool], int]
+    history: History
 
 
 class AdminRules(NamedTuple):
@@ -180,6 +98,7 @@ class AdminServer(ThreadingHTTPServer):
     def __init__(self, address: Address, desk: AdminActions, rules: AdminRules) -> None:
         self.desk = desk
         self.rules = rules
+        self._page = AdminPage(LATENCY_BUCKETS)
         self._is_loopback = address.is_loopback
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         # Guards the sockets that are open, the oldest first; the value tells whether a request is at work.
@@ -238,10 +157,11 @@ class AdminServer(ThreadingHTTPServer):
 
     def _serve(self, sock: socket.socket) -> None:
         try:
-            stream = ClientStream(sock)
+            stream = ClientStream(sock, speed_window=self.rules.header_timeout)
             head, answer = self._answer(stream, sock)
             if answer is not None:
-                stream.write(_response(answer, has_body=head is None or head.method != "HEAD"))
+                has_body = head is None or head.method != "HEAD"
+                stream.write(_response(answer, has_body=has_body, policy=self._page.policy))
                 with self._lock:  # what the client still says is no reason to keep its place
                     if sock in self._open:
                         self._open[sock] = False
@@ -257,39 +177,84 @@ class AdminServer(ThreadingHTTPServer):
             block = stream.read_head(idle_s=self.rules.header_timeout, head_s=self.rules.header_timeout)
             if block is None:
                 return None, None
+            head = parse_head(block)
+            refuse_foreign_pages(head, self.rules.names)
+            form = _read_form(head, stream)
             with self._lock:
                 if sock not in self._open:
                     return None, None
                 self._open[sock] = True
-            head = parse_head(block)
-            refuse_foreign_pages(head, self.rules.names)
-            return head, self._obey(head)
+            return head, self._obey(head, form)
         except S3ErrorResponse as denial:
             return head, (denial.status, TEXT, f"{denial.detail}\n".encode())
 
-    def _obey(self, head: RequestHead) -> Answer:
+    def _obey(self, head: RequestHead, form: Fields) -> Answer:
         query = parse_qs(head.query or "")
         if head.method in ("GET", "HEAD"):
             wants_html = "text/html" in head.value("accept") and query.get("format") != ["json"]
-            return self.desk.get(head.path, wants_html=wants_html)
+            return self._show(head.path, wants_html=wants_html)
         if head.method != "POST":
             raise S3ErrorResponse(405, "MethodNotAllowed", "there are GET, HEAD and POST")
-        self._check_token(head)
-        return self.desk.post(head.path, query.get("endpoint", [""])[0])
+        if "endpoint" in query or "endpoint" not in form:
+            self._check_token(head.value("authorization"))
+            return self._change(head.path, query)
+        try:  # a button of the page, for which a person waits
+            self._check_token(f"Bearer {form.get('token', [''])[0]}")
+            status, _, text = self._change(head.path, form)
+        except S3ErrorResponse as denial:
+            status, text = denial.status, denial.detail.encode()
+        return (SEE_OTHER, TEXT, b"") if status == OK else (status, HTML, self._render(text.decode()))
 
-    def _check_token(self, head: RequestHead) -> None:
+    def _show(self, path: str, *, wants_html: bool) -> Answer:
+        desk = self.desk
+        if path == "/healthz":
+            return (503, TEXT, b"draining\n") if desk.is_draining() else (OK, TEXT, b"ok\n")
+        if path == "/readyz":
+            ready = desk.is_ready() and not desk.is_draining()
+            return (OK, TEXT, b"ok\n") if ready else (503, TEXT, b"no endpoint is usable\n")
+        if path == "/metrics":
+            return OK, METRICS, desk.metrics()
+        if path in ("/", "/stats"):
+            return (OK, HTML, self._render()) if wants_html else (OK, JSON, json.dumps(desk.stats()).encode() + b"\n")
+        return 404, TEXT, b"there are /healthz /readyz /metrics /stats, and POST /drain /undrain\n"
+
+    def _render(self, alert: str = "") -> bytes:
+        has_token, desk = bool(self.rules.token), self.desk
+        is_locked = not has_token and not self._is_loopback
+        return self._page.render(desk.stats(), desk.history, alert=alert, has_token=has_token, is_locked=is_locked)
+
+    def _change(self, path: str, fields: Fields) -> Answer:
+        if path not in ("/drain", "/undrain"):
+            return 404, TEXT, b"there are POST /drain?endpoint=URL and /undrain?endpoint=URL\n"
+        if not self.desk.set_drained(fields.get("endpoint", [""])[0], path == "/drain"):
+            return 404, TEXT, b"no such endpoint\n"
+        return OK, JSON, json.dumps(self.desk.stats()).encode() + b"\n"
+
+    def _check_token(self, given: str) -> None:
         token = self.rules.token
         if not token and not self._is_loopback:
             detail = "changes need --admin-token-file when the admin listens beyond loopback"
             raise forbidden("AccessDenied", detail, reason="token")
-        given = head.value("authorization").encode("utf-8", "surrogateescape")
-        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            raise S3ErrorResponse(
-                401, "Unauthorized", "changes need Authorization: Bearer and the token of --admin-token-file"
-            )
+        told = given.encode("utf-8", "surrogateescape")
+        if token and not hmac.compare_digest(told, f"Bearer {token}".encode()):
+            detail = "changes need the token of --admin-token-file: as Authorization: Bearer, or in the page's field"
+            raise S3ErrorResponse(UNAUTHORIZED, "Unauthorized", detail)
 
 
-def _response(answer: Answer, *, has_body: bool) -> bytes:
+def _read_form(head: RequestHead, stream: ClientStream) -> Fields:
+    """Return the fields that the page's buttons send; nothing for a request without a form."""
+    if head.method != "POST" or head.value("content-type").partition(";")[0].strip().lower() != FORM:
+        return {}
+    if head.length is None or head.length > MAX_FORM_BYTES:
+        raise malformed(f"a form has a Content-Length of at most {MAX_FORM_BYTES}", status=413, code="TooLarge")
+    body = bytearray(head.length)
+    view = memoryview(body)
+    while view:
+        view = view[stream.readinto(view) :]
+    return parse_qs(body.decode("utf-8", "replace"))
+
+
+def _response(answer: Answer, *, has_body: bool, policy: str) -> bytes:
     status, kind, body = answer
     lines = [
         f"HTTP/1.1 {status} {REASONS[status]}",
@@ -299,7 +264,10 @@ def _response(answer: Answer, *, has_body: bool) -> bytes:
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         "X-Frame-Options: DENY",
+        f"Content-Security-Policy: {policy if kind == HTML else NOTHING}",
+        "Referrer-Policy: same-origin",
         *(["WWW-Authenticate: Bearer"] if status == UNAUTHORIZED else []),
+        *(["Location: /"] if status == SEE_OTHER else []),
         "Connection: close",
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body if has_body else b"")

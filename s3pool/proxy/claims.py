@@ -111,11 +111,7 @@ def read_query_claim(target: Target) -> SignatureClaim:
 
 
 def make_claim(
-    credential: str,
-    signed_headers: str,
-    claimed: str,
-    timestamp: str,
-    malformed: Callable[[str], S3ErrorResponse],
+    credential: str, signed_headers: str, claimed: str, timestamp: str, malformed: Callable[[str], S3ErrorResponse]
 ) -> SignatureClaim:
     """Return a claim of the parts of a signature; ``malformed`` makes the error of one that is none."""
     found = _read_credential(credential, signed_headers, malformed)

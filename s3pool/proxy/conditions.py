@@ -254,14 +254,7 @@ class NodeFacts:
 
     @contextmanager
     def _asked(
-        self,
-        head: RequestHead,
-        method: str,
-        path: str,
-        query: str | None,
-        *,
-        signer: Signer | None,
-        extra: Fields = (),
+        self, head: RequestHead, method: str, path: str, query: str | None, *, signer: Signer | None, extra: Fields = ()
     ) -> Iterator[Response]:
         """Send a request with the client's key and user agent, and nothing else of its head."""
         fields = (*((name, value) for name, value in head.fields if name.lower() == "user-agent"), *extra)

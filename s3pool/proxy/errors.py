@@ -12,6 +12,7 @@ Fields = Sequence[tuple[str, str]]
 RETRY_AFTER_FIELDS: Fields = (("Retry-After", "1"), ("x-amz-retry-after", "1000"))  # seconds; milliseconds
 REASONS = {
     200: "OK",
+    303: "See Other",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",

@@ -156,13 +156,7 @@ CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
 REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}
 # Fields that become headers of the same name. A form must not turn into a copy, an append or a rename.
 PLAIN_FIELDS = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language", "expires"})
-AMZ_PREFIXES = (
-    "x-amz-meta-",
-    "x-amz-server-side-encryption",
-    "x-amz-object-lock-",
-    "x-amz-checksum-",
-    "x-amz-grant-",
-)
+AMZ_PREFIXES = ("x-amz-meta-", "x-amz-server-side-encryption", "x-amz-object-lock-", "x-amz-checksum-", "x-amz-grant-")
 AMZ_FIELDS = frozenset(
     {
         "x-amz-acl",

@@ -67,6 +67,7 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     return {
         "endpoint": stats.endpoint,
         "state": stats.state,
+        "health": _health(node),
         "ejections": node.breaker.ejections,
         "drained": node.is_draining,
         "tier": node.priority,
@@ -74,6 +75,8 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "weight": node.endpoint.weight,
         "in_flight": node.in_flight,
         "latency_ms": round(node.latency_s * 1000, 3),
+        "answers": stats.timed,
+        "answer_seconds": round(stats.seconds, 6),
         "requests": stats.requests,
         "failures": stats.failures,
         "failure_kinds": stats.failure_kinds,
@@ -85,6 +88,15 @@ def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
         "last_error": stats.last_error,
         "clock_skew_s": skews.get(node.endpoint),
     }
+
+
+def _health(node: Node) -> str:
+    """Return the state of a node in a word that people use."""
+    if node.is_draining:
+        return "draining" if node.in_flight else "drained"
+    if node.breaker.state == CLOSED:
+        return "up"
+    return "avoided" if node.breaker.state == HALF_OPEN or node.breaker.is_invited else "down"
 
 
 def stats_record(
@@ -147,10 +159,7 @@ def is_ready(nodes: Iterable[Node]) -> bool:
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 BOUNDS = (*map(str, LATENCY_BUCKETS), "+Inf")
 PER_BUCKET = "_per_bucket"
-DURATIONS = (
-    ("request_seconds", "Whole requests"),
-    ("first_byte_seconds", "From a request's head to its answer's"),
-)
+DURATIONS = (("request_seconds", "Whole requests"), ("first_byte_seconds", "From a request's head to its answer's"))
 ERROR_STATUS = 500
 
 
@@ -192,6 +201,7 @@ class Metrics:
         self._reasons: Tally[str] = Tally()
         self._by_op: Tally[str] = Tally()
         self._by_class: Tally[str] = Tally()
+        self._by_first_byte: Tally[str] = Tally(dict.fromkeys(BOUNDS, 0))
 
     def begin(self) -> None:
         """Count a request that starts."""
@@ -225,6 +235,7 @@ class Metrics:
             for (op, status, _), sums in pending.items():
                 self._by_op[op] += sums.requests
                 self._by_class[f"{status // 100}xx" if status else "none"] += sums.requests
+                self._by_first_byte.update(dict(zip(BOUNDS, sums.first_byte.counts, strict=True)))
         self._in_flight.set(at_work)
         for (op, status, endpoint), sums in pending.items():
             self._requests.labels(op, str(status), endpoint).inc(sums.requests)
@@ -250,10 +261,11 @@ class Metrics:
         self._turned_away.inc()
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Return the requests of this process by operation and by class of status."""
+        """Return the requests of this process by operation, class of status, and time to the first byte."""
         self.flush()
         with self._lock:
-            return {"by_op": dict(self._by_op), "by_status": dict(self._by_class)}
+            counts = {"by_op": self._by_op, "by_status": self._by_class, "by_first_byte": self._by_first_byte}
+            return {name: dict(each) for name, each in counts.items()}
 
     def render(self, gauges: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
         """Return the text that Prometheus reads; ``gauges`` are states of now, by name."""

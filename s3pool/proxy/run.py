@@ -19,6 +19,7 @@ from s3pool.config.options import Config
 from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
+from s3pool.proxy.admin_page import History
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
@@ -67,6 +68,7 @@ class Proxy:
         self._server: ProxyServer | None = None
         self.admin: AdminServer | None = None
         self.is_draining = False
+        self.history = History()
         try:
             if has_server:
                 self._server = ProxyServer(
@@ -124,6 +126,8 @@ class Proxy:
         """Serve until a signal ends it; True when every request could finish."""
         while not signals.stops:
             signals.wait()
+            if self.admin is not None:
+                self.history.tick(self.stats)
             if signals.reloads:
                 signals.reloads = 0
                 self.reload()
@@ -184,15 +188,13 @@ class Proxy:
             metrics=lambda: self.metrics.render(gauges(self.stats())),
             stats=self.stats,
             set_drained=self.set_drained,
+            history=self.history,
         )
 
     def stats(self) -> dict[str, Any]:
         """Return the whole state, ready for JSON."""
         own = stats_record(
-            self.pool,
-            requests=self.metrics.summary(),
-            connections=self.connections,
-            is_draining=self.is_draining,
+            self.pool, requests=self.metrics.summary(), connections=self.connections, is_draining=self.is_draining
         )
         return self.merge(own)
 

@@ -97,13 +97,7 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
     session = open_session(_pool_config(config, settings), slot_wait_s=settings.slot_wait, keeps_warm=True)
     forwarder = _forwarder(session, settings)
     gateway = Gateway(
-        settings,
-        forwarder,
-        clients=clients,
-        pool=pool,
-        region=config.region,
-        meter=meter,
-        bucket_limits=bucket_limits,
+        settings, forwarder, clients=clients, pool=pool, region=config.region, meter=meter, bucket_limits=bucket_limits
     )
     forwarder.transport.adopt_region = gateway.adopt_region
     return OpenGateway(gateway, session, _checker(session, settings))

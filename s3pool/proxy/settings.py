@@ -67,18 +67,10 @@ class ProxySettings(Options):
         group=DOOR,
     )
     i_know_this_is_open = Option(
-        parse_switch,
-        False,
-        "let --auth open listen on more than loopback",
-        switch=True,
-        group=DOOR,
+        parse_switch, False, "let --auth open listen on more than loopback", switch=True, group=DOOR
     )
     clients: Option[object] = Option(
-        parse_clients,
-        None,
-        "YAML list of more access keys; read again on SIGHUP",
-        metavar="FILE",
-        group=DOOR,
+        parse_clients, None, "YAML list of more access keys; read again on SIGHUP", metavar="FILE", group=DOOR
     )
     clients_file = Option(parse_path, "", "a file with such a list")
     bucket_limits: Option[object] = Option(parse_clients, None, "limits of buckets for all clients together")
@@ -99,11 +91,7 @@ class ProxySettings(Options):
 
     listen = Option(parse_address, LISTEN, "for S3 clients, or unix:/PATH", metavar="HOST:PORT", group=ADDRESS)
     admin_listen: Option[Address | None] = Option(
-        parse_admin_address,
-        ADMIN_LISTEN,
-        "for health, metrics, stats; or off",
-        metavar="HOST:PORT",
-        group=ADDRESS,
+        parse_admin_address, ADMIN_LISTEN, "for health, metrics, stats; or off", metavar="HOST:PORT", group=ADDRESS
     )
     admin_token_file = Option(
         parse_path,
@@ -133,20 +121,11 @@ class ProxySettings(Options):
     tls_cert = Option(parse_path, "", "serve HTTPS with this certificate chain", metavar="FILE", group=ADDRESS)
     tls_key = Option(parse_path, "", "the certificate's key", metavar="FILE", group=ADDRESS)
     tls_client_ca = Option(
-        parse_path,
-        "",
-        "admit only clients with a certificate of this CA",
-        metavar="FILE",
-        group=ADDRESS,
+        parse_path, "", "admit only clients with a certificate of this CA", metavar="FILE", group=ADDRESS
     )
     max_clients = Option(parse_count_from(1), 1024, "connections at once", metavar="N", group=ADDRESS)
     max_per_client = Option(
-        parse_count_from(0),
-        0,
-        "connections of one address",
-        metavar="N",
-        default_note="0: any number",
-        group=ADDRESS,
+        parse_count_from(0), 0, "connections of one address", metavar="N", default_note="0: any number", group=ADDRESS
     )
     trust_forwarded: Option[tuple[Network, ...]] = Option(
         parse_networks,
@@ -165,12 +144,7 @@ class ProxySettings(Options):
         group=ADDRESS,
     )
     idle_timeout = Option(
-        parse_seconds,
-        60.0,
-        "between two requests",
-        metavar="TIME",
-        default_note="60s",
-        group=ADDRESS,
+        parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s", group=ADDRESS
     )
     header_timeout = Option(parse_seconds, 10.0, "time for a whole request head", default_note="10s", moved=True)
     least_speed = Option(
@@ -180,10 +154,7 @@ class ProxySettings(Options):
         default_note="1KiB",
     )
     speed_window = Option(
-        parse_wait,
-        30.0,
-        "the time spent waiting for a client after which its speed is judged",
-        default_note="30s",
+        parse_wait, 30.0, "the time spent waiting for a client after which its speed is judged", default_note="30s"
     )
 
     tiers: Option[tuple[tuple[Endpoint, ...], ...]] = Option(
@@ -265,34 +236,16 @@ class ProxySettings(Options):
     )
 
     replay_buffer = Option(
-        parse_bytes,
-        REPLAY_BYTES,
-        "largest body kept for a retry",
-        metavar="SIZE",
-        default_note="16MiB",
-        group=BODIES,
+        parse_bytes, REPLAY_BYTES, "largest body kept for a retry", metavar="SIZE", default_note="16MiB", group=BODIES
     )
     replay_memory = Option(
-        parse_bytes,
-        256 * MIB,
-        "memory for all such bodies of a process",
-        default_note="256MiB",
-        moved=True,
+        parse_bytes, 256 * MIB, "memory for all such bodies of a process", default_note="256MiB", moved=True
     )
     spool_limit = Option(
-        parse_bytes,
-        GIB,
-        "disk for all bodies that do not say how long they are",
-        default_note="1GiB",
-        moved=True,
+        parse_bytes, GIB, "disk for all bodies that do not say how long they are", default_note="1GiB", moved=True
     )
     spool_dir = Option(
-        parse_path,
-        "",
-        "where bodies of unknown length are stored",
-        metavar="DIR",
-        default_note="TMPDIR",
-        group=BODIES,
+        parse_path, "", "where bodies of unknown length are stored", metavar="DIR", default_note="TMPDIR", group=BODIES
     )
     trailers = Option(
         parse_word(*TRAILER_MODES),
@@ -310,20 +263,10 @@ class ProxySettings(Options):
 
     processes = Option(parse_count_from(1), 1, "worker processes on the one port", metavar="N", group=LIFE)
     drain_delay = Option(
-        parse_seconds,
-        0.0,
-        "from SIGTERM to the end of listening",
-        metavar="TIME",
-        default_note="0s",
-        group=LIFE,
+        parse_seconds, 0.0, "from SIGTERM to the end of listening", metavar="TIME", default_note="0s", group=LIFE
     )
     drain_timeout = Option(
-        parse_seconds,
-        60.0,
-        "for running requests after that",
-        metavar="TIME",
-        default_note="60s",
-        group=LIFE,
+        parse_seconds, 60.0, "for running requests after that", metavar="TIME", default_note="60s", group=LIFE
     )
     access_log = Option(parse_log, OFF, "a JSON line per request; - for stdout", metavar="FILE", group=LIFE)
 

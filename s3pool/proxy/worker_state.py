@@ -21,7 +21,8 @@ from s3pool.pool.node import Node
 
 INTERVAL_S = 0.5
 SNAPSHOT = "orders.json"
-SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received")
+SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received", "answers",
+          "answer_seconds")  # fmt: skip
 
 COUNTED = ("connections", "retrying")
 ROOMS = ("replay_memory", "spool")
@@ -115,14 +116,10 @@ def sum_states(records: list[Record], own: Record) -> Record:
     """Return the sum of all workers' states; ``own`` is this process's record."""
     if not records:
         return own
-    requests: dict[str, Counter[str]] = {"by_op": Counter(), "by_status": Counter()}
-    for record in records:
-        for kind, counts in requests.items():
-            counts.update(record["requests"][kind])
     return {
         **own,
         "processes": len(records),
-        "requests": {kind: dict(counts) for kind, counts in requests.items()},
+        "requests": {kind: _by_kind(record["requests"][kind] for record in records) for kind in own["requests"]},
         **{room: _room(room, records) for room in ROOMS},
         **{name: sum(record[name] for record in records) for name in COUNTED},
         "endpoints": [_endpoint(record, records) for record in own["endpoints"]],
@@ -147,9 +144,13 @@ def _endpoint(own: Record, records: list[Record]) -> Record:
         return own
     asked = [row["latency_ms"] for row in same if row["latency_ms"]]
     states = [own["state"], *(row["state"] for row in same)]
+    is_up = all(row["health"] == "up" for row in same)
+    sums = {name: sum(row[name] for row in same) for name in SUMMED}
+    health = "avoided" if own["health"] == "up" and not is_up else own["health"]  # its own is what probes say
     return {
         **own,
-        **{name: sum(row[name] for row in same) for name in SUMMED},
+        **sums,
+        "health": ("draining" if sums["in_flight"] else "drained") if own["drained"] else health,
         **{name: _by_kind(row[name] for row in same) for name in ("failure_kinds", "connections")},
         "ejections": max(row["ejections"] for row in [own, *same]),  # each process notes the same ones
         "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,

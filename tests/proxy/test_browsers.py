@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -152,6 +153,62 @@ def test_token_is_asked_for_changes(fake: FakeS3, tmp_path: Path, listen: str) -
 
         assert ([401] * 4, 200) == (refused, allowed.status)
         assert 200 == ask_admin(proxy, "GET", "/metrics").status
+
+
+def press(proxy: RunningProxy, path: str, fields: str, *more: str) -> Answer:
+    """Send what a button of the admin page sends."""
+    kind = "Content-Type: application/x-www-form-urlencoded"
+    length = f"Content-Length: {len(fields)}"
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Origin: http://127.0.0.1", kind, length, *more]
+    return parse_answer(talk_admin(proxy, ("\r\n".join(lines) + f"\r\n\r\n{fields}").encode()), "POST")
+
+
+def test_buttons_change_a_node_and_lead_back_to_the_page(proxy: RunningProxy) -> None:
+    """A form of the page itself, whose browser says so."""
+    endpoint = f"endpoint={quote(str(proxy.config.endpoints[0]), safe='')}"
+    for path, is_drained in (("/drain", True), ("/undrain", False)):
+        answer = press(proxy, path, endpoint, "Sec-Fetch-Site: same-origin")
+
+        assert (303, "/", b"") == (answer.status, answer.headers["location"], answer.body)
+        assert is_drained == proxy.stats()["endpoints"][0]["drained"]
+    lost = press(proxy, "/drain", "endpoint=http%3A%2F%2F%3Cb%3E")
+    assert (404, True) == (lost.status, b"no such endpoint" in lost.body)
+    page = ask_admin(proxy, "GET", "/", "Accept: text/html")
+    assert "'sha256-" in page.headers["content-security-policy"]
+    assert b"nodes up" in page.body
+
+
+@pytest.mark.parametrize("field", FOREIGN)
+def test_buttons_of_other_sites_change_nothing(proxy: RunningProxy, field: str) -> None:
+    """Whatever a form of theirs holds."""
+    answer = press(proxy, "/drain", f"endpoint={proxy.config.endpoints[0]}", field)
+
+    assert (403, False) == (answer.status, proxy.stats()["endpoints"][0]["drained"])
+
+
+def test_buttons_need_the_token_where_there_is_one(fake: FakeS3, tmp_path: Path) -> None:
+    """It comes in the form, and is refused on the page; beyond loopback without one there is no change at all."""
+    secret = tmp_path / "token"
+    secret.write_text(TOKEN)
+    secret.chmod(0o600)
+    with RunningProxy(fake.endpoints, admin_token_file=str(secret)) as proxy:
+        endpoint = f"endpoint={proxy.config.endpoints[0]}"
+        wrong = [press(proxy, "/drain", f"{endpoint}{more}") for more in ("", "&token=x", f"&token={TOKEN}x")]
+
+        assert [401] * 3 == [answer.status for answer in wrong]
+        assert all(b'role="alert"' in answer.body and TOKEN.encode() not in answer.body for answer in wrong)
+        assert not proxy.stats()["endpoints"][0]["drained"]
+        assert 303 == press(proxy, "/drain", f"{endpoint}&token={TOKEN.replace(' ', '+')}").status
+    with RunningProxy(fake.endpoints, admin_listen="0.0.0.0:0") as proxy:
+        assert 403 == press(proxy, "/drain", f"endpoint={proxy.config.endpoints[0]}").status
+        assert b"disabled" in ask_admin(proxy, "GET", "/", "Accept: text/html").body
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 9000", "Transfer-Encoding: chunked"])
+def test_long_forms_are_refused(proxy: RunningProxy, length: str) -> None:
+    """Before they are read."""
+    kind = "Content-Type: application/x-www-form-urlencoded"
+    assert 413 == ask_admin(proxy, "POST", "/drain", kind, length).status
 
 
 @pytest.mark.parametrize("content", ["", "short", "one\ntwo of many letters", "\u00e4" * 20])

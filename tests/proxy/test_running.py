@@ -143,10 +143,10 @@ def test_admin_tells_how_it_is(run_cli: CliRunner, fake: FakeS3, processes: str)
         assert 403 == parse_answer(proxy.talk(proxy.signed("GET", "/b/there", key=GUEST_KEY))).status
         stats = lambda: json.loads(proxy.ask_admin("/stats")[1])  # noqa: E731
 
-        await_true(lambda: stats()["requests"]["by_op"].get("GetObject") == 1)
+        await_true(lambda: sum(stats()["requests"]["by_status"].values()) == 2)
 
         assert [(200, b"ok\n"), (200, b"ok\n")] == [proxy.ask_admin("/healthz"), proxy.ask_admin("/readyz")]
-        assert 1 == stats()["requests"]["by_status"]["2xx"]
+        assert (1, 1) == (stats()["requests"]["by_status"]["2xx"], stats()["requests"]["by_op"]["GetObject"])
         metrics = proxy.ask_admin("/metrics")[1].decode()
         assert 's3pool_proxy_auth_failures_total{reason="unknown_key"} 1.0' in metrics
         assert f's3pool_proxy_endpoint_up{{endpoint="{fake.endpoints[0]}"}} 1.0' in metrics
@@ -156,7 +156,9 @@ def test_admin_tells_how_it_is(run_cli: CliRunner, fake: FakeS3, processes: str)
         asked = re.findall(r"^s3pool_proxy_endpoint_requests_total{.*} ([0-9.]+)$", metrics, re.MULTILINE)
         # On a slow machine a second node may have been asked beside the first.
         assert (3, True) == (len(asked), sum(map(float, asked)) >= 1.0)
-        assert b"<!doctype html>" in proxy.ask_admin("/stats", Accept="text/html")[1]
+        page = proxy.ask_admin("/stats", Accept="text/html")[1].decode()
+        assert "2 requests since the start \u00b7 50.0 % refused (4xx)" in page
+        assert (processes == "2", 3) == ("2 processes" in page, page.count("\u25cf up"))
         assert 404 == proxy.ask_admin("/nothing")[0]
 
 

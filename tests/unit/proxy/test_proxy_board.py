@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
-from s3pool.proxy.worker_state import StateDirectory, apply_snapshot, snapshot, sum_states
+from s3pool.proxy.worker_state import SUMMED, StateDirectory, apply_snapshot, snapshot, sum_states
 
 
 def make_node(port: int) -> Node:
@@ -51,10 +53,11 @@ def test_workers_are_added_up() -> None:
     """One truth of many processes."""
     row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1, "ejections": 1}
     row |= {"failure_kinds": {"connect": 2}, "connections": {"new": 1, "reused": 4, "stale": 0}}
+    row |= {"health": "up", "drained": False, "answers": 2, "answer_seconds": 0.5}
     row |= dict.fromkeys(("requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received"), 3)
     record = {
         "connections": 2,
-        "requests": {"by_op": {"GetObject": 3}, "by_status": {"2xx": 3}},
+        "requests": {"by_op": {"GetObject": 3}, "by_status": {"2xx": 3}, "by_first_byte": {"0.1": 0, "+Inf": 1}},
         "replay_memory": {"used": 1, "size": 10},
         "spool": {"used": 2, "size": 20},
         "retrying": 1,
@@ -70,12 +73,41 @@ def test_workers_are_added_up() -> None:
         total["requests"]["by_op"],
         total["replay_memory"]["size"],
     )
+    assert {"0.1": 0, "+Inf": 2} == total["requests"]["by_first_byte"]
+    assert (4, 1.0) == tuple(total["endpoints"][0][name] for name in ("answers", "answer_seconds"))
     assert (4, 2) == (total["spool"]["used"], total["retrying"])
     assert {"connect": 4} == total["endpoints"][0]["failure_kinds"]
     assert {"new": 2, "reused": 8, "stale": 0} == total["endpoints"][0]["connections"]
     assert (OPEN, 6, 3.0, "gone", 2) == tuple(
         total["endpoints"][0][name] for name in ("state", "requests", "latency_ms", "last_error", "ejections")
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "workers", "expected"),
+    [
+        ({}, [{}, {}], "up"),
+        ({}, [{}, {"health": "down"}], "avoided"),
+        ({}, [{"health": "avoided"}, {}], "avoided"),
+        ({"health": "down"}, [{}, {}], "down"),
+        ({"drained": True, "health": "drained"}, [{"in_flight": 1}, {}], "draining"),
+        ({"drained": True, "health": "drained"}, [{}, {}], "drained"),
+    ],
+)
+def test_state_of_a_node_is_that_of_all_processes(
+    own: dict[str, object], workers: list[dict[str, object]], expected: str
+) -> None:
+    """Down is what the probes say, avoided what one worker found, and drained is a node that no worker uses."""
+    row = {"endpoint": "http://a", "state": CLOSED, "health": "up", "drained": False, "ejections": 0, "last_error": ""}
+    row |= {"failure_kinds": {}, "connections": {}, "latency_ms": 0.0}
+    row |= dict.fromkeys(SUMMED, 0)
+    whole = {"requests": {}, "connections": 0, "retrying": 0, "replay_memory": {"used": 0, "size": 0}}
+    whole |= {"spool": {"used": 0, "size": 0}}
+
+    records = [{**whole, "endpoints": [{**row, **more}]} for more in (*workers, own)]
+    total = sum_states(records[:-1], records[-1])
+
+    assert expected == total["endpoints"][0]["health"]
 
 
 def test_drained_nodes_are_left_out() -> None:

@@ -284,7 +284,7 @@ class _Comparison:
         counts = {STATES[sign]: count for sign, count in self._counts.items()}
         words = [f"{count} {WORDS[sign]}" for sign, count in self._counts.items() if count or sign in (SAME, DIFFERENT)]
         words += [f"{self._failed} failed"] if self._failed else []
-        fields = {"type": "summary", **counts, "failed": self._failed}
+        fields = {**counts, "failed": self._failed}
         print_summary(fields, self._ctx, text=f"s3pool: {', '.join(words)}")
 
     def _exit_code(self) -> int:

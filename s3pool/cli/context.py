@@ -93,7 +93,7 @@ class Context:
         urls = ",".join(endpoint.url for endpoint in config.endpoints)
         message = f"the endpoints {urls} come from {origin}"
         if _is_new(message, os.path.join(directory, "told")):
-            self.out.note(f"s3pool: {message}", {"type": "note", "message": message})
+            self.out.remark(message)
 
     def reload_config(self) -> Config:
         """Read the configuration again, for a command that goes on; open sessions keep the old one.

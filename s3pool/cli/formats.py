@@ -28,8 +28,8 @@ Entry = ObjectInfo | str  # an object, or a prefix
 # The columns of CSV are the members of the JSON records, in their order.
 OBJECT_COLUMNS = ("type", "url", "bucket", "key", "size", "last_modified", "etag", "storage_class")
 VERSION_COLUMNS = (*OBJECT_COLUMNS, "version_id", "is_latest", "is_delete_marker")
-PREFIX_COLUMNS = ("type", "url", "prefix")
-BUCKET_COLUMNS = ("type", "name", "created")
+PREFIX_COLUMNS = ("type", "url", "prefix", "bucket")
+BUCKET_COLUMNS = ("type", "name", "created", "url", "bucket")
 UPLOAD_COLUMNS = ("type", "url", "bucket", "key", "upload_id", "initiated", "storage_class")
 USAGE_COLUMNS = ("type", "url", "objects", "bytes")
 
@@ -69,7 +69,7 @@ def version_record(bucket: str, info: ObjectInfo) -> Record:
 
 def prefix_record(bucket: str, prefix: str) -> Record:
     """Describe a directory of keys."""
-    return {"type": "prefix", "url": S3Path(bucket, prefix).text, "prefix": prefix}
+    return {"type": "prefix", "url": S3Path(bucket, prefix).text, "prefix": prefix, "bucket": bucket}
 
 
 def entry_name(entry: Entry) -> str:
@@ -86,7 +86,8 @@ def entry_record(bucket: str, entry: Entry, *, versions: bool = False) -> Record
 
 def bucket_record(bucket: BucketInfo) -> Record:
     """Describe a bucket of a listing."""
-    return {"type": "bucket", "name": bucket.name, "created": bucket.created}
+    name = bucket.name  # the older name of the member that all records call bucket
+    return {"type": "bucket", "name": name, "created": bucket.created, "url": S3Path(name).text, "bucket": name}
 
 
 def upload_record(bucket: str, upload: UploadInfo) -> Record:

@@ -193,7 +193,7 @@ def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
         if not lost.broken_pipe:
             out.error(lost)
     reason = "terminated" if isinstance(exc, exit_codes.Terminated) else "interrupted"
-    out.note(f"s3pool: {reason}", {"type": "note", "message": reason})
+    out.remark(reason)
     return exit_codes.code_of_interrupt(exc)
 
 

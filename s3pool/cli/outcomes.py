@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_hint
 from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
+from s3pool.cli.output import SUMMARY_RECORD
 from s3pool.cli.progress import BarProgress
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
@@ -84,10 +85,8 @@ class OutcomePrinter:
 
         task = outcome.task
         if outcome.done.skipped == ARCHIVED:
-            message = f"{task.source} was left out: {ARCHIVED}"
-            fields = {"type": "note", "op": task.op, "source": task.source, "target": task.target, "message": message}
             with bars_paused(self._progress):
-                self._out.note(f"s3pool: {message}", fields)
+                self._out.remark(f"{task.source} was left out: {ARCHIVED}", source=task.source, target=task.target)
         logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
 
 
@@ -149,7 +148,7 @@ def print_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_s
 
     With ``to_stdout`` the bytes of an object go to stdout, so the record goes to stderr, too.
     """
-    record = {**fields, "dry_run": True} if ctx.dry_run else fields
+    record = {**SUMMARY_RECORD, **fields, **({"dry_run": True} if ctx.dry_run else {})}
     if ctx.out.json and not to_stdout:
         ctx.out.record(record)
     else:

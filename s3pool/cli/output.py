@@ -12,6 +12,8 @@ from typing import IO
 
 from s3pool.errors import S3Error, S3PoolError, TransportError
 
+# How each summary begins; the version rises when a member of any record goes or means another thing.
+SUMMARY_RECORD: Mapping[str, object] = {"type": "summary", "version": 1}
 BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are written
 
 # Control characters (C0, DEL, C1), the two Unicode line ends, what turns the direction of
@@ -167,6 +169,10 @@ class Output:
             self._tell(escape(text))
         elif fields is not None:
             self._tell(self.encode(fields))
+
+    def remark(self, message: str, **more: object) -> None:
+        """Write a note that programs read too; ``more`` are members of its record alone."""
+        self.note(f"s3pool: {message}", {"type": "note", "op": self.op, "message": message, **more})
 
     def warn(self, text: str) -> None:
         """Warn on stderr; quiet drops it."""

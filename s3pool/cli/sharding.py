@@ -80,8 +80,7 @@ def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:
     if args.plan:
         shard = _with_range(shard, args, ctx)
     if shard.origin != FLAG and not shard.is_whole:
-        text = f"shard {shard.text} by {shard.origin}; {FLAG} 0/1 takes everything"
-        ctx.out.note(f"s3pool: {text}", {"type": "note", "op": ctx.out.op, "message": text})
+        ctx.out.remark(f"shard {shard.text} by {shard.origin}; {FLAG} 0/1 takes everything")
     return shard
 
 

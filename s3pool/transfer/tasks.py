@@ -304,9 +304,8 @@ class Summary:
             self.not_kept = {kind: count + known.get(kind, 0) for kind, count in counts["not_kept"].items()}
 
     def as_record(self) -> dict[str, object]:
-        """Return the summary as the JSON record of the command line."""
+        """Return the counts of the summary as JSON tells them."""
         return {
-            "type": "summary",
             "checked": self.checked,
             "copied": self.copied,
             "deleted": self.deleted,

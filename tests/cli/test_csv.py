@@ -112,7 +112,7 @@ def test_prefixes_that_find_shows(fake: FakeS3, call: Call) -> None:
 
     result = call("find", "s3/b", "--type", "d", "--csv")
 
-    assert 'type,url,prefix\r\nprefix,"s3/b/p,1/","p,1/"\r\nprefix,"s3/b/p,1/q/","p,1/q/"\r\n' == result.out
+    assert 'type,url,prefix,bucket\r\nprefix,"s3/b/p,1/","p,1/",b\r\nprefix,"s3/b/p,1/q/","p,1/q/",b\r\n' == result.out
 
 
 def test_usage_is_a_table(fake: FakeS3, call: Call) -> None:

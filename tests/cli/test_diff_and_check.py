@@ -78,6 +78,7 @@ def test_records_name_both_sides(call: Call, trees: Path) -> None:
     assert {"only_first", "only_second", "different"} == {record["type"] for record in records}
     assert {
         "type": "summary",
+        "version": 1,
         "same": 3,
         "different": 1,
         "only_first": 1,

@@ -98,7 +98,7 @@ def test_versions_are_counted_as_ls_counts_them(call: Call) -> None:
     text = call("ls", "-r", "--versions", "--summarize", "s3/bkt").err
 
     assert (3, 12) == (usage["objects"], usage["bytes"]) == (deep["objects"], deep["bytes"])
-    assert {"type": "summary", "objects": 3, "prefixes": 0, "bytes": 12, "delete_markers": 2} == listed
+    assert {"type": "summary", "version": 1, "objects": 3, "prefixes": 0, "bytes": 12, "delete_markers": 2} == listed
     assert "Total objects: 3\nTotal size: 12 B (12)\nDelete markers: 2\n" == text
 
 

@@ -116,7 +116,7 @@ def test_print0_is_raw(fake: FakeS3, call: Call) -> None:
 def test_json_is_the_object_record(filled: FakeS3, call: Call) -> None:
     """The same as of ls; prefixes as prefixes."""
     assert call("ls", "-r", "--json", "s3/b").records == call("find", "--json", "s3/b").records
-    assert {"type": "prefix", "url": "s3/b/logs/", "prefix": "logs/"} in call(
+    assert {"type": "prefix", "url": "s3/b/logs/", "prefix": "logs/", "bucket": "b"} in call(
         "find", "--json", "s3/b", "--type", "d"
     ).records
 

@@ -130,7 +130,7 @@ def test_json_records_have_exactly_the_promised_keys(fake: FakeS3, call: Call) -
             "etag": "900150983cd24fb0d6963f7d28e17f72",
             "storage_class": "STANDARD",
         },
-        {"type": "prefix", "url": "s3/b/p/", "prefix": "p/"},
+        {"type": "prefix", "url": "s3/b/p/", "prefix": "p/", "bucket": "b"},
     ] == result.records
 
 
@@ -141,8 +141,8 @@ def test_no_path_lists_the_buckets(fake: FakeS3, call: Call) -> None:
 
     assert [f"{EPOCH}       0B one/", f"{EPOCH}       0B two/"] == call("ls").lines
     assert [
-        {"type": "bucket", "name": "one", "created": "1970-01-01T00:00:00.000Z"},
-        {"type": "bucket", "name": "two", "created": "1970-01-01T00:00:00.000Z"},
+        {"type": "bucket", "name": name, "created": "1970-01-01T00:00:00.000Z", "url": f"s3/{name}", "bucket": name}
+        for name in ("one", "two")
     ] == call("ls", "--json", "s3").records
 
 
@@ -247,7 +247,7 @@ def test_summarize_counts_on_stderr(fake: FakeS3, call: Call) -> None:
     record = call("ls", "--json", "--summarize", "s3/b").records[-1]
 
     assert "Total objects: 2\nTotal size: 5 B (5)\n" == text.err
-    assert {"type": "summary", "objects": 1, "prefixes": 1, "bytes": 2} == record
+    assert {"type": "summary", "version": 1, "objects": 1, "prefixes": 1, "bytes": 2} == record
 
 
 def test_every_page_goes_to_the_next_endpoint(fake: FakeS3, call: Call) -> None:

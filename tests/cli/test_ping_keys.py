@@ -53,10 +53,10 @@ def page_server(*, has_tls: bool = False) -> Iterator[int]:
 
 
 CASES = {
-    "good keys": ({}, 0, "ok", None),
+    "good keys": ({}, 0, "ok", ""),
     "a wrong secret": ({SECRET: "wrong"}, 4, "refused", "SignatureDoesNotMatch: "),
     "an unknown key": ({"AWS_ACCESS_KEY_ID": "nobody"}, 4, "refused", "InvalidAccessKeyId: "),
-    "no keys": ({"AWS_ACCESS_KEY_ID": "", SECRET: ""}, 0, None, None),
+    "no keys": ({"AWS_ACCESS_KEY_ID": "", SECRET: ""}, 0, "", ""),
 }
 
 
@@ -70,7 +70,7 @@ def test_keys_are_proved_on_each_node(fake: FakeS3, run_cli: CliRunner, case: st
     assert (code, 2) == (result.code, len(result.records)), result.err
     for record in result.records:
         assert (True, keys) == (record["healthy"], record["keys"])
-        assert (record["error"] or "").startswith(error) if error else record["error"] is None
+        assert record["error"].startswith(error) if error else record["error"] == ""
 
 
 def test_keys_that_may_not_list_buckets_are_good(fake: FakeS3, run_cli: CliRunner) -> None:
@@ -105,5 +105,5 @@ def test_wrong_server_and_wrong_scheme_are_named(
         result = run_cli("ping", "--json", env={**fake.environment, "S3_POOL": f"{scheme}://127.0.0.1:{port}"})
 
     (record,) = result.records
-    assert (5, False, None) == (result.code, record["healthy"], record["keys"])
+    assert (5, False, "") == (result.code, record["healthy"], record["keys"])
     assert error.format(port=port) == record["error"]

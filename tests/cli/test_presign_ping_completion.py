@@ -123,7 +123,7 @@ def test_ping_json(fake: FakeS3, call: Call) -> None:
 
     alive, dead = call("ping", "--json").records
 
-    assert ("endpoint", fake.endpoints[0], True, None) == tuple(alive[k] for k in ("type", "url", "healthy", "error"))
+    assert ("endpoint", fake.endpoints[0], True, "") == tuple(alive[k] for k in ("type", "url", "healthy", "error"))
     assert alive["latency_ms"] > 0
     assert (False, None, None) == (dead["healthy"], dead["latency_ms"], dead["status"])
 

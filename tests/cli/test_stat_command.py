@@ -72,7 +72,9 @@ def test_prefix_says_that_it_is_one(fake: FakeS3, call: Call) -> None:
     fake.store.add("b", "p/k")
 
     assert "Name: s3/b/p/\nType: prefix\n" == call("stat", "s3/b/p/").out
-    assert [{"type": "prefix", "url": "s3/b/p/", "prefix": "p/"}] == call("stat", "--json", "s3/b/p/").records
+    assert [{"type": "prefix", "url": "s3/b/p/", "prefix": "p/", "bucket": "b"}] == call(
+        "stat", "--json", "s3/b/p/"
+    ).records
     assert 3 == call("stat", "s3/b/none/").code
 
 

@@ -66,6 +66,7 @@ def test_sync_copies_a_tree_up(call: Call, fake: FakeS3, bucket: str, source: Pa
     assert [] == heads(fake)
     assert {
         "type": "summary",
+        "version": 1,
         "checked": 6,
         "copied": 6,
         "deleted": 0,

@@ -17,6 +17,7 @@ from textwrap import wrap
 from s3pool import __version__
 from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
 from s3pool.cli.parser import command_parser, examples_of, operands_of, top_parser
+from tests.support import json_records
 
 ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "man"
@@ -72,7 +73,8 @@ def pages() -> dict[str, str]:
         found[f"s3pool-{command}.{section_of(command)}"] = "\n".join(_command_page(command, sections)) + "\n"
     for file, (summary, titles) in TOPICS.items():
         name, _, number = file.partition(".")
-        lines = [*_head(name, int(number), summary), *_sections(sections, titles), *_see(("s3pool.1",))]
+        tables = json_records.roff() if name == "s3pool-json" else ()
+        lines = [*_head(name, int(number), summary), *_sections(sections, titles), *tables, *_see(("s3pool.1",))]
         found[file] = "\n".join(lines) + "\n"
     return {name: _folded(text) for name, text in found.items()}
 

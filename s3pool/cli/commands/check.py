@@ -240,8 +240,7 @@ class _NodeCheck:
 
     def _summarize(self) -> None:
         total, nodes = self._same + self._different, len(self._views)
-        fields = {"type": "summary", "keys": total, "nodes": nodes, "different": self._different}
-        fields["blamed"] = dict(self._blamed)
+        fields = {"keys": total, "nodes": nodes, "different": self._different, "blamed": dict(self._blamed)}
         words = ", ".join(f"{url} on {count}" for url, count in self._blamed.most_common())
         verdict = f"{self._different} differ: {words}" if self._blamed else "all agree"
         print_summary(fields, self._ctx, text=f"s3pool: {total} keys, {nodes} nodes: {verdict}")

@@ -124,8 +124,7 @@ def import_profiles(args: Namespace, ctx: Context) -> int:
     for found, state in states:
         _tell(found, state, path, ctx)
     if changed:
-        note = f"{path}: use {next(iter(changed))}/BUCKET/KEY or --profile NAME, or set default_profile"
-        ctx.out.note(f"s3pool: {note}", {"type": "note", "message": note})
+        ctx.out.remark(f"{path}: use {next(iter(changed))}/BUCKET/KEY or --profile NAME, or set default_profile")
     return exit_codes.SKIPPED if any(state == KEPT for _, state in states) else exit_codes.DONE
 
 

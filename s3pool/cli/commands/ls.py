@@ -26,7 +26,7 @@ from s3pool.cli.formats import (
     record_format,
     upload_record,
 )
-from s3pool.cli.output import escape
+from s3pool.cli.output import SUMMARY_RECORD, escape
 from s3pool.cli.parser import natural_int
 from s3pool.cli.selection import (
     DELIMITER,
@@ -113,10 +113,8 @@ def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context)
     objects, markers, prefixes, size = counts
     extra = {"delete_markers": markers} if args.versions else {}
     if ctx.out.json:
-        fields = {"objects": objects, "prefixes": prefixes, "bytes": size}
-        ctx.out.record({"type": "summary", **fields, **extra})
+        ctx.out.record({**SUMMARY_RECORD, "objects": objects, "prefixes": prefixes, "bytes": size, **extra})
         return
-
     lines = [f"Total objects: {objects}", f"Total size: {format_size_long(size)}"]
     ctx.out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in extra.values())]))
 

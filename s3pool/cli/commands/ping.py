@@ -245,7 +245,7 @@ def _clock(offset_s: float | None) -> str:
 
 
 def endpoint_record(result: ProbeResult) -> dict[str, object]:
-    """Return the JSON object of one probe; null for what is unknown."""
+    """Return the JSON object of one probe; numbers that are unknown are null."""
     answered = bool(result.status)
     offset = result.clock_offset_s
     return {
@@ -255,9 +255,9 @@ def endpoint_record(result: ProbeResult) -> dict[str, object]:
         "latency_ms": round(result.latency_s * 1000, 3) if answered else None,
         "connect_ms": round(result.connect_s * 1000, 3) if answered else None,
         "status": result.status or None,
-        "tls": result.tls_version or None,
+        "tls": result.tls_version,
         "clock_offset_s": round(offset, 3) if offset is not None else None,
-        "server": result.server or None,
-        "keys": result.keys or None,
-        "error": result.error or None,
+        "server": result.server,
+        "keys": result.keys,
+        "error": result.error,
     }

@@ -47,9 +47,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     started = time.monotonic()
     done = _store(target, args, ctx)
     if done.skipped:
-        message = f"{target.text} was not written: {done.skipped}"
-        fields = {"type": "note", "op": ctx.out.op, "source": STREAM, "target": target.text, "message": message}
-        ctx.out.note(f"s3pool: {message}", fields)
+        ctx.out.remark(f"{target.text} was not written: {done.skipped}", source=STREAM, target=target.text)
         return 0
     seconds = round(time.monotonic() - started, 3)
     record = {"type": "copy", "source": STREAM, "target": target.text, "size": done.size, "seconds": seconds}

@@ -83,6 +83,5 @@ def endpoint_of_urls(ctx: Context) -> Endpoint:
     if found is None:
         ctx.out.warn(f"none of the {len(nodes)} endpoints answers; the URL names the first, {nodes[0].endpoint}")
         return nodes[0].endpoint
-    message = f"the URL names {found}, one of {len(names)} endpoints; for a name that outlives it, give --url"
-    ctx.out.note(f"s3pool: {message}", {"type": "note", "message": message})
+    ctx.out.remark(f"the URL names {found}, one of {len(names)} endpoints; for a name that outlives it, give --url")
     return found

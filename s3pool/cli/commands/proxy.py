@@ -99,6 +99,6 @@ def _announce(ctx: Context, settings: ProxySettings, address: Address, admin: Ad
         out.warn(f"whoever reaches {url} uses the pool's key: --auth open checks nobody")
     if not settings.tls_cert and not address.is_loopback:
         out.warn(f"{url} is plain HTTP; --tls-cert and --tls-key make it HTTPS")
-    record = {"type": "note", "message": "listening", "url": url, "admin": admin_url or None}
+    record = {"type": "note", "op": out.op, "message": "listening", "url": url, "admin": admin_url}
     out.note(f"s3pool: listening on {url}; admin on {admin_url or 'nothing'}", record)
     out.flush()

@@ -278,8 +278,7 @@ class _Script:
             self._failed += 1
             self._codes.add(code)
             message = f"line {line.number} ended with exit code {code}: {line.text}"
-            fields = {"type": "note", "line": line.number, "code": code, "message": message}
-            self._out.note(f"s3pool: {message}", fields)
+            self._out.remark(message, line=line.number, code=code)
 
     def _fail(self, line: Line, error: Exception) -> None:
         self._failed += 1
@@ -295,7 +294,7 @@ class _Script:
         words = [f"{self._lines} lines", f"{self._failed} failed"]
         words += [f"{self._not_run} not run"] if self._not_run else []
         words += [format_size(self._summary.bytes)] if self._summary.bytes else []
-        fields = {"type": "summary", **counts, "bytes": self._summary.bytes, "seconds": round(seconds, 3)}
+        fields = {**counts, "bytes": self._summary.bytes, "seconds": round(seconds, 3)}
         text = f"s3pool: {', '.join(words)} in {format_duration(round(seconds, 2))}"
         print_summary(fields, self._ctx, text=text)
         if self._not_run:

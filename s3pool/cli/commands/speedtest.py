@@ -262,7 +262,7 @@ def _record(row: Measurement) -> dict[str, object]:
         "objects_per_s": round(row.objects_per_s, TWO_DIGITS),
         **{name: round(getattr(row, name), THREE_DIGITS) for name in times},
         "errors": row.errors,
-        "error": row.error or None,
+        "error": row.error,
     }
 
 
@@ -384,6 +384,6 @@ def _way_record(way: Way) -> dict[str, object]:
         "seconds": round(way.seconds, THREE_DIGITS),
         "requests": way.requests,
         "objects_per_s": round(way.objects_per_s, TWO_DIGITS),
-        "factor": round(way.factor, TWO_DIGITS),
+        "factor": round(way.factor, TWO_DIGITS) or None,
         "complete": way.complete,
     }

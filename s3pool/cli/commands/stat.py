@@ -114,7 +114,7 @@ def _bucket_facts(path: S3Path, client: S3Client) -> tuple[Block, Record]:
     block = [("Name", path.text), ("Type", "bucket"), ("Versioning", versioning)]
     if region:
         block.append(("Region", region))
-    record: Record = {"type": "bucket", "name": path.bucket, "url": path.text}
+    record: Record = {"type": "bucket", "name": path.bucket, "url": path.text, "bucket": path.bucket}
     return block, record | {"versioning": versioning, "region": region, "headers": headers}
 
 

@@ -343,7 +343,6 @@ def _tell_summary(report: Report, ctx: Context) -> None:
 
 def _record(report: Report, retries: int) -> dict[str, object]:
     return {
-        "type": "summary",
         "checked": report.tally.checked,
         "copied": report.summary.copied,
         "deleted": report.summary.deleted,

@@ -67,9 +67,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     at = moment_of(args.since or args.at, ctx)
     states = {path.bucket: _versioning(path, args, ctx) for path in paths}
     _make_sure(paths, at, args, ctx)
-    moment = format_iso_time(at)
     # An age means another moment in the next run: who goes on after an interrupt needs this one.
-    ctx.out.note(f"s3pool: back to {moment}", {"type": "note", "message": f"back to {moment}", "at": moment})
+    ctx.out.remark(f"back to {format_iso_time(at)}", at=format_iso_time(at))
     return ctx.for_each(paths, lambda path: _undo(path, at, states[path.bucket], args, ctx))
 
 

@@ -13,7 +13,7 @@ TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: servers clients s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
+.PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -140,6 +140,9 @@ $(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js
 
 clients: venv $(CLIENTS_INSTALLED) ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')
 	@CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/python -m tests.clients.zoo $(CLIENTS)
+
+clients-suites: venv ## functional suites of minio-go, mc, s5cmd on RGW, MinIO and versitygw, likewise; an hour (SUITES='--suites mc --servers rgw')
+	@PATH="$(BUILT)/bin:$$PATH" $(BIN)/python -m tests.clients.functional $(SUITES)
 
 bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')
 	@$(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)

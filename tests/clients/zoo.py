@@ -32,6 +32,7 @@ JS = Path(PYTHON).parents[1] / "js" / "clients.mjs"  # with its modules beside i
 JAVA = Path(PYTHON).parents[1] / "java"  # the libraries
 TIMEOUT_S = 240.0
 START_LIMIT_S = 60.0
+OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
 WAYS = ("direct", "verify", "passthrough", "tls")
 NO_ROOTS = frozenset({"opendal"})  # which cannot be told of a certificate
 Result = Mapping[str, object]
@@ -98,7 +99,7 @@ def run_quietly(command: list[str], env: Mapping[str, str], directory: str) -> s
 
 
 def run_registry(env: Mapping[str, str], directory: str) -> Result:
-    """Run a container registry that keeps its layers in the bucket, and push and pull one."""
+    """Run a container registry that keeps its layers in the bucket, and push and pull an image."""
     found = shutil.which("registry", path=env["PATH"])
     if found is None:
         return {"not installed": "registry"}
@@ -111,7 +112,7 @@ def run_registry(env: Mapping[str, str], directory: str) -> Result:
     }
     config = {
         "version": 0.1,
-        "storage": {"s3": store, "redirect": {"disable": True}},
+        "storage": {"s3": store, "redirect": {"disable": True}, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
     }
     Path(directory, "config.yml").write_text(json.dumps(config))
@@ -119,32 +120,58 @@ def run_registry(env: Mapping[str, str], directory: str) -> Result:
     with log.open("wb") as out:
         process = subprocess.Popen([found, "serve", "config.yml"], env=env, cwd=directory, stdout=out, stderr=out)
     try:
-        return push_and_pull(port, bytes(range(256)) * 4096 * 20)
+        return push_and_pull(port)
     finally:
         process.terminate()
         process.wait(TIMEOUT_S)
         print(log.read_text()[-300:], file=sys.stderr)
 
 
-def push_and_pull(port: int, layer: bytes) -> Result:
-    """Send a layer in two pieces, as a container engine does, and fetch it."""
-    digest = f"sha256:{hashlib.sha256(layer).hexdigest()}"
+def push_and_pull(port: int) -> Result:
+    """Push and pull an image as a container engine does: layers in pieces, a manifest, a mount, and its deletion."""
     found: dict[str, object] = {}
-    place, half = "/v2/zoo/blobs/uploads/", len(layer) // 2
-    steps = [
-        ("begin", "POST", b"", {}),
-        ("first piece", "PATCH", layer[:half], {"Content-Range": f"0-{half - 1}"}),
-        ("second piece", "PATCH", layer[half:], {"Content-Range": f"{half}-{len(layer) - 1}"}),
-        ("end", "PUT", b"", {}),
-        ("read", "GET", b"", {}),
-    ]
-    for step, method, body, headers in steps:
-        target = {"PUT": f"{place}&digest={digest}", "GET": f"/v2/zoo/blobs/{digest}"}.get(method, place)
-        status, location, answer = ask_registry(port, method, target, body, headers)
-        found[step] = f"failed: {status}" if status >= 400 else status
-        place = location or place
-    found["same bytes"] = "done" if answer == layer else "failed: other bytes"
+
+    def step(name: str, method: str, target: str, want: int, body: bytes = b"", **headers: str) -> tuple[str, bytes]:
+        named = {word.replace("_", "-"): value for word, value in headers.items()}
+        status, location, answer = ask_registry(port, method, target, body, named)
+        found[name] = status if status == want else f"failed: {status} {answer[:100]!r}"
+        return location, answer
+
+    layers = {"config": bytes(range(256)) * 4096, "layer": bytes(range(255, -1, -1)) * 4096 * 40}
+    digests = {name: f"sha256:{hashlib.sha256(layer).hexdigest()}" for name, layer in layers.items()}
+    for name, layer in layers.items():
+        half = len(layer) // 2
+        place, _ = step(f"{name}: begin", "POST", "/v2/zoo/blobs/uploads/", 202)
+        for part, begin in enumerate((0, half)):
+            piece = layer[begin : begin + half]
+            span = f"{begin}-{begin + half - 1}"
+            place, _ = step(f"{name}: piece {part}", "PATCH", place, 202, piece, Content_Range=span)
+        step(f"{name}: end", "PUT", f"{place}&digest={digests[name]}", 201)
+        _, answer = step(f"{name}: read", "GET", f"/v2/zoo/blobs/{digests[name]}", 200)
+        found[f"{name}: same bytes"] = "done" if answer == layer else "failed: other bytes"
+    manifest = image_manifest(digests, layers)
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    step("manifest", "PUT", "/v2/zoo/manifests/latest", 201, manifest, Content_Type=OCI_IMAGE)
+    _, answer = step("manifest: read", "GET", "/v2/zoo/manifests/latest", 200, Accept=OCI_IMAGE)
+    found["manifest: same bytes"] = "done" if answer == manifest else "failed: other bytes"
+    step("tags", "GET", "/v2/zoo/tags/list", 200)
+    step("mount", "POST", f"/v2/other/blobs/uploads/?mount={digests['layer']}&from=zoo", 201)
+    step("mounted: look", "HEAD", f"/v2/other/blobs/{digests['layer']}", 200)
+    step("manifest: delete", "DELETE", f"/v2/zoo/manifests/{digest}", 202)
+    step("layer: delete", "DELETE", f"/v2/zoo/blobs/{digests['layer']}", 202)
+    step("layer: gone", "GET", f"/v2/zoo/blobs/{digests['layer']}", 404)
     return found
+
+
+def image_manifest(digests: Mapping[str, str], layers: Mapping[str, bytes]) -> bytes:
+    """Return the manifest of an image of one layer."""
+
+    def part(name: str, kind: str) -> dict[str, object]:
+        media = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media, "digest": digests[name], "size": len(layers[name])}
+
+    parts = {"config": part("config", "config.v1+json"), "layers": [part("layer", "layer.v1.tar")]}
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_IMAGE, **parts}).encode()
 
 
 def ask_registry(port: int, method: str, target: str, body: bytes, headers: dict[str, str]) -> tuple[int, str, bytes]:

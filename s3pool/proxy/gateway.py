@@ -166,6 +166,8 @@ class Gateway:
                 raise NeedsThread
             guard_admin(target, head.method, lambda: self.node_facts.reserved_names(head))
         if operation.name == "PostObject" and is_form(head) and not target.pairs and "authorization" not in head.index:
+            if target.key:
+                raise S3ErrorResponse(405, "MethodNotAllowed", "a form goes to its bucket; its field names the key")
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
         caller = self._identify(head, target, bucket_host)

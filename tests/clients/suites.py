@@ -164,6 +164,9 @@ class S5cmd:
         if not self._source.exists():
             must("git", "clone", "--quiet", S5CMD, str(self._source))
             must("git", "checkout", "--quiet", S5CMD_COMMIT, cwd=self._source)
+        helpers = self._source / "e2e" / "util_test.go"
+        # Its buckets are made without an ACL, which versitygw refuses: tests without signatures fail everywhere then.
+        helpers.write_text(helpers.read_text().replace(" aws.String(s3.BucketCannedACLPublicRead)", " nil"))
         self._program = cache / "s5cmd-e2e"
         if not self._program.exists():
             must("go", "test", "-mod=vendor", "-c", "-o", str(self._program), "./e2e", cwd=self._source)
@@ -183,10 +186,11 @@ class S5cmd:
         tops = sorted({name.partition("/")[0] for name in only})
         words = [str(self._program), "-test.v", "-test.parallel=4", f"-test.run=^({'|'.join(tops) or '.*'})$"]
         _, text = run(words, env=env, cwd=self._source / "e2e", limit_s=SUITE_LIMIT_S)
-        (place.directory / "s5cmd.log").write_text(text)
         found = {}
-        for outcome, name in re.findall(r"^ *--- (PASS|FAIL|SKIP): (\S+)", text, re.MULTILINE):
-            found[name] = {"PASS": PASSED, "SKIP": SKIPPED}.get(outcome, "failed")
+        for outcome, name, words in re.findall(
+            r"^ *--- (PASS|FAIL|SKIP): (\S+).*\n((?: +\S.*\n)*)", text, re.MULTILINE
+        ):
+            found[name] = {"PASS": PASSED, "SKIP": SKIPPED}.get(outcome) or failure(words)
         return found
 
 

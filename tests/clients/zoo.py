@@ -326,9 +326,10 @@ def main(names: list[str]) -> int:
             worse, better = compare(found)
             is_worse = is_worse or bool(worse)
             verdict = "DIFFERENT" if worse else "works, and not directly" if better else "the same"
-            if all(map(has_failed, found["direct"].values())) and not better:
-                verdict = f"works nowhere: {' '.join(map(str, found['direct'].values()))}"
-            print(f"{name:<20}{len(found['direct']):>6}  {verdict}", *worse, *better, sep="\n    ", flush=True)
+            alike = (step for step in found["direct"] if all(has_failed(found[way].get(step)) for way in WAYS))
+            nowhere = [f"fails on every way: {step}: {found['direct'][step]}" for step in alike]
+            line = f"{name:<20}{len(found['direct']):>6}  {verdict}"
+            print(line, *worse, *better, *nowhere, sep="\n    ", flush=True)
     return int(is_worse)
 
 

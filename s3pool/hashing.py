@@ -61,6 +61,14 @@ def combine(name: str, pieces: Iterable[tuple[bytes, int]]) -> bytes:
     return int(value).to_bytes(CRC_BYTES[name], "big")
 
 
+def has_machine_code() -> bool:
+    """Return whether CRCs cost next to nothing here."""
+    try:
+        return _model("crc64nvme") is not None
+    except ConfigError:
+        return False
+
+
 @cache
 def _model(name: str) -> Any:
     # Imported late: loading takes 10 to 20 ms, and most commands need no CRC.

@@ -17,6 +17,7 @@ from s3pool.pool.retry import DEADLINE_FACTOR, RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.record import replace
 from s3pool.s3.client import S3Client
+from s3pool.s3.dialect import CHECKSUM_ALGORITHM, CHECKSUM_MODE
 from s3pool.s3.signing import Signer
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from s3pool.pool.health import HealthChecker
     from s3pool.pool.keeper import NodeKeeper
 
+WHEN_REQUIRED = "when_required"
 PROBE_S = 1.0  # for an answer; a node that takes longer is none to send people to
 
 
@@ -136,6 +138,10 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
     )
     transport.unreachable_hint = proxy_hint(config)
     client = S3Client(transport, addressing=config.addressing, region=config.region)
+    if config.response_checksum_validation == WHEN_REQUIRED:
+        client.dialect.learn(CHECKSUM_MODE)
+    if config.request_checksum_calculation == WHEN_REQUIRED:
+        client.dialect.learn(CHECKSUM_ALGORITHM)
     return Session(config, transport, client, signer, keeper)
 
 

@@ -282,7 +282,8 @@ class _Parts:
     def _put(self, number: int, content: bytearray) -> None:
         try:
             if self._error is None:
-                digests = digest_bytes(content, sign_payload=self._context.options.sign_payload)
+                signs = self._context.options.sign_payload
+                digests = digest_bytes(content, sign_payload=signs, checksum=self._upload.checksum)
                 self._upload.put(number, BytesBody(content), digests=digests)
         except BaseException as exc:  # noqa: BLE001 - raised again in the thread that writes
             self._error = exc

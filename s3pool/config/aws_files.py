@@ -30,6 +30,7 @@ CONTAINER = {
     "token_file": "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 }
 INSTANCE_URL = "http://169.254.169.254"
+PLAIN_WORDS = ("region", "ca_bundle", "response_checksum_validation", "request_checksum_calculation")
 UNSUPPORTED = {
     "mfa_serial": "a code that a person types (mfa_serial); get keys with aws sts get-session-token",
     "login_session": "a login by the browser (login_session); use aws configure export-credentials "
@@ -88,12 +89,12 @@ class AwsFiles:
         return FoundKeys(layer, source, file.secrecy_warnings() if file else ())
 
     def load_settings(self, *, ignores_endpoints: bool) -> dict[str, Setting]:
-        """Return what AWS's config file sets for the profile: region, bundle, and endpoints for S3 and STS."""
+        """Return what AWS's config file sets for the profile: plain words, and endpoints for S3 and STS."""
         sections = read_ini(self._config_path)[1]
         name = _config_section(self._profile)
         profile = sections.get(name, {})
         origin = f"{self._config_path} [{name}]"
-        layer = {key: Setting(profile[key], origin) for key in ("region", "ca_bundle") if profile.get(key)}
+        layer = {key: Setting(profile[key], origin) for key in PLAIN_WORDS if profile.get(key)}
         if ignores_endpoints or profile.get("ignore_configured_endpoint_urls", "").lower() in TRUE_WORDS:
             return layer
         services = profile.get("services", "")

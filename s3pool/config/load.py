@@ -313,6 +313,7 @@ class _Loader:
         if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {ENDPOINT_VARIABLE}"):
             self._layers = [*self._layers, {Config.sts_endpoint.name: everywhere}]  # it is for every service
         needed: list[Option[Any]] = [Config.region, Config.endpoints, *((Config.sts_endpoint,) * self._uses_sts)]
+        needed += [Config.response_checksum_validation, Config.request_checksum_calculation]
         if self._has_aws_config and any(self._find(option) is None for option in needed):
             ignores = ignores_endpoints or (self._own_pool and not self._has_own_aws_profile)
             self._layers = [*self._layers, aws().load_settings(ignores_endpoints=ignores)]

@@ -44,6 +44,7 @@ SECRET_WORDS = ("secret", "token", "password", "key", "client")
 ADDRESSING = ("path", "virtual")
 STRATEGIES = ("round_robin", "least_connections", "power_of_two", "random", "weighted")  # the balancer's
 RESOLVE = ("named", "all")
+CHECKSUM_RULES = ("when_supported", "when_required")  # AWS's words
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # trace is debug, and warn is warning
 MAX_RETRIES = 1000
 MAX_CONNECTIONS = 65536
@@ -281,6 +282,18 @@ class Config(Options):
         env=("S3POOL_TPSLIMIT",),
         metavar="N",
         zero="none",
+    )
+    response_checksum_validation = Option(
+        parse_choice(CHECKSUM_RULES),
+        CHECKSUM_RULES[0],
+        "when_required: downloads are not compared with checksums that the server keeps, but with ETags",
+        env=("AWS_RESPONSE_CHECKSUM_VALIDATION",),
+    )
+    request_checksum_calculation = Option(
+        parse_choice(CHECKSUM_RULES),
+        CHECKSUM_RULES[0],
+        "when_required: uploads in parts go without a checksum that nobody asked for",
+        env=("AWS_REQUEST_CHECKSUM_CALCULATION",),
     )
     log_level = Option(
         parse_choice(LOG_LEVELS),

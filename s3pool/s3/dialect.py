@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 CHECKSUM_MODE = "x-amz-checksum-mode"  # without it S3 keeps a stored checksum to itself
 COPY_MATCH = "x-amz-copy-if-match"  # Ceph RGW's name for x-amz-copy-source-if-match, which it ignores
 DELETE_MATCH = "if-match"
+CHECKSUM_TYPE = "x-amz-checksum-type"
+CHECKSUM_ALGORITHM = "x-amz-checksum-algorithm"  # of an upload in parts; a server that keeps checksums repeats it
 # Other things that are learned.
 LISTS_V1 = "ListObjects"
 BATCH_DELETE = "DeleteObjects"
@@ -125,6 +127,12 @@ QUIRKS = (
         "know no DeleteObjects (400, 405, 501)",
         "keys are deleted one by one",
         TESTS + "test_a_server_without_batch_delete_is_served_one_by_one",
+    ),
+    Quirk(
+        "Ceph RGW 16, some gateways",
+        "keep no checksums: CreateMultipartUpload does not repeat x-amz-checksum-algorithm, or refuses it",
+        "parts go without a CRC64NVME from then on, and downloads are compared with the MD5s of the parts",
+        "tests/cli/test_upload_checksums.py::test_parts_keep_a_crc_where_the_server_does",
     ),
     Quirk(
         "AWS, and others with Object Lock",

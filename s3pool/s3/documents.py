@@ -250,6 +250,12 @@ def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
     return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
 
 
+class UploadId(str):
+    """The id of an upload, and the algorithm of the checksums that the server will keep of it."""
+
+    algorithm = ""
+
+
 def parse_initiate(body: bytes) -> str:
     """Read the id of a new multipart upload.
 

@@ -18,9 +18,19 @@ from s3pool.model import (
     Response,
     replace,
 )
-from s3pool.s3.dialect import COPY_MATCH, LISTS_V1, is_minio, is_refusal, is_seaweedfs
+from s3pool.s3.dialect import (
+    CHECKSUM_ALGORITHM,
+    CHECKSUM_TYPE,
+    COPY_MATCH,
+    LISTS_V1,
+    is_minio,
+    is_refusal,
+    is_seaweedfs,
+    without,
+)
 from s3pool.s3.documents import (
     PutResult,
+    UploadId,
     UploadPage,
     build_complete,
     build_create_bucket,
@@ -266,6 +276,12 @@ def _named(page: ListPage, response: Response) -> ListPage:
     return replace(page, skips_subtrees=True) if is_seaweedfs(response.headers) else page
 
 
+def _created(response: Response) -> UploadId:
+    upload_id = UploadId(parse_initiate(body_of(response)))
+    upload_id.algorithm = response.headers.get(CHECKSUM_ALGORITHM, "")
+    return upload_id
+
+
 class MultipartOperations(Operations):
     """Create, fill, complete and abort uploads in parts."""
 
@@ -277,23 +293,35 @@ class MultipartOperations(Operations):
         attributes: ObjectAttributes = NO_ATTRIBUTES,
         checksum_algorithm: str = "",
         checksum_type: str = "",
-    ) -> str:
+        may_decline: bool = False,
+    ) -> UploadId:
         """Begin an upload in parts and return its id; it lives until completed or aborted.
 
         Every part has to come with a checksum of the algorithm, when one is named. The type is
         COMPOSITE, FULL_OBJECT, or the algorithm's own; servers that know neither pass over it.
+        One that ``may_decline`` is not asked again to keep checksums when it does not.
         """
         headers = attribute_headers(attributes)
         if checksum_algorithm:
-            headers["x-amz-checksum-algorithm"] = checksum_algorithm
+            headers[CHECKSUM_ALGORITHM] = checksum_algorithm
         if checksum_type:
-            headers["x-amz-checksum-type"] = checksum_type
+            headers[CHECKSUM_TYPE] = checksum_type
         request = self._address.key(
             "POST", bucket, key, "CreateMultipartUpload", query=(("uploads", ""),), headers=headers, idempotent=False
         )
         # A second upload without parts is swept like any other that was begun and left.
         request = replace(request, is_harmless_twice=True)
-        return self._ask(request, lambda response: parse_initiate(body_of(response)))
+
+        def creating(asked: Request) -> Operation[UploadId]:
+            asked = asked if CHECKSUM_ALGORITHM in asked.headers else without(asked, CHECKSUM_TYPE)
+            return Operation(self._transport, asked, _created)
+
+        if not may_decline:
+            return creating(request).run()
+        upload_id = block_on(self._optional(CHECKSUM_ALGORITHM, request, creating))
+        if not upload_id.algorithm:
+            self.dialect.learn(CHECKSUM_ALGORITHM)
+        return upload_id
 
     def upload_part(
         self,

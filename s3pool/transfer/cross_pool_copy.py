@@ -129,7 +129,14 @@ def _copy_in_parts(copying: CrossPoolCopy) -> Done:
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
     fingerprint = _fingerprint(copying, part_size, attributes)
     ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
-    with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
+    with MultipartUpload(
+        context,
+        task.bucket,
+        task.key,
+        attributes=attributes,
+        fingerprint=fingerprint,
+        checksum=context.options.checksum,
+    ) as target:
         parts = _Parts(copying, target)
         context.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else context.part_workers)
         parts.check(part_size)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, new_hasher
+from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, has_machine_code, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange
 from s3pool.record import dataclass
 from s3pool.s3.documents import PutResult
@@ -212,11 +212,11 @@ class ServerChecksum(NamedTuple):
 def server_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
     """Read the checksum of a whole object out of an answer's headers, the best where there are several.
 
-    None where there is none. What does not look like a checksum is none, and neither are the
-    XXH digests of newer servers, which nothing here computes.
+    None where there is none. What does not look like a checksum is none, and neither are the XXH digests of newer
+    servers, which nothing here computes, nor CRCs without machine code.
     """
     for name, header in HEADERS:
-        if header in headers:
+        if header in headers and (name not in CRC_BYTES or has_machine_code()):
             found = _read(name, headers[header], headers.get(TYPE, ""))
             if found is not None:
                 return found

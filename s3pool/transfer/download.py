@@ -25,8 +25,8 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadT
 from s3pool.transfer.verify import (
     Digests,
     StreamCheck,
-    WholeCheck,
     check_file,
+    check_in_order,
     check_small,
     first_part_size,
     range_algorithm,
@@ -239,18 +239,20 @@ def _fill_in_order(
     meter: Meter,
     response: Response | None,
 ) -> Steps[Facts]:
-    check = WholeCheck() if context.options.verify else None
+    check: StreamCheck | None = None
     offset = 0
 
     def write(block: memoryview) -> None:
-        nonlocal offset
+        nonlocal check, offset
+        if not offset and context.options.verify:
+            check = check_in_order(fetch.facts.size, fetch.facts.etag, fetch.facts.headers)
         _write_at(part.fd, block, offset)
         if check is not None:
             check.update(block)
         offset += len(block)
 
     facts = yield from fetch.read(write, meter, response)
-    if check is not None and not check.check(task.source, etag=facts.etag, headers=facts.headers):
+    if context.options.verify and not (check is not None and check.check(task.source)):
         check_file(part.fd, offset, what=task.source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
 

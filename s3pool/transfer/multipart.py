@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
-from s3pool.hashing import new_hasher
+from s3pool.hashing import has_machine_code, new_hasher
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.s3.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.transfer.attributes import TAG_COUNT
@@ -27,11 +27,13 @@ from s3pool.transfer.tasks import Done
 if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import PartInfo
+    from s3pool.s3.documents import UploadId
     from s3pool.transfer.context import TransferContext
     from s3pool.transfer.digests import BodyDigests
 
 logger = logging.getLogger(__name__)
 
+CHEAP = "crc64nvme"  # in machine code a twentieth of a SHA-256, and of the whole content whatever the parts
 CREATE_ATTEMPTS = 4  # each on another node; what a lost answer leaves behind is looked for at the end
 COMPLETE_ATTEMPTS = 3  # Complete is asked for again only when the upload is known to be still open
 FIRST_SERVER_ERROR = 500
@@ -69,7 +71,7 @@ class MultipartUpload:
     Parts may be put from many threads and in any order. With a fingerprint, and a context that has a memory, an
     unfinished upload of an earlier run is taken up again, and one that is cut short is left for the next; without one
     an upload is remembered only to be cleaned up by the next run, should this one be killed. ``checksum`` is what
-    every part will be put with, the option's when it is None: parts that are copied have none.
+    every part has to be put with; when it is not given the option's, or a cheap CRC where the server keeps it.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class MultipartUpload:
         checksum: str | None = None,
     ) -> None:
         self._context = context
-        self._checksum = context.options.checksum if checksum is None else checksum
+        self.checksum = context.options.checksum if checksum is None else checksum
+        self._offer = CHEAP if checksum is None and not self.checksum and has_machine_code() else ""
         self._client = context.client
         self.bucket = bucket
         self.key = key
@@ -103,12 +106,16 @@ class MultipartUpload:
         if self._memory is None or not self._resumes:
             return ""
         upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint)
+        if not upload_id and self._offer:
+            upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint + self._offer)
+            self.checksum = self._offer if upload_id else ""
         if not upload_id:
             return ""
         try:
             parts = self._client.list_parts(self.bucket, self.key, upload_id=upload_id)
         except NotFoundError:
             self._memory.end_upload(upload_id)
+            self.checksum = "" if self._offer else self.checksum
             return ""
         self._stored = {part.number: part for part in parts}
         return upload_id
@@ -116,6 +123,8 @@ class MultipartUpload:
     def _create(self, attributes: ObjectAttributes, fingerprint: str) -> str:
         word = self._announce()
         upload_id = self._create_surely(attributes, word)
+        if self._offer and upload_id.algorithm.lower() == self._offer:
+            self.checksum, fingerprint = self._offer, fingerprint + self._offer * bool(fingerprint)
         if not self._resumes:
             self._context.uploads.add(upload_id, self._abort)
         if self._memory is not None:
@@ -124,7 +133,7 @@ class MultipartUpload:
                 self._memory.end_upload(word)
         return upload_id
 
-    def _create_surely(self, attributes: ObjectAttributes, word: str) -> str:
+    def _create_surely(self, attributes: ObjectAttributes, word: str) -> UploadId:
         """Create an upload, again where the answer was lost: only an orphan without parts may come of it."""
         for attempt in range(1, CREATE_ATTEMPTS + 1):
             try:
@@ -132,8 +141,9 @@ class MultipartUpload:
                     self.bucket,
                     self.key,
                     attributes=attributes,
-                    checksum_algorithm=algorithm_header(self._checksum),
-                    checksum_type=type_header(self._checksum),
+                    checksum_algorithm=algorithm_header(self._offer or self.checksum),
+                    checksum_type=type_header(self._offer or self.checksum),
+                    may_decline=bool(self._offer),
                 )
             except (S3Error, TransportError) as exc:
                 if not _may_have_acted(exc):
@@ -186,7 +196,7 @@ class MultipartUpload:
         part = self._stored.get(number)
         if part is None or part.size != body.length:
             return False
-        digests = digest_body(body.feed, sign_payload=False, checksum=self._checksum)
+        digests = digest_body(body.feed, sign_payload=False, checksum=self.checksum)
         if part.etag != digests.md5_hex:
             return False
         self._note(number, part.etag, part.size, digests)

@@ -182,12 +182,12 @@ def _put_from_file(
     task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
 ) -> Steps[Done]:
     body = FileSlice(source.fd, length=source.size)
-    digests = _digest_slice(body, source, context)
+    digests = _digest_slice(body, source, context, context.options.checksum)
     # The server checks the bytes against the digests, so what it stores is what was just read.
     return (yield from _put(task, MeteredSlice(body, meter, context.check_stop), context, headers, digests))
 
 
-def _digest_slice(body: FileSlice, source: _Source, context: TransferContext) -> BodyDigests:
+def _digest_slice(body: FileSlice, source: _Source, context: TransferContext, checksum: str) -> BodyDigests:
     def feed(update: Callable[[memoryview], object]) -> None:
         def watched(block: memoryview) -> None:
             context.check_stop()
@@ -196,7 +196,7 @@ def _digest_slice(body: FileSlice, source: _Source, context: TransferContext) ->
         body.feed(watched)
 
     try:
-        digests = digest_body(feed, sign_payload=context.options.sign_payload, checksum=context.options.checksum)
+        digests = digest_body(feed, sign_payload=context.options.sign_payload, checksum=checksum)
     except IntegrityError as exc:
         raise _changed(source.path) from exc
     source.check_unchanged()
@@ -269,7 +269,7 @@ def _put_parts(
             if target.has(number, body):
                 meter.advance(place.length)
                 return
-            digests = _digest_slice(body, source, context)
+            digests = _digest_slice(body, source, context, target.checksum)
             target.put(number, MeteredSlice(body, meter, context.check_stop), digests=digests)
 
         context.executor.share(put_part, ranges, limit=context.part_workers)
@@ -348,7 +348,7 @@ def _put_stream_parts(
 
         def put_part(part: StreamPart) -> None:
             try:
-                digests = digest_bytes(part.content, sign_payload=options.sign_payload, checksum=options.checksum)
+                digests = digest_bytes(part.content, sign_payload=options.sign_payload, checksum=target.checksum)
                 target.put(part.number, BytesBody(part.content), digests=digests)
                 sizes[part.number] = len(part.content)
             finally:

@@ -29,6 +29,7 @@ from s3pool.transfer.digests import (
 )
 
 # An ETag that looks like an MD5 may be none: MinIO with --no-compat makes them at random.
+UNKNOWN_SIZE = 1 << 62  # of one part that does not end
 NO_MD5 = "; where ETags are no MD5s, --no-verify checks the length alone"
 
 
@@ -58,27 +59,6 @@ def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
     if not count:
         return 0
     return certain_part_size(size, etag, headers) or next(likely_part_sizes(size, count), 0)
-
-
-class WholeCheck:
-    """Check bytes that pass by in order, as a stream or a small object does."""
-
-    def __init__(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)
-
-    def update(self, block: memoryview) -> None:
-        """Take the next bytes."""
-        self._md5.update(block)
-
-    def check(self, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
-        """Compare with an ETag that is an MD5; False when that leaves something to be checked.
-
-        Raises:
-            IntegrityError: they differ.
-        """
-        if whole_checksum(headers) is not None or not is_md5_etag(etag) or not etag_tells_content(etag, headers):
-            return False  # a told checksum decides: an ETag may look like an MD5 and be none
-        return _compare(what, "MD5", self._md5.hexdigest(), etag)
 
 
 def check_small(content: bytes, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
@@ -138,6 +118,12 @@ class StreamCheck:
         if self._tracks and self._certain:
             raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {self._etag}")
         return False
+
+
+def check_in_order(size: int | None, etag: str, headers: Mapping[str, str]) -> StreamCheck | None:
+    """Return the check of bytes that pass by in order; None where the size of the parts would be guessed."""
+    is_known = not part_count_of(etag) or (size and certain_part_size(size, etag, headers))
+    return StreamCheck(size or UNKNOWN_SIZE, etag, headers) if is_known or whole_checksum(headers) else None
 
 
 class _Track:

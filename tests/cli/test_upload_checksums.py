@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -77,3 +78,76 @@ def test_md5_is_sent_where_it_was_not(call: Call, fake: FakeS3, tmp_path: Path, 
 
     sent = [request.headers.get("content-md5") for request in fake.requests if request.op == "PutObject"]
     assert (0, [value_of("md5", b"x")]) == (result.code, sent)
+
+
+class Told(NamedTuple):
+    """What a server and a user say of checksums; offers of cp, what is kept, and whether downloads ask for it."""
+
+    quirks: tuple[tuple[str, object], ...] = ()
+    env: str = ""
+    config: str = ""
+    offers: int = 2
+    keeps: bool = True
+    asks: bool = True
+
+
+REFUSED = (("refused", frozenset(("x-amz-checksum-algorithm",))), ("refusal", (400, "InvalidArgument")))
+REQUEST, ANSWER = "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"
+BOTH = "request_checksum_calculation = when_required\nresponse_checksum_validation = when_required\n"
+CHECKSUM_WORDS = {
+    "a server that keeps them": Told(),
+    "a server that forgets them": Told((("keeps_checksums", False),), offers=1, keeps=False),
+    "a server that refuses them": Told(REFUSED, offers=1, keeps=False),
+    "none in requests": Told(env=REQUEST, offers=0, keeps=False),
+    "none in answers": Told(env=ANSWER, asks=False),
+    "neither, by AWS's file": Told(config=BOTH, offers=0, keeps=False, asks=False),
+}
+
+
+@pytest.mark.parametrize("told", CHECKSUM_WORDS.values(), ids=list(CHECKSUM_WORDS))
+@pytest.mark.parametrize("way", ["cp", "pipe"])
+def test_parts_keep_a_crc_where_the_server_does(call: Call, fake: FakeS3, tmp_path: Path, way: str, told: Told) -> None:
+    """A CRC costs a fraction of an MD5 in every later download; who keeps none is asked once."""
+    for name, value in told.quirks:
+        setattr(fake.quirks, name, value)
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text(f"[default]\nregion = us-east-1\n{told.config}")
+    content = os.urandom(LARGE)
+    for name in ("one", "two"):
+        (tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(content)
+    words = ("--part-size", "5MiB")
+    env = {told.env: "when_required"} if told.env else {}
+
+    if way == "cp":
+        up = [call("cp", "-r", "d", "s3/b", *words, "--workers", "1", env=env)]
+    else:
+        up = [call("pipe", f"s3/b/{name}", *words, stdin=content, env=env) for name in ("one", "two")]
+    down = call("cp", "-r", "s3/b", "back", *words, env=env)
+
+    assert [0] * len(up) + [0] == [*(result.code for result in up), down.code], up[0].err + down.err
+    assert content == (tmp_path / "back" / "one").read_bytes() == (tmp_path / "back" / "two").read_bytes()
+    crc = value_of("crc64nvme", content) if told.keeps else ""
+    versions = [fake.store.bucket("b").current(name) for name in ("one", "two")]
+    kept = [version.headers.get("x-amz-checksum-crc64nvme", "") for version in versions if version is not None]
+    assert [crc, crc] == kept
+    offered = [one for one in fake.requests if "x-amz-checksum-algorithm" in one.headers]
+    assert len(offered) == (told.offers if way == "cp" else 2 * bool(told.offers))
+    assert told.asks == any("x-amz-checksum-mode" in one.headers for one in fake.requests)
+
+
+@pytest.mark.parametrize("size", [PART, 20 * MIB, LARGE])
+def test_a_download_is_held_against_the_crc(call: Call, fake: FakeS3, tmp_path: Path, size: int) -> None:
+    """Bytes that are not the object's never get its name, whichever digest tells."""
+    content = os.urandom(size)
+    (tmp_path / "f").write_bytes(content)
+    assert 0 == call("cp", "f", "s3/b/k", "--part-size", "5MiB", "--checksum", "crc64nvme").code
+    version = fake.store.bucket("b").current("k")
+    assert version is not None
+    version.body = content[:-1] + bytes([content[-1] ^ 1])
+
+    result = call("cp", "s3/b/k", "back")
+
+    assert 1 == result.code, result.err
+    assert f"have the CRC64NVME {value_of('crc64nvme', version.body)}, the object has" in result.err
+    assert not (tmp_path / "back").exists()

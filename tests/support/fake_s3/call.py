@@ -95,6 +95,7 @@ class Quirks:
     tenants: bool = False  # ``:b`` is another name of ``b``, as on RGW
     folds_keys: bool = False  # ``a//k`` and ``a/./k`` are other names of ``a/k``, as where keys are files
     delete_if_match: str = "ignored"  # or "honoured", or "refused": what becomes of If-Match with DELETE
+    keeps_checksums: bool = True  # False: uploads in parts forget them, as on RGW 16
     refused: frozenset[str] = frozenset()  # headers that no operation is understood with
     refusal: tuple[int, str] = (501, "NotImplemented")  # how headers and batches are refused
     random_etags: bool = False  # as on MinIO with --no-compat: like an MD5, and nothing tells that they are none

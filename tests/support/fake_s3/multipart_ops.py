@@ -25,13 +25,14 @@ from tests.support.fake_s3.store import Bucket, Part, S3Fault, Upload, Version, 
 from tests.support.fake_s3.wire import Reply
 
 MAX_PART_NUMBER = 10_000
+ALGORITHM = "x-amz-checksum-algorithm"
 
 
 def create(call: Call) -> Reply:
     """Answer POST ?uploads."""
     bucket = call.store.bucket(call.bucket)
     check_key(call.key)
-    algorithm = call.header("x-amz-checksum-algorithm").lower()
+    algorithm = call.header(ALGORITHM).lower() if call.quirks.keeps_checksums else ""
     upload = Upload(
         call.store.new_id("upload"),
         call.key,
@@ -44,12 +45,14 @@ def create(call: Call) -> Reply:
         call.exchange.node.index,
     )
     bucket.uploads[upload.upload_id] = upload
-    return call.xml(
+    reply = call.xml(
         "InitiateMultipartUploadResult",
         element("Bucket", call.bucket),
         element("Key", call.key),
         element("UploadId", upload.upload_id),
     )
+    reply.headers.update({ALGORITHM: algorithm.upper()} if algorithm else {})
+    return reply
 
 
 def _checksum_type(algorithm: str, wanted: str) -> str:

@@ -97,6 +97,15 @@ CASES = [
         in_file="http://y",
     ),
     Case("resolve", "resolve", "named", "all", {"resolve": "all"}, "S3POOL_RESOLVE", "named", "all", "named"),
+    Case(
+        "response_checksum_validation",
+        "response_checksum_validation",
+        "when_supported",
+        env="AWS_RESPONSE_CHECKSUM_VALIDATION",
+        in_env="when_required",
+        in_dotenv="when_supported",
+        in_file="when_required",
+    ),
     Case("zone", "zone", "", "f", {"zone": "f"}, "S3POOL_ZONE", "e", "d", "y"),
     Case("no_proxy", "no_proxy", "", env="S3POOL_NO_PROXY", in_env="e,f", in_dotenv="d", in_file="y"),
     Case(

@@ -73,21 +73,19 @@ class Journal:
 
     # -- pairs -----------------------------------------------------------------------------
 
-    def iter_rows(self, last: bytes | None = None) -> Iterator[list[Row]]:
-        """Yield the pairs behind ``last`` by name, in byte order, many at once; rows noted meanwhile may be missing.
+    def iter_rows(self, first: bytes = b"") -> Iterator[list[Row]]:
+        """Yield the pairs from ``first`` on by name, in byte order, many at once; rows noted meanwhile may be missing.
 
         A row is the name and the fields of its Record.
         """
         nothing: list[Row] = []
-        while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", last), nothing):
+        while rows := self._try(functools.partial(self._read_names, PAIR_COLUMNS, "pairs", first), nothing):
             yield rows
-            last = rows[-1][0]
+            first = rows[-1][0] + b"\0"
 
-    def _read_names(self, columns: str, table: str, last: bytes | None) -> list[Row]:
+    def _read_names(self, columns: str, table: str, first: bytes) -> list[Row]:
         """Read the next rows of a table in the order of names."""
-        if last is None:
-            return self._all(f"SELECT {columns} FROM {table} ORDER BY name LIMIT ?", (ROWS_PER_READ,))
-        return self._all(f"SELECT {columns} FROM {table} WHERE name > ? ORDER BY name LIMIT ?", (last, ROWS_PER_READ))
+        return self._all(f"SELECT {columns} FROM {table} WHERE name >= ? ORDER BY name LIMIT ?", (first, ROWS_PER_READ))
 
     def note(self, name: bytes, record: Record | None) -> None:
         """Remember how a pair was left; None forgets it."""
@@ -145,10 +143,10 @@ class Journal:
         Raises:
             JournalError: it cannot be read.
         """
-        last: bytes | None = None
-        while rows := self._must(functools.partial(self._read_names, "name, size", "to_delete", last)):
+        first = b""
+        while rows := self._must(functools.partial(self._read_names, "name, size", "to_delete", first)):
             yield from ((bytes(name), size) for name, size in rows)
-            last = bytes(rows[-1][0])
+            first = bytes(rows[-1][0]) + b"\0"
 
     def unmark_all(self) -> None:
         """Take back all names, and write what was noted: the comparison begins anew.

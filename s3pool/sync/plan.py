@@ -35,7 +35,7 @@ from s3pool.sync.compare import (
     record_of,
 )
 from s3pool.sync.content_check import ContentComparer, Look, identity_of
-from s3pool.sync.files_from import ListedNames
+from s3pool.sync.files_from import ChangedNames, ListedNames
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.target_names import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
@@ -76,7 +76,7 @@ class RecordReader:
         self._names = names
         self._shard = shard
         after = None if shard.range is None else shard.range.after
-        self._pages = journal.iter_rows(None if after is None else name_bytes(after))
+        self._pages = journal.iter_rows(name_bytes(after or ""))
         self._rows: list[Row] = []
         self._at = 0
 
@@ -108,6 +108,8 @@ class RecordReader:
         return self._rows[self._at : self._at + count]
 
     def _forget_before(self, name: bytes) -> None:
+        if isinstance(self._names, ChangedNames) and not (self._rows and name <= self._rows[-1][0]):
+            self._pages, self._rows, self._at = self._journal.iter_rows(name), [], 0
         while (rows := self._next(1)) and rows[0][0] < name:
             self._at += 1
             known = rows[0][0].decode("utf-8", "surrogateescape")

@@ -21,6 +21,7 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
 from s3pool.sync.batches import Batch
+from s3pool.sync.files_from import is_foreign
 from s3pool.transfer.safe_path import split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
@@ -99,7 +100,7 @@ class LocalTarget:
         for found in self._walk().blocks():
             if not isinstance(found, Unusable):
                 yield _local_batch(found)
-            elif not (isinstance(found.error, RefusedError) or _is_foreign(found.relative)):
+            elif not (isinstance(found.error, RefusedError) or is_foreign(found.relative)):
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, op="download"))
 
@@ -228,10 +229,6 @@ def _are_sorted(names: Sequence[str]) -> bool:
 def _without_absence(error: S3PoolError) -> S3PoolError:
     """Return the error of a vanished file as that of one file: the source itself is not missing."""
     return LocalFileError(error.message) if isinstance(error, LocalNotFoundError) else error
-
-
-def _is_foreign(name: str) -> bool:
-    return any("\udc80" <= character <= "\udcff" for character in name)
 
 
 _END = object()

@@ -48,7 +48,6 @@ mirror --overwrite site local/B/site
 mirror --overwrite --remove site local/B/site
 mirror --exclude *.tmp site local/B/site
 mirror --quiet --preserve local/B/logs backup
-mirror --watch site local/B/site
 rm local/B/logs/one.log
 rm --recursive --force local/B/logs
 rm --recursive --force --dangerous local/B
@@ -91,7 +90,6 @@ ready local
 """.strip().splitlines()
 ANSWERED = {
     "cp --attr Cache-Control=no-cache report.txt local/B/": "write --metadata K=V",
-    "mirror --watch site local/B/site": "--watch is not offered",
     "alias set local http://127.0.0.1:9000 key secret": "write s3pool config",
     "alias list": "write s3pool config",
     "ready local": "write s3pool ping",

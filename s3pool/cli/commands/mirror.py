@@ -15,24 +15,16 @@ if TYPE_CHECKING:
 SUMMARY = "sync with the flags of mc mirror"
 EXAMPLES = ("mirror --overwrite --remove site s3/b/site",)
 
-NO_WATCH = (
-    "--watch is not offered: each run ends, so that it has a summary and an exit code; "
-    "start mirror again by a timer, or by inotifywait"
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add mc's flags, and those of sync."""
     parser.add_argument("--overwrite", action="store_true", help="copy what differs too, not only what is new")
     parser.add_argument("--remove", action="store_true", help="delete what SRC does not have: as --delete")
-    parser.add_argument("-w", "--watch", action="store_true", help="not offered: start mirror again instead")
     sync.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Sync: without --overwrite only what is new, with --remove also what is gone."""
-    if args.watch:
-        raise UsageError(NO_WATCH)
     args.delete = args.delete or args.remove
     if args.overwrite and args.no_clobber:
         raise UsageError("--overwrite and --no-clobber exclude each other")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import warn_of_attributes
@@ -35,18 +36,21 @@ from s3pool.sync.guard import Situation, parse_max_delete
 from s3pool.sync.options import Report, SyncOptions
 from s3pool.sync.run import Sync
 from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
-from s3pool.transfer.context import TransferOptions
+from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.cli.part import Part
+    from s3pool.cli.watching import Watcher
     from s3pool.filters import Names
     from s3pool.location import Location, S3Path
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
     from s3pool.shard import NameRange
+    from s3pool.sync.files_from import ChangedNames
+    from s3pool.transfer.tasks import Outcome
 
 SUMMARY = "make a directory or prefix like another one"
 EXAMPLES = (
@@ -93,6 +97,9 @@ def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-w", "--watch", action="store_true", help="go on with what changes in a local SRC, until stopped"
+    )
     group.add_argument("--lock", default="", metavar="FILE", help="instead of one per source and target")
     group.add_argument(
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
@@ -121,6 +128,10 @@ def run_checked(args: argparse.Namespace, ctx: Context) -> int:
     route = choose_pair(source, target, glob=not args.no_glob)
     if route.direction == COPY:
         check_apart(route, ctx.source_session.client, ctx.client)
+    if args.watch:
+        from s3pool.cli.watching import check_watchable
+
+        check_watchable(args, route)
     if args.metrics_file and not ctx.dry_run:
         from s3pool.sync.textfile import check_replaceable
 
@@ -229,20 +240,15 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
             from s3pool.transfer.not_kept import NotKept
 
             context.not_kept = NotKept()
-        work = Sync(
-            route,
-            context,
-            options,
-            list_pages=lambda client, tree, within, in_order: _list_pages(
-                ctx, client, tree, within, in_order, at=options.at if tree is route.source else None
-            ),
-            on_outcome=OutcomePrinter(ctx, progress, lines=lines),
-            report=report,
-            watch=lambda items: watch_health(items, ctx),
-            partners=None if ctx.part is None else _Partners(ctx.part),
-        )
+        one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))
         try:
-            work.run()
+            if ctx.args.watch:
+                from s3pool.cli.watching import Watcher
+
+                tell = partial(_tell_trouble, route=route, ctx=ctx)
+                Watcher(route, options, ctx, sync=one_pass, tell=tell, total=report).run()
+            else:
+                one_pass(options, report)
             store_directories_kept(context, report.summary, ctx)
         except LocalFileError as exc:
             report.summary.stopped_by = exc
@@ -251,8 +257,39 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
             if context.executor.is_busy:
                 raise _Stuck(code_of_interrupt(exc)) from exc
             raise
-    _tell_end(report, route, ctx)
+    _tell_trouble(report, route=route, ctx=ctx)
+    _tell_summary(report, ctx)
     return _exit_code(report)
+
+
+def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: OutcomePrinter) -> Callable[..., None]:
+    """Return what makes one pass; of a watcher's it lists what has changed, and tells what is new."""
+
+    def one_pass(
+        options: SyncOptions, report: Report, changed: ChangedNames | None = None, watcher: Watcher | None = None
+    ) -> None:
+        def tell(outcome: Outcome) -> None:
+            if watcher is None or watcher.is_new(outcome):
+                printer(outcome)
+
+        def pages(client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
+            if changed is not None:
+                return changed.list_pages(client, tree)
+            at = options.at if tree is route.source else None
+            return _list_pages(ctx, client, tree, within, in_order, at=at)
+
+        Sync(
+            route,
+            context,
+            options,
+            list_pages=pages,
+            on_outcome=tell,
+            report=report,
+            watch=lambda items: watch_health(items, ctx),
+            partners=watcher if ctx.part is None else _Partners(ctx.part),
+        ).run()
+
+    return one_pass
 
 
 class _Partners:
@@ -317,8 +354,8 @@ def _list_pages(
 # -- the end -------------------------------------------------------------------------------
 
 
-def _tell_end(report: Report, route: SyncPair, ctx: Context) -> None:
-    """Print what stopped the run early, what was held back, and the summary."""
+def _tell_trouble(report: Report, *, route: SyncPair, ctx: Context) -> None:
+    """Print what stopped a run early, and what was held back."""
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
         ctx.out.error(stopped_by, source=route.source_text, target=route.target_text)
@@ -329,7 +366,6 @@ def _tell_end(report: Report, route: SyncPair, ctx: Context) -> None:
         ctx.out.error(error, source=route.source_text, target=route.target_text)
     if report.out_of_time:
         ctx.out.warn("the time was up; the same command again goes on")
-    _tell_summary(report, ctx)
 
 
 def _tell_summary(report: Report, ctx: Context) -> None:

@@ -16,16 +16,7 @@ from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
 from s3pool.sync.batches import Batch, merge
 from s3pool.sync.compare import Entry
 from s3pool.sync.scan import Ahead, LocalSource, RemoteTree
-from s3pool.sync.verdict import (
-    DIFFERENT,
-    ONLY_FIRST,
-    ONLY_SECOND,
-    SAME,
-    UNKNOWN,
-    PairComparer,
-    Side,
-    Verdict,
-)
+from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 

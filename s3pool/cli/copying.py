@@ -172,13 +172,7 @@ def _copy_objects(
             clear_leftovers(outcome)
             tell(outcome)
 
-        run_tasks(
-            watch_health(tasks, ctx),
-            context,
-            on_outcome=take,
-            rehearse=ctx.dry_run,
-            summary=summary,
-        )
+        run_tasks(watch_health(tasks, ctx), context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
         store_directories_kept(context, summary, ctx)
     return finish(summary, ctx, verb=verb)
 

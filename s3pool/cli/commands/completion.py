@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 SUMMARY = "print a completion script for a shell"
-EXAMPLES = (
-    "completion bash > ~/.local/share/bash-completion/completions/s3pool",
-    "completion fish | source",
-)
+EXAMPLES = ("completion bash > ~/.local/share/bash-completion/completions/s3pool", "completion fish | source")
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 LIMIT_S = 1.0  # a shell that waits for a silent cluster is worse than one that offers nothing

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "count objects and bytes"
-EXAMPLES = (
-    "du -H s3/photos",
-    "du -d 1 s3/photos",
-)
+EXAMPLES = ("du -H s3/photos", "du -d 1 s3/photos")
 
 SIZE_WIDTH = 13
 COUNT_WIDTH = 10

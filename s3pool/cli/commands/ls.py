@@ -54,11 +54,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SUMMARY = "list buckets, objects and prefixes"
-EXAMPLES = (
-    "ls s3/photos/2026/",
-    "ls -r -H --summarize s3/photos",
-    "ls --versions s3/photos/a.jpg",
-)
+EXAMPLES = ("ls s3/photos/2026/", "ls -r -H --summarize s3/photos", "ls --versions s3/photos/a.jpg")
 
 PREFIX_COLUMN = "prefix"  # of tables in which objects and prefixes stand together
 OWN_MARKER = "./"  # how the object that has the very name of the prefix is shown

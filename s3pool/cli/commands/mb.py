@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "make buckets"
-EXAMPLES = (
-    "mb s3/photos",
-    "mb -p --versioning s3/photos",
-)
+EXAMPLES = ("mb s3/photos", "mb -p --versioning s3/photos")
 
 OWNED_CODE = "BucketAlreadyOwnedByYou"
 OWNED_CODES = frozenset((OWNED_CODE, "BucketAlreadyExists"))  # the second is another's bucket, or one's own on RGW

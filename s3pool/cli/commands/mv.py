@@ -12,10 +12,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "move files and objects: copy, verify, then delete"
-EXAMPLES = (
-    "mv -r spool s3/backup/spool",
-    "mv s3/backup/a s3/backup/b",
-)
+EXAMPLES = ("mv -r spool s3/backup/spool", "mv s3/backup/a s3/backup/b")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,14 +12,7 @@ from s3pool.cli import exit_codes
 from s3pool.cli.formats import format_stamp
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import table
-from s3pool.errors import (
-    AccessDeniedError,
-    CredentialsError,
-    NoEndpointError,
-    ProtocolError,
-    S3Error,
-    S3PoolError,
-)
+from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
 from s3pool.model import format_iso_time
 from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool
@@ -36,11 +29,7 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 SUMMARY = "show the health of every endpoint"
-EXAMPLES = (
-    "ping",
-    "ping --count 3",
-    "ping --watch",
-)
+EXAMPLES = ("ping", "ping --count 3", "ping --watch")
 
 DEFAULT_INTERVAL_S = 2.0
 HEADER = ("node", "state", "keys", "latency", "TLS", "clock", "server", "error")

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from s3pool.location import S3Path
 
 SUMMARY = "make a URL that works without credentials for a while"
-EXAMPLES = (
-    "presign --expires 7d s3/photos/a.jpg",
-    "presign --method PUT s3/photos/new.jpg",
-)
+EXAMPLES = ("presign --expires 7d s3/photos/a.jpg", "presign --method PUT s3/photos/new.jpg")
 
 MAX_EXPIRES_S = 7 * 86400  # SigV4's own ceiling (X-Amz-Expires)
 MIN_EXPIRES_S = 1

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 SIGNAL_BASE = 128  # how shells report a command that a signal ended
 SUMMARY = "serve the pool as one S3 endpoint"
-EXAMPLES = (
-    "proxy --listen 0.0.0.0:8000",
-    "proxy --clients clients.yaml --processes 2",
-)
+EXAMPLES = ("proxy --listen 0.0.0.0:8000", "proxy --clients clients.yaml --processes 2")
 REPLACEMENTS = {
     "sticky": "set load_balancer.sticky in the configuration file",
     "tries": "use --retries, or set proxy.tries in the configuration file",

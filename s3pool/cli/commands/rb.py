@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from s3pool.model import ListMode
 
 SUMMARY = "remove buckets"
-EXAMPLES = (
-    "rb s3/photos",
-    "rb --force s3/photos",
-)
+EXAMPLES = ("rb s3/photos", "rb --force s3/photos")
 
 NO_VERSIONS_STATUSES = (400, 405, 501)  # from servers that do not support versions
 

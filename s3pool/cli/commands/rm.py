@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "delete objects"
-EXAMPLES = (
-    "rm s3/backup/a",
-    "rm -r --dry-run s3/backup/photos",
-    "rm -r --older-than 90d s3/backup/logs",
-)
+EXAMPLES = ("rm s3/backup/a", "rm -r --dry-run s3/backup/photos", "rm -r --older-than 90d s3/backup/logs")
 
 READ_BLOCK_BYTES = 1 << 16
 

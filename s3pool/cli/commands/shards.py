@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
 
 SUMMARY = "print a plan of key ranges for --shard and --plan"
-EXAMPLES = (
-    "shards s3/photos --into 8 > plan",
-    "shards s3/photos --into 8 --local photos",
-)
+EXAMPLES = ("shards s3/photos --into 8 > plan", "shards s3/photos --into 8 --local photos")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

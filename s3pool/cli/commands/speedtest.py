@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes
-from s3pool.cli.tables import (
-    Bar,
-    bar_lines,
-    fitted_table,
-    format_count,
-    format_ms,
-    format_throughput,
-    terminal_width,
-)
+from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
@@ -44,10 +36,7 @@ if TYPE_CHECKING:
     from s3pool.speedtest.listing import Way
 
 SUMMARY = "measure transfers and listings per node, and name the slow one"
-EXAMPLES = (
-    "speedtest s3/photos",
-    "speedtest --duration 30s --per-endpoint s3/photos",
-)
+EXAMPLES = ("speedtest s3/photos", "speedtest --duration 30s --per-endpoint s3/photos")
 
 DEFAULT_DURATION_S = 10.0
 DEFAULT_SIZE_BYTES = MIB
@@ -330,12 +319,7 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
     ways: list[Way] = []
     transport = ctx.session.transport
     for way in compare(
-        ctx.client,
-        path,
-        endpoints=transport.endpoints,
-        jobs=jobs,
-        limit_s=args.duration,
-        drop_idle=transport.drop_idle,
+        ctx.client, path, endpoints=transport.endpoints, jobs=jobs, limit_s=args.duration, drop_idle=transport.drop_idle
     ):
         ways.append(way)
         if ctx.out.json:

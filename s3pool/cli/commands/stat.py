@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
 
 SUMMARY = "show everything about objects, buckets and prefixes"
-EXAMPLES = (
-    "stat s3/photos/a.jpg",
-    "stat s3/photos",
-)
+EXAMPLES = ("stat s3/photos/a.jpg", "stat s3/photos")
 
 # Headers that the labelled block shows in words of its own.
 SHOWN = frozenset(("content-type", "etag", "last-modified", "x-amz-storage-class", "x-amz-version-id"))

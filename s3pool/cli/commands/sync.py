@@ -232,10 +232,7 @@ def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions
 
 def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -> int:
     transfers = _transfer_options(ctx.args, ctx)
-    with (
-        shown_progress(ctx) as (progress, lines),
-        transfer_context(ctx, transfers, progress) as context,
-    ):
+    with shown_progress(ctx) as (progress, lines), transfer_context(ctx, transfers, progress) as context:
         if ctx.args.preserve:
             from s3pool.transfer.not_kept import NotKept
 

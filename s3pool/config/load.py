@@ -11,16 +11,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3pool.config.options import (
-    CONFIG_FILE,
-    DEFAULT_ORIGIN,
-    ENV_FILE,
-    PROFILE,
-    Config,
-    Option,
-    Setting,
-    SourceOption,
-)
+from s3pool.config.options import CONFIG_FILE, DEFAULT_ORIGIN, ENV_FILE, PROFILE, Config, Option, Setting, SourceOption
 from s3pool.config.sources import (
     ENDPOINT_VARIABLE,
     FOUND_ORIGIN,
@@ -108,13 +99,7 @@ class _Loader:
     """Builds the layers of one configuration and reads the options from them; used once."""
 
     def __init__(
-        self,
-        flags: Mapping[str, object],
-        *,
-        environ: Mapping[str, str],
-        cwd: str,
-        home: str,
-        own_pool: bool = False,
+        self, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str, own_pool: bool = False
     ) -> None:
         self._flags = {name: value for name, value in flags.items() if value is not None}
         self._own_pool = own_pool
@@ -159,13 +144,7 @@ class _Loader:
         return self._settle(file, values, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
 
     def _settle(
-        self,
-        file: ConfigFile,
-        values: dict[str, object],
-        *,
-        env_path: str,
-        profile: str,
-        proxy: Mapping[str, object],
+        self, file: ConfigFile, values: dict[str, object], *, env_path: str, profile: str, proxy: Mapping[str, object]
     ) -> Config:
         rest = [option for option in Config.OPTIONS if option not in CREDENTIALS]
         values.update({option.attribute: self._get(option) for option in rest})
@@ -356,11 +335,7 @@ class _Loader:
         self._check_pair(access_key, secret_key)
         if self._rank(Config.session_token) > self._rank(Config.secret_key):
             self._layers = without(self._layers, Config.session_token)
-        return {
-            "access_key": access_key,
-            "secret_key": secret_key,
-            "session_token": self._get(Config.session_token),
-        }
+        return {"access_key": access_key, "secret_key": secret_key, "session_token": self._get(Config.session_token)}
 
     def _note_unused_keys(self) -> None:
         for option in CREDENTIALS:

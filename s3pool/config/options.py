@@ -159,20 +159,9 @@ class Config(Options):
         default_note="AWS's",
     )
     bucket = Option(parse_text, "", "bucket that s3:///KEY means", env=("S3_BUCKET",))
-    insecure = Option(
-        parse_bool,
-        False,
-        "do not verify TLS certificates",
-        env=("S3POOL_INSECURE_TLS",),
-        switch=True,
-    )
+    insecure = Option(parse_bool, False, "do not verify TLS certificates", env=("S3POOL_INSECURE_TLS",), switch=True)
     ca_bundle = Option(
-        parse_text,
-        "",
-        "certificates to trust",
-        env=("AWS_CA_BUNDLE",),
-        metavar="FILE",
-        default_note="the system's",
+        parse_text, "", "certificates to trust", env=("AWS_CA_BUNDLE",), metavar="FILE", default_note="the system's"
     )
     client_cert = Option(parse_text, "", "certificate to show to nodes that ask for one, in PEM", metavar="FILE")
     client_key = Option(parse_text, "", "private key of the certificate, where it is in another file", metavar="FILE")

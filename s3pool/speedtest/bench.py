@@ -95,11 +95,7 @@ class Bench:
 
     def _run(self, act: Callable[[int], Work]) -> tuple[Workload, float]:
         load = Workload(
-            act,
-            self._observer,
-            concurrency=self._plan.concurrency,
-            duration_s=self._plan.duration_s,
-            stop=self.stop,
+            act, self._observer, concurrency=self._plan.concurrency, duration_s=self._plan.duration_s, stop=self.stop
         )
         self._load = load
         try:

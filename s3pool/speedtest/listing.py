@@ -126,13 +126,7 @@ def _on_one_node(
 
 
 def _measure(
-    name: str,
-    pages: Iterable[ListPage],
-    *,
-    limit_s: float,
-    now: Callable[[], float],
-    endpoint: str = "",
-    jobs: int = 1,
+    name: str, pages: Iterable[ListPage], *, limit_s: float, now: Callable[[], float], endpoint: str = "", jobs: int = 1
 ) -> Way:
     started = now()
     objects = count = 0

@@ -31,11 +31,7 @@ FOREIGN_FLAGS = ("shard", "plan", "files_from", "max_duration", "dry_run")  # th
 
 
 def check_watchable(args: argparse.Namespace, route: SyncPair) -> None:
-    """Refuse --watch where nothing could be watched.
-
-    Raises:
-        UsageError: the source is in S3, or another flag is of runs that end.
-    """
+    """Refuse --watch for a source in S3, and beside flags of runs that end."""
     if route.direction != UPLOAD:
         raise UsageError(
             f"--watch is for local sources: no server tells of changes in {route.source_text}; start sync by a timer"
@@ -76,8 +72,8 @@ class Watcher:
         Raises:
             LocalFileError: the source is gone, or cannot be watched.
         """
-        options, root = self._options, self._route.root
-        watch = TreeWatch(root, links=options.links, may_contain=options.names.may_contain)
+        options = self._options
+        watch = TreeWatch(self._route.root, links=options.links, may_contain=options.names.may_contain)
         changed: set[str] | None = None
         delay_s = 0.0
         try:
@@ -111,7 +107,7 @@ class Watcher:
         self._ctx.out.flush()
         if is_first and summary.stopped_by is not None:
             return False
-        # While something is skipped nothing is deleted, as in one run: it is all compared again until that is over.
+        # While something is skipped nothing is deleted, as in one run: it is compared again until that is over.
         is_left = summary.stopped_by or report.held_back or summary.failed or summary.not_started
         is_settled = not is_left and not (options.deletes and summary.refused)
         self._count(report, is_settled=is_settled, is_whole=changed is None)
@@ -122,8 +118,8 @@ class Watcher:
             self._troubles.add(trouble)
             self._tell(report)
         if is_first:
-            source = self._route.source_text
-            self._ctx.out.note(f"s3pool: watching {source}", {"type": "watching", "source": source})
+            fields = {"type": "watching", "source": self._route.source_text}
+            self._ctx.out.note(f"s3pool: watching {fields['source']}", fields)
         return is_settled
 
     def is_new(self, outcome: Outcome) -> bool:
@@ -161,5 +157,5 @@ class Watcher:
         """Go on: there is nobody to wait for."""
 
     def _has_files(self) -> int:
-        walk = Walk(self._route.root, names=self._options.names, links=self._options.links)
-        return int(any(isinstance(found, LocalFiles) for found in walk.blocks()))
+        walk = Walk(self._route.root, names=self._options.names, links=self._options.links).blocks()
+        return int(any(isinstance(found, LocalFiles) for found in walk))

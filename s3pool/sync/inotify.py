@@ -92,8 +92,7 @@ class TreeWatch:
     def _add(self, directory: bytes) -> None:
         """Watch a directory and those in it; each is read after its watch began, so that nothing slips through."""
         waiting = [directory]
-        while waiting:
-            relative = waiting.pop()
+        for relative in waiting:
             path = os.path.join(self._root, relative)
             watch = self._libc.inotify_add_watch(self._fd, path, WATCHED)
             if watch < 0:

@@ -42,17 +42,19 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _show_all(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context) -> None:
+    is_bytes = args.bytes is not None
     for reader in readers_of(path, past, args, ctx):
-        beginning = _Bytes(args.bytes) if args.bytes is not None else _Lines(args.lines)
+        left: int = args.bytes if is_bytes else args.lines
         pieces: list[bytes] = []
 
-        def take(block: memoryview, cut: _Bytes | _Lines = beginning, kept: list[bytes] = pieces) -> bool:
-            piece = cut.of(block)
+        def take(block: memoryview, kept: list[bytes] = pieces) -> bool:
+            nonlocal left
+            piece, left = _beginning(block, left, is_bytes=is_bytes)
             if ctx.out.json:
                 kept.append(bytes(piece))
             else:
                 ctx.out.raw(piece)
-            return cut.left > 0
+            return left > 0
 
         try:
             reader.copy_to(take)
@@ -64,31 +66,11 @@ def _show_all(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context) 
             ctx.out.record({"type": "head", "url": reader.path.text, "bytes": len(content), "content": text})
 
 
-class _Bytes:
-    """A number of bytes that are still wanted."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def of(self, block: memoryview) -> memoryview:
-        """Return what is wanted of the next bytes."""
-        piece = block[: self.left]
-        self.left -= len(piece)
-        return piece
-
-
-class _Lines:
-    """A number of lines that are still wanted."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def of(self, block: memoryview) -> memoryview:
-        """Return what is wanted of the next bytes."""
-        content, end = bytes(block), 0
-        while self.left:
-            place = content.find(NEWLINE, end)
-            if place < 0:
-                return block
-            end, self.left = place + 1, self.left - 1
-        return block[:end]
+def _beginning(block: memoryview, left: int, *, is_bytes: bool) -> tuple[memoryview, int]:
+    """Return what is wanted of the next bytes, and how many bytes or lines are wanted after them."""
+    if is_bytes:
+        return block[:left], left - len(block[:left])
+    content, end = bytes(block), 0
+    while left and (place := content.find(NEWLINE, end)) >= 0:
+        end, left = place + 1, left - 1
+    return (block if left else block[:end]), left

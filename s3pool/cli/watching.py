@@ -118,8 +118,8 @@ class Watcher:
             self._troubles.add(trouble)
             self._tell(report)
         if is_first:
-            fields = {"type": "watching", "source": self._route.source_text}
-            self._ctx.out.note(f"s3pool: watching {fields['source']}", fields)
+            message = f"watching {self._route.source_text}"
+            self._ctx.out.note(f"s3pool: {message}", {"type": "note", "op": self._ctx.out.op, "message": message})
         return is_settled
 
     def is_new(self, outcome: Outcome) -> bool:

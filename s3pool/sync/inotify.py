@@ -22,6 +22,7 @@ WATCHED = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | MOVE_SELF | ON
 EVENT = struct.Struct("iIII")
 READ_BYTES = 256 * 1024
 QUIET_S, LONGEST_S = 0.1, 0.5  # changes are told when none came for so long, or after so long
+HINTS = {errno.ENOSPC: "; raise fs.inotify.max_user_watches", errno.EMFILE: "; raise fs.inotify.max_user_instances"}
 MOST_CHANGES = 5000  # of more than these nobody asks one by one
 
 
@@ -29,9 +30,6 @@ class TreeWatch:
     """Watches a tree from the moment it is made; directories that come later are watched as well.
 
     A file has changed when who wrote it closes it. ``may_contain`` tells which directories matter.
-
-    Raises:
-        UsageError: this system has no inotify. LocalFileError: it allows no more watches.
     """
 
     def __init__(self, root: str, *, links: str, may_contain: Callable[[str], bool]) -> None:
@@ -168,6 +166,4 @@ def _text(name: bytes) -> str:
 
 def _reason() -> str:
     number = ctypes.get_errno()
-    hint = "; raise fs.inotify.max_user_watches" if number == errno.ENOSPC else ""
-    hint = "; raise fs.inotify.max_user_instances" if number == errno.EMFILE else hint
-    return os.strerror(number) + hint
+    return os.strerror(number) + HINTS.get(number, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from s3pool.record import replace
 if TYPE_CHECKING:
     from s3pool.location import S3Path
     from s3pool.s3.client import S3Client
+    from s3pool.transfer.workers import BoundedExecutor
 
 ASKED_AT_ONCE = 8  # changed names, each with a request of its own
 
@@ -49,7 +49,7 @@ class ChangedNames:
 
     def admits(self, relative: str) -> bool:
         """Return whether a name has changed, and the filter admits it."""
-        return self._has(relative) and self._names.admits(relative)
+        return (relative in self._files or self._is_below(relative)) and self._names.admits(relative)
 
     def may_contain(self, directory: str) -> bool:
         """Return whether a changed name can lie below a directory."""
@@ -57,25 +57,25 @@ class ChangedNames:
         is_on_way = not directory or below[:-1] in self._directories or below in self._trees or self._is_below(below)
         return is_on_way and self._names.may_contain(directory)
 
-    def list_pages(self, client: S3Client, tree: S3Path) -> Iterator[ListPage]:
+    def list_pages(self, client: S3Client, tree: S3Path, executor: BoundedExecutor) -> Iterator[ListPage]:
         """Yield what a tree in S3 has of the changed names, in order, without listing the rest."""
         from s3pool.s3.list_all import list_pages
 
-        def ask(name: str) -> Iterable[ListPage]:
+        found: dict[str, Iterable[ListPage]] = {}
+
+        def ask(name: str) -> None:
             prefix = tree.tree_prefix + name
             if name.endswith("/"):
                 pages = list_pages(client, tree.bucket, prefix=prefix)
-                return chain(tuple(islice(pages, 1)), pages)  # the first one is asked for here
+                found[name] = chain(tuple(islice(pages, 1)), pages)  # the first one is asked for here
+                return
             page = client.list_objects_page(tree.bucket, prefix=prefix, max_keys=1)
-            return [replace(page, objects=[info for info in page.objects if info.key == prefix])]
+            found[name] = [replace(page, objects=[info for info in page.objects if info.key == prefix])]
 
         names = [name for name in self._changed if not is_foreign(name)]
-        with ThreadPoolExecutor(ASKED_AT_ONCE, "s3pool-listing") as workers:
-            for pages in workers.map(ask, names):
-                yield from pages
-
-    def _has(self, relative: str) -> bool:
-        return relative in self._files or self._is_below(relative)
+        executor.share(ask, names, limit=ASKED_AT_ONCE)
+        for name in names:
+            yield from found[name]
 
     def _is_below(self, name: str) -> bool:
         return not self._trees.isdisjoint(f"{parent}/" for parent in _parents(name.rstrip("/")))

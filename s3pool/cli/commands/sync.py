@@ -271,7 +271,7 @@ def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: Ou
 
         def pages(client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
             if changed is not None:
-                return changed.list_pages(client, tree)
+                return changed.list_pages(client, tree, context.executor)
             at = options.at if tree is route.source else None
             return _list_pages(ctx, client, tree, within, in_order, at=at)
 

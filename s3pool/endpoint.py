@@ -11,6 +11,17 @@ from s3pool.record import dataclass, field
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PROXY_PORT = 3128
 DISCOVERIES = ("", "dns", "srv")
+# What is counted of an endpoint: the metric's name, to which the proxy adds _total, a record's member, the meaning.
+ENDPOINT_COUNTERS = (
+    ("endpoint_requests", "requests", "Attempts on the node"),
+    ("endpoint_retries", "retries", "Attempts on the node that repeated another, or were made beside a silent one"),
+    ("endpoint_hedges", "hedges", "Attempts on the node that were made beside a silent one"),
+    ("endpoint_throttled", "throttled", "Answers of the node that asked to slow down"),
+    ("endpoint_ejections", "ejections", "How often the node left the pool"),
+    ("endpoint_sent_bytes", "bytes_sent", "Bytes that the node got"),
+    ("endpoint_received_bytes", "bytes_received", "Bytes that the node sent"),
+)
+FAILURES_METRIC = ("endpoint_failures", "Attempts on the node without a usable answer, by kind")
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,8 @@ def stats_record(row: EndpointStats) -> dict[str, object]:
         "failures": row.failures,
         "throttled": row.throttled,
         "retries": row.retries,
+        "hedges": row.hedges,
+        "ejections": row.ejections,
         "bytes_sent": row.bytes_sent,
         "bytes_received": row.bytes_received,
         "mean_ms": mean_ms(row),

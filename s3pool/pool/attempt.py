@@ -257,7 +257,7 @@ class Attempt:
         return exchange
 
     def _count(self, node: Node) -> None:
-        node.counters.add_request(is_retry=self.history.tries > 0)
+        node.counters.add_request(is_retry=self.history.tries > 0, is_hedge=bool(self.exchanges))
         if self.history is NO_HISTORY:
             self.history = self._context.first_try(node)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s3pool.pool.breaker import CLOSED, CircuitBreaker
-from s3pool.record import dataclass, field
+from s3pool.record import dataclass, field, replace
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint, Request
@@ -61,7 +61,8 @@ class EndpointStats:
     """A snapshot of one endpoint's counters. Bytes are on the connection; seconds add up over ``timed`` answers.
 
     ``failures`` counts exchanges without a usable answer and answers of 500 and above,
-    ``retries`` the attempts made here because an earlier one, here or elsewhere, failed.
+    ``retries`` the attempts made here because an earlier one, here or elsewhere, failed or was
+    silent, ``hedges`` those beside a silent one.
     """
 
     endpoint: str
@@ -76,6 +77,8 @@ class EndpointStats:
     last_error: str
     failure_kinds: dict[str, int] = field(default_factory=dict)
     timed: int = 0
+    hedges: int = 0
+    ejections: int = 0
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -86,20 +89,11 @@ class EndpointStats:
         """Return the sums of the counters of one endpoint in two processes."""
         kinds = Counter(self.failure_kinds)
         kinds.update(other.failure_kinds)
-        return EndpointStats(
-            self.endpoint,
-            self.state,
-            self.requests + other.requests,
-            self.failures + other.failures,
-            self.throttled + other.throttled,
-            self.retries + other.retries,
-            self.bytes_sent + other.bytes_sent,
-            self.bytes_received + other.bytes_received,
-            self.seconds + other.seconds,
-            other.last_error or self.last_error,
-            dict(kinds),
-            self.timed + other.timed,
-        )
+        sums = {name: getattr(self, name) + getattr(other, name) for name in (*COUNTED, "failures", "ejections")}
+        return replace(self, **sums, failure_kinds=dict(kinds), last_error=other.last_error or self.last_error)
+
+
+COUNTED = ("requests", "retries", "hedges", "throttled", "bytes_sent", "bytes_received", "seconds", "timed")
 
 
 class NodeCounters:
@@ -108,21 +102,18 @@ class NodeCounters:
     def __init__(self) -> None:
         # Guards all fields; held for additions only.
         self._lock = threading.Lock()
-        self.requests = 0
-        self.retries = 0
-        self.throttled = 0
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.requests = self.retries = self.hedges = self.throttled = self.bytes_sent = self.bytes_received = 0
         self.seconds = 0.0
         self.timed = 0
         self.last_error = ""
         self.failure_kinds: Counter[str] = Counter()
 
-    def add_request(self, *, is_retry: bool) -> None:
+    def add_request(self, *, is_retry: bool, is_hedge: bool) -> None:
         """Count an attempt that is about to start."""
         with self._lock:
             self.requests += 1
             self.retries += is_retry
+            self.hedges += is_hedge
 
     def add_requests(self, count: int) -> None:
         """Count first attempts that have started."""
@@ -160,23 +151,16 @@ class NodeCounters:
             self.bytes_sent += sent
             self.bytes_received += received
 
-    def snapshot(self, endpoint: str, state: str) -> EndpointStats:
+    def snapshot(self, endpoint: str, state: str, ejections: int = 0) -> EndpointStats:
         """Return the counters as a frozen value."""
         with self._lock:
-            return EndpointStats(
-                endpoint=endpoint,
-                state=state,
-                requests=self.requests,
-                failures=self.failure_kinds.total(),
-                throttled=self.throttled,
-                retries=self.retries,
-                bytes_sent=self.bytes_sent,
-                bytes_received=self.bytes_received,
-                seconds=self.seconds,
-                last_error=self.last_error,
-                failure_kinds=dict(self.failure_kinds),
-                timed=self.timed,
-            )
+            kinds = dict(self.failure_kinds)
+            counts = {name: getattr(self, name) for name in COUNTED}
+            last = self.last_error
+        failures = sum(kinds.values())
+        return EndpointStats(
+            endpoint, state, failures=failures, failure_kinds=kinds, last_error=last, ejections=ejections, **counts
+        )
 
 
 class Waiter(Protocol):

@@ -214,7 +214,9 @@ class Transport:
         """Return what happened per endpoint since the start."""
         rows = {node: node.breaker.state for node in self.balancer.nodes}
         rows |= {node: "gone" for node in self.balancer.former if node.counters.requests}
-        return tuple(node.counters.snapshot(str(node.endpoint), state) for node, state in rows.items())
+        return tuple(
+            node.counters.snapshot(str(node.endpoint), state, node.breaker.ejections) for node, state in rows.items()
+        )
 
     def close(self) -> None:
         """Close all idle connections."""

@@ -6,69 +6,94 @@ shared directory make one truth of them all.
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
 from s3pool import __version__
+from s3pool.endpoint import ENDPOINT_COUNTERS, FAILURES_METRIC
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 from s3pool.pool.node import Node
 from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
 from s3pool.proxy.service import ProxyPool
 
-# Names of metrics, the members of an endpoint's record behind them, and what makes them base units.
-ENDPOINT_METRICS = (
-    ("drained", "drained", 1.0),
-    ("in_flight", "in_flight", 1.0),
-    ("latency_seconds", "latency_ms", 0.001),
-    ("requests", "requests", 1.0),
-    ("retries", "retries", 1.0),
-    ("throttled", "throttled", 1.0),
-    ("ejections", "ejections", 1.0),
-    ("sent_bytes", "bytes_sent", 1.0),
-    ("received_bytes", "bytes_received", 1.0),
-)
-# What each metric of this table tells. Those that only grow are counters, and end in _total.
-MEANINGS = {
-    "build_info": "1, with the versions of s3pool and Python",
-    "connections": "Connections of clients that are open",
-    "replay_memory_bytes": "Memory that request bodies and documents take",
-    "spool_bytes": "Bytes of request bodies that are in files",
-    "retrying": "Requests that are being tried again",
-    "endpoint_up": "0 while the circuit of the node is open",
-    "endpoint_state": "1 for the state that the circuit of the node has",
-    "endpoint_drained": "1 while the node is drained",
-    "endpoint_in_flight": "Requests under way at the node",
-    "endpoint_latency_seconds": "Usual time to the head of an answer of the node",
-    "endpoint_clock_skew_seconds": "The clock of the node minus that of the proxy",
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+BOUNDS = (*map(str, LATENCY_BUCKETS), "+Inf")
+PER_BUCKET = "_per_bucket"
+NAMESPACE = "s3pool_proxy"
+ENDPOINT = ("endpoint",)
+# What each metric is labelled with and what it tells: of what this process counts while it works, ...
+COUNTED = {
+    "requests": (("op", "code", "endpoint"), "Requests answered"),
+    "client_bytes": (("direction",), "Bytes from clients (in) and to them (out)"),
+    "tries": ((), "Attempts on nodes"),
+    "resumes": ((), "Downloads that went on from another node"),
+    "replays": ((), "Bodies that were sent again"),
+    "client_gone": (("op",), "Requests whose client hung up before the end"),
+    "auth_failures": (("reason",), "Callers turned away"),
+    "connections_refused": ((), "Connections over the limit"),
+    "limited": (("client", "bucket", "limit"), "Requests beyond a limit"),
+    "loop_requests": ((), "Requests that needed no thread"),
+    "handovers": (("reason",), "Connections that the event loop gave to a thread"),
 }
-COUNTERS = {
-    "endpoint_requests": "Attempts on the node",
-    "endpoint_retries": "Attempts on the node that repeated another",
-    "endpoint_throttled": "Answers of the node that asked to slow down",
-    "endpoint_ejections": "How often the node left the pool",
-    "endpoint_sent_bytes": "Bytes of bodies that the node got",
-    "endpoint_received_bytes": "Bytes of bodies that the node sent",
-    "endpoint_failures": "Attempts on the node without a usable answer, by kind",
-    "endpoint_connections": "Connections to the node that were opened, used again, or dropped, by kind",
+DURATIONS = {
+    "request_seconds": (("op",), "Whole requests"),
+    "first_byte_seconds": (("op",), "From a request's head to its answer's"),
 }
-Gauges = dict[str, list[tuple[dict[str, str], float]]]
+IN_FLIGHT = (), "Requests at work"
+# ... of what nodes are asked and give, ...
+ENDPOINT_COUNTED = {
+    **{name: (ENDPOINT, meaning) for name, _, meaning in ENDPOINT_COUNTERS},
+    FAILURES_METRIC[0]: (("endpoint", "kind"), FAILURES_METRIC[1]),
+    "endpoint_connections": (
+        ("endpoint", "kind"),
+        "Connections to the node that were opened, used again, or dropped, by kind",
+    ),
+}
+# ... and of how it is now.
+STATES = {
+    "build_info": (("version", "python"), "1, with the versions of s3pool and Python"),
+    "processes": ((), "Processes that serve clients"),
+    "draining": ((), "1 while the proxy takes no new connections"),
+    "connections": ((), "Connections of clients that are open"),
+    "replay_memory_bytes": ((), "Memory that request bodies and documents take"),
+    "spool_bytes": ((), "Bytes of request bodies that are in files"),
+    "retrying": ((), "Requests that are being tried again"),
+    "endpoint_up": (ENDPOINT, "0 while the circuit of the node is open"),
+    "endpoint_state": (("endpoint", "state"), "1 for the state that the circuit of the node has"),
+    "endpoint_drained": (ENDPOINT, "1 while the node is drained"),
+    "endpoint_in_flight": (ENDPOINT, "Requests under way at the node"),
+    "endpoint_latency_seconds": (ENDPOINT, "Usual time to the head of an answer of the node"),
+    "endpoint_clock_skew_seconds": (ENDPOINT, "The clock of the node minus that of the proxy"),
+}
+# What the library measures of a process, where the system tells; over all processes of the proxy.
+PROCESS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
+    "process_cpu_seconds_total": ("counter", sum),
+    "process_resident_memory_bytes": ("gauge", sum),
+    "process_virtual_memory_bytes": ("gauge", sum),
+    "process_open_fds": ("gauge", sum),
+    "process_max_fds": ("gauge", min),
+    "process_start_time_seconds": ("gauge", min),
+}
+Samples = list[tuple[tuple[str, ...], float]]  # the values of labels, and the metric's
 
 
 def node_record(node: Node, skews: Mapping[Endpoint, float]) -> dict[str, Any]:
     """Return everything about one endpoint, ready for JSON."""
-    stats = node.counters.snapshot(node.endpoint.url, node.breaker.state)
+    stats = node.counters.snapshot(node.endpoint.url, node.breaker.state, node.breaker.ejections)
     return {
         "endpoint": stats.endpoint,
         "state": stats.state,
         "health": _health(node),
-        "ejections": node.breaker.ejections,
+        "ejections": stats.ejections,
+        "hedges": stats.hedges,
         "drained": node.is_draining,
         "tier": node.priority,
         "zone": node.endpoint.zone,
@@ -110,6 +135,7 @@ def stats_record(
         "draining": is_draining,
         "auth": pool.gateway.settings.auth,
         "connections": connections,
+        "pids": [os.getpid()],
         "requests": requests,
         "replay_memory": {"used": loader.budget.used, "size": loader.budget.size},
         "spool": {"used": loader.disk.used, "size": loader.disk.size},
@@ -118,49 +144,36 @@ def stats_record(
     }
 
 
-def gauges(record: Mapping[str, Any]) -> Gauges:
-    """Return the states of now, for the metrics; ``record`` is the state of all processes."""
-    rows = record["endpoints"]
-    own: Gauges = {
-        "build_info": [({"version": __version__, "python": platform.python_version()}, 1.0)],
-        "connections": [({}, record["connections"])],
-        "replay_memory_bytes": [({}, record["replay_memory"]["used"])],
-        "spool_bytes": [({}, record["spool"]["used"])],
-        "retrying": [({}, record["retrying"])],
+def gauges(record: Mapping[str, Any]) -> dict[str, Samples]:
+    """Return the samples that are no counters of this process, by metric; ``record`` is the state of all processes."""
+    rows = [(row["endpoint"], row) for row in record["endpoints"]]
+    of_pool: dict[str, tuple[tuple[str, ...], float]] = {
+        "build_info": ((__version__, platform.python_version()), 1.0),
+        "processes": ((), record.get("processes", 1)),
+        "draining": ((), record["draining"]),
+        "connections": ((), record["connections"]),
+        "replay_memory_bytes": ((), record["replay_memory"]["used"]),
+        "spool_bytes": ((), record["spool"]["used"]),
+        "retrying": ((), record["retrying"]),
     }
-    for name, member, factor in ENDPOINT_METRICS:
-        own[f"endpoint_{name}"] = [({"endpoint": row["endpoint"]}, float(row[member]) * factor) for row in rows]
-    own["endpoint_up"] = [({"endpoint": row["endpoint"]}, float(row["state"] != OPEN)) for row in rows]
-    own["endpoint_state"] = [
-        ({"endpoint": row["endpoint"], "state": state}, float(row["state"] == state))
-        for row in rows
-        for state in (CLOSED, HALF_OPEN, OPEN)
-    ]
-    own["endpoint_failures"] = [
-        ({"endpoint": row["endpoint"], "kind": kind}, float(count))
-        for row in rows
-        for kind, count in row["failure_kinds"].items()
-    ]
-    own["endpoint_connections"] = [
-        ({"endpoint": row["endpoint"], "kind": kind}, float(count))
-        for row in rows
-        for kind, count in row["connections"].items()
-    ]
-    skewed = [row for row in rows if row["clock_skew_s"] is not None]
-    own["endpoint_clock_skew_seconds"] = [({"endpoint": row["endpoint"]}, row["clock_skew_s"]) for row in skewed]
-    return {name: samples for name, samples in own.items() if samples}
+    own: dict[str, Samples] = {name: [sample] for name, sample in of_pool.items()}
+    members = {name: member for name, member, _ in ENDPOINT_COUNTERS}
+    for name, member in {**members, "endpoint_drained": "drained", "endpoint_in_flight": "in_flight"}.items():
+        own[name] = [((url,), row[member]) for url, row in rows]
+    for name, member in ((FAILURES_METRIC[0], "failure_kinds"), ("endpoint_connections", "connections")):
+        own[name] = [((url, kind), float(count)) for url, row in rows for kind, count in row[member].items()]
+    circuit = (CLOSED, HALF_OPEN, OPEN)
+    own["endpoint_up"] = [((url,), row["state"] != OPEN) for url, row in rows]
+    own["endpoint_state"] = [((url, state), row["state"] == state) for url, row in rows for state in circuit]
+    own["endpoint_latency_seconds"] = [((url,), row["latency_ms"] / 1000) for url, row in rows]
+    skewed = [(url, row) for url, row in rows if row["clock_skew_s"] is not None]
+    own["endpoint_clock_skew_seconds"] = [((url,), row["clock_skew_s"]) for url, row in skewed]
+    return own
 
 
 def is_ready(nodes: Iterable[Node]) -> bool:
     """Return whether a node is there that would take a request."""
     return any(not node.is_draining and (node.breaker.state != OPEN or node.breaker.is_trial_due()) for node in nodes)
-
-
-LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-BOUNDS = (*map(str, LATENCY_BUCKETS), "+Inf")
-PER_BUCKET = "_per_bucket"
-DURATIONS = (("request_seconds", "Whole requests"), ("first_byte_seconds", "From a request's head to its answer's"))
-ERROR_STATUS = 500
 
 
 class Metrics:
@@ -175,25 +188,14 @@ class Metrics:
 
         self._is_multiprocess = multiprocess
         self.registry = CollectorRegistry()
-        own: dict[str, Any] = {"registry": self.registry, "namespace": "s3pool_proxy"}
-        self._requests = Counter("requests", "Requests answered", ["op", "code", "endpoint"], **own)
+        own: dict[str, Any] = {"registry": self.registry, "namespace": NAMESPACE}
+        self._counters = {name: Counter(name, text, labels, **own) for name, (labels, text) in COUNTED.items()}
         # A histogram of the library takes one observation at a time; counters take many, and are shown as histograms.
         self._durations = [
             (Counter(f"{name}{PER_BUCKET}", text, ["op", "le"], **own), Counter(f"{name}_sum", text, ["op"], **own))
-            for name, text in DURATIONS
+            for name, (_, text) in DURATIONS.items()
         ]
-        client_bytes = Counter("client_bytes", "Bytes from and to clients", ["direction"], **own)
-        self._bytes_in, self._bytes_out = client_bytes.labels("in"), client_bytes.labels("out")
-        self._tries = Counter("tries", "Attempts on nodes", **own)
-        self._resumes = Counter("resumes", "Downloads that went on from another node", **own)
-        self._replays = Counter("replays", "Bodies that were sent again", **own)
-        self._client_gone = Counter("client_gone", "Requests whose client hung up before the end", ["op"], **own)
-        self._denied = Counter("auth_failures", "Callers turned away", ["reason"], **own)
-        self._turned_away = Counter("connections_refused", "Connections over the limit", **own)
-        self._limited = Counter("limited", "Requests beyond a limit", ["client", "bucket", "limit"], **own)
-        self._looped = Counter("loop_requests", "Requests that needed no thread", **own)
-        self._handed_over = Counter("handovers", "Connections that the loop gave to a thread", ["reason"], **own)
-        self._in_flight = Gauge("in_flight", "Requests at work", multiprocess_mode="livesum", **own)
+        self._in_flight = Gauge("in_flight", IN_FLIGHT[1], multiprocess_mode="livesum", **own)
         # Guards all below; held for additions. A request costs no more: the registry gets sums.
         self._lock = threading.Lock()
         self._at_work = 0
@@ -216,15 +218,15 @@ class Metrics:
             sums = self._sums.get(key) or self._sums.setdefault(key, _RequestSums())
             sums.add(record)
         if record.end == CLIENT_GONE:
-            self._client_gone.labels(record.op).inc()
+            self._counters["client_gone"].labels(record.op).inc()
         if record.resumes:
-            self._resumes.inc(record.resumes)
+            self._counters["resumes"].inc(record.resumes)
         if record.replays:
-            self._replays.inc(record.replays)
+            self._counters["replays"].inc(record.replays)
         if record.limited is not None:
-            self._limited.labels(record.access_key, *record.limited).inc()
+            self._counters["limited"].labels(record.access_key, *record.limited).inc()
         if record.denied:
-            self._denied.labels(record.denied).inc()
+            self._counters["auth_failures"].labels(record.denied).inc()
 
     def flush(self) -> None:
         """Add the sums to the registry; called before metrics are shown."""
@@ -237,19 +239,20 @@ class Metrics:
                 self._by_class[f"{status // 100}xx" if status else "none"] += sums.requests
                 self._by_first_byte.update(dict(zip(BOUNDS, sums.first_byte.counts, strict=True)))
         self._in_flight.set(at_work)
+        counters = self._counters
         for (op, status, endpoint), sums in pending.items():
-            self._requests.labels(op, str(status), endpoint).inc(sums.requests)
-            self._bytes_in.inc(sums.bytes_in)
-            self._bytes_out.inc(sums.bytes_out)
-            self._tries.inc(sums.tries)
-            self._looped.inc(sums.looped)
+            counters["requests"].labels(op, str(status), endpoint).inc(sums.requests)
+            counters["client_bytes"].labels("in").inc(sums.bytes_in)
+            counters["client_bytes"].labels("out").inc(sums.bytes_out)
+            counters["tries"].inc(sums.tries)
+            counters["loop_requests"].inc(sums.looped)
             for (counts, seconds), own in zip(self._durations, (sums.total, sums.first_byte), strict=True):
                 seconds.labels(op).inc(own.seconds)
                 for place, count in enumerate(own.counts):
                     if count:
                         counts.labels(op, BOUNDS[place]).inc(count)
         for reason, count in reasons.items():
-            self._handed_over.labels(reason).inc(count)
+            counters["handovers"].labels(reason).inc(count)
 
     def count_handover(self, reason: str) -> None:
         """Count a connection that goes from the loop to a thread."""
@@ -258,7 +261,7 @@ class Metrics:
 
     def count_refused(self) -> None:
         """Count a connection over the limit."""
-        self._turned_away.inc()
+        self._counters["connections_refused"].inc()
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Return the requests of this process by operation, class of status, and time to the first byte."""
@@ -267,9 +270,9 @@ class Metrics:
             counts = {"by_op": self._by_op, "by_status": self._by_class, "by_first_byte": self._by_first_byte}
             return {name: dict(each) for name, each in counts.items()}
 
-    def render(self, gauges: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
-        """Return the text that Prometheus reads; ``gauges`` are states of now, by name."""
-        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+    def render(self, gauges: Mapping[str, Samples], pids: Iterable[int] = ()) -> bytes:
+        """Return the text that Prometheus reads: ``gauges`` beside the counters, and what the processes use."""
+        from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         self.flush()
@@ -280,17 +283,29 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         families = [*_with_histograms(registry.collect())]
-        for name, samples in gauges.items():
-            names = sorted(samples[0][0]) if samples else []
-            kind, meanings = (CounterMetricFamily, COUNTERS) if name in COUNTERS else (GaugeMetricFamily, MEANINGS)
-            family = kind(f"s3pool_proxy_{name}", meanings[name], labels=names)
-            for labels, value in samples:
-                family.add_metric([labels[key] for key in sorted(labels)], value)
-            families.append(family)
+        for kind, known in ((CounterMetricFamily, ENDPOINT_COUNTED), (GaugeMetricFamily, STATES)):
+            for name, (labels, text) in known.items():
+                family = kind(f"{NAMESPACE}_{name}", text, labels=labels)
+                for values, value in gauges.get(name, ()):
+                    family.add_metric(values, value)
+                families.append(family)
         states = CollectorRegistry()
-        states.register(_Families(families))
-        ProcessCollector(registry=states)
+        states.register(_Families([*families, *_of_processes(pids)]))
         return bytes(generate_latest(states))
+
+
+def _of_processes(pids: Iterable[int]) -> Iterator[Any]:
+    """Yield what processes use, added up."""
+    from prometheus_client import ProcessCollector
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    collectors = [ProcessCollector(registry=None, pid=lambda pid=pid: pid) for pid in pids]  # type: ignore[misc]
+    families = [family for collector in collectors for family in collector.collect()]
+    for name, (kind, reduce) in PROCESS.items():
+        found = [family for family in families if family.samples and family.samples[0].name == name]
+        if found:
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            yield make(name, found[0].documentation, value=reduce(each.samples[0].value for each in found))
 
 
 def _with_histograms(families: Iterable[Any]) -> Iterator[Any]:
@@ -299,21 +314,19 @@ def _with_histograms(families: Iterable[Any]) -> Iterator[Any]:
 
     found = {family.name: family for family in families}
     for name, family in found.items():
+        family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
         base = name.removesuffix(PER_BUCKET)
         if base == name and f"{name.removesuffix('_sum')}{PER_BUCKET}" not in found:
             yield family
         elif base != name:
-            counts = {(row.labels["op"], row.labels["le"]): row.value for row in _totals(family)}
+            counts = {(row.labels["op"], row.labels["le"]): row.value for row in family.samples}
             histogram = HistogramMetricFamily(base, family.documentation, labels=["op"])
-            for row in _totals(found[f"{base}_sum"]):
-                op = row.labels["op"]
-                sums = accumulate(counts.get((op, bound), 0.0) for bound in BOUNDS)
-                histogram.add_metric([op], [*zip(BOUNDS, sums, strict=True)], row.value)
+            for row in found[f"{base}_sum"].samples:
+                if row.name.endswith("_total"):
+                    op = row.labels["op"]
+                    sums = accumulate(counts.get((op, bound), 0.0) for bound in BOUNDS)
+                    histogram.add_metric([op], [*zip(BOUNDS, sums, strict=True)], row.value)
             yield histogram
-
-
-def _totals(family: Any) -> list[Any]:
-    return [sample for sample in family.samples if sample.name.endswith("_total")]
 
 
 class _Families:

@@ -185,11 +185,15 @@ class Proxy:
         return AdminActions(
             is_draining=lambda: self.is_draining,
             is_ready=lambda: is_ready(self.pool.nodes),
-            metrics=lambda: self.metrics.render(gauges(self.stats())),
+            metrics=self._render_metrics,
             stats=self.stats,
             set_drained=self.set_drained,
             history=self.history,
         )
+
+    def _render_metrics(self) -> bytes:
+        record = self.stats()
+        return self.metrics.render(gauges(record), record["pids"])
 
     def stats(self) -> dict[str, Any]:
         """Return the whole state, ready for JSON."""

@@ -21,8 +21,8 @@ from s3pool.pool.node import Node
 
 INTERVAL_S = 0.5
 SNAPSHOT = "orders.json"
-SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received", "answers",
-          "answer_seconds")  # fmt: skip
+SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "hedges", "answers", "answer_seconds",
+          "bytes_sent", "bytes_received")  # fmt: skip
 
 COUNTED = ("connections", "retrying")
 ROOMS = ("replay_memory", "spool")
@@ -119,6 +119,7 @@ def sum_states(records: list[Record], own: Record) -> Record:
     return {
         **own,
         "processes": len(records),
+        "pids": [*own["pids"], *(pid for record in records for pid in record["pids"])],
         "requests": {kind: _by_kind(record["requests"][kind] for record in records) for kind in own["requests"]},
         **{room: _room(room, records) for room in ROOMS},
         **{name: sum(record[name] for record in records) for name in COUNTED},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
+from s3pool import __version__
+from s3pool.endpoint import ENDPOINT_COUNTERS, FAILURES_METRIC
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import dataclass
 
@@ -33,26 +36,6 @@ class Gauge:
     samples: Sequence[tuple[Labels, float]]
 
 
-class EndpointCounts(Protocol):
-    """What the pool counted for one node."""
-
-    @property
-    def endpoint(self) -> object:
-        """The node."""
-
-    @property
-    def requests(self) -> int:
-        """Count attempts."""
-
-    @property
-    def failures(self) -> int:
-        """Count attempts without a usable answer."""
-
-    @property
-    def retries(self) -> int:
-        """Count attempts that repeated another."""
-
-
 def iter_gauges(
     report: Report,
     labels: Labels,
@@ -60,7 +43,7 @@ def iter_gauges(
     exit_code: int,
     now: float,
     success: float | None,
-    endpoints: Iterable[EndpointCounts],
+    endpoints: Iterable[Any],
 ) -> Iterator[Gauge]:
     """Yield the metrics of a run; all are of this run alone, but for the last success."""
 
@@ -71,6 +54,8 @@ def iter_gauges(
     yield gauge("last_run_timestamp_seconds", "When the last run ended.", now)
     if success is not None:
         yield Gauge(LAST_SUCCESS, "When the last run with exit code 0 ended.", ((labels, success),))
+    info = {**labels, "version": __version__, "python": platform.python_version()}
+    yield Gauge("s3pool_sync_build_info", "1, with the versions of s3pool and Python.", ((info, 1.0),))
     yield gauge("exit_code", "The exit code of the last run.", exit_code)
     yield gauge("duration_seconds", "How long the last run took.", report.seconds)
     yield gauge("objects_checked", "Names of the source that were compared.", report.tally.checked)
@@ -84,14 +69,15 @@ def iter_gauges(
     yield from _endpoint_gauges(tuple(endpoints), labels)
 
 
-def _endpoint_gauges(endpoints: tuple[EndpointCounts, ...], labels: Labels) -> Iterator[Gauge]:
-    for name, meaning in (
-        ("requests", "Requests of the last run, by endpoint."),
-        ("failures", "Requests of the last run without a usable answer, by endpoint."),
-        ("retries", "Requests of the last run that repeated another, by endpoint."),
-    ):
-        samples = [({**labels, "endpoint": str(row.endpoint)}, float(getattr(row, name))) for row in endpoints]
-        yield Gauge(f"s3pool_sync_endpoint_{name}", meaning, samples)
+def _endpoint_gauges(endpoints: tuple[Any, ...], labels: Labels) -> Iterator[Gauge]:
+    """Yield what the pool counted for each node, by the names that the proxy has for it."""
+    for name, member, meaning in ENDPOINT_COUNTERS:
+        samples = [({**labels, "endpoint": str(row.endpoint)}, float(getattr(row, member))) for row in endpoints]
+        yield Gauge(f"s3pool_sync_{name}", f"{meaning}, in the last run.", samples)
+    name, meaning = FAILURES_METRIC
+    rows = [(str(row.endpoint), kind, count) for row in endpoints for kind, count in row.failure_kinds.items()]
+    failures = [({**labels, "endpoint": url, "kind": kind}, float(count)) for url, kind, count in rows]
+    yield Gauge(f"s3pool_sync_{name}", f"{meaning}, in the last run.", failures)
 
 
 def format_metrics(gauges: Iterable[Gauge]) -> str:

@@ -19,6 +19,7 @@ from s3pool.cli.parser import parse
 from s3pool.config.options import Config
 from s3pool.proxy.settings import ProxySettings
 from s3pool.units import parse_duration
+from tests.support.manual import proxy_metrics
 from tests.support.run_cli import CliRunner
 
 METRIC = re.compile(r"s3pool_[a-z_]+[a-z]")
@@ -157,14 +158,11 @@ def test_systemd_takes_the_units(run_cli: CliRunner, tmp_path: Path, name: str) 
 @pytest.fixture
 def known_metrics() -> set[str]:
     """Return the names of all metrics that the proxy and sync write."""
-    from s3pool.proxy.metrics import COUNTERS, DURATIONS, MEANINGS, Metrics
     from s3pool.sync import textfile
 
-    metrics = Metrics()
-    own = {family.name: family.type for family in metrics.registry.collect()}
-    names = {f"{name}_total" if kind == "counter" else name for name, kind in own.items()}
-    names |= {f"s3pool_proxy_{name}{end}" for name, _ in DURATIONS for end in ("_bucket", "_count")}
-    names |= {f"s3pool_proxy_{name}" for name in MEANINGS} | {f"s3pool_proxy_{name}_total" for name in COUNTERS}
+    kinds = {name: kind for name, kind, _, _ in proxy_metrics()}
+    names = set(kinds)
+    names |= {f"{name}_{end}" for name in names if kinds[name] == "histogram" for end in ("bucket", "count", "sum")}
     source = Path(textfile.__file__).read_text()
     return (
         names | {f"s3pool_sync_{name}" for name in re.findall(r'gauge\("([a-z_]+)"', source)} | {textfile.LAST_SUCCESS}

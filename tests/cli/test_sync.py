@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from s3pool.body import FileSlice
 from tests.support.fake_s3 import Answer, FakeS3
+from tests.support.manual import proxy_metrics
 from tests.support.run_cli import CliResult
 
 Call = Callable[..., CliResult]
@@ -587,6 +589,28 @@ def test_metrics_tell_of_the_run(call: Call, fake: FakeS3, bucket: str, source: 
     assert f"s3pool_sync_objects_failed{labels} 1" in bad
     assert f"s3pool_sync_exit_code{labels} {failed.code}" in bad
     assert success == [line for line in bad if line.startswith("s3pool_sync_last_success_timestamp_seconds{")]
+
+
+def test_metrics_of_nodes_have_the_names_of_the_proxys(
+    call: Call, fake: FakeS3, bucket: str, source: Path, tmp_path: Path
+) -> None:
+    """One dashboard for both: but for the program's name and for _total, since a run does not count on."""
+    fake.fault(Answer(500, "InternalError"), op="PutObject")
+
+    call("sync", "source", "s3/b/p", "--metrics-file", "m.prom")
+
+    families = {family.name: family for family in text_string_to_metric_families((tmp_path / "m.prom").read_text())}
+    ours = {name.removeprefix("s3pool_sync_"): family for name, family in families.items() if "_endpoint_" in name}
+    theirs = {name.removeprefix("s3pool_proxy_"): labels for name, _, labels, _ in proxy_metrics()}
+    for name, family in ours.items():
+        labels = {label for sample in family.samples for label in sample.labels} - {"source", "target"}
+        assert ("gauge", {*theirs[f"{name}_total"]}) == (family.type, labels)
+    assert {name.removesuffix("_total") for name in theirs if name.startswith("endpoint_") and "_total" in name} == {
+        *ours,
+        "endpoint_connections",
+    }
+    assert [("http 500", 1.0)] == [(each.labels["kind"], each.value) for each in ours["endpoint_failures"].samples]
+    assert {"version", "python"} <= {*families["s3pool_sync_build_info"].samples[0].labels}
 
 
 def test_metrics_are_written_when_nothing_could_begin(call: Call, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from textwrap import wrap
 from s3pool import __version__
 from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
 from s3pool.cli.parser import command_parser, examples_of, operands_of, top_parser
+from s3pool.proxy import metrics
 from tests.support import json_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,15 @@ SEE = {
 }
 WIDTH = 80
 HAND_WRITTEN = "s3pool.yaml.5"
+# The library has its own texts for one process; these are for all of the proxy.
+PROCESS_TEXTS = {
+    "process_cpu_seconds_total": "CPU time of the proxy's processes, in user and system mode.",
+    "process_resident_memory_bytes": "Memory of the processes, added up; what they share is counted for each.",
+    "process_virtual_memory_bytes": "Address space of the processes, added up.",
+    "process_open_fds": "Descriptors that the processes have open.",
+    "process_max_fds": "The lowest limit of descriptors of a process.",
+    "process_start_time_seconds": "When the first of the processes started.",
+}
 ADMINISTRATION = ("proxy",)  # pages of section 8
 
 
@@ -122,7 +132,7 @@ def _command_page(command: str, sections: Mapping[str, str]) -> Iterator[str]:
     yield ".PP\nThe global flags, paths, configuration and exit codes are in\n.BR s3pool (1)."
     yield from _sections(sections, SECTIONS.get(command, ()))
     if command == "proxy":
-        yield (MAN / "s3pool-proxy.8.inc").read_text("utf-8").strip("\n")
+        yield (MAN / "s3pool-proxy.8.inc").read_text("utf-8").strip("\n").replace('.\\" METRICS', "\n".join(_metrics()))
     seen = [f"s3pool-{name}.{section_of(name)}" for name in SEE.get(command, ())]
     yield from _see(("s3pool.1", *seen, "s3pool-pool.7", "s3pool-json.5"))
 
@@ -186,6 +196,22 @@ def _folded(text: str) -> str:
             first, *rest = wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
             lines += [first, *(f"\\&{each}" if each.startswith((".", "'")) else each for each in rest)]
     return "\n".join(lines) + "\n"
+
+
+def proxy_metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Yield the names of the proxy's metrics, each with its kind, its labels and what it tells."""
+    at_work = {"in_flight": metrics.IN_FLIGHT}
+    tables = {"counter": {**metrics.COUNTED, **metrics.ENDPOINT_COUNTED}, "histogram": metrics.DURATIONS}
+    for kind, table in {**tables, "gauge": {**at_work, **metrics.STATES}}.items():
+        for name, (labels, text) in table.items():
+            yield f"{metrics.NAMESPACE}_{name}{'_total' if kind == 'counter' else ''}", kind, labels, text
+
+
+def _metrics() -> Iterator[str]:
+    for name, kind, labels, text in proxy_metrics():
+        yield f'.TP\n.BR {name} " ({", ".join((kind, *labels))})"\n{_sentence(text)}'
+    for name, (kind, _) in metrics.PROCESS.items():
+        yield f'.TP\n.BR {name} " ({kind})"\n{PROCESS_TEXTS[name]}'
 
 
 def _sentence(text: str) -> str:

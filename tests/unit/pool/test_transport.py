@@ -160,6 +160,7 @@ def test_a_silent_node_is_not_waited_for_alone(servers: Servers) -> None:
 
     assert response.body == b"ok"
     assert pool.transport.stats()[0].failure_kinds == {"timeout": 1}
+    assert [(1, 0), (1, 1)] == [(row.requests, row.hedges) for row in pool.transport.stats()]
 
 
 def test_a_slow_node_may_still_win_over_dead_ones(servers: Servers) -> None:

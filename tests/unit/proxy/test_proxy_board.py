@@ -53,10 +53,11 @@ def test_workers_are_added_up() -> None:
     """One truth of many processes."""
     row = {"endpoint": "http://a", "state": CLOSED, "latency_ms": 2.0, "last_error": "", "in_flight": 1, "ejections": 1}
     row |= {"failure_kinds": {"connect": 2}, "connections": {"new": 1, "reused": 4, "stale": 0}}
-    row |= {"health": "up", "drained": False, "answers": 2, "answer_seconds": 0.5}
+    row |= {"health": "up", "drained": False, "answers": 2, "answer_seconds": 0.5, "hedges": 1}
     row |= dict.fromkeys(("requests", "failures", "throttled", "retries", "bytes_sent", "bytes_received"), 3)
     record = {
         "connections": 2,
+        "pids": [7],
         "requests": {"by_op": {"GetObject": 3}, "by_status": {"2xx": 3}, "by_first_byte": {"0.1": 0, "+Inf": 1}},
         "replay_memory": {"used": 1, "size": 10},
         "spool": {"used": 2, "size": 20},
@@ -73,6 +74,7 @@ def test_workers_are_added_up() -> None:
         total["requests"]["by_op"],
         total["replay_memory"]["size"],
     )
+    assert ([7, 7, 7], 2) == (total["pids"], total["endpoints"][0]["hedges"])
     assert {"0.1": 0, "+Inf": 2} == total["requests"]["by_first_byte"]
     assert (4, 1.0) == tuple(total["endpoints"][0][name] for name in ("answers", "answer_seconds"))
     assert (4, 2) == (total["spool"]["used"], total["retrying"])
@@ -102,7 +104,7 @@ def test_state_of_a_node_is_that_of_all_processes(
     row |= {"failure_kinds": {}, "connections": {}, "latency_ms": 0.0}
     row |= dict.fromkeys(SUMMED, 0)
     whole = {"requests": {}, "connections": 0, "retrying": 0, "replay_memory": {"used": 0, "size": 0}}
-    whole |= {"spool": {"used": 0, "size": 0}}
+    whole |= {"spool": {"used": 0, "size": 0}, "pids": []}
 
     records = [{**whole, "endpoints": [{**row, **more}]} for more in (*workers, own)]
     total = sum_states(records[:-1], records[-1])

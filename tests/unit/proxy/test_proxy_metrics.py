@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from s3pool.proxy.access_log import RequestRecord
-from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics
+from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics, Samples, gauges
+from tests.support.manual import MAN
+
+NODE = {
+    "endpoint": "http://node:1",
+    "state": "closed",
+    "failure_kinds": {"timeout": 2},
+    "connections": {"new": 1},
+    "latency_ms": 5.0,
+    "clock_skew_s": 0.5,
+    **dict.fromkeys(("drained", "in_flight", "retries", "hedges", "throttled", "ejections"), 0),
+    "requests": 7,
+    "bytes_sent": 1,
+    "bytes_received": 2,
+}
+RECORD = {
+    "draining": False,
+    "connections": 3,
+    "replay_memory": {"used": 1},
+    "spool": {"used": 0},
+    "retrying": 0,
+    "endpoints": [NODE],
+}
+PARTS = re.compile(r"\.BR (\S+) \" \((.*)\)\"")
 
 
 def ended(seconds: float, *, op: str = "GetObject", status: int = 200, **more: object) -> RequestRecord:
@@ -46,7 +74,6 @@ def test_requests_are_counted_by_operation_status_and_node() -> None:
 def test_duration_is_where_the_library_would_put_it(seconds: float) -> None:
     """At every border between two buckets."""
     from prometheus_client import CollectorRegistry, Histogram
-    from prometheus_client.parser import text_string_to_metric_families
 
     ours, registry = Metrics(), CollectorRegistry()
     theirs = Histogram("request_seconds", "x", ["op"], buckets=LATENCY_BUCKETS, registry=registry)
@@ -86,3 +113,87 @@ def test_caller_turned_away_is_counted_by_reason() -> None:
     metrics.end(ended(0.1, status=403, denied="skew"))
 
     assert 1.0 == samples(metrics)['s3pool_proxy_auth_failures_total{reason="skew"}']
+
+
+def rendered() -> str:
+    """Return what Prometheus reads of a proxy with one request of each kind."""
+    metrics = Metrics()
+    metrics.begin()
+    metrics.count_handover("request")
+    metrics.count_refused()
+    more = {"tries": 2, "resumes": 1, "replays": 1, "denied": "skew", "limited": ("b", "requests"), "bucket": "b"}
+    metrics.end(ended(0.1, end="client gone", first_byte_s=0.05, **more))
+    return metrics.render(gauges(RECORD), [os.getpid()]).decode()
+
+
+def test_manual_names_what_is_exported() -> None:
+    """Every metric, with its kind and its labels, and no other one."""
+    page = (MAN / "s3pool-proxy.8").read_text()
+    told = {name: words.split(", ") for name, words in PARTS.findall(page) if words.split(",")[0] in KINDS}
+    shown = {}
+    for family in text_string_to_metric_families(rendered()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert family.samples, f"{name} is not provoked here"
+        shown[name] = [family.type, *sorted(labels)]
+
+    assert shown == {name: [kind, *sorted(labels)] for name, (kind, *labels) in told.items()}
+
+
+KINDS = ("counter", "gauge", "histogram")
+ABBREVIATED = re.compile(r"_(ms|millis|msec|sec|secs|kb|mb|kib|mib|pct|percent|minutes|hours)(_|$)")
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    """What promtool looks at: help, the end of counters and of them alone, base units, each series once."""
+    text = rendered()
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+
+    assert len(series) == len(set(series))
+    assert not [line for line in series if "_created" in line]
+    for line in text.splitlines():
+        _, word, name, rest = (*line.split(" ", 3), "", "")[:4]
+        if word == "HELP":
+            assert rest, f"{name} has no help"
+        elif word == "TYPE":
+            assert (rest == "counter") == name.endswith("_total"), name
+            assert not name.endswith(("_count", "_sum", "_bucket")), name
+            assert not ABBREVIATED.search(name), name
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
+def test_promtool_takes_the_metrics() -> None:
+    """Prometheus' own judge has nothing to say."""
+    judged = subprocess.run(
+        ["promtool", "check", "metrics"], input=rendered().encode(), capture_output=True, check=False
+    )
+
+    assert (0, b"", b"") == (judged.returncode, judged.stdout, judged.stderr)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are measured in /proc")
+def test_processes_are_added_up() -> None:
+    """Several are one proxy; one that has just ended is passed over."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        values = {}
+        for pids in ([os.getpid()], [os.getpid(), other.pid, gone.pid]):
+            text = Metrics().render({}, pids).decode()
+            values[len(pids)] = {
+                name: float(value) for name, value in re.findall(r"^(process_\S+) (\S+)$", text, re.MULTILINE)
+            }
+        one, both = values[1], values[3]
+
+    assert 0 < both["process_open_fds"] - one["process_open_fds"] < 10
+    assert one["process_start_time_seconds"] == both["process_start_time_seconds"]
+    assert one["process_virtual_memory_bytes"] < both["process_virtual_memory_bytes"]
+    assert Metrics().render({}).decode().count("process_") == 0
+
+
+def test_metric_without_a_sample_is_announced() -> None:
+    """A dashboard finds the names before anything has failed."""
+    nothing: Samples = []
+    text = Metrics().render({"endpoint_failures": nothing}).decode()
+
+    assert "# TYPE s3pool_proxy_endpoint_failures_total counter\n" in text

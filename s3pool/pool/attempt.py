@@ -182,7 +182,7 @@ class Attempt:
                 self._node = exchange.node
                 self._rest(None)
             return
-        self._report(exchange.node, error)
+        self._report(exchange.node, error, since=exchange.started)
         if not self.exchanges:
             self._settle_failure(error)
 
@@ -277,16 +277,14 @@ class Attempt:
         context = self._context
         if self._is_alone or len(self.exchanges) > MAX_HEDGED or newest.response is not None:
             return None
-        if not may_be_hedged(self.request) or self._has_asked_all():
+        if not may_be_hedged(self.request) or all(node in self.history.tried for node in context.balancer.in_service):
             return None
         kept = newest.connection.exchanges > 0 and newest.head is None and context.kept.is_trying(self.request.op)
         return hedge_delay_s(newest.node, context.balancer.nodes, full_s=context.patience_s, is_trying_kept=kept)
 
-    def _has_asked_all(self) -> bool:
-        return all(node in self.history.tried for node in self._context.balancer.in_service)
-
     def _read_timeout_s(self, exchange: Exchange) -> float:
-        return self._context.read_timeout_for(self.request, exchange.node, is_begun=exchange.head is not None)
+        is_begun, has_failed = exchange.head is not None, bool(self.history.errors)
+        return self._context.read_timeout_for(self.request, exchange.node, is_begun=is_begun, has_failed=has_failed)
 
     def _limit(self, newest: Exchange) -> float:
         """Return until when an answer is waited for: a node may be silent for one timeout, and slow for some."""
@@ -342,7 +340,7 @@ class Attempt:
         for exchange in silent:
             self.exchanges.remove(exchange)
             exchange.abandon()
-            self._report(exchange.node, error)
+            self._report(exchange.node, error, since=exchange.started)
         self._settle_failure(error)
 
     # -- the answer ----------------------------------------------------------------------------
@@ -377,8 +375,8 @@ class Attempt:
 
     # -- after a failure -----------------------------------------------------------------------
 
-    def _report(self, node: Node, error: S3PoolError) -> None:
-        report_failure(self._context, node, self.request, error, early_s=self.history.early_s)
+    def _report(self, node: Node, error: S3PoolError, *, since: float = math.inf) -> None:
+        report_failure(self._context, node, self.request, error, early_s=self.history.early_s, since=since)
         if isinstance(error, TransportError):
             self.history = self.history.with_error(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from s3pool.errors import (
     AccessDeniedError,
     ConnectError,
     ProtocolError,
+    RequestTimeoutError,
     S3Error,
     S3PoolError,
     ThrottledError,
@@ -134,13 +136,18 @@ class AttemptContext:
         delay_s = connect_attempt_delay_s(node, self.balancer.nodes, full_s=full_s)
         return delay_s if delay_s < full_s else None
 
-    def read_timeout_for(self, request: Request, node: Node, *, is_begun: bool = False) -> float:
+    def read_timeout_for(
+        self, request: Request, node: Node, *, is_begun: bool = False, has_failed: bool = False
+    ) -> float:
         """Return the read timeout; slow operations have more only where the node is known to work.
 
-        A body that has begun has no more, where the request may be repeated.
+        A body that has begun has no more, where the request may be repeated. A write that another
+        node died at may wait here for that node's locks: asked once more it would be stored twice.
         """
         has_more = node.is_proven and not (is_begun and request.replayable)
-        return self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
+        timeout_s = self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
+        may_wait = has_failed and not is_begun and request.method not in {"GET", "HEAD"}
+        return max(timeout_s, node.lock_wait_s) if may_wait else timeout_s
 
     def tell_long_wait(self, request: Request, history: History, *, since: float) -> None:
         """Print what is waited for, if a request has failed on all its nodes for long."""
@@ -183,9 +190,18 @@ LOST_RACE_WEIGHT = 2  # three reads in a row that another node had to answer ope
 
 
 def report_failure(
-    context: AttemptContext, node: Node, request: Request, error: S3PoolError, *, early_s: float = 0.0
+    context: AttemptContext,
+    node: Node,
+    request: Request,
+    error: S3PoolError,
+    *,
+    early_s: float = 0.0,
+    since: float = math.inf,
 ) -> None:
-    """Count a failed try; ``early_s`` is what its connection had when it was given up early for another node's."""
+    """Count a failed try, which began at ``since``.
+
+    ``early_s`` is what its connection had when it was given up early for another node's.
+    """
     if isinstance(error, ThrottledError):
         pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
         node.cooling_until = context.now() + pause_s
@@ -194,6 +210,8 @@ def report_failure(
         node.breaker.report_success()
     elif is_illness(error) and not _is_only_doubted(context, node, early_s):
         node.counters.add_failure(failure_kind(error), str(error))
+        if isinstance(error, RequestTimeoutError) and node.answered_at > since:
+            return  # it answered others: what it did not answer tells of the object, such as a lock
         is_gone = isinstance(error, ConnectError) and not early_s
         node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1, asker=_asker_behind(request, error))
         node.on_loss()

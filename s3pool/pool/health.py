@@ -40,6 +40,9 @@ DATE_CENTRE_S = 0.5  # a Date header is cut to whole seconds: the server's clock
 PATH_BY_SERVER = {"minio": "/minio/health/live", "ceph": "/swift/healthcheck"}
 # Where a server of a set tells whether the set can work, which it cannot without a quorum.
 SET_PATH_BY_SERVER = {"minio": "/minio/health/cluster"}
+# Servers that lock what is written hold the locks of a node that died: MinIO looks once a minute for those that
+# were not renewed for one, and a request that waits for one asks again every 5 s at most.
+LOCK_WAIT_S_BY_SERVER = {"minio": 130.0}
 NO_QUORUM = "no quorum"
 OK_STATUS = range(200, 400)  # what a path that was named for its health must answer
 
@@ -124,6 +127,9 @@ def probe(
         return ProbeResult(node.endpoint, is_alive=False, error=str(exc), tls_version=connection.tls_version)
     finally:
         give_back(connection, reusable=is_reusable)
+    server = head.headers.get("server", "")
+    waits = (wait_s for word, wait_s in LOCK_WAIT_S_BY_SERVER.items() if word in server.lower())
+    node.lock_wait_s = next(waits, 0.0)
     is_alive = head.status in OK_STATUS if is_named else head.status < ALIVE_BELOW_STATUS
     return ProbeResult(
         node.endpoint,
@@ -131,7 +137,7 @@ def probe(
         status=head.status,
         latency_s=time.monotonic() - connected,
         connect_s=connected - started,
-        server=head.headers.get("server", ""),
+        server=server,
         tls_version=connection.tls_version,
         clock_offset_s=_clock_offset_s(head.headers.get("date", "")),
         error="" if is_alive else f"status {head.status}",

@@ -187,6 +187,8 @@ class Node:
         self.latency_s = 0.0  # of all answers, for the balancing
         self.read_s = 0.0  # of the answers to GET and HEAD, for hedging
         self.heard_at = 0.0  # when it answered anything last
+        self.answered_at = 0.0  # when it answered a request last that was no probe
+        self.lock_wait_s = 0.0  # how long it may hold back a write that another node died at
         self.suspect_again_at = 0.0  # no probe for a silence starts before
         self.is_watched = False  # a health thread probes it
         self.is_proven = False  # it answered at least once in this process
@@ -244,7 +246,7 @@ class Node:
         None is for an answer that may have been there before anybody looked.
         """
         self.is_proven = True
-        self.heard_at = max(self.heard_at, at)
+        self.heard_at = self.answered_at = max(self.heard_at, at)
         with self._lock:
             self.congestion_window += 1.0 / self.congestion_window if self._has_lost else 1.0
             if seconds is None:
@@ -258,7 +260,7 @@ class Node:
         """Note exchanges that are over, all at once."""
         count = ended.count
         self.is_proven = True
-        self.heard_at = at
+        self.heard_at = self.answered_at = at
         with self._lock:
             self.congestion_window += count / self.congestion_window if self._has_lost else count
             self.latency_s = _moved(self.latency_s, ended.seconds / count, count)

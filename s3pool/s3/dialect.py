@@ -111,6 +111,12 @@ QUIRKS = (
         TESTS + "test_ping_tells_of_a_lost_quorum",
     ),
     Quirk(
+        "MinIO",
+        "keeps the locks of a node that died for 1 to 2 minutes, and lets writes of the same keys wait",
+        "such a write waits at its second node, up to 130 s, and is sent to no third; others go on",
+        TESTS + "test_a_write_waits_for_the_locks_of_a_node_that_died",
+    ),
+    Quirk(
         "some gateways",
         "refuse x-amz-checksum-mode, x-amz-copy-if-match, or If-Match with DELETE (400, 405, 501)",
         "sent once, and then left out",

@@ -11,9 +11,10 @@ import pytest
 from s3pool.s3.dialect import QUIRKS
 from tests.cli.conftest import Call
 from tests.cli.test_deletion_errors import Refuse
-from tests.support.fake_s3 import MIB, Answer, FakeS3, FlipByte, Quirks, Reply, Rewrite
+from tests.support.fake_s3 import MIB, Answer, Delay, FakeS3, FlipByte, Quirks, Reply, Reset, Rewrite
 from tests.support.fake_s3.store import Upload
 from tests.support.proxying import RunningProxy, parse_answer
+from tests.support.run_cli import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = 5 * MIB
@@ -344,3 +345,16 @@ def test_the_proxy_answers_what_mc_ready_asks(fake: FakeS3) -> None:
             raw = proxy.talk(f"GET /minio/health/{word} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             statuses.append(parse_answer(raw).status)
         assert [200, 503] == statuses
+
+
+def test_a_write_waits_for_the_locks_of_a_node_that_died(fake: FakeS3, run_cli: CliRunner, tmp_path: Path) -> None:
+    """A third node would store it once more, and have it wait as long."""
+    speak(fake, **MINIO)
+    (tmp_path / "file").write_bytes(b"content")
+    fake.fault(Reset(after=7), op="PutObject", nth=1)
+    fake.fault(Delay(5.0), op="PutObject", nth=2)
+
+    result = run_cli("cp", str(tmp_path / "file"), "s3/b/new", "--read-timeout", "2", env=fake.environment)
+
+    assert 0 == result.code, result.err
+    assert 2 == len([request for request in fake.requests if request.op == "PutObject"])

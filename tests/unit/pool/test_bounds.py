@@ -7,7 +7,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pool.errors import ProtocolError, S3Error
+from s3pool.errors import ProtocolError, RequestTimeoutError, S3Error
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN_BASE_S, SUSPECT_S, CircuitBreaker
@@ -163,3 +163,17 @@ def test_protocol_errors_count_once_for_one_request() -> None:
         report_failure(world.context, many, Request("GET", f"/b/{number}", "GetObject"), ProtocolError("broken head"))
 
     assert (CLOSED, "open") == (one.breaker.state, many.breaker.state)
+
+
+def test_a_request_that_a_busy_node_does_not_answer_is_no_illness() -> None:
+    """Keys that somebody has locked would take every node of a MinIO out of the pool."""
+    world = World()
+    busy, silent = world.nodes
+    for number in range(5):
+        since, world.clock.now = world.clock.now, world.clock.now + 60.0
+        busy.note_answer(ANSWER_S, at=since + 1.0)
+        put = Request("PUT", f"/b/{number}", "PutObject")
+        for node in (busy, silent):
+            report_failure(world.context, node, put, RequestTimeoutError("silent for 60 s"), since=since)
+
+    assert (CLOSED, "open") == (busy.breaker.state, silent.breaker.state)

@@ -5,92 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
 
 from s3pool.errors import ConfigError
 from s3pool.model import format_iso_time
+from s3pool.proxy.request import RequestRecord
 
 LOG_MODE = 0o640
-REQUEST_ID_BYTES = 8
-CLIENT_GONE = "client gone"
 MAX_KEY_LENGTH = 1024  # S3 has no longer keys, and a line no more room for a stranger
-
-
-class RequestRecord:
-    """What happened to one request, filled in as it goes. Times are in seconds.
-
-    What nobody fills in stays the class's own: most requests set a few of these.
-    """
-
-    method = ""
-    access_key = ""
-    op = "Unknown"
-    bucket = ""
-    key = ""
-    status = 0
-    code = ""
-    bytes_in = 0
-    bytes_out = 0
-    endpoint = ""
-    tries = 0
-    resumes = 0
-    replays = 0
-    auth_s = 0.0
-    first_byte_s = 0.0
-    total_s = 0.0
-    used_event_loop = False  # no thread was needed
-    end = "done"
-    limited: tuple[str, str] | None = None  # beyond which limit: its label, and what there was too much of
-    denied = ""  # one word for why a caller was turned away
-    backend_request_id = ""
-    _request_id = ""
-
-    def __init__(self, client: str, started: float) -> None:
-        self.client = client
-        self.peer = client  # who is connected: the client, or a balancer before it
-        self.started = started
-
-    @property
-    def owner(self) -> str:
-        """Return the access key, or the client's address for an anonymous request."""
-        return self.access_key or f"@{self.client}"
-
-    @property
-    def request_id(self) -> str:
-        """Return the proxy's own request id, generated at the first use."""
-        if not self._request_id:
-            self._request_id = secrets.token_hex(REQUEST_ID_BYTES)
-        return self._request_id
-
-    def line(self) -> bytes:
-        """Return the access log's line. It holds no signature, no token and no secret."""
-        record = {
-            "time": format_iso_time(time.time()),
-            "client": self.client,
-            "access_key": self.access_key,
-            "method": self.method,
-            "op": self.op,
-            "bucket": self.bucket,
-            "key": self.key[:MAX_KEY_LENGTH],
-            "status": self.status,
-            "code": self.code,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "endpoint": self.endpoint,
-            "tries": self.tries,
-            "resumes": self.resumes,
-            "replays": self.replays,
-            "auth_ms": round(self.auth_s * 1000, 3),
-            "first_byte_ms": round(self.first_byte_s * 1000, 3),
-            "total_ms": round(self.total_s * 1000, 3),
-            "end": self.end,
-            "request_id": self.request_id,
-            "backend_request_id": self.backend_request_id,
-        }
-        return json.dumps(record).encode() + b"\n"
 
 
 class AccessLog:
@@ -106,7 +30,7 @@ class AccessLog:
         """Append the line of one request. On a full disk the line is lost."""
         with self._lock:
             try:
-                os.write(self._fd, record.line())
+                os.write(self._fd, _line(record))
             except OSError:
                 return
 
@@ -124,6 +48,34 @@ class AccessLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def _line(record: RequestRecord) -> bytes:
+    """Return the line of one request. It holds no signature, no token and no secret."""
+    told = {
+        "time": format_iso_time(time.time()),
+        "client": record.client,
+        "access_key": record.access_key,
+        "method": record.method,
+        "op": record.op,
+        "bucket": record.bucket,
+        "key": record.key[:MAX_KEY_LENGTH],
+        "status": record.status,
+        "code": record.code,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "endpoint": record.endpoint,
+        "tries": record.tries,
+        "resumes": record.resumes,
+        "replays": record.replays,
+        "auth_ms": round(record.auth_s * 1000, 3),
+        "first_byte_ms": round(record.first_byte_s * 1000, 3),
+        "total_ms": round(record.total_s * 1000, 3),
+        "end": record.end,
+        "request_id": record.request_id,
+        "backend_request_id": record.backend_request_id,
+    }
+    return json.dumps(told).encode() + b"\n"
 
 
 def _open(path: str) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from s3pool.body import EMPTY_SHA256
 from s3pool.errors import S3PoolError
-from s3pool.model import Response
+from s3pool.model import Endpoint, Response
 from s3pool.proxy.auth import HEADER_V4
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, forbidden, unavailable
 from s3pool.proxy.forward import Attempts, Forwarder
@@ -104,6 +105,30 @@ class Versioning:
         """Forget the state of a bucket, which is being changed."""
         with self._lock:
             self._known.pop(bucket, None)
+
+
+MAX_REMEMBERED_UPLOADS = 100_000
+
+
+class UploadMap:
+    """Where multipart uploads were begun; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        # Guards the map.
+        self._lock = threading.Lock()
+        self._owners: OrderedDict[str, Endpoint] = OrderedDict()
+
+    def put(self, upload_id: str, endpoint: Endpoint) -> None:
+        """Remember the node of a new upload."""
+        with self._lock:
+            self._owners[upload_id] = endpoint
+            if len(self._owners) > MAX_REMEMBERED_UPLOADS:
+                self._owners.popitem(last=False)
+
+    def get(self, upload_id: str) -> Endpoint | None:
+        """Return the node of an upload; None for one that is not known."""
+        with self._lock:
+            return self._owners.get(upload_id) if upload_id else None
 
 
 OK, NOT_FOUND, PRECONDITION_FAILED, NOT_MODIFIED = 200, 404, 412, 304

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from s3pool.errors import TransportError
 from s3pool.pool.exchange import Exchange, NeedsThread
 from s3pool.pool.node import Totals
-from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse
+from s3pool.proxy.request import RequestRecord
 from s3pool.proxy.request_handler import Host, RequestHandler
 from s3pool.proxy.stream import ClientStream
 
@@ -127,7 +127,7 @@ class Connection:
 
 
 Attend = Callable[[Connection, str], None]
-UnderWay = tuple[Connection, RequestHandler, Exchange]
+UnderWay = tuple[int, Connection, RequestHandler, Exchange]  # the first is the descriptor of the client
 
 
 class EventLoop:
@@ -242,7 +242,7 @@ class EventLoop:
             self._hand_over(fd, connection, handler, UNCONNECTED if is_plain else REQUEST)
             return
         wire_fd = exchange.connection.fileno()
-        self._requests[wire_fd] = connection, handler, exchange
+        self._requests[wire_fd] = fd, connection, handler, exchange
         self._totals.of(exchange.node).begun += 1
         self._watch(wire_fd)
 
@@ -254,8 +254,7 @@ class EventLoop:
             self._epoll.register(fd, ONCE)
 
     def _on_answer(self, fd: int, under_way: UnderWay, *, is_late: bool) -> None:
-        connection, handler, exchange = under_way
-        client_fd = connection.stream.fileno()
+        client_fd, connection, handler, exchange = under_way
         try:
             arrival = exchange.receive(0, is_good_only=True)
         except (NeedsThread, TransportError):
@@ -289,7 +288,7 @@ class EventLoop:
 
     def _look_for_late_ones(self, now: float) -> None:
         """Hand requests of silent nodes to threads, and close connections idle too long."""
-        for fd, (_, _, exchange) in list(self._requests.items()):
+        for fd, (_, _, _, exchange) in list(self._requests.items()):
             if now - exchange.started > SILENCE_S:
                 self._serve(fd, is_late=True)
         oldest = now - self._host.gateway.settings.idle_timeout
@@ -318,6 +317,6 @@ class EventLoop:
         if under_way is None:
             self._end(fd)
             return
-        connection, handler, _ = under_way
+        client_fd, _, handler, _ = under_way
         handler.abandon()
-        self._end(connection.stream.fileno())
+        self._end(client_fd)

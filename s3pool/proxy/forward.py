@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
@@ -18,14 +18,15 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Endpoint, Request, Response
+from s3pool.pool.breaker import ANYBODY
 from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.node import Node
 from s3pool.pool.transport import Transport
 from s3pool.proxy.bodies import ByteBudget
-from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, unavailable
-from s3pool.proxy.limits import FairSlots, RetryBudget, RetryToken
-from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest
+from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, unavailable
+from s3pool.proxy.node_request import CONDITIONS, NodeRequest
 from s3pool.proxy.operations import S3Operation
+from s3pool.proxy.request import assume_present
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, REGION_STATUS, parse_error, told_region
 from s3pool.units import parse_http_date
@@ -35,7 +36,6 @@ UNAVAILABLE = 503
 SERVER_ERROR = 500
 NOT_IMPLEMENTED = 501
 FIRST_ERROR = 400
-MAX_REMEMBERED_UPLOADS = 100_000
 SKEWED = "RequestTimeTooSkewed"
 DEFAULT_SLOWNESS = 10.0
 UNLIMITED = float("inf")
@@ -124,6 +124,206 @@ class ResponseCheck:
             final=final,
             region=told_region(response.status, response.headers, response.body or b""),
         )
+
+
+MIXED_S = 60.0  # so long after another owner came a single one may not have more than half
+LOOK_S = 1.0  # how often it is looked whether whoever waits is still there
+SPARE_SHARE = 4  # a part of the places is left for who comes next, even by one that is alone
+
+
+class FairSlots:
+    """A bound on concurrent requests; no owner gets more than half while others are active.
+
+    An owner is an access key, or an address where there is none. One that is alone may have
+    more, but for a quarter that is kept for others: their first requests find it free.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        kind: str = "slots",
+        detail: str = "all connections to the storage are in use.",
+        closes: bool = False,
+    ) -> None:
+        self.size = max(size, 1)
+        self._kind, self._detail, self._closes = kind, detail, closes
+        self._half = max(self.size // 2, 1)
+        self._most = max(self.size - self.size // SPARE_SHARE, 1)
+        # Guards all below; held for a few additions.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._held: dict[str, int] = {}
+        self._taken = 0
+        self._waiting = 0
+        self._last_owner = ""
+        self._mixed_at = -MIXED_S
+
+    @property
+    def taken(self) -> int:
+        """Return the number of places that are taken."""
+        return self._taken
+
+    def try_acquire(self, owner: str) -> bool:
+        """Take a place if there is one for this owner."""
+        with self._lock:
+            return self._take(owner)
+
+    def take(self, owner: str, patience_s: float, look: Callable[[], None] | None = None) -> bool:
+        """Take a place, or wait for one; False when there is none in time. Meanwhile ``look`` may raise."""
+        until = time.monotonic() + patience_s
+        while not self._take_within(owner, min(until - time.monotonic(), LOOK_S)):
+            if time.monotonic() >= until:
+                return False
+            if look is not None:
+                look()
+        return True
+
+    def _take_within(self, owner: str, patience_s: float) -> bool:
+        with self._changed:
+            if self._take(owner):
+                return True
+            until = time.monotonic() + patience_s
+            self._waiting += 1
+            try:
+                while (left_s := until - time.monotonic()) > 0:
+                    self._changed.wait(left_s)
+                    if self._take(owner):
+                        return True
+            finally:
+                self._waiting -= 1
+        return False
+
+    def claim(self, owner: str, patience_s: float = 0.0, *, look: Callable[[], None] | None = None) -> str:
+        """Take a place as take() does, and return the owner.
+
+        Raises:
+            S3ErrorResponse: there is none in time.
+        """
+        if not self.take(owner, patience_s, look):
+            denial = slow_down(f"Please reduce your request rate: {self._detail}", closes=self._closes)
+            denial.limited = ("", self._kind)
+            raise denial
+        return owner
+
+    def _take(self, owner: str) -> bool:
+        held = self._held.get(owner, 0)
+        if owner != self._last_owner:
+            if self._last_owner:
+                self._mixed_at = time.monotonic()
+            self._last_owner = owner
+        if self._taken >= self.size:
+            return False
+        if held >= self._half and (self._taken >= self._most or time.monotonic() - self._mixed_at < MIXED_S):
+            return False
+        self._held[owner] = held + 1
+        self._taken += 1
+        return True
+
+    def give_back(self, owner: str) -> None:
+        """Return a place back."""
+        with self._lock:
+            self._taken -= 1
+            held = self._held[owner] - 1
+            if held:
+                self._held[owner] = held
+            else:
+                del self._held[owner]
+            if self._waiting:
+                self._changed.notify_all()
+
+
+LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
+
+
+class RetryBudget:
+    """The share of the requests at nodes that may be in a second try.
+
+    When every node refuses, trying each request three times would triple the load that
+    made them refuse. What a dead node leaves behind is no such load, and is not counted.
+    """
+
+    def __init__(self, share: float, slots: FairSlots) -> None:
+        self._share = share
+        self._slots = slots
+        # Guards the number below; held for additions.
+        self._lock = threading.Lock()
+        self._retrying = 0
+
+    @property
+    def retrying(self) -> int:
+        """Return the requests that are in a second try now."""
+        return self._retrying
+
+    @property
+    def admits(self) -> bool:
+        """Return whether one more may begin a second try."""
+        return self._retrying < max(LEAST_RETRIES, self._share * self._slots.taken)
+
+    def change(self, count: int) -> None:
+        """Count requests that begin or end a second try."""
+        with self._lock:
+            self._retrying += count
+
+
+class RetryToken:
+    """One request's share of the retry budget, until it is answered."""
+
+    __slots__ = ("_budget", "_is_retrying")
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+        self._is_retrying = False
+
+    def end(self) -> None:
+        """Return it; once."""
+        if self._is_retrying:
+            self._budget.change(-1)
+
+    def may_retry(self) -> bool:
+        """Return whether a second try may begin; one that has begun may go on."""
+        return self._is_retrying or self._budget.admits
+
+    def note_retry(self) -> None:
+        """Note that the request is in a second try that may add to the load, or a later one."""
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._budget.change(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest(Request):
+    """A request whose head the proxy builds once an endpoint is picked."""
+
+    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
+    token: RetryToken | None = None
+    access_key: str = ""
+    look_for_client: Callable[[], None] = assume_present
+
+    @property
+    def asker(self) -> str:
+        """Return the key and the request, since a key's every request is one that others have not sent."""
+        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
+
+    def may_retry(self) -> bool:
+        """Return whether the budget of second tries has room."""
+        return self.token is None or self.token.may_retry()
+
+    def note_retry(self) -> None:
+        """Take up a place in the budget of second tries."""
+        if self.token is not None:
+            self.token.note_retry()
+
+    def look_for_sender(self) -> None:
+        """Raise ClientGoneError if the client has hung up."""
+        self.look_for_client()
+
+
+def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
+    """Build the head of a ProxyRequest; the pool's transport calls this."""
+    if not isinstance(request, ProxyRequest):
+        raise TypeError("only the proxy's own requests come this way")
+    return request.build(endpoint, now)
 
 
 class Forwarder:
@@ -221,27 +421,6 @@ class Forwarder:
             access_key=node_request.access_key,
             look_for_client=node_request.head.look_for_client,
         )
-
-
-class UploadMap:
-    """Where multipart uploads were begun; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        # Guards the map.
-        self._lock = threading.Lock()
-        self._owners: OrderedDict[str, Endpoint] = OrderedDict()
-
-    def put(self, upload_id: str, endpoint: Endpoint) -> None:
-        """Remember the node of a new upload."""
-        with self._lock:
-            self._owners[upload_id] = endpoint
-            if len(self._owners) > MAX_REMEMBERED_UPLOADS:
-                self._owners.popitem(last=False)
-
-    def get(self, upload_id: str) -> Endpoint | None:
-        """Return the node of an upload; None for one that is not known."""
-        with self._lock:
-            return self._owners.get(upload_id) if upload_id else None
 
 
 def refusal_for(error: S3PoolError) -> S3ErrorResponse:

@@ -33,6 +33,7 @@ from s3pool.proxy.conditions import (
     MAY_BE_UNCHECKED,
     TRAILER_SERVERS,
     NodeFacts,
+    UploadMap,
     check_batch,
     guard_admin,
     kind_of,
@@ -40,7 +41,7 @@ from s3pool.proxy.conditions import (
 from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
-from s3pool.proxy.forward import Forwarder, UploadMap
+from s3pool.proxy.forward import Forwarder
 from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
 from s3pool.proxy.names import (
     AMBIGUOUS_KEY_DETAIL,
@@ -74,6 +75,7 @@ from s3pool.s3.signing import KeyProvider, Signer
 OK = 200
 FORWARDED = frozenset({FORWARDED_FOR})
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
+PLAIN_READS = {method: classify(method, (), "bucket", "key", ()) for method in ("GET", "HEAD")}
 
 
 class Gateway:
@@ -109,6 +111,7 @@ class Gateway:
         self._names = frozenset((*settings.domains, *settings.allowed_hosts, settings.listen.host.lower()))
         self.meter = meter or RateMeter()
         self._bucket_limits = bucket_limits
+        self.has_limits = bool(bucket_limits) or any(known.limits or known.bucket_limits for known in clients.values())
         self._pool = pool
         self._region = region
         self._now = now
@@ -145,7 +148,7 @@ class Gateway:
             S3ErrorResponse: the signature does not hold, or its owner may not do this.
             NeedsThread: a node has to be asked, and ``may_wait`` is False.
         """
-        if "via" in head.index and any(self.name in value for value in head.index["via"]):
+        if "via" in head.index and self.name in ",".join(head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
         settings = self.settings
         bucket_host = virtual_bucket(head.host, settings.domains) if settings.domains else ""
@@ -170,10 +173,13 @@ class Gateway:
                 raise S3ErrorResponse(405, "MethodNotAllowed", "a form goes to its bucket; its field names the key")
             # Who sends it stands in the form.
             return Admitted(head, target, Caller(ANONYMOUS, None, ""), operation, None, is_form=True)
-        caller = self._identify(head, target, bucket_host)
+        recognizes = settings.auth != OPEN and head.method != "OPTIONS"
+        caller = self._verifier.recognize(head, target, now=self._now()) if recognizes else None
+        caller = caller or self._identify(head, target, bucket_host)
         head = self._authorized(caller.client, operation, head, target)
         decodes = caller.is_framed and self._decodes(head, caller)
-        return Admitted(head, target, caller, operation, self._signer_for(caller), decodes)
+        signer = self._signers.get(caller.access_key) or self._signer_for(caller)
+        return Admitted(head, target, caller, operation, signer, decodes)
 
     def _authorized(
         self, client: Client | None, operation: S3Operation, head: RequestHead, target: Target
@@ -197,10 +203,6 @@ class Gateway:
         return caller.is_framed
 
     def _identify(self, head: RequestHead, target: Target, bucket_host: str) -> Caller:
-        if self.settings.auth != OPEN and head.method != "OPTIONS":
-            known = self._verifier.recognize(head, target, now=self._now())
-            if known is not None:
-                return known
         form = form_of(head, target)
         if self.settings.auth == OPEN:
             return Caller(form, None, payload_of(QUERY_V4, head, target))
@@ -376,8 +378,7 @@ class Gateway:
 
     def learn_server(self, headers: Mapping[str, str]) -> None:
         """Note which server the nodes run, as far as an answer tells."""
-        is_mute = headers.get("server") == self._mute_server and "x-amz-request-id" not in headers
-        if self.node_facts.server or is_mute:
+        if headers.get("server") == self._mute_server and "x-amz-request-id" not in headers:
             return
         self.node_facts.server = server = kind_of(headers)
         self.loader.takes_trailers = self.loader.takes_trailers or server in TRAILER_SERVERS
@@ -414,6 +415,8 @@ def _declared(head: RequestHead, target: Target) -> Caller:
 
 
 def _classify(head: RequestHead, target: Target) -> S3Operation:
+    if target.key and not target.pairs and head.method in PLAIN_READS:  # whatever else its head says
+        return PLAIN_READS[head.method]
     is_any_form = head.method == "POST" and any(FORM_WORD in value.lower() for value in head.values("content-type"))
     names = target.names if target.pairs else NO_NAMES
     return classify(head.method, names, target.bucket, target.key, head.index, is_form=is_any_form)

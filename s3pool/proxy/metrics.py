@@ -21,7 +21,7 @@ from s3pool.endpoint import ENDPOINT_COUNTERS, FAILURES_METRIC
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
 from s3pool.pool.node import Node
-from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
+from s3pool.proxy.request import CLIENT_GONE, RequestRecord
 from s3pool.proxy.service import ProxyPool
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -237,7 +237,7 @@ class Metrics:
             for (op, status, _), sums in pending.items():
                 self._by_op[op] += sums.requests
                 self._by_class[f"{status // 100}xx" if status else "none"] += sums.requests
-                self._by_first_byte.update(dict(zip(BOUNDS, sums.first_byte.counts, strict=True)))
+                self._by_first_byte.update(dict(zip(BOUNDS, sums.first_bytes, strict=True)))
         self._in_flight.set(at_work)
         counters = self._counters
         for (op, status, endpoint), sums in pending.items():
@@ -246,9 +246,10 @@ class Metrics:
             counters["client_bytes"].labels("out").inc(sums.bytes_out)
             counters["tries"].inc(sums.tries)
             counters["loop_requests"].inc(sums.looped)
-            for (counts, seconds), own in zip(self._durations, (sums.total, sums.first_byte), strict=True):
-                seconds.labels(op).inc(own.seconds)
-                for place, count in enumerate(own.counts):
+            own = (sums.totals, sums.total_s), (sums.first_bytes, sums.first_byte_s)
+            for (counts, seconds), (found, took_s) in zip(self._durations, own, strict=True):
+                seconds.labels(op).inc(took_s)
+                for place, count in enumerate(found):
                     if count:
                         counts.labels(op, BOUNDS[place]).inc(count)
         for reason, count in reasons.items():
@@ -343,12 +344,14 @@ class _Families:
 class _RequestSums:
     """Sums over requests of one operation, status and node."""
 
-    __slots__ = ("bytes_in", "bytes_out", "first_byte", "looped", "requests", "total", "tries")
+    __slots__ = ("bytes_in", "bytes_out", "first_byte_s", "first_bytes", "looped", "requests", "total_s", "totals",
+                 "tries")  # fmt: skip
 
     def __init__(self) -> None:
-        self.total, self.first_byte = _Durations(), _Durations()
-        self.looped = 0
-        self.requests = self.bytes_in = self.bytes_out = self.tries = 0
+        self.requests = self.looped = self.bytes_in = self.bytes_out = self.tries = 0
+        self.total_s = self.first_byte_s = 0.0
+        # How many durations there were in each bucket.
+        self.totals, self.first_bytes = [0] * len(BOUNDS), [0] * len(BOUNDS)
 
     def add(self, record: RequestRecord) -> None:
         """Count one request."""
@@ -357,21 +360,8 @@ class _RequestSums:
         self.bytes_in += record.bytes_in
         self.bytes_out += record.bytes_out
         self.tries += record.tries
-        self.total.add(record.total_s)
+        self.totals[bisect_left(LATENCY_BUCKETS, record.total_s)] += 1
+        self.total_s += record.total_s
         if record.first_byte_s:
-            self.first_byte.add(record.first_byte_s)
-
-
-class _Durations:
-    """How many durations there were in each bucket, and their sum."""
-
-    __slots__ = ("counts", "seconds")
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(BOUNDS)
-        self.seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.seconds += seconds
+            self.first_bytes[bisect_left(LATENCY_BUCKETS, record.first_byte_s)] += 1
+            self.first_byte_s += record.first_byte_s

@@ -6,19 +6,16 @@ built from parsed parts with one Content-Length, so no node can see another fram
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from s3pool.model import Endpoint, Request
-from s3pool.pool.breaker import ANYBODY
+from s3pool.model import Endpoint
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import forbidden
-from s3pool.proxy.limits import RetryToken
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target, assume_present
-from s3pool.record import dataclass, field, replace
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target
+from s3pool.record import dataclass, replace
 from s3pool.s3.signing import Signer, canonical_query
 
 Fields = tuple[Field, ...]
@@ -64,41 +61,6 @@ CONDITIONS = frozenset({"range", "if-match", "if-none-match", "if-modified-since
 SIGNED_BY_NAME = frozenset({"content-md5", "content-type"})
 AWS_CHUNKED = "aws-chunked"
 PAYLOAD_FIELD = "x-amz-content-sha256"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyRequest(Request):
-    """A request whose head the proxy builds once an endpoint is picked."""
-
-    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
-    token: RetryToken | None = None
-    access_key: str = ""
-    look_for_client: Callable[[], None] = assume_present
-
-    @property
-    def asker(self) -> str:
-        """Return the key and the request, since a key's every request is one that others have not sent."""
-        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
-
-    def may_retry(self) -> bool:
-        """Return whether the budget of second tries has room."""
-        return self.token is None or self.token.may_retry()
-
-    def note_retry(self) -> None:
-        """Take up a place in the budget of second tries."""
-        if self.token is not None:
-            self.token.note_retry()
-
-    def look_for_sender(self) -> None:
-        """Raise ClientGoneError if the client has hung up."""
-        self.look_for_client()
-
-
-def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
-    """Build the head of a ProxyRequest; the pool's transport calls this."""
-    if not isinstance(request, ProxyRequest):
-        raise TypeError("only the proxy's own requests come this way")
-    return request.build(endpoint, now)
 
 
 class Passage(NamedTuple):

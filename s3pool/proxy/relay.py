@@ -12,10 +12,9 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
 from s3pool.pool.http1 import Head
 from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
-from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.bodies import LengthReader
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse
-from s3pool.proxy.request import HOP_BY_HOP, RequestHead, connection_words
+from s3pool.proxy.request import HOP_BY_HOP, RequestHead, RequestRecord, connection_words
 from s3pool.proxy.stream import ClientStream
 
 DRAIN_BYTES = 64 * 1024  # an unread body up to this is read and dropped, to keep the connection
@@ -173,9 +172,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 @lru_cache(1024)
-def is_told(name: str) -> bool:
-    """Return whether a client is told a node's field: not where the proxy has its own, or the node's is gone."""
-    return name not in HOP_BY_HOP and name != "content-length"
+def _are_told(names: tuple[str, ...]) -> list[bool]:
+    """Return which of a node's fields a client is told: not where the proxy has its own, or the node's is gone."""
+    return [name not in HOP_BY_HOP and name != "content-length" for name in names]
 
 
 EVERYDAY_OPTIONS = ("", "keep-alive", "close")  # of a Connection field; these name no other field
@@ -383,7 +382,7 @@ def answer_head(
     headers, lines = said.headers, said.lines
     # The names of a head as it was read stand in the order of its lines, unless one is repeated.
     in_order = isinstance(said, Head) and len(headers) == len(lines)
-    kept: Iterable[str] = compress(lines, map(is_told, headers)) if in_order else filter(_is_told, lines)
+    kept: Iterable[str] = compress(lines, _are_told(tuple(headers))) if in_order else filter(_is_told, lines)
     if headers.get("connection", "").lower() not in EVERYDAY_OPTIONS:
         gone = connection_words([headers["connection"]])
         kept = filter(lambda line: line.partition(":")[0].lower() not in gone, [*kept])
@@ -396,7 +395,7 @@ def answer_head(
 
 
 def _is_told(line: str) -> bool:
-    return is_told(line.partition(":")[0].lower())
+    return _are_told((line.partition(":")[0].lower(),))[0]
 
 
 def _framing(head: RequestHead, said: Response | Head, length: int | None, *, chunked: bool) -> str:

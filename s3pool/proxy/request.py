@@ -10,6 +10,7 @@ Source: RFC 9112 sections 2.2, 3, 5 and 6; RFC 9110 sections 5.5 and 10.1.1.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
@@ -381,3 +382,49 @@ def virtual_bucket(host: str, domains: Collection[str]) -> str:
         if name.lower().endswith(f".{domain}"):
             return name[: -len(domain) - 1]
     return ""
+
+
+REQUEST_ID_BYTES = 8
+CLIENT_GONE = "client gone"
+
+
+class RequestRecord:
+    """What happened to one request, filled in as it goes. Times are in seconds.
+
+    What nobody fills in stays the class's own: most requests set a few of these.
+    """
+
+    method = ""
+    access_key = ""
+    op = "Unknown"
+    bucket = ""
+    key = ""
+    status = 0
+    code = ""
+    bytes_in = 0
+    bytes_out = 0
+    endpoint = ""
+    tries = 0
+    resumes = 0
+    replays = 0
+    auth_s = 0.0
+    first_byte_s = 0.0
+    total_s = 0.0
+    used_event_loop = False  # no thread was needed
+    end = "done"
+    limited: tuple[str, str] | None = None  # beyond which limit: its label, and what there was too much of
+    denied = ""  # one word for why a caller was turned away
+    backend_request_id = ""
+    _request_id = ""
+
+    def __init__(self, client: str, started: float) -> None:
+        self.client = client
+        self.peer = client  # who is connected: the client, or a balancer before it
+        self.started = started
+
+    @property
+    def request_id(self) -> str:
+        """Return the proxy's own request id, generated at the first use."""
+        if not self._request_id:
+            self._request_id = secrets.token_hex(REQUEST_ID_BYTES)
+        return self._request_id

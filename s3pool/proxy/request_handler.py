@@ -11,7 +11,7 @@ from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import Response
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread
 from s3pool.pool.http1 import Head
-from s3pool.proxy.access_log import CLIENT_GONE, RequestRecord
+from s3pool.proxy.access_log import AccessLog
 from s3pool.proxy.bodies import ClientBody
 from s3pool.proxy.client_address import client_of
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, unavailable
@@ -19,10 +19,10 @@ from s3pool.proxy.forms import UploadForm
 from s3pool.proxy.forward import Attempts, Begun, refusal_for
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.limits import Rule, Ticket
-from s3pool.proxy.metrics import is_ready
+from s3pool.proxy.metrics import Metrics, is_ready
 from s3pool.proxy.node_request import NodeRequest
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, asks_for_health, refuse
-from s3pool.proxy.request import RequestHead, parse_head
+from s3pool.proxy.request import CLIENT_GONE, RequestHead, RequestRecord, parse_head
 from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
@@ -49,11 +49,13 @@ class Host(Protocol):
     def has_loop(self) -> bool:
         """Return whether plain connections may wait for their next request without a thread."""
 
-    def report(self, record: RequestRecord) -> None:
-        """Count and log a request that ended."""
+    @property
+    def metrics(self) -> Metrics:
+        """Return what counts the requests."""
 
-    def begin(self) -> None:
-        """Count a request that starts."""
+    @property
+    def log(self) -> AccessLog | None:
+        """Return where requests are logged, if they are."""
 
 
 class RequestHandler:
@@ -90,15 +92,17 @@ class RequestHandler:
         self._host = host
         self._gateway = host.gateway
         self._block = block
-        host.begin()
+        host.metrics.begin()
 
     def report(self) -> None:
-        """Report the server of the request, which has ended."""
-        stream, record = self._stream, self.record
+        """Count and log the request, which has ended."""
+        stream, record, host = self._stream, self.record, self._host
         record.total_s = time.monotonic() - record.started
         record.bytes_in = stream.bytes_in - stream.buffered - self._bytes_before
         record.bytes_out = stream.bytes_out - self._bytes_out_before
-        self._host.report(record)
+        host.metrics.end(record)
+        if host.log is not None:
+            host.log.write(record)
 
     def note_client_gone(self) -> None:
         """Note that the client hung up before the end, unless the answer had broken off before."""
@@ -129,7 +133,7 @@ class RequestHandler:
     def begin(self) -> Exchange | None:
         """Send the request over a connection that is open; None when that cannot be."""
         forwarder, record = self._gateway.forwarder, self.record
-        owner = record.owner
+        owner = self._owner
         if not forwarder.slots.try_acquire(owner):
             return None
         self._slot_owner = owner
@@ -149,7 +153,7 @@ class RequestHandler:
         head, body = arrival
         self._note(head, body)
         self._keeps_alive = not self._host.is_draining
-        self._note_first_byte()
+        self.record.first_byte_s = time.monotonic() - self.record.started
         said = answer_head(request, head, length=len(body), keep_alive=self._keeps_alive, chunked=False)
         self._unsent = self._stream.send_now(said + body)
         if self._unsent or not self._keeps_alive:
@@ -209,6 +213,11 @@ class RequestHandler:
             self._ticket = ticket = self._gateway.meter.admit(rules)
             self._stream.pace = ticket.charge if ticket.paces else None
 
+    @property
+    def _owner(self) -> str:
+        """Return the access key, or the client's address for an anonymous request."""
+        return self.record.access_key or f"@{self.record.client}"
+
     def _take_slot(self) -> None:
         """Take a place among the requests that nodes are asked for at once.
 
@@ -216,7 +225,7 @@ class RequestHandler:
             S3ErrorResponse: there is none for this client, and was none for seconds.
         """
         slots, patience_s = self._gateway.forwarder.slots, self._gateway.settings.slot_wait
-        self._slot_owner = slots.claim(self.record.owner, patience_s, look=self._look_for_client)
+        self._slot_owner = slots.claim(self._owner, patience_s, look=self._look_for_client)
 
     def _leave(self) -> None:
         """Release the request's slot and limits."""
@@ -262,7 +271,8 @@ class RequestHandler:
     def _note_admitted(self, admitted: Admitted) -> None:
         record, target, caller = self.record, admitted.target, admitted.caller
         record.bucket, record.key, record.access_key = target.bucket, target.key, caller.access_key
-        self._rules = self._gateway.rules_for(caller.client, target.bucket)
+        if self._gateway.has_limits:
+            self._rules = self._gateway.rules_for(caller.client, target.bucket)
 
     def _make_node_request(self) -> NodeRequest:
         if self._admitted is None:
@@ -324,7 +334,7 @@ class RequestHandler:
         """Claim slots and limits for the request, and prepare its body."""
         gateway, form = self._gateway, None
         if head.length != 0:
-            self._body_slot_owner = gateway.forwarder.body_slots.claim(self.record.owner)
+            self._body_slot_owner = gateway.forwarder.body_slots.claim(self._owner)
         if admitted.is_form:
             admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read)
             self._admitted = admitted
@@ -365,7 +375,8 @@ class RequestHandler:
         record.backend_request_id = answer.headers.get("x-amz-request-id", "")
         if answer.status >= ERROR_STATUS and body:
             record.code = parse_error(body)[0]
-        self._gateway.learn_server(answer.headers)
+        if not self._gateway.node_facts.server:
+            self._gateway.learn_server(answer.headers)
 
     def _note_first_byte(self) -> None:
         self.record.first_byte_s = time.monotonic() - self.record.started

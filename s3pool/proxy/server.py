@@ -20,7 +20,7 @@ from socketserver import BaseRequestHandler
 from typing import Any
 
 from s3pool.errors import ConfigError
-from s3pool.proxy.access_log import AccessLog, RequestRecord
+from s3pool.proxy.access_log import AccessLog
 from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
 from s3pool.proxy.errors import unavailable
 from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop
@@ -336,18 +336,6 @@ class ProxyServer(ThreadingHTTPServer):
         with self._lock:
             del self._sockets[connection]
         self._leave(connection.peer)
-
-    # -- what connections need (handler.Host) --------------------------------------------------
-
-    def begin(self) -> None:
-        """Count a request that starts."""
-        self.metrics.begin()
-
-    def report(self, record: RequestRecord) -> None:
-        """Count and log a request that ended."""
-        self.metrics.end(record)
-        if self.log is not None:
-            self.log.write(record)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -19,10 +19,9 @@ from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import Client, pool_client, read_clients
-from s3pool.proxy.forward import Forwarder
+from s3pool.proxy.forward import FairSlots, Forwarder, head_of
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, FairSlots, RateMeter, read_bucket_limits
-from s3pool.proxy.node_request import head_of
+from s3pool.proxy.limits import BucketLimits, RateMeter, read_bucket_limits
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import KeyProvider

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
-from s3pool.proxy.limits import LEAST_RETRIES, FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.forward import LEAST_RETRIES, FairSlots, RetryBudget, RetryToken
 
 
 def test_bytes_are_there_once() -> None:

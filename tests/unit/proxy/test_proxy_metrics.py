@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from s3pool.proxy.access_log import RequestRecord
 from s3pool.proxy.metrics import LATENCY_BUCKETS, Metrics, Samples, gauges
+from s3pool.proxy.request import RequestRecord
 from tests.support.manual import MAN
 
 NODE = {

@@ -141,7 +141,7 @@ $(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js
 clients: venv $(CLIENTS_INSTALLED) ## real clients on RGW, directly and through the proxy, compared (CLIENTS='boto3 pyarrow')
 	@CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/python -m tests.clients.zoo $(CLIENTS)
 
-clients-suites: venv ## functional suites of minio-go, mc, s5cmd on RGW, MinIO and versitygw, likewise; an hour (SUITES='--suites mc --servers rgw')
+clients-suites: venv ## functional suites of minio-go, mc, s5cmd, minio-py on RGW, MinIO and versitygw, likewise; an hour (SUITES='--suites mc --servers rgw')
 	@PATH="$(BUILT)/bin:$$PATH" $(BIN)/python -m tests.clients.functional $(SUITES)
 
 bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')

@@ -1,6 +1,6 @@
 """Run clients' own functional suites on real servers, directly and through the proxy, and compare.
 
-``make clients-suites`` runs those of minio-go, mc and s5cmd on RGW, MinIO and versitygw, which it
+``make clients-suites`` runs those of minio-go, mc, s5cmd and minio-py on RGW, MinIO and versitygw, which it
 starts; it takes an hour. What passes directly must pass through the proxy, but for what
 differences.txt lists with a reason. As a command::
 
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from s3pool.model import Credentials
-from tests.clients.suites import SUITES, Mc, MinioGo, Outcomes, Place, S5cmd
+from tests.clients.suites import SUITES, Outcomes, Place, Suite
 from tests.s3tests.run import CACHE, DIRECT, judge, lost, say
 from tests.s3tests.suite import PASSED, read_differences
 from tests.support.proxying import RunningProxy
@@ -50,7 +50,7 @@ def place(server: str, mode: str, directory: Path) -> Iterator[Place]:
             yield Place(proxy.url, keys, directory)
 
 
-def run(suite: MinioGo | Mc | S5cmd, server: str, mode: str, kept: Path, *, only: Collection[str] = ()) -> Outcomes:
+def run(suite: Suite, server: str, mode: str, kept: Path, *, only: Collection[str] = ()) -> Outcomes:
     """Run a suite once on a server of its own, or take what an earlier run kept."""
     if kept.exists() and not only:
         found: Outcomes = json.loads(kept.read_text())

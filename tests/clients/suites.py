@@ -1,4 +1,4 @@
-"""The functional suites of minio-go, mc and s5cmd: fetched and built once, told of a server, asked what failed.
+"""The functional suites of minio-go, mc, s5cmd and minio-py: fetched once, told of a server, asked what failed.
 
 Their sources come from Go's module proxy, or from GitHub where a module holds no tests; nothing of them is
 kept in the repository. Each run needs a server of its own: some tests remove every bucket.
@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s3pool.model import Credentials
-from tests.s3tests.suite import PASSED
+from tests.s3tests.suite import PASSED, own_python
 
 MINIO_GO = "github.com/minio/minio-go/v7@v7.4.1"
 MC = "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9"
 S5CMD = "https://github.com/peak/s5cmd"
 S5CMD_COMMIT = "54d6a8a9"
+MINIO_PY = "https://github.com/minio/minio-py"
+MINIO_PY_COMMIT = "c8f6ef3"
 TEST_LIMIT_S = 300.0
 SUITE_LIMIT_S = 1500.0
 SKIPPED = "skipped"
@@ -92,6 +94,15 @@ def module(name: str) -> Path:
     return Path(json.loads(must("go", "mod", "download", "-json", name))["Dir"])
 
 
+def checkout(source: str, commit: str, cache: Path) -> Path:
+    """Return the directory of a repository's commit, which is fetched once."""
+    directory = cache / f"{source.rpartition('/')[2]}-{commit}"
+    if not directory.exists():
+        must("git", "clone", "--quiet", source, str(directory))
+        must("git", "checkout", "--quiet", commit, cwd=directory)
+    return directory
+
+
 def failure(text: str) -> str:
     """Return the outcome of a failed test, with the end of its output as it is in every run."""
     return f"failed: {CHANCE.sub('#', text.strip()[-1500:])}"
@@ -160,10 +171,7 @@ class S5cmd:
 
     def __init__(self, cache: Path) -> None:
         """Fetch the source and build the tests."""
-        self._source = cache / f"s5cmd-{S5CMD_COMMIT}"
-        if not self._source.exists():
-            must("git", "clone", "--quiet", S5CMD, str(self._source))
-            must("git", "checkout", "--quiet", S5CMD_COMMIT, cwd=self._source)
+        self._source = checkout(S5CMD, S5CMD_COMMIT, cache)
         helpers = self._source / "e2e" / "util_test.go"
         # Its buckets are made without an ACL, which versitygw refuses: tests without signatures fail everywhere then.
         helpers.write_text(helpers.read_text().replace(" aws.String(s3.BucketCannedACLPublicRead)", " nil"))
@@ -187,11 +195,33 @@ class S5cmd:
         words = [str(self._program), "-test.v", "-test.parallel=4", f"-test.run=^({'|'.join(tops) or '.*'})$"]
         _, text = run(words, env=env, cwd=self._source / "e2e", limit_s=SUITE_LIMIT_S)
         found = {}
-        for outcome, name, words in re.findall(
-            r"^ *--- (PASS|FAIL|SKIP): (\S+).*\n((?: +\S.*\n)*)", text, re.MULTILINE
-        ):
-            found[name] = {"PASS": PASSED, "SKIP": SKIPPED}.get(outcome) or failure(words)
+        for outcome, name in re.findall(r"^ *--- (PASS|FAIL|SKIP): (\S+)", text, re.MULTILINE):
+            found[name] = {"PASS": PASSED, "SKIP": SKIPPED}.get(outcome, "failed")
         return found
+
+
+class MinioPy:
+    """minio-py's functional tests, in one process that goes on behind a failure."""
+
+    def __init__(self, cache: Path) -> None:
+        """Fetch the source, and its libraries."""
+        self._source = checkout(MINIO_PY, MINIO_PY_COMMIT, cache)
+        self._python = own_python(cache / "minio-py-venv", ["minio"])
+        tests = (self._source / "tests/functional/tests.py").read_text()
+        self._script = cache / "minio-py-tests.py"
+        self._script.write_text(tests.replace("        raise TestFailed()\n", "        pass\n"))
+
+    def run(self, place: Place, only: Collection[str]) -> Outcomes:
+        """Run the tests; where some are named the outcomes of these alone count."""
+        env = {**place.mint, "PYTHONPATH": str(self._source)}
+        code, text = run([self._python, str(self._script)], env=env, cwd=place.directory, limit_s=SUITE_LIMIT_S)
+        found = {} if code == 0 else {"all tests": failure(text)}
+        for line in text.splitlines():
+            if line.startswith("{"):
+                told = json.loads(line)
+                name = told["name"].removeprefix("minio-py:")
+                found[name] = {"PASS": PASSED, "NA": SKIPPED}.get(told["status"]) or failure(told["message"])
+        return {name: outcome for name, outcome in found.items() if not only or name in only}
 
 
 def called_tests(text: str) -> list[str]:
@@ -199,4 +229,5 @@ def called_tests(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\t+(test\w+)(?:\(\))?$", text, re.MULTILINE)))
 
 
-SUITES: dict[str, Callable[[Path], MinioGo | Mc | S5cmd]] = {"minio-go": MinioGo, "mc": Mc, "s5cmd": S5cmd}
+Suite = MinioGo | Mc | S5cmd | MinioPy
+SUITES: dict[str, Callable[[Path], Suite]] = {"minio-go": MinioGo, "mc": Mc, "s5cmd": S5cmd, "minio-py": MinioPy}

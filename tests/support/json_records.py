@@ -109,7 +109,8 @@ MESSAGES = (
     Record(
         "stats",
         (),
-        "endpoint requests failures throttled retries bytes_sent bytes_received mean_ms state failure_kinds last_error",
+        "endpoint requests failures throttled retries hedges ejections bytes_sent bytes_received mean_ms state"
+        " failure_kinds last_error",
         "",
         "--stats",
     ),
@@ -156,6 +157,7 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "duration": (NUMBER, "seconds for each phase"),
     "endpoint": (TEXT, "the node's URL; all: of them together"),
     "endpoints": (ANY, "of a profile: as text; of a plan: a list of those measured alone"),
+    "ejections": (NUMBER, "how often the node left the pool"),
     "error": (TEXT, "what went wrong last"),
     "errors": (NUMBER, "requests that failed"),
     "etag": (TEXT, "without quotes"),
@@ -170,6 +172,7 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "headers": (OBJECT, "of the answer, by lower-case names"),
     "healthy": (TRUTH, "whether it answers"),
     "held_back": (TEXT, "why nothing was deleted, where something would have been"),
+    "hedges": (NUMBER, "attempts that were made beside a silent one"),
     "initiated": (TEXT, "when the upload began"),
     "is_delete_marker": (TRUTH, "whether the version says that the key is deleted"),
     "is_latest": (TRUTH, "whether the version is the one that a GET finds"),

@@ -17,9 +17,8 @@ from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import digest_bytes
 from s3pool.transfer.multipart import MultipartUpload
-from s3pool.transfer.streamparts import part_size_at
 from s3pool.transfer.tasks import Done
-from s3pool.transfer.upload import upload_stream
+from s3pool.transfer.upload import part_size_at, upload_stream
 from s3pool.transfer.verify import StreamCheck
 
 logger = logging.getLogger(__name__)

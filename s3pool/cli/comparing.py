@@ -13,8 +13,7 @@ from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import add_filter_flags, executor_for, name_filter, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
-from s3pool.sync.batches import Batch, merge
-from s3pool.sync.compare import Entry
+from s3pool.sync.compare import Batch, Entry, merge
 from s3pool.sync.scan import Ahead, LocalSource, RemoteTree
 from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
 from s3pool.transfer.safe_path import local_error

@@ -27,10 +27,10 @@ from s3pool.cli.transfers import (
 )
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
+from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to
 from s3pool.transfer.fetch import Source
-from s3pool.transfer.not_kept import NotKept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks

@@ -137,7 +137,7 @@ def store_directories_kept(context: TransferContext, summary: Summary, ctx: Cont
 
 def note_not_kept(counts: Mapping[str, int], ctx: Context) -> None:
     """Note what no object can hold, if there was something."""
-    from s3pool.transfer.not_kept import words_of
+    from s3pool.transfer.attributes import words_of
 
     if words := ", ".join(words_of(counts)):
         ctx.out.note(f"s3pool: not kept: {words}")

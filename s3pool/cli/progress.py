@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from s3pool.transfer.context import Meter, Progress
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import TaskID
 
-    from s3pool.transfer.context import Meter
 
 PLAIN_INTERVAL_S = 10.0
 LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read
@@ -28,10 +28,8 @@ REFRESHES_PER_S = 5.0
 MODES = ("bar", "plain", "none")
 
 
-class _TransferMeter:
+class _TransferMeter(Meter):
     """The progress of one transfer, a part of a RunProgress."""
-
-    __slots__ = ("_run", "counted", "label", "size")
 
     def __init__(self, run: RunProgress, label: str, size: int) -> None:
         self._run = run
@@ -48,7 +46,7 @@ class _TransferMeter:
         self._run.end(self, ok=ok)
 
 
-class RunProgress:
+class RunProgress(Progress):
     """The progress of all transfers of a run together; methods may be called from any thread."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -20,7 +20,7 @@ from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
-from s3pool.transfer.context import NullProgress, Progress, TransferContext, TransferOptions
+from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.part_file import SHARDS_APART_S
 from s3pool.transfer.resume import make_sweep
@@ -204,7 +204,7 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
         wanted, quiet=ctx.out.quiet, json=ctx.out.json, stderr_is_tty=_is_tty(sys.stderr), stdout_is_busy=busy
     )
     if ctx.dry_run or mode == "none":
-        yield NullProgress(), True
+        yield Progress(), True
     elif mode == "plain":
         yield PlainProgress(write_stderr), True
     else:
@@ -264,9 +264,8 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
     """
     if ctx.dry_run:
         return lambda _: None
-    from s3pool.sync.cleanup import Leftovers
     from s3pool.sync.state import pool_of, state_directory
-    from s3pool.sync.unfinished import Unfinished
+    from s3pool.transfer.resume import Leftovers, Unfinished
 
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     unfinished = Unfinished(

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from s3pool.cli.context import Context
     from s3pool.sync.direction import SyncPair
-    from s3pool.sync.guard import Situation
-    from s3pool.sync.options import SyncOptions
+    from s3pool.sync.options import Situation, SyncOptions
     from s3pool.transfer.tasks import Outcome
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0

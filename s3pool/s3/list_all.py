@@ -2,19 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from s3pool.errors import NotFoundError
+from s3pool.errors import NotFoundError, TransportError
 from s3pool.location import S3Path
-from s3pool.model import SEQUENTIAL, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
+from s3pool.model import SEQUENTIAL, Endpoint, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
-from s3pool.s3.listing import AskAhead, KeyBounds, Lister, iter_pages, iter_version_pages
-from s3pool.s3.listing_stats import ListingStats
-from s3pool.s3.uploads import UploadLister, iter_uploads
+from s3pool.s3.documents import UploadPage
+from s3pool.s3.listing import AskAhead, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
+from s3pool.s3.pages import ListingStats
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+class UploadLister(Protocol):
+    """The part of S3Client that these listings need."""
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The nodes."""
+
+    def list_uploads_page(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        key_marker: str = "",
+        upload_id_marker: str = "",
+        only: Endpoint | None = None,
+    ) -> UploadPage:
+        """List one page of uploads."""
+
+
+def iter_uploads(client: UploadLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+    """Yield the uploads below a prefix that are neither completed nor aborted.
+
+    Raises:
+        ProtocolError: the server says that more follows, and does not go on.
+    """
+    for page in _iter_pages(client, bucket, prefix=prefix):
+        if page.is_partial:
+            yield from _iter_of_all_nodes(client, bucket, prefix, page)
+            return
+        yield from page.uploads
+
+
+def _iter_pages(
+    client: UploadLister, bucket: str, *, prefix: str = "", only: Endpoint | None = None
+) -> Iterator[UploadPage]:
+    guard = LoopGuard(bucket)
+    marker = ("", "")
+    while True:
+        page = client.list_uploads_page(
+            bucket, prefix=prefix, key_marker=marker[0], upload_id_marker=marker[1], only=only
+        )
+        guard.meet([(upload.key, upload.upload_id) for upload in page.uploads])
+        yield page
+        if not page.truncated:
+            return
+        marker = (page.next_key_marker, page.next_upload_id_marker)
+        guard.follow(marker)
+
+
+def _iter_of_all_nodes(client: UploadLister, bucket: str, prefix: str, first: UploadPage) -> Iterator[UploadInfo]:
+    """Ask each node which keys it began uploads of, and then for the uploads of each key.
+
+    MinIO answers the first question from the memory of the asked process, which may name what
+    another one has ended, and the second, by a prefix that is the whole key, from the disks.
+    """
+    keys = {upload.key for upload in first.uploads}
+    for endpoint in client.endpoints:
+        try:
+            for page in _iter_pages(client, bucket, only=endpoint):
+                keys.update(upload.key for upload in page.uploads if upload.key.startswith(prefix))
+        except TransportError as exc:
+            logger.warning("the unfinished uploads that %s began are not listed: %s", endpoint, exc)
+    for key in sorted(keys):
+        for page in _iter_pages(client, bucket, prefix=key):
+            yield from (upload for upload in page.uploads if upload.key == key)
 
 
 class CountedLister(Lister, Protocol):
@@ -157,3 +225,6 @@ def past_object(client: CountedLister, path: S3Path, at: float) -> ObjectInfo:
 def list_uploads(client: CountedUploadLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted."""
     return client.lists.measure_names(iter_uploads(client, bucket, prefix=prefix))
+
+
+logger = logging.getLogger(__name__)

@@ -55,8 +55,14 @@ from s3pool.s3.exchange import (
     nothing,
     stepwise,
 )
-from s3pool.s3.listing_stats import ListingStats
-from s3pool.s3.pages import check_page, check_uploads, parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.pages import (
+    ListingStats,
+    check_page,
+    check_uploads,
+    parse_list_page,
+    parse_uploads_page,
+    parse_versions_page,
+)
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
 

@@ -14,8 +14,8 @@ from s3pool.errors import ProtocolError, S3Error, S3PoolError, UnsupportedError,
 from s3pool.model import Request, Response, replace
 from s3pool.record import dataclass
 from s3pool.s3.documents import build_document, escape_text, is_error
-from s3pool.s3.errors import FIRST_BAD_STATUS, error_from
 from s3pool.s3.exchange import Opening, Operations, Sender, nothing
+from s3pool.s3.responses import FIRST_BAD_STATUS, error_from
 from s3pool.s3.xml import BLANKS, Element, parse, read_root
 
 MAX_DOCUMENT_BYTES = 1 << 20  # S3's largest has 1000 rules of a lifecycle

@@ -11,7 +11,7 @@ from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.concurrency import CAUTIOUS_JOBS
+from s3pool.s3.parallel.ranges import CAUTIOUS_JOBS
 from s3pool.s3.part_sizes import MAX_KEYS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"

@@ -15,7 +15,6 @@ from s3pool.filters import ANY_FACTS
 from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import WHOLE, Shard
-from s3pool.sync.batches import Batch, Row, merge, rows_to_note
 from s3pool.sync.compare import (
     COPY,
     DOWNLOAD,
@@ -26,13 +25,17 @@ from s3pool.sync.compare import (
     NEW,
     NOTHING,
     UPLOAD,
+    Batch,
     Decision,
     Entry,
     Record,
+    Row,
     Rules,
     decide,
     may_change_unseen,
+    merge,
     record_of,
+    rows_to_note,
 )
 from s3pool.sync.content_check import ContentComparer, Look, identity_of
 from s3pool.sync.files_from import ChangedNames, ListedNames

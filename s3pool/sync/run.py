@@ -14,20 +14,16 @@ from s3pool.errors import LocalFileError, NotFoundError
 from s3pool.filters import Names
 from s3pool.location import name_bytes
 from s3pool.shard import WHOLE, NameRange
-from s3pool.sync.batches import Batch
-from s3pool.sync.cleanup import Leftovers, prune_empty_dirs
-from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Entry, Record, may_change_unseen
-from s3pool.sync.conflicts import WAITS, Conflicts
+from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Batch, Entry, Record, may_change_unseen
+from s3pool.sync.conflicts import WAITS, Conflicts, prune_empty_dirs
 from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_settled
-from s3pool.sync.guard import Partners, Situation, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
-from s3pool.sync.options import ALL_NAMES, Report, SyncOptions
+from s3pool.sync.options import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.plan import SOURCE, TARGET, Plan
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
 from s3pool.sync.state import lock_pair
-from s3pool.sync.unfinished import Unfinished
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
-from s3pool.transfer.resume import tell_swept
+from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.safe_path import local_error

@@ -20,7 +20,7 @@ from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
-from s3pool.sync.batches import Batch
+from s3pool.sync.compare import Batch
 from s3pool.sync.files_from import is_foreign
 from s3pool.transfer.safe_path import split_relative
 from s3pool.transfer.tasks import Problem

@@ -13,8 +13,7 @@ from s3pool.location import LocalPath, S3Path
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass
 from s3pool.s3.responses import Known
-from s3pool.sync.batches import Batch
-from s3pool.sync.compare import Entry
+from s3pool.sync.compare import Batch, Entry
 from s3pool.transfer.digests import composite_etag, is_md5_etag, part_count_of, server_checksum
 from s3pool.transfer.object_reader import ObjectReader
 from s3pool.transfer.safe_path import local_error

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
+import stat
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
-from s3pool.errors import S3PoolError, StoppedError
-from s3pool.model import ObjectAttributes
+from s3pool.errors import NotFoundError, S3PoolError, StoppedError
+from s3pool.model import ObjectAttributes, ObjectHead, parse_iso_time
 from s3pool.record import dataclass
+from s3pool.s3.exchange import Steps
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
-from s3pool.transfer.attributes import FileHeaders
+from s3pool.transfer.attributes import MTIME, NANO, FileHeaders, parse_mtime
+from s3pool.transfer.digests import BodyDigests, digest_bytes
 from s3pool.transfer.part_file import PartRegistry
-from s3pool.transfer.safe_path import LastDirectory, SourceFiles
+from s3pool.transfer.safe_path import LastDirectory, SourceFiles, stat_below
 from s3pool.transfer.target_names import Spellings
+from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 from s3pool.transfer.workers import BoundedExecutor
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.not_kept import NotKept
-    from s3pool.transfer.resume import Memory
+    from s3pool.transfer.attributes import NotKept
+    from s3pool.transfer.resume import Unfinished
     from s3pool.transfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -32,11 +37,8 @@ RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
 MAX_RESUMES = 5  # how often a body may be cut without a byte of progress
 
 
-# -- progress: meters are called from worker threads ------------------------------------------
-
-
-class Meter(Protocol):
-    """The progress of one transfer."""
+class Meter:
+    """The progress of one transfer; this one counts nothing. Called from worker threads."""
 
     def advance(self, count: int) -> None:
         """Count bytes; a negative count takes back what must be sent again."""
@@ -45,14 +47,15 @@ class Meter(Protocol):
         """Finish; a transfer that failed takes its bytes back."""
 
 
-class Progress(Protocol):
-    """The progress of a run."""
+class Progress:
+    """The progress of a run; this one shows nothing."""
 
     def found(self, size: int) -> None:
         """Count one more transfer that the run will make."""
 
-    def begin(self, label: str, size: int) -> Meter:
+    def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - as those that show it
         """Start one transfer of size bytes."""
+        return NULL_METER
 
     def whole(self, size: int) -> None:
         """Count one transfer that was made in one go."""
@@ -61,34 +64,7 @@ class Progress(Protocol):
         """Note that the totals will not grow any more."""
 
 
-class NullMeter:
-    """Count nothing."""
-
-    def advance(self, count: int) -> None:
-        """Ignore the bytes."""
-
-    def end(self, *, ok: bool) -> None:
-        """Ignore the end."""
-
-
-class NullProgress:
-    """Show nothing."""
-
-    def found(self, size: int) -> None:
-        """Ignore the transfer."""
-
-    def begin(self, label: str, size: int) -> Meter:  # noqa: ARG002 - the protocol's names
-        """Return a meter that counts nothing."""
-        return NULL_METER
-
-    def whole(self, size: int) -> None:
-        """Ignore the transfer."""
-
-    def all_found(self) -> None:
-        """Ignore the end of the listing."""
-
-
-NULL_METER = NullMeter()
+NULL_METER = Meter()
 
 
 class MeteredSlice:
@@ -102,9 +78,7 @@ class MeteredSlice:
     rewindable = True
 
     def __init__(self, part: FileSlice, meter: Meter, check_stop: Callable[[], None]) -> None:
-        self._slice = part
-        self._meter = meter
-        self._check_stop = check_stop
+        self._slice, self._meter, self._check_stop = part, meter, check_stop
         self._sent = 0
         self.length = part.length
 
@@ -194,13 +168,13 @@ class TransferContext:
         self.source = source or self
         self.options = options or TransferOptions()
         self.executor = executor or BoundedExecutor(0)
-        self.progress = progress or NullProgress()
+        self.progress = progress or Progress()
         self.parts = PartRegistry()
         self.uploads = UploadRegistry()
         self.stop: threading.Event = source.stop if source is not None else threading.Event()
         self.why_not: Callable[[Task], str] | None = None
         self.in_question: Callable[[Task], bool] | None = None
-        self.memory: Memory | None = None
+        self.memory: Unfinished | None = None
         self.not_kept: NotKept | None = None  # where everything is to be kept
         self.spellings = Spellings()
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
@@ -239,6 +213,22 @@ class TransferContext:
         if self.stop.is_set():
             raise StoppedError("stopped before the end")
 
+    @contextmanager
+    def metered(self, label: str, size: int) -> Iterator[Meter]:
+        """Show the progress of one transfer; its bytes are taken back when it fails."""
+        meter = self.progress.begin(label, size)
+        ok = False
+        try:
+            yield meter
+            ok = True
+        finally:
+            meter.end(ok=ok)
+
+    def digest(self, content: bytes | bytearray, checksum: str | None = None) -> BodyDigests:
+        """Return the digests of a body in memory, as the options want them."""
+        checksum = self.options.checksum if checksum is None else checksum
+        return digest_bytes(content, sign_payload=self.options.sign_payload, checksum=checksum)
+
 
 class ThreadMeans(threading.local):
     """What each thread of a run keeps for itself, from one transfer to the next."""
@@ -255,30 +245,12 @@ class ThreadMeans(threading.local):
         return self._buffer
 
 
-class UploadRegistry:
-    """How to abort the multipart uploads that are open now."""
-
-    def __init__(self) -> None:
-        # Guards the map; aborting happens outside of it.
-        self._lock = threading.Lock()
-        self._open: dict[str, Callable[[], None]] = {}
-
-    def add(self, upload_id: str, abort: Callable[[], None]) -> None:
-        """Remember an upload that was created."""
-        with self._lock:
-            self._open[upload_id] = abort
-
-    def drop(self, upload_id: str) -> None:
-        """Forget an upload that was completed or aborted."""
-        with self._lock:
-            self._open.pop(upload_id, None)
+class UploadRegistry(dict[str, Callable[[], None]]):
+    """How to abort the multipart uploads that are open now, by their ids; each change of it is atomic."""
 
     def abort_all(self, within_s: float) -> None:
         """Abort what is left, and wait for that no longer than a time."""
-        with self._lock:
-            left = list(self._open.values())
-            self._open.clear()
-        if left:
+        if left := [self.pop(upload_id) for upload_id in tuple(self)]:
             thread = threading.Thread(target=_abort_each, args=(left,), name="s3pool-abort", daemon=True)
             thread.start()
             thread.join(within_s)
@@ -290,3 +262,51 @@ def _abort_each(aborts: list[Callable[[], None]]) -> None:
             abort()
         except S3PoolError as exc:
             logger.warning("an unfinished upload stays behind (%s); rm --incomplete removes it", exc)
+
+
+EXISTS = "it exists"
+NOT_NEWER = "the source is not newer"
+MTIME_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
+
+
+def why_skip(task: UploadTask | DownloadTask | CopyTask, context: TransferContext, mtime_ns: int = 0) -> Steps[str]:
+    """Return why --no-clobber or --update leaves a transfer out, "" otherwise; ``mtime_ns`` is of a file to be sent."""
+    if not context.is_conditional:
+        return ""
+    if isinstance(task, DownloadTask):
+        return (yield from _why_skip_download(task, context))
+    try:
+        target = yield from context.client.head_object.steps(task.bucket, task.key)
+    except NotFoundError as exc:
+        if exc.code == "NoSuchBucket":
+            raise
+        return ""
+    if context.options.no_clobber:
+        return EXISTS
+    if isinstance(task, UploadTask):
+        return "" if mtime_ns > mtime_of(target) + MTIME_TOLERANCE_NS else NOT_NEWER
+    modified, place = task.last_modified, (task.source_bucket, task.source_key)
+    if not modified:
+        source = yield from context.source.client.head_object.steps(*place, version_id=task.version_id)
+        modified = source.last_modified
+    return "" if parse_iso_time(modified) > target.mtime else NOT_NEWER
+
+
+def _why_skip_download(task: DownloadTask, context: TransferContext) -> Steps[str]:
+    local = stat_below(task.root, task.relative)
+    if local is None or not (context.options.no_clobber or stat.S_ISREG(local.st_mode)):
+        return ""
+    if context.options.no_clobber:
+        return EXISTS
+    # A file that s3pool wrote has the stored time, which only a HEAD tells. Last-Modified is
+    # never before it in a sane world, so an older one decides without asking.
+    if task.last_modified and parse_iso_time(task.last_modified) * NANO <= local.st_mtime_ns:
+        return NOT_NEWER
+    head = yield from context.client.head_object.steps(task.bucket, task.key, version_id=task.version_id)
+    return "" if mtime_of(head) > local.st_mtime_ns + MTIME_TOLERANCE_NS else NOT_NEWER
+
+
+def mtime_of(head: ObjectHead) -> float:
+    """Return the stored modification time in nanoseconds, else Last-Modified; NaN where that is no time."""
+    told = parse_mtime(head.metadata.get(MTIME, ""))
+    return told if told is not None else parse_iso_time(head.last_modified) * NANO

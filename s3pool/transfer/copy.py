@@ -11,15 +11,12 @@ from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import PART_SIZE, TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
-from s3pool.transfer.context import NO_ATTRIBUTES
+from s3pool.transfer.context import NO_ATTRIBUTES, why_skip
 from s3pool.transfer.digests import is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
-from s3pool.transfer.skip_rules import why_skip_copy
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from s3pool.transfer.context import Meter, TransferContext
 
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
@@ -33,10 +30,11 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     Raises:
         RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
+    given = context.options.attributes
     is_same = not context.is_cross_pool and (task.source_bucket, task.source_key) == (task.bucket, task.key)
-    if is_same and not _changes_something(task, context):
+    if is_same and (context.options.remove_source or (given == NO_ATTRIBUTES and not task.version_id)):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
-    if not is_repeated and (skipped := (yield from why_skip_copy(task, context))):
+    if not is_repeated and (skipped := (yield from why_skip(task, context))):
         return Done(skipped=skipped)
     if context.is_cross_pool:
         from s3pool.transfer.cross_pool_copy import copy_across
@@ -45,35 +43,31 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
         return copy_across(task, context)
     # Also for what CopyObject forgets, such as a website's redirect.
     head = yield from context.client.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
-    tags = yield from _tags_to_see_to(task, head, context)
+    tags = given.tags
+    if not tags and given != NO_ATTRIBUTES:  # RGW 16 forgets them then; a copy in place leaves none to read later
+        tags = yield from tags_of_source(task, head, context.source.client)
     if head.size <= IN_WINDOW_BYTES:
         done = yield from _copy_whole(task, head, context)
         context.progress.whole(head.size)
     else:
         done = yield from _copy_long(task, head, context)
-    yield from _see_to_tags(task, tags, context)
+    if tags and not given.tags:
+        copied = yield from context.client.head_object.steps(task.bucket, task.key)
+        if copied.headers.get(TAG_COUNT, "0") != "0":
+            tags = {}
+    if tags:
+        yield from context.client.put_tags.steps(task.bucket, task.key, tags)
     return done._replace(read=ObjectStamp.of(head))
 
 
 def _copy_long(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
     yield from in_worker()
-    meter = context.progress.begin(task.target, head.size)
-    done = None
-    try:
-        if head.size <= context.options.copy_threshold:
-            done = yield from _copy_whole(task, head, context)
-            meter.advance(head.size)
-        else:
-            done = retry_if_held(lambda: _copy_parts(task, head, context, meter), lambda: meter.advance(-head.size))
-    finally:
-        meter.end(ok=done is not None)
-    return done
-
-
-def _changes_something(task: CopyTask, context: TransferContext) -> bool:
-    if context.options.remove_source:
-        return False
-    return context.options.attributes != NO_ATTRIBUTES or bool(task.version_id)
+    with context.metered(task.target, head.size) as meter:
+        if head.size > context.options.copy_threshold:
+            return retry_if_held(lambda: _copy_parts(task, head, context, meter), lambda: meter.advance(-head.size))
+        done = yield from _copy_whole(task, head, context)
+        meter.advance(head.size)
+        return done
 
 
 def _copy_whole(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
@@ -94,24 +88,6 @@ def _copy_whole(task: CopyTask, head: ObjectHead, context: TransferContext) -> S
     if is_plain and head.etag != result.etag and not hides_digest(head.headers):
         raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {head.etag}")
     return Done(head.size, result.etag, version_id=result.version_id)
-
-
-def _tags_to_see_to(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Mapping[str, str]]:
-    """Return the tags that RGW 16 forgets when metadata is replaced; a copy in place leaves none to read later."""
-    given = context.options.attributes
-    if given == NO_ATTRIBUTES:
-        return {}
-    return given.tags or (yield from tags_of_source(task, head, context.source.client))
-
-
-def _see_to_tags(task: CopyTask, tags: Mapping[str, str], context: TransferContext) -> Steps[None]:
-    if not tags:
-        return
-    if not context.options.attributes.tags:
-        head = yield from context.client.head_object.steps(task.bucket, task.key)
-        if head.headers.get(TAG_COUNT, "0") != "0":
-            return
-    yield from context.client.put_tags.steps(task.bucket, task.key, tags)
 
 
 def _copy_parts(task: CopyTask, head: ObjectHead, context: TransferContext, meter: Meter) -> Done:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from s3pool.body import BytesBody
-from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3PoolError
-from s3pool.hashing import CRC_BYTES
-from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes
+from s3pool.body import Body, BytesBody, Sink
+from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3Error, S3PoolError, TransportError
+from s3pool.hashing import CRC_BYTES, new_hasher
+from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import dataclass, replace
 from s3pool.s3.exchange import block_on
 from s3pool.s3.part_sizes import (
@@ -24,21 +24,18 @@ from s3pool.s3.part_sizes import (
 )
 from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
-from s3pool.transfer.context import NULL_METER
-from s3pool.transfer.cross_pool_body import SourceBody, SourceError
+from s3pool.transfer.context import EXISTS, NULL_METER, Meter, TransferContext
 from s3pool.transfer.digests import (
     BodyDigests,
     algorithm_header,
     composite_etag,
     digest_body,
-    digest_bytes,
     is_md5_etag,
     server_checksum,
 )
-from s3pool.transfer.fetch import Facts, Source, fetch_whole
+from s3pool.transfer.fetch import Source, fetch_range, fetch_whole
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
-from s3pool.transfer.resume import copy_fingerprint
-from s3pool.transfer.skip_rules import EXISTS
+from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 from s3pool.transfer.verify import (
     StreamCheck,
@@ -49,10 +46,111 @@ from s3pool.transfer.verify import (
     first_part_size,
 )
 
-if TYPE_CHECKING:
-    from s3pool.body import Body
-    from s3pool.model import ObjectAttributes, ObjectHead
-    from s3pool.transfer.context import Meter, TransferContext
+
+class SourceError(S3PoolError):
+    """The source failed while a request to the target was under way; ``error`` says how.
+
+    It is no error of transport, so that the target's node is not blamed for it, and the
+    request is not tried again elsewhere: the source was asked often enough.
+    """
+
+    def __init__(self, message: str, *, error: S3PoolError | None = None) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+class _SinkError(Exception):
+    """The target failed; it must not be taken for a cut of the source's answer."""
+
+    def __init__(self, error: TransportError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class SourceBody:
+    """A range of an object, bound to its ETag, read through the worker's one buffer.
+
+    To rewind it is to ask the source for the range again. A source that is cut is asked for the rest. ``md5`` is that
+    of the bytes which passed by. With ``wanted_md5`` the last bytes are held back unless all have that digest: the
+    target then stores nothing. ``digest`` is made as ``checksum`` says, the name of one of S3's. ``before`` is a hash
+    of what goes before the range, for ``whole`` to go on with.
+    """
+
+    rewindable = True
+
+    def __init__(
+        self,
+        copying: CrossPoolCopy,
+        place: ByteRange,
+        *,
+        wanted_md5: str = "",
+        before: hashlib._Hash | None = None,
+        checksum: str = "",
+    ) -> None:
+        self._copying, self._place, self._wanted_md5 = copying, place, wanted_md5
+        self._before, self._checksum = before, checksum
+        self.length = place.length
+        self._sent = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.whole = self._before.copy() if self._before is not None else None
+        self.digest = new_hasher(self._checksum) if self._checksum else None
+
+    def rewind(self) -> None:
+        """Begin anew: take back what was counted and hashed."""
+        self._copying.meter.advance(-self._sent)
+        self._sent = 0
+        self._begin()
+
+    def send(self, sink: Sink) -> None:
+        """Pass the range on as it arrives.
+
+        Raises:
+            SourceError: the source does not give it. IntegrityError: it gives other bytes.
+        """
+        try:
+            self.feed(lambda block: self._pass_on(block, sink))
+        except _SinkError as failed:
+            raise failed.error from failed
+
+    def feed(self, write: Callable[[memoryview], object]) -> None:
+        """Hand the range to a hasher, and send nothing; raises SourceError as send() does."""
+        self.rewind()
+        head = self._copying.head
+
+        def take(block: memoryview) -> None:
+            for hasher in (self.md5, self.whole, self.digest):
+                if hasher is not None:
+                    hasher.update(block)
+            write(block)
+
+        try:
+            fetch_range(
+                self._copying.source,
+                self._place,
+                total=head.size,
+                etag=head.etag,
+                write=take,
+                context=self._copying.context.source,
+                meter=NULL_METER,
+            )
+        except (TransportError, S3Error, ReplacedError) as exc:
+            raise SourceError(exc.message, error=exc) from exc
+
+    def _pass_on(self, block: memoryview, sink: Sink) -> None:
+        wanted, found = self._wanted_md5, self.md5.hexdigest() if self._wanted_md5 else ""
+        if found != wanted and self._sent + len(block) == self.length:
+            what = f"{self._copying.source}: the bytes that arrived have the MD5 {found}"
+            raise IntegrityError(f"{what}, the object has {wanted}")
+        try:
+            sink.write(block)
+        except TransportError as exc:
+            raise _SinkError(exc) from exc
+        self._sent += len(block)
+        self._copying.meter.advance(len(block))
+
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +169,7 @@ class CrossPoolCopy:
     @property
     def source(self) -> Source:
         """The place the bytes come from."""
-        return source_of(self.task)
+        return Source(self.task.source_bucket, self.task.source_key, self.task.version_id)
 
     @property
     def has_md5(self) -> bool:
@@ -84,30 +182,10 @@ class CrossPoolCopy:
         tags = given.tags or block_on(tags_of_source(self.task, self.head, self.context.source.client))
         return replace(merge_for_copy(given, self.head), tags=tags)
 
-    def body(
-        self, place: ByteRange, *, wanted_md5: str = "", before: hashlib._Hash | None = None, checksum: str = ""
-    ) -> SourceBody:
-        """Return a range as the body of a request; ``checksum`` names one more digest to make of it."""
-        return SourceBody(
-            self.source,
-            place,
-            Facts(self.head.size, self.head.etag, self.head.headers),
-            context=self.context.source,
-            meter=self.meter,
-            wanted_md5=wanted_md5,
-            before=before,
-            checksum=checksum,
-        )
-
     def read_first(self, body: SourceBody) -> BodyDigests:
         """Read a body once more than it is sent, for digests that have to go ahead of it."""
         # Content-MD5 is what every server compares. A signature would need a digest as well.
         return digest_body(body.feed, sign_payload=False, checksum=self.context.options.checksum)
-
-
-def source_of(task: CopyTask) -> Source:
-    """Return the place the bytes of a copy come from."""
-    return Source(task.source_bucket, task.source_key, task.version_id)
 
 
 def copy_in_parts(copying: CrossPoolCopy) -> Done:
@@ -124,10 +202,16 @@ def copy_in_parts(copying: CrossPoolCopy) -> Done:
 
 def _copy_in_parts(copying: CrossPoolCopy) -> Done:
     task, head, context = copying.task, copying.head, copying.context
-    part_size = choose_parts(head, context.options.part_size)
+    wanted = context.options.part_size
+    # The source's own size of parts, where it is known: then the ETags agree.
+    part_size = 0 if wanted else first_part_size(head.size, head.etag, head.headers)
+    if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES or count_parts(head.size, part_size) > MAX_PARTS:
+        part_size = choose_part_size(head.size, wanted)
     attributes = copying.attributes()
     attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
-    fingerprint = _fingerprint(copying, part_size, attributes)
+    fingerprint = ""  # where Complete wants the checksums of all parts, which ListParts may not tell
+    if not algorithm_header(context.options.checksum):
+        fingerprint = fingerprint_of(head.size, head.etag, part_size, repr(attributes))
     ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
     with MultipartUpload(
         context,
@@ -141,21 +225,6 @@ def _copy_in_parts(copying: CrossPoolCopy) -> Done:
         context.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else context.part_workers)
         parts.check(part_size)
         return target.complete(head.size)
-
-
-def choose_parts(head: ObjectHead, wanted: int) -> int:
-    """Choose the size of the parts: the source's own where it is known, for then the ETags agree."""
-    own = 0 if wanted else first_part_size(head.size, head.etag, head.headers)
-    if MIN_PART_BYTES <= own <= MAX_PART_BYTES and count_parts(head.size, own) <= MAX_PARTS:
-        return own
-    return choose_part_size(head.size, wanted)
-
-
-def _fingerprint(copying: CrossPoolCopy, part_size: int, attributes: ObjectAttributes) -> str:
-    if algorithm_header(copying.context.options.checksum):
-        return ""  # Complete wants the checksums of all parts, and ListParts may not tell them
-    head = copying.head
-    return copy_fingerprint(head.size, head.etag, part_size=part_size, attributes=attributes)
 
 
 class _Parts:
@@ -173,20 +242,20 @@ class _Parts:
         self._whole = hashlib.md5(usedforsecurity=False) if copying.has_md5 else None
         if self._whole is None and told is not None and not by_parts:
             self._whole = hashlib.new(told.algorithm, usedforsecurity=False)
+        self.is_in_order = self._whole is not None  # a digest of all bytes takes the parts one after the other
+        self._must_read = self.is_in_order or bool(self._checksum)
         # Under KMS no ETag tells what is stored: the server has to compare, by digests that go ahead.
         self._reads_first = bool(options.checksum) or "kms" in options.attributes.sse
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether a digest of all bytes is made, which takes the parts one after the other."""
-        return self._whole is not None
 
     def put(self, numbered: tuple[int, ByteRange]) -> None:
         """Store one part, unless an earlier run did."""
         number, place = numbered
-        body = self._copying.body(place, before=self._whole, checksum=self._checksum)
+        body = SourceBody(self._copying, place, before=self._whole, checksum=self._checksum)
         stored = self._target.stored_etag(number, place.length)
-        if stored and self._is_of_use(stored, body):
+        if stored and self._must_read:  # whether it has the bytes of the source, as far as ETags can tell
+            self._copying.read_first(body)
+            stored = stored if body.md5.hexdigest() == stored else ""
+        if stored:
             self._target.keep(number)
             self._copying.meter.advance(place.length)
             self._digests[number] = stored
@@ -196,13 +265,6 @@ class _Parts:
         self._whole = body.whole
         if body.digest is not None:
             self._checksums[number] = body.digest.digest(), place.length
-
-    def _is_of_use(self, stored: str, body: SourceBody) -> bool:
-        """Return whether a stored part has the bytes of the source, as far as ETags can tell."""
-        if self._whole is None and not self._checksum:
-            return True
-        self._copying.read_first(body)
-        return body.md5.hexdigest() == stored
 
     def _send(self, number: int, body: SourceBody) -> None:
         if self._reads_first:
@@ -274,18 +336,17 @@ def _head(task: CopyTask, context: TransferContext) -> ObjectHead:
 
 
 def _copy_once(task: CopyTask, context: TransferContext) -> Done:
-    meter = context.progress.begin(task.target, max(0, task.size))
-    done = None
-    try:
-        done = _copy(task, context, meter)
-    except SourceError as exc:
-        raise _trouble_of(task, exc) from None
-    finally:
-        meter.end(ok=done is not None)
-    return done
+    with context.metered(task.target, max(0, task.size)) as meter:
+        try:
+            return _copy(task, context, meter)
+        except SourceError as exc:
+            if isinstance(exc.error, (PreconditionError, ReplacedError)):
+                raise ReplacedError(f"{task.source} was replaced while it was read") from None
+            raise exc.error or exc from None
 
 
 def _copy(task: CopyTask, context: TransferContext, meter: Meter) -> Done:
+    options = context.options
     head = None if UNKNOWN_SIZE < task.size <= IN_MEMORY_BYTES else _head(task, context)
     if head is None or head.size <= IN_MEMORY_BYTES:
         try:
@@ -294,69 +355,41 @@ def _copy(task: CopyTask, context: TransferContext, meter: Meter) -> Done:
         except _TooLargeError:
             head = _head(task, context)
     copying = CrossPoolCopy(task, head, context, meter)
-    done = _copy_in_one_piece(copying) if _goes_in_one_piece(copying) else copy_in_parts(copying)
-    return done._replace(read=ObjectStamp.of(head))
-
-
-def _trouble_of(task: CopyTask, error: SourceError) -> S3PoolError:
-    """Return the error of the source itself."""
-    return _replaced(task) if isinstance(error.error, (PreconditionError, ReplacedError)) else error.error or error
-
-
-def _replaced(task: CopyTask) -> ReplacedError:
-    return ReplacedError(f"{task.source} was replaced while it was read")
-
-
-# -- small objects -------------------------------------------------------------------------
+    if not copying.has_md5 or head.size > IN_ONE_PIECE_BYTES or 0 < options.part_size < head.size:
+        return copy_in_parts(copying)._replace(read=ObjectStamp.of(head))
+    # An object of a known MD5 is passed on while it arrives; the MD5 goes ahead, for the target to compare.
+    body = SourceBody(copying, ByteRange(0, head.size - 1), wanted_md5=head.etag)
+    digests = BodyDigests(UNSIGNED_PAYLOAD, base64.b64encode(bytes.fromhex(head.etag)).decode())
+    if options.checksum:
+        digests = copying.read_first(body)
+    return _put(copying, body, digests)._replace(read=ObjectStamp.of(head))
 
 
 def _copy_from_memory(task: CopyTask, known: Known, context: TransferContext, meter: Meter) -> Done:
-    content, facts = _fetch(task, known, context)
+    buffer = bytearray()
+
+    def take(block: memoryview) -> None:
+        if len(buffer) + len(block) > IN_MEMORY_BYTES:
+            raise _TooLargeError
+        buffer.extend(block)
+
+    source = Source(task.source_bucket, task.source_key, task.version_id)
+    try:
+        facts = fetch_whole(source, write=take, context=context.source, meter=NULL_METER, known=known)
+    except PreconditionError as exc:
+        raise ReplacedError(f"{task.source} was replaced while it was read") from exc
+    content = bytes(buffer)
     check = StreamCheck(len(content), facts.etag, facts.headers)
     check.update(memoryview(content))
     check.check(task.source)
     head = head_of({**facts.headers, "content-length": str(len(content))})
-    options = context.options
-    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = _put(CrossPoolCopy(task, head, context, meter), BytesBody(content), digests)
+    done = _put(CrossPoolCopy(task, head, context, meter), BytesBody(content), context.digest(content))
     meter.advance(done.size)
     return done._replace(read=ObjectStamp.of(head))
 
 
-def _fetch(task: CopyTask, known: Known, context: TransferContext) -> tuple[bytes, Facts]:
-    content = bytearray()
-
-    def take(block: memoryview) -> None:
-        if len(content) + len(block) > IN_MEMORY_BYTES:
-            raise _TooLargeError
-        content.extend(block)
-
-    try:
-        facts = fetch_whole(source_of(task), write=take, context=context.source, meter=NULL_METER, known=known)
-    except PreconditionError as exc:
-        raise _replaced(task) from exc
-    return bytes(content), facts
-
-
-# -- larger ones with a known MD5 ----------------------------------------------------------
-
-
-def _goes_in_one_piece(copying: CrossPoolCopy) -> bool:
-    size, part_size = copying.head.size, copying.context.options.part_size
-    return copying.has_md5 and size <= IN_ONE_PIECE_BYTES and not 0 < part_size < size
-
-
-def _copy_in_one_piece(copying: CrossPoolCopy) -> Done:
-    """Pass an object on while it arrives; its MD5 goes ahead, for the target to compare."""
-    etag = copying.head.etag
-    body = copying.body(ByteRange(0, copying.head.size - 1), wanted_md5=etag)
-    if copying.context.options.checksum:
-        return _put(copying, body, copying.read_first(body))
-    return _put(copying, body, replace(STREAMED, content_md5=base64.b64encode(bytes.fromhex(etag)).decode()))
-
-
 def _put(copying: CrossPoolCopy, body: Body, digests: BodyDigests) -> Done:
-    task, options = copying.task, copying.context.options
+    task, options, etag = copying.task, copying.context.options, copying.head.etag
     try:
         result = copying.context.client.put_object(
             task.bucket,
@@ -372,12 +405,7 @@ def _put(copying: CrossPoolCopy, body: Body, digests: BodyDigests) -> Done:
         if not options.no_clobber:
             raise
         return Done(skipped=EXISTS)
-    if (
-        copying.has_md5
-        and is_md5_etag(result.etag)
-        and result.etag != copying.head.etag
-        and not options.attributes.sse
-        and not result.opaque
-    ):
-        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {copying.head.etag}")
+    can_tell = copying.has_md5 and is_md5_etag(result.etag) and not (options.attributes.sse or result.opaque)
+    if can_tell and result.etag != etag:
+        raise IntegrityError(f"{task.target} has the ETag {result.etag}, its source {etag}")
     return Done(body.length, result.etag, version_id=result.version_id)

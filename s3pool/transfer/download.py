@@ -15,12 +15,12 @@ from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
 from s3pool.s3.responses import UNKNOWN, Known, etag_of, head_of
 from s3pool.transfer import attributes as stored
+from s3pool.transfer.context import EXISTS, why_skip
 from s3pool.transfer.digests import iter_ranges
 from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
 from s3pool.transfer.part_file import PartFile
-from s3pool.transfer.resume import NOTHING_DONE, Resumption, download_fingerprint, may_go_on
+from s3pool.transfer.resume import NOTHING_DONE, Resumption, fingerprint_of, may_go_on
 from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
-from s3pool.transfer.skip_rules import EXISTS, why_skip_download
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 from s3pool.transfer.verify import (
     Digests,
@@ -54,7 +54,7 @@ def download(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     """
     if not task.relative or task.relative.endswith("/"):
         return (yield from _make_directory(task, context))
-    if context.is_conditional and (skipped := (yield from why_skip_download(task, context))):
+    if context.is_conditional and (skipped := (yield from why_skip(task, context))):
         return Done(skipped=skipped)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
@@ -80,49 +80,33 @@ def _make_directory(task: DownloadTask, context: TransferContext) -> Steps[Done]
 
 def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     source = Source(task.bucket, task.key, task.version_id)
-    if task.size == UNKNOWN_SIZE and (done := (yield from _download_if_short(task, source, context))) is not None:
-        return done
-    if UNKNOWN_SIZE < task.size <= context.options.download_threshold:
-        known = Facts(task.size, task.etag, NO_HEADERS)
-    else:
-        known = yield from _known_facts(task, context)
-    fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
-    response = None
-    if known.size is not None and known.size <= IN_WINDOW_BYTES:
-        response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
+    options = context.options
+    if task.size == UNKNOWN_SIZE and options.expects_short and not options.remove_source:  # a move needs more facts
+        response = yield from Fetch(source, context=context, known=UNKNOWN).ask(read_bytes=IN_WINDOW_BYTES)
         if response.body is not None:
-            if context.options.remove_source:
-                yield from in_worker()  # a move waits for the disk
             return _write_whole(task, source, response, context)
-    else:
+        response.close()
+    if UNKNOWN_SIZE < task.size <= options.download_threshold:
+        known = Facts(task.size, task.etag, NO_HEADERS)
+    else:  # what decides between one stream and ranges
+        head = yield from context.client.head_object.steps(
+            task.bucket, task.key, version_id=task.version_id, checksums=True
+        )
+        known = Facts(head.size, head.etag, head.headers)
+    fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
+    if known.size is None or known.size > IN_WINDOW_BYTES:
         yield from in_worker()
-    return (yield from _fill_long(task, known, context, fetch, response))
-
-
-def _download_if_short(task: DownloadTask, source: Source, context: TransferContext) -> Steps[Done | None]:
-    """Bring a short object of unknown size by one request; None for a longer one, of which HEAD tells more."""
-    if context.options.remove_source or not context.options.expects_short:  # a move asks for more than the bytes
-        return None
-    response = yield from Fetch(source, context=context, known=UNKNOWN).ask(read_bytes=IN_WINDOW_BYTES)
-    if response.body is not None:
-        return _write_whole(task, source, response, context)
-    response.close()
-    return None
-
-
-def _known_facts(task: DownloadTask, context: TransferContext) -> Steps[Facts]:
-    """Return what decides between one stream and ranges; large objects are asked for once more."""
-    head = yield from context.client.head_object.steps(
-        task.bucket, task.key, version_id=task.version_id, checksums=True
-    )
-    return Facts(head.size, head.etag, head.headers)
+        return (yield from _fill_long(task, known, context, fetch, None))
+    response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
+    if response.body is None:
+        return (yield from _fill_long(task, known, context, fetch, response))
+    if options.remove_source:
+        yield from in_worker()  # a move waits for the disk
+    return _write_whole(task, source, response, context)
 
 
 def _goes_by_ranges(known: Facts, context: TransferContext) -> bool:
     return known.size is not None and known.size > context.options.download_threshold and bool(known.etag)
-
-
-# -- short objects -------------------------------------------------------------------------
 
 
 def _write_whole(task: DownloadTask, source: Source, response: Response, context: TransferContext) -> Done:
@@ -130,29 +114,26 @@ def _write_whole(task: DownloadTask, source: Source, response: Response, context
     context.check_stop()
     content = response.preload()
     facts = Facts(len(content), etag_of(response.headers), response.headers)
-    try:
-        for left in reversed(range(ATTEMPTS_ON_SWEEP)):
-            try:
-                done = _write_once(task, source, content, facts, context)
-                break
-            except LocalNotFoundError:  # another run has swept the temporary file away, or its directory
-                if not left:
-                    raise
-    except OSError as exc:
-        raise local_error("write", task.target, exc) from exc
+
+    for left in reversed(range(ATTEMPTS_ON_SWEEP)):
+        part = None
+        try:
+            part = _part_for(task, context, brief=True)
+            _write_at(part.fd, memoryview(content), 0)
+            if context.options.verify and not check_small(content, source, etag=facts.etag, headers=facts.headers):
+                check_file(part.fd, len(content), what=source, etag=facts.etag, headers=facts.headers)
+            done = _finish(part, facts, context, part.mode)
+            break
+        except LocalNotFoundError:  # another run has swept the temporary file away, or its directory
+            if not left:
+                raise
+        except OSError as exc:
+            raise local_error("write", task.target, exc) from exc
+        finally:
+            if part is not None:
+                part.close()
     context.progress.whole(done.size)
     return done
-
-
-def _write_once(task: DownloadTask, source: Source, content: bytes, facts: Facts, context: TransferContext) -> Done:
-    part = _part_for(task, context, brief=True)
-    try:
-        _write_at(part.fd, memoryview(content), 0)
-        if context.options.verify and not check_small(content, source, etag=facts.etag, headers=facts.headers):
-            check_file(part.fd, len(content), what=source, etag=facts.etag, headers=facts.headers)
-        return _finish(part, facts, context, part.mode)
-    finally:
-        part.close()
 
 
 def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = False, reuse: str = "") -> PartFile:
@@ -167,9 +148,6 @@ def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = Fal
     )
 
 
-# -- long ones -----------------------------------------------------------------------------
-
-
 def _fill_long(
     task: DownloadTask, known: Facts, context: TransferContext, fetch: Fetch, response: Response | None
 ) -> Steps[Done]:
@@ -179,24 +157,19 @@ def _fill_long(
     part = None
     try:
         part = _part_for(task, context, reuse=reuse)
-        meter = context.progress.begin(task.target, max(known.size or 0, task.size))
-        done = None
-        try:
+        with context.metered(task.target, max(known.size or 0, task.size)) as meter:
             facts = known
             if response is not None or not _fill_by_ranges(part, task, known, context, meter, resumption=resumption):
                 facts = yield from _fill_in_order(part, task, fetch, context, meter=meter, response=response)
             if context.options.remove_source:
                 yield from in_worker()
-            done = _finish(part, facts, context, part.existing_mode())
-        finally:
-            meter.end(ok=done is not None)
-        return done
+            return _finish(part, facts, context, part.existing_mode())
     except OSError as exc:
         raise local_error("write", task.target, exc) from exc
     except BaseException as exc:
         if part is not None and resumption.name and may_go_on(exc):
             part.keep()
-            resumption.leave()
+            resumption.name = ""
         raise
     finally:
         if part is not None:
@@ -210,7 +183,7 @@ def _resumption(task: DownloadTask, known: Facts, context: TransferContext) -> R
     # What a run before left on the disk is only of use when it is checked.
     if known.size is None or not context.options.verify or not _goes_by_ranges(known, context):
         return Resumption(None, "", "")
-    fingerprint = download_fingerprint(known.size, known.etag, range_bytes=_range_bytes(known.size, known, context))
+    fingerprint = fingerprint_of(known.size, known.etag, _range_bytes(known.size, known, context))
     return Resumption(context.memory, os.path.abspath(task.target), fingerprint)
 
 
@@ -332,12 +305,21 @@ class _Ranges:
 
     def _fetch_one(self, place: ByteRange) -> bytes:
         hasher = new_hasher(self._algorithm) if self._algorithm else None
+        offset = place.first
+
+        def write(block: memoryview) -> None:
+            nonlocal offset
+            _write_at(self._part.fd, block, offset)
+            if hasher is not None:
+                hasher.update(block)
+            offset += len(block)
+
         fetch_range(
             self._source,
             place,
             total=self._size,
             etag=self._known.etag,
-            write=_writer(self._part.fd, place.first, _no_update if hasher is None else hasher.update),
+            write=write,
             context=self._context,
             meter=self._meter,
         )
@@ -349,22 +331,6 @@ def _range_bytes(size: int, known: Facts, context: TransferContext) -> int:
     if 0 < part_size <= MAX_RANGE_BYTES:
         return part_size
     return context.options.part_size or RANGE_BYTES
-
-
-def _no_update(_block: memoryview) -> None:
-    """Take bytes of which no digest is wanted."""
-
-
-def _writer(fd: int, first: int, update: Callable[[memoryview], object]) -> Callable[[memoryview], None]:
-    offset = first
-
-    def write(block: memoryview) -> None:
-        nonlocal offset
-        _write_at(fd, block, offset)
-        update(block)
-        offset += len(block)
-
-    return write
 
 
 def _write_at(fd: int, block: memoryview, offset: int) -> None:
@@ -409,40 +375,28 @@ def download_to(
     Raises:
         IntegrityError: the bytes are not the object's.
     """
-    is_begun = False
-
-    def begin(block: memoryview) -> None:
-        nonlocal is_begun
-        is_begun = True
-        write(block)
-
-    try:
-        return _stream(begin, source, context=context, label=label)
-    except (PreconditionError, ReplacedError):
-        if is_begun:
-            raise
-    return _stream(write, source, context=context, label=label)
-
-
-def _stream(write: Callable[[memoryview], object], source: Source, *, context: TransferContext, label: str) -> Done:
-    head = context.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
-    check = StreamCheck(head.size, head.etag, head.headers) if context.options.verify else None
-    meter = context.progress.begin(label, head.size)
     written = 0
 
-    def hand_on(block: memoryview) -> None:
-        nonlocal written
-        write(block)
-        if check is not None:
-            check.update(block)
-        written += len(block)
+    def stream() -> Done:
+        head = context.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
+        check = StreamCheck(head.size, head.etag, head.headers) if context.options.verify else None
 
-    ok = False
+        def hand_on(block: memoryview) -> None:
+            nonlocal written
+            write(block)
+            if check is not None:
+                check.update(block)
+            written += len(block)
+
+        with context.metered(label, head.size) as meter:
+            facts = fetch_whole(source, write=hand_on, context=context, meter=meter, known=Known(head.size, head.etag))
+            if check is not None:
+                check.check(source)
+        return Done(written, facts.etag)
+
     try:
-        facts = fetch_whole(source, write=hand_on, context=context, meter=meter, known=Known(head.size, head.etag))
-        if check is not None:
-            check.check(source)
-        ok = True
-    finally:
-        meter.end(ok=ok)
-    return Done(written, facts.etag)
+        return stream()
+    except (PreconditionError, ReplacedError):
+        if written:
+            raise
+    return stream()

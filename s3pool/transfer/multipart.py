@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
-from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
+from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError
 from s3pool.hashing import has_machine_code, new_hasher
+from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.s3.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.transfer.attributes import TAG_COUNT
@@ -88,8 +90,7 @@ class MultipartUpload:
         self.checksum = context.options.checksum if checksum is None else checksum
         self._offer = CHEAP if checksum is None and not self.checksum and has_machine_code() else ""
         self._client = context.client
-        self.bucket = bucket
-        self.key = key
+        self._place = bucket, key
         self._etags: dict[int, str] = {}
         self._sizes: dict[int, int] = {}
         self._checksums: dict[int, tuple[str, str]] = {}
@@ -105,14 +106,14 @@ class MultipartUpload:
         """Return the id of an unfinished upload that is still there, and learn its parts."""
         if self._memory is None or not self._resumes:
             return ""
-        upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint)
+        upload_id = self._memory.find_upload(*self._place, fingerprint)
         if not upload_id and self._offer:
-            upload_id = self._memory.find_upload(self.bucket, self.key, fingerprint + self._offer)
+            upload_id = self._memory.find_upload(*self._place, fingerprint + self._offer)
             self.checksum = self._offer if upload_id else ""
         if not upload_id:
             return ""
         try:
-            parts = self._client.list_parts(self.bucket, self.key, upload_id=upload_id)
+            parts = self._client.list_parts(*self._place, upload_id=upload_id)
         except NotFoundError:
             self._memory.end_upload(upload_id)
             self.checksum = "" if self._offer else self.checksum
@@ -126,9 +127,9 @@ class MultipartUpload:
         if self._offer and upload_id.algorithm.lower() == self._offer:
             self.checksum, fingerprint = self._offer, fingerprint + self._offer * bool(fingerprint)
         if not self._resumes:
-            self._context.uploads.add(upload_id, self._abort)
+            self._context.uploads[upload_id] = self._abort
         if self._memory is not None:
-            self._memory.begin_upload(self.bucket, self.key, upload_id=upload_id, fingerprint=fingerprint)
+            self._memory.begin_upload(*self._place, upload_id=upload_id, fingerprint=fingerprint)
             if not self._lost:
                 self._memory.end_upload(word)
         return upload_id
@@ -138,8 +139,7 @@ class MultipartUpload:
         for attempt in range(1, CREATE_ATTEMPTS + 1):
             try:
                 return self._client.create_multipart_upload(
-                    self.bucket,
-                    self.key,
+                    *self._place,
                     attributes=attributes,
                     checksum_algorithm=algorithm_header(self._offer or self.checksum),
                     checksum_type=type_header(self._offer or self.checksum),
@@ -153,22 +153,17 @@ class MultipartUpload:
                     self._abort_lost()
                     raise
                 logger.info("%s: no clear answer to CreateMultipartUpload (%s); asking again", self.resource, exc)
-                self._check_stop()
+                if self._context.stop.is_set():
+                    self._abort_lost()
+                    self._context.check_stop()
         raise AssertionError("the last attempt returns or raises")
-
-    def _check_stop(self) -> None:
-        try:
-            self._context.check_stop()
-        except StoppedError:
-            self._abort_lost()
-            raise
 
     def _abort_lost(self) -> None:
         """Abort what answers that were lost have left; whatever cannot be done now, the next run does."""
         if not self._lost:
             return
         try:
-            abort_announced(self._client, self._lost, self.bucket, key=self.key)
+            abort_announced(self._client, self._lost, *self._place)
         except S3PoolError as exc:
             logger.info("%s: what a lost answer left cannot be looked for now: %s", self.resource, exc)
             return
@@ -181,14 +176,14 @@ class MultipartUpload:
         word = announcement()
         if self._memory is None:
             return word
-        while lost := self._memory.find_upload(self.bucket, self.key, ANNOUNCED):
+        while lost := self._memory.find_upload(*self._place, ANNOUNCED):
             try:
-                abort_announced(self._client, lost, self.bucket, key=self.key)
+                abort_announced(self._client, lost, *self._place)
             except S3PoolError as exc:
                 logger.info("%s: what a run that was killed left cannot be looked for now: %s", self.resource, exc)
                 continue
             self._memory.end_upload(lost)
-        self._memory.begin_upload(self.bucket, self.key, upload_id=word, fingerprint=ANNOUNCED)
+        self._memory.begin_upload(*self._place, upload_id=word, fingerprint=ANNOUNCED)
         return word
 
     def has(self, number: int, body: FileSlice) -> bool:
@@ -220,7 +215,7 @@ class MultipartUpload:
     @property
     def resource(self) -> str:
         """The target, for messages."""
-        return f"s3/{self.bucket}/{self.key}"
+        return S3Path(*self._place).text
 
     def put(self, number: int, body: Body, *, digests: BodyDigests) -> str:
         """Store one part, and give its ETag.
@@ -231,8 +226,7 @@ class MultipartUpload:
         self._context.check_stop()
         try:
             result = self._client.upload_part(
-                self.bucket,
-                self.key,
+                *self._place,
                 upload_id=self.upload_id,
                 number=number,
                 body=body,
@@ -252,8 +246,7 @@ class MultipartUpload:
         self._context.check_stop()
         self._sizes[number] = byte_range.length
         self._etags[number] = self._client.upload_part_copy(
-            self.bucket,
-            self.key,
+            *self._place,
             upload_id=self.upload_id,
             number=number,
             source_bucket=source[0],
@@ -274,7 +267,7 @@ class MultipartUpload:
         for attempt in range(COMPLETE_ATTEMPTS):
             try:
                 result = self._client.complete_multipart_upload(
-                    self.bucket, self.key, upload_id=self.upload_id, parts=parts, checksums=self._checksums or None
+                    *self._place, upload_id=self.upload_id, parts=parts, checksums=self._checksums or None
                 )
                 etag, version_id = result.etag, result.version_id
             except (S3Error, TransportError) as exc:
@@ -285,20 +278,15 @@ class MultipartUpload:
             break
         self._finish()
         done = self._verified(Done(size, etag, version_id=version_id), expected)
-        self._see_to_tags()
+        # RGW 16 forgets the tags that an upload began with.
+        if self._tags and self._client.head_object(*self._place).headers.get(TAG_COUNT, "0") == "0":
+            self._client.put_tags(*self._place, self._tags)
         return done
-
-    def _see_to_tags(self) -> None:
-        """Set the tags that should be there: RGW 16 forgets those that an upload began with."""
-        if not self._tags:
-            return
-        if self._client.head_object(self.bucket, self.key).headers.get(TAG_COUNT, "0") == "0":
-            self._client.put_tags(self.bucket, self.key, self._tags)
 
     def _verified(self, done: Done, expected: str) -> Done:
         etag = done.etag
         if not etag:  # RGW 16 leaves it out
-            head = self._client.head_object(self.bucket, self.key)
+            head = self._client.head_object(*self._place)
             etag = head.etag
             if head.size != done.size:
                 raise IntegrityError(f"{self.resource} has {head.size} bytes, not {done.size}")
@@ -311,53 +299,47 @@ class MultipartUpload:
 
         Where the server is known to make such ETags, size and the checks of the parts are proof enough.
         """
-        head = self._client.head_object(self.bucket, self.key, version_id=done.version_id)
+        head = self._client.head_object(*self._place, version_id=done.version_id)
         if head.size != done.size:
             return False
         if self._client.dialect.knows(OWN_ETAGS) or makes_own_etags(head.headers):
             return True
         first = 0
         for number, etag in sorted(self._etags.items()):
-            place = ByteRange(first, first + self._sizes[number] - 1)
-            if self._digest_of_stored(place, done.version_id) != etag:
+            part, md5 = ByteRange(first, first + self._sizes[number] - 1), new_hasher("md5")
+            with self._client.get_object(*self._place, byte_range=part, version_id=done.version_id) as response:
+                for block in response.iter_blocks(READ_BLOCK_BYTES):
+                    self._context.check_stop()
+                    md5.update(block)
+            if md5.digest().hex() != etag:
                 return False
-            first += self._sizes[number]
+            first = part.last + 1
         self._client.dialect.prove_own_etags()
         return first == done.size
-
-    def _digest_of_stored(self, place: ByteRange, version_id: str) -> str:
-        md5 = new_hasher("md5")
-        with self._client.get_object(self.bucket, self.key, byte_range=place, version_id=version_id) as response:
-            for block in response.iter_blocks(READ_BLOCK_BYTES):
-                self._context.check_stop()
-                md5.update(block)
-        return md5.digest().hex()
 
     def _resolve(self, error: S3PoolError, expected: str, size: int, *, may_ask_again: bool) -> ObjectHead | None:
         """Find out what became of a Complete without a clear answer.
 
         Gives the object when it is there, None when Complete may be asked for again.
         """
-        if not _is_ambiguous(error):
+        if not (_may_have_acted(error) or getattr(error, "code", "") == "NoSuchUpload"):
             raise error
         logger.info("%s: no clear answer to CompleteMultipartUpload (%s); looking", self.resource, error)
-        head = self._head()
-        if head is not None and head.size == size and expected and head.etag == expected:
-            return head
+        with contextlib.suppress(NotFoundError):
+            head = self._client.head_object(*self._place)
+            if head.size == size and expected and head.etag == expected:
+                return head
         try:
-            self._client.list_parts(self.bucket, self.key, upload_id=self.upload_id)
+            self._client.list_parts(*self._place, upload_id=self.upload_id)
         except NotFoundError:
             self._finish()  # nothing is left to abort
             raise _explained(error) from None
         if not may_ask_again:
-            raise self._stuck(error) if _is_held(error) else error
+            raise self._stuck(error) if isinstance(error, S3Error) and IN_PROGRESS in error.detail else error
         return None
 
     def _stuck(self, error: S3PoolError) -> HeldUploadError:
-        self._finished = True  # neither is it to be aborted now, nor to be taken up again
-        self._context.uploads.drop(self.upload_id)
-        if self._memory is not None:
-            self._memory.end_upload(self.upload_id)
+        self._forget()  # neither is it to be aborted now, nor to be taken up again
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
         return HeldUploadError(message, abandon=self._abandon)
 
@@ -369,21 +351,18 @@ class MultipartUpload:
         except S3PoolError as exc:
             self._warn_of_leftover(exc)
 
-    def _head(self) -> ObjectHead | None:
-        try:
-            return self._client.head_object(self.bucket, self.key)
-        except NotFoundError:
-            return None
-
-    def _finish(self) -> None:
+    def _forget(self) -> None:
         self._finished = True
-        self._context.uploads.drop(self.upload_id)
+        self._context.uploads.pop(self.upload_id, None)
         if self._memory is not None:
             self._memory.end_upload(self.upload_id)
+
+    def _finish(self) -> None:
+        self._forget()
         self._abort_lost()
 
     def _abort(self) -> None:
-        self._client.abort_multipart_upload(self.bucket, self.key, upload_id=self.upload_id)
+        self._client.abort_multipart_upload(*self._place, upload_id=self.upload_id)
 
     def __enter__(self) -> MultipartUpload:
         return self
@@ -403,11 +382,6 @@ class MultipartUpload:
         logger.warning("%s: an unfinished upload stays behind (%s); rm --incomplete removes it", self.resource, error)
 
 
-def _is_ambiguous(error: S3PoolError) -> bool:
-    """Return whether Complete may have happened all the same."""
-    return _may_have_acted(error) or (isinstance(error, S3Error) and error.code == "NoSuchUpload")
-
-
 def _explained(error: S3PoolError) -> S3PoolError:
     """Return an error that says what became of the upload, where somebody else has ended it."""
     if not (isinstance(error, S3Error) and error.code == "NoSuchUpload"):
@@ -416,10 +390,6 @@ def _explained(error: S3PoolError) -> S3PoolError:
     return S3Error(
         error.status, error.code, detail=detail, resource=error.resource, endpoint=error.endpoint, op=error.op
     )
-
-
-def _is_held(error: S3PoolError) -> bool:
-    return isinstance(error, S3Error) and IN_PROGRESS in error.detail
 
 
 def _may_have_acted(error: S3PoolError) -> bool:

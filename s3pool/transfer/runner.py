@@ -12,7 +12,6 @@ from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UnusableAnswer
 from s3pool.interrupts import signals_held
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.delete import delete_batch, iter_batches
-from s3pool.transfer.task_steps import perform, rehearsal
 from s3pool.transfer.tasks import (
     ARCHIVED,
     NOT_STARTED,
@@ -26,7 +25,7 @@ from s3pool.transfer.tasks import (
     Summary,
     kind_of,
 )
-from s3pool.transfer.window import TransferWindow
+from s3pool.transfer.window import TransferWindow, perform, rehearsal
 from s3pool.transfer.workers import Flow
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
@@ -95,6 +96,20 @@ def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> in
     return here
 
 
+@contextlib.contextmanager
+def directory_below(root: str, parents: list[bytes], *, create: bool = False) -> Iterator[int]:
+    """Open a directory below root for a block; raises as open_root() and open_below() do."""
+    root_fd = open_root(root, create=create)
+    try:
+        directory = open_below(root_fd, parents, create=create)
+    finally:
+        os.close(root_fd)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
 def _open_step(here: int, step: bytes, create: bool) -> int:
     try:
         return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
@@ -108,18 +123,14 @@ def _open_step(here: int, step: bytes, create: bool) -> int:
 
 def _step_error(here: int, path: bytes, error: OSError) -> LocalFileError | RefusedError:
     name = os.fsdecode(path)
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST) and _is_link(here, path.rpartition(b"/")[2]):
-        return RefusedError(f"the way leads through the symbolic link {name}, which is not followed")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
+        with contextlib.suppress(OSError):
+            found = os.stat(path.rpartition(b"/")[2], dir_fd=here, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                return RefusedError(f"the way leads through the symbolic link {name}, which is not followed")
     if error.errno == errno.ENOTDIR:
         return LocalFileError(f"{name} is a file, not a directory")
     return local_error("open directory", name, error)
-
-
-def _is_link(here: int, name: bytes) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
 
 
 class LastDirectory:
@@ -157,7 +168,10 @@ class LastDirectory:
             os.close(root_fd)
         self._place = (root, parent)
         self.is_fresh = True
-        self.was_empty = self._create and _is_empty(self.fd)
+        self.was_empty = False
+        if self._create:
+            with contextlib.suppress(OSError), os.scandir(self.fd) as entries:  # it may be written to, but not read
+                self.was_empty = next(entries, None) is None
         return self.fd
 
     def leave(self) -> None:
@@ -169,14 +183,6 @@ class LastDirectory:
 
     def __del__(self) -> None:
         self.leave()
-
-
-def _is_empty(directory: int) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is None
-    except OSError:  # it may be written to, but not read
-        return False
 
 
 def sync_to_disk(fd: int) -> None:
@@ -195,11 +201,8 @@ def sync_to_disk(fd: int) -> None:
 def make_directory(root: str, relative: str) -> None:
     """Make a directory below root, and those between."""
     parents, name = split_relative(relative)
-    root_fd = open_root(root)
-    try:
-        os.close(open_below(root_fd, [*parents, name] if name else parents))
-    finally:
-        os.close(root_fd)
+    with directory_below(root, [*parents, name] if name else parents, create=True):
+        pass
 
 
 def remove_file(root: str, relative: str) -> None:
@@ -211,25 +214,12 @@ def remove_file(root: str, relative: str) -> None:
     """
     parents, name = split_relative(relative)
     try:
-        directory = _open_existing(root, parents)
-        try:
+        with directory_below(root, parents) as directory:
             os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(directory)
-    except FileNotFoundError:
-        return
-    except LocalNotFoundError:
+    except (FileNotFoundError, LocalNotFoundError):
         return
     except OSError as exc:
         raise local_error("remove", os.path.join(root, relative), exc) from exc
-
-
-def _open_existing(root: str, parents: list[bytes]) -> int:
-    root_fd = open_root(root, create=False)
-    try:
-        return open_below(root_fd, parents, create=False)
-    finally:
-        os.close(root_fd)
 
 
 def stat_below(root: str, relative: str) -> os.stat_result | None:
@@ -240,11 +230,8 @@ def stat_below(root: str, relative: str) -> os.stat_result | None:
     """
     parents, name = split_relative(relative)
     try:
-        directory = _open_existing(root, parents)
-        try:
+        with directory_below(root, parents) as directory:
             return os.stat(name or b".", dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(directory)
     except (OSError, LocalFileError):
         return None
 

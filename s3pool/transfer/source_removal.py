@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.errors import (
@@ -27,7 +25,16 @@ from s3pool.errors import (
 )
 from s3pool.model import parse_iso_time
 from s3pool.s3.exchange import Steps, in_worker
-from s3pool.transfer.safe_path import OPEN_FLAGS, local_error, open_below, open_root, split_relative, sync_to_disk
+from s3pool.transfer.copy import copy
+from s3pool.transfer.safe_path import (
+    OPEN_FLAGS,
+    directory_below,
+    local_error,
+    open_below,
+    open_root,
+    split_relative,
+    sync_to_disk,
+)
 from s3pool.transfer.target_names import folded
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 
@@ -47,19 +54,15 @@ Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
 
 
-def remove_source(
-    task: Moved, done: Done, context: TransferContext, *, again: Callable[[], Steps[Done]]
-) -> Steps[None]:
+def remove_source(task: Moved, done: Done, context: TransferContext) -> Steps[None]:
     """Remove what was moved, now that the target is there and was checked.
-
-    ``again`` makes the copy once more, where that alone can tell one object from two.
 
     Raises:
         IntegrityError: the target is not what was stored, the source is not what was read, or
             they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
     """
     try:
-        yield from _prove_and_remove(task, done, context, again)
+        yield from _prove_and_remove(task, done, context)
     except S3Error as exc:
         if exc.status < FIRST_SERVER_ERROR:
             advice = f"{exc.advice}; " if exc.advice else ""
@@ -67,33 +70,25 @@ def remove_source(
         raise
 
 
-def _prove_and_remove(
-    task: Moved, done: Done, context: TransferContext, again: Callable[[], Steps[Done]]
-) -> Steps[None]:
+def _prove_and_remove(task: Moved, done: Done, context: TransferContext) -> Steps[None]:
     if isinstance(task, UploadTask):
         yield from _check_target(task, done, context.client)
         _remove_file(task, done, context)
-    elif isinstance(task, DownloadTask):
+        return
+    read = done.read or ObjectStamp(task.etag, task.last_modified, task.version_id)
+    if isinstance(task, DownloadTask):
         yield from in_worker()  # the disk takes its time
         _check_file(task, done, context)
-        place = (task.bucket, task.key)
-        head = yield from _look(context.client, place)
-        yield from _delete(task, context.client, place, read=_stamp_of(task, done), head=head)
+        client, place = context.client, (task.bucket, task.key)
+        head = yield from _look(client, place)
     else:
-        head = yield from _check_apart(task, done, context, again)
-        place = (task.source_bucket, task.source_key)
-        yield from _delete(task, context.source.client, place, read=_stamp_of(task, done), head=head)
-
-
-def _stamp_of(task: DownloadTask | CopyTask, done: Done) -> ObjectStamp:
-    return done.read or ObjectStamp(task.etag, task.last_modified, task.version_id)
+        head = yield from _check_apart(task, done, context, read)
+        client, place = context.source.client, (task.source_bucket, task.source_key)
+    yield from _delete(task, client, place, read=read, head=head)
 
 
 def _stays(task: Moved, why: str) -> IntegrityError:
     return IntegrityError(f"{task.source} was copied to {task.target}, and stays: {why}")
-
-
-# -- the target ----------------------------------------------------------------------------
 
 
 def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> Steps[ObjectHead]:
@@ -165,52 +160,34 @@ def _sync_above(root: bytes | str) -> None:
             os.close(directory)
 
 
-# -- one object or two ---------------------------------------------------------------------
-
-
-def _check_apart(
-    task: CopyTask, done: Done, context: TransferContext, again: Callable[[], Steps[Done]]
-) -> Steps[ObjectHead | None]:
+def _check_apart(task: CopyTask, done: Done, context: TransferContext, read: ObjectStamp) -> Steps[ObjectHead | None]:
     """Check the target of a copy, and that it is another object than the source; return the source's head.
 
     What a copy wrote has a new time and version, which the source has too if it is the same
     object. Where a source is of the very second of its copy, the copy is made once more.
     """
+    is_one_bucket = not context.is_cross_pool and task.source_bucket == task.bucket
+    # No server takes these names for one object: the target did not exist before, or they differ however read.
+    must_be_two = context.options.no_clobber or (is_one_bucket and folded(task.source_key) != folded(task.key))
     for is_last in (False, True):
         target = yield from _check_target(task, done, context.client)
         source = yield from _look(context.source.client, (task.source_bucket, task.source_key))
-        if source is None or _must_be_two(task, context) or not _look_alike(source, target):
+        if source is None or must_be_two:
             return source
-        if is_last or _have_versions(source, target) or not _is_as_read(source, _stamp_of(task, done)):
+        have_versions = all(head.version_id not in NO_VERSION for head in (source, target))
+        if have_versions and source.version_id != target.version_id:
+            return source
+        if not have_versions and (source.etag, source.last_modified) != (target.etag, target.last_modified):
+            return source
+        if is_last or have_versions or not _is_as_read(source, done.read or read):
             break
         yield from in_worker()
         if context.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
-        done = yield from again()
+        done = yield from copy(task, context, is_repeated=True)
         if done.skipped:  # by a rule such as --update: the target is no older than the source
             break
     raise _stays(task, "it seems to be the same object by another name")
-
-
-def _must_be_two(task: CopyTask, context: TransferContext) -> bool:
-    """Return whether no server can take both names for one object."""
-    if context.options.no_clobber:  # the target did not exist, and the source did
-        return True
-    is_one_bucket = not context.is_cross_pool and task.source_bucket == task.bucket
-    return is_one_bucket and folded(task.source_key) != folded(task.key)
-
-
-def _have_versions(*heads: ObjectHead) -> bool:
-    return all(head.version_id not in NO_VERSION for head in heads)
-
-
-def _look_alike(one: ObjectHead, other: ObjectHead) -> bool:
-    if _have_versions(one, other):
-        return one.version_id == other.version_id
-    return (one.etag, one.last_modified) == (other.etag, other.last_modified)
-
-
-# -- the source in S3 ----------------------------------------------------------------------
 
 
 def _delete(
@@ -281,15 +258,12 @@ def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:
     return int(before) == now or (int(before) != before and int(before) + 1 == now)
 
 
-# -- the source on disk --------------------------------------------------------------------
-
-
 def _remove_file(task: UploadTask, done: Done, context: TransferContext) -> None:
     """Remove a file if it still is the one that was read; of a link that was followed, the link."""
     root = task.root or os.path.dirname(task.path)
     *parents, name = os.fsencode(task.path[len(root) :].lstrip("/")).split(b"/")
     try:
-        with _directory_of(root, parents) as directory:
+        with directory_below(root, parents) as directory:
             if not _unlink_as_sent(name, directory, done.sent, context):
                 raise _stays(task, "it changed since it was read")
     except (FileNotFoundError, LocalNotFoundError):
@@ -336,16 +310,3 @@ def _unlink_one_of_many(name: bytes, directory: int, sent: FileStamp, links: dic
         return True
     finally:
         os.close(file)
-
-
-@contextmanager
-def _directory_of(root: str, parents: list[bytes]) -> Iterator[int]:
-    root_fd = open_root(root, create=False)
-    try:
-        directory = open_below(root_fd, parents, create=False)
-    finally:
-        os.close(root_fd)
-    try:
-        yield directory
-    finally:
-        os.close(directory)

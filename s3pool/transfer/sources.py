@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3pool.s3.client import S3Client
-    from s3pool.transfer.not_kept import NotKept
+    from s3pool.transfer.attributes import NotKept
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
@@ -14,17 +16,111 @@ from s3pool.record import dataclass, replace
 from s3pool.s3.dialect import OWN_ETAGS
 from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
-from s3pool.transfer import attributes as stored
-from s3pool.transfer.context import Meter, MeteredSlice, TransferContext
+from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
+from s3pool.transfer.attributes import DIRECTORY_TYPE, PART_SIZE, NotKept, for_file, guess_content_type
+from s3pool.transfer.context import EXISTS, Meter, MeteredSlice, TransferContext, why_skip
 from s3pool.transfer.digests import BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
-from s3pool.transfer.not_kept import DIRECTORY_TYPE, NotKept
-from s3pool.transfer.resume import upload_fingerprint
+from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.skip_rules import EXISTS, why_skip_upload
-from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, Done, FileStamp, UploadTask
+
+STREAM_PART_BYTES = 8 * MIB  # of the first parts: each is held in memory until it is stored
+# From which part on the parts have at least which size: 10,000 parts then hold 5 TiB, whatever
+# the first ones had, and a stream of up to 8 GiB is held in parts of 8 MiB.
+LARGER_PARTS = ((1000, 32 * MIB), (1500, 128 * MIB), (2000, 648 * MIB))
+STREAM_MEMORY_BYTES = 256 * MIB  # of the parts in flight; one that is larger goes alone
+WAKE_S = 0.5  # how long a wait for memory lasts before it looks whether the run was stopped
+
+
+def part_size_at(number: int, first_size: int = 0) -> int:
+    """Return the size of a part by its place in the stream, counted from 0."""
+    return max(first_size or STREAM_PART_BYTES, *(size for start, size in LARGER_PARTS if number >= start), 0)
+
+
+class StreamPart:
+    """One part; it lets go of its bytes when it is done, whoever may still hold it."""
+
+    __slots__ = ("content", "number")
+
+    def __init__(self, number: int, content: bytes | bytearray) -> None:
+        self.number = number
+        self.content = content
+
+
+class StreamParts:
+    """The parts of a stream, numbered from 1, for several workers to take in turn.
+
+    ``read`` is a blocking file's ``read``. Taking one waits until there is memory for it:
+    each is to be given back with done() when it is stored, or failed. ``check_stop`` raises
+    when the run is to end.
+    """
+
+    def __init__(
+        self, read: Callable[[int], bytes], *, part_size: int = 0, check_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        self._read = read
+        self._part_size = part_size
+        self._check_stop = check_stop
+        # Guards the bytes in flight; never held while the stream is read.
+        self._room = threading.Condition()
+        self._in_flight = 0
+
+    def __iter__(self) -> Iterator[StreamPart]:
+        """Yield the parts.
+
+        Raises:
+            RefusedError: the stream has more than an object can hold.
+            LocalFileError: it cannot be read.
+        """
+        total = 0
+        for number in range(MAX_PARTS):
+            size = part_size_at(number, self._part_size)
+            with self._room:
+                while self._in_flight and self._in_flight + size > STREAM_MEMORY_BYTES:
+                    self._room.wait(WAKE_S)
+                    self._check_stop()
+                self._in_flight += size
+            content = read_exactly(self._read, size)
+            self._give_back(size - len(content))
+            if not content:
+                return
+            total += len(content)
+            if total > MAX_OBJECT_BYTES:
+                break
+            yield StreamPart(number + 1, content)
+            del content  # or it would live as long as the wait for the next one
+        if total > MAX_OBJECT_BYTES or self._read(1):
+            raise RefusedError("the stream is longer than 5 TiB, and no object can be")
+
+    def done(self, part: StreamPart) -> None:
+        """Let go of a part."""
+        size, part.content = len(part.content), b""
+        self._give_back(size)
+
+    def _give_back(self, size: int) -> None:
+        with self._room:
+            self._in_flight -= size
+            self._room.notify_all()
+
+
+def read_exactly(read: Callable[[int], bytes], size: int) -> bytes | bytearray:
+    """Read until the size or the end is reached: a pipe gives less than it was asked for.
+
+    Raises:
+        LocalFileError: the stream cannot be read.
+    """
+    try:
+        first = read(size)
+        if len(first) == size or not first:
+            return first
+        pieces = bytearray(first)
+        while len(pieces) < size and (block := read(size - len(pieces))):
+            pieces += block
+    except OSError as exc:
+        raise local_error("read", "the stream", exc) from exc
+    return pieces  # not copied once more: it may be large
+
 
 IN_MEMORY_BYTES = 1 * MIB  # smaller files are read once, hashed and sent from memory
 STREAM_WORKERS = 4
@@ -65,30 +161,23 @@ def upload(task: UploadTask, context: TransferContext) -> Steps[Done]:
         ChangedError: it changed again. RefusedError: it is no regular file.
         LocalFileError: it cannot be read.
     """
-    try:
+    with suppress(ChangedError):
         return (yield from _upload_once(task, context))
-    except ChangedError:
-        pass
     return (yield from _upload_once(task, context))
 
 
 def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
-    if context.is_conditional and (
-        skipped := (yield from why_skip_upload(task, mtime_of_file(task, context), context))
-    ):
+    if context.is_conditional and (skipped := (yield from why_skip(task, context, mtime_of_file(task, context)))):
         return Done(skipped=skipped)
     source = _open(task, context)
     try:
-        if source.size <= IN_WINDOW_BYTES:
-            facts, content, headers = source.facts, _read_all(source), _headers(task, source, context)
-        else:
+        if source.size > IN_WINDOW_BYTES:
             return (yield from _upload_open(task, source, context))
+        content, headers = _read_all(source), _headers(task, source, context)
     finally:
         os.close(source.fd)
     # Nothing is open while the answer is waited for: there may be hundreds of such uploads.
-    options = context.options
-    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put(task, BytesBody(content), context, headers, digests, facts=facts)
+    done = yield from _put(task, BytesBody(content), context, headers, context.digest(content), facts=source.facts)
     context.progress.whole(done.size)
     return done
 
@@ -96,12 +185,8 @@ def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
 def _upload_open(task: UploadTask, source: _Source, context: TransferContext) -> Steps[Done]:
     """Store a file that is too large to be one of many in a thread."""
     yield from in_worker()
-    meter = context.progress.begin(task.target, source.size)
-    done = None
-    try:
+    with context.metered(task.target, source.size) as meter:
         done = yield from _send(task, source, context, meter)
-    finally:
-        meter.end(ok=done is not None)
     return done._replace(mtime_ns=source.facts.st_mtime_ns, sent=FileStamp.of(source.facts))
 
 
@@ -135,33 +220,29 @@ def _headers(task: UploadTask, source: _Source, context: TransferContext) -> dic
 
 
 def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Meter) -> Steps[Done]:
-    headers = _headers(task, source, context)
+    headers, options = _headers(task, source, context), context.options
     try:
         if source.size <= IN_MEMORY_BYTES:
-            return (yield from _put_from_memory(task, source, context, meter, headers))
-        if source.size <= context.options.upload_threshold:
-            return (yield from _put_from_file(task, source, context, meter, headers))
-        given = stored.for_file(context.options.attributes, task.path, source.facts, preserve=context.options.preserve)
+            content = _read_all(source)
+            done = yield from _put(task, BytesBody(content), context, headers, context.digest(content))
+            meter.advance(done.size)
+            return done
+        if source.size <= options.upload_threshold:
+            # The server checks the bytes against the digests, so what it stores is what was just read.
+            part = FileSlice(source.fd, length=source.size)
+            digests = _digest_slice(part, source, context, options.checksum)
+            body = MeteredSlice(part, meter, context.check_stop)
+            return (yield from _put(task, body, context, headers, digests))
+        given = for_file(options.attributes, task.path, source.facts, preserve=options.preserve)
         return retry_if_held(
             lambda: _put_parts(task, source, context, meter, given), lambda: meter.advance(-source.size)
         )
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:
-        if not context.options.no_clobber:
+        if not options.no_clobber:
             raise
         return Done(skipped=EXISTS)
-
-
-def _put_from_memory(
-    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
-) -> Steps[Done]:
-    content = _read_all(source)
-    options = context.options
-    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    done = yield from _put(task, BytesBody(content), context, headers, digests)
-    meter.advance(done.size)
-    return done
 
 
 def _read_all(source: _Source) -> bytes:
@@ -176,15 +257,6 @@ def _read_all(source: _Source) -> bytes:
     if len(content) != source.size:
         raise _changed(source.path)
     return content
-
-
-def _put_from_file(
-    task: UploadTask, source: _Source, context: TransferContext, meter: Meter, headers: Mapping[str, str]
-) -> Steps[Done]:
-    body = FileSlice(source.fd, length=source.size)
-    digests = _digest_slice(body, source, context, context.options.checksum)
-    # The server checks the bytes against the digests, so what it stores is what was just read.
-    return (yield from _put(task, MeteredSlice(body, meter, context.check_stop), context, headers, digests))
 
 
 def _digest_slice(body: FileSlice, source: _Source, context: TransferContext, checksum: str) -> BodyDigests:
@@ -258,9 +330,11 @@ def _put_parts(
     task: UploadTask, source: _Source, context: TransferContext, meter: Meter, attributes: ObjectAttributes
 ) -> Done:
     part_size = choose_part_size(source.size, context.options.part_size)
-    attributes = replace(attributes, metadata=dict(attributes.metadata) | {stored.PART_SIZE: str(part_size)})
+    attributes = replace(attributes, metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)})
     ranges = enumerate(iter_part_ranges(source.size, part_size), start=1)
-    fingerprint = _fingerprint(source, part_size, context, attributes)
+    fingerprint = fingerprint_of(
+        source.size, source.facts.st_mtime_ns, part_size, repr(attributes), algorithm_header(context.options.checksum)
+    )
     with MultipartUpload(context, task.bucket, task.key, attributes=attributes, fingerprint=fingerprint) as target:
 
         def put_part(numbered: tuple[int, ByteRange]) -> None:
@@ -277,20 +351,6 @@ def _put_parts(
         return target.complete(source.size)
 
 
-def _fingerprint(source: _Source, part_size: int, context: TransferContext, attributes: ObjectAttributes) -> str:
-    """Return the fingerprint by which an unfinished upload of the file is found."""
-    return upload_fingerprint(
-        source.size,
-        source.facts.st_mtime_ns,
-        part_size=part_size,
-        attributes=attributes,
-        checksum=algorithm_header(context.options.checksum),
-    )
-
-
-# -- streams -------------------------------------------------------------------------------
-
-
 def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, context: TransferContext) -> Done:
     """Store a stream of unknown length; ``read`` is a blocking file's ``read``.
 
@@ -300,82 +360,56 @@ def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, contex
     options = context.options
     given = options.attributes
     if not given.content_type:
-        given = replace(given, content_type=stored.guess_content_type(key))
+        given = replace(given, content_type=guess_content_type(key))
     parts = StreamParts(read, part_size=options.part_size, check_stop=context.check_stop)
     stream = iter(parts)
     first = next(stream, StreamPart(1, b""))
-    meter = context.progress.begin(f"s3/{bucket}/{key}", 0)
-    done = None
-    try:
-        if len(first.content) < part_size_at(0, options.part_size):
-            done = _put_stream_whole(first.content, (bucket, key), context, meter, given)
-        else:
-            done = _put_stream_parts(
-                parts, chain((first,), stream), place=(bucket, key), context=context, meter=meter, attributes=given
-            )
-    finally:
-        meter.end(ok=done is not None)
-    return done
-
-
-def _put_stream_whole(
-    content: bytes | bytearray,
-    place: tuple[str, str],
-    context: TransferContext,
-    meter: Meter,
-    attributes: ObjectAttributes,
-) -> Done:
-    options = context.options
-    digests = digest_bytes(content, sign_payload=options.sign_payload, checksum=options.checksum)
-    task = UploadTask("-", *place, len(content))
-    done = block_on(_put(task, BytesBody(content), context, attributes, digests))
-    meter.advance(done.size)
-    return done
+    content = first.content
+    with context.metered(f"s3/{bucket}/{key}", 0) as meter:
+        if len(content) >= part_size_at(0, options.part_size):
+            del content  # or the part would live as long as the upload
+            return _put_stream_parts(parts, chain((first,), stream), (bucket, key), (context, meter), given)
+        task = UploadTask("-", bucket, key, len(content))
+        done = block_on(_put(task, BytesBody(content), context, given, context.digest(content)))
+        meter.advance(done.size)
+        return done
 
 
 def _put_stream_parts(
     parts: StreamParts,
     stream: Iterator[StreamPart],
-    *,
     place: tuple[str, str],
-    context: TransferContext,
-    meter: Meter,
+    means: tuple[TransferContext, Meter],
     attributes: ObjectAttributes,
 ) -> Done:
-    options = context.options
+    context, meter = means
     sizes: dict[int, int] = {}
     with MultipartUpload(context, *place, attributes=attributes) as target:
 
         def put_part(part: StreamPart) -> None:
             try:
-                digests = digest_bytes(part.content, sign_payload=options.sign_payload, checksum=target.checksum)
+                digests = context.digest(part.content, target.checksum)
                 target.put(part.number, BytesBody(part.content), digests=digests)
                 sizes[part.number] = len(part.content)
             finally:
                 parts.done(part)
             meter.advance(sizes[part.number])
 
-        limit = options.part_workers or min(STREAM_WORKERS, context.part_workers)
+        limit = context.options.part_workers or min(STREAM_WORKERS, context.part_workers)
         context.executor.share(put_part, stream, limit=limit)
         return target.complete(sum(sizes.values()))
 
 
-# -- empty directories ---------------------------------------------------------------------
-
-
 def store_directories(kept: NotKept, context: TransferContext) -> None:
     """Store the empty directories of a run that are not there yet, as objects whose names end in a slash."""
-    digests = digest_bytes(b"", sign_payload=context.options.sign_payload, checksum="")
+    digests = context.digest(b"")
     for task in kept.directories:
         context.check_stop()
-        try:
+        with suppress(NotFoundError):
             context.client.head_object(task.bucket, task.key)
             continue
-        except NotFoundError:
-            pass
-        facts = os.stat(task.path)
         given = replace(context.options.attributes, content_type=DIRECTORY_TYPE)
-        attributes = stored.for_file(given, task.path, facts, preserve=True)
+        attributes = for_file(given, task.path, os.stat(task.path), preserve=True)
         context.client.put_object(
             task.bucket, task.key, BytesBody(b""), payload_hash=digests.payload_hash, attributes=attributes
         )

@@ -7,34 +7,126 @@ handed on as it stands: to a worker, or to this thread itself once nothing else 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3pool.errors import StoppedError, is_pool_dead
-from s3pool.s3.exchange import go_on
+from s3pool.errors import S3PoolError, StoppedError, is_pool_dead
+from s3pool.s3.exchange import block_on, go_on
 from s3pool.transfer.attributes import NANO
-from s3pool.transfer.task_steps import done_outcome, failed_outcome, transfer
+from s3pool.transfer.context import why_skip
+from s3pool.transfer.copy import copy
+from s3pool.transfer.delete import check_no_tree, delete
+from s3pool.transfer.download import download
 from s3pool.transfer.tasks import (
+    DONE,
+    FAILED,
     IN_WINDOW_BYTES,
     NOT_STARTED,
+    SKIPPED,
     UNKNOWN_SIZE,
     CopyTask,
+    DeleteTask,
     Done,
     DownloadTask,
     Item,
     Outcome,
+    Problem,
+    RemoveTask,
     UploadTask,
+    state_of,
 )
+from s3pool.transfer.upload import mtime_of_file, upload
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
     from s3pool.s3.exchange import Operation, Steps
     from s3pool.transfer.context import TransferContext
     from s3pool.transfer.workers import BoundedExecutor
+
+logger = logging.getLogger(__name__)
+
+
+def perform(task: Item, context: TransferContext) -> Outcome:
+    """Do one task in this thread and tell what became of it; never raises an Exception."""
+    return outcome_of(task, context, transfer(task, context))
+
+
+def rehearsal(task: Item, context: TransferContext) -> Outcome:
+    """Return what would become of a task, and change nothing."""
+    return outcome_of(task, context, _rehearse(task, context))
+
+
+def outcome_of(task: Item, context: TransferContext, steps: Steps[Done]) -> Outcome:
+    """Do a task in this thread and tell what became of it; never raises an Exception."""
+    if context.stop.is_set() and not isinstance(task, Problem):
+        return Outcome(task, NOT_STARTED)
+    started = time.monotonic()
+    try:
+        return done_outcome(task, block_on(steps), started)
+    except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
+        return failed_outcome(task, exc, started)
+
+
+def done_outcome(task: Item, done: Done, started: float) -> Outcome:
+    """Return the outcome of a task that has come to its end."""
+    return Outcome(task, SKIPPED if done.skipped else DONE, done, None, time.monotonic() - started)
+
+
+def failed_outcome(task: Item, error: Exception, started: float) -> Outcome:
+    """Return the outcome of an error; of one that is none of ours the debug log tells where it came from."""
+    if isinstance(error, StoppedError):
+        return Outcome(task, NOT_STARTED)
+    seconds = time.monotonic() - started
+    if isinstance(error, S3PoolError):
+        return Outcome(task, state_of(error), error=error, seconds=seconds)
+    logger.debug("%s -> %s: this should not have happened", task.source, task.target, exc_info=error)
+    return Outcome(task, FAILED, error=error, seconds=seconds)
+
+
+def transfer(task: Item, context: TransferContext) -> Steps[Done]:
+    """Do one task; of a move the source goes when the target was proved.
+
+    Raises:
+        S3PoolError: it failed, or is the problem that could not become a task.
+    """
+    if isinstance(task, Problem):
+        raise task.error
+    if context.why_not is not None and (why := context.why_not(task)):
+        return Done(skipped=why)
+    if isinstance(task, (DeleteTask, RemoveTask)):
+        return (yield from delete(task, context))
+    if isinstance(task, UploadTask):
+        done = yield from upload(task, context)
+    elif isinstance(task, DownloadTask):
+        done = yield from download(task, context)
+    else:
+        done = yield from copy(task, context)
+    if context.options.remove_source and not done.skipped:
+        from s3pool.transfer.source_removal import remove_source
+
+        yield from remove_source(task, done, context)
+    return done
+
+
+def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:
+    skipped = ""
+    if isinstance(task, Problem):
+        raise task.error
+    if context.why_not is not None and (why := context.why_not(task)):
+        return Done(skipped=why)
+    if isinstance(task, UploadTask):
+        skipped = yield from why_skip(task, context, mtime_of_file(task, context))
+    elif isinstance(task, (DownloadTask, CopyTask)):
+        skipped = yield from why_skip(task, context)
+    elif isinstance(task, DeleteTask):
+        yield from check_no_tree(task, context.client)
+    return Done(max(0, task.size), skipped=skipped)
+
 
 MOST_THREADS = 8  # with many short transfers under way in each
 LOOK_S = 0.1  # how often a thread looks whether it is held up
@@ -61,7 +153,7 @@ class TransferWindow:
         self._give: Give = lambda _: None
         self._failed: Callable[[BaseException], None] = lambda _: None
         self._waiting: deque[Item] = deque()
-        self._handed: deque[_Handed] = deque()
+        self.handed: deque[_Handed] = deque()
         # Guards the numbers of threads: a thread may only end when nothing waits.
         self._lock = threading.Lock()
         self._running = 0
@@ -71,10 +163,10 @@ class TransferWindow:
     def suits(self, item: Item) -> bool:
         """Return whether an item is short, or expected to be: one that turns out to be long is handed on."""
         context = self.context
-        if not self._executor.small or (isinstance(item, CopyTask) and context.is_cross_pool):
+        if not self._executor.small or not isinstance(item, (UploadTask, DownloadTask, CopyTask)):
             return False
         least = UNKNOWN_SIZE if context.options.expects_short else 0
-        if not (isinstance(item, (UploadTask, DownloadTask, CopyTask)) and least <= item.size <= IN_WINDOW_BYTES):
+        if not least <= item.size <= IN_WINDOW_BYTES or (context.is_cross_pool and isinstance(item, CopyTask)):
             return False
         return context.in_question is None or not context.in_question(item)
 
@@ -131,27 +223,22 @@ class TransferWindow:
 
     # -- what is handed on -----------------------------------------------------------------
 
-    @property
-    def has_backlog(self) -> bool:
-        """Whether something was handed on that nobody has taken up yet."""
-        return bool(self._handed)
-
     def is_backlog_due(self) -> bool:
         """Return whether nothing new may begin before what was handed on is done."""
         try:
-            return time.monotonic() - self._handed[0].since > LATER_S or len(self._handed) > self.depth
+            return time.monotonic() - self.handed[0].since > LATER_S or len(self.handed) > self.depth
         except IndexError:
             return False
 
     def hand_on(self, handed: _Handed) -> None:
         """Let a worker go on with a transfer as it stands; one that comes late finds nothing left."""
-        self._handed.append(handed)
+        self.handed.append(handed)
         self._executor.submit(self.work_off, first=True)
 
     def work_off(self) -> None:
         """Go on with one transfer that was handed on, to its end."""
         try:
-            handed = self._handed.popleft()
+            handed = self.handed.popleft()
         except IndexError:
             return
         self._give([handed.finish(self)])
@@ -173,30 +260,24 @@ class _Transfer:
         self.started = time.monotonic()
 
 
-class _Handed:
-    """A transfer that goes on elsewhere; ``resume`` does what its last step waits for."""
+class _Handed(NamedTuple):
+    """A transfer that goes on elsewhere; ``resume`` does what its last step waits for, ``abandon`` drops that."""
 
-    __slots__ = ("_abandon", "_resume", "_transfer", "since")
-
-    def __init__(
-        self, transfer: _Transfer, resume: Callable[[], Operation[Any] | None], abandon: Callable[[], None]
-    ) -> None:
-        self._transfer = transfer
-        self._resume = resume
-        self._abandon = abandon
-        self.since = time.monotonic()
+    transfer: _Transfer
+    resume: Callable[[], Operation[Any] | None]
+    abandon: Callable[[], None]
+    since: float
 
     def finish(self, window: TransferWindow) -> Outcome:
-        """Go on to the end, and return what became of it."""
-        under_way, context = self._transfer, window.context
-        if context.stop.is_set() or window.is_hopeless:
-            self._abandon()
-            self._resume = partial(under_way.steps.throw, StoppedError("stopped before the end"))
-        started = under_way.started
+        steps, task, started = self.transfer.steps, self.transfer.task, self.transfer.started
+        resume = self.resume
+        if window.context.stop.is_set() or window.is_hopeless:
+            self.abandon()
+            resume = partial(steps.throw, StoppedError("stopped before the end"))
         try:
-            outcome = done_outcome(under_way.task, go_on(under_way.steps, self._resume), started)
+            outcome = done_outcome(task, go_on(steps, resume), started)
         except Exception as exc:  # noqa: BLE001 - told of as the outcome of this one task
-            outcome = failed_outcome(under_way.task, exc, started)
+            outcome = failed_outcome(task, exc, started)
         window.is_hopeless |= is_pool_dead(outcome.error)
         return outcome
 
@@ -213,10 +294,7 @@ class _Thread:
         self._ready: list[_Transfer] = []  # whose next request is to be sent
         self._gathered: list[Outcome] = []
         self._given_at = time.monotonic()
-        self._looked = (
-            time.monotonic(),
-            _unscheduled_s(),
-        )  # when it was looked last how busy it is, and what was no work by then
+        self._looked = time.monotonic(), _unscheduled_s()  # how busy it is: when, and what was no work by then
         self._begun = 0  # tasks since then
 
     def run(self) -> None:
@@ -239,8 +317,11 @@ class _Thread:
 
     def _fill(self) -> bool:
         """Send requests; return whether no more can be sent now, or there are none."""
-        if self._window.is_hopeless:
-            self._drop_untouched()
+        if self._window.is_hopeless:  # what has not asked yet would find out one by one that no endpoint answers
+            for each in (each for each in self._ready if not each.has_asked):
+                each.steps.close()
+                self._gathered.append(Outcome(each.task, NOT_STARTED))
+            self._ready[:] = [each for each in self._ready if each.has_asked]
         room = min(self._window.depth - len(self._flight), SENT_AT_ONCE)
         batch = self._ready
         is_due = self._window.is_backlog_due()
@@ -250,7 +331,7 @@ class _Thread:
         if not batch:
             return True
         # Who waits for a connection that only this thread gives back would wait for ever.
-        may_wait = not self._flight and not self._window.has_backlog
+        may_wait = not self._flight and not self._window.handed
         sent = self._flight.submit(batch, wait=may_wait)
         del batch[:sent]
         return bool(batch) or is_due or len(self._flight) >= self._window.depth
@@ -261,14 +342,6 @@ class _Thread:
                 return task
             self._gathered.append(Outcome(task, NOT_STARTED))
         return None
-
-    def _drop_untouched(self) -> None:
-        """Drop what has not asked for anything yet: it would find out one by one that no endpoint answers."""
-        ready, self._ready[:] = self._ready[:], [each for each in self._ready if each.has_asked]
-        for each in ready:
-            if not each.has_asked:
-                each.steps.close()
-                self._gathered.append(Outcome(each.task, NOT_STARTED))
 
     def _take(self, under_way: _Transfer, error: Exception | None, attempt: Any) -> None:
         """Go on with a transfer whose request has come to something."""
@@ -311,7 +384,7 @@ class _Thread:
         resume: Callable[[], Operation[Any] | None],
         abandon: Callable[[], None] = lambda: None,
     ) -> None:
-        self._window.hand_on(_Handed(under_way, resume, abandon))
+        self._window.hand_on(_Handed(under_way, resume, abandon, time.monotonic()))
 
     def _widen_if_held_up(self) -> None:
         """Ask for one more thread when the tasks take long, and not because of the answers."""

@@ -67,7 +67,7 @@ HOMES = {
     "dotenv": ("config/*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "typing_extensions": ("s3/list_all.py", "s3/parallel/workers.py"),  # by type checkers alone
-    "sqlite3": ("sync/journal.py", "sync/scan.py", "sync/unfinished.py", "transfer/target_names.py"),
+    "sqlite3": ("sync/journal.py", "sync/scan.py", "transfer/resume.py", "transfer/target_names.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/workers.py",),
     "dataclasses": ("record.py",),
@@ -97,8 +97,8 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "s3": (
         ("page_table", "part_sizes", "requests", "signing", "xml"),
-        ("documents", "page_scanner", "listing_stats"),
-        ("errors", "listing", "pages"),
+        ("documents", "page_scanner"),
+        ("listing", "pages"),
         ("exchange", "responses"),
         ("operations",),
         ("client", "parallel"),
@@ -108,11 +108,10 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("safe_path", "tasks"),
         ("walk", "multipart", "verify"),
         ("upload", "download", "copy", "delete"),
-        ("task_steps",),
         ("window",),
         ("runner",),
     ),
-    "sync": (("compare", "guard"), ("batches", "journal"), ("state",), ("scan",), ("plan",), ("run",)),
+    "sync": (("compare",), ("journal",), ("state",), ("scan",), ("plan",), ("run",)),
     "proxy": (
         ("access_log", "errors", "operations", "readers"),
         ("settings", "limits", "request_target"),

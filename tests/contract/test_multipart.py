@@ -9,7 +9,7 @@ from s3pool.body import BytesBody
 from s3pool.errors import NotFoundError, S3Error
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.s3.client import S3Client
-from s3pool.s3.uploads import iter_uploads
+from s3pool.s3.list_all import iter_uploads
 from tests.support.contract import PART_BYTES, PLAIN, Backend, get, md5, put
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from s3pool.model import Endpoint, Request, Response
-from s3pool.s3.errors import Check
+from s3pool.s3.responses import Check
 
 ENDPOINT = Endpoint("http", "node1", 9000)
 

@@ -13,7 +13,7 @@ from s3pool.errors import NotFoundError, S3PoolError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path, name_bytes
 from s3pool.s3.listing import iter_pages
-from s3pool.sync.batches import Batch
+from s3pool.sync.compare import Batch
 from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.health import NO_QUORUM, ProbeResult, probe, probe_with_set
 from s3pool.pool.node import Node
 from s3pool.record import replace
-from s3pool.s3.errors import CODES
+from s3pool.s3.responses import CODES
 
 if TYPE_CHECKING:
     import argparse

@@ -32,8 +32,7 @@ from s3pool.record import replace
 from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.direction import SyncPair, check_apart, choose_pair
-from s3pool.sync.guard import Situation, parse_max_delete
-from s3pool.sync.options import Report, SyncOptions
+from s3pool.sync.options import Report, Situation, SyncOptions, parse_max_delete
 from s3pool.sync.run import Sync
 from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
 from s3pool.transfer.context import TransferContext, TransferOptions
@@ -234,7 +233,7 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     transfers = _transfer_options(ctx.args, ctx)
     with shown_progress(ctx) as (progress, lines), transfer_context(ctx, transfers, progress) as context:
         if ctx.args.preserve:
-            from s3pool.transfer.not_kept import NotKept
+            from s3pool.transfer.attributes import NotKept
 
             context.not_kept = NotKept()
         one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))

@@ -20,8 +20,8 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.listing import REFUSALS, LoopGuard, is_minio_token
 from s3pool.s3.page_table import keys_of
-from s3pool.s3.parallel.concurrency import ConcurrencyLimit
 from s3pool.s3.parallel.ranges import (
+    ConcurrencyLimit,
     Counts,
     HeldPage,
     KeyRange,

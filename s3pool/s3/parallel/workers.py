@@ -20,8 +20,7 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
 from s3pool.s3.listing import MINIO_TAG, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
 from s3pool.s3.page_table import keys_of
-from s3pool.s3.parallel.concurrency import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit
-from s3pool.s3.parallel.ranges import Counts, RangeRequest
+from s3pool.s3.parallel.ranges import AUTO_JOBS, CAUTIOUS_JOBS, MOST_AUTO_JOBS, ConcurrencyLimit, Counts, RangeRequest
 from s3pool.s3.parallel.scheduler import WINDOW_PAGES, RangeScheduler
 from s3pool.s3.part_sizes import MAX_KEYS
 

@@ -13,7 +13,7 @@ from s3pool.errors import (
     ThrottledError,
 )
 from s3pool.model import Response
-from s3pool.s3.errors import check_response, error_from
+from s3pool.s3.responses import check_response, error_from
 from tests.support.scripted_sender import ENDPOINT, MemoryStream
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from s3pool.model import ListMode
 from s3pool.s3.list_all import list_objects, list_pages
-from s3pool.s3.listing_stats import ListingStats
+from s3pool.s3.pages import ListingStats
 from tests.support.memory_lister import MemoryLister
 
 

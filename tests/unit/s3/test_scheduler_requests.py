@@ -7,8 +7,7 @@ from functools import cache
 import pytest
 
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.concurrency import ConcurrencyLimit
-from s3pool.s3.parallel.ranges import Counts
+from s3pool.s3.parallel.ranges import ConcurrencyLimit, Counts
 from s3pool.s3.parallel.scheduler import RangeScheduler
 from tests.support.memory_lister import MemoryLister, order
 

@@ -6,8 +6,19 @@ import pytest
 
 from s3pool.location import name_bytes
 from s3pool.model import format_iso_time
-from s3pool.sync.batches import Batch, Row, rows_to_note
-from s3pool.sync.compare import COPY, DOWNLOAD, NOTHING, UPLOAD, Record, Rules, decide, record_of
+from s3pool.sync.compare import (
+    COPY,
+    DOWNLOAD,
+    NOTHING,
+    UPLOAD,
+    Batch,
+    Record,
+    Row,
+    Rules,
+    decide,
+    record_of,
+    rows_to_note,
+)
 
 NOON = 1_780_000_000
 MOMENTS = (NOON - 3, NOON, NOON + 1, NOON + 2, NOON + 3)

@@ -13,15 +13,14 @@ from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.shard import WHOLE, Shard
-from s3pool.sync.batches import Batch, merge
-from s3pool.sync.compare import Record
+from s3pool.sync.compare import Batch, Record, merge
 from s3pool.sync.direction import choose_pair
 from s3pool.sync.files_from import ListedNames
 from s3pool.sync.journal import Journal
 from s3pool.sync.plan import RecordReader
 from s3pool.sync.scan import Ahead, RemoteTree
 from s3pool.sync.state import paths_for, state_directory
-from s3pool.sync.unfinished import Unfinished
+from s3pool.transfer.resume import Unfinished
 
 NAMES = ["a", "a-b", "a.b", "a/b", "a0", "b\uffff", "b\U00010000"]
 

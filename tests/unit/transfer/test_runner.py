@@ -9,7 +9,7 @@ import pytest
 
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
-from s3pool.transfer import task_steps
+from s3pool.transfer import window
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.runner import run, run_deletes
 from s3pool.transfer.tasks import (
@@ -133,7 +133,7 @@ def test_task_after_the_word_to_stop_is_not_begun(make_context: ContextFactory, 
     context = make_context()
     context.stop.set()
 
-    outcome = task_steps.perform(files[0], context)
+    outcome = window.perform(files[0], context)
 
     assert NOT_STARTED == outcome.state
 
@@ -146,7 +146,7 @@ def test_broken_task_is_told_and_the_others_go_on(
     def broken(task: UploadTask, context: TransferContext) -> object:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(task_steps, "upload", broken)
+    monkeypatch.setattr(window, "upload", broken)
 
     summary = run(files[:2], make_context(workers=1), on_outcome=lambda _: None)
 

@@ -8,8 +8,8 @@ import pytest
 
 from s3pool.errors import LocalFileError, RefusedError, StoppedError
 from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MIB, MIN_PART_BYTES
-from s3pool.transfer import streamparts
-from s3pool.transfer.streamparts import StreamPart, StreamParts, part_size_at
+from s3pool.transfer import upload
+from s3pool.transfer.upload import StreamPart, StreamParts, part_size_at
 
 JOIN_S = 10.0
 
@@ -32,9 +32,9 @@ def test_largest_part_is_bounded() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make all limits small."""
-    monkeypatch.setattr(streamparts, "STREAM_PART_BYTES", 4)
-    monkeypatch.setattr(streamparts, "LARGER_PARTS", ((3, 16),))
-    monkeypatch.setattr(streamparts, "STREAM_MEMORY_BYTES", 8)
+    monkeypatch.setattr(upload, "STREAM_PART_BYTES", 4)
+    monkeypatch.setattr(upload, "LARGER_PARTS", ((3, 16),))
+    monkeypatch.setattr(upload, "STREAM_MEMORY_BYTES", 8)
 
 
 class Endless:
@@ -98,8 +98,8 @@ def test_wait_for_memory_ends_with_the_run() -> None:
 
 def test_stream_beyond_the_largest_object_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Better said here than by a server after terabytes more."""
-    monkeypatch.setattr(streamparts, "STREAM_PART_BYTES", 4)
-    monkeypatch.setattr(streamparts, "MAX_OBJECT_BYTES", 10)
+    monkeypatch.setattr(upload, "STREAM_PART_BYTES", 4)
+    monkeypatch.setattr(upload, "MAX_OBJECT_BYTES", 10)
 
     with pytest.raises(RefusedError, match="longer than 5 TiB"):
         list(StreamParts(Endless().read))

@@ -18,7 +18,7 @@ from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
-from s3pool.transfer import task_steps, window
+from s3pool.transfer import window
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import composite_etag
 from s3pool.transfer.runner import run
@@ -460,14 +460,14 @@ def test_fault_of_our_own_fails_one_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others of the window go on."""
-    upload = task_steps.upload
+    upload = window.upload
 
     def broken(task: UploadTask, context: TransferContext) -> object:
         if task.path.endswith("f005"):
             raise ZeroDivisionError("ours")
         return upload(task, context)
 
-    monkeypatch.setattr(task_steps, "upload", broken)
+    monkeypatch.setattr(window, "upload", broken)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 

@@ -61,9 +61,8 @@ PICKED, SENT, HEDGED, DONE, FAILED = State.PICKED, State.SENT, State.HEDGED, Sta
 class Attempt:
     """One request through the pool; used by one thread at a time.
 
-    ``deadline`` is when on_deadline() is to be called, unless one of ``exchanges`` becomes
-    readable before. An attempt that is over holds ``response`` or ``error``; one that is not
-    has to be brought to its end, or abandoned.
+    ``deadline`` is when on_deadline() is to be called, unless one of ``exchanges`` becomes readable before. An attempt
+    that is over holds ``response`` or ``error``; one that is not has to be brought to its end, or abandoned.
     """
 
     __slots__ = ("_check", "_context", "_node", "_pin", "_resume_at", "error", "exchanges", "history", "pause_s",

@@ -64,11 +64,10 @@ def _from(turns: tuple[Node, ...], turn: int) -> tuple[Node, ...]:
 class LoadBalancer:
     """Pick nodes by strategy among those whose breakers admit a request.
 
-    Nodes that failed a moment ago or asked for a pause come after clean ones, those of another
-    zone too. In a rotation nodes that have their hands full come last: one that is slow, or
-    failed, or asked for less, loses requests to the others while they have room, and wins them
-    back by answering; only ``weighted`` keeps every node's share. Rotation starts at a random
-    node, so that many short commands spread over the pool.
+    Nodes that failed a moment ago or asked for a pause come after clean ones, those of another zone too. In a rotation
+    nodes that have their hands full come last: one that is slow, or failed, or asked for less, loses requests to the
+    others while they have room, and wins them back by answering; only ``weighted`` keeps every node's share. Rotation
+    starts at a random node, so that many short commands spread over the pool.
     """
 
     def __init__(
@@ -117,12 +116,10 @@ class LoadBalancer:
     def pick(self, *, exclude: Collection[Node] = (), affinity: str = "", is_read: bool = True) -> Node:
         """Return the node for the next try and claim its breaker.
 
-        ``exclude`` holds nodes that this request tried already; they are used again only
-        when all were tried, and such a try takes nobody's turn. ``affinity`` (bucket and key)
-        decides the order when the pool is sticky. Only a read (``is_read``) is a trial of a
-        node that nobody probes. When no breaker admits, the best node is returned all the
-        same: fail open. Drained nodes are left out, and a tier is used when the ones before it
-        admit nothing.
+        ``exclude`` holds nodes that this request tried already; they are used again only when all were tried, and such
+        a try takes nobody's turn. ``affinity`` (bucket and key) decides the order when the pool is sticky. Only a read
+        (``is_read``) is a trial of a node that nobody probes. When no breaker admits, the best node is returned all the
+        same: fail open. Drained nodes are left out, and a tier is used when the ones before it admit nothing.
         """
         if not exclude and (node := self.next_in_turn()) is not None:
             return node

@@ -29,10 +29,7 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = random_module.random,
+        self, *, now: Callable[[], float] = time.monotonic, random: Callable[[], float] = random_module.random
     ) -> None:
         self._now = now
         self._random = random

@@ -1,8 +1,7 @@
 """One endpoint's connections; the only room that knows urllib3.
 
-urllib3 opens connections (addresses, socket options, TLS, verification) behind a
-PoolManager; idle ones wait in a stack of ours, because urllib3's queue and its request path
-cost several times the exchange itself.
+urllib3 opens connections (addresses, socket options, TLS, verification) behind a PoolManager; idle ones wait in a stack
+of ours, because urllib3's queue and its request path cost several times the exchange itself.
 """
 
 from __future__ import annotations

@@ -338,10 +338,9 @@ def begin_exchange(
 ) -> Exchange:
     """Connect where needed, or in any case when ``fresh``, and send the request.
 
-    A ``connect_timeout_s`` of None is the one that is configured. A node that never answered in
-    this process is asked for a sign of life, to be given within ``greeting_s``, before it gets a
-    request that cannot be under way on two nodes at once: a dead node behind an open port must
-    not swallow it. None asks for nothing.
+    A ``connect_timeout_s`` of None is the one that is configured. A node that never answered in this process is asked
+    for a sign of life, to be given within ``greeting_s``, before it gets a request that cannot be under way on two
+    nodes at once: a dead node behind an open port must not swallow it. None asks for nothing.
 
     Raises:
         TransportError: with ``sent`` False while the server cannot have acted.

@@ -29,16 +29,14 @@ OVERDUE_TIMES = 20.0
 class Delays:
     """How long a node may be silent before something is done about it; seconds.
 
-    **Reads** are hedged: after ``proven_s`` at a node that answered before, or many times its
-    usual latency; after ``unproven_s`` at one that never did while no other has answered; once
-    after ``early_s`` without a word against it, and never sooner than ``failure_s`` when it
-    counts as a failure.
+    **Reads** are hedged: after ``proven_s`` at a node that answered before, or many times its usual latency; after
+    ``unproven_s`` at one that never did while no other has answered; once after ``early_s`` without a word against it,
+    and never sooner than ``failure_s`` when it counts as a failure.
 
-    **Everything** that hears nothing for ``suspect_s``, from a node that answered nobody else
-    in the meantime, has the node probed, with ``probe_s`` for the answer. When its circuit is
-    open and another node is there, what may be repeated leaves at once. What may not, or works
-    for minutes (Complete, copies), leaves when the node has answered nobody for ``hold_s``. A
-    body is given up after ``stall_s`` when its node has failed, or answered nobody since.
+    **Everything** that hears nothing for ``suspect_s``, from a node that answered nobody else in the meantime, has the
+    node probed, with ``probe_s`` for the answer. When its circuit is open and another node is there, what may be
+    repeated leaves at once. What may not, or works for minutes (Complete, copies), leaves when the node has answered
+    nobody for ``hold_s``. A body is given up after ``stall_s`` when its node has failed, or answered nobody since.
     After ``tell_s`` without a word from any node the user is told, once, what is waited for.
     """
 
@@ -60,9 +58,8 @@ DELAYS = Delays()
 class EndpointStats:
     """A snapshot of one endpoint's counters. Bytes are on the connection; seconds add up over ``timed`` answers.
 
-    ``failures`` counts exchanges without a usable answer and answers of 500 and above,
-    ``retries`` the attempts made here because an earlier one, here or elsewhere, failed or was
-    silent, ``hedges`` those beside a silent one.
+    ``failures`` counts exchanges without a usable answer and answers of 500 and above, ``retries`` the attempts made
+    here because an earlier one, here or elsewhere, failed or was silent, ``hedges`` those beside a silent one.
     """
 
     endpoint: str

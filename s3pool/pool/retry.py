@@ -182,10 +182,9 @@ def connect_attempt_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float)
 def hedge_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float, is_trying_kept: bool = False) -> float:
     """Return the seconds after which a node that got a read is not waited for alone.
 
-    A node that answers reads slowly gets longer, but never more than what is unusual for the
-    pool's middle node: where others answer in milliseconds, a second is the most.
-    ``is_trying_kept`` means a request over a kept connection while nobody knows yet whether
-    these are served as fast as new ones.
+    A node that answers reads slowly gets longer, but never more than what is unusual for the pool's middle node: where
+    others answer in milliseconds, a second is the most. ``is_trying_kept`` means a request over a kept connection while
+    nobody knows yet whether these are served as fast as new ones.
     """
     # A probe, or an answer that was waiting, proves a node and tells no time.
     usual = [other.read_s for other in nodes if other.read_s]

@@ -1,7 +1,6 @@
 """Move a body from one socket to another inside the kernel.
 
-Between plain sockets a pipe of 1 MiB takes less than half of the processor time that copying
-through a buffer does.
+Between plain sockets a pipe of 1 MiB takes less than half of the processor time that copying through a buffer does.
 """
 
 from __future__ import annotations

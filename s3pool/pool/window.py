@@ -75,10 +75,9 @@ class Window:
     def submit(self, operations: Sequence[Submitted], *, wait: bool = False) -> int:
         """Send operations; return how many of them, from the first on.
 
-        Fewer than all when the connections to the next node are in use: whoever holds some of
-        them must give them back first. With ``wait`` a connection is waited for, as long as
-        nothing is under way here. Connecting may take a moment; so where no node answers, one
-        request alone is tried.
+        Fewer than all when the connections to the next node are in use: whoever holds some of them must give them back
+        first. With ``wait`` a connection is waited for, as long as nothing is under way here. Connecting may take a
+        moment; so where no node answers, one request alone is tried.
         """
         if self._is_stuck():
             return 0
@@ -107,9 +106,8 @@ class Window:
     def send(self, operations: Sequence[Submitted]) -> tuple[int, Node | None]:
         """Send operations over open connections; return how many, from the first on.
 
-        And the node whose turn it is, when all it lacks is an open connection. Requests that
-        need a second thought (a node that never answered, a body that is not in memory) are not
-        sent here.
+        And the node whose turn it is, when all it lacks is an open connection. Requests that need a second thought (a
+        node that never answered, a body that is not in memory) are not sent here.
         """
         if self._epoll is None:
             return 0, None

@@ -88,9 +88,8 @@ def admin_rules(settings: ProxySettings) -> AdminRules:
 class AdminServer(ThreadingHTTPServer):
     """The admin HTTP server on its own address; one request per connection.
 
-    Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS``
-    are open: who comes after that takes the place of whoever has waited longest without a
-    request. ``rules`` may be replaced while it runs.
+    Heads are read by the parser of the data side, within its time. At most ``MOST_CONNECTIONS`` are open: who comes
+    after that takes the place of whoever has waited longest without a request. ``rules`` may be replaced while it runs.
     """
 
     request_queue_size = 128

@@ -1,8 +1,7 @@
 """Verify Signature Version 4 on the bytes as received, before the body is read.
 
-Every check is made against the request that will be acted on. Because the proxy signs again,
-anything that it let through unsigned would come out signed: so every x-amz-* header must be
-covered, and Host, too.
+Every check is made against the request that will be acted on. Because the proxy signs again, anything that it let
+through unsigned would come out signed: so every x-amz-* header must be covered, and Host, too.
 
 Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)".
 """

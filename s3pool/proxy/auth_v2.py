@@ -1,7 +1,6 @@
 """Signature Version 2, which some clients still use for presigned URLs.
 
-It covers a fixed set of sub-resources and no other part of the query; that is why it can be
-switched off.
+It covers a fixed set of sub-resources and no other part of the query; that is why it can be switched off.
 
 Source: Amazon S3 Developer Guide, "Signing and Authenticating REST Requests".
 """

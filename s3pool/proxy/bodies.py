@@ -134,8 +134,7 @@ class LengthReader:
 class HashCheck:
     """The bytes of a reader, the last of them only when the SHA-256 of all is the signed one.
 
-    ``length`` is None where the reader's own end tells. A node that gets less than was
-    announced stores nothing.
+    ``length`` is None where the reader's own end tells. A node that gets less than was announced stores nothing.
     """
 
     def __init__(self, read: Read, expected: str, *, length: int | None) -> None:
@@ -169,12 +168,11 @@ class HashCheck:
 class ClientBody:
     """A body that is read from a client while it is sent.
 
-    With ``keeps`` every byte is kept, so that another node can have them again, as long as
-    ``memory`` has room for what arrives. Without, it can be sent again while nothing was read.
-    ``before_read`` is called once, before the first byte is asked of the client. ``mover`` is
-    the reader behind ``read``, given where the kernel may move the bytes past this process.
-    ``buffers`` lends the memory, until ``drop``.
-    ``waits_for_continue`` says that the node was told to expect a body and is the one to ask for it.
+    With ``keeps`` every byte is kept, so that another node can have them again, as long as ``memory`` has room for what
+    arrives. Without, it can be sent again while nothing was read. ``before_read`` is called once, before the first byte
+    is asked of the client. ``mover`` is the reader behind ``read``, given where the kernel may move the bytes past this
+    process. ``buffers`` lends the memory, until ``drop``. ``waits_for_continue`` says that the node was told to expect
+    a body and is the one to ask for it.
     """
 
     def __init__(

@@ -159,10 +159,9 @@ class _Buffered:
 class AwsChunkedReader:
     """The decoded bytes of an aws-chunked body.
 
-    ``seed`` starts the chain of signatures, None for the unsigned form. ``trailer`` is the
-    announced checksum's name, or nothing; after the end ``checksum`` holds the verified
-    value. A signed form without a seed is one whose signer nobody knows: then lengths and
-    checksums are all that is checked.
+    ``seed`` starts the chain of signatures, None for the unsigned form. ``trailer`` is the announced checksum's name,
+    or nothing; after the end ``checksum`` holds the verified value. A signed form without a seed is one whose signer
+    nobody knows: then lengths and checksums are all that is checked.
     """
 
     def __init__(

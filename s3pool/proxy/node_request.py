@@ -74,10 +74,9 @@ class Passage(NamedTuple):
 class NodeRequest:
     """All that is known of a request's head before an endpoint is picked.
 
-    ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None
-    when there is none to announce. The proxy adds ``origin``, lines that tell of the client and
-    that no signature covers, and the fields in ``extra``; ``dropped`` are the names of those
-    that it leaves out.
+    ``signer`` is None where the client's own signature is kept. ``length`` is the body's, None when there is none to
+    announce. The proxy adds ``origin``, lines that tell of the client and that no signature covers, and the fields in
+    ``extra``; ``dropped`` are the names of those that it leaves out.
     """
 
     head: RequestHead

@@ -124,12 +124,11 @@ TOLD = frozenset({"x-rgw-object-type", "x-rgw-next-append-position"})
 class S3Operation:
     """One S3 operation and its retry rules.
 
-    ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out,
-    ``after_500`` that after an error inside the server, ``after_503`` that after a refusal;
-    ``partial`` that a body which did not arrive whole may be sent anew. ``is_slow`` means
-    minutes until the answer, ``is_eager`` that its head comes early, with blanks behind it,
-    ``brings_document`` that all it gives is a text of moderate length, ``is_endless`` that it
-    tells of events as they happen.
+    ``ambiguous`` says that it may be sent again when nobody knows whether it was carried out, ``after_500`` that after
+    an error inside the server, ``after_503`` that after a refusal; ``partial`` that a body which did not arrive whole
+    may be sent anew. ``is_slow`` means minutes until the answer, ``is_eager`` that its head comes early, with blanks
+    behind it, ``brings_document`` that all it gives is a text of moderate length, ``is_endless`` that it tells of
+    events as they happen.
     """
 
     name: str

@@ -79,14 +79,12 @@ def assume_present() -> None:
 class RequestHead:
     """A request line and its fields, in the order and spelling of the client.
 
-    ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``.
-    ``length`` is None when the body is chunked. Text stands for bytes through UTF-8 with
-    surrogate escapes. ``has_odd_expectation`` says that something else than 100-continue is
-    expected; who answers may refuse that or pass over it. ``names`` are the fields' names in
-    lower case, ``lines`` the fields as they go on to a node, ``index`` all values of a field by
-    such a name. ``connection`` holds the options of the Connection field, ``is_cacheable``
-    whether caches may be asked about the names. ``look_for_client`` raises ClientGoneError if
-    the client has hung up.
+    ``path`` and ``query`` are the raw target's halves; ``query`` is None without a ``?``. ``length`` is None when the
+    body is chunked. Text stands for bytes through UTF-8 with surrogate escapes. ``has_odd_expectation`` says that
+    something else than 100-continue is expected; who answers may refuse that or pass over it. ``names`` are the fields'
+    names in lower case, ``lines`` the fields as they go on to a node, ``index`` all values of a field by such a name.
+    ``connection`` holds the options of the Connection field, ``is_cacheable`` whether caches may be asked about the
+    names. ``look_for_client`` raises ClientGoneError if the client has hung up.
     """
 
     method: str
@@ -231,11 +229,7 @@ def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, fro
     for name in SINGLE:
         _only(index, name)
     expectation = _only(index, "expect")
-    return (
-        _framing(index, is_http_1_0=is_http_1_0),
-        words,
-        expectation.lower() if expectation is not None else None,
-    )
+    return (_framing(index, is_http_1_0=is_http_1_0), words, expectation.lower() if expectation is not None else None)
 
 
 def _split_target(raw: bytes, host: str) -> tuple[str, str, str | None]:

@@ -53,10 +53,9 @@ LIFE = "how it runs"
 class ProxySettings(Options):
     """Every setting of the proxy; times in seconds, sizes in bytes.
 
-    ``clients`` is the raw list of the configuration file, ``clients_file`` another file of the
-    same shape. ``admin_listen`` is None when there is no admin listener. ``probe_interval``,
-    ``ttfb_timeout``, ``backend_idle`` and ``tries`` are the pool's own where they are None.
-    ``retry_budget`` is a fraction of the requests at work.
+    ``clients`` is the raw list of the configuration file, ``clients_file`` another file of the same shape.
+    ``admin_listen`` is None when there is no admin listener. ``probe_interval``, ``ttfb_timeout``, ``backend_idle`` and
+    ``tries`` are the pool's own where they are None. ``retry_budget`` is a fraction of the requests at work.
     """
 
     auth = Option(

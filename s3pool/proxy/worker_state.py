@@ -1,8 +1,7 @@
 """The notice states of a proxy with several processes: a directory of small JSON files.
 
-Workers put up what they count; the process with the admin listener adds it up, probes the
-nodes for all, and puts up which ones are drained or down. A file is replaced as a whole, so
-nobody reads half of one.
+Workers put up what they count; the process with the admin listener adds it up, probes the nodes for all, and puts up
+which ones are drained or down. A file is replaced as a whole, so nobody reads half of one.
 """
 
 from __future__ import annotations

@@ -193,3 +193,8 @@ def _parse_old_http_date(text: str) -> float | None:
         return None if fields is None else float(calendar.timegm(fields[:6]) - (fields[9] or 0))
     except (ValueError, OverflowError):
         return None
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a text, which blanks separate."""
+    return frozenset(text.split())

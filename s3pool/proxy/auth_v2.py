@@ -29,46 +29,14 @@ from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.operations import EXACT_QUERIES
 from s3pool.proxy.request import RequestHead, Target
 from s3pool.s3.signing import canonical_value
-from s3pool.units import parse_http_date
+from s3pool.units import parse_http_date, word_set
 
-SIGNED_PARAMETERS = frozenset(
-    {
-        "acl",
-        "accelerate",
-        "append",
-        "cors",
-        "delete",
-        "encryption",
-        "legal-hold",
-        "lifecycle",
-        "location",
-        "logging",
-        "notification",
-        "object-lock",
-        "partNumber",
-        "policy",
-        "position",
-        "publicAccessBlock",
-        "replication",
-        "requestPayment",
-        "response-cache-control",
-        "response-content-disposition",
-        "response-content-encoding",
-        "response-content-language",
-        "response-content-type",
-        "response-expires",
-        "restore",
-        "retention",
-        "select",
-        "tagging",
-        "torrent",
-        "uploadId",
-        "uploads",
-        "versionId",
-        "versioning",
-        "versions",
-        "website",
-    }
+SIGNED_PARAMETERS = word_set(
+    "acl accelerate append cors delete encryption legal-hold lifecycle location logging notification object-lock "
+    "partNumber policy position publicAccessBlock replication requestPayment response-cache-control "
+    "response-content-disposition response-content-encoding response-content-language response-content-type "
+    "response-expires restore retention select tagging torrent uploadId uploads versionId versioning versions "
+    "website"
 )
 # Version 2 does not know these either, and they only say how much is listed. Whatever else stands in a query,
 # anybody can have added, and some node may apply_snapshot it.

@@ -16,7 +16,7 @@ from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.request import CACHE_SIZE, RequestHead, Target
 from s3pool.record import dataclass
 from s3pool.s3.signing import ALGORITHM, TIMESTAMP_FORMAT
-from s3pool.units import parse_http_date
+from s3pool.units import parse_http_date, word_set
 
 MAX_CREDENTIAL_LENGTH = 512
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{64}")
@@ -26,16 +26,8 @@ TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{4}[0-5][0-9]Z")
 WORD = re.compile(r"(Credential|SignedHeaders|Signature)=([^,\s]+)")
 AUTHORIZATION_WORDS = frozenset({"Credential", "SignedHeaders", "Signature"})
 # The query parameters that carry a signature; they never reach a node.
-V4_PARAMETERS = frozenset(
-    {
-        "X-Amz-Algorithm",
-        "X-Amz-Credential",
-        "X-Amz-Date",
-        "X-Amz-Expires",
-        "X-Amz-SignedHeaders",
-        "X-Amz-Signature",
-        "X-Amz-Security-Token",
-    }
+V4_PARAMETERS = word_set(
+    "X-Amz-Algorithm X-Amz-Credential X-Amz-Date X-Amz-Expires X-Amz-SignedHeaders X-Amz-Signature X-Amz-Security-Token"
 )
 
 

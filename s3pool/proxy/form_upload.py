@@ -29,6 +29,7 @@ from s3pool.proxy.request import RequestHead
 from s3pool.record import dataclass, replace
 from s3pool.s3.documents import is_plausible_etag, is_web_page, parse_tags
 from s3pool.s3.signing import UNRESERVED
+from s3pool.units import word_set
 
 DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?Z")
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
@@ -157,16 +158,9 @@ REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "Se
 # Fields that become headers of the same name. A form must not turn into a copy, an append or a rename.
 PLAIN_FIELDS = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language", "expires"})
 AMZ_PREFIXES = ("x-amz-meta-", "x-amz-server-side-encryption", "x-amz-object-lock-", "x-amz-checksum-", "x-amz-grant-")
-AMZ_FIELDS = frozenset(
-    {
-        "x-amz-acl",
-        "x-amz-storage-class",
-        "x-amz-website-redirect-location",
-        "x-amz-sdk-checksum-algorithm",
-        "x-amz-tagging",
-        "x-amz-request-payer",
-        "x-amz-expected-bucket-owner",
-    }
+AMZ_FIELDS = word_set(
+    "x-amz-acl x-amz-storage-class x-amz-website-redirect-location x-amz-sdk-checksum-algorithm x-amz-tagging "
+    "x-amz-request-payer x-amz-expected-bucket-owner"
 )
 CONTENT_TYPE = "content-type"
 RENAMED_FIELDS = {CONTENT_TYPE: "Content-Type", "acl": "x-amz-acl", "tagging": "x-amz-tagging"}

@@ -17,42 +17,19 @@ from s3pool.proxy.errors import forbidden
 from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import Signer, canonical_query
+from s3pool.units import word_set
 
 Fields = tuple[Field, ...]
 
 # Replaced by the new signature, answered here, or true of the client's connection alone.
-REPLACED = frozenset(
-    {
-        "host",
-        "authorization",
-        "content-length",
-        "date",
-        "expect",
-        "x-amz-content-sha256",
-        "x-amz-date",
-        "x-amz-security-token",
-    }
+REPLACED = word_set(
+    "host authorization content-length date expect x-amz-content-sha256 x-amz-date x-amz-security-token"
 )
 # What a balancer says of a client; of anybody else it is hearsay. Nodes can be told to believe any of these.
-FORWARDED = frozenset(
-    {
-        "cf-connecting-ip",
-        "client-ip",
-        "fastly-client-ip",
-        "forwarded",
-        "front-end-https",
-        "true-client-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-original-forwarded-for",
-        "x-original-host",
-        "x-original-uri",
-        "x-original-url",
-        "x-proxyuser-ip",
-        "x-real-ip",
-        "x-rewrite-url",
-        "x-url-scheme",
-    }
+FORWARDED = word_set(
+    "cf-connecting-ip client-ip fastly-client-ip forwarded front-end-https true-client-ip x-client-ip "
+    "x-cluster-client-ip x-original-forwarded-for x-original-host x-original-uri x-original-url x-proxyuser-ip "
+    "x-real-ip x-rewrite-url x-url-scheme"
 )
 FORWARDED_PREFIX = "x-forwarded"
 KEPT = frozenset({"content-length", "expect"})  # of those, what is replaced even where the signature is kept

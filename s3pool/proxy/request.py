@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote_to_bytes
 from s3pool.proxy.errors import S3ErrorResponse, malformed
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import UNRESERVED, canonical_path
+from s3pool.units import word_set
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELDS_BYTES = 32 * 1024  # AWS takes 8 KiB, RGW 16
@@ -44,18 +45,8 @@ BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 CONTINUE = "100-continue"
 LENGTH = re.compile(r"[0-9]{1,19}")
 # Hop-by-hop fields: they speak of this connection and are never passed on (RFC 9110, 7.6.1).
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
+HOP_BY_HOP = word_set(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade"
 )
 # What a Connection field must not be able to take away.
 PROTECTED = frozenset({"host", "authorization", "content-length", "content-type", "content-md5", "range", "date"})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from s3pool.endpoint import Credentials, Endpoint, HttpProxy
     from s3pool.keys.renewal import RenewedKeys
     from s3pool.pool.health import HealthChecker
-    from s3pool.pool.keeper import NodeKeeper
+    from s3pool.pool.resolver import NodeKeeper
 
 WHEN_REQUIRED = "when_required"
 PROBE_S = 1.0  # for an answer; a node that takes longer is none to send people to
@@ -115,8 +115,7 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
     min_connections = config.min_connections if keeps_warm else 0
     keeper = None
     if min_connections or config.resolve == "all" or any(endpoint.discovery for endpoint in config.endpoints):
-        from s3pool.pool.keeper import NodeKeeper
-        from s3pool.pool.resolver import Resolver
+        from s3pool.pool.resolver import NodeKeeper, Resolver
 
         is_all = config.resolve == "all"
         keeper = NodeKeeper(config.endpoints, Resolver(config.resolver), make_node, resolve_all=is_all)

@@ -21,17 +21,19 @@ from collections.abc import Callable
 from s3pool.errors import ConnectError, RequestTimeoutError, S3Error, S3PoolError, TransportError
 from s3pool.model import Request, Response
 from s3pool.pool.connections import PoolExhausted
-from s3pool.pool.context import NO_HISTORY, AttemptContext, report_failure, report_lost_race
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.node import Node, Totals
+from s3pool.pool.node import Node, Totals, may_be_hedged
 from s3pool.pool.retry import (
     MAX_HEDGED,
+    NO_HISTORY,
     SKEWED_CODES,
+    AttemptContext,
     final_error,
     hedge_delay_s,
     may_add_load,
-    may_be_hedged,
     may_repeat,
+    report_failure,
+    report_lost_race,
 )
 from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
 

@@ -11,9 +11,8 @@ from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, Tran
 from s3pool.model import Request, Response
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.http1 import Head, NodeConnection
-from s3pool.pool.node import ExchangeTotals, Node
+from s3pool.pool.node import ExchangeTotals, Node, leaves_at_once, may_be_hedged
 from s3pool.pool.response_body import ResponseBody, probe_request
-from s3pool.pool.retry import leaves_at_once, may_be_hedged
 from s3pool.pool.tcp import TIMER_SLACK_S, EarlyResponse, NodeSilentError, StaleConnectionError
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole

@@ -22,7 +22,7 @@ from s3pool.record import dataclass, replace
 from s3pool.units import parse_http_date
 
 if TYPE_CHECKING:
-    from s3pool.pool.keeper import NodeKeeper
+    from s3pool.pool.resolver import NodeKeeper
 
 logger = logging.getLogger(__name__)
 

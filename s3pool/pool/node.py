@@ -160,6 +160,21 @@ class NodeCounters:
         )
 
 
+def may_be_hedged(request: Request) -> bool:
+    """Return whether the same request may be under way on two nodes at once."""
+    is_read = request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
+    return is_read and request.may_retry()
+
+
+def leaves_at_once(request: Request) -> bool:
+    """Return whether a request goes elsewhere as soon as its node's circuit is open."""
+    if request.method in {"GET", "HEAD"}:
+        return request.replayable
+    if request.is_harmless_twice:
+        return request.body.rewindable
+    return request.replayable and request.timeout_factor <= 1.0
+
+
 class Waiter(Protocol):
     """A request that waits for a node's answer."""
 

@@ -1,4 +1,4 @@
-"""Whether and when an attempt is repeated, or another node is asked as well: pure decisions.
+"""Whether and when an attempt is repeated, or another node is asked as well, and what all attempts of a pool share.
 
 Two facts decide whether it is repeated: may the server have acted (``error.sent``), and may the
 request be repeated with its body rewound (``request.replayable``).
@@ -6,10 +6,16 @@ request be repeated with its body rewound (``request.replayable``).
 
 from __future__ import annotations
 
+import logging
+import math
 import random as random_module
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from s3pool.errors import (
+    CREDENTIAL_CODES,
+    AccessDeniedError,
     ConnectError,
     IntegrityError,
     NoEndpointError,
@@ -23,10 +29,13 @@ from s3pool.errors import (
     TransportError,
     UnusableAnswerError,
 )
-from s3pool.model import Request
-from s3pool.pool.node import Delays, Node
+from s3pool.model import Endpoint, Request
+from s3pool.pool.balancer import LoadBalancer
+from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
+from s3pool.pool.exchange import Exchange
+from s3pool.pool.node import Delays, Node, may_be_hedged
 from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
-from s3pool.record import dataclass
+from s3pool.record import dataclass, field
 
 BACKOFF_BASE_S = 0.1
 BACKOFF_CAP_S = 5.0
@@ -156,21 +165,6 @@ MAX_EARLY_CONNECTS = 2  # nodes of one request whose connection is given up earl
 MAX_HEDGED = 2  # silent nodes beside one more: a slow store must not get every request many times
 
 
-def may_be_hedged(request: Request) -> bool:
-    """Return whether the same request may be under way on two nodes at once."""
-    is_read = request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
-    return is_read and request.may_retry()
-
-
-def leaves_at_once(request: Request) -> bool:
-    """Return whether a request goes elsewhere as soon as its node's circuit is open."""
-    if request.method in {"GET", "HEAD"}:
-        return request.replayable
-    if request.is_harmless_twice:
-        return request.body.rewindable
-    return request.replayable and request.timeout_factor <= 1.0
-
-
 def connect_attempt_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float) -> float:
     """Return the seconds that a node's connection may take while others could be tried (RFC 8305's word)."""
     if node.is_proven or node.connections.open_s:
@@ -213,3 +207,218 @@ def _for_unproven(node: Node, usual: Sequence[float], full_s: float) -> float:
 
 def _middle(usual: Sequence[float]) -> float:
     return sorted(usual)[len(usual) // 2]
+
+
+class History(NamedTuple):
+    """What an attempt has learned from its tries."""
+
+    tries: int = 0
+    counted: int = 0  # tries that used up the retry budget
+    tried: tuple[Node, ...] = ()  # of the current round, the oldest first
+    errors: tuple[TransportError, ...] = ()  # the newest of each node
+    early_connects: int = 0  # connections that were given up early, which costs no retry
+    early_s: float = 0.0  # what the last one had, if it was one of these
+    has_learned_clock: bool = False
+    has_new_keys: bool = False
+    has_learned_region: bool = False
+
+    def with_try(self, node: Node) -> History:
+        """Add a try."""
+        return self._replace(tries=self.tries + 1, tried=(*self.tried, node))
+
+    def with_error(self, error: TransportError) -> History:
+        """Add what a node's last word was."""
+        others = tuple(each for each in self.errors if each.endpoint != error.endpoint)
+        return self._replace(errors=(*others, error))
+
+
+NO_HISTORY = History()
+MAX_FIRST_TRIES = 4096
+
+
+class KeptConnections:
+    """What is known of requests over kept connections: some servers make them wait."""
+
+    def __init__(self) -> None:
+        self._is_settled = False
+        self._answered: set[str] = set()  # operations
+
+    def is_trying(self, op: str) -> bool:
+        """Return whether nobody knows yet how fast such requests are answered over kept connections."""
+        return not self._is_settled and op not in self._answered
+
+    def note_answered(self, op: str) -> None:
+        """Note that such a request was answered over a kept connection."""
+        self._answered.add(op)
+
+    def settle(self) -> None:
+        """Note that they are slow, and that more connections are used from now on."""
+        self._is_settled = True
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptContext:
+    """What all attempts of a pool share: policy, nodes, clock, and how a head is built."""
+
+    policy: RetryPolicy
+    balancer: LoadBalancer
+    build_head: Callable[[Request, Endpoint], bytes]
+    learn_clock: Callable[[float], None]
+    read_timeout_s: float
+    patience_s: float  # for a sign of life, and at most for a node that never answered
+    kept: KeptConnections
+    new_keys: Callable[[float, bool], bool] | None = None  # whether refused keys were replaced since a moment
+    learn_region: Callable[[str], bool] = lambda _region: False
+    on_unreachable: Callable[[], None] | None = None  # no node could be connected to
+    now: Callable[[], float] = time.monotonic
+    first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
+
+    def note_failure(self, errors: Sequence[TransportError]) -> None:
+        """Note that a request failed with these last words of all nodes."""
+        if self.on_unreachable is not None and all(isinstance(error, ConnectError) for error in errors):
+            self.on_unreachable()
+
+    def first_try(self, node: Node) -> History:
+        """Return the history of an attempt that has asked one node."""
+        history = self.first_tries.get(node)
+        if history is None:
+            if len(self.first_tries) >= MAX_FIRST_TRIES:  # of nodes that have left, mostly
+                self.first_tries.clear()
+            history = self.first_tries[node] = NO_HISTORY.with_try(node)
+        return history
+
+    def has_new_keys(self, error: S3PoolError, request: Request, history: History, *, since: float) -> bool:
+        """Return whether a request was refused for keys that have been replaced."""
+        if self.new_keys is None or not isinstance(error, AccessDeniedError) or error.final or history.has_new_keys:
+            return False
+        is_sure = error.code in CREDENTIAL_CODES or request.method == "HEAD"  # which cannot name its reason
+        return request.body.rewindable and self.new_keys(since, is_sure)
+
+    def connect_delay_s(self, node: Node, request: Request, history: History) -> float | None:
+        """Return the seconds after which a connection is given up for another node's; None for all it may have.
+
+        Only reads: a node that cannot be had for a moment must not get the next write all the less.
+        """
+        if node.is_proven or history.early_connects >= MAX_EARLY_CONNECTS:
+            return None
+        if not self.policy.retries or not may_be_hedged(request):
+            return None
+        full_s = node.connections.settings.connect_timeout_s
+        delay_s = connect_attempt_delay_s(node, self.balancer.nodes, full_s=full_s)
+        return delay_s if delay_s < full_s else None
+
+    def read_timeout_for(
+        self, request: Request, node: Node, *, is_begun: bool = False, has_failed: bool = False
+    ) -> float:
+        """Return the read timeout; slow operations have more only where the node is known to work.
+
+        A body that has begun has no more, where the request may be repeated. A write that another
+        node died at may wait here for that node's locks: asked once more it would be stored twice.
+        """
+        has_more = node.is_proven and not (is_begun and request.replayable)
+        timeout_s = self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
+        may_wait = has_failed and not is_begun and request.method not in {"GET", "HEAD"}
+        return max(timeout_s, node.lock_wait_s) if may_wait else timeout_s
+
+    def tell_long_wait(self, request: Request, history: History, *, since: float) -> None:
+        """Print what is waited for, if a request has failed on all its nodes for long."""
+        node = self.balancer.nodes[0]
+        if history.errors and node.on_long_wait is not None and self.now() - since >= node.delays.tell_s:
+            node.on_long_wait(request, str(history.errors[-1]))
+
+    def last_start(self, request: Request, started: float) -> float:
+        """Return the time after which no further try starts; a slow operation has more at nodes that work."""
+        is_known = any(node.is_proven for node in self.balancer.nodes)
+        return started + (self.policy.deadline_for(request) if is_known else self.policy.deadline_s)
+
+    def is_free_failover(self, error: S3PoolError, history: History) -> bool:
+        """Return whether going on to another node costs nothing.
+
+        Nothing was sent, and a node was never tried or not for long; or a node was left that
+        is known to be ill, as often as there are nodes.
+        """
+        if history.early_s > 0:
+            return True
+        count = len(self.balancer.nodes)
+        if self.policy.retries <= 0 or history.tries >= 2 * count:
+            return False
+        return isinstance(error, NodeSilentError) or (isinstance(error, ConnectError) and history.tries < count)
+
+    def pause_s(self, error: S3PoolError, history: History, *, is_alone: bool) -> float:
+        """Return the pause before the next try; a throttled pool of one waits as long as the node asked for."""
+        pause_s = self.policy.backoff_s(history.counted)
+        if not isinstance(error, ThrottledError):
+            return pause_s
+        if is_alone and error.retry_after_s is not None:
+            return max(pause_s, min(error.retry_after_s, RETRY_AFTER_CAP_S))
+        return max(pause_s, min(self.balancer.cooldown_s(), RETRY_AFTER_CAP_S))
+
+
+logger = logging.getLogger(__name__)
+
+THROTTLE_PAUSE_S = 1.0  # a node that says SlowDown without Retry-After is left alone this long
+LOST_RACE_WEIGHT = 2  # three reads in a row that another node had to answer open a circuit
+
+
+def report_failure(
+    context: AttemptContext,
+    node: Node,
+    request: Request,
+    error: S3PoolError,
+    *,
+    early_s: float = 0.0,
+    since: float = math.inf,
+) -> None:
+    """Count a failed try, which began at ``since``.
+
+    ``early_s`` is what its connection had when it was given up early for another node's.
+    """
+    if isinstance(error, ThrottledError):
+        pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
+        node.cooling_until = context.now() + pause_s
+        node.on_loss()
+        node.counters.add_throttled()
+        node.breaker.report_success()
+    elif is_illness(error) and not _is_only_doubted(context, node, early_s):
+        node.counters.add_failure(failure_kind(error), str(error))
+        if isinstance(error, RequestTimeoutError) and node.answered_at > since:
+            return  # it answered others: what it did not answer tells of the object, such as a lock
+        is_gone = isinstance(error, ConnectError) and not early_s
+        node.breaker.report_failure(CONNECT_FAILURE_WEIGHT if is_gone else 1, asker=_asker_behind(request, error))
+        node.on_loss()
+    elif isinstance(error, S3Error):
+        node.breaker.report_success()
+    if isinstance(error, TransportError):
+        logger.debug("%s %s: %s", request.op, request.resource, error)
+
+
+def report_lost_race(context: AttemptContext, loser: Exchange) -> None:
+    """Count a node that was silent for so long that another one had to answer."""
+    node = loser.node
+    seconds = context.now() - loser.started
+    if _is_only_doubted(context, node, seconds):
+        return
+    node.on_loss()
+    if node.is_proven and seconds < min(node.delays.proven_s, context.patience_s):
+        return  # slower than others for a moment, which is no illness
+    late = loser.late_error()
+    node.counters.add_failure(failure_kind(late), str(late))
+    weight = LOST_RACE_WEIGHT if node.is_proven else 1
+    if not node.is_proven and seconds >= context.patience_s:
+        weight = CONNECT_FAILURE_WEIGHT
+    node.breaker.report_failure(weight, asker=_asker_behind(loser.request, late))
+
+
+def _is_only_doubted(context: AttemptContext, node: Node, seconds: float) -> bool:
+    """Pass over a node that was silent for a moment, once, instead of calling it ill."""
+    return (
+        0 < seconds and is_early(seconds, node.delays, full_s=context.patience_s) and node.mark_suspect(context.now())
+    )
+
+
+def _asker_behind(request: Request, error: S3PoolError) -> str:
+    """Return who may be the cause of a failure: of a malformed answer the request, of all others nobody known."""
+    asker = request.asker
+    if isinstance(error, ProtocolError):
+        return asker or f"{request.op} {request.target}"
+    return asker if asker == ANYBODY and not isinstance(error, ConnectError) else ""

@@ -14,11 +14,10 @@ from s3pool.errors import NoEndpointError, TransportError, UsageError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.attempt import Attempt, Check
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.context import AttemptContext, KeptConnections
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Delays, EndpointStats, Node
 from s3pool.pool.pace import wait_readable
-from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.retry import AttemptContext, KeptConnections, RetryPolicy
 from s3pool.pool.tcp import QUIET_S
 
 if TYPE_CHECKING:

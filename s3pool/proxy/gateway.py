@@ -27,7 +27,7 @@ from s3pool.proxy.auth import (
 from s3pool.proxy.auth_v2 import verify_v2
 from s3pool.proxy.chunked import checksum_for
 from s3pool.proxy.client_address import FORWARDED_FOR, FORWARDED_PROTO, is_trusted, refuse_foreign_pages
-from s3pool.proxy.clients import Client
+from s3pool.proxy.clients import BucketLimits, Client, RateMeter, Rule, rules_of
 from s3pool.proxy.conditions import (
     ADMIN_NAMES,
     MAY_BE_UNCHECKED,
@@ -42,7 +42,6 @@ from s3pool.proxy.errors import S3ErrorResponse, forbidden
 from s3pool.proxy.form_upload import FormVerifier, Policy, form_answer, is_form, put_head, with_file_type
 from s3pool.proxy.forms import FormReader, UploadForm, boundary_of
 from s3pool.proxy.forward import Forwarder
-from s3pool.proxy.limits import BucketLimits, RateMeter, Rule, rules_of
 from s3pool.proxy.names import (
     AMBIGUOUS_KEY_DETAIL,
     COPY_SOURCE,

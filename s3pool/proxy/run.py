@@ -20,8 +20,8 @@ from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
 from s3pool.proxy.admin_page import History
+from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.gateway import Gateway
-from s3pool.proxy.limits import RateMeter
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
 from s3pool.proxy.readers import OFF, Address
 from s3pool.proxy.server import ProxyServer, server_context

@@ -18,10 +18,9 @@ from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
 from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
-from s3pool.proxy.clients import Client, pool_client, read_clients
+from s3pool.proxy.clients import BucketLimits, Client, RateMeter, pool_client, read_bucket_limits, read_clients
 from s3pool.proxy.forward import FairSlots, Forwarder, head_of
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
-from s3pool.proxy.limits import BucketLimits, RateMeter, read_bucket_limits
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import KeyProvider

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from s3pool.errors import ConfigError, S3PoolError
-from s3pool.proxy.limits import RateMeter
+from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway, raise_limit

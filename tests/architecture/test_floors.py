@@ -113,8 +113,8 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "sync": (("compare",), ("journal",), ("state",), ("scan",), ("plan",), ("run",)),
     "proxy": (
-        ("access_log", "errors", "operations", "readers"),
-        ("settings", "limits", "request_target"),
+        ("errors", "operations", "readers"),
+        ("settings", "request"),
         ("stream", "clients"),
         ("auth", "admin", "relay"),
         ("auth_v2", "chunked"),

@@ -12,10 +12,16 @@ from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN_BASE_S, SUSPECT_S, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool
-from s3pool.pool.context import AttemptContext, KeptConnections, report_failure, report_lost_race
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Delays, Node
-from s3pool.pool.retry import RetryPolicy, hedge_delay_s
+from s3pool.pool.retry import (
+    AttemptContext,
+    KeptConnections,
+    RetryPolicy,
+    hedge_delay_s,
+    report_failure,
+    report_lost_race,
+)
 from tests.support.clock import Clock
 
 GET = Request("GET", "/b/k", "GetObject", resource="s3/b/k")

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.config.options import SOURCES, Config
-from s3pool.errors import ConfigError, LocalFileError, NoEndpointError, S3PoolError, UsageError
+from s3pool.errors import ConfigError, LocalFileError, S3PoolError, UsageError, is_pool_dead
 
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
@@ -366,9 +366,9 @@ class Context:
     def _code_of(self, operand: _T, act: Callable[[_T], int | None]) -> int:
         try:
             return act(operand) or 0
-        except (ConfigError, UsageError, NoEndpointError):
-            raise
         except S3PoolError as exc:
+            if isinstance(exc, (ConfigError, UsageError)) or is_pool_dead(exc):
+                raise
             self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
             return exit_code_for(exc)
 

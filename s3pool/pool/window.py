@@ -24,7 +24,7 @@ IS_POSSIBLE = hasattr(select, "epoll")
 TICK_S = 0.25  # how often deadlines are looked at
 # A connection stays registered with epoll for life, also while others use it; events for one
 # with no pending request are ignored.
-BODY, DONE, HEAD = State.BODY, State.DONE, State.HEAD
+DONE, HEAD = State.DONE, State.HEAD
 WATCHED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if IS_POSSIBLE else 0
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if IS_POSSIBLE else 0
 
@@ -98,8 +98,8 @@ class Window:
         return taken
 
     def _is_stuck(self) -> bool:
-        """Return whether requests wait for their next try, nothing is under way, and no node is known to work."""
-        if not self._resting or self._pending:
+        """Return whether requests failed or wait for their next try, with none under way and no node known to work."""
+        if self._pending or not (self._resting or self._results):
             return False
         return not any(node.is_proven and node.breaker.state is CLOSED for node in self._context.balancer.nodes)
 
@@ -192,7 +192,7 @@ class Window:
                 del self._pending[fd]
                 continue
             attempt.on_readable(exchange, totals)
-            if flags & ENDED and attempt.state is BODY and not exchange.is_over:
+            if flags & ENDED and attempt.state is not HEAD and not exchange.is_over:
                 attempt.on_readable(exchange, totals)  # an end that came with the last bytes is no event of its own
             if attempt.state is DONE:
                 del self._pending[fd]

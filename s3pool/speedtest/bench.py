@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from s3pool.errors import AccessDeniedError, ProtocolError, S3PoolError, StoppedError
+from s3pool.errors import AccessDeniedError, ProtocolError, S3Error, S3PoolError, StoppedError
 from s3pool.location import S3Path
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, ListPage, Response
 from s3pool.record import dataclass
@@ -280,7 +280,7 @@ class _Sweep:
     def _has_versions(self) -> bool:
         try:
             return bool(self._client.get_versioning(self._place.bucket))
-        except S3PoolError:
+        except S3Error:
             # Not every server knows the question, and not every key may ask it.
             return False
 

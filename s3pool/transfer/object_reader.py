@@ -123,7 +123,8 @@ class ObjectReader:
             except TransportError as exc:
                 failures = 1 if self._place > before else failures + 1
                 if failures > self._retries:
-                    raise
+                    what = f"GetObject {self.path.text}: cut at byte {self._place}: {exc}"
+                    raise type(exc)(what, endpoint=exc.endpoint, sent=exc.sent) from exc
                 logger.warning("%s: cut at byte %d (%s); going on from there", self.path.text, self._place, exc)
             response = self._reopen()
         self._verify()

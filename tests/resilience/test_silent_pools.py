@@ -52,6 +52,24 @@ def test_command_says_once_what_it_waits_for(told: Table, command: str, fault: s
     assert 9.5 < outcome.told_s < outcome.ended_s
 
 
+def test_dead_pool_is_not_asked_for_each_file() -> None:
+    """Without retries it is no less dead: forty connect timeouts one after the other would tell nothing new."""
+    cells = [(command, "black hole") for command in ("cp -r up", "cp -r down", "rm -r")]
+    found = measure(cells, "--retries", "0", "--connect-timeout", "2", bound_s=BOUND_S)
+
+    assert {5} == {outcome.code for outcome in found.values()}
+    assert all(outcome.ended_s < 40.0 for outcome in found.values()), found
+
+
+def test_speedtest_asks_no_dead_pool_what_to_remove() -> None:
+    """It would wait as long again, for the same silence."""
+    cell = "speedtest", "silent in body"
+    outcome = measure([cell], *SHORT, bound_s=BOUND_S)[cell]
+
+    assert 5 == outcome.code
+    assert "s3pool: nothing was removed; s3pool rm -r --force s3/b/.s3pool-speedtest-" in outcome.err
+
+
 def test_quiet_command_says_nothing_of_waiting() -> None:
     """Whoever asks for quiet wants errors alone."""
     outcome = measure([("ls", "silent")], *TELLING, "-q")["ls", "silent"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli import exit_codes
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes
 from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
-from s3pool.errors import S3PoolError, UsageError
+from s3pool.errors import S3PoolError, UsageError, is_pool_dead
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import (
@@ -166,9 +166,11 @@ def _rehearse(place: S3Path, plan: BenchPlan, args: argparse.Namespace, ctx: Con
 def _cleaned_up(bench: Bench, place: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[list[str]]:
     """Remove what the test stored, however it ends; the list then names what is left."""
     left: list[str] = []
+    is_dead = False
     try:
         yield left
     except BaseException as exc:
+        is_dead = is_pool_dead(exc)  # nobody is there who could remove what may have been stored
         if isinstance(exc, KeyboardInterrupt) and not args.keep:
             ctx.out.note("s3pool: stopping; what was stored is removed")
         raise
@@ -176,6 +178,8 @@ def _cleaned_up(bench: Bench, place: S3Path, args: argparse.Namespace, ctx: Cont
         bench.stop.set()
         if args.keep:
             ctx.out.note(f"s3pool: the objects stay below {place.text}")
+        elif is_dead:
+            ctx.out.note(f"s3pool: nothing was removed; s3pool rm -r --force {place.text} removes what may be there")
         else:
             left += _remove(bench, place, ctx)
 

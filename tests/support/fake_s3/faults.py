@@ -199,6 +199,19 @@ class NoToken(Fault):
         return replace(reply, body=_TOKEN.sub(b"", reply.body))
 
 
+@dataclass
+class Raw(Fault):
+    """Answer with these bytes, whatever they are, and hang up."""
+
+    answer_bytes: bytes
+
+    def receive(self, exchange: Exchange) -> Reply | None:
+        """Send them in the operation's place."""
+        exchange.body()
+        exchange.say(self.answer_bytes)
+        raise Drop(reset=False)
+
+
 class EmptyBody(Fault):
     """Act, and answer 200 with nothing in it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from itertools import filterfalse
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
@@ -20,12 +21,13 @@ from s3pool.cli.transfers import (
     ending_promptly,
     name_filter,
     options_of,
+    passes,
     remember,
     shown_progress,
     transfer_context,
     watch_health,
 )
-from s3pool.errors import UsageError
+from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
 from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
@@ -34,7 +36,7 @@ from s3pool.transfer.fetch import Source
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks
-from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Summary, UploadTask
+from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, Task, UploadTask
 from s3pool.transfer.upload import upload_stream
 
 if TYPE_CHECKING:
@@ -172,9 +174,16 @@ def _copy_objects(
             clear_leftovers(outcome)
             tell(outcome)
 
-        run_tasks(watch_health(tasks, ctx), context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
+        for number, _ in enumerate(passes(summary, ctx.source_session.client, ctx) if move else (None,)):
+            found = filterfalse(_is_missing, tasks) if number else tasks
+            run_tasks(watch_health(found, ctx), context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
         store_directories_kept(context, summary, ctx)
     return finish(summary, ctx, verb=verb)
+
+
+def _is_missing(item: Task | Problem) -> bool:
+    """Return whether nothing is left of a source."""
+    return isinstance(item, Problem) and isinstance(item.error, NotFoundError)
 
 
 # -- streams -------------------------------------------------------------------------------

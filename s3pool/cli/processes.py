@@ -397,15 +397,24 @@ def transfer_by_parts(
 ) -> int:
     """Copy, move or delete by shards, and print one summary."""
     from s3pool.cli.outcomes import note_not_kept, print_summary, summary_text
-    from s3pool.cli.transfers import shown_progress
+    from s3pool.cli.transfers import passes, shown_progress
+    from s3pool.location import S3Path
     from s3pool.transfer.tasks import Summary
 
     started = time.monotonic()
-    with shown_progress(ctx) as (progress, lines):
-        parts = run_parts(ctx, tree, ordered=False, progress=progress, lines=lines, stdin=stdin, is_source=is_source)
     summary = Summary()
-    for counts in parts.reports("summary"):
-        summary.add_counts(counts)
+    client = ctx.source_session.client if is_source else ctx.client
+    for _ in passes(summary, client, ctx):
+        with shown_progress(ctx) as (progress, lines):
+            parts = run_parts(
+                ctx, tree, ordered=False, progress=progress, lines=lines, stdin=stdin, is_source=is_source
+            )
+        for counts in parts.reports("summary"):
+            summary.add_counts(counts)
+        if verb == "copied" or not isinstance(tree, S3Path):
+            break
+        if not ctx.dry_run:  # the parts have learned which server it is, this process not
+            client.list_objects_page(tree.bucket, max_keys=1)
     summary.seconds = time.monotonic() - started
     if summary.not_kept is not None:
         note_not_kept(summary.not_kept, ctx)

@@ -20,6 +20,7 @@ from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import S3Path
+from s3pool.s3.dialect import HIDES_BELOW
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.part_file import SHARDS_APART_S
@@ -33,6 +34,7 @@ from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_execut
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.location import Location
+    from s3pool.s3.client import S3Client
 
 
 T = TypeVar("T")
@@ -313,6 +315,17 @@ def remove(
                 run_tasks(watched, context, on_outcome=tell, rehearse=True, summary=summary)
             else:
                 run_deletes(watched, context, on_outcome=tell, summary=summary)
+
+
+def passes(summary: Summary, client: S3Client, ctx: Context) -> Iterator[None]:
+    """Yield once; where an object hides those below its name, again as long as all that was found went."""
+    gone = -1
+    while summary.checked > gone:
+        gone = summary.checked
+        yield
+        is_whole = summary.copied + summary.deleted == summary.checked and summary.stopped_by is None
+        if ctx.dry_run or not is_whole or not client.dialect.knows(HIDES_BELOW):
+            return
 
 
 def watch_health(items: Iterable[T], ctx: Context) -> Iterator[T]:

@@ -27,6 +27,7 @@ CHECKSUM_ALGORITHM = "x-amz-checksum-algorithm"  # of an upload in parts; a serv
 # Other things that are learned.
 LISTS_V1 = "ListObjects"
 BATCH_DELETE = "DeleteObjects"
+HIDES_BELOW = "keys below the name of an object"
 OWN_ETAGS = "etag"  # they have the form of MD5s, and are none
 
 # How servers refuse what they do not know, beside 405 and 501 with any word.
@@ -94,9 +95,9 @@ QUIRKS = (
     ),
     Quirk(
         "MinIO",
-        "an object x hides x/y from listings",
-        "rb --force lists again as long as something was deleted",
-        TESTS + "test_rb_force_lists_again_while_something_was_deleted",
+        "an object x hides x/y from every listing, also from one of x/",
+        "rb --force, rm -r, mv -r and sync --delete list again as long as something went; cp -r cannot see such keys",
+        TESTS + "test_what_a_deletion_bares_goes_too",
     ),
     Quirk(
         "MinIO",
@@ -170,8 +171,9 @@ class Dialect:
 
     def learn(self, fact: str) -> None:
         """Remember a fact for the rest of the run."""
-        logger.debug("learned of the servers: no %s", fact)
-        self._known.add(fact)
+        if fact not in self._known:
+            logger.debug("learned of the servers: no %s", fact)
+            self._known.add(fact)
 
     def prove_own_etags(self) -> None:
         """Note that an object is right though its ETag is not: the servers make their ETags in a way of their own."""

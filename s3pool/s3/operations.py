@@ -22,6 +22,7 @@ from s3pool.s3.dialect import (
     CHECKSUM_ALGORITHM,
     CHECKSUM_TYPE,
     COPY_MATCH,
+    HIDES_BELOW,
     LISTS_V1,
     is_minio,
     is_refusal,
@@ -157,7 +158,7 @@ class BucketOperations(Operations):
         position = ("continuation-token", token) if token else ("start-after", start_after)
         request = self._list_request(bucket, "ListObjectsV2", (("list-type", "2"), *query, position))
         try:
-            page = self._ask(request, _page_reader(prefix, delimiter), only=only)
+            page = self._ask(request, self._reader(prefix, delimiter), only=only)
         except S3Error as exc:
             if not is_refusal(exc):
                 raise
@@ -183,7 +184,7 @@ class BucketOperations(Operations):
         request = self._list_request(
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
-        pending = Pending(self._transport, request, _page_reader(prefix, delimiter))
+        pending = Pending(self._transport, request, self._reader(prefix, delimiter))
         return pending if pending.begin(wait=False) else None
 
     def _list_v1_instead(
@@ -201,7 +202,7 @@ class BucketOperations(Operations):
         request = self._list_request(bucket, "ListObjects", (*query, ("marker", marker)))
         asked = dict(query)
         parse = partial(parse_list_page, v1=True)
-        return self._ask(request, _page_reader(asked["prefix"], asked["delimiter"], parse), only=only)
+        return self._ask(request, self._reader(asked["prefix"], asked["delimiter"], parse), only=only)
 
     @stepwise
     def list_versions_page(
@@ -225,7 +226,7 @@ class BucketOperations(Operations):
             ("version-id-marker", version_id_marker),
         )
         request = self._list_request(bucket, "ListObjectVersions", query)
-        return (yield from self._asked(request, _page_reader(prefix, delimiter, parse_versions_page, repeats=True)))
+        return (yield from self._asked(request, self._reader(prefix, delimiter, parse_versions_page, repeats=True)))
 
     def list_uploads_page(
         self,
@@ -260,26 +261,29 @@ class BucketOperations(Operations):
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
         return self._address.bucket("GET", bucket, op, query=kept, timeout_factor=LIST_FACTOR)
 
+    def _reader(
+        self,
+        prefix: str,
+        delimiter: str,
+        parse: Callable[[bytes], ListPage] = parse_list_page,
+        *,
+        repeats: bool = False,
+    ) -> Callable[[Response], ListPage]:
+        """Return what reads and checks a page, and notes on it the servers that are not asked like all others."""
+
+        def read(response: Response) -> ListPage:
+            page = parse(body_of(response))
+            page = check_page(page, prefix=prefix, delimiter=delimiter, repeats=repeats)
+            if is_minio(response.headers):
+                self.dialect.learn(HIDES_BELOW)
+                return replace(page, is_minio=True)
+            return replace(page, skips_subtrees=True) if is_seaweedfs(response.headers) else page
+
+        return read
+
 
 def _page_query(prefix: str, delimiter: str, max_keys: int) -> Query:
     return ("prefix", prefix), ("delimiter", delimiter), ("max-keys", str(max_keys)), ("encoding-type", "url")
-
-
-def _page_reader(
-    prefix: str, delimiter: str, parse: Callable[[bytes], ListPage] = parse_list_page, *, repeats: bool = False
-) -> Callable[[Response], ListPage]:
-    def read(response: Response) -> ListPage:
-        page = parse(body_of(response))
-        return _named(check_page(page, prefix=prefix, delimiter=delimiter, repeats=repeats), response)
-
-    return read
-
-
-def _named(page: ListPage, response: Response) -> ListPage:
-    """Note on a page the servers that are not asked for their pages like all others."""
-    if is_minio(response.headers):
-        return replace(page, is_minio=True)
-    return replace(page, skips_subtrees=True) if is_seaweedfs(response.headers) else page
 
 
 def _created(response: Response) -> UploadId:

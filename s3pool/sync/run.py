@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import LocalFileError, NotFoundError
+from s3pool.errors import NotFoundError
 from s3pool.filters import Names
 from s3pool.location import name_bytes
+from s3pool.s3.dialect import HIDES_BELOW
 from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Batch, Entry, Record, may_change_unseen
 from s3pool.sync.conflicts import WAITS, Conflicts, prune_empty_dirs
@@ -20,13 +21,12 @@ from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_
 from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.options import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.plan import SOURCE, TARGET, Plan
-from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree
+from s3pool.sync.scan import Ahead, HiddenNames, LocalSource, LocalTarget, RemoteTree, check_root
 from s3pool.sync.state import lock_pair
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import (
     DONE,
     SKIPPED,
@@ -105,7 +105,7 @@ class Sync:
             JournalLockedError: another run is at work. LocalFileError: the source is missing.
         """
         if self._route.direction == UPLOAD:
-            _check_root(self._route.root)
+            check_root(self._route.root)
         with ExitStack() as stack:
             self._lock(stack)
             journal = self._open_journal()
@@ -147,7 +147,9 @@ class Sync:
         ):
             Leftovers(self._unfinished, self._context.client).clear_all(self._is_mine)
         if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
-            self._delete(journal, plan)
+            while self._delete(journal, plan) and self._may_have_bared:
+                self._start_over(journal)
+                plan = self._compare_and_transfer(journal)
             if self._partners is not None:
                 self._partners.wait_for_deletes()
         if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():
@@ -174,11 +176,22 @@ class Sync:
                 self.report.out_of_time = plan.out_of_time
             if not self._learn_order(plan, journal) or summary.stopped_by is not None or plan.out_of_time:
                 return plan
-            self._close_listings()
-            self._obstacles.waiting.clear()
-            summary.skipped -= self.report.in_sync
-            self.report.in_sync = 0
-            journal.unmark_all()
+            self._start_over(journal)
+
+    def _start_over(self, journal: Journal) -> None:
+        """Forget what a comparison has found, but not what was done."""
+        self._close_listings()
+        self._obstacles.waiting.clear()
+        self.report.summary.skipped -= self.report.in_sync
+        self.report.in_sync = 0
+        journal.unmark_all()
+
+    @property
+    def _may_have_bared(self) -> bool:
+        """Whether deletions may have bared keys of the target that its listing had hidden."""
+        is_remote = self._route.direction != DOWNLOAD and self._context.client.dialect.knows(HIDES_BELOW)
+        is_whole = self._partners is None and not self.report.held_back and self.report.summary.stopped_by is None
+        return is_remote and is_whole and not self._options.dry_run and not self._time_is_up()
 
     def _learn_order(self, plan: Plan, journal: Journal) -> bool:
         """Remember which sides are listed without order; return whether one is to be sorted now."""
@@ -383,12 +396,14 @@ class Sync:
 
     # -- deletes ---------------------------------------------------------------------------
 
-    def _delete(self, journal: Journal, plan: Plan) -> None:
+    def _delete(self, journal: Journal, plan: Plan) -> bool:
+        """Delete what the source has not; return whether something was."""
         reason = self._why_hold_back(plan)
         if reason and (plan.tally.to_delete or not plan.ended):
             self.report.held_back = reason
         if reason or not plan.tally.to_delete:
-            return
+            return False
+        before = self.report.summary.deleted
         act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
         act(
             self._iter_removals(journal),
@@ -398,6 +413,7 @@ class Sync:
         )
         if self._emptied and not self._options.dry_run:
             prune_empty_dirs(self._route.root, self._emptied)
+        return self.report.summary.deleted > before
 
     def _why_hold_back(self, plan: Plan) -> str:
         summary = self.report.summary
@@ -419,19 +435,11 @@ class Sync:
         return why_hold_back(situation, max_delete=options.max_delete, allow_empty_source=options.allow_empty_source)
 
     def _iter_removals(self, journal: Journal) -> Iterator[DeleteTask | RemoveTask]:
+        is_hidden = HiddenNames(self._context.source.client, self._route.source)
         for name, size in journal.iter_to_delete():
             if self._time_is_up():
                 self.report.out_of_time = True
                 return
-            yield self._route.removal(name.decode("utf-8", "surrogateescape"), size)
-
-
-def _check_root(root: str) -> None:
-    """See to it that the source is there before anything is asked of the target."""
-    try:
-        with os.scandir(root or "."):
-            pass
-    except NotADirectoryError as exc:
-        raise LocalFileError(f"{root} is no directory: sync takes trees, cp takes files") from exc
-    except OSError as exc:
-        raise local_error("read", root, exc) from exc
+            text = name.decode("utf-8", "surrogateescape")
+            if self._route.direction == UPLOAD or not is_hidden(text):
+                yield self._route.removal(text, size)

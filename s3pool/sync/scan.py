@@ -9,23 +9,37 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice, repeat
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
+from s3pool.errors import (
+    JournalError,
+    LocalFileError,
+    LocalNotFoundError,
+    NotFoundError,
+    RefusedError,
+    S3PoolError,
+    UnorderedError,
+)
 from s3pool.filters import Names, takes_all
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.dialect import HIDES_BELOW
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
 from s3pool.sync.compare import Batch
 from s3pool.sync.files_from import is_foreign
-from s3pool.transfer.safe_path import split_relative
+from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
 
+if TYPE_CHECKING:
+    from s3pool.location import S3Path
+    from s3pool.s3.client import S3Client
+
+MAX_REMEMBERED = 10_000  # names of which it is known whether the source has them
 ODD_COMPONENTS = ("/", "./")
 AFTER_SLASH = "0"  # the character behind it
 PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
@@ -323,3 +337,37 @@ def sorted_batches(blocks: Iterable[Batch]) -> Iterator[Batch]:
                 )
     except sqlite3.Error as exc:
         raise JournalError(f"cannot sort the names of a listing ({exc}); is there room in /var/tmp?") from exc
+
+
+def check_root(root: str) -> None:
+    """See to it that the source is there before anything is asked of the target."""
+    try:
+        with os.scandir(root or "."):
+            pass
+    except NotADirectoryError as exc:
+        raise LocalFileError(f"{root} is no directory: sync takes trees, cp takes files") from exc
+    except OSError as exc:
+        raise local_error("read", root, exc) from exc
+
+
+class HiddenNames:
+    """The names that a source in S3 has though its listing left them out, as MinIO does below the name of an object."""
+
+    def __init__(self, client: S3Client, tree: S3Path) -> None:
+        self._client = client
+        self._tree = tree
+        self._exists = lru_cache(MAX_REMEMBERED)(self._look)
+
+    def __call__(self, name: str) -> bool:
+        """Return whether a name is one of them."""
+        if not self._client.dialect.knows(HIDES_BELOW):
+            return False
+        parents = (name[:at] for at, letter in enumerate(name) if letter == "/")
+        return any(map(self._exists, parents)) and self._exists(name)
+
+    def _look(self, name: str) -> bool:
+        try:
+            self._client.head_object(self._tree.bucket, self._tree.tree_prefix + name)
+        except NotFoundError:
+            return False
+        return True

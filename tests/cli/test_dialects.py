@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -236,15 +237,88 @@ def test_a_list_of_uploads_without_istruncated_is_whole(fake: FakeS3, call: Call
     assert (0, 1, ["ListMultipartUploads"]) == (result.code, len(result.lines), fake.ops()), result.err
 
 
-def test_rb_force_lists_again_while_something_was_deleted(fake: FakeS3, call: Call) -> None:
-    """An object hides what lies below its name until it is gone."""
+HIDDEN = ("x", "x/y", "x/y/z", "x/y/z/deep")
+
+
+class Bared(NamedTuple):
+    """A command that lists again, what it leaves in the bucket and in another one, and what it says."""
+
+    words: tuple[str, ...]
+    left: tuple[str, ...] = ("there",)
+    made: tuple[str, ...] = ()
+    told: str = ""
+
+
+BARED = {
+    "rb": Bared(("rb", "--force", "--yes", "s3/b"), left=()),
+    "rm": Bared(("rm", "-r", "--force", "s3/b"), left=(), told="5 deleted"),
+    "rm of a tree": Bared(("rm", "-r", "--force", "s3/b/x"), told="4 deleted"),
+    "rm of a key": Bared(("rm", "s3/b/x"), left=("there", *HIDDEN[1:])),
+    "mv": Bared(("mv", "-r", "s3/b/x", "s3/c"), made=("x", "y", "y/z", "y/z/deep"), told="4 moved"),
+    "mv of nothing more": Bared(("mv", "-r", "s3/b/there", "s3/c"), left=HIDDEN, made=("there",), told="1 moved"),
+    "sync": Bared(("sync", "--delete", "--max-delete", "none", "d", "s3/b"), told="1 copied, 5 deleted", left=("new",)),
+    "rm by processes": Bared(("rm", "-r", "--force", "--processes", "2", "s3/b"), left=(), told="5 deleted"),
+    "mv by processes": Bared(
+        ("mv", "-r", "--processes", "2", "s3/b/x", "s3/c"), made=("x", "y", "y/z", "y/z/deep"), told="4 moved"
+    ),
+    "sync by processes": Bared(
+        ("sync", "--delete", "--processes", "2", "--max-delete", "none", "d", "s3/b"),
+        left=("new", *HIDDEN[1:]),
+        told="what was hidden in s3/b takes another run",
+    ),
+}
+
+
+@pytest.mark.parametrize("bared", BARED.values(), ids=list(BARED))
+def test_what_a_deletion_bares_goes_too(fake: FakeS3, call: Call, tmp_path: Path, bared: Bared) -> None:
+    """An object hides what lies below its name until it is gone: nothing is done before that is gone as well."""
     speak(fake, hides_below=True, **MINIO)
-    for key in ("x", "x/y", "x/y/z", "x/y/z/deep"):
+    for key in HIDDEN:
         fake.store.add("b", key)
+    fake.store.add("c", "kept")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "new").write_bytes(b"1")
 
-    result = call("rb", "--force", "--yes", "s3/b")
+    result = call(*bared.words)
 
-    assert (0, {}) == (result.code, fake.store.buckets), result.err
+    left = fake.store.bodies("b") if "b" in fake.store.buckets else {}
+    assert (0, set(bared.left)) == (result.code, set(left)), result.err
+    assert {"kept", *bared.made} == set(fake.store.bodies("c"))
+    assert bared.told in result.err
+
+
+@pytest.mark.parametrize("way", ["down", "across"])
+def test_sync_keeps_what_the_source_hides(
+    fake: FakeS3, fake_s3: Callable[..., FakeS3], call: Call, tmp_path: Path, way: str
+) -> None:
+    """The listing of the source lacks x/y, and x/y is there: --delete deletes what is not."""
+    speak(fake, hides_below=True, **MINIO)
+    other = fake_s3(1, quirks=Quirks())
+    for key in ("x", "x/y", "z"):
+        fake.store.add("b", key, b"1")
+    for key in ("x/y", "x/gone", "z", "w"):
+        other.store.add("b", key, b"1")
+    assert 0 == call("cp", "-r", "s3/b", "local", env=other.environment).code
+    source = tmp_path / "source.yaml"
+    source.write_text(
+        "profiles:\n  minio: {endpoints: ["
+        + ", ".join(fake.endpoints)
+        + f"], access_key: {fake.environment['AWS_ACCESS_KEY_ID']}, "
+        + f"secret_key: {fake.environment['AWS_SECRET_ACCESS_KEY']}}}\n"
+    )
+    source.chmod(0o600)
+
+    if way == "down":
+        call("sync", "--delete", "s3/b", "local", "--max-delete", "none")
+        left = {path.relative_to(tmp_path / "local").as_posix() for path in (tmp_path / "local").rglob("*")}
+    else:
+        words = ("sync", "--delete", "--config", str(source), "--source-profile", "minio", "s3/b", "s3/b")
+        result = call(*words, "--max-delete", "none", env=other.environment)
+        assert 0 == result.code, result.err
+        left = set(other.store.bodies("b"))
+
+    assert "x/y" in left
+    assert not {"x/gone", "w"} & left
 
 
 @pytest.mark.parametrize(("server", "attempts"), [("MinIO", 1), ("", 3)])

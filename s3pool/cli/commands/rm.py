@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3pool.cli.outcomes import finish
 from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
-from s3pool.cli.transfers import add_filter_flags, name_filter, remove
+from s3pool.cli.transfers import add_filter_flags, name_filter, passes, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.location import S3Path
 from s3pool.record import replace
@@ -144,7 +144,8 @@ def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> N
 def _remove(tasks: Iterable[DeleteTask | Problem], ctx: Context) -> int:
     summary = Summary()
     options = TransferOptions(bypass_governance=ctx.args.bypass_governance)
-    remove(tasks, ctx, summary=summary, options=options)
+    for _ in passes(summary, ctx.client, ctx):
+        remove(tasks, ctx, summary=summary, options=options)
     return finish(summary, ctx, verb="deleted")
 
 

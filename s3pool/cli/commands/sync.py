@@ -319,6 +319,9 @@ def _sync_by_parts(route: SyncPair, options: SyncOptions, report: Report, ctx: C
         report.add_counts(counts)
     if report.summary.not_kept is not None:
         note_not_kept(report.summary.not_kept, ctx)
+    target = route.target
+    if report.summary.deleted and target.bucket and ctx.client.list_objects_page(target.bucket, max_keys=1).is_minio:
+        ctx.out.warn(f"MinIO hides keys below the names of objects; what was hidden in {target.text} takes another run")
     if parts.interrupt is not None:
         _tell_stop(report, ctx)
         parts.raise_interrupt()

@@ -98,11 +98,7 @@ def _is_one(side: Side) -> bool:
         return os.path.isfile(place.path)
     if place.is_prefix or side.client.list_objects_page(place.bucket, prefix=place.tree_prefix, max_keys=1).objects:
         return False
-    try:
-        side.client.head_object(place.bucket, place.key)
-    except NotFoundError:
-        return False
-    return True
+    return side.client.exists(place.bucket, place.key)
 
 
 def _entry_of(side: Side) -> Batch:

@@ -63,6 +63,13 @@ class S3Client(BucketOperations, MultipartOperations):
                 return (yield from self._asked(request, read_object_head, only=only))  # with keys that came since
             raise
 
+    def exists(self, bucket: str, key: str) -> bool:
+        """Return whether there is an object."""
+        try:
+            return self.head_object(bucket, key) is not None
+        except NotFoundError:
+            return False
+
     def _raise_reason(self, bucket: str, key: str, version_id: str) -> Steps[None]:
         """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken."""
         response = yield from self.get_object.steps(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id)

@@ -21,7 +21,7 @@ from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_
 from s3pool.sync.journal import AS_IT_IS, Journal
 from s3pool.sync.options import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.plan import SOURCE, TARGET, Plan
-from s3pool.sync.scan import Ahead, HiddenNames, LocalSource, LocalTarget, RemoteTree, check_root
+from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree, check_root, is_hidden
 from s3pool.sync.state import lock_pair
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept
@@ -435,11 +435,11 @@ class Sync:
         return why_hold_back(situation, max_delete=options.max_delete, allow_empty_source=options.allow_empty_source)
 
     def _iter_removals(self, journal: Journal) -> Iterator[DeleteTask | RemoveTask]:
-        is_hidden = HiddenNames(self._context.source.client, self._route.source)
+        client = self._context.source.client
         for name, size in journal.iter_to_delete():
             if self._time_is_up():
                 self.report.out_of_time = True
                 return
             text = name.decode("utf-8", "surrogateescape")
-            if self._route.direction == UPLOAD or not is_hidden(text):
+            if self._route.direction == UPLOAD or not is_hidden(client, self._route.source, text):
                 yield self._route.removal(text, size)

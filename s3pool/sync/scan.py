@@ -17,7 +17,6 @@ from s3pool.errors import (
     JournalError,
     LocalFileError,
     LocalNotFoundError,
-    NotFoundError,
     RefusedError,
     S3PoolError,
     UnorderedError,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from s3pool.location import S3Path
     from s3pool.s3.client import S3Client
 
-MAX_REMEMBERED = 10_000  # names of which it is known whether the source has them
 ODD_COMPONENTS = ("/", "./")
 AFTER_SLASH = "0"  # the character behind it
 PAGES_AHEAD = 4  # of a listing, asked for while the pages before are compared
@@ -350,24 +348,13 @@ def check_root(root: str) -> None:
         raise local_error("read", root, exc) from exc
 
 
-class HiddenNames:
-    """The names that a source in S3 has though its listing left them out, as MinIO does below the name of an object."""
+def is_hidden(client: S3Client, tree: S3Path, name: str) -> bool:
+    """Return whether a tree has a name that its listing left out, as MinIO's do below the name of an object."""
+    if not client.dialect.knows(HIDES_BELOW):
+        return False
+    above = (name[:at] for at, letter in enumerate(name) if letter == "/")
+    is_below_an_object = any(_is_object(client, tree.bucket, tree.tree_prefix + parent) for parent in above)
+    return is_below_an_object and client.exists(tree.bucket, tree.tree_prefix + name)
 
-    def __init__(self, client: S3Client, tree: S3Path) -> None:
-        self._client = client
-        self._tree = tree
-        self._exists = lru_cache(MAX_REMEMBERED)(self._look)
 
-    def __call__(self, name: str) -> bool:
-        """Return whether a name is one of them."""
-        if not self._client.dialect.knows(HIDES_BELOW):
-            return False
-        parents = (name[:at] for at, letter in enumerate(name) if letter == "/")
-        return any(map(self._exists, parents)) and self._exists(name)
-
-    def _look(self, name: str) -> bool:
-        try:
-            self._client.head_object(self._tree.bucket, self._tree.tree_prefix + name)
-        except NotFoundError:
-            return False
-        return True
+_is_object = lru_cache(1000)(lambda client, bucket, key: client.exists(bucket, key))  # names come sorted

@@ -78,7 +78,7 @@ class SourceTasks:
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
         self._target = self._as_directory(target) if len(self._sources) > 1 else target
-        self._mapper = KeyMapper(self._exists)
+        self._mapper = KeyMapper(client.exists)
         # Names of one tree are targets of their own, but for a key that has the tree's name.
         self._may_share = len(self._sources) > 1 or rules.listed is not None
         for source in self._sources:
@@ -382,13 +382,6 @@ class SourceTasks:
             until=until,
             mode=self._rules.listing,
         )
-
-    def _exists(self, bucket: str, key: str) -> bool:
-        try:
-            self._client.head_object(bucket, key)
-        except NotFoundError:
-            return False
-        return True
 
 
 def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:

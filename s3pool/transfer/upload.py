@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
-from s3pool.errors import IntegrityError, NotFoundError, PreconditionError, RefusedError
+from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
 from s3pool.s3.dialect import OWN_ETAGS
@@ -405,8 +405,7 @@ def store_directories(kept: NotKept, context: TransferContext) -> None:
     digests = context.digest(b"")
     for task in kept.directories:
         context.check_stop()
-        with suppress(NotFoundError):
-            context.client.head_object(task.bucket, task.key)
+        if context.client.exists(task.bucket, task.key):
             continue
         given = replace(context.options.attributes, content_type=DIRECTORY_TYPE)
         attributes = for_file(given, task.path, os.stat(task.path), preserve=True)

@@ -28,7 +28,10 @@ TEST_LIMIT_S = 300.0
 SUITE_LIMIT_S = 1500.0
 SKIPPED = "skipped"
 # What differs between two runs of one failing test: names that were drawn by lot, ports, times, addresses.
-CHANCE = re.compile(r"127\.0\.0\.1:\d+|\b[0-9a-fA-F-]{6,}\b|\d+|\b[a-z]+-test-\w+|\b\w{26,}\b")
+CHANCE = re.compile(
+    r"<(?:RequestId|HostId)>[^<]*|(?:request|host)_id: [^,]*|127\.0\.0\.1:\d+"
+    r"|\b[0-9a-fA-F-]{6,}\b|\d+|\b[a-z]+-test-\w+|\b\w{26,}\b"
+)
 Outcomes = Mapping[str, str]
 
 # Runs one test where ONLY names it, so that none takes others with it when it panics.

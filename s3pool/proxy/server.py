@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
+from operator import itemgetter
 from socketserver import BaseRequestHandler
 from typing import Any
 
@@ -39,6 +41,9 @@ HANDSHAKE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 LOCAL_PEER = "127.0.0.1"  # who comes by a UNIX socket is on this machine
 EXCESS_CONNECTIONS = 32  # connections beyond the bound, which get one answer
+SHED_AT_ONCE = 64  # so many of the longest idle are found by one look at all
+LEAVE_WAIT_S = 0.2  # for one of those that were told to make room
+BUSY = float("inf")
 REGULAR, EXCESS = "regular", "excess"
 
 
@@ -81,6 +86,8 @@ class ProxyServer(ThreadingHTTPServer):
         self._per_peer: Counter[str] = Counter()
         self._unsecured: dict[socket.socket, float] = {}  # whose TLS handshake began then
         self._leaving: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # that were told to make room
+        self._longest_idle: list[tuple[float, Connection | None, socket.socket]] = []
+        self._left, self._may_wait = threading.Condition(self._lock), True
         self._all_gone = threading.Event()
         self._all_gone.set()
         self._thread_cache = ThreadCache("s3pool-proxy")
@@ -223,8 +230,11 @@ class ProxyServer(ThreadingHTTPServer):
         with self._lock:
             if limit and self._per_peer[peer] >= limit:
                 return ""
+            bound = most + EXCESS_CONNECTIONS
+            if self._per_peer.total() >= bound and self._leaving and self._may_wait:
+                self._may_wait = self._left.wait_for(lambda: self._per_peer.total() < bound, LEAVE_WAIT_S)
             total = self._per_peer.total()
-            if total >= most + EXCESS_CONNECTIONS:
+            if total >= bound:
                 return ""
             way = REGULAR if total < most or self._make_room() else EXCESS
             self._per_peer[peer] += 1
@@ -233,24 +243,42 @@ class ProxyServer(ThreadingHTTPServer):
 
     def _make_room(self) -> bool:
         """Close a finished connection, or the one idle longest; return False when all are busy."""
-        since: dict[socket.socket, float] = dict(self._unsecured)
-        for own, sock in self._sockets.items():
-            if (own.is_idle or own.is_over) and not own.is_excess:
-                since[sock] = 0.0 if own.is_over else own.idle_since
-        since = {sock: moment for sock, moment in since.items() if sock not in self._leaving}
-        if not since:
-            return False
-        oldest = min(since, key=since.__getitem__)
-        self._leaving.add(oldest)
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(oldest, socket.SHUT_RD)  # past TLS, which its own thread is at
-        return True
+        if self._shed():
+            return True
+        waiting: list[tuple[Connection | None, socket.socket]] = [*self._sockets.items()]
+        waiting += [(None, sock) for sock in [*self._unsecured]]
+        moments = [(self._idle_since(own, sock), own, sock) for own, sock in waiting]
+        self._longest_idle = heapq.nsmallest(SHED_AT_ONCE, moments, key=itemgetter(0))[::-1]
+        return self._shed()
+
+    def _shed(self) -> bool:
+        """Let the longest idle of those that were found leave; the others of them may have become busy."""
+        while self._longest_idle:
+            moment, own, sock = self._longest_idle.pop()
+            if self._idle_since(own, sock) <= moment < BUSY:
+                self._leaving.add(sock)
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RD)  # past TLS, which its own thread is at
+                return True
+        return False
+
+    def _idle_since(self, own: Connection | None, sock: socket.socket) -> float:
+        """Return since when a connection waits; 0 for one that is over, BUSY for one that stays."""
+        if sock in self._leaving:
+            return BUSY
+        if own is None:
+            return self._unsecured.get(sock, BUSY)
+        if own.is_excess or own not in self._sockets:
+            return BUSY
+        return 0.0 if own.is_over else own.idle_since if own.is_idle else BUSY
 
     def _leave(self, peer: str) -> None:
         with self._lock:
             self._per_peer[peer] -= 1
             if not self._per_peer[peer]:
                 del self._per_peer[peer]
+            self._may_wait = True
+            self._left.notify_all()
             if not self._per_peer:
                 self._all_gone.set()
 

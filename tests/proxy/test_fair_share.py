@@ -208,6 +208,15 @@ def test_idle_connections_make_room() -> None:
         assert proxy.proxy.connections <= 20 + 32
 
 
+def test_burst_of_connections_is_no_reason_to_refuse_one() -> None:
+    """Those that are told to make room need a moment: a client that came then was told 503."""
+    with proxy_with(max_clients=20) as (_, proxy), ExitStack() as stack:
+        socks = [begin(proxy, stack, b"") for _ in range(600)]
+
+        assert SMALL == proxy.ask("GET", "/b/small").body
+        assert {b""} == {sock.recv(12) for sock in socks[:400]}  # and not HTTP/1.1 503
+
+
 def test_handshakes_that_never_begin_make_room() -> None:
     """With TLS a connection without one holds a thread, too."""
     tls = dict.fromkeys(("tls_cert", "tls_key"), TLS_FILE)

@@ -146,7 +146,7 @@ class S3Error(S3PoolError):
     ``detail`` is the server's message and may be empty: RGW leaves it out. ``final`` says
     that the caller wants this answer as it is, whatever a repetition might bring. ``hint`` is
     advice of one who knows more than the code tells. ``region`` is the one for which the storage
-    wants requests signed, where it tells one with its refusal.
+    wants requests signed, where it tells one with its refusal. ``is_of_target``: what is missing was to be written to.
     """
 
     def __init__(
@@ -177,6 +177,7 @@ class S3Error(S3PoolError):
         self.final = final
         self.region = region
         self.hint = ""
+        self.is_of_target = False
 
     def __str__(self) -> str:
         return self.message
@@ -196,6 +197,8 @@ class S3Error(S3PoolError):
         """Return what the user can do, or ""."""
         if self.code == "NoSuchKey" and not self.endpoint:
             return ""  # no server said so: who did has put the advice into the detail
+        if self.code == "NoSuchBucket" and (self.is_of_target or self.op in STORING_OPS):
+            return f"s3pool mb {'/'.join(self.resource.split('/')[:2])} makes it, {ADVICE[self.code]}"
         return self.hint or ADVICE.get(self.code, "")
 
 
@@ -215,6 +218,7 @@ class PreconditionError(S3Error):
     """An If-Match, If-None-Match or similar condition did not hold."""
 
 
+STORING_OPS = ("PutObject", "CopyObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy")
 ADVICE = {
     "AccessDenied": "check the keys and their policy",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",

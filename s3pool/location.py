@@ -151,6 +151,14 @@ def parse(text: str, *, default_bucket: str = "") -> Location:
     return LocalPath(text)
 
 
+NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
+
+
+def rooted(text: str) -> str:
+    """Return an operand with ``s3/`` before a bare word, which can be no local path where only S3 is meant."""
+    return text if "/" in text or text in NO_BUCKET_WORDS else f"s3/{text}"
+
+
 def parse_s3(text: str, *, default_bucket: str = "") -> S3Path:
     """Read a path that must be S3; ``s3``, ``s3/`` and ``s3://`` mean all buckets.
 

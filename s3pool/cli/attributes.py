@@ -10,7 +10,7 @@ from binascii import Error, unhexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from s3pool.errors import S3Error, UsageError, describe_os_error
+from s3pool.errors import STORING_OPS, S3Error, UsageError, describe_os_error
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
 from s3pool.s3.requests import FORBIDDEN_IN_VALUE, METADATA_PREFIX, TOKEN, ExtraHeaders
@@ -54,7 +54,6 @@ SYSTEM_PREFIX = "x-amz-"
 MAX_REDIRECT_CHARS = 2048
 REDIRECTS = ("/", "http://", "https://")
 NEVER_FRESH = "0"  # RFC 9111, section 5.3: in the past
-STORING_OPS = frozenset(("PutObject", "CopyObject", "CreateMultipartUpload"))
 
 
 def add_attribute_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.config.options import SOURCES, Config
-from s3pool.errors import ConfigError, LocalFileError, S3PoolError, UsageError, is_pool_dead
+from s3pool.errors import ConfigError, LocalFileError, NotFoundError, S3PoolError, UsageError, is_pool_dead
 
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
@@ -27,7 +27,6 @@ NODES_ASKED_FOR_THE_TIME = 5
 MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
 MOST_MESSAGES = 1000  # then the file begins anew
 HEADER_FLAGS = ("header", "request_payer", "sse_c")  # see cli/request_headers
-NO_BUCKET_WORDS = ("", "-", "s3", ".", "..")  # the stream, all buckets, and directories
 
 
 class Context:
@@ -268,8 +267,9 @@ class Context:
         Raises:
             UsageError: the operand is not in S3, has no bucket, or has a key.
         """
-        # Where only buckets are accepted, a bare word cannot be a local path.
-        path = self.s3(text if "/" in text or text in NO_BUCKET_WORDS else f"s3/{text}")
+        from s3pool.location import rooted
+
+        path = self.s3(rooted(text))
         if not path.bucket:
             raise UsageError(f"{self.out.escape(text)} names no bucket; write s3/BUCKET")
         if path.key:
@@ -369,8 +369,26 @@ class Context:
         except S3PoolError as exc:
             if isinstance(exc, (ConfigError, UsageError)) or is_pool_dead(exc):
                 raise
-            self.out.error(exc, source=getattr(operand, "text", "") or str(operand))
-            return exit_code_for(exc)
+            return self.tell_failure(exc, operand)
+
+    def tell_failure(self, error: S3PoolError, operand: object) -> int:
+        """Print the failure of an operand, and return its exit code.
+
+        Of a key that is not there the answer does not tell whether its bucket is, and keys below it.
+        """
+        from s3pool.location import S3Path
+
+        if isinstance(operand, S3Path) and isinstance(error, NotFoundError) and error.code == "NoSuchKey":
+            try:
+                if self.client.list_objects_page(operand.bucket, prefix=operand.tree_prefix, max_keys=1).objects:
+                    tree = S3Path(operand.bucket, operand.tree_prefix)
+                    error.hint = f"but keys lie below it: s3pool ls {tree.text} shows them"
+            except NotFoundError as exc:
+                error = exc
+            except S3PoolError:
+                pass
+        self.out.error(error, source=getattr(operand, "text", "") or str(operand))
+        return exit_code_for(error)
 
 
 def _is_new(message: str, path: str) -> bool:

@@ -191,6 +191,8 @@ class Output:
         ``of_one`` says that many sources may fail: text then names this one in any case.
         """
         self._flush_results()
+        if isinstance(error, S3Error) and error.resource and f"{target}/".startswith(f"{error.resource}/"):
+            error.is_of_target = True
         if self.json_errors:
             record = error_record(error, op=op or self.op, source=source, target=target)
             line = {"line": self._number, "command": self._where} if self._where else {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.cli.parser import positive_int, size_in_bytes
-from s3pool.errors import LocalFileError, ProtocolError, S3PoolError, UsageError, describe_os_error
+from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
 from s3pool.s3.xml import iso_millis
@@ -163,7 +163,11 @@ class Run:
         """Act on a path, or on all objects below it in several threads, and tell of each."""
         if not self._is_recursive:
             place = Place(path.bucket, path.key, getattr(self.args, "version_id", ""))
-            self._tell(place, self.action.act(self, place))
+            try:
+                self._tell(place, self.action.act(self, place))
+            except S3Error as exc:
+                exc.is_of_target = self.action.text is None
+                raise
             return 0
         from s3pool.cli.transfers import executor_for
 

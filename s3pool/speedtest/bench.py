@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from s3pool.errors import AccessDeniedError, ProtocolError, S3Error, S3PoolError, StoppedError
+from s3pool.errors import AccessDeniedError, NotFoundError, ProtocolError, S3Error, S3PoolError, StoppedError
 from s3pool.location import S3Path
 from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, ListPage, Response
 from s3pool.record import dataclass
@@ -185,6 +185,9 @@ def check_bucket(client: S3Client, bucket: str) -> None:
     """
     try:
         client.head_bucket(bucket)
+    except NotFoundError as exc:
+        exc.is_of_target = True
+        raise
     except AccessDeniedError:
         # A key may be allowed to write below a prefix and nothing else.
         return

@@ -178,8 +178,11 @@ def rows_of(
     return tuple(rows)
 
 
-SLOW_FACTOR = 2.0  # below, it is noise as often as not
+SLOW_FACTOR = 2.0  # between medians: a stall of the whole machine moves a mean
+SURE_FACTOR = 1.3  # what must be left of it without what chance can do
+THREE_SIGMA, OF_A_MEDIAN, NINE_OF_TEN = 3, 1.2533, 1.2816
 LEAST_REQUESTS = 5  # fewer say nothing about a node
+LEAST_ROUNDS = 3  # so many requests one after another: a single stall hits all that are under way
 LEAST_TURNS = 2  # so many for each node, and one without any was passed over
 
 SLOW = "slow"
@@ -238,16 +241,21 @@ def _iter_failing(rows: Iterable[Measurement]) -> Iterator[Finding]:
 
 
 def _iter_slow(rows: Sequence[Measurement]) -> Iterator[Finding]:
-    fit = [row for row in rows if row.requests >= LEAST_REQUESTS]
+    fit = [row for row in rows if row.requests >= LEAST_REQUESTS and row.p50_ms * LEAST_ROUNDS <= row.seconds * MILLIS]
     for row in fit:
-        factor = slowness(row, fit)
-        if factor >= SLOW_FACTOR:
+        others = [other for other in fit if other is not row]
+        usual = median([other.p50_ms for other in others]) if others else 0.0
+        factor = row.p50_ms / usual if usual else 0.0
+        if factor >= SLOW_FACTOR and factor / _chance(row, others) >= SURE_FACTOR:
             message = f"{row.endpoint} is {factor:.1f}x slower than the median of the others in {row.phase}"
             yield Finding(SLOW, row.phase, row.endpoint, message, factor)
 
 
-def slowness(row: Measurement, rows: Iterable[Measurement]) -> float:
-    """Return how many times longer a request takes than on the other nodes; 0 without others."""
-    others = [other.mean_ms for other in rows if other is not row]
-    usual = median(others) if others else 0.0
-    return row.mean_ms / usual if usual else 0.0
+def _chance(row: Measurement, others: Sequence[Measurement]) -> float:
+    """Return the factor between two medians that chance alone brings about once in a thousand times.
+
+    Times are taken for log-normal, and their spread for that between the median and nine of ten, as most nodes have it.
+    """
+    spread = median([math.log(each.p90_ms / each.p50_ms) for each in (row, *others) if each.p50_ms]) / NINE_OF_TEN
+    share = 1 / row.requests + 1 / median([other.requests for other in others])
+    return math.exp(THREE_SIGMA * OF_A_MEDIAN * spread * math.sqrt(share))

@@ -41,7 +41,7 @@ from s3pool.cli.selection import (
 )
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.errors import UsageError
-from s3pool.location import S3Path, name_bytes
+from s3pool.location import S3Path, name_bytes, rooted
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
 from s3pool.shard import WHOLE, Shard
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if args.print0 and ctx.out.json:
         raise UsageError("--print0 and --json exclude each other")
     check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
+    args.paths = list(map(rooted, args.paths))
     paths = operands_of(args, ctx)
     by_parts = by_processes(args, ctx)
     if args.max_keys and by_parts:
@@ -278,7 +279,12 @@ class _Lister:
             if self._is_full:
                 break
         self.has_found = self.has_found or found
-        if not found and (selection.single or selection.admits) and selection.shard.is_whole:
+        if found or not selection.shard.is_whole:
+            return
+        if start := selection.single:  # neither a key nor a directory: what begins with the name
+            base = start[: start.rfind(DELIMITER) + 1]
+            self._list_keys(replace(selection, prefix=start, base=base, single=""))
+        elif selection.admits or not selection.path.is_prefix:
             self._out.note(f"s3pool: nothing found: {selection.text}")
 
     def _iter_pages(self, selection: Selection, *, delimiter: str) -> Iterator[ListPage]:

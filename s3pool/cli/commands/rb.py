@@ -9,7 +9,7 @@ from s3pool.cli import exit_codes
 from s3pool.cli.outcomes import exit_code_of
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import remove
-from s3pool.errors import NotFoundError, RefusedError, S3Error, S3PoolError, may_have_acted
+from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
 from s3pool.transfer.tasks import DeleteTask, Summary
 
@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of rb."""
     parser.add_argument("buckets", nargs="+", metavar="BUCKET", help="s3/BUCKET")
     parser.add_argument(
-        "--force", action="store_true", help="empty it first: objects, versions, uploads; asks on a terminal"
+        "-f", "--force", action="store_true", help="empty it first, without asking: its objects, versions and uploads"
     )
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("-y", "--yes", action="store_true", help="for older scripts: nothing is asked any more")
     add_listing_flags(parser, jobs=AUTO)
 
 
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def _remove(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     if args.force:
-        ctx.client.head_bucket(path.bucket)  # a missing bucket must fail before anybody is asked
-        _make_sure(path, args, ctx)
+        ctx.client.head_bucket(path.bucket)
         code = _empty_and_delete(path.bucket, list_mode(args, ctx), ctx)
         if code:
             return code
@@ -99,13 +98,6 @@ def _has_versions(bucket: str, ctx: Context) -> bool:
         if exc.status not in NO_VERSIONS_STATUSES:
             raise
         return False
-
-
-def _make_sure(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
-    if args.yes or ctx.dry_run or not ctx.is_tty:
-        return
-    if not ctx.confirm(f"Delete {path.text} and everything in it?"):
-        raise RefusedError(f"{path.text} was not deleted: the answer was no")
 
 
 def _empty(bucket: str, mode: ListMode, ctx: Context) -> Summary:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of rm."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below; asks on a terminal")
-    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("-f", "--force", "-y", "--yes", action="store_true", help="do not ask")
     add_filter_flags(parser)
     add_fact_flags(parser)
     add_shard_flags(parser)

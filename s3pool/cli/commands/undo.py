@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-history", action="store_true", help="remove nothing: copy the version of then on top of the later ones"
     )
-    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("-f", "--force", "-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
     )

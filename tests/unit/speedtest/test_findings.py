@@ -10,11 +10,11 @@ from s3pool.speedtest.measure import ALL_NODES, Measurement, find_outliers
 ROW = Measurement("download", "", False, 0, 0, 1.0, 100, 0, "", 10.0, 10.0, 10.0, 10.0, 10.0)
 
 
-def rows(*mean_ms: float, phase: str = "download", alone: bool = False) -> list[Measurement]:
-    """Give rows of nodes with these mean times."""
+def rows(*median_ms: float, phase: str = "download", alone: bool = False) -> list[Measurement]:
+    """Give rows of nodes with these times."""
     return [
-        replace(ROW, phase=phase, endpoint=f"http://node{number}", mean_ms=mean, alone=alone)
-        for number, mean in enumerate(mean_ms, 1)
+        replace(ROW, phase=phase, endpoint=f"http://node{number}", p50_ms=mean, p90_ms=mean, alone=alone)
+        for number, mean in enumerate(median_ms, 1)
     ]
 
 
@@ -50,7 +50,7 @@ def test_few_requests_say_nothing() -> None:
 
 def test_row_of_all_is_not_judged() -> None:
     """It is not a node."""
-    assert [] == messages([replace(ROW, endpoint=ALL_NODES, mean_ms=500.0), *rows(10.0, 11.0)])
+    assert [] == messages([replace(ROW, endpoint=ALL_NODES, p50_ms=500.0), *rows(10.0, 11.0)])
 
 
 def test_nodes_alone_decide_where_there_are_some() -> None:

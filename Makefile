@@ -13,7 +13,7 @@ TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
+.PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-long test-all test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,16 +60,29 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: venv ## all tests; those on Ceph RGW too where radosgw is installed
+PARALLEL := --numprocesses $(TEST_PROCESSES) --dist worksteal
+
+test: venv ## the tests of each part on in-process servers: 4 minutes on two cores
+	@echo "all but the long proofs and real servers, on in-process fakes: about 4 minutes on two cores (the rest: make test-long)"
+	@$(BIN)/python -m pytest -m 'not live and not long' $(PARALLEL)
+
+test-long: ## the long proofs, and all that runs on Ceph RGW where it is installed: about 8 minutes more
+test-all: ## every test, as .ci/run does: about 12 minutes
+test-long: REST := long and not live
+test-long: WORDS := the long proofs (nodes that die and freeze, memory, real clients)
+test-all: REST := not live
+test-all: WORDS := every test
+test-long test-all: venv
+	@echo "$(WORDS), and beside them what runs on Ceph RGW where it is installed: about $(if $(filter long,$(REST)),8,12) minutes on two cores"
 	@rm -rf $(CACHES); mkdir -p $(CACHES); \
 	$(BIN)/python -m pytest -m live -o cache_dir=$(VENV)/live-cache >$(VENV)/live.log 2>&1 & live=$$!; \
 	trap 'kill $$live 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest -m 'not live' -o cache_dir=$(VENV)/rest-cache --numprocesses $(TEST_PROCESSES) --dist worksteal; rest=$$?; \
+	$(BIN)/python -m pytest -m '$(REST)' -o cache_dir=$(VENV)/rest-cache $(PARALLEL); rest=$$?; \
 	wait $$live; code=$$?; cat $(VENV)/live.log; \
 	echo $$code >$(VENV)/live-cache/exit; echo $$rest >$(VENV)/rest-cache/exit; \
 	test $$rest -eq 0 && test $$code -eq 0
 
-test-again: venv ## what failed in the last make test, once more and alone (five at most)
+test-again: venv ## what failed in the last make test-long or test-all, once more and alone (five at most)
 	@$(BIN)/python -m tests.support.again $(CACHES)
 
 SERVER ?= rgw
@@ -192,4 +205,4 @@ clean: ## remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find s3pool tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-check: lint test man-fresh ## what must pass before a commit
+check: lint test man-fresh ## what must pass before a commit; .ci/run judges the rest

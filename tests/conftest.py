@@ -33,6 +33,21 @@ settings.load_profile("patient")
 # Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
 node.DELAYS = node.Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=3.0)
 
+# Long proofs, for `make test-long`: nodes that die and freeze, memory, real clients, many connections.
+LONG = (
+    "tests/resilience/",
+    *(f"tests/proxy/test_{name}.py" for name in ("client_gone", "client_matrix", "fair_share", "interim_answers")),
+    *(f"tests/proxy/test_{name}.py" for name in ("many_connections", "running")),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the long proofs by where they stand."""
+    for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.long)
+
+
 FakeFactory = Callable[..., FakeS3]
 _bucket_numbers = itertools.count(1)
 

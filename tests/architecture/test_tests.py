@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,19 @@ def names_used(node: ast.AST) -> list[tuple[int, str]]:
         words = [word.value for word in node.args[:2] if isinstance(word, ast.Constant)]
         return [(node.lineno, word.rpartition(".")[2]) for word in words if isinstance(word, str)]
     return []
+
+
+def test_ci_runs_every_test() -> None:
+    """What make test leaves out for the sake of minutes is judged before anything is merged."""
+    root = TESTS.parent
+
+    shown = {
+        target: subprocess.run(["make", "-n", target], cwd=root, capture_output=True, text=True, check=True).stdout
+        for target in ("test", "test-long", "test-all")
+    }
+    asked = {target: set(re.findall(r"pytest -m ('[^']*'|\S+)", text)) for target, text in shown.items()}
+
+    assert {"'not live and not long'"} == asked["test"]
+    assert {"live", "'long and not live'"} == asked["test-long"]
+    assert {"live", "'not live'"} == asked["test-all"]
+    assert re.search(r"^\S* ?make test-all \|\|", (root / ".ci" / "run").read_text(), re.MULTILINE)

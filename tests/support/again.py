@@ -1,4 +1,4 @@
-"""Run once more, alone, what failed in the last ``make test``: other work makes few tests fail, a fault many.
+"""Run once more, alone, what failed in the last ``make test-all``: other work makes few tests fail, a fault many.
 
 More than ``AT_MOST`` failures are no accident, and are not run again; nor is a run that ended otherwise
 than by failing tests (pytest's exit codes 0 and 1). Each name is printed, so that a test that leans on

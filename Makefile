@@ -90,16 +90,21 @@ LIVE_SUITES := tests/contract tests/cli tests/resilience tests/proxy
 # What needs Ceph's own, or brings its servers itself.
 NOT_ELSEWHERE := --ignore tests/proxy/test_live_wall.py --ignore tests/resilience/chaos
 
-live: venv $(if $(filter-out rgw,$(SERVER)),$(VENV)/servers/.$(SERVER)) ## the tests on real servers, started and stopped here (SERVER=rgw|minio|versitygw|seaweedfs)
+live: venv $(if $(filter-out rgw,$(SERVER)),$(VENV)/servers/.$(SERVER)) ## the tests on real servers, started and stopped here (SERVER=rgw|minio|versitygw|seaweedfs|garage)
 	S3POOL_REQUIRE_LIVE=1 S3POOL_LIVE_SERVER=$(SERVER) S3POOL_WORKS_WHERE=$(if $(TESTS),0,1) $(BIN)/python -m pytest -m live $(or $(TESTS),$(if $(filter-out rgw,$(SERVER)),$(LIVE_SUITES) $(NOT_ELSEWHERE)))
 
-# Built once, from the registry of Go, and never committed. What cannot be built is said, and left out.
-SERVERS ?= versitygw minio seaweedfs
+# Built once, from the registries of Go and Rust, and never committed. What cannot be built is said, and left out.
+SERVERS ?= versitygw minio seaweedfs garage
 GO_versitygw := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+GO_mc := github.com/minio/mc@latest
 GO_minio := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 GO_seaweedfs := github.com/seaweedfs/seaweedfs@v0.0.0-20261109003541-7506e5f91cd6
 COMMAND_seaweedfs := ./weed
 # With its module's replacements, which go install refuses, a command is built where its module lies.
+# Without optimisation and with one database of three it is half an hour of one processor, else two hours.
+CARGO_garage := garage --version 2.5.0 --locked --debug --no-default-features --features bundled-libs,lmdb
+TOOL = $(if $(CARGO_$*),cargo,go)
+CARGO_BUILD = CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$(BUILT)/cargo cargo install --root $(BUILT) $(CARGO_$*) && rm -rf $(BUILT)/cargo
 GO_BUILD = $(if $(COMMAND_$*),go build -C "$$(go mod download -json $(GO_$*) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" \
   -o $(BUILT)/bin/ $(COMMAND_$*),GOBIN=$(BUILT)/bin go install $(GO_$*))
 BUILT = $(abspath $(VENV))/servers
@@ -109,11 +114,11 @@ servers: venv ## build real S3 servers into .venv/servers, minutes each (SERVERS
 	@ls $(VENV)/servers/bin
 
 $(VENV)/servers/.%: | $(BIN)/python
-	@test -n "$(GO_$*)" || { echo "there is no recipe for $*: make servers builds $(SERVERS)" >&2; exit 1; }
-	@command -v go >/dev/null || { echo "$* cannot be built: there is no go in PATH" >&2; exit 1; }
+	@test -n "$(GO_$*)$(CARGO_$*)" || { echo "there is no recipe for $*: make servers builds $(SERVERS)" >&2; exit 1; }
+	@command -v $(TOOL) >/dev/null || { echo "$* cannot be built: there is no $(TOOL) in PATH" >&2; exit 1; }
 	@echo "building $*, which takes minutes" >&2
 	@mkdir -p $(BUILT)/bin
-	@$(GO_BUILD) || { echo "$* cannot be built from $(GO_$*): see above" >&2; exit 1; }
+	@$(if $(CARGO_$*),$(CARGO_BUILD),$(GO_BUILD)) || { echo "$* cannot be built from $(GO_$*)$(CARGO_$*): see above" >&2; exit 1; }
 	@touch $@
 
 chaos: venv ## random programs under random faults (SEED=1 MINUTES=60 PROGRAMS=1000 BACKEND=rgw)
@@ -157,8 +162,8 @@ clients: venv $(CLIENTS_INSTALLED) ## real clients on RGW, directly and through 
 clients-suites: venv ## functional suites of minio-go, mc, s5cmd, minio-py on RGW, MinIO and versitygw, likewise; an hour (SUITES='--suites mc --servers rgw')
 	@PATH="$(BUILT)/bin:$$PATH" $(BIN)/python -m tests.clients.functional $(SUITES)
 
-bench: venv $(PLAIN)/.installed ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3')
-	@$(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)
+bench: venv $(PLAIN)/.installed $(if $(filter-out rgw,$(SERVER)),$(VENV)/servers/.$(SERVER)) ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3'), or with mc too on SERVER=minio
+	@S3POOL_BENCH_SERVER=$(SERVER) $(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)
 
 bench-list: venv $(PLAIN)/.installed ## list on 30 throttling HTTPS nodes; needs radosgw and nginx (BENCH='--objects 2000' is quick)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.bench_list $(BENCH)

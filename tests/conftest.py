@@ -20,6 +20,7 @@ from tests.support.moto_fleet import MotoFleet
 from tests.support.real_servers import CLUSTERS, Deployment
 from tests.support.rgw import RgwCluster, missing_tools
 from tests.support.run_cli import CliRunner
+from tests.support.server_faults import fault_of
 
 stay_home()
 # A shell lets what it starts with "&" ignore SIGINT, and nohup SIGHUP. What the tests start would inherit that.
@@ -42,10 +43,13 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the long proofs by where they stand."""
+    """Mark the long proofs by where they stand; expect to fail what the real server is known to do otherwise."""
+    server = os.environ.get("S3POOL_LIVE_SERVER", "rgw")
     for item in items:
         if item.nodeid.startswith(LONG):
             item.add_marker(pytest.mark.long)
+        if item.get_closest_marker("live") and (fault := fault_of(server, item.nodeid)):
+            item.add_marker(pytest.mark.xfail(reason=f"{server}: {fault}", strict=True))
 
 
 FakeFactory = Callable[..., FakeS3]

@@ -22,7 +22,7 @@ from s3pool.proxy.request_body import Admitted
 from s3pool.s3.documents import parse_versioning
 from s3pool.s3.signing import Signer
 
-MINIO, VERSITYGW, AMAZON, RGW, UNKNOWN = "minio", "versitygw", "amazons3", "rgw", ""
+MINIO, VERSITYGW, AMAZON, RGW, SEAWEED, UNKNOWN = "minio", "versitygw", "amazons3", "rgw", "seaweedfs", ""
 RGW_REQUEST_ID = re.compile(r"tx[0-9a-f]{21}-[0-9a-f]{10}-[0-9a-f]+-.+")
 # Servers that take a checksum behind a body; RGW 16 refuses that, later ones are not told apart.
 TRAILER_SERVERS = frozenset({MINIO, VERSITYGW, AMAZON})
@@ -34,6 +34,7 @@ RESERVED = {
     VERSITYGW: frozenset({"-"}),
     AMAZON: frozenset({"-"}),
     RGW: frozenset({"admin", "swift", "auth", "-"}),
+    SEAWEED: ADMIN_NAMES,
     UNKNOWN: ADMIN_NAMES,
 }
 
@@ -41,8 +42,8 @@ RESERVED = {
 def kind_of(headers: Mapping[str, str]) -> str:
     """Return the kind of server that sent an answer; empty where it does not tell."""
     word = headers.get("server", "").partition("/")[0].lower()
-    if word in TRAILER_SERVERS:
-        return word
+    if word in TRAILER_SERVERS or word.startswith(SEAWEED):
+        return word.partition(" ")[0]
     request_id = headers.get("x-amz-request-id", "")
     is_ceph = word.startswith("ceph") or (bool(request_id) and RGW_REQUEST_ID.fullmatch(request_id) is not None)
     return RGW if is_ceph else UNKNOWN
@@ -148,6 +149,7 @@ _OF_RGW = {  # 16.2
 }
 IGNORED: Mapping[str, Mapping[str, frozenset[str]]] = {
     RGW: _OF_RGW,
+    SEAWEED: _OF_RGW,
     UNKNOWN: _OF_RGW,
     MINIO: {"CopyObject": TARGET_CONDITIONS, "DeleteObject": TARGET_CONDITIONS},
     VERSITYGW: {"CopyObject": TARGET_CONDITIONS},
@@ -160,6 +162,7 @@ _DELETE_CONDITIONS = frozenset(
 _OFFSET, _RENAME = "x-amz-write-offset-bytes", "x-amz-rename-source"
 UNCHECKED: Mapping[str, frozenset[str]] = {
     RGW: _DELETE_CONDITIONS | {_OFFSET, _RENAME},
+    SEAWEED: _DELETE_CONDITIONS | {_OFFSET, _RENAME},
     MINIO: _DELETE_CONDITIONS | {_RENAME},
     VERSITYGW: frozenset({_OFFSET, _RENAME}),
     UNKNOWN: frozenset(),
@@ -248,7 +251,7 @@ class NodeFacts:
         if admitted.operation.name != "DeleteObjects" or admitted.signer is None:
             return False
         self._learn_server(admitted.head)
-        return self.server in (RGW, MINIO, VERSITYGW)
+        return self.server in (RGW, MINIO, VERSITYGW, SEAWEED)
 
     def _check_target(self, admitted: Admitted) -> None:
         head = admitted.head

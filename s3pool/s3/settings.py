@@ -71,7 +71,9 @@ OBJECT_TAGS = S3Setting("tags of objects", "tagging", "ObjectTagging", "Tagging"
 VERSIONING = S3Setting(
     "versions", "versioning", "BucketVersioning", "VersioningConfiguration", alias="GetBucketVersioningResponse"
 )
-RETENTION = S3Setting("the retention of objects", "retention", "ObjectRetention", "Retention", LOCKLESS)
+RETENTION = S3Setting(
+    "the retention of objects", "retention", "ObjectRetention", "Retention", LOCKLESS, alias="ObjectLockRetention"
+)
 LEGAL_HOLD = S3Setting("legal holds", "legal-hold", "ObjectLegalHold", "LegalHold", LOCKLESS)
 LOCK = S3Setting("object locks", "object-lock", "ObjectLockConfiguration", "ObjectLockConfiguration", LOCKLESS)
 POLICY = S3Setting("bucket policies", "policy", "BucketPolicy", "", ("NoSuchBucketPolicy", "NoSuchPolicy"))

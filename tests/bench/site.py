@@ -19,6 +19,7 @@ from tests.bench.measure import Command, Sample, WorkError, run
 from tests.bench.pages import NAMESPACE, Listed, write_pages
 from tests.bench.server import CA_FILE, STORE, TLS, Server, start_nginx
 from tests.bench.tools import Tool, client_environ
+from tests.support.real_servers import CLUSTERS, Deployment
 from tests.support.rgw import RgwCluster, free_ports
 
 MIB = 1 << 20
@@ -98,9 +99,15 @@ class Site:
 
     @cached_property
     def cluster(self) -> Cluster:
-        """Start Ceph RGW, at the first use."""
-        cluster = self._stack.enter_context(RgwCluster.create(GATEWAYS))
+        """Start Ceph RGW, or the server that is asked for, at the first use."""
+        kind = CLUSTERS.get(server_name())
+        cluster = self._stack.enter_context(kind() if kind else RgwCluster.create(GATEWAYS))
         return Cluster(self, cluster)
+
+
+def server_name() -> str:
+    """Return the name of the real server; that of another one than RGW makes it the only one."""
+    return os.environ.get("S3POOL_BENCH_SERVER", "rgw")
 
 
 class Store:
@@ -161,17 +168,23 @@ class Store:
 
 
 class Cluster:
-    """Ceph RGW with an object store in memory: the real thing, whose own cost is most of the time."""
+    """Ceph RGW with an object store in memory, or another server: real things, whose own cost is most of the time."""
 
     bucket = "bench"
 
-    def __init__(self, site: Site, cluster: RgwCluster) -> None:
+    def __init__(self, site: Site, cluster: RgwCluster | Deployment) -> None:
         self._site = site
         self._cluster = cluster
         environ = client_environ(str(site.home), url=cluster.endpoints[0], ca_file=CA_FILE)
         keys = {"AWS_ACCESS_KEY_ID": cluster.access_key, "AWS_SECRET_ACCESS_KEY": cluster.secret_key}
         # s3pool knows all gateways, which is what it is for; the others know one.
         self.environ = {**environ, **keys, "S3_POOL": ",".join(cluster.endpoints)}
+        if server_name() != "rgw":  # which refuses what awscli would add
+            for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+                del self.environ[name]
+        if "mc" in site.tools:
+            words = [site.program("mc"), "alias", "set", "b", cluster.endpoints[0], *keys.values()]
+            subprocess.run(words, env=self.environ, capture_output=True, timeout=SETUP_LIMIT_S, check=True)
         self._ask("--quiet", "mb", f"s3/{self.bucket}")
 
     def upload(self, tree: Path, prefix: str) -> None:
@@ -181,6 +194,8 @@ class Cluster:
     def clear(self, prefix: str) -> None:
         """Delete everything below a prefix, and free its memory now instead of in an hour."""
         self._ask("--quiet", "rm", "-r", "--force", f"s3/{self.bucket}/{prefix}")
+        if server_name() != "rgw":
+            return
         conf = str(self._cluster.root / "ceph.conf")
         environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._site.home)}
         words = ["radosgw-admin", "-c", conf, "gc", "process", "--include-all"]

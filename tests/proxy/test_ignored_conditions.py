@@ -162,6 +162,9 @@ def test_nothing_of_a_batch_is_deleted_against_a_condition(place: Place, conditi
         ("MinIO", "x-amz-rename-source", 501),
         ("VERSITYGW", "copy", 412),
         ("VERSITYGW", "x-amz-write-offset-bytes", 501),
+        ("SeaweedFS 30GB 4.53", "delete", 412),
+        ("SeaweedFS 30GB 4.53", "x-amz-if-match-size", 501),
+        ("SeaweedFS 30GB 4.53", "x-amz-write-offset-bytes", 501),
         ("AmazonS3", "x-amz-if-match-size", 204),
     ],
 )

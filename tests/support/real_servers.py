@@ -1,12 +1,13 @@
 """Real S3 servers on loopback, without root, each as several nodes of one store.
 
-MinIO (one erasure set), versitygw (one directory) and SeaweedFS (gateways of one filer). Their
-programs are those of ``make servers``, or of PATH, or named by S3POOL_MINIO, S3POOL_VERSITYGW
-and S3POOL_WEED.
+MinIO (one erasure set), versitygw (one directory), SeaweedFS (gateways of one filer) and Garage
+(three copies). Their programs are those of ``make servers``, or of PATH, or named by S3POOL_MINIO,
+S3POOL_VERSITYGW, S3POOL_WEED and S3POOL_GARAGE.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -245,7 +246,7 @@ class SeaweedCluster(Deployment):
         config = {"identities": [{"name": "test", "credentials": [identity], "actions": actions}]}
         (self.root / "s3.json").write_text(json.dumps(config))
         (self.root / "store").mkdir()
-        words = [program, "server", "-ip=127.0.0.1", f"-dir={self.root / 'store'}", "-filer", "-volume.max=100"]
+        words = [program, "server", "-ip=127.0.0.1", f"-dir={self.root / 'store'}", "-filer", "-volume.max=5000"]
         words += ["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
         words += [f"-{part}={port}" for part, port in ports.items()]
         words += [f"-filer.localSocket={self.root / 'filer.sock'}"]
@@ -269,8 +270,80 @@ class SeaweedCluster(Deployment):
         super().stop()
 
 
+GARAGE_CONFIG = """
+metadata_dir = "{place}/meta"
+data_dir = "{place}/data"
+db_engine = "lmdb"
+replication_factor = 3
+rpc_bind_addr = "127.0.0.1:{rpc}"
+rpc_public_addr = "127.0.0.1:{rpc}"
+rpc_secret = "{secret}"
+[s3_api]
+s3_region = "us-east-1"
+api_bind_addr = "127.0.0.1:{port}"
+[admin]
+api_bind_addr = "127.0.0.1:{admin}"
+"""
+
+
+class GarageCluster(Deployment):
+    """Garage: three nodes, each with a copy of everything."""
+
+    program = "garage"
+    ready_path = "/health"
+
+    def __init__(self, nodes: int = 0) -> None:
+        """Start the nodes, join them, and make the key."""
+        self._is_joined = False
+        self._admin: dict[int, int] = {}  # port of the administration, by port
+        super().__init__(nodes)
+
+    def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:
+        """Return how a node is started."""
+        config, port = self.root / f"{index}.toml", self.ports[index]
+        if not config.exists():
+            rpc, self._admin[port] = free_ports(2)
+            secret = hashlib.sha256(str(self.root).encode()).hexdigest()
+            place = self.root / str(index)
+            config.write_text(
+                GARAGE_CONFIG.format(place=place, rpc=rpc, secret=secret, port=port, admin=self._admin[port])
+            )
+        return [program, "-c", str(config), "server"], {}
+
+    def _tell(self, *words: str, index: int = 0) -> str:
+        """Ask a node by Garage's own command until it answers."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        while True:
+            command = [self._program, "-c", str(self.root / f"{index}.toml"), *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout.strip()
+            if time.monotonic() > deadline:
+                raise DeploymentError(f"{' '.join(words)} on node {index} of garage: {done.stderr}")
+            time.sleep(POLL_S)
+
+    def _await(self) -> None:
+        if not self._is_joined:
+            nodes = [self._tell("node", "id", "-q", index=index) for index in range(len(self.ports))]
+            for other in nodes[1:]:
+                self._tell("node", "connect", other)
+            for node in nodes:
+                self._tell("layout", "assign", node.partition("@")[0], "-z", "here", "-c", "10GB")
+            self._tell("layout", "apply", "--version", "1")
+            self.access_key = f"GK{ACCESS_KEY.encode().hex()[:24]}"
+            self.secret_key = hashlib.sha256(SECRET_KEY.encode()).hexdigest()
+            self._tell("key", "import", "--yes", self.access_key, self.secret_key)
+            self._tell("key", "allow", "--create-bucket", self.access_key)
+            self._is_joined = True
+        super()._await()
+
+    def _is_ready(self, port: int) -> bool:
+        return super()._is_ready(self._admin[port])
+
+
 CLUSTERS: dict[str, type[Deployment]] = {
     "minio": MinioCluster,
     "versitygw": VersityCluster,
     "seaweedfs": SeaweedCluster,
+    "garage": GarageCluster,
 }

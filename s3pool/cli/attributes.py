@@ -185,6 +185,7 @@ OWN_HEADERS = frozenset(
 )
 CUSTOMER_MARK = "server-side-encryption-customer"
 KEY_BYTES = 32
+NO_KEY = "none"  # in place of the file of a key
 MOST_KEY_FILE_BYTES = 128
 READABLE_BY_OTHERS = 0o077
 HERE = ("localhost", "127.", "::1", "[::1]")
@@ -215,25 +216,29 @@ def _header(text: str) -> tuple[str, str]:
     return plain, value
 
 
-def headers_of(args: argparse.Namespace, config: Config) -> ExtraHeaders | None:
-    """Return what the flags add to the requests; None where there is nothing.
+def headers_of(args: argparse.Namespace, config: Config, *, is_source: bool) -> ExtraHeaders | None:
+    """Return what the flags add to the requests to a target, or to a copy's source; None where there is nothing.
 
     Raises:
         UsageError: the key cannot be read, or would be sent for all to read.
     """
     plain = dict(getattr(args, "header", ())) | (REQUEST_PAYER if getattr(args, "request_payer", False) else {})
-    path = getattr(args, "sse_c", "")
-    if not path:
+    path, of_source = getattr(args, "sse_c", ""), getattr(args, "sse_c_source", "")
+    if not (path or of_source):
         return ExtraHeaders(plain) if plain else None
-    if getattr(args, "sse", ""):
+    if path and getattr(args, "sse", ""):
         raise UsageError("--sse and --sse-c exclude each other: the storage has the key, or you have")
     for endpoint in config.endpoints:
         if endpoint.scheme != "https" and not endpoint.host.startswith(HERE):
             raise UsageError(f"--sse-c: {endpoint} is not https, and the key would be read on the way")
-    return ExtraHeaders(plain, _read_key(path))
+    # One key for both sides, if no other is given: what was stored with it stays stored with it.
+    key, source_key = _read_key(path), b"" if of_source == NO_KEY else _read_key(of_source or path)
+    return ExtraHeaders(plain, source_key if is_source else key, source_key=source_key)
 
 
 def _read_key(path: str) -> bytes:
+    if not path:
+        return b""
     try:
         with open(path, "rb") as stream:
             mode, text = os.fstat(stream.fileno()).st_mode, stream.read(MOST_KEY_FILE_BYTES)

@@ -26,7 +26,7 @@ CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
 NODES_ASKED_FOR_THE_TIME = 5
 MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
 MOST_MESSAGES = 1000  # then the file begins anew
-HEADER_FLAGS = ("header", "request_payer", "sse_c")  # see cli/request_headers
+HEADER_FLAGS = ("header", "request_payer", "sse_c", "sse_c_source")  # see cli/request_headers
 
 
 class Context:
@@ -137,16 +137,17 @@ class Context:
 
     @property
     def source_session(self) -> Session:
-        """Return the session that sources are read from: that of --source-profile, else of the usual pool.
+        """Return the session that sources are read from: of --source-profile's pool, or with a key of their own.
 
         Raises:
             ConfigError: there is no such profile, or it sets no endpoints.
         """
-        if not self.has_two_pools:
+        if not self.has_two_pools and not getattr(self.args, "sse_c_source", ""):
             return self.session
         profile = getattr(self.args, "source_profile", "")
         if self._source is None:
-            self._source = self._open(self._load_profile(profile) if profile else self._read_config())
+            usual = self._read_config() if self.has_two_pools else self.config
+            self._source = self._open(self._load_profile(profile) if profile else usual, is_source=True)
         return self._source
 
     @property
@@ -163,7 +164,7 @@ class Context:
         home = os.path.expanduser("~")
         return load_profile_names(self.flags, environ=self.environ, cwd=working_directory(), home=home)
 
-    def _open(self, config: Config) -> Session:
+    def _open(self, config: Config, *, is_source: bool = False) -> Session:
         """Open a session whose requests have the headers that flags add."""
         from s3pool.session import open_session
 
@@ -171,7 +172,7 @@ class Context:
         if any(getattr(self.args, name, None) for name in HEADER_FLAGS):
             from s3pool.cli.attributes import headers_of
 
-            if (headers := headers_of(self.args, config)) is not None:
+            if (headers := headers_of(self.args, config, is_source=is_source)) is not None:
                 session.client.send_with(headers)
                 session.signer.signed_headers |= headers.names
         return session

@@ -16,8 +16,7 @@ from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processe
 from s3pool.cli.transfers import (
     add_checksum_flag,
     add_transfer_flags,
-    check_no_verify,
-    check_source_profile,
+    check_ends,
     ending_promptly,
     name_filter,
     options_of,
@@ -74,8 +73,7 @@ def copy(args: argparse.Namespace, ctx: Context, *, move: bool = False) -> int:
     """Copy or move, and return the exit code."""
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
-    check_source_profile(sources, target, args.source_profile)
-    check_no_verify(target, is_asked=args.no_verify)
+    check_ends(sources, target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     if move and args.no_verify:
         raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")

@@ -116,6 +116,9 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_attribute_flags(parser)
     add_request_flags(parser)
+    parser.add_argument(
+        "--sse-c-source", default="", metavar="KEYFILE", help="a copy's source has this other key; none: it has none"
+    )
 
 
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
@@ -163,27 +166,20 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
 # -- the run -------------------------------------------------------------------------------
 
 
-def check_source_profile(sources: Iterable[Location], target: Location, profile: str) -> None:
-    """Refuse --source-profile unless both sides are in S3.
+def check_ends(sources: Iterable[Location], target: Location, args: argparse.Namespace) -> None:
+    """Refuse flags that are of copies inside S3, or of downloads, for anything else.
 
     Raises:
-        UsageError: one side is not in S3.
+        UsageError: one side is not in S3, or both are.
     """
     other = next((end for end in (*sources, target) if not isinstance(end, S3Path)), None)
-    if profile and other is not None:
-        raise UsageError(
-            f"--source-profile {profile} copies from one pool to another, and {other.text} is not in S3; "
-            "with one pool use --profile"
-        )
-
-
-def check_no_verify(target: Location, *, is_asked: bool) -> None:
-    """Refuse --no-verify where nothing is downloaded.
-
-    Raises:
-        UsageError: the target is in S3.
-    """
-    if is_asked and isinstance(target, S3Path):
+    for flag, value, what, hint in (
+        ("--source-profile", args.source_profile, "copies from one pool to another", "with one pool use --profile"),
+        ("--sse-c-source", args.sse_c_source, "is the key of a copy's source", "with one key use --sse-c"),
+    ):
+        if value and other is not None:
+            raise UsageError(f"{flag} {value} {what}, and {other.text} is not in S3; {hint}")
+    if args.no_verify and isinstance(target, S3Path):
         raise UsageError(f"--no-verify is for downloads, and {target.text} is in S3")
 
 
@@ -251,6 +247,7 @@ def transfer_context(
     executor = executor_for(ctx, inline=inline)
     source = TransferContext(ctx.source_session.client) if ctx.source_session is not ctx.session else None
     context = TransferContext(ctx.client, options=options, executor=executor, progress=progress, source=source)
+    context.is_cross_pool = ctx.has_two_pools
     try:
         yield context
     finally:

@@ -40,13 +40,11 @@ class ExtraHeaders:
 
     __slots__ = ("_copying", "_keyed", "_plain")
 
-    def __init__(self, plain: Mapping[str, str], key: bytes = b"") -> None:
-        self._plain = self._keyed = self._copying = plain
-        if key:
-            named = _customer_key("x-amz-server-side-encryption-customer", key)
-            self._keyed = {**plain, **named}
-            # One key for both sides: what was stored with it stays stored with it.
-            self._copying = {**self._keyed, **_customer_key("x-amz-copy-source-server-side-encryption-customer", key)}
+    def __init__(self, plain: Mapping[str, str], key: bytes = b"", *, source_key: bytes = b"") -> None:
+        self._plain = plain
+        self._keyed = {**plain, **_customer_key("x-amz-server-side-encryption-customer", key)}
+        source = _customer_key("x-amz-copy-source-server-side-encryption-customer", source_key)
+        self._copying = {**self._keyed, **source}
 
     @property
     def names(self) -> frozenset[str]:
@@ -61,6 +59,8 @@ class ExtraHeaders:
 
 
 def _customer_key(prefix: str, key: bytes) -> dict[str, str]:
+    if not key:
+        return {}
     digest = base64.b64encode(hashlib.md5(key, usedforsecurity=False).digest()).decode()
     return {
         f"{prefix}-algorithm": "AES256",

@@ -166,6 +166,7 @@ class TransferContext:
     ) -> None:
         self.client = client
         self.source = source or self
+        self.is_cross_pool = source is not None  # but for one of the same pool, whose requests have another key
         self.options = options or TransferOptions()
         self.executor = executor or BoundedExecutor(0)
         self.progress = progress or Progress()
@@ -183,11 +184,6 @@ class TransferContext:
         self.links_lock = threading.Lock()
         self.local = ThreadMeans(self.options.links)
         self.file_headers = FileHeaders(self.options.attributes, preserve=self.options.preserve)
-
-    @property
-    def is_cross_pool(self) -> bool:
-        """Whether copies come from another pool."""
-        return self.source is not self
 
     @property
     def part_workers(self) -> int:

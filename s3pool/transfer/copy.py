@@ -32,7 +32,8 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     """
     given = context.options.attributes
     is_same = not context.is_cross_pool and (task.source_bucket, task.source_key) == (task.bucket, task.key)
-    if is_same and (context.options.remove_source or (given == NO_ATTRIBUTES and not task.version_id)):
+    changes = given != NO_ATTRIBUTES or task.version_id or context.source is not context  # with another key, that is
+    if is_same and (context.options.remove_source or not changes):
         raise RefusedError(f"{task.source} and {task.target} are the same object")
     if not is_repeated and (skipped := (yield from why_skip(task, context))):
         return Done(skipped=skipped)
@@ -42,7 +43,8 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
         yield from in_worker()
         return copy_across(task, context)
     # Also for what CopyObject forgets, such as a website's redirect.
-    head = yield from context.client.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
+    source = context.source.client
+    head = yield from source.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
     tags = given.tags
     if not tags and given != NO_ATTRIBUTES:  # RGW 16 forgets them then; a copy in place leaves none to read later
         tags = yield from tags_of_source(task, head, context.source.client)

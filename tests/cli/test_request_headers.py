@@ -71,6 +71,87 @@ def test_every_request_has_the_headers_signed(
             ]
 
 
+def _keys_of(fake: FakeS3, op: str, key: str) -> set[tuple[str, str]]:
+    """Give the keys of target and source that requests about an object had, as the names of their files."""
+    names = {base64.b64encode(KEY).decode(): "key", base64.b64encode(KEY[::-1]).decode(): "old", "": ""}
+    found = [{n.lower(): v for n, v in r.headers.items()} for r in fake.requests if (r.op, r.key) == (op, key)]
+    return {(names[each.get(f"{CUSTOMER}-key", "")], names[each.get(f"{SOURCE}-key", "")]) for each in found}
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "expected"),
+    [
+        (("cp", "s3/b/stored", "s3/b/copied"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("HeadObject", "stored"): ("old", ""), ("CopyObject", "copied"): ("key", "old")}),
+        (("cp", "s3/b/stored", "s3/b/copied"), ("--sse-c-source", "old"),
+         {("HeadObject", "stored"): ("old", ""), ("CopyObject", "copied"): ("", "old")}),
+        (("cp", "s3/b/stored", "s3/b/copied"), ("--sse-c", "key", "--sse-c-source", "none"),
+         {("HeadObject", "stored"): ("", ""), ("CopyObject", "copied"): ("key", "")}),
+        (("cp", "s3/b/stored", "s3/b/stored"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("HeadObject", "stored"): ("old", ""), ("CopyObject", "stored"): ("key", "old")}),
+        (("cp", "--part-size", "5M", "s3/b/large", "s3/b/copied"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("HeadObject", "large"): ("old", ""), ("CreateMultipartUpload", "copied"): ("key", ""),
+          ("UploadPartCopy", "copied"): ("key", "old")}),
+        (("mv", "s3/b/stored", "s3/b/copied"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("HeadObject", "stored"): ("old", ""), ("CopyObject", "copied"): ("key", "old"),
+          ("HeadObject", "copied"): ("key", ""), ("DeleteObject", "stored"): ("", "")}),
+        (("sync", "s3/b/tree", "s3/b/other"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("HeadObject", "tree/f"): ("old", ""), ("CopyObject", "other/f"): ("key", "old")}),
+        (("cp", "--source-profile", "far", "s3/b/stored", "s3/b/copied"), ("--sse-c", "key", "--sse-c-source", "old"),
+         {("GetObject", "stored"): ("old", ""), ("PutObject", "copied"): ("key", "")}),
+    ],
+)  # fmt: skip
+def test_source_of_a_copy_has_its_own_key(
+    fake: FakeS3,
+    call: Call,
+    tmp_path: Path,
+    key_file: str,
+    words: tuple[str, ...],
+    flags: tuple[str, ...],
+    expected: dict[tuple[str, str], tuple[str, str]],
+) -> None:
+    """Keys are changed by a copy, which is the server's where both sides are in one pool."""
+    assert key_file.endswith("/key")
+    (tmp_path / "old").write_bytes(KEY[::-1])
+    (tmp_path / "old").chmod(0o600)
+    for name, size in (("stored", 7), ("tree/f", 7), ("large", 11 * MIB)):
+        fake.store.add("b", name, bytes(size))
+    endpoints = ", ".join(fake.endpoints)
+    (tmp_path / "config.yaml").write_text(
+        f"profiles:\n  far:\n    endpoints: [{endpoints}]\n    sign: false\n  default: {{}}\n"
+    )
+
+    result = call(*words, *flags, "--config", "config.yaml")
+
+    assert 0 == result.code, result.err
+    assert {place: {keys} for place, keys in expected.items()} == {place: _keys_of(fake, *place) for place in expected}
+    is_far = "--source-profile" in words
+    assert is_far == bool(_keys_of(fake, "GetObject", "stored") | _keys_of(fake, "GetObject", "large"))
+
+
+def test_key_of_a_source_needs_a_copy(fake: FakeS3, call: Call, tmp_path: Path, key_file: str) -> None:
+    """A file has no key, and would go unencrypted."""
+    (tmp_path / "f").write_bytes(b"content")
+
+    result = call("cp", "--sse-c-source", key_file, "f", "s3/b/k")
+
+    assert 2 == result.code
+    assert "is the key of a copy's source, and f is not in S3; with one key use --sse-c" in result.err
+    assert [] == fake.ops()
+
+
+def test_key_of_a_line_of_a_script_is_of_that_line(fake: FakeS3, call: Call, tmp_path: Path, key_file: str) -> None:
+    """The session of the run has no key: the object would be stored as it is."""
+    (tmp_path / "f").write_bytes(b"content")
+    fake.store.add("b", "other")
+
+    result = call("run", "-", stdin=f"cp f s3/b/plain\ncp --sse-c {key_file} f s3/b/keyed\n".encode())
+
+    assert 0 == result.code, result.err
+    found = [_keys_of(fake, "PutObject", name) for name in ("plain", "keyed")]
+    assert [{("", "")}, {("key", "")}] == found
+
+
 @pytest.mark.parametrize("form", ["raw", "hex", "base64"])
 def test_key_is_seen_nowhere(fake: FakeS3, run_cli: CliRunner, form: str) -> None:
     """Not on stdout or stderr with all logs on, not in JSON, not in what is remembered."""

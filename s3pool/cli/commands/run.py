@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from s3pool.cli.context import Context
+from s3pool.cli.context import HEADER_FLAGS, Context
 from s3pool.cli.copying import is_stream
 from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, print_summary
@@ -71,7 +71,9 @@ class _LineContext(Context):
     def __init__(self, run: Context, args: argparse.Namespace, words: list[str]) -> None:
         super().__init__(args, run.out, environ=run.environ, words=words)
         self._reads_stdin = run.args.file == "-"
-        if not getattr(args, "target_profile", ""):
+        # What goes with every request of a line needs a session of its own, as another pool does.
+        self._is_apart = any(getattr(args, name, None) for name in ("target_profile", *HEADER_FLAGS))
+        if not self._is_apart:
             self._config, self._session = run.config, run.session
 
     @property
@@ -87,7 +89,7 @@ class _LineContext(Context):
 
     def close(self) -> None:
         """Close what the line alone has opened."""
-        if getattr(self.args, "target_profile", ""):
+        if self._is_apart:
             super().close()
         elif self._source is not None:
             self._source.close()

@@ -17,8 +17,7 @@ from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_f
 from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_transfer_flags,
-    check_no_verify,
-    check_source_profile,
+    check_ends,
     name_filter,
     options_of,
     shown_progress,
@@ -121,8 +120,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 def run_checked(args: argparse.Namespace, ctx: Context) -> int:
     """Run what the flags ask for; here --no-clobber may stand beside --delete."""
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
-    check_source_profile([source], target, args.source_profile)
-    check_no_verify(target, is_asked=args.no_verify)
+    check_ends([source], target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     route = choose_pair(source, target, glob=not args.no_glob)
     if route.direction == COPY:

@@ -272,7 +272,8 @@ def copy_object(call: Call) -> Reply:
     check_key(call.key)
     source = copy_source(call)
     replaced = call.header("x-amz-metadata-directive").upper() == "REPLACE"
-    if source is bucket.current(call.key) and not replaced and not call.header("x-amz-storage-class"):
+    changes = call.header("x-amz-storage-class") or call.header("x-amz-server-side-encryption-customer-key")
+    if source is bucket.current(call.key) and not replaced and not changes:
         raise S3Fault(400, "InvalidRequest", "This copy request is illegal: it copies an object to itself unchanged")
     headers = call.stored_headers() if replaced else dict(source.headers)
     headers.pop(REDIRECT, None)

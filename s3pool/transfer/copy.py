@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3pool.errors import IntegrityError, RefusedError
+from s3pool.errors import IntegrityError, RefusedError, S3Error
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
@@ -19,6 +19,7 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 if TYPE_CHECKING:
     from s3pool.transfer.context import Meter, TransferContext
 
+NOT_IMPLEMENTED = 501
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
@@ -38,21 +39,20 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     if not is_repeated and (skipped := (yield from why_skip(task, context))):
         return Done(skipped=skipped)
     if context.is_cross_pool:
-        from s3pool.transfer.cross_pool_copy import copy_across
-
-        yield from in_worker()
-        return copy_across(task, context)
+        return (yield from _copy_by_way_of_here(task, context))
     # Also for what CopyObject forgets, such as a website's redirect.
     source = context.source.client
     head = yield from source.head_object.steps(task.source_bucket, task.source_key, version_id=task.version_id)
     tags = given.tags
     if not tags and given != NO_ATTRIBUTES:  # RGW 16 forgets them then; a copy in place leaves none to read later
         tags = yield from tags_of_source(task, head, context.source.client)
-    if head.size <= IN_WINDOW_BYTES:
-        done = yield from _copy_whole(task, head, context)
-        context.progress.whole(head.size)
-    else:
-        done = yield from _copy_long(task, head, context)
+    try:
+        done = yield from _copy_inside(task, head, context)
+    except S3Error as exc:
+        if exc.status != NOT_IMPLEMENTED:
+            raise
+        # Ceph RGW 16 does so for objects that a key of the customer's encrypts.
+        return (yield from _copy_by_way_of_here(task, context))
     if tags and not given.tags:
         copied = yield from context.client.head_object.steps(task.bucket, task.key)
         if copied.headers.get(TAG_COUNT, "0") != "0":
@@ -62,7 +62,18 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     return done._replace(read=ObjectStamp.of(head))
 
 
-def _copy_long(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
+def _copy_by_way_of_here(task: CopyTask, context: TransferContext) -> Steps[Done]:
+    from s3pool.transfer.cross_pool_copy import copy_across
+
+    yield from in_worker()
+    return copy_across(task, context)
+
+
+def _copy_inside(task: CopyTask, head: ObjectHead, context: TransferContext) -> Steps[Done]:
+    if head.size <= IN_WINDOW_BYTES:
+        done = yield from _copy_whole(task, head, context)
+        context.progress.whole(head.size)
+        return done
     yield from in_worker()
     with context.metered(task.target, head.size) as meter:
         if head.size > context.options.copy_threshold:

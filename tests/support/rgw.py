@@ -79,6 +79,9 @@ rgw enable ops log = false
 rgw gc obj min wait = 60
 rgw gc processor period = 60
 rgw gc processor max time = 60
+rgw crypt require ssl = false
+rgw sts key = 0123456789abcdef
+rgw s3 auth use sts = true
 """
 
 GATEWAY_CONF = """

@@ -19,7 +19,8 @@ from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 if TYPE_CHECKING:
     from s3pool.transfer.context import Meter, TransferContext
 
-NOT_IMPLEMENTED = 501
+# Ceph RGW 16 copies nothing that a customer's key encrypts, misreads that of a part's source, and sees no new one.
+NOT_IMPLEMENTED, UNCOPIED = 501, frozenset((("UploadPartCopy", "InvalidArgument"), ("CopyObject", "InvalidRequest")))
 COPY_PART_BYTES = 1 << 30  # parts of a copy move no bytes here, so a few large ones do
 
 
@@ -49,9 +50,9 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
     try:
         done = yield from _copy_inside(task, head, context)
     except S3Error as exc:
-        if exc.status != NOT_IMPLEMENTED:
+        is_keyed = context.source is not context and (exc.op, exc.code) in UNCOPIED
+        if exc.status != NOT_IMPLEMENTED and not is_keyed:
             raise
-        # Ceph RGW 16 does so for objects that a key of the customer's encrypts.
         return (yield from _copy_by_way_of_here(task, context))
     if tags and not given.tags:
         copied = yield from context.client.head_object.steps(task.bucket, task.key)

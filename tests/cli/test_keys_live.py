@@ -125,7 +125,7 @@ def test_minio_gives_keys_of_a_role(minio: MinioCluster, run_cli: CliRunner, buc
         for words in (("mb", bucket_name), ("cp", __file__, f"s3/{bucket_name}/k"), ("cat", f"s3/{bucket_name}/k"))
     ]
 
-    assert [0, 0, 0] == [result.code for result in results], [result.err for result in results]
+    assert [] == [result.err for result in results if result.code]
     assert Path(__file__).read_bytes() == results[-1].stdout
     shown = _run_with(run_cli, minio, config, "config")
     assert minio.secret_key not in shown.out
@@ -212,7 +212,7 @@ def test_rgw_gives_keys_of_a_role(ceph: RgwCluster, run_cli: CliRunner, bucket_n
         for words in (("mb", bucket_name), ("cp", __file__, f"s3/{bucket_name}/k"), ("cat", f"s3/{bucket_name}/k"))
     ]
 
-    assert [0, 0, 0] == [result.code for result in results], [result.err for result in results]
+    assert [] == [result.err for result in results if result.code]
     assert Path(__file__).read_bytes() == results[-1].stdout
     refused = _run_with(run_cli, ceph, config.replace("tester", "nobody"), "ls")
     assert 4 == refused.code
@@ -240,7 +240,7 @@ def test_rgw_changes_the_keys_of_objects(ceph: RgwCluster, run_cli: CliRunner, b
     ]
     results = [call(*step) for step in steps]
 
-    assert [0] * len(steps) == [result.code for result in results], [result.err for result in results]
+    assert [] == [result.err for result in results if result.code]
     for name in ("whole", "parts", "itself", "moved"):
         read = call("cat", "--sse-c", "new", f"{place}/{name}")
         assert (run_cli.home / "large").read_bytes() == read.stdout, (name, read.err)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Call
-from tests.support.fake_s3 import FakeS3
+from tests.support.fake_s3 import Answer, FakeS3
 from tests.support.run_cli import CliRunner
 
 KEY = bytes(range(32))
@@ -127,6 +127,19 @@ def test_source_of_a_copy_has_its_own_key(
     assert {place: {keys} for place, keys in expected.items()} == {place: _keys_of(fake, *place) for place in expected}
     is_far = "--source-profile" in words
     assert is_far == bool(_keys_of(fake, "GetObject", "stored") | _keys_of(fake, "GetObject", "large"))
+
+
+@pytest.mark.parametrize("words", [(), ("--part-size", "5M")], ids=["whole", "parts"])
+def test_what_a_server_does_not_copy_goes_by_way_of_here(fake: FakeS3, call: Call, words: tuple[str, ...]) -> None:
+    """Ceph RGW copies nothing that a customer's key encrypts."""
+    fake.store.add("b", "stored", bytes(11 * MIB))
+    for op in ("CopyObject", "UploadPartCopy"):
+        fake.fault(Answer(501, "NotImplemented"), op=op, times=9)
+
+    result = call("cp", *words, "s3/b/stored", "s3/b/copied")
+
+    assert 0 == result.code, result.err
+    assert fake.store.bodies("b")["stored"] == fake.store.bodies("b")["copied"]
 
 
 def test_key_of_a_source_needs_a_copy(fake: FakeS3, call: Call, tmp_path: Path, key_file: str) -> None:

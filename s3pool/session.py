@@ -37,12 +37,7 @@ class Session:
     """The transport and the S3 client of one pool; close it, or use it as a context manager."""
 
     def __init__(
-        self,
-        config: Config,
-        transport: Transport,
-        client: S3Client,
-        signer: Signer,
-        keeper: NodeKeeper | None = None,
+        self, config: Config, transport: Transport, client: S3Client, signer: Signer, keeper: NodeKeeper | None = None
     ) -> None:
         self.config = config
         self.keeper = keeper  # where nodes are found by name, or connections kept open

@@ -13,14 +13,7 @@ from functools import lru_cache, partial
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import (
-    JournalError,
-    LocalFileError,
-    LocalNotFoundError,
-    RefusedError,
-    S3PoolError,
-    UnorderedError,
-)
+from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
 from s3pool.filters import Names, takes_all
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes

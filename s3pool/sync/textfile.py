@@ -37,13 +37,7 @@ class Gauge:
 
 
 def iter_gauges(
-    report: Report,
-    labels: Labels,
-    *,
-    exit_code: int,
-    now: float,
-    success: float | None,
-    endpoints: Iterable[Any],
+    report: Report, labels: Labels, *, exit_code: int, now: float, success: float | None, endpoints: Iterable[Any]
 ) -> Iterator[Gauge]:
     """Yield the metrics of a run; all are of this run alone, but for the last success."""
 

@@ -258,7 +258,7 @@ class Attempt:
         return exchange
 
     def _count(self, node: Node) -> None:
-        node.counters.add_request(is_retry=self.history.tries > 0, is_hedge=bool(self.exchanges))
+        node.counters.add(requests=1, retries=self.history.tries > 0, hedges=bool(self.exchanges))
         if self.history is NO_HISTORY:
             self.history = self._context.first_try(node)
         else:

@@ -305,7 +305,7 @@ class Exchange:
         if self.is_over:
             return
         connection, node = self.connection, self.node
-        node.counters.add_bytes(
+        node.counters.add(
             sent=connection.bytes_sent - self.sent_before, received=connection.bytes_received - self.received_before
         )
         node.waiting.discard(self)

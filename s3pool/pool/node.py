@@ -105,29 +105,18 @@ class NodeCounters:
         self.last_error = ""
         self.failure_kinds: Counter[str] = Counter()
 
-    def add_request(self, *, is_retry: bool, is_hedge: bool) -> None:
-        """Count an attempt that is about to start."""
+    def add(
+        self, *, requests: int = 0, retries: int = 0, hedges: int = 0, throttled: int = 0, timed: int = 0,
+        seconds: float = 0.0, sent: int = 0, received: int = 0,
+    ) -> None:  # fmt: skip
+        """Add to the counts; so many ``timed`` answers took ``seconds`` from the request's first byte to the head."""
         with self._lock:
-            self.requests += 1
-            self.retries += is_retry
-            self.hedges += is_hedge
-
-    def add_requests(self, count: int) -> None:
-        """Count first attempts that have started."""
-        with self._lock:
-            self.requests += count
-
-    def add_answer(self, seconds: float) -> None:
-        """Count the time from the request's first byte to the response's head."""
-        with self._lock:
+            self.requests += requests
+            self.retries += retries
+            self.hedges += hedges
+            self.throttled += throttled
+            self.timed += timed
             self.seconds += seconds
-            self.timed += 1
-
-    def add_exchanges(self, count: int, seconds: float, *, sent: int, received: int) -> None:
-        """Count answers, with the time and the bytes of all their exchanges."""
-        with self._lock:
-            self.seconds += seconds
-            self.timed += count
             self.bytes_sent += sent
             self.bytes_received += received
 
@@ -136,17 +125,6 @@ class NodeCounters:
         with self._lock:
             self.failure_kinds[kind] += 1
             self.last_error = message
-
-    def add_throttled(self) -> None:
-        """Count an answer that asks for fewer requests."""
-        with self._lock:
-            self.throttled += 1
-
-    def add_bytes(self, *, sent: int = 0, received: int = 0) -> None:
-        """Count bytes that went over the connection."""
-        with self._lock:
-            self.bytes_sent += sent
-            self.bytes_received += received
 
     def snapshot(self, endpoint: str, state: str, ejections: int = 0) -> EndpointStats:
         """Return the counters as a frozen value."""
@@ -227,14 +205,6 @@ class Node:
         """Return the number of requests under way."""
         return len(self.waiting)
 
-    def enter(self, waiter: Waiter) -> None:
-        """Note a request that starts."""
-        self.waiting.add(waiter)
-
-    def leave(self, waiter: Waiter) -> None:
-        """Note that a request ended, its body read or dropped."""
-        self.waiting.discard(waiter)
-
     def wake(self) -> None:
         """Let every request that waits here look whether it should go elsewhere: the circuit opened."""
         with self.wake_lock:
@@ -266,7 +236,7 @@ class Node:
             self.latency_s = _moved(self.latency_s, seconds, 1)
             if is_read:
                 self.read_s = _moved(self.read_s, seconds, 1)
-        self.counters.add_answer(seconds)
+        self.counters.add(timed=1, seconds=seconds)
 
     def note_exchanges(self, ended: ExchangeTotals, *, at: float) -> None:
         """Note exchanges that are over, all at once."""
@@ -278,11 +248,11 @@ class Node:
             self.latency_s = _moved(self.latency_s, ended.seconds / count, count)
             if ended.reads:
                 self.read_s = _moved(self.read_s, ended.read_seconds / ended.reads, ended.reads)
-        self.counters.add_exchanges(count, ended.seconds, sent=ended.sent, received=ended.received)
+        self.counters.add(timed=count, seconds=ended.seconds, sent=ended.sent, received=ended.received)
 
     def note_begun(self, count: int) -> None:
         """Note first tries that were sent over open connections."""
-        self.counters.add_requests(count)
+        self.counters.add(requests=count)
         self.connections.counts.add("reused", count)
 
     def on_loss(self) -> None:

@@ -377,7 +377,7 @@ def report_failure(
         pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
         node.cooling_until = context.now() + pause_s
         node.on_loss()
-        node.counters.add_throttled()
+        node.counters.add(throttled=1)
         node.breaker.report_success()
     elif is_illness(error) and not _is_only_doubted(context, node, early_s):
         node.counters.add_failure(failure_kind(error), str(error))

@@ -20,12 +20,12 @@ from s3pool.errors import ConfigError
 from s3pool.proxy.admin_page import AdminPage, History
 from s3pool.proxy.client_address import refuse_foreign_pages
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden, malformed
+from s3pool.proxy.event_loop import ThreadCache
 from s3pool.proxy.metrics import LATENCY_BUCKETS
 from s3pool.proxy.readers import Address
 from s3pool.proxy.request import RequestHead, parse_head
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
-from s3pool.proxy.thread_cache import ThreadCache
 
 logger = logging.getLogger(__name__)
 

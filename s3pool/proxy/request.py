@@ -138,7 +138,9 @@ def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_presen
     fields, names, lines, index = _parse_fields(rest, _cached_field if is_cacheable else _parse_field)
     if method not in METHODS:
         raise S3ErrorResponse(405, "MethodNotAllowed", f"the method {method} is not allowed", closes=True)
-    host, path, query = _split_target(raw_target, _host_of(index, is_http_1_0=is_http_1_0))
+    hosts = index.get("host", ())
+    host = hosts[0] if len(hosts) == 1 and HOST.fullmatch(hosts[0]) else _odd_host(index, is_http_1_0=is_http_1_0)
+    host, path, query = _split_target(raw_target, host)
     length: int | None = 0
     words, expectation = NO_NAMES, None
     if not SPECIAL.isdisjoint(names):
@@ -204,13 +206,11 @@ def _only(index: Index, name: str) -> str | None:
     return found[0] if found else None
 
 
-def _host_of(index: Index, *, is_http_1_0: bool) -> str:
-    host = index["host"][0] if len(index.get("host", ())) == 1 else _only(index, "host")
-    if host is None and is_http_1_0:
+def _odd_host(index: Index, *, is_http_1_0: bool) -> str:
+    """Return nothing for HTTP/1.0 without a Host; raise for all else that is not one host."""
+    if _only(index, "host") is None and is_http_1_0:
         return ""
-    if host is None or HOST.fullmatch(host) is None:
-        raise malformed("a Host field is required" if host is None else "the Host field is malformed")
-    return host
+    raise malformed("the Host field is malformed" if "host" in index else "a Host field is required")
 
 
 def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, frozenset[str], str | None]:

@@ -25,14 +25,13 @@ from s3pool.errors import ConfigError
 from s3pool.proxy.access_log import AccessLog
 from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
 from s3pool.proxy.errors import unavailable
-from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop
+from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCache
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.readers import Address
 from s3pool.proxy.service import clients_within
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
-from s3pool.proxy.thread_cache import ThreadCache
 
 logger = logging.getLogger(__name__)
 

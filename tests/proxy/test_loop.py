@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from s3pool.proxy.thread_cache import ThreadCache
+from s3pool.proxy.event_loop import ThreadCache
 from tests.proxy.test_running import await_true
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy, parse_answer, read_to_end

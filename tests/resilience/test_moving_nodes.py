@@ -321,7 +321,7 @@ def test_refresh_keeps_what_it_can(clock: Clock, caplog: pytest.LogCaptureFixtur
     balancer = LoadBalancer(keeper.find())
     keeper.attend(balancer)
     first = balancer.nodes
-    first[0].counters.add_request(is_retry=False)
+    first[0].counters.add(requests=1)
 
     def after(seconds: float) -> list[str]:
         clock.advance(seconds)

@@ -32,7 +32,7 @@ class Waiting:
 def enter(node: Node) -> Waiting:
     """Let a request start at a node."""
     waiter = Waiting()
-    node.enter(waiter)
+    node.waiting.add(waiter)
     return waiter
 
 
@@ -132,7 +132,7 @@ def run_rounds(balancer: LoadBalancer, latencies: dict[str, float], *, jobs: int
             heapq.heappush(flying, (now + latencies[node.endpoint.host], number, node, enter(node)))
         now, _, node, waiter = heapq.heappop(flying)
         node.note_answer(latencies[node.endpoint.host])
-        node.leave(waiter)
+        node.waiting.discard(waiter)
         answered[node.endpoint.host] += 1
     return answered
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from s3pool.proxy.thread_cache import ThreadCache
+from s3pool.proxy.event_loop import ThreadCache
 
 TIMEOUT_S = 20.0
 

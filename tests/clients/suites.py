@@ -71,13 +71,14 @@ class Place(NamedTuple):
             "ENABLE_HTTPS": "0",
             "ENABLE_KMS": "0",
             "MINT_MODE": "full",
+            "TMPDIR": str(self.directory),
         }
 
 
 def run(words: list[str], *, env: Mapping[str, str] | None = None, cwd: Path, limit_s: float) -> tuple[int, str]:
     """Run a program; return its exit code and what it printed. One that takes too long has failed."""
     home = {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])), "HOME": str(cwd)}
-    kept = {name: os.environ[name] for name in ("GOCACHE", "GOPATH", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("GOCACHE", "GOPATH") if name in os.environ}
     try:
         done = subprocess.run(
             words, env={**home, **kept, **(env or {})}, cwd=cwd, capture_output=True, timeout=limit_s, check=False
@@ -192,6 +193,7 @@ class S5cmd:
             "S5CMD_REGION": "us-east-1",
             "S5CMD_IS_VIRTUAL_HOST": "false",
             "S5CMD_I_KNOW_WHAT_IM_DOING": "1",
+            "TMPDIR": str(place.directory),
             "GOCACHE": must("go", "env", "GOCACHE").strip(),
         }
         tops = sorted({name.partition("/")[0] for name in only})

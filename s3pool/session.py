@@ -44,6 +44,7 @@ class Session:
         self.transport = transport
         self.client = client
         self.signer = signer
+        self.end_traces: Callable[[], None] | None = None
         self._health: HealthChecker | None = None
 
     @property
@@ -83,6 +84,8 @@ class Session:
             self._health.stop()
             self._health = None
         self.transport.close()
+        if self.end_traces is not None:
+            self.end_traces()
 
     def __enter__(self) -> Session:
         return self
@@ -93,11 +96,14 @@ class Session:
         self.close()
 
 
-def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm: bool = False) -> Session:
+def open_session(
+    config: Config, *, slot_wait_s: float | None = None, keeps_warm: bool = False, trace: str = ""
+) -> Session:
     """Build the session of a configuration; opens no connection and starts no thread.
 
     Only names that stand for several nodes are looked up. ``slot_wait_s`` is how long a request
     waits for one of a node's connections; ``keeps_warm`` says that some are to be kept open.
+    ``trace`` names the span of all requests, where they are traced.
 
     Raises:
         ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad.
@@ -118,6 +124,11 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
     balancer = LoadBalancer(nodes, strategy=config.strategy, sticky=config.sticky == "key")
     if keeper is not None:
         keeper.attend(balancer, min_connections=min_connections)
+    tracer = None
+    if config.tracing:
+        from s3pool.tracing import Tracer  # an extra, which few have
+
+        tracer = Tracer("s3pool", root=trace)
     keys = keys_of(config)
     signer = Signer(keys, region=config.region)
     policy = RetryPolicy(retries=config.retries, deadline_s=DEADLINE_FACTOR * config.read_timeout_s)
@@ -129,6 +140,7 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
         patience_s=config.connect_timeout_s,
         new_keys=getattr(keys, "replaced", None),
         adopt_region=signer.adopt_region,
+        on_end=tracer.add_attempt if tracer is not None else None,
     )
     transport.unreachable_hint = proxy_hint(config)
     client = S3Client(transport, addressing=config.addressing, region=config.region)
@@ -136,7 +148,9 @@ def open_session(config: Config, *, slot_wait_s: float | None = None, keeps_warm
         client.dialect.learn(CHECKSUM_MODE)
     if config.request_checksum_calculation == WHEN_REQUIRED:
         client.dialect.learn(CHECKSUM_ALGORITHM)
-    return Session(config, transport, client, signer, keeper)
+    session = Session(config, transport, client, signer, keeper)
+    session.end_traces = tracer.close if tracer is not None else None
+    return session
 
 
 def proxy_hint(config: Config) -> str:

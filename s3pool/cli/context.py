@@ -168,7 +168,7 @@ class Context:
         """Open a session whose requests have the headers that flags add."""
         from s3pool.session import open_session
 
-        session = open_session(config)
+        session = open_session(config, trace=self.args.command)
         if any(getattr(self.args, name, None) for name in HEADER_FLAGS):
             from s3pool.cli.attributes import headers_of
 

@@ -284,6 +284,9 @@ class Config(Options):
         "when_required: uploads in parts go without a checksum that nobody asked for",
         env=("AWS_REQUEST_CHECKSUM_CALCULATION",),
     )
+    tracing = Option(
+        parse_bool, False, "send traces to OTEL_EXPORTER_OTLP_ENDPOINT", env=("S3POOL_TRACING",), switch=True
+    )
     log_level = Option(
         parse_choice(LOG_LEVELS),
         "warning",

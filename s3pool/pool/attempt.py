@@ -12,7 +12,6 @@ it: ``Transport.send`` for one, ``Window`` for many in one thread.
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import time
@@ -22,12 +21,13 @@ from s3pool.errors import ConnectError, RequestTimeoutError, S3Error, S3PoolErro
 from s3pool.model import Request, Response
 from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.node import Node, Totals, may_be_hedged
+from s3pool.pool.node import Node, Totals, Try, begin_try, end_try, may_be_hedged
 from s3pool.pool.retry import (
     MAX_HEDGED,
     NO_HISTORY,
     SKEWED_CODES,
     AttemptContext,
+    State,
     final_error,
     hedge_delay_s,
     may_add_load,
@@ -44,18 +44,6 @@ BUSY_PAUSE_S = 0.02  # before it is looked again for a free connection
 CHECK_S = 0.25  # before a hedge is tried again for which there was no free connection
 
 
-class State(enum.Enum):
-    """Where an attempt stands."""
-
-    PICKED = "picked"  # a node is to be asked, now or after a pause
-    SENT = "sent"  # the request has left, no head is here
-    HEDGED = "hedged"  # more than one node was asked
-    BODY = "body"  # the head is here, and part of the body
-    HEAD = "head"  # the head is here, and the rest is for a thread that waits
-    DONE = "done"
-    FAILED = "failed"
-
-
 # Looking a member up in its class takes as long as a method call.
 PICKED, SENT, HEDGED, DONE, FAILED = State.PICKED, State.SENT, State.HEDGED, State.DONE, State.FAILED
 
@@ -68,7 +56,7 @@ class Attempt:
     """
 
     __slots__ = ("_check", "_context", "_node", "_pin", "_resume_at", "error", "exchanges", "history", "pause_s",
-                 "request", "response", "started", "state")  # fmt: skip
+                 "request", "response", "started", "state", "tries")  # fmt: skip
 
     def __init__(self, context: AttemptContext, request: Request, check: Check, pin: Node | None = None) -> None:
         self._context = context
@@ -84,6 +72,7 @@ class Attempt:
         self.started = 0.0
         self.response: Response | None = None
         self.error: Exception | None = None
+        self.tries: list[Try] | None = None if context.on_end is None else []
 
     def __repr__(self) -> str:
         nodes = ", ".join(str(exchange.node.endpoint) for exchange in self.exchanges)
@@ -144,6 +133,7 @@ class Attempt:
         self.started = exchange.started
         exchange.request = self.request  # whoever sent it may have known less of it
         self.history = self._context.first_try(exchange.node)
+        begin_try(self.tries, exchange.node, exchange.started)
         self.exchanges.append(exchange)
         self.state = SENT
 
@@ -213,6 +203,7 @@ class Attempt:
         """Drop what is under way; harmless after the end."""
         for exchange in self.exchanges:
             exchange.abandon()
+            end_try(self.tries, exchange.node, error="abandoned")
         self.exchanges.clear()
 
     # -- one try -------------------------------------------------------------------------------
@@ -236,6 +227,7 @@ class Attempt:
 
     def _begin(self, node: Node, *, fresh: bool = False, wait: bool) -> Exchange:
         context = self._context
+        begin_try(self.tries, node, time.monotonic(), is_hedge=bool(self.exchanges))
         connect_s = None if self._is_alone else context.connect_delay_s(node, self.request, self.history)
         try:
             exchange = begin_exchange(
@@ -331,6 +323,7 @@ class Attempt:
         for loser in losers:
             is_older = loser.started < winner.started
             loser.abandon()
+            end_try(self.tries, loser.node, error="overtaken")
             if is_older:
                 report_lost_race(context, loser)
 
@@ -373,11 +366,14 @@ class Attempt:
                 node.breaker.report_success()
             self.response = response
             self.state = DONE
+            end_try(self.tries, node, status=response.status)
+            self._context.tell_end(self)
 
     # -- after a failure -----------------------------------------------------------------------
 
     def _report(self, node: Node, error: S3PoolError, *, since: float = math.inf) -> None:
         report_failure(self._context, node, self.request, error, early_s=self.history.early_s, since=since)
+        end_try(self.tries, node, status=getattr(error, "status", 0), error=type(error).__name__)
         if isinstance(error, TransportError):
             self.history = self.history.with_error(error)
 
@@ -447,3 +443,4 @@ class Attempt:
         self.abandon()
         self.error = error
         self.state = FAILED
+        self._context.tell_end(self)

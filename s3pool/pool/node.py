@@ -153,6 +153,32 @@ def leaves_at_once(request: Request) -> bool:
     return request.replayable and request.timeout_factor <= 1.0
 
 
+class Try:
+    """One try of a request on a node, for its trace; times are of the monotonic clock, ``ended`` is 0 to its end."""
+
+    __slots__ = ("ended", "endpoint", "error", "is_hedge", "started", "status")
+
+    def __init__(self, endpoint: object, started: float, *, is_hedge: bool = False) -> None:
+        self.endpoint, self.started, self.is_hedge = endpoint, started, is_hedge
+        self.ended, self.status, self.error = 0.0, 0, ""
+
+
+def begin_try(tries: list[Try] | None, node: Node, started: float, *, is_hedge: bool = False) -> None:
+    """Note a try, where a trace is made."""
+    if tries is not None:
+        tries.append(Try(node.endpoint, started, is_hedge=is_hedge))
+
+
+def end_try(tries: list[Try] | None, node: Node, *, status: int = 0, error: str = "") -> None:
+    """Note what became of the newest try of a node."""
+    if tries is None:
+        return
+    for each in reversed(tries):
+        if each.endpoint is node.endpoint and not each.ended:
+            each.ended, each.status, each.error = time.monotonic(), status, error
+            return
+
+
 class Waiter(Protocol):
     """A request that waits for a node's answer."""
 

@@ -6,12 +6,13 @@ request be repeated with its body rewound (``request.replayable``).
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 import random as random_module
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s3pool.errors import (
     CREDENTIAL_CODES,
@@ -209,6 +210,18 @@ def _middle(usual: Sequence[float]) -> float:
     return sorted(usual)[len(usual) // 2]
 
 
+class State(enum.Enum):
+    """Where an attempt stands."""
+
+    PICKED = "picked"  # a node is to be asked, now or after a pause
+    SENT = "sent"  # the request has left, no head is here
+    HEDGED = "hedged"  # more than one node was asked
+    BODY = "body"  # the head is here, and part of the body
+    HEAD = "head"  # the head is here, and the rest is for a thread that waits
+    DONE = "done"
+    FAILED = "failed"
+
+
 class History(NamedTuple):
     """What an attempt has learned from its tries."""
 
@@ -270,8 +283,14 @@ class AttemptContext:
     new_keys: Callable[[float, bool], bool] | None = None  # whether refused keys were replaced since a moment
     learn_region: Callable[[str], bool] = lambda _region: False
     on_unreachable: Callable[[], None] | None = None  # no node could be connected to
+    on_end: Callable[[Any], None] | None = None  # is given each attempt that is over, with its tries, for traces
     now: Callable[[], float] = time.monotonic
     first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
+
+    def tell_end(self, attempt: Any) -> None:
+        """Hand an attempt that is over to whoever makes traces."""
+        if self.on_end is not None:
+            self.on_end(attempt)
 
     def note_failure(self, errors: Sequence[TransportError]) -> None:
         """Note that a request failed with these last words of all nodes."""

@@ -45,6 +45,7 @@ class Transport:
         new_keys: Callable[[float, bool], bool] | None = None,
         adopt_region: Callable[[str], bool] | None = None,
         delays: Delays | None = None,
+        on_end: Callable[[Attempt], None] | None = None,
         now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -71,6 +72,7 @@ class Transport:
             patience_s=patience_s,
             kept=KeptConnections(),
             on_unreachable=self._note_unreachable,
+            on_end=on_end,
             new_keys=new_keys,
             now=now,
         )

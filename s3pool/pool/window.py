@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from s3pool.body import BytesBody
 from s3pool.model import Request, Response
-from s3pool.pool.attempt import Attempt, State
+from s3pool.pool.attempt import Attempt
 from s3pool.pool.breaker import CLOSED
 from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Node, Totals
-from s3pool.pool.retry import AttemptContext
+from s3pool.pool.retry import AttemptContext, State
 
 IS_POSSIBLE = hasattr(select, "epoll")
 TICK_S = 0.25  # how often deadlines are looked at

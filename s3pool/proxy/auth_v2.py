@@ -59,7 +59,11 @@ def verify_v2(
     if form == HEADER_V2:
         access_key, claimed, date = _read_header(head, now)
     else:
-        access_key, claimed, date = _read_query(target, now)
+        access_key, claimed, date = target.value("AWSAccessKeyId"), target.value("Signature"), target.value("Expires")
+        if re.fullmatch(r"[0-9]{1,12}", date) is None:
+            raise forbidden("AccessDenied", "Expires must be seconds since 1970", reason="malformed")
+        if now > int(date):
+            raise forbidden("AccessDenied", "Request has expired", reason="expired")
     client = clients.get(access_key)
     secret = client.secret_key if client else DUMMY_SECRET
     text = string_to_sign(head, target, date=date, bucket_host=bucket_host)
@@ -110,15 +114,6 @@ def _read_header(head: RequestHead, now: float) -> tuple[str, str, str]:
     return match[1], match[2], "" if given else head.value("date")
 
 
-def _read_query(target: Target, now: float) -> tuple[str, str, str]:
-    expires = target.value("Expires")
-    if re.fullmatch(r"[0-9]{1,12}", expires) is None:
-        raise forbidden("AccessDenied", "Expires must be seconds since 1970", reason="malformed")
-    if now > int(expires):
-        raise forbidden("AccessDenied", "Request has expired", reason="expired")
-    return target.value("AWSAccessKeyId"), target.value("Signature"), expires
-
-
 def string_to_sign(head: RequestHead, target: Target, *, date: str, bucket_host: str = "") -> bytes:
     """Return the string to sign; ``date`` is the Date field or the URL's Expires."""
     amz: dict[str, str] = {}
@@ -129,11 +124,8 @@ def string_to_sign(head: RequestHead, target: Target, *, date: str, bucket_host:
     lines = [head.method, head.value("content-md5"), head.value("content-type"), date]
     lines += [f"{name}:{amz[name]}" for name in sorted(amz)]
     resource = f"/{bucket_host}{head.path}" if bucket_host else head.path
-    return "\n".join([*lines, resource + _subresources(target)]).encode("utf-8", "surrogateescape")
-
-
-def _subresources(target: Target) -> str:
     chosen = sorted(name for name in target.names if name in SIGNED_PARAMETERS)
     # A parameter without a value stands bare in what is signed, with or without "=" on the wire.
     words = [f"{name}={value}" if (value := target.value(name)) else name for name in chosen]
-    return f"?{'&'.join(words)}" if words else ""
+    query = f"?{'&'.join(words)}" if words else ""
+    return "\n".join([*lines, resource + query]).encode("utf-8", "surrogateescape")

@@ -26,16 +26,12 @@ from s3pool.s3.signing import signature
 
 # Characters of each checksum in base64.
 CHARACTERS = {
-    "crc32": 8,
-    "crc32c": 8,
-    "crc64nvme": 12,
+    **dict.fromkeys(("crc32", "crc32c"), 8),
+    **dict.fromkeys(("crc64nvme", "xxhash64", "xxhash3"), 12),
+    **dict.fromkeys(("md5", "xxhash128"), 24),
     "sha1": 28,
     "sha256": 44,
     "sha512": 88,
-    "md5": 24,
-    "xxhash64": 12,
-    "xxhash3": 12,
-    "xxhash128": 24,
 }
 UNKNOWN_HERE = frozenset({"xxhash64", "xxhash3", "xxhash128"})  # which nothing that is installed computes
 

@@ -58,7 +58,9 @@ def read_claim(head: RequestHead) -> SignatureClaim:
         S3ErrorResponse: it is malformed.
     """
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
-    timestamp = given[0] if given else _from_http_date(head.value("date"))
+    seconds = None if given else parse_http_date(head.value("date"))
+    plain = "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
+    timestamp = given[0] if given else plain
     words = _authorization_words(head.value("authorization"))
     if words.keys() != AUTHORIZATION_WORDS:
         raise malformed_header("the Authorization field is malformed")
@@ -71,11 +73,6 @@ def _authorization_words(value: str) -> Mapping[str, str]:
     found = WORD.findall(value)
     words = dict(found)
     return {} if len(found) != len(words) or WORD.sub("", value).strip(" ,\t") else words
-
-
-def _from_http_date(text: str) -> str:
-    seconds = parse_http_date(text)
-    return "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
 
 
 def read_query_claim(target: Target) -> SignatureClaim:
@@ -111,7 +108,10 @@ def make_claim(
         raise malformed("the signature or the list of signed headers is malformed")
     if malformed is malformed_query and found.date != timestamp[:8]:
         raise malformed("Invalid credential date, it is not that of X-Amz-Date")
-    return _claim_of(found, claimed, timestamp)
+    seconds = read_timestamp(timestamp)
+    if seconds is None or found.date != timestamp[:8]:
+        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
+    return SignatureClaim(found, claimed, timestamp, seconds)
 
 
 def _read_credential(credential: str, signed_headers: str, malformed: Callable[[str], S3ErrorResponse]) -> Credential:
@@ -123,13 +123,6 @@ def _read_credential(credential: str, signed_headers: str, malformed: Callable[[
     if SIGNED_NAMES.fullmatch(signed_headers) is None or signed != tuple(sorted(set(signed))):
         raise malformed("the signature or the list of signed headers is malformed")
     return Credential(parts[0], parts[1], parts[2], "/".join(parts[1:]), signed)
-
-
-def _claim_of(credential: Credential, claimed: str, timestamp: str) -> SignatureClaim:
-    seconds = read_timestamp(timestamp)
-    if seconds is None or credential.date != timestamp[:8]:
-        raise forbidden("AccessDenied", "a valid x-amz-date, of the scope's day, is required", reason="date")
-    return SignatureClaim(credential, claimed, timestamp, seconds)
 
 
 def malformed_header(detail: str) -> S3ErrorResponse:

@@ -119,12 +119,15 @@ def _read_client(entry: object, pool: Credentials | KeyProvider | None, *, where
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]}; there are: {', '.join(sorted(KEYS))}")
     access_key, secret_key = _text(entry, "access_key", where), _text(entry, "secret_key", where)
+    read_only = entry.get("read_only", False)
+    if not isinstance(read_only, bool):
+        raise ConfigError(f"{where}: read_only must be true or false")
     return Client(
         access_key,
         secret_key,
         credentials=_credentials(entry.get("backend", "self"), access_key, secret_key, pool=pool, where=where),
         buckets=_globs(entry.get("buckets"), where),
-        read_only=_flag(entry.get("read_only", False), where),
+        read_only=read_only,
         expires=_expiry(entry.get("expires"), where),
         limits=read_limits(entry["limits"], f"{where}: limits") if entry.get("limits") is not None else None,
         bucket_limits=read_bucket_limits(entry.get("bucket_limits"), f"{where}: bucket_limits"),
@@ -157,12 +160,6 @@ def _globs(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) and glob for glob in globs):
         raise ConfigError(f"{where}: buckets must be a list of names or globs")
     return tuple(cast("list[str]", globs))
-
-
-def _flag(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where}: read_only must be true or false")
-    return value
 
 
 def _expiry(value: object, where: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from xml.sax.saxutils import escape
 
 from s3pool.errors import IntegrityError, RefusedError
@@ -10,29 +11,7 @@ from s3pool.errors import IntegrityError, RefusedError
 Fields = Sequence[tuple[str, str]]
 
 RETRY_AFTER_FIELDS: Fields = (("Retry-After", "1"), ("x-amz-retry-after", "1000"))  # seconds; milliseconds
-REASONS = {
-    200: "OK",
-    303: "See Other",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    411: "Length Required",
-    412: "Precondition Failed",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    417: "Expectation Failed",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-    508: "Loop Detected",
-}
+REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class S3ErrorResponse(RefusedError):

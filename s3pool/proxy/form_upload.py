@@ -22,7 +22,7 @@ from s3pool.errors import ProtocolError
 from s3pool.model import UNSIGNED_PAYLOAD, Response
 from s3pool.proxy.auth import ANONYMOUS, DUMMY_SECRET, QUERY_V2, QUERY_V4, Caller, Verifier
 from s3pool.proxy.clients import Client
-from s3pool.proxy.errors import S3ErrorResponse, forbidden
+from s3pool.proxy.errors import REASONS, S3ErrorResponse, forbidden
 from s3pool.proxy.forms import FORM_TYPE, UploadForm
 from s3pool.proxy.names import is_ambiguous_key
 from s3pool.proxy.request import RequestHead
@@ -51,10 +51,6 @@ class Policy:
     conditions: tuple[Condition, ...]
     least: int = 0
     most: int = UNLIMITED
-
-    def speaks_of(self, name: str) -> bool:
-        """Return whether a condition is about a field, whose name is in lower case."""
-        return any(name == other for _, other, _ in self.conditions)
 
     def check(self, form: UploadForm, bucket: str, *, now: float) -> None:
         """Check a form against the policy, but for the size of its file.
@@ -148,13 +144,7 @@ def _condition(operator: str, name: object, value: object) -> Condition:
     return operator, name.lower(), value
 
 
-def signature_v2(secret: str, encoded: str) -> str:
-    """Return the signature that Version 2 puts on a policy."""
-    return base64.b64encode(hmac.digest(secret.encode(), encoded.encode("utf-8", "replace"), "sha1")).decode()
-
-
 CREATED, SEE_OTHER, NO_CONTENT, OK = 201, 303, 204, 200
-REASON = {OK: "OK", CREATED: "Created", NO_CONTENT: "No Content", SEE_OTHER: "See Other"}
 # Fields that become headers of the same name. A form must not turn into a copy, an append or a rename.
 PLAIN_FIELDS = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language", "expires"})
 AMZ_PREFIXES = ("x-amz-meta-", "x-amz-server-side-encryption", "x-amz-object-lock-", "x-amz-checksum-", "x-amz-grant-")
@@ -193,7 +183,9 @@ class FormVerifier:
         """
         encoded = form.value("policy")
         if "x-amz-signature" in form.fields or "x-amz-credential" in form.fields:
-            caller = self._verify_v4(form, _required(form, "policy"))
+            client = self._verifier.verify_policy(form.fields, _required(form, "policy"))
+            _check_token(form, client)
+            caller = Caller(QUERY_V4, client, UNSIGNED_PAYLOAD)
         elif "signature" in form.fields or "awsaccesskeyid" in form.fields:
             caller = self._verify_v2(form, _required(form, "policy"))
         elif encoded:
@@ -203,7 +195,7 @@ class FormVerifier:
         else:
             return with_file_type(form), Caller(ANONYMOUS, None, ""), None
         policy = read_policy(encoded)
-        form = with_file_type(form) if policy.speaks_of(CONTENT_TYPE) else form
+        form = with_file_type(form) if any(name == CONTENT_TYPE for _, name, _ in policy.conditions) else form
         _required(form, "key")  # which is no matter of the policy
         policy.check(form, bucket, now=now)
         if is_ambiguous_key(form.key.lstrip("/")):  # which may lead out of what the policy allows
@@ -212,19 +204,15 @@ class FormVerifier:
             )
         return form, caller, policy
 
-    def _verify_v4(self, form: UploadForm, encoded: str) -> Caller:
-        client = self._verifier.verify_policy(form.fields, encoded)
-        _check_token(form, client)
-        return Caller(QUERY_V4, client, UNSIGNED_PAYLOAD)
-
     def _verify_v2(self, form: UploadForm, encoded: str) -> Caller:
         if not self._allows_v2:
             detail = "Signature Version 2 is not accepted here. Please use AWS4-HMAC-SHA256."
             raise S3ErrorResponse(400, "InvalidRequest", detail, reason="sigv2")
         client = self._clients.get(_required(form, "awsaccesskeyid"))
-        expected = signature_v2(client.secret_key if client else DUMMY_SECRET, encoded)
+        secret = client.secret_key if client else DUMMY_SECRET
+        expected = base64.b64encode(hmac.digest(secret.encode(), encoded.encode("utf-8", "replace"), "sha1"))
         claimed = _required(form, "signature")
-        holds = hmac.compare_digest(expected.encode(), claimed.encode("utf-8", "replace"))
+        holds = hmac.compare_digest(expected, claimed.encode("utf-8", "replace"))
         if client is None:
             raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
         if not holds:
@@ -262,7 +250,11 @@ def put_head(head: RequestHead, form: UploadForm, bucket: str) -> RequestHead:
     _required(form, "key")
     key = quote(form.key.encode("utf-8", "surrogateescape"), safe=UNRESERVED + "/")
     fields = [(name, value) for name, value in head.fields if name.lower() in KEPT_FIELDS]
-    own = {name: value for name, value in form.fields.items() if _becomes_header(name)}
+    own = {
+        name: value
+        for name, value in form.fields.items()
+        if name in PLAIN_FIELDS or name in AMZ_FIELDS or name.startswith(AMZ_PREFIXES)
+    }
     for name, header in RENAMED_FIELDS.items():
         if value := form.value(name):
             if header in own:
@@ -273,10 +265,6 @@ def put_head(head: RequestHead, form: UploadForm, bucket: str) -> RequestHead:
     fields += own.items()
     path = f"/{quote(bucket.encode('utf-8', 'surrogateescape'), safe=UNRESERVED)}/{key}"
     return head.with_fields(fields, method="PUT", path=path, query=None)
-
-
-def _becomes_header(name: str) -> bool:
-    return name in PLAIN_FIELDS or name in AMZ_FIELDS or name.startswith(AMZ_PREFIXES)
 
 
 def _tags(document: str) -> str:
@@ -312,7 +300,7 @@ def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) 
         response.headers,
         response._stream,
         endpoint=response.endpoint,
-        reason=REASON[status],
+        reason=REASONS[status],
         lines=(*kept, *(f"{name}: {value}" for name, value in extra)),
         length=len(body),
     )

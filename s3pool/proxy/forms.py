@@ -174,7 +174,8 @@ class FormReader:
         for line in text.split("\r\n"):
             if match := DISPOSITION.fullmatch(line):
                 words = {word.lower(): value for word, value in PARAMETER.findall(match[1])}
-                name, file_name = words.get("name", "").lower(), _unquoted(words.get("filename", ""))
+                name = words.get("name", "").lower()
+                file_name = re.sub(r'\\(["\\])', r"\1", words.get("filename", ""))  # browsers write %22
             elif match := PART_TYPE.fullmatch(line):
                 kind = match[1].strip()
         if FIELD_NAME.fullmatch(name) is None:
@@ -182,11 +183,6 @@ class FormReader:
         if CONTROL.search(kind + file_name) or CONTROL.search(re.sub(r"\r\n|\t", "", text)):
             raise bad_form("a part's head holds control characters")
         return name, file_name, kind
-
-
-def _unquoted(text: str) -> str:
-    r"""Read a quoted name: browsers write %22 for quotes, older clients \"."""
-    return re.sub(r'\\(["\\])', r"\1", text)
 
 
 def _text(name: str, value: bytes) -> str:

@@ -20,7 +20,7 @@ from s3pool.errors import (
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.breaker import ANYBODY
 from s3pool.pool.exchange import Exchange, send_over
-from s3pool.pool.node import Node
+from s3pool.pool.node import Node, Try
 from s3pool.pool.transport import Transport
 from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, unavailable
@@ -54,6 +54,7 @@ class Attempts:
     """Which endpoints a request was sent to, in order."""
 
     endpoints: list[Endpoint] = field(default_factory=list)
+    tries: list[Try] = field(default_factory=list)  # where traces are made
     kept: int = 0  # bytes of answers that are kept, taken from the memory for all requests
 
     @property
@@ -398,6 +399,7 @@ class Forwarder:
             raise refusal_for(exc) from exc
         finally:
             token.end()
+            attempts.tries += attempt.tries or ()
 
     def _request(
         self, node_request: NodeRequest, operation: S3Operation, *, body: Body, attempts: Attempts, token: RetryToken

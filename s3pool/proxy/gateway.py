@@ -73,6 +73,7 @@ from s3pool.s3.signing import KeyProvider, Signer
 
 OK = 200
 FORWARDED = frozenset({FORWARDED_FOR})
+TRACE_CONTEXT = frozenset({"traceparent", "tracestate"})
 VERIFY, PASSTHROUGH, OPEN = "verify", "passthrough", "open"
 PLAIN_READS = {method: classify(method, (), "bucket", "key", ()) for method in ("GET", "HEAD")}
 
@@ -111,6 +112,9 @@ class Gateway:
         self.meter = meter or RateMeter()
         self._bucket_limits = bucket_limits
         self.has_limits = bool(bucket_limits) or any(known.limits or known.bucket_limits for known in clients.values())
+        # A trace goes on by our own spans. A signature that is kept may cover its names.
+        kept_back = TRACE_CONTEXT if settings.tracing and settings.auth != PASSTHROUGH else NO_NAMES
+        self._kept_back = kept_back, kept_back | FORWARDED
         self._pool = pool
         self._region = region
         self._now = now
@@ -331,7 +335,7 @@ class Gateway:
             load.expects_continue,
             trusts,
             load.extra,
-            FORWARDED if trusts else NO_NAMES,
+            self._kept_back[trusts],
         )
 
     def _keep_origin(self, peer: str) -> str:

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any
 
 from s3pool import __version__
@@ -290,9 +291,8 @@ class Metrics:
                 for values, value in gauges.get(name, ()):
                     family.add_metric(values, value)
                 families.append(family)
-        states = CollectorRegistry()
-        states.register(_Families([*families, *_of_processes(pids)]))
-        return bytes(generate_latest(states))
+        families += _of_processes(pids)
+        return bytes(generate_latest(SimpleNamespace(collect=lambda: families)))
 
 
 def _of_processes(pids: Iterable[int]) -> Iterator[Any]:
@@ -328,17 +328,6 @@ def _with_histograms(families: Iterable[Any]) -> Iterator[Any]:
                     sums = accumulate(counts.get((op, bound), 0.0) for bound in BOUNDS)
                     histogram.add_metric([op], [*zip(BOUNDS, sums, strict=True)], row.value)
             yield histogram
-
-
-class _Families:
-    """A collector of families that were measured just now."""
-
-    def __init__(self, families: list[Any]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Any]:
-        """Return the families."""
-        return self._families
 
 
 class _RequestSums:

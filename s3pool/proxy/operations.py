@@ -19,33 +19,17 @@ _OBJECT_WORDS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "
 NOTIFICATIONS = "events"  # with which MinIO tells of changes as they happen, in an answer without end
 _VERBS = {"GET": "Get", "HEAD": "Head", "PUT": "Put", "DELETE": "Delete", "POST": "Post", "OPTIONS": "Options"}
 # Sub-resources of S3 by their query parameter; anything else in a query is only a parameter.
+_NAMED = (
+    "acl attributes cors encryption location logging ownershipControls policy policyStatus publicAccessBlock "
+    "replication requestPayment retention tagging torrent versioning website"
+)
+_CONFIGURED = "accelerate analytics inventory lifecycle metrics notification"
 SUBRESOURCES = {
-    "accelerate": "AccelerateConfiguration",
-    "acl": "Acl",
-    "analytics": "AnalyticsConfiguration",
-    "attributes": "Attributes",
-    "cors": "Cors",
-    "encryption": "Encryption",
+    **{name: name[0].upper() + name[1:] for name in _NAMED.split()},
+    **{name: f"{name.title()}Configuration" for name in _CONFIGURED.split()},
     "intelligent-tiering": "IntelligentTieringConfiguration",
-    "inventory": "InventoryConfiguration",
     "legal-hold": "LegalHold",
-    "lifecycle": "LifecycleConfiguration",
-    "location": "Location",
-    "logging": "Logging",
-    "metrics": "MetricsConfiguration",
-    "notification": "NotificationConfiguration",
     "object-lock": "LockConfiguration",
-    "ownershipControls": "OwnershipControls",
-    "policy": "Policy",
-    "policyStatus": "PolicyStatus",
-    "publicAccessBlock": "PublicAccessBlock",
-    "replication": "Replication",
-    "requestPayment": "RequestPayment",
-    "retention": "Retention",
-    "tagging": "Tagging",
-    "torrent": "Torrent",
-    "versioning": "Versioning",
-    "website": "Website",
 }
 # All that a name of an operation depends on.
 KNOWN_PARAMETERS = frozenset(

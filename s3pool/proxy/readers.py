@@ -188,8 +188,3 @@ def parse_switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError("must be true or false")
     return value
-
-
-def parse_clients(value: object) -> object:
-    """Return the raw value: the clients are parsed when the proxy starts."""
-    return value

@@ -392,6 +392,7 @@ class RequestRecord:
     tries = 0
     resumes = 0
     replays = 0
+    attempted: Sequence[object] = ()  # its tries, where traces are made
     auth_s = 0.0
     first_byte_s = 0.0
     total_s = 0.0

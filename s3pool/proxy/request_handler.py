@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from s3pool.errors import S3PoolError, TransportError
@@ -22,7 +22,7 @@ from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import Metrics, is_ready
 from s3pool.proxy.node_request import NodeRequest
 from s3pool.proxy.relay import WHOLE_BYTES, Relay, answer_head, answer_health, asks_for_health, refuse
-from s3pool.proxy.request import CLIENT_GONE, RequestHead, RequestRecord, parse_head
+from s3pool.proxy.request import CLIENT_GONE, Index, RequestHead, RequestRecord, parse_head
 from s3pool.proxy.request_body import Admitted, RequestBody
 from s3pool.proxy.stream import ClientStream
 from s3pool.s3.documents import parse_error
@@ -37,25 +37,15 @@ NOTHING = RequestBody()  # of requests without a body; nobody writes to it
 class Host(Protocol):
     """What a connection needs from its server."""
 
-    @property
-    def gateway(self) -> Gateway:
-        """Return the configuration in force."""
-
-    @property
-    def is_draining(self) -> bool:
-        """Return whether connections are to end with their current request."""
+    gateway: Gateway  # the configuration in force
+    is_draining: bool  # connections are to end with their current request
+    metrics: Metrics
+    log: AccessLog | None
+    trace: Callable[[RequestRecord, Index], None] | None  # gets a request and the fields of its head
 
     @property
     def has_loop(self) -> bool:
         """Return whether plain connections may wait for their next request without a thread."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """Return what counts the requests."""
-
-    @property
-    def log(self) -> AccessLog | None:
-        """Return where requests are logged, if they are."""
 
 
 class RequestHandler:
@@ -101,6 +91,8 @@ class RequestHandler:
         record.bytes_in = stream.bytes_in - stream.buffered - self._bytes_before
         record.bytes_out = stream.bytes_out - self._bytes_out_before
         host.metrics.end(record)
+        if host.trace is not None:
+            host.trace(record, {} if self._head is None else self._head.index)
         if host.log is not None:
             host.log.write(record)
 
@@ -200,7 +192,7 @@ class RequestHandler:
             if self._load is not NOTHING:
                 self._gateway.loader.release(self._load)
             self._gateway.loader.budget.give_back(self._attempts.kept)
-            self.record.tries = len(self._attempts.endpoints)
+            self.record.tries, self.record.attempted = len(self._attempts.endpoints), self._attempts.tries
             self.record.endpoint = self.record.endpoint or self._attempts.last
 
     def _admit_within(self, rules: Sequence[Rule]) -> None:

@@ -68,12 +68,18 @@ class Proxy:
         self._server: ProxyServer | None = None
         self.admin: AdminServer | None = None
         self.is_draining = False
+        self._end_traces: Callable[[], None] = lambda: None
         self.history = History()
         try:
             if has_server:
                 self._server = ProxyServer(
                     self.settings.listen, self.pool.gateway, metrics=self.metrics, log=self.log, tls=tls
                 )
+                if self.settings.tracing:
+                    from s3pool.tracing import Tracer  # an extra, which few have
+
+                    tracer = Tracer("s3pool-proxy")
+                    self._server.trace, self._end_traces = tracer.add_served, tracer.close
             if has_admin and self.settings.admin_listen is not None:
                 self.admin = AdminServer(self.settings.admin_listen, self._desk(), admin_rules(self.settings))
         except BaseException:
@@ -100,10 +106,8 @@ class Proxy:
     @property
     def admin_address(self) -> Address | None:
         """Return the admin listener's address, None without one."""
-        if self.admin is None:
-            return None
-        host, port = self.admin.server_address[:2]
-        return Address(str(host), int(port))
+        host, port = self.admin.server_address[:2] if self.admin is not None else ("", 0)
+        return Address(str(host), int(port)) if self.admin is not None else None
 
     @property
     def url(self) -> str:
@@ -122,17 +126,24 @@ class Proxy:
         if self.admin is not None:
             self.admin.start()
 
-    def live(self, signals: Signals) -> bool:
-        """Serve until a signal ends it; True when every request could finish."""
+    def live(self, signals: Signals, *, each_turn: Callable[[], None] = lambda: None) -> bool:
+        """Serve until a signal ends it; True when every request could finish. ``each_turn`` comes twice a second."""
+        each_turn()
         while not signals.stops:
             signals.wait()
+            each_turn()
             if self.admin is not None:
                 self.history.tick(self.stats)
             if signals.reloads:
                 signals.reloads = 0
                 self.reload()
         logger.info("draining: %d connections", self.connections)
-        return self.drain(is_urgent=lambda: signals.stops > 1)
+
+        def is_urgent() -> bool:
+            each_turn()
+            return signals.stops > 1
+
+        return self.drain(is_urgent=is_urgent)
 
     @property
     def connections(self) -> int:
@@ -154,7 +165,7 @@ class Proxy:
         self.pool.exchange(opened, publish=lambda gateway: self._publish(gateway, tls))
         if self.admin is not None:
             self.admin.rules = rules
-        fixed = ("listen", "admin_listen", "processes", "access_log")
+        fixed = ("listen", "admin_listen", "processes", "access_log", "tracing")
         for name in fixed:
             if getattr(settings, name) != getattr(self.settings, name):
                 logger.warning("proxy.%s has changed; that takes a restart", name)
@@ -176,6 +187,7 @@ class Proxy:
             self.admin.stop()
         self.pool.close()
         self.metrics.flush()
+        self._end_traces()
         if self.log is not None:
             self.log.close()
 

@@ -29,6 +29,7 @@ from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCa
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import Metrics
 from s3pool.proxy.readers import Address
+from s3pool.proxy.request import Index, RequestRecord
 from s3pool.proxy.service import clients_within
 from s3pool.proxy.settings import ProxySettings
 from s3pool.proxy.stream import ClientStream
@@ -78,6 +79,7 @@ class ProxyServer(ThreadingHTTPServer):
         self.metrics = metrics
         self.log = log
         self.tls = tls
+        self.trace: Callable[[RequestRecord, Index], None] | None = None
         self.is_draining = False
         # Guards the two below: what runs, and who has how many.
         self._lock = threading.Lock()

@@ -98,7 +98,10 @@ def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | Non
         settings, forwarder, clients=clients, pool=pool, region=config.region, meter=meter, bucket_limits=bucket_limits
     )
     forwarder.transport.adopt_region = gateway.adopt_region
-    return OpenGateway(gateway, session, _checker(session, settings))
+    interval_s = settings.probe_interval or session.config.health_interval_s
+    plan = probe_plan(settings)
+    checker = HealthChecker(session.nodes, keeper=session.keeper, interval_s=interval_s, plan=plan)
+    return OpenGateway(gateway, session, checker)
 
 
 def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
@@ -111,6 +114,7 @@ def _forwarder(session: Session, settings: ProxySettings) -> Forwarder:
         read_timeout_s=timeout_s,
         patience_s=session.config.connect_timeout_s,
         head=head_of,
+        on_end=(lambda _attempt: None) if settings.tracing else None,
     )
     transport.unreachable_hint = proxy_hint(session.config)
     return Forwarder(
@@ -146,17 +150,9 @@ def _pool_config(config: Config, settings: ProxySettings) -> Config:
         endpoints=endpoints or config.endpoints,
         sticky=settings.sticky or config.sticky,
         sign=False,
+        tracing=False,  # what is sent for a client is in its trace
         read_timeout_s=settings.ttfb_timeout or config.read_timeout_s,
         max_idle_time_s=settings.backend_idle or config.max_idle_time_s,
-    )
-
-
-def _checker(session: Session, settings: ProxySettings) -> HealthChecker:
-    return HealthChecker(
-        session.nodes,
-        keeper=session.keeper,
-        interval_s=settings.probe_interval or session.config.health_interval_s,
-        plan=probe_plan(settings),
     )
 
 

@@ -20,7 +20,6 @@ from s3pool.proxy.readers import (
     parse_address,
     parse_admin_address,
     parse_bytes,
-    parse_clients,
     parse_count_from,
     parse_domains,
     parse_log,
@@ -69,10 +68,10 @@ class ProxySettings(Options):
         parse_switch, False, "let --auth open listen on more than loopback", switch=True, group=DOOR
     )
     clients: Option[object] = Option(
-        parse_clients, None, "YAML list of more access keys; read again on SIGHUP", metavar="FILE", group=DOOR
+        lambda value: value, None, "YAML list of more access keys; read again on SIGHUP", metavar="FILE", group=DOOR
     )
     clients_file = Option(parse_path, "", "a file with such a list")
-    bucket_limits: Option[object] = Option(parse_clients, None, "limits of buckets for all clients together")
+    bucket_limits: Option[object] = Option(lambda value: value, None, "limits of buckets for all clients together")
     anonymous = Option(
         parse_word(*ANONYMOUS_MODES),
         "deny",
@@ -267,6 +266,7 @@ class ProxySettings(Options):
     drain_timeout = Option(
         parse_seconds, 60.0, "for running requests after that", metavar="TIME", default_note="60s", group=LIFE
     )
+    tracing = Option(parse_switch, False, "send traces of requests", default_note="what --tracing says")
     access_log = Option(parse_log, OFF, "a JSON line per request; - for stdout", metavar="FILE", group=LIFE)
 
 

@@ -319,16 +319,12 @@ class ClientStream:
         while (end := self._rest.find(b"\r\n")) < 0:
             if len(self._rest) > limit:
                 raise malformed("a chunk's line is too long")
-            self._rest += self._receive_some()
+            buffer = bytearray(RECEIVE_BYTES)
+            self._rest += buffer[: self._receive_body(memoryview(buffer))]
         if end > limit:
             raise malformed("a chunk's line is too long")
         line, self._rest = self._rest[:end], self._rest[end + 2 :]
         return line
-
-    def _receive_some(self) -> bytes:
-        buffer = bytearray(RECEIVE_BYTES)
-        count = self._receive_body(memoryview(buffer))
-        return bytes(buffer[:count])
 
     # -- answers -----------------------------------------------------------------------------
 

@@ -2,11 +2,16 @@
 
 The kernel spreads connections over the workers' listeners (SO_REUSEPORT). The parent only
 waits and passes signals on, so that it can start a process again whenever one dies.
+
+The processes notice each other's states in a directory of small JSON files. Workers put up what
+they count; the process with the admin listener adds it up, probes the nodes for all, and puts
+up which ones are drained or down. A file is replaced as a whole, so nobody reads half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -14,15 +19,18 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from s3pool.errors import ConfigError, S3PoolError
+from s3pool.pool.breaker import CLOSED, OPEN
+from s3pool.pool.node import Node
 from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter
 from s3pool.proxy.service import open_gateway, raise_limit
 from s3pool.proxy.settings import ProxySettings
-from s3pool.proxy.worker_state import SNAPSHOT, StateDirectory, StatePublisher, apply_snapshot, snapshot, sum_states
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +39,119 @@ RESTART_PAUSE_S = 1.0  # a process that dies at once must not be started in a fr
 POLL_S = 0.2
 READY_POLL_S = 0.02
 FAILED = 1
+
+
+SNAPSHOT = "orders.json"
+SUMMED = ("in_flight", "requests", "failures", "throttled", "retries", "hedges", "answers", "answer_seconds",
+          "bytes_sent", "bytes_received")  # fmt: skip
+
+COUNTED = ("connections", "retrying")
+ROOMS = ("replay_memory", "spool")
+
+Record = dict[str, Any]
+
+
+class StateDirectory:
+    """One directory, seen from one process."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def put(self, name: str, record: Record) -> None:
+        """Write a record atomically; on a full disk the old one stays."""
+        with contextlib.suppress(OSError):
+            fd, path = tempfile.mkstemp(dir=self._directory, prefix=".")
+            with os.fdopen(fd, "w") as file:
+                json.dump(record, file)
+            os.replace(path, os.path.join(self._directory, name))
+
+    def get(self, name: str) -> Record:
+        """Return a record; an empty one where there is none."""
+        try:
+            with open(os.path.join(self._directory, name)) as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def remove(self, name: str) -> None:
+        """Remove a record, if there is one."""
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._directory, name))
+
+    def workers(self) -> list[Record]:
+        """Return the records of all workers."""
+        try:
+            names = sorted(name for name in os.listdir(self._directory) if name.startswith("worker-"))
+        except OSError:
+            return []
+        return [record for name in names if (record := self.get(name))]
+
+
+def snapshot(nodes: Iterable[Node]) -> Record:
+    """Return the nodes' states as probed, for the workers."""
+    nodes = list(nodes)
+    return {
+        "drained": [node.endpoint.url for node in nodes if node.is_draining],
+        "down": [node.endpoint.url for node in nodes if node.breaker.state == OPEN],
+    }
+
+
+def apply_snapshot(nodes: Iterable[Node], orders: Record, before: Record) -> None:
+    """Apply changes since ``before`` to a worker's nodes."""
+    drained, down = set(orders.get("drained", ())), set(orders.get("down", ()))
+    was_down = set(before.get("down", ()))
+    for node in nodes:
+        url = node.endpoint.url
+        node.is_draining = url in drained
+        if url in down and url not in was_down:
+            node.breaker.trip()
+        elif url in was_down and url not in down:
+            node.breaker.invite_trial()
+
+
+def sum_states(records: list[Record], own: Record) -> Record:
+    """Return the sum of all workers' states; ``own`` is this process's record."""
+    if not records:
+        return own
+    return {
+        **own,
+        "processes": len(records),
+        "pids": [*own["pids"], *(pid for record in records for pid in record["pids"])],
+        "requests": {kind: _by_kind(record["requests"][kind] for record in records) for kind in own["requests"]},
+        **{room: {name: sum(record[room][name] for record in records) for name in ("used", "size")} for room in ROOMS},
+        **{name: sum(record[name] for record in records) for name in COUNTED},
+        "endpoints": [_endpoint(record, records) for record in own["endpoints"]],
+    }
+
+
+def _by_kind(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
+def _endpoint(own: Record, records: list[Record]) -> Record:
+    """Return one endpoint over all workers: counts added, the worst state, the latest error."""
+    same = [row for record in records for row in record["endpoints"] if row["endpoint"] == own["endpoint"]]
+    if not same:
+        return own
+    asked = [row["latency_ms"] for row in same if row["latency_ms"]]
+    states = [own["state"], *(row["state"] for row in same)]
+    is_up = all(row["health"] == "up" for row in same)
+    sums = {name: sum(row[name] for row in same) for name in SUMMED}
+    health = "avoided" if own["health"] == "up" and not is_up else own["health"]  # its own is what probes say
+    return {
+        **own,
+        **sums,
+        "health": ("draining" if sums["in_flight"] else "drained") if own["drained"] else health,
+        **{name: _by_kind(row[name] for row in same) for name in ("failure_kinds", "connections")},
+        "ejections": max(row["ejections"] for row in [own, *same]),  # each process notes the same ones
+        "latency_ms": round(sum(asked) / len(asked), 3) if asked else 0.0,
+        "state": next((state for state in states if state != CLOSED), CLOSED),
+        "last_error": next((row["last_error"] for row in same if row["last_error"]), own["last_error"]),
+    }
 
 
 class Supervisor:
@@ -48,7 +169,7 @@ class Supervisor:
         host, port = self._reserved.getsockname()[:2]
         self.address = Address(str(host), int(port))
         self._meter = RateMeter()  # shared by all that are forked from here
-        self._children: dict[int, int] = {}  # process id -> number; 0 is the admin
+        self.children: dict[int, int] = {}  # process id -> number; 0 is the admin
 
     def start(self) -> None:
         """Start all processes."""
@@ -58,11 +179,11 @@ class Supervisor:
     def _start(self, number: int) -> None:
         child = os.fork()
         if child:
-            self._children[child] = number
+            self.children[child] = number
             return
         code = FAILED
         try:
-            self._children = {}
+            self.children = {}
             code = 0 if self._work(number) else FAILED
         except S3PoolError as exc:
             logger.error("%s", exc)
@@ -100,17 +221,17 @@ class Supervisor:
 
     def pass_on(self, number: int) -> None:
         """Send a signal to all processes."""
-        for child in self._children:
+        for child in self.children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
 
     def reap(self, *, restarts: bool) -> list[int]:
         """Take note of processes that ended; start them again unless all are to end. Return their codes."""
         codes = []
-        for child in list(self._children):
+        for child in list(self.children):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                number = self._children.pop(child)
+                number = self.children.pop(child)
                 states = StateDirectory(self._directory)
                 states.remove(f"worker-{number}.json")
                 states.remove(f"gauge_livesum_{child}.db")  # prometheus-client's: requests that are at work no more
@@ -120,11 +241,6 @@ class Supervisor:
                     time.sleep(RESTART_PAUSE_S)
                     self._start(number)
         return codes
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether all processes have ended."""
-        return not self._children
 
     def close(self) -> None:
         """Free the port."""
@@ -163,14 +279,11 @@ def _run_worker(
         before = orders
         states.put(f"worker-{number}.json", proxy.stats())
 
-    publisher = StatePublisher(act)
     try:
         proxy.start(probes=False)
         tune_interpreter()
-        publisher.start()
-        return proxy.live(signals)
+        return proxy.live(signals, each_turn=act)
     finally:
-        publisher.stop()
         proxy.close()
 
 
@@ -192,13 +305,10 @@ def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Sig
         _end_with(parent, signals)
         states.put(SNAPSHOT, snapshot(proxy.pool.nodes))
 
-    publisher = StatePublisher(act)
     try:
         proxy.start()
-        publisher.start()
-        return proxy.live(signals)
+        return proxy.live(signals, each_turn=act)
     finally:
-        publisher.stop()
         proxy.close()
 
 
@@ -237,7 +347,7 @@ def _supervise(supervisor: Supervisor, signals: Signals) -> bool:
         if not signals.stops:
             supervisor.reap(restarts=True)
     passed_on, codes = 0, []
-    while not supervisor.is_empty:
+    while supervisor.children:
         if signals.stops > passed_on:
             passed_on = signals.stops
             supervisor.pass_on(signal.SIGTERM)

@@ -23,7 +23,7 @@ from tests.support import json_records
 ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "man"
 SOURCE = MAN / "s3pool.1.inc"
-OVERVIEW = ("PATHS", "RULES", "CONFIGURATION", "EXIT STATUS", "ENVIRONMENT", "FILES", "SIGNALS")
+OVERVIEW = ("PATHS", "RULES", "CONFIGURATION", "EXIT STATUS", "ENVIRONMENT", "FILES", "SIGNALS", "TRACES")
 TOPICS = {
     "s3pool-pool.7": (
         "how a pool of nodes behaves, and what happens when something fails",

@@ -85,7 +85,8 @@ def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
         check_keys(config.origins, env_path=config.env_file, config_path="", places=("proxy.listen",))
     if args.tier:
         flags["tiers"] = [tier.split(",") for tier in args.tier]
-    return read_settings(flags, config.proxy, directory=os.path.dirname(config.config_file))
+    section = {"tracing": config.tracing, **config.proxy}
+    return read_settings(flags, section, directory=os.path.dirname(config.config_file))
 
 
 def _announce(ctx: Context, settings: ProxySettings, address: Address, admin: Address | None) -> None:

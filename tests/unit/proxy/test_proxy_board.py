@@ -9,7 +9,7 @@ from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.node import Node
-from s3pool.proxy.worker_state import SUMMED, StateDirectory, apply_snapshot, snapshot, sum_states
+from s3pool.proxy.supervisor import SUMMED, StateDirectory, apply_snapshot, snapshot, sum_states
 
 
 def make_node(port: int) -> Node:

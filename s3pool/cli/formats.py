@@ -403,9 +403,9 @@ def stamp_column(times: Times) -> list[bytes]:
 
     The digits at one place are put into all stamps at once.
     """
-    column = bytearray(STAMP * (len(times.text) // TIME_LENGTH))
+    column = bytearray(STAMP * (len(times) // TIME_LENGTH))
     for place in STAMP_DIGITS:
-        column[place :: len(STAMP)] = times.text[place - STAMP_START :: TIME_LENGTH]
+        column[place :: len(STAMP)] = times[place - STAMP_START :: TIME_LENGTH]
     return bytes(column).split(b"\0")[:-1]
 
 

@@ -298,7 +298,7 @@ class Call:
         """Send the first try; False when all connections are in use and ``wait`` is False."""
         return self.attempt.start(wait=wait)
 
-    def first_result(self, *, timely: bool = True) -> Response | None:
+    def first_result(self, *, timely: bool = True) -> Response:
         """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
         for exchange in self.attempt.exchanges:
             exchange.was_waiting = not timely and exchange.connection.is_readable()

@@ -27,7 +27,7 @@ from s3pool.proxy.forms import FORM_TYPE, UploadForm
 from s3pool.proxy.names import is_ambiguous_key
 from s3pool.proxy.request import RequestHead
 from s3pool.record import dataclass, replace
-from s3pool.s3.documents import is_plausible_etag, is_web_page, parse_tags
+from s3pool.s3.documents import PLAUSIBLE_ETAG, is_web_page, parse_tags
 from s3pool.s3.signing import UNRESERVED
 from s3pool.units import word_set
 
@@ -284,7 +284,7 @@ def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) 
     if response.status != OK:
         return response
     etag = response.headers.get("etag", "")
-    if is_web_page(response.preload()) or not is_plausible_etag(etag.strip('"')):
+    if is_web_page(response.preload()) or not PLAUSIBLE_ETAG.fullmatch(etag.strip('"')):
         raise S3ErrorResponse(
             502, "BadGateway", "the storage node's answer has no ETag: the file may not have been stored"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from s3pool.body import Body
@@ -48,20 +49,18 @@ class S3Client(BucketOperations, MultipartOperations):
         Raises:
             NotFoundError: there is no such key, or its newest version is a delete marker.
         """
-        query = _version_query(version_id)
-        headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
+        query, headers = _version_query(version_id), {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
+        make = partial(Operation, self._transport, read=read_object_head, only=only)
         try:
-            return (
-                yield from self._optional(
-                    CHECKSUM_MODE, request, lambda asked: Operation(self._transport, asked, read_object_head, only=only)
-                )
-            )
+            return (yield from self._optional(CHECKSUM_MODE, request, make))
         except S3Error as exc:
-            if exc.status == BAD_REQUEST:
-                yield from self._raise_reason(bucket, key, version_id)
-                return (yield from self._asked(request, read_object_head, only=only))  # with keys that came since
-            raise
+            if exc.status != BAD_REQUEST:
+                raise
+        # The answer to HEAD has no place for a word such as ExpiredToken: GET tells why.
+        response = yield from self.get_object.steps(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id)
+        response.close()
+        return (yield from self._asked(request, read_object_head, only=only))  # with keys that came since
 
     def exists(self, bucket: str, key: str) -> bool:
         """Return whether there is an object."""
@@ -69,11 +68,6 @@ class S3Client(BucketOperations, MultipartOperations):
             return self.head_object(bucket, key) is not None
         except NotFoundError:
             return False
-
-    def _raise_reason(self, bucket: str, key: str, version_id: str) -> Steps[None]:
-        """Ask by GET why HEAD was a bad request: its answer has no place for a word such as ExpiredToken."""
-        response = yield from self.get_object.steps(bucket, key, byte_range=ByteRange(0, 0), version_id=version_id)
-        response.close()
 
     @stepwise
     def get_object(
@@ -185,30 +179,23 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[None]:
         """Delete an object or one version of it; one that is not there is no error.
 
-        ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not
-        tried again, for another object may have come since. With ``bypass_governance`` a retention
-        in governance mode does not hold a version, for those who may do that.
+        ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not tried again, for
+        another object may have come since. With ``bypass_governance`` a retention in governance mode does not hold a
+        version, for those who may do that.
 
         Raises:
             PreconditionError: it has another ETag.
         """
-        is_bound = bool(if_match) and not if_match.startswith(WEAK)
+        headers = dict(BYPASS_GOVERNANCE) if bypass_governance else {}
+        if if_match and not if_match.startswith(WEAK):
+            headers[DELETE_MATCH] = quote_etag(if_match)
+        query, is_free = _version_query(version_id), not if_match
         request = self._address.key(
-            "DELETE",
-            bucket,
-            key,
-            "DeleteObject",
-            query=_version_query(version_id),
-            headers={
-                **({DELETE_MATCH: quote_etag(if_match)} if is_bound else {}),
-                **(BYPASS_GOVERNANCE if bypass_governance else {}),
-            },
-            idempotent=not if_match,
+            "DELETE", bucket, key, "DeleteObject", query=query, headers=headers, idempotent=is_free
         )
+        make = partial(Operation, self._transport, read=nothing, only=only)
         try:
-            yield from self._optional(
-                DELETE_MATCH, request, lambda asked: Operation(self._transport, asked, nothing, only=only)
-            )
+            yield from self._optional(DELETE_MATCH, request, make)
         except NotFoundError as exc:
             if exc.code not in ("NoSuchKey", "NoSuchVersion"):
                 raise
@@ -232,14 +219,10 @@ class S3Client(BucketOperations, MultipartOperations):
     def _delete_batch(
         self, bucket: str, keys: Sequence[tuple[str, str]], bypass_governance: bool
     ) -> tuple[DeleteFailure, ...]:
+        headers, content = BYPASS_GOVERNANCE if bypass_governance else {}, build_delete(keys)
+        query = (("delete", ""),)
         request = self._address.bucket(
-            "POST",
-            bucket,
-            "DeleteObjects",
-            query=(("delete", ""),),
-            headers=BYPASS_GOVERNANCE if bypass_governance else {},
-            content=build_delete(keys),
-            timeout_factor=SLOW_FACTOR,
+            "POST", bucket, "DeleteObjects", query=query, headers=headers, content=content, timeout_factor=SLOW_FACTOR
         )
 
         def read(response: Response) -> tuple[DeleteFailure, ...]:
@@ -300,11 +283,8 @@ class S3Client(BucketOperations, MultipartOperations):
         request = self._address.key(
             "PUT", bucket, key, "CopyObject", headers=headers | stored, timeout_factor=SLOW_FACTOR
         )
-        return (
-            yield from self._optional(
-                COPY_MATCH, request, lambda asked: Operation(self._transport, asked, _copy_result)
-            )
-        )
+        make = partial(Operation, self._transport, read=_copy_result)
+        return (yield from self._optional(COPY_MATCH, request, make))
 
     @stepwise
     def get_tags(self, bucket: str, key: str, *, version_id: str = "") -> Steps[dict[str, str]]:

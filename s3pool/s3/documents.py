@@ -7,7 +7,7 @@ never trimmed. The pages of listings have their own module, ``pages``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from s3pool.errors import ProtocolError
@@ -44,18 +44,9 @@ CHECKSUM_ELEMENTS = {
 }
 
 
-def is_plausible_etag(etag: str) -> bool:
-    """Return whether this may be the ETag, without quotes, of something that was stored."""
-    return PLAUSIBLE_ETAG.fullmatch(etag) is not None
-
-
 def plausible_etag(etag: str) -> str:
-    """Return the ETag of something that was stored, which every S3 tells.
-
-    Raises:
-        ProtocolError: there is none, so that something else than an S3 has answered.
-    """
-    if not is_plausible_etag(etag):
+    """Return the ETag, without quotes, of something that was stored, which every S3 tells."""
+    if not PLAUSIBLE_ETAG.fullmatch(etag):
         raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
     return etag
 
@@ -119,15 +110,9 @@ class DeleteReply(NamedTuple):
 def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     if failure.key not in versions:
         return [(key, version_id) for key, ids in versions.items() for version_id in ids]
-    ids = versions[failure.key]
-    meant = [one for one in ids if one == failure.version_id] or [
-        one for one in ids if _spelled(one) == _spelled(failure.version_id)
-    ]
+    ids, told = versions[failure.key], failure.version_id
+    meant = [one for one in ids if one == told] or [one for one in ids if {one, told} <= {"", NULL_VERSION}]
     return [(failure.key, version_id) for version_id in meant or ids]
-
-
-def _spelled(version_id: str) -> str:
-    return "" if version_id == NULL_VERSION else version_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +128,18 @@ class UploadPage:
 
 
 def parse_parts(body: bytes) -> tuple[tuple[PartInfo, ...], int, bool]:
-    """Read a page of ListParts: the parts, the next part number marker, whether more follow.
-
-    Raises:
-        ProtocolError: it is not a complete ListPartsResult.
-    """
+    """Read a page of ListParts: the parts, the next part number marker, whether more follow."""
     root = read_root(body, "ListPartsResult", alias="ListPartsResponse")
-    parts = tuple(
-        PartInfo(
-            number(required(entry.fields(), "PartNumber"), "PartNumber"),
-            bare_etag(required(entry.fields(), "ETag")),
-            number(required(entry.fields(), "Size"), "Size"),
-        )
-        for entry in root.all("Part")
-    )
-    truncated = flag(root, "IsTruncated")
-    return parts, number(root.text_of("NextPartNumberMarker") or "0", "NextPartNumberMarker"), truncated
+    parts = []
+    for fields in (entry.fields() for entry in root.all("Part")):
+        part_number, size = (number(required(fields, name), name) for name in ("PartNumber", "Size"))
+        parts.append(PartInfo(part_number, bare_etag(required(fields, "ETag")), size))
+    marker = number(root.text_of("NextPartNumberMarker") or "0", "NextPartNumberMarker")
+    return tuple(parts), marker, flag(root, "IsTruncated")
 
 
 def parse_buckets(body: bytes) -> tuple[tuple[BucketInfo, ...], str]:
-    """Read an answer of ListBuckets: the buckets and the token of the next page, "" at the end.
-
-    Raises:
-        ProtocolError: it is not a ListAllMyBucketsResult.
-    """
+    """Read an answer of ListBuckets: the buckets and the token of the next page, "" at the end."""
     root = read_root(body, "ListAllMyBucketsResult")
     buckets = tuple(
         BucketInfo(required(entry.fields(), "Name"), iso_millis(entry.text_of("CreationDate")))
@@ -225,27 +198,15 @@ def is_web_page(body: bytes) -> bool:
 
 
 def parse_delete_result(body: bytes) -> DeleteReply:
-    """Read which keys of a batch were deleted, and which were not.
-
-    Raises:
-        ProtocolError: it is not a DeleteResult.
-    """
+    """Read which keys of a batch were deleted, and which were not."""
     root = read_root(body, "DeleteResult")
-    failures = tuple(
-        DeleteFailure(
-            fields.get("Key", ""), fields.get("VersionId", ""), fields.get("Code", ""), fields.get("Message", "")
-        )
-        for fields in (entry.fields() for entry in root.all("Error"))
-    )
+    texts = ([entry.text_of(name) for name in ("Key", "VersionId", "Code", "Message")] for entry in root.all("Error"))
+    failures = tuple(DeleteFailure(*each) for each in texts)
     return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
 def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
-    """Read the ETag and the time of modification of a copied object or part.
-
-    Raises:
-        ProtocolError: it is not a CopyObjectResult or CopyPartResult, or has no usable ETag.
-    """
+    """Read the ETag and the time of modification of a copied object or part."""
     fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
     return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
 
@@ -257,53 +218,34 @@ class UploadId(str):
 
 
 def parse_initiate(body: bytes) -> str:
-    """Read the id of a new multipart upload.
-
-    Raises:
-        ProtocolError: there is none.
-    """
+    """Read the id of a new multipart upload."""
     root = read_root(body, "InitiateMultipartUploadResult", alias="InitiateMultipartUpload")
     return required(root.fields(), "UploadId")
 
 
 def parse_complete(body: bytes) -> str:
-    """Read the ETag of a completed upload; "" from servers that leave it out.
-
-    Raises:
-        ProtocolError: it is not a CompleteMultipartUploadResult.
-    """
+    """Read the ETag of a completed upload; "" from servers that leave it out."""
     return bare_etag(read_root(body, "CompleteMultipartUploadResult").text_of("ETag"))
 
 
 def parse_versioning(body: bytes) -> str:
-    """Read a bucket's versioning: "Enabled", "Suspended", or "" when it never had any.
-
-    Raises:
-        ProtocolError: it is not a VersioningConfiguration.
-    """
+    """Read a bucket's versioning: "Enabled", "Suspended", or "" when it never had any."""
     return read_root(body, "VersioningConfiguration", alias="GetBucketVersioningResponse").text_of("Status")
 
 
 def parse_tags(body: bytes) -> dict[str, str]:
-    """Read the tags of an object or a bucket.
-
-    Raises:
-        ProtocolError: it is not a Tagging document.
-    """
+    """Read the tags of an object or a bucket."""
     root = read_root(body, "Tagging")
     return {tag.text_of("Key"): tag.text_of("Value") for holder in root.all("TagSet") for tag in holder.all("Tag")}
 
 
 def build_delete(keys: Iterable[tuple[str, str]]) -> bytes:
     """Write a quiet batch delete of pairs of key and version id, "" for none."""
-    return build_document("Delete", _delete_items(keys))
-
-
-def _delete_items(keys: Iterable[tuple[str, str]]) -> Iterator[str]:
-    yield "<Quiet>true</Quiet>"
+    items = ["<Quiet>true</Quiet>"]
     for key, version_id in keys:
         version = f"<VersionId>{escape_text(version_id)}</VersionId>" if version_id else ""
-        yield f"<Object><Key>{escape_text(key)}</Key>{version}</Object>"
+        items.append(f"<Object><Key>{escape_text(key)}</Key>{version}</Object>")
+    return build_document("Delete", items)
 
 
 def build_complete(
@@ -313,15 +255,14 @@ def build_complete(
 
     ``checksums`` maps a part number to the header's name and value that its upload carried.
     """
-    return build_document("CompleteMultipartUpload", (_complete_part(*part, checksums or {}) for part in parts))
-
-
-def _complete_part(number: int, etag: str, checksums: Mapping[int, tuple[str, str]]) -> str:
-    checksum = ""
-    if number in checksums:
-        header, value = checksums[number]
-        checksum = f"<{CHECKSUM_ELEMENTS[header]}>{escape_text(value)}</{CHECKSUM_ELEMENTS[header]}>"
-    return f"<Part><ETag>&quot;{escape_text(etag)}&quot;</ETag><PartNumber>{number}</PartNumber>{checksum}</Part>"
+    items = []
+    for number_, etag in parts:
+        header, value = (checksums or {}).get(number_, ("", ""))
+        name = CHECKSUM_ELEMENTS.get(header, "")
+        checksum = f"<{name}>{escape_text(value)}</{name}>" if name else ""
+        place = f"<PartNumber>{number_}</PartNumber>{checksum}"
+        items.append(f"<Part><ETag>&quot;{escape_text(etag)}&quot;</ETag>{place}</Part>")
+    return build_document("CompleteMultipartUpload", items)
 
 
 def build_create_bucket(region: str) -> bytes:

@@ -47,19 +47,16 @@ class Sender(Protocol):
 
 
 class BegunRequest(Protocol):
-    """A request in steps, so that one thread can have many under way."""
+    """A request in steps, so that its thread can do something else meanwhile."""
 
     def begin(self, *, wait: bool = True) -> bool:
         """Send it; False when all connections are in use and ``wait`` is False."""
 
-    def first_result(self, *, timely: bool = True) -> Response | None:
-        """Return the response to the first attempt; None when finish() has to go on from a failure.
+    def first_result(self, *, timely: bool = True) -> Response:
+        """Return the response, after as many attempts as it takes.
 
         Who comes for it when it may have waited for long is not ``timely``.
         """
-
-    def finish(self) -> Response:
-        """Return the response, after as many attempts as it takes."""
 
     def abandon(self) -> None:
         """Abandon what is under way."""
@@ -98,10 +95,7 @@ class Operation(Generic[T]):
     def __init__(
         self, sender: Sender, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None
     ) -> None:
-        self.sender = sender
-        self.request = request
-        self._read = read
-        self.only = only
+        self.sender, self.request, self._read, self.only = sender, request, read, only
 
     @property
     def is_whole(self) -> bool:
@@ -285,51 +279,23 @@ class Operations:
 
 
 class Pending(Operation[T]):
-    """An operation under way, for a thread that does something else meanwhile.
-
-    ``begin`` sends it. Then ``has_result`` waits for the first response, and finish() goes on
-    from a failure; ``result`` is there once one of them has returned.
-    """
+    """An operation under way, for a thread that does something else meanwhile."""
 
     __slots__ = ("_call",)
 
-    def __init__(self, sender: Sender, request: Request, read: Callable[[Response], T]) -> None:
-        super().__init__(sender, request, read)
-        self._call: BegunRequest | None = None
-
-    def begin(self, *, wait: bool) -> bool:
-        """Send the request; False when all connections are in use and ``wait`` is False."""
-        self._call = self.sender.call(self.request, self.check)
-        return self._call.begin(wait=wait)
-
-    def has_result(self, *, timely: bool = True) -> bool:
-        """Wait for the first answer; say whether it was the one that counts.
-
-        Not ``timely``, the answer may have waited: then it tells nothing about the node's speed.
-        """
-        response = self._begun().first_result(timely=timely)
-        if response is None:
-            return False
-        response.close()
-        self._call = None  # which knows this one: they would keep each other alive
-        return True
+    def begin(self) -> bool:
+        """Send the request; False when all connections are in use."""
+        self._call: BegunRequest = self.sender.call(self.request, self.check)
+        return self._call.begin(wait=False)
 
     def finish(self) -> T:
-        """Go on after a first failure; errors as those of the operation itself."""
-        call, self._call = self._begun(), None
-        call.finish().close()
+        """Return the result. The answer may have waited: it tells nothing about the node's speed."""
+        self._call.first_result(timely=False).close()
         return self.result
 
     def abandon(self) -> None:
         """Abandon the request; harmless after the end."""
-        call, self._call = self._call, None
-        if call is not None:
-            call.abandon()
-
-    def _begun(self) -> BegunRequest:
-        if self._call is None:
-            raise AssertionError("the answer is asked for before the request was sent")
-        return self._call
+        self._call.abandon()
 
 
 def body_of(response: Response) -> bytes:

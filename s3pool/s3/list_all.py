@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING
 
 from s3pool.errors import NotFoundError, TransportError
 from s3pool.location import S3Path
 from s3pool.model import SEQUENTIAL, Endpoint, ListMode, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
-from s3pool.s3.listing import AskAhead, KeyBounds, Lister, LoopGuard, iter_pages, iter_version_pages
-from s3pool.s3.pages import ListingStats
+from s3pool.s3.listing import AskAhead, KeyBounds, LoopGuard, iter_pages, iter_version_pages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-
-class UploadLister(Protocol):
-    """The part of S3Client that these listings need."""
-
-    @property
-    def endpoints(self) -> Sequence[Endpoint]:
-        """The nodes."""
-
-    def list_uploads_page(
-        self,
-        bucket: str,
-        *,
-        prefix: str = "",
-        key_marker: str = "",
-        upload_id_marker: str = "",
-        only: Endpoint | None = None,
-    ) -> UploadPage:
-        """List one page of uploads."""
+    from s3pool.s3.client import S3Client
 
 
-def iter_uploads(client: UploadLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+def iter_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted.
 
     Raises:
@@ -51,7 +35,7 @@ def iter_uploads(client: UploadLister, bucket: str, *, prefix: str = "") -> Iter
 
 
 def _iter_pages(
-    client: UploadLister, bucket: str, *, prefix: str = "", only: Endpoint | None = None
+    client: S3Client, bucket: str, *, prefix: str = "", only: Endpoint | None = None
 ) -> Iterator[UploadPage]:
     guard = LoopGuard(bucket)
     marker = ("", "")
@@ -67,7 +51,7 @@ def _iter_pages(
         guard.follow(marker)
 
 
-def _iter_of_all_nodes(client: UploadLister, bucket: str, prefix: str, first: UploadPage) -> Iterator[UploadInfo]:
+def _iter_of_all_nodes(client: S3Client, bucket: str, prefix: str, first: UploadPage) -> Iterator[UploadInfo]:
     """Ask each node which keys it began uploads of, and then for the uploads of each key.
 
     MinIO answers the first question from the memory of the asked process, which may name what
@@ -85,24 +69,8 @@ def _iter_of_all_nodes(client: UploadLister, bucket: str, prefix: str, first: Up
             yield from (upload for upload in page.uploads if upload.key == key)
 
 
-class CountedLister(Lister, Protocol):
-    """A client that counts its requests for listings."""
-
-    @property
-    def lists(self) -> ListingStats:
-        """The counts of its listings."""
-
-
-class CountedUploadLister(UploadLister, Protocol):
-    """The same for uploads."""
-
-    @property
-    def lists(self) -> ListingStats:
-        """The counts of its listings."""
-
-
 def list_pages(
-    client: CountedLister,
+    client: S3Client,
     bucket: str,
     *,
     delimiter: str = "",
@@ -132,11 +100,11 @@ def list_pages(
         pages = iter_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, must_be_ordered=is_part, **bounds
         )
-    return client.lists.measure_pages(pages)
+    return client.lists.measure(pages, _names_on)
 
 
 def list_objects(
-    client: CountedLister,
+    client: S3Client,
     bucket: str,
     *,
     at: float | None = None,
@@ -153,7 +121,7 @@ def list_objects(
 
 
 def list_version_pages(
-    client: CountedLister, bucket: str, *, delimiter: str = "", mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
+    client: S3Client, bucket: str, *, delimiter: str = "", mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
 ) -> Iterator[ListPage]:
     """Yield the pages of versions and delete markers, newest first within a key.
 
@@ -167,11 +135,11 @@ def list_version_pages(
         pages = iter_version_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, **bounds
         )
-    return client.lists.measure_pages(pages)
+    return client.lists.measure(pages, _names_on)
 
 
 def list_versions(
-    client: CountedLister, bucket: str, *, mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
+    client: S3Client, bucket: str, *, mode: ListMode = SEQUENTIAL, **bounds: Unpack[KeyBounds]
 ) -> Iterator[ObjectInfo]:
     """Yield all versions and delete markers below a prefix, newest first within a key."""
     for page in list_version_pages(client, bucket, mode=mode, **bounds):
@@ -179,7 +147,7 @@ def list_versions(
 
 
 def list_past_pages(
-    client: CountedLister,
+    client: S3Client,
     bucket: str,
     *,
     at: float,
@@ -201,15 +169,15 @@ def list_past_pages(
                 settled = info.key
                 if not info.is_delete_marker:
                     objects.append(info)
-        prefixes = tuple(prefix for prefix in page.prefixes if _had_key(client, bucket, prefix, at))
+        prefixes = tuple(
+            prefix
+            for prefix in page.prefixes
+            if any(inner.objects for inner in list_past_pages(client, bucket, at=at, prefix=prefix))
+        )
         yield replace(page, objects=objects, prefixes=prefixes)
 
 
-def _had_key(client: CountedLister, bucket: str, prefix: str, at: float) -> bool:
-    return any(page.objects for page in list_past_pages(client, bucket, at=at, prefix=prefix))
-
-
-def past_object(client: CountedLister, path: S3Path, at: float) -> ObjectInfo:
+def past_object(client: S3Client, path: S3Path, at: float) -> ObjectInfo:
     """Return the version that a key had at a moment.
 
     Raises:
@@ -222,9 +190,20 @@ def past_object(client: CountedLister, path: S3Path, at: float) -> ObjectInfo:
     raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="ListObjectVersions")
 
 
-def list_uploads(client: CountedUploadLister, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
+def list_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted."""
-    return client.lists.measure_names(iter_uploads(client, bucket, prefix=prefix))
+    return client.lists.measure(iter_uploads(client, bucket, prefix=prefix), lambda _: 1)
+
+
+def _names_on(page: ListPage) -> int:
+    return len(page.objects) + len(page.prefixes)
 
 
 logger = logging.getLogger(__name__)
+
+
+def on_one_node(client: S3Client, endpoint: Endpoint) -> S3Client:
+    """Return a client whose pages of objects come from one node."""
+    one = copy(client)
+    vars(one)["list_objects_page"] = partial(client.list_objects_page, only=endpoint)
+    return one

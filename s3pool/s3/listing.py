@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from operator import lt
 from typing import NoReturn, Protocol, TypedDict
@@ -41,12 +42,8 @@ class KeyBounds(TypedDict, total=False):
 class PendingPage(Protocol):
     """A page that was asked for."""
 
-    def has_result(self, *, timely: bool = True) -> bool:
-        """Wait for the first answer; return whether it passed the check."""
-
-    @property
-    def result(self) -> ListPage:
-        """The page."""
+    def finish(self) -> ListPage:
+        """Wait for the page."""
 
     def abandon(self) -> None:
         """Cancel the request."""
@@ -105,16 +102,16 @@ def iter_pages(
     """
     cursor, left = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after), max_keys
     cursor.must_be_ordered, cursor.until = must_be_ordered, until
-    if has_own_order:
-        cursor.forget_floor()
+    if has_own_order:  # names below the start count as well
+        cursor.floor, cursor.has_order = "", False
     try:
         while True:
             page = cursor.next_page(min(left, MAX_KEYS) if max_keys else MAX_KEYS)
             if max_keys:
                 page = _shorten(page, left)
                 left -= len(page.objects) + len(page.prefixes)
-            elif ahead is not None and page.truncated:
-                cursor.ask_ahead(ahead)
+            elif ahead is not None and page.truncated and not cursor.by_token:
+                cursor.pending = ahead(bucket, prefix=prefix, delimiter=delimiter, start_after=cursor.cursor)
             yield page
             if not page.truncated or (max_keys and not left):
                 return
@@ -137,7 +134,7 @@ def iter_version_pages(
         ProtocolError: the server says that more follows, and does not go on.
     """
     guard = LoopGuard(bucket)
-    floor = _floor_of(start_after, prefix)
+    floor = floor_of(start_after, prefix)
     marker = (floor, "")
     while True:
         page = client.list_versions_page(
@@ -158,55 +155,31 @@ def iter_version_pages(
 class _Cursor:
     """One listing in progress: its cursor, and how it goes on."""
 
-    __slots__ = (
-        "_bucket",
-        "_by_token",
-        "_cursor",
-        "_delimiter",
-        "_fetch",
-        "_first",
-        "_floor",
-        "_guard",
-        "_last",
-        "_pending",
-        "_prefix",
-        "_token",
-        "has_order",
-        "must_be_ordered",
-        "until",
-    )
-
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._delimiter = delimiter
-        self._fetch = _fetcher(client, bucket, prefix=prefix, delimiter=delimiter)
+        self._fetch = partial(client.list_objects_page, bucket, prefix=prefix, delimiter=delimiter)
         self._guard = LoopGuard(bucket)
-        self._floor = _floor_of(start_after, prefix)
-        self._cursor = self._floor  # the start-after that leaves out every name yielded
+        self.floor = floor_of(start_after, prefix)
+        self.cursor = self.floor  # the start-after that leaves out every name yielded
         self._last = ""  # the last of these names
         self._first = b""  # the first name of all
         self._token = ""  # of the page before, "" before the first
-        self._by_token = False
+        self.by_token = False
         self.has_order = True
         self.must_be_ordered = False
         self.until: str | None = None
-        self._pending: PendingPage | None = None  # what goes on at the cursor
-
-    def forget_floor(self) -> None:
-        """Take names below the start as well."""
-        self._floor, self.has_order = "", False
-
-    def ask_ahead(self, ask: AskAhead) -> None:
-        """Ask for the next page now, where a name leads on."""
-        if not self._by_token:
-            self._pending = ask(self._bucket, prefix=self._prefix, delimiter=self._delimiter, start_after=self._cursor)
+        self.pending: PendingPage | None = None  # what goes on at the cursor
 
     def close(self) -> None:
-        """Cancel the request that was made ahead."""
-        pending, self._pending = self._pending, None
+        pending, self.pending = self.pending, None
         if pending is not None:
             pending.abandon()
+
+    def _follow_token(self, max_keys: int) -> ListPage:
+        self._guard.follow(self._token)
+        return self._fetch(token=self._token, max_keys=max_keys)
 
     def next_page(self, max_keys: int) -> ListPage:
         """Return the next page that has something new, or the last one."""
@@ -219,41 +192,29 @@ class _Cursor:
         return page if self.until is None else cut_page(page, self.until)
 
     def _ask(self, max_keys: int) -> ListPage:
-        if self._by_token:
+        if self.by_token:
             return self._follow_token(max_keys)
         try:
-            page = self._asked_before() or self._fetch(self._cursor, "", max_keys)
+            page = self._asked_before() or self._fetch(start_after=self.cursor, max_keys=max_keys)
         except S3Error as exc:
-            if exc.status not in REFUSALS or not (self._token or self._cursor):
+            if exc.status not in REFUSALS or not (self._token or self.cursor):
                 raise
             if not self._token:
-                return self._fetch("", "", max_keys)  # from the beginning, up to where it was to start
+                return self._fetch(max_keys=max_keys)  # from the beginning, up to where it was to start
         else:
-            if not self._token or self._serves(page):
+            last = _last_name(page)
+            # Whether the answer to a start-after is in order and goes beyond it.
+            serves = _is_ordered(page) and (not last or name_bytes(last) > name_bytes(self.cursor))
+            if not self._token or serves:
                 return page
-        self._by_token = True
+        self.by_token = True
         return self._follow_token(max_keys)
 
     def _asked_before(self) -> ListPage | None:
-        """Return the page that was asked for ahead; None when there is none, or it failed.
-
-        When the caller took long over the last page the server may have closed the connection;
-        that counts as no failure of the node, and the page is asked for again with all retries.
-        """
-        pending = self._pending
-        page = pending.result if pending is not None and pending.has_result(timely=False) else None
-        self.close()
-        # V1 did not understand where to start.
+        """Return the page that was asked for ahead; None without one, or when V1 misunderstood where to start."""
+        pending, self.pending = self.pending, None
+        page = pending.finish() if pending is not None else None
         return None if page is None or page.v1 else page
-
-    def _follow_token(self, max_keys: int) -> ListPage:
-        self._guard.follow(self._token)
-        return self._fetch("", self._token, max_keys)
-
-    def _serves(self, page: ListPage) -> bool:
-        """Return whether the answer to a start-after is in order and goes beyond it."""
-        last = _last_name(page)
-        return _is_ordered(page) and (not last or name_bytes(last) > name_bytes(self._cursor))
 
     def _turns_back(self, page: ListPage) -> bool:
         """Return whether a page has names before the cursor that are none of a start-after misunderstood.
@@ -270,16 +231,17 @@ class _Cursor:
         self.has_order = self.has_order and _is_ordered(page) and not self._turns_back(page)
         self._token = page.next_token
         by_token = page.is_minio or page.skips_subtrees or is_minio_token(page.next_token)
-        self._by_token = self._by_token or by_token or not self.has_order
+        self.by_token = self.by_token or by_token or not self.has_order
         # Without order every page has to be taken as it is, and the guard finds loops.
-        floor = self._cursor if self.has_order else self._floor
-        if not self.has_order or not _begins_after(page, floor):
+        floor = self.cursor if self.has_order else self.floor
+        firsts = [*names_of(page.objects)[:1], *map(name_bytes, page.prefixes[:1])]
+        if not self.has_order or any(name <= name_bytes(floor) for name in firsts):
             page = _drop_through(page, floor)
         last = _last_name(page)
         if last:
             self._last = last
-            self._cursor = _step_past(last, page)
-            if not self._by_token:
+            self.cursor = _step_past(last, page)
+            if not self.by_token:
                 self._guard.restart()
         self._guard.meet([*names_of(page.objects)[:1], *names_of(page.objects)[-1:], *page.prefixes])
         return page
@@ -333,15 +295,6 @@ class LoopGuard:
         raise ProtocolError(f"the server stopped advancing while it listed s3/{self._bucket}")
 
 
-def _fetcher(client: Lister, bucket: str, *, prefix: str, delimiter: str) -> Callable[[str, str, int], ListPage]:
-    def fetch(start_after: str, token: str, max_keys: int) -> ListPage:
-        return client.list_objects_page(
-            bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
-        )
-
-    return fetch
-
-
 def _is_ordered(page: ListPage) -> bool:
     if page.is_ordered is not None:
         return page.is_ordered
@@ -372,22 +325,19 @@ def _step_past(last: str, page: ListPage) -> str:
     return last + LAST_CHARACTER if page.prefixes and page.prefixes[-1] == last else last
 
 
-def _begins_after(page: ListPage, cursor: str) -> bool:
-    """Return whether all names of an ordered page are greater than the cursor."""
-    firsts = [*names_of(page.objects)[:1], *map(name_bytes, page.prefixes[:1])]
-    return all(name > name_bytes(cursor) for name in firsts)
-
-
 def _drop_through(page: ListPage, cursor: str) -> ListPage:
     """Leave out names up to the cursor: some servers take start-after as included, or not at all."""
     floor = name_bytes(cursor)
-    objects = tuple(entry for entry in page.objects if name_bytes(entry.key) > floor)
-    prefixes = tuple(name for name in page.prefixes if name_bytes(name) > floor)
-    return replace(page, objects=objects, prefixes=prefixes)
+    return _filtered(page, lambda name: name_bytes(name) > floor, truncated=page.truncated)
 
 
-def _floor_of(start_after: str, prefix: str) -> str:
-    # Some servers fail on a name before the prefix, where it says nothing anyway.
+def _filtered(page: ListPage, admits: Callable[[str], bool], *, truncated: bool) -> ListPage:
+    objects = tuple(entry for entry in page.objects if admits(entry.key))
+    return replace(page, objects=objects, prefixes=tuple(filter(admits, page.prefixes)), truncated=truncated)
+
+
+def floor_of(start_after: str, prefix: str) -> str:
+    """Return where to start; some servers fail on a name before the prefix, where it says nothing anyway."""
     return "" if name_bytes(start_after) < name_bytes(prefix) else start_after
 
 
@@ -405,6 +355,4 @@ def _shorten(page: ListPage, count: int) -> ListPage:
         return page
     names = sorted([*keys_of(page.objects), *page.prefixes], key=name_bytes)
     limit = name_bytes(names[count])
-    objects = tuple(entry for entry in page.objects if name_bytes(entry.key) < limit)
-    prefixes = tuple(name for name in page.prefixes if name_bytes(name) < limit)
-    return replace(page, objects=objects, prefixes=prefixes, truncated=True)
+    return _filtered(page, lambda name: name_bytes(name) < limit, truncated=True)

@@ -162,7 +162,13 @@ class BucketOperations(Operations):
         except S3Error as exc:
             if not is_refusal(exc):
                 raise
-            return self._list_v1_instead(bucket, query, marker=token or start_after, refusal=exc, only=only)
+            refusal = exc
+            try:
+                page = self._list_v1(bucket, query, marker=token or start_after, only=only)
+            except S3Error:  # what V1 refuses as well was not V2's fault
+                raise refusal from None
+            self.dialect.learn(LISTS_V1)
+            return page
         if page.v1:
             self.dialect.learn(LISTS_V1)
         if page.v1 and position[1]:
@@ -185,18 +191,7 @@ class BucketOperations(Operations):
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
         pending = Pending(self._transport, request, self._reader(prefix, delimiter))
-        return pending if pending.begin(wait=False) else None
-
-    def _list_v1_instead(
-        self, bucket: str, query: Query, *, marker: str, refusal: S3Error, only: Endpoint | None
-    ) -> ListPage:
-        """Try V1 after V2 was refused; what V1 refuses as well was not V2's fault."""
-        try:
-            page = self._list_v1(bucket, query, marker=marker, only=only)
-        except S3Error:
-            raise refusal from None
-        self.dialect.learn(LISTS_V1)
-        return page
+        return pending if pending.begin() else None
 
     def _list_v1(self, bucket: str, query: Query, *, marker: str, only: Endpoint | None) -> ListPage:
         request = self._list_request(bucket, "ListObjects", (*query, ("marker", marker)))
@@ -257,7 +252,7 @@ class BucketOperations(Operations):
 
     def _list_request(self, bucket: str, op: str, query: Query) -> Request:
         """Build and count a listing; empty parameters are left out, but for the one that names the operation."""
-        self.lists.add_request()
+        self.lists.add(1, 0, 0)
         kept = tuple(pair for pair in query if pair[1] or pair[0] in ("versions", "uploads"))
         return self._address.bucket("GET", bucket, op, query=kept, timeout_factor=LIST_FACTOR)
 
@@ -346,15 +341,10 @@ class MultipartOperations(Operations):
         checksum: tuple[str, str] | None = None,
     ) -> PutResult:
         """Store one part; the same number again replaces it."""
+        query = (("partNumber", str(number)), ("uploadId", upload_id))
+        headers = integrity_headers(content_md5, checksum)
         request = self._address.key(
-            "PUT",
-            bucket,
-            key,
-            "UploadPart",
-            query=_part_query(upload_id, number),
-            headers=integrity_headers(content_md5, checksum),
-            body=body,
-            payload_hash=payload_hash,
+            "PUT", bucket, key, "UploadPart", query=query, headers=headers, body=body, payload_hash=payload_hash
         )
         return block_on(self._store(request, bucket))
 
@@ -372,16 +362,11 @@ class MultipartOperations(Operations):
         if_match: str = "",
     ) -> str:
         """Make a range of another object one part, inside the storage, and return its ETag."""
+        query = (("partNumber", str(number)), ("uploadId", upload_id))
         headers = copy_headers(source_bucket, source_key, version_id=source_version, if_match=if_match)
         headers["x-amz-copy-source-range"] = byte_range.header
         request = self._address.key(
-            "PUT",
-            bucket,
-            key,
-            "UploadPartCopy",
-            query=_part_query(upload_id, number),
-            headers=headers,
-            timeout_factor=SLOW_FACTOR,
+            "PUT", bucket, key, "UploadPartCopy", query=query, headers=headers, timeout_factor=SLOW_FACTOR
         )
 
         def copying(asked: Request) -> Operation[str]:
@@ -413,7 +398,9 @@ class MultipartOperations(Operations):
             idempotent=False,
             timeout_factor=SLOW_FACTOR,
         )
-        return self._ask(request, _complete_result)
+        return self._ask(
+            request, lambda reply: PutResult(parse_complete(body_of(reply)), reply.headers.get("x-amz-version-id", ""))
+        )
 
     def abort_multipart_upload(self, bucket: str, key: str, *, upload_id: str) -> None:
         """Drop an upload and its parts; one that is gone already is no error."""
@@ -438,11 +425,3 @@ class MultipartOperations(Operations):
             if next_marker <= marker or not page or len(parts) > MAX_LISTED_PARTS:
                 raise ProtocolError(f"{request.resource}: the server stopped advancing while it listed parts")
             marker = next_marker
-
-
-def _part_query(upload_id: str, number: int) -> Query:
-    return (("partNumber", str(number)), ("uploadId", upload_id))
-
-
-def _complete_result(response: Response) -> PutResult:
-    return PutResult(parse_complete(body_of(response)), response.headers.get("x-amz-version-id", ""))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_qp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 
@@ -124,19 +124,6 @@ class RowTemplate:
         """The names of the columns, in order."""
         return tuple(child.name for child in self.children if child.is_captured)
 
-    @property
-    def constants(self) -> dict[str, bytes]:
-        """The columns that have one value in all blocks."""
-        return {
-            child.name: (child.expected or "").encode()
-            for child in self.children
-            if child.name in COLUMNS and not child.is_captured
-        }
-
-    def loosened(self) -> RowTemplate:
-        """Return the template with no text expected in particular."""
-        return RowTemplate(self.tag, tuple(Child(child.name) for child in self.children))
-
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -156,7 +143,19 @@ class Blocks:
         decoded = _decode_keys(joined, url=url)
         if decoded is None:
             return None
-        return self._build(keys if decoded is joined else decoded.split(b"\n"), times)
+        if decoded is not joined:
+            keys = decoded.split(b"\n")
+        sizes, etags, classes = map(self._column, ("Size", "ETag", "StorageClass"))
+        latest = self.columns.get("IsLatest")
+        if latest is None:
+            return ObjectTable(keys, sizes, times, etags, classes)
+        texts = (
+            texts_of(keys),
+            map(int, sizes),
+            times.all(),
+            *map(texts_of, (etags, classes, self._column("VersionId"))),
+        )
+        return build_objects(zip(*texts, [text == b"true" for text in latest], self.is_marker, strict=False))
 
     def _is_plain(self, keys: bytes) -> bool:
         """Whether the columns whose pattern takes any text hold only what is allowed."""
@@ -168,25 +167,6 @@ class Blocks:
             and not b"".join(self._column("ETag")).translate(None, ETAG_BYTES)
         )
 
-    def _build(self, keys: Sequence[bytes], times: Times) -> Sequence[ObjectInfo]:
-        sizes, etags, classes = map(self._column, ("Size", "ETag", "StorageClass"))
-        latest = self.columns.get("IsLatest")
-        if latest is None:
-            return ObjectTable(keys, sizes=sizes, times=times, etags=etags, classes=classes)
-        return build_objects(
-            zip(
-                texts_of(keys),
-                map(int, sizes),
-                times.all(),
-                texts_of(etags),
-                texts_of(classes),
-                texts_of(self._column("VersionId")),
-                [text == b"true" for text in latest],
-                self.is_marker,
-                strict=False,
-            )
-        )
-
     def _column(self, name: str) -> Sequence[bytes]:
         return self.columns.get(name) or [DEFAULTS[name]] * len(self.is_marker)
 
@@ -194,28 +174,23 @@ class Blocks:
 def split_page(body: bytes, *tags: str) -> Blocks | None:
     """Take the blocks with these tags out of a page; None when it is not exactly as expected."""
     present = [tag for tag in tags if b"<%b>" % tag.encode() in body]
-    if not present or not _is_text(body):
+    if not present:
         return None
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return None
+        if any(character in body for character in NONCHARACTERS):
+            return None
     first = min(body.index(b"<%b>" % tag.encode()) for tag in present)
     last = max(body.rfind(end) + len(end) for end in (b"</%b>" % tag.encode() for tag in present))
     templates = tuple(_learn(body, tag) for tag in present)
     if not HEAD.fullmatch(body, 0, first) or not all(template.is_known for template in templates):
         return None
-    # Most pages have one owner and one storage class; a page with several takes a second pass.
-    return _split(body, templates, first, last) or _split(
-        body, tuple(map(RowTemplate.loosened, templates)), first, last
-    )
-
-
-def _is_text(body: bytes) -> bool:
-    """Return whether a page is UTF-8 without noncharacters."""
-    if body.isascii():
-        return True
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return not any(character in body for character in NONCHARACTERS)
+    # Most pages have one owner and one storage class; a page with several takes a second pass, with no text expected.
+    loose = (RowTemplate(each.tag, tuple(Child(child.name) for child in each.children)) for each in templates)
+    return _split(body, templates, first, last) or _split(body, tuple(loose), first, last)
 
 
 def _learn(body: bytes, tag: str) -> RowTemplate:
@@ -250,24 +225,18 @@ def _split(body: bytes, templates: tuple[RowTemplate, ...], first: int, last: in
     count = len(pieces) // step
     if not count or any(pieces[::step]):
         return None
-    tables = list(_tables(templates, pieces, step=step, count=count))
+    tables: list[dict[str, Sequence[bytes]]] = []  # of each template; they hold None for blocks of another one
+    index = 1
+    for template in templates:
+        known = [child for child in template.children if child.name in COLUMNS]
+        tables.append({each.name: [(each.expected or "").encode()] * count for each in known if not each.is_captured})
+        for name in template.captured:
+            tables[-1][name] = pieces[index::step]
+            index += 1
     columns, is_marker = (
         (tables[0], [templates[0].tag == "DeleteMarker"] * count) if len(tables) == 1 else _merged(templates, tables)
     )
     return Blocks(columns, is_marker, body[:first] + body[last:])
-
-
-def _tables(
-    templates: tuple[RowTemplate, ...], pieces: list[bytes], *, step: int, count: int
-) -> Iterator[dict[str, Sequence[bytes]]]:
-    """Yield the columns of each template; they hold None for blocks of another one."""
-    index = 1
-    for template in templates:
-        table: dict[str, Sequence[bytes]] = {name: [text] * count for name, text in template.constants.items()}
-        for name in template.captured:
-            table[name] = pieces[index::step]
-            index += 1
-        yield table
 
 
 def _merged(

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import NamedTuple, overload
+from typing import overload
 
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
@@ -20,27 +20,26 @@ DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 TIME_OF_ZEROES = b"0000-00-00T00:00:00.000Z"
 TIME_LENGTH = len(TIME_OF_ZEROES)
 
-Columns = tuple[Sequence[bytes], Sequence[bytes], bytes, Sequence[bytes], Sequence[bytes]]
 
-
-class Times(NamedTuple):
+class Times(bytes):
     """Times of one shape in one text without gaps."""
-
-    text: bytes
 
     def are_sound(self, count: int) -> bool:
         """Return whether the text is exactly ``count`` times."""
-        return self.text.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
+        return self.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
 
     @property
     def texts(self) -> list[bytes]:
         """Each of them."""
-        return [self.text[start : start + TIME_LENGTH] for start in range(0, len(self.text), TIME_LENGTH)]
+        return [self[start : start + TIME_LENGTH] for start in range(0, len(self), TIME_LENGTH)]
 
     def all(self) -> list[str]:
         """Return each of them."""
-        text = self.text.decode()
+        text = self.decode()
         return [text[start : start + TIME_LENGTH] for start in range(0, len(text), TIME_LENGTH)]
+
+
+Columns = tuple[Sequence[bytes], Sequence[bytes], Times, Sequence[bytes], Sequence[bytes]]
 
 
 class ObjectTable(Sequence[ObjectInfo]):
@@ -55,16 +54,12 @@ class ObjectTable(Sequence[ObjectInfo]):
     def __init__(
         self,
         names: Sequence[bytes],
-        *,
         sizes: Sequence[bytes],
         times: Times,
         etags: Sequence[bytes],
         classes: Sequence[bytes],
     ) -> None:
-        self.names = names
-        self.sizes = sizes
-        self.times = times
-        self.etags = etags
+        self.names, self.sizes, self.times, self.etags = names, sizes, times, etags
         self.classes = classes  # of storage
         self._keys: list[str] | None = None
         self._rows: tuple[ObjectInfo, ...] | None = None
@@ -83,32 +78,15 @@ class ObjectTable(Sequence[ObjectInfo]):
 
     @property
     def columns(self) -> Columns:
-        """The columns as plain values."""
-        return self.names, self.sizes, self.times.text, self.etags, self.classes
-
-    @classmethod
-    def of_columns(cls, columns: Columns) -> ObjectTable:
-        """Make a table of the columns of another one."""
-        names, sizes, times, etags, classes = columns
-        return cls(names, sizes=sizes, times=Times(times), etags=etags, classes=classes)
+        """The columns as plain values, of which a like table can be made."""
+        return self.names, self.sizes, self.times, self.etags, self.classes
 
     @property
     def rows(self) -> tuple[ObjectInfo, ...]:
         """The objects."""
         if self._rows is None:
-            self._rows = build_objects(
-                zip(
-                    self.keys,
-                    map(int, self.sizes),
-                    self.times.all(),
-                    texts_of(self.etags),
-                    texts_of(self.classes),
-                    repeat(""),
-                    repeat(True),
-                    repeat(False),
-                    strict=False,
-                )
-            )
+            texts = self.keys, map(int, self.sizes), self.times.all(), texts_of(self.etags), texts_of(self.classes)
+            self._rows = build_objects(zip(*texts, repeat(""), repeat(True), repeat(False), strict=False))
         return self._rows
 
     def __len__(self) -> int:
@@ -150,13 +128,8 @@ def table_of(objects: Sequence[ObjectInfo]) -> ObjectTable | None:
     times = Times("".join(stamps).encode("utf-8", "surrogateescape"))
     if not times.are_sound(len(keys)) or "\n" in "".join((*keys, *etags, *classes)):
         return None
-    return ObjectTable(
-        list(map(name_bytes, keys)),
-        sizes=list(map(b"%d".__mod__, sizes)),
-        times=times,
-        etags=list(map(name_bytes, etags)),
-        classes=list(map(name_bytes, classes)),
-    )
+    names, tags, kinds = (list(map(name_bytes, column)) for column in (keys, etags, classes))
+    return ObjectTable(names, list(map(b"%d".__mod__, sizes)), times, tags, kinds)
 
 
 def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list[str], list[str]]:

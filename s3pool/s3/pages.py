@@ -7,7 +7,7 @@ Names are decoded only when the answer itself says ``EncodingType`` ``url``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import le, lt
 from typing import TypeVar
@@ -32,12 +32,8 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
 
     ``v1`` says that V1 was asked for; an answer that shows V1's fields is taken for V1 in any
     case, and its ``v1`` says so. V1 without a NextMarker goes on after its last name.
-
-    Raises:
-        ProtocolError: it is not a complete ListBucketResult, or it is truncated and does not
-            say where to go on.
     """
-    root, objects = _read_objects(body)
+    root, objects = _read_rows(body, "ListBucketResult", "Contents")
     decode = _decoder(root)
     prefixes = _prefixes(root, decode)
     fields = root.fields()
@@ -45,7 +41,10 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
         ("Marker" in fields or "NextMarker" in fields) and not fields.keys() & {"KeyCount", "NextContinuationToken"}
     )
     truncated = flag(root, "IsTruncated")
-    token = _next_marker(fields, objects, prefixes, decode) if is_v1 else fields.get("NextContinuationToken", "")
+    token = fields.get("NextContinuationToken", "")
+    if is_v1:
+        last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
+        token = _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last
     if truncated and not token:
         raise ProtocolError("a list page says that more follows, but not where")
     return ListPage(
@@ -58,27 +57,17 @@ def parse_list_page(body: bytes, *, v1: bool = False) -> ListPage:
     )
 
 
-def _read_objects(body: bytes) -> tuple[Element, Sequence[ObjectInfo]]:
+def _read_rows(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[ObjectInfo]]:
     """Read the objects of a list page, by the fast parser where it knows the page's shape.
 
-    The root that goes with them may have lost its Contents.
+    The root that goes with them may have lost its rows.
     """
-    fast = _read_fast(body, "ListBucketResult", "Contents")
+    fast = _read_fast(body, name, *tags)
     if fast is not None:
         return fast
-    root = read_root(body, "ListBucketResult")
+    root = read_root(body, name)
     decode = _decoder(root)
-    return root, tuple(_object(entry.fields(), decode) for entry in root.all("Contents"))
-
-
-def _read_versions(body: bytes) -> tuple[Element, Sequence[ObjectInfo]]:
-    """Do the same for versions and delete markers."""
-    fast = _read_fast(body, "ListVersionsResult", *VERSION_TAGS)
-    if fast is not None:
-        return fast
-    root = read_root(body, "ListVersionsResult")
-    decode = _decoder(root)
-    return root, tuple(_version(entry, decode) for entry in root.children if entry.name in VERSION_TAGS)
+    return root, tuple(_object(entry, decode) for entry in root.children if entry.name in tags)
 
 
 def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[ObjectInfo]] | None:
@@ -95,13 +84,6 @@ def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[Ob
     return None if objects is None else (root, objects)
 
 
-def _next_marker(
-    fields: Mapping[str, str], objects: Sequence[ObjectInfo], prefixes: tuple[str, ...], decode: Decode
-) -> str:
-    last = max([*(entry.key for entry in objects[-1:]), *prefixes[-1:]], default="")
-    return _decode_marker(fields.get("NextMarker", ""), (last,), decode) or last
-
-
 def _decode_marker(text: str, names: Iterable[str], decode: Decode) -> str:
     """Decode a marker, unless it is one of the page's last names as it stands.
 
@@ -114,11 +96,8 @@ def parse_versions_page(body: bytes) -> ListPage:
     """Read a page of ListObjectVersions, versions and delete markers in the server's order.
 
     ``next_token`` is the next key marker and ``next_version_id`` the next version id marker.
-
-    Raises:
-        ProtocolError: it is not a complete ListVersionsResult.
     """
-    root, objects = _read_versions(body)
+    root, objects = _read_rows(body, "ListVersionsResult", "Version", "DeleteMarker")
     decode = _decoder(root)
     prefixes = _prefixes(root, decode)
     truncated = flag(root, "IsTruncated")
@@ -137,14 +116,18 @@ def parse_versions_page(body: bytes) -> ListPage:
 
 
 def parse_uploads_page(body: bytes) -> UploadPage:
-    """Read a page of ListMultipartUploads; one that names no key to go on from is the last, also without IsTruncated.
-
-    Raises:
-        ProtocolError: it is not a complete ListMultipartUploadsResult.
-    """
+    """Read a page of ListMultipartUploads; without IsTruncated, one that names no key to go on from is the last."""
     root = read_root(body, "ListMultipartUploadsResult")
     decode = _decoder(root)
-    uploads = tuple(_upload(entry.fields(), decode) for entry in root.all("Upload"))
+    uploads = tuple(
+        UploadInfo(
+            decode(required(fields, "Key")),
+            required(fields, "UploadId"),
+            iso_millis(fields.get("Initiated", "")),
+            storage_class=fields.get("StorageClass") or "STANDARD",
+        )
+        for fields in (entry.fields() for entry in root.all("Upload"))
+    )
     truncated = flag(root, "IsTruncated") if root.text_of("IsTruncated") or root.text_of("NextKeyMarker") else False
     last_names = [entry.key for entry in uploads[-1:]]
     key_marker = _decode_marker(root.text_of("NextKeyMarker"), last_names, decode)
@@ -165,7 +148,7 @@ def _decoder(root: Element) -> Decode:
         return decode_name
     if encoding:
         raise ProtocolError(f"the names are encoded in an unknown way: {encoding}")
-    return _as_it_is
+    return str
 
 
 def decode_name(text: str) -> str:
@@ -173,41 +156,18 @@ def decode_name(text: str) -> str:
     return unquote_plus(text, "utf-8", "surrogateescape") if "%" in text or "+" in text else text
 
 
-def _as_it_is(text: str) -> str:
-    return text
-
-
-def _object(fields: Mapping[str, str], decode: Decode) -> ObjectInfo:
-    return ObjectInfo(
-        decode(required(fields, "Key")),
-        number(required(fields, "Size"), "Size"),
-        iso_millis(required(fields, "LastModified")),
-        etag=bare_etag(fields.get("ETag", "")),
-        storage_class=fields.get("StorageClass") or "STANDARD",
-    )
-
-
-def _version(entry: Element, decode: Decode) -> ObjectInfo:
+def _object(entry: Element, decode: Decode) -> ObjectInfo:
     fields = entry.fields()
-    is_marker = entry.name == "DeleteMarker"
+    is_plain, is_marker = entry.name == "Contents", entry.name == "DeleteMarker"
     return ObjectInfo(
         decode(required(fields, "Key")),
         0 if is_marker else number(required(fields, "Size"), "Size"),
         iso_millis(required(fields, "LastModified")),
         etag="" if is_marker else bare_etag(fields.get("ETag", "")),
         storage_class=fields.get("StorageClass") or "STANDARD",
-        version_id=required(fields, "VersionId"),
-        is_latest=truth(required(fields, "IsLatest"), "IsLatest"),
+        version_id="" if is_plain else required(fields, "VersionId"),
+        is_latest=is_plain or truth(required(fields, "IsLatest"), "IsLatest"),
         is_delete_marker=is_marker,
-    )
-
-
-def _upload(fields: Mapping[str, str], decode: Decode) -> UploadInfo:
-    return UploadInfo(
-        decode(required(fields, "Key")),
-        required(fields, "UploadId"),
-        iso_millis(fields.get("Initiated", "")),
-        storage_class=fields.get("StorageClass") or "STANDARD",
     )
 
 
@@ -220,11 +180,7 @@ def _prefixes(root: Element, decode: Decode) -> tuple[str, ...]:
 
 
 def check_page(page: ListPage, *, prefix: str, delimiter: str = "", repeats: bool = False) -> ListPage:
-    """Return the page, and whether it is in order; with ``repeats`` a key may come several times in a row.
-
-    Raises:
-        ProtocolError: a name is not below the prefix, or not rolled up at the delimiter.
-    """
+    """Return the page, and whether it is in order; with ``repeats`` a key may come several times in a row."""
     names = names_of(page.objects)
     is_ordered = all(map(le if repeats else lt, names, islice(names, 1, None)))
     start = name_bytes(prefix)
@@ -277,22 +233,15 @@ class ListingStats:
     def __init__(self) -> None:
         # Guards all below; held for additions only.
         self._lock = threading.Lock()
-        self.requests = 0
-        self.names = 0
-        self.needed = 0
+        self.requests = self.names = self.needed = 0
 
     @property
     def extra(self) -> int:
         """Count the requests beyond those that were needed."""
         return max(0, self.requests - self.needed)
 
-    def add_request(self) -> None:
-        """Count a request that is about to be made."""
-        with self._lock:
-            self.requests += 1
-
     def add(self, requests: int, names: int, needed: int) -> None:
-        """Count what the listings of another process took."""
+        """Count requests that are made, and what listings took."""
         with self._lock:
             self.requests += requests
             self.names += names
@@ -300,26 +249,14 @@ class ListingStats:
 
     def add_listing(self, names: int) -> None:
         """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
-        with self._lock:
-            self.names += names
-            self.needed += -(-names // MAX_KEYS) or 1
+        self.add(0, names, -(-names // MAX_KEYS) or 1)
 
-    def measure_pages(self, pages: Iterator[ListPage]) -> Iterator[ListPage]:
-        """Yield the pages of one listing, and count it when it ends or is left."""
+    def measure(self, items: Iterator[T], count: Callable[[T], int]) -> Iterator[T]:
+        """Yield the items of one listing, and count their names when it ends or is left."""
         names = 0
         try:
-            for page in pages:
-                names += len(page.objects) + len(page.prefixes)
-                yield page
-        finally:
-            self.add_listing(names)
-
-    def measure_names(self, entries: Iterator[T]) -> Iterator[T]:
-        """Yield the entries of one listing, as ``measure_pages`` yields pages."""
-        names = 0
-        try:
-            for entry in entries:
-                names += 1
-                yield entry
+            for item in items:
+                names += count(item)
+                yield item
         finally:
             self.add_listing(names)

@@ -20,6 +20,12 @@ KMS_WITH_KEY = "aws:kms:"
 KMS_TWICE = "aws:kms:dsse"  # a method, not a key
 WEBSITE_REDIRECT = "x-amz-website-redirect-location"
 KMS_KEY_ID = "x-amz-server-side-encryption-aws-kms-key-id"
+ATTRIBUTE_HEADERS = (
+    *((name.replace("_", "-"), name) for name in ("content_type", "cache_control", "content_disposition")),
+    *((name.replace("_", "-"), name) for name in ("content_encoding", "content_language", "expires")),
+    (WEBSITE_REDIRECT, "website_redirect"),
+    *((f"x-amz-{name.replace('_', '-')}", name) for name in ("storage_class", "acl")),
+)
 NO_ATTRIBUTES = ObjectAttributes()
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a header's name (RFC 9110, section 5.6.2)
 FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # tab alone is allowed (RFC 9110, section 5.5)
@@ -203,21 +209,13 @@ def attribute_headers(attributes: ObjectAttributes) -> dict[str, str]:
 
 
 def _plain_headers(attributes: ObjectAttributes) -> Iterator[tuple[str, str]]:
-    yield "content-type", attributes.content_type
-    yield "cache-control", attributes.cache_control
-    yield "content-disposition", attributes.content_disposition
-    yield "content-encoding", attributes.content_encoding
-    yield "content-language", attributes.content_language
-    yield "expires", attributes.expires
-    yield WEBSITE_REDIRECT, attributes.website_redirect
-    yield "x-amz-storage-class", attributes.storage_class
-    yield "x-amz-acl", attributes.acl
+    yield from ((name, getattr(attributes, field)) for name, field in ATTRIBUTE_HEADERS)
     yield "x-amz-tagging", encode_query(tuple(attributes.tags.items()))
-    if attributes.sse.startswith(KMS_WITH_KEY) and attributes.sse != KMS_TWICE:
-        yield "x-amz-server-side-encryption", KMS_WITH_KEY.rstrip(":")
-        yield "x-amz-server-side-encryption-aws-kms-key-id", attributes.sse.removeprefix(KMS_WITH_KEY)
-    else:
-        yield "x-amz-server-side-encryption", attributes.sse
+    encryption, key = attributes.sse, ""
+    if encryption.startswith(KMS_WITH_KEY) and encryption != KMS_TWICE:
+        encryption, key = KMS_WITH_KEY.rstrip(":"), encryption.removeprefix(KMS_WITH_KEY)
+    yield "x-amz-server-side-encryption", encryption
+    yield KMS_KEY_ID, key
 
 
 def _checked(name: str, value: str) -> str:
@@ -226,15 +224,10 @@ def _checked(name: str, value: str) -> str:
     return value
 
 
-def copy_source(bucket: str, key: str, *, version_id: str = "") -> str:
-    """Return the value of x-amz-copy-source."""
-    version = "?" + encode_query((("versionId", version_id),)) if version_id else ""
-    return f"{bucket}/{encode_key(key)}{version}"
-
-
 def copy_headers(bucket: str, key: str, *, version_id: str = "", if_match: str = "") -> dict[str, str]:
     """Return the headers that name the source of a copy, and the ETag it must have."""
-    headers = {"x-amz-copy-source": copy_source(bucket, key, version_id=version_id)}
+    version = "?" + encode_query((("versionId", version_id),)) if version_id else ""
+    headers = {"x-amz-copy-source": f"{bucket}/{encode_key(key)}{version}"}
     if if_match:
         headers["x-amz-copy-source-if-match"] = quote_etag(if_match)
         # Ceph RGW reads the condition under this name, and ignores the right one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from s3pool.errors import (
@@ -105,25 +106,36 @@ def error_from(response: Response, *, op: str, resource: str) -> S3Error:
 
     An answer with a status below 300 is one of those that fail after the status was sent.
     """
-    body, status = _body_of(response), response.status
+    headers, body, status = response.headers, b"", response.status
+    is_read = False
+    with suppress(TransportError):
+        if is_read := response.read_ahead(MAX_ERROR_BYTES):
+            body = response.body or b""
+    if not is_read:  # the status says enough, and a cut or endless error text must not become another error
+        response.close()
     code, detail, _, request_id = parse_error(body)
-    if status < 300:
+    if status < FIRST_BAD_STATUS:
         status = STATUS_OF_LATE_ERRORS.get(code, status)
     is_head = op.startswith("Head")
-    code = code or _code_for(status, resource=resource, is_head=is_head)
+    if not code and status == 404 and is_head:
+        code = "NoSuchKey" if resource.count("/") > 1 else "NoSuchBucket"
+    code = code or CODES.get(status, f"HTTP{status}")
     limit = name_limit_hint(response, code, resource)
     kind = S3Error if limit else _class_for(status, code=code, detail=detail, is_head=is_head)
+    detail, region = _one_line(detail), headers.get("x-amz-bucket-region", "")
+    if response.status in (301, 307) and region:
+        detail = f"{detail} (the bucket is in region {_one_line(region)})".strip()
     error = kind(
         status,
         _one_line(code),
-        detail=_with_region(_one_line(detail), response),
+        detail=detail,
         resource=resource,
-        request_id=_one_line(request_id or response.headers.get("x-amz-request-id", "")),
+        request_id=_one_line(request_id or headers.get("x-amz-request-id", "")),
         endpoint=str(response.endpoint),
         op=op,
         retry_after_s=_retry_after(response),
-        server_time=parse_http_date(response.headers.get("date", "")),
-        region=told_region(status, response.headers, body),
+        server_time=parse_http_date(headers.get("date", "")),
+        region=told_region(status, headers, body),
         final=bool(limit),
     )
     error.hint = limit or _lock_hint(error)
@@ -152,46 +164,21 @@ def _lock_hint(error: S3Error) -> str:
     return LOCK_ADVICE if LOCKED.search(error.detail) else ""
 
 
-def _body_of(response: Response) -> bytes:
-    try:
-        if response.read_ahead(MAX_ERROR_BYTES):
-            return response.body or b""
-    except TransportError:
-        pass
-    # The status says enough, and a cut or endless error text must not become another error.
-    response.close()
-    return b""
-
-
-def _code_for(status: int, *, resource: str, is_head: bool) -> str:
-    if status == 404 and is_head:
-        return "NoSuchKey" if resource.count("/") > 1 else "NoSuchBucket"
-    return CODES.get(status, f"HTTP{status}")
-
-
 def _class_for(status: int, *, code: str, detail: str, is_head: bool) -> type[S3Error]:
-    if _is_throttling(status, code=code, detail=detail, is_head=is_head):
+    # A 503 to HEAD cannot name its reason. Load is the kinder guess: the node keeps its place.
+    is_load = status == 503 and (is_head or "reduce your request rate" in detail.lower())
+    if is_load or status == 429 or code.startswith("SlowDown") or code in THROTTLING_CODES:
         return ThrottledError
     if LOCKED.search(detail):
         return S3Error
-    if code in DENIED_CODES or (status in (401, 403) and not _is_no_denial(code)):
+    is_other = code in NOT_DENIED_CODES or code.endswith("QuotaExceeded")
+    if code in DENIED_CODES or (status in (401, 403) and not is_other):
         return AccessDeniedError
     if status == 404 or code in ("NoSuchBucket", "NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
         return NotFoundError
     if status in (304, 412) or code in ("ConditionalRequestConflict", "PreconditionFailed"):
         return PreconditionError
     return S3Error
-
-
-def _is_no_denial(code: str) -> bool:
-    return code in NOT_DENIED_CODES or code.endswith("QuotaExceeded")
-
-
-def _is_throttling(status: int, *, code: str, detail: str, is_head: bool) -> bool:
-    if status == 429 or code.startswith("SlowDown") or code in THROTTLING_CODES:
-        return True
-    # A 503 to HEAD cannot name its reason. Load is the kinder guess: the node keeps its place.
-    return status == 503 and (is_head or "reduce your request rate" in detail.lower())
 
 
 def _retry_after(response: Response) -> float | None:
@@ -204,13 +191,6 @@ def _retry_after(response: Response) -> float | None:
         return float(seconds)
     until, now = parse_http_date(text), parse_http_date(response.headers.get("date", ""))
     return max(0.0, until - now) if until is not None and now is not None else None
-
-
-def _with_region(detail: str, response: Response) -> str:
-    region = response.headers.get("x-amz-bucket-region", "")
-    if response.status not in (301, 307) or not region:
-        return detail
-    return f"{detail} (the bucket is in region {_one_line(region)})".strip()
 
 
 def _one_line(text: str) -> str:
@@ -240,21 +220,19 @@ def hides_digest(headers: Mapping[str, str]) -> bool:
 
 
 def put_result(response: Response) -> PutResult:
-    """Read the result of a PUT of an object or a part.
-
-    Raises:
-        ProtocolError: there is no usable ETag.
-    """
+    """Read the result of a PUT of an object or a part."""
     headers = response.headers
     return PutResult(plausible_etag(etag_of(headers)), headers.get("x-amz-version-id", ""), hides_digest(headers))
 
 
-def head_of(headers: Mapping[str, str]) -> ObjectHead:
-    """Return what the headers of an answer say of a whole object.
+def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that headers tell, by their bare names."""
+    start = len(METADATA_PREFIX)
+    return {name[start:]: value for name, value in headers.items() if name.startswith(METADATA_PREFIX)}
 
-    Raises:
-        ProtocolError: there is no usable Content-Length or Last-Modified.
-    """
+
+def head_of(headers: Mapping[str, str]) -> ObjectHead:
+    """Return what the headers of an answer say of a whole object."""
     length = whole_number(headers.get("content-length", ""))
     told = headers.get("last-modified", "")
     if length is None or not told:
@@ -267,15 +245,9 @@ def head_of(headers: Mapping[str, str]) -> ObjectHead:
         headers.get("content-type", ""),
         headers.get("x-amz-storage-class") or "STANDARD",
         headers.get("x-amz-version-id", ""),
-        metadata=_metadata(headers),
+        metadata=metadata_of(headers),
         headers=headers,
     )
-
-
-def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name.removeprefix(METADATA_PREFIX): value for name, value in headers.items() if name.startswith(METADATA_PREFIX)
-    }
 
 
 class Known(NamedTuple):
@@ -313,11 +285,7 @@ def check_content(
 
 
 def read_object_head(response: Response) -> ObjectHead:
-    """Return the result of a HEAD of an object, checked to be a store's.
-
-    Raises:
-        ProtocolError: the answer is none of a store, or tells no size or time.
-    """
+    """Return the result of a HEAD of an object, checked to be a store's."""
     fault = stranger_in(response)
     if fault:
         raise ProtocolError(fault)
@@ -333,13 +301,11 @@ def stranger_in(response: Response, *, etag: str = "") -> str:
     headers = response.headers
     if "etag" not in headers:
         return f"the answer has the status {response.status} and no ETag, so it is none of S3"
-    if headers.get("content-type", "").startswith("text/html") and not _is_of_store(headers, etag):
+    is_known = bool(etag) and etag_of(headers) == etag
+    is_page = headers.get("content-type", "").startswith("text/html")
+    if is_page and not is_known and not any(name.startswith(SIGNS_OF_STORES) for name in headers):
         return "the answer is a web page and not the object"
     return ""
-
-
-def _is_of_store(headers: Mapping[str, str], etag: str) -> bool:
-    return bool(etag and etag_of(headers) == etag) or any(name.startswith(SIGNS_OF_STORES) for name in headers)
 
 
 def check_known(response: Response, resource: str, known: Known) -> None:

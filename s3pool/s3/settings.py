@@ -77,23 +77,15 @@ RETENTION = S3Setting(
 LEGAL_HOLD = S3Setting("legal holds", "legal-hold", "ObjectLegalHold", "LegalHold", LOCKLESS)
 LOCK = S3Setting("object locks", "object-lock", "ObjectLockConfiguration", "ObjectLockConfiguration", LOCKLESS)
 POLICY = S3Setting("bucket policies", "policy", "BucketPolicy", "", ("NoSuchBucketPolicy", "NoSuchPolicy"))
+NO_RULES = ("NoSuchLifecycleConfiguration",)
 LIFECYCLE = S3Setting(
-    "lifecycle rules",
-    "lifecycle",
-    "BucketLifecycleConfiguration",
-    "LifecycleConfiguration",
-    ("NoSuchLifecycleConfiguration",),
+    "lifecycle rules", "lifecycle", "BucketLifecycleConfiguration", "LifecycleConfiguration", NO_RULES
 )
 CORS = S3Setting(
     "CORS rules", "cors", "BucketCors", "CORSConfiguration", ("NoSuchCORSConfiguration", "NoSuchCORSConfigurationError")
 )
-ENCRYPTION = S3Setting(
-    "default encryption",
-    "encryption",
-    "BucketEncryption",
-    "ServerSideEncryptionConfiguration",
-    ("ServerSideEncryptionConfigurationNotFoundError",),
-)
+SSE_ROOT = "ServerSideEncryptionConfiguration"
+ENCRYPTION = S3Setting("default encryption", "encryption", "BucketEncryption", SSE_ROOT, (f"{SSE_ROOT}NotFoundError",))
 RESTORE = S3Setting("the restoring of archived objects", "restore", "RestoreObject", "RestoreRequest")
 
 
@@ -134,12 +126,14 @@ class SettingOperations(Operations):
     def put(self, setting: S3Setting, place: Place, *, value: Any, bypass: bool = False) -> None:
         """Replace the value; ``bypass`` uses the right to pass over governance."""
         content = build_setting(setting, value)
-        self._prove(setting, place)
+        if (setting, place.bucket) not in self._proven:
+            self.get(setting, place)
         self._send(self._request("PUT", f"Put{setting.op}", setting, place, content=content), setting, bypass=bypass)
 
     def delete(self, setting: S3Setting, place: Place) -> None:
         """Delete the value; none is fine."""
-        self._prove(setting, place)
+        if (setting, place.bucket) not in self._proven:
+            self.get(setting, place)
         try:
             self._send(self._request("DELETE", f"Delete{setting.op}", setting, place), setting)
         except S3Error as exc:
@@ -149,10 +143,6 @@ class SettingOperations(Operations):
     def restore(self, place: Place, *, value: Any) -> None:
         """Ask for a copy of an archived object."""
         self._send(self._request("POST", RESTORE.op, RESTORE, place, content=build_setting(RESTORE, value)), RESTORE)
-
-    def _prove(self, setting: S3Setting, place: Place) -> None:
-        if (setting, place.bucket) not in self._proven:
-            self.get(setting, place)
 
     def _send(self, request: Request, setting: S3Setting, *, bypass: bool = False) -> None:
         if bypass:
@@ -190,25 +180,22 @@ def unsupported(setting: S3Setting, resource: str, what: str) -> UnsupportedErro
 
 def _check_document(response: Response, request: Request, setting: S3Setting) -> None:
     """Refuse an error, and what is not the setting: some servers pass over what they do not know."""
-    if response.status >= FIRST_BAD_STATUS:
-        raise error_from(response, op=request.op, resource=request.resource)
-    what = f"{request.op} at {response.endpoint} was answered with something else"
-    if not response.read_ahead(MAX_DOCUMENT_BYTES):
+    op, resource = request.op, request.resource
+    what = f"{op} at {response.endpoint} was answered with something else"
+    is_bad = response.status >= FIRST_BAD_STATUS
+    if not is_bad and not response.read_ahead(MAX_DOCUMENT_BYTES):
         response.close()
-        raise unsupported(setting, request.resource, what)
-    body = response.preload()
-    if is_error(body):
-        raise error_from(response, op=request.op, resource=request.resource)
+        raise unsupported(setting, resource, what)
+    body = b"" if is_bad else response.preload()
+    if is_bad or is_error(body):
+        raise error_from(response, op=op, resource=resource)
     try:
-        is_meant = (
-            isinstance(json.loads(body), dict)
-            if not setting.root
-            else parse(body).name in (setting.root, setting.alias)
-        )
+        is_dict = not setting.root and isinstance(json.loads(body), dict)
+        is_meant = is_dict or (setting.root and parse(body).name in (setting.root, setting.alias))
     except (ProtocolError, ValueError):
         is_meant = False
     if not is_meant:
-        raise unsupported(setting, request.resource, what)
+        raise unsupported(setting, resource, what)
 
 
 # -- documents -----------------------------------------------------------------------------
@@ -243,21 +230,18 @@ def build_setting(setting: S3Setting, value: Any) -> bytes:
 
 
 def _value_of(element: Element) -> Any:
+    name, text = element.name, element.text
     if not element.children:
-        return {} if element.name in EMPTY_CONTAINERS or element.name.endswith("Configuration") else _scalar(element)
+        if name in EMPTY_CONTAINERS or name.endswith("Configuration"):
+            return {}
+        return int(text) if name in NUMBERS and NUMBER.fullmatch(text) else TRUTHS.get(text, text)
     value: dict[str, Any] = {}
     for child in element.children:
-        if plural := LISTS.get((element.name, child.name)):
+        if plural := LISTS.get((name, child.name)):
             value.setdefault(plural, []).append(_value_of(child))
         else:
             value[child.name] = _value_of(child)
     return value
-
-
-def _scalar(element: Element) -> Any:
-    if element.name in NUMBERS and NUMBER.fullmatch(element.text):
-        return int(element.text)
-    return TRUTHS.get(element.text, element.text)
 
 
 def _items(parent: str, value: dict[str, Any]) -> list[str]:

@@ -93,10 +93,12 @@ class _Builder:
         self._prefix = ""  # the root's namespace and the separator
 
     def read(self, body: bytes) -> Element:
-        """Parse the whole document."""
+        def refuse_doctype(*_declaration: object) -> None:
+            raise ProtocolError("broken XML: a DOCTYPE has no place in an answer of S3")
+
         parser = expat.ParserCreate(namespace_separator=NAMESPACE_SEPARATOR)
         parser.buffer_text = True
-        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.StartDoctypeDeclHandler = refuse_doctype
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._pieces.append
@@ -107,9 +109,6 @@ class _Builder:
         # Expat has seen a complete document, so there is a root.
         assert self._root is not None
         return self._root
-
-    def _refuse_doctype(self, *_declaration: object) -> None:
-        raise ProtocolError("broken XML: a DOCTYPE has no place in an answer of S3")
 
     def _start(self, name: str, _attributes: dict[str, str]) -> None:
         if self._root is None:
@@ -139,59 +138,39 @@ class _Builder:
 
 def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
     """Write illegal characters as private markers; None when there are none to hide."""
-    marker = _free_marker(body)
-    if marker is None:
+    referenced = {_codepoint(match) for match in re.finditer(REFERENCE, body)}
+    free = (code for code in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES) if code not in referenced)
+    marker = next((chr(code) for code in free if chr(code).encode() not in body), "")
+    if not marker:
         return None
     sign = marker.encode()
     count = 0
 
-    def hide(codepoint: int) -> bytes:
+    def hide(match: re.Match[bytes]) -> bytes:
         nonlocal count
+        is_reference = match.lastindex is not None
+        codepoint = _codepoint(match) if is_reference else ord(match[0].decode())
+        is_legal = codepoint not in (0xFFFE, 0xFFFF) and (codepoint >= ord(" ") or chr(codepoint) in "\t\n\r")
+        if is_reference and is_legal:
+            return match[0]
         count += 1
         return b"%b%x%b" % (sign, codepoint, sign)
 
-    def hide_reference(match: re.Match[bytes]) -> bytes:
-        codepoint = _codepoint(match)
-        return hide(codepoint) if _is_hideable(codepoint) else match[0]
-
-    def hide_raw(match: re.Match[bytes]) -> bytes:
-        return hide(ord(match[0].decode()))
-
-    # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too.
-    pieces = _split_at_cdata(body)
-    pieces[::2] = [re.sub(REFERENCE, hide_reference, piece) for piece in pieces[::2]]
-    hidden = re.sub(RAW_ILLEGAL, hide_raw, b"".join(pieces))
+    # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too. One pass over the
+    # sections: a section without an end is text.
+    pieces, done = [], 0
+    while (begin := body.find(CDATA_START, done)) >= 0 and (end := body.find(CDATA_END, begin)) >= 0:
+        end += len(CDATA_END)
+        pieces += [re.sub(REFERENCE, hide, body[done:begin]), body[begin:end]]
+        done = end
+    pieces.append(re.sub(REFERENCE, hide, body[done:]))
+    hidden = re.sub(RAW_ILLEGAL, hide, b"".join(pieces))
     back = re.compile(f"{marker}([0-9a-f]+){marker}")
     return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
 
 
-def _split_at_cdata(body: bytes) -> list[bytes]:
-    """Return text and CDATA sections in turn, in one pass: a section without an end is text."""
-    pieces, done = [], 0
-    while (begin := body.find(CDATA_START, done)) >= 0 and (end := body.find(CDATA_END, begin)) >= 0:
-        end += len(CDATA_END)
-        pieces += [body[done:begin], body[begin:end]]
-        done = end
-    return [*pieces, body[done:]]
-
-
-def _free_marker(body: bytes) -> str | None:
-    referenced = {_codepoint(match) for match in re.finditer(REFERENCE, body)}
-    for codepoint in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES):
-        if codepoint not in referenced and chr(codepoint).encode() not in body:
-            return chr(codepoint)
-    return None
-
-
 def _codepoint(match: re.Match[bytes]) -> int:
     return int(match[1], 16) if match[1] else int(match[2])
-
-
-def _is_hideable(codepoint: int) -> bool:
-    return (codepoint < ord(" ") and codepoint not in (ord("\t"), ord("\n"), ord("\r"))) or codepoint in (
-        0xFFFE,
-        0xFFFF,
-    )
 
 
 def is_xml_text(text: str) -> bool:

@@ -10,9 +10,8 @@ from s3pool.location import S3Path
 from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
-from s3pool.s3.list_all import list_pages
+from s3pool.s3.list_all import list_pages, on_one_node
 from s3pool.s3.parallel.ranges import CAUTIOUS_JOBS
-from s3pool.s3.part_sizes import MAX_KEYS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 
@@ -40,38 +39,6 @@ class Way:
     def objects_per_s(self) -> float:
         """Return objects a second."""
         return self.objects / self.seconds if self.seconds else 0.0
-
-
-class OneNode:
-    """A client that lists on one node only; the rest of it is the pool's."""
-
-    def __init__(self, client: S3Client, endpoint: Endpoint) -> None:
-        self._client = client
-        self._endpoint = endpoint
-        self.lists = client.lists
-        self.list_versions_page = client.list_versions_page
-        self.list_uploads_page = client.list_uploads_page
-
-    def list_objects_page(
-        self,
-        bucket: str,
-        *,
-        prefix: str = "",
-        delimiter: str = "",
-        start_after: str = "",
-        token: str = "",
-        max_keys: int = MAX_KEYS,
-    ) -> ListPage:
-        """List one page on the node."""
-        return self._client.list_objects_page(
-            bucket,
-            prefix=prefix,
-            delimiter=delimiter,
-            start_after=start_after,
-            token=token,
-            max_keys=max_keys,
-            only=self._endpoint,
-        )
 
 
 def compare(
@@ -114,7 +81,7 @@ def _on_one_node(
 ) -> Way:
     """List on the first node that lives, over the one connection that the pool keeps to it."""
     for endpoint in endpoints:
-        pages = list_pages(OneNode(client, endpoint), path.bucket, prefix=path.tree_prefix)
+        pages = list_pages(on_one_node(client, endpoint), path.bucket, prefix=path.tree_prefix)
         try:
             before = client.lists.requests
             way = _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from s3pool.cli.comparing import add_comparing_flags, compare
 from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
@@ -12,6 +12,7 @@ from s3pool.cli.outcomes import print_summary
 from s3pool.errors import NotFoundError, S3PoolError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path, name_bytes
+from s3pool.s3.list_all import on_one_node
 from s3pool.s3.listing import iter_pages
 from s3pool.sync.compare import Batch
 from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
-    from s3pool.model import Endpoint, ListPage
+    from s3pool.model import Endpoint
     from s3pool.s3.client import S3Client
 
 SUMMARY = "prove that two trees, or all nodes, hold the same"
@@ -72,18 +73,6 @@ def check_nodes(path: S3Path, ctx: Context) -> int:
             view.close()
 
 
-class _OneNode:
-    """Lists by one node alone."""
-
-    def __init__(self, client: S3Client, endpoint: Endpoint) -> None:
-        self._client = client
-        self._endpoint = endpoint
-
-    def list_objects_page(self, bucket: str, **query: Any) -> ListPage:
-        """List one page."""
-        return self._client.list_objects_page(bucket, only=self._endpoint, **query)
-
-
 class _View:
     """The keys as one node tells them; ``error`` is what ended its listing."""
 
@@ -94,7 +83,7 @@ class _View:
         self.keys = 0
         self._client = client
         self._path = path
-        lister: Any = _OneNode(client, endpoint)
+        lister = on_one_node(client, endpoint)
         # A name without a slash at its end may be a key, a tree, or both.
         until = None if path.is_prefix else path.key + AFTER_SLASH
         self._pages = Ahead(iter_pages(lister, path.bucket, prefix=path.key, until=until, must_be_ordered=True))

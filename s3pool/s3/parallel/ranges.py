@@ -19,7 +19,7 @@ from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field
 from s3pool.s3.listing import LoopGuard, is_increasing
-from s3pool.s3.page_table import ObjectTable, build_objects, keys_of
+from s3pool.s3.page_table import ObjectTable, Times, build_objects, keys_of
 from s3pool.s3.parallel.split_points import shared_length
 
 AUTO_JOBS = 0  # as many as help
@@ -72,10 +72,6 @@ class ConcurrencyLimit:
         if self._is_auto:
             self._measure(now, to_come)
 
-    def _restart(self) -> None:
-        self._clean = self._window = 0
-        self._since = None
-
     def _measure(self, now: float, to_come: float) -> None:
         if self._since is None:
             self._since = now
@@ -85,9 +81,6 @@ class ConcurrencyLimit:
             return
         rate = self._window / max(now - self._since, 1e-9)
         self._window, self._since = 0, now
-        self._judge(rate, to_come)
-
-    def _judge(self, rate: float, to_come: float) -> None:
         if self._rate_before and rate < LEAST_GAIN * self._rate_before:
             self._strikes += 1
             if self._strikes >= STRIKES:
@@ -99,6 +92,10 @@ class ConcurrencyLimit:
         if doubled <= self._most and to_come >= PAGES_PER_JOB * doubled:
             self._rate_before = rate
             self._goal = self.limit = doubled
+
+    def _restart(self) -> None:
+        self._clean = self._window = 0
+        self._since = None
 
 
 PACK_LEVEL = 1  # zlib's fastest; names in order shrink to a tenth all the same
@@ -173,7 +170,10 @@ class HeldPage:
             return
         objects = page.objects
         # Only plain values can be packed.
-        plain: Any = objects.columns if isinstance(objects, ObjectTable) else [tuple(info) for info in objects]
+        plain: Any = [tuple(info) for info in objects]
+        if isinstance(objects, ObjectTable):
+            names, sizes, times, *others = objects.columns
+            plain = (names, sizes, bytes(times), *others)
         self._packed = zlib.compress(marshal.dumps(plain), PACK_LEVEL)
         self._page = None
 
@@ -183,7 +183,11 @@ class HeldPage:
         if page is not None:
             return page
         plain = marshal.loads(zlib.decompress(self._packed))
-        objects = ObjectTable.of_columns(plain) if isinstance(plain, tuple) else build_objects(plain)
+
+        if isinstance(plain, list):
+            return ListPage(build_objects(plain), (), truncated=True)
+        names, sizes, times, etags, classes = plain
+        objects = ObjectTable(names, sizes, Times(times), etags, classes)
         return ListPage(objects, (), truncated=True)
 
 

@@ -18,7 +18,7 @@ from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, 
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.listing import REFUSALS, LoopGuard, is_minio_token
+from s3pool.s3.listing import REFUSALS, LoopGuard, floor_of, is_minio_token
 from s3pool.s3.page_table import keys_of
 from s3pool.s3.parallel.ranges import (
     ConcurrencyLimit,
@@ -82,8 +82,7 @@ class RangeScheduler:
         window: int = WINDOW_PAGES,
         repeats: bool = False,
     ) -> None:
-        # Some servers fail on a name before the prefix, where it says nothing anyway.
-        floor = "" if name_bytes(start_after) < name_bytes(prefix) else start_after
+        floor = floor_of(start_after, prefix)
         self.counts = Counts()
         self._bucket = bucket
         self._prefix = prefix
@@ -168,15 +167,6 @@ class RangeScheduler:
             return True
         return self._is_minio and prefix.startswith(r.stem) and "/" not in prefix[len(r.stem) :]
 
-    def _settle(self, request: RangeRequest) -> bool:
-        """Note that a request has ended; return False when its page counts no more."""
-        r = request.range
-        if not request.is_awaited:
-            return False
-        r.request = None
-        self._in_flight -= 1
-        return True
-
     # -- cuts ------------------------------------------------------------------------------
 
     def _cut_somewhere(self) -> bool:
@@ -251,10 +241,12 @@ class RangeScheduler:
         Raises:
             ProtocolError: the server does not go on, or lists without order.
         """
-        if not self._settle(request):
-            return None
-        self._applied += 1
         r = request.range
+        if not request.is_awaited:
+            return None
+        r.request = None
+        self._in_flight -= 1
+        self._applied += 1
         keys = keys_of(page.objects)
         self._check_order(request, page)
         fits = begins_well(r, keys, is_last=request.prefix == self._prefix and not page.truncated)
@@ -262,7 +254,9 @@ class RangeScheduler:
         if not fits or request.is_ignored_by(page):
             self._recover(r)
             return None
-        self._meet_minio(page)
+        if page.is_minio or is_minio_token(page.next_token):
+            self._is_minio = True
+            self._limit.cap(MINIO_JOBS)
         objects, is_over = self._trim(r, page.objects)
         is_last = not page.truncated and r.is_within(request.prefix, self._prefix)
         self._score_child(r, len(objects), is_last=is_over or is_last)
@@ -292,11 +286,6 @@ class RangeScheduler:
         turns_back = is_whole and self._first and request.turns_back(page, self._first)
         if turns_back or not is_page_ordered(page, repeats=self._repeats):
             raise UnorderedError(f"s3/{self._bucket} is not listed in order; use --jobs 1")
-
-    def _meet_minio(self, page: ListPage) -> None:
-        if page.is_minio or is_minio_token(page.next_token):
-            self._is_minio = True
-            self._limit.cap(MINIO_JOBS)
 
     def _trim(self, r: KeyRange, objects: Sequence[ObjectInfo]) -> tuple[Sequence[ObjectInfo], bool]:
         """Return the objects above the cursor up to the end, and whether some lay beyond the end."""
@@ -358,9 +347,11 @@ class RangeScheduler:
         Raises:
             S3PoolError: the error, where neither a retry nor another way can help.
         """
-        if not self._settle(request):
-            return
         r = request.range
+        if not request.is_awaited:
+            return
+        r.request = None
+        self._in_flight -= 1
         is_refused = isinstance(error, S3Error) and error.status in REFUSALS
         if is_refused and request.start_after:
             self._recover(r)
@@ -406,16 +397,12 @@ class RangeScheduler:
 
     def pop(self) -> ListPage | None:
         """Return the next page for the caller; None when there is none yet, or no more."""
-        page = self._pop_front() if self._ordered else (self._out.popleft() if self._out else None)
+        if not self._ordered:
+            page = self._out.popleft() if self._out else None
+        elif page := self._live[0].held.popleft().open() if self._live and self._live[0].held else None:
+            self._held -= 1
+            self._drop_done()
         return None if page is None else replace(page, truncated=not self.is_finished, next_token="")
-
-    def _pop_front(self) -> ListPage | None:
-        if not self._live or not self._live[0].held:
-            return None
-        page = self._live[0].held.popleft().open()
-        self._held -= 1
-        self._drop_done()
-        return page
 
     def _drop_done(self) -> None:
         """Drop ranges that are done: all of them without order, else those in front."""

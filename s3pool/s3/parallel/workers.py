@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from s3pool.errors import S3Error, S3PoolError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
@@ -132,20 +132,10 @@ def _iter_pages(
         yield from go_on(start_after=last) if last else go_on()
 
 
-class _PageLister(Protocol):
-    """The one operation that a listing of ranges needs."""
-
-    def list_objects_page(self, bucket: str, *, prefix: str = "", start_after: str = "", token: str = "") -> ListPage:
-        """List one page."""
-
-
-def _fetcher(client: _PageLister, bucket: str) -> Fetch:
-    def fetch(request: RangeRequest) -> ListPage:
-        return client.list_objects_page(
-            bucket, prefix=request.prefix, start_after=request.start_after, token=request.token
-        )
-
-    return fetch
+def _fetcher(client: Lister | VersionLister, bucket: str) -> Fetch:
+    return lambda request: client.list_objects_page(
+        bucket, prefix=request.prefix, start_after=request.start_after, token=request.token
+    )
 
 
 class _Workers:
@@ -309,29 +299,14 @@ class VersionLister:
             if page.is_minio or MINIO_TAG.decode() in page.next_token:
                 raise MarkedWalkError
             found += page.objects
-            if not page.truncated or not found:
-                return replace(
-                    page,
-                    objects=tuple(found),
-                    is_ordered=None,
-                    next_token=_token(page.next_token, page.next_version_id),
-                )
-            whole = _count_whole(found)
-            if whole:
-                last = found[whole - 1]
-                return replace(
-                    page, objects=tuple(found[:whole]), is_ordered=None, next_token=_token(last.key, last.version_id)
-                )
-            # One key fills the page, and its history must stay in one piece.
             key, version = page.next_token, page.next_version_id
-            guard.follow((key, version))
-
-
-def _token(key: str, version: str) -> str:
-    return f"{key}{SEPARATOR}{version}" if key else ""
-
-
-def _count_whole(found: list[ObjectInfo]) -> int:
-    """Count the versions before those of the last key."""
-    last = found[-1].key
-    return next((index for index in range(len(found), 0, -1) if found[index - 1].key != last), 0)
+            if page.truncated and found:
+                last = found[-1].key
+                whole = next((place for place in range(len(found), 0, -1) if found[place - 1].key != last), 0)
+                if not whole:  # one key fills the page, and its history must stay in one piece
+                    guard.follow((key, version))
+                    continue
+                del found[whole:]
+                key, version = found[-1].key, found[-1].version_id
+            next_token = f"{key}{SEPARATOR}{version}" if key else ""
+            return replace(page, objects=tuple(found), is_ordered=None, next_token=next_token)

@@ -120,19 +120,15 @@ def minio_token(index: int) -> str:
 class Asked:
     """A page of a FakeLister that was asked for ahead; it may go wrong."""
 
-    def __init__(self, ahead: AheadOf, page: ListPage | None) -> None:
+    def __init__(self, ahead: AheadOf, page: ListPage | S3Error) -> None:
         self._ahead = ahead
         self.page = page
 
-    def has_result(self, *, timely: bool = True) -> bool:
-        """Say whether it went well; whoever asks ahead comes late."""
-        self._ahead.log.append("timely" if timely else "taken")
-        return self.page is not None
-
-    @property
-    def result(self) -> ListPage:
-        """Give the page."""
-        assert self.page is not None
+    def finish(self) -> ListPage:
+        """Return the page, or raise what became of it."""
+        self._ahead.log.append("taken")
+        if isinstance(self.page, S3Error):
+            raise self.page
         return self.page
 
     def abandon(self) -> None:
@@ -141,12 +137,12 @@ class Asked:
 
 
 class AheadOf:
-    """Asks a lister ahead; every so many times it fails, cannot be done, or is answered in V1's manner."""
+    """Asks a lister ahead; every so many times it cannot be done, or is answered in V1's manner."""
 
-    def __init__(self, lister: FakeLister, *, fails: int = 0, cannot: int = 0, v1: int = 0) -> None:
+    def __init__(self, lister: FakeLister, *, cannot: int = 0, v1: int = 0) -> None:
         self.lister = lister
         self.log: list[str] = []
-        self._fails, self._cannot, self._v1 = fails, cannot, v1
+        self._cannot, self._v1 = cannot, v1
         self._count = 0
 
     def __call__(self, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> Asked | None:
@@ -155,12 +151,10 @@ class AheadOf:
         if self._cannot and not self._count % self._cannot:
             return None
         self.log.append(f"asked after {start_after}")
-        if self._fails and not self._count % self._fails:
-            return Asked(self, None)
         try:
             page = self.lister.list_objects_page(bucket, prefix=prefix, delimiter=delimiter, start_after=start_after)
-        except S3Error:
-            return Asked(self, None)
+        except S3Error as exc:
+            return Asked(self, exc)
         if self._v1 and not self._count % self._v1:
             page = ListPage((), (), truncated=True, next_token="elsewhere", v1=True)
         return Asked(self, page)
@@ -240,7 +234,7 @@ def test_every_group_is_listed_once(keys: set[str], prefix: str, delimiter: str,
     keys=st.sets(NAMES, max_size=20),
     delimiter=st.sampled_from(["", "/"]),
     quirks=QUIRKS,
-    mishaps=st.fixed_dictionaries({name: st.integers(0, 3) for name in ("fails", "cannot", "v1")}),
+    mishaps=st.fixed_dictionaries({name: st.integers(0, 3) for name in ("cannot", "v1")}),
 )
 def test_asking_ahead_changes_nothing(
     keys: set[str], delimiter: str, quirks: dict[str, object], mishaps: dict[str, int]
@@ -250,7 +244,8 @@ def test_asking_ahead_changes_nothing(
     ahead = AheadOf(lister, **mishaps)
 
     assert expected(sorted(keys, key=order), delimiter=delimiter) == listed(lister, ahead, delimiter=delimiter)
-    assert len([word for word in ahead.log if word.startswith("asked")]) == ahead.log.count("abandoned")
+    asked = [word for word in ahead.log if word.startswith("asked")]
+    assert len(asked) == ahead.log.count("abandoned") + ahead.log.count("taken")
 
 
 def test_next_page_is_asked_for_before_a_page_is_given_out() -> None:
@@ -262,8 +257,8 @@ def test_next_page_is_asked_for_before_a_page_is_given_out() -> None:
         ahead.log.append(f"given {''.join(entry.key for entry in page.objects)}")
 
     assert [
-        *("asked after c", "given abc", "taken", "abandoned"),
-        *("asked after f", "given def", "taken", "abandoned"),
+        *("asked after c", "given abc", "taken"),
+        *("asked after f", "given def", "taken"),
         "given g",
     ] == ahead.log
     assert 3 == len(lister.asked)

@@ -23,8 +23,7 @@ def test_a_listing_needs_full_pages(names: int, needed: int) -> None:
 def test_extra_requests_are_those_that_were_not_needed() -> None:
     """Cuts, probes and short pages cost them."""
     tally = ListingStats()
-    for _ in range(5):
-        tally.add_request()
+    tally.add(5, 0, 0)
 
     tally.add_listing(1001)
     tally.add_listing(10)

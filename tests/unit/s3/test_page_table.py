@@ -33,7 +33,7 @@ def test_a_table_is_a_sequence_of_its_objects() -> None:
 
 def test_a_table_can_be_made_of_its_columns() -> None:
     """They are plain values, as what waits for its turn is packed."""
-    assert (FIRST, SECOND) == ObjectTable.of_columns(table().columns)
+    assert (FIRST, SECOND) == ObjectTable(*table().columns)
 
 
 @pytest.mark.parametrize("objects", [table(), (FIRST, SECOND), ()])

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3pool.location import S3Path
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
@@ -46,6 +46,12 @@ ENCODED_TYPES = {
 }
 ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 READABLE_CLASSES = ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY")
+KEPT_HEADERS = {
+    **{f"content_{name}": f"content-{name}" for name in ("disposition", "encoding", "language")},
+    "cache_control": "cache-control",
+    "expires": "expires",
+    "website_redirect": WEBSITE_REDIRECT,
+}
 NANO = 10**9
 NANO_DIGITS = 9
 KNOWN_DATES = 256
@@ -54,7 +60,12 @@ PERMISSION_BITS = 0o777
 NO_ID = (1 << 32) - 1  # chown's word for none
 
 
-@functools.lru_cache(maxsize=256)
+def guess_content_type(name: str) -> str:
+    """Return a content type by the extension of a name."""
+    return _type_of_extension(os.path.splitext(name)[1].lower())
+
+
+@functools.lru_cache(maxsize=KNOWN_EXTENSIONS)
 def _type_of_extension(extension: str) -> str:
     import mimetypes
 
@@ -62,11 +73,6 @@ def _type_of_extension(extension: str) -> str:
     if encoding:  # x.tar.gz is gzip's bytes, whatever is in them
         return ENCODED_TYPES.get(encoding, DEFAULT_CONTENT_TYPE)
     return kind or DEFAULT_CONTENT_TYPE
-
-
-def guess_content_type(name: str) -> str:
-    """Return a content type by the extension of a name."""
-    return _type_of_extension(os.path.splitext(name)[1].lower())
 
 
 def format_mtime(nanoseconds: int) -> str:
@@ -109,9 +115,8 @@ def mtime_of_answer(headers: Mapping[str, str]) -> int | None:
     return _nanoseconds_of(headers.get("last-modified", "")) if mtime_ns is None else mtime_ns
 
 
-@functools.lru_cache(maxsize=KNOWN_DATES)
+@functools.lru_cache(maxsize=KNOWN_DATES)  # small objects that lie together were mostly stored in the same few seconds
 def _nanoseconds_of(http_date: str) -> int | None:
-    # Small objects that lie together were mostly stored in the same few seconds.
     modified = parse_http_date(http_date)
     return None if modified is None else round(modified) * NANO
 
@@ -145,22 +150,20 @@ class FileHeaders:
             UsageError: what the user gave cannot stand in a header.
         """
         stem, _, extension = path.rpartition("/")[2].rpartition(".")
-        # As with os.path.splitext: dots at the beginning make no extension.
-        headers = dict(self._alike_with(extension if stem.strip(".") else ""))
+        if not stem.strip("."):  # as with os.path.splitext: dots at the beginning make no extension
+            extension = ""
+        alike = self._alike.get(extension)
+        if alike is None:
+            content_type = self._given.content_type or guess_content_type(f"x.{extension}")
+            alike = attribute_headers(replace(self._given, content_type=content_type))
+            if len(self._alike) >= KNOWN_EXTENSIONS:  # where each name ends in a number of its own
+                self._alike.clear()
+            self._alike[extension] = alike
+        headers = dict(alike)
         headers.setdefault(MTIME_HEADER, format_mtime(facts.st_mtime_ns))
         if self._preserve:
             for name, value in _facts_kept(facts).items():
                 headers.setdefault(METADATA_PREFIX + name, value)
-        return headers
-
-    def _alike_with(self, extension: str) -> dict[str, str]:
-        headers = self._alike.get(extension)
-        if headers is None:
-            content_type = self._given.content_type or guess_content_type(f"x.{extension}")
-            headers = attribute_headers(replace(self._given, content_type=content_type))
-            if len(self._alike) >= KNOWN_EXTENSIONS:  # where each name ends in a number of its own
-                self._alike.clear()
-            self._alike[extension] = headers
         return headers
 
 
@@ -170,21 +173,11 @@ def _facts_kept(facts: os.stat_result) -> dict[str, str]:
 
 def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttributes:
     """Replace what the user gave, keep the rest of the source; metadata is replaced as a whole."""
-    headers = head.headers
-    metadata = dict(given.metadata) if given.metadata else dict(head.metadata)
+    metadata = dict(given.metadata or head.metadata)
     if given.metadata and MTIME in head.metadata:
         metadata.setdefault(MTIME, head.metadata[MTIME])
-    return replace(
-        given,
-        content_type=given.content_type or head.content_type,
-        metadata=metadata,
-        cache_control=given.cache_control or headers.get("cache-control", ""),
-        content_disposition=given.content_disposition or headers.get("content-disposition", ""),
-        content_encoding=given.content_encoding or headers.get("content-encoding", ""),
-        content_language=given.content_language or headers.get("content-language", ""),
-        expires=given.expires or headers.get("expires", ""),
-        website_redirect=given.website_redirect or headers.get(WEBSITE_REDIRECT, ""),
-    )
+    kept: dict[str, Any] = {n: getattr(given, n) or head.headers.get(header, "") for n, header in KEPT_HEADERS.items()}
+    return replace(given, content_type=given.content_type or head.content_type, metadata=metadata, **kept)
 
 
 def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
@@ -291,9 +284,11 @@ class NotKept:
         def tell(kind: str, relative: bytes) -> None:
             if kind == LINK:
                 self.count(SKIPPED_LINKS)
+            elif len(self.directories) >= MAX_DIRECTORIES:
+                self.count(DIRECTORIES)
             else:
-                key = target.tree_prefix + relative.decode("utf-8", "surrogateescape")
-                self.directory(os.path.join(root, os.fsdecode(relative)), target.bucket, key)
+                path, key = os.path.join(root, os.fsdecode(relative)), relative.decode("utf-8", "surrogateescape")
+                self.directories.append(UploadTask(path, target.bucket, target.tree_prefix + key))
 
         return tell
 
@@ -315,10 +310,6 @@ class NotKept:
         mode = stored_mode(metadata)
         if mode is not None and stat.S_ISLNK(mode):
             self.count(LINKS)
-
-    def words(self) -> Iterator[str]:
-        """Yield what was not kept, for people."""
-        yield from words_of(self.counts)
 
 
 def words_of(counts: Mapping[str, int]) -> Iterator[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, UsageError
 from s3pool.filters import ANY_FACTS, Names, ObjectFilter
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
-from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, UploadInfo, parse_iso_time
+from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MAX_KEYS
@@ -39,21 +40,6 @@ def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator
             yield (task,) if isinstance(task, DeleteTask) else task
     if batch:
         yield tuple(batch)
-
-
-def delete_batch(batch: Batch, context: TransferContext) -> tuple[Outcome, ...]:
-    """Remove one batch and tell of each key; never raises S3PoolError."""
-    if isinstance(batch, Problem):
-        return (Outcome(batch, FAILED, error=batch.error),)
-    tasks = batch if isinstance(batch, tuple) else (batch,)
-    if context.stop.is_set():
-        return tuple(Outcome(task, NOT_STARTED) for task in tasks)
-    if len(tasks) > 1:
-        return _delete_many(tasks, context)
-    try:
-        return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], context))),)
-    except S3PoolError as exc:
-        return (Outcome(tasks[0], FAILED, error=exc),)
 
 
 def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Done]:
@@ -105,19 +91,23 @@ def refuse_tree(path: S3Path, client: S3Client, *, act: str = "deletes them") ->
         raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
 
 
-def _delete_many(batch: tuple[DeleteTask, ...], context: TransferContext) -> tuple[Outcome, ...]:
-    bucket = batch[0].bucket
+def delete_batch(batch: Batch, context: TransferContext) -> tuple[Outcome, ...]:
+    """Remove one batch and tell of each key; never raises S3PoolError."""
+    if isinstance(batch, Problem):
+        return (Outcome(batch, FAILED, error=batch.error),)
+    tasks = batch if isinstance(batch, tuple) else (batch,)
+    if context.stop.is_set():
+        return tuple(Outcome(task, NOT_STARTED) for task in tasks)
     try:
-        keys = [(task.key, task.version_id) for task in batch]
+        if isinstance(batch, RemoveTask) or len(batch) == 1:
+            return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], context))),)
+        bucket, keys = batch[0].bucket, [(task.key, task.version_id) for task in batch]
         failures = context.client.delete_objects(bucket, keys, bypass_governance=context.options.bypass_governance)
     except S3PoolError as exc:
-        return tuple(Outcome(task, FAILED, error=exc) for task in batch)
+        return tuple(Outcome(task, FAILED, error=exc) for task in tasks)
     errors = {(failure.key, failure.version_id): error_of_failure(failure, bucket) for failure in failures}
-    return tuple(_outcome(task, errors.get((task.key, task.version_id))) for task in batch)
-
-
-def _outcome(task: DeleteTask, error: S3Error | None) -> Outcome:
-    return Outcome(task, FAILED if error else DONE, Done(task.size), error)
+    found = [(task, errors.get((task.key, task.version_id))) for task in batch]
+    return tuple(Outcome(task, FAILED if error else DONE, Done(task.size), error) for task, error in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +148,19 @@ class _Scope:
     def is_glob(self) -> bool:
         return self.rules.glob and not self.rules.raw_prefix and has_glob(self.path.key)
 
-    @property
-    def is_many(self) -> bool:
-        """Whether the operand stands for keys that only a listing can tell."""
-        return not self.is_one_key or (self.rules.incomplete and self.path.is_prefix) or not self.path.key
-
     def relative(self, key: str) -> str:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
     def admits(self, key: str) -> bool:
         """Return whether filters and shard admit a key."""
         rules, relative = self.rules, self.relative(key)
-        return rules.names.admits(relative) and self._is_of_shard(key, relative)
-
-    def _is_of_shard(self, key: str, relative: str) -> bool:
-        if self.is_many:
-            return self.rules.shard.holds(relative)
+        if not rules.names.admits(relative):
+            return False
+        # Keys that only a listing can tell are divided by what they are below the operand.
+        if not self.is_one_key or (rules.incomplete and self.path.is_prefix) or not self.path.key:
+            return rules.shard.holds(relative)
         # A list has names of many directories: what they are below is the bucket.
-        return self.rules.shard.holds(key) if self.rules.listed else self.rules.shard.holds_named(relative)
+        return rules.shard.holds(key) if rules.listed else rules.shard.holds_named(relative)
 
 
 class Removal:
@@ -204,34 +189,26 @@ class Removal:
                 yield Problem(operand.text, exc, op="delete")
 
     def _expand(self, scope: _Scope) -> Iterator[DeleteTask | Problem]:
+        key = scope.path.key
         if self._rules.incomplete:
             yield from self._uploads(scope)
         elif self._rules.versions:
             yield from self._versions(scope)
-        elif scope.is_one_key:
-            yield from self._one_key(scope)
-        else:
+        elif not scope.is_one_key:
             yield from self._objects(scope)
-
-    def _one_key(self, scope: _Scope) -> Iterator[DeleteTask]:
-        key = scope.path.key
-        if not scope.admits(key):
-            return
-        if self._rules.facts.active:
-            yield from self._admitted(scope, self._head(scope.path, may_be_tree=False))
-        else:
+        elif scope.admits(key) and not self._rules.facts.active:
             yield DeleteTask(scope.bucket, key, named=not self._rules.listed)
+        elif scope.admits(key):
+            yield from self._admitted(scope, self._head(scope.path, may_be_tree=False))
 
     def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.list_all import list_objects
 
-        if self._rules.recursive and not scope.is_glob and not self._rules.raw_prefix and not scope.path.is_prefix:
+        rules, (start, until) = self._rules, self._rules.shard.bounds(scope.base)
+        if rules.recursive and not scope.is_glob and not rules.raw_prefix and not scope.path.is_prefix:
             yield from self._admitted(scope, self._head(scope.path))
-        start, until = self._rules.shard.bounds(scope.base)
-        objects = list_objects(
-            self._client, scope.bucket, prefix=scope.prefix, start_after=start, until=until, mode=self._rules.listing
-        )
-        yield from self._admitted(scope, objects)
+        listing = partial(list_objects, self._client, scope.bucket, mode=rules.listing)
+        yield from self._admitted(scope, listing(prefix=scope.prefix, start_after=start, until=until))
 
     def _head(self, path: S3Path, *, may_be_tree: bool = True) -> Iterator[ObjectInfo]:
         try:
@@ -270,44 +247,30 @@ class Removal:
     def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
         from s3pool.s3.list_all import list_uploads
 
+        facts = self._rules.facts
         prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
         for upload in list_uploads(self._client, scope.bucket, prefix=prefix):
-            if self._holds(scope, upload.key) and self._is_of_age(upload):
+            is_of_age = not facts.active or facts.admits(0, parse_iso_time(upload.initiated or NO_TIME))
+            if is_of_age and _belongs(scope, upload.key) and scope.admits(upload.key):
                 yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
-
-    def _is_of_age(self, upload: UploadInfo) -> bool:
-        return not self._rules.facts.active or self._rules.facts.admits(0, parse_iso_time(upload.initiated or NO_TIME))
 
     def _admitted(self, scope: _Scope, infos: Iterable[ObjectInfo]) -> Iterator[DeleteTask]:
         facts = self._rules.facts
         for info in infos:
-            if not self._holds(scope, info.key):
-                continue
-            if facts.active and not facts.admits(info.size, info.mtime):
-                continue
-            yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
-
-    def _holds(self, scope: _Scope, key: str) -> bool:
-        return _belongs(scope, key) and scope.admits(key)
+            is_meant = _belongs(scope, info.key) and scope.admits(info.key)
+            if is_meant and (not facts.active or facts.admits(info.size, info.mtime)):
+                yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
 
 
 def _belongs(scope: _Scope, key: str) -> bool:
-    rules = scope.rules
+    rules, own = scope.rules, scope.path.key
     if scope.is_glob:
-        return _glob_admits(scope.path.key, key, recursive=rules.recursive)
-    if rules.raw_prefix or not scope.path.key:
-        return True
-    if key == scope.path.key:
+        return compile_glob(own)(key) or (rules.recursive and compile_glob(f"{own.rstrip('/')}/*")(key))
+    if rules.raw_prefix or not own or key == own:
         return True
     # A directory's unfinished uploads are nobody's data: its name is enough.
     is_tree = rules.recursive or (rules.incomplete and scope.path.is_prefix)
     return is_tree and key.startswith(scope.path.tree_prefix)
-
-
-def _glob_admits(pattern: str, key: str, *, recursive: bool) -> bool:
-    if compile_glob(pattern)(key):
-        return True
-    return recursive and compile_glob(f"{pattern.rstrip('/')}/*")(key)
 
 
 def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
@@ -316,17 +279,13 @@ def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
     Raises:
         UsageError: it names no bucket, or a whole bucket without -r.
     """
+    key = path.key
     if not path.bucket:
         raise UsageError("rm needs a bucket; write s3/BUCKET/KEY")
-    if not path.key and not (rules.recursive or rules.raw_prefix or rules.incomplete):
+    if not key and not (rules.recursive or rules.raw_prefix or rules.incomplete):
         raise UsageError(f"{path.text} is a bucket: -r removes what is in it, rb the bucket")
-    if rules.raw_prefix:
-        return _Scope(path.bucket, path.key, path.key[: path.key.rfind("/") + 1], path, rules)
-    if rules.glob and has_glob(path.key):
-        start = glob_prefix(path.key)
+    start = key if rules.raw_prefix else glob_prefix(key) if rules.glob and has_glob(key) else None
+    if start is not None:
         return _Scope(path.bucket, start, start[: start.rfind("/") + 1], path, rules)
-    return _Scope(path.bucket, path.tree_prefix, path.tree_prefix if rules.recursive else _parent(path), path, rules)
-
-
-def _parent(path: S3Path) -> str:
-    return path.key[: len(path.key) - len(path.base_name)]
+    base = path.tree_prefix if rules.recursive else key[: len(key) - len(path.base_name)]
+    return _Scope(path.bucket, path.tree_prefix, base, path, rules)

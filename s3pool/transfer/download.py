@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError, RefusedError, ReplacedError
@@ -13,7 +13,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.s3.exchange import Steps, in_worker
 from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
-from s3pool.s3.responses import UNKNOWN, Known, etag_of, head_of
+from s3pool.s3.responses import UNKNOWN, Known, etag_of, head_of, metadata_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import EXISTS, why_skip
 from s3pool.transfer.digests import iter_ranges
@@ -345,9 +345,9 @@ def _finish(part: PartFile, facts: Facts, context: TransferContext, mode: int | 
     if mode is not None or options.preserve:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
     if options.preserve:
-        stored.restore_mode(part.fd, _metadata(headers))
+        stored.restore_mode(part.fd, metadata_of(headers))
     if context.not_kept is not None:
-        context.not_kept.look_at_object(_metadata(headers))
+        context.not_kept.look_at_object(metadata_of(headers))
     mtime_ns = stored.set_mtime(part.fd, stored.mtime_of_answer(headers))
     if options.remove_source:
         sync_to_disk(part.fd)  # before it has its name, and that before the object goes
@@ -358,11 +358,6 @@ def _finish(part: PartFile, facts: Facts, context: TransferContext, mode: int | 
         return done
     read = ObjectStamp.of(head_of({**headers, "content-length": str(done.size)}))
     return done._replace(read=read, written=FileStamp.of(os.fstat(part.fd)))
-
-
-def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
-    prefix = "x-amz-meta-"
-    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
 
 
 def download_to(

@@ -101,8 +101,9 @@ class Fetch:
             try:
                 if response is None:
                     response = yield from self.ask()
-                self._read_one_answer(response, write, meter)
-                return self.facts
+                with response:
+                    self._read_answer(response, write, meter)
+                break
             except TransportError as exc:
                 response = None
                 cuts = 0 if self._next > before else cuts + 1
@@ -110,15 +111,24 @@ class Fetch:
                 if cuts > MAX_RESUMES or self._context.stop.is_set() or (self._next and not self._known.etag):
                     raise
                 logger.info("%s: cut at byte %d (%s); going on from there", self._source, self._next, exc)
+        if self._last is not None and self._next != self._last + 1:
+            raise IntegrityError(f"{self._source}: {self._last + 1 - self._next} bytes are missing at the end")
+        return self.facts
 
-    def _read_one_answer(self, response: Response, write: Write, meter: Meter) -> None:
-        with response:
-            skip = self._check(response)
-            for block in self._blocks(response):
-                rest = block[min(skip, len(block)) :]
-                skip -= len(block) - len(rest)
-                self._take(rest, write, meter)
-        self._check_end()
+    def _read_answer(self, response: Response, write: Write, meter: Meter) -> None:
+        skip = self._check(response)
+        for block in self._blocks(response):
+            rest = block[min(skip, len(block)) :]
+            skip -= len(block) - len(rest)
+            if self._last is not None and self._next + len(rest) > self._last + 1 and len(rest):
+                raise ReplacedError(
+                    f"{self._source}: the answer goes on beyond the {self._last + 1} bytes that were asked for;"
+                    " the server may send compressed objects decompressed, which are not the objects"
+                )
+            if len(rest):
+                write(rest)
+                self._next += len(rest)
+                meter.advance(len(rest))
 
     def _blocks(self, response: Response) -> Iterator[memoryview]:
         """Yield the body through the thread's one buffer, as it comes in."""
@@ -129,18 +139,6 @@ class Fetch:
         while count := response.readinto(buffer):
             self._context.check_stop()
             yield buffer[:count]
-
-    def _take(self, block: memoryview, write: Write, meter: Meter) -> None:
-        if not len(block):
-            return
-        if self._last is not None and self._next + len(block) > self._last + 1:
-            raise ReplacedError(
-                f"{self._source}: the answer goes on beyond the {self._last + 1} bytes that were asked for;"
-                " the server may send compressed objects decompressed, which are not the objects"
-            )
-        write(block)
-        self._next += len(block)
-        meter.advance(len(block))
 
     def ask(self, *, read_bytes: int = 0) -> Steps[Response]:
         """Ask for what has not come yet; a body of up to ``read_bytes`` is read already."""
@@ -164,9 +162,12 @@ class Fetch:
 
     def _check(self, response: Response) -> int:
         """Hold the range of the answer against what was asked for; return how many bytes of it to skip."""
-        asked_for_range = self._ranged or self._next > 0
-        if not asked_for_range:
-            self._note_facts(response)
+        if not (self._ranged or self._next):
+            if self._facts is None:
+                size = self._known.size if response.length is None else response.length
+                self._facts = Facts(size, etag_of(response.headers), response.headers)
+                self._known = Known(size, self._facts.etag)
+                self._last = size - 1 if size is not None else None
             return 0
         if response.status != PARTIAL:
             if response.length is None:
@@ -174,24 +175,9 @@ class Fetch:
             if self._ranged:
                 raise RangeIgnoredError(f"{self._source}: {response.endpoint} ignores Range")
             return self._next
-        self._check_content_range(response)
-        return 0
-
-    def _note_facts(self, response: Response) -> None:
-        if self._facts is None:
-            size = self._known.size if response.length is None else response.length
-            etag = etag_of(response.headers)
-            self._facts = Facts(size, etag, response.headers)
-            self._known = Known(size, etag)
-            self._last = size - 1 if size is not None else None
-
-    def _check_content_range(self, response: Response) -> None:
         told = response.headers.get("content-range", "")
         match = CONTENT_RANGE.fullmatch(told)
         if match is None or (int(match[1]), int(match[2])) != (self._next, self._last):
             asked = f"asked {response.endpoint} for bytes {self._next}-{self._last}"
             raise IntegrityError(f"{self._source}: {asked}, got {told or 'no Content-Range'}")
-
-    def _check_end(self) -> None:
-        if self._last is not None and self._next != self._last + 1:
-            raise IntegrityError(f"{self._source}: {self._last + 1 - self._next} bytes are missing at the end")
+        return 0

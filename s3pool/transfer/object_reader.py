@@ -57,18 +57,13 @@ def parse_range(text: str) -> Span:
     if match is None:
         raise UsageError(f"bad range {text!r}: write 0-99, 100- or -100")
     if match[3] is not None:
-        return _suffix(text, int(match[3]))
+        if not int(match[3]):  # servers differ here: an error on AWS, the whole object on RGW
+            raise UsageError(f"bad range {text!r}: it asks for no byte")
+        return Span(suffix=int(match[3]))
     span = Span(int(match[1]), int(match[2]) if match[2] else None)
     if span.last is not None and span.last < span.first:
         raise UsageError(f"bad range {text!r}: it ends before it begins")
     return span
-
-
-def _suffix(text: str, count: int) -> Span:
-    # Servers differ here: an error on AWS, the whole object on RGW.
-    if count == 0:
-        raise UsageError(f"bad range {text!r}: it asks for no byte")
-    return Span(suffix=count)
 
 
 class ObjectReader:
@@ -127,7 +122,9 @@ class ObjectReader:
                     raise type(exc)(what, endpoint=exc.endpoint, sent=exc.sent) from exc
                 logger.warning("%s: cut at byte %d (%s); going on from there", self.path.text, self._place, exc)
             response = self._reopen()
-        self._verify()
+        # Without a checksum or MD5 to compare the size and the ETag are asked for again.
+        if self._check is not None and not self._check.check(self.path.text) and self._head() != self._known:
+            raise ReplacedError(f"{self.path.text} is not what was written: its size or ETag is another one")
 
     def _open(self) -> Response:
         header = self._span.header if self._span else ""
@@ -147,8 +144,10 @@ class ObjectReader:
                 response.close()
                 raise IntegrityError(f"{self.path.text}: {response.endpoint} sent another range than was asked for")
             return response
-        size = self._length_of(response)
-        self._end = size
+        if response.length is None:
+            response.close()
+            raise IntegrityError(f"{self.path.text}: {response.endpoint} does not tell its length")
+        size = self._end = response.length
         if self._span is None:
             self._check = StreamCheck(size, self._known.etag, response.headers)
             return response
@@ -207,19 +206,6 @@ class ObjectReader:
             response.close()
             raise IntegrityError(f"{self.path.text}: {response.endpoint} sent a part without saying which")
         return int(match[1]), int(match[2]) + 1
-
-    def _length_of(self, response: Response) -> int:
-        if response.length is None:
-            response.close()
-            raise IntegrityError(f"{self.path.text}: {response.endpoint} does not tell its length")
-        return response.length
-
-    def _verify(self) -> None:
-        if self._check is None or self._check.check(self.path.text):
-            return
-        # No checksum or MD5 to compare: ask for the size and the ETag again.
-        if self._head() != self._known:
-            raise ReplacedError(f"{self.path.text} is not what was written: its size or ETag is another one")
 
     def _head(self) -> Known:
         head = self._client.head_object(self.path.bucket, self.path.key, version_id=self._version_id)

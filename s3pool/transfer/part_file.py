@@ -83,7 +83,12 @@ class PartFile:
         self._directory = directory.fd if self._is_brief else os.dup(directory.fd)
         self._is_first = self._is_brief and directory.was_empty
         self.name = os.fsencode(reuse)
-        self.fd = self._open_kept() if reuse else -1
+        if reuse and is_part_name(self.name):
+            with contextlib.suppress(OSError):
+                self.fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
+            if self.fd >= 0 and not claim(self.fd):
+                fd, self.fd = self.fd, -1
+                os.close(fd)
         self.reused = self.fd >= 0
         self._registry.add(self)
         try:
@@ -107,16 +112,6 @@ class PartFile:
             mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
         self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
         return self._is_brief or (claim(self.fd) and os.fstat(self.fd).st_nlink > 0)
-
-    def _open_kept(self) -> int:
-        try:
-            fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
-        except OSError:
-            return -1
-        if is_part_name(self.name) and claim(fd):
-            return fd
-        os.close(fd)
-        return -1
 
     def preallocate(self, size: int) -> None:
         """Set the file's size; reserve the space where it is short, before any byte is fetched.
@@ -164,12 +159,11 @@ class PartFile:
             raise LocalFileError(f"cannot write {name}: a directory has that name; remove or rename it") from exc
         except OSError as exc:
             raise local_error("write", os.fsdecode(self.target), exc) from exc
-        self._registry.drop(self)
-        self.name = b""
+        self.keep()
         return True
 
     def keep(self) -> None:
-        """Leave the temporary file where it is, for a later run to go on with."""
+        """Leave the file where it is, as one that is committed, or for a later run to go on with."""
         self._registry.drop(self)
         self.name = b""
 

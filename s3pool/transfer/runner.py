@@ -111,9 +111,13 @@ class _Run:
         return self._collect(flow, self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
+        def take(outcomes: Iterable[Outcome]) -> None:
+            for outcome in outcomes:
+                self._take(outcome)
+
         batches = iter_batches(self._watched(tasks))
         flow = self._context.executor.flow(lambda batch: delete_batch(batch, self._context), batches)
-        return self._collect(flow, self._take_all)
+        return self._collect(flow, take)
 
     def _collect(self, flow: Flow[T, R], take: Callable[[R], None]) -> Summary:
         try:
@@ -141,33 +145,20 @@ class _Run:
             yield task
         self._context.progress.all_found()
 
-    def _take_all(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
-            self._take(outcome)
-
     def _take(self, outcome: Outcome) -> None:
-        if self._fails_like_the_first(outcome):
-            outcome = Outcome(outcome.task, NOT_STARTED)
-        elif self._context.options.ignore_archived and getattr(outcome.error, "code", "") == ARCHIVED_CODE:
+        error, summary, first = outcome.error, self.summary, self.summary.stopped_by
+        if first is not None and error is not None and self._is_fatal(error) and kind_of(error) == kind_of(first):
+            outcome = Outcome(outcome.task, NOT_STARTED)  # under way when the run ended, it met what ended the run
+        elif self._context.options.ignore_archived and getattr(error, "code", "") == ARCHIVED_CODE:
             outcome = Outcome(outcome.task, SKIPPED, Done(skipped=ARCHIVED))
         with signals_held:  # what is counted is told
-            self.summary.add(outcome)
-            if self.summary.stopped_by is None and outcome.error is not None and self._ends_run(outcome.error):
-                self.summary.stopped_by = outcome.error
+            summary.add(outcome)
+            if first is None and (error := outcome.error) is not None:
+                if isinstance(error, UnusableAnswerError) and not (summary.copied or summary.deleted):
+                    self._unusable += 1
+                if self._is_fatal(error) or self._unusable >= MOST_UNUSABLE:
+                    summary.stopped_by = error
             self._on_outcome(outcome)
-
-    def _ends_run(self, error: Exception) -> bool:
-        """Return whether a failure ends the run: at once, or when it has met the first objects alike."""
-        if isinstance(error, UnusableAnswerError) and not (self.summary.copied or self.summary.deleted):
-            self._unusable += 1
-        return self._is_fatal(error) or self._unusable >= MOST_UNUSABLE
-
-    def _fails_like_the_first(self, outcome: Outcome) -> bool:
-        """Return whether this was under way when the run ended, and met what ended the run."""
-        first, error = self.summary.stopped_by, outcome.error
-        if first is None or error is None or not self._is_fatal(error):
-            return False
-        return kind_of(error) == kind_of(first)
 
     def _stop(self, flow: Flow[T, R], take: Callable[[R], None]) -> None:
         """Let what is in flight end, for a while; then remove what it would leave behind."""

@@ -7,7 +7,8 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from socket import gethostname
@@ -19,12 +20,11 @@ from s3pool.errors import LocalFileError, NotFoundError, RefusedError, S3Error, 
 from s3pool.location import S3Path, name_bytes
 from s3pool.transfer.part_file import PART_PREFIX, is_part_name
 from s3pool.transfer.safe_path import split_relative
-from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, Task
+from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from s3pool.model import ObjectHead, ObjectInfo
     from s3pool.s3.client import S3Client
 
 # What an unusual component leaves between names that are joined by NULs, and a NUL within one.
@@ -62,7 +62,7 @@ class KeyMapper:
         text = f"\0{chr(0).join(names)}\0"
         if self._unusual or text.count("\0") != len(names) + 1 or any(joint in text for joint in CAREFUL_TEXTS):
             return False
-        above = {parent for name in names for parent in _iter_parents(name)}
+        above = {name[:place] for name in names for place, letter in enumerate(name) if letter == "/"}
         if not (above.isdisjoint(names) and above.isdisjoint(self._above)):
             return False
         last = names[-1]
@@ -77,29 +77,6 @@ class KeyMapper:
         """
         if PLAIN_NAME.fullmatch(relative) is None or self._unusual:
             self._check_components(bucket, base, relative)
-        self._check_above(relative)
-
-    def _check_components(self, bucket: str, base: str, relative: str) -> None:
-        parents, name = split_relative(relative)
-        if is_part_name(name):
-            raise RefusedError("a file of that name would be taken for one of s3pool's own temporary files")
-        path = (*parents, name) if name else tuple(parents)
-        twin = b"/".join(path).decode("utf-8", "surrogateescape")
-        if relative.rstrip("/") != twin:
-            self._check_unusual(bucket, base, relative, (twin, path))
-        elif path in self._unusual:
-            raise RefusedError(f"the keys {self._unusual[path]!r} and {base + relative!r} need the same file")
-
-    def _check_unusual(self, bucket: str, base: str, relative: str, twin: tuple[str, tuple[bytes, ...]]) -> None:
-        plain, path = twin
-        other = self._unusual.get(path)
-        if other is None and name_bytes(plain) < name_bytes(relative) and self._exists(bucket, base + plain):
-            other = base + plain
-        if other is not None:
-            raise RefusedError(f"the keys {other!r} and {base + relative!r} need the same file")
-        self._unusual[path] = base + relative
-
-    def _check_above(self, relative: str) -> None:
         above = self._above
         while above and not relative.startswith(above[-1]):
             above.pop()
@@ -108,12 +85,24 @@ class KeyMapper:
                 raise RefusedError(f"the key {key!r} is a file there, so nothing can lie below it")
         above.append(relative)
 
-
-def _iter_parents(name: str) -> Iterator[str]:
-    place = name.find("/")
-    while place >= 0:
-        yield name[:place]
-        place = name.find("/", place + 1)
+    def _check_components(self, bucket: str, base: str, relative: str) -> None:
+        parents, name = split_relative(relative)
+        if is_part_name(name):
+            raise RefusedError("a file of that name would be taken for one of s3pool's own temporary files")
+        path = (*parents, name) if name else tuple(parents)
+        twin = b"/".join(path).decode("utf-8", "surrogateescape")
+        other, is_unusual = self._unusual.get(path), relative.rstrip("/") != twin
+        if (
+            other is None
+            and is_unusual
+            and name_bytes(twin) < name_bytes(relative)
+            and self._exists(bucket, base + twin)
+        ):
+            other = base + twin
+        if other is not None:
+            raise RefusedError(f"the keys {other!r} and {base + relative!r} need the same file")
+        if is_unusual:
+            self._unusual[path] = base + relative
 
 
 MOST_IN_MEMORY = 20_000
@@ -141,16 +130,14 @@ class Targets:
             return first
         import sqlite3
 
+        digest = _digest(target)
         try:
-            return self._owner_on_disk(self._many or self._spill(), target, source)
+            many = self._many or self._spill()
+            if many.execute("INSERT OR IGNORE INTO taken VALUES (?, ?)", (digest, os.fsencode(source))).rowcount:
+                return None
+            return os.fsdecode(many.execute("SELECT source FROM taken WHERE target = ?", (digest,)).fetchone()[0])
         except sqlite3.Error as exc:
             raise LocalFileError(f"cannot remember in a temporary file which targets are taken: {exc}") from exc
-
-    def _owner_on_disk(self, many: sqlite3.Connection, target: str, source: str) -> str | None:
-        digest = _digest(target)
-        if many.execute("INSERT OR IGNORE INTO taken VALUES (?, ?)", (digest, os.fsencode(source))).rowcount:
-            return None
-        return os.fsdecode(many.execute("SELECT source FROM taken WHERE target = ?", (digest,)).fetchone()[0])
 
     def _spill(self) -> sqlite3.Connection:
         import sqlite3
@@ -175,9 +162,15 @@ def apart(item: Item, targets: Targets) -> Item | None:
 
     Two moves of one object would meet at their target, and each take the other's file for a stranger's.
     """
-    if isinstance(item, Problem) or _is_marker(item):
+    if isinstance(item, Problem):
         return item
-    name = os.path.normpath(item.target) if isinstance(item, DownloadTask) else item.target
+    name = item.target
+    if isinstance(item, DownloadTask):
+        name = os.path.normpath(name) if item.relative and not item.relative.endswith("/") else ""
+    elif isinstance(item, CopyTask) and item.key.endswith("/") and item.size == 0:
+        name = ""
+    if not name:  # a directory, which may be made twice
+        return item
     first = targets.owner(name, item.source)
     if first is None or first == item.source == name:
         return item
@@ -185,13 +178,6 @@ def apart(item: Item, targets: Targets) -> Item | None:
         return None
     error = TargetTakenError(f"{item.source} and {first} would both be {item.target}: the first one stays")
     return Problem(item.source, error, item.target, op=item.op)
-
-
-def _is_marker(task: Task) -> bool:
-    """Return whether a task makes a directory, which may be made twice."""
-    if isinstance(task, DownloadTask):
-        return not task.relative or task.relative.endswith("/")
-    return isinstance(task, CopyTask) and task.key.endswith("/") and task.size == 0
 
 
 PROBES = 3  # objects that must be the same: one alone could be so by chance
@@ -242,19 +228,17 @@ def _start_of(prefix: str, steps: list[str]) -> str:
 
 def _shows(source_client: S3Client, source: S3Path, target_client: S3Client, place: S3Path) -> bool:
     """Return whether objects of a source are found at a place as well, as the same ones."""
+    start = len(source.tree_prefix)
     try:
         page = source_client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=PROBES)
         infos = list(islice(page.objects, PROBES))
+        heads = (target_client.head_object(place.bucket, place.key + info.key[start:]) for info in infos)
         return bool(infos) and all(
-            _is_same(info, target_client.head_object(place.bucket, place.key + info.key[len(source.tree_prefix) :]))
-            for info in infos
+            (info.size, info.etag, int(info.mtime)) == (head.size, head.etag, int(head.mtime))
+            for info, head in zip(infos, heads, strict=True)
         )
-    except (NotFoundError, S3Error):  # what is wrong is told by the work itself
+    except S3Error:  # what is wrong is told by the work itself
         return False
-
-
-def _is_same(info: ObjectInfo, head: ObjectHead) -> bool:
-    return (info.size, info.etag, int(info.mtime)) == (head.size, head.etag, int(head.mtime))
 
 
 PROBE_NAME_BYTES = 8
@@ -313,7 +297,9 @@ def _does_merge(client: S3Client, task: CopyTask) -> bool:
     # Named by the machine: the next run here finds what a killed one has left, and no other run's.
     name = blake2b(gethostname().encode(), digest_size=PROBE_NAME_BYTES).hexdigest()
     probe = f"{task.key.rpartition('/')[0]}/.s3pool-{name}.probe"
-    _remove_left(client, task.bucket, probe)
+    with suppress(S3Error):
+        left = client.head_object(task.bucket, probe)
+        client.delete_object(task.bucket, probe, version_id=left.version_id)
     try:
         result = client.put_object(task.bucket, probe, EMPTY_BODY, payload_hash=EMPTY_SHA256)
     except S3Error:  # what it does not take at all the copy itself will be told
@@ -322,15 +308,6 @@ def _does_merge(client: S3Client, task: CopyTask) -> bool:
         return _exists(client, task.bucket, plain_key(probe))
     finally:
         client.delete_object(task.bucket, probe, version_id=result.version_id)
-
-
-def _remove_left(client: S3Client, bucket: str, probe: str) -> None:
-    """Remove the probe of a run that was killed."""
-    try:
-        left = client.head_object(bucket, probe)
-    except S3Error:
-        return
-    client.delete_object(bucket, probe, version_id=left.version_id)
 
 
 def _exists(client: S3Client, bucket: str, key: str) -> bool:

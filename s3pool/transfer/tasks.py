@@ -272,22 +272,23 @@ class Summary:
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.checked += 1
+        task, error = outcome.task, outcome.error
         if outcome.state == DONE:
-            if outcome.task.op == "delete":
+            if task.op == "delete":
                 self.deleted += 1
             else:
                 self.copied += 1
                 self.bytes += outcome.done.size
-        elif outcome.state == SKIPPED:
-            self.skipped += 1
-        elif outcome.state == REFUSED:
-            self.refused += 1
-        elif outcome.state == FAILED:
-            self.failed += 1
         else:
-            self.not_started += 1
-        if outcome.error is not None:
-            _keep(outcome.error, self.source_errors if _is_of_source(outcome) else self.errors)
+            name = outcome.state.replace(" ", "_")
+            setattr(self, name, getattr(self, name) + 1)
+        if error is not None:
+            is_of_source = isinstance(task, Problem)
+            if isinstance(task, DeleteTask):
+                is_of_source = task.named and isinstance(error, NotFoundError)
+            known = self.source_errors if is_of_source else self.errors
+            if all(kind_of(error) != kind_of(other) for other in known):
+                known.append(error)
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -305,28 +306,10 @@ class Summary:
 
     def as_record(self) -> dict[str, object]:
         """Return the counts of the summary as JSON tells them."""
-        return {
-            "checked": self.checked,
-            "copied": self.copied,
-            "deleted": self.deleted,
-            "skipped": self.skipped + self.refused,
-            "failed": self.failed,
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 3),
-            **({} if self.not_kept is None else {"not_kept": dict(self.not_kept)}),
-        }
-
-
-def _is_of_source(outcome: Outcome) -> bool:
-    task = outcome.task
-    if isinstance(task, DeleteTask):
-        return task.named and isinstance(outcome.error, NotFoundError)
-    return isinstance(task, Problem)
-
-
-def _keep(error: Exception, known: list[Exception]) -> None:
-    if all(kind_of(error) != kind_of(other) for other in known):
-        known.append(error)
+        counts = {name: getattr(self, name) for name in ("checked", "copied", "deleted", "skipped", "failed", "bytes")}
+        counts["skipped"] += self.refused
+        kept = {} if self.not_kept is None else {"not_kept": dict(self.not_kept)}
+        return {**counts, "seconds": round(self.seconds, 3), **kept}
 
 
 def kind_of(error: Exception) -> tuple[type[Exception], str]:

@@ -141,8 +141,11 @@ class Walk:
         while names:
             if names[-1].endswith(b"/"):
                 yield from self._directory(below + names.pop(), ancestors)
-            else:
-                yield from self._files(below, self._without_parts(below, _take_files(names)))
+                continue
+            some = names[-FILES_AT_ONCE:][::-1]
+            count = next((place for place, name in enumerate(some) if name.endswith(b"/")), len(some))
+            del names[-count:], some[count:]
+            yield from self._files(below, self._without_parts(below, some))
 
     def _cut(self, names: list[bytes], below: bytes) -> None:
         """Leave out the names of one directory that the range does not have."""
@@ -163,36 +166,30 @@ class Walk:
         if not self._names.may_contain(_decode(relative)):
             return
         path = os.path.join(self._root, relative)
+        is_ours = self._holds_directory(relative)
         try:
             if os.path.islink(path[:-1]) and self._links != LINKS_FOLLOW:
-                if self._holds_directory(relative):
-                    yield from self._linked_directory(relative)
+                if is_ours and self._links == LINKS_SKIP:
+                    self._on_left(LINK, relative)
+                elif is_ours:
+                    advice = "--links follow takes it, --links skip hides this"
+                    why = f"{os.fsdecode(path[:-1])} is a link to a directory: skipped; {advice}"
+                    yield self._unusable(relative, RefusedError(why))
                 return
             facts = os.stat(path)
             identity = (facts.st_dev, facts.st_ino)
             if identity in ancestors:
-                if not self._holds_directory(relative):
-                    return
-                yield self._unusable(relative, RefusedError(f"{os.fsdecode(path)} leads back to itself: skipped"))
+                if is_ours:
+                    yield self._unusable(relative, RefusedError(f"{os.fsdecode(path)} leads back to itself: skipped"))
                 return
             names = _sorted_names(path)
-            if not names and self._holds_directory(relative):
+            if not names and is_ours:
                 self._on_left(EMPTY, relative)
         except OSError as exc:
             # Every shard whose names may be there reports it: none of them has seen all of its own.
             yield self._unusable(relative, local_error("read", os.fsdecode(path), exc))
             return
         yield from self._walk(names, relative, (*ancestors, identity))
-
-    def _linked_directory(self, relative: bytes) -> Iterator[Unusable]:
-        if self._links == LINKS_SKIP:
-            self._on_left(LINK, relative)
-        else:
-            path = os.fsdecode(os.path.join(self._root, relative[:-1]))
-            error = RefusedError(
-                f"{path} is a link to a directory: skipped; --links follow takes it, --links skip hides this"
-            )
-            yield self._unusable(relative, error)
 
     def _without_parts(self, below: bytes, names: list[bytes]) -> list[bytes]:
         place = bisect_left(names, FIRST_PART_NAME)
@@ -219,35 +216,32 @@ class Walk:
             facts = []
         if len(facts) == len(names) and {stat.S_IFMT(fact.st_mode) for fact in facts} <= REGULAR:
             if names:
-                yield self._block(relatives, facts)
+                sizes, times = [fact.st_size for fact in facts], [fact.st_mtime_ns for fact in facts]
+                yield LocalFiles(relatives, sizes, times, self._below)
             return
         for name in names:
             yield from self._file(below + name)
 
-    def _block(self, names: list[str], facts: list[os.stat_result]) -> LocalFiles:
-        sizes = [fact.st_size for fact in facts]
-        return LocalFiles(names, sizes, [fact.st_mtime_ns for fact in facts], self._below)
-
     def _file(self, name: bytes) -> Iterator[LocalFiles | Unusable]:
-        relative = _decode(name)
+        relative, path = _decode(name), self._below + name
+        text, error = os.fsdecode(path), None
         if not self._names.admits(relative):
             return
-        path = self._below + name
         try:
             facts = self._stat(path)
         except OSError as exc:
-            yield self._unusable(name, _unreadable(path, exc))
+            is_link = os.path.islink(path)
+            error = RefusedError(f"{text} is a broken link: skipped") if is_link else local_error("read", text, exc)
+            yield self._unusable(name, error)
             return
         if stat.S_ISLNK(facts.st_mode):
             self._on_left(LINK, name)
-            return
-        if not _is_utf8(name):
-            error = LocalFileError(f"the name of {os.fsdecode(path)} is not UTF-8: no key can hold it")
-            yield self._unusable(name, error)
+        elif any("\udc80" <= character <= "\udcff" for character in relative):
+            yield self._unusable(name, LocalFileError(f"the name of {text} is not UTF-8: no key can hold it"))
         elif stat.S_ISREG(facts.st_mode):
-            yield self._block([relative], [facts])
+            yield LocalFiles([relative], [facts.st_size], [facts.st_mtime_ns], self._below)
         else:
-            yield self._unusable(name, RefusedError(f"{os.fsdecode(path)} is {_kind(facts.st_mode)}: skipped"))
+            yield self._unusable(name, RefusedError(f"{text} is {_kind(facts.st_mode)}: skipped"))
 
     def _unusable(self, relative: bytes, error: S3PoolError) -> Unusable:
         return Unusable(_decode(relative), os.fsdecode(os.path.join(self._root, relative)), error)
@@ -259,19 +253,9 @@ def _sorted_names(path: bytes) -> list[bytes]:
         with os.scandir(path) as entries:
             names = [entry.name + b"/" if entry.is_dir() else entry.name for entry in entries]
     except OSError:  # of one of them, it may be
-        with os.scandir(path) as entries:
-            names = [entry.name + b"/" if _is_directory(entry) else entry.name for entry in entries]
+        names = [name + b"/" if os.path.isdir(os.path.join(path, name)) else name for name in os.listdir(path)]
     names.sort()
     return names
-
-
-def _take_files(names: list[bytes]) -> list[bytes]:
-    """Take the names before the next directory off the end of a list that runs backwards."""
-    some = names[-FILES_AT_ONCE:]
-    some.reverse()
-    count = next((place for place, name in enumerate(some) if name.endswith(b"/")), len(some))
-    del names[-count:], some[count:]
-    return some
 
 
 def _decoded(below: bytes, names: list[bytes]) -> list[str]:
@@ -280,34 +264,10 @@ def _decoded(below: bytes, names: list[bytes]) -> list[str]:
     return [start + name for name in b"\0".join(names).decode().split("\0")]
 
 
-def _is_directory(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _unreadable(path: bytes, error: OSError) -> S3PoolError:
-    if os.path.islink(path):
-        return RefusedError(f"{os.fsdecode(path)} is a broken link: skipped")
-    return local_error("read", os.fsdecode(path), error)
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _decode(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
 def _kind(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "a pipe"
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "no regular file"
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "no regular file")

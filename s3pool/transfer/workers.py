@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
@@ -45,27 +46,25 @@ WORKING_SHARE = 0.35  # of the time; workers that work for less leave room for o
 _END = object()
 
 
-def auto_workers(endpoints: int, *, file_limit: int) -> int:
-    """Choose the number of workers for a pool, within the process's file limit."""
-    wanted = min(MAX_AUTO_WORKERS, max(MIN_AUTO_WORKERS, WORKERS_PER_ENDPOINT * endpoints))
-    return max(1, min(wanted, (file_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_WORKER))
-
-
-def small_in_flight(asked: int, workers: int) -> int:
-    """Return how many small objects are under way at a time."""
-    return asked or SMALL_PER_AUTO_WORKER * workers
-
-
 def choose_workers(asked: int, nodes: int) -> int:
-    """Return the number that was asked for, or one that suits the pool and this process."""
-    return asked or auto_workers(nodes, file_limit=_file_limit())
+    """Return the number that was asked for, or one that suits the pool and this process's file limit."""
+    if asked:
+        return asked
+    limit = DEFAULT_FILE_LIMIT
+    with suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = limit if soft == resource.RLIM_INFINITY else soft
+    wanted = min(MAX_AUTO_WORKERS, max(MIN_AUTO_WORKERS, WORKERS_PER_ENDPOINT * nodes))
+    return max(1, min(wanted, (limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_WORKER))
 
 
 def make_executor(asked: int, workers: int, *, is_limited: bool) -> BoundedExecutor:
     """Return the workers of a run; ``asked`` is 0 where nobody chose their number."""
     first = 0 if asked else max(FEWEST_AT_FIRST, processors())
     # A bandwidth limit makes threads sleep: none that has other transfers under way.
-    return BoundedExecutor(workers, small=0 if is_limited else small_in_flight(asked, workers), first=first)
+    return BoundedExecutor(workers, small=0 if is_limited else asked or SMALL_PER_AUTO_WORKER * workers, first=first)
 
 
 def processors() -> int:
@@ -73,15 +72,6 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _file_limit() -> int:
-    try:
-        import resource
-    except ImportError:
-        return DEFAULT_FILE_LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return DEFAULT_FILE_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 class ShortWork(Protocol[ShortItem, Result]):
@@ -114,7 +104,7 @@ class BoundedExecutor:
         self.first = first
         self.small = workers if small is None else small
         self._pool: ThreadPoolExecutor | None = None
-        self._jobs: deque[Callable[[], None]] = deque()  # the next one first; one token in the pool for each
+        self.jobs: deque[Callable[[], None]] = deque()  # the next one first; one token in the pool for each
         # Guards the number of jobs that run; never held while one does.
         self._lock = threading.Lock()
         self._running = 0
@@ -155,9 +145,9 @@ class BoundedExecutor:
             job()
             return
         if first:
-            self._jobs.appendleft(job)
+            self.jobs.appendleft(job)
         else:
-            self._jobs.append(job)
+            self.jobs.append(job)
         with suppress(RuntimeError):  # the pool was closed: nobody waits for more
             self._executor().submit(self._run_next)
 
@@ -165,11 +155,6 @@ class BoundedExecutor:
     def is_busy(self) -> bool:
         """Whether a worker is at work now."""
         return self._running > 0
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a worker is at work, or will be."""
-        return bool(self._jobs) or self.is_busy
 
     def close(self) -> None:
         """Let the workers end after the queue; returns at once."""
@@ -188,7 +173,7 @@ class BoundedExecutor:
         with self._lock:
             self._running += 1
         try:
-            self._jobs.popleft()()
+            self.jobs.popleft()()
         finally:
             with self._lock:
                 self._running -= 1
@@ -214,7 +199,7 @@ class Flow(Generic[Item, Result]):
         self._items = items
         self._window = window
         if window is not None:
-            window.deliver(self._window_gave, self._failed)
+            window.deliver(self._gave, self._failed)
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
         self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
         # A queue would lose what it gives to a thread that is interrupted at that moment: a window's whole batch.
@@ -224,21 +209,18 @@ class Flow(Generic[Item, Result]):
         self.pending = 0  # all items that were taken and not yet yielded
 
     def __iter__(self) -> Iterator[Result]:
+        window = self._window
         for item in self._items:
             self.pending += 1
-            self._hand_out(item)
+            if window is None or not window.suits(item):
+                self._executor.submit(partial(self._do, item))
+            else:
+                self._small += 1
+                window.add(item)
             while self._is_full() or self._ready:
                 yield from self._take(None)
         while self.pending:
             yield from self._take(None)
-
-    def _hand_out(self, item: Item) -> None:
-        window = self._window
-        if window is None or not window.suits(item):
-            self._executor.submit(lambda: self._do(item))
-            return
-        self._small += 1
-        window.add(item)
 
     def _is_full(self) -> bool:
         return self.pending - self._small >= self._limit or self._small >= self._small_limit
@@ -255,22 +237,21 @@ class Flow(Generic[Item, Result]):
             try:
                 yield from self._take(min(left_s, DRAIN_TICK_S))
             except queue.Empty:
-                if not left_s or not (self._executor.has_work or self._ready):
+                if not left_s or not (self._executor.jobs or self._executor.is_busy or self._ready):
                     return
 
     def _do(self, item: Item) -> None:
         try:
-            self._ready.append((self._work(item), 0, None))
-            self._news.put(None)
+            self._gave([self._work(item)], 0)
         except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
             self._failed(exc)
 
-    def _failed(self, error: BaseException) -> None:
-        self._ready.append((None, 0, error))
+    def _gave(self, results: list[Result], small: int = 1) -> None:
+        self._ready.extend([(result, small, None) for result in results])
         self._news.put(None)
 
-    def _window_gave(self, results: list[Result]) -> None:
-        self._ready.extend([(result, 1, None) for result in results])
+    def _failed(self, error: BaseException) -> None:
+        self._ready.append((None, 0, error))
         self._news.put(None)
 
     def _take(self, timeout_s: float | None) -> Iterator[Result]:
@@ -366,18 +347,13 @@ class _Share(Generic[Item]):
                 self._active += 1
             try:
                 return next(self._items)
-            except StopIteration:
-                self._done_one()
-                return _END
             except BaseException as exc:  # noqa: BLE001 - raised again in the owner
-                self._error = exc
-                self._done_one()
+                if not isinstance(exc, StopIteration):
+                    self._error = exc
+                with self._changed:
+                    self._active -= 1
+                    self._changed.notify_all()
                 return _END
-
-    def _done_one(self) -> None:
-        with self._changed:
-            self._active -= 1
-            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

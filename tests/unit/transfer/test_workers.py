@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import queue
+import resource
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from s3pool.transfer import workers as workers_module
-from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, auto_workers, small_in_flight
+from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, choose_workers, make_executor
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0
@@ -150,15 +151,19 @@ def test_shares_of_all_workers_end() -> None:
 @pytest.mark.parametrize(
     ("endpoints", "file_limit", "expected"), [(1, 1024, 16), (4, 1024, 32), (30, 4096, 64), (4, 104, 5), (4, 10, 1)]
 )
-def test_auto_workers_grow_with_the_pool_within_the_file_limit(endpoints: int, file_limit: int, expected: int) -> None:
+def test_workers_grow_with_the_pool_within_the_file_limit(
+    monkeypatch: pytest.MonkeyPatch, endpoints: int, file_limit: int, expected: int
+) -> None:
     """More nodes carry more; a process that runs out of descriptors carries nothing."""
-    assert expected == auto_workers(endpoints, file_limit=file_limit)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (file_limit, file_limit))
+
+    assert expected == choose_workers(0, endpoints)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(0, 64), (5, 5), (200, 200)])
 def test_small_items_under_way_are_what_was_asked_for(asked: int, expected: int) -> None:
     """Who gives a number of workers means requests; four times as many small ones only fill what was left to us."""
-    assert expected == small_in_flight(asked, 16)
+    assert expected == make_executor(asked, 16, is_limited=False).small
 
 
 class Window:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import compress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.location import name_bytes
 from s3pool.model import parse_iso_time
@@ -143,24 +144,18 @@ def _compare(source: Entry, target: Entry, record: Record | None, rules: Rules) 
         return OTHER_SIZE
     if rules.size_only:
         return SAME
+    known = record_of(source, target, rules.direction)
     if rules.checksum:
-        return _compare_content(source, target, record, rules)
+        if rules.direction != COPY:
+            return LOOK_AT_CONTENT
+        # A copy made of parts has an ETag of its own: only who made it knows what is in it.
+        is_same = source.etag == target.etag or (record is not None and record.agrees(known, COPY))
+        return SAME if is_same else CHANGED
     if rules.exact_timestamps:
         return LOOK_AT_TIMES
-    known = record_of(source, target, rules.direction)
     if record is not None and known.etag:
         return SAME if record.agrees(known, rules.direction) else CHANGED
     return _compare_times(source, target, rules.direction)
-
-
-def _compare_content(source: Entry, target: Entry, record: Record | None, rules: Rules) -> Decision:
-    if rules.direction != COPY:
-        return LOOK_AT_CONTENT
-    if source.etag == target.etag:
-        return SAME
-    # A copy made of parts has an ETag of its own: only who made it knows what is in it.
-    known = record_of(source, target, COPY)
-    return SAME if record is not None and record.agrees(known, COPY) else CHANGED
 
 
 def _compare_times(source: Entry, target: Entry, direction: str) -> Decision:
@@ -191,6 +186,7 @@ def record_of(source: Entry, target: Entry, direction: str) -> Record:
 
 
 NAMES_AT_ONCE = 250  # of both sides are compared together; one that differs sends so many the long way
+COLUMNS = ("names", "sizes", "times_ns", "etags", "modified", "versions")
 NO_ETAG = ""
 
 Row = tuple[bytes, int, str, str, str]  # of the journal: name, size, stamp, etag, modified
@@ -234,17 +230,9 @@ class Batch(NamedTuple):
 
     def pick(self, picks: Iterable[bool]) -> Batch:
         """Return the names for which ``picks`` is true."""
-        chosen = [place for place, picked in enumerate(picks) if picked]
-        names, sizes, times_ns, etags, modified, below, versions = self
-        return Batch(
-            [names[place] for place in chosen],
-            [sizes[place] for place in chosen],
-            [times_ns[place] for place in chosen] if times_ns else (),
-            [etags[place] for place in chosen] if etags else (),
-            [modified[place] for place in chosen] if modified else (),
-            below,
-            [versions[place] for place in chosen] if versions else (),
-        )
+        chosen = list(picks)
+        columns: dict[str, Any] = {name: list(compress(getattr(self, name), chosen)) for name in COLUMNS}
+        return self._replace(**columns)
 
 
 # -- both sides together -------------------------------------------------------------------
@@ -255,7 +243,10 @@ def merge(source: Iterable[Batch], target: Iterable[Batch]) -> Iterator[Pair]:
     ours, theirs = _Cursor(source), _Cursor(target)
     while (mine := ours.head()) is not None and (other := theirs.head()) is not None:
         if mine == other:
-            count = _count_common(ours, theirs)
+            count = min(ours.left, theirs.left, NAMES_AT_ONCE)
+            names, others = ours.names(count), theirs.names(count)
+            if names != others:
+                count = next(place for place in range(count) if names[place] != others[place])
             yield ours.take(count), theirs.take(count)
         elif name_bytes(mine) < name_bytes(other):
             yield ours.take(ours.count_before(other)), None
@@ -303,14 +294,6 @@ class _Cursor:
         return self._block.cut(self._at - count, self._at)
 
 
-def _count_common(ours: _Cursor, theirs: _Cursor) -> int:
-    count = min(ours.left, theirs.left, NAMES_AT_ONCE)
-    mine, others = ours.names(count), theirs.names(count)
-    if mine == others:
-        return count
-    return next(place for place, (one, other) in enumerate(zip(mine, others, strict=True)) if one != other)
-
-
 # -- blocks with the same names ------------------------------------------------------------
 
 
@@ -354,14 +337,11 @@ def have_times_in_sync(ours: Batch, theirs: Batch, direction: str) -> bool:
     if direction == DOWNLOAD:
         return all(map(is_time_of_object, theirs.times_ns, map(time_ns_of, ours.modified)))
     if direction == UPLOAD:
-        newest = max(ours.times_ns)
         # Times of one form sort as text: one of them is read instead of all.
-        return newest < time_ns_of(min(theirs.modified)) - TOLERANCE_NS or all(
-            time < time_ns_of(text) - TOLERANCE_NS for time, text in zip(ours.times_ns, theirs.modified, strict=True)
-        )
-    if NO_ETAG not in ours.etags and ours.etags == theirs.etags:
-        slack = TOLERANCE_NS
-    else:
-        slack = -TOLERANCE_NS - 1
+        if max(ours.times_ns) < time_ns_of(min(theirs.modified)) - TOLERANCE_NS:
+            return True
+        return all(t < time_ns_of(text) - TOLERANCE_NS for t, text in zip(ours.times_ns, theirs.modified, strict=True))
+    is_alike = NO_ETAG not in ours.etags and ours.etags == theirs.etags
+    slack = TOLERANCE_NS if is_alike else -TOLERANCE_NS - 1
     times = zip(map(time_ns_of, ours.modified), map(time_ns_of, theirs.modified), strict=True)
     return all(time <= other + slack for time, other in times)

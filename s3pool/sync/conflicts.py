@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, RefusedError
-from s3pool.transfer.safe_path import open_below, open_root, split_relative
+from s3pool.transfer.safe_path import directory_below, split_relative
 from s3pool.transfer.tasks import DownloadTask
 
 if TYPE_CHECKING:
@@ -77,72 +79,26 @@ def conflict_of(task: DownloadTask) -> LocalFileError | None:
 def remove_empty_trees(tasks: Iterable[DownloadTask]) -> None:
     """Remove directories at the places of downloads, with what is below them, if that is directories alone."""
     for task in tasks:
-        try:
+        # Where somebody is at work the download will say so; a link ends it, as would a new file.
+        with suppress(LocalFileError, RefusedError, OSError):
             parents, name = split_relative(task.relative)
-            root_fd = open_root(task.root, create=False)
-        except (LocalFileError, RefusedError):
-            continue
-        try:
-            _remove_empty_tree(root_fd, parents, name)
-        finally:
-            os.close(root_fd)
-
-
-def _remove_empty_tree(root_fd: int, parents: list[bytes], name: bytes) -> None:
-    try:
-        above = open_below(root_fd, parents, create=False)
-    except (LocalFileError, RefusedError):
-        return
-    try:
-        if _is_empty_tree(above, name):
-            _remove_tree(above, name)
-    except OSError:  # somebody is at work there: the download will say so
-        return
-    finally:
-        os.close(above)
-
-
-def _is_empty_tree(above: int, name: bytes) -> bool:
-    return all(not files for _, _, files, _ in os.fwalk(name, follow_symlinks=False, dir_fd=above))
-
-
-def _remove_tree(above: int, name: bytes) -> None:
-    """Remove empty directories, from below; a link among them ends it, as would a new file."""
-    for _, directories, _, here in os.fwalk(name, topdown=False, follow_symlinks=False, dir_fd=above):
-        for directory in directories:
-            os.rmdir(directory, dir_fd=here)
-    os.rmdir(name, dir_fd=above)
+            with directory_below(task.root, parents) as above:
+                walk = partial(os.fwalk, name, follow_symlinks=False, dir_fd=above)
+                if any(files for _, _, files, _ in walk()):
+                    continue
+                for _, directories, _, here in walk(topdown=False):
+                    for directory in directories:
+                        os.rmdir(directory, dir_fd=here)
+                os.rmdir(name, dir_fd=above)
 
 
 def prune_empty_dirs(root: str, directories: Iterable[str]) -> None:
     """Remove directories below root, and those above them, as far as they are empty; never root."""
-    try:
-        root_fd = open_root(root, create=False)
-    except LocalFileError:
-        return
-    try:
-        for directory in sorted(directories, reverse=True):
-            _remove_upwards(root_fd, directory)
-    finally:
-        os.close(root_fd)
-
-
-def _remove_upwards(root_fd: int, directory: str) -> None:
-    parents, name = split_relative(directory)
-    steps = [*parents, name] if name else parents
-    while steps and _remove(root_fd, steps):
-        steps.pop()
-
-
-def _remove(root_fd: int, steps: list[bytes]) -> bool:
-    try:
-        above = open_below(root_fd, steps[:-1], create=False)
-    except (LocalFileError, RefusedError):
-        return False
-    try:
-        os.rmdir(steps[-1], dir_fd=above)
-    except OSError:
-        return False
-    finally:
-        os.close(above)
-    return True
+    for directory in sorted(directories, reverse=True):
+        parents, name = split_relative(directory)
+        steps = [*parents, name] if name else parents
+        with suppress(LocalFileError, RefusedError, OSError):
+            while steps:
+                with directory_below(root, steps[:-1]) as above:
+                    os.rmdir(steps[-1], dir_fd=above)
+                steps.pop()

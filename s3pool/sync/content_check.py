@@ -98,13 +98,10 @@ class ContentComparer:
         look = self._looks.get(task)
         if look is None:
             return ""
-        if look.target is None:
-            return self._why_not_replace(look)
-        same = self._has_same_content if look.by_content else self._has_same_time
-        return IN_SYNC if same(look, look.target) else ""
-
-    def _why_not_replace(self, look: Look) -> str:
-        """Return why what a listing without order may show later is not to be replaced; "" when it may be."""
+        if look.target is not None:
+            same = self._has_same_content if look.by_content else self._has_same_time
+            return IN_SYNC if same(look, look.target) else ""
+        # A listing without order may show it later: it is not to be replaced unless it is another one.
         found = self._route.find_target(look.source.name, self._client)
         if found is None:
             return ""
@@ -122,11 +119,10 @@ class ContentComparer:
         if any(look.hashes.get(size) == remote.etag for size in sizes):
             return True
         missing = [size for size in sizes if size not in look.hashes]
-        return remote.etag in self._hash(local, missing) or self._has_told_checksum(local, remote)
-
-    def _has_told_checksum(self, local: Entry, remote: Entry) -> bool:
-        """Compare with a checksum that the server tells beside an ETag that is no digest."""
-        head = self._head_of_remote(remote, checksums=True)
+        if remote.etag in self._etags_of(local, lambda fd, size: {n: _etag_of(fd, size, n) for n in missing}):
+            return True
+        # A server may tell a checksum beside an ETag that is no digest.
+        head = self._head_of(remote, checksums=True)
         if head is None or head.etag != remote.etag or etag_tells_content(remote.etag, head.headers):
             return False
         told = whole_checksum(head.headers)
@@ -137,15 +133,11 @@ class ContentComparer:
         if is_md5_etag(remote.etag):
             return [NO_PARTS]
         count = part_count_of(remote.etag)
-        head = self._head_of_remote(remote) if count else None
+        head = self._head_of(remote) if count else None
         if head is None or not etag_tells_content(remote.etag, head.headers):
             return []
         certain = certain_part_size(remote.size, remote.etag, head.headers)
         return [certain] if certain else list(likely_part_sizes(remote.size, count))
-
-    def _hash(self, local: Entry, part_sizes: list[int]) -> set[str]:
-        """Return a file's ETags for some part sizes; none if it changes meanwhile."""
-        return self._etags_of(local, lambda fd, size: {each: _etag_of(fd, size, each) for each in part_sizes})
 
     def _etags_of(self, local: Entry, compute: Callable[[int, int], dict[int, str]]) -> set[str]:
         """Return what ``compute`` makes of a file's descriptor and size, and have it remembered."""
@@ -173,35 +165,30 @@ class ContentComparer:
     # -- times -----------------------------------------------------------------------------
 
     def _has_same_time(self, look: Look, target: Entry) -> bool:
-        name = look.source.name
         if self._route.direction == UPLOAD:
-            head = self._head(self._route.target.bucket, self._route.target.join(name).key)
+            head = self._head_of(look.source)
             return head is not None and _is_close(_stored_time(head), look.source.mtime_ns)
-        head = self._source.head_object(
-            self._route.source.bucket, self._route.source.join(name).key, version_id=look.source.version_id
-        )
+        place = self._route.source.join(look.source.name)
+        source = self._source.head_object(place.bucket, place.key, version_id=look.source.version_id)
+        ours = _stored_time(source)
         if self._route.direction == DOWNLOAD:
-            time_ns = _stored_time(head)
-            return _has_local_time(target, _whole_seconds(head) if time_ns is None else time_ns)
-        other = self._head(self._route.target.bucket, self._route.target.join(name).key)
-        return other is not None and _have_same_time(head, other)
+            if ours is None and not math.isnan(source.mtime):
+                ours = round(source.mtime) * NANO  # as a download sets it
+            return _has_local_time(target, ours)
+        other = self._head_of(target, of_target=True)
+        if other is None:
+            return False
+        theirs = _stored_time(other)
+        if ours is None and theirs is None:
+            return source.mtime * NANO <= other.mtime * NANO + TOLERANCE_NS
+        return _is_close(ours, theirs)
 
-    def _head_of_remote(self, remote: Entry, *, checksums: bool = False) -> ObjectHead | None:
-        up = self._route.direction == UPLOAD
-        side = self._route.target if up else self._route.source
-        return self._head(
-            side.bucket,
-            side.join(remote.name).key,
-            client=self._client if up else self._source,
-            checksums=checksums,
-            version_id=remote.version_id,
-        )
-
-    def _head(
-        self, bucket: str, key: str, *, client: S3Client | None = None, checksums: bool = False, version_id: str = ""
-    ) -> ObjectHead | None:
+    def _head_of(self, entry: Entry, *, checksums: bool = False, of_target: bool = False) -> ObjectHead | None:
+        at_target = of_target or self._route.direction == UPLOAD
+        place = (self._route.target if at_target else self._route.source).join(entry.name)
+        client, version_id = self._client if at_target else self._source, entry.version_id
         try:
-            return (client or self._client).head_object(bucket, key, checksums=checksums, version_id=version_id)
+            return client.head_object(place.bucket, place.key, checksums=checksums, version_id=version_id)
         except NotFoundError:
             return None
 
@@ -209,10 +196,9 @@ class ContentComparer:
 def identity_of(path: str) -> Identity | None:
     """Return the identity of a local file's content; None if the file is gone."""
     try:
-        facts = os.stat(path)
+        return _identity(os.stat(path))
     except OSError:
         return None
-    return _identity(facts)
 
 
 def is_settled(identity: Identity) -> bool:
@@ -241,12 +227,6 @@ def _stored_time(head: ObjectHead) -> int | None:
     return stored.parse_mtime(head.metadata.get(stored.MTIME, ""))
 
 
-def _whole_seconds(head: ObjectHead) -> int | None:
-    """Return Last-Modified as a download sets it; None for one that is no time."""
-    seconds = head.mtime
-    return None if math.isnan(seconds) else round(seconds) * NANO
-
-
 def _has_local_time(local: Entry, time_ns: int | None) -> bool:
     """Return whether a file has the time of its object, as well as its file system can keep that."""
     if time_ns is None or local.mtime_ns is None or _is_close(time_ns, local.mtime_ns):
@@ -263,10 +243,3 @@ def _has_local_time(local: Entry, time_ns: int | None) -> bool:
 
 def _is_close(time_ns: int | None, other_ns: int | None) -> bool:
     return time_ns is not None and other_ns is not None and abs(time_ns - other_ns) <= STORED_TOLERANCE_NS
-
-
-def _have_same_time(source: ObjectHead, target: ObjectHead) -> bool:
-    ours, theirs = _stored_time(source), _stored_time(target)
-    if ours is None and theirs is None:
-        return source.mtime * NANO <= target.mtime * NANO + TOLERANCE_NS
-    return _is_close(ours, theirs)

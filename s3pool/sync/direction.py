@@ -117,7 +117,12 @@ def choose_pair(source: Location, target: Location, *, glob: bool = True) -> Syn
         UsageError: they make no sense together, or one of them is no tree.
     """
     for side in (source, target):
-        _check_side(side)
+        if isinstance(side, StdStream):
+            raise UsageError("sync takes trees, no streams; cp and pipe take -")
+        if isinstance(side, S3Path) and not side.bucket:
+            raise UsageError(f"{side.text} names no bucket; write s3/BUCKET/PREFIX")
+        if isinstance(side, LocalPath) and os.path.exists(side.path) and not os.path.isdir(side.path):
+            raise UsageError(f"{side.text} is no directory: sync takes trees, cp takes files")
     if isinstance(source, S3Path) and glob and has_glob(source.key):
         raise UsageError(f"{source.text} has wildcards: sync takes a whole tree; choose with --include and --exclude")
     if isinstance(source, LocalPath) and isinstance(target, S3Path):
@@ -127,15 +132,6 @@ def choose_pair(source: Location, target: Location, *, glob: bool = True) -> Syn
     if isinstance(source, S3Path) and isinstance(target, S3Path):
         return SyncPair(COPY, source=source, target=target)
     raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/PREFIX")
-
-
-def _check_side(side: Location) -> None:
-    if isinstance(side, StdStream):
-        raise UsageError("sync takes trees, no streams; cp and pipe take -")
-    if isinstance(side, S3Path) and not side.bucket:
-        raise UsageError(f"{side.text} names no bucket; write s3/BUCKET/PREFIX")
-    if isinstance(side, LocalPath) and os.path.exists(side.path) and not os.path.isdir(side.path):
-        raise UsageError(f"{side.text} is no directory: sync takes trees, cp takes files")
 
 
 def check_apart(route: SyncPair, source_client: S3Client, target_client: S3Client) -> None:

@@ -85,19 +85,18 @@ class Journal:
 
     def _read_names(self, columns: str, table: str, first: bytes) -> list[Row]:
         """Read the next rows of a table in the order of names."""
-        return self._all(f"SELECT {columns} FROM {table} WHERE name >= ? ORDER BY name LIMIT ?", (first, ROWS_PER_READ))
+        query = f"SELECT {columns} FROM {table} WHERE name >= ? ORDER BY name LIMIT ?"
+        return self._database.execute(query, (first, ROWS_PER_READ)).fetchall()
 
     def note(self, name: bytes, record: Record | None) -> None:
         """Remember how a pair was left; None forgets it."""
-        if not self._read_only:
-            self._pairs[name] = record
-            self._write_in_time()
+        self._pairs[name] = record
+        self._write_in_time()
 
     def note_rows(self, rows: list[Row]) -> None:
         """Remember many pairs, as rows; each name is noted once in a run."""
-        if not self._read_only:
-            self._rows += rows
-            self._write_in_time()
+        self._rows += rows
+        self._write_in_time()
 
     def note_transfer(self, name: bytes, record: Record | None) -> None:
         """Remember a pair that was brought in sync just now; a large one on disk, at once."""
@@ -109,15 +108,12 @@ class Journal:
 
     def hashes_of(self, identity: Identity) -> dict[int, str]:
         """Return the known ETags of a local file in its present state, by part size; 0 is no parts."""
-        query = "SELECT part_size, etag FROM hashes WHERE place = ? AND state = ?"
-        nothing: list[Row] = []
-        return dict(self._try(lambda: self._all(query, _words_of(identity)), nothing))
+        return dict(self._all("SELECT part_size, etag FROM hashes WHERE place = ? AND state = ?", *_words_of(identity)))
 
     def note_hash(self, identity: Identity, part_size: int, etag: str) -> None:
         """Remember the ETag that a local file has when it is stored with a part size."""
-        if not self._read_only:
-            self._hashes.append((*_words_of(identity), part_size, etag))
-            self._write_in_time()
+        self._hashes.append((*_words_of(identity), part_size, etag))
+        self._write_in_time()
 
     # -- what is to be deleted at the end --------------------------------------------------
 
@@ -161,36 +157,37 @@ class Journal:
 
     def is_unordered(self, side: str) -> bool:
         """Return whether an earlier run found that a side is listed without order."""
-        nothing: list[Row] = []
-        return bool(self._try(lambda: self._all("SELECT 1 FROM unordered WHERE side = ?", (side,)), nothing))
+        return bool(self._all("SELECT 1 FROM unordered WHERE side = ?", side))
 
     def note_order(self, side: str, *, is_ordered: bool) -> None:
         """Remember whether a side is listed in order."""
-        act = "DELETE FROM unordered WHERE side = ?" if is_ordered else "INSERT OR IGNORE INTO unordered VALUES (?)"
         if not self._read_only:
-            nothing: list[Row] = []
-            self._try(lambda: self._all(act, (side,)), nothing)
+            act = "DELETE FROM unordered WHERE side = ?" if is_ordered else "INSERT OR IGNORE INTO unordered VALUES (?)"
+            self._all(act, side)
+
+    def _all(self, query: str, *values: object) -> list[Row]:
+        nothing: list[Row] = []
+        return self._try(lambda: self._database.execute(query, values).fetchall(), nothing)
 
     # -- the file --------------------------------------------------------------------------
 
     def write(self) -> None:
         """Write what was noted."""
-        pairs, self._pairs = self._pairs, {}
-        rows, self._rows = self._rows, []
-        hashes, self._hashes = self._hashes, []
+        noted = self._pairs, self._rows, self._hashes
+        self._pairs, self._rows, self._hashes = {}, [], []
         self._last_write = time.monotonic()
-        if pairs or rows or hashes:
-            self._try(lambda: self._write(pairs, rows, hashes), None)
-
-    def close(self) -> None:
-        """Write what was noted, and close the file."""
-        self.write()
-        self._try(self._database.close, None)
+        if any(noted) and not self._read_only:
+            self._try(lambda: self._write(*noted), None)
 
     def _write_in_time(self) -> None:
         waiting = len(self._pairs) + len(self._rows) + len(self._hashes)
         if waiting >= ROWS_PER_WRITE or time.monotonic() - self._last_write > SECONDS_PER_WRITE:
             self.write()
+
+    def close(self) -> None:
+        """Write what was noted, and close the file."""
+        self.write()
+        self._try(self._database.close, None)
 
     def _write(self, pairs: dict[bytes, Record | None], rows: list[Row], hashes: list[Row]) -> None:
         kept = rows + [(name, *record) for name, record in pairs.items() if record is not None]
@@ -201,35 +198,26 @@ class Journal:
             self._database.executemany("DELETE FROM pairs WHERE name = ?", gone)
             self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", hashes)
 
-    def _all(self, query: str, values: tuple[object, ...]) -> list[Row]:
-        return self._database.execute(query, values).fetchall()
-
     def _open(self) -> sqlite3.Connection:
         if not self.path or (self._read_only and not os.path.exists(self.path)):
             return _in_memory()
-        try:
-            return self._open_file()
-        except sqlite3.OperationalError as exc:
-            logger.warning("the state in %s cannot be used (%s); this run goes on without it", self.path, exc)
-        except sqlite3.DatabaseError as exc:
-            return self._open_anew(exc)
-        except OSError as exc:
-            logger.warning("the state in %s cannot be used (%s); this run goes on without it", self.path, exc.strerror)
+        for is_last in (False, True):
+            try:
+                if self._read_only:
+                    place = f"file:{quote(self.path)}?mode=ro"
+                    return _read_only(sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None))
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+                return _prepared(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None))
+            except (sqlite3.OperationalError, OSError) as exc:
+                why = getattr(exc, "strerror", exc)
+                logger.warning("the state in %s cannot be used (%s); this run goes on without it", self.path, why)
+                break
+            except sqlite3.DatabaseError as exc:
+                if not is_last:
+                    self._set_aside(exc)
+                if self._read_only:
+                    break
         return _in_memory()
-
-    def _open_file(self) -> sqlite3.Connection:
-        if self._read_only:
-            place = f"file:{quote(self.path)}?mode=ro"
-            return _read_only(sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None))
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        return _prepared(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None))
-
-    def _open_anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
-        self._set_aside(error)
-        try:
-            return _in_memory() if self._read_only else self._open_file()
-        except (sqlite3.Error, OSError):
-            return _in_memory()
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = f"{self.path}.corrupt-{int(self._now())}"
@@ -247,17 +235,14 @@ class Journal:
         except sqlite3.OperationalError as exc:
             logger.warning("the state in %s cannot be used now: %s", self.path or "memory", exc)
         except sqlite3.DatabaseError as exc:
-            self._replace(exc)
+            # What was to be deleted is lost with the old state, and stays.
+            if self.path:
+                self._set_aside(exc)
+            self.path = ""
+            old, self._database = self._database, _in_memory(to_delete=False)
+            with contextlib.suppress(sqlite3.Error):
+                old.close()
         return otherwise
-
-    def _replace(self, error: sqlite3.DatabaseError) -> None:
-        """Go on with an empty state; what was to be deleted is lost with the old one, and stays."""
-        if self.path:
-            self._set_aside(error)
-        self.path = ""
-        old, self._database = self._database, _in_memory(to_delete=False)
-        with contextlib.suppress(sqlite3.Error):
-            old.close()
 
     def _must(self, act: Callable[[], T]) -> T:
         try:

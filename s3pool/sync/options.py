@@ -95,7 +95,8 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         return "the time was up before everything was compared"
     if not situation.scans_ended:
         return "the listings did not end cleanly"
-    if trouble := _trouble(situation):
+    counts = ((situation.failed, "failed"), (situation.refused, "skipped"), (situation.not_started, "not finished"))
+    if trouble := ", ".join(f"{count} {word}" for count, word in counts if count):
         return f"not everything went well ({trouble})"
     if not situation.source_names and not allow_empty_source:
         return "the source is empty; --allow-empty-source if that is meant"
@@ -103,11 +104,6 @@ def why_hold_back(situation: Situation, *, max_delete: MaxDelete, allow_empty_so
         share = f"{situation.to_delete} of {situation.target_names} objects would go"
         return f"{share}, more than --max-delete {max_delete.text} allows"
     return ""
-
-
-def _trouble(situation: Situation) -> str:
-    counts = ((situation.failed, "failed"), (situation.refused, "skipped"), (situation.not_started, "not finished"))
-    return ", ".join(f"{count} {word}" for count, word in counts if count)
 
 
 REPORT_COUNTS = ("in_sync", "waited", "out_of_time")

@@ -92,15 +92,14 @@ class RecordReader:
             return list(rows)
         if not rows or rows[0][0] > names[-1]:
             return [None] * len(names)
-        return [self._take_one(name) for name in names]
-
-    def _take_one(self, name: bytes) -> Row | None:
-        self._forget_before(name)
-        rows = self._next(1)
-        if not rows or rows[0][0] != name:
-            return None
-        self._at += 1
-        return rows[0]
+        found: list[Row | None] = []
+        for name in names:
+            self._forget_before(name)
+            rows = self._next(1)
+            is_there = bool(rows) and rows[0][0] == name
+            found.append(rows[0] if is_there else None)
+            self._at += is_there
+        return found
 
     def _next(self, count: int) -> list[Row]:
         while self._at + count > len(self._rows):
@@ -166,7 +165,7 @@ class Plan:
         self._unusual = UnusualKeys(shard.range or EVERYTHING, self._list_keys) if is_part else None
         self._unmarked: list[bytes] = []  # the files of keys with unusual names; there are few
         self.tally = Tally()
-        self.ended = self.out_of_time = False
+        self._is_read = self.ended = self.out_of_time = False
         self.cannot_delete: JournalError | None = None
 
     def __iter__(self) -> Iterator[Item]:
@@ -177,8 +176,7 @@ class Plan:
         for ours, theirs in merge(self._iter_source(), self._iter_target()):
             if self._is_out_of_time():
                 return
-            if self._problems:
-                yield from self._drain()
+            yield from self._drain()
             if ours is not None:
                 yield from self._compare(ours, theirs)
             elif theirs is not None:
@@ -187,8 +185,8 @@ class Plan:
                 return
         yield from self._drain()
         yield from self._missing()
+        self._is_read = True
         self._write_to_delete()
-        self._keep_or_give_up(self._unmark)
         self.ended = True
 
     @property
@@ -215,21 +213,14 @@ class Plan:
             self._wanted.difference_update(block.names)
             # A key that stands for a directory is nothing that could be lost.
             self.tally.source_names += sum(not name.endswith("/") for name in block.names if name)
-            yield self._of_shard(self._with_places(block))
+            # The keys of all shards are asked about: another one's may need the same file.
+            has_places = self._rules.direction != DOWNLOAD or not block.names or self._mapper.check_all(block.names)
+            yield self._of_shard(block if has_places else block.pick(map(self._has_place, block.names)))
 
     def _iter_target(self) -> Iterator[Batch]:
         for block in map(self._of_shard, self._target):
             self.tally.target_names += len(block.names)
             yield block
-
-    def _with_places(self, block: Batch) -> Batch:
-        """Leave out the keys that cannot have a file below the target.
-
-        The keys of all shards are asked about: another one's may need the same file.
-        """
-        if self._rules.direction != DOWNLOAD or not block.names or self._mapper.check_all(block.names):
-            return block
-        return block.pick(map(self._has_place, block.names))
 
     def _of_shard(self, block: Batch) -> Batch:
         if self._shard.is_whole or self._shard.range is not None:  # of a range nothing else was read
@@ -249,10 +240,6 @@ class Plan:
         if UNUSUAL.search(name):
             self._unmarked.append(plain_name(name))
         return True
-
-    def _exists(self, bucket: str, key: str) -> bool:
-        head = self._client.list_objects_page(bucket, prefix=key, max_keys=1)
-        return any(info.key == key for info in head.objects)
 
     # -- names of the source ---------------------------------------------------------------
 
@@ -300,28 +287,22 @@ class Plan:
             if ours.name.endswith("/") or not ours.name:
                 yield from self._directory(ours)
                 return
-            theirs = self._find(ours.name) if UNUSUAL.search(ours.name) else None
-        decision = decide(ours, theirs, record, self._rules, is_listed=self._is_listed(record))
-        if decision.act == NOTHING:
-            self._keep(ours, theirs, record)
-        elif decision.act == LEAVE:
-            self.tally.left += 1
-        else:
-            yield self._task(ours, theirs, decision, record)
-
-    def _is_listed(self, record: Record | None) -> bool:
-        """Return whether a name that was not seen at the target is not there, as far as that counts.
-
-        While keys may still come out of order it may be among them, newer, or as an earlier run left it.
-        """
+            if UNUSUAL.search(ours.name):
+                with contextlib.suppress(RefusedError):  # the task will say so
+                    theirs = self._route.find_target(ours.name, self._client)
+        # While keys may still come out of order a name may be among them, newer, or as an earlier run left it.
         target = self._target
-        return not isinstance(target, RemoteTree) or target.has_ended or not (self._rules.update or record)
-
-    def _keep(self, ours: Entry, theirs: Entry | None, record: Record | None) -> None:
-        self.tally.unchanged += 1
-        # From now on any difference will be noticed, not only a newer source.
-        if theirs is not None and not self._rules.size_only and (record is None or not record.modified):
-            self.note(ours, theirs)
+        is_listed = not isinstance(target, RemoteTree) or target.has_ended or not (self._rules.update or record)
+        decision = decide(ours, theirs, record, self._rules, is_listed=is_listed)
+        if decision.act == LEAVE:
+            self.tally.left += 1
+        elif decision.act != NOTHING:
+            yield self._task(ours, theirs, decision, record)
+        else:
+            self.tally.unchanged += 1
+            # From now on any difference will be noticed, not only a newer source.
+            if theirs is not None and not self._rules.size_only and (record is None or not record.modified):
+                self.note(ours, theirs)
 
     def note(self, ours: Entry, theirs: Entry) -> None:
         """Remember a pair that is in sync as it stands."""
@@ -333,15 +314,13 @@ class Plan:
         task = self._route.transfer(ours, decision.reason)
         if decision.act == LOOK:
             self.tally.looked_at += decision is LOOK_CLOSER
-            self._looker.add(task, self._look_for(ours, theirs, decision, record))
+            look = Look(ours, theirs, record=record)
+            if theirs is not None and decision in (LOOK_AT_CONTENT, LOOK_CLOSER):
+                identity = identity_of(theirs.path if self._rules.direction == DOWNLOAD else ours.path)
+                hashes = self._journal.hashes_of(identity) if identity is not None else {}
+                look = Look(ours, theirs, by_content=True, hashes=hashes)
+            self._looker.add(task, look)
         return task
-
-    def _look_for(self, ours: Entry, theirs: Entry | None, decision: Decision, record: Record | None) -> Look:
-        if theirs is None or decision not in (LOOK_AT_CONTENT, LOOK_CLOSER):
-            return Look(ours, theirs, record=record)
-        identity = identity_of(theirs.path if self._rules.direction == DOWNLOAD else ours.path)
-        hashes = self._journal.hashes_of(identity) if identity is not None else {}
-        return Look(ours, theirs, by_content=True, hashes=hashes)
 
     def _directory(self, ours: Entry) -> Iterator[Item]:
         """Take a key that stands for a directory: below the target it is one."""
@@ -353,12 +332,6 @@ class Plan:
             self.tally.unchanged += 1
         else:
             yield self._route.transfer(ours, NEW.reason)
-
-    def _find(self, name: str) -> Entry | None:
-        try:
-            return self._route.find_target(name, self._client)
-        except RefusedError:  # the task will say so
-            return None
 
     def _missing(self) -> Iterator[Problem]:
         """Report the names of a list that the source does not have."""
@@ -375,20 +348,17 @@ class Plan:
         self._records.take(list(map(name_bytes, theirs.names)))
         if self._facts.active and not self._delete_excluded:
             theirs = theirs.pick(theirs.admitted(self._facts))
-        if self._delete:
-            for place in range(len(theirs.names)):
-                self._mark(theirs.entry(place))
+        for other in map(theirs.entry, range(len(theirs.names)) if self._delete else ()):
+            if self._stands_for_directory(other) or (self._unusual is not None and self._unusual.need(other.name)):
+                continue
+            self.tally.to_delete += 1
+            self._to_delete.append((name_bytes(other.name), other.size))
+            if len(self._to_delete) >= MARKED_AT_ONCE:
+                self._write_to_delete()
 
-    def _mark(self, theirs: Entry) -> None:
-        if self._stands_for_directory(theirs) or self._is_needed(theirs.name):
-            return
-        self.tally.to_delete += 1
-        self._to_delete.append((name_bytes(theirs.name), theirs.size))
-        if len(self._to_delete) >= MARKED_AT_ONCE:
-            self._write_to_delete()
-
-    def _is_needed(self, name: str) -> bool:
-        return self._unusual is not None and self._unusual.need(name)
+    def _exists(self, bucket: str, key: str) -> bool:
+        head = self._client.list_objects_page(bucket, prefix=key, max_keys=1)
+        return any(info.key == key for info in head.objects)
 
     def _list_keys(self, start: str) -> Iterator[str]:
         from s3pool.s3.list_all import list_objects
@@ -413,15 +383,9 @@ class Plan:
 
     def _write_to_delete(self) -> None:
         names, self._to_delete = self._to_delete, []
-        self._keep_or_give_up(lambda: self._journal.mark(names))
-
-    def _unmark(self) -> None:
-        for name in self._unmarked:
-            self.tally.to_delete -= self._journal.unmark(name)
-
-    def _keep_or_give_up(self, act: Callable[[], None]) -> None:
-        """Go on without deletes when the names cannot be kept."""
         try:
-            act()
-        except JournalError as exc:
+            self._journal.mark(names)
+            for name in self._unmarked if self._is_read else ():
+                self.tally.to_delete -= self._journal.unmark(name)
+        except JournalError as exc:  # the run goes on without deletes
             self.cannot_delete = exc

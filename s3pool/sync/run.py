@@ -37,7 +37,6 @@ from s3pool.transfer.tasks import (
     Outcome,
     Problem,
     RemoveTask,
-    Task,
     UploadTask,
 )
 from s3pool.transfer.walk import EVERYTHING, LocalFiles, Walk
@@ -83,6 +82,7 @@ class Sync:
         self._watch = watch
         self._partners = partners
         self._problems: deque[Problem] = deque()
+        self._within = options.shard.range or EVERYTHING
         rules = options.rules(route.direction)
         self._looker = ContentComparer(context.client, route, source=context.source.client, rules=rules)
         self._obstacles = Conflicts(deletes=options.deletes)
@@ -106,54 +106,44 @@ class Sync:
         """
         if self._route.direction == UPLOAD:
             check_root(self._route.root)
+        options, state = self._options, self._options.state
         with ExitStack() as stack:
-            self._lock(stack)
-            journal = self._open_journal()
+            if options.takes_lock:
+                stack.enter_context(lock_pair(options.lock, state, dry_run=options.dry_run))
+            if not options.dry_run:
+                state.adopt()
+            path = state.readable_journal if options.dry_run else state.journal
+            journal = self._journal = Journal(path, read_only=options.dry_run)
             stack.callback(journal.close)
             stack.callback(self._close_listings)
             stack.callback(self._unfinished.close)
             self._work(journal)
         return self.report
 
-    def _lock(self, stack: ExitStack) -> None:
-        if self._options.takes_lock:
-            stack.enter_context(lock_pair(self._options.lock, self._options.state, dry_run=self._options.dry_run))
-
-    def _open_journal(self) -> Journal:
-        state = self._options.state
-        if self._options.dry_run:
-            return Journal(state.readable_journal, read_only=True)
-        state.adopt()
-        return Journal(state.journal)
-
     def _close_listings(self) -> None:
         for listing in self._listings:
             listing.close()
 
     def _work(self, journal: Journal) -> None:
-        self._context.why_not = self._why_not
+        options, summary = self._options, self.report.summary
+        self._context.why_not = lambda task: self._looker.why_not(task) or self._obstacles.why_wait(task)
         self._context.in_question = self._looker.holds
-        if self._options.state.unfinished and not self._options.dry_run:
+        if options.state.unfinished and not options.dry_run:
             self._context.memory = self._unfinished
         try:
             plan = self._compare_and_transfer(journal)
         finally:
             tell_swept(self._swept)
-        if (
-            plan.ended
-            and not self._is_missing(plan)
-            and self.report.summary.stopped_by is None
-            and not self._options.dry_run
-        ):
+        if plan.ended and not self._is_missing(plan) and summary.stopped_by is None and not options.dry_run:
             Leftovers(self._unfinished, self._context.client).clear_all(self._is_mine)
-        if self._options.deletes and not isinstance(self.report.summary.stopped_by, NotFoundError):
+        if options.deletes and not isinstance(summary.stopped_by, NotFoundError):
             while self._delete(journal, plan) and self._may_have_bared:
                 self._start_over(journal)
                 plan = self._compare_and_transfer(journal)
             if self._partners is not None:
                 self._partners.wait_for_deletes()
-        if self._obstacles.waiting and self.report.summary.stopped_by is None and not self._time_is_up():
-            self._transfer_waiting(journal, plan)
+        if self._obstacles.waiting and summary.stopped_by is None and not self._time_is_up():
+            self._transfer_waiting(plan)
 
     def _compare_and_transfer(self, journal: Journal) -> Plan:
         """Do all that the plan wants; from the start where a side turned out to be listed without order.
@@ -165,13 +155,7 @@ class Sync:
             plan = self._plan(journal)
             self.report.tally = plan.tally
             try:
-                run_tasks(
-                    self._watch(plan),
-                    self._context,
-                    on_outcome=lambda outcome, plan=plan: self._take(outcome, journal, plan),  # type: ignore[misc]
-                    rehearse=self._options.dry_run,
-                    summary=summary,
-                )
+                self._run(run_tasks, self._watch(plan), plan, rehearse=self._options.dry_run)
             finally:
                 self.report.out_of_time = plan.out_of_time
             if not self._learn_order(plan, journal) or summary.stopped_by is not None or plan.out_of_time:
@@ -193,6 +177,10 @@ class Sync:
         is_whole = self._partners is None and not self.report.held_back and self.report.summary.stopped_by is None
         return is_remote and is_whole and not self._options.dry_run and not self._time_is_up()
 
+    def _run(self, act: Callable[..., object], tasks: Iterable[Item], plan: Plan, **how: bool) -> None:
+        take = partial(self._take, plan=plan)
+        act(tasks, self._context, on_outcome=take, summary=self.report.summary, **how)
+
     def _learn_order(self, plan: Plan, journal: Journal) -> bool:
         """Remember which sides are listed without order; return whether one is to be sorted now."""
         was_cut = False
@@ -211,21 +199,18 @@ class Sync:
 
     def _is_missing(self, plan: Plan) -> bool:
         """Find out whether there is no source at all, where that is no empty directory or bucket."""
+        tree = self._route.source
         source = plan.remote_sides.get(SOURCE)
-        prefix = self._route.source.tree_prefix
-        if source is None or source.seen or not prefix or self._options.allow_empty_source:
+        if source is None or source.seen or not tree.tree_prefix or self._options.allow_empty_source:
             return False
-        if self._within != EVERYTHING and self._has_key(self._route.source):
-            return False
-        detail = "no key has that prefix"
+        if self._within != EVERYTHING:
+            client = self._context.source.client
+            if client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1).objects:
+                return False
         self.report.summary.stopped_by = NotFoundError(
-            404, "NoSuchKey", detail=detail, resource=self._route.source_text, op="ListObjects"
+            404, "NoSuchKey", detail="no key has that prefix", resource=self._route.source_text, op="ListObjects"
         )
         return True
-
-    def _has_key(self, tree: S3Path) -> bool:
-        page = self._context.source.client.list_objects_page(tree.bucket, prefix=tree.tree_prefix, max_keys=1)
-        return bool(page.objects)
 
     def _count_source(self, plan: Plan) -> int:
         """Count the names of the source; where a range has none, whether there is one elsewhere."""
@@ -247,26 +232,14 @@ class Sync:
             return self._options.shard.holds(os.path.relpath(target, os.path.abspath(self._route.root)))
         return self._options.shard.holds(target[len(self._route.target.tree_prefix) :])
 
-    def _why_not(self, task: Task) -> str:
-        """Return why a transfer is not made now, "" if it is; called by workers."""
-        return self._looker.why_not(task) or self._obstacles.why_wait(task)
-
-    def _transfer_waiting(self, journal: Journal, plan: Plan) -> None:
+    def _transfer_waiting(self, plan: Plan) -> None:
         """Make the transfers that had something in their way, which is deleted now, or never will be."""
-        tasks = self._obstacles.waiting
+        self._context.why_not = None
         if not self._options.dry_run:
             self._obstacles.clear()
             self._context.why_not = self._obstacles.why_wait
-        else:
-            self._context.why_not = None
-        self.report.waited = len(tasks)
-        run_tasks(
-            tasks,
-            self._context,
-            on_outcome=lambda outcome: self._take(outcome, journal, plan),
-            rehearse=self._options.dry_run,
-            summary=self.report.summary,
-        )
+        self.report.waited = len(self._obstacles.waiting)
+        self._run(run_tasks, self._obstacles.waiting, plan, rehearse=self._options.dry_run)
 
     # -- the streams -----------------------------------------------------------------------
 
@@ -315,10 +288,6 @@ class Sync:
             self._route.root, names=names, within=self._within, on_problem=self._problems.append, on_part=on_part
         )
 
-    @property
-    def _within(self) -> NameRange:
-        return self._options.shard.range or EVERYTHING
-
     def _sweep(self, path: bytes) -> None:
         """Remove a temporary file of a run that was killed, unless it may still be of use."""
         if not self._unfinished.knows_part(os.fsdecode(os.path.basename(path))):
@@ -342,15 +311,15 @@ class Sync:
 
     # -- outcomes --------------------------------------------------------------------------
 
-    def _take(self, outcome: Outcome, journal: Journal, plan: Plan) -> None:
+    def _take(self, outcome: Outcome, plan: Plan) -> None:
         """Take one outcome home: into the journal, and to who listens."""
         task = outcome.task
         look = None if isinstance(task, Problem) else self._looker.take(task)
         while self._looker.new_hashes:
-            journal.note_hash(*self._looker.new_hashes.popleft())
+            self._journal.note_hash(*self._looker.new_hashes.popleft())
         name = self._route.name_of(task)
         if outcome.state == DONE and name is not None:
-            self._note(name, outcome, journal)
+            self._note(name, outcome)
         elif outcome.state == SKIPPED and outcome.done.skipped == IN_SYNC and look is not None:
             self.report.in_sync += 1
             if look.target is not None:
@@ -360,25 +329,20 @@ class Sync:
             return
         self._on_outcome(outcome)
 
-    def _note(self, name: str, outcome: Outcome, journal: Journal) -> None:
-        if self._options.checksum:
-            self._note_content(outcome, journal)
-        if isinstance(outcome.task, (DeleteTask, RemoveTask)):
+    def _note(self, name: str, outcome: Outcome) -> None:
+        task, done, journal = outcome.task, outcome.done, self._journal
+        if isinstance(task, (DeleteTask, RemoveTask)):
             journal.note(name_bytes(name), None)
-            if isinstance(outcome.task, RemoveTask):
+            if isinstance(task, RemoveTask):
                 self._emptied.add(os.path.dirname(name))
-        else:
-            journal.note_transfer(name_bytes(name), self._record(name, outcome))
-
-    def _note_content(self, outcome: Outcome, journal: Journal) -> None:
-        """Remember with which ETag a file was sent or came, for where that tells nothing of the content."""
-        task, done = outcome.task, outcome.done
-        if not isinstance(task, (UploadTask, DownloadTask)) or not done.etag:
             return
-        # Of a file that was sent the state that was read: it may have been edited since.
-        identity = done.sent if isinstance(task, UploadTask) else identity_of(task.target)
-        if identity is not None and identity[2:4] == (done.size, done.mtime_ns) and is_settled(identity):
-            journal.note_hash(identity, AS_IT_IS, done.etag)
+        journal.note_transfer(name_bytes(name), self._record(name, outcome))
+        if self._options.checksum and isinstance(task, (UploadTask, DownloadTask)) and done.etag:
+            # With which ETag it was sent or came, for where that tells nothing of the content.
+            # Of a file that was sent the state that was read: it may have been edited since.
+            identity = done.sent if isinstance(task, UploadTask) else identity_of(task.target)
+            if identity is not None and identity[2:4] == (done.size, done.mtime_ns) and is_settled(identity):
+                journal.note_hash(identity, AS_IT_IS, done.etag)
 
     def _record(self, name: str, outcome: Outcome) -> Record | None:
         """Return the record of a pair after its transfer; None if that is not known."""
@@ -405,12 +369,7 @@ class Sync:
             return False
         before = self.report.summary.deleted
         act = partial(run_tasks, rehearse=True) if self._options.dry_run else run_deletes
-        act(
-            self._iter_removals(journal),
-            self._context,
-            on_outcome=lambda outcome: self._take(outcome, journal, plan),
-            summary=self.report.summary,
-        )
+        self._run(act, self._iter_removals(journal), plan)
         if self._emptied and not self._options.dry_run:
             prune_empty_dirs(self._route.root, self._emptied)
         return self.report.summary.deleted > before

@@ -8,7 +8,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache, partial
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +17,7 @@ from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, Refu
 from s3pool.filters import Names, takes_all
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
-from s3pool.model import ListPage, ObjectInfo
+from s3pool.model import ListPage
 from s3pool.s3.dialect import HIDES_BELOW
 from s3pool.s3.page_table import values_of
 from s3pool.shard import NameRange
@@ -25,7 +25,7 @@ from s3pool.sync.compare import Batch
 from s3pool.sync.files_from import is_foreign
 from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.tasks import Problem
-from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, LocalFiles, Unusable, Walk
+from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, Unusable, Walk
 
 if TYPE_CHECKING:
     from s3pool.location import S3Path
@@ -71,7 +71,7 @@ class LocalSource:
                 error = _without_absence(found.error)
                 self._on_problem(Problem(found.path, error, self._target_of(found.relative), op="upload"))
             else:
-                yield _local_batch(found)
+                yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
 
 
 class LocalTarget:
@@ -104,10 +104,9 @@ class LocalTarget:
             return
         for found in self._walk().blocks():
             if not isinstance(found, Unusable):
-                yield _local_batch(found)
+                yield Batch(found.names, found.sizes, found.times_ns, below=found.below)
             elif not (isinstance(found.error, RefusedError) or is_foreign(found.relative)):
-                error = _without_absence(found.error)
-                self._on_problem(Problem(found.path, error, op="download"))
+                self._on_problem(Problem(found.path, _without_absence(found.error), op="download"))
 
 
 class RemoteTree:
@@ -143,15 +142,10 @@ class RemoteTree:
         Raises:
             UnorderedError: a key comes too late, and nothing is sorted here.
         """
-        if not self._sorts:
-            yield from self._blocks()
-            return
-        from s3pool.sync.scan import sorted_batches
-
         blocks = self._blocks()
-        if self._within != EVERYTHING:
+        if self._sorts and self._within != EVERYTHING:
             blocks = (block.pick(map(self._within.holds, block.names)) for block in blocks)
-        yield from sorted_batches(blocks)
+        yield from sorted_batches(blocks) if self._sorts else blocks
 
     def _blocks(self) -> Iterator[Batch]:
         everything = takes_all(self._names)
@@ -159,18 +153,24 @@ class RemoteTree:
             for page in self._pages:
                 self.has_ended = not page.truncated
                 if page.objects:
-                    block = _remote_batch(page.objects, self._start)
-                    self.seen += len(block.names)
-                    self._check_order(block)
-                    yield block if everything else block.pick(map(self._names.admits, block.names))
+                    keys, sizes, modified, etags = values_of(page.objects)
+                    versions = [info.version_id for info in page.objects] if page.objects[0].version_id else ()
+                    names = [key[self._start :] for key in keys] if self._start else keys
+                    self.seen += len(names)
+                    self._check_order(names)
+                    block = Batch(names, sizes, etags=etags, modified=modified, versions=versions)
+                    yield block if everything else block.pick(map(self._names.admits, names))
         except UnorderedError:
             self.is_ordered = False
             raise
         self.has_ended = True
 
-    def _check_order(self, block: Batch) -> None:
-        first, last = name_bytes(block.names[0]), name_bytes(block.names[-1])
-        if (self._last is not None and first <= self._last) or not _are_sorted(block.names):
+    def _check_order(self, names: Sequence[str]) -> None:
+        first, last = name_bytes(names[0]), name_bytes(names[-1])
+        # The order of text is that of its bytes, but for bytes that are not UTF-8.
+        orders: Sequence[str | bytes] = names if "".join(names).isascii() else list(map(name_bytes, names))
+        is_sorted = all(map(operator.lt, orders, islice(orders, 1, None)))
+        if (self._last is not None and first <= self._last) or not is_sorted:
             self.is_ordered = False
             if not self._sorts:
                 raise UnorderedError("the server lists its keys without order")
@@ -192,16 +192,15 @@ class UnusualKeys:
     def need(self, name: str) -> bool:
         """Return whether such a key outside of the range needs a file."""
         places = [0, *(place + 1 for place, letter in enumerate(name) if letter == "/")]
-        starts = (name[:place] + odd for place in places for odd in ODD_COMPONENTS)
-        return any(name_bytes(name) in self._files_below(start) for start in starts)
-
-    def _files_below(self, start: str) -> frozenset[bytes]:
-        # The keys with a prefix follow each other, so that the range has all of them if it has both ends.
-        if self._within.holds(start) and self._within.holds(start[:-1] + AFTER_SLASH):
-            return frozenset()
-        if start not in self._known:
-            self._known[start] = frozenset(map(plain_name, self._list_keys(start)))
-        return self._known[start]
+        for start in (name[:place] + odd for place in places for odd in ODD_COMPONENTS):
+            # The keys with a prefix follow each other, so that the range has all of them if it has both ends.
+            if self._within.holds(start) and self._within.holds(start[:-1] + AFTER_SLASH):
+                continue
+            if start not in self._known:
+                self._known[start] = frozenset(map(plain_name, self._list_keys(start)))
+            if name_bytes(name) in self._known[start]:
+                return True
+        return False
 
 
 def plain_name(name: str) -> bytes:
@@ -212,23 +211,6 @@ def plain_name(name: str) -> bytes:
     """
     parents, last = split_relative(name)
     return b"/".join((*parents, last))
-
-
-def _local_batch(files: LocalFiles) -> Batch:
-    return Batch(files.names, files.sizes, files.times_ns, below=files.below)
-
-
-def _remote_batch(objects: Sequence[ObjectInfo], start: int) -> Batch:
-    keys, sizes, modified, etags = values_of(objects)
-    versions = [info.version_id for info in objects] if objects[0].version_id else ()
-    names = [key[start:] for key in keys] if start else keys
-    return Batch(names, sizes, etags=etags, modified=modified, versions=versions)
-
-
-def _are_sorted(names: Sequence[str]) -> bool:
-    # The order of text is that of its bytes, but for bytes that are not UTF-8.
-    orders: Sequence[str | bytes] = names if "".join(names).isascii() else list(map(name_bytes, names))
-    return all(map(operator.lt, orders, islice(orders, 1, None)))
 
 
 def _without_absence(error: S3PoolError) -> S3PoolError:
@@ -255,17 +237,16 @@ class Ahead(Iterable[T]):
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._next()) is not _END:
+        while True:
+            try:
+                item = self._ready.get(timeout=LOOK_FOR_SIGNALS_S)
+            except queue.Empty:
+                continue
+            if item is _END:
+                break
             yield item  # type: ignore[misc]
         if self._error is not None:
             raise self._error
-
-    def _next(self) -> object:
-        while True:
-            try:
-                return self._ready.get(timeout=LOOK_FOR_SIGNALS_S)
-            except queue.Empty:
-                continue
 
     def close(self) -> None:
         """Let the thread end."""
@@ -276,7 +257,8 @@ class Ahead(Iterable[T]):
         try:
             items = iter(self._items)
             for item in items:
-                if not self._put(item):
+                self._put(item)
+                if self._closed.is_set():
                     return
         except BaseException as exc:  # noqa: BLE001 - it is raised in the thread that iterates
             self._error = exc
@@ -286,14 +268,11 @@ class Ahead(Iterable[T]):
                 items.close()
         self._put(_END)
 
-    def _put(self, item: object) -> bool:
+    def _put(self, item: object) -> None:
         while not self._closed.is_set():
-            try:
+            with suppress(queue.Full):
                 self._ready.put(item, timeout=PUT_WAIT_S)
-            except queue.Full:
-                continue
-            return True
-        return False
+                return
 
 
 SCHEMA = (

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from s3pool.errors import JournalError, JournalLockedError, UsageError
 from s3pool.record import dataclass
@@ -105,10 +106,12 @@ def pool_of(endpoints: Iterable[object], directory: str, *, read_only: bool = Fa
     known = _read(path)
     found = [pool for endpoint, pool in known.items() if endpoint in given]
     pool = found[0] if found else hashlib.sha256("\n".join(given).encode()).hexdigest()[:DIGITS]
-    new = [endpoint for endpoint in given if endpoint not in known]
-    if new and directory and not read_only:
+    lines = "".join(f"{pool} {endpoint}\n" for endpoint in given if endpoint not in known)
+    if lines and directory and not read_only:
         with contextlib.suppress(OSError):
-            _add(path, "".join(f"{pool} {endpoint}\n" for endpoint in new))
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            with open(path, "ab", buffering=0, opener=partial(os.open, mode=NEW_FILE_MODE)) as file:
+                file.write(lines.encode())
     return pool
 
 
@@ -120,15 +123,6 @@ def _read(path: str) -> dict[str, str]:
         return {}
     # The first line about an endpoint counts: of two runs that came to it at once, too.
     return {line[1]: line[0] for line in reversed(lines) if len(line) == 2}
-
-
-def _add(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, NEW_FILE_MODE)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 logger = logging.getLogger(__name__)
@@ -156,18 +150,22 @@ class PairLock:
         self._fd = -1
         try:
             self._fd, is_new = _open(path)
-            if not (is_new or optional):
-                _check_own(self._fd, path)
+            content, facts = os.pread(self._fd, MAX_WORD_BYTES, 0), os.fstat(self._fd)
+            is_own = stat.S_ISREG(facts.st_mode) and (not facts.st_size or OWN.fullmatch(content))
+            if not (is_new or optional or is_own):
+                raise UsageError(f"--lock {path}: it is no lock file of s3pool's, and may be data; name another one")
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_new or os.fstat(self._fd).st_size:
-                _write_own_number(self._fd)
+                with contextlib.suppress(OSError):  # the number is for people only
+                    os.ftruncate(self._fd, 0)
+                    os.pwrite(self._fd, f"{WORD} {os.getpid()}\n".encode(), 0)
         except UsageError:
             self.release()
             raise
         except BlockingIOError as exc:
-            holder = _read_word(self._fd)
+            holder = OWN.fullmatch(os.pread(self._fd, MAX_WORD_BYTES, 0))
             self.release()
-            by = f" by process {holder}" if holder else ""
+            by = f" by process {holder[1].decode()}" if holder else ""
             raise JournalLockedError(f"another run works on this source and target: {path} is locked{by}") from exc
         except OSError as exc:
             self.release()
@@ -209,26 +207,3 @@ def _open(path: str) -> tuple[int, bool]:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # opening alone may do something to a device
             raise UsageError(f"--lock {path}: it is no regular file; name another one") from None
     return os.open(path, OPEN_FLAGS), False
-
-
-def _check_own(fd: int, path: str) -> None:
-    content = os.pread(fd, MAX_WORD_BYTES, 0)
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or (facts.st_size and not OWN.fullmatch(content)):
-        raise UsageError(f"--lock {path}: it is no lock file of s3pool's, and may be data; name another one")
-
-
-def _write_own_number(fd: int) -> None:
-    try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{WORD} {os.getpid()}\n".encode(), 0)
-    except OSError:  # it is for people only
-        pass
-
-
-def _read_word(fd: int) -> str:
-    try:
-        found = OWN.fullmatch(os.pread(fd, MAX_WORD_BYTES, 0))
-    except OSError:
-        return ""
-    return found[1].decode() if found else ""

@@ -169,22 +169,22 @@ def _compare_etags(first: ObjectHead, second: ObjectHead) -> Verdict:
 
 def _compare_file(local: Entry, remote: Entry, ask: Callable[[], ObjectHead]) -> Verdict:
     """Compare a file with an object: an MD5 that fits needs no request."""
-    return _with_file(local, lambda fd: _compare_open_file(fd, local, remote, ask))
 
+    def compare(fd: int) -> Verdict:
+        if is_md5_etag(remote.etag) and FileSlice(fd, length=local.size).digest("md5").hex() == remote.etag:
+            return SAME_ETAG
+        head = ask()
+        if head.size != local.size:
+            return OTHER_SIZE
+        told = server_checksum(head.headers)
+        by = told.algorithm if told is not None else "etag"
+        try:
+            is_proved = check_file(fd, local.size, what=local.path, etag=head.etag, headers=head.headers)
+        except IntegrityError:
+            return Verdict(DIFFERENT, by)
+        return Verdict(SAME, by) if is_proved else NOTHING_TELLS
 
-def _compare_open_file(fd: int, local: Entry, remote: Entry, ask: Callable[[], ObjectHead]) -> Verdict:
-    if is_md5_etag(remote.etag) and FileSlice(fd, length=local.size).digest("md5").hex() == remote.etag:
-        return SAME_ETAG
-    head = ask()
-    if head.size != local.size:
-        return OTHER_SIZE
-    told = server_checksum(head.headers)
-    by = told.algorithm if told is not None else "etag"
-    try:
-        is_proved = check_file(fd, local.size, what=local.path, etag=head.etag, headers=head.headers)
-    except IntegrityError:
-        return Verdict(DIFFERENT, by)
-    return Verdict(SAME, by) if is_proved else NOTHING_TELLS
+    return _with_file(local, compare)
 
 
 def _with_file(entry: Entry, act: Callable[[int], T]) -> T:

@@ -240,7 +240,9 @@ class _Cursor:
         last = _last_name(page)
         if last:
             self._last = last
-            self.cursor = _step_past(last, page)
+            # After a common prefix it is a name behind all keys of the group: servers differ on
+            # whether a name at the group's beginning, or inside it, lists the group once more.
+            self.cursor = last + LAST_CHARACTER if page.prefixes and page.prefixes[-1] == last else last
             if not self.by_token:
                 self._guard.restart()
         self._guard.meet([*names_of(page.objects)[:1], *names_of(page.objects)[-1:], *page.prefixes])
@@ -314,15 +316,6 @@ def _last_name(page: ListPage) -> str:
     """Return the greatest name of an ordered page, "" for an empty one."""
     names = [*names_of(page.objects)[-1:], *map(name_bytes, page.prefixes[-1:])]
     return max(names, default=b"").decode("utf-8", "surrogateescape")
-
-
-def _step_past(last: str, page: ListPage) -> str:
-    """Return the start-after that leaves out all of a page.
-
-    After a common prefix it is a name behind all keys of the group: servers differ on
-    whether a name at the group's beginning, or inside it, lists the group once more.
-    """
-    return last + LAST_CHARACTER if page.prefixes and page.prefixes[-1] == last else last
 
 
 def _drop_through(page: ListPage, cursor: str) -> ListPage:

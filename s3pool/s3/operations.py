@@ -101,19 +101,15 @@ class BucketOperations(Operations):
         Raises:
             NotFoundError: there is no such bucket.
         """
-        return self._ask(
-            self._address.bucket("HEAD", bucket, "HeadBucket"), lambda response: response.headers, only=only
-        )
+        request = self._address.bucket("HEAD", bucket, "HeadBucket")
+        return self._ask(request, lambda response: response.headers, only=only)
 
     def create_bucket(self, bucket: str, *, lock: bool = False) -> None:
         """Create a bucket in the client's region, with object lock when asked."""
+        headers = {"x-amz-bucket-object-lock-enabled": "true"} if lock else {}
+        content = build_create_bucket(self._region)
         request = self._address.bucket(
-            "PUT",
-            bucket,
-            "CreateBucket",
-            headers={"x-amz-bucket-object-lock-enabled": "true"} if lock else {},
-            content=build_create_bucket(self._region),
-            idempotent=False,
+            "PUT", bucket, "CreateBucket", headers=headers, content=content, idempotent=False
         )
         self._ask(request, nothing)
 
@@ -211,15 +207,8 @@ class BucketOperations(Operations):
         max_keys: int = MAX_KEYS,
     ) -> Steps[ListPage]:
         """List one page of versions and delete markers, newest first within a key."""
-        query = (
-            ("versions", ""),
-            ("prefix", prefix),
-            ("delimiter", delimiter),
-            ("max-keys", str(max_keys)),
-            ("encoding-type", "url"),
-            ("key-marker", key_marker),
-            ("version-id-marker", version_id_marker),
-        )
+        query = _page_query(prefix, delimiter, max_keys)
+        query = ("versions", ""), *query, ("key-marker", key_marker), ("version-id-marker", version_id_marker)
         request = self._list_request(bucket, "ListObjectVersions", query)
         return (yield from self._asked(request, self._reader(prefix, delimiter, parse_versions_page, repeats=True)))
 

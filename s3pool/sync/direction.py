@@ -56,16 +56,11 @@ class SyncPair:
             place = self.target.join(entry.name)
             return UploadTask(entry.path, place.bucket, place.key, entry.size, reason=reason, root=self.root)
         key = self.source.join(entry.name).key
-        told = {
-            "etag": entry.etag,
-            "last_modified": entry.last_modified,
-            "version_id": entry.version_id,
-            "reason": reason,
-        }
+        facts = entry.size, entry.etag, entry.last_modified, entry.version_id, reason
         if self.direction == DOWNLOAD:
-            return DownloadTask(self.source.bucket, key, self.root, entry.name, entry.size, **told)
+            return DownloadTask(self.source.bucket, key, self.root, entry.name, *facts)
         place = self.target.join(entry.name)
-        return CopyTask(self.source.bucket, key, place.bucket, place.key, entry.size, **told)
+        return CopyTask(self.source.bucket, key, place.bucket, place.key, *facts)
 
     def removal(self, name: str, size: int) -> DeleteTask | RemoveTask:
         """Return the task that deletes one name from the target."""

@@ -241,7 +241,7 @@ class ThreadMeans(threading.local):
         return self._buffer
 
 
-class UploadRegistry(dict[str, Callable[[], None]]):
+class UploadRegistry(dict[str, Callable[[], object]]):
     """How to abort the multipart uploads that are open now, by their ids; each change of it is atomic."""
 
     def abort_all(self, within_s: float) -> None:
@@ -252,7 +252,7 @@ class UploadRegistry(dict[str, Callable[[], None]]):
             thread.join(within_s)
 
 
-def _abort_each(aborts: list[Callable[[], None]]) -> None:
+def _abort_each(aborts: list[Callable[[], object]]) -> None:
     for abort in aborts:
         try:
             abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error
-from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
+from s3pool.model import ByteRange, ObjectHead
 from s3pool.record import replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
@@ -105,8 +105,17 @@ def _copy_whole(task: CopyTask, head: ObjectHead, context: TransferContext) -> S
 
 
 def _copy_parts(task: CopyTask, head: ObjectHead, context: TransferContext, meter: Meter) -> Done:
+    given = context.options.attributes
     part_size = choose_part_size(head.size, context.options.part_size or COPY_PART_BYTES)
-    attributes = _attributes_of_parts(task, head, context, part_size)
+    # What CopyObject would have taken over by itself.
+    merged, kept = merge_for_copy(given, head), kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
+    attributes = replace(
+        merged,
+        tags=given.tags or block_on(tags_of_source(task, head, context.source.client)),
+        metadata=dict(merged.metadata) | {PART_SIZE: str(part_size)},
+        storage_class=merged.storage_class or kept.storage_class,
+        sse=merged.sse or kept.sse,
+    )
     source = (task.source_bucket, task.source_key, task.version_id)
     with MultipartUpload(context, task.bucket, task.key, attributes=attributes, checksum="") as target:
 
@@ -118,19 +127,3 @@ def _copy_parts(task: CopyTask, head: ObjectHead, context: TransferContext, mete
         ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
         context.executor.share(copy_part, ranges, limit=context.part_workers)
         return target.complete(head.size)
-
-
-def _attributes_of_parts(
-    task: CopyTask, head: ObjectHead, context: TransferContext, part_size: int
-) -> ObjectAttributes:
-    """Collect what CopyObject would have taken over by itself."""
-    given = context.options.attributes
-    attributes = merge_for_copy(given, head)
-    kept = kept_by_request(head, in_bucket=task.source_bucket == task.bucket)
-    return replace(
-        attributes,
-        tags=given.tags or block_on(tags_of_source(task, head, context.source.client)),
-        metadata=dict(attributes.metadata) | {PART_SIZE: str(part_size)},
-        storage_class=attributes.storage_class or kept.storage_class,
-        sse=attributes.sse or kept.sse,
-    )

@@ -271,12 +271,12 @@ class _Parts:
             self._target.put(number, body, digests=self._copying.read_first(body))
             return
         etag = self._target.put(number, body, digests=STREAMED)
-        md5 = body.md5
-        if etag == md5.hexdigest():
+        if etag == body.md5.hexdigest():
             return
         # A byte was changed on its way, or ETags are no digests there (KMS). The server can tell.
         logger.info("%s: part %d has the ETag %s, not its MD5; sending it again", self._target.resource, number, etag)
-        told = replace(STREAMED, content_md5=base64.b64encode(md5.digest()).decode(), md5_hex=md5.hexdigest())
+        md5 = base64.b64encode(body.md5.digest()).decode()
+        told = BodyDigests(UNSIGNED_PAYLOAD, md5, md5_hex=body.md5.hexdigest())
         self._reads_first = self._target.put(number, body, digests=told) != body.md5.hexdigest()
 
     def check(self, part_size: int) -> None:

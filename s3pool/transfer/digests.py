@@ -137,7 +137,7 @@ def digest_body(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: 
     return BodyDigests(
         payload_hash=digests["sha256"].hex() if sign_payload else UNSIGNED_PAYLOAD,
         content_md5=base64.b64encode(md5).decode() if sends_md5 else "",
-        checksum=_header(checksum, digests),
+        checksum=(CHECKSUM_PREFIX + checksum, checksum_text(digests[checksum])) if algorithm_header(checksum) else None,
         md5_hex=md5.hex(),
     )
 
@@ -146,7 +146,10 @@ def digest_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: st
     """Make the digests of a body in memory."""
     is_small = len(content) <= COMPARED_BYTES
     if checksum or (sign_payload and is_small and not has_md5()):
-        feed: Feed = lambda update: _hand(update, content)  # noqa: E731
+
+        def feed(update: Callable[[memoryview], object]) -> None:
+            update(memoryview(content))
+
         return digest_body(feed, sign_payload=sign_payload, checksum=checksum, compare=is_small)
     digest = b"" if sign_payload and not is_small else hashlib.md5(content, usedforsecurity=False).digest()
     if sign_payload:
@@ -162,16 +165,6 @@ def check_stored(what: object, result: PutResult, digests: BodyDigests) -> None:
     """
     if digests.md5_hex and result.etag != digests.md5_hex and is_md5_etag(result.etag) and not result.opaque:
         raise IntegrityError(f"{what} has the ETag {result.etag}; what was sent makes {digests.md5_hex}")
-
-
-def _hand(update: Callable[[memoryview], object], content: bytes | bytearray) -> None:
-    update(memoryview(content))
-
-
-def _header(checksum: str, digests: dict[str, bytes]) -> tuple[str, str] | None:
-    if checksum in ("", "md5"):
-        return None
-    return CHECKSUM_PREFIX + checksum, base64.b64encode(digests[checksum]).decode()
 
 
 def algorithm_header(checksum: str) -> str:

@@ -195,7 +195,7 @@ def _fill_by_ranges(
         return False
     source = Source(task.bucket, task.key, task.version_id)
     try:
-        _Ranges(part, source, known, context=context, meter=meter, resumption=resumption).run()
+        _Ranges(part, source, known, context, how=(meter, resumption)).run()
     except RangeIgnoredError:
         meter.end(ok=False)
         os.ftruncate(part.fd, 0)
@@ -234,21 +234,10 @@ class _Ranges:
     """One large object on its way into one file, by many ranges at a time."""
 
     def __init__(
-        self,
-        part: PartFile,
-        source: Source,
-        known: Facts,
-        *,
-        context: TransferContext,
-        meter: Meter,
-        resumption: Resumption,
+        self, part: PartFile, source: Source, known: Facts, context: TransferContext, *, how: tuple[Meter, Resumption]
     ) -> None:
-        self._part = part
-        self._source = source
-        self._known = known
-        self._context = context
-        self._meter = meter
-        self._resumption = resumption
+        self._part, self._source, self._known = part, source, known
+        self._context, (self._meter, self._resumption) = context, how
         self._size = known.size or 0
         self._range_bytes = _range_bytes(self._size, known, context)
         self._algorithm = ""
@@ -263,27 +252,22 @@ class _Ranges:
         if part.reused:
             os.ftruncate(part.fd, self._size)
         part.preallocate(self._size)
-        if done and self._goes_on(done):
-            return
+        if done:  # after a power cut the disk may hold less than was remembered
+            try:
+                if self._fetch(done):
+                    return
+            except RangeIgnoredError:
+                raise
+            except IntegrityError as exc:
+                logger.info("%s: what an earlier run left is of no use (%s); fetching it anew", self._source, exc)
+            self._meter.advance(-self._size)
         if part.reused:
             self._resumption.begin(name, reused=False)
         self._fetch(NOTHING_DONE)
 
-    def _goes_on(self, done: frozenset[int]) -> bool:
-        # After a power cut the disk may hold less than was remembered.
-        try:
-            if self._fetch(done):
-                return True
-        except RangeIgnoredError:
-            raise
-        except IntegrityError as exc:
-            logger.info("%s: what an earlier run left is of no use (%s); fetching it anew", self._source, exc)
-        self._meter.advance(-self._size)
-        return False
-
     def _fetch(self, done: frozenset[int]) -> bool:
-        """Fetch all ranges but those that are done; say whether the whole could be checked."""
-        places = list(iter_ranges(self._size, self._range_bytes))
+        """Fetch all ranges but those that are done; return whether the whole could be checked."""
+        places, known, context = list(iter_ranges(self._size, self._range_bytes)), self._known, self._context
         self._meter.advance(sum(place.length for place in places if place.first in done))
         digests: dict[int, bytes] = {}
 
@@ -292,16 +276,11 @@ class _Ranges:
             self._resumption.add(place)
 
         left = (place for place in places if place.first not in done)
-        self._context.executor.share(
-            fetch, left, limit=self._context.part_workers, first=self._context.part_workers_at_first
-        )
-        if not self._context.options.verify:
+        context.executor.share(fetch, left, limit=context.part_workers, first=context.part_workers_at_first)
+        if not context.options.verify:
             return False
-        known = self._known
-        found = Digests(self._range_bytes, self._algorithm, digests)
-        return check_file(
-            self._part.fd, self._size, what=self._source, etag=known.etag, headers=known.headers, digests=found
-        )
+        found, told = Digests(self._range_bytes, self._algorithm, digests), (known.etag, known.headers)
+        return check_file(self._part.fd, self._size, what=self._source, etag=told[0], headers=told[1], digests=found)
 
     def _fetch_one(self, place: ByteRange) -> bytes:
         hasher = new_hasher(self._algorithm) if self._algorithm else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from types import TracebackType
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
@@ -46,7 +46,7 @@ IN_PROGRESS = "completion is already in progress"
 class HeldUploadError(S3PoolError):
     """A node began to complete the upload and does not end it; a new upload would not be held up."""
 
-    def __init__(self, message: str, *, abandon: Callable[[], None]) -> None:
+    def __init__(self, message: str, *, abandon: Callable[[], object]) -> None:
         super().__init__(message)
         self.abandon = abandon
 
@@ -159,32 +159,28 @@ class MultipartUpload:
         raise AssertionError("the last attempt returns or raises")
 
     def _abort_lost(self) -> None:
-        """Abort what answers that were lost have left; whatever cannot be done now, the next run does."""
-        if not self._lost:
-            return
-        try:
-            abort_announced(self._client, self._lost, *self._place)
-        except S3PoolError as exc:
-            logger.info("%s: what a lost answer left cannot be looked for now: %s", self.resource, exc)
-            return
-        if self._memory is not None:
-            self._memory.end_upload(self._lost)
-        self._lost = ""
+        if self._lost and self._abort_announced(self._lost):
+            self._lost = ""
 
     def _announce(self) -> str:
         """Remember that an upload is about to be created; look for those that runs were killed at."""
         word = announcement()
-        if self._memory is None:
-            return word
-        while lost := self._memory.find_upload(*self._place, ANNOUNCED):
-            try:
-                abort_announced(self._client, lost, *self._place)
-            except S3PoolError as exc:
-                logger.info("%s: what a run that was killed left cannot be looked for now: %s", self.resource, exc)
-                continue
-            self._memory.end_upload(lost)
-        self._memory.begin_upload(*self._place, upload_id=word, fingerprint=ANNOUNCED)
+        if self._memory is not None:
+            while lost := self._memory.find_upload(*self._place, ANNOUNCED):
+                self._abort_announced(lost)
+            self._memory.begin_upload(*self._place, upload_id=word, fingerprint=ANNOUNCED)
         return word
+
+    def _abort_announced(self, word: str) -> bool:
+        """Abort what answers that were lost have left; whatever cannot be done now, the next run does."""
+        try:
+            abort_announced(self._client, word, *self._place)
+        except S3PoolError as exc:
+            logger.info("%s: what a lost answer left cannot be looked for now: %s", self.resource, exc)
+            return False
+        if self._memory is not None:
+            self._memory.end_upload(word)
+        return True
 
     def has(self, number: int, body: FileSlice) -> bool:
         """Return whether a part is there since an earlier run, with these very bytes."""
@@ -341,15 +337,7 @@ class MultipartUpload:
     def _stuck(self, error: S3PoolError) -> HeldUploadError:
         self._forget()  # neither is it to be aborted now, nor to be taken up again
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
-        return HeldUploadError(message, abandon=self._abandon)
-
-    def _abandon(self) -> None:
-        try:
-            self._abort()
-        except NotFoundError:  # it was completed in the end, with the same bytes
-            pass
-        except S3PoolError as exc:
-            self._warn_of_leftover(exc)
+        return HeldUploadError(message, abandon=partial(self._abort, warns=True))
 
     def _forget(self) -> None:
         self._finished = True
@@ -361,25 +349,25 @@ class MultipartUpload:
         self._forget()
         self._abort_lost()
 
-    def _abort(self) -> None:
-        self._client.abort_multipart_upload(*self._place, upload_id=self.upload_id)
-
     def __enter__(self) -> MultipartUpload:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._finished or (self._resumes and may_go_on(exc)):
-            return
-        try:
-            self._abort()
+    def __exit__(self, _kind: object, exc: BaseException | None, _trace: object) -> None:
+        if not (self._finished or (self._resumes and may_go_on(exc))) and self._abort(warns=True):
             self._finish()
-        except S3PoolError as abort_error:
-            self._warn_of_leftover(abort_error)
 
-    def _warn_of_leftover(self, error: S3PoolError) -> None:
-        logger.warning("%s: an unfinished upload stays behind (%s); rm --incomplete removes it", self.resource, error)
+    def _abort(self, *, warns: bool = False) -> bool:
+        try:
+            self._client.abort_multipart_upload(*self._place, upload_id=self.upload_id)
+        except S3PoolError as exc:
+            if not warns:
+                raise
+            # Without an upload it was completed in the end, with the same bytes.
+            if not isinstance(exc, NotFoundError):
+                text = "%s: an unfinished upload stays behind (%s); rm --incomplete removes it"
+                logger.warning(text, self.resource, exc)
+            return False
+        return True
 
 
 def _explained(error: S3PoolError) -> S3PoolError:

@@ -6,6 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UnusableAnswerError, is_pool_dead
@@ -25,7 +26,7 @@ from s3pool.transfer.tasks import (
     Summary,
     kind_of,
 )
-from s3pool.transfer.window import TransferWindow, perform, rehearsal
+from s3pool.transfer.window import TransferWindow, perform
 from s3pool.transfer.workers import Flow
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,10 @@ class _Run:
         self._unusable = 0  # objects for which all nodes gave answers of no use, before any success
 
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
-        act = rehearsal if rehearse else perform
         context = self._context
         window = None if rehearse else TransferWindow(context)
-        flow = context.executor.flow(lambda task: act(task, context), self._watched(tasks), window=window)
-        return self._collect(flow, self._take)
+        act = partial(perform, context=context, rehearse=rehearse)
+        return self._collect(context.executor.flow(act, self._watched(tasks), window=window), self._take)
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
         def take(outcomes: Iterable[Outcome]) -> None:

@@ -78,7 +78,7 @@ def open_root(root: str, *, create: bool = True) -> int:
 def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> int:
     """Open a directory below another one, step by step and never through a link.
 
-    Gives a new descriptor, also for no step at all.
+    Returns a new descriptor, also for no step at all.
 
     Raises:
         RefusedError: a step is a symbolic link.
@@ -87,7 +87,14 @@ def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> in
     here = os.dup(root_fd)
     for depth, step in enumerate(parents):
         try:
-            below = _open_step(here, step, create)
+            try:
+                below = os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                with contextlib.suppress(FileExistsError):  # another worker was faster, or a link leads nowhere
+                    os.mkdir(step, NEW_DIRECTORY_MODE, dir_fd=here)
+                below = os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
         except OSError as exc:
             raise _step_error(here, b"/".join(parents[: depth + 1]), exc) from exc
         finally:
@@ -108,17 +115,6 @@ def directory_below(root: str, parents: list[bytes], *, create: bool = False) ->
         yield directory
     finally:
         os.close(directory)
-
-
-def _open_step(here: int, step: bytes, create: bool) -> int:
-    try:
-        return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with contextlib.suppress(FileExistsError):  # another worker was faster, or a link leads nowhere
-        os.mkdir(step, NEW_DIRECTORY_MODE, dir_fd=here)
-    return os.open(step, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
 
 
 def _step_error(here: int, path: bytes, error: OSError) -> LocalFileError | RefusedError:

@@ -123,7 +123,11 @@ def _check_file(task: DownloadTask, done: Done, context: TransferContext) -> Non
             facts = os.stat(name, dir_fd=directories[-1], follow_symlinks=False)
             if FileStamp.of(facts)[:-1] != done.written[:-1]:  # a new link to it changes no byte
                 raise _stays(task, "there is another file at the target")
-        _sync_all(directories, (task.root, *steps), context)
+        sync_to_disk(directories[-1])
+        place: tuple[str | bytes, ...] = (task.root, *steps)
+        if place not in context.synced:
+            _sync_way(directories[-2::-1], task.root, context)
+            context.synced.update((place, place[:1]))
     except RefusedError as exc:
         raise _stays(task, exc.message) from exc
     except OSError as exc:
@@ -133,25 +137,18 @@ def _check_file(task: DownloadTask, done: Done, context: TransferContext) -> Non
             os.close(directory)
 
 
-def _sync_all(directories: list[int], place: tuple[str | bytes, ...], context: TransferContext) -> None:
-    sync_to_disk(directories[-1])
-    if place in context.synced:
-        return
-    for directory in reversed(directories[:-1]):
+def _sync_way(directories: list[int], root: str, context: TransferContext) -> None:
+    """Sync directories up to the root, and those above it, which may be new as well; those of others are theirs."""
+    for directory in directories:
         sync_to_disk(directory)
-    if place[:1] not in context.synced:
-        _sync_above(os.path.realpath(place[0] or "."))
+    is_known = (root,) in context.synced
     if len(context.synced) >= MAX_SYNCED:
         context.synced.clear()
-    context.synced.update((place, place[:1]))
-
-
-def _sync_above(root: bytes | str) -> None:
-    """Sync the directories above the root, which may be new as well; those of others are theirs."""
-    while (above := os.path.dirname(root)) != root:
-        root = above
+    above = os.path.realpath(root or ".")
+    while not is_known and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
         try:
-            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return
         try:
@@ -209,7 +206,8 @@ def _delete(
         except PreconditionError as exc:
             raise _stays(task, "it changed since it was read") from exc
         except (S3Error, TransportError) as exc:
-            if attempt == DELETE_ATTEMPTS or not _may_have_acted(exc):
+            may_have_acted = exc.sent if isinstance(exc, TransportError) else exc.status >= FIRST_SERVER_ERROR
+            if attempt == DELETE_ATTEMPTS or not may_have_acted:
                 raise
             head = yield from _look(client, place)
         else:
@@ -231,10 +229,6 @@ def _unhide(task: DownloadTask | CopyTask, client: S3Client, place: Place, versi
     if versions[0].is_delete_marker:
         yield from client.delete_object.steps(bucket, key, version_id=versions[0].version_id)
         raise _stays(task, "it changed since it was read")
-
-
-def _may_have_acted(error: S3Error | TransportError) -> bool:
-    return error.sent if isinstance(error, TransportError) else error.status >= FIRST_SERVER_ERROR
 
 
 def _look(client: S3Client, place: Place) -> Steps[ObjectHead | None]:

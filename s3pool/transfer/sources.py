@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, TargetTakenError, UsageError
 from s3pool.filters import ANY_FACTS, Names, ObjectFilter, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
-from s3pool.model import SEQUENTIAL, ListMode, ObjectHead, ObjectInfo
+from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo
 from s3pool.record import dataclass
 from s3pool.s3.list_all import list_objects
 from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.target_names import KeyMapper
-from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, download_of
+from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, copy_of, download_of
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class SourceTasks:
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
         self._target = self._as_directory(target) if len(self._sources) > 1 else target
+        self._both = self._sources[0], self._target
         self._mapper = KeyMapper(client.exists)
         # Names of one tree are targets of their own, but for a key that has the tree's name.
         self._may_share = len(self._sources) > 1 or rules.listed is not None
@@ -97,20 +100,20 @@ class SourceTasks:
                 yield found
 
     def _items(self) -> Iterator[Item]:
-        if self._rules.listed is not None:
-            yield from self._expand_listed(self._sources[0], self._rules.listed)
+        rules, target = self._rules, self._target
+        if rules.listed is not None:
+            yield from self._expand_listed(self._sources[0], rules.listed)
             return
         for source in self._sources:
             self._mapper.restart()
             try:
-                yield from self._expand(source)
+                if isinstance(source, LocalPath):
+                    yield from self._expand_local(source)
+                elif isinstance(source, S3Path):
+                    tree = self._expand_tree if rules.recursive else self._expand_single
+                    yield from (self._expand_glob if self._is_glob(source) else tree)(source)
             except (LocalFileError, NotFoundError, RefusedError) as exc:
-                yield Problem(source.text, exc, self._target.text, op=self._op(source))
-
-    def _op(self, source: Location) -> str:
-        if not isinstance(source, S3Path):
-            return "upload"
-        return "copy" if isinstance(self._target, S3Path) else "download"
+                yield Problem(source.text, exc, target.text, op=_op(source, target))
 
     # -- what makes no sense ---------------------------------------------------------------
 
@@ -123,19 +126,16 @@ class SourceTasks:
         if isinstance(target, S3Path) and not target.bucket:
             raise UsageError(f"{target.text} names no bucket; write s3/BUCKET/KEY")
         if self._rules.listed is not None:
-            self._check_listed(source)
+            if len(self._sources) > 1 or self._rules.recursive or self._rules.version_id:
+                raise UsageError("--files-from goes with one source, without -r and --version-id")
+            if isinstance(source, S3Path) and not source.bucket:
+                raise UsageError(f"{source.text} names no bucket; write s3/BUCKET/PREFIX")
         elif isinstance(source, S3Path):
             self._check_s3(source)
         elif os.path.isdir(source.path) and not self._rules.recursive:
             raise UsageError(f"{source.text} is a directory: -r copies what is in it")
         elif self._rules.version_id:
             raise UsageError("--version-id is for one source in S3")
-
-    def _check_listed(self, source: Location) -> None:
-        if len(self._sources) > 1 or self._rules.recursive or self._rules.version_id:
-            raise UsageError("--files-from goes with one source, without -r and --version-id")
-        if isinstance(source, S3Path) and not source.bucket:
-            raise UsageError(f"{source.text} names no bucket; write s3/BUCKET/PREFIX")
 
     def _check_s3(self, source: S3Path) -> None:
         many = self._is_glob(source) or self._rules.recursive or len(self._sources) > 1
@@ -180,14 +180,13 @@ class SourceTasks:
     # -- from a list of names --------------------------------------------------------------
 
     def _expand_listed(self, source: Location, listed: Iterable[str]) -> Iterator[Item]:
-        for name in listed:
-            if not self._names.admits(name):
-                continue
+        for name in filter(self._names.admits, listed):
             try:
                 if (item := self._listed(source, name)) is not None:
                     yield item
             except (LocalFileError, NotFoundError, RefusedError) as exc:
-                yield Problem(_join(source, name), exc, _join(self._target, name), op=self._op(source))
+                places = (place.text if isinstance(place, StdStream) else place.join(name).text for place in self._both)
+                yield Problem(next(places), exc, next(places), op=_op(source, self._target))
 
     def _listed(self, source: Location, name: str) -> Item | None:
         if isinstance(source, S3Path):
@@ -219,12 +218,6 @@ class SourceTasks:
         return DownloadTask(source.bucket, source.key, self._target.text, name, version_id=version_id)
 
     # -- from disk -------------------------------------------------------------------------
-
-    def _expand(self, source: Location) -> Iterator[Item]:
-        if isinstance(source, LocalPath):
-            yield from self._expand_local(source)
-        elif isinstance(source, S3Path):
-            yield from self._expand_s3(source)
 
     def _expand_local(self, source: LocalPath) -> Iterator[Item]:
         if not isinstance(self._target, S3Path):
@@ -260,14 +253,6 @@ class SourceTasks:
 
     # -- from S3 ---------------------------------------------------------------------------
 
-    def _expand_s3(self, source: S3Path) -> Iterator[Item]:
-        if self._is_glob(source):
-            yield from self._expand_glob(source)
-        elif self._rules.recursive:
-            yield from self._expand_tree(source)
-        else:
-            yield from self._expand_single(source)
-
     def _expand_glob(self, source: S3Path) -> Iterator[Item]:
         start = glob_prefix(source.key)
         base = start[: start.rfind("/") + 1]
@@ -290,9 +275,13 @@ class SourceTasks:
     def _expand_tree(self, source: S3Path) -> Iterator[Item]:
         found = source.is_bucket
         if not source.is_prefix:
-            for item in self._tree_key(source):
-                found = True
-                yield item
+            with suppress(NotFoundError):  # the key that has exactly the tree's name, if there is one
+                info = self._facts(source)
+                self._may_share = True
+                base = source.key[: -len(source.base_name)]
+                for item in self._admitted(source.bucket, info, source.base_name, base):
+                    found = True
+                    yield item
         for info in self._objects(source.bucket, source.tree_prefix, source.tree_prefix):
             found = True
             yield from self._admitted(source.bucket, info, source.relative(info.key), source.tree_prefix)
@@ -309,16 +298,6 @@ class SourceTasks:
             return not self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects
         return not any(map(is_meant, list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)))
 
-    def _tree_key(self, source: S3Path) -> Iterator[Item]:
-        """Yield the key that has exactly the tree's name, if there is one."""
-        try:
-            info = self._facts(source)
-        except NotFoundError:
-            return
-        self._may_share = True
-        base = source.key[: -len(source.base_name)]
-        yield from self._admitted(source.bucket, info, source.base_name, base)
-
     def _facts(self, source: S3Path) -> ObjectInfo:
         """Return what there is to know of one key, or of the version that the rules mean."""
         if self._rules.at is not None:
@@ -327,7 +306,7 @@ class SourceTasks:
             return past_object(self._client, source, self._rules.at)
         version_id = self._rules.version_id
         head = self._client.head_object(source.bucket, source.key, version_id=version_id)
-        return _info(source.key, head)._replace(version_id=version_id)
+        return ObjectInfo(source.key, head.size, head.last_modified, head.etag, head.storage_class, version_id)
 
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
         if not (self._names.admits(relative) and self._rules.facts.admits(info.size, info.mtime)):
@@ -341,7 +320,7 @@ class SourceTasks:
                 error = TargetTakenError(f"{source} would become {place.text}, which lies in the source {tree}")
                 yield Problem(source, error, place.text)
                 return
-            yield _copy_task(bucket, place, info)
+            yield copy_of(bucket, info, place)
         elif isinstance(target, LocalPath):
             try:
                 self._mapper.check(bucket, base, relative)
@@ -357,31 +336,18 @@ class SourceTasks:
         try:
             info = self._facts(source)
         except NotFoundError as exc:
-            raise self._explained(source, exc) from exc
+            below = partial(self._client.list_objects_page, source.bucket, prefix=source.tree_prefix, max_keys=1)
+            if exc.code == "NoSuchBucket" or not below().objects:
+                raise
+            detail = "there is no such key, but there are keys below it: -r copies them"
+            raise NotFoundError(exc.status, exc.code, detail=detail, resource=exc.resource, op=exc.op) from exc
         if self._rules.facts.admits(info.size, info.mtime):
             yield task_for_object(source, dest_for(source, self._target), info)
 
-    def _explained(self, source: S3Path, error: NotFoundError) -> NotFoundError:
-        """Raise the error that names a directory of keys, where the name is one."""
-        if error.code == "NoSuchBucket":
-            return error
-        page = self._client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=1)
-        if not page.objects:
-            return error
-        detail = "there is no such key, but there are keys below it: -r copies them"
-        return NotFoundError(error.status, error.code, detail=detail, resource=error.resource, op=error.op)
-
     def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:
         start, until = self._rules.shard.bounds(base)
-        return list_objects(
-            self._client,
-            bucket,
-            at=self._rules.at,
-            prefix=prefix,
-            start_after=start,
-            until=until,
-            mode=self._rules.listing,
-        )
+        listing = partial(list_objects, self._client, bucket, at=self._rules.at, mode=self._rules.listing)
+        return listing(prefix=prefix, start_after=start, until=until)
 
 
 def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:
@@ -394,23 +360,10 @@ def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:
     return UploadTask(source.path, place.bucket, place.key, size)
 
 
-def _copy_task(bucket: str, place: S3Path, info: ObjectInfo) -> CopyTask:
-    return CopyTask(
-        bucket,
-        info.key,
-        place.bucket,
-        place.key,
-        info.size,
-        etag=info.etag,
-        last_modified=info.last_modified,
-        version_id=info.version_id,
-    )
-
-
 def task_for_object(source: S3Path, place: Location, info: ObjectInfo) -> Item:
     """Return the task that brings one object to its place; ``info`` is what is known of it."""
     if isinstance(place, S3Path):
-        return _copy_task(source.bucket, place, info._replace(key=source.key))
+        return copy_of(source.bucket, info._replace(key=source.key), place)
     # A link that the user named is written through; links that keys lead to never are.
     path = os.path.realpath(place.text) if os.path.islink(place.text) else place.text
     root, name = os.path.split(path)
@@ -419,12 +372,10 @@ def task_for_object(source: S3Path, place: Location, info: ObjectInfo) -> Item:
     return download_of(source.bucket, info, root, name)
 
 
-def _info(key: str, head: ObjectHead) -> ObjectInfo:
-    return ObjectInfo(key, head.size, head.last_modified, etag=head.etag, storage_class=head.storage_class)
-
-
-def _join(place: Location, name: str) -> str:
-    return place.text if isinstance(place, StdStream) else place.join(name).text
+def _op(source: Location, target: Location) -> str:
+    if not isinstance(source, S3Path):
+        return "upload"
+    return "copy" if isinstance(target, S3Path) else "download"
 
 
 def _nothing_found(source: S3Path) -> NotFoundError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256
-from s3pool.errors import LocalFileError, NotFoundError, RefusedError, S3Error, TargetTakenError
+from s3pool.errors import LocalFileError, RefusedError, S3Error, TargetTakenError
 from s3pool.location import S3Path, name_bytes
 from s3pool.transfer.part_file import PART_PREFIX, is_part_name
 from s3pool.transfer.safe_path import split_relative
@@ -39,7 +39,7 @@ class KeyMapper:
     """Finds keys that lead out of the target, and keys that would need the same file.
 
     Only names with empty or ``.`` components can meet another key's file, so only those are
-    remembered, and memory does not grow with the listing. ``exists(bucket, key)`` is asked
+    remembered, and memory does not grow with the listing. ``bucket.exists(key)`` is asked
     about the plain twin of such a name, which may have come by unnoticed before.
     """
 
@@ -271,9 +271,9 @@ class Spellings:
                 return
             first = self._owners.setdefault(plain_key(task.key), task.source)
         if first == task.source and (
-            _exists(source, task.source_bucket, twin)
+            source.exists(task.source_bucket, twin)
             # Or was another source, that has moved by now.
-            or (is_move and _exists(client, task.bucket, plain_key(task.key)))
+            or (is_move and client.exists(task.bucket, plain_key(task.key)))
         ):
             first = S3Path(task.source_bucket, twin).text
         if first != task.source:
@@ -305,14 +305,6 @@ def _does_merge(client: S3Client, task: CopyTask) -> bool:
     except S3Error:  # what it does not take at all the copy itself will be told
         return False
     try:
-        return _exists(client, task.bucket, plain_key(probe))
+        return client.exists(task.bucket, plain_key(probe))
     finally:
         client.delete_object(task.bucket, probe, version_id=result.version_id)
-
-
-def _exists(client: S3Client, bucket: str, key: str) -> bool:
-    try:
-        client.head_object(bucket, key)
-    except NotFoundError:
-        return False
-    return True

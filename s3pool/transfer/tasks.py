@@ -147,6 +147,12 @@ class CopyTask:
         return S3Path(self.bucket, self.key).text
 
 
+def copy_of(bucket: str, info: ObjectInfo, place: S3Path) -> CopyTask:
+    """Return the copy of an object as it was listed."""
+    facts = info.size, info.etag, info.last_modified, info.version_id
+    return CopyTask(bucket, info.key, place.bucket, place.key, *facts)
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteTask:
     """Delete one key, or one version of it, or abort one unfinished upload of it.

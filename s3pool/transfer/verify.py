@@ -7,7 +7,7 @@ are known before the bytes, so no more is computed than will be compared.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
@@ -130,26 +130,19 @@ class _Track:
     """The running MD5s for one part size."""
 
     def __init__(self, part_size: int) -> None:
-        self._part_size = part_size
-        self._left = part_size
+        self._part_size = self._left = part_size
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._done: list[str] = []
-        self._fed = False
 
     def update(self, block: memoryview) -> None:
         while len(block):
             if not self._left:
-                self._turn()
+                self._done.append(self._md5.hexdigest())
+                self._md5, self._left = hashlib.md5(usedforsecurity=False), self._part_size
             piece = block[: self._left]
             self._md5.update(piece)
             self._left -= len(piece)
-            self._fed = True
             block = block[len(piece) :]
-
-    def _turn(self) -> None:
-        self._done.append(self._md5.hexdigest())
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._left = self._part_size
 
     def etag(self, *, composite: bool) -> str:
         return composite_etag([*self._done, self._md5.hexdigest()]) if composite else self._md5.hexdigest()
@@ -189,49 +182,33 @@ def check_file(
 ) -> bool:
     """Check a fetched file against what the server told, with the help of what was computed on the way.
 
-    Gives False when nothing could be compared: no checksum was told, and the ETag is no digest,
+    Returns False when nothing could be compared: no checksum was told, and the ETag is no digest,
     or the sizes of its parts are unknown.
 
     Raises:
         IntegrityError: the bytes are certainly not the object's.
     """
-    told = server_checksum(headers)
+    told, name = server_checksum(headers), ""
     if told is not None and not told.parts:
         return compare_checksum(what, told, _whole_digest(fd, size, told.algorithm, digests))
     if etag_tells_content(etag, headers):
-        return _check_etag(fd, size, what=what, etag=etag, headers=headers, digests=digests)
-    return told is not None and _check_parts(fd, size, what=what, told=told, headers=headers)
-
-
-def _check_etag(fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], digests: Digests) -> bool:
-    if is_md5_etag(etag):
-        return _compare(what, "MD5", _whole_digest(fd, size, "md5", digests).hex(), etag)
-    for part_size in _iter_part_sizes(size, part_count_of(etag), headers):
-        parts = _part_digests(fd, size, part_size, "md5", digests)
-        if composite_etag(digest.hex() for digest in parts) == etag:
-            return True
-    if certain_part_size(size, etag, headers):
-        raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {etag}")
-    return False
-
-
-def _check_parts(fd: int, size: int, *, what: object, told: ServerChecksum, headers: Mapping[str, str]) -> bool:
+        if is_md5_etag(etag):
+            return _compare(what, "MD5", _whole_digest(fd, size, "md5", digests).hex(), etag)
+        told, name = ServerChecksum("md5", bytes.fromhex(etag.partition("-")[0]), part_count_of(etag)), f"ETag {etag}"
+    if told is None:
+        return False
     for part_size in _iter_part_sizes(size, told.parts, headers):
+        # Digests made on the way are of use when the ranges were the parts.
+        known = digests if part_size == digests.range_bytes else NO_DIGESTS
         joined = new_hasher(told.algorithm)
-        for digest in _part_digests(fd, size, part_size, told.algorithm, NO_DIGESTS):
-            joined.update(memoryview(digest))
+        for place in iter_ranges(size, part_size):
+            joined.update(memoryview(known.of(fd, place, told.algorithm)))
         if joined.digest() == told.digest:
             return True
-    if _told_part_size(size, told.parts, headers):
-        name = told.algorithm.upper()
-        raise IntegrityError(f"{what}: the bytes that arrived do not make the object's {name} {told.text}-{told.parts}")
-    return False
-
-
-def _part_digests(fd: int, size: int, part_size: int, algorithm: str, digests: Digests) -> Iterable[bytes]:
-    # Digests made on the way are of use when the ranges were the parts.
-    known = digests if part_size == digests.range_bytes else NO_DIGESTS
-    return (known.of(fd, place, algorithm) for place in iter_ranges(size, part_size))
+    if not _told_part_size(size, told.parts, headers):
+        return False
+    name = name or f"{told.algorithm.upper()} {told.text}-{told.parts}"
+    raise IntegrityError(f"{what}: the bytes that arrived do not make the object's {name}")
 
 
 def _whole_digest(fd: int, size: int, algorithm: str, digests: Digests) -> bytes:

@@ -253,7 +253,8 @@ def _sorted_names(path: bytes) -> list[bytes]:
         with os.scandir(path) as entries:
             names = [entry.name + b"/" if entry.is_dir() else entry.name for entry in entries]
     except OSError:  # of one of them, it may be
-        names = [name + b"/" if os.path.isdir(os.path.join(path, name)) else name for name in os.listdir(path)]
+        with os.scandir(path) as entries:
+            names = [entry.name + b"/" if os.path.isdir(entry.path) else entry.name for entry in entries]
     names.sort()
     return names
 

@@ -51,23 +51,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def perform(task: Item, context: TransferContext) -> Outcome:
-    """Do one task in this thread and tell what became of it; never raises an Exception."""
-    return outcome_of(task, context, transfer(task, context))
-
-
-def rehearsal(task: Item, context: TransferContext) -> Outcome:
-    """Return what would become of a task, and change nothing."""
-    return outcome_of(task, context, _rehearse(task, context))
-
-
-def outcome_of(task: Item, context: TransferContext, steps: Steps[Done]) -> Outcome:
-    """Do a task in this thread and tell what became of it; never raises an Exception."""
+def perform(task: Item, context: TransferContext, *, rehearse: bool = False) -> Outcome:
+    """Do one task in this thread, or only rehearse it, and tell what became of it; never raises an Exception."""
     if context.stop.is_set() and not isinstance(task, Problem):
         return Outcome(task, NOT_STARTED)
     started = time.monotonic()
     try:
-        return done_outcome(task, block_on(steps), started)
+        return done_outcome(task, block_on((_rehearse if rehearse else transfer)(task, context)), started)
     except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
         return failed_outcome(task, exc, started)
 
@@ -152,7 +142,7 @@ class TransferWindow:
         self._executor: BoundedExecutor = context.executor
         self._give: Give = lambda _: None
         self._failed: Callable[[BaseException], None] = lambda _: None
-        self._waiting: deque[Item] = deque()
+        self.waiting: deque[Item] = deque()
         self.handed: deque[_Handed] = deque()
         # Guards the numbers of threads: a thread may only end when nothing waits.
         self._lock = threading.Lock()
@@ -174,11 +164,6 @@ class TransferWindow:
         """Hand outcomes to ``give``, in lists, and errors that end a thread to ``failed``."""
         self._give, self._failed = give, failed
 
-    @property
-    def depth(self) -> int:
-        """How many transfers one thread has under way."""
-        return max(1, self._executor.small // self._most)
-
     def widen(self) -> None:
         """Let one more thread run beside those that there are."""
         with self._lock:
@@ -187,39 +172,45 @@ class TransferWindow:
 
     def add(self, item: Item) -> None:
         """Queue an item; the first is begun at once, since the next may be a long listing away."""
-        self._waiting.append(item)
-        if not self._running or (self._running < self._most and len(self._waiting) >= self.depth):
+        self.waiting.append(item)
+        if not self._running or (self._running < self._most and len(self.waiting) >= self.depth):
             self.open()
+
+    @property
+    def depth(self) -> int:
+        """How many transfers one thread has under way."""
+        return max(1, self._executor.small // self._most)
 
     def open(self) -> None:
         """Begin one more thread, if something waits for it and there may be one."""
-        if self._running >= self._most or not self._waiting:
+        if self._running >= self._most or not self.waiting:
             return
         with self._lock:
-            if self._running < self._most and self._waiting:
+            if self._running < self._most and self.waiting:
                 self._running += 1
                 self._executor.submit(self._run)
 
     def take(self) -> Item | None:
         """Return the next item; None when there is none now."""
         try:
-            return self._waiting.popleft()
+            return self.waiting.popleft()
         except IndexError:
             return None
 
     def _run(self) -> None:
         while True:
+            error = None
             try:
                 _Thread(self, self._give).run()
             except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-                with self._lock:
-                    self._running -= 1
-                self._failed(exc)
-                return
+                error = exc
             with self._lock:
-                if not self._waiting:
-                    self._running -= 1
-                    return
+                if error is None and self.waiting:
+                    continue
+                self._running -= 1
+            if error is not None:
+                self._failed(error)
+            return
 
     # -- what is handed on -----------------------------------------------------------------
 
@@ -348,7 +339,15 @@ class _Thread:
         operation, steps = under_way.operation, under_way.steps
         under_way.has_asked = True
         if attempt is not None:
-            self._hand_on(under_way, partial(_settle, under_way, attempt), attempt.abandon)
+
+            def settle() -> Operation[Any] | None:
+                try:
+                    result = operation.settle(operation.sender.finish(attempt))
+                except BaseException as exc:  # noqa: BLE001 - the steps clean up, and decide what it means
+                    return steps.throw(exc)
+                return steps.send(result)
+
+            self._hand_on(under_way, settle, attempt.abandon)
         elif error is not None:
             self._advance(under_way, error=error)
         elif operation.is_whole:
@@ -373,9 +372,7 @@ class _Thread:
             elif operation.sender is not self._sender or operation.only is not None:
                 self._hand_on(under_way, lambda: operation)
             else:
-                under_way.operation = operation
-                under_way.request = operation.request
-                under_way.check = operation.check
+                under_way.operation, under_way.request, under_way.check = operation, operation.request, operation.check
                 self._ready.append(under_way)
 
     def _hand_on(
@@ -414,13 +411,3 @@ def _unscheduled_s() -> float:
             return int(file.read().split()[1]) / NANO
     except (OSError, IndexError, ValueError):
         return 0.0
-
-
-def _settle(under_way: _Transfer, attempt: Any) -> Operation[Any] | None:
-    """Wait for what a request comes to, and make the next step with it."""
-    try:
-        operation = under_way.operation
-        result = operation.settle(operation.sender.finish(attempt))
-    except BaseException as exc:  # noqa: BLE001 - the steps clean up, and decide what it means
-        return under_way.steps.throw(exc)
-    return under_way.steps.send(result)

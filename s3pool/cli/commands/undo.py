@@ -26,7 +26,7 @@ from s3pool.record import dataclass
 from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.delete import refuse_tree
 from s3pool.transfer.runner import run as run_tasks
-from s3pool.transfer.tasks import CopyTask, DeleteTask, Problem, Summary
+from s3pool.transfer.tasks import CopyTask, DeleteTask, Problem, Summary, copy_of
 
 if TYPE_CHECKING:
     import argparse
@@ -215,16 +215,7 @@ class Undo:
     def _bring_on_top(self, key: str, newest: ObjectInfo, then: ObjectInfo) -> Iterator[Step]:
         if not newest.is_delete_marker and (newest.size, newest.etag) == (then.size, then.etag):
             return
-        yield CopyTask(
-            self.bucket,
-            key,
-            self.bucket,
-            key,
-            then.size,
-            etag=then.etag,
-            last_modified=then.last_modified,
-            version_id=then.version_id,
-        )
+        yield copy_of(self.bucket, then, S3Path(self.bucket, key))
 
     def _refusal(self, key: str, why: str) -> Problem:
         text = S3Path(self.bucket, key).text

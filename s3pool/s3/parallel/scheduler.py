@@ -128,18 +128,17 @@ class RangeScheduler:
     def _next_ready(self) -> KeyRange | None:
         if self._ordered:
             self._ready.sort(key=lambda r: r.distance)
-        chosen = next((r for r in self._ready if self._may_ask(r)), None)
-        if chosen is not None:
-            self._ready.remove(chosen)
-        return chosen
-
-    def _may_ask(self, r: KeyRange) -> bool:
-        if not self._ordered:
-            return self._has_room
-        if r is self._live[0]:
-            # The front is exempt from the window, or all would wait for it.
-            return len(r.held) < PAGES_AHEAD
-        return r.distance < self._window and (self._has_room or self._evict_beyond(r))
+        for r in self._ready:
+            if not self._ordered:
+                may_ask = self._has_room
+            elif r is self._live[0]:  # the front is exempt from the window, or all would wait for it
+                may_ask = len(r.held) < PAGES_AHEAD
+            else:
+                may_ask = r.distance < self._window and (self._has_room or self._evict_beyond(r))
+            if may_ask:
+                self._ready.remove(r)
+                return r
+        return None
 
     @property
     def _has_room(self) -> bool:

@@ -49,11 +49,7 @@ class PendingPage(Protocol):
         """Cancel the request."""
 
 
-class AskAhead(Protocol):
-    """Asks for a page without waiting for it."""
-
-    def __call__(self, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> PendingPage | None:
-        """Ask; return None when that is not possible now."""
+AskAhead = Callable[..., PendingPage | None]  # asks for a page without waiting for it, where that is possible now
 
 
 class Lister(Protocol):

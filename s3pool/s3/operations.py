@@ -219,7 +219,6 @@ class BucketOperations(Operations):
         prefix: str = "",
         key_marker: str = "",
         upload_id_marker: str = "",
-        max_uploads: int = MAX_KEYS,
         only: Endpoint | None = None,
     ) -> UploadPage:
         """List one page of the multipart uploads that are neither completed nor aborted."""
@@ -227,7 +226,7 @@ class BucketOperations(Operations):
         query = (
             ("uploads", ""),
             ("prefix", prefix),
-            ("max-uploads", str(max_uploads)),
+            ("max-uploads", str(MAX_KEYS)),
             ("key-marker", key_marker),
             ("upload-id-marker", upload_id_marker),
         )

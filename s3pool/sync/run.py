@@ -226,12 +226,6 @@ class Sync:
         keys = (info.key[len(tree.tree_prefix) :] for page in pages for info in page.objects)
         return int(any(name and not name.endswith("/") and names.admits(name) for name in keys))
 
-    def _is_mine(self, target: str) -> bool:
-        """Return whether a key, or a file by its absolute path, is of this shard."""
-        if self._route.direction == DOWNLOAD:
-            return self._options.shard.holds(os.path.relpath(target, os.path.abspath(self._route.root)))
-        return self._options.shard.holds(target[len(self._route.target.tree_prefix) :])
-
     def _transfer_waiting(self, plan: Plan) -> None:
         """Make the transfers that had something in their way, which is deleted now, or never will be."""
         self._context.why_not = None
@@ -392,6 +386,12 @@ class Sync:
             return plan.cannot_delete.message
         options = self._options
         return why_hold_back(situation, max_delete=options.max_delete, allow_empty_source=options.allow_empty_source)
+
+    def _is_mine(self, target: str) -> bool:
+        """Return whether a key, or a file by its absolute path, is of this shard."""
+        is_local, root = self._route.direction == DOWNLOAD, os.path.abspath(self._route.root)
+        name = os.path.relpath(target, root) if is_local else target[len(self._route.target.tree_prefix) :]
+        return self._options.shard.holds(name)
 
     def _iter_removals(self, journal: Journal) -> Iterator[DeleteTask | RemoveTask]:
         client = self._context.source.client

@@ -232,7 +232,7 @@ class Done(NamedTuple):
     mtime_ns: int | None = None
     version_id: str = ""
     skipped: str = ""
-    note: str = ""  # a word for the user that does not fail the transfer
+
     sent: FileStamp | None = None
     read: ObjectStamp | None = None
     written: FileStamp | None = None

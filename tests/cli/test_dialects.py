@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pytest
 
-from s3pool.s3.dialect import QUIRKS
 from tests.cli.conftest import Call
 from tests.cli.test_deletion_errors import Refuse
 from tests.support.fake_s3 import MIB, Answer, Delay, FakeS3, FlipByte, Quirks, Reply, Reset, Rewrite
 from tests.support.fake_s3.store import Upload
 from tests.support.proxying import RunningProxy, parse_answer
+from tests.support.quirks import QUIRKS
 from tests.support.run_cli import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """What real servers do otherwise than the tests want, each with the exchange that shows it.
 
 A test that is named here is expected to fail on that server, and fails the run when it passes.
-The table in the manual is written of this, of the quirks of s3/dialect, and of what the suites saw.
+The table in the manual is written of this, of quirks.py, and of what the suites saw.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from s3pool.s3.dialect import QUIRKS
+from tests.support.quirks import QUIRKS
 
 SEEN = Path(__file__).with_name("works_where.json")  # written by make live SERVER=...
 MANUAL = Path(__file__).resolve().parents[2] / "man" / "s3pool.1.inc"

@@ -116,7 +116,7 @@ class Exchange:
         now = time.monotonic()
         is_endless = self.request.is_endless
         is_long = quiet_s + TIMER_SLACK_S >= node.delays.suspect_s
-        if is_long and node.heard_at < now - quiet_s and not is_endless:
+        if is_long and now - node.heard_at >= node.delays.suspect_s and not is_endless:
             node.suspect()
         if quiet_s >= node.delays.tell_s and node.on_long_wait is not None and not is_endless:
             node.on_long_wait(self.request, f"{node.endpoint} has sent nothing for {quiet_s:.0f} s")

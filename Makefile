@@ -13,7 +13,7 @@ TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-long test-all test-again live chaos chaos-outcomes silent-pools bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
+.PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-long test-all test-again live chaos chaos-outcomes silent-pools day node-faults bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,6 +130,9 @@ wall: venv ## requests that try to get past the proxy for 45 minutes, on RGW, Mi
 silent-pools: venv ## measure how long each command waits for endpoints that do not answer (12 minutes, next to no load)
 	@$(BIN)/python -m tests.support.silent_pools
 
+day: venv ## all that befalls nodes in one day, during a sync of 2 GiB and 200 requests a second through the proxy (needs radosgw; 10 minutes)
+	S3POOL_DAY_MIB=$(or $(MIB),2048) S3POOL_DAY_RATE=$(or $(RATE),200) $(BIN)/python -m pytest -m live -s tests/resilience/test_a_day.py
+
 chaos-outcomes: venv ## measure tests/resilience/chaos/OUTCOMES.md anew
 	@$(BIN)/python -m tests.resilience.chaos.outcomes
 
@@ -143,7 +146,7 @@ SLOW_CLIENTS := $(if $(CLIENTS),$(foreach name,java registry,$(findstring $(name
 CLIENTS_INSTALLED := $(VENV)/clients/.installed$(if $(filter java,$(SLOW_CLIENTS)),-java)$(if $(filter registry,$(SLOW_CLIENTS)),-registry)
 
 # What does not install here is left out of the comparison, and said so.
-$(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/* tests/clients/java/*) | $(BIN)/python
+$(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js/* tests/clients/go/*.* tests/clients/go/faults/* tests/clients/java/*) | $(BIN)/python
 	@echo "installing real clients, more than a gigabyte, into $(VENV)/clients" >&2
 	@$(BIN)/python -m venv $(VENV)/clients
 	@cp tests/clients/go/go.mod $(VENV)/clients/go.mod
@@ -151,6 +154,7 @@ $(CLIENTS_INSTALLED): tests/clients/requirements.txt $(wildcard tests/clients/js
 	  $(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install "$$line" || true;; esac; done <$<
 	@mkdir -p $(VENV)/clients/js && cp tests/clients/js/* $(VENV)/clients/js && (cd $(VENV)/clients/js && npm install --silent) || true
 	@(cd tests/clients/go && GOFLAGS=-mod=mod go build -modfile=$(abspath $(VENV))/clients/go.mod -o $(abspath $(VENV))/clients/bin/aws-sdk-go-v2 .) || true
+	@(cd tests/clients/go && GOFLAGS=-mod=mod go build -modfile=$(abspath $(VENV))/clients/go.mod -o $(abspath $(VENV))/clients/bin/aws-sdk-go-v2-faults ./faults) || true
 	@$(if $(filter java,$(SLOW_CLIENTS)),mvn --quiet --batch-mode --file tests/clients/java/pom.xml \
 	  dependency:copy-dependencies -DoutputDirectory=$(abspath $(VENV))/clients/java || true)
 	@$(if $(filter registry,$(SLOW_CLIENTS)),GOBIN=$(abspath $(VENV))/clients/bin go install $(REGISTRY) || true)
@@ -161,6 +165,9 @@ clients: venv $(CLIENTS_INSTALLED) ## real clients on RGW, directly and through 
 
 clients-suites: venv ## functional suites of minio-go, mc, s5cmd, minio-py on RGW, MinIO and versitygw, likewise; an hour (SUITES='--suites mc --servers rgw')
 	@PATH="$(BUILT)/bin:$$PATH" $(BIN)/python -m tests.clients.functional $(SUITES)
+
+node-faults: venv $(CLIENTS_INSTALLED) ## clients without retries while a gateway is killed or freezes, through the proxy (needs radosgw; CLIENTS='boto3')
+	@CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/python -m tests.clients.node_faults $(CLIENTS)
 
 bench: venv $(PLAIN)/.installed $(if $(filter-out rgw,$(SERVER)),$(VENV)/servers/.$(SERVER)) ## compare with s5cmd, rclone, awscli and HAProxy (ONLY=small-put,list BENCH='--quick --rounds 3'), or with mc too on SERVER=minio
 	@S3POOL_BENCH_SERVER=$(SERVER) $(BIN)/python -m tests.bench.main $(if $(ONLY),--only $(ONLY)) $(BENCH)

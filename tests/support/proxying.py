@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,11 +25,13 @@ from s3pool.proxy.run import Proxy
 from s3pool.proxy.settings import ProxySettings, read_settings
 from s3pool.s3.signing import Signer, canonical_query, derive_key, signature, string_to_sign
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Recorded
+from tests.support.rgw import free_ports
 
 POOL_KEY = Credentials(ACCESS_KEY, SECRET_KEY)
 GUEST_KEY = Credentials("GUESTKEY000000000000", "guest/secret+key")
 REGION = "us-east-1"
 TIMEOUT_S = 20.0
+RECOVERY_LIMIT_S, STATS_POLL_S = 90.0, 0.2
 LIVE_TIMEOUT_S = 20.0  # a real cluster takes seconds for its first bucket
 
 
@@ -239,3 +247,36 @@ def arrived(fake: FakeS3) -> list[str]:
 def last(fake: FakeS3) -> Recorded:
     """Give the last request that reached a node; greetings and probes left out."""
     return next(request for request in reversed(fake.requests) if request.target != "/")
+
+
+@contextlib.contextmanager
+def proxy_process(environ: Mapping[str, str], home: str, *flags: str) -> Iterator[tuple[str, int]]:
+    """Run a proxy with the values of somebody who set no more than this; yield its URL and its admin port."""
+    port, admin = free_ports(2)
+    words = ["proxy", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}", *flags]
+    env = {**environ, "HOME": home, "PATH": os.environ["PATH"]}
+    with Path(home, "proxy.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "s3pool", *words], env=env, stdout=log, stderr=log)
+    try:
+        await_sound(admin)
+        yield f"http://127.0.0.1:{port}", admin
+    finally:
+        process.terminate()
+        process.wait(RECOVERY_LIMIT_S)
+
+
+def await_sound(admin: int, ask: Callable[[], object] = lambda: None) -> float:
+    """Wait until the proxy's circuits are closed, which takes requests that close them; return the seconds."""
+    started = time.monotonic()
+    while time.monotonic() - started < RECOVERY_LIMIT_S:
+        try:
+            connection = HTTPConnection("127.0.0.1", admin, timeout=2)
+            connection.request("GET", "/stats")
+            rows = json.loads(connection.getresponse().read())["endpoints"]
+            if all(row["state"] == "closed" for row in rows):
+                return time.monotonic() - started
+        except (OSError, ValueError):
+            pass
+        ask()
+        time.sleep(STATS_POLL_S)
+    return RECOVERY_LIMIT_S

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ class Relay:
         parts = urlsplit(target)
         self._target = (parts.hostname or "", parts.port or 80)
         self._hole = False
+        self.lag_s = 0.0  # for each piece that passes, either way
         self._cut_after: int | None = None
         self._flipped = b""
         self._last = b""
@@ -146,6 +148,8 @@ class Relay:
             while block := source.recv(BLOCK_BYTES):
                 if self._hole:
                     continue
+                if self.lag_s:
+                    time.sleep(self.lag_s)
                 end = _place_of(self._last, before, block) if counted else -1
                 if end >= 0:
                     self.cuts += 1

@@ -88,10 +88,10 @@ class _KnownStarts(dict[str, tuple[bool, int, str]]):
         if match is None:
             raise ValueError(line)
         minor, status, reason = match.groups()
+        start = minor == "1", int(status), reason or ""
         if len(self) < MAX_KNOWN and len(line) <= MAX_KNOWN_LENGTH:
-            self[line] = start = minor == "1", int(status), reason or ""
-            return start
-        return minor == "1", int(status), reason or ""
+            self[line] = start
+        return start
 
 
 class _KnownLines(dict[str, "_Field"]):

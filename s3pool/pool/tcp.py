@@ -132,7 +132,7 @@ class TcpStream:
         quiet_s = time.monotonic() - since
         left_s = self._timeout_s - quiet_s
         if left_s < TIMER_SLACK_S:
-            raise self._silence()
+            raise RequestTimeoutError(f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint)
         if self.watcher is not None:
             self.watcher.on_quiet(quiet_s)
         return min(left_s, QUIET_S)
@@ -232,7 +232,8 @@ class TcpStream:
     def _after_quiet_sending(self, since: float) -> None:
         quiet_s = time.monotonic() - since
         if quiet_s + TIMER_SLACK_S >= self._timeout_s:
-            raise self._send_timeout()
+            what = f"{self.endpoint} took no bytes for {self._timeout_s:g} s"
+            raise RequestTimeoutError(what, endpoint=self.endpoint, sent=False)
         if self.watcher is not None:
             self.watcher.on_quiet(quiet_s)
 
@@ -274,11 +275,6 @@ class TcpStream:
             self.bytes_sent += sent
             since = self.moved_at = time.monotonic()
             self.pace.judge_taking(since - started, sent, self._timeout_s)
-
-    def _send_timeout(self) -> RequestTimeoutError:
-        return RequestTimeoutError(
-            f"{self.endpoint} took no bytes for {self._timeout_s:g} s", endpoint=self.endpoint, sent=False
-        )
 
     # -- receiving -------------------------------------------------------------------------
 
@@ -390,9 +386,6 @@ class TcpStream:
     def protocol_error(self, what: str) -> ProtocolError:
         """Return the error of what the endpoint did."""
         return ProtocolError(f"{self.endpoint} {what}", endpoint=self.endpoint)
-
-    def _silence(self) -> RequestTimeoutError:
-        return RequestTimeoutError(f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint)
 
     def _broken(self, error: OSError) -> ProtocolError:
         return self.protocol_error(f"broke the connection: {describe_os_error(error)}")

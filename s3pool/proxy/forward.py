@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, Body
 from s3pool.errors import (
@@ -432,8 +432,9 @@ def refusal_for(error: S3PoolError) -> S3ErrorResponse:
     if isinstance(error, NoEndpointError) or (isinstance(error, TransportError) and not error.sent):
         return unavailable("no storage node could be reached; try again")
     if isinstance(error, RequestTimeoutError):
-        return S3ErrorResponse(504, "RequestTimeout", "the storage node did not answer in time", fields=_RETRY)
-    return S3ErrorResponse(502, "BadGateway", "the storage node's answer was broken off or malformed", fields=_RETRY)
-
-
-_RETRY: Sequence[tuple[str, str]] = RETRY_AFTER_FIELDS
+        return S3ErrorResponse(
+            504, "RequestTimeout", "the storage node did not answer in time", fields=RETRY_AFTER_FIELDS
+        )
+    return S3ErrorResponse(
+        502, "BadGateway", "the storage node's answer was broken off or malformed", fields=RETRY_AFTER_FIELDS
+    )

@@ -43,10 +43,6 @@ class Host(Protocol):
     log: AccessLog | None
     trace: Callable[[RequestRecord, Index], None] | None  # gets a request and the fields of its head
 
-    @property
-    def has_loop(self) -> bool:
-        """Return whether plain connections may wait for their next request without a thread."""
-
 
 class RequestHandler:
     """One request and its answer.

@@ -188,7 +188,7 @@ class ProxyServer(ThreadingHTTPServer):
         if tls is not None:
             self._thread_cache.submit(lambda: self._secure(sock, peer, tls, is_excess=is_excess))
             return
-        at_work = self._loop_at_work() if self.has_loop else None
+        at_work = self._loop_at_work() if IS_POSSIBLE else None
         try:
             connection = self._connection(sock, peer, is_tls=False, is_excess=is_excess)
         except OSError:  # the client is gone already
@@ -210,11 +210,6 @@ class ProxyServer(ThreadingHTTPServer):
         with self._lock:
             self._sockets[connection] = sock
         return connection
-
-    @property
-    def has_loop(self) -> bool:
-        """Return whether plain connections may wait for their next request without a thread."""
-        return IS_POSSIBLE
 
     def _loop_at_work(self) -> EventLoop:
         """Return the event loop, started at the first call; only for the accepting thread."""

@@ -516,7 +516,8 @@ def test_no_thread_left_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_systems_without_epoll_have_threads_alone(fake: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slower, and right all the same."""
-    monkeypatch.setattr("s3pool.proxy.server.IS_POSSIBLE", False)
+    for module in ("server", "event_loop"):
+        monkeypatch.setattr(f"s3pool.proxy.{module}.IS_POSSIBLE", False)
     with RunningProxy(fake.endpoints) as proxy, client_of(proxy) as sock:
         for _ in range(3):
             sock.sendall(proxy.signed("GET", "/b/there"))

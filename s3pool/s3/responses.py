@@ -202,7 +202,8 @@ CUSTOMER_ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm"
 
 PARTIAL = 206
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-# Every store names its requests, or itself, in a header of its own.
+# Every store names its requests, or itself, in a header of its own; Garage has an ETag as no web server makes it.
+STORES_ETAG = re.compile(r'"[0-9a-f]{32}(-[0-9]{1,5})?"')
 SIGNS_OF_STORES = ("x-amz", "x-goog-", "x-oss-", "x-obs-", "x-cos-", "x-rgw-", "x-minio-")
 
 
@@ -301,7 +302,7 @@ def stranger_in(response: Response, *, etag: str = "") -> str:
     headers = response.headers
     if "etag" not in headers:
         return f"the answer has the status {response.status} and no ETag, so it is none of S3"
-    is_known = bool(etag) and etag_of(headers) == etag
+    is_known = (bool(etag) and etag_of(headers) == etag) or STORES_ETAG.fullmatch(headers["etag"]) is not None
     is_page = headers.get("content-type", "").startswith("text/html")
     if is_page and not is_known and not any(name.startswith(SIGNS_OF_STORES) for name in headers):
         return "the answer is a web page and not the object"

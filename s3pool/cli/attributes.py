@@ -10,6 +10,7 @@ from binascii import Error, unhexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from s3pool.cli.parser import STORED, section
 from s3pool.errors import STORING_OPS, S3Error, UsageError, describe_os_error
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
@@ -58,25 +59,26 @@ NEVER_FRESH = "0"  # RFC 9111, section 5.3: in the past
 
 def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the attributes that are stored with an object."""
-    parser.add_argument(
+    group = section(parser, STORED)
+    group.add_argument(
         "--metadata", type=_metadata, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
     )
-    parser.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
+    group.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
     for flag, meaning in (
         ("--cache-control", "for browsers and caches, such as max-age=3600"),
         ("--content-encoding", "such as gzip"),
         ("--content-disposition", "such as attachment"),
         ("--content-language", "such as de"),
     ):
-        parser.add_argument(flag, default="", metavar="VALUE", help=meaning)
-    parser.add_argument("--expires", type=_expires, default="", metavar="TIME", help="a date; caches ask again then")
-    parser.add_argument(
+        group.add_argument(flag, default="", metavar="VALUE", help=meaning)
+    group.add_argument("--expires", type=_expires, default="", metavar="TIME", help="a date; caches ask again then")
+    group.add_argument(
         "--website-redirect", type=_redirect, default="", metavar="URL", help="where a website sends its visitors"
     )
-    parser.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
-    parser.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
-    parser.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
-    parser.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
+    group.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
+    group.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
+    group.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
+    group.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
 
 
 def _expires(text: str) -> str:
@@ -193,11 +195,12 @@ HERE = ("localhost", "127.", "::1", "[::1]")
 
 def add_request_flags(parser: argparse.ArgumentParser) -> None:
     """Add --header, --request-payer and --sse-c."""
-    parser.add_argument(
+    group = section(parser, STORED)
+    group.add_argument(
         "--header", type=_header, action="append", default=[], metavar="'N: V'", help="send it, signed; repeatable"
     )
-    parser.add_argument("--request-payer", action="store_true", help="agree to pay for the requests")
-    parser.add_argument(
+    group.add_argument("--request-payer", action="store_true", help="agree to pay for the requests")
+    group.add_argument(
         "--sse-c", default="", metavar="KEYFILE", help="store and read with the key in it: 32 bytes, or hex or base64"
     )
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from s3pool.cli import exit_codes
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
+from s3pool.cli.parser import FILTERS, section
 from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_checksum_flag,
     add_transfer_flags,
@@ -58,14 +59,14 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
     add_transfer_flags(parser)
     add_checksum_flag(parser)
-    parser.add_argument(
+    chosen = section(parser, FILTERS)
+    chosen.add_argument(
         "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
     )
     add_shard_flags(parser)
-    add_processes_flag(parser)
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
-    add_at_flag(parser)
-    add_glob_flag(parser)
+    chosen.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
+    add_at_flag(chosen)
+    add_glob_flag(chosen)
     add_listing_flags(parser, jobs=AUTO)
 
 

@@ -78,7 +78,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         from textwrap import fill
 
         return "\n".join(
-            fill(line, width, initial_indent=indent, subsequent_indent=indent)
+            fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
             if len(line) > width
             else f"{indent}{line}"
             for line in text.splitlines()
@@ -92,6 +92,19 @@ def _terminal_width() -> int:
         return WIDTH
 
 
+MOST_LINES = 48  # two screens
+UNNAMED = (None, "positional arguments", "options", "global flags")
+FILTERS, COPYING, STORED = "which objects and files", "how they are copied", "what is stored with them"
+LISTINGS = "long listings, many machines"
+
+
+def section(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """Return the group of flags with a title, made at its first use."""
+    return next((each for each in parser._action_groups if each.title == title), None) or parser.add_argument_group(
+        title
+    )
+
+
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError and accepts no abbreviated flags."""
 
@@ -99,6 +112,21 @@ class CommandParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", _Formatter)
         super().__init__(add_help=False, allow_abbrev=False, **settings)
         self.add_argument("-h", "--help", action=_Help, help="show this help and exit")
+
+    def format_help(self) -> str:
+        """Return the help, on two screens: the flags of the last groups are only named where they do not fit."""
+        text, groups = super().format_help(), self._action_groups
+        folded: list[argparse._ArgumentGroup] = []
+        foldable = [group for group in groups if group.title not in UNNAMED]
+        while text.count("\n") > MOST_LINES and foldable:
+            folded.insert(0, foldable.pop())
+            flags = [action for group in folded for action in group._group_actions if action.help != argparse.SUPPRESS]
+            title = f"more, which {self.prog.replace(' ', ' help ')} explains"
+            more = argparse._ArgumentGroup(self, title, " ".join(action.option_strings[-1] for action in flags))
+            self._action_groups = [*(group for group in groups if group not in folded), more]
+            text = super().format_help()
+        self._action_groups = groups
+        return text
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -266,7 +294,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if not rest:
             raise HelpRequested(help_text(), page="s3pool")
         require_known(rest[0])
-        raise HelpRequested(command_parser(rest[0]).format_help(), page=f"s3pool-{rest[0]}")
+        text = argparse.ArgumentParser.format_help(command_parser(rest[0]))  # all of it, where there is no man
+        raise HelpRequested(text, page=f"s3pool-{rest[0]}")
     if not namespace.command:
         return namespace
     require_known(namespace.command)

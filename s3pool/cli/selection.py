@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from s3pool.cli.parser import argument_type, positive_int, size_in_bytes
+from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
@@ -28,21 +28,22 @@ LEAST_AUTO_JOBS = 8
 MOST_AUTO_JOBS = 32  # beyond, one process only waits for itself
 
 
-def add_glob_flag(parser: argparse.ArgumentParser) -> None:
+def add_glob_flag(parser: argparse._ActionsContainer) -> None:
     """Add --no-glob, for commands that read wildcards in S3 paths."""
     parser.add_argument("--no-glob", action="store_true", help="take *, ? and [...] in keys as they are")
 
 
 def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> None:
     """Add --jobs and --unordered, for commands that list whole trees."""
-    parser.add_argument(
+    group = section(parser, LISTINGS)
+    group.add_argument(
         "--jobs",
         type=argument_type(parse_jobs, "number"),
         default=jobs,
         metavar="N|auto",
         help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
     )
-    parser.add_argument("--unordered", action="store_true", help="with --jobs: keys as they come, which is faster")
+    group.add_argument("--unordered", action="store_true", help="with --jobs: keys as they come, which is faster")
 
 
 def add_fact_flags(parser: argparse._ActionsContainer) -> None:
@@ -78,7 +79,7 @@ def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) 
     return ListMode(args.jobs, ordered or not args.unordered, most)
 
 
-def add_at_flag(parser: argparse.ArgumentParser) -> None:
+def add_at_flag(parser: argparse._ActionsContainer) -> None:
     """Add --at, for commands that read the past of buckets with versions."""
     parser.add_argument(
         "--at", default="", metavar="TIME", help="as it was then: 2h ago, or a date; the bucket must keep versions"

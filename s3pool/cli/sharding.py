@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from s3pool.cli.parser import positive_int
+from s3pool.cli.parser import LISTINGS, positive_int, section
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import replace
 from s3pool.shard import FLAG, NameRange, Shard, choose_shard, parse_plan, ranges_between
@@ -24,25 +24,22 @@ BLOCK_BYTES = 1 << 16
 NAMES_PER_PAGE = 1000  # of a walk, as a page of a listing has
 
 
-def add_shard_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add --shard and --plan."""
-    parser.add_argument(
+def add_shard_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --shard, --plan and --processes."""
+    group = section(parser, LISTINGS)
+    group.add_argument(
         FLAG,
         default="",
         metavar="I/N",
         help="only names of shard I of N; auto: the share that a Slurm array or an indexed Kubernetes job gives",
     )
-    parser.add_argument(
+    group.add_argument(
         PLAN,
         default="",
         metavar="FILE",
         help=f"with {FLAG}: key ranges from s3pool shards, a file or s3/b/key; lists and walks nothing else",
     )
-
-
-def add_processes_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add --processes."""
-    parser.add_argument(
+    group.add_argument(
         PROCESSES, type=positive_int, default=1, metavar="N", help="by N processes, each with a range of the names (1)"
     )
 

@@ -14,7 +14,7 @@ from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attrib
 from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
-from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
@@ -73,12 +73,13 @@ def _globs_in(path: str) -> list[str]:
 
 def add_filter_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that take and leave names."""
+    group = section(parser, FILTERS)
     for name, meaning in (("--include", "take names that match"), ("--exclude", "leave names that match")):
         for flag, metavar, what in (
             (name, "GLOB", f"{meaning}; repeatable, the last match decides; * crosses /"),
             (f"{name}-from", "FILE", "the same, with the globs in a file, one a line"),
         ):
-            parser.add_argument(flag, dest="name_rules", action=FilterRule, default=[], metavar=metavar, help=what)
+            group.add_argument(flag, dest="name_rules", action=FilterRule, default=[], metavar=metavar, help=what)
 
 
 def name_filter(args: argparse.Namespace) -> NameFilter:
@@ -89,29 +90,30 @@ def name_filter(args: argparse.Namespace) -> NameFilter:
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that copies."""
     add_filter_flags(parser)
-    add_fact_flags(parser)
+    add_fact_flags(section(parser, FILTERS))
+    group = section(parser, COPYING)
     parser.add_argument(
         "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
     )
     parser.add_argument("-u", "--update", action="store_true", help="copy only what is newer than the target")
-    parser.add_argument("--part-size", type=part_size, default=0, metavar="SIZE", help="of large transfers (16M)")
-    parser.add_argument(
+    group.add_argument("--part-size", type=part_size, default=0, metavar="SIZE", help="of large transfers (16M)")
+    group.add_argument(
         "--part-workers", type=natural_int, default=0, metavar="N", help="parts of one file at a time (0: all workers)"
     )
-    parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
-    parser.add_argument(
+    group.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
+    group.add_argument(
         "--no-resume", action="store_true", help="do not go on with large transfers that a run before left unfinished"
     )
-    parser.add_argument(
+    group.add_argument(
         "--no-verify", action="store_true", help="of downloads check the length alone; less CPU, on networks to trust"
     )
-    parser.add_argument(
+    group.add_argument(
         "--ignore-archived", action="store_true", help="skip what lies in an archive; else each such object fails"
     )
-    parser.add_argument(
+    group.add_argument(
         "--preserve", action="store_true", help="keep mode, owner and empty directories; count what is lost"
     )
-    parser.add_argument(
+    group.add_argument(
         "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
     )
     add_attribute_flags(parser)
@@ -123,7 +125,7 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
     """Add --checksum for uploads."""
-    parser.add_argument(
+    section(parser, STORED).add_argument(
         "--checksum", choices=ALGORITHMS, default="", metavar="NAME", help=f"send one more: {', '.join(ALGORITHMS)}"
     )
 

@@ -43,6 +43,7 @@ REPLAY_BYTES = 16 * MIB  # covers the parts of all clients in their default sett
 
 DOOR = "who may enter"
 ADDRESS = "where it listens"
+CLIENTS = "its clients"
 NODES = "which node gets a request"
 FAILURES = "when a node fails"
 BODIES = "request bodies"
@@ -121,9 +122,9 @@ class ProxySettings(Options):
     tls_client_ca = Option(
         parse_path, "", "admit only clients with a certificate of this CA", metavar="FILE", group=ADDRESS
     )
-    max_clients = Option(parse_count_from(1), 1024, "connections at once", metavar="N", group=ADDRESS)
+    max_clients = Option(parse_count_from(1), 1024, "connections at once", metavar="N", group=CLIENTS)
     max_per_client = Option(
-        parse_count_from(0), 0, "connections of one address", metavar="N", default_note="0: any number", group=ADDRESS
+        parse_count_from(0), 0, "connections of one address", metavar="N", default_note="0: any number", group=CLIENTS
     )
     trust_forwarded: Option[tuple[Network, ...]] = Option(
         parse_networks,
@@ -131,7 +132,7 @@ class ProxySettings(Options):
         "balancers whose X-Forwarded-For and the like are believed; repeatable",
         metavar="CIDR",
         repeatable=True,
-        group=ADDRESS,
+        group=CLIENTS,
     )
     proxy_protocol: Option[tuple[Network, ...]] = Option(
         parse_networks,
@@ -139,10 +140,10 @@ class ProxySettings(Options):
         "balancers that begin each connection with a PROXY header, version 1 or 2; repeatable",
         metavar="CIDR",
         repeatable=True,
-        group=ADDRESS,
+        group=CLIENTS,
     )
     idle_timeout = Option(
-        parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s", group=ADDRESS
+        parse_seconds, 60.0, "between two requests", metavar="TIME", default_note="60s", group=CLIENTS
     )
     header_timeout = Option(parse_seconds, 10.0, "time for a whole request head", default_note="10s", moved=True)
     least_speed = Option(

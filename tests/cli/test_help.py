@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from argparse import SUPPRESS
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from s3pool.cli.catalog import ALL, SUMMARIES
-from s3pool.cli.parser import examples_of, parse
+from s3pool.cli.parser import command_parser, examples_of, parse
 from tests.support.run_cli import CliResult, CliRunner
 
 Call = Callable[..., CliResult]
-COLUMNS = 80
+COLUMNS, LINES = 80, 24
 
 
 def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> None:
@@ -28,11 +30,24 @@ def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> N
 
 @pytest.mark.parametrize("command", ["", *ALL])
 def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
-    """A terminal that nobody has resized, and a pipe."""
+    """A terminal that nobody has resized, and a pipe; on two screens, with the name of every flag."""
     result = run_cli(*command.split(), "--help")
 
     assert 0 == result.code
     assert [] == [line for line in result.lines if len(line) > COLUMNS]
+    assert len(result.lines) <= 2 * LINES or not command
+    if command:
+        flags = [action.option_strings for action in command_parser(command)._actions if action.help != SUPPRESS]
+        assert [] == [names for names in flags if names and names[-1] not in result.out.replace(",", " ").split()]
+
+
+def test_help_without_man_tells_everything(run_cli: CliRunner, tmp_path: Path) -> None:
+    """Where --help only names a flag, the other form must say what it does."""
+    short, full = run_cli("sync", "--help"), run_cli("help", "sync", env={"PATH": str(tmp_path)})
+
+    assert "more, which s3pool help sync explains:" in short.lines
+    assert not any("explains:" in line for line in full.lines)
+    assert "  --part-size SIZE        of large transfers (16M)" in full.lines
 
 
 @pytest.mark.parametrize("command", ALL)

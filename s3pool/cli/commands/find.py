@@ -48,7 +48,7 @@ from s3pool.cli.selection import (
     list_mode,
     select,
 )
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, operands_of, shard_of
+from s3pool.cli.sharding import add_shard_flags, by_processes, operands_of, shard_of
 from s3pool.errors import UsageError
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
@@ -104,7 +104,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv_flag(parser)
     add_glob_flag(parser)
     add_shard_flags(parser)
-    add_processes_flag(parser)
     add_listing_flags(parser)
 
 

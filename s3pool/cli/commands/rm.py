@@ -7,8 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from s3pool.cli.outcomes import finish
+from s3pool.cli.parser import FILTERS, section
 from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import add_filter_flags, name_filter, passes, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.location import S3Path
@@ -34,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below; asks on a terminal")
     parser.add_argument("-f", "--force", "-y", "--yes", action="store_true", help="do not ask")
     add_filter_flags(parser)
-    add_fact_flags(parser)
+    add_fact_flags(section(parser, FILTERS))
     add_shard_flags(parser)
-    add_processes_flag(parser)
     parser.add_argument("--versions", action="store_true", help="every version and delete marker")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of one key, or a delete marker")
     parser.add_argument(

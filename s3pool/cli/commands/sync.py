@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
-from s3pool.cli.parser import argument_type, seconds
+from s3pool.cli.parser import FILTERS, STORED, argument_type, seconds, section
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_processes_flag, add_shard_flags, by_processes, shard_of
+from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
 from s3pool.cli.transfers import (
     add_transfer_flags,
     check_ends,
@@ -62,17 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of sync."""
     parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
-    add_transfer_flags(parser)
-    parser.add_argument("--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more")
-    parser.add_argument(
-        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
-    )
-    add_at_flag(parser)
-    add_glob_flag(parser)
-    add_listing_flags(parser, jobs=AUTO_JOBS)
     _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
     _add_delete_flags(parser.add_argument_group("what the source does not have"))
     _add_run_flags(parser.add_argument_group("the run"))
+    add_transfer_flags(parser)
+    section(parser, STORED).add_argument(
+        "--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more"
+    )
+    chosen = section(parser, FILTERS)
+    chosen.add_argument(
+        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
+    )
+    add_at_flag(chosen)
+    add_glob_flag(chosen)
+    add_shard_flags(parser)
+    add_listing_flags(parser, jobs=AUTO_JOBS)
 
 
 def _add_comparison_flags(group: argparse._ArgumentGroup) -> None:
@@ -102,8 +106,6 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
-    add_shard_flags(group)
-    add_processes_flag(group)
     group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
 
 

@@ -34,11 +34,14 @@ settings.load_profile("patient")
 # Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
 node.DELAYS = node.Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=3.0)
 
-# Long proofs, for `make test-long`: nodes that die and freeze, memory, real clients, many connections.
+# Long proofs, for `make test-long`: nodes that die and freeze, memory, real clients, many connections,
+# servers that lie about listings, and what waits for real time.
 LONG = (
     "tests/resilience/",
     *(f"tests/proxy/test_{name}.py" for name in ("client_gone", "client_matrix", "fair_share", "interim_answers")),
     *(f"tests/proxy/test_{name}.py" for name in ("many_connections", "running")),
+    *(f"tests/cli/test_{name}.py" for name in ("hostile_answers", "listing_by_ranges", "listings_believed")),
+    *(f"tests/cli/test_{name}.py" for name in ("other_posix", "shards_command", "speedtest")),
 )
 
 

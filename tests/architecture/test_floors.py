@@ -132,8 +132,8 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "speedtest": (("measure",), ("workload",), ("bench",)),
     "cli": (
-        ("catalog", "exit_codes", "output", "progress", "attributes"),
-        ("context", "formats", "logs", "parser", "tables"),
+        ("catalog", "exit_codes", "output", "parser", "progress", "attributes"),
+        ("context", "formats", "logs", "tables"),
         ("outcomes", "selection", "sharding"),
         ("search", "transfers"),
         ("copying",),

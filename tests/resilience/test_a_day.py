@@ -166,7 +166,6 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.live
-@pytest.mark.skipif("S3POOL_DAY_MIB" not in os.environ, reason="make day runs it")
 def test_a_day_on_which_all_happens(day: Day, tree: Path, run_cli: CliRunner, tmp_path: Path) -> None:
     """A node each is stopped, killed, slow, refusing, new and taken away: the work goes on."""
     keys = {f"aws_{name}": day.environ[f"AWS_{name.upper()}"] for name in ("access_key_id", "secret_access_key")}

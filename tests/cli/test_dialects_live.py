@@ -16,7 +16,7 @@ from tests.support.run_cli import CliRunner
 
 pytestmark = pytest.mark.live
 SERVER = os.environ.get("S3POOL_LIVE_SERVER", "rgw")
-KEEPS_CHECKSUMS = SERVER in ("minio", "versitygw", "seaweedfs")
+KEEPS_CHECKSUMS = SERVER in ("minio", "versitygw", "seaweedfs", "garage")
 ON_MINIO = pytest.mark.skipif(SERVER != "minio", reason="MinIO's own")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -36,6 +37,9 @@ LINES = {
     "cat s3/bkt/uni": "cat s3/bkt/unique.txt",
     "cat s3://bkt/uni": "cat s3://bkt/unique.txt",
     "--region eu-1 cat s3/bkt/lo": "--region eu-1 cat s3/bkt/logs/",
+    "ls stor": "ls storage/",
+    "ls storage/bk": "ls storage/bkt/",
+    "cp -r localfile.bin storage/bkt/lo": "cp -r localfile.bin storage/bkt/logs/",
     "cp local": "cp localfile.bin",
     "cp -r localfile.bin s3/bkt/lo": "cp -r localfile.bin s3/bkt/logs/",
     "cat local": "cat local",
@@ -85,6 +89,12 @@ class Terminal:
         os.close(self._fd)
 
 
+def profile_of(fake: FakeS3) -> str:
+    """Return the pool as a profile of the configuration file; none takes keys from the environment."""
+    keys = (fake.environment["AWS_ACCESS_KEY_ID"], fake.environment["AWS_SECRET_ACCESS_KEY"])
+    return json.dumps({"endpoints": fake.endpoints, "access_key": keys[0], "secret_key": keys[1]})
+
+
 @pytest.fixture(params=SHELLS)
 def terminal(request: pytest.FixtureRequest, fake: FakeS3, run_cli: CliRunner, tmp_path: Path) -> Iterator[Terminal]:
     """Return a shell that stands in a directory with a file, beside a pool with some keys."""
@@ -95,8 +105,7 @@ def terminal(request: pytest.FixtureRequest, fake: FakeS3, run_cli: CliRunner, t
     home = run_cli.home
     (home / "localfile.bin").touch()
     (home / ".s3pool").mkdir()
-    profile = "endpoints: ['" + "', '".join(fake.endpoints) + "']"
-    (home / ".s3pool" / "config.yaml").write_text(f"profiles:\n  storage: {{{profile}}}\n")
+    (home / ".s3pool" / "config.yaml").write_text(f"profiles:\n  storage: {profile_of(fake)}\n")
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "s3pool").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m s3pool "$@"\n')
@@ -157,6 +166,39 @@ def test_names_are_kept_for_the_next_key(fake: FakeS3, call: Call, tmp_path: Pat
     assert [["s3/bkt/key"]] * 2 == asked
     assert ["ListObjectsV2"] == fake.ops()
     assert (0o600, 0o700) == (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777)
+
+
+def test_paths_of_profiles_are_completed_in_their_pools(fake: FakeS3, call: Call, tmp_path: Path) -> None:
+    """What a name means to the command it means to the completion; a broken file takes nothing else away."""
+    for bucket, key in (("bkt", "logs/a"), ("bkt", "unique.txt"), ("other", "x")):
+        fake.store.add(bucket, key, b"x")
+    settings = tmp_path / ".s3pool"
+    settings.mkdir()
+    here = profile_of(fake)
+    text = f"profiles:\n  berlin: {here}\n  here: {here}\n  dead: {{endpoints: ['http://127.0.0.1:9']}}\n"
+    (settings / "config.yaml").write_text(text)
+    (tmp_path / "here").mkdir()
+    environ = {**PATIENT, "S3_POOL": "http://127.0.0.1:9", "XDG_CACHE_HOME": "/dev/null"}
+
+    def asked(*words: str) -> list[str]:
+        return call("completion", "zsh", "--", *words, env=environ).lines
+
+    everything = ["s3/", "berlin/", "dead/", "here/"]
+    lines: dict[tuple[str, ...], list[str]] = {
+        ("ls", ""): everything,
+        ("cp", ""): ["+files", "s3/", "berlin/", "dead/"],
+        ("rm", "-r", "be"): ["berlin/"],
+        ("ls", "berlin/"): ["berlin/bkt/", "berlin/other/"],
+        ("rb", "berlin/o"): ["berlin/other"],
+        ("cp", "a", "berlin/bkt/"): ["+files", "berlin/bkt/logs/", "berlin/bkt/unique.txt"],
+        ("ls", "here/bkt/u"): ["here/bkt/unique.txt"],
+        ("cp", "here/bkt/u"): ["+files"],
+        ("ls", "dead/"): [],
+        ("ls", "./"): [],
+    }
+    assert lines == {words: asked(*words) for words in lines}
+    (settings / "config.yaml").write_text("profiles: [")
+    assert [["+files", "s3/"], []] == [asked("cp", ""), asked("ls", "berlin/")]
 
 
 def test_names_that_would_break_a_line_are_left_out(fake: FakeS3, call: Call) -> None:

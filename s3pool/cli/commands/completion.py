@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3pool.cli.catalog import ALL, SUMMARIES
 from s3pool.cli.parser import command_in, command_parser, top_parser
+from s3pool.cli.pool_paths import NAMED
 from s3pool.errors import S3PoolError
 from s3pool.location import S3Path, parse_s3
 
@@ -51,20 +52,20 @@ class _TooLongError(BaseException):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands of completion."""
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh, fish or tcsh")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="after --: print what may follow these words")
+    parser.add_argument("typed", nargs="*", metavar="WORD", help="after --: print what may follow these words")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Print the script of a shell, or the candidates for the last word of a command line."""
-    if not args.words:
+    if not args.typed:
         ctx.out.line(_script(args.shell).rstrip("\n"))
         return 0
-    words, strip = args.words, 0
+    words, strip = args.typed, 0
     if args.shell in ("bash", "tcsh"):
-        words = _split(args.words[0])
+        words = _split(args.typed[0])
         # bash takes : and = for ends of words, and replaces only what follows the last of them.
         strip = max(words[-1].rfind(":"), words[-1].rfind("=")) + 1 if args.shell == "bash" else 0
-    found = _limited(lambda: list(_candidates(words, ctx)), _limit_s(ctx.environ))
+    found = _limited(_candidates(words, ctx), _limit_s(ctx.environ))
     if args.shell == "tcsh":  # it offers only what a program prints
         found = [each for name in found for each in (_local_names(words[-1]) if name == FILES else [name])]
     for candidate in found:
@@ -80,8 +81,9 @@ def _limit_s(environ: Mapping[str, str]) -> float:
         return LIMIT_S
 
 
-def _limited(find: Callable[[], list[str]], limit_s: float) -> list[str]:
-    """Return what is found within the limit; nothing after an error, which no prompt should show."""
+def _limited(candidates: Iterable[str], limit_s: float) -> list[str]:
+    """Return what is found within the limit and before an error, which no prompt should show."""
+    found: list[str] = []
 
     def give_up(*_: object) -> NoReturn:
         raise _TooLongError
@@ -89,12 +91,13 @@ def _limited(find: Callable[[], list[str]], limit_s: float) -> list[str]:
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
-        return find()
+        found.extend(candidates)
     except (_TooLongError, S3PoolError, OSError):
-        return []
+        pass
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    return found
 
 
 def _split(line: str) -> list[str]:
@@ -154,7 +157,7 @@ def _operands(command: str, current: str, before: Sequence[str], ctx: Context) -
     if command in LOCAL or command in ONLY_FILES:
         yield FILES
     if command not in NO_PATHS and command not in ONLY_FILES:
-        yield from _paths(current, before, ctx, buckets_only=command in ONLY_BUCKETS)
+        yield from _paths(current, before, ctx, buckets_only=command in ONLY_BUCKETS, with_local=command in LOCAL)
 
 
 def _positionals(command: str) -> list[Any]:
@@ -166,38 +169,37 @@ def _starting(start: str, names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if name.startswith(start))
 
 
-def _profiles(before: Sequence[str], ctx: Context) -> Iterable[str]:
-    from s3pool.config.yaml_file import load_config_file
-
-    home, environ = os.path.expanduser("~"), ctx.environ
-    base = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    asked = getattr(_flags_in(before), "config", "") or environ.get("S3POOL_CONFIG", "")
-    places = (asked,) if asked else (f"{home}/.s3pool/config.yaml", f"{base}/s3pool/config.yaml")
-    path = next(filter(os.path.exists, places), "")
-    return sorted(load_config_file(path).profiles) if path else ()
+def _profiles(before: Sequence[str], ctx: Context) -> list[str]:
+    """Return the names of the configuration file's profiles; the global flags of the line count from then on."""
+    limit_s = _limit_s(ctx.environ)
+    limits = {"connect_timeout": str(limit_s / 2), "read_timeout": str(limit_s), "retries": "1"}
+    vars(ctx.args).update({**limits, **vars(top_parser().parse_known_args(list(before))[0])})
+    return sorted(ctx.profile_names())
 
 
-def _flags_in(before: Sequence[str]) -> argparse.Namespace:
-    """Return the global flags that the line holds so far."""
-    return top_parser().parse_known_args(list(before))[0]
-
-
-def _paths(text: str, before: Sequence[str], ctx: Context, *, buckets_only: bool = False) -> Iterator[str]:
-    """Yield the buckets, prefixes and keys that begin with a text; ``s3/`` for less."""
-    if not text.startswith(("s3/", "s3://")):
-        yield from _starting(text, ("s3/",))
+def _paths(
+    text: str, before: Sequence[str], ctx: Context, *, buckets_only: bool = False, with_local: bool = False
+) -> Iterator[str]:
+    """Yield the buckets, prefixes and keys that begin with a text; ``s3/`` and profiles for less."""
+    if "/" not in text:
+        yield from _starting(text, ("s3/",))  # before the file of profiles, which may be broken
+    profiles = [name for name in _profiles(before, ctx) if not (with_local and os.path.lexists(name))]
+    heads = [f"{name}/" for name in filter(NAMED.fullmatch, profiles) if name != "s3"]
+    head = next(filter(text.startswith, ("s3://", "s3/", *heads)), "")
+    if not head:
+        yield from _starting(text, heads)
         return
-    scheme = "s3://" if text.startswith("s3://") else "s3/"
-    rest = text[len(scheme) :]
+    ctx.args.target_profile = head[:-1] if head in heads else ""
+    rest = text[len(head) :]
     if buckets_only and "/" in rest:
         return
     if "/" not in rest:
-        names = _cached("", ctx, before, lambda client: [bucket.name for bucket in client.list_buckets()])
-        yield from _starting(text, (f"{scheme}{name}{'' if buckets_only else '/'}" for name in names))
+        names = _cached("", ctx, lambda client: [bucket.name for bucket in client.list_buckets()])
+        yield from _starting(text, (f"{head}{name}{'' if buckets_only else '/'}" for name in names))
         return
-    path = parse_s3(text)
-    names = _cached(f"{path.bucket}/{path.key}", ctx, before, lambda client: _keys(client, path))
-    yield from (f"{scheme}{path.bucket}/{name}" for name in names)
+    path = parse_s3(f"s3/{rest}")
+    names = _cached(f"{path.bucket}/{path.key}", ctx, lambda client: _keys(client, path))
+    yield from (f"{head}{path.bucket}/{name}" for name in names)
 
 
 def _keys(client: S3Client, path: S3Path) -> list[str]:
@@ -207,11 +209,8 @@ def _keys(client: S3Client, path: S3Path) -> list[str]:
     return sorted([*page.prefixes, *(info.key for info in page.objects)])
 
 
-def _cached(name: str, ctx: Context, before: Sequence[str], find: Callable[[S3Client], list[str]]) -> list[str]:
+def _cached(name: str, ctx: Context, find: Callable[[S3Client], list[str]]) -> list[str]:
     """Return the names that the pool tells, or told a moment ago; no name that would break a line."""
-    limit_s = _limit_s(ctx.environ)
-    limits = {"connect_timeout": str(limit_s / 2), "read_timeout": str(limit_s), "retries": "1"}
-    vars(ctx.args).update({**limits, **vars(_flags_in(before))})
     config = ctx.reload_config()
     path = _cache_file(f"{[each.url for each in config.endpoints]} {config.access_key} {name}", ctx.environ)
     names = _read_cache(path)

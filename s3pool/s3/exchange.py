@@ -291,10 +291,11 @@ class Pending(Operation[T]):
     def finish(self) -> T:
         """Return the result. The answer may have waited: it tells nothing about the node's speed."""
         self._call.first_result(timely=False).close()
+        del self._call  # which knows this one: they would keep each other, and the page, alive
         return self.result
 
     def abandon(self) -> None:
-        """Abandon the request; harmless after the end."""
+        """Abandon the request, which nobody has waited for."""
         self._call.abandon()
 
 

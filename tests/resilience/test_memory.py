@@ -12,7 +12,11 @@ CEILING_KIB = 60 * 1024
 GROWTH_KIB = 4 * 1024  # a listing held in memory would take 40 MiB more
 
 
-@pytest.mark.parametrize("words", [("du",), ("find", "--name", "*7"), ("ls", "-r")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [("du",), ("find", "--name", "*7"), ("ls", "-r"), ("ls", "-r", "--jobs", "1"), ("du", "--jobs", "1")],
+    ids=" ".join,
+)
 def test_memory_does_not_grow_with_the_listing(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Pages come and go; what was printed is forgotten."""
     peaks = {}

@@ -169,11 +169,11 @@ class HeldPage:
         if page is None:
             return
         objects = page.objects
-        # Only plain values can be packed.
-        plain: Any = [tuple(info) for info in objects]
-        if isinstance(objects, ObjectTable):
+        if isinstance(objects, ObjectTable):  # only plain values can be packed
             names, sizes, times, *others = objects.columns
-            plain = (names, sizes, bytes(times), *others)
+            plain: Any = (names, sizes, bytes(times), *others)
+        else:
+            plain = [tuple(info) for info in objects]
         self._packed = zlib.compress(marshal.dumps(plain), PACK_LEVEL)
         self._page = None
 
@@ -183,7 +183,6 @@ class HeldPage:
         if page is not None:
             return page
         plain = marshal.loads(zlib.decompress(self._packed))
-
         if isinstance(plain, list):
             return ListPage(build_objects(plain), (), truncated=True)
         names, sizes, times, etags, classes = plain

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ def roff(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Begin with a capital and end with a full stop; a line of roff must not begin with a dot."""
-    return (text if text.startswith(("true", "false")) else text[0].upper() + text[1:]) + "."
+    """Begin with a capital, but for a value that is explained, and end with a full stop."""
+    is_value = re.match(r"\w+: ", text)  # which is written as it stands
+    return (text if is_value else text[0].upper() + text[1:]) + "."
 
 
 def replaced(text: str, around: tuple[str, str], rows: str) -> str:

@@ -245,8 +245,8 @@ class UploadRegistry(dict[str, Callable[[], object]]):
     """How to abort the multipart uploads that are open now, by their ids; each change of it is atomic."""
 
     def abort_all(self, within_s: float) -> None:
-        """Abort what is left, and wait for that no longer than a time."""
-        if left := [self.pop(upload_id) for upload_id in tuple(self)]:
+        """Abort what is left, and was not ended meanwhile by its worker; wait for that no longer than a time."""
+        if left := [abort for upload_id in tuple(self) if (abort := self.pop(upload_id, None))]:
             thread = threading.Thread(target=_abort_each, args=(left,), name="s3pool-abort", daemon=True)
             thread.start()
             thread.join(within_s)

@@ -9,7 +9,7 @@ import pytest
 
 from s3pool.errors import IntegrityError, RefusedError, S3Error, StoppedError, TransportError
 from s3pool.model import ObjectAttributes
-from s3pool.transfer.context import TransferContext
+from s3pool.transfer.context import TransferContext, UploadRegistry
 from s3pool.transfer.tasks import Done, UploadTask
 from s3pool.transfer.upload import ChangedError, upload_stream
 from tests.support.fake_s3 import (
@@ -228,6 +228,26 @@ def test_held_upload_is_left_alone_at_an_interrupt(
 
     assert 2 == len(fake.ops(op="CreateMultipartUpload"))
     assert [held.upload_id] == list(fake.store.bucket("b").uploads)
+
+
+def test_upload_that_ends_while_all_are_aborted_is_passed_over() -> None:
+    """Its worker completes it at the moment of an interrupt, and forgets it; the others are aborted all the same."""
+    uploads = UploadRegistry()
+    aborted: list[str] = []
+
+    class EndsTheOther(str):
+        """The id of an upload; while it is looked up another upload ends."""
+
+        def __hash__(self) -> int:
+            uploads.pop("other", None)
+            return super().__hash__()
+
+    uploads[EndsTheOther("first")] = lambda: aborted.append("first")
+    uploads["other"] = lambda: aborted.append("other")
+    uploads["last"] = lambda: aborted.append("last")
+    uploads.abort_all(within_s=30)
+
+    assert (["first", "last"], {}) == (aborted, uploads)
 
 
 def test_old_object_is_not_taken_for_the_new_one(

@@ -9,6 +9,7 @@ from __future__ import annotations
 # S3's words for keys, tokens and signatures that no request of the run will be accepted with.
 CREDENTIAL_CODES = frozenset(
     (
+        "AuthorizationHeaderMalformed",  # of another region, and the server's was not found out
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
@@ -221,6 +222,7 @@ class PreconditionError(S3Error):
 STORING_OPS = ("PutObject", "CopyObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy")
 ADVICE = {
     "AccessDenied": "check the keys and their policy",
+    "AuthorizationHeaderMalformed": "check --region",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
     "NoSuchKey": "s3pool ls shows the keys there are",

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 STOP_WITHIN_S = 3.5  # what is in flight has this long after an interrupt
 ABORT_WITHIN_S = 1.5  # and what hung all that time is aborted from outside: five seconds in all
 # Failures that every further task would meet as well.
-FATAL_CODES = CREDENTIAL_CODES | {"NoSuchBucket", "QuotaExceeded"}
+FATAL_CODES = CREDENTIAL_CODES | {"InvalidBucketName", "NoSuchBucket", "QuotaExceeded"}
 ARCHIVED_CODE = "InvalidObjectState"  # what lies in an archive must be restored before it can be read
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -82,6 +82,27 @@ def test_keys_that_may_not_list_buckets_are_good(fake: FakeS3, run_cli: CliRunne
     assert [["up", "ok"]] * 2 == [line.split()[1:3] for line in result.lines[1:]]
 
 
+@pytest.mark.parametrize(
+    ("status", "refusal", "code", "keys", "error"),
+    [
+        (400, "AuthorizationHeaderMalformed", 4, "refused", "AuthorizationHeaderMalformed: Odd.; check --region"),
+        (409, "OperationAborted", 0, "-", "409 OperationAborted: Odd. (request scripted)"),
+    ],
+)
+def test_signed_request_that_was_answered_was_asked(
+    fake: FakeS3, run_cli: CliRunner, status: int, refusal: str, code: int, keys: str, error: str
+) -> None:
+    """A wrong region that the server does not correct is a refusal, and no other answer means that nobody asked."""
+    fake.fault(Refusal(status, refusal, "Odd."), op="ListBuckets", times=0)
+
+    result = run_cli("ping", env=fake.environment)
+
+    assert code == result.code
+    for line in result.lines[1:]:
+        assert ["up", keys] == line.split()[1:3]
+        assert line.endswith(error)
+
+
 def test_keys_that_garage_does_not_know_are_refused(fake: FakeS3, run_cli: CliRunner) -> None:
     """It denies access, and only its words tell."""
     fake.fault(Refusal(403, "AccessDenied", "Forbidden: No such key: GK1"), op="ListBuckets", times=0)

@@ -89,6 +89,8 @@ def test_presigned_url_names_the_public_host(fake_s3: Callable[..., FakeS3], cal
     assert b"hello" == urllib.request.urlopen(asked).read()
     message = "--url: bad endpoint 'https://public.example/path': only scheme, host and port may stand there"
     assert (2, [f"s3pool: error: {message}"]) == (wrong.code, wrong.err.splitlines())
+    unset = call("presign", "--url", "", "s3/bkt/k", env=pool)  # such as an empty variable of a script
+    assert (2, "s3pool: error: --url: must not be empty\n") == (unset.code, unset.err)
 
 
 @pytest.mark.parametrize(

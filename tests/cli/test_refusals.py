@@ -11,6 +11,7 @@ from tests.cli.conftest import Call
 from tests.support.fake_s3 import Answer, FakeS3
 
 CREDENTIAL_CODES = (
+    "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "InvalidToken",
     "TokenRefreshRequired",
@@ -94,6 +95,16 @@ def test_reason_that_no_head_can_tell_is_asked_for(filled: FakeS3, call: Call, w
 
     assert 4 == result.code
     assert 1 == result.err.count("400 ExpiredToken: no")
+
+
+@pytest.mark.parametrize("run", list(RUNS))
+def test_bucket_name_that_is_refused_ends_a_run_at_once(filled: FakeS3, call: Call, run: str) -> None:
+    """No other object could be stored there either."""
+    refuse(filled, 400, "InvalidBucketName")
+
+    result = call(*RUNS[run])
+
+    assert (1, 1) == (result.code, result.err.count("400 InvalidBucketName"))
 
 
 @pytest.mark.parametrize("code", ["InvalidObjectState", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"])

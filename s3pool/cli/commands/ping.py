@@ -209,7 +209,7 @@ def _row(result: ProbeResult) -> tuple[str, ...]:
     return (
         result.endpoint.url,
         _state(result),
-        result.keys or (NOT_ASKED if result.is_alive else "-"),
+        result.keys or (NOT_ASKED if result.is_alive and not result.error else "-"),
         _latency(result),
         result.tls_version or "-",
         _clock(result.clock_offset_s),

@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
     parser.add_argument(
         "--url",
-        default="",
         metavar="URL",
         help="scheme and host of the URL, such as a balancer's (S3POOL_PUBLIC_URL; a node that answers)",
     )
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = [ctx.s3_object(text) for text in args.paths]
     if not ctx.config.sign:
         raise ConfigError("presigning needs credentials: --no-sign-request excludes it")
-    given = Config.public_url.read(Setting(args.url, "--url")) if args.url else None
+    given = Config.public_url.read(Setting(args.url, "--url")) if args.url is not None else None
     endpoint = given or endpoint_of_urls(ctx)
     for path in paths:
         now = ctx.now()

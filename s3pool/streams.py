@@ -27,6 +27,7 @@ BLOCK_BYTES = 4 << 20
 MAX_AHEAD = 4  # blocks that are on their way beside the one that is read
 PARTS_IN_FLIGHT = 4
 WAKE_S = 0.5
+PEEK_BYTES = 8192  # that readline() looks at; it asks for one
 EMPTY_STATUS = 416  # no range of an empty object exists
 
 
@@ -171,7 +172,7 @@ class ReadStream(io.BufferedIOBase):
 
     def peek(self, size: int = 0, /) -> bytes:
         """Return what is there of the current block without moving on; readline() lives by it."""
-        return bytes(self._piece(size or self._block_size))
+        return bytes(self._piece(max(size, PEEK_BYTES)))
 
     # -- blocks ----------------------------------------------------------------------------
 

@@ -146,8 +146,8 @@ class Context:
             return self.session
         profile = getattr(self.args, "source_profile", "")
         if self._source is None:
-            usual = self._read_config() if self.has_two_pools else self.config
-            self._source = self._open(self._load_profile(profile) if profile else usual, is_source=True)
+            usual = self._read_config if self.has_two_pools else lambda: self.config
+            self._source = self._open(self._load_profile(profile) if profile else usual(), is_source=True)
         return self._source
 
     @property

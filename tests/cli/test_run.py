@@ -68,6 +68,7 @@ FAILURES: list[tuple[str, int, str]] = [
     ("rm s3/none/k", 3, "s3pool: error: line 2 (rm s3/none/k): "),
     ("stat s3/bkt/none", 3, "s3pool: error: line 2 (stat s3/bkt/none): "),
     ("frobnicate x", 2, "s3pool: error: line 2 (frobnicate x): unknown command 'frobnicate'"),
+    ("'' x", 2, "s3pool: error: line 2 ('' x): unknown command ''"),
     ("cp --frob a s3/bkt/k", 2, "s3pool: error: line 2 (cp --frob a s3/bkt/k): "),
     ("cp 'a s3/bkt/k", 2, "s3pool: error: line 2 (cp 'a s3/bkt/k): a quote is not closed"),
     ("cp a", 2, "s3pool: error: line 2 (cp a): "),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.fake_s3 import ACCESS_KEY, MIB, SECRET_KEY, Call, FakeS3, FlipByte
 from tests.support.parts import parts_etag
-from tests.support.run_cli import CliResult
+from tests.support.run_cli import CliResult, CliRunner
 
 Run = Callable[..., CliResult]
 SECRETS = {"SOURCEKEY": "source-secret"}
@@ -334,6 +334,26 @@ def test_two_profiles_are_two_pools(
     assert 0 == result.code, result.err
     assert {"q/k": b"content"} == other.store.bodies("b")
     assert ({} if command == "mv" else {"p/k": b"content"}) == one.store.bodies("b")
+
+
+def test_two_named_profiles_need_no_usual_one(run_cli: CliRunner, fake: FakeS3, there: FakeS3, tmp_path: Path) -> None:
+    """Where each path says its pool, nothing asks which one s3/... would be."""
+    there.store.add("b", "k", b"content")
+    fake.store.bucket("b")
+    lines = [
+        f"  {name}: {{endpoints: {json.dumps(','.join(pool.endpoints))}, access_key: {json.dumps(access)}, "
+        f"secret_key: {json.dumps(secret)}}}\n"
+        for name, pool in (("one", there), ("two", fake))
+        for access, secret in pool.secrets.items()
+    ]
+    (tmp_path / "two.yaml").write_text("profiles:\n" + "".join(lines))
+    (tmp_path / "two.yaml").chmod(0o600)
+    run_cli.environ.clear()
+
+    copied = run_cli("--config", str(tmp_path / "two.yaml"), "cp", "one/b/k", "two/b/k", cwd=tmp_path)
+
+    assert 0 == copied.code, copied.err
+    assert {"k": b"content"} == fake.store.bodies("b")
 
 
 def test_a_path_that_may_be_two_things_is_not_guessed(call: Run, fake: FakeS3, there: FakeS3, tmp_path: Path) -> None:

@@ -283,6 +283,20 @@ def test_governance_is_bypassed_on_demand(history: FakeS3, call: Call) -> None:
     assert "true" == delete.headers["x-amz-bypass-governance-retention"]
 
 
+def test_what_stands_beside_the_bytes_comes_back(history: FakeS3, call: Call) -> None:
+    """Of two versions with the same bytes the later one may have other metadata: that is a change as well."""
+    for minute, kind in ((1, "text/one"), (2, "text/two")):
+        history.store.add("bkt", "p/kind", b"same", mtime=minute * MINUTE, **{"content-type": kind})
+
+    first = call("undo", "--at", FIRST, "--keep-history", "s3/bkt/p/kind")
+    again = call("undo", "--at", FIRST, "--keep-history", "s3/bkt/p/kind")
+
+    assert "s3/bkt/p/kind -> s3/bkt/p/kind\n" == first.out
+    assert ("", True) == (again.out, "0 keys changed, 1 were as they had been" in again.err)
+    kinds = [version.headers["content-type"] for version in history.store.bucket("bkt").versions["p/kind"]]
+    assert ["text/one", "text/two", "text/one"] == kinds
+
+
 @pytest.mark.live
 def test_versions_of_a_real_cluster(rgw: RgwCluster, run_cli: CliRunner, bucket_name: str) -> None:
     """RGW's listings, markers, retentions and copies in place are what undo, --at and rm rely on."""

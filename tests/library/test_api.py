@@ -219,6 +219,15 @@ def test_a_reader_seeks_and_reads_like_a_file(pool: s3pool.Pool, fake: FakeS3) -
         stream.read(1)
 
 
+def test_lines_are_found_in_blocks(pool: s3pool.Pool, fake: FakeS3) -> None:
+    """One look at the object a line, not two a byte: for line in a file of bytes is what scripts do."""
+    fake.store.add("b", "lines", b"x" * 999 + b"\n" + b"end")
+
+    with pool.open("s3://b/lines") as stream:
+        assert (len(stream.peek(1)), 999 + 1) == (1003, len(stream.readline()))
+        assert [b"end"] == list(stream)
+
+
 def test_a_reader_reads_ahead_only_of_who_reads_on(pool: s3pool.Pool, fake: FakeS3) -> None:
     """A footer costs one request; a whole object costs one for each block."""
     fake.store.add("b", "big", os.urandom(16 * BLOCK))

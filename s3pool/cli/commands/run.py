@@ -14,7 +14,7 @@ from s3pool.cli.context import HEADER_FLAGS, Context
 from s3pool.cli.copying import is_stream
 from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, print_summary
-from s3pool.cli.parser import load_command
+from s3pool.cli.parser import load_command, require_known
 from s3pool.cli.pool_paths import choose_pools
 from s3pool.cli.script import Line, LineReader, Template, iter_blocks, split_words
 from s3pool.cli.transfers import ending_promptly, executor_for, options_of, remember, shown_progress, watch_health
@@ -149,6 +149,7 @@ class _Script:
             words = words[1:] if words[:1] == ["s3pool"] else words
             if not words:
                 return
+            require_known(words[0])
             single = self._single(line, words)
         except (S3PoolError, OSError) as exc:
             self._fail(line, exc)

@@ -21,9 +21,10 @@ from s3pool.cli.transfers import (
 )
 from s3pool.errors import NotFoundError, RefusedError, UsageError
 from s3pool.location import S3Path
-from s3pool.model import ObjectInfo, format_iso_time
+from s3pool.model import ObjectAttributes, ObjectInfo, format_iso_time
 from s3pool.record import dataclass
-from s3pool.transfer.context import TransferOptions
+from s3pool.transfer.attributes import merge_for_copy
+from s3pool.transfer.context import NO_ATTRIBUTES, TransferOptions
 from s3pool.transfer.delete import refuse_tree
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.tasks import CopyTask, DeleteTask, Problem, Summary, copy_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
+    from s3pool.s3.client import S3Client
 
 SUMMARY = "bring keys, prefixes or buckets with versions back to how they were"
 EXAMPLES = (
@@ -105,7 +107,7 @@ def _make_sure(paths: list[S3Path], at: float, args: argparse.Namespace, ctx: Co
 
 
 def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Context) -> int:
-    undo = Undo(path.bucket, at, keeps_history=args.keep_history, is_suspended=state == SUSPENDED)
+    undo = Undo(path.bucket, at, ctx.client, keeps_history=args.keep_history, is_suspended=state == SUSPENDED)
     tasks = undo.tasks(_versions(path, args, ctx))
     options = TransferOptions(bypass_governance=args.bypass_governance)
     summary = Summary()
@@ -168,6 +170,7 @@ class Undo:
 
     bucket: str
     at: float
+    client: S3Client
     keeps_history: bool = False
     is_suspended: bool = False  # the bucket's versioning: then a new version or marker replaces the null version
     changed: int = 0
@@ -213,9 +216,14 @@ class Undo:
             yield DeleteTask(self.bucket, key)
 
     def _bring_on_top(self, key: str, newest: ObjectInfo, then: ObjectInfo) -> Iterator[Step]:
-        if not newest.is_delete_marker and (newest.size, newest.etag) == (then.size, then.etag):
-            return
-        yield copy_of(self.bucket, then, S3Path(self.bucket, key))
+        has_its_bytes = not newest.is_delete_marker and (newest.size, newest.etag) == (then.size, then.etag)
+        if not has_its_bytes or self._kept_of(newest) != self._kept_of(then):
+            yield copy_of(self.bucket, then, S3Path(self.bucket, key))
+
+    def _kept_of(self, info: ObjectInfo) -> ObjectAttributes:
+        """Return what a copy takes over beside the bytes, such as metadata."""
+        head = self.client.head_object(self.bucket, info.key, version_id=info.version_id)
+        return merge_for_copy(NO_ATTRIBUTES, head)
 
     def _refusal(self, key: str, why: str) -> Problem:
         text = S3Path(self.bucket, key).text

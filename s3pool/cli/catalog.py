@@ -23,7 +23,7 @@ GROUPS = {
         "mirror": "sync with the flags of mc mirror",
         "pipe": "store standard input as an object",
         "rm": "delete objects",
-        "undo": "bring keys, prefixes or buckets with versions back to how they were",
+        "undo": "bring keys, prefixes or versioned buckets back to how they were",
     },
     "buckets, and what they and objects are set to": {
         "mb": "make buckets",
@@ -44,7 +44,7 @@ GROUPS = {
         "speedtest": "measure transfers and listings per node, and name the slow one",
         "proxy": "serve the pool as one S3 endpoint",
         "presign": "make a URL that works without credentials for a while",
-        "config": "show every setting and where it came from, or import those of other tools",
+        "config": "show each setting and its origin, or import those of other tools",
     },
     "many commands, many machines": {
         "run": "run many commands, one a line, in one process",

@@ -25,7 +25,7 @@ OPERAND_MARK = "\0"  # no word of a command line can hold it
 WIDTH = 80  # of help that goes to a file or a pipe
 MOST_WIDTH = 100  # lines that are longer are hard to read
 FIRST_EXAMPLES = (
-    "ping                                   # which nodes of $S3_POOL answer?",
+    "ping                                   # which nodes answer?",
     "cp -r photos s3/backup/photos          # store a tree",
     "sync --delete photos s3/backup/photos  # make the copy follow it",
 )
@@ -397,7 +397,8 @@ def help_text() -> str:
 def overview() -> str:
     """Return what s3pool alone prints: the commands, and how to begin."""
     more = "s3pool COMMAND --help explains a command, s3pool --help the global flags."
-    return f"{DESCRIPTION}\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
+    what = DESCRIPTION.replace(": ", ":\n")
+    return f"{what}\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
 
 
 @functools.cache

@@ -22,8 +22,9 @@ PLAIN_INTERVAL_S = 10.0
 LARGE_BYTES = 16 << 20  # smaller transfers are over before a bar for them can be read
 MAX_LARGE_BARS = 4
 NAME_WIDTH = 40  # cells of a name at most
-NAME_SHARE = 3  # of a line, at most a third is a name
 LEAST_NAME_WIDTH = 12
+BESIDE_NAME = 60  # cells of bar and figures that a name leaves, where the line is long enough
+BESIDE_REST = LEAST_NAME_WIDTH + 12  # cells of name, bar and blanks that the figures leave
 REFRESHES_PER_S = 5.0
 MODES = ("bar", "plain", "none")
 
@@ -221,10 +222,12 @@ class BarProgress(RunProgress):
 
     def _draw(self) -> RenderableType:
         """Bring rich's bars up to date; rich calls this under its own lock."""
-        rest = f"{format_size(round(self.speed))}/s {self.files_text}"
+        amount = _amount(self.bytes_done, self.bytes_found)
+        rest = f"{format_size(round(self.speed))}/s"
         if self.eta_s is not None:
             rest = f"{rest} {format_duration(round(self.eta_s))} left"
-        amount = _amount(self.bytes_done, self.bytes_found)
+        if len(amount) + len(rest) + len(self.files_text) < self._console.width - BESIDE_REST:
+            rest = f"{rest} {self.files_text}"
         self._bars.update(self._total, completed=self.bytes_done, total=self.bytes_found, amount=amount, rest=rest)
         under_way = {label: (done, size) for label, done, size in self.largest()}
         for label in [label for label in self._large if label not in under_way]:
@@ -232,7 +235,7 @@ class BarProgress(RunProgress):
         for label, (done, size) in under_way.items():
             if label not in self._large:
                 self._large[label] = self._bars.add_task("", total=size, amount="", rest="")
-            name = shorten(label, min(max(self._console.width // NAME_SHARE, LEAST_NAME_WIDTH), NAME_WIDTH))
+            name = shorten(label, min(max(self._console.width - BESIDE_NAME, LEAST_NAME_WIDTH), NAME_WIDTH))
             self._bars.update(self._large[label], description=name, completed=done, amount=_amount(done, size))
         return self._bars.get_renderable()
 
@@ -251,8 +254,10 @@ def shorten(name: str, width: int = NAME_WIDTH) -> str:
     clean = "".join(char if char.isprintable() else "?" for char in name)
     if cell_len(clean) <= width:
         return clean
-    start = 0
-    while cell_len(clean[start:]) > width - 1:
+    start, room = len(clean), width - 1
+    while (room := room - cell_len(clean[start - 1])) >= 0:
+        start -= 1
+    while not cell_len(clean[start]):  # its letter is cut off
         start += 1
     return f"…{clean[start:]}"
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
+import struct
+import termios
 import time
+import unicodedata
+
+import pytest
 
 from tests.support.fake_s3 import MIB, Answer, Call, FakeS3
 from tests.support.run_cli import CliRunner
@@ -15,13 +21,15 @@ LIMIT_S = 60.0
 UP = b"\x1b[1A"
 
 
-def run_in_terminal(run_cli: CliRunner, fake: FakeS3, *words: str) -> bytes:
-    """Return all that a command writes to a terminal of 80 columns."""
+def run_in_terminal(run_cli: CliRunner, fake: FakeS3, *words: str, columns: int = 80) -> bytes:
+    """Return all that a command writes to a terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.chdir(run_cli.home)
         argv = run_cli.command(*words)
-        os.execvpe(argv[0], argv, {**run_cli.full_environ(fake.environment), "TERM": "xterm-256color"})
+        environ = {**run_cli.full_environ(fake.environment), "TERM": "xterm-256color"}
+        os.execvpe(argv[0], argv, {name: value for name, value in environ.items() if name != "COLUMNS"})
     seen, until = b"", time.monotonic() + LIMIT_S
     while time.monotonic() < until:
         if select.select([terminal], [], [], 1.0)[0]:
@@ -67,3 +75,31 @@ def test_sizes_and_speeds_have_one_base(fake: FakeS3, run_cli: CliRunner) -> Non
     assert re.search(r"MiB of 20MiB +[0-9.]+MiB/s", text)
     assert "end.bin" in text
     assert "directory-directory-directory" not in re.sub(r"s3pool:.*", "", text)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_bars_fit_every_width(fake: FakeS3, run_cli: CliRunner, columns: int) -> None:
+    """A bar, the speed and the time left are there; wide and combining letters push nothing out of its column."""
+    fake.store.add("b", "x", b"")
+    (run_cli.home / "tree").mkdir()
+    for name in ("x" * 90 + "-1", "\u5199\u771f" * 30 + "-2", "e\u0301" * 60 + "-3"):
+        (run_cli.home / "tree" / name).write_bytes(b"x" * (17 * MIB))
+
+    words = ("--progress", "bar", "--bwlimit", "30M", "cp", "-r", "tree", "s3/b/")
+    seen = run_in_terminal(run_cli, fake, *words, columns=columns)
+
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode()
+    lines = [line for line in re.split(r"[\r\n]+", text) if "MiB of " in line and "files in" not in line]
+    assert {columns} == {cells(line) for line in lines}
+    assert {"all", "-1", "-2", "-3"} == {
+        re.split(r" +[\u2501\u2578\u257a]", line)[0][-3:].lstrip("x\u771f\u0301") for line in lines
+    }
+    assert any(re.search(r"\d[KMG]iB/s \d+s left", line) for line in lines)
+    assert not any(unicodedata.combining(line[1]) for line in lines)
+
+
+def cells(text: str) -> int:
+    """Return the columns that a text takes: wide letters take two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )

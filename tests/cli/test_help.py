@@ -23,6 +23,7 @@ def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> N
 
     lines = result.err.splitlines()
     assert (2, "") == (result.code, result.out)
+    assert [] == [line for line in lines if len(line) > COLUMNS]
     assert set(ALL) <= {line.split()[0] for line in lines if line.startswith("  ")}
     assert 3 == sum(line.startswith("  s3pool ") for line in lines)
     assert "s3pool: error: no command was given; see s3pool --help" == lines[-1]
@@ -36,6 +37,7 @@ def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
     assert 0 == result.code
     assert [] == [line for line in result.lines if len(line) > COLUMNS]
     assert len(result.lines) <= 2 * LINES or not command
+    assert command or all(f"  {name:<12}{summary}\n" in result.out for name, summary in SUMMARIES.items())
     if command:
         flags = [action.option_strings for action in command_parser(command)._actions if action.help != SUPPRESS]
         assert [] == [names for names in flags if names and names[-1] not in result.out.replace(",", " ").split()]

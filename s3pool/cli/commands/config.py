@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.config.options import Config
 
-SUMMARY = "show every setting and where it came from, or import those of other tools"
+SUMMARY = "show each setting and its origin, or import those of other tools"
 EXAMPLES = ("config", "config --profile old", "config import mc --dry-run")
 TOOLS = ("mc", "rclone", "s3cmd", "s5cmd", "aws")
 UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.s3.client import S3Client
 
-SUMMARY = "bring keys, prefixes or buckets with versions back to how they were"
+SUMMARY = "bring keys, prefixes or versioned buckets back to how they were"
 EXAMPLES = (
     "undo --since 1h s3/etc/app.conf",
     "undo --at 2026-11-30T08:00:00Z --dry-run s3/photos/",

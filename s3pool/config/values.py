@@ -258,7 +258,10 @@ def _iter_entries(value: object) -> Iterator[tuple[str, Mapping[str, object]]]:
         for entry in line.split(","):
             url, *words = [word.strip() for word in entry.split(";")]
             if url:
-                yield url, {**settings, **dict(_parse_word(word, url) for word in words)}
+                pairs = [*settings.items(), *(_parse_word(word, url) for word in words)]
+                if len(dict(pairs)) < len(pairs):
+                    raise ValueError(f"bad endpoint {url!r}: zone and weight can stand there once each")
+                yield url, dict(pairs)
 
 
 def _parse_word(word: str, url: str) -> tuple[str, str]:

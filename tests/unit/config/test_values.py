@@ -88,6 +88,8 @@ def test_endpoints_have_zones_and_weights(value: object) -> None:
         ("http://a;zone=b c", "bad endpoint 'http://a': zone: bad zone 'b c'"),
         ("http://a;weight=0", "weight: '0' is not between 1 and 100"),
         ("http://a;region=x", "has a zone and a weight, and no 'region'"),
+        ("http://a;zone=1;weight=2;zone=2", "zone and weight can stand there once each"),
+        ([{"url": "http://a;zone=1", "zone": "2"}], "zone and weight can stand there once each"),
         ([{"url": "http://a", "weight": 1.5}], "weight: 1.5 is not a whole number"),
         ([{"zone": "a"}], "holds nothing as url"),
         ([["http://a"]], "holds a list"),

@@ -17,6 +17,7 @@ from typing import Any
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), "")
 TIMEOUT_S = 60.0
+PAGE_IS_LEAVING = -32000  # the page was asked while it gave way to the next one
 COMMANDS_FD, ANSWERS_FD = 3, 4  # what --remote-debugging-pipe reads and writes
 
 
@@ -80,6 +81,8 @@ class Browser:
             if answer.get("id") != self._number:
                 self.events.append(answer)
                 continue
+            if method == "Runtime.evaluate" and answer.get("error", {}).get("code") == PAGE_IS_LEAVING:
+                return {"result": {}}
             assert "error" not in answer, answer
             return dict(answer["result"])
 

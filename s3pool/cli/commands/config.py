@@ -21,7 +21,7 @@ EXAMPLES = ("config", "config --profile old", "config import mc --dry-run")
 TOOLS = ("mc", "rclone", "s3cmd", "s5cmd", "aws")
 UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks
 
-MAX_ALIGNED = 32  # a longer value, such as many endpoints, must not widen the column of all lines
+MAX_ALIGNED = (16, 32)  # a longer name or value, such as many endpoints, must not widen the column of all lines
 
 Row = tuple[str, str, str]
 
@@ -78,9 +78,10 @@ def _found_nodes(config: Config) -> list[Row]:
 
 
 def format_rows(rows: Sequence[Row]) -> list[str]:
-    """Return lines of option, value and origin; a value too long to align shifts its own line only."""
+    """Return lines of option, value and origin; what is too long to align shifts its own line only."""
     shown = [(name, value or UNSET, origin) for name, value, origin in rows]
-    widths = [max(len(row[column]) for row in shown if len(row[column]) <= MAX_ALIGNED) for column in (0, 1)]
+    aligned = [row for row in shown if len(row[0]) <= MAX_ALIGNED[0]]
+    widths = [max(len(row[column]) for row in aligned if len(row[column]) <= MAX_ALIGNED[column]) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in shown]
 
 

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 DELIMITER = "/"
 PRESIGNED_S = 3600
+SIGNED_METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 KEY_VARIABLES = {
     "access_key": "AWS_ACCESS_KEY_ID",
     "secret_key": "AWS_SECRET_ACCESS_KEY",
@@ -94,6 +95,8 @@ def connect(
             raise UsageError(f"connect() knows no option {name!r}; there are: {', '.join(sorted(FLAGS))}")
         flags[option.dest] = value if option.switch is None or value is None else value == option.switch
     environ: Mapping[str, str] = os.environ
+    if access_key is None and (secret_key is not None or session_token is not None):
+        raise UsageError("connect() takes secret_key and session_token together with access_key")
     if access_key is not None:
         pair = {"access_key": access_key, "secret_key": secret_key, "session_token": session_token}
         environ = {**os.environ, **{KEY_VARIABLES[name]: value or "" for name, value in pair.items()}}
@@ -221,8 +224,14 @@ class Pool:
             return content_of_range(response, place, start, end)
 
     def presign(self, path: str, *, expires: float = PRESIGNED_S, method: str = "GET") -> str:
-        """Return a URL that works without keys for so many seconds."""
+        """Return a URL that works without keys for so many seconds.
+
+        Raises:
+            UsageError: no URL can be signed for the method.
+        """
         place = _object(path)
+        if method not in SIGNED_METHODS:
+            raise UsageError(f"presign() signs {', '.join(SIGNED_METHODS)}, not {method!r}")
         session = self.session
         request = self.client.request_for_presign(method, place.bucket, place.key)
         endpoint = session.config.public_url or session.answering_endpoint() or session.nodes[0].endpoint

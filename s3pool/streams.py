@@ -130,11 +130,19 @@ class ReadStream(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the position."""
+        self._check_open()
         return self._position
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on a closed file")
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to another position; costs no request."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._check_open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}.get(whence)
+        if base is None:
+            raise ValueError(f"whence is 0, 1 or 2, not {whence}")
         if base + offset < 0:
             raise ValueError("a position before the beginning")
         self._position = base + offset
@@ -142,8 +150,7 @@ class ReadStream(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read so many bytes, or all that are left."""
-        if self.closed:
-            raise ValueError("read of a closed file")
+        self._check_open()
         left = max(0, self.size - self._position)
         size = left if size is None or size < 0 else min(size, left)
         pieces = []
@@ -177,8 +184,7 @@ class ReadStream(io.BufferedIOBase):
     # -- blocks ----------------------------------------------------------------------------
 
     def _piece(self, size: int) -> memoryview:
-        if self.closed:
-            raise ValueError("read of a closed file")
+        self._check_open()
         if self._position >= self.size:
             return memoryview(b"")
         index, offset = divmod(self._position, self._block_size)

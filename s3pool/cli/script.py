@@ -53,7 +53,7 @@ def iter_blocks(stream: IO[bytes]) -> Iterator[list[Line]]:
 
 def _lines(raw: list[bytes], before: int) -> Iterator[Line]:
     for number, line in enumerate(raw, before + 1):
-        text = line.decode("utf-8", "surrogateescape").strip()
+        text = line.decode("utf-8", "surrogateescape").lstrip("\ufeff" if number == 1 else "").strip()
         if text and not text.startswith("#"):
             yield Line(number, text)
 

@@ -40,7 +40,7 @@ def check_watchable(args: argparse.Namespace, route: SyncPair) -> None:
         raise UsageError(f"--watch goes on until it is stopped: it does not go with --{flags[0].replace('_', '-')}")
 
 
-class Watcher:
+class TreeWatcher:
     """Keeps a target like a local tree.
 
     ``sync(options, report, changed, self)`` makes one pass, ``tell`` says what stopped it; ``total``
@@ -54,7 +54,7 @@ class Watcher:
         options: SyncOptions,
         ctx: Context,
         *,
-        sync: Callable[[SyncOptions, Report, ChangedNames | None, Watcher], None],
+        sync: Callable[[SyncOptions, Report, ChangedNames | None, TreeWatcher], None],
         tell: Callable[[Report], None],
         total: Report,
     ) -> None:

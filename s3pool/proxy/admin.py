@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 from s3pool.config.sources import read_source
 from s3pool.errors import ConfigError
-from s3pool.proxy.admin_page import AdminPage, History
+from s3pool.proxy.admin_page import AdminPage, PoolHistory
 from s3pool.proxy.client_address import refuse_foreign_pages
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse, forbidden, malformed
 from s3pool.proxy.event_loop import ThreadCache
@@ -54,7 +54,7 @@ class AdminActions(NamedTuple):
     metrics: Callable[[], bytes]
     stats: Callable[[], dict[str, Any]]
     set_drained: Callable[[str, bool], int]
-    history: History
+    history: PoolHistory
 
 
 class AdminRules(NamedTuple):

@@ -32,7 +32,7 @@ MARKS = {"up": "\u25cf", "avoided": "\u25b2", "down": "\u2715", "draining": "\u2
 NONE = "\u2013"
 
 
-class History:
+class PoolHistory:
     """Sums of the last ten minutes, one sample every ten seconds; used by one thread and read by others."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -136,7 +136,7 @@ class AdminPage:
         )
 
     def render(
-        self, record: Record, history: History, *, alert: str = "", has_token: bool = False, is_locked: bool = False
+        self, record: Record, history: PoolHistory, *, alert: str = "", has_token: bool = False, is_locked: bool = False
     ) -> bytes:
         """Return the page: with a field for the token of changes, or with no changes at all (``is_locked``)."""
         rows = record["endpoints"]
@@ -160,7 +160,7 @@ class AdminPage:
             "utf-8", "replace"
         )
 
-    def _graphs(self, history: History) -> str:
+    def _graphs(self, history: PoolHistory) -> str:
         def first_byte(share: float) -> Points:
             return history.points(POOL, lambda grown, _: quantile(grown[2:], self._bounds, share))
 
@@ -184,7 +184,7 @@ class AdminPage:
             "graph", blocks={"paths": paths}, title=title, kind=kind, note=note, now=now, most=_written(most, unit)
         )
 
-    def _node(self, row: Record, number: int, history: History, is_locked: bool) -> str:
+    def _node(self, row: Record, number: int, history: PoolHistory, is_locked: bool) -> str:
         name = row["endpoint"]
         rate, latency, errors = (history.points(name, value) for value in (_rate, _latency, _error_percent))
         place = "".join(f" \u00b7 {word} {row[word]}" for word in ("zone", "tier") if row[word])

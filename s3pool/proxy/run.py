@@ -19,7 +19,7 @@ from s3pool.config.options import Config
 from s3pool.errors import S3PoolError
 from s3pool.proxy.access_log import AccessLog, limit_log
 from s3pool.proxy.admin import AdminActions, AdminServer, admin_rules
-from s3pool.proxy.admin_page import History
+from s3pool.proxy.admin_page import PoolHistory
 from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.gateway import Gateway
 from s3pool.proxy.metrics import Metrics, gauges, is_ready, stats_record
@@ -69,7 +69,7 @@ class Proxy:
         self.admin: AdminServer | None = None
         self.is_draining = False
         self._end_traces: Callable[[], None] = lambda: None
-        self.history = History()
+        self.history = PoolHistory()
         try:
             if has_server:
                 self._server = ProxyServer(

@@ -51,8 +51,8 @@ class TreeWatch:
     def wait(self, timeout_s: float | None) -> set[str] | None:
         """Return the names that changed, those of directories with a slash for all that is in them.
 
-        None is everything: the system forgot some, or they are too many. Nothing changed when the
-        set is empty, after ``timeout_s``.
+        None is everything: the system forgot some, they are too many, or a file of several names was
+        written. Nothing changed when the set is empty, after ``timeout_s``.
 
         Raises:
             LocalNotFoundError: the tree itself is gone.
@@ -136,8 +136,8 @@ class TreeWatch:
         for relative in [directory + name for directory in known if name]:
             if mask & IS_DIRECTORY:
                 self._take_directory(relative + b"/", mask, changed)
-            else:
-                self._take_file(relative, mask, changed)
+            elif not self._take_file(relative, mask, changed):
+                return False
         return True
 
     def _take_directory(self, relative: bytes, mask: int, changed: set[str]) -> None:
@@ -149,15 +149,19 @@ class TreeWatch:
         elif mask & (CREATE | MOVED_TO):
             self._add(relative)
 
-    def _take_file(self, relative: bytes, mask: int, changed: set[str]) -> None:
+    def _take_file(self, relative: bytes, mask: int, changed: set[str]) -> bool:
         path = os.path.join(self._root, relative)
-        if mask & CREATE:
+        if mask & (CREATE | CLOSE_WRITE):
             with suppress(OSError):
-                if not os.path.islink(path) and os.stat(path).st_nlink == 1:
-                    return  # who writes it has yet to close it
+                links = os.lstat(path).st_nlink
+                if mask & CREATE and links == 1 and not os.path.islink(path):
+                    return True  # who writes it has yet to close it
+                if mask & CLOSE_WRITE and links > 1:
+                    return False  # the other names of the file are told by no event
         changed.add(_text(relative))
         if self._follows and (os.path.isdir(path) or mask & (MOVED_FROM | DELETE)):  # a link to a directory
             self._take_directory(relative + b"/", mask if mask & CREATE else mask & ~DELETE | MOVED_FROM, changed)
+        return True
 
 
 def _text(name: bytes) -> str:

@@ -160,8 +160,8 @@ def test_many_lines_take_the_requests_of_one_command(call: Call, files: Path, fa
 
 
 def test_a_file_of_lines_and_a_rehearsal(call: Call, files: Path, fake: FakeS3) -> None:
-    """Global flags before or after run count for all lines."""
-    (files / "lines").write_text("cp a s3/bkt/k\nrm s3/bkt/old\nrm -r --force s3/bkt\n")
+    """Global flags before or after run count for all lines; a byte order mark is what editors write."""
+    (files / "lines").write_text("\ufeffcp a s3/bkt/k\nrm s3/bkt/old\nrm -r --force s3/bkt\n")
 
     result = call("run", "lines", "--dry-run")
 

@@ -114,6 +114,17 @@ def test_what_changes_arrives_and_what_goes_is_deleted(fake: FakeS3, run_cli: Cl
     assert "8 copied, 3 deleted, 0 skipped, 0 failed" in error
 
 
+def test_every_name_of_a_file_is_brought(fake: FakeS3, run_cli: CliRunner, site: Path) -> None:
+    """The system tells of the one name through which a file was written, and the others have new bytes too."""
+    (site / "b").hardlink_to(site / "a")
+    with watching(run_cli, fake, "sync", "--watch", str(site), "s3/b/p") as sync:
+        sync.lines(2)
+        (site / "a").write_text("new bytes")
+        assert {f"{site}/a -> s3/b/p/a", f"{site}/b -> s3/b/p/b"} == sync.lines(2)
+        assert is_like(fake, site)
+        assert 130 == sync.end()[0]
+
+
 def test_overflow_of_the_queue_loses_nothing(fake: FakeS3, run_cli: CliRunner, site: Path) -> None:
     """The system forgets what is too much for its queue: then everything is compared again."""
     (site / "x").write_text("x")

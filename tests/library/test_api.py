@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.support.fake_s3 import ACCESS_KEY, MIB, SECRET_KEY, Answer, CutBody, 
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCK = 64 * 1024
+ARRIVES_WITHIN_S = 30.0
 
 
 def test_the_readmes_example_runs(fake: FakeS3, tmp_path: Path) -> None:
@@ -146,6 +148,14 @@ def test_presigned_urls_work_without_keys(pool: s3pool.Pool) -> None:
         assert b"content" == answer.read()
 
 
+def test_what_cannot_be_meant_is_refused(pool: s3pool.Pool) -> None:
+    """A half pair of keys would be another user, silently; no server takes a URL of an invented method."""
+    with pytest.raises(UsageError, match="takes secret_key and session_token together with access_key"):
+        s3pool.connect(endpoints="http://127.0.0.1:1", secret_key="half")
+    with pytest.raises(UsageError, match=r"presign\(\) signs GET, HEAD, PUT, POST, DELETE, not 'FOO BAR'"):
+        pool.presign("s3/b/k", method="FOO BAR")
+
+
 def test_presigned_urls_name_a_node_that_answers(fake: FakeS3, pool: s3pool.Pool) -> None:
     """The first one may be dead."""
     fake.nodes[0].kill()
@@ -215,8 +225,11 @@ def test_a_reader_seeks_and_reads_like_a_file(pool: s3pool.Pool, fake: FakeS3) -
         assert (len(buffer), content[: len(buffer)]) == (stream.readinto(buffer), bytes(buffer))
         stream.seek(3 * BLOCK + 1)
         assert [b"last line"] == list(stream)
-    with pytest.raises(ValueError, match="closed"):
-        stream.read(1)
+        with pytest.raises(ValueError, match="whence is 0, 1 or 2, not 9"):
+            stream.seek(0, 9)
+    for use in (lambda: stream.read(1), lambda: stream.seek(0), stream.tell):
+        with pytest.raises(ValueError, match="closed"):
+            use()
 
 
 def test_lines_are_found_in_blocks(pool: s3pool.Pool, fake: FakeS3) -> None:
@@ -264,6 +277,9 @@ def test_a_long_writer_uploads_while_it_is_written_to(pool: s3pool.Pool, fake: F
     with pool.open("s3://b/long", "wb", part_size=5 * MIB) as out:
         for start in range(0, len(content), MIB):
             out.write(content[start : start + MIB])
+        deadline = time.monotonic() + ARRIVES_WITHIN_S
+        while "UploadPart" not in fake.ops() and time.monotonic() < deadline:
+            os.sched_yield()
         assert "UploadPart" in fake.ops()
 
     assert content == fake.store.bodies("b")["long"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.proxy.admin_page import History
+from s3pool.proxy.admin_page import PoolHistory
 from tests.support import browser
 from tests.support.browser import Browser
 from tests.support.fake_s3 import FakeS3
@@ -46,7 +46,7 @@ class Turns:
 def test_life_of_the_process_keeps_the_history(proxy: RunningProxy) -> None:
     """The thread that waits for signals takes the samples, and no request does."""
     turns = Turns(proxy)
-    proxy.proxy.history = history = History(lambda: turns.now)
+    proxy.proxy.history = history = PoolHistory(lambda: turns.now)
 
     proxy.proxy.live(turns)  # type: ignore[arg-type]
 

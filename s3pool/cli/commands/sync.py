@@ -41,7 +41,7 @@ from s3pool.units import format_duration, format_size
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
     from s3pool.cli.part import Part
-    from s3pool.cli.watching import Watcher
+    from s3pool.cli.watching import TreeWatcher
     from s3pool.filters import Names
     from s3pool.location import Location, S3Path
     from s3pool.model import ListPage
@@ -239,10 +239,10 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
         one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))
         try:
             if ctx.args.watch:
-                from s3pool.cli.watching import Watcher
+                from s3pool.cli.watching import TreeWatcher
 
                 tell = partial(_tell_trouble, route=route, ctx=ctx)
-                Watcher(route, options, ctx, sync=one_pass, tell=tell, total=report).run()
+                TreeWatcher(route, options, ctx, sync=one_pass, tell=tell, total=report).run()
             else:
                 one_pass(options, report)
             store_directories_kept(context, report.summary, ctx)
@@ -262,7 +262,7 @@ def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: Ou
     """Return what makes one pass; of a watcher's it lists what has changed, and tells what is new."""
 
     def one_pass(
-        options: SyncOptions, report: Report, changed: ChangedNames | None = None, watcher: Watcher | None = None
+        options: SyncOptions, report: Report, changed: ChangedNames | None = None, watcher: TreeWatcher | None = None
     ) -> None:
         def tell(outcome: Outcome) -> None:
             if watcher is None or watcher.is_new(outcome):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from s3pool.proxy.admin_page import SAMPLES, AdminPage, History, quantile, sums_of
+from s3pool.proxy.admin_page import SAMPLES, AdminPage, PoolHistory, quantile, sums_of
 from s3pool.proxy.metrics import BOUNDS, LATENCY_BUCKETS
 
 HOSTILE = "\"><script>alert(1)</script><b x='$title ${live} & \ud800"
@@ -59,9 +59,9 @@ def record(*nodes: dict[str, Any], counts: dict[str, int] | None = None, **more:
     return {**rest, "draining": False, "requests": requests, "endpoints": [*nodes] or [node()], **more}
 
 
-def shown(state: dict[str, Any], history: History | None = None, **more: Any) -> Page:
+def shown(state: dict[str, Any], history: PoolHistory | None = None, **more: Any) -> Page:
     """Return the page of a state."""
-    return Page(AdminPage(LATENCY_BUCKETS).render(state, history or History(), **more))
+    return Page(AdminPage(LATENCY_BUCKETS).render(state, history or PoolHistory(), **more))
 
 
 class Steps:
@@ -69,7 +69,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.history = History(lambda: self.now)
+        self.history = PoolHistory(lambda: self.now)
 
     def add(self, state: dict[str, Any], seconds: float = 10.0) -> None:
         """Let the time pass, and look at a state."""

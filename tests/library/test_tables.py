@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fsspec", reason="the extra fsspec is not installed")
 from tests.library.test_fsspec import bucket, environment, fsspec
 
 __all__ = ["bucket", "environment"]  # fixtures

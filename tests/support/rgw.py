@@ -80,8 +80,6 @@ rgw gc obj min wait = 60
 rgw gc processor period = 60
 rgw gc processor max time = 60
 rgw crypt require ssl = false
-rgw sts key = 0123456789abcdef
-rgw s3 auth use sts = true
 """
 
 GATEWAY_CONF = """
@@ -127,10 +125,10 @@ class RgwCluster:
         self.secret_key = SECRET_KEY
 
     @classmethod
-    def create(cls, nodes: int = 4, *, root: str = "") -> RgwCluster:
+    def create(cls, nodes: int = 4, *, root: str = "", settings: str = "") -> RgwCluster:
         """Start a cluster and give it when every gateway answers.
 
-        Without a root it makes a temporary directory, which stop() removes.
+        Without a root it makes a temporary directory, which stop() removes. ``settings`` are more lines of ceph.conf.
 
         Raises:
             RgwError: a program is missing, or a daemon fails; the log's tail is in the message.
@@ -139,7 +137,7 @@ class RgwCluster:
             raise RgwError(f"RGW is not installed: no {', '.join(missing)}; install ceph-mon ceph-mgr ceph-osd radosgw")
         mon_port, *ports = free_ports(nodes + 1)
         cluster = cls(root or tempfile.mkdtemp(prefix="s3pool-rgw-"), ports, mon_port=mon_port, owned=not root)
-        cluster._lay_out()
+        cluster._lay_out(settings)
         try:
             cluster._start_all()
         except BaseException:
@@ -240,7 +238,7 @@ class RgwCluster:
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
         (self.root / "env").write_text(exports)
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, settings: str = "") -> None:
         if any(self._pid(path.stem) for path in (self.root / "run").glob("*.pid")):
             raise RgwError(f"a cluster runs under {self.root} already; stop it first")
         for name in ("run", "log", "crash", "mon", "mgr", "osd", "rgw"):
@@ -253,7 +251,7 @@ class RgwCluster:
         fsid = str(uuid.uuid4())
         conf = CONF.format(fsid=fsid, mon_port=self.mon_port, root=self.root, memstore_bytes=MEMSTORE_BYTES)
         gateways = (GATEWAY_CONF.format(index=index, port=port) for index, port in enumerate(self.ports))
-        self._conf.write_text(conf + "".join(gateways))
+        self._conf.write_text(conf + settings + "".join(gateways))
 
     def _start_mon(self) -> None:
         fsid = self._conf.read_text().partition("fsid = ")[2].split("\n", 1)[0]

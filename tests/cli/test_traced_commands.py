@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,12 @@ from tests.support.fake_s3 import Answer, FakeS3
 from tests.support.run_cli import CliResult
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-from tests.support.collector import PARENT, TOLD, TRACE, Collector
+from tests.support.collector import PARENT, TOLD, TRACE, Collector, collector
+
+__all__ = ["collector"]  # a fixture
 
 INTERNAL = 1
 Call = Callable[..., CliResult]
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """Return a collector that the environment names."""
-    made = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
-    yield made
-    made.close()
 
 
 def test_command_is_a_span_with_its_requests(

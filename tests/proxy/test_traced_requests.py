@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,18 +10,11 @@ from tests.support.fake_s3 import Answer, FakeS3, Hang
 from tests.support.proxying import RunningProxy
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-from tests.support.collector import PARENT, TOLD, TRACE, Collector
+from tests.support.collector import PARENT, TOLD, TRACE, Collector, collector
+
+__all__ = ["collector"]  # a fixture
 
 CLIENT = 3
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """Return a collector that the environment names."""
-    made = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -66,3 +67,12 @@ class Collector:
     def tries_of(self, span: Span) -> list[Span]:
         """Return the tries of a request, in their order."""
         return sorted((each for each in self.spans if each.parent == span.id), key=lambda each: each.started)
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """Return a collector that the environment names."""
+    made = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+    yield made
+    made.close()

@@ -8,17 +8,14 @@ import re
 from base64 import b64decode
 from binascii import Error, unhexlify
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import STORED, section
+from s3pool.config.options import Config
 from s3pool.errors import STORING_OPS, S3Error, UsageError, describe_os_error
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
 from s3pool.s3.requests import FORBIDDEN_IN_VALUE, METADATA_PREFIX, TOKEN, ExtraHeaders
 from s3pool.units import parse_http_date, parse_time_or_age
-
-if TYPE_CHECKING:
-    from s3pool.config.options import Config
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (

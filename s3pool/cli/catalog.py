@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# The commands: modules of these names in cli/commands. Each summary stands here as well, so that
-# `s3pool --help` imports none of them.
+# The commands, which are modules of these names in cli/commands but for MODULES, and what each is for.
 GROUPS = {
     "look": {
         "ls": "list buckets, objects and prefixes",
@@ -55,8 +54,9 @@ GROUPS = {
 }
 SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 ALL = tuple(SUMMARIES)
-# Those of one table: cli/commands/settings.
+# Those of one table, and the modules of commands that have no module of their own.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
+MODULES = {"mv": "cp", **dict.fromkeys(SETTINGS, "settings")}
 CHANGING = frozenset(
     ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
 )

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.config.options import SOURCES, Config
 from s3pool.errors import ConfigError, LocalFileError, NotFoundError, S3PoolError, UsageError, is_pool_dead
+from s3pool.units import parse_time_or_age
 
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
@@ -304,8 +305,6 @@ class Context:
         Raises:
             UsageError: the text is neither.
         """
-        from s3pool.units import parse_time_or_age
-
         at = parse_time_or_age(text, 0.0)
         is_age = parse_time_or_age(text, 1.0) != at
         return at + self._storage_time() if is_age else at
@@ -381,7 +380,7 @@ class Context:
 
         if isinstance(operand, S3Path) and isinstance(error, NotFoundError) and error.code == "NoSuchKey":
             try:
-                if self.client.list_objects_page(operand.bucket, prefix=operand.tree_prefix, max_keys=1).objects:
+                if self.client.has_keys(operand.bucket, operand.tree_prefix):
                     tree = S3Path(operand.bucket, operand.tree_prefix)
                     error.hint = f"but keys lie below it: s3pool ls {tree.text} shows them"
             except NotFoundError as exc:

@@ -7,9 +7,10 @@ a name that must be escaped, or with a time of another shape, is formatted objec
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from s3pool.cli.output import Output, escape
 from s3pool.errors import UsageError
@@ -17,10 +18,6 @@ from s3pool.location import S3Path
 from s3pool.model import BucketInfo, ObjectInfo, UploadInfo
 from s3pool.s3.page_table import TIME_LENGTH, ObjectTable, Times, keys_of, table_of
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, STEP_BITS, format_size
-
-if TYPE_CHECKING:
-    import argparse
-
 
 Record = dict[str, object]
 Entry = ObjectInfo | str  # an object, or a prefix

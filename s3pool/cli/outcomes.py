@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_hint
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
 from s3pool.cli.output import SUMMARY_RECORD
 from s3pool.cli.progress import BarProgress
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
+from s3pool.transfer.attributes import words_of
+from s3pool.transfer.context import Progress, TransferContext
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.units import format_duration, format_size
-
-if TYPE_CHECKING:
-    from s3pool.cli.context import Context
-    from s3pool.transfer.context import Progress, TransferContext
 
 NO_FIELDS: Mapping[str, object] = {}
 
@@ -137,8 +135,6 @@ def store_directories_kept(context: TransferContext, summary: Summary, ctx: Cont
 
 def note_not_kept(counts: Mapping[str, int], ctx: Context) -> None:
     """Note what no object can hold, if there was something."""
-    from s3pool.transfer.attributes import words_of
-
     if words := ", ".join(words_of(counts)):
         ctx.out.note(f"s3pool: not kept: {words}")
 

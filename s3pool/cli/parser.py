@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from s3pool.cli.catalog import ALL, CHANGING, GROUPS, SETTINGS, SUMMARIES
+from s3pool.cli.catalog import ALL, CHANGING, GROUPS, MODULES, SETTINGS, SUMMARIES
 from s3pool.cli.exit_codes import TABLE
 from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
+from s3pool.units import parse_duration, parse_size
 
 DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
@@ -36,7 +37,7 @@ _T = TypeVar("_T")
 class Command(Protocol):
     """The interface of a module in cli/commands."""
 
-    SUMMARY: str
+    EXAMPLES: Sequence[str]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own flags and operands."""
@@ -155,15 +156,11 @@ def argument_type(convert: Callable[[str], _T], name: str) -> Callable[[str], _T
 
 def size_in_bytes(text: str) -> int:
     """Read ``10M`` or ``10MiB`` (both 1024-based); for ``type=``."""
-    from s3pool.units import parse_size
-
     return argument_type(parse_size, "size")(text)
 
 
 def seconds(text: str) -> float:
     """Read ``7d10h30m``, ``90s`` or plain seconds; for ``type=``."""
-    from s3pool.units import parse_duration
-
     return argument_type(parse_duration, "duration")(text)
 
 
@@ -256,9 +253,8 @@ def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str)
 
 def load_command(name: str) -> Any:
     """Import the module of one command, or return its row of the table of settings."""
-    if name in SETTINGS:
-        return import_module("s3pool.cli.commands.settings").command(name)
-    return import_module(f"s3pool.cli.commands.{name.replace('-', '_')}")
+    module = import_module(f"s3pool.cli.commands.{MODULES.get(name, name)}")
+    return module.command(name) if name in SETTINGS else module
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -336,13 +332,13 @@ def command_parser(name: str) -> CommandParser:
     command: Command = load_command(name)
     parser = CommandParser(
         prog=f"s3pool {name}",
-        description=_sentence(command.SUMMARY) + _example_lines(getattr(command, "EXAMPLES", ())),
+        description=f"{SUMMARIES[name][0].upper()}{SUMMARIES[name][1:]}.{_example_lines(examples_of(name))}",
         epilog=GLOBALS_HINT,
         argument_default=None,
     )
     command.add_arguments(parser)
     parser.usage = f"{parser.prog} [flags] {operands_of(parser)}".rstrip()
-    add_global_flags(parser, hidden=True, except_for=_worth_showing(name))
+    add_global_flags(parser, hidden=True, except_for=("--dry-run",) if name in CHANGING else ())
     return parser
 
 
@@ -355,16 +351,11 @@ def operands_of(parser: argparse.ArgumentParser) -> str:
 
 def examples_of(name: str) -> Sequence[str]:
     """Return the examples of a command, each without the program's name."""
-    return tuple(getattr(load_command(name), "EXAMPLES", ()))
+    return [line for line in load_command(name).EXAMPLES if line.split()[0] == name]
 
 
 def _example_lines(lines: Sequence[str]) -> str:
     return "".join(["\n\nexamples:", *(f"\n  s3pool {line}" for line in lines)]) if lines else ""
-
-
-def _worth_showing(command: str) -> Collection[str]:
-    """Return the global flags that the help of a command repeats."""
-    return ("--dry-run",) if command in CHANGING else ()
 
 
 def require_known(name: str) -> None:
@@ -428,7 +419,3 @@ def _command_lines() -> str:
 def _epilog() -> str:
     codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in TABLE)
     return f"{PATHS_HELP}\n's3pool COMMAND --help' explains a command.\n\nexit codes:\n{codes}"
-
-
-def _sentence(summary: str) -> str:
-    return f"{summary[0].upper()}{summary[1:]}."

@@ -17,18 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import FAILED, Terminated, combined
-from s3pool.cli.outcomes import bars_paused
+from s3pool.cli.outcomes import bars_paused, note_not_kept, print_summary, summary_text
 from s3pool.cli.progress import RunProgress
 from s3pool.cli.sharding import make_plan
 from s3pool.errors import S3PoolError, UnorderedError
+from s3pool.location import Location, S3Path, glob_prefix, has_glob
 from s3pool.shard import NameRange
-
-if TYPE_CHECKING:
-    from s3pool.cli.context import Context
-    from s3pool.location import Location, S3Path
+from s3pool.transfer.tasks import Summary
 
 # -c puts the working directory on sys.path, from which nothing may be loaded.
 PROGRAM = (
@@ -396,10 +395,7 @@ def transfer_by_parts(
     ctx: Context, tree: Location | None, *, verb: str, stdin: bytes | None = None, is_source: bool = False
 ) -> int:
     """Copy, move or delete by shards, and print one summary."""
-    from s3pool.cli.outcomes import note_not_kept, print_summary, summary_text
     from s3pool.cli.transfers import passes, shown_progress
-    from s3pool.location import S3Path
-    from s3pool.transfer.tasks import Summary
 
     started = time.monotonic()
     summary = Summary()
@@ -437,8 +433,6 @@ def search_by_parts(ctx: Context, path: S3Path, *, before_results: Callable[[], 
 
 def tree_of(place: Location, *, glob: bool) -> Location:
     """Return the tree whose names an operand's ranges divide."""
-    from s3pool.location import S3Path, glob_prefix, has_glob
-
     if isinstance(place, S3Path) and glob and has_glob(place.key):
         start = glob_prefix(place.key)
         return S3Path(place.bucket, start[: start.rfind("/") + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from s3pool.record import dataclass, replace
 from s3pool.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
-    import argparse
-
     from s3pool.cli.context import Context
     from s3pool.filters import ObjectFilter
     from s3pool.s3.client import S3Client
@@ -190,16 +189,11 @@ def iter_selected_pages(
     for page in _iter_pages(client, selection, delimiter=delimiter, versions=versions, max_keys=bound, ahead=ahead):
         found = found or bool(page.objects or page.prefixes)
         yield _admitted(page, selection, is_level=bool(delimiter))
-    if not found and selection.single and not _is_tree(client, selection):
+    if found or not selection.single:
+        return
+    # Of a range the shard may have none of the keys that there are below.
+    if selection.shard.range is None or not client.has_keys(selection.bucket, selection.prefix):
         yield from _iter_single(client, selection, versions=versions)
-
-
-def _is_tree(client: S3Client, selection: Selection) -> bool:
-    """Return whether there are keys below an operand of which this shard has none."""
-    if selection.shard.range is None:
-        return False
-    page = client.list_objects_page(selection.bucket, prefix=selection.prefix, max_keys=1)
-    return bool(page.objects)
 
 
 def _iter_pages(

@@ -9,17 +9,15 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import combined, exit_code_for
 from s3pool.cli.parser import positive_int, size_in_bytes
 from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
 from s3pool.s3.xml import iso_millis
-
-if TYPE_CHECKING:
-    from s3pool.cli.context import Context
 
 BUCKETS, OBJECTS, BOTH = "s3/BUCKET", "s3/BUCKET/KEY", "s3/BUCKET or s3/BUCKET/KEY"
 FILE = "[FILE]"
@@ -48,18 +46,12 @@ class SettingsCommand(NamedTuple):
     """One command, which is a module as far as the parser knows; a key has the setting ``of_objects``."""
 
     name: str
-    SUMMARY: str
     places: str
-    example: str
+    EXAMPLES: tuple[str, ...]
     actions: tuple[Action, ...]
     setting: S3Setting
     of_objects: S3Setting | None = None
     flags: tuple[Callable[[argparse.ArgumentParser], object], ...] = ()
-
-    @property
-    def EXAMPLES(self) -> tuple[str, ...]:  # noqa: N802 - as modules of commands have it
-        """The example of its help."""
-        return (self.example,)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb, the words after it, and the flags."""

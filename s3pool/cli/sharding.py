@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from s3pool.cli.parser import LISTINGS, positive_int, section
 from s3pool.errors import LocalFileError, UsageError
+from s3pool.location import LocalPath, Location, S3Path
 from s3pool.record import replace
 from s3pool.shard import FLAG, NameRange, Shard, choose_shard, parse_plan, ranges_between
 
 if TYPE_CHECKING:
-    import argparse
-
     from s3pool.cli.context import Context
-    from s3pool.location import Location, S3Path
     from s3pool.s3.client import S3Client
 
 PLAN = "--plan"
@@ -59,8 +58,6 @@ def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
 
 def operands_of(args: argparse.Namespace, ctx: Context) -> list[S3Path]:
     """Return the operands of a listing, without any the default bucket; in a shard's process the one it is for."""
-    from s3pool.location import S3Path
-
     texts = args.paths if ctx.part is None or ctx.part.operand is None else [ctx.part.operand]
     return [ctx.s3(text) for text in texts] or [S3Path(ctx.config.bucket)]
 
@@ -91,8 +88,6 @@ def _with_range(shard: Shard, args: argparse.Namespace, ctx: Context) -> Shard:
 
 
 def _read(text: str, ctx: Context) -> str:
-    from s3pool.location import LocalPath, S3Path
-
     place = ctx.location(text)
     if isinstance(place, S3Path):
         with ctx.client.get_object(place.bucket, place.key) as response:
@@ -115,7 +110,6 @@ def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False)
     Raises:
         S3PoolError: a page cannot be read.
     """
-    from s3pool.location import LocalPath, S3Path
     from s3pool.s3.parallel.sampling import choose_borders
 
     if isinstance(tree, LocalPath):

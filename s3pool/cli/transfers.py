@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
@@ -19,23 +20,19 @@ from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_s
 from s3pool.cli.selection import add_fact_flags
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
-from s3pool.location import S3Path
+from s3pool.location import Location, S3Path
+from s3pool.s3.client import S3Client
 from s3pool.s3.dialect import HIDES_BELOW
+from s3pool.s3.part_sizes import choose_part_size
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.part_file import SHARDS_APART_S
-from s3pool.transfer.resume import make_sweep
+from s3pool.transfer.resume import Leftovers, Unfinished, make_sweep
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.tasks import DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor
-
-if TYPE_CHECKING:
-    from s3pool.cli.context import Context
-    from s3pool.location import Location
-    from s3pool.s3.client import S3Client
-
 
 T = TypeVar("T")
 
@@ -132,8 +129,6 @@ def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
 
 def part_size(text: str) -> int:
     """Read a part size within S3's limits; for ``type=``."""
-    from s3pool.s3.part_sizes import choose_part_size
-
     size = size_in_bytes(text)
     if not size:  # it would mean the default
         raise argparse.ArgumentTypeError("a part has 5 MiB to 5 GiB, not 0 bytes")
@@ -266,7 +261,6 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
     if ctx.dry_run:
         return lambda _: None
     from s3pool.sync.state import pool_of, state_directory
-    from s3pool.transfer.resume import Leftovers, Unfinished
 
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     unfinished = Unfinished(

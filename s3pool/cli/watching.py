@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.errors import LocalNotFoundError, S3PoolError, UsageError
 from s3pool.record import replace
 from s3pool.sync.compare import UPLOAD
+from s3pool.sync.direction import SyncPair
 from s3pool.sync.files_from import ChangedNames
 from s3pool.sync.inotify import TreeWatch
-from s3pool.sync.options import Report
+from s3pool.sync.options import Report, Situation, SyncOptions
 from s3pool.sync.state import lock_pair
+from s3pool.transfer.tasks import Outcome
 from s3pool.transfer.walk import LocalFiles, Walk
-
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.sync.direction import SyncPair
-    from s3pool.sync.options import Situation, SyncOptions
-    from s3pool.transfer.tasks import Outcome
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
 GUARDED_S = 600.0  # deletes of so long are judged together, as those of one run

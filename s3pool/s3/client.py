@@ -69,6 +69,10 @@ class S3Client(BucketOperations, MultipartOperations):
         except NotFoundError:
             return False
 
+    def has_keys(self, bucket: str, prefix: str) -> bool:
+        """Return whether there is a key that begins with a prefix."""
+        return bool(self.list_objects_page(bucket, prefix=prefix, max_keys=1).objects)
+
     @stepwise
     def get_object(
         self,

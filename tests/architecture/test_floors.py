@@ -136,7 +136,6 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("context", "formats", "logs", "tables"),
         ("outcomes", "selection", "sharding"),
         ("search", "transfers"),
-        ("copying",),
         ("commands",),
         ("main",),
     ),

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import argparse
+from collections.abc import Callable, Iterator
 
 from s3pool.cli.attributes import add_request_flags
+from s3pool.cli.context import Context
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, has_glob
+from s3pool.model import ObjectInfo
 from s3pool.s3.list_all import past_object
 from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.object_reader import ObjectReader, Span, parse_range
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "write objects to standard output"
 EXAMPLES = ("cat s3/logs/2026/01.gz | zcat", "cat --at 2h s3/etc/app.conf", "cat --range=-1000 s3/logs/app.log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of cat."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     parser.add_argument(
         "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
     )
+    add_reading_flags(parser)
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the operands and flags of commands that read objects."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
     add_at_flag(parser)
     add_request_flags(parser)
@@ -36,53 +37,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Write the objects one after another; one that is missing is reported and the rest goes on."""
-    paths = [ctx.s3_object(text) for text in args.paths]
-    past = Past(args, ctx)
-    return ctx.for_each(paths, lambda path: _cat_all(path, past, args, ctx))
 
-
-def _cat_all(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context) -> None:
     def write(block: memoryview) -> bool:
         ctx.out.raw(block)
         return True
 
-    for reader in readers_of(path, past, args, ctx, span=args.range):
-        try:
-            reader.copy_to(write)
-        finally:
-            ctx.out.flush()
+    return read_each(ctx, lambda reader: reader.copy_to(write), span=args.range)
 
 
-def readers_of(
-    path: S3Path, past: Past, args: argparse.Namespace, ctx: Context, *, span: Span | None = None
+def read_each(ctx: Context, show: Callable[[ObjectReader], object], *, span: Span | None = None) -> int:
+    """Show all objects of the operands, each by a reader of its own, and return the exit code."""
+    paths = [ctx.s3_object(text) for text in ctx.args.paths]
+    past = Past(ctx.args, ctx)
+
+    def show_all(path: S3Path) -> None:
+        for reader in _readers_of(path, past, ctx.args, ctx, span):
+            try:
+                show(reader)
+            finally:
+                ctx.out.flush()
+
+    return ctx.for_each(paths, show_all)
+
+
+def _readers_of(
+    path: S3Path, past: Past, args: argparse.Namespace, ctx: Context, span: Span | None
 ) -> Iterator[ObjectReader]:
-    """Yield a reader for the object of a path, or for each that matches it.
-
-    Raises:
-        NotFoundError: nothing matches. UsageError: flags name two versions of one key.
-    """
+    """Yield a reader for the object of a path, or for each that matches it."""
     if args.version_id and past.at is not None:
         raise UsageError("--version-id and --at exclude each other: both name a version")
-    if not (has_glob(path.key) and not args.no_glob):
-        yield _reader(path, past, args, ctx, span)
-        return
-    found = False
-    for page in iter_selected_pages(ctx.client, select(path, glob=True, at=past.of(path, ctx.client))):
-        for info in page.objects:
-            found = True
-            one = S3Path(path.bucket, info.key)
+    at, found = past.of(path, ctx.client), False
+    for info in _objects_of(path, at, args, ctx):
+        found, version_id, known = True, args.version_id, UNKNOWN
+        if info is not None:
+            path, version_id = S3Path(path.bucket, info.key), version_id or info.version_id
             known = Known(info.size, info.etag)
-            version_id = args.version_id or info.version_id
-            retries = ctx.config.retries
-            yield ObjectReader(ctx.client, one, retries=retries, span=span, version_id=version_id, known=known)
+        yield ObjectReader(ctx.client, path, retries=ctx.config.retries, span=span, version_id=version_id, known=known)
     if not found:
         raise NotFoundError(404, "NoSuchKey", detail="nothing matches", resource=path.text, op="cat")
 
 
-def _reader(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context, span: Span | None) -> ObjectReader:
-    version_id, known = args.version_id, UNKNOWN
-    at = past.of(path, ctx.client)
-    if at is not None:
-        info = past_object(ctx.client, path, at)
-        version_id, known = info.version_id, Known(info.size, info.etag)
-    return ObjectReader(ctx.client, path, retries=ctx.config.retries, span=span, version_id=version_id, known=known)
+def _objects_of(path: S3Path, at: float | None, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo | None]:
+    """Yield what a listing tells of the objects that are meant; None for one that nothing was asked of yet."""
+    if has_glob(path.key) and not args.no_glob:
+        for page in iter_selected_pages(ctx.client, select(path, glob=True, at=at)):
+            yield from page.objects
+    else:
+        yield None if at is None else past_object(ctx.client, path, at)

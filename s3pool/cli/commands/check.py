@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from s3pool.cli.comparing import add_comparing_flags, compare
+from s3pool.cli.commands import diff
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.outcomes import print_summary
 from s3pool.errors import NotFoundError, S3PoolError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path, name_bytes
+from s3pool.model import Endpoint
+from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import on_one_node
 from s3pool.s3.listing import iter_pages
 from s3pool.sync.compare import Batch
 from s3pool.sync.scan import AFTER_SLASH, Ahead, RemoteTree
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.model import Endpoint
-    from s3pool.s3.client import S3Client
-
-SUMMARY = "prove that two trees, or all nodes, hold the same"
 EXAMPLES = (
     "check /var/lib/app s3/backup/app",
     "check --download s3/photos s3/photos --target-profile new",
@@ -34,7 +29,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of check."""
-    add_comparing_flags(parser, one_is_enough=True)
+    diff.add_arguments(parser, one_is_enough=True)
     parser.add_argument(
         "--download", action="store_true", help="read the bytes of both sides, whatever is told of them"
     )
@@ -51,7 +46,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         return check_nodes(ctx.s3(args.first), ctx)
     if not args.second:
         raise UsageError("check needs two trees: check A B, or check --nodes A")
-    return compare(args, ctx, by_content=True, downloads=args.download, shows_same=True)
+    return diff.compare(args, ctx, by_content=True, downloads=args.download, shows_same=True)
 
 
 EVERYTHING = NameFilter()

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3pool.cli.catalog import ALL, SUMMARIES
+from s3pool.cli.context import Context
 from s3pool.cli.parser import command_in, command_parser, top_parser
 from s3pool.cli.pool_paths import NAMED
 from s3pool.errors import S3PoolError
 from s3pool.location import S3Path, parse_s3
 
 if TYPE_CHECKING:
-    from s3pool.cli.context import Context
     from s3pool.s3.client import S3Client
 
-SUMMARY = "print a completion script for a shell"
 EXAMPLES = ("completion bash > ~/.local/share/bash-completion/completions/s3pool", "completion fish | source")
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3pool.cli import exit_codes
+from s3pool.cli.context import Context
 from s3pool.config.importers import ConfigPlace, FoundProfile, add_profiles, find_profiles, read_document
+from s3pool.config.options import Config
 from s3pool.config.yaml_file import PROFILES
 from s3pool.errors import ConfigError, S3PoolError
 
-if TYPE_CHECKING:
-    from s3pool.cli.context import Context
-    from s3pool.config.options import Config
-
-SUMMARY = "show each setting and its origin, or import those of other tools"
 EXAMPLES = ("config", "config --profile old", "config import mc --dry-run")
 TOOLS = ("mc", "rclone", "s3cmd", "s5cmd", "aws")
 UNSET = "-"  # an empty column would shift the next one for scripts that split at blanks

@@ -1,30 +1,317 @@
-"""s3pool cp: files and objects, to and from S3 and inside it."""
+"""s3pool cp and mv: files and objects, to and from S3 and inside it; mv deletes each source that was checked."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from itertools import filterfalse
 
-from s3pool.cli.copying import add_copy_arguments, copy
+from s3pool.cli import exit_codes
+from s3pool.cli.attributes import warn_of_attributes
+from s3pool.cli.context import Context
+from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
+from s3pool.cli.parser import FILTERS, section
+from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
+from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
+from s3pool.cli.transfers import (
+    add_checksum_flag,
+    add_transfer_flags,
+    check_ends,
+    ending_promptly,
+    name_filter,
+    options_of,
+    passes,
+    remember,
+    shown_progress,
+    transfer_context,
+    watch_health,
+)
+from s3pool.errors import NotFoundError, UsageError
+from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
+from s3pool.s3.list_all import past_object
+from s3pool.transfer.attributes import NotKept
+from s3pool.transfer.context import TransferContext
+from s3pool.transfer.download import download_to
+from s3pool.transfer.fetch import Source
+from s3pool.transfer.runner import run as run_tasks
+from s3pool.transfer.safe_path import local_error, write_special
+from s3pool.transfer.sources import SourceRules, SourceTasks
+from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, Task, UploadTask
+from s3pool.transfer.upload import upload_stream
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "copy files and objects, to and from S3 and inside it"
 EXAMPLES = (
     "cp report.pdf s3/backup/",
     "cp -r photos s3/backup/photos",
     "cp -r --exclude '*.tmp' s3/backup/photos .",
     "cp -r --source-profile old s3/photos s3/photos",
+    "mv -r spool s3/backup/spool",
+    "mv s3/backup/a s3/backup/b",
 )
+STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+DEVICES = ("/dev/", "/proc/")  # names below are open streams or devices, not files
+SHARED_MEMORY = "/dev/shm/"  # except these: files on a tmpfs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of cp."""
-    add_copy_arguments(parser)
+    """Add the operands and flags of cp and mv."""
+    parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
+    parser.add_argument("target", metavar="DST", help="local path or s3/BUCKET/KEY; ends in / for a directory")
+    parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
+    add_transfer_flags(parser)
+    add_checksum_flag(parser)
+    chosen = section(parser, FILTERS)
+    chosen.add_argument(
+        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
+    )
+    add_shard_flags(parser)
+    chosen.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
+    add_at_flag(chosen)
+    add_glob_flag(chosen)
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Copy all sources; one that fails is reported and the rest goes on."""
-    return copy(args, ctx)
+    """Copy or move all sources; one that fails is reported, stays, and the rest goes on."""
+    move = args.command == "mv"
+    sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
+    target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
+    check_ends(sources, target, args)
+    warn_of_attributes(target, args, ctx.out.warn)
+    if move and args.no_verify:
+        raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
+    if move and args.version_id:
+        raise UsageError("mv moves the newest version; copy a version with cp, and remove it with rm")
+    at = _moment_of(sources, args, ctx, move=move)
+    stream = _stream_of(sources, target, args, move=move)
+    if stream is not None:
+        return _copy_stream(stream, args, ctx, at)
+    if by_processes(args, ctx):
+        return _copy_by_parts(sources, args, ctx, verb="moved" if move else "copied")
+    return _copy_objects(sources, target, _rules(args, ctx, move=move, at=at), args, ctx)
+
+
+def _moment_of(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, move: bool) -> float | None:
+    """Return the moment of --at, for sources in buckets that keep versions.
+
+    Raises:
+        UsageError: a source is not in S3, or another flag says otherwise.
+    """
+    past = Past(args, ctx)
+    if past.at is None:
+        return None
+    if move or args.version_id:
+        raise UsageError("--at reads old versions: it goes with cp, and without --version-id")
+    for source in sources:
+        if not isinstance(source, S3Path):
+            raise UsageError(f"--at reads the past of a source in S3, and {source.text} is not in S3")
+        past.of(source, ctx.source_session.client)
+    return past.at
+
+
+def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
+    """Replace another name of a standard stream by the stream; opening it again would start over."""
+    return StdStream() if isinstance(end, LocalPath) and end.path in names else end
+
+
+def _copy_by_parts(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, verb: str) -> int:
+    from s3pool.cli.processes import transfer_by_parts, tree_of
+
+    tree = None if args.files_from else tree_of(sources[0], glob=not args.no_glob)
+    listed = ctx.stdin.read() if args.files_from == "-" else None
+    return transfer_by_parts(ctx, tree, verb=verb, stdin=listed, is_source=True)
+
+
+def _rules(args: argparse.Namespace, ctx: Context, *, move: bool, at: float | None) -> SourceRules:
+    return SourceRules(
+        recursive=args.recursive,
+        glob=not args.no_glob,
+        names=name_filter(args),
+        facts=fact_filter(args, ctx),
+        shard=shard_of(args, ctx),
+        links=args.links,
+        is_moved=move,
+        not_kept=NotKept() if args.preserve else None,
+        version_id=args.version_id,
+        at=at,
+        listed=iter_listed(args.files_from, ctx) if args.files_from else None,
+        listing=list_mode(args, ctx),
+    )
+
+
+def iter_listed(path: str, ctx: Context) -> Iterator[str]:
+    """Yield the names in a file unchanged; empty lines are left out.
+
+    Raises:
+        LocalFileError: it cannot be read.
+    """
+    try:
+        with ctx.stdin if path == "-" else open(path, "rb") as stream:
+            for line in stream:
+                if name := line.rstrip(b"\n"):
+                    yield name.decode("utf-8", "surrogateescape")
+    except OSError as exc:
+        raise local_error("read", path, exc) from exc
+
+
+def _copy_objects(
+    sources: Sequence[Location], target: Location, rules: SourceRules, args: argparse.Namespace, ctx: Context
+) -> int:
+    move = rules.is_moved
+    tasks = SourceTasks(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
+    options = options_of(args, ctx, remove_source=move)
+    summary = Summary()
+    verb = "moved" if move else "copied"
+    with (
+        shown_progress(ctx) as (progress, lines),
+        transfer_context(ctx, options, progress) as context,
+        ending_promptly(context, summary, ctx, verb=verb),
+    ):
+        clear_leftovers = remember(context, ctx)
+        context.not_kept = rules.not_kept
+        tell = OutcomePrinter(ctx, progress, lines=lines)
+
+        def take(outcome: Outcome) -> None:
+            clear_leftovers(outcome)
+            tell(outcome)
+
+        for number, _ in enumerate(passes(summary, ctx.source_session.client, ctx) if move else (None,)):
+            found = filterfalse(_is_missing, tasks) if number else tasks
+            run_tasks(watch_health(found, ctx), context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
+        store_directories_kept(context, summary, ctx)
+    return finish(summary, ctx, verb=verb)
+
+
+def _is_missing(item: Task | Problem) -> bool:
+    """Return whether nothing is left of a source."""
+    return isinstance(item, Problem) and isinstance(item.error, NotFoundError)
+
+
+# -- streams -------------------------------------------------------------------------------
+
+
+def _stream_of(
+    sources: Sequence[Location], target: Location, args: argparse.Namespace, *, move: bool
+) -> tuple[Location, Location] | None:
+    """Return source and target when one of them is a stream (-, a pipe, a device), else None."""
+    if args.files_from:
+        return None
+    ends = [end for end in (*sources, target) if is_stream(end)]
+    if not ends:
+        return None
+    if len(sources) != 1 or args.recursive:
+        if any(isinstance(end, StdStream) for end in ends):
+            raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
+        return None
+    if move:
+        raise UsageError(f"{ends[0].text} is a stream: it can be copied, not moved")
+    source = sources[0]
+    if not isinstance(source, S3Path) and not isinstance(target, S3Path):
+        raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/KEY")
+    return source, target
+
+
+def is_stream(end: Location) -> bool:
+    """Return whether a location is a stream: -, a pipe or a device."""
+    if isinstance(end, StdStream):
+        return True
+    if not isinstance(end, LocalPath):
+        return False
+    path = os.path.abspath(end.path)
+    if path.startswith(DEVICES) and not path.startswith(SHARED_MEMORY) and not os.path.isdir(path):
+        return True  # even where a file is open under that name, it must be written, not replaced
+    try:
+        mode = os.stat(end.path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx: Context, at: float | None) -> int:
+    source, target = ends
+    if args.shard or args.processes > 1:
+        raise UsageError(f"--shard and --processes divide names: {source.text} to {target.text} is one stream")
+    if fact_filter(args, ctx).active or name_filter(args).active:
+        raise UsageError(f"filters choose among names: {source.text} to {target.text} is one stream")
+    summary, version_id = Summary(), args.version_id
+    if isinstance(source, S3Path):
+        _check_object(source, args)
+        if at is not None:
+            version_id = past_object(ctx.source_session.client, source, at).version_id
+        to_stdout = isinstance(target, StdStream)
+    else:
+        target = dest_for(source, target) if isinstance(source, LocalPath) else _named(target)
+        to_stdout = False
+    with (
+        shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
+        transfer_context(ctx, options_of(args, ctx), progress) as context,
+        ending_promptly(context, summary, ctx, verb="copied", to_stdout=to_stdout),
+    ):
+        started = time.monotonic()
+        clear_leftovers = remember(context, ctx, sweeps=False) if isinstance(target, S3Path) else None
+        outcome = _move_bytes(source, target, context, ctx, version_id)
+        if clear_leftovers is not None:
+            clear_leftovers(outcome)
+        summary.seconds = time.monotonic() - started
+        summary.add(outcome)
+        if not to_stdout:
+            OutcomePrinter(ctx, progress, lines=lines)(outcome)
+    return exit_codes.DONE if to_stdout else finish(summary, ctx)
+
+
+def _named(target: Location) -> Location:
+    if not isinstance(target, S3Path) or target.is_prefix:
+        raise UsageError(f"{target.text} is a directory: a stream needs the name of its target")
+    return target
+
+
+def _check_object(source: S3Path, args: argparse.Namespace) -> None:
+    if not source.bucket or not source.key:
+        raise UsageError(f"{source.text} names no object; write s3/BUCKET/KEY")
+    if has_glob(source.key) and not args.no_glob:
+        raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
+
+
+def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Outcome:
+    if isinstance(source, S3Path):
+        task = DownloadTask(source.bucket, source.key, *os.path.split(target.text))
+        done = Done() if ctx.dry_run else _write_out(source, target, context, ctx, version_id)
+        return Outcome(task, DONE, done)
+    if not isinstance(target, S3Path):
+        raise UsageError(f"{target.text} is not in S3")
+    task_up = UploadTask(source.text, target.bucket, target.key)
+    done = Done() if ctx.dry_run else _read_in(source, target, context, ctx)
+    return Outcome(task_up, SKIPPED if done.skipped else DONE, done)
+
+
+def _write_out(source: S3Path, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Done:
+    place = Source(source.bucket, source.key, version_id)
+    if isinstance(target, StdStream):
+        done = download_to(ctx.out.raw, place, context=context)
+        ctx.out.flush()
+        return done
+    fd = write_special(target.text)
+    try:
+        return download_to(lambda block: _write_all(fd, block), place, context=context, label=target.text)
+    except OSError as exc:
+        raise local_error("write", target.text, exc) from exc
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, block: memoryview) -> None:
+    while len(block):
+        block = block[os.write(fd, block) :]
+
+
+def _read_in(source: Location, target: S3Path, context: TransferContext, ctx: Context) -> Done:
+    if isinstance(source, StdStream):
+        return upload_stream(ctx.stdin.read, target.bucket, key=target.key, context=context)
+    try:
+        with open(source.text, "rb", buffering=0) as stream:
+            return upload_stream(lambda size: stream.read(size) or b"", target.bucket, key=target.key, context=context)
+    except OSError as exc:
+        raise local_error("read", source.text, exc) from exc

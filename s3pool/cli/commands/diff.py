@@ -1,25 +1,292 @@
-"""s3pool diff: what differs between two trees, by what their listings tell."""
+"""s3pool diff: two trees side by side, in name order, while both are listed; check compares by its code, too."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from s3pool.cli.comparing import add_comparing_flags, compare
+from s3pool.cli.context import Context
+from s3pool.cli.exit_codes import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
+from s3pool.cli.outcomes import print_summary
+from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
+from s3pool.cli.transfers import add_filter_flags, executor_for, name_filter, watch_health
+from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
+from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
+from s3pool.model import ListPage
+from s3pool.s3.list_all import list_pages
+from s3pool.sync.compare import Batch, Entry, merge
+from s3pool.sync.scan import Ahead, LocalSource, RemoteTree
+from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOWN, PairComparer, Side, Verdict
+from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.tasks import Problem
+from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "show what differs between two trees"
 EXAMPLES = ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old")
 
+WORDS = {
+    SAME: "the same",
+    DIFFERENT: "different",
+    ONLY_FIRST: "only in the first",
+    ONLY_SECOND: "only in the second",
+    UNKNOWN: "not to be told apart without --download",
+}
+STATES = {
+    SAME: "same",
+    DIFFERENT: "different",
+    ONLY_FIRST: "only_first",
+    ONLY_SECOND: "only_second",
+    UNKNOWN: "unknown",
+}
+IS_ABSENT = "absent"  # from the other side
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of diff."""
-    add_comparing_flags(parser)
+
+def add_arguments(parser: argparse.ArgumentParser, *, one_is_enough: bool = False) -> None:
+    """Add the operands and flags of commands that compare two trees."""
+    parser.add_argument("first", metavar="A", help="a local path or s3/BUCKET/PREFIX")
+    nargs = "?" if one_is_enough else None
+    parser.add_argument("second", metavar="B", nargs=nargs, default="", help="the same; one of the two is in S3")
+    add_filter_flags(parser)
+    parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
+    parser.add_argument("-l", "--long", action="store_true", help="after each name, what told it")
+    parser.add_argument("--source-profile", default="", metavar="NAME", help="A is in another pool, of this profile")
+    parser.add_argument("--target-profile", default="", metavar="NAME", help="B is in another pool, of this profile")
+    parser.add_argument(
+        "--sort", action="store_true", help="sort the names here first, for servers that list without order"
+    )
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Compare names, sizes and ETags; no file is read."""
     return compare(args, ctx, by_content=False, downloads=False, shows_same=False)
+
+
+def compare(args: argparse.Namespace, ctx: Context, *, by_content: bool, downloads: bool, shows_same: bool) -> int:
+    """Compare A and B, print what was found, and return the exit code."""
+    first, second = _sides(args, ctx)
+    comparer = PairComparer(first, second, by_content=by_content, downloads=downloads, retries=ctx.config.retries)
+    return _Comparison(first, second, comparer, ctx, shows_same=shows_same).run()
+
+
+# -- the two sides -------------------------------------------------------------------------
+
+
+def _sides(args: argparse.Namespace, ctx: Context) -> tuple[Side, Side]:
+    first, second = ctx.location(args.first, is_source=True), ctx.location(args.second)
+    _check(first, second)
+    ours, theirs = ctx.source_session.client, ctx.client
+    one = Side(first, ours)  # type: ignore[arg-type]
+    if not _is_one(one):
+        if isinstance(second, LocalPath) and os.path.isfile(second.path):
+            raise UsageError(f"{first.text} is a tree, and {second.text} a file: compare a tree with a tree")
+        return one, Side(second, theirs)  # type: ignore[arg-type]
+    return Side(one.place, ours, is_one=True), Side(dest_for(first, second), theirs, is_one=True)  # type: ignore[arg-type]
+
+
+def _check(first: Location, second: Location) -> None:
+    for place in (first, second):
+        if isinstance(place, StdStream):
+            raise UsageError("- is a stream, and only trees and objects are compared")
+        if isinstance(place, S3Path) and not place.bucket:
+            raise UsageError(f"{place.text} names no bucket; write s3/BUCKET/PREFIX")
+    if isinstance(first, LocalPath) and isinstance(second, LocalPath):
+        raise UsageError(f"{first.text} and {second.text} are both local: diff -r compares them")
+
+
+def _is_one(side: Side) -> bool:
+    """Return whether a side is a single file or object; a name that is also that of a tree means the tree."""
+    place = side.place
+    if isinstance(place, LocalPath):
+        return os.path.isfile(place.path)
+    if place.is_prefix or side.client.has_keys(place.bucket, place.tree_prefix):
+        return False
+    return side.client.exists(place.bucket, place.key)
+
+
+def _entry_of(side: Side) -> Batch:
+    """Return what there is of a single file or object."""
+    place = side.place
+    if isinstance(place, S3Path):
+        try:
+            head = side.client.head_object(place.bucket, place.key)
+        except NotFoundError as exc:
+            if exc.code == "NoSuchBucket":
+                raise
+            return Batch((), ())
+        return Batch([""], [head.size], etags=[head.etag], modified=[head.last_modified])
+    try:
+        facts = os.stat(place.path)
+    except FileNotFoundError:
+        return Batch((), ())
+    except OSError as exc:
+        raise local_error("read", place.path, exc) from exc
+    return Batch([""], [facts.st_size], [facts.st_mtime_ns], below=os.fsencode(place.path))
+
+
+class _Pair(NamedTuple):
+    """Two entries of one name that only a closer look tells apart."""
+
+    first: Entry
+    second: Entry
+
+
+class _Comparison:
+    """One run: what was found so far, and the listings that are open."""
+
+    def __init__(self, first: Side, second: Side, comparer: PairComparer, ctx: Context, *, shows_same: bool) -> None:
+        self._first = first
+        self._second = second
+        self._comparer = comparer
+        self._ctx = ctx
+        self._args = ctx.args
+        self._shows_same = shows_same
+        self._counts = dict.fromkeys(WORDS, 0)
+        self._codes: list[int] = []
+        self._failed = 0
+        self._problems: deque[Problem] = deque()
+        self._listings: list[Ahead[ListPage]] = []
+
+    def run(self) -> int:
+        """Compare everything, and print the summary."""
+        executor = executor_for(self._ctx, inline=self._first.is_one)
+        try:
+            for pair, found in executor.flow(self._look, watch_health(self._pairs(), self._ctx)):
+                if isinstance(found, Verdict):
+                    self._tell(found, pair.first.name)
+                else:
+                    self._fail(found, self._first.text(pair.first.name), self._second.text(pair.first.name))
+        except UnorderedError as exc:
+            raise UnorderedError(f"{exc.message}, and names are compared in order: --sort sorts them here") from exc
+        except KeyboardInterrupt as exc:
+            self._summarize()
+            if executor.is_busy:
+                self._ctx.out.flush()
+                os._exit(code_of_interrupt(exc))  # workers that hang in the network would hold the end back
+            raise
+        finally:
+            executor.close()
+            for listing in self._listings:
+                listing.close()
+        self._check_found()
+        self._summarize()
+        return self._exit_code()
+
+    def _look(self, pair: _Pair) -> tuple[_Pair, Verdict | S3PoolError]:
+        try:
+            return pair, self._comparer.look(*pair)
+        except NotFoundError:  # it was deleted since it was listed
+            return pair, Verdict(DIFFERENT, "it was deleted meanwhile")
+        except S3PoolError as exc:
+            return pair, exc
+
+    def _pairs(self) -> Iterator[_Pair]:
+        """Yield the pairs that need a closer look; what the listings tell is printed at once."""
+        for ours, theirs in merge(self._batches(self._first), self._batches(self._second)):
+            self._tell_problems()
+            if ours is None or theirs is None:
+                verdict = Verdict(ONLY_FIRST if theirs is None else ONLY_SECOND, IS_ABSENT)
+                self._tell_all(verdict, (ours or theirs or Batch((), ())).names)
+                continue
+            if (all_same := self._comparer.at_one_sight(ours, theirs)) is not None:
+                self._tell_all(all_same, ours.names)
+                continue
+            for place in range(len(ours.names)):
+                pair = _Pair(ours.entry(place), theirs.entry(place))
+                found = self._comparer.at_first_sight(*pair)
+                if found is None:
+                    yield pair
+                else:
+                    self._tell(found, pair.first.name)
+        self._tell_problems()
+
+    def _batches(self, side: Side) -> Iterable[Batch]:
+        place, args = side.place, self._args
+        if side.is_one:
+            return [_entry_of(side)]
+        if isinstance(place, LocalPath):
+            return LocalSource(
+                place.path,
+                names=name_filter(args),
+                links=args.links,
+                target_of=lambda _: "",
+                on_problem=self._problems.append,
+            )
+        pages = Ahead(self._pages(side, place))
+        self._listings.append(pages)
+        tree = RemoteTree(pages, place.tree_prefix, names=name_filter(args), sorts=args.sort)
+        return map(_without_directories, tree) if self._first.is_local or self._second.is_local else tree
+
+    def _pages(self, side: Side, place: S3Path) -> Iterator[ListPage]:
+        mode = list_mode(self._args, self._ctx, ordered=not self._args.sort)
+        return list_pages(side.client, place.bucket, prefix=place.tree_prefix, mode=mode)
+
+    # -- what was found --------------------------------------------------------------------
+
+    def _tell_problems(self) -> None:
+        while self._problems:
+            problem = self._problems.popleft()
+            self._fail(problem.error, problem.source)
+
+    def _fail(self, error: S3PoolError, first: str, second: str = "") -> None:
+        self._failed += 1
+        self._codes.append(exit_code_for(error))
+        del self._codes[:-2]  # memory must not grow with failures
+        self._ctx.out.error(error, source=first, target=second, of_one=True)
+
+    def _tell_all(self, verdict: Verdict, names: Sequence[str]) -> None:
+        if verdict.sign == SAME and not self._shows_same:
+            self._counts[SAME] += len(names)
+            return
+        for name in names:
+            self._tell(verdict, name)
+
+    def _tell(self, verdict: Verdict, name: str) -> None:
+        sign, by = verdict
+        self._counts[sign] += 1
+        out = self._ctx.out
+        if sign in (SAME, UNKNOWN) and (not self._shows_same or (sign == SAME and out.quiet)):
+            return
+        if out.json:
+            first, second = self._first.text(name), self._second.text(name)
+            out.record({"type": STATES[sign], "name": name, "first": first, "second": second, "by": by})
+            return
+        why = f"  ({by})" if self._args.long else ""
+        shown = out.escape(name or (self._first.text("") if self._first.is_one else "./"))
+        out.line(f"{out.paint(sign, 'good' if sign == SAME else 'bad')} {shown}{why}")
+
+    def _check_found(self) -> None:
+        """See to it that there was something to compare: two typos are not equal.
+
+        Raises:
+            NotFoundError: nothing has the prefixes.
+        """
+        prefix = next((side.place for side in (self._first, self._second) if isinstance(side.place, S3Path)), None)
+        if prefix is None or prefix.is_bucket or self._failed or any(self._counts.values()):
+            return
+        detail = "nothing has that name or lies below it, on either side"
+        raise NotFoundError(404, "NoSuchKey", detail=detail, resource=prefix.text, op="ListObjects")
+
+    def _summarize(self) -> None:
+        counts = {STATES[sign]: count for sign, count in self._counts.items()}
+        words = [f"{count} {WORDS[sign]}" for sign, count in self._counts.items() if count or sign in (SAME, DIFFERENT)]
+        words += [f"{self._failed} failed"] if self._failed else []
+        fields = {**counts, "failed": self._failed}
+        print_summary(fields, self._ctx, text=f"s3pool: {', '.join(words)}")
+
+    def _exit_code(self) -> int:
+        counts = self._counts
+        if counts[DIFFERENT] or counts[ONLY_FIRST] or counts[ONLY_SECOND]:
+            return FAILED
+        unknown = SKIPPED if counts[UNKNOWN] and self._shows_same else DONE
+        return combined([*self._codes, unknown])
+
+
+def _without_directories(batch: Batch) -> Batch:
+    """Leave out the empty objects that stand for directories, which a walk does not tell of."""
+    if not any(not name or name.endswith("/") for name in batch.names):
+        return batch
+    names = zip(batch.names, batch.sizes, strict=True)
+    return batch.pick([size > 0 or not (not name or name.endswith("/")) for name, size in names])

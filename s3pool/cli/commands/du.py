@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE
 from s3pool.cli.formats import USAGE_COLUMNS, add_csv_flag, check_csv, record_format
 from s3pool.cli.output import escape
@@ -27,12 +28,6 @@ from s3pool.model import ListPage, ObjectInfo
 from s3pool.shard import WHOLE
 from s3pool.units import format_size, format_size_long
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "count objects and bytes"
 EXAMPLES = ("du -H s3/photos", "du -d 1 s3/photos")
 
 SIZE_WIDTH = 13

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.cli.formats import (
     OBJECT_COLUMNS,
     PREFIX_COLUMNS,
@@ -55,12 +56,6 @@ from s3pool.location import S3Path
 from s3pool.model import format_iso_time
 from s3pool.shard import WHOLE
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "find objects by name, size and age"
 EXAMPLES = (
     "find s3/photos --name '*.jpg' --larger 10M --older-than 30d",
     "find s3/photos --older-than 1y --delete --dry-run",

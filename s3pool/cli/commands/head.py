@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
-from s3pool.cli.attributes import add_request_flags
-from s3pool.cli.commands.cat import readers_of
+from s3pool.cli.commands.cat import add_reading_flags, read_each
+from s3pool.cli.context import Context
 from s3pool.cli.parser import natural_int, size_in_bytes
-from s3pool.cli.selection import Past, add_at_flag, add_glob_flag
-from s3pool.location import S3Path
+from s3pool.transfer.object_reader import ObjectReader
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "show the first lines or bytes of objects"
 EXAMPLES = ("head s3/logs/app.log", "head -n 3 's3/logs/*.csv'", "head -c 1K s3/images/disk.raw | xxd")
 
 LINES = 10  # as head(1)
@@ -24,46 +17,36 @@ NEWLINE = b"\n"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of head."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
     amount.add_argument("-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024")
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
-    add_at_flag(parser)
-    add_request_flags(parser)
-    add_glob_flag(parser)
+    add_reading_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Show the beginning of each object; one that is missing is reported and the rest goes on."""
-    paths = [ctx.s3_object(text) for text in args.paths]
-    past = Past(args, ctx)
-    return ctx.for_each(paths, lambda path: _show_all(path, past, args, ctx))
-
-
-def _show_all(path: S3Path, past: Past, args: argparse.Namespace, ctx: Context) -> None:
     is_bytes = args.bytes is not None
-    for reader in readers_of(path, past, args, ctx):
+
+    def show(reader: ObjectReader) -> None:
         left: int = args.bytes if is_bytes else args.lines
         pieces: list[bytes] = []
 
-        def take(block: memoryview, kept: list[bytes] = pieces) -> bool:
+        def take(block: memoryview) -> bool:
             nonlocal left
             piece, left = _beginning(block, left, is_bytes=is_bytes)
             if ctx.out.json:
-                kept.append(bytes(piece))
+                pieces.append(bytes(piece))
             else:
                 ctx.out.raw(piece)
             return left > 0
 
-        try:
-            reader.copy_to(take)
-        finally:
-            ctx.out.flush()
+        reader.copy_to(take)
         if ctx.out.json:
             content = b"".join(pieces)
             text = content.decode("utf-8", "surrogateescape")
             ctx.out.record({"type": "head", "url": reader.path.text, "bytes": len(content), "content": text})
+
+    return read_each(ctx, show)
 
 
 def _beginning(block: memoryview, left: int, *, is_bytes: bool) -> tuple[memoryview, int]:

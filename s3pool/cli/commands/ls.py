@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -48,12 +49,9 @@ from s3pool.shard import WHOLE, Shard
 from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
-    import argparse
-
     from s3pool.cli.context import Context
 
 T = TypeVar("T")
-SUMMARY = "list buckets, objects and prefixes"
 EXAMPLES = ("ls s3/photos/2026/", "ls -r -H --summarize s3/photos", "ls --versions s3/photos/a.jpg")
 
 PREFIX_COLUMN = "prefix"  # of tables in which objects and prefixes stand together

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
+from s3pool.cli.context import Context
 from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "make buckets"
 EXAMPLES = ("mb s3/photos", "mb -p --versioning s3/photos")
 
 OWNED_CODE = "BucketAlreadyOwnedByYou"

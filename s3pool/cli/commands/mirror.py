@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
 from s3pool.cli.commands import sync
+from s3pool.cli.context import Context
 from s3pool.errors import UsageError
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "sync with the flags of mc mirror"
 EXAMPLES = ("mirror --overwrite --remove site s3/b/site",)
 
 

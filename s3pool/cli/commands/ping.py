@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
+from s3pool.cli.context import Context
 from s3pool.cli.formats import format_stamp
+from s3pool.cli.output import Output
 from s3pool.cli.parser import positive_int, seconds
-from s3pool.cli.tables import table
+from s3pool.cli.tables import live_lines, table
 from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
 from s3pool.model import format_iso_time
 from s3pool.pool.breaker import CircuitBreaker
@@ -19,16 +21,9 @@ from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.health import NO_QUORUM, ProbeResult, probe, probe_with_set
 from s3pool.pool.node import Node
 from s3pool.record import replace
+from s3pool.s3.client import S3Client
 from s3pool.s3.responses import CODES
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.cli.output import Output
-    from s3pool.s3.client import S3Client
-
-SUMMARY = "show the health of every endpoint"
 EXAMPLES = ("ping", "ping --count 3", "ping --watch")
 
 DEFAULT_INTERVAL_S = 2.0
@@ -162,8 +157,6 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
         yield lambda results: _show_line(results, ctx)
     else:
-        from s3pool.cli.tables import live_lines
-
         with live_lines(color=out.colored) as draw:
             yield lambda results: draw([*_painted_lines(results, ctx), (stamp(ctx), "")])
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import time
-from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, attributes_of
+from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int
 from s3pool.cli.transfers import add_checksum_flag, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
+from s3pool.location import S3Path
 from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import sha256_is_cheaper
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, Outcome, UploadTask
 from s3pool.transfer.upload import upload_stream
 from s3pool.transfer.workers import BoundedExecutor
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.location import S3Path
-
-SUMMARY = "store standard input as an object"
 EXAMPLES = ("pipe s3/backup/app.sql < app.sql",)
 
 STREAM = "-"  # the source in reports

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
+from s3pool.cli.context import Context
 from s3pool.cli.parser import seconds
 from s3pool.config.options import Config, Setting
+from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError, UsageError
+from s3pool.location import S3Path
 from s3pool.model import format_iso_time
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.endpoint import Endpoint
-    from s3pool.location import S3Path
-
-SUMMARY = "make a URL that works without credentials for a while"
 EXAMPLES = ("presign --expires 7d s3/photos/a.jpg", "presign --method PUT s3/photos/new.jpg")
 
 MAX_EXPIRES_S = 7 * 86400  # SigV4's own ceiling (X-Amz-Expires)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from importlib import resources
 from shutil import which
-from typing import TYPE_CHECKING
 
 from s3pool import __version__
-
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "print a systemd unit, manifest, dashboard or alert rules"
+from s3pool.cli.context import Context
 
 # The names of the operand, the files in s3pool/files, and what each is.
 PAGES = {

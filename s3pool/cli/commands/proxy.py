@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
 from s3pool.cli.parser import add_removed_flag, argparse_settings
+from s3pool.config.options import Config
+from s3pool.proxy.readers import Address
 from s3pool.proxy.settings import ProxySettings, read_settings
 
 if TYPE_CHECKING:
-    import argparse
-
     from s3pool.cli.context import Context
-    from s3pool.config.options import Config
-    from s3pool.proxy.readers import Address
     from s3pool.proxy.run import End, LoadConfig
     from s3pool.proxy.supervisor import Supervisor
 
 SIGNAL_BASE = 128  # how shells report a command that a signal ended
-SUMMARY = "serve the pool as one S3 endpoint"
 EXAMPLES = ("proxy --listen 0.0.0.0:8000", "proxy --clients clients.yaml --processes 2")
 REPLACEMENTS = {
     "sticky": "set load_balancer.sticky in the configuration file",

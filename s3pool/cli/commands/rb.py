@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from s3pool.cli import exit_codes
+from s3pool.cli.context import Context
 from s3pool.cli.outcomes import exit_code_of
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import remove
 from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
+from s3pool.model import ListMode
+from s3pool.s3.list_all import list_objects, list_uploads, list_version_pages
 from s3pool.transfer.tasks import DeleteTask, Summary
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from s3pool.cli.context import Context
-    from s3pool.model import ListMode
-
-SUMMARY = "remove buckets"
 EXAMPLES = ("rb s3/photos", "rb --force s3/photos")
 
 NO_VERSIONS_STATUSES = (400, 405, 501)  # from servers that do not support versions
@@ -87,7 +83,7 @@ def _delete(bucket: str, ctx: Context) -> None:
 
 def _check_empty(path: S3Path, ctx: Context) -> None:
     """Fail as DeleteBucket should: some servers delete full buckets."""
-    if ctx.client.list_objects_page(path.bucket, max_keys=1).objects or _has_versions(path.bucket, ctx):
+    if ctx.client.has_keys(path.bucket, "") or _has_versions(path.bucket, ctx):
         raise S3Error(409, "BucketNotEmpty", resource=path.text, op="DeleteBucket")
 
 
@@ -126,8 +122,6 @@ def _never_kept_versions(bucket: str, ctx: Context) -> bool:
 
 
 def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
-    from s3pool.s3.list_all import list_version_pages
-
     try:
         for page in list_version_pages(ctx.client, bucket, mode=mode):
             for info in page.objects:
@@ -140,15 +134,11 @@ def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[
 
 
 def _objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
-    from s3pool.s3.list_all import list_objects
-
     for info in list_objects(ctx.client, bucket, mode=mode):
         yield DeleteTask(bucket, info.key, size=info.size)
 
 
 def _abort_uploads(bucket: str, ctx: Context) -> None:
-    from s3pool.s3.list_all import list_uploads
-
     for upload in list_uploads(ctx.client, bucket):
         if not ctx.dry_run:
             ctx.client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish
 from s3pool.cli.parser import FILTERS, section
 from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
@@ -18,12 +19,6 @@ from s3pool.transfer.context import TransferOptions
 from s3pool.transfer.delete import Removal, RemovalRules, scope_of
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "delete objects"
 EXAMPLES = ("rm s3/backup/a", "rm -r --dry-run s3/backup/photos", "rm -r --older-than 90d s3/backup/logs")
 
 READ_BLOCK_BYTES = 1 << 16

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
+from s3pool.cli.commands.cp import is_stream
 from s3pool.cli.context import HEADER_FLAGS, Context
-from s3pool.cli.copying import is_stream
 from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, print_summary
 from s3pool.cli.parser import load_command, require_known
@@ -28,14 +29,9 @@ from s3pool.transfer.runner import run_deletes
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.sources import task_for_file, task_for_object
 from s3pool.transfer.tasks import NOT_STARTED, UNKNOWN_SIZE, DeleteTask, Item, Outcome, Summary
+from s3pool.transfer.workers import BoundedExecutor
 from s3pool.units import format_duration, format_size
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.transfer.workers import BoundedExecutor
-
-SUMMARY = "run many commands, one a line, in one process"
 EXAMPLES = ("run commands.txt", "run - < commands.txt")
 
 logger = logging.getLogger(__name__)

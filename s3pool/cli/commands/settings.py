@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int
 from s3pool.cli.settings import (
     BOTH,
@@ -46,11 +48,6 @@ from s3pool.s3.settings import (
 )
 from s3pool.s3.xml import iso_millis
 from s3pool.units import parse_duration, parse_time_or_age
-
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
 
 MODES = ("GOVERNANCE", "COMPLIANCE")
 UNITS = {"d": "Days", "y": "Years"}
@@ -297,56 +294,49 @@ def _document_actions(what: str) -> tuple[Action, ...]:
 
 
 COMMANDS = (
-    SettingsCommand("tag", "show, set and remove the tags of objects and buckets", BOTH,
-        "tag set s3/photos/a.jpg owner=me",
+    SettingsCommand("tag", BOTH, ("tag set s3/photos/a.jpg owner=me",),
         (Action(LIST, _tags, _tags_text),
          _changes("set", _set_tags, "Tags set", after="K=V..."),
          Action(REMOVE, _remove_tags, done="Tags removed")),
         BUCKET_TAGS, OBJECT_TAGS, (_tree_flags,)),
-    SettingsCommand("version", "show, enable and suspend the versions of buckets", BUCKETS, "version enable s3/photos",
+    SettingsCommand("version", BUCKETS, ("version enable s3/photos",),
         (Action(SHOW, _status("Off"), str),
          _changes("enable", _put_status("Enabled"), "Versions enabled"),
          _changes("suspend", _put_status("Suspended"), "Versions suspended")),
         VERSIONING),
-    SettingsCommand("retention", "show, set and clear how long objects are kept", BOTH,
-        "retention set GOVERNANCE 30d s3/photos/a.jpg",
+    SettingsCommand("retention", BOTH, ("retention set GOVERNANCE 30d s3/photos/a.jpg",),
         (Action(SHOW, _retention, _retention_text),
          _changes("set", _set_retention, "Retention set", "MODE TIME"),
          _changes("clear|rm|remove", _clear_retention, "Retention cleared")),
         LOCK, RETENTION, (_tree_flags, _retention_flags)),
-    SettingsCommand("legalhold", "show legal holds of objects, and put them on and off", OBJECTS,
-        "legalhold on s3/photos/a",
+    SettingsCommand("legalhold", OBJECTS, ("legalhold on s3/photos/a",),
         (Action(SHOW, _status("OFF"), str),
          _changes("on|set", _put_status("ON"), "Legal hold on"),
          _changes("off|clear", _put_status("OFF"), "Legal hold off")),
         LEGAL_HOLD, LEGAL_HOLD, (_tree_flags,)),
-    SettingsCommand("policy", "show, set and remove the policies of buckets", BUCKETS,
-        "policy set s3/photos policy.json",
+    SettingsCommand("policy", BUCKETS, ("policy set s3/photos policy.json",),
         _document_actions("Policy"), POLICY),
-    SettingsCommand("anonymous", "show and set what anybody may do without keys", "s3/BUCKET or s3/BUCKET/PREFIX",
-        "anonymous set download s3/photos/public/",
+    SettingsCommand("anonymous", "s3/BUCKET or s3/BUCKET/PREFIX", ("anonymous set download s3/photos/public/",),
         (Action(SHOW, _access, str),
          _changes("|".join(("set", *WORDS)), _set_access, "Access set", "|".join(dict.fromkeys(WORDS.values()))),
          Action(("get-json",), Run.get, document),
          _changes("set-json", _put_file, "Policy set", "FILE")),
         POLICY),
-    SettingsCommand("ilm", "show and change the lifecycle rules of buckets", BUCKETS,
-        "ilm add s3/logs --prefix old/ --expire-days 30",
+    SettingsCommand("ilm", BUCKETS, ("ilm add s3/logs --prefix old/ --expire-days 30",),
         (Action(LIST, _rules, _rules_text),
          _changes("add", _add_rule, "Rule added"),
          Action(REMOVE, _remove_rules, done="Rules removed"),
          Action(("export",), Run.get, document),
          _changes("import", _import_rules, "Rules imported", after=FILE)),
         LIFECYCLE, flags=(add_rule_flags,)),
-    SettingsCommand("cors", "show, set and remove the CORS rules of buckets", BUCKETS, "cors set s3/site cors.json",
+    SettingsCommand("cors", BUCKETS, ("cors set s3/site cors.json",),
         _document_actions("CORS rules"), CORS),
-    SettingsCommand("encrypt", "show, set and remove the default encryption of buckets", BUCKETS,
-        "encrypt set sse-s3 s3/photos",
+    SettingsCommand("encrypt", BUCKETS, ("encrypt set sse-s3 s3/photos",),
         (Action(SHOW, _encryption, _encryption_text),
          _changes("set", _set_encryption, "Encryption set", "sse-s3|sse-kms[=KEYID]"),
          Action(REMOVE, _remove, done="Encryption removed")),
         ENCRYPTION),
-    SettingsCommand("restore", "ask for copies of archived objects", OBJECTS, "restore --days 7 s3/archive/2019.tar",
+    SettingsCommand("restore", OBJECTS, ("restore --days 7 s3/archive/2019.tar",),
         (_changes("", _restore, "Restore begun"),), RESTORE, RESTORE, (_tree_flags, _restore_flags)),
 )  # fmt: skip
 

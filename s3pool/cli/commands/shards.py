@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
+from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int
 from s3pool.cli.sharding import make_plan
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, S3Path
 from s3pool.shard import plan_record
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-
-SUMMARY = "print a plan of key ranges for --shard and --plan"
 EXAMPLES = ("shards s3/photos --into 8 > plan", "shards s3/photos --into 8 --local photos")
 
 

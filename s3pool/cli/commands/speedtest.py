@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.cli import exit_codes
+from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes
 from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
 from s3pool.errors import S3PoolError, UsageError, is_pool_dead
+from s3pool.location import S3Path
+from s3pool.model import Endpoint
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import (
@@ -28,14 +32,8 @@ from s3pool.speedtest.workload import Observer
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.location import S3Path
-    from s3pool.model import Endpoint
     from s3pool.speedtest.listing import Way
 
-SUMMARY = "measure transfers and listings per node, and name the slow one"
 EXAMPLES = ("speedtest s3/photos", "speedtest --duration 30s --per-endpoint s3/photos")
 
 DEFAULT_DURATION_S = 10.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.cli.formats import Record, prefix_record, version_record
 from s3pool.cli.output import escape
 from s3pool.errors import NotFoundError, S3Error, UsageError
@@ -14,13 +15,6 @@ from s3pool.model import ObjectHead, ObjectInfo
 from s3pool.s3.dialect import is_of_transport
 from s3pool.units import format_size_long
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.s3.client import S3Client
-
-SUMMARY = "show everything about objects, buckets and prefixes"
 EXAMPLES = ("stat s3/photos/a.jpg", "stat s3/photos")
 
 # Headers that the labelled block shows in words of its own.
@@ -58,13 +52,16 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("--versions and --version-id exclude each other")
     if (args.versions or args.version_id) and any(path.is_bucket for path in paths):
         raise UsageError("a bucket has no versions; name a key")
-    shower = _Shower(ctx)
+    has_shown = False
 
     def stat(path: S3Path) -> None:
-        for block, record in _iter_facts(path, args, ctx.client):
+        nonlocal has_shown
+        for block, record in _iter_facts(path, args, ctx):
             if args.all and not args.versions and record["type"] != "prefix":
                 _add_settings(block, record, path, ctx)
-            shower.show(block, record)
+            lines = [f"{escape(label)}: {escape(value)}".rstrip() for label, value in block]
+            ctx.out.result("\n".join(["", *lines] if has_shown else lines), record)
+            has_shown = True
 
     return ctx.for_each(paths, stat)
 
@@ -77,64 +74,41 @@ def _add_settings(block: Block, record: Record, path: S3Path, ctx: Context) -> N
     record["settings"] = {name: value for name, _, value in found}
 
 
-class _Shower:
-    """Writes one block after another, with an empty line between two."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._out = ctx.out
-        self._shown = 0
-
-    def show(self, block: Block, record: Record) -> None:
-        if self._out.json:
-            self._out.record(record)
-            return
-        if self._shown:
-            self._out.line("")
-        self._shown += 1
-        for label, value in block:
-            self._out.line(f"{escape(label)}: {escape(value)}".rstrip())
-
-
-def _iter_facts(path: S3Path, args: argparse.Namespace, client: S3Client) -> Iterator[tuple[Block, Record]]:
+def _iter_facts(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[tuple[Block, Record]]:
     if path.is_bucket:
-        yield _bucket_facts(path, client)
+        yield _bucket_facts(path, ctx)
     elif args.versions:
-        yield from _iter_versions(path, client)
+        yield from _iter_versions(path, ctx)
     else:
-        yield _key_facts(path, args.version_id, client)
+        yield _key_facts(path, args.version_id, ctx)
 
 
-def _bucket_facts(path: S3Path, client: S3Client) -> tuple[Block, Record]:
-    headers = dict(client.head_bucket(path.bucket))
-    versioning = _versioning_of(path.bucket, client)
-    region = headers.get("x-amz-bucket-region", "")
+def _bucket_facts(path: S3Path, ctx: Context) -> tuple[Block, Record]:
+    headers = dict(ctx.client.head_bucket(path.bucket))
+    versioning = _versioning_of(path.bucket, ctx)
     block = [("Name", path.text), ("Type", "bucket"), ("Versioning", versioning)]
-    if region:
+    if region := headers.get("x-amz-bucket-region", ""):
         block.append(("Region", region))
     record: Record = {"type": "bucket", "name": path.bucket, "url": path.text, "bucket": path.bucket}
     return block, record | {"versioning": versioning, "region": region, "headers": headers}
 
 
-def _versioning_of(bucket: str, client: S3Client) -> str:
+def _versioning_of(bucket: str, ctx: Context) -> str:
     """Return the bucket's versioning; a key that may read a bucket may be forbidden to ask for it."""
     try:
-        return client.get_versioning(bucket) or "Off"
+        return ctx.client.get_versioning(bucket) or "Off"
     except S3Error:
         return "unknown"
 
 
-def _key_facts(path: S3Path, version_id: str, client: S3Client) -> tuple[Block, Record]:
+def _key_facts(path: S3Path, version_id: str, ctx: Context) -> tuple[Block, Record]:
     try:
-        head = client.head_object(path.bucket, path.key, version_id=version_id, checksums=True)
+        head = ctx.client.head_object(path.bucket, path.key, version_id=version_id, checksums=True)
     except NotFoundError:
-        if path.is_prefix and not version_id and _has_keys(path, client):
+        if path.is_prefix and not version_id and ctx.client.has_keys(path.bucket, path.key):
             return [("Name", path.text), ("Type", "prefix")], prefix_record(path.bucket, path.key)
         raise
     return _object_block(path, head), _object_record(path, head)
-
-
-def _has_keys(path: S3Path, client: S3Client) -> bool:
-    return bool(client.list_objects_page(path.bucket, prefix=path.key, max_keys=1).objects)
 
 
 def _object_block(path: S3Path, head: ObjectHead) -> Block:
@@ -151,7 +125,7 @@ def _object_block(path: S3Path, head: ObjectHead) -> Block:
         block.append(("Version", head.version_id))
     block += [(label, str(value)) for label, value in _facts(head).items()]
     block += [
-        (_title(name), value)
+        ("-".join(map(str.capitalize, name.split("-"))), value)
         for name, value in head.headers.items()
         if not (
             name in SHOWN
@@ -196,12 +170,12 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
     }
 
 
-def _iter_versions(path: S3Path, client: S3Client) -> Iterator[tuple[Block, Record]]:
+def _iter_versions(path: S3Path, ctx: Context) -> Iterator[tuple[Block, Record]]:
     """Yield the versions that the listing knows of: delete markers cannot be asked by HEAD."""
     from s3pool.s3.list_all import list_versions
 
     found = False
-    for info in list_versions(client, path.bucket, prefix=path.key):
+    for info in list_versions(ctx.client, path.bucket, prefix=path.key):
         if info.key != path.key:
             break  # in the order of keys, nothing of this one follows
         found = True
@@ -221,7 +195,3 @@ def _version_block(path: S3Path, info: ObjectInfo) -> Block:
     if not info.is_delete_marker:
         block += [("Size", format_size_long(info.size)), ("ETag", info.etag), ("Storage Class", info.storage_class)]
     return block
-
-
-def _title(header: str) -> str:
-    return "-".join(word.capitalize() for word in header.split("-"))

@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.cli.attributes import warn_of_attributes
+from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.parser import FILTERS, STORED, argument_type, seconds, section
+from s3pool.cli.part import Part
 from s3pool.cli.selection import AUTO as AUTO_JOBS
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
@@ -25,32 +27,28 @@ from s3pool.cli.transfers import (
     watch_health,
 )
 from s3pool.errors import LocalFileError, RefusedError, UsageError
-from s3pool.location import LocalPath
-from s3pool.model import SEQUENTIAL
+from s3pool.filters import Names
+from s3pool.location import LocalPath, Location, S3Path
+from s3pool.model import SEQUENTIAL, ListPage
 from s3pool.record import replace
-from s3pool.shard import WHOLE
+from s3pool.s3.client import S3Client
+from s3pool.s3.list_all import list_pages, list_past_pages
+from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.direction import SyncPair, check_apart, choose_pair
+from s3pool.sync.files_from import ChangedNames, ListedNames
 from s3pool.sync.options import Report, Situation, SyncOptions, parse_max_delete
 from s3pool.sync.run import Sync
 from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
+from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS
+from s3pool.transfer.tasks import Outcome
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from s3pool.cli.context import Context
-    from s3pool.cli.part import Part
     from s3pool.cli.watching import TreeWatcher
-    from s3pool.filters import Names
-    from s3pool.location import Location, S3Path
-    from s3pool.model import ListPage
-    from s3pool.s3.client import S3Client
-    from s3pool.shard import NameRange
-    from s3pool.sync.files_from import ChangedNames
-    from s3pool.transfer.tasks import Outcome
 
-SUMMARY = "make a directory or prefix like another one"
 EXAMPLES = (
     "sync photos s3/backup/photos",
     "sync --delete --dry-run photos s3/backup/photos",
@@ -217,8 +215,7 @@ def _moment(args: argparse.Namespace, ctx: Context, route: SyncPair) -> float | 
 def _names(args: argparse.Namespace, ctx: Context) -> Names:
     if not args.files_from:
         return name_filter(args)
-    from s3pool.cli.copying import iter_listed
-    from s3pool.sync.files_from import ListedNames
+    from s3pool.cli.commands.cp import iter_listed
 
     return ListedNames(iter_listed(args.files_from, ctx), name_filter(args))
 
@@ -233,8 +230,6 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     transfers = _transfer_options(ctx.args, ctx)
     with shown_progress(ctx) as (progress, lines), transfer_context(ctx, transfers, progress) as context:
         if ctx.args.preserve:
-            from s3pool.transfer.attributes import NotKept
-
             context.not_kept = NotKept()
         one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))
         try:
@@ -338,8 +333,6 @@ def _tell_stop(report: Report, ctx: Context) -> None:
 def _list_pages(
     ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool, *, at: float | None
 ) -> Iterable[ListPage]:
-    from s3pool.s3.list_all import list_pages, list_past_pages
-
     # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
     mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
     start, until = within.bounds(tree.tree_prefix)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain, groupby
+from typing import NamedTuple
 
+from s3pool.cli.context import Context
 from s3pool.cli.formats import Entry, entry_name, entry_record, human_size
 from s3pool.cli.output import escape
 from s3pool.cli.parser import positive_int
@@ -15,13 +17,6 @@ from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, name_bytes
 from s3pool.model import ObjectInfo
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.s3.client import S3Client
-
-SUMMARY = "draw the directories below a prefix"
 EXAMPLES = ("tree s3/backup", "tree -f -s -d 2 s3/backup/app/")
 
 BRANCH, LAST_BRANCH = "├─ ", "└─ "
@@ -43,7 +38,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     paths = [ctx.s3(text) for text in args.paths]
     if any(path.is_root for path in paths):
         raise UsageError("tree needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
-    return ctx.for_each(paths, lambda path: _draw(path, args, ctx))
+    return ctx.for_each(paths, lambda path: _Tree(path, args, ctx).draw())
 
 
 class _Node(NamedTuple):
@@ -53,30 +48,23 @@ class _Node(NamedTuple):
     children: Callable[[], Iterator[_Node]] | None = None
 
 
-def _draw(path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
-    nodes = _children(ctx.client, path.bucket, path.tree_prefix, levels=args.depth)
-    first = next(nodes, None)
-    if first is None and path.key:
-        detail = "nothing lies below it"
-        raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="ListObjects")
-    if not ctx.out.json:
-        ctx.out.line(ctx.out.paint(escape(path.text), "prefix"))
-    if first is not None:
-        _Drawing(path, args, ctx).draw(_chained(first, nodes), levels=args.depth)
-
-
-class _Drawing:
+class _Tree:
     """One tree on its way to the output: at no time more of it is held than a page for each level."""
 
     def __init__(self, path: S3Path, args: argparse.Namespace, ctx: Context) -> None:
-        self._path = path
-        self._args = args
-        self._out = ctx.out
+        self._path, self._args, self._client, self._out = path, args, ctx.client, ctx.out
 
-    def draw(self, nodes: Iterator[_Node], *, levels: int) -> None:
+    def draw(self) -> None:
         """Draw what is directly in the tree, and below each prefix what is in that."""
+        nodes = self._children(self._path.tree_prefix)
+        first = next(nodes, None)
+        if first is None and self._path.key:
+            detail = "nothing lies below it"
+            raise NotFoundError(404, "NoSuchKey", detail=detail, resource=self._path.text, op="ListObjects")
+        if not self._out.json:
+            self._out.line(self._out.paint(escape(self._path.text), "prefix"))
         # No recursion: a key may have a thousand slashes.
-        open_levels = [(self._shown(nodes), "")]
+        open_levels = [(self._shown(chain([first] if first else [], nodes)), "")]
         while open_levels:
             level, before = open_levels[-1]
             node, is_last = next(level, (None, False))
@@ -84,7 +72,7 @@ class _Drawing:
                 open_levels.pop()
                 continue
             self._show(node, before + (LAST_BRANCH if is_last else BRANCH), len(open_levels))
-            if node.children is not None and len(open_levels) != levels:
+            if node.children is not None and len(open_levels) != self._args.depth:
                 open_levels.append((self._shown(node.children()), before + (NO_TRUNK if is_last else TRUNK)))
 
     def _shown(self, nodes: Iterator[_Node]) -> Iterator[tuple[_Node, bool]]:
@@ -102,34 +90,24 @@ class _Drawing:
         size = f"{human_size(node.entry.size).strip()}  " if self._args.sizes else ""
         self._out.line(f"{before}{size}{escape(name[name.rfind(DELIMITER) + 1 :]) or './'}")
 
+    def _children(self, prefix: str) -> Iterator[_Node]:
+        """Yield what is directly in a prefix, in key order.
 
-# -- what is in a prefix -------------------------------------------------------------------
+        A small tree comes with one request, whatever directories it has; one that does not fit
+        into a page is listed level by level, and so is one of which a few levels are wanted.
+        """
+        if not self._args.depth:
+            page = self._client.list_objects_page(self._path.bucket, prefix=prefix)
+            if not page.truncated:
+                objects = sorted(page.objects, key=lambda info: name_bytes(info.key))
+                yield from _grouped(objects, len(prefix))
+                return
+        from s3pool.s3.list_all import list_pages
 
-
-def _children(client: S3Client, bucket: str, prefix: str, *, levels: int) -> Iterator[_Node]:
-    """Yield what is directly in a prefix, in key order.
-
-    A small tree comes with one request, whatever directories it has; one that does not fit
-    into a page is listed level by level, and so is one of which ``levels`` are wanted.
-    """
-    if not levels:
-        page = client.list_objects_page(bucket, prefix=prefix)
-        if not page.truncated:
-            objects = sorted(page.objects, key=lambda info: name_bytes(info.key))
-            yield from _grouped(objects, len(prefix))
-            return
-    from s3pool.s3.list_all import list_pages
-
-    for level in list_pages(client, bucket, prefix=prefix, delimiter=DELIMITER):
-        entries: list[Entry] = [*level.objects, *level.prefixes]
-        for entry in sorted(entries, key=lambda entry: name_bytes(entry_name(entry))):
-            yield _node_of(client, bucket, entry, levels)
-
-
-def _node_of(client: S3Client, bucket: str, entry: Entry, levels: int) -> _Node:
-    if isinstance(entry, str):
-        return _Node(entry, partial(_children, client, bucket, entry, levels=levels))
-    return _Node(entry)
+        for level in list_pages(self._client, self._path.bucket, prefix=prefix, delimiter=DELIMITER):
+            entries: list[Entry] = [*level.objects, *level.prefixes]
+            for entry in sorted(entries, key=lambda entry: name_bytes(entry_name(entry))):
+                yield _Node(entry, partial(self._children, entry) if isinstance(entry, str) else None)
 
 
 def _grouped(objects: Sequence[ObjectInfo], start: int) -> Iterator[_Node]:
@@ -145,11 +123,6 @@ def _grouped(objects: Sequence[ObjectInfo], start: int) -> Iterator[_Node]:
             yield from map(_Node, below)
         else:
             yield _Node(prefix, partial(_grouped, below, len(prefix)))
-
-
-def _chained(first: _Node, rest: Iterator[_Node]) -> Iterator[_Node]:
-    yield first
-    yield from rest
 
 
 def _with_last(nodes: Iterable[_Node]) -> Iterator[tuple[_Node, bool]]:

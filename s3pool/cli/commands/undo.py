@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
+from s3pool.cli.context import Context
 from s3pool.cli.outcomes import OutcomePrinter, finish
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode, moment_of
 from s3pool.cli.transfers import (
@@ -23,19 +24,14 @@ from s3pool.errors import NotFoundError, RefusedError, UsageError
 from s3pool.location import S3Path
 from s3pool.model import ObjectAttributes, ObjectInfo, format_iso_time
 from s3pool.record import dataclass
+from s3pool.s3.client import S3Client
+from s3pool.s3.list_all import list_versions
 from s3pool.transfer.attributes import merge_for_copy
 from s3pool.transfer.context import NO_ATTRIBUTES, TransferOptions
 from s3pool.transfer.delete import refuse_tree
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.tasks import CopyTask, DeleteTask, Problem, Summary, copy_of
 
-if TYPE_CHECKING:
-    import argparse
-
-    from s3pool.cli.context import Context
-    from s3pool.s3.client import S3Client
-
-SUMMARY = "bring keys, prefixes or versioned buckets back to how they were"
 EXAMPLES = (
     "undo --since 1h s3/etc/app.conf",
     "undo --at 2026-11-30T08:00:00Z --dry-run s3/photos/",
@@ -141,8 +137,6 @@ def _refuse_missing(path: S3Path, ctx: Context) -> None:
 
 def _versions(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo]:
     """Yield the versions of the keys that an operand means, those of a key together."""
-    from s3pool.s3.list_all import list_versions
-
     names = name_filter(args)
     is_tree = path.is_prefix or args.recursive
     until = None if path.is_prefix else path.key + (AFTER_SLASH if is_tree else "")

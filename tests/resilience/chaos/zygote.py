@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _warm_up() -> None:
-    import s3pool.cli.copying
+    import s3pool.cli.commands.cp
     import s3pool.cli.main
     import s3pool.cli.parser
     import s3pool.s3.client

@@ -9,8 +9,8 @@ import pytest
 
 import s3pool.cli.commands
 from s3pool.cli import exit_codes
-from s3pool.cli.catalog import ALL, SETTINGS, SUMMARIES
-from s3pool.cli.parser import help_text, load_command, parse
+from s3pool.cli.catalog import ALL, MODULES
+from s3pool.cli.parser import examples_of, help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
 
@@ -144,9 +144,10 @@ def test_unknown_command_is_guessed(word: str, hint: str) -> None:
     assert str(caught.value).endswith(hint)
 
 
-def test_summaries_are_those_of_the_commands() -> None:
-    """The table is a copy, made so that help imports no command."""
-    assert {name: load_command(name).SUMMARY for name in ALL} == SUMMARIES
+def test_every_command_has_examples_of_its_own() -> None:
+    """A module of several commands has those of all of them, and each begins with its command."""
+    assert [] == [name for name in ALL if not examples_of(name)]
+    assert {line.split()[0] for name in ALL for line in load_command(name).EXAMPLES} == set(ALL)
 
 
 def test_every_module_is_in_the_table() -> None:
@@ -154,7 +155,7 @@ def test_every_module_is_in_the_table() -> None:
     directory = Path(s3pool.cli.commands.__file__).parent
     modules = {path.stem for path in directory.glob("*.py")} - {"__init__"}
 
-    assert {name.replace("-", "_") for name in ALL if name not in SETTINGS} | {"settings"} == modules
+    assert {MODULES.get(name, name) for name in ALL} == modules
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -208,6 +208,7 @@ BucketLimits = tuple[tuple[str, Limits], ...]
 
 def rules_of(buckets: BucketLimits, bucket: str, *, owner: str) -> tuple[Rule, ...]:
     """Return the limits of a bucket: those of the first pattern that its name matches."""
+    bucket = bucket.rpartition(":")[2]  # RGW takes :b, and tenant:b of the key's own tenant, for b
     for pattern, limits in buckets:
         if bucket and fnmatchcase(bucket, pattern):
             return (Rule(f"{owner}\0{bucket}", limits, pattern),)

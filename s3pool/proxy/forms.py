@@ -23,7 +23,7 @@ FIRST_BLOCK_BYTES = 8 * 1024  # doubled whenever it comes full
 FILE = "file"
 BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 DISPOSITION = re.compile(r"content-disposition:[ \t]*form-data(;.*)", re.IGNORECASE)
-PARAMETER = re.compile(r';[ \t]*(name|filename)="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
+PARAMETER = re.compile(r';[ \t]*(name|filename)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)
 PART_TYPE = re.compile(r"content-type:[ \t]*([^\r\n]*)", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A field's name may become a header's; the others are S3's own and never do.
@@ -173,7 +173,7 @@ class FormReader:
         name = file_name = kind = ""
         for line in text.split("\r\n"):
             if match := DISPOSITION.fullmatch(line):
-                words = {word.lower(): value for word, value in PARAMETER.findall(match[1])}
+                words = {word.lower(): quoted or plain for word, quoted, plain in PARAMETER.findall(match[1])}
                 name = words.get("name", "").lower()
                 file_name = re.sub(r'\\(["\\])', r"\1", words.get("filename", ""))  # browsers write %22
             elif match := PART_TYPE.fullmatch(line):

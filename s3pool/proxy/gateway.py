@@ -244,9 +244,15 @@ class Gateway:
         return region != told or any(is_new)
 
     def admit_form(
-        self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]
+        self,
+        admitted: Admitted,
+        stream: ClientStream,
+        before_read: Callable[[], None],
+        on_admitted: Callable[[Admitted], None],
     ) -> tuple[Admitted, RequestBody, UploadForm]:
         """Read and admit an upload form; return the PUT it stands for, with its body.
+
+        ``on_admitted`` is told of the PUT before the file is read.
 
         Raises:
             S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
@@ -261,6 +267,7 @@ class Gateway:
             form = source.read_fields()
             form, caller, policy = self._identify_form(form, bucket)
             put = self._admit_put(put_head(head, form, bucket), caller)
+            on_admitted(put)
             load = self.loader.collected(source.readinto, reader, limit=policy.most if policy else None)
             source.drop_rest()
             if policy is not None:

@@ -234,8 +234,8 @@ def _split_target(raw: bytes, host: str) -> tuple[str, str, str | None]:
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is not None:
         # RFC 9112, 3.2.2: the target's authority counts. A Host that differs is one trick or another.
-        if host and absolute[1].lower() != host.lower():
-            raise malformed("the target's authority is not the Host field's")
+        if absolute[1].lower() != host.lower() if host else HOST.fullmatch(absolute[1]) is None:
+            raise malformed("the target's authority is not the Host field's, or is none")
         host, target = absolute[1], absolute[2] or "/"
         target = f"/{target}" if target.startswith("?") else target
     if not target.startswith("/") or "#" in target:

@@ -262,6 +262,12 @@ class RequestHandler:
         if self._gateway.has_limits:
             self._rules = self._gateway.rules_for(caller.client, target.bucket)
 
+    def _note_put(self, put: Admitted) -> None:
+        """Note which PUT a form means, and count it within its limits, those of its bytes too."""
+        self._admitted = put
+        self._note_admitted(put)
+        self._admit_within(self._rules)
+
     def _make_node_request(self) -> NodeRequest:
         if self._admitted is None:
             raise AssertionError("the request was not let in")
@@ -324,10 +330,7 @@ class RequestHandler:
         if head.length != 0:
             self._body_slot_owner = gateway.forwarder.body_slots.claim(self._owner)
         if admitted.is_form:
-            admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read)
-            self._admitted = admitted
-            self._note_admitted(admitted)
-            self._admit_within(self._rules)
+            admitted, self._load, form = gateway.admit_form(admitted, self._stream, self._before_read, self._note_put)
         else:
             self._admit_within(self._rules)
             self._load = gateway.load(admitted, self._stream, self._before_read)

@@ -58,6 +58,8 @@ CORPUS = {
     "asterisk form": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     "authority form": b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
     "other authority": b"GET http://y/b/k HTTP/1.1\r\nHost: x\r\n\r\n",
+    "authority with a user": b"GET http://u@x/b/k HTTP/1.0\r\n\r\n",
+    "authority with markup": b"GET http://<x>/b/k HTTP/1.0\r\n\r\n",
     "TRACE": b"TRACE /b/k HTTP/1.1\r\nHost: x\r\n\r\n",
     "unknown method": b"BREW /b/k HTTP/1.1\r\nHost: x\r\n\r\n",
     "connection hides a signature": b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: x-amz-date\r\n\r\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 
 import pytest
 
@@ -60,6 +61,14 @@ def test_name_of_the_file_becomes_part_of_the_key(fake: FakeS3, proxy: RunningPr
     form = signed_form({}, conditions=[["starts-with", "$key", "up/"]]) | {"key": "up/${filename}"}
 
     assert (204, CONTENT) == (post(proxy, form).status, stored(fake, "b", "up/a b.txt"))
+
+
+def test_names_need_no_quotes(fake: FakeS3, proxy: RunningProxy) -> None:
+    """RFC 7578 and 2183 want them around blanks alone, and .NET writes them like that."""
+    body = form_body(signed_form(KEY)).replace(b'filename="a b.txt"', b"filename=a.txt; filename*=utf-8''a.txt")
+    body = re.sub(rb'name="([^"]+)"', rb"name=\1", body)
+
+    assert (204, CONTENT) == (parse_answer(proxy.talk(form_request(proxy, body))).status, stored(fake, "b", "new"))
 
 
 @pytest.mark.parametrize(("wish", "status"), [("200", 200), ("201", 201), ("204", 204), ("404", 204)])

@@ -30,6 +30,7 @@ from tests.support.rgw import RgwCluster
 HERE = Path(__file__).parent
 MODES = ("verify", "passthrough")
 READ_TIMEOUT_S = 60.0
+AT_TIMES = "at times:"  # a reason of differences.txt that begins so is of one that some runs do not meet
 SERVERS: dict[str, Callable[[], RgwCluster | Deployment]] = {
     "rgw": lambda: RgwCluster.create(3),
     "minio": MinioCluster,
@@ -79,7 +80,11 @@ def compare(name: str, server: str, modes: Sequence[str], directory: Path) -> li
             names = [test for test in names if test not in found]
             for test in found:
                 say(f"  {mode}: {test} failed once, and {is_chance}")
-        expected = frozenset(test for way, test in listed if way == f"{name}/{server}/{mode}")
+        expected = frozenset(
+            test
+            for (way, test), reason in listed.items()
+            if way == f"{name}/{server}/{mode}" and (test in names or not reason.startswith(AT_TIMES))
+        )
         complaints += judge(f"{name} on {server}, {mode}", names, expected, ran=ways[DIRECT])
         tell_of_others(mode, ways[DIRECT], ways[mode])
     return complaints

@@ -74,9 +74,6 @@ class S3Path:
         """Return a key's name below this directory of keys, or its base name if it is this key.
 
         The directory's own marker object (``p/`` below ``p/``) gives the empty text.
-
-        Raises:
-            ValueError: the key is not of this tree.
         """
         prefix = self.tree_prefix
         if key.startswith(prefix):
@@ -132,12 +129,7 @@ Location = S3Path | LocalPath | StdStream
 
 
 def parse(text: str, *, default_bucket: str = "") -> Location:
-    """Read a path: ``s3/B/K`` and ``s3://B/K`` are S3, ``-`` a stream, the rest local.
-
-    Raises:
-        UsageError: it is empty, has a foreign scheme, a bucket name that no server takes, or
-            an empty bucket while there is no default one.
-    """
+    """Read a path: ``s3/B/K`` and ``s3://B/K`` are S3, ``-`` a stream, the rest local."""
     if text == "-":
         return StdStream()
     if is_s3_text(text):
@@ -160,11 +152,7 @@ def rooted(text: str) -> str:
 
 
 def parse_s3(text: str, *, default_bucket: str = "") -> S3Path:
-    """Read a path that must be S3; ``s3``, ``s3/`` and ``s3://`` mean all buckets.
-
-    Raises:
-        UsageError: it is not S3, or parse() refuses it.
-    """
+    """Read a path that must be S3; ``s3``, ``s3/`` and ``s3://`` mean all buckets."""
     location = parse(text, default_bucket=default_bucket)
     if not isinstance(location, S3Path):
         raise UsageError(f"{text!r} is not in S3: write s3/BUCKET/KEY or s3://BUCKET/KEY")
@@ -210,10 +198,6 @@ def dest_for(source: Location, target: Location, *, is_directory: Callable[[str]
 
     A target that ends in ``/``, a bucket, or an existing directory gets the source's base
     name appended; any other target is the name.
-
-    Raises:
-        UsageError: the source is a stream and the target a directory.
-        RefusedError: the base name would lead out of the local directory.
     """
     if isinstance(target, StdStream) or not _takes_names(target, is_directory):
         return target

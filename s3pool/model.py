@@ -55,10 +55,9 @@ def _encode_component(text: str) -> str:
 class Request:
     """One S3 request, before an endpoint is picked and before it is signed.
 
-    ``path`` is percent-encoded and starts with ``/``; ``query`` holds decoded pairs.
-    Header names are lower case. ``idempotent`` says whether the server may act twice on it.
-    ``bucket_host`` is set for virtual-host addressing: it stands before the endpoint's name
-    in the Host header.
+    ``path`` is percent-encoded and starts with ``/``; ``query`` holds decoded pairs. Header names are lower case.
+    ``idempotent`` says whether the server may act twice on it. ``bucket_host`` is set for virtual-host addressing: it
+    stands before the endpoint's name in the Host header.
     """
 
     method: str
@@ -238,10 +237,9 @@ class ByteRange(NamedTuple):
 class ObjectInfo(NamedTuple):
     """One object, or one version of it, as a listing reports it.
 
-    ``last_modified`` is ISO 8601 in UTC with milliseconds (``2026-01-22T20:44:33.219Z``);
-    ``etag`` has no quotes; ``size`` is in bytes. The version fields are only filled by a
-    listing of versions. A tuple, unlike its neighbours: a page makes a thousand of them, and
-    a frozen dataclass takes six times as long.
+    ``last_modified`` is ISO 8601 in UTC with milliseconds (``2026-01-22T20:44:33.219Z``); ``etag`` has no quotes;
+    ``size`` is in bytes. The version fields are only filled by a listing of versions. A tuple, unlike its neighbours: a
+    page makes a thousand of them, and a frozen dataclass takes six times as long.
     """
 
     key: str
@@ -360,10 +358,7 @@ def whole_number(text: str, *, most_digits: int = MAX_DIGITS) -> int | None:
 def parse_iso_time(text: str) -> float:
     """Return seconds since 1970 for ``YYYY-MM-DDTHH:MM:SS[.fff]Z``; NaN for a day that no calendar has.
 
-    NaN is neither before nor after any moment, so no age matches it.
-
-    Raises:
-        ValueError: it is something else.
+    NaN is neither before nor after any moment, so no age matches it. ValueError: it is something else.
     """
     clock = _CLOCK.match(text, 10)
     if clock is None:

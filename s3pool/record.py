@@ -1,8 +1,7 @@
 """``dataclass`` for the program's values, at a tenth of the time when modules are loaded.
 
-The library's decorator takes 1.4 ms for each class and 15 ms for its imports, too much for
-commands of a tenth of a second. This one supports classes with slots. Type checkers see the
-library's.
+The library's decorator takes 1.4 ms for each class and 15 ms for its imports, too much for commands of a tenth of a
+second. This one supports classes with slots. Type checkers see the library's.
 """
 
 from __future__ import annotations

@@ -115,11 +115,7 @@ WHOLE = Shard()
 
 
 def parse_shard(text: str) -> Shard:
-    """Parse ``I/N``; I counts from 0, and N/N means 0/N, so that counting from 1 works as well.
-
-    Raises:
-        UsageError: the text is something else.
-    """
+    """Parse ``I/N``; I counts from 0, and N/N means 0/N, so that counting from 1 works as well."""
     index, slash, count = text.partition("/")
     if not slash or not (_is_number(index) and _is_number(count)) or not int(count) or int(index) > int(count):
         raise UsageError(f"bad shard {text!r}: write I/N, such as 0/8 to 7/8")
@@ -127,11 +123,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def choose_shard(text: str, environ: Mapping[str, str]) -> Shard:
-    """Return the shard that the flag names; with ``auto`` the one that Slurm or Kubernetes has set.
-
-    Raises:
-        UsageError: the flag or the environment makes no sense, or neither of them names a shard.
-    """
+    """Return the shard that the flag names; with ``auto`` the one that Slurm or Kubernetes has set."""
     if text != AUTO:
         return parse_shard(text) if text else WHOLE
     for variables in ENVIRONMENTS:
@@ -192,11 +184,7 @@ def plan_record(index: int, count: int, names: NameRange) -> dict[str, object]:
 
 
 def parse_plan(lines: Iterable[str], *, name: str) -> list[NameRange]:
-    """Parse the lines that ``s3pool shards`` printed; ``name`` says where they are from.
-
-    Raises:
-        UsageError: they are something else, or not the whole of a plan.
-    """
+    """Parse the lines that ``s3pool shards`` printed; ``name`` says where they are from."""
     found = [_parse_line(line, name) for line in lines if line.strip()]
     numbers = [(str(record.get("shard")), str(record.get("of"))) for record in found]
     ranges = [NameRange(record.get("after"), record.get("until")) for record in found]

@@ -47,11 +47,7 @@ DATE_PATTERN = (
 
 
 def parse_size(text: str) -> int:
-    """Parse ``123``, ``10M``, ``10MiB`` or ``1.5g`` into bytes, rounded down.
-
-    Raises:
-        UsageError: the text is not a size, or more than a file can hold.
-    """
+    """Parse ``123``, ``10M``, ``10MiB`` or ``1.5g`` into bytes, rounded down."""
     match = re.fullmatch(SIZE_PATTERN, text.strip())
     if match is None:
         raise UsageError(f"bad size {text!r}: write a number of bytes or one like 10M, 1.5GiB")
@@ -89,11 +85,7 @@ def format_size_long(size: int) -> str:
 
 
 def parse_rate(text: str) -> int:
-    """Parse ``10M``, ``10MiB/s`` or ``1.5g`` into bytes a second.
-
-    Raises:
-        UsageError: the text is not a rate.
-    """
+    """Parse ``10M``, ``10MiB/s`` or ``1.5g`` into bytes a second. Raises UsageError: the text is not a rate."""
     try:
         return parse_size(re.sub(RATE_SUFFIX, "", text.strip()))
     except UsageError as exc:
@@ -101,11 +93,7 @@ def parse_rate(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Parse ``7d10h30m``, ``90s``, ``1.5h``, ``500ms`` or a bare number into seconds.
-
-    Raises:
-        UsageError: the text is not a duration, or names a unit twice.
-    """
+    """Parse ``7d10h30m``, ``90s``, ``1.5h``, ``500ms`` or a bare number into seconds."""
     stripped = text.strip()
     if re.fullmatch(BARE_NUMBER, stripped):
         return float(stripped)
@@ -142,9 +130,6 @@ def parse_time_or_age(text: str, now: float) -> float:
 
     A date without a zone is UTC, as in listings. A bare number is refused: whether it means
     seconds or days must not be guessed where objects are deleted by age.
-
-    Raises:
-        UsageError: the text is neither, or the date does not exist.
     """
     stripped = text.strip()
     match = re.fullmatch(DATE_PATTERN, stripped)

@@ -217,11 +217,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def headers_of(args: argparse.Namespace, config: Config, *, is_source: bool) -> ExtraHeaders | None:
-    """Return what the flags add to the requests to a target, or to a copy's source; None where there is nothing.
-
-    Raises:
-        UsageError: the key cannot be read, or would be sent for all to read.
-    """
+    """Return what the flags add to the requests to a target, or to a copy's source; None where there is nothing."""
     plain = dict(getattr(args, "header", ())) | (REQUEST_PAYER if getattr(args, "request_payer", False) else {})
     path, of_source = getattr(args, "sse_c", ""), getattr(args, "sse_c_source", "")
     if not (path or of_source):

@@ -62,11 +62,7 @@ class Context:
 
     @property
     def config(self) -> Config:
-        """Return the configuration in effect.
-
-        Raises:
-            ConfigError: a source of the configuration is unreadable or contradicts itself.
-        """
+        """Return the configuration in effect."""
         if self._config is None:
             from s3pool.config.sources import FOUND_ORIGIN
 
@@ -96,11 +92,7 @@ class Context:
             self.out.remark(message)
 
     def reload_config(self) -> Config:
-        """Read the configuration again, for a command that goes on; open sessions keep the old one.
-
-        Raises:
-            ConfigError: a source of the configuration is unreadable or contradicts itself.
-        """
+        """Read the configuration again, for a command that goes on; open sessions keep the old one."""
         target = getattr(self.args, "target_profile", "")
         return self._read_profile(target) if target else self._read_config()
 
@@ -138,11 +130,7 @@ class Context:
 
     @property
     def source_session(self) -> Session:
-        """Return the session that sources are read from: of --source-profile's pool, or with a key of their own.
-
-        Raises:
-            ConfigError: there is no such profile, or it sets no endpoints.
-        """
+        """Return the session that sources are read from: of --source-profile's pool, or with a key of their own."""
         if not self.has_two_pools and not getattr(self.args, "sse_c_source", ""):
             return self.session
         profile = getattr(self.args, "source_profile", "")
@@ -234,9 +222,6 @@ class Context:
         """Parse an operand that may be local or in S3; an empty bucket becomes the default bucket.
 
         With ``is_source`` that is the default bucket of the pool that sources are read from.
-
-        Raises:
-            UsageError: the operand is malformed, or relative to a directory that was removed.
         """
         from s3pool.location import LocalPath, S3Path, parse
 
@@ -246,11 +231,7 @@ class Context:
         return self._utf8(place) if isinstance(place, S3Path) else place
 
     def s3(self, text: str) -> S3Path:
-        """Parse an operand that must be in S3.
-
-        Raises:
-            UsageError: the operand is local, or has no bucket and there is no default bucket.
-        """
+        """Parse an operand that must be in S3."""
         from s3pool.location import parse_s3
 
         return self._utf8(parse_s3(text, default_bucket=self._default_bucket(text)))
@@ -264,11 +245,7 @@ class Context:
         return path
 
     def s3_bucket(self, text: str) -> str:
-        """Parse an operand that must be a bucket: ``s3/BUCKET``, or its bare name.
-
-        Raises:
-            UsageError: the operand is not in S3, has no bucket, or has a key.
-        """
+        """Parse an operand that must be a bucket: ``s3/BUCKET``, or its bare name."""
         from s3pool.location import rooted
 
         path = self.s3(rooted(text))
@@ -279,11 +256,7 @@ class Context:
         return path.bucket
 
     def s3_object(self, text: str) -> S3Path:
-        """Parse an operand that must name a bucket and a key.
-
-        Raises:
-            UsageError: the operand is not in S3, or bucket or key is missing.
-        """
+        """Parse an operand that must name a bucket and a key."""
         path = self.s3(text)
         if not path.bucket or not path.key:
             raise UsageError(f"{self.out.escape(text)} names no object; write s3/BUCKET/KEY")
@@ -300,11 +273,7 @@ class Context:
         return time.time()
 
     def moment(self, text: str) -> float:
-        """Return the time that a date or an age names; ages count by the clock of the storage.
-
-        Raises:
-            UsageError: the text is neither.
-        """
+        """Return the time that a date or an age names; ages count by the clock of the storage."""
         at = parse_time_or_age(text, 0.0)
         is_age = parse_time_or_age(text, 1.0) != at
         return at + self._storage_time() if is_age else at
@@ -342,11 +311,7 @@ class Context:
 
     @property
     def stdin(self) -> IO[bytes]:
-        """Return standard input as a stream of bytes.
-
-        Raises:
-            LocalFileError: standard input is closed.
-        """
+        """Return standard input as a stream of bytes. Raises LocalFileError: standard input is closed."""
         if sys.stdin is None:
             raise LocalFileError("cannot read standard input: it is closed")
         return sys.stdin.buffer
@@ -357,9 +322,6 @@ class Context:
         """Call ``act`` on each operand, print each failure, and return one exit code.
 
         An error that would hit every operand ends the command at once.
-
-        Raises:
-            ConfigError, UsageError, NoEndpointError: as ``act`` raised them.
         """
         return combined([self._code_of(operand, act) for operand in operands])
 
@@ -413,7 +375,6 @@ def _is_new(message: str, path: str) -> bool:
 
 
 def _share_of(config: Config, count: int) -> Config:
-    """Divide what is meant for the whole command."""
     return config.replace(
         workers=-(-config.workers // count),
         max_connections=max(1, config.max_connections // count),

@@ -200,11 +200,7 @@ def add_csv_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def check_csv(args: argparse.Namespace, out: Output, *, others: Sequence[str] = ()) -> None:
-    """Refuse --csv beside what asks for another form of output; ``others`` are such flags as given.
-
-    Raises:
-        UsageError: there is one.
-    """
+    """Refuse --csv beside what asks for another form of output; ``others`` are such flags as given."""
     given = [*others, *(["--json"] if out.json else [])]
     if args.csv and given:
         raise UsageError(f"--csv and {given[0]} exclude each other")
@@ -366,7 +362,6 @@ def _has_any(text: bytes, special: bytes) -> bool:
 
 
 def _are_plain(table: ObjectTable, *, special: bytes) -> bool:
-    """Return whether no text of a table has to be escaped."""
     text = _distinct_text(table)
     return not _has_any(text, special) and _is_printable(text)
 

@@ -61,9 +61,8 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None
 def _settle_memory() -> None:
     """Make garbage collection rare, and keep freed memory in the process.
 
-    glibc returns memory of large blocks to the kernel when they are freed, and every listing
-    page would get fresh, zeroed pages. Freeing one large block raises the threshold to its size
-    (mallopt(3), M_MMAP_THRESHOLD).
+    glibc returns memory of large blocks to the kernel when they are freed, and every listing page would get fresh,
+    zeroed pages. Freeing one large block raises the threshold to its size (mallopt(3), M_MMAP_THRESHOLD).
     """
     gc.set_threshold(COLLECT_AFTER)
     bytes(KEPT_BYTES)  # mapped, never written to, freed at once
@@ -268,7 +267,6 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _first_output(words: Sequence[str]) -> Output:
-    """Return the output for errors in the command line itself, before it is parsed."""
     flags = words[: words.index("--")] if "--" in words else words
     json = "--json" in flags
     return Output(json=json, json_errors="--log-format=json" in flags, op=_command_in(flags) if json else "")
@@ -309,7 +307,6 @@ def _flag_level(given: Mapping[str, object]) -> str:
 
 
 def _follow_config(args: argparse.Namespace, config: Config) -> None:
-    """Use the configured log level where no flag sets one."""
     if not _flag_level(vars(args)):
         from s3pool.cli import logs
 

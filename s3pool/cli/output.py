@@ -126,11 +126,7 @@ class Output:
         self._write(block)
 
     def flush(self) -> None:
-        """Write everything gathered.
-
-        Raises:
-            StdoutError: the reader is gone, the disk is full, or stdout is closed.
-        """
+        """Write everything gathered. Raises StdoutError: the reader is gone, the disk is full, or stdout is closed."""
         if self._lines:
             self._write(self._take())
         if self._stdout is not None:

@@ -130,11 +130,7 @@ class CommandParser(argparse.ArgumentParser):
         return text
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            UsageError: always.
-        """
+        """Refuse the command line. Raises UsageError: always."""
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
@@ -192,9 +188,8 @@ def add_global_flags(
 ) -> None:
     """Add the flags that every command takes.
 
-    None has a default: a flag that was not given sets nothing, so that the parser of the command
-    does not overwrite a flag given before the command. ``hidden`` keeps them out of the help, but
-    for those in ``except_for``.
+    None has a default: a flag that was not given sets nothing, so that the parser of the command does not overwrite a
+    flag given before the command. ``hidden`` keeps them out of the help, but for those in ``except_for``.
     """
     group = parser.add_argument_group("global flags")
 
@@ -261,10 +256,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read a command line; ``command`` is empty when none was named.
 
     Flags before and after the command go into one namespace.
-
-    Raises:
-        UsageError: a command or flag is unknown, or a value is missing or bad.
-        HelpRequested: -h, --help, or the command ``help``.
     """
     try:
         return _parse(argv)
@@ -359,11 +350,7 @@ def _example_lines(lines: Sequence[str]) -> str:
 
 
 def require_known(name: str) -> None:
-    """Check a command's name.
-
-    Raises:
-        UsageError: there is no such command; the message offers a similar one.
-    """
+    """Check a command's name. Raises UsageError: there is no such command; the message offers a similar one."""
     if name in SUMMARIES:
         return
     from difflib import get_close_matches

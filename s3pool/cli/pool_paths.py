@@ -26,9 +26,6 @@ def choose_pools(args: argparse.Namespace, known: Callable[[], Collection[str]])
     """Rewrite operands of profiles to ``s3/...``, and choose the command's pool, or its two, by them.
 
     ``known`` tells the names of the profiles; it is asked only where an operand may begin with one.
-
-    Raises:
-        UsageError: a path may be two things, or the operands are of more pools than the command takes.
     """
     dests = [dest for dest in (*ONLY_S3, *LOCAL_TOO) if getattr(args, dest, None)]
     if not any(NAMED.match(text) and not is_s3_text(text) for dest in dests for text in _texts(args, dest)):

@@ -44,8 +44,6 @@ STOP_COUNTS = {"scans_ended": False, "failed": 1}  # of a shard that ended befor
 
 
 class _Child:
-    """One shard's process, and what came from it."""
-
     def __init__(self, index: int, process: subprocess.Popen[bytes], reports: int, orders: int) -> None:
         self.index = index
         self.process = process
@@ -206,8 +204,6 @@ def _start(index: int, ctx: Context, stdin: bytes | None) -> _Child:
 
 
 class _Run:
-    """One run of all shards: reads what they write until they have ended."""
-
     def __init__(
         self,
         ctx: Context,

@@ -30,8 +30,6 @@ MODES = ("bar", "plain", "none")
 
 
 class _TransferMeter(Meter):
-    """The progress of one transfer, a part of a RunProgress."""
-
     def __init__(self, run: RunProgress, label: str, size: int) -> None:
         self._run = run
         self.label = label
@@ -221,7 +219,6 @@ class BarProgress(RunProgress):
                     self.start()
 
     def _draw(self) -> RenderableType:
-        """Bring rich's bars up to date; rich calls this under its own lock."""
         amount = _amount(self.bytes_done, self.bytes_found)
         rest = f"{format_size(round(self.speed))}/s"
         if self.eta_s is not None:
@@ -265,8 +262,7 @@ def shorten(name: str, width: int = NAME_WIDTH) -> str:
 def choose_mode(wanted: str, *, quiet: bool, json: bool, stderr_is_tty: bool, stdout_is_busy: bool) -> str:
     """Choose between "bar", "plain" and "none".
 
-    ``stdout_is_busy``: results go to a pipe or file, where a line for each result is wanted
-    instead of a bar.
+    ``stdout_is_busy``: results go to a pipe or file, where a line for each result is wanted instead of a bar.
     """
     if wanted in MODES:
         return wanted

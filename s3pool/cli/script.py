@@ -59,11 +59,7 @@ def _lines(raw: list[bytes], before: int) -> Iterator[Line]:
 
 
 def split_words(text: str) -> list[str]:
-    """Split a line as a shell would: quotes, backslashes and comments, nothing else.
-
-    Raises:
-        UsageError: a quote is not closed.
-    """
+    """Split a line as a shell would: quotes, backslashes and comments, nothing else."""
     if SPECIAL.isdisjoint(text):
         return text.split()
     words: list[str] = []
@@ -98,11 +94,7 @@ class LineReader:
         self._templates: dict[tuple[str, ...], Template | None] = {}
 
     def template(self, words: list[str]) -> Template | None:
-        """Return what a line has in common with others about one object; None for any other line.
-
-        Raises:
-            UsageError: a flag is wrong.
-        """
+        """Return what a line has in common with others about one object; None for any other line."""
         count = OPERANDS.get(words[0], 0)
         if not count or len(words) <= count or any(word.startswith("-") for word in words[-count:]):
             return None
@@ -120,11 +112,7 @@ class LineReader:
         return Template(words, args) if operands == list(standins) and changed <= SIMPLE_FLAGS else None
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """Return the arguments of one line.
-
-        Raises:
-            UsageError: command or flags are wrong, or do not belong into a script.
-        """
+        """Return the arguments of one line."""
         if words[0] in NOT_IN_SCRIPTS:
             raise UsageError(f"{words[0]} does not belong into a script")
         try:
@@ -143,7 +131,6 @@ _names: set[str] = set()
 
 
 def _global_names() -> set[str]:
-    """Return the attributes of the flags that every command takes."""
     if not _names:
         parser = argparse.ArgumentParser(add_help=False)
         add_global_flags(parser, hidden=True)

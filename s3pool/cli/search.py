@@ -65,11 +65,7 @@ def ignore_test(glob: str) -> Test:
 
 
 def regex_test(text: str) -> Test:
-    """Look for a regular expression anywhere in the relative name.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Look for a regular expression anywhere in the relative name. Raises UsageError: it is none."""
     try:
         search = re.compile(text).search
     except re.error as exc:
@@ -83,11 +79,7 @@ def fact_test(facts: ObjectFilter) -> Test:
 
 
 def asked_test(pairs: Sequence[str], flag: str, ask: Callable[[Found], Mapping[str, str]]) -> Test:
-    """Test what only a request of its own tells of an object: its tags, its metadata; values are globs.
-
-    Raises:
-        UsageError: a pair is not K=V.
-    """
+    """Test what only a request of its own tells of an object: its tags, its metadata; values are globs."""
     wanted = []
     for pair in pairs:
         name, equals, glob = pair.partition("=")
@@ -178,7 +170,6 @@ def _below(selection: Selection, prefix: str) -> Selection:
 
 
 def _iter_prefix_batches(client: S3Client, selection: Selection, maxdepth: int | None) -> Iterator[list[Found]]:
-    """Yield the prefixes that keys make, outer ones first."""
     if maxdepth is not None and selection.admits is None:
         yield from _iter_prefix_level(client, selection, maxdepth)
         return
@@ -249,11 +240,7 @@ WORD = re.compile(r'\{("?)[A-Za-z][A-Za-z0-9_-]*\1\}')
 
 
 def check_words(template: str) -> None:
-    """Refuse a word in braces that is none of the known ones; other braces are plain text.
-
-    Raises:
-        UsageError: there is one.
-    """
+    """Refuse a word in braces that is none of the known ones; other braces are plain text."""
     for match in WORD.finditer(template):
         if FIELD.fullmatch(match[0]) is None:
             raise UsageError(f"unknown word {match[0]}; the words are {FIELDS_HELP}")

@@ -94,11 +94,7 @@ def moment_of(text: str, ctx: Context) -> float:
 
 
 class Past:
-    """The moment that --at names, in seconds since 1970; ``at`` is None without the flag.
-
-    Raises:
-        UsageError: it is no time, or an age that several processes would count each for itself.
-    """
+    """The moment that --at names, in seconds since 1970; ``at`` is None without the flag."""
 
     def __init__(self, args: argparse.Namespace, ctx: Context) -> None:
         self.at = moment_of(args.at, ctx) if args.at else None
@@ -108,11 +104,7 @@ class Past:
             raise UsageError(f"--at {args.at} is another moment in each of --processes: write a date")
 
     def of(self, path: S3Path, client: S3Client) -> float | None:
-        """Return the moment, for a path whose bucket keeps versions.
-
-        Raises:
-            UsageError: the bucket has none, so that nothing tells how it was.
-        """
+        """Return the moment, for a path whose bucket keeps versions."""
         if self.at is not None and (id(client), path.bucket) not in self._checked:
             if not path.bucket:
                 raise UsageError(f"--at {self._text} needs a bucket: s3/BUCKET/KEY")
@@ -179,9 +171,8 @@ def iter_selected_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a selection, in key order unless its mode says otherwise.
 
-    A page from which a glob or a shard leaves objects out may have become empty; its prefixes are
-    those that can hold names of the shard. ``max_keys``
-    bounds the keys that are asked for, where nothing is left out. ``ahead`` is for
+    A page from which a glob or a shard leaves objects out may have become empty; its prefixes are those that can hold
+    names of the shard. ``max_keys`` bounds the keys that are asked for, where nothing is left out. ``ahead`` is for
     callers that make no other requests meanwhile: the next page is then asked for early.
     """
     found = False

@@ -370,11 +370,7 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def rule_of(args: argparse.Namespace) -> Rule:
-    """Return the rule that the flags describe.
-
-    Raises:
-        UsageError: it would do nothing, or a transition is not whole.
-    """
+    """Return the rule that the flags describe. Raises UsageError: it would do nothing, or a transition is not whole."""
     rule: Rule = {"ID": args.id or os.urandom(ID_BYTES).hex(), "Status": "Disabled" if args.disable else "Enabled"}
     parts: dict[str, dict[str, Any]] = {"Filter": {}}
     for flag, (part, name), _, _ in FLAGS:
@@ -391,7 +387,6 @@ def rule_of(args: argparse.Namespace) -> Rule:
 
 
 def _filter(tests: dict[str, Any]) -> dict[str, Any]:
-    """Return a filter as S3 has it: one test alone, more of them within ``And``."""
     tags = [dict(zip(("Key", "Value"), pair.split("=", 1), strict=False)) for pair in tests.pop("Tags", "").split("&")]
     tags = [tag for tag in tags if tag["Key"]]
     if any("Value" not in tag for tag in tags):

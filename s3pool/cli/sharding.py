@@ -44,11 +44,7 @@ def add_shard_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
-    """Return whether the command is to be done by several processes, and this is not one of them.
-
-    Raises:
-        UsageError: another flag does not go with that.
-    """
+    """Return whether the command is to be done by several processes, and this is not one of them."""
     if args.processes == 1 or ctx.part is not None:
         return False
     if args.shard or args.plan:
@@ -63,11 +59,7 @@ def operands_of(args: argparse.Namespace, ctx: Context) -> list[S3Path]:
 
 
 def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:
-    """Return the shard that this run takes; a note names the one that the environment gave.
-
-    Raises:
-        UsageError: the flags or the environment make no sense. S3PoolError: the plan cannot be read.
-    """
+    """Return the shard that this run takes; a note names the one that the environment gave."""
     if ctx.part is not None:
         return ctx.part.shard
     shard = choose_shard(args.shard, ctx.environ)
@@ -105,11 +97,7 @@ def _read(text: str, ctx: Context) -> str:
 
 
 def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False) -> list[NameRange]:
-    """Return ranges of like size of a tree's names, from a few pages; ``source`` names the pool of sources.
-
-    Raises:
-        S3PoolError: a page cannot be read.
-    """
+    """Return ranges of like size of a tree's names, from a few pages; ``source`` names the pool of sources."""
     from s3pool.s3.parallel.sampling import choose_borders
 
     if isinstance(tree, LocalPath):
@@ -123,7 +111,6 @@ def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False)
 
 
 def _padded(borders: list[str], count: int) -> list[NameRange]:
-    """Return as many ranges as were asked for; those beyond what could be found are empty."""
     last = borders[-1] if borders else ""
     return ranges_between(borders + [last] * (count - 1 - len(borders)))
 

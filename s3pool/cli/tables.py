@@ -136,8 +136,7 @@ def bar_lines(bars: Sequence[Bar], *, width: int, color: bool) -> list[str]:
 def live_lines(*, color: bool) -> Iterator[Draw]:
     """Yield a function that draws lines over the lines that it drew before.
 
-    Lines are cut at the terminal's width at that moment. The last lines stay when the context
-    ends.
+    Lines are cut at the terminal's width at that moment. The last lines stay when the context ends.
     """
     from rich.console import Console, Group
     from rich.live import Live

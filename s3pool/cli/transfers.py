@@ -164,11 +164,7 @@ def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = 
 
 
 def check_ends(sources: Iterable[Location], target: Location, args: argparse.Namespace) -> None:
-    """Refuse flags that are of copies inside S3, or of downloads, for anything else.
-
-    Raises:
-        UsageError: one side is not in S3, or both are.
-    """
+    """Refuse flags that are of copies inside S3, or of downloads, for anything else."""
     other = next((end for end in (*sources, target) if not isinstance(end, S3Path)), None)
     for flag, value, what, hint in (
         ("--source-profile", args.source_profile, "copies from one pool to another", "with one pool use --profile"),
@@ -254,9 +250,8 @@ def transfer_context(
 def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
     """Make large transfers resume where an interrupted run of the same command stopped.
 
-    With ``sweeps``, partial files of interrupted small downloads are removed from the directories
-    that this run writes. The function returned takes each outcome, and removes what interrupted
-    runs left of targets that no longer need it.
+    With ``sweeps``, partial files of interrupted small downloads are removed from the directories that this run writes.
+    The function returned takes each outcome, and removes what interrupted runs left of targets that no longer need it.
     """
     if ctx.dry_run:
         return lambda _: None

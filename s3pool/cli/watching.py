@@ -61,11 +61,7 @@ class TreeWatcher:
         self._troubles: set[tuple[str, str]] = set()
 
     def run(self) -> None:
-        """Watch until an interrupt; return when the first pass was stopped by an error.
-
-        Raises:
-            LocalFileError: the source is gone, or cannot be watched.
-        """
+        """Watch until an interrupt; return when the first pass was stopped by an error."""
         options = self._options
         watch = TreeWatch(self._route.root, links=options.links, may_contain=options.names.may_contain)
         changed: set[str] | None = None

@@ -68,11 +68,7 @@ class AwsFiles:
         self._environ, self._home = environ, home
 
     def load_keys(self) -> FoundKeys:
-        """Return the keys of the profile, or what tells where to get them.
-
-        Raises:
-            ConfigError: a file cannot be read, the required profile is in neither, or it needs what is not supported.
-        """
+        """Return the keys of the profile, or what tells where to get them."""
         found = {path: section for path, _, section in self._sections(self._profile)}
         if self._required and not found:
             raise ConfigError(f"AWS_PROFILE: there is no profile {self._profile!r} in {self._credentials_path}")
@@ -246,11 +242,7 @@ def read_pair(source: KeySource) -> tuple[str, str, str]:
 
 
 def read_ini(path: str) -> tuple[SourceFile | None, Sections]:
-    """Read an INI file into maps by section; a missing file has none.
-
-    Raises:
-        ConfigError: the file cannot be read or parsed.
-    """
+    """Read an INI file into maps by section; a missing file has none."""
     if not is_present(path):
         return None, {}
     import configparser

@@ -26,10 +26,9 @@ class Setting(NamedTuple):
 class Option(Generic[T]):
     """One option, declared as an attribute of an ``Options`` class.
 
-    On the class the attribute is the option itself, on an instance its value in effect. An
-    option with a ``metavar``, ``choices`` or a ``switch`` (the value that its flag means) has a
-    flag; one that is ``moved`` had a flag of its name. ``zero`` is the word for 0, and
-    ``default_note`` stands for the default in help and manual.
+    On the class the attribute is the option itself, on an instance its value in effect. An option with a ``metavar``,
+    ``choices`` or a ``switch`` (the value that its flag means) has a flag; one that is ``moved`` had a flag of its
+    name. ``zero`` is the word for 0, and ``default_note`` stands for the default in help and manual.
     """
 
     name = attribute = ""
@@ -80,11 +79,7 @@ class Option(Generic[T]):
         return self.flag.removeprefix("--").replace("-", "_")
 
     def read(self, setting: Setting) -> T:
-        """Parse the value of a setting.
-
-        Raises:
-            ConfigError: the value cannot be read; the message names its origin.
-        """
+        """Parse the value of a setting. Raises ConfigError: the value cannot be read; the message names its origin."""
         try:
             return self.parse(setting.value)
         except (ValueError, TypeError, ConfigError, UsageError) as exc:

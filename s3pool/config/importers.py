@@ -42,11 +42,7 @@ class ConfigPlace(NamedTuple):
 
 
 def find_profiles(tool: str, place: ConfigPlace) -> list[FoundProfile]:
-    """Return the profiles of a tool, or with "" of all tools; without keys where AWS's files have them.
-
-    Raises:
-        ConfigError: a file cannot be read, or the named tool has none.
-    """
+    """Return the profiles of a tool, or with "" of all tools; without keys where AWS's files have them."""
     found = [profile for name in ([tool] if tool else TOOLS) for profile in TOOLS[name](place)]
     if not found:
         looked = ", ".join(FILES[name] for name in ([tool] if tool else FILES))
@@ -185,9 +181,6 @@ def add_profiles(path: str, profiles: Mapping[str, Settings]) -> None:
     """Put profiles into a configuration file, in place of those of the same name.
 
     What is used without --profile stays the same.
-
-    Raises:
-        ConfigError: the file cannot be read or written, or is written in a way that cannot be added to.
     """
     path = os.path.realpath(path)
     before = read_document(path)

@@ -1,7 +1,6 @@
 """Settle the configuration: flags, environment, `.env`, YAML, AWS's files, defaults.
 
-The sources are layers of raw settings. The first layer that has an option wins, and only that
-layer's value is parsed.
+The sources are layers of raw settings. The first layer that has an option wins, and only that layer's value is parsed.
 """
 
 from __future__ import annotations
@@ -79,9 +78,6 @@ def load_profile(
 
     Endpoints, keys and region come from the profile alone, because flags and environment mean
     the first pool. Timeouts, limits and the like come from the usual sources.
-
-    Raises:
-        ConfigError: there is no such profile, it sets no endpoints, or a value is wrong.
     """
     loader = _Loader({**flags, "profile": profile}, environ=environ, cwd=cwd, home=home, own_pool=True)
     config = loader.load()
@@ -302,11 +298,7 @@ class _Loader:
         return self._key_source is not None and self._key_source.kind in KEYS_BY_STS
 
     def _watch_keys(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> None:
-        """Note where keys may change, or come from; what a file that was merely found names runs no program.
-
-        Raises:
-            ConfigError: a `.env` found in the directory names the file of AWS's that tells how to get keys.
-        """
+        """Note where keys may change, or come from; what a file that was merely found names runs no program."""
         origins = [self._origins[option.name] for option in (Config.access_key, Config.secret_key)]
         source = self._key_source
         if file.path and all(origin.startswith(f"{file.path}:") for origin in origins):
@@ -361,11 +353,7 @@ class _Loader:
             )
 
     def _pem_files(self, config: Config) -> Iterator[tuple[str, str]]:
-        """Yield the options that name a PEM file, and the file's path.
-
-        Raises:
-            ConfigError: a file that will be used cannot be read, or a key has no certificate.
-        """
+        """Yield the options that name a PEM file, and the file's path."""
         if config.client_key and not config.client_cert:
             raise ConfigError(f"{self._origins['client_key']}: a private key without a certificate; add client_cert")
         is_tls = any(endpoint.scheme == "https" for endpoint in config.endpoints)

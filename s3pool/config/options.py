@@ -1,8 +1,7 @@
 """The options: each is declared once, with all its names.
 
-``Config`` is the table of the pool's options and holds their values in effect; the proxy has a
-table of the same kind. The command line, the configuration file, ``s3pool config``, the manual
-and the README read the tables.
+``Config`` is the table of the pool's options and holds their values in effect; the proxy has a table of the same kind.
+The command line, the configuration file, ``s3pool config``, the manual and the README read the tables.
 """
 
 from __future__ import annotations
@@ -327,11 +326,7 @@ class Config(Options):
         return Credentials(self.access_key, self.secret_key, self.session_token)
 
     def require_endpoints(self) -> tuple[Endpoint, ...]:
-        """Return the endpoints.
-
-        Raises:
-            ConfigError: there are none; the message says how to set them.
-        """
+        """Return the endpoints. Raises ConfigError: there are none; the message says how to set them."""
         if not self.endpoints:
             raise ConfigError(NO_ENDPOINTS_MESSAGE)
         return self.endpoints
@@ -340,9 +335,6 @@ class Config(Options):
         """Check that requests can be signed, where they are to be.
 
         With ``is_set`` the service of a cloud's machine does not count: without any setting it is asked.
-
-        Raises:
-            ConfigError: there is neither a key nor a place to get one; the message says how to set one.
         """
         source = self.key_source
         if self.sign and self.credentials is None and (source is None or (is_set and source.kind == "instance")):

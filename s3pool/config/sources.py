@@ -53,11 +53,7 @@ class EnvFile:
 
 
 def read_source(path: str, *, named_by: str = "") -> SourceFile:
-    """Read a small UTF-8 text file.
-
-    Raises:
-        ConfigError: the file cannot be read or decoded; the message ends with ``named_by``.
-    """
+    """Read a small UTF-8 text file; the message of a ConfigError ends with ``named_by``."""
     asked = f" ({named_by})" if named_by else ""
     try:
         with open(path, "rb") as stream:
@@ -91,9 +87,6 @@ def load_env_file(path: str, *, named_by: str = "") -> EnvFile:
 
     A malformed line is an error in a file that the user named, and a warning in one found in
     the working directory: that one may be another program's.
-
-    Raises:
-        ConfigError: the file cannot be read, or the user named it and a line is malformed.
     """
     from io import StringIO
 
@@ -196,12 +189,8 @@ def _is_own_group(gid: int) -> bool:
 def check_keys(origins: Mapping[str, str], *, env_path: str, config_path: str, places: Sequence[str]) -> None:
     """Refuse to send keys from another source where a `.env` found in the directory points.
 
-    ``places`` are the settings that decide where requests go. ``config_path`` is the
-    configuration file when the `.env` chose that file or its profile, else "": keys in that
-    file may go where the same file says.
-
-    Raises:
-        ConfigError: keys would go there; the message names both sources.
+    ``places`` are the settings that decide where requests go. ``config_path`` is the configuration file when the `.env`
+    chose that file or its profile, else "": keys in that file may go where the same file says.
     """
     for place in places:
         origin = origins.get(place, "")

@@ -48,11 +48,7 @@ class KeySource:
 
 
 def parse_public_url(value: object) -> Endpoint:
-    """Read the URL of one endpoint.
-
-    Raises:
-        ValueError, ConfigError: it is not one.
-    """
+    """Read the URL of one endpoint. Raises ValueError, ConfigError: it is not one."""
     found = parse_endpoints(parse_text(value))
     if len(found) > 1 or found[0].discovery:
         raise ValueError("must be one http or https URL")
@@ -60,11 +56,7 @@ def parse_public_url(value: object) -> Endpoint:
 
 
 def parse_http_proxy(value: object) -> HttpProxy:
-    """Read the URL of a proxy.
-
-    Raises:
-        ValueError, ConfigError: it is not one.
-    """
+    """Read the URL of a proxy. Raises ValueError, ConfigError: it is not one."""
     return HttpProxy.parse(parse_text(value))
 
 
@@ -188,10 +180,6 @@ def parse_endpoints(value: object) -> tuple[Endpoint, ...]:
 
     An item is ``http://host:port``, with ``dns+`` or ``srv+`` before it and
     ``;zone=NAME;weight=N`` behind it, or a map of url, zone and weight.
-
-    Raises:
-        ValueError: it is neither, it names none, or too many.
-        ConfigError: one of them is not an endpoint.
     """
     found: dict[Endpoint, None] = {}
     for entry, settings in _iter_entries(value):
@@ -216,9 +204,6 @@ def expand_ranges(url: str) -> list[str]:
     """Expand ``http://node{1...4}:{9000...9001}`` into URLs; the last range runs fastest.
 
     A bound with a leading zero sets the width of every number: ``{01...12}``.
-
-    Raises:
-        ValueError: a range runs backwards or is too long.
     """
     if "{" not in url:
         return [url]

@@ -39,11 +39,7 @@ class ConfigFile:
     warnings: tuple[str, ...] = ()
 
     def choose(self, asked: str) -> str:
-        """Return the profile to use: the one asked for, the default, or the only one; "" without any.
-
-        Raises:
-            ConfigError: the profile does not exist, or there are several and no default.
-        """
+        """Return the profile to use: the one asked for, the default, or the only one; "" without any."""
         names = ", ".join(sorted(self.profiles)) or "none"
         if asked:
             if asked not in self.profiles:
@@ -93,11 +89,7 @@ def load_config_file(path: str, *, named_by: str = "") -> ConfigFile:
 
 
 def parse_yaml(source: SourceFile) -> dict[str, object]:
-    """Parse a document into a map; an empty document is an empty map.
-
-    Raises:
-        ConfigError: the text is not YAML, has a key twice, or is not a map.
-    """
+    """Parse a document into a map; an empty document is an empty map."""
     import yaml
 
     # libyaml, where PyYAML was built with it, starts faster. But deep nesting crashes it where

@@ -63,7 +63,6 @@ def read_each(ctx: Context, show: Callable[[ObjectReader], object], *, span: Spa
 def _readers_of(
     path: S3Path, past: Past, args: argparse.Namespace, ctx: Context, span: Span | None
 ) -> Iterator[ObjectReader]:
-    """Yield a reader for the object of a path, or for each that matches it."""
     if args.version_id and past.at is not None:
         raise UsageError("--version-id and --at exclude each other: both name a version")
     at, found = past.of(path, ctx.client), False

@@ -134,8 +134,6 @@ class _View:
 
 
 class _NodeCheck:
-    """One run over all nodes."""
-
     def __init__(self, path: S3Path, views: Sequence[_View], ctx: Context) -> None:
         self._path = path
         self._views = list(views)
@@ -166,7 +164,6 @@ class _NodeCheck:
         return FAILED if self._different or missing else combined([*self._codes, DONE])
 
     def _heads(self) -> list[str]:
-        """Return the next key of each node that has one; nodes that failed are told of and left out."""
         heads = [(view, view.head()) for view in self._views]
         for view, _ in heads:
             if view.error is not None:

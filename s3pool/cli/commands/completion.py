@@ -73,7 +73,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _limit_s(environ: Mapping[str, str]) -> float:
-    """Return how long the candidates may take, in seconds."""
     try:
         return max(0.1, float(environ.get(LIMIT_NAME, "")))
     except ValueError:
@@ -133,13 +132,11 @@ def _candidates(words: Sequence[str], ctx: Context) -> Iterator[str]:
 
 
 def _actions(command: str) -> dict[str, Any]:
-    """Return the flags that may stand behind a command, by their names."""
     parser = command_parser(command) if command in SUMMARIES else top_parser()
     return parser._option_string_actions
 
 
 def _values(flag: str, action: Any, value: str, before: Sequence[str], ctx: Context) -> Iterator[str]:
-    """Yield what may be the value of a flag."""
     if action.choices:
         yield from _starting(value, map(str, action.choices))
     elif flag in PROFILE_VALUES:
@@ -344,7 +341,6 @@ complete s3pool 'c/--/(@FLAGS@)/' 'p/1/(@COMMANDS@)/' \
 
 
 def _script(shell: str) -> str:
-    """Return the script of a shell, with the names of all commands and flags."""
     general = {name: action.help or "" for name, action in top_parser()._option_string_actions.items()}
     own = {
         command: {

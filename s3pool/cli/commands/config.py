@@ -61,11 +61,6 @@ def run(args: Namespace, ctx: Context) -> int:
 
 
 def _found_nodes(config: Config) -> list[Row]:
-    """Return the nodes that names are found to have, for those that are looked up.
-
-    Raises:
-        NoEndpointError: a name was not found. ConfigError: a package is missing.
-    """
     if config.resolve != "all" and not any(endpoint.discovery for endpoint in config.endpoints):
         return []
     from s3pool.session import open_session

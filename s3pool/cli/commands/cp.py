@@ -95,11 +95,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _moment_of(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, move: bool) -> float | None:
-    """Return the moment of --at, for sources in buckets that keep versions.
-
-    Raises:
-        UsageError: a source is not in S3, or another flag says otherwise.
-    """
     past = Past(args, ctx)
     if past.at is None:
         return None
@@ -143,11 +138,7 @@ def _rules(args: argparse.Namespace, ctx: Context, *, move: bool, at: float | No
 
 
 def iter_listed(path: str, ctx: Context) -> Iterator[str]:
-    """Yield the names in a file unchanged; empty lines are left out.
-
-    Raises:
-        LocalFileError: it cannot be read.
-    """
+    """Yield the names in a file unchanged; empty lines are left out. Raises LocalFileError: it cannot be read."""
     try:
         with ctx.stdin if path == "-" else open(path, "rb") as stream:
             for line in stream:
@@ -186,7 +177,6 @@ def _copy_objects(
 
 
 def _is_missing(item: Task | Problem) -> bool:
-    """Return whether nothing is left of a source."""
     return isinstance(item, Problem) and isinstance(item.error, NotFoundError)
 
 

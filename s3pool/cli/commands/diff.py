@@ -107,7 +107,6 @@ def _is_one(side: Side) -> bool:
 
 
 def _entry_of(side: Side) -> Batch:
-    """Return what there is of a single file or object."""
     place = side.place
     if isinstance(place, S3Path):
         try:
@@ -134,8 +133,6 @@ class _Pair(NamedTuple):
 
 
 class _Comparison:
-    """One run: what was found so far, and the listings that are open."""
-
     def __init__(self, first: Side, second: Side, comparer: PairComparer, ctx: Context, *, shows_same: bool) -> None:
         self._first = first
         self._second = second
@@ -258,11 +255,7 @@ class _Comparison:
         out.line(f"{out.paint(sign, 'good' if sign == SAME else 'bad')} {shown}{why}")
 
     def _check_found(self) -> None:
-        """See to it that there was something to compare: two typos are not equal.
-
-        Raises:
-            NotFoundError: nothing has the prefixes.
-        """
+        """See to it that there was something to compare: two typos are not equal."""
         prefix = next((side.place for side in (self._first, self._second) if isinstance(side.place, S3Path)), None)
         if prefix is None or prefix.is_bucket or self._failed or any(self._counts.values()):
             return

@@ -110,7 +110,6 @@ def _print_total(total: _Usage, args: argparse.Namespace, ctx: Context) -> None:
 
 
 def _buckets_for_root(paths: list[S3Path], ctx: Context) -> list[S3Path]:
-    """Put all buckets in the place of ``s3``."""
     expanded: list[S3Path] = []
     for path in paths:
         expanded += [S3Path(bucket.name) for bucket in ctx.client.list_buckets()] if path.is_root else [path]
@@ -118,8 +117,6 @@ def _buckets_for_root(paths: list[S3Path], ctx: Context) -> list[S3Path]:
 
 
 class _Usage:
-    """A running count of one prefix."""
-
     __slots__ = ("bytes", "name", "objects")
 
     def __init__(self, name: str) -> None:

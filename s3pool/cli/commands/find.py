@@ -134,7 +134,6 @@ def _columns(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace, ctx: Context) -> None:
-    """Refuse flags that contradict each other before anything is asked."""
     shapes = [args.long and "-l", args.format is not None and "--print", ctx.out.json and "--json"]
     acts = [args.program is not None and "--exec", args.delete and "--delete", args.print0 and "--print0"]
     others = [flag for flag in (*shapes[:2], *acts) if flag]
@@ -154,7 +153,6 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
 
 
 def _compile_tests(args: argparse.Namespace, ctx: Context) -> Test | None:
-    """Return one test of all that were asked for, None when everything is wanted."""
     tests = [*map(name_test, args.name), *map(path_test, args.path)]
     tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
     facts = fact_filter(args, ctx)
@@ -258,7 +256,6 @@ class _Act:
     # -- printing --------------------------------------------------------------------------
 
     def _formatter(self, form: RecordFormat | None) -> Callable[[list[Found]], bytes]:
-        """Return what formats all that was found on a page."""
         if form is not None:
             return self._in_form(form)
         if self._args.format is not None:

@@ -114,11 +114,7 @@ def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context)
 
 
 def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the columns of the one table, which flags and operands alone decide.
-
-    Raises:
-        UsageError: --csv is given, and one table cannot hold what was asked for.
-    """
+    """Return the columns of the one table, which flags and operands alone decide."""
     roots = sum(path.is_root for path in paths)
     if args.csv and 0 < roots < len(paths):
         raise UsageError("--csv gives one table: the buckets and what is in them do not go together")
@@ -213,7 +209,6 @@ class _Lister:
 
     @property
     def _left(self) -> int:
-        """How many entries may still come, 0 for any number."""
         return self._args.max_keys - self._shown if self._args.max_keys else 0
 
     def _cut(self, entries: Sequence[T]) -> Sequence[T]:
@@ -363,5 +358,4 @@ def _belongs(key: str, selection: Selection) -> bool:
 
 
 def _merged(page: ListPage) -> list[Entry]:
-    """Return the objects and prefixes of a page in the order of their names."""
     return sorted([*page.objects, *page.prefixes], key=lambda entry: name_bytes(entry_name(entry)))

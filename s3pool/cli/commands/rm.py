@@ -125,7 +125,6 @@ def _rules(args: argparse.Namespace, ctx: Context) -> RemovalRules:
 
 
 def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:
-    """Ask before trees go, and refuse where nobody can answer."""
     if args.force or ctx.dry_run or ctx.part is not None or not (args.recursive or args.prefix):
         return
     names = ", ".join(path.text for path in paths) or "what standard input names"

@@ -74,11 +74,7 @@ class _LineContext(Context):
 
     @property
     def stdin(self) -> IO[bytes]:
-        """Standard input, unless the lines come from there.
-
-        Raises:
-            UsageError: they do.
-        """
+        """Standard input, unless the lines come from there. Raises UsageError: they do."""
         if self._reads_stdin:
             raise UsageError("standard input is where the lines come from: put them into a file")
         return super().stdin
@@ -139,7 +135,6 @@ class _Script:
         return combined(self._codes)
 
     def _take(self, line: Line) -> None:
-        """Put a line to those that wait, or do it when they are done."""
         try:
             words = split_words(line.text)
             words = words[1:] if words[:1] == ["s3pool"] else words

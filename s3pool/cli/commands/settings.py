@@ -182,12 +182,9 @@ def _rules_text(rules: list[Any]) -> str:
 
 
 def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
-    """Replace the rules, and see to it that the server has understood them.
+    """Replace the rules, and bring those before back where the server has not understood them.
 
     Ceph RGW 16 forgets the prefix beside tags, and would delete what was not meant.
-
-    Raises:
-        UnsupportedError: it kept other ones; those before are in force again.
     """
     before = run.get(place)
     run.put(place, {"Rules": rules})

@@ -120,7 +120,6 @@ def _plan(args: argparse.Namespace, ctx: Context) -> BenchPlan:
 
 
 def _nodes_for(args: argparse.Namespace, ctx: Context) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, str], ...]]:
-    """Return the nodes to test one by one, and those that do not answer, with the reason."""
     if not args.per_endpoint:
         return (), ()
     if ctx.dry_run:

@@ -201,11 +201,6 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
 
 
 def _moment(args: argparse.Namespace, ctx: Context, route: SyncPair) -> float | None:
-    """Return the moment of --at, for a source in a bucket that keeps versions.
-
-    Raises:
-        UsageError: it is not in S3, or keeps none.
-    """
     past = Past(args, ctx)
     if past.at is not None and route.direction == UPLOAD:
         raise UsageError(f"--at reads the past of a source in S3, and {route.source_text} is not in S3")
@@ -347,7 +342,6 @@ def _list_pages(
 
 
 def _tell_trouble(report: Report, *, route: SyncPair, ctx: Context) -> None:
-    """Print what stopped a run early, and what was held back."""
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
         ctx.out.error(stopped_by, source=route.source_text, target=route.target_text)

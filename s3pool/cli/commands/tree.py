@@ -126,7 +126,6 @@ def _grouped(objects: Sequence[ObjectInfo], start: int) -> Iterator[_Node]:
 
 
 def _with_last(nodes: Iterable[_Node]) -> Iterator[tuple[_Node, bool]]:
-    """Yield each node and whether it is the last one."""
     waiting: _Node | None = None
     for node in nodes:
         if waiting is not None:

@@ -74,11 +74,6 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _versioning(path: S3Path, args: argparse.Namespace, ctx: Context) -> str:
-    """Return the state of a bucket's versioning.
-
-    Raises:
-        UsageError: there are no versions, or a copy would replace one.
-    """
     state = ctx.client.get_versioning(path.bucket)
     if not state:
         raise UsageError(f"s3/{path.bucket} keeps no versions: there is nothing to go back to")
@@ -90,7 +85,6 @@ def _versioning(path: S3Path, args: argparse.Namespace, ctx: Context) -> str:
 
 
 def _make_sure(paths: list[S3Path], at: float, args: argparse.Namespace, ctx: Context) -> None:
-    """Ask before trees change, and refuse where nobody can answer."""
     trees = [path.text for path in paths if path.is_prefix or args.recursive]
     if args.force or ctx.dry_run or not trees:
         return
@@ -126,17 +120,12 @@ def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Co
 
 
 def _refuse_missing(path: S3Path, ctx: Context) -> None:
-    """Report a key that never had a version.
-
-    Raises:
-        NotFoundError: always.
-    """
+    """Report a key that never had a version. Raises NotFoundError: always."""
     refuse_tree(path, ctx.client, act="brings them back")
     raise NotFoundError(404, "NoSuchKey", detail="it has no version", resource=path.text, op="ListObjectVersions")
 
 
 def _versions(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo]:
-    """Yield the versions of the keys that an operand means, those of a key together."""
     names = name_filter(args)
     is_tree = path.is_prefix or args.recursive
     until = None if path.is_prefix else path.key + (AFTER_SLASH if is_tree else "")
@@ -180,7 +169,6 @@ class Undo:
             yield from steps
 
     def _split(self, versions: Iterable[ObjectInfo]) -> tuple[list[ObjectInfo], ObjectInfo | None]:
-        """Return the versions after the moment, and the newest one before it."""
         later: list[ObjectInfo] = []
         for info in versions:
             if info.mtime <= self.at:

@@ -13,7 +13,7 @@ from s3pool.body import BytesBody
 from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3Error, StoppedError
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, Response
-from s3pool.s3.responses import CONTENT_RANGE, PARTIAL, UNKNOWN, Known, etag_of
+from s3pool.s3.responses import PARTIAL, UNKNOWN, Known, etag_of, range_of, total_of
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import digest_bytes
 from s3pool.transfer.multipart import MultipartUpload
@@ -69,11 +69,8 @@ def content_of_range(response: Response, path: S3Path, start: int, end: int) -> 
     content = response.preload()
     if response.status != PARTIAL:
         return content[start:end]
-    told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if told is None or told[3] == "*":
-        raise IntegrityError(f"{path}: {response.endpoint} does not tell which range it sent")
-    last = min(end, int(told[3])) - 1
-    if (int(told[1]), int(told[2])) != (start, last) or len(content) != last + 1 - start:
+    end = min(end, total_of(response) or 0)
+    if range_of(response, path) != (start, end) or len(content) != end - start:
         raise IntegrityError(f"{path}: {response.endpoint} sent another range than was asked for")
     return content
 
@@ -249,8 +246,7 @@ class ReadStream(io.BufferedIOBase):
         with response:
             if response.status == PARTIAL:
                 content = content_of_range(response, self._path, 0, self._block_size)
-                told = CONTENT_RANGE.fullmatch(response.headers["content-range"])
-                size = int(told[3]) if told is not None else 0
+                size = total_of(response) or 0
             else:  # a server without ranges; or the object is empty
                 content = response.preload()
                 size = len(content)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from s3pool.errors import (
     CREDENTIAL_CODES,
     AccessDeniedError,
+    IntegrityError,
     NotFoundError,
     PreconditionError,
     ProtocolError,
@@ -318,6 +319,18 @@ def check_known(response: Response, resource: str, known: Known) -> None:
     if None not in (known.size, size) and size != known.size:
         is_same = "of the same object" if known.etag else "now"
         raise ReplacedError(f"{resource}: {response.endpoint} sends {size} bytes {is_same}, not {known.size}")
+
+
+def range_of(response: Response, what: object) -> tuple[int, int]:
+    """Return the first byte and the end (exclusive) of the range that an answer is.
+
+    Raises:
+        IntegrityError: the answer does not tell.
+    """
+    told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    if told is None:
+        raise IntegrityError(f"{what}: {response.endpoint} sent a part without saying which")
+    return int(told[1]), int(told[2]) + 1
 
 
 def total_of(response: Response) -> int | None:

@@ -15,7 +15,7 @@ from s3pool.record import dataclass
 from s3pool.s3.responses import Known
 from s3pool.sync.compare import Batch, Entry
 from s3pool.transfer.digests import composite_etag, is_md5_etag, part_count_of, server_checksum
-from s3pool.transfer.object_reader import ObjectReader
+from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.verify import certain_part_size, check_file, etag_tells_content
 
@@ -125,14 +125,9 @@ class PairComparer:
     def _digest(self, side: Side, entry: Entry) -> bytes:
         if side.is_local:
             return _with_file(entry, lambda fd: FileSlice(fd, length=entry.size).digest(BYTES_BY))
-        hasher = new_hasher(BYTES_BY)
-
-        def take(block: memoryview) -> bool:
-            hasher.update(block)
-            return True
-
-        known = Known(entry.size, entry.etag)
-        ObjectReader(side.client, side.object(entry.name), retries=self._retries, known=known).copy_to(take)
+        hasher, known, path = new_hasher(BYTES_BY), Known(entry.size, entry.etag), side.object(entry.name)
+        source = Source(path.bucket, path.key)
+        ObjectReader(side.client, source, retries=self._retries, known=known).copy_to(hasher.update)
         return hasher.digest()
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
 from s3pool.errors import NotFoundError, S3PoolError, StoppedError
-from s3pool.model import ObjectAttributes, ObjectHead, parse_iso_time
+from s3pool.model import ByteRange, ObjectAttributes, ObjectHead, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.attributes import MTIME, NANO, FileHeaders, parse_mtime
 from s3pool.transfer.digests import BodyDigests, digest_bytes
+from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.safe_path import LastDirectory, SourceFiles, stat_below
 from s3pool.transfer.target_names import Spellings
@@ -34,7 +36,6 @@ logger = logging.getLogger(__name__)
 NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
-MAX_RESUMES = 5  # how often a body may be cut without a byte of progress
 
 
 class Meter:
@@ -208,6 +209,11 @@ class TransferContext:
         """
         if self.stop.is_set():
             raise StoppedError("stopped before the end")
+
+    def reader(self, source: Source, known: Known = UNKNOWN, *, span: ByteRange | None = None) -> ObjectReader:
+        """Return what reads an object, or a range of it, through the thread's one buffer, until the run is to end."""
+        buffer = self.local.buffer
+        return ObjectReader(self.client, source, known=known, span=span, check_stop=self.check_stop, buffer=buffer)
 
     @contextmanager
     def metered(self, label: str, size: int) -> Iterator[Meter]:

@@ -24,7 +24,7 @@ from s3pool.s3.part_sizes import (
 )
 from s3pool.s3.responses import Known, head_of
 from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
-from s3pool.transfer.context import EXISTS, NULL_METER, Meter, TransferContext
+from s3pool.transfer.context import EXISTS, Meter, TransferContext
 from s3pool.transfer.digests import (
     BodyDigests,
     algorithm_header,
@@ -33,8 +33,8 @@ from s3pool.transfer.digests import (
     is_md5_etag,
     server_checksum,
 )
-from s3pool.transfer.fetch import Source, fetch_range, fetch_whole
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
+from s3pool.transfer.object_reader import Source
 from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
 from s3pool.transfer.verify import (
@@ -127,15 +127,8 @@ class SourceBody:
             write(block)
 
         try:
-            fetch_range(
-                self._copying.source,
-                self._place,
-                total=head.size,
-                etag=head.etag,
-                write=take,
-                context=self._copying.context.source,
-                meter=NULL_METER,
-            )
+            known, source = Known(head.size, head.etag), self._copying.context.source
+            block_on(source.reader(self._copying.source, known, span=self._place).read(take))
         except (TransportError, S3Error, ReplacedError) as exc:
             raise SourceError(exc.message, error=exc) from exc
 
@@ -374,11 +367,12 @@ def _copy_from_memory(task: CopyTask, known: Known, context: TransferContext, me
         buffer.extend(block)
 
     source = Source(task.source_bucket, task.source_key, task.version_id)
+    reader = context.source.reader(source, known)
     try:
-        facts = fetch_whole(source, write=take, context=context.source, meter=NULL_METER, known=known)
+        block_on(reader.read(take))
     except PreconditionError as exc:
         raise ReplacedError(f"{task.source} was replaced while it was read") from exc
-    content = bytes(buffer)
+    content, facts = bytes(buffer), reader.facts
     check = StreamCheck(len(content), facts.etag, facts.headers)
     check.update(memoryview(content))
     check.check(task.source)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange, Response
-from s3pool.s3.exchange import Steps, in_worker
+from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MIB
 from s3pool.s3.requests import NO_HEADERS
-from s3pool.s3.responses import UNKNOWN, Known, etag_of, head_of, metadata_of
+from s3pool.s3.responses import Known, etag_of, head_of, metadata_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import EXISTS, why_skip
 from s3pool.transfer.digests import iter_ranges
-from s3pool.transfer.fetch import Facts, Fetch, RangeIgnoredError, Source, fetch_range, fetch_whole
+from s3pool.transfer.object_reader import Facts, ObjectReader, RangeIgnoredError, Source
 from s3pool.transfer.part_file import PartFile
 from s3pool.transfer.resume import NOTHING_DONE, Resumption, fingerprint_of, may_go_on
 from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
@@ -82,7 +82,7 @@ def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
     source = Source(task.bucket, task.key, task.version_id)
     options = context.options
     if task.size == UNKNOWN_SIZE and options.expects_short and not options.remove_source:  # a move needs more facts
-        response = yield from Fetch(source, context=context, known=UNKNOWN).ask(read_bytes=IN_WINDOW_BYTES)
+        response = yield from context.reader(source).ask(read_bytes=IN_WINDOW_BYTES)
         if response.body is not None:
             return _write_whole(task, source, response, context)
         response.close()
@@ -93,13 +93,13 @@ def _download_once(task: DownloadTask, context: TransferContext) -> Steps[Done]:
             task.bucket, task.key, version_id=task.version_id, checksums=True
         )
         known = Facts(head.size, head.etag, head.headers)
-    fetch = Fetch(source, context=context, known=Known(known.size, known.etag))
+    reader = context.reader(source, Known(known.size, known.etag))
     if known.size is None or known.size > IN_WINDOW_BYTES:
         yield from in_worker()
-        return (yield from _fill_long(task, known, context, fetch, None))
-    response = yield from fetch.ask(read_bytes=IN_WINDOW_BYTES)
+        return (yield from _fill_long(task, known, context, reader, None))
+    response = yield from reader.ask(read_bytes=IN_WINDOW_BYTES)
     if response.body is None:
-        return (yield from _fill_long(task, known, context, fetch, response))
+        return (yield from _fill_long(task, known, context, reader, response))
     if options.remove_source:
         yield from in_worker()  # a move waits for the disk
     return _write_whole(task, source, response, context)
@@ -149,7 +149,7 @@ def _part_for(task: DownloadTask, context: TransferContext, *, brief: bool = Fal
 
 
 def _fill_long(
-    task: DownloadTask, known: Facts, context: TransferContext, fetch: Fetch, response: Response | None
+    task: DownloadTask, known: Facts, context: TransferContext, reader: ObjectReader, response: Response | None
 ) -> Steps[Done]:
     """Fill a file for as long as it takes, from a response that has begun if there is one."""
     resumption = _resumption(task, known, context)
@@ -160,7 +160,7 @@ def _fill_long(
         with context.metered(task.target, max(known.size or 0, task.size)) as meter:
             facts = known
             if response is not None or not _fill_by_ranges(part, task, known, context, meter, resumption=resumption):
-                facts = yield from _fill_in_order(part, task, fetch, context, meter=meter, response=response)
+                facts = yield from _fill_in_order(part, task, reader, context, meter=meter, response=response)
             if context.options.remove_source:
                 yield from in_worker()
             return _finish(part, facts, context, part.existing_mode())
@@ -206,7 +206,7 @@ def _fill_by_ranges(
 def _fill_in_order(
     part: PartFile,
     task: DownloadTask,
-    fetch: Fetch,
+    reader: ObjectReader,
     context: TransferContext,
     *,
     meter: Meter,
@@ -218,13 +218,16 @@ def _fill_in_order(
     def write(block: memoryview) -> None:
         nonlocal check, offset
         if not offset and context.options.verify:
-            check = check_in_order(fetch.facts.size, fetch.facts.etag, fetch.facts.headers)
+            facts = reader.facts
+            check = check_in_order(facts.size, facts.etag, facts.headers)
         _write_at(part.fd, block, offset)
         if check is not None:
             check.update(block)
         offset += len(block)
+        meter.advance(len(block))
 
-    facts = yield from fetch.read(write, meter, response)
+    yield from reader.read(write, response)
+    facts = reader.facts
     if context.options.verify and not (check is not None and check.check(task.source)):
         check_file(part.fd, offset, what=task.source, etag=facts.etag, headers=facts.headers)
     return Facts(offset, facts.etag, facts.headers)
@@ -292,16 +295,10 @@ class _Ranges:
             if hasher is not None:
                 hasher.update(block)
             offset += len(block)
+            self._meter.advance(len(block))
 
-        fetch_range(
-            self._source,
-            place,
-            total=self._size,
-            etag=self._known.etag,
-            write=write,
-            context=self._context,
-            meter=self._meter,
-        )
+        known = Known(self._size, self._known.etag)
+        block_on(self._context.reader(self._source, known, span=place).read(write))
         return hasher.digest() if hasher is not None else b""
 
 
@@ -349,28 +346,15 @@ def download_to(
     Raises:
         IntegrityError: the bytes are not the object's.
     """
-    written = 0
-
-    def stream() -> Done:
-        head = context.client.head_object(source.bucket, source.key, version_id=source.version_id, checksums=True)
-        check = StreamCheck(head.size, head.etag, head.headers) if context.options.verify else None
+    with context.metered(label, 0) as meter:
+        written = 0
 
         def hand_on(block: memoryview) -> None:
             nonlocal written
             write(block)
-            if check is not None:
-                check.update(block)
             written += len(block)
+            meter.advance(len(block))
 
-        with context.metered(label, head.size) as meter:
-            facts = fetch_whole(source, write=hand_on, context=context, meter=meter, known=Known(head.size, head.etag))
-            if check is not None:
-                check.check(source)
-        return Done(written, facts.etag)
-
-    try:
-        return stream()
-    except (PreconditionError, ReplacedError):
-        if written:
-            raise
-    return stream()
+        reader = context.reader(source)
+        reader.copy_to(hand_on, verify=context.options.verify)
+    return Done(written, reader.facts.etag)

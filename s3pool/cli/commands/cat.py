@@ -13,7 +13,7 @@ from s3pool.location import S3Path, has_glob
 from s3pool.model import ObjectInfo
 from s3pool.s3.list_all import past_object
 from s3pool.s3.responses import UNKNOWN, Known
-from s3pool.transfer.object_reader import ObjectReader, Span, parse_range
+from s3pool.transfer.object_reader import ObjectReader, Source, Span, parse_range
 
 EXAMPLES = ("cat s3/logs/2026/01.gz | zcat", "cat --at 2h s3/etc/app.conf", "cat --range=-1000 s3/logs/app.log")
 
@@ -67,11 +67,11 @@ def _readers_of(
         raise UsageError("--version-id and --at exclude each other: both name a version")
     at, found = past.of(path, ctx.client), False
     for info in _objects_of(path, at, args, ctx):
-        found, version_id, known = True, args.version_id, UNKNOWN
+        found, known, source = True, UNKNOWN, Source(path.bucket, path.key, args.version_id)
         if info is not None:
-            path, version_id = S3Path(path.bucket, info.key), version_id or info.version_id
+            source = Source(path.bucket, info.key, args.version_id or info.version_id)
             known = Known(info.size, info.etag)
-        yield ObjectReader(ctx.client, path, retries=ctx.config.retries, span=span, version_id=version_id, known=known)
+        yield ObjectReader(ctx.client, source, retries=ctx.config.retries, span=span, known=known)
     if not found:
         raise NotFoundError(404, "NoSuchKey", detail="nothing matches", resource=path.text, op="cat")
 

@@ -35,7 +35,7 @@ from s3pool.s3.list_all import past_object
 from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to
-from s3pool.transfer.fetch import Source
+from s3pool.transfer.object_reader import Source
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks

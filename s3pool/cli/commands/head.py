@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         if ctx.out.json:
             content = b"".join(pieces)
             text = content.decode("utf-8", "surrogateescape")
-            ctx.out.record({"type": "head", "url": reader.path.text, "bytes": len(content), "content": text})
+            ctx.out.record({"type": "head", "url": str(reader.source), "bytes": len(content), "content": text})
 
     return read_each(ctx, show)
 

@@ -10,7 +10,7 @@ import pytest
 from s3pool.errors import IntegrityError, LocalFileError, RefusedError, StoppedError
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.download import download_to
-from s3pool.transfer.fetch import Source
+from s3pool.transfer.object_reader import Source
 from s3pool.transfer.tasks import Done, DownloadTask
 from s3pool.transfer.upload import upload_stream
 from tests.support.fake_s3 import MIB, Call, CutBody, FakeS3, IgnoreHeader, Rewrite

@@ -21,7 +21,7 @@ from s3pool.errors import ConnectError, RequestTimeoutError, S3Error, S3PoolErro
 from s3pool.model import Request, Response
 from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.node import Node, Totals, Try, begin_try, end_try, may_be_hedged
+from s3pool.pool.node import Node, Totals, Tries, may_be_hedged
 from s3pool.pool.retry import (
     MAX_HEDGED,
     NO_HISTORY,
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 Check = Callable[[Response], None]
 BUSY_PAUSE_S = 0.02  # before it is looked again for a free connection
 CHECK_S = 0.25  # before a hedge is tried again for which there was no free connection
-
 
 # Looking a member up in its class takes as long as a method call.
 PICKED, SENT, HEDGED, DONE, FAILED = State.PICKED, State.SENT, State.HEDGED, State.DONE, State.FAILED
@@ -72,7 +71,7 @@ class Attempt:
         self.started = 0.0
         self.response: Response | None = None
         self.error: Exception | None = None
-        self.tries: list[Try] | None = None if context.on_end is None else []
+        self.tries = None if context.on_end is None else Tries(context.on_end)
 
     def __repr__(self) -> str:
         nodes = ", ".join(str(exchange.node.endpoint) for exchange in self.exchanges)
@@ -133,7 +132,8 @@ class Attempt:
         self.started = exchange.started
         exchange.request = self.request  # whoever sent it may have known less of it
         self.history = self._context.first_try(exchange.node)
-        begin_try(self.tries, exchange.node, exchange.started)
+        if self.tries is not None:
+            self.tries.begin(exchange.node, exchange.started)
         self.exchanges.append(exchange)
         self.state = SENT
 
@@ -203,7 +203,8 @@ class Attempt:
         """Drop what is under way; harmless after the end."""
         for exchange in self.exchanges:
             exchange.abandon()
-            end_try(self.tries, exchange.node, error="abandoned")
+            if self.tries is not None:
+                self.tries.end(exchange.node, error="abandoned")
         self.exchanges.clear()
 
     # -- one try -------------------------------------------------------------------------------
@@ -227,7 +228,8 @@ class Attempt:
 
     def _begin(self, node: Node, *, fresh: bool = False, wait: bool) -> Exchange:
         context = self._context
-        begin_try(self.tries, node, time.monotonic(), is_hedge=bool(self.exchanges))
+        if self.tries is not None:
+            self.tries.begin(node, time.monotonic(), is_hedge=bool(self.exchanges))
         connect_s = None if self._is_alone else context.connect_delay_s(node, self.request, self.history)
         try:
             exchange = begin_exchange(
@@ -323,16 +325,16 @@ class Attempt:
         for loser in losers:
             is_older = loser.started < winner.started
             loser.abandon()
-            end_try(self.tries, loser.node, error="overtaken")
+            if self.tries is not None:
+                self.tries.end(loser.node, error="overtaken")
             if is_older:
                 report_lost_race(context, loser)
 
     def _give_up_waiting(self, newest: Exchange) -> None:
         endpoint, seconds = newest.node.endpoint, self._read_timeout_s(newest)
         error = RequestTimeoutError(f"{endpoint} sent nothing for {seconds:g} s", endpoint=str(endpoint))
-        silent = list(self.exchanges)
-        for exchange in silent:
-            self.exchanges.remove(exchange)
+        while self.exchanges:
+            exchange = self.exchanges.pop(0)
             exchange.abandon()
             self._report(exchange.node, error, since=exchange.started)
         self._settle_failure(error)
@@ -362,18 +364,20 @@ class Attempt:
             response.close()
             raise
         else:
-            if totals is None:
+            if totals is None and not node.breaker.is_sound:
                 node.breaker.report_success()
             self.response = response
             self.state = DONE
-            end_try(self.tries, node, status=response.status)
-            self._context.tell_end(self)
+            if self.tries is not None:
+                self.tries.end(node, status=response.status)
+                self.tries.on_end(self)
 
     # -- after a failure -----------------------------------------------------------------------
 
     def _report(self, node: Node, error: S3PoolError, *, since: float = math.inf) -> None:
         report_failure(self._context, node, self.request, error, early_s=self.history.early_s, since=since)
-        end_try(self.tries, node, status=getattr(error, "status", 0), error=type(error).__name__)
+        if self.tries is not None:
+            self.tries.end(node, status=getattr(error, "status", 0), error=type(error).__name__)
         if isinstance(error, TransportError):
             self.history = self.history.with_error(error)
 
@@ -388,10 +392,7 @@ class Attempt:
             self._fail_finally(error)
             return
         if isinstance(error, S3Error) and (error.region or error.code in SKEWED_CODES):
-            if self._learns_from(error):
-                self._rest(None)
-            else:
-                self._fail(error)
+            self._rest(None) if self._learns_from(error) else self._fail(error)
             return
         is_free = self._pin is None and context.is_free_failover(error, self.history)
         if not is_free:
@@ -443,4 +444,5 @@ class Attempt:
         self.abandon()
         self.error = error
         self.state = FAILED
-        self._context.tell_end(self)
+        if self.tries is not None:
+            self.tries.on_end(self)

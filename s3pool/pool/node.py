@@ -163,20 +163,23 @@ class Try:
         self.ended, self.status, self.error = 0.0, 0, ""
 
 
-def begin_try(tries: list[Try] | None, node: Node, started: float, *, is_hedge: bool = False) -> None:
-    """Note a try, where a trace is made."""
-    if tries is not None:
-        tries.append(Try(node.endpoint, started, is_hedge=is_hedge))
+class Tries(list[Try]):
+    """The tries of a request whose trace ``on_end`` makes; without a trace there is no such list."""
 
+    def __init__(self, on_end: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.on_end = on_end
 
-def end_try(tries: list[Try] | None, node: Node, *, status: int = 0, error: str = "") -> None:
-    """Note what became of the newest try of a node."""
-    if tries is None:
-        return
-    for each in reversed(tries):
-        if each.endpoint is node.endpoint and not each.ended:
-            each.ended, each.status, each.error = time.monotonic(), status, error
-            return
+    def begin(self, node: Node, started: float, *, is_hedge: bool = False) -> None:
+        """Note a try."""
+        self.append(Try(node.endpoint, started, is_hedge=is_hedge))
+
+    def end(self, node: Node, *, status: int = 0, error: str = "") -> None:
+        """Note what became of the newest try of a node."""
+        for each in reversed(self):
+            if each.endpoint is node.endpoint and not each.ended:
+                each.ended, each.status, each.error = time.monotonic(), status, error
+                return
 
 
 class Waiter(Protocol):

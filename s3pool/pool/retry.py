@@ -287,11 +287,6 @@ class AttemptContext:
     now: Callable[[], float] = time.monotonic
     first_tries: dict[Node, History] = field(default_factory=dict)  # what nearly every history is
 
-    def tell_end(self, attempt: Any) -> None:
-        """Hand an attempt that is over to whoever makes traces."""
-        if self.on_end is not None:
-            self.on_end(attempt)
-
     def note_failure(self, errors: Sequence[TransportError]) -> None:
         """Note that a request failed with these last words of all nodes."""
         if self.on_unreachable is not None and all(isinstance(error, ConnectError) for error in errors):

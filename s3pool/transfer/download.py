@@ -346,7 +346,8 @@ def download_to(
     Raises:
         IntegrityError: the bytes are not the object's.
     """
-    with context.metered(label, 0) as meter:
+    head = context.client.head_object(source.bucket, source.key, version_id=source.version_id)
+    with context.metered(label, head.size) as meter:
         written = 0
 
         def hand_on(block: memoryview) -> None:
@@ -355,6 +356,6 @@ def download_to(
             written += len(block)
             meter.advance(len(block))
 
-        reader = context.reader(source)
+        reader = context.reader(source, Known(head.size, head.etag))
         reader.copy_to(hand_on, verify=context.options.verify)
     return Done(written, reader.facts.etag)

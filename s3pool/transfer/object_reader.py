@@ -180,7 +180,7 @@ class ObjectReader:
             first = block_on(self.ask())
         except ReplacedError as exc:
             logger.info("%s; asking for it anew", exc)
-            self._known = UNKNOWN
+            self._known = self._head()
             first = block_on(self.ask())
         size = total_of(first)
         if first.length is None:
@@ -203,10 +203,12 @@ class ObjectReader:
         except (PreconditionError, ReplacedError) as exc:
             raise IntegrityError(f"{self.source} changed while it was read, at byte {self._next}") from exc
         # Without a checksum or MD5 to compare the size and the ETag are asked for again.
-        if is_whole and check is not None and not check.check(self.source):
-            head = self._client.head_object(self.source.bucket, self.source.key, version_id=self.source.version_id)
-            if Known(head.size, head.etag) != self._known:
-                raise ReplacedError(f"{self.source} is not what was written: its size or ETag is another one")
+        if is_whole and check is not None and not check.check(self.source) and self._head() != self._known:
+            raise ReplacedError(f"{self.source} is not what was written: its size or ETag is another one")
+
+    def _head(self) -> Known:
+        head = self._client.head_object(self.source.bucket, self.source.key, version_id=self.source.version_id)
+        return Known(head.size, head.etag)
 
     @property
     def _has_begun(self) -> bool:

@@ -140,10 +140,7 @@ def refuse_foreign_pages(head: RequestHead, names: Collection[str]) -> None:
 def _is_own(host: str, names: Collection[str]) -> bool:
     name = host.lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    if name == "localhost" or any(name == other or name.endswith(f".{other}") for other in names):
+    if _address(name) is not None:
         return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    is_name = not name.rpartition(".")[2].isdigit()  # as x.127.0.0.1 is none, below an address to listen on
+    return is_name and (name == "localhost" or any(name == other or name.endswith(f".{other}") for other in names))

@@ -26,6 +26,7 @@ FOREIGN = [
     "Sec-Fetch-Site: new-word",
 ]
 FOREIGN_HOSTS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "1.2.3"]
+FOREIGN_HOSTS += ["evil.127.0.0.1"]  # below the address that the proxy listens on
 OWN_HOSTS = ["127.0.0.1", "localhost:9", "LOCALHOST", "[::1]:80", "10.0.0.1:8000", "s3.example", "b.s3.example:80"]
 
 

@@ -63,7 +63,9 @@ class Policy:
         values = {**form.fields, "bucket": bucket, "key": form.key}
         for operator, name, wanted in self.conditions:
             value = values.get(name, "")
-            if not (value.startswith(wanted) if operator == "starts-with" else value == wanted):
+            # Each of a list of types counts, as at Amazon: browsers take the last.
+            found = [word.strip() for word in value.split(",")] if name == CONTENT_TYPE else [value]
+            if not (all(word.startswith(wanted) for word in found) if operator == "starts-with" else value == wanted):
                 raise _violated(f'Policy Condition failed: ["{operator}", "${name}", "{wanted}"]')
         spoken_of = {name for _, name, _ in self.conditions}
         extra = sorted(name for name in values.keys() - spoken_of - FREE if not name.startswith(FREE_PREFIX))

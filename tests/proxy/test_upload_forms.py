@@ -281,6 +281,24 @@ def test_type_of_the_file_counts_where_the_policy_speaks_of_it(
     assert [kind] * (status == 204) == [request.headers["content-type"] for request in fake.requests if request.key]
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("image/png,text/html", 403), ("image/png , TEXT/html", 403), ("image/png,", 403), ("image/png, image/gif", 204)],
+)
+@pytest.mark.parametrize("is_field", [True, False])
+def test_each_type_of_a_list_must_begin_as_the_policy_says(
+    fake: FakeS3, proxy: RunningProxy, kind: str, status: int, *, is_field: bool
+) -> None:
+    """Amazon reads a list so, and browsers take the last of it: a picture by its first word is a page by its last."""
+    fake.forget()
+    form = signed_form(KEY, conditions=[["starts-with", "$Content-Type", "image/"]])
+    body = form_body(form | {"Content-Type": kind} if is_field else form)
+
+    answer = parse_answer(proxy.talk(form_request(proxy, body.replace(b"text/plain", kind.encode()))))
+
+    assert (status, status == 204) == (answer.status, stored(fake, "b", "new") is not None)
+
+
 @pytest.mark.parametrize("type_", ["text/html\x00", "text/plain\x0b;a", "text/plain\x7f", "a\nb", "a\rb: c"])
 def test_control_characters_in_the_type_are_refused(fake: FakeS3, proxy: RunningProxy, type_: str) -> None:
     """It would become a header line."""

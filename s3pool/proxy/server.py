@@ -410,19 +410,20 @@ def server_context(settings: ProxySettings) -> ssl.SSLContext | None:
     """Return the listener's TLS, None for plain HTTP.
 
     Raises:
-        ConfigError: a certificate or key cannot be read, or they do not belong together.
+        ConfigError: a certificate, key or authority cannot be read, or they do not belong together.
     """
     if not settings.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    used = f"{settings.tls_cert}, {settings.tls_key}"
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        if settings.tls_client_ca:
+        if used := settings.tls_client_ca:
             context.load_verify_locations(cafile=settings.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as exc:
         reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
-        raise ConfigError(f"cannot use {settings.tls_cert}, {settings.tls_key}: {reason}") from exc
+        raise ConfigError(f"cannot use {used}: {reason}") from exc
     return context

@@ -25,6 +25,8 @@ from tests.support.run_cli import CliRunner
 
 DEADLINE_S = 30.0
 LARGE = os.urandom(2 << 20)
+TLS_FILE = str(Path(__file__).parents[1] / "support" / "tls" / "server.pem")
+TLS_FLAGS = ("--tls-cert", TLS_FILE, "--tls-key", TLS_FILE)
 
 
 class Process:
@@ -367,6 +369,11 @@ def test_dead_worker_is_replaced(run_cli: CliRunner, fake: FakeS3) -> None:
         (("--auth", "open", "--listen", "0.0.0.0:0"), "--i-know-this-is-open"),
         (("--tls-cert", "x"), "--tls-cert and --tls-key belong together"),
         (("--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"), "cannot use /nonexistent"),
+        (
+            ("--tls-cert", TLS_FILE, "--tls-key", TLS_FILE, "--tls-client-ca", "/no/ca"),
+            "cannot use /no/ca: No such file",
+        ),
+        (("--tls-cert", TLS_FILE, "--tls-key", TLS_FILE, "--tls-client-ca", __file__), f"cannot use {__file__}: "),
         (("--clients", "/nonexistent"), "/nonexistent"),
         (("--sticky", "key"), "--sticky is no flag any more: set load_balancer.sticky in the configuration file"),
         (("--verify-body",), "--verify-body is no flag any more: set proxy.verify_body in the configuration file"),

@@ -20,6 +20,7 @@ from s3pool.errors import TransportError
 from s3pool.pool.exchange import Exchange, NeedsThread
 from s3pool.pool.node import Totals
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse
+from s3pool.proxy.forward import FIRST_ERROR
 from s3pool.proxy.request import RequestRecord
 from s3pool.proxy.request_handler import Host, RequestHandler
 from s3pool.proxy.stream import ClientStream
@@ -53,6 +54,7 @@ class Connection:
         self.is_excess = is_excess
         self.is_idle = False  # it waits for a request; read by other threads
         self.idle_since = time.monotonic()
+        self.is_known = False  # a request with a key was answered on it
         self.is_over = False  # all answers were given
         self.is_watched = False  # the event loop's own note
         self.goes_on = True  # another request may come
@@ -110,6 +112,13 @@ class Connection:
         handler.is_excess, handler.error = self.is_excess, error
         return handler
 
+    def note_answer(self, handler: RequestHandler) -> None:
+        """Report the request, and note since when the connection waits for the next one."""
+        handler.report()
+        record = handler.record
+        self.is_known = self.is_known or bool(record.access_key and 0 < record.status < FIRST_ERROR)
+        self.idle_since = time.monotonic()
+
     def _may_leave_thread(self) -> bool:
         return IS_POSSIBLE and not self.stream.is_tls and not self.stream.buffered
 
@@ -120,8 +129,7 @@ class Connection:
             handler.note_client_gone()
             raise
         finally:
-            handler.report()
-            self.idle_since = time.monotonic()
+            self.note_answer(handler)
         self._leaves_thread = handler.is_plain and self._may_leave_thread()
         return goes_on
 
@@ -279,8 +287,7 @@ class EventLoop:
             if isinstance(exc, ClientGoneError):
                 return
             raise
-        handler.report()
-        connection.idle_since = time.monotonic()
+        connection.note_answer(handler)
         connection.is_idle = True
         if not connection.is_watched:
             connection.is_watched = True

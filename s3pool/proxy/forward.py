@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from s3pool.body import EMPTY_BODY, Body
@@ -18,15 +19,13 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import Endpoint, Request, Response
-from s3pool.pool.breaker import ANYBODY
 from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.node import Node, Try
 from s3pool.pool.transport import Transport
 from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, unavailable
-from s3pool.proxy.node_request import CONDITIONS, NodeRequest
+from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest, RetryBudget, RetryToken
 from s3pool.proxy.operations import S3Operation
-from s3pool.proxy.request import assume_present
 from s3pool.record import dataclass, field
 from s3pool.s3.documents import MAX_ERROR_BYTES, REGION_STATUS, parse_error, told_region
 from s3pool.units import parse_http_date
@@ -153,10 +152,10 @@ class FairSlots:
         self._most = max(self.size - self.size // SPARE_SHARE, 1)
         # Guards all below; held for a few additions.
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
         self._held: dict[str, int] = {}
+        # Who waits, by owner: a place that comes free wakes the one who gets it, and nobody else.
+        self._lines: dict[str, deque[threading.Lock]] = {}
         self._taken = 0
-        self._waiting = 0
         self._last_owner = ""
         self._mixed_at = -MIXED_S
 
@@ -165,6 +164,11 @@ class FairSlots:
         """Return the number of places that are taken."""
         return self._taken
 
+    @property
+    def waiting(self) -> int:
+        """Return the number of those who wait for a place."""
+        return sum(map(len, list(self._lines.values())))
+
     def try_acquire(self, owner: str) -> bool:
         """Take a place if there is one for this owner."""
         with self._lock:
@@ -172,28 +176,35 @@ class FairSlots:
 
     def take(self, owner: str, patience_s: float, look: Callable[[], None] | None = None) -> bool:
         """Take a place, or wait for one; False when there is none in time. Meanwhile ``look`` may raise."""
-        until = time.monotonic() + patience_s
-        while not self._take_within(owner, min(until - time.monotonic(), LOOK_S)):
-            if time.monotonic() >= until:
-                return False
-            if look is not None:
-                look()
-        return True
-
-    def _take_within(self, owner: str, patience_s: float) -> bool:
-        with self._changed:
+        turn = threading.Lock()
+        turn.acquire()
+        with self._lock:
             if self._take(owner):
                 return True
-            until = time.monotonic() + patience_s
-            self._waiting += 1
-            try:
-                while (left_s := until - time.monotonic()) > 0:
-                    self._changed.wait(left_s)
-                    if self._take(owner):
-                        return True
-            finally:
-                self._waiting -= 1
-        return False
+            self._lines.setdefault(owner, deque()).append(turn)
+        until = time.monotonic() + patience_s
+        try:
+            while (left_s := until - time.monotonic()) > 0:
+                if turn.acquire(timeout=min(left_s, LOOK_S)):
+                    return True
+                if look is not None:
+                    look()
+        except BaseException:
+            if not self._leave_line(owner, turn):
+                self.give_back(owner)
+            raise
+        return not self._leave_line(owner, turn)
+
+    def _leave_line(self, owner: str, turn: threading.Lock) -> bool:
+        """Return False if a place was given meanwhile."""
+        with self._lock:
+            line = self._lines.get(owner, ())
+            if turn not in line:
+                return False
+            self._lines[owner].remove(turn)
+            if not self._lines[owner]:
+                del self._lines[owner]
+            return True
 
     def claim(self, owner: str, patience_s: float = 0.0, *, look: Callable[[], None] | None = None) -> str:
         """Take a place as take() does, and return the owner.
@@ -230,101 +241,17 @@ class FairSlots:
                 self._held[owner] = held
             else:
                 del self._held[owner]
-            if self._waiting:
-                self._changed.notify_all()
+            self._pass_on()
 
-
-LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
-
-
-class RetryBudget:
-    """The share of the requests at nodes that may be in a second try.
-
-    When every node refuses, trying each request three times would triple the load that
-    made them refuse. What a dead node leaves behind is no such load, and is not counted.
-    """
-
-    def __init__(self, share: float, slots: FairSlots) -> None:
-        self._share = share
-        self._slots = slots
-        # Guards the number below; held for additions.
-        self._lock = threading.Lock()
-        self._retrying = 0
-
-    @property
-    def retrying(self) -> int:
-        """Return the requests that are in a second try now."""
-        return self._retrying
-
-    @property
-    def admits(self) -> bool:
-        """Return whether one more may begin a second try."""
-        return self._retrying < max(LEAST_RETRIES, self._share * self._slots.taken)
-
-    def change(self, count: int) -> None:
-        """Count requests that begin or end a second try."""
-        with self._lock:
-            self._retrying += count
-
-
-class RetryToken:
-    """One request's share of the retry budget, until it is answered."""
-
-    __slots__ = ("_budget", "_is_retrying")
-
-    def __init__(self, budget: RetryBudget) -> None:
-        self._budget = budget
-        self._is_retrying = False
-
-    def end(self) -> None:
-        """Return it; once."""
-        if self._is_retrying:
-            self._budget.change(-1)
-
-    def may_retry(self) -> bool:
-        """Return whether a second try may begin; one that has begun may go on."""
-        return self._is_retrying or self._budget.admits
-
-    def note_retry(self) -> None:
-        """Note that the request is in a second try that may add to the load, or a later one."""
-        if not self._is_retrying:
-            self._is_retrying = True
-            self._budget.change(1)
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyRequest(Request):
-    """A request whose head the proxy builds once an endpoint is picked."""
-
-    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
-    token: RetryToken | None = None
-    access_key: str = ""
-    look_for_client: Callable[[], None] = assume_present
-
-    @property
-    def asker(self) -> str:
-        """Return the key and the request, since a key's every request is one that others have not sent."""
-        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
-
-    def may_retry(self) -> bool:
-        """Return whether the budget of second tries has room."""
-        return self.token is None or self.token.may_retry()
-
-    def note_retry(self) -> None:
-        """Take up a place in the budget of second tries."""
-        if self.token is not None:
-            self.token.note_retry()
-
-    def look_for_sender(self) -> None:
-        """Raise ClientGoneError if the client has hung up."""
-        self.look_for_client()
-
-
-def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
-    """Build the head of a ProxyRequest; the pool's transport calls this."""
-    if not isinstance(request, ProxyRequest):
-        raise TypeError("only the proxy's own requests come this way")
-    return request.build(endpoint, now)
+    def _pass_on(self) -> None:
+        """Let the first who may have the place that came free take it; owners take turns."""
+        for owner in list(self._lines):
+            if self._take(owner):
+                line = self._lines.pop(owner)
+                line.popleft().release()
+                if line:
+                    self._lines[owner] = line
+                return
 
 
 class Forwarder:
@@ -344,7 +271,7 @@ class Forwarder:
         self.is_plain = is_plain  # no TLS to any node, and no limit of the bandwidth
         self._timeout_factor = timeout_factor  # of slow operations, in timeouts of the others
         self.slots = slots or FairSlots(MANY)
-        self.budget = RetryBudget(retry_share, self.slots)
+        self.budget = RetryBudget(retry_share, lambda: self.slots.taken)
         # A body may come slowly, and holds one of the clients' connections as long.
         self.body_slots = FairSlots(
             body_slots, kind="bodies", detail="too many of your uploads are under way.", closes=True

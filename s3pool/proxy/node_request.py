@@ -6,16 +6,19 @@ built from parsed parts with one Content-Length, so no node can see another fram
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from s3pool.model import Endpoint
+from s3pool.model import Endpoint, Request
+from s3pool.pool.breaker import ANYBODY
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.claims import V4_PARAMETERS
 from s3pool.proxy.errors import forbidden
-from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target
-from s3pool.record import dataclass, replace
+from s3pool.proxy.request import CACHE_SIZE, HOP_BY_HOP, NO_NAMES, Field, RequestHead, Target, assume_present
+from s3pool.record import dataclass, field, replace
 from s3pool.s3.signing import Signer, canonical_query
 from s3pool.units import word_set
 
@@ -208,3 +211,96 @@ def signed_names(head: RequestHead, target: Target) -> frozenset[str]:
 def is_framed(payload: str) -> bool:
     """Return whether a payload word means the aws-chunked form."""
     return payload in STREAMS
+
+
+LEAST_RETRIES = 3  # so many second tries at a time are free: a quiet proxy has no percentage to speak of
+
+
+class RetryBudget:
+    """The share of the requests at nodes that may be in a second try.
+
+    When every node refuses, trying each request three times would triple the load that
+    made them refuse. What a dead node leaves behind is no such load, and is not counted.
+    """
+
+    def __init__(self, share: float, under_way: Callable[[], int]) -> None:
+        self._share = share
+        self._under_way = under_way
+        # Guards the number below; held for additions.
+        self._lock = threading.Lock()
+        self._retrying = 0
+
+    @property
+    def retrying(self) -> int:
+        """Return the requests that are in a second try now."""
+        return self._retrying
+
+    @property
+    def admits(self) -> bool:
+        """Return whether one more may begin a second try."""
+        return self._retrying < max(LEAST_RETRIES, self._share * self._under_way())
+
+    def change(self, count: int) -> None:
+        """Count requests that begin or end a second try."""
+        with self._lock:
+            self._retrying += count
+
+
+class RetryToken:
+    """One request's share of the retry budget, until it is answered."""
+
+    __slots__ = ("_budget", "_is_retrying")
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+        self._is_retrying = False
+
+    def end(self) -> None:
+        """Return it; once."""
+        if self._is_retrying:
+            self._budget.change(-1)
+
+    def may_retry(self) -> bool:
+        """Return whether a second try may begin; one that has begun may go on."""
+        return self._is_retrying or self._budget.admits
+
+    def note_retry(self) -> None:
+        """Note that the request is in a second try that may add to the load, or a later one."""
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._budget.change(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest(Request):
+    """A request whose head the proxy builds once an endpoint is picked."""
+
+    build: Callable[[Endpoint, float], bytes] = field(default=lambda _endpoint, _now: b"")
+    token: RetryToken | None = None
+    access_key: str = ""
+    look_for_client: Callable[[], None] = assume_present
+
+    @property
+    def asker(self) -> str:
+        """Return the key and the request, since a key's every request is one that others have not sent."""
+        return f"{self.access_key} {self.method} {self.path}" if self.access_key else ANYBODY
+
+    def may_retry(self) -> bool:
+        """Return whether the budget of second tries has room."""
+        return self.token is None or self.token.may_retry()
+
+    def note_retry(self) -> None:
+        """Take up a place in the budget of second tries."""
+        if self.token is not None:
+            self.token.note_retry()
+
+    def look_for_sender(self) -> None:
+        """Raise ClientGoneError if the client has hung up."""
+        self.look_for_client()
+
+
+def head_of(request: Request, endpoint: Endpoint, now: float) -> bytes:
+    """Build the head of a ProxyRequest; the pool's transport calls this."""
+    if not isinstance(request, ProxyRequest):
+        raise TypeError("only the proxy's own requests come this way")
+    return request.build(endpoint, now)

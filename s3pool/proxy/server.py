@@ -13,7 +13,6 @@ import stat
 import sys
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
@@ -41,9 +40,11 @@ HANDSHAKE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 LOCAL_PEER = "127.0.0.1"  # who comes by a UNIX socket is on this machine
 EXCESS_CONNECTIONS = 32  # connections beyond the bound, which get one answer
+ACCEPT_AT_ONCE = 64
 SHED_AT_ONCE = 64  # so many of the longest idle are found by one look at all
 LEAVE_WAIT_S = 0.2  # for one of those that were told to make room
 BUSY = float("inf")
+STRANGER_S = 1e9  # a connection that asked for nothing with a key makes room before all that did
 REGULAR, EXCESS = "regular", "excess"
 
 
@@ -86,7 +87,7 @@ class ProxyServer(ThreadingHTTPServer):
         self._sockets: dict[Connection, socket.socket] = {}
         self._per_peer: Counter[str] = Counter()
         self._unsecured: dict[socket.socket, float] = {}  # whose TLS handshake began then
-        self._leaving: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # that were told to make room
+        self._leaving: set[socket.socket] = set()  # that were told to make room
         self._longest_idle: list[tuple[float, Connection | None, socket.socket]] = []
         self._left, self._may_wait = threading.Condition(self._lock), True
         self._all_gone = threading.Event()
@@ -107,6 +108,7 @@ class ProxyServer(ThreadingHTTPServer):
         if self.allow_reuse_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         socketserver.TCPServer.server_bind(self)
+        self.socket.setblocking(False)
         self._bound_path = self._path
         if not self._path:
             self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
@@ -131,7 +133,13 @@ class ProxyServer(ThreadingHTTPServer):
     # -- admission ---------------------------------------------------------------------------
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start serving a new connection, or refuse it, without waiting."""
+        """Start serving a new connection and those behind it, or refuse them, without waiting."""
+        self._admit_connection(request, client_address)
+        with contextlib.suppress(OSError):  # there is none behind it
+            for _ in range(ACCEPT_AT_ONCE):
+                self._admit_connection(*self.get_request())
+
+    def _admit_connection(self, request: Any, client_address: Any) -> None:
         peer = str(client_address[0]) if client_address else LOCAL_PEER
         balancers = self.settings.proxy_protocol
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
@@ -232,7 +240,7 @@ class ProxyServer(ThreadingHTTPServer):
             total = self._per_peer.total()
             if total >= bound:
                 return ""
-            way = REGULAR if total < most or self._make_room() else EXCESS
+            way = REGULAR if total - len(self._leaving) < most or self._make_room() else EXCESS
             self._per_peer[peer] += 1
             self._all_gone.clear()
             return way
@@ -244,7 +252,9 @@ class ProxyServer(ThreadingHTTPServer):
         waiting: list[tuple[Connection | None, socket.socket]] = [*self._sockets.items()]
         waiting += [(None, sock) for sock in [*self._unsecured]]
         moments = [(self._idle_since(own, sock), own, sock) for own, sock in waiting]
-        self._longest_idle = heapq.nsmallest(SHED_AT_ONCE, moments, key=itemgetter(0))[::-1]
+        found = heapq.nsmallest(SHED_AT_ONCE, moments, key=itemgetter(0))
+        # Before the first known one leaves it is looked anew for strangers, who may have come since.
+        self._longest_idle = ([entry for entry in found if entry[0] < 0] or found)[::-1]
         return self._shed()
 
     def _shed(self) -> bool:
@@ -259,14 +269,18 @@ class ProxyServer(ThreadingHTTPServer):
         return False
 
     def _idle_since(self, own: Connection | None, sock: socket.socket) -> float:
-        """Return since when a connection waits; 0 for one that is over, BUSY for one that stays."""
+        """Return since when a connection waits, -BUSY for one that is over, BUSY for one that stays."""
         if sock in self._leaving:
             return BUSY
         if own is None:
-            return self._unsecured.get(sock, BUSY)
+            return self._unsecured.get(sock, BUSY) - STRANGER_S
         if own.is_excess or own not in self._sockets:
             return BUSY
-        return 0.0 if own.is_over else own.idle_since if own.is_idle else BUSY
+        if own.is_over:
+            return -BUSY
+        if not own.is_idle:
+            return BUSY
+        return own.idle_since - (0.0 if own.is_known else STRANGER_S)
 
     def _leave(self, peer: str) -> None:
         with self._lock:
@@ -321,6 +335,7 @@ class ProxyServer(ThreadingHTTPServer):
         finally:
             with self._lock:
                 self._unsecured.pop(secured, None)  # type: ignore[arg-type]
+                self._leaving.discard(secured)
         return secured
 
     def _hand_to_thread(self, connection: Connection, reason: str) -> None:
@@ -358,7 +373,7 @@ class ProxyServer(ThreadingHTTPServer):
     def _release(self, connection: Connection) -> None:
         connection.stream.close()
         with self._lock:
-            del self._sockets[connection]
+            self._leaving.discard(self._sockets.pop(connection))
         self._leave(connection.peer)
 
     # -- the end -------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from s3pool.proxy.clients import BucketLimits, Client, RateMeter, pool_client, read_bucket_limits, read_clients
-from s3pool.proxy.forward import FairSlots, Forwarder, head_of
+from s3pool.proxy.forward import FairSlots, Forwarder
 from s3pool.proxy.gateway import OPEN, VERIFY, Gateway
+from s3pool.proxy.node_request import head_of
 from s3pool.proxy.settings import DEFAULT_TRIES, ProxySettings
 from s3pool.record import dataclass, replace
 from s3pool.s3.signing import KeyProvider

@@ -24,6 +24,8 @@ RECEIVE_BYTES = 16 * 1024  # what one receive takes while a head or a chunk line
 SEND_TIMEOUT_S = 60.0  # a client that takes no byte for this long is gone
 LINGER_S = 2.0
 LINGER_BYTES = 64 * 1024
+FEW_BYTES = 512  # a receive that brings fewer of a longer body wakes its thread for too little
+LOW_MARK_BYTES = 16 * 1024
 BARE_LF = re.compile(rb"(?<!\r)\n")
 JOIN_LIMIT_BYTES = 64 * 1024  # answers up to this leave in one send
 HAS_ENDED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere a client that has gone is noticed at its answer
@@ -90,6 +92,9 @@ class ClientStream:
         self._incoming = Speed("sends its request body", least=least_speed, window_s=speed_window)
         self.outgoing = Speed("takes its answer", least=least_speed, window_s=speed_window)
         self._patience_s = speed_window  # for the next bytes of a body
+        # A body that drips wakes its thread once for so many bytes; one at the least speed brings them in time.
+        self._low_mark = max(min(int(least_speed * speed_window / 4), LOW_MARK_BYTES), 1)
+        self._drips = False
         self._rest = b""  # received, not yet taken
         self._receive_timeout_s = -1.0
         self.is_tls = is_tls
@@ -111,7 +116,8 @@ class ClientStream:
 
     def _set_send_timeout(self) -> None:
         if not self.is_tls:
-            self._sock.settimeout(None)
+            if self._sock.gettimeout() is not None:
+                self._sock.settimeout(None)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_S))
 
     def _wait_at_most(self, seconds: float) -> None:
@@ -251,7 +257,7 @@ class ClientStream:
             if self._incoming.pace is not None:
                 self._incoming.pace(count)
             return count
-        return self._receive_body(view)
+        return self._receive_body(view, len(view))
 
     @property
     def pace(self) -> Callable[[int], None] | None:
@@ -290,14 +296,18 @@ class ClientStream:
         Raises:
             ClientGoneError: the client hung up, or is slower than any network.
         """
-        return self._receive(lambda: os.splice(self._sock.fileno(), pipe, limit))
+        return self._receive(lambda: os.splice(self._sock.fileno(), pipe, limit), limit)
 
-    def _receive_body(self, view: memoryview) -> int:
-        return self._receive(lambda: self._sock.recv_into(view))
+    def _receive_body(self, view: memoryview, wanted: int) -> int:
+        return self._receive(lambda: self._sock.recv_into(view), wanted)
 
-    def _receive(self, take: Callable[[], int]) -> int:
-        self._wait_at_most(self._patience_s)
-        started = self._now()
+    def _receive(self, take: Callable[[], int], wanted: int) -> int:
+        """Receive at least one byte of the ``wanted`` that are certain to come."""
+        started, patience_s = self._now(), self._patience_s
+        if self._drips:
+            self._await_many(min(self._low_mark, wanted))
+            patience_s += started - self._now()
+        self._wait_at_most(patience_s)
         try:
             count = take()
         except (TimeoutError, BlockingIOError):
@@ -306,9 +316,17 @@ class ClientStream:
             raise ClientGoneError(f"the client hung up inside its request body: {exc}") from exc
         if not count:
             raise ClientGoneError("the client hung up inside its request body")
+        self._drips = count < min(FEW_BYTES, wanted) and not self.is_tls
         self._incoming.judge(self._now() - started, count)
         self.bytes_in += count
         return count
+
+    def _await_many(self, count: int) -> None:
+        """Let the kernel wait for so many bytes, an end, or the end of the patience (SO_RCVLOWAT, socket(7))."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+        self._events(select.POLLIN, wait_s=self._patience_s)
+        # A receive would count what it took already, and still wait for as many more.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def read_line(self, limit: int) -> bytes:
         """Read a line of chunked framing, without its CRLF.
@@ -320,7 +338,7 @@ class ClientStream:
             if len(self._rest) > limit:
                 raise malformed("a chunk's line is too long")
             buffer = bytearray(RECEIVE_BYTES)
-            self._rest += buffer[: self._receive_body(memoryview(buffer))]
+            self._rest += buffer[: self._receive_body(memoryview(buffer), 1)]
         if end > limit:
             raise malformed("a chunk's line is too long")
         line, self._rest = self._rest[:end], self._rest[end + 2 :]

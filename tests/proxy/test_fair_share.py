@@ -232,6 +232,20 @@ def test_handshakes_that_never_begin_make_room() -> None:
                 assert b"200 OK" in secured.recv(1000)
 
 
+def test_connection_of_a_known_client_stays_before_strangers() -> None:
+    """A flood of new connections closed those that were kept by clients at work: the longest idle ones."""
+    with proxy_with(max_clients=4) as (_, proxy), ExitStack() as stack:
+        kept = begin(proxy, stack, proxy.signed("GET", "/b/small"))
+        answer = kept.recv(10_000)
+        for _ in range(40):
+            begin(proxy, stack, b"")
+        await_true(lambda: proxy.proxy.connections <= 5)
+        kept.sendall(proxy.signed("GET", "/b/small"))
+
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert kept.recv(10_000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_health_is_told_when_all_are_at_work() -> None:
     """Nobody else gets in, and is told so."""
     with proxy_with(max_clients=3) as (_, proxy), ExitStack() as stack:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import queue
+import threading
+import time
 
 import pytest
 
 from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
-from s3pool.proxy.forward import LEAST_RETRIES, FairSlots, RetryBudget, RetryToken
+from s3pool.proxy.errors import ClientGoneError
+from s3pool.proxy.forward import FairSlots
+from s3pool.proxy.node_request import LEAST_RETRIES, RetryBudget, RetryToken
 
 
 def test_bytes_are_there_once() -> None:
@@ -24,7 +29,7 @@ def test_bytes_are_there_once() -> None:
 def test_share_of_second_tries(requests: int, share: float, allowed: int) -> None:
     """A percentage of what is at work, and a few in any case."""
     slots = FairSlots(1000)
-    budget = RetryBudget(share, slots)
+    budget = RetryBudget(share, lambda: slots.taken)
     for _ in range(requests):
         slots.claim("client")
     slips = [RetryToken(budget) for _ in range(requests)]
@@ -40,7 +45,7 @@ def test_share_of_second_tries(requests: int, share: float, allowed: int) -> Non
 
 def test_place_is_free_again_after_the_answer() -> None:
     """And a third try of the same request takes no second place."""
-    budget = RetryBudget(0.2, FairSlots(10))
+    budget = RetryBudget(0.2, lambda: 0)
 
     slip = RetryToken(budget)
     slip.note_retry()
@@ -49,6 +54,54 @@ def test_place_is_free_again_after_the_answer() -> None:
     slip.end()
 
     assert (1, 0) == (during, budget.retrying)
+
+
+def await_waiting(slots: FairSlots, count: int) -> None:
+    """Wait until so many threads stand in line."""
+    deadline = time.monotonic() + 20
+    while slots.waiting < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_place_goes_to_one_of_those_who_wait_and_owners_take_turns() -> None:
+    """All were woken for each place: hundreds of threads, for one of which there was work."""
+    slots, served = FairSlots(1), queue.SimpleQueue[str]()
+
+    def work(owner: str) -> None:
+        served.put(slots.claim(owner, 20.0))
+
+    slots.claim("first")
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in ("a", "a", "b")]
+    for number, thread in enumerate(threads):
+        thread.start()
+        await_waiting(slots, number + 1)
+
+    slots.give_back("first")
+    order = []
+    for left in (2, 1, 0):
+        order.append(served.get(timeout=20))
+        assert (left, 1) == (slots.waiting, slots.taken)
+        slots.give_back(order[-1])
+    for thread in threads:
+        thread.join()
+    assert ["a", "b", "a"] == order
+    assert (0, 0) == (slots.waiting, slots.taken)
+
+
+def test_client_that_leaves_the_line_keeps_no_place() -> None:
+    """It was noticed only while its thread waited."""
+    slots = FairSlots(1)
+    slots.claim("first")
+
+    def gone() -> None:
+        raise ClientGoneError("the client hung up")
+
+    with pytest.raises(ClientGoneError):
+        slots.claim("second", 20.0, look=gone)
+    slots.give_back("first")
+
+    assert (0, 0) == (slots.waiting, slots.taken)
 
 
 def test_large_buffers_are_used_again() -> None:

@@ -107,8 +107,7 @@ class FileSlice:
     def feed(self, update: Callable[[memoryview], object]) -> None:
         """Pass the range to a hasher block by block, through one buffer.
 
-        Raises:
-            IntegrityError: the file ended before the range did.
+        Raises IntegrityError: the file ended before the range did.
         """
         buffer = memoryview(bytearray(min(READ_BLOCK_BYTES, self.length)))
         offset, left = self.offset, self.length
@@ -125,8 +124,6 @@ EMPTY_BODY = BytesBody()
 
 
 class _Md5Sink:
-    """Hashes what is written to it."""
-
     def __init__(self) -> None:
         self.md5 = hashlib.md5(usedforsecurity=False)
 

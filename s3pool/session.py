@@ -101,13 +101,12 @@ def open_session(
 ) -> Session:
     """Build the session of a configuration; opens no connection and starts no thread.
 
-    Only names that stand for several nodes are looked up. ``slot_wait_s`` is how long a request
-    waits for one of a node's connections; ``keeps_warm`` says that some are to be kept open.
-    ``trace`` names the span of all requests, where they are traced.
+    Only names that stand for several nodes are looked up. ``slot_wait_s`` is how long a request waits for one of a
+    node's connections; ``keeps_warm`` says that some are to be kept open. ``trace`` names the span of all requests,
+    where they are traced.
 
-    Raises:
-        ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad.
-        NoEndpointError: there are endpoints with names to look up, and none has an address.
+    Raises ConfigError: no endpoint or no credentials are configured, or the CA bundle is bad. NoEndpointError: there
+    are endpoints with names to look up, and none has an address.
     """
     config.require_endpoints()
     if config.sign:
@@ -161,7 +160,6 @@ def proxy_hint(config: Config) -> str:
 
 
 def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint], Node]:
-    """Return the function that makes the node of an endpoint."""
     settings = ConnectionSettings(
         connect_timeout_s=config.connect_timeout_s,
         read_timeout_s=config.read_timeout_s,
@@ -191,11 +189,6 @@ def _node_maker(config: Config, slot_wait_s: float | None) -> Callable[[Endpoint
 
 
 def _proxy_for(endpoint: Endpoint, config: Config) -> HttpProxy | None:
-    """Return the proxy between this machine and an endpoint.
-
-    Raises:
-        ConfigError: a proxy would connect to another node of a name than the one that was picked.
-    """
     if config.http_proxy is None:
         return None
     names = (name.strip().lower().lstrip("*.") for name in config.no_proxy.split(",") if name.strip())

@@ -63,8 +63,7 @@ class _Block:
 def content_of_range(response: Response, path: S3Path, start: int, end: int) -> bytes:
     """Return the bytes of an answer to a range, which end with the object; a server may send it whole.
 
-    Raises:
-        IntegrityError: it is another range, or only a part of it.
+    Raises IntegrityError: it is another range, or only a part of it.
     """
     content = response.preload()
     if response.status != PARTIAL:
@@ -293,13 +292,11 @@ class _Parts:
             self._slots.release()
 
     def complete(self, size: int) -> Done:
-        """Make the object of the parts."""
         self._wait()
         self._check()
         return self._upload.complete(size)
 
     def abort(self) -> None:
-        """Leave nothing behind."""
         with suppress(StoppedError):
             self._wait()
         error = self._error or StoppedError("nothing is to be stored")
@@ -382,8 +379,7 @@ class WriteStream(io.BufferedIOBase):
     def close(self) -> None:
         """Store what was written, unless that ``waits`` for commit().
 
-        Raises:
-            S3PoolError: it could not be stored; nothing is left of it.
+        Raises S3PoolError: it could not be stored; nothing is left of it.
         """
         self._is_waiting = self.waits
         if not self.waits:

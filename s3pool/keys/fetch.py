@@ -48,8 +48,7 @@ class Answer(NamedTuple):
 def get_keys(source: KeySource, config: Config) -> Keys:
     """Get the keys of a source.
 
-    Raises:
-        CredentialsError: it gives none; the message says what to do. ConfigError: nothing was configured at all.
+    Raises CredentialsError: it gives none; the message says what to do. ConfigError: nothing was configured at all.
     """
     try:
         return FETCHERS[source.kind](source, config)
@@ -301,11 +300,6 @@ def _call(
     body: bytes = b"",
     timeout_s: float = SERVICE_TIMEOUT_S,
 ) -> Answer:
-    """Send one request over a connection of its own, trusting what the pool trusts.
-
-    Raises:
-        OSError: there was no answer.
-    """
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
     parts = urlsplit(url)

@@ -67,8 +67,7 @@ class RenewedKeys:
     def __call__(self) -> Credentials:
         """Return the keys to sign with, got anew where it is time.
 
-        Raises:
-            CredentialsError, ConfigError: there are none that are good.
+        Raises CredentialsError, ConfigError: there are none that are good.
         """
         keys = self._keys
         now = self._clock()

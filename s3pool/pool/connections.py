@@ -165,12 +165,11 @@ class ConnectionPool:
     ) -> NodeConnection:
         """Return an idle connection that is still alive, or a new one; always this when ``fresh``.
 
-        ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot
-        when the endpoint is at its bound, unless told not to; meanwhile ``look`` may raise.
+        ``max_idle_s`` demands a younger one than the pool's own limit. Waits for a free slot when the endpoint is at
+        its bound, unless told not to; meanwhile ``look`` may raise.
 
-        Raises:
-            ConnectError, TLSError: no connection came about.
-            PoolExhausted: there is no free slot, and ``wait`` is False.
+        Raises ConnectError, TLSError: no connection came about. PoolExhausted: there is no free slot, and ``wait`` is
+        False.
         """
         timeout_s = self.settings.connect_timeout_s if connect_timeout_s is None else connect_timeout_s
         self._take_slot(wait, look)
@@ -189,8 +188,7 @@ class ConnectionPool:
     def open_extra(self, timeout_s: float) -> NodeConnection:
         """Open a connection beyond the bound, for a probe; the caller closes it.
 
-        Raises:
-            ConnectError, TLSError: no connection came about.
+        Raises ConnectError, TLSError: no connection came about.
         """
         return self._connect(timeout_s)
 
@@ -264,8 +262,7 @@ class ConnectionPool:
     def keep_open(self, count: int) -> None:
         """Open connections until there are so many, idle ones and those in use; closed ones do not count.
 
-        Raises:
-            ConnectError, TLSError: no connection came about.
+        Raises ConnectError, TLSError: no connection came about.
         """
         for _ in range(len(self._idle)):
             try:
@@ -397,8 +394,7 @@ class ConnectionPool:
 def make_tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     """Return a client context, to be shared: loading the certificates costs more than a handshake.
 
-    Raises:
-        ConfigError: the CA bundle cannot be read.
+    Raises ConfigError: the CA bundle cannot be read.
     """
     import ssl
 

@@ -109,8 +109,7 @@ class Exchange:
     def on_quiet(self, quiet_s: float) -> None:
         """Have a node probed that is silent, and leave it where it is known to be ill.
 
-        Raises:
-            NodeSilentError: another node is to be asked instead.
+        Raises NodeSilentError: another node is to be asked instead.
         """
         node = self.node
         now = time.monotonic()
@@ -178,19 +177,14 @@ class Exchange:
     def begins_within(self, seconds: float) -> bool:
         """Wait for the first byte of the answer; False when it did not come in time.
 
-        Raises:
-            TransportError: the connection ended, or the node is not waited for any longer.
+        Raises TransportError: the connection ended, or the node is not waited for any longer.
         """
         if self.response is not None:
             return True
         return self.connection.await_answer(seconds) if seconds > 0 else self.connection.is_readable()
 
     def read(self, timeout_s: float) -> None:
-        """Read the response head, so that the response is open.
-
-        Raises:
-            TransportError: nothing usable arrived.
-        """
+        """Read the response head, so that the response is open. Raises TransportError: nothing usable arrived."""
         if self.response is not None:
             return
         self.connection.set_timeout(timeout_s)
@@ -230,10 +224,9 @@ class Exchange:
     def receive(self, limit: int = COLLECT_LIMIT_BYTES, *, is_good_only: bool = False) -> Answer | None:
         """Take what has arrived, without waiting; return the answer when all of it is here, until then None.
 
-        Raises:
-            NeedsThread: the head is here, and the body is of no known length, or longer than the
-            connection's buffer and the limit; or the status speaks of the node or of the clock,
-            where ``is_good_only``. TransportError: the connection ended or broke.
+        Raises NeedsThread: the head is here, and the body is of no known length, or longer than the connection's buffer
+        and the limit; or the status speaks of the node or of the clock, where ``is_good_only``. TransportError: the
+        connection ended or broke.
         """
         connection, head = self.connection, self.head
         while self._collected is None:
@@ -341,9 +334,8 @@ def begin_exchange(
     for a sign of life, to be given within ``greeting_s``, before it gets a request that cannot be under way on two
     nodes at once: a dead node behind an open port must not swallow it. None asks for nothing.
 
-    Raises:
-        TransportError: with ``sent`` False while the server cannot have acted.
-        PoolExhausted: there is no free connection, and ``wait`` is False.
+    Raises TransportError: with ``sent`` False while the server cannot have acted. PoolExhausted: there is no free
+    connection, and ``wait`` is False.
     """
     while True:
         node.connections.await_turn()

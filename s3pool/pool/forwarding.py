@@ -43,8 +43,7 @@ class ForwardedConnection(NodeConnection):
     def next_head(self, method: str) -> Head | None:
         """Return the final head in the buffer; one that is the proxy's own refusal is an error.
 
-        Raises:
-            ProtocolError: the proxy wants to know who asks; or it is not a valid head.
+        Raises ProtocolError: the proxy wants to know who asks; or it is not a valid head.
         """
         head = super().next_head(method)
         if head is not None and head.status == PROXY_AUTHENTICATION_REQUIRED:

@@ -190,9 +190,8 @@ class NodeConnection(TcpStream):
     def send(self, head: bytes, body: Body) -> None:
         """Send a request; small bodies in memory go out together with the head.
 
-        Raises:
-            EarlyResponse: the server speaks already, or hung up; its answer may be readable.
-            RequestTimeoutError: the server stopped taking bytes.
+        Raises EarlyResponse: the server speaks already, or hung up; its answer may be readable. RequestTimeoutError:
+        the server stopped taking bytes.
         """
         if isinstance(body, BytesBody) and body.length <= JOIN_LIMIT_BYTES:
             self.write(head + body.content if body.content else head)
@@ -206,8 +205,7 @@ class NodeConnection(TcpStream):
     def await_leave(self, limit_s: float) -> None:
         """Wait until the server asks for the body that was announced, or says nothing for a while.
 
-        Raises:
-            EarlyResponse: it answered instead; its answer waits to be read. TransportError: it hung up.
+        Raises EarlyResponse: it answered instead; its answer waits to be read. TransportError: it hung up.
         """
         patience_s, until = self._timeout_s, time.monotonic() + limit_s
         self.set_timeout(limit_s)
@@ -262,9 +260,8 @@ class NodeConnection(TcpStream):
     def await_answer(self, seconds: float) -> bool:
         """Wait for the first bytes of an answer, which are kept; False when none came in time.
 
-        Raises:
-            StaleConnectionError: a kept connection ended without a byte. ProtocolError: so did a new one.
-            NodeSilentError: the watcher ends the wait.
+        Raises StaleConnectionError: a kept connection ended without a byte. ProtocolError: so did a new one.
+        NodeSilentError: the watcher ends the wait.
         """
         if self._end > self._start:
             return True
@@ -282,9 +279,8 @@ class NodeConnection(TcpStream):
     def read_head(self, method: str) -> Head:
         """Read the final response head; 1xx heads before it are dropped.
 
-        Raises:
-            StaleConnectionError: a kept connection ended without a byte.
-            ProtocolError, RequestTimeoutError: no complete, valid head arrived.
+        Raises StaleConnectionError: a kept connection ended without a byte. ProtocolError, RequestTimeoutError: no
+        complete, valid head arrived.
         """
         is_first = self._start == self._end
         while is_first or (head := self.next_head(method)) is None:
@@ -344,11 +340,10 @@ class NodeConnection(TcpStream):
     def advance(self, method: str, head: Head | None) -> tuple[int, Head | None]:
         """Receive once into the buffer, without waiting; return the count and the final head, if it is whole.
 
-        The count is -1 when nothing has arrived, and 0 at the end of the connection. A ``head``
-        that was read before is returned as it is.
+        The count is -1 when nothing has arrived, and 0 at the end of the connection. A ``head`` that was read before is
+        returned as it is.
 
-        Raises:
-            ProtocolError: the connection broke, or what came is not HTTP.
+        Raises ProtocolError: the connection broke, or what came is not HTTP.
         """
         end = self._end
         if self._start == end:
@@ -390,8 +385,7 @@ class NodeConnection(TcpStream):
     def next_head(self, method: str) -> Head | None:
         """Return the final head in the buffer, or None while it is not whole; 1xx heads before it are dropped.
 
-        Raises:
-            ProtocolError: it is not a valid head.
+        Raises ProtocolError: it is not a valid head.
         """
         while True:
             start = self._start

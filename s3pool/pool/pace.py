@@ -34,8 +34,7 @@ class Pace:
     def judge(self, waited_s: float, count: int) -> None:
         """Count bytes and the time that they were waited for.
 
-        Raises:
-            RequestTimeoutError: they come too slowly, and have done so for long.
+        Raises RequestTimeoutError: they come too slowly, and have done so for long.
         """
         self._waited_s += waited_s
         self._bytes += count
@@ -50,8 +49,7 @@ class Pace:
     def judge_taking(self, seconds: float, count: int, timeout_s: float) -> None:
         """Judge sends by the time that they took together, once this is as long as the timeout.
 
-        Raises:
-            RequestTimeoutError: next to nothing was taken.
+        Raises RequestTimeoutError: next to nothing was taken.
         """
         self._taking_s += seconds
         self._taken += count

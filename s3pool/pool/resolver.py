@@ -60,8 +60,7 @@ class Resolver:
     def find(self, endpoint: Endpoint) -> FoundNodes:
         """Return the nodes that an endpoint stands for now.
 
-        Raises:
-            ResolveError: there are none, or it cannot be known. ConfigError: dnspython is missing.
+        Raises ResolveError: there are none, or it cannot be known. ConfigError: dnspython is missing.
         """
         found = self._by_service(endpoint) if endpoint.discovery == "srv" else self._by_address(endpoint)
         if not found.endpoints:
@@ -216,11 +215,7 @@ class NodeKeeper:
         return min(self._warm_at, *(source.due_at for source in self._sources))
 
     def find(self) -> list[Node]:
-        """Return the first nodes.
-
-        Raises:
-            NoEndpointError: no name has an address. ConfigError: a package is missing.
-        """
+        """Return the first nodes. Raises NoEndpointError: no name has an address. ConfigError: a package is missing."""
         self._look_up()
         nodes = [self._make_node(endpoint) for endpoint in self._endpoints()]
         problems = "; ".join(source.problem for source in self._sources if source.problem)

@@ -47,8 +47,7 @@ class ResponseBody:
     def readinto(self, buffer: memoryview) -> int:
         """Fill part of the buffer; 0 at the end of a complete body.
 
-        Raises:
-            ProtocolError: the connection ended early. RequestTimeoutError: it stalled.
+        Raises ProtocolError: the connection ended early. RequestTimeoutError: it stalled.
         """
         if self._is_done or not len(buffer):
             return 0
@@ -125,8 +124,7 @@ def probe_request(
 
     The body is read and dropped. Any status counts as an answer.
 
-    Raises:
-        TransportError: no complete HTTP answer arrived.
+    Raises TransportError: no complete HTTP answer arrived.
     """
     connection.set_timeout(timeout_s)
     try:
@@ -169,12 +167,11 @@ class Pipe:
     ) -> int:
         """Move what is there of a body to a blocking socket; 0 when this body cannot be moved so.
 
-        Return the bytes that left for the target, at most a pipe full. ``judge`` is told how
-        long the target took for how many.
+        Return the bytes that left for the target, at most a pipe full. ``judge`` is told how long the target took for
+        how many.
 
-        Raises:
-            TransportError: the node broke off; nothing of this move got to the target.
-            OSError: the target takes no more.
+        Raises TransportError: the node broke off; nothing of this move got to the target. OSError: the target takes no
+        more.
         """
         body = response._stream
         if response._ahead or not isinstance(body, ResponseBody) or not _is_spliceable(body):
@@ -197,9 +194,8 @@ class Pipe:
     def push(self, fill: Callable[[int, int], int], connection: Sink, left: int) -> int:
         """Send what ``fill(pipe, limit)`` puts into the pipe to a node; give the number of bytes.
 
-        Raises:
-            EarlyResponse: the server speaks already, or hung up; its answer may be readable.
-            RequestTimeoutError: the server stopped taking bytes.
+        Raises EarlyResponse: the server speaks already, or hung up; its answer may be readable. RequestTimeoutError:
+        the server stopped taking bytes.
         """
         if not isinstance(connection, NodeConnection):
             raise TypeError("only a plain connection takes bytes from a pipe")

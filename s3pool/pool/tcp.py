@@ -124,11 +124,7 @@ class TcpStream:
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def _after_quiet(self, since: float) -> float:
-        """Return for how long to go on waiting for bytes, which were waited for in vain.
-
-        Raises:
-            RequestTimeoutError: it was long enough.
-        """
+        """Return for how long to go on waiting for bytes, which were waited for in vain."""
         quiet_s = time.monotonic() - since
         left_s = self._timeout_s - quiet_s
         if left_s < TIMER_SLACK_S:
@@ -180,8 +176,7 @@ class TcpStream:
     def send_now(self, block: bytes | bytearray | memoryview, timeout_s: float) -> None:
         """Send a block without a look at what the server says or at a limit; later receives wait as long.
 
-        Raises:
-            EarlyResponse: the server hung up. RequestTimeoutError: it takes no bytes.
+        Raises EarlyResponse: the server hung up. RequestTimeoutError: it takes no bytes.
         """
         self._timeout_s = timeout_s
         slice_s = min(timeout_s, QUIET_S)
@@ -203,8 +198,7 @@ class TcpStream:
     def send_by(self, send: Callable[[int], int], count: int) -> None:
         """Send so many bytes past this class; ``send`` is told how many are left, and returns how many left.
 
-        Raises:
-            EarlyResponse: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
+        Raises EarlyResponse: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
         """
         self.look_for_early_answer()
         slice_s = min(self._timeout_s, QUIET_S)
@@ -240,8 +234,7 @@ class TcpStream:
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
 
-        Raises:
-            EarlyResponse, TransportError: the connection broke. OSError: the file cannot be read.
+        Raises EarlyResponse, TransportError: the connection broke. OSError: the file cannot be read.
         """
         if self.is_tls or not IS_LINUX:
             FileSlice(fd, offset=offset, length=count).feed(self.write)
@@ -290,8 +283,7 @@ class TcpStream:
     def receive_by(self, receive: Callable[..., int], *args: object) -> int:
         """Return the number of bytes that a call receives from the socket, 0 at the end; wait in slices.
 
-        Raises:
-            RequestTimeoutError: nothing came. ProtocolError: the connection broke.
+        Raises RequestTimeoutError: nothing came. ProtocolError: the connection broke.
         """
         slice_s = min(self._timeout_s, QUIET_S)
         if self._receive_timeout_s != slice_s:
@@ -318,8 +310,7 @@ class TcpStream:
     def receive_now(self, view: memoryview) -> int:
         """Receive what has arrived, without waiting; -1 when nothing has, 0 at the end of the connection.
 
-        Raises:
-            ProtocolError: the connection broke.
+        Raises ProtocolError: the connection broke.
         """
         try:
             if self.is_tls:

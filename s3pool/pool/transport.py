@@ -85,13 +85,12 @@ class Transport:
     def send(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Response:
         """Return the first answer that passes the check; the caller closes it.
 
-        ``check`` raises for an error answer and may preload the body, so that a body cut
-        short is asked for again. ``only`` keeps every try on one endpoint.
+        ``check`` raises for an error answer and may preload the body, so that a body cut short is asked for again.
+        ``only`` keeps every try on one endpoint.
 
-        Raises:
-            S3Error: the storage answered with an error that a repetition cannot mend.
-            NoEndpointError: no endpoint gave an answer. TransportError: the answer was lost
-            and the request must not be repeated. IntegrityError: its body changed.
+        Raises S3Error: the storage answered with an error that a repetition cannot mend. NoEndpointError: no endpoint
+        gave an answer. TransportError: the answer was lost and the request must not be repeated. IntegrityError: its
+        body changed.
         """
         return self.finish(self.attempt(request, check, only=only))
 
@@ -196,8 +195,7 @@ class Transport:
     def node_of(self, endpoint: Endpoint) -> Node:
         """Return the node of one of the pool's endpoints, also when it has left the pool.
 
-        Raises:
-            NoEndpointError: it left long ago.
+        Raises NoEndpointError: it left long ago.
         """
         for node in (*self.balancer.nodes, *reversed(self.balancer.former)):
             if node.endpoint == endpoint:
@@ -265,8 +263,7 @@ DEFAULT_LINES = {
 def build_head(request: Request, headers: Mapping[str, str]) -> bytes:
     """Return the request head as it goes on the connection, with Content-Length where there is a body.
 
-    Raises:
-        UsageError: a header value holds CR, LF or NUL, which would end the header early.
+    Raises UsageError: a header value holds CR, LF or NUL, which would end the header early.
     """
     # Two thirds of the time of a list of lines: one head is made for each small object.
     template, count = _template(tuple(headers))

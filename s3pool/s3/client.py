@@ -35,9 +35,8 @@ CANNOT_KEEP = "this server cannot keep an object that comes meanwhile: leave -n 
 class S3Client(BucketOperations, MultipartOperations):
     """S3's operations as methods; no state beyond its settings, safe in any thread.
 
-    Every method may raise S3Error (or a subclass) for an error of the storage and
-    TransportError when no endpoint gave a whole answer. A missing bucket name or key is a
-    UsageError, for without them the request would mean another thing.
+    Every method may raise S3Error (or a subclass) for an error of the storage and TransportError when no endpoint gave
+    a whole answer. A missing bucket name or key is a UsageError, for without them the request would mean another thing.
     """
 
     @stepwise
@@ -46,8 +45,7 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[ObjectHead]:
         """Ask for everything about an object but its bytes, with ``checksums`` also for those of its content.
 
-        Raises:
-            NotFoundError: there is no such key, or its newest version is a delete marker.
+        Raises NotFoundError: there is no such key, or its newest version is a delete marker.
         """
         query, headers = _version_query(version_id), {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
@@ -90,12 +88,11 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[Response]:
         """Open an object; the caller reads and closes the response.
 
-        ``range_header`` is a Range header's value for ranges that ByteRange cannot express. The caller checks that
-        the answer is the range that was asked for. With ``checksums`` the server may tell those of the content in the
+        ``range_header`` is a Range header's value for ranges that ByteRange cannot express. The caller checks that the
+        answer is the range that was asked for. With ``checksums`` the server may tell those of the content in the
         answer's headers. A body of up to ``read_bytes`` is read already.
 
-        Raises:
-            ReplacedError: the answer is of another object than the ``known`` one.
+        Raises ReplacedError: the answer is of another object than the ``known`` one.
         """
         headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
         if byte_range is not None or range_header:
@@ -129,12 +126,11 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[PutResult]:
         """Store an object in one piece; with ``if_none_match`` an existing one stays.
 
-        ``attributes`` may be their headers, ``checksum`` is the name and value of a header. After a lost answer
-        HEAD tells what is there: a second try would take the success of the first for somebody else's object.
+        ``attributes`` may be their headers, ``checksum`` is the name and value of a header. After a lost answer HEAD
+        tells what is there: a second try would take the success of the first for somebody else's object.
 
-        Raises:
-            PreconditionError: ``if_none_match`` was set and the object exists.
-            UsageError: an attribute cannot stand in a header.
+        Raises PreconditionError: ``if_none_match`` was set and the object exists. UsageError: an attribute cannot stand
+        in a header.
         """
         headers = attribute_headers(attributes) if isinstance(attributes, ObjectAttributes) else dict(attributes)
         if content_md5 or checksum or if_none_match:
@@ -183,12 +179,11 @@ class S3Client(BucketOperations, MultipartOperations):
     ) -> Steps[None]:
         """Delete an object or one version of it; one that is not there is no error.
 
-        ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not tried again, for
-        another object may have come since. With ``bypass_governance`` a retention in governance mode does not hold a
-        version, for those who may do that.
+        ``if_match`` is the ETag it must have, for servers that look; a lost answer is then not tried again, for another
+        object may have come since. With ``bypass_governance`` a retention in governance mode does not hold a version,
+        for those who may do that.
 
-        Raises:
-            PreconditionError: it has another ETag.
+        Raises PreconditionError: it has another ETag.
         """
         headers = dict(BYPASS_GOVERNANCE) if bypass_governance else {}
         if if_match and not if_match.startswith(WEAK):

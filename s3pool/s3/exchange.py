@@ -241,7 +241,6 @@ class Operations:
         return Operation(self._transport, request, read, only=only).run()
 
     def _asked(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> Steps[T]:
-        """Do the same as a step."""
         result: T = yield Operation(self._transport, request, read, only=only)
         return result
 

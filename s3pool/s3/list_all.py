@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 def iter_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted.
 
-    Raises:
-        ProtocolError: the server says that more follows, and does not go on.
+    Raises ProtocolError: the server says that more follows, and does not go on.
     """
     for page in _iter_pages(client, bucket, prefix=prefix):
         if page.is_partial:
@@ -81,12 +80,11 @@ def list_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, by one request after another or by many at once.
 
-    Many at once serve whole trees only: with a delimiter or ``max_keys`` it is one after
-    another, by ``ahead`` as ``iter_pages`` has it.
+    Many at once serve whole trees only: with a delimiter or ``max_keys`` it is one after another, by ``ahead`` as
+    ``iter_pages`` has it.
 
-    Raises:
-        S3PoolError: a page could not be fetched.
-        UnorderedError: a part was asked for, and the server lists without order.
+    Raises S3PoolError: a page could not be fetched. UnorderedError: a part was asked for, and the server lists without
+    order.
     """
     is_part = bool(bounds.get("start_after")) or bounds.get("until") is not None
     if mode.jobs == 1 or delimiter or max_keys:
@@ -178,11 +176,7 @@ def list_past_pages(
 
 
 def past_object(client: S3Client, path: S3Path, at: float) -> ObjectInfo:
-    """Return the version that a key had at a moment.
-
-    Raises:
-        NotFoundError: it was deleted then, or not there yet.
-    """
+    """Return the version that a key had at a moment. Raises NotFoundError: it was deleted then, or not there yet."""
     for page in list_past_pages(client, path.bucket, at=at, prefix=path.key, until=path.key):
         for info in page.objects:
             return info

@@ -88,13 +88,12 @@ def iter_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing, at least one; only the first or the last may be empty.
 
-    Names are in the order of their UTF-8 bytes, each once and within the KeyBounds, unless the
-    server lists without order: with ``has_own_order`` it decides what comes after ``start_after``,
-    with ``must_be_ordered`` that is an error. ``max_keys`` other than 0 bounds the objects and prefixes.
-    A page is asked for when it is needed, or with ``ahead`` before the one in front of it is yielded.
+    Names are in the order of their UTF-8 bytes, each once and within the KeyBounds, unless the server lists without
+    order: with ``has_own_order`` it decides what comes after ``start_after``, with ``must_be_ordered`` that is an
+    error. ``max_keys`` other than 0 bounds the objects and prefixes. A page is asked for when it is needed, or with
+    ``ahead`` before the one in front of it is yielded.
 
-    Raises:
-        ProtocolError: the server says that more follows, and does not go on. UnorderedError: it must list in order.
+    Raises ProtocolError: the server says that more follows, and does not go on. UnorderedError: it must list in order.
     """
     cursor, left = _Cursor(client, bucket, prefix=prefix, delimiter=delimiter, start_after=start_after), max_keys
     cursor.must_be_ordered, cursor.until = must_be_ordered, until
@@ -126,8 +125,7 @@ def iter_version_pages(
 ) -> Iterator[ListPage]:
     """Yield the pages of versions, newest first within a key, of the keys from ``start_after`` up to ``until``.
 
-    Raises:
-        ProtocolError: the server says that more follows, and does not go on.
+    Raises ProtocolError: the server says that more follows, and does not go on.
     """
     guard = LoopGuard(bucket)
     floor = floor_of(start_after, prefix)
@@ -149,8 +147,6 @@ def iter_version_pages(
 
 
 class _Cursor:
-    """One listing in progress: its cursor, and how it goes on."""
-
     def __init__(self, client: Lister, bucket: str, *, prefix: str, delimiter: str, start_after: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
@@ -178,7 +174,6 @@ class _Cursor:
         return self._fetch(token=self._token, max_keys=max_keys)
 
     def next_page(self, max_keys: int) -> ListPage:
-        """Return the next page that has something new, or the last one."""
         page = self._accept(self._ask(max_keys))
         while page.truncated and not (page.objects or page.prefixes):
             # An empty page proves nothing, and only its token leads on.
@@ -263,11 +258,7 @@ class LoopGuard:
         self._empty_pages = 0  # pages in a row without anything new
 
     def follow(self, position: Hashable) -> None:
-        """Note where the server sends us.
-
-        Raises:
-            ProtocolError: it has sent us there before.
-        """
+        """Note where the server sends us. Raises ProtocolError: it has sent us there before."""
         if position == self._anchor:
             self._give_up()
         self._steps += 1
@@ -277,8 +268,7 @@ class LoopGuard:
     def meet(self, names: Sequence[Hashable]) -> None:
         """Note what stands on a page, as far as it is new.
 
-        Raises:
-            ProtocolError: pages come again behind new tokens, or too many have had nothing new.
+        Raises ProtocolError: pages come again behind new tokens, or too many have had nothing new.
         """
         if names:
             self._empty_pages = 0

@@ -96,11 +96,7 @@ class BucketOperations(Operations):
             followed.add(token)
 
     def head_bucket(self, bucket: str, *, only: Endpoint | None = None) -> Mapping[str, str]:
-        """Return the headers that a bucket answers with.
-
-        Raises:
-            NotFoundError: there is no such bucket.
-        """
+        """Return the headers that a bucket answers with. Raises NotFoundError: there is no such bucket."""
         request = self._address.bucket("HEAD", bucket, "HeadBucket")
         return self._ask(request, lambda response: response.headers, only=only)
 
@@ -142,11 +138,10 @@ class BucketOperations(Operations):
     ) -> ListPage:
         """List one page; a token goes before ``start_after``.
 
-        Servers that do not know ListObjectsV2 are asked in the manner of V1, from then on at
-        once; their tokens are markers.
+        Servers that do not know ListObjectsV2 are asked in the manner of V1, from then on at once; their tokens are
+        markers.
 
-        Raises:
-            ProtocolError: no node gave a complete page.
+        Raises ProtocolError: no node gave a complete page.
         """
         query = _page_query(prefix, delimiter, max_keys)
         if self.dialect.knows(LISTS_V1):
@@ -177,8 +172,7 @@ class BucketOperations(Operations):
     ) -> Pending[ListPage] | None:
         """Ask for a page as list_objects_page does, without waiting for it.
 
-        Returns None when no connection is free, or the server only knows V1. The caller must check
-        the answer's ``v1``.
+        Returns None when no connection is free, or the server only knows V1. The caller must check the answer's ``v1``.
         """
         if self.dialect.knows(LISTS_V1):
             return None

@@ -20,12 +20,10 @@ DEFAULT_PART_BYTES = 16 * MIB
 def choose_part_size(size: int, wanted: int = 0) -> int:
     """Return the size of the parts for an object of ``size`` bytes.
 
-    It is the wanted size, or the default for 0, as long as 10,000 parts suffice; else the
-    next whole MiB with which they do. An object of up to 5 TiB always fits.
+    It is the wanted size, or the default for 0, as long as 10,000 parts suffice; else the next whole MiB with which
+    they do. An object of up to 5 TiB always fits.
 
-    Raises:
-        UsageError: the object is larger than 5 TiB, or the wanted size is outside
-            5 MiB..5 GiB.
+    Raises UsageError: the object is larger than 5 TiB, or the wanted size is outside 5 MiB..5 GiB.
 
     Source: Amazon S3 User Guide, "Multipart upload limits".
     """
@@ -43,11 +41,10 @@ def choose_part_size(size: int, wanted: int = 0) -> int:
 def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
     """Cut an object into consecutive part ranges.
 
-    Sizes are bytes. Yields ceil(size / part_size) ranges in offset order, the last one
-    possibly shorter; nothing at all when size is 0.
+    Sizes are bytes. Yields ceil(size / part_size) ranges in offset order, the last one possibly shorter; nothing at all
+    when size is 0.
 
-    Raises:
-        UsageError: part_size is outside 5 MiB..5 GiB, or more than 10,000 parts result.
+    Raises UsageError: part_size is outside 5 MiB..5 GiB, or more than 10,000 parts result.
 
     Source: Amazon S3 User Guide, "Multipart upload limits".
     """

@@ -197,8 +197,7 @@ def _content_headers(content: bytes) -> dict[str, str]:
 def attribute_headers(attributes: ObjectAttributes) -> dict[str, str]:
     """Return the headers that store an object's attributes.
 
-    Raises:
-        UsageError: a name or a value cannot stand in a header, such as one with a line break.
+    Raises UsageError: a name or a value cannot stand in a header, such as one with a line break.
     """
     headers = {name: _checked(name, value) for name, value in _plain_headers(attributes) if value}
     for name, value in attributes.metadata.items():

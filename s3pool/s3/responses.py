@@ -324,8 +324,7 @@ def check_known(response: Response, resource: str, known: Known) -> None:
 def range_of(response: Response, what: object) -> tuple[int, int]:
     """Return the first byte and the end (exclusive) of the range that an answer is.
 
-    Raises:
-        IntegrityError: the answer does not tell.
+    Raises IntegrityError: the answer does not tell.
     """
     told = CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
     if told is None:

@@ -204,8 +204,7 @@ def _check_document(response: Response, request: Request, setting: S3Setting) ->
 def read_document(setting: S3Setting, text: bytes) -> Any:
     """Read a document in XML or JSON; a JSON list is no document.
 
-    Raises:
-        ProtocolError: it is broken, or another document.
+    Raises ProtocolError: it is broken, or another document.
     """
     if setting.root and text.lstrip(BLANKS).startswith(b"<"):
         return _value_of(read_root(text, setting.root, alias=setting.alias))
@@ -219,11 +218,7 @@ def read_document(setting: S3Setting, text: bytes) -> Any:
 
 
 def build_setting(setting: S3Setting, value: Any) -> bytes:
-    """Write a document as the server wants it.
-
-    Raises:
-        UsageError: the value has what no such document has.
-    """
+    """Write a document as the server wants it. Raises UsageError: the value has what no such document has."""
     if not setting.root:
         return json.dumps(value, ensure_ascii=False).encode()
     return build_document(setting.root, _items(setting.root, value))

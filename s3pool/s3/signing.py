@@ -104,11 +104,10 @@ def canonical_request(
 ) -> bytes:
     """Return the canonical request, whose hash is signed.
 
-    The path stands as it is, the query is canonical, ``values`` are the headers by name in lower
-    case, repeated ones joined with a comma; ``signed`` are the names of the signed ones, in order.
+    The path stands as it is, the query is canonical, ``values`` are the headers by name in lower case, repeated ones
+    joined with a comma; ``signed`` are the names of the signed ones, in order.
 
-    Raises:
-        KeyError: a signed header is missing.
+    Raises KeyError: a signed header is missing.
     """
     tail = canonical_tail(values, signed, payload_hash)
     return f"{method}\n{path}\n{query}\n{tail}".encode("utf-8", "surrogateescape")
@@ -278,9 +277,8 @@ class Signer:
         A client that uses the URL must send exactly the request's headers, if there are any; the body is open, unless
         an x-amz-content-sha256 header pins it. The request's own query must have no parameters of a signature.
 
-        Raises:
-            ConfigError: there are no credentials.
-            UsageError: the URL would be valid for less than a second or more than seven days.
+        Raises ConfigError: there are no credentials. UsageError: the URL would be valid for less than a second or more
+        than seven days.
         """
         if not 1 <= expires_s <= MAX_EXPIRES_S:
             raise UsageError(f"cannot presign for {expires_s} seconds; choose 1 second to 7 days")
@@ -307,11 +305,7 @@ class Signer:
         payload_hash: str,
         expires_s: int = RESIGNED_EXPIRES_S,
     ) -> str:
-        """Return the query with a signature over it and all headers.
-
-        Raises:
-            ConfigError: there are no credentials.
-        """
+        """Return the query with a signature over it and all headers. Raises ConfigError: there are no credentials."""
         moment = self._moment_at(now)
         if moment is None:
             raise ConfigError("cannot presign without credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -56,12 +56,11 @@ class Element:
 def parse(body: bytes) -> Element:
     """Read a document and return its root.
 
-    Names are without their namespace when it is the root's; elements of another one keep it
-    as ``URI name`` and so match nothing. RGW writes references such as ``&#x01;`` that no XML
-    may hold: they are hidden from expat and come back as the characters they mean.
+    Names are without their namespace when it is the root's; elements of another one keep it as ``URI name`` and so
+    match nothing. RGW writes references such as ``&#x01;`` that no XML may hold: they are hidden from expat and come
+    back as the characters they mean.
 
-    Raises:
-        ProtocolError: the document is cut, malformed, or has a DOCTYPE.
+    Raises ProtocolError: the document is cut, malformed, or has a DOCTYPE.
     """
     # During long work servers send blanks to keep the connection, even before the declaration.
     body = body.lstrip(BLANKS)

@@ -44,8 +44,7 @@ def new_prefix(path: S3Path) -> S3Path:
 class Bench:
     """One speed test below one prefix; it writes there and nowhere else.
 
-    The client must send through the observer. ``stop`` ends it from outside; whoever runs it
-    cleans up afterwards.
+    The client must send through the observer. ``stop`` ends it from outside; whoever runs it cleans up afterwards.
     """
 
     def __init__(
@@ -69,8 +68,7 @@ class Bench:
     def phases(self) -> Iterator[tuple[str, tuple[Measurement, ...]]]:
         """Run phase after phase, and give the rows of each when it is over.
 
-        Raises:
-            S3PoolError: not one object could be stored; there is nothing to go on with.
+        Raises S3PoolError: not one object could be stored; there is nothing to go on with.
         """
         for phase in self._plan.phases:
             if phase == UPLOAD or self._stored:
@@ -180,8 +178,7 @@ def _absent(phase: str, endpoint: str, why: str) -> Measurement:
 def check_bucket(client: S3Client, bucket: str) -> None:
     """See to it that the bucket is there, before anything is measured.
 
-    Raises:
-        NotFoundError: it is not. S3PoolError: nobody can say.
+    Raises NotFoundError: it is not. S3PoolError: nobody can say.
     """
     try:
         client.head_bucket(bucket)
@@ -240,7 +237,6 @@ class _Sweep:
         self.versioned = False
 
     def work(self, _lane: int) -> None:
-        """Delete page after page, until there are none or the listing fails."""
         while not self.stop.is_set():
             try:
                 with self._lock:

@@ -20,9 +20,8 @@ ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 class Way:
     """How one way of listing did. ``complete`` says that it came to the end in time.
 
-    ``factor`` is how many times faster it was than the first way; ``endpoint`` is where one
-    connection went, ``jobs`` the number of requests at once, 0 when the listing chose;
-    ``requests`` were made for it in all.
+    ``factor`` is how many times faster it was than the first way; ``endpoint`` is where one connection went, ``jobs``
+    the number of requests at once, 0 when the listing chose; ``requests`` were made for it in all.
     """
 
     name: str
@@ -53,12 +52,11 @@ def compare(
 ) -> Iterator[Way]:
     """List a prefix in one way after the other, each for at most ``limit_s`` seconds.
 
-    The ways are one connection to the first node that answers, rotation, and one parallel
-    listing for each of ``jobs``. ``drop_idle`` closes kept connections before each: where
-    connections are throttled a way would have to wait for what the one before it did.
+    The ways are one connection to the first node that answers, rotation, and one parallel listing for each of ``jobs``.
+    ``drop_idle`` closes kept connections before each: where connections are throttled a way would have to wait for what
+    the one before it did.
 
-    Raises:
-        S3PoolError: the prefix cannot be listed.
+    Raises S3PoolError: the prefix cannot be listed.
     """
     first = _on_one_node(client, path, endpoints=endpoints, limit_s=limit_s, now=now)
     yield first

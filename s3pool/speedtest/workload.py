@@ -217,10 +217,9 @@ OFFSET_STEP = 4093  # a prime: the pieces of objects begin at ever other places 
 class RandomSource:
     """Makes bodies of one size; the same number always gives the same bytes.
 
-    Small ones are a part of the base, at a place of their own. Large ones are made piece by
-    piece while they are sent; each piece is written with another substitution of bytes, so
-    that no two of them have anything in common. All begin with a stamp of their own.
-    ``check`` is called before each piece; what it raises ends the sending.
+    Small ones are a part of the base, at a place of their own. Large ones are made piece by piece while they are sent;
+    each piece is written with another substitution of bytes, so that no two of them have anything in common. All begin
+    with a stamp of their own. ``check`` is called before each piece; what it raises ends the sending.
     """
 
     def __init__(self, size: int, *, check: Callable[[], None] = lambda: None) -> None:

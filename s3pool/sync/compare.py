@@ -268,7 +268,6 @@ class _Cursor:
 
     @property
     def left(self) -> int:
-        """Count what is left of the block."""
         return len(self._block.names) - self._at
 
     def head(self) -> str | None:
@@ -281,11 +280,9 @@ class _Cursor:
         return self._block.names[self._at]
 
     def names(self, count: int) -> Sequence[str]:
-        """Return the next names, at most ``count``."""
         return self._block.names[self._at : self._at + count]
 
     def count_before(self, name: str) -> int:
-        """Count those of the block that stand before a name."""
         return bisect_left(self._block.names, name_bytes(name), lo=self._at, key=name_bytes) - self._at
 
     def take(self, count: int) -> Batch:

@@ -38,8 +38,7 @@ class Conflicts:
     def why_wait(self, task: Task) -> str:
         """Return why a task has to wait; "" when nothing is in its way.
 
-        Raises:
-            LocalFileError: something is, and waiting would not help.
+        Raises LocalFileError: something is, and waiting would not help.
         """
         obstacle = conflict_of(task) if isinstance(task, DownloadTask) else None
         if obstacle is None:

@@ -80,8 +80,7 @@ class SyncPair:
     def find_target(self, name: str, client: S3Client) -> Entry | None:
         """Look for one name at the target, where its listing does not serve.
 
-        Raises:
-            RefusedError: the local way leads through a link. S3Error: the request failed.
+        Raises RefusedError: the local way leads through a link. S3Error: the request failed.
         """
         if self.direction == DOWNLOAD:
             facts = stat_below(self.root, name)
@@ -108,8 +107,7 @@ def _tree_text(path: S3Path) -> str:
 def choose_pair(source: Location, target: Location, *, glob: bool = True) -> SyncPair:
     """Return the pair of trees that two operands name.
 
-    Raises:
-        UsageError: they make no sense together, or one of them is no tree.
+    Raises UsageError: they make no sense together, or one of them is no tree.
     """
     for side in (source, target):
         if isinstance(side, StdStream):
@@ -132,8 +130,7 @@ def choose_pair(source: Location, target: Location, *, glob: bool = True) -> Syn
 def check_apart(route: SyncPair, source_client: S3Client, target_client: S3Client) -> None:
     """Refuse trees that lie inside each other: one would grow or vanish by the other.
 
-    Raises:
-        UsageError: they do, by whatever names, or are the same.
+    Raises UsageError: they do, by whatever names, or are the same.
     """
     from s3pool.transfer.target_names import target_of_tree
 

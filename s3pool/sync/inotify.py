@@ -51,11 +51,10 @@ class TreeWatch:
     def wait(self, timeout_s: float | None) -> set[str] | None:
         """Return the names that changed, those of directories with a slash for all that is in them.
 
-        None is everything: the system forgot some, they are too many, or a file of several names was
-        written. Nothing changed when the set is empty, after ``timeout_s``.
+        None is everything: the system forgot some, they are too many, or a file of several names was written. Nothing
+        changed when the set is empty, after ``timeout_s``.
 
-        Raises:
-            LocalNotFoundError: the tree itself is gone.
+        Raises LocalNotFoundError: the tree itself is gone.
         """
         changed: set[str] = set()
         ends = None if timeout_s is None else time.monotonic() + timeout_s
@@ -77,7 +76,6 @@ class TreeWatch:
         return bool(poll.poll(1000 * min(max(seconds, 0.0), LOOK_FOR_SIGNALS_S)))
 
     def _begin(self) -> None:
-        """Watch all there is, anew."""
         self.close()
         self._fd = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:

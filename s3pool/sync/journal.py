@@ -84,7 +84,6 @@ class Journal:
             first = rows[-1][0] + b"\0"
 
     def _read_names(self, columns: str, table: str, first: bytes) -> list[Row]:
-        """Read the next rows of a table in the order of names."""
         query = f"SELECT {columns} FROM {table} WHERE name >= ? ORDER BY name LIMIT ?"
         return self._database.execute(query, (first, ROWS_PER_READ)).fetchall()
 
@@ -120,25 +119,19 @@ class Journal:
     def mark(self, names: list[tuple[bytes, int]]) -> None:
         """Keep names and sizes for the end of the run, on disk.
 
-        Raises:
-            JournalError: they cannot be kept, so nothing may be deleted.
+        Raises JournalError: they cannot be kept, so nothing may be deleted.
         """
         self._must(lambda: self._database.executemany("INSERT OR IGNORE INTO to_delete VALUES (?, ?)", names))
 
     def unmark(self, name: bytes) -> int:
         """Take back one name, and give how many that were: none or one.
 
-        Raises:
-            JournalError: it cannot be taken back.
+        Raises JournalError: it cannot be taken back.
         """
         return self._must(lambda: self._database.execute("DELETE FROM to_delete WHERE name = ?", (name,)).rowcount)
 
     def iter_to_delete(self) -> Iterator[tuple[bytes, int]]:
-        """Yield what was kept, in byte order.
-
-        Raises:
-            JournalError: it cannot be read.
-        """
+        """Yield what was kept, in byte order. Raises JournalError: it cannot be read."""
         first = b""
         while rows := self._must(functools.partial(self._read_names, "name, size", "to_delete", first)):
             yield from ((bytes(name), size) for name, size in rows)
@@ -147,8 +140,7 @@ class Journal:
     def unmark_all(self) -> None:
         """Take back all names, and write what was noted: the comparison begins anew.
 
-        Raises:
-            JournalError: they cannot be taken back.
+        Raises JournalError: they cannot be taken back.
         """
         self.write()
         self._must(lambda: self._database.execute("DELETE FROM to_delete"))

@@ -48,11 +48,7 @@ HALF = MaxDelete()
 
 
 def parse_max_delete(text: str) -> MaxDelete:
-    """Read ``N``, ``N%`` or ``none``.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """Read ``N``, ``N%`` or ``none``. Raises UsageError: it is something else."""
     if text == NO_LIMIT:
         return MaxDelete(percent=None)
     number = text.removesuffix("%")

@@ -244,7 +244,6 @@ class Plan:
     # -- names of the source ---------------------------------------------------------------
 
     def _compare(self, ours: Batch, theirs: Batch | None) -> Iterator[Item]:
-        """Compare names of the source with the same ones of the target, or with none."""
         rows = self._records.take(list(map(name_bytes, ours.names)))
         if self._facts.active:
             ours, theirs, rows = self._with_facts(ours, theirs, rows)
@@ -334,7 +333,6 @@ class Plan:
             yield self._route.transfer(ours, NEW.reason)
 
     def _missing(self) -> Iterator[Problem]:
-        """Report the names of a list that the source does not have."""
         for name in sorted(self._wanted):
             if self._shard.holds(name):
                 error = LocalNotFoundError(f"{self._route.source_of(name)} is on the list, and not there")
@@ -371,7 +369,6 @@ class Plan:
                 yield name
 
     def _stands_for_directory(self, theirs: Entry) -> bool:
-        """Return whether a target key stands for a directory that the source has as well."""
         if self._rules.direction == COPY:
             return not theirs.name
         if self._rules.direction != UPLOAD or theirs.size or (theirs.name and not theirs.name.endswith("/")):

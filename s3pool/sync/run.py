@@ -101,8 +101,7 @@ class Sync:
     def run(self) -> Report:
         """Make the target like the source.
 
-        Raises:
-            JournalLockedError: another run is at work. LocalFileError: the source is missing.
+        Raises JournalLockedError: another run is at work. LocalFileError: the source is missing.
         """
         if self._route.direction == UPLOAD:
             check_root(self._route.root)
@@ -306,7 +305,6 @@ class Sync:
     # -- outcomes --------------------------------------------------------------------------
 
     def _take(self, outcome: Outcome, plan: Plan) -> None:
-        """Take one outcome home: into the journal, and to who listens."""
         task = outcome.task
         look = None if isinstance(task, Problem) else self._looker.take(task)
         while self._looker.new_hashes:

@@ -61,11 +61,7 @@ class LocalSource:
         self._on_problem = on_problem
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the files.
-
-        Raises:
-            LocalFileError: the directory itself cannot be read.
-        """
+        """Yield the files. Raises LocalFileError: the directory itself cannot be read."""
         for found in self._walk.blocks():
             if isinstance(found, Unusable):
                 error = _without_absence(found.error)
@@ -95,11 +91,7 @@ class LocalTarget:
         self._on_problem = on_problem
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the files.
-
-        Raises:
-            LocalFileError: the directory is there and cannot be read, or is none.
-        """
+        """Yield the files. Raises LocalFileError: the directory is there and cannot be read, or is none."""
         if not os.path.lexists(self._root or "."):
             return
         for found in self._walk().blocks():
@@ -139,8 +131,7 @@ class RemoteTree:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the keys; errors are those of the listing.
 
-        Raises:
-            UnorderedError: a key comes too late, and nothing is sorted here.
+        Raises UnorderedError: a key comes too late, and nothing is sorted here.
         """
         blocks = self._blocks()
         if self._sorts and self._within != EVERYTHING:
@@ -204,11 +195,7 @@ class UnusualKeys:
 
 
 def plain_name(name: str) -> bytes:
-    """Return the name by which a walk finds the file of a key.
-
-    Raises:
-        RefusedError: it can have none.
-    """
+    """Return the name by which a walk finds the file of a key. Raises RefusedError: it can have none."""
     parents, last = split_relative(name)
     return b"/".join((*parents, last))
 
@@ -284,8 +271,7 @@ NAMES_PER_BLOCK = 1000
 def sorted_batches(blocks: Iterable[Batch]) -> Iterator[Batch]:
     """Yield the names of a side in S3 in their order, each once, after all of them were read.
 
-    Raises:
-        JournalError: they cannot be kept; SQLITE_TMPDIR names another place.
+    Raises JournalError: they cannot be kept; SQLITE_TMPDIR names another place.
     """
     try:
         # Without a name it is a file that nobody else sees, gone with its connection: also in another thread.

@@ -140,9 +140,8 @@ class PairLock:
     ``optional`` is for a place that s3pool chose itself: where no file can be made there, the run goes on with a
     warning. A place that the user chose is refused when it is there and no lock of s3pool's, for it may be data.
 
-    Raises:
-        JournalLockedError: another run has it. JournalError: the file cannot be made.
-        UsageError: what is there is no lock file.
+    Raises JournalLockedError: another run has it. JournalError: the file cannot be made. UsageError: what is there is
+    no lock file.
     """
 
     def __init__(self, path: str, *, optional: bool = False) -> None:
@@ -189,8 +188,7 @@ class PairLock:
 def lock_pair(own: str, state: StatePaths, *, dry_run: bool) -> AbstractContextManager[object]:
     """Lock a pair of source and target by the user's ``own`` file, else by that of its state.
 
-    Raises:
-        JournalLockedError: another run is at work.
+    Raises JournalLockedError: another run is at work.
     """
     path = own or state.lock
     return PairLock(path, optional=not own) if path and not dry_run else nullcontext()

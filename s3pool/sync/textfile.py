@@ -64,7 +64,6 @@ def iter_gauges(
 
 
 def _endpoint_gauges(endpoints: tuple[Any, ...], labels: Labels) -> Iterator[Gauge]:
-    """Yield what the pool counted for each node, by the names that the proxy has for it."""
     for name, member, meaning in ENDPOINT_COUNTERS:
         samples = [({**labels, "endpoint": str(row.endpoint)}, float(getattr(row, member))) for row in endpoints]
         yield Gauge(f"s3pool_sync_{name}", f"{meaning}, in the last run.", samples)
@@ -125,8 +124,7 @@ def _number(text: str) -> float | None:
 def check_replaceable(path: str) -> None:
     """See to it that a metrics file replaces nothing but an earlier one, or an empty file.
 
-    Raises:
-        UsageError: it would. LocalFileError: that cannot be told.
+    Raises UsageError: it would. LocalFileError: that cannot be told.
     """
     try:
         facts = os.lstat(path)
@@ -143,11 +141,7 @@ def check_replaceable(path: str) -> None:
 
 
 def write_atomically(path: str, text: str) -> None:
-    """Replace a file as a whole: a collector never reads half of it.
-
-    Raises:
-        LocalFileError: it cannot be written.
-    """
+    """Replace a file as a whole: a collector never reads half of it. Raises LocalFileError: it cannot be written."""
     check_replaceable(path)
     # The collector takes *.prom, so the temporary name must end otherwise.
     part = f"{path}.{secrets.token_hex(RANDOM_BYTES)}.tmp"

@@ -106,8 +106,7 @@ class PairComparer:
     def look(self, first: Entry, second: Entry) -> Verdict:
         """Compare by what requests, or the bytes, tell.
 
-        Raises:
-            S3PoolError: one of them cannot be read, or changes meanwhile.
+        Raises S3PoolError: one of them cannot be read, or changes meanwhile.
         """
         if self._downloads:
             is_same = self._digest(self._first, first) == self._digest(self._second, second)
@@ -183,7 +182,6 @@ def _compare_file(local: Entry, remote: Entry, ask: Callable[[], ObjectHead]) ->
 
 
 def _with_file(entry: Entry, act: Callable[[int], T]) -> T:
-    """Return what ``act`` makes of a file's descriptor."""
     try:
         fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as exc:

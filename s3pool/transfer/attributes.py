@@ -144,11 +144,7 @@ class FileHeaders:
         self._alike: dict[str, dict[str, str]] = {}
 
     def of(self, path: str, facts: os.stat_result) -> dict[str, str]:
-        """Return the headers for one file.
-
-        Raises:
-            UsageError: what the user gave cannot stand in a header.
-        """
+        """Return the headers for one file. Raises UsageError: what the user gave cannot stand in a header."""
         stem, _, extension = path.rpartition("/")[2].rpartition(".")
         if not stem.strip("."):  # as with os.path.splitext: dots at the beginning make no extension
             extension = ""

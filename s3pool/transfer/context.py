@@ -202,11 +202,7 @@ class TransferContext:
         return self.options.no_clobber or self.options.update
 
     def check_stop(self) -> None:
-        """End this transfer when the run is to end.
-
-        Raises:
-            StoppedError: it is.
-        """
+        """End this transfer when the run is to end. Raises StoppedError: it is."""
         if self.stop.is_set():
             raise StoppedError("stopped before the end")
 

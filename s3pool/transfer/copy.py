@@ -29,8 +29,7 @@ def copy(task: CopyTask, context: TransferContext, *, is_repeated: bool = False)
 
     ``is_repeated`` makes a copy that was just made once more, though the target is newer by now.
 
-    Raises:
-        RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
+    Raises RefusedError: source and target are the same. IntegrityError: the copy has another ETag.
     """
     given = context.options.attributes
     is_same = not context.is_cross_pool and (task.source_bucket, task.source_key) == (task.bucket, task.key)

@@ -107,8 +107,7 @@ class SourceBody:
     def send(self, sink: Sink) -> None:
         """Pass the range on as it arrives.
 
-        Raises:
-            SourceError: the source does not give it. IntegrityError: it gives other bytes.
+        Raises SourceError: the source does not give it. IntegrityError: it gives other bytes.
         """
         try:
             self.feed(lambda block: self._pass_on(block, sink))
@@ -186,9 +185,8 @@ def copy_in_parts(copying: CrossPoolCopy) -> Done:
 
     A plain MD5 is of the bytes in their order: only parts taken one after the other can be held against it.
 
-    Raises:
-        IntegrityError: what arrived is not the source, or not what was stored.
-        SourceError: the source failed, or was replaced.
+    Raises IntegrityError: what arrived is not the source, or not what was stored. SourceError: the source failed, or
+    was replaced.
     """
     return retry_if_held(lambda: _copy_in_parts(copying), lambda: copying.meter.advance(-copying.head.size))
 
@@ -241,7 +239,6 @@ class _Parts:
         self._reads_first = bool(options.checksum) or "kms" in options.attributes.sse
 
     def put(self, numbered: tuple[int, ByteRange]) -> None:
-        """Store one part, unless an earlier run did."""
         number, place = numbered
         body = SourceBody(self._copying, place, before=self._whole, checksum=self._checksum)
         stored = self._target.stored_etag(number, place.length)
@@ -273,7 +270,6 @@ class _Parts:
         self._reads_first = self._target.put(number, body, digests=told) != body.md5.hexdigest()
 
     def check(self, part_size: int) -> None:
-        """Hold what arrived against the source's ETag, as far as that tells."""
         head = self._copying.head
         if self._told is not None and self._checksum:
             digests = [digest for _, digest in sorted(self._checksums.items())]
@@ -306,11 +302,10 @@ class _TooLargeError(Exception):
 def copy_across(task: CopyTask, context: TransferContext) -> Done:
     """Copy one object from the pool of ``context.source``; what CopyObject keeps is kept.
 
-    Nothing is at the target's name before all bytes are there and checked. A source that is
-    replaced meanwhile is tried once more.
+    Nothing is at the target's name before all bytes are there and checked. A source that is replaced meanwhile is tried
+    once more.
 
-    Raises:
-        ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
+    Raises ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
     """
     context.spellings.check(task, context.client, source=context.source.client, is_move=context.options.remove_source)
     for attempt in range(ATTEMPTS_ON_CHANGE):

@@ -61,8 +61,7 @@ def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Don
 def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
     """See to it that a key that was named is not the name of a tree alone, as far as that may be looked at.
 
-    Raises:
-        NotFoundError: there is no such key, and keys lie below it.
+    Raises NotFoundError: there is no such key, and keys lie below it.
     """
     if not task.named:
         return
@@ -77,11 +76,7 @@ def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
 
 
 def refuse_tree(path: S3Path, client: S3Client, *, act: str = "deletes them") -> None:
-    """Refuse a key that is not there when it is the name of a tree.
-
-    Raises:
-        NotFoundError: keys lie below it.
-    """
+    """Refuse a key that is not there when it is the name of a tree. Raises NotFoundError: keys lie below it."""
     try:
         is_tree = bool(client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects)
     except AccessDeniedError:
@@ -152,7 +147,6 @@ class _Scope:
         return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
 
     def admits(self, key: str) -> bool:
-        """Return whether filters and shard admit a key."""
         rules, relative = self.rules, self.relative(key)
         if not rules.names.admits(relative):
             return False
@@ -166,11 +160,10 @@ class _Scope:
 class Removal:
     """The removals of some operands, listed while they are worked on.
 
-    A key that is named exactly is taken as it stands: removing what is not there is fine. A
-    Problem among the operands keeps its place.
+    A key that is named exactly is taken as it stands: removing what is not there is fine. A Problem among the operands
+    keeps its place.
 
-    Raises:
-        UsageError: while they are listed, for an operand that must not be removed.
+    Raises UsageError: while they are listed, for an operand that must not be removed.
     """
 
     def __init__(self, client: S3Client, operands: Iterable[S3Path | Problem], *, rules: RemovalRules) -> None:
@@ -274,11 +267,7 @@ def _belongs(scope: _Scope, key: str) -> bool:
 
 
 def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
-    """Read one operand.
-
-    Raises:
-        UsageError: it names no bucket, or a whole bucket without -r.
-    """
+    """Read one operand. Raises UsageError: it names no bucket, or a whole bucket without -r."""
     key = path.key
     if not path.bucket:
         raise UsageError("rm needs a bucket; write s3/BUCKET/KEY")

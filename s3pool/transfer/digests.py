@@ -160,8 +160,7 @@ def digest_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: st
 def check_stored(what: object, result: PutResult, digests: BodyDigests) -> None:
     """Hold the ETag of what was stored against the MD5 of what was sent, where both are known.
 
-    Raises:
-        IntegrityError: the server stored other bytes.
+    Raises IntegrityError: the server stored other bytes.
     """
     if digests.md5_hex and result.etag != digests.md5_hex and is_md5_etag(result.etag) and not result.opaque:
         raise IntegrityError(f"{what} has the ETag {result.etag}; what was sent makes {digests.md5_hex}")

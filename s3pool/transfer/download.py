@@ -48,9 +48,8 @@ def download(task: DownloadTask, context: TransferContext) -> Steps[Done]:
 
     Nothing is at the target's name before all bytes are there and checked.
 
-    Raises:
-        RefusedError: the name leads out of the directory, or through a link.
-        IntegrityError: the bytes are not the object's. LocalFileError: they cannot be written.
+    Raises RefusedError: the name leads out of the directory, or through a link. IntegrityError: the bytes are not the
+    object's. LocalFileError: they cannot be written.
     """
     if not task.relative or task.relative.endswith("/"):
         return (yield from _make_directory(task, context))
@@ -110,7 +109,6 @@ def _goes_by_ranges(known: Facts, context: TransferContext) -> bool:
 
 
 def _write_whole(task: DownloadTask, source: Source, response: Response, context: TransferContext) -> Done:
-    """Write an object that is here to its last byte."""
     context.check_stop()
     content = response.preload()
     facts = Facts(len(content), etag_of(response.headers), response.headers)
@@ -234,8 +232,6 @@ def _fill_in_order(
 
 
 class _Ranges:
-    """One large object on its way into one file, by many ranges at a time."""
-
     def __init__(
         self, part: PartFile, source: Source, known: Facts, context: TransferContext, *, how: tuple[Meter, Resumption]
     ) -> None:
@@ -316,7 +312,6 @@ def _write_at(fd: int, block: memoryview, offset: int) -> None:
 
 
 def _finish(part: PartFile, facts: Facts, context: TransferContext, mode: int | None) -> Done:
-    """Set the attributes of a checked file, and rename it to its target, whose mode is kept if it is there."""
     options, headers = context.options, facts.headers
     if mode is not None or options.preserve:
         os.fchmod(part.fd, default_mode() if mode is None else mode)
@@ -343,8 +338,7 @@ def download_to(
 
     The check comes after the bytes: an error then says that what was written is wrong.
 
-    Raises:
-        IntegrityError: the bytes are not the object's.
+    Raises IntegrityError: the bytes are not the object's.
     """
     head = context.client.head_object(source.bucket, source.key, version_id=source.version_id)
     with context.metered(label, head.size) as meter:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
-from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError
+from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError, may_have_acted
 from s3pool.hashing import has_machine_code, new_hasher
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 CHEAP = "crc64nvme"  # in machine code a twentieth of a SHA-256, and of the whole content whatever the parts
 CREATE_ATTEMPTS = 4  # each on another node; what a lost answer leaves behind is looked for at the end
 COMPLETE_ATTEMPTS = 3  # Complete is asked for again only when the upload is known to be still open
-FIRST_SERVER_ERROR = 500
 # RGW's words where a node holds the lock of an upload: one that died in the middle keeps it for ten minutes.
 IN_PROGRESS = "completion is already in progress"
 
@@ -146,7 +145,7 @@ class MultipartUpload:
                     may_decline=bool(self._offer),
                 )
             except (S3Error, TransportError) as exc:
-                if not _may_have_acted(exc):
+                if not may_have_acted(exc):
                     raise
                 self._lost = word
                 if attempt == CREATE_ATTEMPTS:
@@ -194,7 +193,6 @@ class MultipartUpload:
         return True
 
     def _note(self, number: int, etag: str, size: int, digests: BodyDigests) -> None:
-        """Remember what Complete has to tell of a part."""
         self._etags[number], self._sizes[number] = etag, size
         if digests.checksum is not None:
             self._checksums[number] = digests.checksum
@@ -214,11 +212,7 @@ class MultipartUpload:
         return S3Path(*self._place).text
 
     def put(self, number: int, body: Body, *, digests: BodyDigests) -> str:
-        """Store one part, and give its ETag.
-
-        Raises:
-            IntegrityError: the server stored other bytes than were sent.
-        """
+        """Store one part, and give its ETag. Raises IntegrityError: the server stored other bytes than were sent."""
         self._context.check_stop()
         try:
             result = self._client.upload_part(
@@ -255,8 +249,7 @@ class MultipartUpload:
     def complete(self, size: int) -> Done:
         """Make the object of the parts, and see to it that it is the one that was meant.
 
-        Raises:
-            IntegrityError: the object has another ETag or size. S3Error, TransportError: it was not made.
+        Raises IntegrityError: the object has another ETag or size. S3Error, TransportError: it was not made.
         """
         parts = sorted(self._etags.items())
         expected = composite_etag(etag for _, etag in parts)
@@ -318,7 +311,7 @@ class MultipartUpload:
 
         Gives the object when it is there, None when Complete may be asked for again.
         """
-        if not (_may_have_acted(error) or getattr(error, "code", "") == "NoSuchUpload"):
+        if not (may_have_acted(error) or getattr(error, "code", "") == "NoSuchUpload"):
             raise error
         logger.info("%s: no clear answer to CompleteMultipartUpload (%s); looking", self.resource, error)
         with contextlib.suppress(NotFoundError):
@@ -371,17 +364,9 @@ class MultipartUpload:
 
 
 def _explained(error: S3PoolError) -> S3PoolError:
-    """Return an error that says what became of the upload, where somebody else has ended it."""
     if not (isinstance(error, S3Error) and error.code == "NoSuchUpload"):
         return error
     detail = "somebody else has ended this upload; the same command sends the object anew"
     return S3Error(
         error.status, error.code, detail=detail, resource=error.resource, endpoint=error.endpoint, op=error.op
     )
-
-
-def _may_have_acted(error: S3PoolError) -> bool:
-    """Return whether a server may have done what it gave no clear answer to."""
-    if isinstance(error, TransportError):
-        return error.sent
-    return isinstance(error, S3Error) and error.status >= FIRST_SERVER_ERROR

@@ -74,11 +74,7 @@ class Span:
 
 
 def parse_range(text: str) -> Span:
-    """Read ``0-99``, ``100-`` or ``-100``, with or without ``bytes=``.
-
-    Raises:
-        UsageError: it is none of these.
-    """
+    """Read ``0-99``, ``100-`` or ``-100``, with or without ``bytes=``. Raises UsageError: it is none of these."""
     match = RANGE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"bad range {text!r}: write 0-99, 100- or -100")
@@ -121,8 +117,7 @@ class ObjectReader:
     def ask(self, *, read_bytes: int = 0) -> Steps[Response]:
         """Ask for what has not come yet; a body of up to ``read_bytes`` is read already.
 
-        Raises:
-            PreconditionError, ReplacedError: the object is not, or not any more, the known one.
+        Raises PreconditionError, ReplacedError: the object is not, or not any more, the known one.
         """
         self._check_stop()
         span = self._span
@@ -148,10 +143,8 @@ class ObjectReader:
 
         It blocks while bytes come in.
 
-        Raises:
-            RangeIgnoredError: the server does not do ranges.
-            PreconditionError, ReplacedError: the object is not any more the one of the first answer.
-            IntegrityError: the server sent another range than was asked for.
+        Raises RangeIgnoredError: the server does not do ranges. PreconditionError, ReplacedError: the object is not any
+        more the one of the first answer. IntegrityError: the server sent another range than was asked for.
         """
         cuts, response = 0, first
         while True:
@@ -172,9 +165,8 @@ class ObjectReader:
     def copy_to(self, take: Take, *, verify: bool = True) -> None:
         """Hand over the bytes as they come until no more are wanted; all of them are checked at the end.
 
-        Raises:
-            IntegrityError: the object changed on the way, or the bytes are not the object's.
-            TransportError: it was cut too often without a byte of progress.
+        Raises IntegrityError: the object changed on the way, or the bytes are not the object's. TransportError: it was
+        cut too often without a byte of progress.
         """
         try:
             first = block_on(self.ask())

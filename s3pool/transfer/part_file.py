@@ -143,8 +143,7 @@ class PartFile:
     def commit(self, *, replace: bool = True) -> bool:
         """Rename the file to its target; False when it must not replace one that is there.
 
-        Raises:
-            LocalFileError: a directory has that name, or the system refuses.
+        Raises LocalFileError: a directory has that name, or the system refuses.
         """
         try:
             if replace:
@@ -186,7 +185,6 @@ class PartFile:
 
 
 def _enter(directory: LastDirectory, root: str, relative: str, registry: PartRegistry) -> bytes:
-    """Enter the directory of a file below root, and return the file's name in it."""
     parent, _, name = relative.rpartition("/")
     if directory.is_at(root, parent) and name not in DOT_NAMES and "\0" not in name:
         return name.encode("utf-8", "surrogateescape")

@@ -87,8 +87,6 @@ def run_deletes(
 
 
 class _Run:
-    """One stream on its way; lives in the calling thread."""
-
     def __init__(
         self,
         context: TransferContext,

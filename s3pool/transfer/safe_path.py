@@ -40,11 +40,10 @@ def default_mode() -> int:
 def split_relative(relative: str) -> tuple[list[bytes], bytes]:
     """Cut a key's relative name into directories and a file name, as bytes.
 
-    Empty and ``.`` components are left out, as the file system would. The file name is empty
-    for a name that ends in ``/``: a directory.
+    Empty and ``.`` components are left out, as the file system would. The file name is empty for a name that ends in
+    ``/``: a directory.
 
-    Raises:
-        RefusedError: the name leads out of its directory, is absolute, or cannot be a file's.
+    Raises RefusedError: the name leads out of its directory, is absolute, or cannot be a file's.
     """
     if "\0" in relative:
         raise RefusedError("a local name cannot hold a NUL")
@@ -61,8 +60,7 @@ def split_relative(relative: str) -> tuple[list[bytes], bytes]:
 def open_root(root: str, *, create: bool = True) -> int:
     """Open the user's own directory, links followed; make it when it is missing.
 
-    Raises:
-        LocalFileError: it cannot be made, or is no directory.
+    Raises LocalFileError: it cannot be made, or is no directory.
     """
     path = root or "."
     try:
@@ -80,9 +78,7 @@ def open_below(root_fd: int, parents: list[bytes], *, create: bool = True) -> in
 
     Returns a new descriptor, also for no step at all.
 
-    Raises:
-        RefusedError: a step is a symbolic link.
-        LocalFileError: a step is a file, or cannot be made or opened.
+    Raises RefusedError: a step is a symbolic link. LocalFileError: a step is a file, or cannot be made or opened.
     """
     here = os.dup(root_fd)
     for depth, step in enumerate(parents):
@@ -153,8 +149,7 @@ class LastDirectory:
     def enter(self, root: str, parent: str, steps: list[bytes]) -> int:
         """Open the directory that ``steps`` lead to below root, and remember it by its name.
 
-        Raises:
-            RefusedError: a step is a link. LocalFileError: it cannot be made or opened.
+        Raises RefusedError: a step is a link. LocalFileError: it cannot be made or opened.
         """
         self.leave()
         root_fd = open_root(root, create=self._create)
@@ -184,8 +179,7 @@ class LastDirectory:
 def sync_to_disk(fd: int) -> None:
     """Wait until a file, or the names in a directory, are on the disk; some file systems cannot tell.
 
-    Raises:
-        OSError: the disk failed.
+    Raises OSError: the disk failed.
     """
     try:
         os.fsync(fd)
@@ -204,9 +198,7 @@ def make_directory(root: str, relative: str) -> None:
 def remove_file(root: str, relative: str) -> None:
     """Remove a file below root without following a link; a missing one is fine.
 
-    Raises:
-        RefusedError: the way leads through a link.
-        LocalFileError: the system refuses, or it is a directory.
+    Raises RefusedError: the way leads through a link. LocalFileError: the system refuses, or it is a directory.
     """
     parents, name = split_relative(relative)
     try:
@@ -221,8 +213,7 @@ def remove_file(root: str, relative: str) -> None:
 def stat_below(root: str, relative: str) -> os.stat_result | None:
     """Return the facts of what a name below root is, of a link itself; None for nothing.
 
-    Raises:
-        RefusedError: the way leads through a link, or out of the root.
+    Raises RefusedError: the way leads through a link, or out of the root.
     """
     parents, name = split_relative(relative)
     try:
@@ -276,8 +267,7 @@ class SourceFiles:
 def write_special(path: str) -> int:
     """Open a device or a pipe to write to; it is never replaced by a file.
 
-    Raises:
-        LocalFileError: the system refuses.
+    Raises LocalFileError: the system refuses.
     """
     try:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)

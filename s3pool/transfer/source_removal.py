@@ -22,6 +22,7 @@ from s3pool.errors import (
     S3Error,
     StoppedError,
     TransportError,
+    may_have_acted,
 )
 from s3pool.model import parse_iso_time
 from s3pool.s3.exchange import Steps, in_worker
@@ -57,9 +58,8 @@ Place = tuple[str, str]  # bucket and key
 def remove_source(task: Moved, done: Done, context: TransferContext) -> Steps[None]:
     """Remove what was moved, now that the target is there and was checked.
 
-    Raises:
-        IntegrityError: the target is not what was stored, the source is not what was read, or
-            they are one object. LocalFileError: a file cannot be removed, or did not reach the disk.
+    Raises IntegrityError: the target is not what was stored, the source is not what was read, or they are one object.
+    LocalFileError: a file cannot be removed, or did not reach the disk.
     """
     try:
         yield from _prove_and_remove(task, done, context)
@@ -92,7 +92,6 @@ def _stays(task: Moved, why: str) -> IntegrityError:
 
 
 def _check_target(task: UploadTask | CopyTask, done: Done, client: S3Client) -> Steps[ObjectHead]:
-    """Return what the target is now."""
     try:
         head = yield from client.head_object.steps(task.bucket, task.key)
         if done.version_id not in NO_VERSION and head.version_id != done.version_id:
@@ -206,8 +205,7 @@ def _delete(
         except PreconditionError as exc:
             raise _stays(task, "it changed since it was read") from exc
         except (S3Error, TransportError) as exc:
-            may_have_acted = exc.sent if isinstance(exc, TransportError) else exc.status >= FIRST_SERVER_ERROR
-            if attempt == DELETE_ATTEMPTS or not may_have_acted:
+            if attempt == DELETE_ATTEMPTS or not may_have_acted(exc):
                 raise
             head = yield from _look(client, place)
         else:

@@ -53,14 +53,13 @@ class SourceRules:
 class SourceTasks:
     """The tasks of some sources and one target, neither of them a stream.
 
-    ``client`` is of the pool that sources in S3 are in, ``target_client`` of another one's that the
-    target is in; that is only asked whether a tree lies inside the other.
+    ``client`` is of the pool that sources in S3 are in, ``target_client`` of another one's that the target is in; that
+    is only asked whether a tree lies inside the other.
 
-    Iterating lists and walks as it goes. A source that is missing or unusable takes its
-    place in the stream as a Problem, and the others go on.
+    Iterating lists and walks as it goes. A source that is missing or unusable takes its place in the stream as a
+    Problem, and the others go on.
 
-    Raises:
-        UsageError: at once, when the words make no sense together.
+    Raises UsageError: at once, when the words make no sense together.
     """
 
     def __init__(

@@ -72,8 +72,7 @@ class KeyMapper:
     def check(self, bucket: str, base: str, relative: str) -> None:
         """Take the next key of a listing, given by its name below ``base``.
 
-        Raises:
-            RefusedError: the name leads out of its directory, or another key has its file.
+        Raises RefusedError: the name leads out of its directory, or another key has its file.
         """
         if PLAIN_NAME.fullmatch(relative) is None or self._unusual:
             self._check_components(bucket, base, relative)
@@ -120,8 +119,7 @@ class Targets:
     def owner(self, target: str, source: str) -> str | None:
         """Return the source to which a target belongs by now; None when it was free, and is this source's.
 
-        Raises:
-            LocalFileError: the disk for temporary files is full.
+        Raises LocalFileError: the disk for temporary files is full.
         """
         if self._many is None and len(self._few) < MOST_IN_MEMORY:
             first = self._few.get(target)
@@ -257,8 +255,7 @@ class Spellings:
     def check(self, task: CopyTask, client: S3Client, *, source: S3Client, is_move: bool) -> None:
         """Refuse to copy a key that the target's store would take for another source's.
 
-        Raises:
-            TargetTakenError: it would.
+        Raises TargetTakenError: it would.
         """
         twin = plain_key(task.source_key)
         kinds = frozenset(step for step in task.key.split("/")[:-1] if step in UNUSUAL)

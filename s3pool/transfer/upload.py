@@ -51,9 +51,8 @@ class StreamPart:
 class StreamParts:
     """The parts of a stream, numbered from 1, for several workers to take in turn.
 
-    ``read`` is a blocking file's ``read``. Taking one waits until there is memory for it:
-    each is to be given back with done() when it is stored, or failed. ``check_stop`` raises
-    when the run is to end.
+    ``read`` is a blocking file's ``read``. Taking one waits until there is memory for it: each is to be given back with
+    done() when it is stored, or failed. ``check_stop`` raises when the run is to end.
     """
 
     def __init__(
@@ -69,9 +68,7 @@ class StreamParts:
     def __iter__(self) -> Iterator[StreamPart]:
         """Yield the parts.
 
-        Raises:
-            RefusedError: the stream has more than an object can hold.
-            LocalFileError: it cannot be read.
+        Raises RefusedError: the stream has more than an object can hold. LocalFileError: it cannot be read.
         """
         total = 0
         for number in range(MAX_PARTS):
@@ -107,8 +104,7 @@ class StreamParts:
 def read_exactly(read: Callable[[int], bytes], size: int) -> bytes | bytearray:
     """Read until the size or the end is reached: a pipe gives less than it was asked for.
 
-    Raises:
-        LocalFileError: the stream cannot be read.
+    Raises LocalFileError: the stream cannot be read.
     """
     try:
         first = read(size)
@@ -134,8 +130,6 @@ class ChangedError(IntegrityError):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An open file and what it was when it was opened."""
-
     fd: int
     path: str
     facts: os.stat_result
@@ -157,9 +151,7 @@ def _changed(path: str) -> ChangedError:
 def upload(task: UploadTask, context: TransferContext) -> Steps[Done]:
     """Store one file; a source that changes meanwhile is tried once more.
 
-    Raises:
-        ChangedError: it changed again. RefusedError: it is no regular file.
-        LocalFileError: it cannot be read.
+    Raises ChangedError: it changed again. RefusedError: it is no regular file. LocalFileError: it cannot be read.
     """
     with suppress(ChangedError):
         return (yield from _upload_once(task, context))
@@ -183,7 +175,6 @@ def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
 
 
 def _upload_open(task: UploadTask, source: _Source, context: TransferContext) -> Steps[Done]:
-    """Store a file that is too large to be one of many in a thread."""
     yield from in_worker()
     with context.metered(task.target, source.size) as meter:
         done = yield from _send(task, source, context, meter)
@@ -203,11 +194,7 @@ def _open(task: UploadTask, context: TransferContext) -> _Source:
 
 
 def mtime_of_file(task: UploadTask, context: TransferContext) -> int:
-    """Return a file's modification time in nanoseconds.
-
-    Raises:
-        LocalFileError: it cannot be read.
-    """
+    """Return a file's modification time in nanoseconds. Raises LocalFileError: it cannot be read."""
     source = _open(task, context)
     os.close(source.fd)
     return source.facts.st_mtime_ns
@@ -246,7 +233,6 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
 
 
 def _read_all(source: _Source) -> bytes:
-    """Read a file whole."""
     try:
         content = os.read(source.fd, source.size + 1)
         while 0 < len(content) < source.size and (block := os.read(source.fd, source.size + 1 - len(content))):

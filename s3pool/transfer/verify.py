@@ -66,8 +66,7 @@ def check_small(content: bytes, what: object, *, etag: str, headers: Mapping[str
 
     As with larger ones, where nothing was told of the content the length is the check.
 
-    Raises:
-        IntegrityError: they differ.
+    Raises IntegrityError: they differ.
     """
     told = whole_checksum(headers)
     if told is not None:
@@ -106,8 +105,7 @@ class StreamCheck:
     def check(self, what: object) -> bool:
         """Compare; False when there is nothing that could tell.
 
-        Raises:
-            IntegrityError: the bytes are certainly not the object's.
+        Raises IntegrityError: the bytes are certainly not the object's.
         """
         if self._told is not None:
             return compare_checksum(what, self._told, self._hasher.digest())
@@ -127,8 +125,6 @@ def check_in_order(size: int | None, etag: str, headers: Mapping[str, str]) -> S
 
 
 class _Track:
-    """The running MD5s for one part size."""
-
     def __init__(self, part_size: int) -> None:
         self._part_size = self._left = part_size
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -182,11 +178,10 @@ def check_file(
 ) -> bool:
     """Check a fetched file against what the server told, with the help of what was computed on the way.
 
-    Returns False when nothing could be compared: no checksum was told, and the ETag is no digest,
-    or the sizes of its parts are unknown.
+    Returns False when nothing could be compared: no checksum was told, and the ETag is no digest, or the sizes of its
+    parts are unknown.
 
-    Raises:
-        IntegrityError: the bytes are certainly not the object's.
+    Raises IntegrityError: the bytes are certainly not the object's.
     """
     told, name = server_checksum(headers), ""
     if told is not None and not told.parts:
@@ -229,8 +224,7 @@ def check_digests(
 ) -> bool:
     """Compare the digests and lengths of an object's parts with its checksum, if they are those of its own parts.
 
-    Raises:
-        IntegrityError: they differ.
+    Raises IntegrityError: they differ.
     """
     if not told.parts:
         return compare_checksum(what, told, combine(told.algorithm, digests))

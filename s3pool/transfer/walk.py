@@ -110,8 +110,7 @@ class Walk:
     def __iter__(self) -> Iterator[LocalFile | Unusable]:
         """Yield files and problems by relative name, in byte order.
 
-        Raises:
-            LocalFileError: the root itself cannot be read.
+        Raises LocalFileError: the root itself cannot be read.
         """
         for found in self.blocks():
             if isinstance(found, LocalFiles):
@@ -122,8 +121,7 @@ class Walk:
     def blocks(self) -> Iterator[LocalFiles | Unusable]:
         """Yield the same, with files that follow each other together.
 
-        Raises:
-            LocalFileError: the root itself cannot be read.
+        Raises LocalFileError: the root itself cannot be read.
         """
         try:
             facts = os.stat(self._root)

@@ -81,8 +81,7 @@ def failed_outcome(task: Item, error: Exception, started: float) -> Outcome:
 def transfer(task: Item, context: TransferContext) -> Steps[Done]:
     """Do one task; of a move the source goes when the target was proved.
 
-    Raises:
-        S3PoolError: it failed, or is the problem that could not become a task.
+    Raises S3PoolError: it failed, or is the problem that could not become a task.
     """
     if isinstance(task, Problem):
         raise task.error
@@ -274,8 +273,6 @@ class _Handed(NamedTuple):
 
 
 class _Thread:
-    """One thread's transfers."""
-
     def __init__(self, window: TransferWindow, give: Give) -> None:
         self._window = window
         self._give = give
@@ -289,7 +286,6 @@ class _Thread:
         self._begun = 0  # tasks since then
 
     def run(self) -> None:
-        """Work until there is nothing left to take."""
         flight, window = self._flight, self._window
         try:
             while not (is_full := self._fill()) or flight or self._ready or window.is_backlog_due():
@@ -335,7 +331,6 @@ class _Thread:
         return None
 
     def _take(self, under_way: _Transfer, error: Exception | None, attempt: Any) -> None:
-        """Go on with a transfer whose request has come to something."""
         operation, steps = under_way.operation, under_way.steps
         under_way.has_asked = True
         if attempt is not None:
@@ -357,7 +352,6 @@ class _Thread:
             self._hand_on(under_way, partial(steps.send, response), response.close)
 
     def _advance(self, under_way: _Transfer, value: Any = None, *, error: Exception | None = None) -> None:
-        """Have a transfer make its next step."""
         steps = under_way.steps
         try:
             operation = steps.send(value) if error is None else steps.throw(error)

@@ -275,8 +275,6 @@ class Flow(Generic[Item, Result]):
 
 
 class _Share(Generic[Item]):
-    """One large job that several workers do together."""
-
     def __init__(
         self,
         work: Callable[[Item], None],

@@ -104,7 +104,6 @@ class _Sample:
         return new
 
     def _read(self, pieces: Sequence[_Piece]) -> None:
-        """Read a page of each piece, at once."""
         self._asked += len(pieces)
         errors: list[Exception] = []
 

@@ -237,8 +237,7 @@ class RangeScheduler:
 
         Returns a page that the caller may pack, outside of its lock.
 
-        Raises:
-            ProtocolError: the server does not go on, or lists without order.
+        Raises ProtocolError: the server does not go on, or lists without order.
         """
         r = request.range
         if not request.is_awaited:
@@ -278,7 +277,6 @@ class RangeScheduler:
         return held
 
     def _check_order(self, request: RangeRequest, page: ListPage) -> None:
-        """Raise UnorderedError for a page out of order, or with names from before the cursor."""
         is_whole = request.prefix == self._prefix
         if is_whole and page.objects and not (request.start_after or request.token):
             self._first = keys_of(page.objects)[0]
@@ -343,8 +341,7 @@ class RangeScheduler:
     def fail(self, request: RangeRequest, error: S3PoolError) -> None:
         """Let a range go on from its cursor after a failure that may pass.
 
-        Raises:
-            S3PoolError: the error, where neither a retry nor another way can help.
+        Raises S3PoolError: the error, where neither a retry nor another way can help.
         """
         r = request.range
         if not request.is_awaited:

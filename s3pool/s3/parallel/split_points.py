@@ -201,9 +201,8 @@ class Candidate(NamedTuple):
 class SplitPoints:
     """Chooses cuts by what it has learned from the pages so far.
 
-    A cut is the cursor up to a place and a larger character there. Which place is found by
-    the rates of the characters seen: those of the last page deep in the name, those of the
-    whole range at the places where its names began to vary.
+    A cut is the cursor up to a place and a larger character there. Which place is found by the rates of the characters
+    seen: those of the last page deep in the name, those of the whole range at the places where its names began to vary.
     """
 
     def __init__(self, prefix: str) -> None:

@@ -55,13 +55,12 @@ def iter_pages_parallel(
 ) -> Iterator[ListPage]:
     """Yield the pages of a listing without delimiter, fetched by up to ``jobs`` threads.
 
-    They are those of ``iter_pages``, each key once; without ``ordered`` the pages come as they are ready, in any
-    order. With ``jobs`` of 0 the listing finds out how many help, up to ``most``. ``window`` bounds the pages that
-    wait for their turn. ``counts`` is filled with what was done. Servers that cannot list from a name on are followed
-    by their tokens, or listed by one request after another.
+    They are those of ``iter_pages``, each key once; without ``ordered`` the pages come as they are ready, in any order.
+    With ``jobs`` of 0 the listing finds out how many help, up to ``most``. ``window`` bounds the pages that wait for
+    their turn. ``counts`` is filled with what was done. Servers that cannot list from a name on are followed by their
+    tokens, or listed by one request after another.
 
-    Raises:
-        S3PoolError: a page could not be fetched; what came before it was yielded.
+    Raises S3PoolError: a page could not be fetched; what came before it was yielded.
     """
     in_turn = partial(iter_pages, client, bucket, must_be_ordered=must_be_ordered, **bounds)
     if jobs == 1:
@@ -91,8 +90,7 @@ def iter_version_pages_parallel(
     All versions of a key stand on one page, newest first. The other parameters are those of ``iter_pages_parallel``.
     MinIO, which is followed by its markers, is listed by one request after another.
 
-    Raises:
-        S3PoolError: a page could not be fetched; what came before it was yielded.
+    Raises S3PoolError: a page could not be fetched; what came before it was yielded.
     """
     in_turn = partial(iter_version_pages, client, bucket, **bounds)
     if jobs == 1:
@@ -139,8 +137,6 @@ def _fetcher(client: Lister | VersionLister, bucket: str) -> Fetch:
 
 
 class _Workers:
-    """The threads of one listing, and the caller who takes their pages."""
-
     def __init__(
         self,
         scheduler: RangeScheduler,
@@ -238,7 +234,6 @@ class _Workers:
             return None
 
     def _serve(self, request: RangeRequest) -> None:
-        """Make a request and hand its page, or its failure, to the scheduler."""
         page, error, held = None, None, None
         try:
             page = self._fetch(request)
@@ -288,8 +283,7 @@ class VersionLister:
     def list_objects_page(self, bucket: str, *, prefix: str = "", start_after: str = "", token: str = "") -> ListPage:
         """List the versions of the keys behind ``start_after``, or behind those of a token.
 
-        Raises:
-            MarkedWalkError: the server is MinIO, whose markers hold more than a name.
+        Raises MarkedWalkError: the server is MinIO, whose markers hold more than a name.
         """
         key, _, version = token.rpartition(SEPARATOR) if token else (start_after, "", "")
         guard = LoopGuard(bucket)

@@ -44,7 +44,7 @@ from s3pool.transfer.tasks import Task
 from s3pool.transfer.verify import certain_part_size, etag_tells_content
 
 if TYPE_CHECKING:
-    from s3pool.s3.client import S3Client
+    from s3pool.transfer.context import TransferContext
 
 IN_SYNC = "the target has it already"
 STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
@@ -69,14 +69,13 @@ class Look:
 class ContentComparer:
     """Looks at the pairs it was given, each when its task's turn comes.
 
-    ``source`` is the client of the pool that a source in S3 is in. The thread that plans adds and takes away, workers
-    look; ``new_hashes`` is filled by the workers, for the planning thread to empty.
+    The thread that plans adds and takes away, workers look; ``new_hashes`` is filled by the workers, for the planning
+    thread to empty.
     """
 
-    def __init__(self, client: S3Client, route: SyncPair, *, source: S3Client, rules: Rules) -> None:
-        self._client = client
+    def __init__(self, context: TransferContext, route: SyncPair, rules: Rules) -> None:
+        self._client, self._source = context.client, context.source.client
         self._rules = rules
-        self._source = source
         self._route = route
         self._looks: dict[Task, Look] = {}
         self.new_hashes: deque[tuple[Identity, int, str]] = deque()

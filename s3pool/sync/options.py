@@ -11,7 +11,6 @@ from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
 from s3pool.record import dataclass, field
 from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import COPY, Rules
-from s3pool.sync.plan import Tally
 from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.transfer.tasks import Summary
 from s3pool.transfer.walk import LINKS_FILES
@@ -148,6 +147,22 @@ class SyncOptions:
             update=self.update,
             no_clobber=self.no_clobber,
         )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the comparison found; of this shard alone, but for ``source_names``.
+
+    ``left`` is what a rule of the user's kept from being copied, ``looked_at`` what times and sizes could not decide.
+    """
+
+    checked: int = 0
+    looked_at: int = 0
+    unchanged: int = 0
+    left: int = 0
+    source_names: int = 0
+    target_names: int = 0
+    to_delete: int = 0
 
 
 @dataclass(slots=True)

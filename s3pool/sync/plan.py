@@ -11,10 +11,7 @@ from itertools import compress
 from typing import TYPE_CHECKING
 
 from s3pool.errors import JournalError, LocalNotFoundError, RefusedError, UnorderedError
-from s3pool.filters import ANY_FACTS
 from s3pool.location import name_bytes
-from s3pool.record import dataclass
-from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import (
     COPY,
     DOWNLOAD,
@@ -30,7 +27,6 @@ from s3pool.sync.compare import (
     Entry,
     Record,
     Row,
-    Rules,
     decide,
     may_change_unseen,
     merge,
@@ -39,36 +35,22 @@ from s3pool.sync.compare import (
 )
 from s3pool.sync.content_check import ContentComparer, Look, identity_of
 from s3pool.sync.files_from import ChangedNames, ListedNames
+from s3pool.sync.options import SyncOptions, Tally
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.target_names import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 
 if TYPE_CHECKING:
-    from s3pool.filters import Names, ObjectFilter
-    from s3pool.s3.client import S3Client
+    from s3pool.filters import Names
+    from s3pool.shard import Shard
     from s3pool.sync.direction import SyncPair
     from s3pool.sync.journal import Journal
+    from s3pool.transfer.context import TransferContext
 
 SOURCE, TARGET = "source", "target"
 MARKED_AT_ONCE = 1000  # names that are written to disk together
 UNUSUAL = re.compile(r"(?:^|/)\.?/")  # an empty or a dot component: a walk names the file otherwise
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the comparison found; of this shard alone, but for ``source_names``.
-
-    ``left`` is what a rule of the user's kept from being copied, ``looked_at`` what times and sizes could not decide.
-    """
-
-    checked: int = 0
-    looked_at: int = 0
-    unchanged: int = 0
-    left: int = 0
-    source_names: int = 0
-    target_names: int = 0
-    to_delete: int = 0
 
 
 class RecordReader:
@@ -130,38 +112,30 @@ class Plan:
     def __init__(
         self,
         route: SyncPair,
+        context: TransferContext,
+        options: SyncOptions,
+        *,
         source: Iterable[Batch],
         target: Iterable[Batch],
-        *,
-        rules: Rules,
-        names: Names,
-        facts: ObjectFilter = ANY_FACTS,
         journal: Journal,
-        client: S3Client,
-        source_client: S3Client,
         looker: ContentComparer,
         problems: deque[Problem],
         told: set[tuple[str, str]],
-        shard: Shard = WHOLE,
-        delete: bool = False,
-        delete_excluded: bool = False,
-        time_is_up: Callable[[], bool] = lambda: False,
+        time_is_up: Callable[[], bool],
     ) -> None:
-        self._route = route
+        self._route, self._options = route, options
         self._source, self._target = source, target
-        self._rules, self._facts = rules, facts
-        self._journal = journal
-        self._client, self._source_client = client, source_client
-        self._looker = looker
+        self._rules, self._facts, self._shard = options.rules(route.direction), options.facts, options.shard
+        self._journal, self._looker = journal, looker
+        self._client, self._source_client = context.client, context.source.client
         self._problems, self._told = problems, told
-        self._shard = shard
-        self._delete, self._delete_excluded = delete, delete_excluded
         self._time_is_up = time_is_up
+        names, shard = options.names, options.shard
         self._wanted = names.wanted if isinstance(names, ListedNames) else set()
         self._records = RecordReader(journal, names, shard)
         self._mapper = KeyMapper(self._exists)
         self._to_delete: list[tuple[bytes, int]] = []
-        is_part = shard.range is not None and rules.direction == DOWNLOAD
+        is_part = shard.range is not None and route.direction == DOWNLOAD
         self._unusual = UnusualKeys(shard.range or EVERYTHING, self._list_keys) if is_part else None
         self._unmarked: list[bytes] = []  # the files of keys with unusual names; there are few
         self.tally = Tally()
@@ -260,7 +234,7 @@ class Plan:
     ) -> tuple[Batch, Batch | None, list[Row | None]]:
         """Leave out what the source's size or time excludes: it stays untouched, at the target as well."""
         picks = ours.admitted(self._facts)
-        if theirs is not None and self._delete_excluded:
+        if theirs is not None and self._options.delete_excluded:
             self._mark_all(theirs.pick(not pick for pick in picks))
         return ours.pick(picks), None if theirs is None else theirs.pick(picks), list(compress(rows, picks))
 
@@ -344,9 +318,9 @@ class Plan:
         if not theirs.names:
             return
         self._records.take(list(map(name_bytes, theirs.names)))
-        if self._facts.active and not self._delete_excluded:
+        if self._facts.active and not self._options.delete_excluded:
             theirs = theirs.pick(theirs.admitted(self._facts))
-        for other in map(theirs.entry, range(len(theirs.names)) if self._delete else ()):
+        for other in map(theirs.entry, range(len(theirs.names)) if self._options.deletes else ()):
             if self._stands_for_directory(other) or (self._unusual is not None and self._unusual.need(other.name)):
                 continue
             self.tally.to_delete += 1

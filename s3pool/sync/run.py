@@ -83,8 +83,7 @@ class Sync:
         self._partners = partners
         self._problems: deque[Problem] = deque()
         self._within = options.shard.range or EVERYTHING
-        rules = options.rules(route.direction)
-        self._looker = ContentComparer(context.client, route, source=context.source.client, rules=rules)
+        self._looker = ContentComparer(context, route, options.rules(route.direction))
         self._obstacles = Conflicts(deletes=options.deletes)
         self._emptied: set[str] = set()  # local directories from which files were removed
         self._listings: list[Ahead[ListPage]] = []
@@ -237,23 +236,16 @@ class Sync:
     # -- the streams -----------------------------------------------------------------------
 
     def _plan(self, journal: Journal) -> Plan:
-        options = self._options
         return Plan(
             self._route,
-            self._source(journal),
-            self._target(journal),
-            rules=options.rules(self._route.direction),
-            names=options.names,
-            facts=options.facts,
+            self._context,
+            self._options,
+            source=self._source(journal),
+            target=self._target(journal),
             journal=journal,
-            client=self._context.client,
-            source_client=self._context.source.client,
             looker=self._looker,
             problems=self._problems,
             told=self._told,
-            shard=options.shard,
-            delete=options.deletes,
-            delete_excluded=options.delete_excluded,
             time_is_up=self._time_is_up,
         )
 

@@ -18,11 +18,11 @@ from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.selection import add_fact_flags
+from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
 from s3pool.location import Location, S3Path
 from s3pool.s3.client import S3Client
-from s3pool.s3.dialect import HIDES_BELOW
 from s3pool.s3.part_sizes import choose_part_size
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper

@@ -28,8 +28,8 @@ from s3pool.endpoint import HttpProxy
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.pace import Throttle
 from s3pool.pool.tcp import QUIET_S
+from s3pool.pool.throttle import Throttle
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from s3pool.dialect import habits_of
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.breaker import CLOSED
@@ -36,13 +37,6 @@ FALL = 3  # failures in a row that open the circuit
 ALIVE_BELOW_STATUS = 500
 UNAVAILABLE = 503
 DATE_CENTRE_S = 0.5  # a Date header is cut to whole seconds: the server's clock is half of one ahead of it
-# Paths that need no signature and touch no disk, by a word of the Server header.
-PATH_BY_SERVER = {"minio": "/minio/health/live", "ceph": "/swift/healthcheck"}
-# Where a server of a set tells whether the set can work, which it cannot without a quorum.
-SET_PATH_BY_SERVER = {"minio": "/minio/health/cluster"}
-# Servers that lock what is written hold the locks of a node that died: MinIO looks once a minute for those that
-# were not renewed for one, and a request that waits for one asks again every 5 s at most.
-LOCK_WAIT_S_BY_SERVER = {"minio": 130.0}
 NO_QUORUM = "no quorum"
 OK_STATUS = range(200, 400)  # what a path that was named for its health must answer
 
@@ -128,8 +122,7 @@ def probe(
     finally:
         give_back(connection, reusable=is_reusable)
     server = head.headers.get("server", "")
-    waits = (wait_s for word, wait_s in LOCK_WAIT_S_BY_SERVER.items() if word in server.lower())
-    node.lock_wait_s = next(waits, 0.0)
+    node.lock_wait_s = habits_of(server).lock_wait_s
     is_alive = head.status in OK_STATUS if is_named else head.status < ALIVE_BELOW_STATUS
     return ProbeResult(
         node.endpoint,
@@ -147,7 +140,7 @@ def probe(
 def probe_with_set(node: Node, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
     """Do the same, and find out whether the set of servers that the endpoint is one of has a quorum."""
     result = probe(node, timeout_s=timeout_s)
-    path = next((path for word, path in SET_PATH_BY_SERVER.items() if word in result.server.lower()), "")
+    path = habits_of(result.server).set_path
     if not path or not result.is_alive:
         return result
     whole = probe(node, path=path, timeout_s=timeout_s, is_named=True)
@@ -302,6 +295,5 @@ class HealthChecker:
         path = self._paths.get(node, plan.path or GENERIC_PATH)
         result = probe(node, path=path, timeout_s=plan.timeout_s, is_named=bool(plan.path))
         if plan.adapts and not plan.path:
-            name = result.server.lower()
-            self._paths[node] = next((path for word, path in PATH_BY_SERVER.items() if word in name), path)
+            self._paths[node] = habits_of(result.server).health_path or path
         return result

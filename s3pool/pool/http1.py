@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from s3pool.body import Body, BytesBody
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError
-from s3pool.pool.pace import Throttle
 from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream
+from s3pool.pool.throttle import Throttle
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
-from s3pool.pool.pace import PIECE_BYTES, Pace, Throttle, set_kernel_timeout, wait_readable
+from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 # What sendfile says of file systems that it cannot read from.
@@ -26,6 +28,7 @@ IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 QUIET_S = 1.0  # a wait is cut into pieces of this length, so that what befalls the node reaches it
 TIMER_SLACK_S = 0.005  # the kernel may wake a wait this much early
+LEAST_BYTES_PER_S = 1024  # less is no network, but somebody's trick
 
 
 class StaleConnectionError(ProtocolError):
@@ -48,6 +51,52 @@ class Watcher(Protocol):
 
     def on_end(self) -> None:
         """Raise the TransportError that explains why the connection ended, where one is known."""
+
+
+class Pace:
+    """The speed of an answer that has begun, judged by the time that was spent waiting for it."""
+
+    __slots__ = ("_bytes", "_endpoint", "_taken", "_taking_s", "_waited_s", "window_s")
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._waited_s, self._bytes = 0.0, 0
+        self._taking_s, self._taken = 0.0, 0
+        self.window_s = math.inf  # of waiting, after which the speed is judged
+
+    def begin(self, waited_s: float = 0.0) -> None:
+        """Forget what was before; a negative time is for what is waited for without a word about its speed."""
+        self._waited_s, self._bytes = waited_s, 0
+
+    def judge(self, waited_s: float, count: int) -> None:
+        """Count bytes and the time that they were waited for.
+
+        Raises RequestTimeoutError: they come too slowly, and have done so for long.
+        """
+        self._waited_s += waited_s
+        self._bytes += count
+        if self._waited_s < self.window_s:
+            return
+        seconds, total = self._waited_s, self._bytes
+        self.begin()
+        if total < seconds * LEAST_BYTES_PER_S:
+            message = f"{self._endpoint} sent {total} bytes of its answer in {seconds:.0f} s"
+            raise RequestTimeoutError(message, endpoint=self._endpoint)
+
+    def judge_taking(self, seconds: float, count: int, timeout_s: float) -> None:
+        """Judge sends by the time that they took together, once this is as long as the timeout.
+
+        Raises RequestTimeoutError: next to nothing was taken.
+        """
+        self._taking_s += seconds
+        self._taken += count
+        if self._taking_s < timeout_s:
+            return
+        seconds, count = self._taking_s, self._taken
+        self._taking_s, self._taken = 0.0, 0
+        if count < seconds * LEAST_BYTES_PER_S:
+            message = f"{self._endpoint} took {count} bytes in {seconds:.0f} s"
+            raise RequestTimeoutError(message, endpoint=self._endpoint, sent=False)
 
 
 class TcpStream:
@@ -110,8 +159,7 @@ class TcpStream:
         """Raise EarlyResponse when the server speaks before all was sent; for protocols that have such answers."""
 
     def _pending(self) -> int:
-        count: int = self._sock.pending()  # type: ignore[attr-defined]
-        return count
+        return self._sock.pending()  # type: ignore[attr-defined,no-any-return]
 
     def set_timeout(self, seconds: float) -> None:
         """Let every later send and receive wait this long at most without progress."""
@@ -140,19 +188,23 @@ class TcpStream:
 
     def _set_send_timeout(self, seconds: float) -> None:
         self._send_timeout_s = seconds
-        if self.is_tls or not IS_LINUX:
-            self._receive_timeout_s = seconds
-            self._sock.settimeout(seconds)
-        else:
-            set_kernel_timeout(self._sock, socket.SO_SNDTIMEO, seconds)
+        self._set_timeout_of(socket.SO_SNDTIMEO, seconds)
 
     def _set_receive_timeout(self, seconds: float) -> None:
         self._receive_timeout_s = seconds
+        self._set_timeout_of(socket.SO_RCVTIMEO, seconds)
+
+    def _set_timeout_of(self, option: int, seconds: float) -> None:
+        """Let the kernel end sends or receives that make no progress."""
         if self.is_tls or not IS_LINUX:
-            self._send_timeout_s = seconds
+            self._send_timeout_s = self._receive_timeout_s = seconds
             self._sock.settimeout(seconds)
-        else:
-            set_kernel_timeout(self._sock, socket.SO_RCVTIMEO, seconds)
+            return
+        if self._sock.gettimeout() is not None:
+            self._sock.settimeout(None)
+        whole = int(seconds)
+        micros = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
+        self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, micros))
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -380,3 +432,19 @@ class TcpStream:
 
     def _broken(self, error: OSError) -> ProtocolError:
         return self.protocol_error(f"broke the connection: {describe_os_error(error)}")
+
+
+Open = TypeVar("Open", bound=TcpStream)
+
+
+def wait_readable(open_ones: list[Open], timeout_s: float) -> list[Open]:
+    """Wait until one of the connections has something to read; an empty list after the timeout."""
+    by_fd = {connection.fileno(): connection for connection in open_ones}
+    poller = select.poll()
+    for fd in by_fd:
+        poller.register(fd, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        events = poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
+        if events or time.monotonic() >= deadline:
+            return [by_fd[fd] for fd, _ in events]

@@ -16,9 +16,8 @@ from s3pool.pool.attempt import Attempt, Check
 from s3pool.pool.balancer import LoadBalancer
 from s3pool.pool.exchange import Exchange
 from s3pool.pool.node import Delays, EndpointStats, Node
-from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import AttemptContext, KeptConnections, RetryPolicy
-from s3pool.pool.tcp import QUIET_S
+from s3pool.pool.tcp import QUIET_S, wait_readable
 
 if TYPE_CHECKING:
     from s3pool.pool.window import Call, Window

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from s3pool.config.options import DEFAULT_ORIGIN, Config
 from s3pool.config.sources import read_source
 from s3pool.config.yaml_file import parse_yaml
+from s3pool.dialect import HABITS, MINIO_NAME, RGW_NAME
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint, Request
-from s3pool.pool.health import PATH_BY_SERVER, HealthChecker, ProbePlan
+from s3pool.pool.health import HealthChecker, ProbePlan
 from s3pool.pool.node import Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 CLIENT_PATIENCE_S = 20.0  # no further attempt starts later than this after a request's first
 SLOW_PATIENCE = 10.0  # times that, where the client itself expects minutes
 # Paths that answer for one node's health alone.
-NAMED_PATHS = {"minio": PATH_BY_SERVER["minio"], "rgw": PATH_BY_SERVER["ceph"]}
+NAMED_PATHS = {"minio": HABITS[MINIO_NAME].health_path, "rgw": HABITS[RGW_NAME].health_path}
 
 
 @dataclass(frozen=True, slots=True)

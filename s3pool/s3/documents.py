@@ -13,7 +13,7 @@ from typing import NamedTuple
 from s3pool.errors import ProtocolError
 from s3pool.model import BucketInfo, PartInfo, UploadInfo
 from s3pool.record import dataclass
-from s3pool.s3.xml import BLANKS, bare_etag, flag, iso_millis, number, parse, read_root, required
+from s3pool.s3.xml import MAX_ERROR_BYTES, bare_etag, flag, iso_millis, number, parse, read_root, required
 
 NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
 GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
@@ -25,10 +25,6 @@ NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 )
-# The first element of a document, where it is written as servers do.
-ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
-MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
-ERROR_ROOTS = (b"Error", b"ErrorResponse")
 REGION_STATUS = frozenset((400, 403))  # what a request that is signed for another region is answered with
 # An element as AWS, MinIO and Garage send it, or the end of MinIO's and Garage's messages.
 REGION = re.compile(
@@ -42,13 +38,6 @@ CHECKSUM_ELEMENTS = {
     "x-amz-checksum-sha1": "ChecksumSHA1",
     "x-amz-checksum-sha256": "ChecksumSHA256",
 }
-
-
-def plausible_etag(etag: str) -> str:
-    """Return the ETag, without quotes, of something that was stored, which every S3 tells."""
-    if not PLAUSIBLE_ETAG.fullmatch(etag):
-        raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
-    return etag
 
 
 class PutResult(NamedTuple):
@@ -176,39 +165,12 @@ def told_region(status: int, headers: Mapping[str, str], body: bytes) -> str:
     return (found[1] or found[2]).decode() if found else ""
 
 
-def is_error(body: bytes) -> bool:
-    """Return whether a body is an <Error> document, which S3 may send with status 200."""
-    if not body:
-        return False
-    root = ROOT.match(body.lstrip(BLANKS))
-    if root is not None and root.group(1) not in ERROR_ROOTS:
-        return False  # most answers end here, before the long search
-    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
-        return False
-    try:
-        return parse(body).name.encode() in ERROR_ROOTS
-    except ProtocolError:
-        return False
-
-
-def is_web_page(body: bytes) -> bool:
-    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
-    root = ROOT.match(body)
-    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"
-
-
 def parse_delete_result(body: bytes) -> DeleteReply:
     """Read which keys of a batch were deleted, and which were not."""
     root = read_root(body, "DeleteResult")
     texts = ([entry.text_of(name) for name in ("Key", "VersionId", "Code", "Message")] for entry in root.all("Error"))
     failures = tuple(DeleteFailure(*each) for each in texts)
     return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
-
-
-def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
-    """Read the ETag and the time of modification of a copied object or part."""
-    fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
-    return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
 
 
 class UploadId(str):

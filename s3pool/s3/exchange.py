@@ -11,12 +11,13 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from s3pool.dialect import Dialect, is_refusal, with_md5, without
 from s3pool.errors import ProtocolError, S3Error
 from s3pool.model import Endpoint, Request, Response
-from s3pool.s3.dialect import Dialect, is_refusal, with_md5, without
-from s3pool.s3.documents import PutResult, is_error, is_web_page
+from s3pool.s3.documents import PutResult
 from s3pool.s3.requests import Addressing, ExtraHeaders
 from s3pool.s3.responses import FIRST_BAD_STATUS, Check, error_from, put_result
+from s3pool.s3.xml import is_error, is_web_page
 
 LIST_FACTOR = 2.0  # read timeouts; a page after a mass delete has taken 120 s on RGW
 SLOW_FACTOR = 10.0  # Complete, copies and batch deletes work for minutes before they answer

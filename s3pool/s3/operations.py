@@ -6,6 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from s3pool.body import Body
+from s3pool.dialect import (
+    CHECKSUM_ALGORITHM,
+    CHECKSUM_TYPE,
+    COPY_MATCH,
+    HIDES_BELOW,
+    LISTS_V1,
+    is_minio,
+    is_refusal,
+    is_seaweedfs,
+    without,
+)
 from s3pool.errors import NotFoundError, ProtocolError, S3Error
 from s3pool.model import (
     BucketInfo,
@@ -18,17 +29,6 @@ from s3pool.model import (
     Response,
     replace,
 )
-from s3pool.s3.dialect import (
-    CHECKSUM_ALGORITHM,
-    CHECKSUM_TYPE,
-    COPY_MATCH,
-    HIDES_BELOW,
-    LISTS_V1,
-    is_minio,
-    is_refusal,
-    is_seaweedfs,
-    without,
-)
 from s3pool.s3.documents import (
     PutResult,
     UploadId,
@@ -38,7 +38,6 @@ from s3pool.s3.documents import (
     build_versioning,
     parse_buckets,
     parse_complete,
-    parse_copy_result,
     parse_initiate,
     parse_parts,
     parse_versioning,
@@ -66,6 +65,7 @@ from s3pool.s3.pages import (
 )
 from s3pool.s3.part_sizes import MAX_KEYS
 from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
+from s3pool.s3.responses import parse_copy_result
 
 MAX_BUCKET_PAGES = 10_000  # of a thousand buckets each, where no server has a tenth of these
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from s3pool.dialect import name_limit_hint
 from s3pool.errors import (
     CREDENTIAL_CODES,
     AccessDeniedError,
@@ -25,9 +26,9 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import NO_TIME, ByteRange, ObjectHead, Response, format_iso_time, whole_number
-from s3pool.s3.dialect import name_limit_hint
-from s3pool.s3.documents import MAX_ERROR_BYTES, DeleteFailure, PutResult, parse_error, plausible_etag, told_region
+from s3pool.s3.documents import PLAUSIBLE_ETAG, DeleteFailure, PutResult, parse_error, told_region
 from s3pool.s3.requests import METADATA_PREFIX
+from s3pool.s3.xml import MAX_ERROR_BYTES, bare_etag, iso_millis, read_root
 from s3pool.units import parse_http_date
 
 MILLISECONDS = 1000
@@ -221,10 +222,23 @@ def hides_digest(headers: Mapping[str, str]) -> bool:
     return "kms" in headers.get(ENCRYPTION, "") or CUSTOMER_ENCRYPTION in headers
 
 
+def plausible_etag(etag: str) -> str:
+    """Return the ETag, without quotes, of something that was stored, which every S3 tells."""
+    if not PLAUSIBLE_ETAG.fullmatch(etag):
+        raise ProtocolError("the answer has no usable ETag: nothing proves that anything was stored")
+    return etag
+
+
 def put_result(response: Response) -> PutResult:
     """Read the result of a PUT of an object or a part."""
     headers = response.headers
     return PutResult(plausible_etag(etag_of(headers)), headers.get("x-amz-version-id", ""), hides_digest(headers))
+
+
+def parse_copy_result(body: bytes, *, part: bool = False) -> tuple[str, str]:
+    """Read the ETag and the time of modification of a copied object or part."""
+    fields = read_root(body, "CopyPartResult" if part else "CopyObjectResult").fields()
+    return plausible_etag(bare_etag(fields.get("ETag", ""))), iso_millis(fields.get("LastModified", ""))
 
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,12 @@ KEPT_TEXT = 40  # characters of what is no number
 TRUTH = {"true": True, "false": False}
 
 
+# The first element of a document, where it is written as servers do.
+ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
+MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
+ERROR_ROOTS = (b"Error", b"ErrorResponse")
+
+
 class Element:
     """One element. ``text`` is never trimmed, and empty when there are children."""
 
@@ -232,3 +238,24 @@ def iso_millis(text: str) -> str:
         return format_iso_time(parse_iso_time(text.removesuffix("+00:00")))
     except ValueError as exc:
         raise ProtocolError(f"not a time stamp: {text!r}") from exc
+
+
+def is_error(body: bytes) -> bool:
+    """Return whether a body is an <Error> document, which S3 may send with status 200."""
+    if not body:
+        return False
+    root = ROOT.match(body.lstrip(BLANKS))
+    if root is not None and root.group(1) not in ERROR_ROOTS:
+        return False  # most answers end here, before the long search
+    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
+        return False
+    try:
+        return parse(body).name.encode() in ERROR_ROOTS
+    except ProtocolError:
+        return False
+
+
+def is_web_page(body: bytes) -> bool:
+    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
+    root = ROOT.match(body)
+    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"

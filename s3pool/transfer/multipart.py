@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES
+from s3pool.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError, may_have_acted
 from s3pool.hashing import has_machine_code, new_hasher
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
-from s3pool.s3.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.transfer.attributes import TAG_COUNT
 from s3pool.transfer.digests import (
     COMPOSITE_ETAG,

@@ -10,10 +10,10 @@ from contextlib import suppress
 from itertools import chain
 
 from s3pool.body import BytesBody, FileSlice
+from s3pool.dialect import OWN_ETAGS
 from s3pool.errors import IntegrityError, PreconditionError, RefusedError
 from s3pool.model import ByteRange, ObjectAttributes
 from s3pool.record import dataclass, replace
-from s3pool.s3.dialect import OWN_ETAGS
 from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges

@@ -19,6 +19,7 @@ FLOORS = {
     "model": 2,
     "location": 2,
     "body": 2,
+    "dialect": 2,
     "endpoint": 2,
     "hashing": 2,
     "shard": 2,
@@ -88,7 +89,7 @@ MODULE_LINES = 450
 INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "config": (("values", "declaration"), ("options",), ("sources",), ("aws_files", "yaml_file"), ("load",)),
     "pool": (
-        ("breaker", "pace"),
+        ("breaker", "throttle"),
         ("http1",),
         ("response_body",),
         ("connections",),

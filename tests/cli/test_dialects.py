@@ -1,4 +1,4 @@
-"""Every quirk of s3/dialect on a fake that has it, and on the real server in the suites of that server."""
+"""Every quirk of dialect on a fake that has it, and on the real server in the suites of that server."""
 
 from __future__ import annotations
 

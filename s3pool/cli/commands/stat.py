@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from s3pool.cli.context import Context
 from s3pool.cli.formats import Record, prefix_record, version_record
 from s3pool.cli.output import escape
+from s3pool.dialect import is_of_transport
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
 from s3pool.model import ObjectHead, ObjectInfo
-from s3pool.s3.dialect import is_of_transport
 from s3pool.units import format_size_long
 
 EXAMPLES = ("stat s3/photos/a.jpg", "stat s3/photos")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, NodeConnection, parse_head
-from s3pool.pool.pace import Throttle
 from s3pool.pool.response_body import ResponseBody
 from s3pool.pool.tcp import EarlyResponse, StaleConnectionError
+from s3pool.pool.throttle import Throttle
 
 
 @pytest.fixture(name="pair")

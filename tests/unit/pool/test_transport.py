@@ -26,8 +26,8 @@ from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, PoolExhausted
 from s3pool.pool.http1 import NodeConnection
 from s3pool.pool.node import Delays, Node
-from s3pool.pool.pace import wait_readable
 from s3pool.pool.retry import RetryPolicy
+from s3pool.pool.tcp import wait_readable
 from s3pool.pool.transport import Sign, Transport
 from tests.support.clock import Chosen
 from tests.support.scripted import BROKEN, HANG, OK, OK_EMPTY, SLOW_DOWN, ScriptedServer, refused_endpoint

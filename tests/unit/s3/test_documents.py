@@ -8,7 +8,7 @@ import pytest
 
 from s3pool.errors import ProtocolError
 from s3pool.model import BucketInfo, ObjectInfo, PartInfo, UploadInfo
-from s3pool.s3 import documents, pages
+from s3pool.s3 import documents, pages, responses, xml
 from s3pool.s3.documents import DeleteFailure
 
 CONTENTS = (
@@ -287,7 +287,7 @@ def test_an_error_is_read_as_far_as_it_goes(body: bytes, expected: tuple[str, st
 )
 def test_an_error_document_is_told_from_a_result(body: bytes, expected: bool) -> None:
     """Keep-alive blanks may stand before it, and a batch delete reports errors in a result."""
-    assert expected == documents.is_error(body)
+    assert expected == xml.is_error(body)
 
 
 def test_the_failures_of_a_batch_are_read() -> None:
@@ -307,8 +307,8 @@ def test_the_small_answers_are_read() -> None:
     part = b"<CopyPartResult><ETag>&quot;p&quot;</ETag></CopyPartResult>"
     tags = b"<Tagging><TagSet><Tag><Key>k</Key><Value> v </Value></Tag></TagSet></Tagging>"
 
-    assert ("e", "2026-01-22T20:44:33.000Z") == documents.parse_copy_result(copied)
-    assert ("p", "") == documents.parse_copy_result(part, part=True)
+    assert ("e", "2026-01-22T20:44:33.000Z") == responses.parse_copy_result(copied)
+    assert ("p", "") == responses.parse_copy_result(part, part=True)
     assert "u" == documents.parse_initiate(
         b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
     )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from s3pool.body import md5_base64
 from s3pool.errors import S3Error
 from s3pool.model import Request, Response, replace
+from s3pool.record import dataclass
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ MISSING_MD5 = "MissingContentMD5"
 CHECKSUM_HEADERS = "x-amz-checksum-"
 PROOFS = 3  # as often an ETag must have been wrong and the object right before no more is read back for it
 
-MINIO_NAME, SEAWEED_NAME = "minio", "seaweedfs"  # in their Server headers
+MINIO_NAME, SEAWEED_NAME, RGW_NAME = "minio", "seaweedfs", "ceph"  # in their Server headers
 OWN_ETAGS_BEFORE = (4, 53)  # of SeaweedFS: 4.44 makes the ETag of an upload from chunks of 8 MiB
 SEAWEED_VERSION = re.compile(r"seaweedfs.* (\d{1,9})\.(\d{1,9})")
 MAX_SEGMENT_BYTES = 255  # a file's name in every usual file system
@@ -49,6 +50,33 @@ TRANSPORT_HEADERS = frozenset(
     )
 )
 TRANSPORT_PREFIXES = ("x-ratelimit-", "ratelimit", "seaweed-", "x-seaweedfs-", "access-control-", "x-envoy-", "cf-")
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What is known of a server by its name. The paths need no signature and touch no disk; "" for none.
+
+    ``set_path`` tells whether a set of servers can work, which it cannot without a quorum. Servers that lock what is
+    written hold the locks of a node that died for ``lock_wait_s``.
+    """
+
+    health_path: str = ""
+    set_path: str = ""
+    lock_wait_s: float = 0.0
+
+
+# MinIO looks once a minute for locks that were not renewed for one, and what waits for one asks every 5 s at most.
+HABITS = {
+    MINIO_NAME: Habits("/minio/health/live", "/minio/health/cluster", 130.0),
+    RGW_NAME: Habits("/swift/healthcheck"),
+}
+NO_HABITS = Habits()
+
+
+def habits_of(server: str) -> Habits:
+    """Return what is known of the server that a Server header names."""
+    name = server.lower()
+    return next((habits for word, habits in HABITS.items() if word in name), NO_HABITS)
 
 
 class Dialect:

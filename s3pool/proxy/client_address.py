@@ -23,6 +23,11 @@ def is_trusted(peer: str, networks: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in networks)
 
 
+def plain_address(text: str) -> str:
+    """Return an address in the one way in which it is counted, logged and told: IPv4 inside IPv6 is IPv4."""
+    return str(_address(text) or text)
+
+
 def client_of(head: RequestHead, peer: str, networks: Sequence[Network]) -> str:
     """Return the address of the client: the last one in X-Forwarded-For that is no balancer's.
 
@@ -98,12 +103,12 @@ def _read_v2(sock: socket.socket, until: float) -> str:
         return ""
     if length < 2 * size + 4:
         raise ProxyProtocolError("a PROXY header of version 2 without its addresses")
-    return str(ipaddress.ip_address(block[:size]))
+    return plain_address(str(ipaddress.ip_address(block[:size])))
 
 
 def _written_address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return plain_address(str(ipaddress.ip_address(text)))
     except ValueError as exc:
         raise ProxyProtocolError("a malformed address in a PROXY header") from exc
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from s3pool.errors import ConfigError
 from s3pool.proxy.access_log import AccessLog
-from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, read_header
+from s3pool.proxy.client_address import ProxyProtocolError, is_trusted, plain_address, read_header
 from s3pool.proxy.errors import unavailable
 from s3pool.proxy.event_loop import IS_POSSIBLE, Connection, EventLoop, ThreadCache
 from s3pool.proxy.gateway import Gateway
@@ -140,7 +140,7 @@ class ProxyServer(ThreadingHTTPServer):
                 self._admit_connection(*self.get_request())
 
     def _admit_connection(self, request: Any, client_address: Any) -> None:
-        peer = str(client_address[0]) if client_address else LOCAL_PEER
+        peer = plain_address(str(client_address[0])) if client_address else LOCAL_PEER
         balancers = self.settings.proxy_protocol
         is_balancer = bool(balancers) and is_trusted(peer, balancers)
         entered = self._enter(peer, is_limited=not is_balancer)

@@ -35,6 +35,7 @@ V2_IPV6 = block(
     socket.inet_pton(socket.AF_INET6, "2001:db8::7") * 2 + struct.pack("!HH", 1, 2),
     b"\x04\x00\x01x",  # what else a balancer may tell
 )
+V2_MAPPED = block(0x21, 0x21, socket.inet_pton(socket.AF_INET6, f"::ffff:{CLIENT}") * 2 + bytes(4))
 V2_LOCAL = block(0x20, 0x00, b"")
 
 
@@ -51,9 +52,11 @@ def ask(proxy: RunningProxy, header: bytes, *, step: int = 0) -> Answer:
     [
         (V1, CLIENT),
         (V1.replace(b"TCP4 203.0.113.7 127.0.0.1", b"TCP6 2001:db8::7 ::1"), "2001:db8::7"),
+        (V1.replace(b"TCP4 203.0.113.7 127.0.0.1", b"TCP6 ::ffff:203.0.113.7 ::1"), CLIENT),
         (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
         (V2_IPV4, CLIENT),
         (V2_IPV6, "2001:db8::7"),
+        (V2_MAPPED, CLIENT),
         (V2_LOCAL, "127.0.0.1"),
     ],
 )
@@ -115,6 +118,12 @@ def test_bound_per_client_is_on_the_client(fake: FakeS3) -> None:
             others = [ask(proxy, V1).status, ask(proxy, V2_IPV6).status]
 
         assert [503, 200] == others
+
+
+def test_client_has_one_address_on_a_socket_of_both_kinds(fake: FakeS3) -> None:
+    """A rule of a node for 127.0.0.0/8, and a bound per client, do not know ::ffff:127.0.0.1."""
+    with RunningProxy(fake.endpoints, listen="[::]:0") as proxy:
+        assert (200, "127.0.0.1") == (ask(proxy, b"").status, last(fake).headers["x-forwarded-for"])
 
 
 # -- UNIX sockets ------------------------------------------------------------------------------

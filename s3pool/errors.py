@@ -6,21 +6,15 @@ secret. Which class means which exit code stands in ``cli/exit_codes.py``.
 
 from __future__ import annotations
 
+import errno
+
 # S3's words for keys, tokens and signatures that no request of the run will be accepted with.
+OTHER_REGION = ("AuthorizationHeaderMalformed",)  # and the server's was not found out
 CREDENTIAL_CODES = frozenset(
     (
-        "AuthorizationHeaderMalformed",  # of another region, and the server's was not found out
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidToken",
-        "InvalidTokenId",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-        "UnrecognizedClientException",
+        *(*OTHER_REGION, "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
+        *("InvalidToken", "InvalidTokenId", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"),
+        *("TokenRefreshRequired", "UnrecognizedClientException"),
     )
 )
 
@@ -220,22 +214,52 @@ class PreconditionError(S3Error):
 
 
 STORING_OPS = ("PutObject", "CopyObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy")
-ADVICE = {
+ADVICE = {  # by S3's word
     "AccessDenied": "check the keys and their policy",
-    "AuthorizationHeaderMalformed": "check --region",
+    **dict.fromkeys((*OTHER_REGION, "IllegalLocationConstraintException", "InvalidRegion"), "check --region"),
+    "PermanentRedirect": "check --region and --endpoints: the bucket is kept elsewhere",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",
     "NoSuchKey": "s3pool ls shows the keys there are",
     "RequestTimeTooSkewed": "check this machine's clock",
-    "ExpiredToken": "get a new session token (AWS_SESSION_TOKEN)",
+    **dict.fromkeys(("ExpiredToken", "TokenRefreshRequired"), "get a new session token (AWS_SESSION_TOKEN)"),
     "InvalidToken": "check AWS_SESSION_TOKEN: it belongs to other keys, or to another service",
-    "TokenRefreshRequired": "get a new session token (AWS_SESSION_TOKEN)",
     "InvalidObjectState": "the object is archived: restore it first, or leave such objects out with --ignore-archived",
-    "QuotaExceeded": "make room, or ask for a larger quota",
+    "InvalidStorageClass": "check --storage-class",
+    **dict.fromkeys(("QuotaExceeded", "XMinioAdminBucketQuotaExceeded"), "make room, or ask for a larger quota"),
+    "XMinioStorageFull": "the storage is full: make room there",
+    "EntityTooLarge": "the server takes no object of this size: cut it up, or ask for a higher limit",
+    "KeyTooLongError": "a key has at most 1024 bytes: choose a shorter one",
+    "TooManyBuckets": "remove one that is not needed (s3pool rb), or ask for a higher limit",
     "InvalidBucketName": "a bucket's name has 3 to 63 lower-case letters, digits, dots and dashes",
+    "BucketAlreadyExists": "it is somebody else's: choose another name",
     "NoSuchBucket": "s3pool ls shows the buckets there are",
     "BucketNotEmpty": "use rb --force to empty it first",
 }
+ADVICE_OF_SYSTEM = {  # by the system's number
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room (df -h shows what is left), or write elsewhere"),
+    errno.EFBIG: "raise ulimit -f, or write to a file system that holds larger files",
+    errno.ENAMETOOLONG: "a local name has at most 255 bytes: choose a shorter one",
+    errno.EACCES: "check owner and mode (ls -ld), or run as another user",
+    errno.EPERM: "check owner, mode and attributes (ls -ld, lsattr -d), or run as another user",
+    errno.EROFS: "the file system is mounted for reading only: write elsewhere",
+    errno.EMFILE: "raise ulimit -n, or use fewer --workers",
+    errno.ENFILE: "the whole machine has too many: raise fs.file-max",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "a part of the path is a file: name a directory",
+    errno.EIO: "the disk or its connection fails: see dmesg",
+}
+
+
+def advice_on(error: BaseException, message: str) -> str:
+    """Return what the user can do, where a message ends with no more than the system's reason; else ""."""
+    causes = [error, error.__cause__, getattr(error.__cause__, "__cause__", None)]
+    cause = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    if cause is None or not message.lower().endswith(str(cause.strerror).lower()):
+        return ""
+    if isinstance(error, TransportError) and cause.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""  # the others speak of files
+    return ADVICE_OF_SYSTEM.get(cause.errno or 0, "")
 
 
 def describe_os_error(exc: OSError) -> str:

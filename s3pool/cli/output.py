@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO
 
-from s3pool.errors import S3Error, S3PoolError, TransportError
+from s3pool.errors import S3Error, S3PoolError, TransportError, advice_on
 
 # How each summary begins; the version rises when a member of any record goes or means another thing.
 SUMMARY_RECORD: Mapping[str, object] = {"type": "summary", "version": 1}
+LONGEST_NAME, BEGIN_OF_NAME = 160, 70  # in a message; --json has it whole
 BLOCK_BYTES = 1 << 16  # results are gathered up to this size before they are written
 
 # Control characters (C0, DEL, C1), the two Unicode line ends, what turns the direction of
@@ -177,7 +178,7 @@ class Output:
         if self.json_errors:
             self._tell(self.encode({"type": "warning", "op": self.op, "message": text}))
         else:
-            self._tell(f"s3pool: {self.paint('warning:', 'warning', stderr=True)} {escape(text)}")
+            self._tell(f"s3pool: {self.paint('warning:', 'warning', stderr=True)} {_readable(text)}")
 
     def error(
         self, error: BaseException, *, op: str = "", source: str = "", target: str = "", of_one: bool = False
@@ -195,7 +196,8 @@ class Output:
             self._tell(self.encode({**record, **line}))
         else:
             message = message_of(error)
-            text = escape(_named(message, source, target) if of_one else message)
+            names = (source, target, error.resource if isinstance(error, S3Error) else "")
+            text = _readable(_named(message, source, target) if of_one else message, names)
             text = f"{escape(self._where)}: {text}" if self._where else text
             self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {text}")
 
@@ -287,14 +289,27 @@ def _isatty(stream: IO[bytes] | IO[str]) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """Return one line about an error, without a class name where the error is ours."""
+    """Return one line about an error and what to do, without a class name where the error is ours."""
+    text = str(error)
     if isinstance(error, S3PoolError):
-        return error.message or type(error).__name__
-    if isinstance(error, StdoutError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = error.message or type(error).__name__
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, StdoutError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    advice = advice_on(error, text)
+    return f"{text}; {advice}" if advice else text
+
+
+def _readable(message: str, names: Iterable[str] = ()) -> str:
+    """Escape a message, and cut the middle out of long names: what stands behind them is the reason."""
+    for name in {name.rpartition("/")[2] for name in names if len(name) > LONGEST_NAME}:
+        message = message.replace(name, _cut(name))
+    return re.sub(rf"\S{{{LONGEST_NAME},}}?(?=:?(?:\s|$))", lambda match: _cut(match[0]), escape(message))
+
+
+def _cut(name: str) -> str:
+    return f"{name[:BEGIN_OF_NAME]}...{name[-BEGIN_OF_NAME:]}" if len(name) > LONGEST_NAME else name
 
 
 def _named(message: str, source: str, target: str) -> str:

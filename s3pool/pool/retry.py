@@ -29,6 +29,7 @@ from s3pool.errors import (
     TLSError,
     TransportError,
     UnusableAnswerError,
+    advice_on,
 )
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
@@ -148,8 +149,9 @@ def final_error(
     answer = "a usable answer" if has_answers else "an answer"
     tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     kind = UnusableAnswerError if has_answers else NoEndpointError
+    advice = advice_on(error, str(error)) or "check the endpoints with s3pool ping"
     return kind(
-        f"{what}: no endpoint gave {answer} in {tried}: {details}; check the endpoints with s3pool ping",
+        f"{what}: no endpoint gave {answer} in {tried}: {details}; {advice}",
         endpoint=error.endpoint,
         sent=any(e.sent for e in last_errors),
     )

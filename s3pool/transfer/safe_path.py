@@ -26,7 +26,9 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file sy
 def local_error(action: str, path: str, error: OSError) -> LocalFileError:
     """Translate the system's error for a local file."""
     kind = LocalNotFoundError if isinstance(error, FileNotFoundError) else LocalFileError
-    return kind(f"cannot {action} {path}: {error.strerror or error}")
+    failure = kind(f"cannot {action} {path}: {error.strerror or error}")
+    failure.__cause__ = error  # by which its reader is told what to do
+    return failure
 
 
 @functools.cache
@@ -68,7 +70,7 @@ def open_root(root: str, *, create: bool = True) -> int:
             os.makedirs(root, exist_ok=True)
         return os.open(path, DIRECTORY_FLAGS)
     except FileExistsError as exc:
-        raise LocalFileError(f"cannot write below {path}: it is not a directory") from exc
+        raise LocalFileError(f"cannot write below {path}: it is a file, not a directory; name another one") from exc
     except OSError as exc:
         raise local_error("open", path, exc) from exc
 
@@ -121,7 +123,7 @@ def _step_error(here: int, path: bytes, error: OSError) -> LocalFileError | Refu
             if stat.S_ISLNK(found.st_mode):
                 return RefusedError(f"the way leads through the symbolic link {name}, which is not followed")
     if error.errno == errno.ENOTDIR:
-        return LocalFileError(f"{name} is a file, not a directory")
+        return LocalFileError(f"{name} is a file, not a directory; remove or rename it")
     return local_error("open directory", name, error)
 
 

@@ -65,7 +65,8 @@ def test_full_disk_is_one_line(filled: FakeS3, run_cli: CliRunner, argv: list[st
         _, error = process.communicate(timeout=WAIT_S)
 
     assert 1 == process.returncode
-    assert f"s3pool: error: cannot write to standard output: {os.strerror(errno.ENOSPC)}\n" == error.decode()
+    advice = "make room (df -h shows what is left), or write elsewhere"
+    assert f"s3pool: error: cannot write to standard output: {os.strerror(errno.ENOSPC)}; {advice}\n" == error.decode()
 
 
 def test_closed_stdout_is_one_line(filled: FakeS3, run_cli: CliRunner) -> None:

@@ -12,6 +12,7 @@ from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
+from s3pool.cli.output import message_of
 from s3pool.cli.parser import FILTERS, STORED, argument_type, seconds, section
 from s3pool.cli.part import Part
 from s3pool.cli.selection import AUTO as AUTO_JOBS
@@ -427,4 +428,4 @@ def _write_metrics(route: SyncPair, options: SyncOptions, report: Report, ctx: C
     try:
         write_atomically(path, format_metrics(gauges))
     except (LocalFileError, UsageError) as exc:
-        ctx.out.warn(exc.message)
+        ctx.out.warn(message_of(exc))

@@ -95,7 +95,9 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Par
         out.error(exc)
         return exit_codes.USAGE
     if getattr(args, "version", False):
-        return _print_version(out)
+        from s3pool import __version__
+
+        return _print(f"s3pool {__version__}", out)
     if not args.command:
         for line in overview().splitlines():
             out.note(line)
@@ -172,16 +174,12 @@ def _failed(exc: Exception, out: Output) -> int:
     try:
         out.error(exc)
         if not isinstance(exc, (S3PoolError, OSError)):
-            _log_unexpected(exc)
+            import logging
+
+            logging.getLogger(__name__).debug("this should not have happened", exc_info=exc)
     except StdoutError as lost:
         return _lost_stdout(lost, out)
     return exit_codes.exit_code_for(exc)
-
-
-def _log_unexpected(exc: Exception) -> None:
-    import logging
-
-    logging.getLogger(__name__).debug("this should not have happened", exc_info=exc)
 
 
 def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
@@ -238,12 +236,6 @@ def _print(text: str, out: Output) -> int:
     return exit_codes.DONE
 
 
-def _print_version(out: Output) -> int:
-    from s3pool import __version__
-
-    return _print(f"s3pool {__version__}", out)
-
-
 # -- surroundings --------------------------------------------------------------------------
 
 
@@ -268,14 +260,12 @@ def _is_open(descriptor: int) -> bool:
 
 def _first_output(words: Sequence[str]) -> Output:
     flags = words[: words.index("--")] if "--" in words else words
-    json = "--json" in flags
-    return Output(json=json, json_errors="--log-format=json" in flags, op=_command_in(flags) if json else "")
+    out = Output(json="--json" in flags, json_errors="--log-format=json" in flags)
+    if out.json:
+        from s3pool.cli.parser import command_in
 
-
-def _command_in(words: Sequence[str]) -> str:
-    from s3pool.cli.parser import command_in
-
-    return command_in(words)
+        out.op = command_in(flags)
+    return out
 
 
 def _output_for(args: argparse.Namespace) -> Output:

@@ -196,8 +196,9 @@ class Output:
             self._tell(self.encode({**record, **line}))
         else:
             message = message_of(error)
-            names = (source, target, error.resource if isinstance(error, S3Error) else "")
-            text = _readable(_named(message, source, target) if of_one else message, names)
+            if of_one and source and not any(n in message or escape(n) in message for n in (source, target) if n):
+                message = f"{source}: {message}"
+            text = _readable(message, (source, target, error.resource if isinstance(error, S3Error) else ""))
             text = f"{escape(self._where)}: {text}" if self._where else text
             self._tell(f"s3pool: {self.paint('error:', 'error', stderr=True)} {text}")
 
@@ -237,24 +238,15 @@ class Output:
 
     def paint(self, text: str, style: str, *, stderr: bool = False) -> str:
         """Colour a word when the stream it goes to shows colours."""
-        return f"{_STYLES[style]}{text}{_STYLE_END}" if self._colored(stderr=stderr) else text
+        return f"{_STYLES[style]}{text}{_STYLE_END}" if self.is_colored(stderr=stderr) else text
 
-    def _colored(self, *, stderr: bool) -> bool:
+    def is_colored(self, *, stderr: bool = False) -> bool:
+        """Return whether results, or what goes to stderr, may be coloured."""
         if self._color != "auto":
             return self._color == "always"
         if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             return False
         return self._stderr is not None and _isatty(self._stderr) if stderr else self.is_tty
-
-    @property
-    def colored(self) -> bool:
-        """Whether results may be coloured."""
-        return self._colored(stderr=False)
-
-    @property
-    def colored_stderr(self) -> bool:
-        """Return whether notes, logs and bars may be coloured."""
-        return self._colored(stderr=True)
 
     # -- encoding --------------------------------------------------------------------------
 
@@ -312,25 +304,17 @@ def _cut(name: str) -> str:
     return f"{name[:BEGIN_OF_NAME]}...{name[-BEGIN_OF_NAME:]}" if len(name) > LONGEST_NAME else name
 
 
-def _named(message: str, source: str, target: str) -> str:
-    """Put the source before a message that names neither source nor target itself."""
-    is_named = any(name in message or escape(name) in message for name in (source, target) if name)
-    return message if is_named or not source else f"{source}: {message}"
-
-
-def error_code_of(error: BaseException) -> str:
-    """Return the word a script looks for: S3's code, else the error's class without ``Error``."""
-    return error.code if isinstance(error, S3Error) else type(error).__name__.removesuffix("Error")
-
-
 def error_record(error: BaseException, *, op: str, source: str, target: str) -> dict[str, object]:
-    """Return the JSON object of an error; ``status`` is null where no server answered."""
+    """Return the JSON object of an error; ``status`` is null where no server answered.
+
+    Its code is S3's, else the name of the error's class without ``Error``.
+    """
     return {
         "type": "error",
         "op": op,
         "source": source or (error.resource if isinstance(error, S3Error) and not target else ""),
         "target": target,
-        "code": error_code_of(error),
+        "code": error.code if isinstance(error, S3Error) else type(error).__name__.removesuffix("Error"),
         "message": message_of(error),
         "endpoint": error.endpoint if isinstance(error, (S3Error, TransportError)) else "",
         "status": error.status if isinstance(error, S3Error) else None,

@@ -18,9 +18,11 @@ from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.units import parse_duration, parse_size
 
-DESCRIPTION = "A fast S3 client for storage that is a cluster of nodes: every request may use another node."
+WHAT = "A fast S3 client for storage that is a cluster of nodes"
+DESCRIPTION = f"{WHAT}: every request may use another node."
+ALIKE = "show and change these settings; restore what is archived"
 PATHS_HELP = "Paths: s3/BUCKET/KEY or s3://BUCKET/KEY; a local path that starts with s3/ is written ./s3/."
-GLOBALS_HINT = "Global flags (s3pool --help) work here as well."
+GLOBALS_HINT = "Global flags (s3pool help) work here as well."
 HELP_POSITION = 26  # the column where the explanations of flags start
 OPERAND_MARK = "\0"  # no word of a command line can hold it
 WIDTH = 80  # of help that goes to a file or a pipe
@@ -95,6 +97,14 @@ def _terminal_width() -> int:
 
 MOST_LINES = 48  # two screens
 UNNAMED = (None, "positional arguments", "options", "global flags")
+# The flag with which each group of the global ones begins.
+GLOBAL_SECTIONS = {
+    "--endpoints": "the nodes",
+    "--access-key": "keys and certificates",
+    "--config": "where settings are kept",
+    "--addressing": "requests",
+    "--tracing": "what is told",
+}
 FILTERS, COPYING, STORED = "which objects and files", "how they are copied", "what is stored with them"
 LISTINGS = "long listings, many machines"
 
@@ -104,6 +114,12 @@ def section(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGr
     return next((each for each in parser._action_groups if each.title == title), None) or parser.add_argument_group(
         title
     )
+
+
+def _flag_names(group: argparse._ArgumentGroup) -> str:
+    """Return the names of a group's flags in one line."""
+    flags = (action.option_strings[-1] for action in group._group_actions if action.help != argparse.SUPPRESS)
+    return f"{group.title}: {' '.join(flags)}"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -121,9 +137,8 @@ class CommandParser(argparse.ArgumentParser):
         foldable = [group for group in groups if group.title not in UNNAMED]
         while text.count("\n") > MOST_LINES and foldable:
             folded.insert(0, foldable.pop())
-            flags = [action for group in folded for action in group._group_actions if action.help != argparse.SUPPRESS]
-            title = f"more, which {self.prog.replace(' ', ' help ')} explains"
-            more = argparse._ArgumentGroup(self, title, " ".join(action.option_strings[-1] for action in flags))
+            title = f"more, which {' help '.join(self.prog.split()) if ' ' in self.prog else 's3pool help'} explains"
+            more = argparse._ArgumentGroup(self, title, "\n".join(map(_flag_names, folded)))
             self._action_groups = [*(group for group in groups if group not in folded), more]
             text = super().format_help()
         self._action_groups = groups
@@ -194,6 +209,9 @@ def add_global_flags(
     group = parser.add_argument_group("global flags")
 
     def flag(*names: str, help: str, **settings: Any) -> None:
+        nonlocal group
+        if names[0] in GLOBAL_SECTIONS and not hidden:
+            group = section(parser, GLOBAL_SECTIONS[names[0]])
         shown = help if not hidden or names[0] in except_for else argparse.SUPPRESS
         group.add_argument(*names, default=argparse.SUPPRESS, help=shown, **settings)
 
@@ -361,30 +379,37 @@ def require_known(name: str) -> None:
 
 
 def help_text() -> str:
-    """Return the help of s3pool itself, without importing a command."""
-    parser = CommandParser(
-        prog="s3pool",
-        usage="s3pool [global flags] COMMAND [flags] [operands]",
-        description=f"{DESCRIPTION}\n\n{_command_lines()}",
-        epilog=_epilog(),
-    )
-    add_global_flags(parser)
+    """Return all that s3pool says of itself, without importing a command."""
+    codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in TABLE)
+    epilog = f"{PATHS_HELP}\n's3pool COMMAND --help' explains a command.\n\nexit codes:\n{codes}"
+    return argparse.ArgumentParser.format_help(_whole_parser(f"{DESCRIPTION}\n\n{_command_lines()}", epilog=epilog))
+
+
+def short_help() -> str:
+    """Return the help of s3pool on two screens: global flags are named alone."""
+    parser = _whole_parser(f"{WHAT}.\n\n{_command_lines(is_short=True)}")
+    parser._option_string_actions["--help"].help = argparse.SUPPRESS  # it is known
     return parser.format_help()
 
 
 def overview() -> str:
     """Return what s3pool alone prints: the commands, and how to begin."""
-    more = "s3pool COMMAND --help explains a command, s3pool --help the global flags."
-    what = DESCRIPTION.replace(": ", ":\n")
-    return f"{what}\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
+    more = "s3pool COMMAND --help explains a command, s3pool help the global flags."
+    return f"{WHAT}.\n\n{_command_lines()}{_example_lines(FIRST_EXAMPLES)}\n\n{more}"
+
+
+def _whole_parser(description: str = "", *, epilog: str = "") -> CommandParser:
+    usage = "s3pool [global flags] COMMAND [flags] [operands]"
+    parser = CommandParser(prog="s3pool", usage=usage, description=description, epilog=epilog)
+    add_global_flags(parser)
+    return parser
 
 
 @functools.cache
 def top_parser() -> CommandParser:
     """Return the parser of the flags that stand before a command."""
-    parser = CommandParser(prog="s3pool", usage="s3pool [global flags] COMMAND [flags] [operands]")
-    parser.format_help = help_text  # type: ignore[method-assign]
-    add_global_flags(parser)
+    parser = _whole_parser()
+    parser.format_help = short_help  # type: ignore[method-assign]
     return parser
 
 
@@ -397,12 +422,12 @@ def _command_index(argv: Sequence[str], top: argparse.ArgumentParser) -> int:
     return min(index, len(argv))
 
 
-def _command_lines() -> str:
+def _command_lines(*, is_short: bool = False) -> str:
     width = max(map(len, SUMMARIES)) + 2
-    lines = {group: [f"\n  {name:<{width}}{names[name]}" for name in names] for group, names in GROUPS.items()}
-    return "\n\n".join(f"{group}:{''.join(listed)}" for group, listed in lines.items())
-
-
-def _epilog() -> str:
-    codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in TABLE)
-    return f"{PATHS_HELP}\n's3pool COMMAND --help' explains a command.\n\nexit codes:\n{codes}"
+    parts = []
+    for group, names in GROUPS.items():
+        alike = SETTINGS if is_short and SETTINGS[0] in names else ()
+        rows = [f"\n  {name:<{width}}{names[name]}" for name in names if name not in alike]
+        named = f"\n  {' '.join(alike)}\n  {'':<{width}}{ALIKE}" if alike else ""
+        parts.append(f"{group}:{''.join(rows)}{named}")
+    return ("\n" if is_short else "\n\n").join(parts)

@@ -199,7 +199,7 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     elif mode == "plain":
         yield PlainProgress(write_stderr), True
     else:
-        bars = BarProgress(color=ctx.out.colored_stderr)
+        bars = BarProgress(color=ctx.out.is_colored(stderr=True))
         bars.start()
         write_between(bars.paused)
         try:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.cli.catalog import ALL, SUMMARIES
-from s3pool.cli.parser import command_parser, examples_of, parse
+from s3pool.cli.catalog import ALL, GROUPS, SETTINGS, SUMMARIES
+from s3pool.cli.parser import GLOBAL_SECTIONS, command_parser, examples_of, parse, top_parser
 from tests.support.run_cli import CliResult, CliRunner
 
 Call = Callable[..., CliResult]
@@ -33,23 +33,42 @@ def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> N
 def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
     """A terminal that nobody has resized, and a pipe; on two screens, with the name of every flag."""
     result = run_cli(*command.split(), "--help")
+    parser = command_parser(command) if command else top_parser()
+    flags = [action.option_strings for action in parser._actions if action.help != SUPPRESS]
+    words = result.out.replace(",", " ").split()
 
     assert 0 == result.code
     assert [] == [line for line in result.lines if len(line) > COLUMNS]
-    assert len(result.lines) <= 2 * LINES or not command
-    assert command or all(f"  {name:<12}{summary}\n" in result.out for name, summary in SUMMARIES.items())
-    if command:
-        flags = [action.option_strings for action in command_parser(command)._actions if action.help != SUPPRESS]
-        assert [] == [names for names in flags if names and names[-1] not in result.out.replace(",", " ").split()]
+    assert len(result.lines) <= 2 * LINES
+    assert [] == [names for names in flags if names and names[-1] not in words and (command or "-h" not in names)]
+
+
+def test_help_shows_commands_and_global_flags_in_groups(run_cli: CliRunner) -> None:
+    """Settings, which are alike, in one row; what a global flag does is in the manual."""
+    lines = run_cli("--help").lines
+
+    assert [f"{group}:" for group in GROUPS] == [line for line in lines if line.endswith(":") and line[:-1] in GROUPS]
+    rows = [f"  {name:<12}{summary}" for name, summary in SUMMARIES.items() if name not in SETTINGS]
+    assert [*rows, f"  {' '.join(SETTINGS)}"] == sorted(
+        (line for line in lines if line in rows or line.split()[:1] == [SETTINGS[0]]), key=lambda line: line not in rows
+    )
+    begin = lines.index("more, which s3pool help explains:")
+    assert all(any(line.startswith(f"  {title}: --") for line in lines[begin:]) for title in GLOBAL_SECTIONS.values())
 
 
 def test_help_without_man_tells_everything(run_cli: CliRunner, tmp_path: Path) -> None:
     """Where --help only names a flag, the other form must say what it does."""
     short, full = run_cli("sync", "--help"), run_cli("help", "sync", env={"PATH": str(tmp_path)})
+    whole = run_cli("help", env={"PATH": str(tmp_path)})
 
     assert "more, which s3pool help sync explains:" in short.lines
-    assert not any("explains:" in line for line in full.lines)
+    assert not any("explains:" in line for line in (*full.lines, *whole.lines))
     assert "  --part-size SIZE        of large transfers (16M)" in full.lines
+    assert [f"{title}:" for title in GLOBAL_SECTIONS.values()] == [
+        line for line in whole.lines if line[:-1] in GLOBAL_SECTIONS.values()
+    ]
+    assert "  --read-timeout SECONDS  without a byte of an answer, after which a request has" in whole.lines
+    assert [] == [line for line in whole.lines if len(line) > COLUMNS]
 
 
 @pytest.mark.parametrize("command", ALL)

@@ -157,7 +157,7 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     elif not out.is_tty or ctx.environ.get("TERM") == "dumb":
         yield lambda results: _show_line(results, ctx)
     else:
-        with live_lines(color=out.colored) as draw:
+        with live_lines(color=out.is_colored()) as draw:
             yield lambda results: draw([*_painted_lines(results, ctx), (stamp(ctx), "")])
 
 

@@ -291,7 +291,7 @@ def _draw(results: Sequence[Measurement], findings: Sequence[Finding], ctx: Cont
         alone = [row for row in rows if row.alone]
         bars = [_bar(row, is_slow=(phase, row.endpoint) in slow) for row in alone or rows]
         what = "speed of each node alone" if alone else "mean time of a request, shorter is better"
-        lines = bar_lines(bars, width=terminal_width(), color=ctx.out.colored)
+        lines = bar_lines(bars, width=terminal_width(), color=ctx.out.is_colored())
         if len(rows) > 1 and lines:
             ctx.out.lines(["", f"{phase}: {what}", *lines])
 

@@ -105,8 +105,9 @@ def finish(
     summary: Summary, ctx: Context, *, verb: str = "copied", before: str = "", fields: Mapping[str, object] = NO_FIELDS
 ) -> int:
     """Print the summary of a run, with ``before`` in front and ``fields`` in its record, and return the exit code."""
-    if summary.stopped_by is not None and not _was_printed(summary, summary.stopped_by):
-        ctx.out.error(summary.stopped_by)
+    end = summary.stopped_by
+    if end is not None and not any(end is known for known in (*summary.errors, *summary.source_errors)):
+        ctx.out.error(end)
     if ctx.part is not None:
         ctx.part.send("summary", summary.counts)
         return exit_code_of(summary)
@@ -151,10 +152,6 @@ def print_summary(fields: Mapping[str, object], ctx: Context, *, text: str, to_s
         ctx.out.note(text, record)
 
 
-def _was_printed(summary: Summary, error: Exception) -> bool:
-    return any(error is known for known in (*summary.errors, *summary.source_errors))
-
-
 def summary_text(summary: Summary, *, verb: str, dry_run: bool = False) -> str:
     """Return the summary for people, in one line."""
     count = summary.deleted if verb == "deleted" else summary.copied
@@ -193,13 +190,8 @@ def exit_code_of(summary: Summary) -> int:
     for error in summary.errors:
         if error is not summary.stopped_by:
             code = exit_code_for(error)
-            is_of_one = is_plain_failure(code) or isinstance(error, UnusableAnswerError)
+            is_of_one = code in (NOT_FOUND, DENIED) or isinstance(error, UnusableAnswerError)
             codes.append(FAILED if went_well and is_of_one else code)
     if summary.not_started and not codes:
         codes.append(FAILED)
     return combined(codes) if codes else DONE
-
-
-def is_plain_failure(code: int) -> bool:
-    """Return whether a code is about one object and becomes FAILED beside successes."""
-    return code in (NOT_FOUND, DENIED)

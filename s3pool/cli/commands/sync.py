@@ -61,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of sync."""
     parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
-    _add_comparison_flags(parser.add_argument_group("what counts as a difference"))
+    group = parser.add_argument_group("what counts as a difference")
+    group.add_argument("--size-only", action="store_true", help="the size alone")
+    group.add_argument("--checksum", action="store_true", help="the content, by its ETag; local files are read")
+    group.add_argument("--exact-timestamps", action="store_true", help="the stored mtime; costs a HEAD per object")
     _add_delete_flags(parser.add_argument_group("what the source does not have"))
     _add_run_flags(parser.add_argument_group("the run"))
     add_transfer_flags(parser)
@@ -76,12 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_glob_flag(chosen)
     add_shard_flags(parser)
     add_listing_flags(parser, jobs=AUTO_JOBS)
-
-
-def _add_comparison_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--size-only", action="store_true", help="the size alone")
-    group.add_argument("--checksum", action="store_true", help="the content, by its ETag; local files are read")
-    group.add_argument("--exact-timestamps", action="store_true", help="the stored mtime; costs a HEAD per object")
 
 
 def _add_delete_flags(group: argparse._ArgumentGroup) -> None:

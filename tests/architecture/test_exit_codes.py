@@ -79,7 +79,7 @@ def test_table_holds_every_code() -> None:
 
 def test_help_shows_the_table(run_cli: CliRunner) -> None:
     """The same words in the same order."""
-    shown = re.findall(r"^ +(\d+) +(.+)$", run_cli("--help").out.partition("exit codes:")[2], re.MULTILINE)
+    shown = re.findall(r"^ +(\d+) +(.+)$", run_cli("help").out.partition("exit codes:")[2], re.MULTILINE)
 
     assert [(str(code), meaning) for code, meaning in exit_codes.TABLE] == shown
 

@@ -272,7 +272,8 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
             largest=context.options.download_threshold,
             min_age_s=SHARDS_APART_S if is_shard else 0.0,
         )
-    return Leftovers(unfinished, context.client).clear_of
+    left = Leftovers(unfinished, context.client)
+    return left.clear_of if left else lambda _: None
 
 
 def remove(

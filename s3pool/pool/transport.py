@@ -20,13 +20,41 @@ from s3pool.pool.retry import AttemptContext, KeptConnections, RetryPolicy
 from s3pool.pool.tcp import QUIET_S, wait_readable
 
 if TYPE_CHECKING:
-    from s3pool.pool.window import Call, Window
+    from s3pool.pool.window import Window
 
 logger = logging.getLogger(__name__)
 
 Sign = Callable[[Request, Endpoint, float], Mapping[str, str]]
 BuildHead = Callable[[Request, Endpoint, float], bytes]
 SKEW_WARN_S = 60.0
+
+
+class Call:
+    """An attempt in the hands of a caller that begins it, does something else, and waits for it then."""
+
+    __slots__ = ("_finish", "attempt")
+
+    def __init__(self, finish: Callable[[Attempt], Response], attempt: Attempt) -> None:
+        self._finish = finish
+        self.attempt = attempt
+
+    def begin(self, *, wait: bool = True) -> bool:
+        """Send the first try; False when all connections are in use and ``wait`` is False."""
+        return self.attempt.start(wait=wait)
+
+    def first_result(self, *, timely: bool = True) -> Response:
+        """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
+        for exchange in self.attempt.exchanges:
+            exchange.was_waiting = not timely and exchange.connection.is_readable()
+        return self.finish()
+
+    def finish(self) -> Response:
+        """Return the answer; errors as Transport.send() has them."""
+        return self._finish(self.attempt)
+
+    def abandon(self) -> None:
+        """Drop what is under way; harmless after the end."""
+        self.attempt.abandon()
 
 
 class Transport:
@@ -187,8 +215,6 @@ class Transport:
 
     def call(self, request: Request, check: Check, *, only: Endpoint | None = None) -> Call:
         """Return a request in steps."""
-        from s3pool.pool.window import Call
-
         return Call(self.finish, self.attempt(request, check, only=only))
 
     def node_of(self, endpoint: Endpoint) -> Node:

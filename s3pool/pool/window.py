@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from s3pool.body import BytesBody
@@ -283,34 +283,6 @@ class Window:
         self.abandon()
         if self._epoll is not None:
             self._epoll.close()
-
-
-class Call:
-    """An attempt in the hands of a caller that begins it, does something else, and waits for it then."""
-
-    __slots__ = ("_finish", "attempt")
-
-    def __init__(self, finish: Callable[[Attempt], Response], attempt: Attempt) -> None:
-        self._finish = finish
-        self.attempt = attempt
-
-    def begin(self, *, wait: bool = True) -> bool:
-        """Send the first try; False when all connections are in use and ``wait`` is False."""
-        return self.attempt.start(wait=wait)
-
-    def first_result(self, *, timely: bool = True) -> Response:
-        """Return the answer. Without ``timely``, one that is there already does not count for the node's latency."""
-        for exchange in self.attempt.exchanges:
-            exchange.was_waiting = not timely and exchange.connection.is_readable()
-        return self.finish()
-
-    def finish(self) -> Response:
-        """Return the answer; errors as Transport.send() has them."""
-        return self._finish(self.attempt)
-
-    def abandon(self) -> None:
-        """Drop what is under way; harmless after the end."""
-        self.attempt.abandon()
 
 
 def _is_ended(exchange: Exchange) -> bool:

@@ -14,6 +14,7 @@ from s3pool.model import SEQUENTIAL, Endpoint, ListMode, ListPage, ObjectInfo, U
 from s3pool.record import replace
 from s3pool.s3.documents import UploadPage
 from s3pool.s3.listing import AskAhead, KeyBounds, LoopGuard, iter_pages, iter_version_pages
+from s3pool.s3.pages import names_on
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,7 +99,7 @@ def list_pages(
         pages = iter_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, must_be_ordered=is_part, **bounds
         )
-    return client.lists.measure(pages, _names_on)
+    return client.lists.measure(pages, names_on)
 
 
 def list_objects(
@@ -133,7 +134,7 @@ def list_version_pages(
         pages = iter_version_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, **bounds
         )
-    return client.lists.measure(pages, _names_on)
+    return client.lists.measure(pages, names_on)
 
 
 def list_versions(
@@ -187,10 +188,6 @@ def past_object(client: S3Client, path: S3Path, at: float) -> ObjectInfo:
 def list_uploads(client: S3Client, bucket: str, *, prefix: str = "") -> Iterator[UploadInfo]:
     """Yield the uploads below a prefix that are neither completed nor aborted."""
     return client.lists.measure(iter_uploads(client, bucket, prefix=prefix), lambda _: 1)
-
-
-def _names_on(page: ListPage) -> int:
-    return len(page.objects) + len(page.prefixes)
 
 
 logger = logging.getLogger(__name__)

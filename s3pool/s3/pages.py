@@ -220,6 +220,11 @@ def _check_rolled_up(names: Sequence[bytes], groups: Sequence[str], prefix: byte
         raise ProtocolError("a listing has names behind the delimiter, so the server ignored it")
 
 
+def names_on(page: ListPage) -> int:
+    """Return how many objects and prefixes a page has."""
+    return len(page.objects) + len(page.prefixes)
+
+
 T = TypeVar("T")
 
 

@@ -357,9 +357,12 @@ class Leftovers:
         for name, target in unfinished.left_downloads():
             self._downloads.setdefault(target, []).append(name)
 
+    def __bool__(self) -> bool:
+        return bool(self._uploads or self._downloads)
+
     def clear_of(self, outcome: Outcome) -> None:
         """Clean up what was left of a target that is there now."""
-        if not (self._uploads or self._downloads) or outcome.state != DONE:
+        if not self or outcome.state != DONE:
             return
         task = outcome.task
         if isinstance(task, DownloadTask):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from s3pool.body import BytesBody
 from s3pool.config.aws_files import read_pair
 from s3pool.config.options import NO_CREDENTIALS_MESSAGE, Config
 from s3pool.config.values import KeySource
@@ -147,7 +148,7 @@ def _ask_sts(source: KeySource, config: Config, words: Mapping[str, str], signer
     for url in urls:
         headers = {"host": urlsplit(url).netloc, "content-type": "application/x-www-form-urlencoded; charset=utf-8"}
         if signer is not None:
-            headers["x-amz-content-sha256"] = _sha256(body)
+            headers["x-amz-content-sha256"] = BytesBody(body).sha256()
             signer.authorize(headers, "POST", path="/", query="", now=time.time())
         try:
             answer = _call(f"{url}/", config, method="POST", headers=headers, body=body)
@@ -172,12 +173,6 @@ def _find(element: Element, name: str) -> Element | None:
     if element.name == name:
         return element
     return next((found for child in element.children if (found := _find(child, name)) is not None), None)
-
-
-def _sha256(body: bytes) -> str:
-    from hashlib import sha256
-
-    return sha256(body).hexdigest()
 
 
 # -- services -------------------------------------------------------------------------------

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from s3pool.errors import AccessDeniedError, NotFoundError, ProtocolError, S3Error, S3PoolError, StoppedError
 from s3pool.location import S3Path
-from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, ListPage, Response
+from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, Response
 from s3pool.record import dataclass
 from s3pool.s3.client import S3Client
-from s3pool.s3.list_all import list_pages, list_version_pages
 from s3pool.speedtest.measure import Measurement, result_of, rows_of
-from s3pool.speedtest.workload import Lanes, NothingLeftError, Observer, RandomSource, Work, Workload, total_of
+from s3pool.speedtest.workload import NothingLeftError, Observer, RandomSource, Work, Workload, total_of
+from s3pool.transfer.context import TransferContext
+from s3pool.transfer.delete import Removal, RemovalRules
+from s3pool.transfer.runner import run_deletes
+from s3pool.transfer.tasks import Outcome
+from s3pool.transfer.workers import BoundedExecutor
 
 UPLOAD, DOWNLOAD, LIST, DELETE = PHASES = ("upload", "download", "list", "delete")
 MARK = ".s3pool-speedtest-"  # begins the name of every prefix of ours
@@ -89,7 +93,7 @@ class Bench:
             else:
                 yield result_of(total_of(load.tallies), phase, endpoint=str(only), alone=True, seconds=seconds)
         for endpoint, why in self._plan.left_out:
-            yield _absent(phase, endpoint, why)
+            yield Measurement(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def _run(self, act: Callable[[int], Work]) -> tuple[Workload, float]:
         load = Workload(
@@ -171,10 +175,6 @@ class Bench:
         return Work(0, 1)
 
 
-def _absent(phase: str, endpoint: str, why: str) -> Measurement:
-    return Measurement(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
 def check_bucket(client: S3Client, bucket: str) -> None:
     """See to it that the bucket is there, before anything is measured.
 
@@ -192,8 +192,6 @@ def check_bucket(client: S3Client, bucket: str) -> None:
 
 DELETERS = 4  # batches under way at once
 
-Batch = list[tuple[str, str]]
-
 
 @dataclass(frozen=True, slots=True)
 class PrefixRemoval:
@@ -208,80 +206,36 @@ class PrefixRemoval:
     versioned: bool = False
 
 
-def remove_all(client: S3Client, place: S3Path, *, lanes: int = DELETERS) -> PrefixRemoval:
+def remove_all(client: S3Client, place: S3Path) -> PrefixRemoval:
     """Remove every object, version and marker below a place; failures are told, not raised."""
-    sweep = _Sweep(client, place)
-    crew = Lanes(lanes, sweep.work, name="cleanup")
-    crew.start()
+    versioned = _has_versions(client, place.bucket)
+    error = ""
+
+    def note(outcome: Outcome) -> None:
+        nonlocal error
+        error = _why(outcome.error) if outcome.error is not None else error
+
+    rules = RemovalRules(recursive=True, raw_prefix=True, glob=False, versions=versioned)
+    context = TransferContext(client, executor=BoundedExecutor(DELETERS))
     try:
-        crew.wait()
-    except BaseException:
-        sweep.stop.set()
-        raise
-    return PrefixRemoval(sweep.removed, sweep.failed, sweep.error, sweep.versioned)
+        removals = Removal(client, [place], rules=rules)
+        summary = run_deletes(removals, context, on_outcome=note, is_fatal=lambda _: False)
+    finally:
+        context.executor.close()
+    error = error or (_why(summary.stopped_by) if summary.stopped_by is not None else "")
+    return PrefixRemoval(summary.deleted, summary.failed, error, versioned)
 
 
-class _Sweep:
-    """One removal; its lanes take a page each and delete what is on it."""
+def _has_versions(client: S3Client, bucket: str) -> bool:
+    try:
+        return bool(client.get_versioning(bucket))
+    except S3PoolError:
+        # Not every server knows the question, and not every key may ask it.
+        return False
 
-    def __init__(self, client: S3Client, place: S3Path) -> None:
-        self._client = client
-        self._place = place
-        self._pages = self._iter_batches()
-        # Guards the pages and the counts: a page is asked for under it, one at a time.
-        self._lock = threading.Lock()
-        self.stop = threading.Event()
-        self.removed = 0
-        self.failed = 0
-        self.error = ""
-        self.versioned = False
 
-    def work(self, _lane: int) -> None:
-        while not self.stop.is_set():
-            try:
-                with self._lock:
-                    batch = next(self._pages, None)
-            except S3PoolError as exc:
-                self._note(0, 0, exc.message)
-                return
-            if batch is None:
-                return
-            self._delete(batch)
-
-    def _delete(self, batch: Batch) -> None:
-        if not batch:
-            return
-        try:
-            failures = self._client.delete_objects(self._place.bucket, batch)
-        except S3PoolError as exc:
-            self._note(0, len(batch), exc.message)
-            return
-        error = f"{failures[-1].code} {failures[-1].detail}".strip() if failures else ""
-        self._note(len(batch) - len(failures), len(failures), error)
-
-    def _note(self, removed: int, failed: int, error: str) -> None:
-        with self._lock:
-            self.removed += removed
-            self.failed += failed
-            self.error = error or self.error
-
-    def _iter_batches(self) -> Iterator[Batch]:
-        for page in self._lister()():
-            yield [(info.key, info.version_id) for info in page.objects]
-
-    def _lister(self) -> Callable[[], Iterator[ListPage]]:
-        bucket, prefix = self._place.bucket, self._place.key
-        self.versioned = self._has_versions()
-        if self.versioned:
-            return lambda: list_version_pages(self._client, bucket, prefix=prefix)
-        return lambda: list_pages(self._client, bucket, prefix=prefix)
-
-    def _has_versions(self) -> bool:
-        try:
-            return bool(self._client.get_versioning(self._place.bucket))
-        except S3Error:
-            # Not every server knows the question, and not every key may ask it.
-            return False
+def _why(error: Exception) -> str:
+    return f"{error.code} {error.detail}".strip() if isinstance(error, S3Error) and error.detail else str(error)
 
 
 def describe(removal: PrefixRemoval, place: S3Path, *, lost: int = 0) -> Sequence[str]:

@@ -65,7 +65,8 @@ def compare(
         drop_idle()
         before = client.lists.requests
         way = _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs)
-        return _versus(first, replace(way, requests=client.lists.requests - before))
+        factor = way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0
+        return replace(way, requests=client.lists.requests - before, factor=factor)
 
     ahead = client.begin_objects_page
     yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix, ahead=ahead))
@@ -103,8 +104,3 @@ def _measure(
             complete = False
             break
     return Way(name, objects, count, now() - started, complete, endpoint=endpoint, jobs=jobs)
-
-
-def _versus(first: Way, way: Way) -> Way:
-    factor = way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0
-    return replace(way, factor=factor)

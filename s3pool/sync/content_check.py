@@ -39,8 +39,8 @@ from s3pool.transfer.digests import (
     part_count_of,
     whole_checksum,
 )
-from s3pool.transfer.safe_path import local_error
-from s3pool.transfer.tasks import Task
+from s3pool.transfer.safe_path import read_file
+from s3pool.transfer.tasks import FileStamp, Task
 from s3pool.transfer.verify import certain_part_size, etag_tells_content
 
 if TYPE_CHECKING:
@@ -140,22 +140,15 @@ class ContentComparer:
 
     def _etags_of(self, local: Entry, compute: Callable[[int, int], dict[int, str]]) -> set[str]:
         """Return what ``compute`` makes of a file's descriptor and size, and have it remembered."""
+
+        def computed(fd: int) -> tuple[Identity, dict[int, str]]:
+            before = FileStamp.of(os.fstat(fd))
+            etags = compute(fd, before.size)
+            return before, etags if before == FileStamp.of(os.fstat(fd)) else {}
+
         try:
-            fd = os.open(local.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        except OSError as exc:
-            raise local_error("read", local.path, exc) from exc
-        try:
-            facts = os.fstat(fd)
-            etags = compute(fd, facts.st_size)
-            now = os.fstat(fd)
+            identity, etags = read_file(local.path, computed)
         except IntegrityError:  # it became shorter
-            return set()
-        except OSError as exc:
-            raise local_error("read", local.path, exc) from exc
-        finally:
-            os.close(fd)
-        identity = _identity(facts)
-        if identity != _identity(now):
             return set()
         if is_settled(identity):
             self.new_hashes.extend((identity, size, etag) for size, etag in etags.items())
@@ -195,7 +188,7 @@ class ContentComparer:
 def identity_of(path: str) -> Identity | None:
     """Return the identity of a local file's content; None if the file is gone."""
     try:
-        return _identity(os.stat(path))
+        return FileStamp.of(os.stat(path))
     except OSError:
         return None
 
@@ -203,10 +196,6 @@ def identity_of(path: str) -> Identity | None:
 def is_settled(identity: Identity) -> bool:
     """Return whether every edit from now on makes it another identity."""
     return not may_change_unseen(identity[-1], time.time_ns())
-
-
-def _identity(facts: os.stat_result) -> Identity:
-    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def _etag_of(fd: int, size: int, part_size: int) -> str:

@@ -16,7 +16,7 @@ from s3pool.s3.responses import Known
 from s3pool.sync.compare import Batch, Entry
 from s3pool.transfer.digests import composite_etag, is_md5_etag, part_count_of, server_checksum
 from s3pool.transfer.object_reader import ObjectReader, Source
-from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.safe_path import read_file
 from s3pool.transfer.verify import certain_part_size, check_file, etag_tells_content
 
 if TYPE_CHECKING:
@@ -182,22 +182,14 @@ def _compare_file(local: Entry, remote: Entry, ask: Callable[[], ObjectHead]) ->
 
 
 def _with_file(entry: Entry, act: Callable[[int], T]) -> T:
-    try:
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError as exc:
-        raise local_error("read", entry.path, exc) from exc
-    try:
+    def checked(fd: int) -> T:
         _check_unchanged(fd, entry)
-        found = act(fd)
-        _check_unchanged(fd, entry)
-        return found
-    except IntegrityError:
-        _check_unchanged(fd, entry)
-        raise
-    except OSError as exc:
-        raise local_error("read", entry.path, exc) from exc
-    finally:
-        os.close(fd)
+        try:
+            return act(fd)
+        finally:
+            _check_unchanged(fd, entry)
+
+    return read_file(entry.path, checked)
 
 
 def _check_unchanged(fd: int, entry: Entry) -> None:

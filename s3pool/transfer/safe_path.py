@@ -7,8 +7,8 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
 
@@ -225,6 +225,7 @@ def stat_below(root: str, relative: str) -> os.stat_result | None:
         return None
 
 
+T = TypeVar("T")
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not block the open
 FOLLOW = "follow"
 SKIP = "skip"
@@ -275,3 +276,15 @@ def write_special(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as exc:
         raise local_error("write", path, exc) from exc
+
+
+def read_file(path: str, act: Callable[[int], T]) -> T:
+    """Return what ``act`` makes of a file's descriptor. Raises LocalFileError: it cannot be read."""
+    try:
+        fd = os.open(path, OPEN_FLAGS)
+        try:
+            return act(fd)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise local_error("read", path, exc) from exc

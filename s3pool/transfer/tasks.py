@@ -169,16 +169,12 @@ class DeleteTask:
     named: bool = False
 
     op = "delete"
+    target = ""
 
     @property
     def source(self) -> str:
         """The place in S3."""
         return S3Path(self.bucket, self.key).text
-
-    @property
-    def target(self) -> str:
-        """The empty text: a removal has no target."""
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +187,12 @@ class RemoveTask:
     reason: str = ""
 
     op = "delete"
+    target = ""
 
     @property
     def source(self) -> str:
         """The local path."""
         return os.path.join(self.root, self.relative)
-
-    @property
-    def target(self) -> str:
-        """The empty text: a removal has no target."""
-        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ are known before the bytes, so no more is computed than will be compared.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
@@ -46,11 +46,6 @@ def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
 def _told_part_size(size: int, count: int, headers: Mapping[str, str]) -> int:
     told = whole_number(headers.get(f"x-amz-meta-{stored.PART_SIZE}", ""))
     return told if told and -(-size // told) == count else 0
-
-
-def _iter_part_sizes(size: int, count: int, headers: Mapping[str, str]) -> Iterator[int]:
-    certain = _told_part_size(size, count, headers)
-    return iter((certain,)) if certain else likely_part_sizes(size, count)
 
 
 def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
@@ -192,7 +187,8 @@ def check_file(
         told, name = ServerChecksum("md5", bytes.fromhex(etag.partition("-")[0]), part_count_of(etag)), f"ETag {etag}"
     if told is None:
         return False
-    for part_size in _iter_part_sizes(size, told.parts, headers):
+    certain = _told_part_size(size, told.parts, headers)
+    for part_size in (certain,) if certain else likely_part_sizes(size, told.parts):
         # Digests made on the way are of use when the ranges were the parts.
         known = digests if part_size == digests.range_bytes else NO_DIGESTS
         joined = new_hasher(told.algorithm)
@@ -200,7 +196,7 @@ def check_file(
             joined.update(memoryview(known.of(fd, place, told.algorithm)))
         if joined.digest() == told.digest:
             return True
-    if not _told_part_size(size, told.parts, headers):
+    if not certain:
         return False
     name = name or f"{told.algorithm.upper()} {told.text}-{told.parts}"
     raise IntegrityError(f"{what}: the bytes that arrived do not make the object's {name}")

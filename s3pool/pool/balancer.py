@@ -237,7 +237,6 @@ class LoadBalancer:
         return order
 
     def _random_pair(self, rotation: Rotation) -> list[Node]:
-        """Return two nodes of first choice, the heavier ones more often."""
         one = self._random.choice(rotation.turns)
         return [one, self._random.choice([node for node in rotation.turns if node is not one])]
 

@@ -92,7 +92,6 @@ class _Opener:
     """What our pools add to urllib3's: a connected connection, without a request."""
 
     def open_connection(self, timeout_s: float) -> HTTPConnection:
-        """Return a new connection, connected and verified within the timeout."""
         connection: HTTPConnection = self._new_conn()  # type: ignore[attr-defined]
         connection.timeout = timeout_s
         try:

@@ -253,7 +253,6 @@ class HealthChecker:
             self._stop.wait(max(due_at - time.monotonic(), LEAST_PAUSE_S))
 
     def _follow(self, nodes: Sequence[Node]) -> None:
-        """Watch these nodes from now on."""
         self._nodes = tuple(nodes)
         for node in nodes:
             node.is_watched = True

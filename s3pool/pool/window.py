@@ -181,7 +181,6 @@ class Window:
         return events
 
     def _take(self, events: Iterable[tuple[int, int]]) -> None:
-        """Look at connections that have news."""
         totals = Totals()
         for fd, flags in events:
             pending = self._pending.get(fd)
@@ -236,7 +235,6 @@ class Window:
         self._results.append(Result(operation, attempt=attempt))
 
     def _resume(self, now: float) -> None:
-        """Start those whose pause is over."""
         resting, self._resting = self._resting, []
         for operation, attempt in resting:
             if attempt.deadline <= now:
@@ -244,7 +242,6 @@ class Window:
             self._follow(operation, attempt)
 
     def _look_at_deadlines(self) -> None:
-        """Let attempts do what is due."""
         due = {id(attempt): (operation, attempt) for operation, attempt, _ in self._pending.values()}
         for operation, attempt in due.values():
             before = tuple(attempt.exchanges)

@@ -35,11 +35,7 @@ class AccessLog:
                 return
 
     def reopen(self) -> None:
-        """Reopen the file after log rotation.
-
-        Raises:
-            ConfigError: it cannot be opened; the old one stays.
-        """
+        """Reopen the file after log rotation. Raises ConfigError: it cannot be opened; the old one stays."""
         fd = _open(self._path)
         with self._lock:
             old, self._fd = self._fd, fd

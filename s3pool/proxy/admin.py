@@ -66,11 +66,7 @@ class AdminRules(NamedTuple):
 
 
 def admin_rules(settings: ProxySettings) -> AdminRules:
-    """Return the rules that settings mean.
-
-    Raises:
-        ConfigError: the file with the secret is missing or empty.
-    """
+    """Return the rules that settings mean. Raises ConfigError: the file with the secret is missing or empty."""
     names = {*settings.domains, *settings.allowed_hosts}
     names |= {settings.admin_listen.host.lower()} if settings.admin_listen else set()
     token = ""

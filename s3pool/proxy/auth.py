@@ -107,8 +107,7 @@ class Proof(NamedTuple):
 def form_of(head: RequestHead, target: Target) -> str:
     """Return how a request is signed.
 
-    Raises:
-        S3ErrorResponse: in more than one way, or in one that is not known here.
+    Raises S3ErrorResponse: in more than one way, or in one that is not known here.
     """
     authorizations = head.values("authorization")
     forms = [_header_form(authorizations)] if authorizations else []
@@ -184,8 +183,7 @@ class Verifier:
     def verify(self, form: str, head: RequestHead, target: Target, *, now: float) -> Caller:
         """Verify a request signed by header or query and return its sender.
 
-        Raises:
-            S3ErrorResponse: the signature does not hold, or does not cover what it must.
+        Raises S3ErrorResponse: the signature does not hold, or does not cover what it must.
         """
         claim = read_claim(head) if form == HEADER_V4 else read_query_claim(target)
         if form == HEADER_V4:
@@ -209,8 +207,7 @@ class Verifier:
     def verify_policy(self, fields: Mapping[str, str], policy: str) -> Client:
         """Verify the signature of an upload form's policy and return the client.
 
-        Raises:
-            S3ErrorResponse: the signature does not hold.
+        Raises S3ErrorResponse: the signature does not hold.
         """
         if fields.get("x-amz-algorithm") != ALGORITHM:
             raise S3ErrorResponse(400, "InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}", reason="algorithm")
@@ -235,11 +232,6 @@ class Verifier:
 
 
 def _proven(client: Client | None, *, holds: bool, what: str) -> Client:
-    """Return the client if its signature is valid.
-
-    Raises:
-        S3ErrorResponse: the client is not known, or the signature is another's.
-    """
     if client is None:
         raise forbidden("InvalidAccessKeyId", "the access key is not known here", reason="unknown_key")
     if not holds:
@@ -303,11 +295,7 @@ def _check_coverage(claim: SignatureClaim, head: RequestHead) -> None:
 
 
 def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
-    """Refuse a request with a field that decides something and is not signed.
-
-    Raises:
-        S3ErrorResponse: there is one.
-    """
+    """Refuse a request with a field that decides something and is not signed. Raises S3ErrorResponse: there is one."""
     unsigned = {name for name in head.index if name.startswith(DECIDING_PREFIXES)}.difference(signed)
     if unsigned:
         raise forbidden("AccessDenied", f"the header {min(unsigned)} is not signed", reason="coverage")
@@ -316,8 +304,7 @@ def refuse_unsigned(head: RequestHead, signed: Collection[str]) -> None:
 def payload_of(form: str, head: RequestHead, target: Target) -> str:
     """Return the payload hash that was signed.
 
-    Raises:
-        S3ErrorResponse: it says nothing although there is a body, or what is not known here.
+    Raises S3ErrorResponse: it says nothing although there is a body, or what is not known here.
     """
     given = head.values("x-amz-content-sha256")
     if len(given) > 1:
@@ -339,8 +326,7 @@ def payload_of(form: str, head: RequestHead, target: Target) -> str:
 def check_token(client: Client, head: RequestHead, target: Target) -> None:
     """Take no session token but the one that belongs to the key.
 
-    Raises:
-        S3ErrorResponse: there is another, or one is missing.
+    Raises S3ErrorResponse: there is another, or one is missing.
     """
     token = head.value("x-amz-security-token") or target.value("X-Amz-Security-Token")
     if not hmac.compare_digest(token.encode("utf-8", "replace"), client.session_token.encode("utf-8", "replace")):

@@ -51,8 +51,7 @@ def verify_v2(
 ) -> Caller:
     """Verify a request signed by Version 2 and return its sender.
 
-    Raises:
-        S3ErrorResponse: the signature does not hold, or its time is over.
+    Raises S3ErrorResponse: the signature does not hold, or its time is over.
     """
     _check_coverage(target, echoed(head, target) if form == QUERY_V2 else frozenset())
     refuse_unsigned(head, [name for name in head.index if name.startswith("x-amz-")])

@@ -144,11 +144,7 @@ class HashCheck:
         self._hash = hashlib.sha256()
 
     def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer; 0 at the end.
-
-        Raises:
-            S3ErrorResponse: the body is not the one that was signed.
-        """
+        """Fill part of the buffer; 0 at the end. Raises S3ErrorResponse: the body is not the one that was signed."""
         count = self._read(view)
         self._hash.update(view[:count])
         if self._left is not None:
@@ -211,11 +207,7 @@ class ClientBody:
         return self._taken == self.length
 
     def rewind(self) -> None:
-        """Go back to the first byte.
-
-        Raises:
-            IntegrityError: bytes were read and not kept.
-        """
+        """Go back to the first byte. Raises IntegrityError: bytes were read and not kept."""
         if not self.rewindable:
             raise IntegrityError("a client's body cannot be sent twice")
         if self._taken:
@@ -230,8 +222,7 @@ class ClientBody:
     def send(self, sink: Sink) -> None:
         """Write the kept bytes, then the rest as the client sends it.
 
-        Raises:
-            ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
+        Raises ClientGoneError: the client hung up. S3ErrorResponse: its body is not what it signed.
         """
         if self.waits_for_continue and isinstance(sink, NodeConnection):
             sink.await_leave(CONTINUE_LIMIT_S)
@@ -329,11 +320,10 @@ class Spool:
     def collect(self, read: Read, *, limit: int | None = None, too_large: S3ErrorResponse | None = None) -> Spooled:
         """Read a body to its end, when ``read`` gives 0; the caller closes what comes back.
 
-        ``limit`` is the most that is wanted, beside what the spool itself can hold, and
-        ``too_large`` the answer to more than that.
+        ``limit`` is the most that is wanted, beside what the spool itself can hold, and ``too_large`` the answer to
+        more than that.
 
-        Raises:
-            S3ErrorResponse: it is too large, or there is no room now. ClientGoneError: it broke off.
+        Raises S3ErrorResponse: it is too large, or there is no room now. ClientGoneError: it broke off.
         """
         detail = f"a body of more than {self._disk.size} bytes needs a Content-Length"
         refusal = too_large or S3ErrorResponse(411, "MissingContentLength", detail, closes=True)
@@ -374,11 +364,7 @@ class Spooled:
         self.length = 0
 
     def add(self, block: memoryview) -> None:
-        """Take more bytes.
-
-        Raises:
-            S3ErrorResponse: they are too many, or the disk is full.
-        """
+        """Take more bytes. Raises S3ErrorResponse: they are too many, or the disk is full."""
         self.length += len(block)
         if self._limit is not None and self.length > self._limit:
             detail = "Your proposed upload exceeds the maximum allowed size"

@@ -39,8 +39,7 @@ UNKNOWN_HERE = frozenset({"xxhash64", "xxhash3", "xxhash128"})  # which nothing 
 def checksum_for(header: str) -> Hasher | None:
     """Return a hasher for a checksum header; None when only the node can compute it.
 
-    Raises:
-        S3ErrorResponse: it is none of S3's.
+    Raises S3ErrorResponse: it is none of S3's.
     """
     name = header.removeprefix(CHECKSUM_PREFIX)
     if name not in CHARACTERS or not header.startswith(CHECKSUM_PREFIX):
@@ -73,11 +72,7 @@ class ChunkedReader:
         self.is_done = False
 
     def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer; 0 after the last chunk.
-
-        Raises:
-            S3ErrorResponse: the coding is broken.
-        """
+        """Fill part of the buffer; 0 after the last chunk. Raises S3ErrorResponse: the coding is broken."""
         if self.is_done:
             return 0
         if not self._left and not self._next_chunk():
@@ -131,7 +126,6 @@ class _Buffered:
         return line.removesuffix(b"\r")
 
     def push_back(self, line: bytes) -> None:
-        """Put a line back, to be read next."""
         self._rest = line + b"\r\n" + self._rest
 
     def readinto(self, view: memoryview) -> int:
@@ -144,7 +138,6 @@ class _Buffered:
         return count
 
     def expect_end(self) -> None:
-        """See that nothing follows but an empty line."""
         rest = self._rest
         while len(rest) <= 2 and (count := self._read(self._buffer)):
             rest += self._buffer[:count]
@@ -190,8 +183,7 @@ class AwsChunkedReader:
     def readinto(self, view: memoryview) -> int:
         """Fill part of the buffer; 0 after the last chunk, when everything was right.
 
-        Raises:
-            S3ErrorResponse: a signature, a checksum or a length is not what it should be.
+        Raises S3ErrorResponse: a signature, a checksum or a length is not what it should be.
         """
         while not self.is_done:
             count = self._take(view)

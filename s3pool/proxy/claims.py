@@ -52,11 +52,7 @@ class SignatureClaim(NamedTuple):
 
 
 def read_claim(head: RequestHead) -> SignatureClaim:
-    """Parse the Authorization field.
-
-    Raises:
-        S3ErrorResponse: it is malformed.
-    """
+    """Parse the Authorization field. Raises S3ErrorResponse: it is malformed."""
     given = head.values("x-amz-date")  # where it stands it counts, even if it is empty
     seconds = None if given else parse_http_date(head.value("date"))
     plain = "" if seconds is None else time.strftime(TIMESTAMP_FORMAT, time.gmtime(seconds))
@@ -76,11 +72,7 @@ def _authorization_words(value: str) -> Mapping[str, str]:
 
 
 def read_query_claim(target: Target) -> SignatureClaim:
-    """Read the signature in a query.
-
-    Raises:
-        S3ErrorResponse: it is malformed.
-    """
+    """Read the signature in a query. Raises S3ErrorResponse: it is malformed."""
     names = [name for name, _, _ in target.pairs]
     if any(names.count(name) != 1 for name in V4_PARAMETERS - {"X-Amz-Security-Token"}):
         detail = (

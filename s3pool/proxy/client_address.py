@@ -43,7 +43,6 @@ def client_of(head: RequestHead, peer: str, networks: Sequence[Network]) -> str:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Read an address, with or without a port; IPv4 inside IPv6 is IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -74,8 +73,7 @@ def read_header(sock: socket.socket, timeout_s: float) -> str:
 
     It is empty where the balancer speaks for itself, or does not know.
 
-    Raises:
-        ProxyProtocolError: there is no sound header. OSError: the connection broke.
+    Raises ProxyProtocolError: there is no sound header. OSError: the connection broke.
     """
     until = time.monotonic() + timeout_s
     begun = _exactly(sock, len(V2_SIGNATURE), until)
@@ -130,8 +128,7 @@ OWN_SITES = frozenset({"same-origin", "none"})
 def refuse_foreign_pages(head: RequestHead, names: Collection[str]) -> None:
     """Refuse a request of another site's page, or to a name that is not this proxy's.
 
-    Raises:
-        S3ErrorResponse: it is one.
+    Raises S3ErrorResponse: it is one.
     """
     if head.host and not _is_own(head.host, names):
         detail = f"the Host {head.host} is no address, not localhost and not configured; see --allowed-host"

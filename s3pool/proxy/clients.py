@@ -63,8 +63,7 @@ class Client:
 
         ``source_bucket`` is the one that is copied from, if any.
 
-        Raises:
-            S3ErrorResponse: the key has expired, may only read, or may not touch a bucket.
+        Raises S3ErrorResponse: the key has expired, may only read, or may not touch a bucket.
         """
         if self.expires and now >= self.expires:
             raise forbidden("AccessDenied", "the access key has expired", reason="client_expired")
@@ -91,8 +90,7 @@ class Client:
 def read_clients(entries: object, pool: Credentials | KeyProvider | None, *, where: str) -> dict[str, Client]:
     """Read a list of clients as it stands in YAML, by access key.
 
-    Raises:
-        ConfigError: an entry is incomplete, unknown or there twice; secrets are not shown.
+    Raises ConfigError: an entry is incomplete, unknown or there twice; secrets are not shown.
     """
     if entries is None:
         return {}
@@ -216,11 +214,7 @@ def rules_of(buckets: BucketLimits, bucket: str, *, owner: str) -> tuple[Rule, .
 
 
 def read_limits(value: object, where: str) -> Limits:
-    """Read limits as they stand in YAML.
-
-    Raises:
-        ConfigError: one is unknown, or no number.
-    """
+    """Read limits as they stand in YAML. Raises ConfigError: one is unknown, or no number."""
     if not isinstance(value, dict) or not value:
         raise ConfigError(f"{where}: must be a map with {', '.join(LIMIT_KEYS)}")
     unknown = sorted(str(key) for key in value if key not in LIMIT_KEYS)
@@ -233,11 +227,7 @@ def read_limits(value: object, where: str) -> Limits:
 
 
 def read_bucket_limits(value: object, where: str) -> BucketLimits:
-    """Read a map from names or globs of buckets to limits.
-
-    Raises:
-        ConfigError: it is none, or holds unfit limits.
-    """
+    """Read a map from names or globs of buckets to limits. Raises ConfigError: it is none, or holds unfit limits."""
     if value is None:
         return ()
     if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in value):
@@ -284,11 +274,7 @@ class RateMeter:
                 self._put_count(place, 0)
 
     def admit(self, rules: Sequence[Rule]) -> Ticket:
-        """Count a request against all of its limits.
-
-        Raises:
-            S3ErrorResponse: one of them is used up.
-        """
+        """Count a request against all of its limits. Raises S3ErrorResponse: one of them is used up."""
         ticket = Ticket(self)
         for rule in rules:
             place = self._place_of(rule.name)
@@ -399,7 +385,6 @@ class Ticket:
 
 
 def _slow_down(rule: Rule, limit: str, wait_s: float) -> S3ErrorResponse:
-    """Return the answer to a request beyond a limit."""
     words = {"requests": "requests a second", "bytes": "bytes a second", "in_flight": "requests at once"}
     detail = f"Please reduce your request rate: too many {words[limit]}."
     seconds, millis = max(math.ceil(wait_s), 1), max(math.ceil(wait_s * 1000), 1)

@@ -59,8 +59,7 @@ SERVICE_PARAMETERS = frozenset(
 def guard_admin(target: Target, method: str, reserved: Callable[[], Collection[str]]) -> None:
     """Refuse paths of a node's own administration; ``reserved`` returns their first segments.
 
-    Raises:
-        S3ErrorResponse: the path or the query leads to a backend's own administration.
+    Raises S3ErrorResponse: the path or the query leads to a backend's own administration.
     """
     first = target.bucket.lower()
     if first in ADMIN_NAMES and first in reserved():
@@ -220,8 +219,7 @@ class NodeFacts:
     def check_conditions(self, admitted: Admitted) -> None:
         """ResponseCheck the conditions that the nodes are known to ignore, or might ignore.
 
-        Raises:
-            S3ErrorResponse: they do not hold, or nobody can tell.
+        Raises S3ErrorResponse: they do not hold, or nobody can tell.
         """
         head, op = admitted.head, admitted.operation.name
         if not (
@@ -313,8 +311,7 @@ def _unknown(status: int) -> S3ErrorResponse:
 def check_batch(document: bytes) -> None:
     """Refuse a batch that is to delete objects on conditions which the nodes ignore.
 
-    Raises:
-        S3ErrorResponse: one of its objects has a condition.
+    Raises S3ErrorResponse: one of its objects has a condition.
     """
     found = BATCH_CONDITION.search(document)
     if found is not None:

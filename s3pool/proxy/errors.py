@@ -65,5 +65,4 @@ def slow_down(detail: str, *, closes: bool = False) -> S3ErrorResponse:
 
 
 def _printable(text: str) -> str:
-    """Replace what XML cannot hold."""
     return "".join(letter if letter.isprintable() and not "\ud800" <= letter <= "\udfff" else "?" for letter in text)

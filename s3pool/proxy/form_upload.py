@@ -56,8 +56,7 @@ class Policy:
     def check(self, form: UploadForm, bucket: str, *, now: float) -> None:
         """Check a form against the policy, but for the size of its file.
 
-        Raises:
-            S3ErrorResponse: the policy has expired, a condition fails, or a field is not spoken of.
+        Raises S3ErrorResponse: the policy has expired, a condition fails, or a field is not spoken of.
         """
         if now >= self.expires:
             raise _violated("Policy expired.")
@@ -74,11 +73,7 @@ class Policy:
             raise _violated(f"Extra input fields: {', '.join(extra)}")
 
     def check_size(self, size: int) -> None:
-        """Check the file's size against the policy.
-
-        Raises:
-            S3ErrorResponse: it is too small.
-        """
+        """Check the file's size against the policy. Raises S3ErrorResponse: it is too small."""
         if size < self.least:
             detail = "Your proposed upload is smaller than the minimum allowed object size"
             raise S3ErrorResponse(400, "EntityTooSmall", detail)
@@ -93,11 +88,7 @@ def _invalid(detail: str) -> S3ErrorResponse:
 
 
 def read_policy(encoded: str) -> Policy:
-    """Read a policy from its form field.
-
-    Raises:
-        S3ErrorResponse: it is not base64 of JSON, or not a policy.
-    """
+    """Read a policy from its form field. Raises S3ErrorResponse: it is not base64 of JSON, or not a policy."""
     try:
         document = json.loads(base64.b64decode("".join(encoded.split()), validate=True))
     except (binascii.Error, ValueError, RecursionError) as exc:
@@ -178,11 +169,10 @@ class FormVerifier:
     def identify(self, form: UploadForm, bucket: str, *, now: float) -> tuple[UploadForm, Caller, Policy | None]:
         """Return a form with its content type, its sender, and its policy (None if unsigned).
 
-        The type that a browser gives its file counts where the policy speaks of it, and
-        nowhere else: a page of HTML under a trusted name is a script of whoever uploaded it.
+        The type that a browser gives its file counts where the policy speaks of it, and nowhere else: a page of HTML
+        under a trusted name is a script of whoever uploaded it.
 
-        Raises:
-            S3ErrorResponse: the signature does not hold, or the form is not what the policy allows.
+        Raises S3ErrorResponse: the signature does not hold, or the form is not what the policy allows.
         """
         encoded = form.value("policy")
         if "x-amz-signature" in form.fields or "x-amz-credential" in form.fields:
@@ -245,11 +235,7 @@ def _required(form: UploadForm, name: str) -> str:
 
 
 def put_head(head: RequestHead, form: UploadForm, bucket: str) -> RequestHead:
-    """Return the head of the PUT that a form means, path-style.
-
-    Raises:
-        S3ErrorResponse: the form names no key.
-    """
+    """Return the head of the PUT that a form means, path-style. Raises S3ErrorResponse: the form names no key."""
     _required(form, "key")
     key = quote(form.key.encode("utf-8", "surrogateescape"), safe=UNRESERVED + "/")
     fields = [(name, value) for name, value in head.fields if name.lower() in KEPT_FIELDS]
@@ -281,8 +267,7 @@ def _tags(document: str) -> str:
 def form_answer(form: UploadForm, bucket: str, response: Response, *, url: str) -> Response:
     """Turn the answer to a PUT into that to a form; ``url`` is the object's address.
 
-    Raises:
-        S3ErrorResponse: it is no S3's, so that nothing proves that the file was stored.
+    Raises S3ErrorResponse: it is no S3's, so that nothing proves that the file was stored.
     """
     if response.status != OK:
         return response

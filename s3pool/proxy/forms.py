@@ -51,11 +51,7 @@ class UploadForm:
 
 
 def boundary_of(content_type: str) -> str:
-    """Return the boundary between the parts.
-
-    Raises:
-        S3ErrorResponse: the type does not say.
-    """
+    """Return the boundary between the parts. Raises S3ErrorResponse: the type does not say."""
     match = BOUNDARY.search(content_type)
     if match is None:
         raise bad_form("the form's Content-Type names no boundary")
@@ -83,8 +79,7 @@ class FormReader:
     def read_fields(self) -> UploadForm:
         """Read everything before the file's own bytes.
 
-        Raises:
-            S3ErrorResponse: it is no form, too large, or has no file.
+        Raises S3ErrorResponse: it is no form, too large, or has no file.
         """
         fields: dict[str, str] = {}
         left = MAX_FIELDS_BYTES
@@ -101,11 +96,7 @@ class FormReader:
         raise S3ErrorResponse(400, "InvalidArgument", "POST requires exactly one file upload per request.", closes=True)
 
     def readinto(self, view: memoryview) -> int:
-        """Return bytes of the file; 0 at its end.
-
-        Raises:
-            S3ErrorResponse: the body ends before the file does.
-        """
+        """Return bytes of the file; 0 at its end. Raises S3ErrorResponse: the body ends before the file does."""
         if self._is_over:
             return 0
         while True:
@@ -124,11 +115,7 @@ class FormReader:
             self._more("the file's end")
 
     def drop_rest(self) -> None:
-        """Read and discard the parts behind the file.
-
-        Raises:
-            S3ErrorResponse: it is too much to be a form's end.
-        """
+        """Read and discard the parts behind the file. Raises S3ErrorResponse: it is too much to be a form's end."""
         dropped = 0
         while count := self._read(self._block):
             dropped += count

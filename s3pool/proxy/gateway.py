@@ -147,9 +147,8 @@ class Gateway:
     def admit(self, head: RequestHead, peer: str, *, may_wait: bool = True) -> Admitted:
         """Authenticate and authorize a request before its body is read.
 
-        Raises:
-            S3ErrorResponse: the signature does not hold, or its owner may not do this.
-            NeedsThread: a node has to be asked, and ``may_wait`` is False.
+        Raises S3ErrorResponse: the signature does not hold, or its owner may not do this. NeedsThread: a node has to be
+        asked, and ``may_wait`` is False.
         """
         if "via" in head.index and self.name in ",".join(head.index["via"]):
             raise S3ErrorResponse(508, "LoopDetected", "this request came through this proxy before", closes=True)
@@ -198,7 +197,6 @@ class Gateway:
         return head
 
     def _decodes(self, head: RequestHead, caller: Caller) -> bool:
-        """Return whether the proxy decodes the aws-chunked body."""
         if self.settings.trailers == PASS and caller.payload == UNSIGNED_STREAM_TRAILER:
             if trailer := head.value("x-amz-trailer").strip().lower():
                 checksum_for(trailer)
@@ -254,8 +252,7 @@ class Gateway:
 
         ``on_admitted`` is told of the PUT before the file is read.
 
-        Raises:
-            S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
+        Raises S3ErrorResponse: the policy's signature does not hold, or the form is not what it allows.
         """
         head, bucket = admitted.head, admitted.target.bucket
         reader = reader_for(head, stream)
@@ -295,9 +292,8 @@ class Gateway:
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
         """Make the body ready that goes to a node; one that names buckets or has conditions is read here first.
 
-        Raises:
-            S3ErrorResponse: its framing is broken, it names a bucket that its sender may not use, or a
-                condition would not be kept.
+        Raises S3ErrorResponse: its framing is broken, it names a bucket that its sender may not use, or a condition
+        would not be kept.
         """
         self.node_facts.check_conditions(admitted)
         load = self.loader.load(admitted, stream, before_read)
@@ -433,11 +429,7 @@ def _classify(head: RequestHead, target: Target) -> S3Operation:
 
 
 def _check_exact(operation: S3Operation, head: RequestHead, target: Target) -> None:
-    """Refuse a request that a node may take for another operation than the checked one.
-
-    Raises:
-        S3ErrorResponse: the request has a parameter or a header that its operation has not.
-    """
+    """Refuse a request that a node may take for another operation than the checked one."""
     source = head.value(COPY_SOURCE).partition("?")[0].removeprefix("/")
     if is_ambiguous_key(target.key) or is_ambiguous_key(source.partition("/")[2]):
         raise S3ErrorResponse(400, "InvalidArgument", AMBIGUOUS_KEY_DETAIL, reason="name")

@@ -296,7 +296,6 @@ class Metrics:
 
 
 def _of_processes(pids: Iterable[int]) -> Iterator[Any]:
-    """Yield what processes use, added up."""
     from prometheus_client import ProcessCollector
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -310,7 +309,6 @@ def _of_processes(pids: Iterable[int]) -> Iterator[Any]:
 
 
 def _with_histograms(families: Iterable[Any]) -> Iterator[Any]:
-    """Yield families, with histograms in place of the counters of their buckets and sums."""
     from prometheus_client.core import HistogramMetricFamily
 
     found = {family.name: family for family in families}
@@ -343,7 +341,6 @@ class _RequestSums:
         self.totals, self.first_bytes = [0] * len(BOUNDS), [0] * len(BOUNDS)
 
     def add(self, record: RequestRecord) -> None:
-        """Count one request."""
         self.requests += 1
         self.looped += record.used_event_loop
         self.bytes_in += record.bytes_in

@@ -52,8 +52,7 @@ ARN = re.compile(r"arn:[a-z-]+:[a-z0-9-]+:[A-Za-z0-9-]*:[A-Za-z0-9-]*:([^:/]+)(?
 def canonical_names(head: RequestHead, target: Target) -> tuple[RequestHead, str]:
     """Return the head with canonical names, and the source bucket of a copy.
 
-    Raises:
-        S3ErrorResponse: a name can be read in more than one way, or stands where only some nodes look.
+    Raises S3ErrorResponse: a name can be read in more than one way, or stands where only some nodes look.
     """
     if target.pairs:
         _check_parameters(target)
@@ -99,8 +98,7 @@ def is_ambiguous_key(key: str) -> bool:
 def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
     """Return the bucket that x-amz-copy-source names, and the value in canonical spelling.
 
-    Raises:
-        S3ErrorResponse: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
+    Raises S3ErrorResponse: it is not ``[/]bucket/key[?versionId=version]``, encoded once.
     """
     path, mark, query = value.partition("?")
     version = _decoded(query.removeprefix("versionId="), COPY_SOURCE).decode("utf-8", "replace")
@@ -144,8 +142,7 @@ def _bad_name(name: str) -> S3ErrorResponse:
 def check_document(document: bytes, admits: Callable[[str], bool]) -> None:
     """Refuse a document that names a bucket outside ``admits``, or an ambiguous key.
 
-    Raises:
-        S3ErrorResponse: there is such a name, or the document has more than one reading.
+    Raises S3ErrorResponse: there is such a name, or the document has more than one reading.
     """
     for element, name in _texts(document):
         if element == "key" and is_ambiguous_key(name):
@@ -200,11 +197,7 @@ class DocumentSink:
         self.content = bytearray()
 
     def write(self, block: bytes | bytearray | memoryview) -> None:
-        """Keep the block.
-
-        Raises:
-            S3ErrorResponse: the document is larger than any that S3 knows.
-        """
+        """Keep the block. Raises S3ErrorResponse: the document is larger than any that S3 knows."""
         self.content += block
         if len(self.content) > MAX_DOCUMENT_BYTES:
             raise S3ErrorResponse(400, "MaxMessageLengthExceeded", "the document is too large", closes=True)

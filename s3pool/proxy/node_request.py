@@ -186,8 +186,7 @@ def is_forwarding_header(lower: str) -> bool:
 def refuse_signed_forwarding(head: RequestHead, target: Target) -> None:
     """Refuse a signed request whose signature covers a forwarding header.
 
-    Raises:
-        S3ErrorResponse: it is signed, or said to be.
+    Raises S3ErrorResponse: it is signed, or said to be.
     """
     hearsay = [name for name in head.index if is_forwarding_header(name)]
     if hearsay and not signed_names(head, target).isdisjoint(hearsay):

@@ -58,8 +58,7 @@ class Address:
 def parse_address(value: object) -> Address:
     """Read ``host:port``, ``[::1]:port``, ``:port``, a port alone, or ``unix:/path``.
 
-    Raises:
-        ConfigError: it is something else.
+    Raises ConfigError: it is something else.
     """
     text = str(value)
     if text.startswith(UNIX):

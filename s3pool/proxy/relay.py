@@ -82,8 +82,7 @@ def answer_health(
 
     MinIO's paths, but for the one that asks for life alone, ask also whether a node is usable.
 
-    Raises:
-        S3ErrorResponse: the process is on its way out or has no node, or the question has a body.
+    Raises S3ErrorResponse: the process is on its way out or has no node, or the question has a body.
     """
     record.op = "Health"
     if head.path in MINIO_HEALTH_PATHS and not is_ready and not head.path.endswith("/live"):
@@ -223,9 +222,8 @@ class Relay:
     def write(self) -> None:
         """Send head and body.
 
-        Raises:
-            ClientGoneError: the client hung up. TransportError: the node did, and nothing was
-            sent yet, or too much to begin anew; ``is_begun`` tells which.
+        Raises ClientGoneError: the client hung up. TransportError: the node did, and nothing was sent yet, or too much
+        to begin anew; ``is_begun`` tells which.
         """
         if not self.has_body:
             self._start()

@@ -122,8 +122,7 @@ class RequestHead:
 def parse_head(block: bytes, look_for_client: Callable[[], None] = assume_present) -> RequestHead:
     """Parse a request head without its final blank line.
 
-    Raises:
-        S3ErrorResponse: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.
+    Raises S3ErrorResponse: it is not HTTP/1.0 or 1.1, too large, or asks for what this proxy does not do.
     """
     first, _, rest = block.partition(b"\r\n")
     line = REQUEST_LINE.fullmatch(first)
@@ -192,7 +191,6 @@ _cached_field = lru_cache(CACHE_SIZE)(_parse_field)
 
 
 def _index_of(names: tuple[str, ...], values: tuple[tuple[str], ...]) -> Index:
-    """Return all values of each name."""
     index: dict[str, Sequence[str]] = dict(zip(names, values))  # noqa: B905 - as above
     if len(index) < len(names):
         index = {name: [values[n][0] for n, other in enumerate(names) if other == name] for name in index}
@@ -224,7 +222,6 @@ def _special_fields(index: Index, *, is_http_1_0: bool) -> tuple[int | None, fro
 
 
 def _split_target(raw: bytes, host: str) -> tuple[str, str, str | None]:
-    """Return the host, the path and the query."""
     try:
         target = raw.decode()
     except UnicodeDecodeError:
@@ -321,8 +318,7 @@ class Target:
 def read_target(path: str, query: str | None, *, bucket_host: str = "") -> Target:
     """Read a raw target; ``bucket_host`` is the bucket that the Host field names.
 
-    Raises:
-        S3ErrorResponse: the bucket's name hides a slash, or there is none before a key.
+    Raises S3ErrorResponse: the bucket's name hides a slash, or there is none before a key.
     """
     path = f"/{bucket_host}{path}" if bucket_host else path
     plain = PLAIN_TARGET.fullmatch(path) if query is None else None

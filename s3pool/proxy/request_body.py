@@ -34,11 +34,7 @@ class RechunkedBody:
         self.length = rechunked_length(length, trailer)
 
     def readinto(self, view: memoryview) -> int:
-        """Fill part of the buffer; 0 at the end.
-
-        Raises:
-            S3ErrorResponse: the content is not what was announced.
-        """
+        """Fill part of the buffer; 0 at the end. Raises S3ErrorResponse: the content is not what was announced."""
         if not self._line and not self._chunk_left:
             self._next_line()
         if self._line:
@@ -139,8 +135,7 @@ class BodyLoader:
     def load(self, admitted: Admitted, stream: ClientStream, before_read: Callable[[], None]) -> RequestBody:
         """Return the body for a node; only a body without a length is read here.
 
-        Raises:
-            S3ErrorResponse: its length is not known and it is large, or its framing is broken.
+        Raises S3ErrorResponse: its length is not known and it is large, or its framing is broken.
         """
         head = admitted.head
         has_length = bool(head.values("content-length"))
@@ -275,8 +270,7 @@ class BodyLoader:
     ) -> RequestBody:
         """Read a body of unknown length to its end, into memory or onto the disk.
 
-        Raises:
-            S3ErrorResponse: it is too large, or there is no room for it.
+        Raises S3ErrorResponse: it is too large, or there is no room for it.
         """
         spooled = self.spool.collect(read, limit=limit, too_large=too_large)
         return RequestBody(spooled.body, reader, spooled.length, spooled=spooled)

@@ -192,11 +192,7 @@ class RequestHandler:
             self.record.endpoint = self.record.endpoint or self._attempts.last
 
     def _admit_within(self, rules: Sequence[Rule]) -> None:
-        """Count the request within the limits of its client and its bucket.
-
-        Raises:
-            S3ErrorResponse: one of them is used up.
-        """
+        """Count the request within the limits of its client and its bucket."""
         if rules:
             self._ticket = ticket = self._gateway.meter.admit(rules)
             self._stream.pace = ticket.charge if ticket.paces else None
@@ -207,16 +203,10 @@ class RequestHandler:
         return self.record.access_key or f"@{self.record.client}"
 
     def _take_slot(self) -> None:
-        """Take a place among the requests that nodes are asked for at once.
-
-        Raises:
-            S3ErrorResponse: there is none for this client, and was none for seconds.
-        """
         slots, patience_s = self._gateway.forwarder.slots, self._gateway.settings.slot_wait
         self._slot_owner = slots.claim(self._owner, patience_s, look=self._look_for_client)
 
     def _leave(self) -> None:
-        """Release the request's slot and limits."""
         seat, self._slot_owner = self._slot_owner, ""
         if seat:
             self._gateway.forwarder.slots.give_back(seat)

@@ -284,11 +284,7 @@ def tune_interpreter() -> None:
 
 
 def run_proxy(load: LoadConfig, *, announce: Callable[[Proxy], None]) -> End:
-    """Serve until a signal ends it.
-
-    Raises:
-        ConfigError: the configuration does not allow to start.
-    """
+    """Serve until a signal ends it. Raises ConfigError: the configuration does not allow to start."""
     signals = Signals()
     raise_limit()
     with signals.installed():

@@ -80,8 +80,7 @@ class OpenGateway:
 def open_gateway(config: Config, settings: ProxySettings, meter: RateMeter | None = None) -> OpenGateway:
     """Build a gateway from the configuration, without connecting; ``meter`` counts limits.
 
-    Raises:
-        ConfigError: endpoints, keys or clients are missing, or a file is unfit.
+    Raises ConfigError: endpoints, keys or clients are missing, or a file is unfit.
     """
     pool = keys_of(config)
     clients, bucket_limits = load_clients(config, settings, pool)
@@ -177,8 +176,7 @@ def load_clients(
 ) -> tuple[Mapping[str, Client], BucketLimits]:
     """Return all clients by access key (the pool's own pair, the configuration's, the file's), and buckets' limits.
 
-    Raises:
-        ConfigError: an entry is unfit, or a key is in both lists.
+    Raises ConfigError: an entry is unfit, or a key is in both lists.
     """
     own = config.credentials
     clients = {own.access_key: pool_client(own, pool or own)} if own is not None else {}

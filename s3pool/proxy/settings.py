@@ -279,8 +279,7 @@ def read_settings(flags: Mapping[str, object], section: Mapping[str, object], *,
 
     Relative paths in the section start at ``directory``, that of the configuration file.
 
-    Raises:
-        ConfigError: a key is unknown, a value is bad, or settings contradict each other.
+    Raises ConfigError: a key is unknown, a value is bad, or settings contradict each other.
     """
     options = {option.name: option for option in ProxySettings.OPTIONS}
     known = sorted(options.keys() - {option.name for option in FLAG_ONLY})

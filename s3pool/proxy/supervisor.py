@@ -201,11 +201,7 @@ class Supervisor:
         return _run_worker(self._load_here, states, number, self._signals, self._meter)
 
     def await_ready(self) -> None:
-        """Wait until every process does its work.
-
-        Raises:
-            ConfigError: one of them ended instead; it has said why.
-        """
+        """Wait until every process does its work. Raises ConfigError: one of them ended instead; it has said why."""
         names = [SNAPSHOT, *(f"worker-{number}.json" for number in range(1, self.settings.processes + 1))]
         while not all(os.path.exists(os.path.join(self._directory, name)) for name in names):
             if self.reap(restarts=False):
@@ -315,8 +311,7 @@ def _run_admin(load: Callable[..., object], states: StateDirectory, signals: Sig
 def run_processes(load: LoadConfig, *, announce: Callable[[Supervisor], None]) -> End:
     """Serve with several processes until a signal ends it.
 
-    Raises:
-        ConfigError: the configuration does not allow to start.
+    Raises ConfigError: the configuration does not allow to start.
     """
     directory = tempfile.mkdtemp(prefix="s3pool-proxy-")
     # prometheus-client looks at it when it is imported, which each process does for itself.

@@ -280,7 +280,7 @@ class Config(Options):
     request_checksum_calculation = Option(
         parse_choice(CHECKSUM_RULES),
         CHECKSUM_RULES[0],
-        "when_required: uploads in parts go without a checksum that nobody asked for",
+        "when_required: uploads go without a checksum that nobody asked for",
         env=("AWS_REQUEST_CHECKSUM_CALCULATION",),
     )
     tracing = Option(

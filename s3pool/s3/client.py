@@ -121,13 +121,15 @@ class S3Client(BucketOperations, MultipartOperations):
         attributes: ObjectAttributes | Mapping[str, str] = NO_ATTRIBUTES,
         content_md5: str = "",
         checksum: tuple[str, str] | None = None,
+        may_decline: bool = False,
         if_none_match: bool = False,
         only: Endpoint | None = None,
     ) -> Steps[PutResult]:
         """Store an object in one piece; with ``if_none_match`` an existing one stays.
 
-        ``attributes`` may be their headers, ``checksum`` is the name and value of a header. After a lost answer HEAD
-        tells what is there: a second try would take the success of the first for somebody else's object.
+        ``attributes`` may be their headers, ``checksum`` is the name and value of a header, which a server that refuses
+        it ``may_decline``. After a lost answer HEAD tells what is there: a second try would take the success of the
+        first for somebody else's object.
 
         Raises PreconditionError: ``if_none_match`` was set and the object exists. UsageError: an attribute cannot stand
         in a header.
@@ -139,8 +141,9 @@ class S3Client(BucketOperations, MultipartOperations):
             "PUT", bucket, key, "PutObject", headers=headers, body=body, payload_hash=payload_hash,
             idempotent=not if_none_match,
         )  # fmt: skip
+        optional = checksum[0] if checksum and may_decline else ""
         try:
-            return (yield from self._store(request, bucket, only=only))
+            return (yield from self._store(request, bucket, only=only, optional=optional))
         except TransportError as exc:
             if not (if_none_match and exc.sent and body.rewindable):
                 raise

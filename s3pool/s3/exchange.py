@@ -264,12 +264,17 @@ class Operations:
         self.dialect.learn(header)
         return result
 
-    def _store(self, request: Request, bucket: str, *, only: Endpoint | None = None) -> Steps[PutResult]:
-        """Send a body to be stored, with a digest of it where the bucket wants one."""
+    def _store(
+        self, request: Request, bucket: str, *, only: Endpoint | None = None, optional: str = ""
+    ) -> Steps[PutResult]:
+        """Send a body to be stored, with a digest of it where the bucket wants one; a header may be ``optional``."""
         if self.dialect.wants_md5(bucket, request.headers):
             request = with_md5(request)
         result: PutResult
         try:
+            if optional:
+                make = partial(Operation, self._transport, read=put_result, only=only)
+                return (yield from self._optional(optional, request, make))
             result = yield Operation(self._transport, request, put_result, only=only)
             return result
         except S3Error as exc:

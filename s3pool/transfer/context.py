@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
+from s3pool.dialect import CHECKSUM_ALGORITHM
 from s3pool.errors import NotFoundError, S3PoolError, StoppedError
+from s3pool.hashing import CHEAP, has_machine_code
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead, parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
+OFFERED_BYTES = 1 * MIB
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
 
 
@@ -222,9 +225,18 @@ class TransferContext:
         finally:
             meter.end(ok=ok)
 
+    def checksum_of(self, size: int) -> str:
+        """Return the checksum that an object in one piece goes with: the option's, or a CRC that a server may decline.
+
+        It spares later downloads an MD5; of less than OFFERED_BYTES that is less than loading what computes the CRC.
+        """
+        if self.options.checksum or size <= OFFERED_BYTES or self.client.dialect.knows(CHECKSUM_ALGORITHM):
+            return self.options.checksum
+        return CHEAP if has_machine_code() else ""
+
     def digest(self, content: bytes | bytearray, checksum: str | None = None) -> BodyDigests:
         """Return the digests of a body in memory, as the options want them."""
-        checksum = self.options.checksum if checksum is None else checksum
+        checksum = self.checksum_of(len(content)) if checksum is None else checksum
         return digest_bytes(content, sign_payload=self.options.sign_payload, checksum=checksum)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from s3pool.body import READ_BLOCK_BYTES
 from s3pool.dialect import OWN_ETAGS, makes_own_etags
 from s3pool.errors import IntegrityError, NotFoundError, S3Error, S3PoolError, TransportError, may_have_acted
-from s3pool.hashing import has_machine_code, new_hasher
+from s3pool.hashing import CHEAP, has_machine_code, new_hasher
 from s3pool.location import S3Path
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead
 from s3pool.transfer.attributes import TAG_COUNT
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHEAP = "crc64nvme"  # in machine code a twentieth of a SHA-256, and of the whole content whatever the parts
 CREATE_ATTEMPTS = 4  # each on another node; what a lost answer leaves behind is looked for at the end
 COMPLETE_ATTEMPTS = 3  # Complete is asked for again only when the upload is known to be still open
 # RGW's words where a node holds the lock of an upload: one that died in the middle keeps it for ten minutes.

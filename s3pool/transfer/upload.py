@@ -217,7 +217,7 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
         if source.size <= options.upload_threshold:
             # The server checks the bytes against the digests, so what it stores is what was just read.
             part = FileSlice(source.fd, length=source.size)
-            digests = _digest_slice(part, source, context, options.checksum)
+            digests = _digest_slice(part, source, context, context.checksum_of(part.length))
             body = MeteredSlice(part, meter, context.check_stop)
             return (yield from _put(task, body, context, headers, digests))
         given = for_file(options.attributes, task.path, source.facts, preserve=options.preserve)
@@ -282,6 +282,7 @@ def _put(
             attributes=attributes,
             content_md5=digests.content_md5,
             checksum=digests.checksum,
+            may_decline=not options.checksum,
             if_none_match=options.no_clobber,
         )
     except PreconditionError:

@@ -80,17 +80,18 @@ def test_unfinished_uploads_of_all_nodes_are_removed(rgw: RgwCluster, run_cli: C
             client.list_parts(Bucket=bucket, Key=key, UploadId=upload_id)  # type: ignore[attr-defined]
 
 
-def test_parts_keep_a_checksum_where_the_server_does(run_cli: CliRunner, bucket: str) -> None:
+@pytest.mark.parametrize("words", [("--part-size", "5M"), ()], ids=["parts", "one piece"])
+def test_uploads_keep_a_checksum_where_the_server_does(run_cli: CliRunner, bucket: str, words: tuple[str, ...]) -> None:
     """And come back right with it, by its ETag, and with neither."""
     content = os.urandom(12 * MIB)
     (run_cli.home / "f").write_bytes(content)
     strict = {"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
 
-    up = run_cli("cp", "f", f"s3/{bucket}/k", "--part-size", "5M")
+    up = run_cli("cp", "f", f"s3/{bucket}/k", *words)
     stat = run_cli("stat", "--json", f"s3/{bucket}/k")
     downs = [
-        run_cli("cp", f"s3/{bucket}/k", f"b{number}", "--part-size", "5M", *words, env=env)
-        for number, (words, env) in enumerate((((), {}), ((), strict), (("--no-verify",), {})))
+        run_cli("cp", f"s3/{bucket}/k", f"b{number}", *words, *more, env=env)
+        for number, (more, env) in enumerate((((), {}), ((), strict), (("--no-verify",), {})))
     ]
 
     assert [0] * 5 == [result.code for result in (up, stat, *downs)], up.err + downs[0].err

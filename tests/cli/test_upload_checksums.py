@@ -136,6 +136,39 @@ def test_parts_keep_a_crc_where_the_server_does(call: Call, fake: FakeS3, tmp_pa
     assert told.asks == any("x-amz-checksum-mode" in one.headers for one in fake.requests)
 
 
+PUT_REFUSED = {"refused": frozenset(("x-amz-checksum-crc64nvme",)), "refusal": (400, "InvalidRequest")}
+# The size of two objects, what the server does, the environment, and which PUTs of cp offer a CRC.
+ONE_PIECE = {
+    "large": (2 * MIB, {}, {}, [True, True]),
+    "not worth it": (MIB, {}, {}, [False, False]),
+    "refused": (2 * MIB, PUT_REFUSED, {}, [True, False, False]),
+    "none in requests": (2 * MIB, {}, {REQUEST: "when_required"}, [False, False]),
+}
+
+
+@pytest.mark.parametrize("case", ONE_PIECE)
+def test_one_piece_keeps_a_crc_that_spares_an_md5(call: Call, fake: FakeS3, tmp_path: Path, case: str) -> None:
+    """Who refuses it is asked once, and stores the object without."""
+    size, quirks, env, offers = ONE_PIECE[case]
+    for name, value in quirks.items():
+        setattr(fake.quirks, name, value)
+    (tmp_path / "d").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "d" / name).write_bytes(os.urandom(size))
+
+    up = call("cp", "-r", "d", "s3/b", "--workers", "1", env=env)
+    puts = [one for one in fake.requests if one.op == "PutObject"]
+    piped = call("pipe", "s3/b/three", stdin=os.urandom(size), env=env)
+    down = call("cp", "-r", "s3/b", "back", env=env)
+
+    assert (0, 0, 0) == (up.code, piped.code, down.code), up.err + piped.err + down.err
+    assert offers == ["x-amz-checksum-crc64nvme" in one.headers for one in puts]
+    kept = fake.store.bucket("b").current("three")
+    assert kept is not None
+    assert offers[-1] == ("x-amz-checksum-crc64nvme" in kept.headers)
+    assert (tmp_path / "d" / "one").read_bytes() == (tmp_path / "back" / "one").read_bytes()
+
+
 @pytest.mark.parametrize("size", [PART, 20 * MIB, LARGE])
 def test_a_download_is_held_against_the_crc(call: Call, fake: FakeS3, tmp_path: Path, size: int) -> None:
     """Bytes that are not the object's never get its name, whichever digest tells."""

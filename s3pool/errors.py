@@ -160,17 +160,10 @@ class S3Error(S3PoolError):
         region: str = "",
     ) -> None:
         super().__init__(code)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.resource = resource
-        self.request_id = request_id
-        self.endpoint = endpoint
-        self.op = op
-        self.retry_after_s = retry_after_s
-        self.server_time = server_time
-        self.final = final
-        self.region = region
+        self.status, self.code, self.detail = status, code, detail
+        self.op, self.resource = op, resource
+        self.endpoint, self.request_id, self.region = endpoint, request_id, region
+        self.retry_after_s, self.server_time, self.final = retry_after_s, server_time, final
         self.hint = ""
         self.is_of_target = False
 

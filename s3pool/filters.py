@@ -45,10 +45,6 @@ class _NameRule:
         covers = re.compile(glob_regex(whole.rstrip("*")), re.DOTALL).match if whole.endswith("*") else None
         return cls(kind == INCLUDE, compile_glob(whole), glob_prefix(whole), covers)
 
-    def may_match_below(self, directory: str) -> bool:
-        """Return whether a name that starts with ``directory`` could match; False is certain."""
-        return self.literal.startswith(directory) or directory.startswith(self.literal)
-
 
 class NameFilter:
     """Ordered include and exclude globs over relative names; the last match decides.
@@ -85,7 +81,7 @@ class NameFilter:
             return True
         below = directory if directory.endswith("/") else f"{directory}/"
         for rule in reversed(self._rules):
-            if rule.include and rule.may_match_below(below):
+            if rule.include and (rule.literal.startswith(below) or below.startswith(rule.literal)):
                 return True
             if not rule.include and rule.covers is not None and rule.covers(below):
                 return False

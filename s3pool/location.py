@@ -199,7 +199,11 @@ def dest_for(source: Location, target: Location, *, is_directory: Callable[[str]
     A target that ends in ``/``, a bucket, or an existing directory gets the source's base
     name appended; any other target is the name.
     """
-    if isinstance(target, StdStream) or not _takes_names(target, is_directory):
+    if isinstance(target, LocalPath):
+        takes_names = target.path.endswith("/") or is_directory(target.path)
+    else:
+        takes_names = isinstance(target, S3Path) and target.is_prefix
+    if isinstance(target, StdStream) or not takes_names:
         return target
     name = source.base_name
     if isinstance(source, StdStream):
@@ -207,12 +211,6 @@ def dest_for(source: Location, target: Location, *, is_directory: Callable[[str]
     if isinstance(target, LocalPath) and name.rstrip("/") in ("", *DOT_NAMES):
         raise RefusedError(f"{source.text}: its name {name!r} cannot be a file in {target.text}")
     return target.join(name)
-
-
-def _takes_names(target: S3Path | LocalPath, is_directory: Callable[[str], bool]) -> bool:
-    if isinstance(target, S3Path):
-        return target.is_prefix
-    return target.path.endswith("/") or is_directory(target.path)
 
 
 def has_glob(key: str) -> bool:

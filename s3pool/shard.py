@@ -43,28 +43,10 @@ class NameRange:
         return "" if self.after is None else base + self.after, None if self.until is None else base + self.until
 
 
-@dataclass(frozen=True, slots=True)
-class Variables:
-    """Where a job manager writes an index, the count, and the first, the step and the last index."""
-
-    index: str
-    count: str
-    first: str = ""
-    step: str = ""
-    last: str = ""
-
-
+# Where a job manager writes an index and the count, and the first, the step and the last index.
 # Source: sbatch(1), "Output environment variables"; Kubernetes, "Indexed Job for Parallel Processing".
-ENVIRONMENTS = (
-    Variables(
-        "SLURM_ARRAY_TASK_ID",
-        "SLURM_ARRAY_TASK_COUNT",
-        "SLURM_ARRAY_TASK_MIN",
-        "SLURM_ARRAY_TASK_STEP",
-        "SLURM_ARRAY_TASK_MAX",
-    ),
-    Variables("JOB_COMPLETION_INDEX", "S3POOL_SHARD_COUNT"),
-)
+SLURM = tuple(f"SLURM_ARRAY_TASK_{word}" for word in ("ID", "COUNT", "MIN", "STEP", "MAX"))
+ENVIRONMENTS = (SLURM, ("JOB_COMPLETION_INDEX", "S3POOL_SHARD_COUNT", "", "", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,37 +108,27 @@ def choose_shard(text: str, environ: Mapping[str, str]) -> Shard:
     """Return the shard that the flag names; with ``auto`` the one that Slurm or Kubernetes has set."""
     if text != AUTO:
         return parse_shard(text) if text else WHOLE
+    missing = "neither a Slurm array nor an indexed Kubernetes job is to be seen"
+    for variables in reversed(ENVIRONMENTS):
+        index, count = variables[:2]
+        if environ.get(index):
+            missing = f"{index} is set, {count} is not"
     for variables in ENVIRONMENTS:
-        if environ.get(variables.index) and environ.get(variables.count):
+        if all(map(environ.get, variables[:2])):
             return _from_environment(variables, environ)
-    raise UsageError(f"{FLAG} {AUTO}: {_what_is_missing(environ)}")
+    raise UsageError(f"{FLAG} {AUTO}: {missing}")
 
 
-def _what_is_missing(environ: Mapping[str, str]) -> str:
-    for variables in ENVIRONMENTS:
-        if environ.get(variables.index):
-            return f"{variables.index} is set, {variables.count} is not"
-    return "neither a Slurm array nor an indexed Kubernetes job is to be seen"
-
-
-def _from_environment(variables: Variables, environ: Mapping[str, str]) -> Shard:
-    index, count = _number(variables.index, environ), _number(variables.count, environ)
-    first, step = _number(variables.first, environ), max(1, _number(variables.step, environ))
+def _from_environment(variables: Sequence[str], environ: Mapping[str, str]) -> Shard:
+    index, count, first, step, last = (_number(name, environ) for name in variables)
+    step = max(1, step)
     place, rest = divmod(index - first, step)
-    if rest or not 0 <= place < count or not _is_regular(variables, environ):
-        raise UsageError(
-            f"{variables.index}={index} and {variables.count}={count} make no shard; say which one with {FLAG} I/N"
-        )
-    return Shard(place, count, variables.index)
-
-
-def _is_regular(variables: Variables, environ: Mapping[str, str]) -> bool:
-    """Return whether the indices are evenly spaced; else a task of the array cannot tell its place."""
-    if not environ.get(variables.last):
-        return True
-    first, last = _number(variables.first, environ), _number(variables.last, environ)
-    step = max(1, _number(variables.step, environ))
-    return last == first + (_number(variables.count, environ) - 1) * step
+    # Where the indices are not evenly spaced, a task of the array cannot tell its place.
+    is_regular = not environ.get(variables[-1]) or last == first + (count - 1) * step
+    if rest or not 0 <= place < count or not is_regular:
+        what = f"{variables[0]}={index} and {variables[1]}={count}"
+        raise UsageError(f"{what} make no shard; say which one with {FLAG} I/N")
+    return Shard(place, count, variables[0])
 
 
 def _number(name: str, environ: Mapping[str, str]) -> int:
@@ -168,9 +140,6 @@ def _number(name: str, environ: Mapping[str, str]) -> int:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-# -- plans ---------------------------------------------------------------------------------
 
 
 def ranges_between(borders: Sequence[str]) -> list[NameRange]:

@@ -113,13 +113,9 @@ def format_duration(seconds: float) -> str:
         return f"{millis}ms" if 0 < millis < MILLIS else f"{millis // MILLIS}s"
     if round(seconds, 3) < SECONDS_PER["m"]:
         return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
-    return _format_whole_seconds(round(seconds))
-
-
-def _format_whole_seconds(seconds: int) -> str:
-    parts = []
+    parts, left = [], round(seconds)
     for unit in ("d", "h", "m", "s"):
-        count, seconds = divmod(seconds, int(SECONDS_PER[unit]))
+        count, left = divmod(left, int(SECONDS_PER[unit]))
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts)

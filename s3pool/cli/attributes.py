@@ -8,6 +8,7 @@ import re
 from base64 import b64decode
 from binascii import Error, unhexlify
 from collections.abc import Callable
+from typing import Any
 
 from s3pool.cli.parser import STORED, section
 from s3pool.config.options import Config
@@ -158,20 +159,14 @@ def warn_of_attributes(target: Location, args: argparse.Namespace, warn: Callabl
 
 def attributes_of(args: argparse.Namespace) -> ObjectAttributes:
     """Return the attributes that the flags set."""
-    return ObjectAttributes(
-        content_type=args.content_type,
-        metadata={name.lower(): value for name, value in args.metadata},
-        storage_class=args.storage_class,
-        acl=args.acl,
-        sse=args.sse,
-        tags=dict(pair for pairs in args.tags for pair in pairs),
-        cache_control=args.cache_control,
-        content_disposition=args.content_disposition,
-        content_encoding=args.content_encoding,
-        content_language=args.content_language,
-        expires=args.expires,
-        website_redirect=args.website_redirect,
-    )
+    metadata = {name.lower(): value for name, value in args.metadata}
+    tags = dict(pair for pairs in args.tags for pair in pairs)
+    return ObjectAttributes(**{**given_for(ObjectAttributes, args), "metadata": metadata, "tags": tags})
+
+
+def given_for(record: type[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the flags that have the names of a record's fields."""
+    return {name: value for name, value in vars(args).items() if name in record.__match_args__}
 
 
 REQUEST_PAYER = {"x-amz-request-payer": "requester"}

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from s3pool.cli.exit_codes import combined, exit_code_for
+from s3pool.cli.output import Output, is_terminal
 from s3pool.config.options import SOURCES, Config
 from s3pool.errors import ConfigError, LocalFileError, NotFoundError, S3PoolError, UsageError, is_pool_dead
 from s3pool.units import parse_time_or_age
 
 if TYPE_CHECKING:
-    from s3pool.cli.output import Output
     from s3pool.cli.part import Part
     from s3pool.location import Location, S3Path
     from s3pool.pool.node import EndpointStats
@@ -47,18 +47,12 @@ class Context:
         part: Part | None = None,
         on_config: Callable[[Config], None] | None = None,
     ) -> None:
-        self.args = args
-        self.out = out
-        self.environ = environ
-        self.words = words
-        self.part = part
+        self.args, self.out, self.environ, self.words, self.part = args, out, environ, words, part
         self._stats_of_parts: list[EndpointStats] = []
         self._on_config = on_config
         self._config: Config | None = None
         self._session: Session | None = None
         self._source: Session | None = None
-
-    # -- opened on first use ---------------------------------------------------------------
 
     @property
     def config(self) -> Config:
@@ -93,13 +87,15 @@ class Context:
 
     def reload_config(self) -> Config:
         """Read the configuration again, for a command that goes on; open sessions keep the old one."""
-        target = getattr(self.args, "target_profile", "")
-        return self._read_profile(target) if target else self._read_config()
+        return self._read_config(getattr(self.args, "target_profile", ""))
 
-    def _read_config(self) -> Config:
+    def _read_config(self, second_pool: str = "") -> Config:
         from s3pool.config.load import load_config
 
-        return load_config(self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~"))
+        home = os.path.expanduser("~")
+        return load_config(
+            self.flags, environ=self.environ, cwd=working_directory(), home=home, second_pool=second_pool
+        )
 
     @property
     def flags(self) -> dict[str, object]:
@@ -135,8 +131,12 @@ class Context:
             return self.session
         profile = getattr(self.args, "source_profile", "")
         if self._source is None:
-            usual = self._read_config if self.has_two_pools else lambda: self.config
-            self._source = self._open(self._load_profile(profile) if profile else usual(), is_source=True)
+            known = self.config.warnings
+            config = self._read_config(profile) if self.has_two_pools else self.config
+            for warning in config.warnings if profile else ():
+                if warning not in known:
+                    self.out.warn(warning)
+            self._source = self._open(config, is_source=True)
         return self._source
 
     @property
@@ -165,21 +165,6 @@ class Context:
                 session.client.send_with(headers)
                 session.signer.signed_headers |= headers.names
         return session
-
-    def _load_profile(self, profile: str) -> Config:
-        known = self.config.warnings
-        config = self._read_profile(profile)
-        for warning in config.warnings:
-            if warning not in known:
-                self.out.warn(warning)
-        return config
-
-    def _read_profile(self, profile: str) -> Config:
-        from s3pool.config.load import load_profile
-
-        return load_profile(
-            profile, self.flags, environ=self.environ, cwd=working_directory(), home=os.path.expanduser("~")
-        )
 
     def endpoint_stats(self) -> list[EndpointStats]:
         """Return what happened per endpoint of each session, with what other processes did for this one."""
@@ -215,8 +200,6 @@ class Context:
         """Close the session, if there is one."""
         for session in self.opened_sessions:
             session.close()
-
-    # -- operands -----------------------------------------------------------------------------
 
     def location(self, text: str, *, is_source: bool = False) -> Location:
         """Parse an operand that may be local or in S3; an empty bucket becomes the default bucket.
@@ -288,8 +271,6 @@ class Context:
                 return self.now() + (offset_s if abs(offset_s) > CLOCKS_AGREE_S else 0.0)
         return self.now()
 
-    # -- the user ----------------------------------------------------------------------------
-
     @property
     def dry_run(self) -> bool:
         """Return whether nothing may be changed."""
@@ -298,7 +279,7 @@ class Context:
     @property
     def is_tty(self) -> bool:
         """Return whether a user can answer a question."""
-        return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+        return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
     def confirm(self, question: str) -> bool:
         """Ask on the terminal; anything but yes counts as no, the end of input included."""
@@ -316,22 +297,20 @@ class Context:
             raise LocalFileError("cannot read standard input: it is closed")
         return sys.stdin.buffer
 
-    # -- many operands ---------------------------------------------------------------------
-
     def for_each(self, operands: Iterable[_T], act: Callable[[_T], int | None]) -> int:
         """Call ``act`` on each operand, print each failure, and return one exit code.
 
         An error that would hit every operand ends the command at once.
         """
-        return combined([self._code_of(operand, act) for operand in operands])
-
-    def _code_of(self, operand: _T, act: Callable[[_T], int | None]) -> int:
-        try:
-            return act(operand) or 0
-        except S3PoolError as exc:
-            if isinstance(exc, (ConfigError, UsageError)) or is_pool_dead(exc):
-                raise
-            return self.tell_failure(exc, operand)
+        codes: list[int] = []
+        for operand in operands:
+            try:
+                codes.append(act(operand) or 0)
+            except S3PoolError as exc:
+                if isinstance(exc, (ConfigError, UsageError)) or is_pool_dead(exc):
+                    raise
+                codes.append(self.tell_failure(exc, operand))
+        return combined(codes)
 
     def tell_failure(self, error: S3PoolError, operand: object) -> int:
         """Print the failure of an operand, and return its exit code.
@@ -393,10 +372,3 @@ def working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _is_terminal(stream: IO[str] | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:
-        return False

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from s3pool.errors import (
-    AccessDeniedError,
-    ConfigError,
-    ConnectError,
-    CredentialsError,
-    JournalLockedError,
-    LocalNotFoundError,
-    NoEndpointError,
-    NotFoundError,
-    RefusedError,
-    RequestTimeoutError,
-    TargetTakenError,
-    UsageError,
-)
+from s3pool import errors
 
 DONE = 0
 FAILED = 1
@@ -49,18 +36,18 @@ TABLE: tuple[tuple[int, str], ...] = (
 
 # The first match counts: a subclass must stand above its base.
 _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
-    (UsageError, USAGE),
-    (CredentialsError, DENIED),
-    (ConfigError, USAGE),
-    (LocalNotFoundError, NOT_FOUND),
-    (NotFoundError, NOT_FOUND),
-    (AccessDeniedError, DENIED),
-    (NoEndpointError, NO_ENDPOINT),
-    (ConnectError, NO_ENDPOINT),
-    (RequestTimeoutError, NO_ENDPOINT),
-    (TargetTakenError, FAILED),
-    (RefusedError, SKIPPED),
-    (JournalLockedError, LOCKED),
+    (errors.UsageError, USAGE),
+    (errors.CredentialsError, DENIED),
+    (errors.ConfigError, USAGE),
+    (errors.LocalNotFoundError, NOT_FOUND),
+    (errors.NotFoundError, NOT_FOUND),
+    (errors.AccessDeniedError, DENIED),
+    (errors.NoEndpointError, NO_ENDPOINT),
+    (errors.ConnectError, NO_ENDPOINT),
+    (errors.RequestTimeoutError, NO_ENDPOINT),
+    (errors.TargetTakenError, FAILED),
+    (errors.RefusedError, SKIPPED),
+    (errors.JournalLockedError, LOCKED),
     (KeyboardInterrupt, INTERRUPTED),
 )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Protocol
 
 from s3pool.cli.output import Output, escape
 from s3pool.errors import UsageError
@@ -43,9 +42,6 @@ STAMP_DIGITS = tuple(place for place, sign in enumerate(STAMP) if sign in b"YMDh
 PRINTABLE = bytes(range(ord(" "), 0x7F))
 JSON_SPECIAL = b'"\\'  # what JSON escapes of printable text
 CSV_SPECIAL = b',"\r\n'  # what CSV puts in quotes
-
-
-# -- records -------------------------------------------------------------------------------
 
 
 def object_record(bucket: str, info: ObjectInfo) -> Record:
@@ -94,17 +90,35 @@ def upload_record(bucket: str, upload: UploadInfo) -> Record:
     return dict(zip(UPLOAD_COLUMNS, values, strict=True))
 
 
-class RecordFormat(Protocol):
+class RecordFormat:
     """A form of results for programs."""
 
     def records(self, records: Iterable[Record]) -> bytes:
         """Return the lines of some records."""
+        raise NotImplementedError
 
     def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
         """Return the lines of the objects of a page."""
+        table = table_of(objects) if objects and bucket.isascii() else None
+        if table is None or not self._are_plain(bucket.encode() + _distinct_text(table)):
+            return self.records(object_record(bucket, info) for info in objects)
+        columns = (table.names, table.names, table.numbers, table.times.texts, table.etags, table.classes)
+        start, *others = self._texts(bucket.encode())
+        parts: list[bytes | Iterable[bytes]] = [start]
+        for column, text in zip(columns, others, strict=True):
+            parts += [column, text]
+        return _join_columns(len(table), *parts)
+
+    def _are_plain(self, text: bytes) -> bool:
+        """Return whether a text stands in results as it is."""
+        raise NotImplementedError
+
+    def _texts(self, bucket: bytes) -> Sequence[bytes]:
+        """Return what stands before, between and behind the columns of an object."""
+        raise NotImplementedError
 
 
-class JsonFormat:
+class JsonFormat(RecordFormat):
     """One JSON object a line."""
 
     def __init__(self, encode: Callable[[Record], str]) -> None:
@@ -114,31 +128,15 @@ class JsonFormat:
         """Return the lines of some records."""
         return "".join([f"{self._encode(record)}\n" for record in records]).encode("utf-8", "surrogateescape")
 
-    def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
-        """Return the lines of the objects of a page."""
-        table = table_of(objects) if objects and bucket.isascii() else None
-        if table is None or not _are_plain(table, special=JSON_SPECIAL):
-            return self.records(object_record(bucket, info) for info in objects)
-        name = bucket.encode()
-        return _join_columns(
-            len(table),
-            b'{"type":"object","url":"s3/%b/' % name,
-            table.names,
-            b'","bucket":"%b","key":"' % name,
-            table.names,
-            b'","size":',
-            table.numbers,
-            b',"last_modified":"',
-            table.times.texts,
-            b'","etag":"',
-            table.etags,
-            b'","storage_class":"',
-            table.classes,
-            b'"}\n',
-        )
+    def _are_plain(self, text: bytes) -> bool:
+        return not _has_any(text, JSON_SPECIAL) and _is_printable(text)
+
+    def _texts(self, bucket: bytes) -> Sequence[bytes]:
+        start, key = b'{"type":"object","url":"s3/%b/' % bucket, b'","bucket":"%b","key":"' % bucket
+        return start, key, b'","size":', b',"last_modified":"', b'","etag":"', b'","storage_class":"', b'"}\n'
 
 
-class CsvFormat:
+class CsvFormat(RecordFormat):
     """A table by RFC 4180: rows that end in CRLF, quotes where a value needs them."""
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -157,28 +155,12 @@ class CsvFormat:
         """Return the rows of some records; what a record does not have is empty."""
         return self._rows([_csv_value(record.get(name, "")) for name in self._columns] for record in records)
 
-    def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
-        """Return the rows of the objects of a page."""
-        table = table_of(objects) if objects and bucket.isascii() else None
-        name, missing = bucket.encode(), len(self._columns) - len(OBJECT_COLUMNS)
-        if table is None or _has_any(name + _distinct_text(table), CSV_SPECIAL):
-            return self.records(object_record(bucket, info) for info in objects)
-        return _join_columns(
-            len(table),
-            b"object,s3/%b/" % name,
-            table.names,
-            b",%b," % name,
-            table.names,
-            b",",
-            table.numbers,
-            b",",
-            table.times.texts,
-            b",",
-            table.etags,
-            b",",
-            table.classes,
-            b"," * missing + b"\r\n",
-        )
+    def _are_plain(self, text: bytes) -> bool:
+        return not _has_any(text, CSV_SPECIAL)
+
+    def _texts(self, bucket: bytes) -> Sequence[bytes]:
+        end = b"," * (len(self._columns) - len(OBJECT_COLUMNS)) + b"\r\n"
+        return b"object,s3/%b/" % bucket, b",%b," % bucket, b",", b",", b",", b",", end
 
     def _rows(self, rows: Iterable[Iterable[object]]) -> bytes:
         self._writer.writerows(rows)
@@ -206,24 +188,6 @@ def check_csv(args: argparse.Namespace, out: Output, *, others: Sequence[str] = 
         raise UsageError(f"--csv and {given[0]} exclude each other")
 
 
-def record_format(
-    args: argparse.Namespace, out: Output, columns: Sequence[str], *, is_continued: bool = False
-) -> RecordFormat | None:
-    """Return the form for programs that was asked for, with its header written; None for text.
-
-    With ``is_continued`` the results follow those of another process, which writes the header.
-    """
-    if not args.csv:
-        return JsonFormat(out.encode) if out.json else None
-    table = CsvFormat(columns)
-    if not is_continued:
-        out.block(table.header())
-    return table
-
-
-# -- text ----------------------------------------------------------------------------------
-
-
 class TextLines:
     """Lines for people: time, size, class and name, or with ``long`` unset the name alone.
 
@@ -246,15 +210,9 @@ class TextLines:
         prefix_start: str = "",
         paint: Callable[[str], str] = str,
     ) -> None:
-        self._name_of = name_of
-        self._base = base
-        self._start = start
-        self._long = long
+        self._name_of, self._base, self._start, self._long = name_of, base, start, long
         self._is_simple = start.isprintable() and not (raw or (long and (etag or versions)))
-        self._exact = exact
-        self._etag = etag
-        self._versions = versions
-        self._raw = raw
+        self._exact, self._etag, self._versions = exact, etag, versions
         self._end = "\0" if raw else "\n"
         self._prefix_start = prefix_start if long else ""
         self._paint = paint
@@ -341,9 +299,6 @@ def exact_size(size: int) -> str:
     return f"{size:>{BYTES_WIDTH}}"
 
 
-# -- columns -------------------------------------------------------------------------------
-
-
 def _join_columns(count: int, *columns: bytes | Iterable[bytes]) -> bytes:
     """Join ``count`` rows; a column of bytes is the same text in all of them."""
     cells = [b""] * (len(columns) * count)
@@ -359,11 +314,6 @@ def _distinct_text(table: ObjectTable) -> bytes:
 
 def _has_any(text: bytes, special: bytes) -> bool:
     return len(text.translate(None, special)) < len(text)
-
-
-def _are_plain(table: ObjectTable, *, special: bytes) -> bool:
-    text = _distinct_text(table)
-    return not _has_any(text, special) and _is_printable(text)
 
 
 def _is_printable(text: bytes) -> bool:

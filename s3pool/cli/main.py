@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from s3pool import __version__
 from s3pool.cli import exit_codes
 from s3pool.cli.output import Output, StdoutError
 from s3pool.errors import S3PoolError, UsageError
@@ -95,8 +96,6 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Par
         out.error(exc)
         return exit_codes.USAGE
     if getattr(args, "version", False):
-        from s3pool import __version__
-
         return _print(f"s3pool {__version__}", out)
     if not args.command:
         for line in overview().splitlines():
@@ -154,20 +153,12 @@ def _dispatch(args: argparse.Namespace, ctx: Context) -> int:
     from s3pool.cli.parser import load_command
 
     given = [getattr(args, dest, None) or () for dest in OPERANDS]
-    if any(given) and not _are_plain(given):
+    texts = [text for value in given for text in ([value] if isinstance(value, str) else value)]
+    if not all(text == "s3" or text.startswith(("s3/", "s3://")) for text in texts):
         from s3pool.cli.pool_paths import choose_pools  # most paths are of the usual pool
 
         choose_pools(args, ctx.profile_names)
     return int(load_command(args.command).run(args, ctx))
-
-
-def _are_plain(given: Sequence[str | Sequence[str]]) -> bool:
-    from s3pool.location import is_s3_text
-
-    return all(is_s3_text(text) for value in given for text in ([value] if isinstance(value, str) else value))
-
-
-# -- ends ----------------------------------------------------------------------------------
 
 
 def _failed(exc: Exception, out: Output) -> int:
@@ -189,8 +180,7 @@ def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
         _abandon_stdout(out)
         if not lost.broken_pipe:
             out.error(lost)
-    reason = "terminated" if isinstance(exc, exit_codes.Terminated) else "interrupted"
-    out.remark(reason)
+    out.remark("terminated" if isinstance(exc, exit_codes.Terminated) else "interrupted")
     return exit_codes.code_of_interrupt(exc)
 
 
@@ -236,9 +226,6 @@ def _print(text: str, out: Output) -> int:
     return exit_codes.DONE
 
 
-# -- surroundings --------------------------------------------------------------------------
-
-
 def _occupy_standard_descriptors() -> None:
     """Open /dev/null where a standard stream is closed.
 
@@ -246,16 +233,10 @@ def _occupy_standard_descriptors() -> None:
     go to a storage node. ``sys.stdout`` stays None, and writing results fails.
     """
     for descriptor in STANDARD_DESCRIPTORS:
-        if not _is_open(descriptor):
+        try:
+            os.fstat(descriptor)
+        except OSError:
             os.open(os.devnull, os.O_RDWR)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def _first_output(words: Sequence[str]) -> Output:

@@ -70,12 +70,9 @@ class OutcomePrinter:
             return
         fields: dict[str, object] = {"type": "delete", "url": task.source}
         suffix = ""
-        if isinstance(task, DeleteTask) and task.version_id:
-            fields["version_id"] = task.version_id
-            suffix = f" (version {self._out.escape(task.version_id)})"
-        if isinstance(task, DeleteTask) and task.upload_id:
-            fields["upload_id"] = task.upload_id
-            suffix = f" (unfinished upload {self._out.escape(task.upload_id)})"
+        for name, words in (("version_id", "version"), ("upload_id", "unfinished upload")):
+            if value := getattr(task, name, "") if isinstance(task, DeleteTask) else "":
+                fields[name], suffix = value, f" ({words} {self._out.escape(value)})"
         self._out.act(f"Deleted: {self._out.escape(task.source)}{suffix}", fields)
 
     def _print_skipped(self, outcome: Outcome) -> None:
@@ -89,16 +86,13 @@ class OutcomePrinter:
 
 
 @contextmanager
-def bars_paused(progress: Progress) -> Iterator[None]:
+def bars_paused(progress: Progress | None) -> Iterator[None]:
     """Remove the bars, if there are any, while something else is written to the terminal."""
     if isinstance(progress, BarProgress):
         with progress.paused():
             yield
     else:
         yield
-
-
-# -- the end of a run -----------------------------------------------------------------------
 
 
 def finish(

@@ -71,22 +71,17 @@ class Output:
         color: str = "auto",
         op: str = "",
     ) -> None:
-        self.json = json
-        self.json_errors = json or json_errors
-        self.quiet = quiet
-        self.dry_run = dry_run
-        self.op = op
+        self.json, self.json_errors = json, json or json_errors
+        self.quiet, self.dry_run, self.op = quiet, dry_run, op
         self._stdout = stdout or getattr(sys.stdout, "buffer", None)
         self._stderr = stderr or sys.stderr
         self._lines: list[str] = []
         self._gathered = 0
-        self.is_tty = self._stdout is not None and _isatty(self._stdout)
+        self.is_tty = is_terminal(self._stdout)
         self._color = color
         self._encode: Callable[[object], str] | None = None
         self._where = ""  # the line of a script that is at work, as errors name it
         self._number = 0
-
-    # -- results ---------------------------------------------------------------------------
 
     def line(self, text: str) -> None:
         """Write one result line; the text must be escaped already."""
@@ -154,8 +149,6 @@ class Output:
             self._stdout.write(block)
         except OSError as exc:
             raise StdoutError(exc) from exc
-
-    # -- everything else -------------------------------------------------------------------
 
     def note(self, text: str, fields: Mapping[str, object] | None = None) -> None:
         """Write a note to stderr; quiet drops it, --json needs fields for it."""
@@ -246,9 +239,7 @@ class Output:
             return self._color == "always"
         if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             return False
-        return self._stderr is not None and _isatty(self._stderr) if stderr else self.is_tty
-
-    # -- encoding --------------------------------------------------------------------------
+        return is_terminal(self._stderr) if stderr else self.is_tty
 
     escape = staticmethod(escape)
 
@@ -273,9 +264,10 @@ def _make_encoder() -> Callable[[object], str]:
     return encode
 
 
-def _isatty(stream: IO[bytes] | IO[str]) -> bool:
+def is_terminal(stream: IO[bytes] | IO[str] | None) -> bool:
+    """Return whether a stream is a terminal; one that is closed is none."""
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except (OSError, ValueError):
         return False
 

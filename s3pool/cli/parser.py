@@ -165,14 +165,8 @@ def argument_type(convert: Callable[[str], _T], name: str) -> Callable[[str], _T
     return converted
 
 
-def size_in_bytes(text: str) -> int:
-    """Read ``10M`` or ``10MiB`` (both 1024-based); for ``type=``."""
-    return argument_type(parse_size, "size")(text)
-
-
-def seconds(text: str) -> float:
-    """Read ``7d10h30m``, ``90s`` or plain seconds; for ``type=``."""
-    return argument_type(parse_duration, "duration")(text)
+size_in_bytes = argument_type(parse_size, "size")
+seconds = argument_type(parse_duration, "duration")
 
 
 def positive_int(text: str) -> int:
@@ -193,9 +187,6 @@ def natural_int(text: str) -> int:
 
 # Names for argparse's own "invalid ... value" message.
 positive_int.__name__ = natural_int.__name__ = "number"
-
-
-# -- global flags --------------------------------------------------------------------------
 
 
 def add_global_flags(
@@ -259,9 +250,6 @@ def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str)
     """Answer a flag that is gone with what to do instead."""
     flag = f"--{name.replace('_', '-')}"
     parser.add_argument(flag, action=_RemovedFlag, nargs="?", const=advice, help=argparse.SUPPRESS)
-
-
-# -- the two entrances ---------------------------------------------------------------------
 
 
 def load_command(name: str) -> Any:

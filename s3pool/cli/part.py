@@ -38,7 +38,7 @@ class Part:
         order = self._orders.get()
         if "words" not in order:
             return []
-        names = NameRange(order["after"], order["until"]) if order["has_range"] else None
+        names = NameRange(*order["bounds"]) if order["bounds"] else None
         self.shard = Shard(order["shard"], order["of"], FLAG, names)
         self.shows_lines = order["lines"]
         self.operand = order["operand"]

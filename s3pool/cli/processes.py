@@ -38,17 +38,15 @@ READ_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20
 HELD_BYTES = 4 << 20  # of one shard's results in memory while it waits for its turn; then they go to a file
 END_S = 10.0  # after a signal, before shards are killed
-ENDINGS = frozenset(b"s3pool: " + word for word in (b"interrupted", b"terminated"))  # the parent says it once
+ENDING_WORDS = ("interrupted", "terminated")  # the parent says it once
+ENDINGS = frozenset(f"s3pool: {word}".encode() for word in ENDING_WORDS)
 MOST_KNOWN_LINES = 1000
 STOP_COUNTS = {"scans_ended": False, "failed": 1}  # of a shard that ended before the others met
 
 
 class _Child:
     def __init__(self, index: int, process: subprocess.Popen[bytes], reports: int, orders: int) -> None:
-        self.index = index
-        self.process = process
-        self.reports = reports
-        self.orders = orders
+        self.index, self.process, self.reports, self.orders = index, process, reports, orders
         self.held = tempfile.SpooledTemporaryFile(HELD_BYTES)  # noqa: SIM115 - closed with the process
         self.rest: dict[int, bytes] = {}  # of lines, by the descriptor they came from
         self.open = {reports, _number(process.stdout), _number(process.stderr)}
@@ -112,8 +110,9 @@ def run_parts(
         try:
             plan = _plan(ctx, tree, count, is_source=is_source)
             for child, names in zip(children, plan, strict=False):
-                order = _start_order(ctx, child.index, len(plan), names, lines=lines)
-                child.order({**order, "operand": operand})
+                order = {"words": list(ctx.words), "shard": child.index, "of": len(plan), "lines": lines}
+                bounds = [] if names is None else [names.after, names.until]
+                child.order({**order, "bounds": bounds, "operand": operand})
             for child in children[len(plan) :]:
                 child.order({})  # it is not needed
             run.until_the_end()
@@ -124,18 +123,6 @@ def run_parts(
     parts = Parts(children, codes, interrupt)
     ctx.add_counts(*([row for rows in parts.reports(kind) for row in rows] for kind in ("endpoints", "lists")))
     return parts
-
-
-def _start_order(ctx: Context, index: int, count: int, names: NameRange | None, *, lines: bool) -> dict[str, Any]:
-    return {
-        "words": list(ctx.words),
-        "shard": index,
-        "of": count,
-        "has_range": names is not None,
-        "after": names.after if names is not None else None,
-        "until": names.until if names is not None else None,
-        "lines": lines,
-    }
 
 
 def _plan(ctx: Context, tree: Location | None, count: int, *, is_source: bool) -> Sequence[NameRange | None]:
@@ -278,8 +265,6 @@ class _Run:
         self._out.error(S3PoolError(text))
         return FAILED
 
-    # -- results ---------------------------------------------------------------------------
-
     def _take_results(self, child: _Child, descriptor: int, block: bytes) -> None:
         if self._ordered and child.index != self._turn:
             child.held.write(block)
@@ -308,37 +293,22 @@ class _Run:
             if self._before_results is not None:
                 self._before_results()
                 self._before_results = None
-            with self._undisturbed():
+            with bars_paused(self._progress):
                 self._out.raw(block)
                 self._out.flush()
-
-    # -- errors, reports -------------------------------------------------------------------
 
     def _take_errors(self, child: _Child, descriptor: int, block: bytes) -> None:
         """Pass on whole lines, each once: what all shards meet alike is told by all."""
         whole, end, rest = (child.rest.get(descriptor, b"") + block).rpartition(b"\n")
         child.rest[descriptor] = rest
         for line in (whole.split(b"\n") if end else []) + ([] if block or not rest else [rest]):
-            if line in self._known or self._is_ending(line):
+            is_ending = line in ENDINGS or (line.startswith(b"{") and json.loads(line).get("message") in ENDING_WORDS)
+            if line in self._known or is_ending:
                 continue
             if len(self._known) < MOST_KNOWN_LINES:
                 self._known.add(line)
-            with self._undisturbed():
-                self._out.tell(line.decode("utf-8", "surrogateescape"))
-
-    @staticmethod
-    def _is_ending(line: bytes) -> bool:
-        if line.startswith(b"{"):
-            return json.loads(line).get("message") in ("interrupted", "terminated")
-        return line in ENDINGS
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        if self._progress is None:
-            yield
-        else:
             with bars_paused(self._progress):
-                yield
+                self._out.tell(line.decode("utf-8", "surrogateescape"))
 
     def _take_reports(self, child: _Child, descriptor: int, block: bytes) -> None:
         *lines, child.rest[descriptor] = (child.rest.get(descriptor, b"") + block).split(b"\n")
@@ -382,9 +352,6 @@ class _Run:
 
 def _number(stream: IO[bytes] | None) -> int:
     return -1 if stream is None else stream.fileno()
-
-
-# -- commands by shards ----------------------------------------------------------------------
 
 
 def transfer_by_parts(

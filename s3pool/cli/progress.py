@@ -125,11 +125,6 @@ class RunProgress(Progress):
             return None
         return left / self.speed
 
-    @property
-    def files_text(self) -> str:
-        """Return the files done and found; a ``+`` marks a total that still grows."""
-        return f"{self.files_done}/{self.files_found}{'' if self.is_complete else '+'} files"
-
     def text(self) -> str:
         """Return the progress in one line."""
         more = "" if self.is_complete else "+"
@@ -223,8 +218,10 @@ class BarProgress(RunProgress):
         rest = f"{format_size(round(self.speed))}/s"
         if self.eta_s is not None:
             rest = f"{rest} {format_duration(round(self.eta_s))} left"
-        if len(amount) + len(rest) + len(self.files_text) < self._console.width - BESIDE_REST:
-            rest = f"{rest} {self.files_text}"
+        # A + marks a total that still grows.
+        files = f"{self.files_done}/{self.files_found}{'' if self.is_complete else '+'} files"
+        if len(amount) + len(rest) + len(files) < self._console.width - BESIDE_REST:
+            rest = f"{rest} {files}"
         self._bars.update(self._total, completed=self.bytes_done, total=self.bytes_found, amount=amount, rest=rest)
         under_way = {label: (done, size) for label, done, size in self.largest()}
         for label in [label for label in self._large if label not in under_way]:

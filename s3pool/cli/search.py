@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
 from s3pool.errors import NotFoundError, UsageError
-from s3pool.filters import ObjectFilter
 from s3pool.location import S3Path, compile_glob, name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
@@ -43,25 +43,10 @@ class Found(NamedTuple):
 Test = Callable[[Found], bool]
 
 
-# -- tests ---------------------------------------------------------------------------------
-
-
-def name_test(glob: str) -> Test:
-    """Test the base name by a glob."""
+def glob_test(glob: str, word_of: Callable[[Found], str], *, wanted: bool = True) -> Test:
+    """Test a word by a glob, whose ``*`` crosses ``/``; it must match or, unless ``wanted``, not match."""
     matches = compile_glob(glob)
-    return lambda found: matches(found.name)
-
-
-def path_test(glob: str) -> Test:
-    """Test the whole relative name by a glob, whose ``*`` crosses ``/``."""
-    matches = compile_glob(glob)
-    return lambda found: matches(found.relative)
-
-
-def ignore_test(glob: str) -> Test:
-    """Refuse what path_test admits."""
-    matches = compile_glob(glob)
-    return lambda found: not matches(found.relative)
+    return lambda found: matches(word_of(found)) is wanted
 
 
 def regex_test(text: str) -> Test:
@@ -71,11 +56,6 @@ def regex_test(text: str) -> Test:
     except re.error as exc:
         raise UsageError(f"bad --regex {text!r}: {exc}") from exc
     return lambda found: search(found.relative) is not None
-
-
-def fact_test(facts: ObjectFilter) -> Test:
-    """Test size and time; a prefix has neither and passes no such test."""
-    return lambda found: found.info is not None and facts.admits(found.info.size, found.info.mtime)
 
 
 def asked_test(pairs: Sequence[str], flag: str, ask: Callable[[Found], Mapping[str, str]]) -> Test:
@@ -99,9 +79,6 @@ def asked_test(pairs: Sequence[str], flag: str, ask: Callable[[Found], Mapping[s
     return test
 
 
-# -- the walk ------------------------------------------------------------------------------
-
-
 def iter_batches(
     client: S3Client,
     selection: Selection,
@@ -119,18 +96,12 @@ def iter_batches(
     if kind == DIRECTORY:
         return _iter_prefix_batches(client, selection, maxdepth)
     if maxdepth is None or selection.admits is not None or versions:
-        return _iter_object_batches(client, selection, maxdepth=maxdepth, versions=versions, ahead=ahead)
+        pages = iter_selected_pages(client, selection, versions=versions, ahead=ahead)
+        batches = (_objects_of(page, selection) for page in pages)
+        if maxdepth is None:
+            return batches
+        return ([found for found in batch if found.relative.count(DELIMITER) < maxdepth] for batch in batches)
     return _iter_level(client, selection, maxdepth)
-
-
-def _iter_object_batches(
-    client: S3Client, selection: Selection, *, maxdepth: int | None, versions: bool, ahead: bool
-) -> Iterator[list[Found]]:
-    for page in iter_selected_pages(client, selection, versions=versions, ahead=ahead):
-        batch = _objects_of(page, selection)
-        if maxdepth is not None:
-            batch = [found for found in batch if found.relative.count(DELIMITER) < maxdepth]
-        yield batch
 
 
 def _objects_of(page: ListPage, selection: Selection) -> list[Found]:
@@ -236,6 +207,14 @@ def _iter_new_prefixes(key: str, last: str, start: int) -> Iterator[str]:
 
 FIELD = re.compile(r'\{(?:"(base|dir|size|time|url|version|)"|(base|dir|size|time|url|version|))\}')
 FIELDS_HELP = '{} {base} {dir} {size} {time} {url} {version}; in quotes: {"base"}'
+FIELDS: dict[str, Callable[[Found], str]] = {
+    "": lambda found: found.path.text,
+    "base": lambda found: found.name,
+    "dir": lambda found: found.path.text.rstrip("/").rpartition("/")[0],
+    "size": lambda found: str(found.info.size) if found.info else "0",
+    "time": lambda found: found.info.last_modified if found.info else "",
+    "version": lambda found: found.info.version_id if found.info else "",
+}
 WORD = re.compile(r'\{("?)[A-Za-z][A-Za-z0-9_-]*\1\}')
 
 
@@ -253,32 +232,8 @@ def fill(template: str, found: Found, presign: Callable[[S3Path], str]) -> str:
     """
 
     def word(match: re.Match[str]) -> str:
-        quoted = match[1] is not None
-        text = _word(match[1] if quoted else match[2], found, presign)
-        return _quote(text) if quoted else text
+        field = match[2] if match[1] is None else match[1]
+        text = presign(found.path) if field == "url" else FIELDS[field](found)
+        return text if match[1] is None else json.dumps(text, ensure_ascii=False)
 
     return FIELD.sub(word, template)
-
-
-def _word(field: str, found: Found, presign: Callable[[S3Path], str]) -> str:
-    text = found.path.text
-    if field == "base":
-        return found.name
-    if field == "dir":
-        return text.rstrip("/").rpartition("/")[0]
-    if field == "url":
-        return presign(found.path)
-    info = found.info
-    if field == "size":
-        return str(info.size) if info else "0"
-    if field == "time":
-        return info.last_modified if info else ""
-    if field == "version":
-        return info.version_id if info else ""
-    return text
-
-
-def _quote(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes
 from s3pool.errors import UsageError
@@ -37,7 +37,7 @@ def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> No
     group = section(parser, LISTINGS)
     group.add_argument(
         "--jobs",
-        type=argument_type(parse_jobs, "number"),
+        type=argument_type(lambda text: AUTO_JOBS if text == AUTO else positive_int(text), "number"),
         default=jobs,
         metavar="N|auto",
         help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
@@ -63,11 +63,6 @@ def fact_filter(args: argparse.Namespace, ctx: Context) -> ObjectFilter:
         older_than=ctx.moment(args.older_than) if args.older_than else None,
         newer_than=ctx.moment(args.newer_than) if args.newer_than else None,
     )
-
-
-def parse_jobs(text: str) -> int:
-    """Read a number of jobs; 0 stands for auto."""
-    return AUTO_JOBS if text == AUTO else positive_int(text)
 
 
 def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) -> ListMode:
@@ -193,38 +188,14 @@ def _iter_pages(
     from s3pool.s3.list_all import list_pages, list_past_pages, list_version_pages
 
     start, until = _bounds(selection, delimiter)
+    what: dict[str, Any] = {"prefix": selection.prefix, "delimiter": delimiter, "mode": selection.mode}
+    what |= {"start_after": start, "until": until}
     if selection.at is not None:
-        return list_past_pages(
-            client,
-            selection.bucket,
-            at=selection.at,
-            prefix=selection.prefix,
-            delimiter=delimiter,
-            start_after=start,
-            until=until,
-            mode=selection.mode,
-        )
+        return list_past_pages(client, selection.bucket, at=selection.at, **what)
     if versions:
-        return list_version_pages(
-            client,
-            selection.bucket,
-            prefix=selection.prefix,
-            delimiter=delimiter,
-            start_after=start,
-            until=until,
-            mode=selection.mode,
-        )
-    return list_pages(
-        client,
-        selection.bucket,
-        prefix=selection.prefix,
-        delimiter=delimiter,
-        start_after=start,
-        until=until,
-        max_keys=max_keys,
-        mode=selection.mode,
-        ahead=client.begin_objects_page if ahead else None,
-    )
+        return list_version_pages(client, selection.bucket, **what)
+    begin = client.begin_objects_page if ahead else None
+    return list_pages(client, selection.bucket, max_keys=max_keys, ahead=begin, **what)
 
 
 def _bounds(selection: Selection, delimiter: str) -> tuple[str, str | None]:

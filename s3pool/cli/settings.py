@@ -92,11 +92,7 @@ class Run:
     def __init__(
         self, command: SettingsCommand, action: Action, args: argparse.Namespace, ctx: Context, values: list[str]
     ) -> None:
-        self.command = command
-        self.action = action
-        self.args = args
-        self.ctx = ctx
-        self.values = values
+        self.command, self.action, self.args, self.ctx, self.values = command, action, args, ctx, values
         config = ctx.config
         self.client = SettingOperations(ctx.client.sender, addressing=config.addressing, region=config.region)
         self._is_recursive: bool = getattr(args, "recursive", False)
@@ -148,8 +144,6 @@ class Run:
             raise LocalFileError(f"cannot read {name}: {describe_os_error(exc)}") from exc
         except ProtocolError as exc:
             raise UsageError(f"{name}: {exc.message}; nothing was changed") from exc
-
-    # -- one path, or all below it -----------------------------------------------------------
 
     def act(self, path: S3Path) -> int:
         """Act on a path, or on all objects below it in several threads, and tell of each."""
@@ -217,7 +211,9 @@ POLICY_VERSION = "2012-10-17"
 ARN = "arn:aws:s3:::"
 EVERYBODY = {"AWS": ["*"]}
 DOWNLOAD, UPLOAD, PUBLIC, CUSTOM = "download", "upload", "public", "custom"
+READERS, WRITERS = (DOWNLOAD, PUBLIC), (UPLOAD, PUBLIC)
 WORDS = {"private": NONE, NONE: NONE, DOWNLOAD: DOWNLOAD, UPLOAD: UPLOAD, PUBLIC: PUBLIC}
+ACCESSES = tuple(dict.fromkeys(WORDS.values()))
 # Rights to the bucket, to a listing of it, and to its objects. mc grants the same, and knows these again.
 LOCATION = ("s3:GetBucketLocation",)
 LIST = ("s3:ListBucket",)
@@ -247,7 +243,7 @@ def access_of(policy: Any, path: S3Path) -> str:
             return CUSTOM
         rights |= actions
     may_read, may_write = not rights.isdisjoint(READ), not rights.isdisjoint(WRITE)
-    return next(word for word in WORDS.values() if (may_read, may_write) == (_reads(word), _writes(word)))
+    return next(word for word in WORDS.values() if (may_read, may_write) == (word in READERS, word in WRITERS))
 
 
 def statements_of(policy: Any) -> list[Statement]:
@@ -256,24 +252,16 @@ def statements_of(policy: Any) -> list[Statement]:
     return [found] if isinstance(found, dict) else list(found)
 
 
-def _reads(word: str) -> bool:
-    return word in (DOWNLOAD, PUBLIC)
-
-
-def _writes(word: str) -> bool:
-    return word in (UPLOAD, PUBLIC)
-
-
 def _statements(path: S3Path, word: str) -> list[Statement]:
-    rights = (*(READ if _reads(word) else ()), *(WRITE if _writes(word) else ()))
+    rights = (*(READ if word in READERS else ()), *(WRITE if word in WRITERS else ()))
     if not rights:
         return []
     bucket, condition = [f"{ARN}{path.bucket}"], {"Condition": {"StringEquals": {"s3:prefix": [path.key]}}}
     statements = [_allow(rights, [f"{ARN}{path.bucket}/{path.key}*"])]
-    if _reads(word):
+    if word in READERS:
         statements.append({**_allow(LIST, bucket), **(condition if path.key else {})})
     if not path.key:
-        statements.append(_allow((*LOCATION, *(UPLOADS if _writes(word) else ())), bucket))
+        statements.append(_allow((*LOCATION, *(UPLOADS if word in WRITERS else ())), bucket))
     return statements
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from s3pool.cli.formats import CsvFormat, JsonFormat, RecordFormat, add_csv_flag
 from s3pool.cli.parser import LISTINGS, positive_int, section
+from s3pool.cli.selection import Past, Selection, add_at_flag, add_glob_flag, add_listing_flags, list_mode, select
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.location import LocalPath, Location, S3Path
 from s3pool.record import replace
-from s3pool.shard import FLAG, NameRange, Shard, choose_shard, parse_plan, ranges_between
+from s3pool.shard import FLAG, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context
@@ -43,6 +45,42 @@ def add_shard_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_looking_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what ls, du and find take alike."""
+    add_at_flag(parser)
+    add_csv_flag(parser)
+    add_glob_flag(parser)
+    add_shard_flags(parser)
+    add_listing_flags(parser)
+
+
+class Looking:
+    """What ls, du and find look through: their operands, or all that this process is to do of them."""
+
+    def __init__(self, args: argparse.Namespace, ctx: Context) -> None:
+        self._args, self._ctx = args, ctx
+        texts = args.paths if ctx.part is None or ctx.part.operand is None else [ctx.part.operand]
+        self.paths = [ctx.s3(text) for text in texts] or [S3Path(ctx.config.bucket)]
+        self.by_parts = by_processes(args, ctx)
+        self.shard = WHOLE if self.by_parts else shard_of(args, ctx)
+        self._past = Past(args, ctx)
+
+    def select(self, path: S3Path, *, ordered: bool = False) -> Selection:
+        """Return the keys of an operand that are meant; with ``ordered`` in order, whatever the flags say."""
+        mode, at = list_mode(self._args, self._ctx, ordered=ordered), self._past.of(path, self._ctx.client)
+        return select(path, glob=not self._args.no_glob, mode=mode, shard=self.shard, at=at)
+
+    def form(self, columns: Sequence[str]) -> RecordFormat | None:
+        """Return the form for programs that was asked for, with its header written; None for text."""
+        out = self._ctx.out
+        if not self._args.csv:
+            return JsonFormat(out.encode) if out.json else None
+        table = CsvFormat(columns)
+        if self._ctx.part is None:
+            out.block(table.header())
+        return table
+
+
 def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
     """Return whether the command is to be done by several processes, and this is not one of them."""
     if args.processes == 1 or ctx.part is not None:
@@ -52,31 +90,21 @@ def by_processes(args: argparse.Namespace, ctx: Context) -> bool:
     return True
 
 
-def operands_of(args: argparse.Namespace, ctx: Context) -> list[S3Path]:
-    """Return the operands of a listing, without any the default bucket; in a shard's process the one it is for."""
-    texts = args.paths if ctx.part is None or ctx.part.operand is None else [ctx.part.operand]
-    return [ctx.s3(text) for text in texts] or [S3Path(ctx.config.bucket)]
-
-
 def shard_of(args: argparse.Namespace, ctx: Context) -> Shard:
     """Return the shard that this run takes; a note names the one that the environment gave."""
     if ctx.part is not None:
         return ctx.part.shard
     shard = choose_shard(args.shard, ctx.environ)
     if args.plan:
-        shard = _with_range(shard, args, ctx)
+        if not args.shard:
+            raise UsageError(f"{PLAN} needs {FLAG}: which of its ranges is to be done?")
+        ranges = parse_plan(_read(args.plan, ctx).splitlines(), name=args.plan)
+        if shard.count != len(ranges):
+            raise UsageError(f"{args.plan} is a plan of {len(ranges)} shards, and {FLAG} says {shard.text}")
+        shard = replace(shard, range=ranges[shard.index])
     if shard.origin != FLAG and not shard.is_whole:
         ctx.out.remark(f"shard {shard.text} by {shard.origin}; {FLAG} 0/1 takes everything")
     return shard
-
-
-def _with_range(shard: Shard, args: argparse.Namespace, ctx: Context) -> Shard:
-    if not args.shard:
-        raise UsageError(f"{PLAN} needs {FLAG}: which of its ranges is to be done?")
-    ranges = parse_plan(_read(args.plan, ctx).splitlines(), name=args.plan)
-    if shard.count != len(ranges):
-        raise UsageError(f"{args.plan} is a plan of {len(ranges)} shards, and {FLAG} says {shard.text}")
-    return replace(shard, range=ranges[shard.index])
 
 
 def _read(text: str, ctx: Context) -> str:
@@ -91,9 +119,6 @@ def _read(text: str, ctx: Context) -> str:
             return file.read()
     except OSError as exc:
         raise LocalFileError(f"cannot read {place.path}: {exc.strerror}") from exc
-
-
-# -- making a plan -------------------------------------------------------------------------
 
 
 def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False) -> list[NameRange]:

@@ -25,6 +25,7 @@ LEAST_NAME = 12  # a shorter piece of a URL names no node
 MOST_BAR = 40
 TEN, THOUSAND = 10, 1000
 STATS_HEADER = ("endpoint", "tries", "failed", "slow", "again", "sent", "got", "ms", "circuit")
+STATS_COUNTS = ["requests", "failures", "throttled", "retries", "hedges", "ejections", "bytes_sent", "bytes_received"]
 STATS_NUMBERS = frozenset(range(1, 8))
 
 Line = tuple[str, str]  # a text and its colour, "" for the terminal's own
@@ -153,9 +154,6 @@ def live_lines(*, color: bool) -> Iterator[Draw]:
         yield draw
 
 
-# -- --stats ---------------------------------------------------------------------------------
-
-
 def mean_ms(row: EndpointStats) -> float:
     """Return the mean time to an answer in milliseconds, 0 when none was timed."""
     return round(row.seconds / row.timed * 1000, 1) if row.timed else 0.0
@@ -166,32 +164,12 @@ def stats_record(row: EndpointStats) -> dict[str, object]:
     return {
         "type": "stats",
         "endpoint": str(row.endpoint),
-        "requests": row.requests,
-        "failures": row.failures,
-        "throttled": row.throttled,
-        "retries": row.retries,
-        "hedges": row.hedges,
-        "ejections": row.ejections,
-        "bytes_sent": row.bytes_sent,
-        "bytes_received": row.bytes_received,
+        **{name: getattr(row, name) for name in STATS_COUNTS},
         "mean_ms": mean_ms(row),
         "state": row.state,
         "failure_kinds": dict(row.failure_kinds),
         "last_error": row.last_error,
     }
-
-
-def stats_row(row: EndpointStats) -> tuple[str, ...]:
-    """Return the cells of one endpoint's line, which fits 80 columns with usual URLs."""
-    counts = (row.requests, row.failures, row.throttled, row.retries)
-    sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
-    return (str(row.endpoint), *map(str, counts), *sizes, f"{mean_ms(row):.1f}", row.state)
-
-
-def failure_line(row: EndpointStats) -> str:
-    """Return how often and how an endpoint failed, with the last error."""
-    kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(row.failure_kinds.items()))
-    return f"{row.endpoint} failed: {kinds}; last: {row.last_error}"
 
 
 def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
@@ -200,11 +178,16 @@ def print_stats(rows: Sequence[EndpointStats], out: Output) -> None:
         for row in rows:
             out.tell(out.encode(stats_record(row)))
         return
-    for line in table(STATS_HEADER, map(stats_row, rows), right=STATS_NUMBERS):
+    cells = []
+    for row in rows:  # a line fits 80 columns with usual URLs
+        counts = map(str, (row.requests, row.failures, row.throttled, row.retries))
+        sizes = (format_size(row.bytes_sent), format_size(row.bytes_received))
+        cells.append((str(row.endpoint), *counts, *sizes, f"{mean_ms(row):.1f}", row.state))
+    for line in table(STATS_HEADER, cells, right=STATS_NUMBERS):
         out.tell(out.escape(line))
     for row in rows:
-        if row.failure_kinds:
-            out.tell(out.escape(failure_line(row)))
+        if kinds := ", ".join(f"{count} x {kind}" for kind, count in sorted(row.failure_kinds.items())):
+            out.tell(out.escape(f"{row.endpoint} failed: {kinds}; last: {row.last_error}"))
 
 
 def print_list_stats(counts: Sequence[ListingStats], out: Output) -> None:

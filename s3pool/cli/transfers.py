@@ -10,17 +10,19 @@ from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, TypeVar
 
-from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of
+from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of, given_for
 from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
+from s3pool.cli.output import is_terminal
 from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.selection import add_fact_flags
+from s3pool.cli.selection import AUTO, add_at_flag, add_fact_flags, add_glob_flag, add_listing_flags
+from s3pool.cli.sharding import add_shard_flags
 from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import UsageError, describe_os_error
-from s3pool.filters import EXCLUDE, INCLUDE, NameFilter
+from s3pool.filters import EXCLUDE, INCLUDE
 from s3pool.location import Location, S3Path
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import choose_part_size
@@ -37,9 +39,6 @@ from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_execut
 T = TypeVar("T")
 
 NO_OPTIONS = TransferOptions()
-
-
-# -- flags ---------------------------------------------------------------------------------
 
 
 class FilterRule(argparse.Action):
@@ -79,16 +78,16 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, dest="name_rules", action=FilterRule, default=[], metavar=metavar, help=what)
 
 
-def name_filter(args: argparse.Namespace) -> NameFilter:
-    """Return the filter that the flags describe."""
-    return NameFilter(args.name_rules)
-
-
 def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that copies."""
     add_filter_flags(parser)
-    add_fact_flags(section(parser, FILTERS))
-    group = section(parser, COPYING)
+    chosen, group = section(parser, FILTERS), section(parser, COPYING)
+    add_fact_flags(chosen)
+    chosen.add_argument(
+        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
+    )
+    add_at_flag(chosen)
+    add_glob_flag(chosen)
     parser.add_argument(
         "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
     )
@@ -118,6 +117,8 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sse-c-source", default="", metavar="KEYFILE", help="a copy's source has this other key; none: it has none"
     )
+    add_shard_flags(parser)
+    add_listing_flags(parser, jobs=AUTO)
 
 
 def add_checksum_flag(parser: argparse.ArgumentParser) -> None:
@@ -144,23 +145,13 @@ part_size.__name__ = "size"
 def options_of(args: argparse.Namespace, ctx: Context, *, remove_source: bool = False) -> TransferOptions:
     """Return the transfer options that the flags describe."""
     return TransferOptions(
+        **given_for(TransferOptions, args),
         attributes=attributes_of(args),
-        part_size=args.part_size,
-        part_workers=args.part_workers,
-        checksum=args.checksum,
-        no_clobber=args.no_clobber,
-        update=args.update,
-        preserve=args.preserve,
         remove_source=remove_source,
-        verify=not args.no_verify,
-        ignore_archived=args.ignore_archived,
-        links=args.links,
+        verify=not getattr(args, "no_verify", False),
         # A move sends the MD5 in any case: the ETag of what was stored is held against that.
         sign_payload=ctx.config.sign and not (remove_source or ctx.session.all_tls) and sha256_is_cheaper(),
     )
-
-
-# -- the run -------------------------------------------------------------------------------
 
 
 def check_ends(sources: Iterable[Location], target: Location, args: argparse.Namespace) -> None:
@@ -192,7 +183,7 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     wanted = getattr(ctx.args, "progress", "auto")
     busy = not (ctx.out.is_tty or to_stdout)
     mode = choose_mode(
-        wanted, quiet=ctx.out.quiet, json=ctx.out.json, stderr_is_tty=_is_tty(sys.stderr), stdout_is_busy=busy
+        wanted, quiet=ctx.out.quiet, json=ctx.out.json, stderr_is_tty=is_terminal(sys.stderr), stdout_is_busy=busy
     )
     if ctx.dry_run or mode == "none":
         yield Progress(), True
@@ -207,13 +198,6 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
         finally:
             write_between(nullcontext)
             bars.stop()
-
-
-def _is_tty(stream: Any) -> bool:
-    try:
-        return stream is not None and bool(stream.isatty())
-    except ValueError:
-        return False
 
 
 def worker_count(ctx: Context) -> int:
@@ -245,6 +229,25 @@ def transfer_context(
         yield context
     finally:
         executor.close()
+
+
+@contextmanager
+def running(
+    ctx: Context,
+    options: TransferOptions,
+    summary: Summary,
+    *,
+    verb: str,
+    inline: bool = False,
+    to_stdout: bool = False,
+) -> Iterator[tuple[TransferContext, OutcomePrinter]]:
+    """Yield the transfers' context of a run and what prints its outcomes; an interrupt ends it promptly."""
+    with (
+        shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
+        transfer_context(ctx, options, progress, inline=inline) as context,
+        ending_promptly(context, summary, ctx, verb=verb, to_stdout=to_stdout),
+    ):
+        yield context, OutcomePrinter(ctx, progress, lines=lines)
 
 
 def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:
@@ -288,22 +291,17 @@ def remove(
 
     Without ``tells_deletes`` only failures are printed, and no thread is started.
     """
-    with (
-        shown_progress(ctx) as (progress, lines),
-        transfer_context(ctx, options, progress, inline=not tells_deletes) as context,
-    ):
-        teller = OutcomePrinter(ctx, progress, lines=lines)
+    with running(ctx, options, summary, verb="deleted", inline=not tells_deletes) as (context, printer):
 
         def tell(outcome: Outcome) -> None:
             if tells_deletes or outcome.error is not None:
-                teller(outcome)
+                printer(outcome)
 
-        with ending_promptly(context, summary, ctx, verb="deleted"):
-            watched = watch_health(tasks, ctx) if tells_deletes else tasks
-            if ctx.dry_run:
-                run_tasks(watched, context, on_outcome=tell, rehearse=True, summary=summary)
-            else:
-                run_deletes(watched, context, on_outcome=tell, summary=summary)
+        watched = watch_health(tasks, ctx) if tells_deletes else tasks
+        if ctx.dry_run:
+            run_tasks(watched, context, on_outcome=tell, rehearse=True, summary=summary)
+        else:
+            run_deletes(watched, context, on_outcome=tell, summary=summary)
 
 
 def passes(summary: Summary, client: S3Client, ctx: Context) -> Iterator[None]:

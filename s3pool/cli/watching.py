@@ -108,8 +108,7 @@ class TreeWatcher:
             self._troubles.add(trouble)
             self._tell(report)
         if is_first:
-            message = f"watching {self._route.source_text}"
-            self._ctx.out.note(f"s3pool: {message}", {"type": "note", "op": self._ctx.out.op, "message": message})
+            self._ctx.out.remark(f"watching {self._route.source_text}")
         return is_settled
 
     def is_new(self, outcome: Outcome) -> bool:
@@ -131,21 +130,16 @@ class TreeWatcher:
         while is_settled and self._deleted[0][0] < now - GUARDED_S:
             self._deleted.popleft()
 
-    # -- the partner of a pass ---------------------------------------------------------------
-
     def agree(self, situation: Situation) -> Situation:
         """Return the situation of the whole tree, for one of a part of it."""
         before = sum(count for _, count in self._deleted)
+        walk = Walk(self._route.root, names=self._options.names, links=self._options.links)
         return replace(
             situation,
-            source_names=situation.source_names or self._has_files(),
+            source_names=situation.source_names or int(any(isinstance(found, LocalFiles) for found in walk.blocks())),
             target_names=max(situation.target_names, self._target_names) + before,
             to_delete=situation.to_delete + before * bool(situation.to_delete),
         )
 
     def wait_for_deletes(self) -> None:
         """Go on: there is nobody to wait for."""
-
-    def _has_files(self) -> int:
-        walk = Walk(self._route.root, names=self._options.names, links=self._options.links).blocks()
-        return int(any(isinstance(found, LocalFiles) for found in walk))

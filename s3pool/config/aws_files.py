@@ -110,8 +110,6 @@ class AwsFiles:
             if name in sections:
                 yield path, f"{path} [{name}]", sections[name]
 
-    # -- how a profile comes to its keys ------------------------------------------------------
-
     def _source_of(self, profile: str, asked_by: tuple[str, ...] = ()) -> KeySource | None:
         """Return the source of a profile's keys, in the order of AWS's own tools; None for no word of any."""
         files = list(self._sections(profile))

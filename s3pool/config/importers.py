@@ -43,10 +43,10 @@ class ConfigPlace(NamedTuple):
 
 def find_profiles(tool: str, place: ConfigPlace) -> list[FoundProfile]:
     """Return the profiles of a tool, or with "" of all tools; without keys where AWS's files have them."""
-    found = [profile for name in ([tool] if tool else TOOLS) for profile in TOOLS[name](place)]
+    tools = [TOOLS[tool]] if tool else list(TOOLS.values())
+    found = [profile for find, _ in tools for profile in find(place)]
     if not found:
-        looked = ", ".join(FILES[name] for name in ([tool] if tool else FILES))
-        raise ConfigError(f"there is nothing to import: looked at {looked}")
+        raise ConfigError(f"there is nothing to import: looked at {', '.join(files for _, files in tools)}")
     return found
 
 
@@ -150,19 +150,12 @@ def _url(text: str, region: str, *, scheme: str = "https") -> str:
     return text.rstrip("/") if "://" in text else f"{scheme}://{text}"
 
 
-TOOLS: Mapping[str, Callable[[ConfigPlace], Iterator[FoundProfile]]] = {
-    "mc": _of_mc,
-    "rclone": _of_rclone,
-    "s3cmd": _of_s3cmd,
-    "s5cmd": _of_s5cmd,
-    "aws": _of_aws,
-}
-FILES = {
-    "mc": "~/.mc/config.json",
-    "rclone": "~/.config/rclone/rclone.conf",
-    "s3cmd": "~/.s3cfg",
-    "s5cmd": "S3_ENDPOINT_URL with ~/.aws",
-    "aws": "~/.aws",
+TOOLS: Mapping[str, tuple[Callable[[ConfigPlace], Iterator[FoundProfile]], str]] = {
+    "mc": (_of_mc, "~/.mc/config.json"),
+    "rclone": (_of_rclone, "~/.config/rclone/rclone.conf"),
+    "s3cmd": (_of_s3cmd, "~/.s3cfg"),
+    "s5cmd": (_of_s5cmd, "S3_ENDPOINT_URL with ~/.aws"),
+    "aws": (_of_aws, "~/.aws"),
 }
 
 
@@ -213,7 +206,8 @@ def _with(text: str, profiles: Mapping[str, Settings]) -> str:
         indent = first[1]
     lines = []
     for name, settings in profiles.items():
-        lines.append(f"{indent}{_key(name)}:{'' if settings else ' {}'}")
+        key = name if PLAIN_NAME.fullmatch(name) else json.dumps(name)
+        lines.append(f"{indent}{key}:{'' if settings else ' {}'}")
         lines += [f"{indent}  {key}: {json.dumps(value)}" for key, value in settings.items()]
     block = "\n".join(lines)
     if entry is None:
@@ -226,10 +220,6 @@ def _without(text: str, name: str) -> str:
     names = "|".join(re.escape(form) for form in (name, json.dumps(name), f"'{name}'"))
     pattern = rf"^([ \t]+)(?:{names}):.*\n(?:\1[ \t]+.*\n|[ \t]*\n)*"
     return re.sub(pattern, "", f"{text.rstrip()}\n", count=1, flags=re.MULTILINE)
-
-
-def _key(name: str) -> str:
-    return name if PLAIN_NAME.fullmatch(name) else json.dumps(name)
 
 
 def _replace(path: str, text: str) -> None:

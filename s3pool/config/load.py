@@ -10,21 +10,8 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from s3pool.config import sources
 from s3pool.config.options import CONFIG_FILE, DEFAULT_ORIGIN, ENV_FILE, PROFILE, Config, Option, Setting, SourceOption
-from s3pool.config.sources import (
-    ENDPOINT_VARIABLE,
-    FOUND_ORIGIN,
-    PLACES,
-    EnvFile,
-    check_keys,
-    heeded,
-    is_present,
-    layer_from_environ,
-    load_env_file,
-    only,
-    why_not_read,
-    without,
-)
 from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.config.yaml_file import ConfigFile, load_config_file
 from s3pool.errors import ConfigError
@@ -59,30 +46,24 @@ PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "AL
 PROXY_LISTEN = "PROXY_LISTEN"  # the first s3pool's variable; the flag --listen overrides it
 
 
-def load_config(flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str) -> Config:
-    """Settle the configuration from every source.
+def load_config(
+    flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str, second_pool: str = ""
+) -> Config:
+    """Settle the configuration from every source, or that of a ``second_pool``, which a profile describes.
 
-    ``flags`` holds the flags that were given, by name with underscores; None is absent.
-    Nothing is asked of the network, and missing endpoints or keys are no error yet.
+    ``flags`` holds the flags that were given, by name with underscores; None is absent. Nothing is asked of the
+    network, and missing endpoints or keys are no error yet. Endpoints, keys and region of a second pool come from the
+    profile alone, because flags and environment mean the first pool; timeouts and limits from the usual sources.
 
     Raises:
-        ConfigError: a file or a value is wrong; the message names it.
+        ConfigError: a file or a value is wrong, or there is no such profile; the message names it.
     """
-    return _Loader(flags, environ=environ, cwd=cwd, home=home).load()
-
-
-def load_profile(
-    profile: str, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str
-) -> Config:
-    """Settle the configuration of a second pool, which a profile of the file describes.
-
-    Endpoints, keys and region come from the profile alone, because flags and environment mean
-    the first pool. Timeouts, limits and the like come from the usual sources.
-    """
-    loader = _Loader({**flags, "profile": profile}, environ=environ, cwd=cwd, home=home, own_pool=True)
-    config = loader.load()
-    if not config.endpoints:
-        raise ConfigError(f"{config.config_file or 'the configuration file'}: profile {profile!r} sets no endpoints")
+    if second_pool:
+        flags = {**flags, "profile": second_pool}
+    config = _Loader(flags, environ=environ, cwd=cwd, home=home, own_pool=bool(second_pool)).load()
+    if second_pool and not config.endpoints:
+        where = config.config_file or "the configuration file"
+        raise ConfigError(f"{where}: profile {second_pool!r} sets no endpoints")
     return config
 
 
@@ -98,10 +79,7 @@ class _Loader:
         self, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: str, home: str, own_pool: bool = False
     ) -> None:
         self._flags = {name: value for name, value in flags.items() if value is not None}
-        self._own_pool = own_pool
-        self._environ = environ
-        self._cwd = cwd
-        self._home = home
+        self._own_pool, self._environ, self._cwd, self._home = own_pool, environ, cwd, home
         self._origins: dict[str, str] = {}
         self._warnings: list[str] = []
         self._layers: list[Layer] = []
@@ -121,17 +99,19 @@ class _Loader:
         asked, asked_by = self._first_name(PROFILE, dotenv)
         file = self._load_config_file(dotenv)
         self._warnings += file.warnings
-        profile = self._choose_profile(file, asked, dotenv)
+        # What the file does not know may be meant for AWS's files alone.
+        is_of_aws = bool(asked) and asked not in file.profiles and self._is_aws_profile(asked, dotenv)
+        profile = asked if is_of_aws else file.choose(asked)
         self._origins[PROFILE.name] = asked_by or (file.path if profile else DEFAULT_ORIGIN)
         ignores = any(values.get(IGNORE_ENDPOINTS, "").lower() in TRUE_WORDS for values in (self._environ, dotenv))
         given = [
             _flag_layer(self._flags),
-            layer_from_environ(Config.OPTIONS, heeded(self._environ, ignores), source=ENV_ORIGIN),
-            layer_from_environ(Config.OPTIONS, heeded(dotenv, ignores), source=f"{env_path}:"),
+            sources.layer_from_environ(Config.OPTIONS, sources.heeded(self._environ, ignores), source=ENV_ORIGIN),
+            sources.layer_from_environ(Config.OPTIONS, sources.heeded(dotenv, ignores), source=f"{env_path}:"),
         ]
         own = file.profiles.get(profile, {})
         if self._own_pool:
-            given = [only(own, (*IDENTITY, *TRUST)), *without(given, *IDENTITY)]
+            given = [sources.only(own, (*IDENTITY, *TRUST)), *sources.without(given, *IDENTITY)]
         self._layers = [*given, own, file.common]
         aws = self._aws_files(dotenv, profile=profile)
         values = self._credentials(aws, sign=self._get(Config.sign))
@@ -167,15 +147,17 @@ class _Loader:
     def _check_env_file(self, file: ConfigFile, config: Config) -> None:
         """Refuse to send keys from elsewhere where a `.env` found in the directory points."""
         source = self._key_source
-        if self._origins[ENV_FILE.name] != FOUND_ORIGIN or (config.credentials is None and source is None):
+        if self._origins[ENV_FILE.name] != sources.FOUND_ORIGIN or (config.credentials is None and source is None):
             return
         is_chosen = any(
             self._origins[source.name].startswith(f"{self._env_path}:") for source in (CONFIG_FILE, PROFILE)
         )
         unused = {Config.insecure.name: not config.insecure}
         unused[Config.sts_endpoint.name] = not self._uses_sts
-        places = [place for place in PLACES if not unused.get(place, False)]
-        check_keys(self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places)
+        places = [place for place in sources.PLACES if not unused.get(place, False)]
+        sources.check_keys(
+            self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places
+        )
 
     def _get(self, option: Option[T]) -> T:
         """Read an option from the first layer that has it, and note the origin."""
@@ -192,7 +174,10 @@ class _Loader:
     def _first_name(self, source: SourceOption, dotenv: Mapping[str, str]) -> tuple[str, str]:
         """Return the name of a file or profile and its origin, from flag, environment and `.env`."""
         if source.name in self._flags:
-            return _flag_text(source.flag, self._flags[source.name]), f"flag {source.flag}"
+            value = self._flags[source.name]
+            if not isinstance(value, str) or not value:
+                raise ConfigError(f"{source.flag} needs a value")
+            return value, f"flag {source.flag}"
         if self._environ.get(source.env):
             return self._environ[source.env], f"{ENV_ORIGIN} {source.env}"
         if dotenv.get(source.env):
@@ -204,25 +189,25 @@ class _Loader:
             text = self._home + text[1:]
         return os.path.join(self._cwd, text)
 
-    def _load_env_file(self) -> tuple[str, EnvFile]:
+    def _load_env_file(self) -> tuple[str, sources.EnvFile]:
         name, named_by = self._first_name(ENV_FILE, {})
         path = self._path(name or ".env")
-        if not named_by and not is_present(path):
+        if not named_by and not sources.is_present(path):
             self._origins[ENV_FILE.name] = DEFAULT_ORIGIN
-            return "", EnvFile({})
-        if not named_by and (why := why_not_read(path)):
+            return "", sources.EnvFile({})
+        if not named_by and (why := sources.why_not_read(path)):
             self._origins[ENV_FILE.name] = f"not read: {why}"
             warning = f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}"
-            return "", EnvFile({}, (warning,))
-        self._origins[ENV_FILE.name] = named_by or FOUND_ORIGIN
-        return path, load_env_file(path, named_by=named_by)
+            return "", sources.EnvFile({}, (warning,))
+        self._origins[ENV_FILE.name] = named_by or sources.FOUND_ORIGIN
+        return path, sources.load_env_file(path, named_by=named_by)
 
     def _load_config_file(self, dotenv: Mapping[str, str]) -> ConfigFile:
         name, named_by = self._first_name(CONFIG_FILE, dotenv)
         self._origins[CONFIG_FILE.name] = named_by or DEFAULT_ORIGIN
         if named_by:
             return load_config_file(self._path(name), named_by=named_by)
-        path = next((path for path in self._default_config_paths() if is_present(path)), "")
+        path = next((path for path in self._default_config_paths() if sources.is_present(path)), "")
         return load_config_file(path) if path else ConfigFile()
 
     def _default_config_paths(self) -> Iterator[str]:
@@ -235,12 +220,6 @@ class _Loader:
         elif self._home:
             yield os.path.join(self._home, ".config", "s3pool", "config.yaml")
 
-    def _choose_profile(self, file: ConfigFile, asked: str, dotenv: Mapping[str, str]) -> str:
-        # What the file does not know may be meant for AWS's files alone.
-        if asked and asked not in file.profiles and self._is_aws_profile(asked, dotenv):
-            return asked
-        return file.choose(asked)
-
     def _aws_path(self, variable: str, dotenv: Mapping[str, str]) -> str:
         name = AWS_FILE_VARIABLES[variable]
         text = self._environ.get(variable) or dotenv.get(variable) or os.path.join("~", ".aws", name)
@@ -248,7 +227,7 @@ class _Loader:
 
     def _is_aws_profile(self, name: str, dotenv: Mapping[str, str]) -> bool:
         credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
-        if not is_present(credentials) and not is_present(config):
+        if not sources.is_present(credentials) and not sources.is_present(config):
             return False
         from s3pool.config.aws_files import has_profile
 
@@ -259,10 +238,10 @@ class _Loader:
         named = self._environ.get("AWS_PROFILE") or dotenv.get("AWS_PROFILE") or ""
         # Where AWS's files have no profile named like ours, AWS_PROFILE counts, as in every AWS tool.
         is_twin = bool(profile) and (PROFILE.name in self._flags or not named) and self._is_aws_profile(profile, dotenv)
-        is_found = self._origins[ENV_FILE.name] == FOUND_ORIGIN
+        is_found = self._origins[ENV_FILE.name] == sources.FOUND_ORIGIN
         self._has_own_aws_profile = is_twin
         credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
-        self._has_aws_config = is_present(config)
+        self._has_aws_config = sources.is_present(config)
 
         def make() -> AwsFiles:
             from s3pool.config.aws_files import AwsFiles
@@ -285,7 +264,7 @@ class _Loader:
         Endpoints of another profile than ours would mean another pool.
         """
         everywhere = self._find(Config.endpoints)
-        if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {ENDPOINT_VARIABLE}"):
+        if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {sources.ENDPOINT_VARIABLE}"):
             self._layers = [*self._layers, {Config.sts_endpoint.name: everywhere}]  # it is for every service
         needed: list[Option[Any]] = [Config.region, Config.endpoints, *((Config.sts_endpoint,) * self._uses_sts)]
         needed += [Config.response_checksum_validation, Config.request_checksum_calculation]
@@ -306,7 +285,7 @@ class _Loader:
         elif source is not None and source.kind not in ("file", "instance"):
             self._origins.update(dict.fromkeys((Config.access_key.name, Config.secret_key.name), source.origin))
             named = [name for name in AWS_FILE_VARIABLES if dotenv.get(name) and not self._environ.get(name)]
-            if named and self._origins[ENV_FILE.name] == FOUND_ORIGIN:
+            if named and self._origins[ENV_FILE.name] == sources.FOUND_ORIGIN:
                 raise ConfigError(
                     f"{self._env_path}: {named[0]} names a file that tells how to get keys ({source.origin}); "
                     f"if that is to be trusted, name it: --env-file {self._env_path}"
@@ -315,24 +294,21 @@ class _Loader:
     def _credentials(self, aws: Callable[[], AwsFiles], *, sign: bool) -> dict[str, object]:
         """Return the values of the key pair and the token; empty when nothing is signed."""
         if not sign:
-            self._note_unused_keys()
+            for option in CREDENTIALS:
+                setting = self._find(option)
+                self._origins[option.name] = f"{setting.origin}, not used: unsigned" if setting else DEFAULT_ORIGIN
             return {}
         if self._find(Config.access_key) is None and self._find(Config.secret_key) is None:
             found = aws().load_keys()
             # A session token from elsewhere belongs to another key.
-            self._layers = [*without(self._layers, Config.session_token), found.layer]
+            self._layers = [*sources.without(self._layers, Config.session_token), found.layer]
             self._warnings += found.warnings
             self._key_source = found.source
         access_key, secret_key = self._get(Config.access_key), self._get(Config.secret_key)
         self._check_pair(access_key, secret_key)
         if self._rank(Config.session_token) > self._rank(Config.secret_key):
-            self._layers = without(self._layers, Config.session_token)
+            self._layers = sources.without(self._layers, Config.session_token)
         return {"access_key": access_key, "secret_key": secret_key, "session_token": self._get(Config.session_token)}
-
-    def _note_unused_keys(self) -> None:
-        for option in CREDENTIALS:
-            setting = self._find(option)
-            self._origins[option.name] = f"{setting.origin}, not used: unsigned" if setting else DEFAULT_ORIGIN
 
     def _check_pair(self, access_key: str, secret_key: str) -> None:
         if access_key and not secret_key:
@@ -399,9 +375,3 @@ def _flag_layer(flags: Mapping[str, object]) -> Layer:
         if value is not None and not (option.switch is not None and value is False):
             layer[option.name] = Setting(value if option.switch is None else option.switch, f"flag {option.flag}")
     return layer
-
-
-def _flag_text(flag: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{flag} needs a value")
-    return value

@@ -25,7 +25,6 @@ from s3pool.config.values import (
     parse_choice,
     parse_count,
     parse_endpoints,
-    parse_http_proxy,
     parse_public_url,
     parse_region,
     parse_seconds,
@@ -103,7 +102,7 @@ class Config(Options):
         default_note="the system's",
     )
     http_proxy: Option[HttpProxy | None] = Option(
-        parse_http_proxy,
+        lambda value: HttpProxy.parse(parse_text(value)),
         None,
         "proxy to reach the nodes through; HTTP_PROXY and HTTPS_PROXY are not used",
         env=("S3POOL_HTTP_PROXY",),

@@ -155,9 +155,6 @@ def only(layer: Mapping[str, Setting], options: Sequence[Option[Any]]) -> Mappin
     return {name: setting for name, setting in layer.items() if name in names}
 
 
-# -- trust -----------------------------------------------------------------------------------
-
-
 def why_not_read(path: str) -> str:
     """Return why a `.env` file found in the working directory is not trusted; "" when it is.
 
@@ -197,20 +194,14 @@ def check_keys(origins: Mapping[str, str], *, env_path: str, config_path: str, p
         homes: tuple[str, ...] = (env_path,) if _is_from(origin, env_path) else ()
         if config_path and (_is_from(origin, config_path) or (homes and place == CONFIG)):
             homes = (config_path, env_path)
-        foreign = [
-            key
-            for key in KEYS
-            if origins.get(key, DEFAULT_ORIGIN) != DEFAULT_ORIGIN and not _is_home(origins[key], homes)
-        ]
+        own = tuple(f"{home}:" for home in homes)
+        set_keys = [key for key in KEYS if origins.get(key, DEFAULT_ORIGIN) != DEFAULT_ORIGIN]
+        foreign = [key for key in set_keys if not origins[key].startswith(own)]
         if homes and foreign:
             raise ConfigError(
                 f"{origin} decides on {place}, but {foreign[0]} is of another source ({origins[foreign[0]]}): keys go "
                 f"only where their own source sends them; if that file is to be trusted, name it: --env-file {env_path}"
             )
-
-
-def _is_home(origin: str, homes: Sequence[str]) -> bool:
-    return any(_is_from(origin, path) for path in homes)
 
 
 def _is_from(origin: str, path: str) -> bool:

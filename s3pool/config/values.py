@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import product
+from operator import add
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3pool.endpoint import Endpoint, HttpProxy
+from s3pool.endpoint import Endpoint
 from s3pool.errors import UsageError
 from s3pool.record import dataclass, field, replace
 from s3pool.units import parse_duration, parse_rate
@@ -53,11 +54,6 @@ def parse_public_url(value: object) -> Endpoint:
     if len(found) > 1 or found[0].discovery:
         raise ValueError("must be one http or https URL")
     return found[0]
-
-
-def parse_http_proxy(value: object) -> HttpProxy:
-    """Read the URL of a proxy. Raises ValueError, ConfigError: it is not one."""
-    return HttpProxy.parse(parse_text(value))
 
 
 def parse_servers(value: object) -> tuple[str, ...]:
@@ -215,11 +211,7 @@ def expand_ranges(url: str) -> list[str]:
         total *= len(texts)
     if total > MAX_ENDPOINTS:
         raise ValueError(f"{url!r} stands for more than {MAX_ENDPOINTS} endpoints")
-    return [_interleave(literals, numbers) for numbers in product(*ranges)]
-
-
-def _interleave(literals: Sequence[str], numbers: Sequence[str]) -> str:
-    return "".join(literal + number for literal, number in zip(literals, (*numbers, ""), strict=True))
+    return ["".join(map(add, literals, (*numbers, ""))) for numbers in product(*ranges)]
 
 
 def _range_texts(low: str, high: str) -> list[str]:

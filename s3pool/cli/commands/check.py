@@ -135,11 +135,8 @@ class _View:
 
 class _NodeCheck:
     def __init__(self, path: S3Path, views: Sequence[_View], ctx: Context) -> None:
-        self._path = path
-        self._views = list(views)
-        self._ctx = ctx
-        self._same = 0
-        self._different = 0
+        self._path, self._views, self._ctx = path, list(views), ctx
+        self._same = self._different = 0
         self._blamed: Counter[str] = Counter()
         self._codes: list[int] = []
         self._missing: list[_View] = []  # nodes that do not know the bucket

@@ -111,9 +111,6 @@ def _split(line: str) -> list[str]:
     return [""]
 
 
-# -- what may follow -----------------------------------------------------------------------
-
-
 def _candidates(words: Sequence[str], ctx: Context) -> Iterator[str]:
     *before, current = words
     command = command_in(before)
@@ -148,17 +145,13 @@ def _values(flag: str, action: Any, value: str, before: Sequence[str], ctx: Cont
 
 
 def _operands(command: str, current: str, before: Sequence[str], ctx: Context) -> Iterator[str]:
-    choices = [choice for action in _positionals(command) if action.choices for choice in action.choices]
+    positionals: list[Any] = command_parser(command)._get_positional_actions()
+    choices = [choice for action in positionals if action.choices for choice in action.choices]
     yield from _starting(current, map(str, choices))
     if command in LOCAL or command in ONLY_FILES:
         yield FILES
     if command not in NO_PATHS and command not in ONLY_FILES:
         yield from _paths(current, before, ctx, buckets_only=command in ONLY_BUCKETS, with_local=command in LOCAL)
-
-
-def _positionals(command: str) -> list[Any]:
-    parser = command_parser(command)
-    return parser._get_positional_actions()
 
 
 def _starting(start: str, names: Iterable[str]) -> Iterator[str]:
@@ -208,7 +201,12 @@ def _keys(client: S3Client, path: S3Path) -> list[str]:
 def _cached(name: str, ctx: Context, find: Callable[[S3Client], list[str]]) -> list[str]:
     """Return the names that the pool tells, or told a moment ago; no name that would break a line."""
     config = ctx.reload_config()
-    path = _cache_file(f"{[each.url for each in config.endpoints]} {config.access_key} {name}", ctx.environ)
+    from hashlib import sha256
+
+    base = ctx.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    what = f"{[each.url for each in config.endpoints]} {config.access_key} {name}"
+    digest = sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
+    path = os.path.join(base, "s3pool", "completion", digest)
     names = _read_cache(path)
     if names is None:
         from s3pool.session import open_session
@@ -217,13 +215,6 @@ def _cached(name: str, ctx: Context, find: Callable[[S3Client], list[str]]) -> l
             names = [each for each in find(session.client) if each.isprintable()]
         _write_cache(path, names)
     return names
-
-
-def _cache_file(text: str, environ: Mapping[str, str]) -> str:
-    from hashlib import sha256
-
-    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(base, "s3pool", "completion", sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def _read_cache(path: str) -> list[str] | None:
@@ -262,8 +253,6 @@ def _local_names(start: str) -> list[str]:
         return []
     return [os.path.join(directory, name) + end for name, end in sorted(found) if " " not in name]
 
-
-# -- the scripts ---------------------------------------------------------------------------
 
 BASH = r"""# bash completion for s3pool
 _s3pool() {

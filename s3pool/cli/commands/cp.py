@@ -9,27 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import filterfalse
 
-from s3pool.cli import exit_codes
+from s3pool.cli import exit_codes, transfers
 from s3pool.cli.attributes import warn_of_attributes
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import OutcomePrinter, finish, store_directories_kept
+from s3pool.cli.outcomes import finish, store_directories_kept
 from s3pool.cli.parser import FILTERS, section
-from s3pool.cli.selection import AUTO, Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
-from s3pool.cli.transfers import (
-    add_checksum_flag,
-    add_transfer_flags,
-    check_ends,
-    ending_promptly,
-    name_filter,
-    options_of,
-    passes,
-    remember,
-    shown_progress,
-    transfer_context,
-    watch_health,
-)
+from s3pool.cli.selection import Past, fact_filter, list_mode
+from s3pool.cli.sharding import by_processes, shard_of
 from s3pool.errors import NotFoundError, UsageError
+from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
 from s3pool.s3.list_all import past_object
 from s3pool.transfer.attributes import NotKept
@@ -39,7 +27,7 @@ from s3pool.transfer.object_reader import Source
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks
-from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, Task, UploadTask
+from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
 
 EXAMPLES = (
@@ -61,17 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
     parser.add_argument("target", metavar="DST", help="local path or s3/BUCKET/KEY; ends in / for a directory")
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
-    add_transfer_flags(parser)
-    add_checksum_flag(parser)
-    chosen = section(parser, FILTERS)
-    chosen.add_argument(
-        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
-    )
-    add_shard_flags(parser)
-    chosen.add_argument("--version-id", default="", metavar="ID", help="one version of one source")
-    add_at_flag(chosen)
-    add_glob_flag(chosen)
-    add_listing_flags(parser, jobs=AUTO)
+    transfers.add_transfer_flags(parser)
+    transfers.add_checksum_flag(parser)
+    section(parser, FILTERS).add_argument("--version-id", default="", metavar="ID", help="one version of one source")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -79,7 +59,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     move = args.command == "mv"
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
     target = _without_alias(ctx.location(args.target), STDOUT_NAMES)
-    check_ends(sources, target, args)
+    transfers.check_ends(sources, target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     if move and args.no_verify:
         raise UsageError("mv deletes its source: what it brought must be checked; use cp --no-verify and rm")
@@ -90,8 +70,26 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     if stream is not None:
         return _copy_stream(stream, args, ctx, at)
     if by_processes(args, ctx):
-        return _copy_by_parts(sources, args, ctx, verb="moved" if move else "copied")
-    return _copy_objects(sources, target, _rules(args, ctx, move=move, at=at), args, ctx)
+        from s3pool.cli.processes import transfer_by_parts, tree_of
+
+        tree = None if args.files_from else tree_of(sources[0], glob=not args.no_glob)
+        listed = ctx.stdin.read() if args.files_from == "-" else None
+        return transfer_by_parts(ctx, tree, verb="moved" if move else "copied", stdin=listed, is_source=True)
+    rules = SourceRules(
+        recursive=args.recursive,
+        glob=not args.no_glob,
+        names=NameFilter(args.name_rules),
+        facts=fact_filter(args, ctx),
+        shard=shard_of(args, ctx),
+        links=args.links,
+        is_moved=move,
+        not_kept=NotKept() if args.preserve else None,
+        version_id=args.version_id,
+        at=at,
+        listed=iter_listed(args.files_from, ctx) if args.files_from else None,
+        listing=list_mode(args, ctx),
+    )
+    return _copy_objects(sources, target, rules, args, ctx)
 
 
 def _moment_of(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, move: bool) -> float | None:
@@ -112,31 +110,6 @@ def _without_alias(end: Location, names: tuple[str, ...]) -> Location:
     return StdStream() if isinstance(end, LocalPath) and end.path in names else end
 
 
-def _copy_by_parts(sources: Sequence[Location], args: argparse.Namespace, ctx: Context, *, verb: str) -> int:
-    from s3pool.cli.processes import transfer_by_parts, tree_of
-
-    tree = None if args.files_from else tree_of(sources[0], glob=not args.no_glob)
-    listed = ctx.stdin.read() if args.files_from == "-" else None
-    return transfer_by_parts(ctx, tree, verb=verb, stdin=listed, is_source=True)
-
-
-def _rules(args: argparse.Namespace, ctx: Context, *, move: bool, at: float | None) -> SourceRules:
-    return SourceRules(
-        recursive=args.recursive,
-        glob=not args.no_glob,
-        names=name_filter(args),
-        facts=fact_filter(args, ctx),
-        shard=shard_of(args, ctx),
-        links=args.links,
-        is_moved=move,
-        not_kept=NotKept() if args.preserve else None,
-        version_id=args.version_id,
-        at=at,
-        listed=iter_listed(args.files_from, ctx) if args.files_from else None,
-        listing=list_mode(args, ctx),
-    )
-
-
 def iter_listed(path: str, ctx: Context) -> Iterator[str]:
     """Yield the names in a file unchanged; empty lines are left out. Raises LocalFileError: it cannot be read."""
     try:
@@ -153,34 +126,24 @@ def _copy_objects(
 ) -> int:
     move = rules.is_moved
     tasks = SourceTasks(ctx.source_session.client, sources, target, rules=rules, target_client=ctx.client)
-    options = options_of(args, ctx, remove_source=move)
+    options = transfers.options_of(args, ctx, remove_source=move)
     summary = Summary()
     verb = "moved" if move else "copied"
-    with (
-        shown_progress(ctx) as (progress, lines),
-        transfer_context(ctx, options, progress) as context,
-        ending_promptly(context, summary, ctx, verb=verb),
-    ):
-        clear_leftovers = remember(context, ctx)
+    with transfers.running(ctx, options, summary, verb=verb) as (context, tell):
+        clear_leftovers = transfers.remember(context, ctx)
         context.not_kept = rules.not_kept
-        tell = OutcomePrinter(ctx, progress, lines=lines)
 
         def take(outcome: Outcome) -> None:
             clear_leftovers(outcome)
             tell(outcome)
 
-        for number, _ in enumerate(passes(summary, ctx.source_session.client, ctx) if move else (None,)):
-            found = filterfalse(_is_missing, tasks) if number else tasks
-            run_tasks(watch_health(found, ctx), context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
+        for number, _ in enumerate(transfers.passes(summary, ctx.source_session.client, ctx) if move else (None,)):
+            # Of what the first pass has moved nothing is left.
+            rest = filterfalse(lambda item: isinstance(item, Problem) and isinstance(item.error, NotFoundError), tasks)
+            found = transfers.watch_health(rest if number else tasks, ctx)
+            run_tasks(found, context, on_outcome=take, rehearse=ctx.dry_run, summary=summary)
         store_directories_kept(context, summary, ctx)
     return finish(summary, ctx, verb=verb)
-
-
-def _is_missing(item: Task | Problem) -> bool:
-    return isinstance(item, Problem) and isinstance(item.error, NotFoundError)
-
-
-# -- streams -------------------------------------------------------------------------------
 
 
 def _stream_of(
@@ -224,45 +187,31 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
     source, target = ends
     if args.shard or args.processes > 1:
         raise UsageError(f"--shard and --processes divide names: {source.text} to {target.text} is one stream")
-    if fact_filter(args, ctx).active or name_filter(args).active:
+    if fact_filter(args, ctx).active or NameFilter(args.name_rules).active:
         raise UsageError(f"filters choose among names: {source.text} to {target.text} is one stream")
     summary, version_id = Summary(), args.version_id
     if isinstance(source, S3Path):
-        _check_object(source, args)
+        if not source.bucket or not source.key:
+            raise UsageError(f"{source.text} names no object; write s3/BUCKET/KEY")
+        if has_glob(source.key) and not args.no_glob:
+            raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
         if at is not None:
             version_id = past_object(ctx.source_session.client, source, at).version_id
-        to_stdout = isinstance(target, StdStream)
     else:
-        target = dest_for(source, target) if isinstance(source, LocalPath) else _named(target)
-        to_stdout = False
-    with (
-        shown_progress(ctx, to_stdout=to_stdout) as (progress, lines),
-        transfer_context(ctx, options_of(args, ctx), progress) as context,
-        ending_promptly(context, summary, ctx, verb="copied", to_stdout=to_stdout),
-    ):
+        target = dest_for(source, target)
+    to_stdout = isinstance(source, S3Path) and isinstance(target, StdStream)
+    options = transfers.options_of(args, ctx)
+    with transfers.running(ctx, options, summary, verb="copied", to_stdout=to_stdout) as (context, tell):
         started = time.monotonic()
-        clear_leftovers = remember(context, ctx, sweeps=False) if isinstance(target, S3Path) else None
+        clear_leftovers = transfers.remember(context, ctx, sweeps=False) if isinstance(target, S3Path) else None
         outcome = _move_bytes(source, target, context, ctx, version_id)
         if clear_leftovers is not None:
             clear_leftovers(outcome)
         summary.seconds = time.monotonic() - started
         summary.add(outcome)
         if not to_stdout:
-            OutcomePrinter(ctx, progress, lines=lines)(outcome)
+            tell(outcome)
     return exit_codes.DONE if to_stdout else finish(summary, ctx)
-
-
-def _named(target: Location) -> Location:
-    if not isinstance(target, S3Path) or target.is_prefix:
-        raise UsageError(f"{target.text} is a directory: a stream needs the name of its target")
-    return target
-
-
-def _check_object(source: S3Path, args: argparse.Namespace) -> None:
-    if not source.bucket or not source.key:
-        raise UsageError(f"{source.text} names no object; write s3/BUCKET/KEY")
-    if has_glob(source.key) and not args.no_glob:
-        raise UsageError(f"{source.text} has wildcards: a stream takes one object; cat takes many")
 
 
 def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Outcome:

@@ -6,14 +6,14 @@ import argparse
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import print_summary
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
-from s3pool.cli.transfers import add_filter_flags, executor_for, name_filter, watch_health
+from s3pool.cli.transfers import add_filter_flags, executor_for, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
+from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for
 from s3pool.model import ListPage
 from s3pool.s3.list_all import list_pages
@@ -71,9 +71,6 @@ def compare(args: argparse.Namespace, ctx: Context, *, by_content: bool, downloa
     return _Comparison(first, second, comparer, ctx, shows_same=shows_same).run()
 
 
-# -- the two sides -------------------------------------------------------------------------
-
-
 def _sides(args: argparse.Namespace, ctx: Context) -> tuple[Side, Side]:
     first, second = ctx.location(args.first, is_source=True), ctx.location(args.second)
     _check(first, second)
@@ -125,20 +122,13 @@ def _entry_of(side: Side) -> Batch:
     return Batch([""], [facts.st_size], [facts.st_mtime_ns], below=os.fsencode(place.path))
 
 
-class _Pair(NamedTuple):
-    """Two entries of one name that only a closer look tells apart."""
-
-    first: Entry
-    second: Entry
+_Pair = tuple[Entry, Entry]  # of one name, which only a closer look tells apart
 
 
 class _Comparison:
     def __init__(self, first: Side, second: Side, comparer: PairComparer, ctx: Context, *, shows_same: bool) -> None:
-        self._first = first
-        self._second = second
-        self._comparer = comparer
-        self._ctx = ctx
-        self._args = ctx.args
+        self._first, self._second, self._comparer = first, second, comparer
+        self._ctx, self._args = ctx, ctx.args
         self._shows_same = shows_same
         self._counts = dict.fromkeys(WORDS, 0)
         self._codes: list[int] = []
@@ -152,9 +142,9 @@ class _Comparison:
         try:
             for pair, found in executor.flow(self._look, watch_health(self._pairs(), self._ctx)):
                 if isinstance(found, Verdict):
-                    self._tell(found, pair.first.name)
+                    self._tell(found, pair[0].name)
                 else:
-                    self._fail(found, self._first.text(pair.first.name), self._second.text(pair.first.name))
+                    self._fail(found, self._first.text(pair[0].name), self._second.text(pair[0].name))
         except UnorderedError as exc:
             raise UnorderedError(f"{exc.message}, and names are compared in order: --sort sorts them here") from exc
         except KeyboardInterrupt as exc:
@@ -191,12 +181,12 @@ class _Comparison:
                 self._tell_all(all_same, ours.names)
                 continue
             for place in range(len(ours.names)):
-                pair = _Pair(ours.entry(place), theirs.entry(place))
+                pair = (ours.entry(place), theirs.entry(place))
                 found = self._comparer.at_first_sight(*pair)
                 if found is None:
                     yield pair
                 else:
-                    self._tell(found, pair.first.name)
+                    self._tell(found, pair[0].name)
         self._tell_problems()
 
     def _batches(self, side: Side) -> Iterable[Batch]:
@@ -206,21 +196,19 @@ class _Comparison:
         if isinstance(place, LocalPath):
             return LocalSource(
                 place.path,
-                names=name_filter(args),
+                names=NameFilter(args.name_rules),
                 links=args.links,
                 target_of=lambda _: "",
                 on_problem=self._problems.append,
             )
         pages = Ahead(self._pages(side, place))
         self._listings.append(pages)
-        tree = RemoteTree(pages, place.tree_prefix, names=name_filter(args), sorts=args.sort)
+        tree = RemoteTree(pages, place.tree_prefix, names=NameFilter(args.name_rules), sorts=args.sort)
         return map(_without_directories, tree) if self._first.is_local or self._second.is_local else tree
 
     def _pages(self, side: Side, place: S3Path) -> Iterator[ListPage]:
         mode = list_mode(self._args, self._ctx, ordered=not self._args.sort)
         return list_pages(side.client, place.bucket, prefix=place.tree_prefix, mode=mode)
-
-    # -- what was found --------------------------------------------------------------------
 
     def _tell_problems(self) -> None:
         while self._problems:

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE
-from s3pool.cli.formats import USAGE_COLUMNS, add_csv_flag, check_csv, record_format
+from s3pool.cli.formats import USAGE_COLUMNS, check_csv
 from s3pool.cli.output import escape
 from s3pool.cli.parser import natural_int
-from s3pool.cli.selection import (
-    DELIMITER,
-    Past,
-    Selection,
-    add_at_flag,
-    add_glob_flag,
-    add_listing_flags,
-    iter_selected_pages,
-    list_mode,
-    select,
-)
-from s3pool.cli.sharding import add_shard_flags, by_processes, operands_of, shard_of
+from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
+from s3pool.cli.sharding import Looking, add_looking_flags
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
-from s3pool.model import ListPage, ObjectInfo
-from s3pool.shard import WHOLE
+from s3pool.model import ListPage
 from s3pool.units import format_size, format_size_long
 
 EXAMPLES = ("du -H s3/photos", "du -d 1 s3/photos")
@@ -40,11 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
     parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
     parser.add_argument("--versions", action="store_true", help="count every version; delete markers are none")
-    add_at_flag(parser)
-    add_csv_flag(parser)
-    add_glob_flag(parser)
-    add_shard_flags(parser)
-    add_listing_flags(parser)
+    add_looking_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -52,27 +38,25 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     check_csv(args, ctx.out)
     if args.at and args.versions:
         raise UsageError("--at and --versions exclude each other: at one moment each key has one version")
-    past = Past(args, ctx)
+    looking = Looking(args, ctx)
+    paths: list[S3Path] = []
+    for path in looking.paths:  # s3 stands for all buckets
+        paths += [S3Path(bucket.name) for bucket in ctx.client.list_buckets()] if path.is_root else [path]
     is_table = ctx.out.json or args.csv
-    paths = _buckets_for_root(operands_of(args, ctx), ctx)
-    by_parts = by_processes(args, ctx)
-    shard = WHOLE if by_parts else shard_of(args, ctx)
-    several = len(paths) != 1
     total = _Usage("")
-    show = _shower(args, ctx)
+    show = _shower(args, ctx, looking)
 
     def count(path: S3Path) -> int:
-        if by_parts:
+        if looking.by_parts:
             code, usage = _count_by_parts(path, ctx, show)
             if code and not usage.objects:
                 return code
         else:
             # Prefixes are counted as their keys go by in order.
-            mode, at = list_mode(args, ctx, ordered=bool(args.depth)), past.of(path, ctx.client)
-            usage = _count(select(path, glob=not args.no_glob, mode=mode, shard=shard, at=at), args, ctx, show)
+            usage = _count(looking.select(path, ordered=bool(args.depth)), args, ctx, show)
             code = DONE
         total.add(usage.objects, usage.bytes)
-        if ctx.part is None and (is_table or several or args.depth is not None):
+        if ctx.part is None and (is_table or len(paths) != 1 or args.depth is not None):
             show(usage, path.text)
         return code
 
@@ -82,7 +66,9 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         return code
     # A listing that failed has counted nothing: that must not look like an empty bucket.
     if not is_table and args.depth is None and (not code or total.objects):
-        _print_total(total, args, ctx)
+        size = format_size_long(total.bytes)
+        ctx.out.line(f"Total objects: {total.objects}")
+        ctx.out.line(f"Total size: {size.partition(' (')[0] if args.human else size}")
     return code
 
 
@@ -102,18 +88,6 @@ def _count_by_parts(path: S3Path, ctx: Context, show: Show) -> tuple[int, _Usage
     for objects, size in parts.reports("total"):
         total.add(objects, size)
     return parts.code, total
-
-
-def _print_total(total: _Usage, args: argparse.Namespace, ctx: Context) -> None:
-    ctx.out.line(f"Total objects: {total.objects}")
-    ctx.out.line(f"Total size: {_total_size(total.bytes, human=args.human)}")
-
-
-def _buckets_for_root(paths: list[S3Path], ctx: Context) -> list[S3Path]:
-    expanded: list[S3Path] = []
-    for path in paths:
-        expanded += [S3Path(bucket.name) for bucket in ctx.client.list_buckets()] if path.is_root else [path]
-    return expanded
 
 
 class _Usage:
@@ -138,13 +112,9 @@ def _count(selection: Selection, args: argparse.Namespace, ctx: Context, show: S
         return _count_by_prefix(selection, pages, args.depth, show)
     total = _Usage("")
     for page in pages:
-        total.add(*_sum_of(page))
+        markers = sum(info.is_delete_marker for info in page.objects)
+        total.add(len(page.objects) - markers, sum(info.size for info in page.objects))
     return total
-
-
-def _sum_of(page: ListPage) -> tuple[int, int]:
-    markers = sum(info.is_delete_marker for info in page.objects)
-    return len(page.objects) - markers, sum(info.size for info in page.objects)
 
 
 def _count_by_prefix(selection: Selection, pages: Iterable[ListPage], depth: int, show: Show) -> _Usage:
@@ -163,16 +133,13 @@ def _count_by_prefix(selection: Selection, pages: Iterable[ListPage], depth: int
     for page in pages:
         for info in page.objects:
             names = _prefixes_of(info.key, base, depth)
-            common = _common(open_prefixes, names)
+            same = takewhile(lambda pair: pair[0].name == pair[1], zip(open_prefixes, names, strict=False))
+            common = sum(1 for _ in same)
             close_to(common)
             open_prefixes.extend(_Usage(name) for name in names[common:])
-            (open_prefixes[-1] if open_prefixes else total).add(*_weight(info))
+            (open_prefixes[-1] if open_prefixes else total).add(*((0, 0) if info.is_delete_marker else (1, info.size)))
     close_to(0)
     return total
-
-
-def _weight(info: ObjectInfo) -> tuple[int, int]:
-    return (0, 0) if info.is_delete_marker else (1, info.size)
 
 
 def _prefixes_of(key: str, base: str, depth: int) -> list[str]:
@@ -185,20 +152,11 @@ def _prefixes_of(key: str, base: str, depth: int) -> list[str]:
     return names
 
 
-def _common(open_prefixes: list[_Usage], names: list[str]) -> int:
-    common = 0
-    for usage, name in zip(open_prefixes, names, strict=False):
-        if usage.name != name:
-            break
-        common += 1
-    return common
-
-
-def _shower(args: argparse.Namespace, ctx: Context) -> Show:
+def _shower(args: argparse.Namespace, ctx: Context, looking: Looking) -> Show:
     """Return what writes the count of one prefix, or reports it where another process adds it up."""
     if (part := ctx.part) is not None:
         return lambda usage, url: part.send("usage", [url, usage.objects, usage.bytes])
-    form = record_format(args, ctx.out, USAGE_COLUMNS)
+    form = looking.form(USAGE_COLUMNS)
 
     def show(usage: _Usage, url: str) -> None:
         if form is not None:
@@ -208,8 +166,3 @@ def _shower(args: argparse.Namespace, ctx: Context) -> Show:
         ctx.out.line(f"{size:>{SIZE_WIDTH}} {usage.objects:>{COUNT_WIDTH}} {escape(url)}")
 
     return show
-
-
-def _total_size(size: int, *, human: bool) -> str:
-    text = format_size_long(size)
-    return text[: text.rindex(" (")] if human else text

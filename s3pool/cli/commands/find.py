@@ -4,57 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 
+from s3pool.cli import formats, search
 from s3pool.cli.context import Context
-from s3pool.cli.formats import (
-    OBJECT_COLUMNS,
-    PREFIX_COLUMNS,
-    VERSION_COLUMNS,
-    Entry,
-    RecordFormat,
-    TextLines,
-    add_csv_flag,
-    check_csv,
-    entry_record,
-    exact_size,
-    format_stamp,
-    human_size,
-    record_format,
-)
 from s3pool.cli.parser import natural_int
-from s3pool.cli.search import (
-    DIRECTORY,
-    FIELDS_HELP,
-    FILE,
-    Found,
-    Test,
-    asked_test,
-    check_words,
-    fact_test,
-    fill,
-    ignore_test,
-    iter_batches,
-    name_test,
-    path_test,
-    regex_test,
-)
-from s3pool.cli.selection import (
-    Past,
-    Selection,
-    add_at_flag,
-    add_fact_flags,
-    add_glob_flag,
-    add_listing_flags,
-    fact_filter,
-    list_mode,
-    select,
-)
-from s3pool.cli.sharding import add_shard_flags, by_processes, operands_of, shard_of
+from s3pool.cli.selection import Selection, add_fact_flags, fact_filter
+from s3pool.cli.sharding import Looking, add_looking_flags
 from s3pool.errors import UsageError
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
-from s3pool.shard import WHOLE
 
 EXAMPLES = (
     "find s3/photos --name '*.jpg' --larger 10M --older-than 30d",
@@ -84,60 +44,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tests.add_argument(
         "--maxdepth", type=natural_int, metavar="N", help="at most N levels below PATH; deeper is not listed"
     )
-    tests.add_argument("--type", choices=(FILE, DIRECTORY), default=FILE, help="f: objects (default), d: prefixes")
+    tests.add_argument(
+        "--type", choices=(search.FILE, search.DIRECTORY), default=search.FILE, help="f: objects (default), d: prefixes"
+    )
     tests.add_argument("--versions", action="store_true", help="look at every version, not only the latest")
-    add_at_flag(parser)
     acts = parser.add_argument_group("what to do with what was found")
     acts.add_argument("-l", "--long", action="store_true", help="time, size in bytes and class before the name")
     acts.add_argument("-H", "--human", action="store_true", help="with -l: sizes for people")
-    acts.add_argument("--print", dest="format", metavar="FMT", help=f"a line of words: {FIELDS_HELP}")
+    acts.add_argument("--print", dest="format", metavar="FMT", help=f"a line of words: {search.FIELDS_HELP}")
     acts.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL")
     acts.add_argument(
         "--exec", dest="program", metavar="CMD", help="run it, without a shell, with {} and the like replaced"
     )
     acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
-    add_csv_flag(parser)
-    add_glob_flag(parser)
-    add_shard_flags(parser)
-    add_listing_flags(parser)
+    add_looking_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Search each operand; nothing found is no failure."""
     _check(args, ctx)
-    paths = operands_of(args, ctx)
-    if any(path.is_root for path in paths):
+    looking = Looking(args, ctx)
+    if any(path.is_root for path in looking.paths):
         raise UsageError("find needs a bucket: s3/BUCKET or s3/BUCKET/PREFIX")
-    by_parts = by_processes(args, ctx)
-    shard, past = WHOLE if by_parts else shard_of(args, ctx), Past(args, ctx)
     test = _compile_tests(args, ctx)
-    # A prefix is found once only because its keys stand together.
-    mode = list_mode(args, ctx, ordered=args.type == DIRECTORY)
-    glob = not args.no_glob
-    form = record_format(args, ctx.out, _columns(args), is_continued=ctx.part is not None)
-    if by_parts:
+    columns = formats.VERSION_COLUMNS if args.versions else formats.OBJECT_COLUMNS
+    form = looking.form(formats.PREFIX_COLUMNS if args.type == search.DIRECTORY else columns)
+    if looking.by_parts:
         from s3pool.cli.processes import search_by_parts
 
-        return ctx.for_each(paths, lambda path: search_by_parts(ctx, path).code)
+        return ctx.for_each(looking.paths, lambda path: search_by_parts(ctx, path).code)
 
     def find(path: S3Path) -> int:
-        selection = select(path, glob=glob, mode=mode, shard=shard, at=past.of(path, ctx.client))
+        # A prefix is found once only because its keys stand together.
+        selection = looking.select(path, ordered=args.type == search.DIRECTORY)
         return _find(selection, test, _Act(selection, args, ctx, form), args, ctx)
 
-    return ctx.for_each(paths, find)
-
-
-def _columns(args: argparse.Namespace) -> tuple[str, ...]:
-    if args.type == DIRECTORY:
-        return PREFIX_COLUMNS
-    return VERSION_COLUMNS if args.versions else OBJECT_COLUMNS
+    return ctx.for_each(looking.paths, find)
 
 
 def _check(args: argparse.Namespace, ctx: Context) -> None:
     shapes = [args.long and "-l", args.format is not None and "--print", ctx.out.json and "--json"]
     acts = [args.program is not None and "--exec", args.delete and "--delete", args.print0 and "--print0"]
     others = [flag for flag in (*shapes[:2], *acts) if flag]
-    check_csv(args, ctx.out, others=others)
+    formats.check_csv(args, ctx.out, others=others)
     for exclusive in (shapes, acts, [ctx.out.json and "--json", args.print0 and "--print0"]):
         given = [flag for flag in exclusive if flag]
         if len(given) > 1:
@@ -145,45 +94,42 @@ def _check(args: argparse.Namespace, ctx: Context) -> None:
     if args.at and (args.versions or args.delete):
         raise UsageError("--at only shows how it was: it goes with neither --versions nor --delete; see undo")
     if args.format is not None:
-        check_words(args.format)
-    if args.type == DIRECTORY and (args.tags or args.metadata):
+        search.check_words(args.format)
+    if args.type == search.DIRECTORY and (args.tags or args.metadata):
         raise UsageError("--type d finds prefixes, which are only names: they have no tags and no metadata")
-    if args.type == DIRECTORY and (args.delete or args.versions):
+    if args.type == search.DIRECTORY and (args.delete or args.versions):
         raise UsageError("--type d finds prefixes, which are only names: they have no versions and go with their keys")
 
 
-def _compile_tests(args: argparse.Namespace, ctx: Context) -> Test | None:
-    tests = [*map(name_test, args.name), *map(path_test, args.path)]
-    tests += [*map(ignore_test, args.ignore), *map(regex_test, args.regex)]
+def _compile_tests(args: argparse.Namespace, ctx: Context) -> search.Test | None:
+    tests = [search.glob_test(glob, attrgetter("name")) for glob in args.name]
+    tests += [search.glob_test(glob, attrgetter("relative")) for glob in args.path]
+    tests += [search.glob_test(glob, attrgetter("relative"), wanted=False) for glob in args.ignore]
+    tests += map(search.regex_test, args.regex)
     facts = fact_filter(args, ctx)
-    if facts.active:
-        tests.append(fact_test(facts))
+    if facts.active:  # a prefix has neither size nor time, and passes no such test
+        tests.append(lambda found: found.info is not None and facts.admits(found.info.size, found.info.mtime))
+
+    def version_of(found: search.Found) -> str:
+        return found.info.version_id if found.info and args.versions else ""
+
+    def metadata(found: search.Found) -> Mapping[str, str]:
+        return ctx.client.head_object(found.bucket, found.key, version_id=version_of(found)).metadata
+
+    def tags(found: search.Found) -> Mapping[str, str]:
+        return ctx.client.get_tags(found.bucket, found.key, version_id=version_of(found))
+
     # Last, for each costs a request: all other tests have been passed then.
     if args.metadata:
-        pairs = [_lower(pair) for pair in args.metadata]
-        tests.append(asked_test(pairs, "--metadata", lambda found: _metadata(found, ctx)))
+        pairs = ["".join((name.lower(), *rest)) for name, *rest in (pair.partition("=") for pair in args.metadata)]
+        tests.append(search.asked_test(pairs, "--metadata", metadata))
     if args.tags:
-        tests.append(asked_test(args.tags, "--tags", lambda found: _tags(found, ctx)))
+        tests.append(search.asked_test(args.tags, "--tags", tags))
     return (lambda found: all(test(found) for test in tests)) if tests else None
 
 
-def _lower(pair: str) -> str:
-    name, equals, value = pair.partition("=")
-    return f"{name.lower()}{equals}{value}"
-
-
-def _metadata(found: Found, ctx: Context) -> Mapping[str, str]:
-    version_id = found.info.version_id if found.info and ctx.args.versions else ""
-    return ctx.client.head_object(found.bucket, found.key, version_id=version_id).metadata
-
-
-def _tags(found: Found, ctx: Context) -> Mapping[str, str]:
-    version_id = found.info.version_id if found.info and ctx.args.versions else ""
-    return ctx.client.get_tags(found.bucket, found.key, version_id=version_id)
-
-
-def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Namespace, ctx: Context) -> int:
-    batches = iter_batches(
+def _find(selection: Selection, test: search.Test | None, act: _Act, args: argparse.Namespace, ctx: Context) -> int:
+    batches = search.iter_batches(
         ctx.client,
         selection,
         kind=args.type,
@@ -200,7 +146,7 @@ def _find(selection: Selection, test: Test | None, act: _Act, args: argparse.Nam
     return act.exit_code
 
 
-def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
+def _delete(bucket: str, batches: Iterator[list[search.Found]], ctx: Context) -> int:
     from s3pool.cli.outcomes import exit_code_of
     from s3pool.cli.transfers import remove
     from s3pool.transfer.tasks import DeleteTask, Summary
@@ -218,22 +164,18 @@ def _delete(bucket: str, batches: Iterator[list[Found]], ctx: Context) -> int:
     return exit_code_of(summary)
 
 
-# -- acts ----------------------------------------------------------------------------------
-
-
 class _Act:
     """Does what was asked with everything found below one operand."""
 
-    def __init__(self, selection: Selection, args: argparse.Namespace, ctx: Context, form: RecordFormat | None) -> None:
-        self._selection = selection
-        self._args = args
-        self._ctx = ctx
-        self._out = ctx.out
+    def __init__(
+        self, selection: Selection, args: argparse.Namespace, ctx: Context, form: formats.RecordFormat | None
+    ) -> None:
+        self._selection, self._args, self._ctx, self._out = selection, args, ctx, ctx.out
         self._codes: list[int] = []
         self._command = _split_command(args.program) if args.program is not None else None
         self._format = self._formatter(form)
 
-    def take(self, batch: list[Found]) -> None:
+    def take(self, batch: list[search.Found]) -> None:
         """Act on what was found, in its order."""
         if not batch:
             return
@@ -253,52 +195,50 @@ class _Act:
 
         return presigned(path, self._ctx, now=self._ctx.now())
 
-    # -- printing --------------------------------------------------------------------------
-
-    def _formatter(self, form: RecordFormat | None) -> Callable[[list[Found]], bytes]:
+    def _formatter(self, form: formats.RecordFormat | None) -> Callable[[list[search.Found]], bytes]:
         if form is not None:
             return self._in_form(form)
         if self._args.format is not None:
             return self._by_template(self._args.format)
         lines = self._lines()
-        if self._args.type == DIRECTORY:
+        if self._args.type == search.DIRECTORY:
             return lambda batch: lines.entries(found.key for found in batch)
         return lambda batch: lines.objects([found.info for found in batch if found.info is not None])
 
-    def _in_form(self, form: RecordFormat) -> Callable[[list[Found]], bytes]:
+    def _in_form(self, form: formats.RecordFormat) -> Callable[[list[search.Found]], bytes]:
         bucket, versions = self._selection.bucket, self._args.versions
-        if self._args.type != DIRECTORY and not versions:
+        if self._args.type != search.DIRECTORY and not versions:
             return lambda batch: form.objects(bucket, [found.info for found in batch if found.info is not None])
-        return lambda batch: form.records(entry_record(bucket, _entry(found), versions=versions) for found in batch)
+        return lambda batch: form.records(
+            formats.entry_record(bucket, found.info or found.key, versions=versions) for found in batch
+        )
 
-    def _by_template(self, template: str) -> Callable[[list[Found]], bytes]:
+    def _by_template(self, template: str) -> Callable[[list[search.Found]], bytes]:
         escape, end = (str, "\0") if self._args.print0 else (self._out.escape, "\n")
 
-        def lines(batch: list[Found]) -> bytes:
-            texts = [f"{escape(fill(template, found, self._presign))}{end}" for found in batch]
+        def lines(batch: list[search.Found]) -> bytes:
+            texts = [f"{escape(search.fill(template, found, self._presign))}{end}" for found in batch]
             return "".join(texts).encode("utf-8", "surrogateescape")
 
         return lines
 
-    def _lines(self) -> TextLines:
+    def _lines(self) -> formats.TextLines:
         args, exact = self._args, not self._args.human
-        no_size = (exact_size if exact else human_size)(0)
+        no_size = (formats.exact_size if exact else formats.human_size)(0)
         start = f"{S3Path(self._selection.bucket).text}/"
         escape = str if args.print0 else self._out.escape
-        return TextLines(
+        return formats.TextLines(
             lambda key: escape(start + key),
             start=start,
             long=args.long,
             exact=exact,
             versions=args.versions,
             raw=args.print0,
-            prefix_start=f"{format_stamp(format_iso_time(self._ctx.now()))} {no_size} ",
+            prefix_start=f"{formats.format_stamp(format_iso_time(self._ctx.now()))} {no_size} ",
         )
 
-    # -- programs --------------------------------------------------------------------------
-
-    def _execute(self, command: list[str], found: Found) -> None:
-        words = [fill(word, found, self._presign) for word in command]
+    def _execute(self, command: list[str], found: search.Found) -> None:
+        words = [search.fill(word, found, self._presign) for word in command]
         if self._out.dry_run:
             import shlex
 
@@ -308,10 +248,6 @@ class _Act:
         # The program writes to the same stdout: what was before it must stand before it.
         self._out.flush()
         self._codes.append(_run_program(words))
-
-
-def _entry(found: Found) -> Entry:
-    return found.key if found.info is None else found.info
 
 
 def _split_command(text: str) -> list[str]:

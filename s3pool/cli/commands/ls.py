@@ -5,47 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import add
 from typing import TYPE_CHECKING, TypeVar
 
+from s3pool.cli import formats
 from s3pool.cli.exit_codes import DONE
-from s3pool.cli.formats import (
-    BUCKET_COLUMNS,
-    OBJECT_COLUMNS,
-    UPLOAD_COLUMNS,
-    VERSION_COLUMNS,
-    Entry,
-    RecordFormat,
-    TextLines,
-    add_csv_flag,
-    bucket_record,
-    check_csv,
-    entry_name,
-    entry_record,
-    exact_size,
-    format_stamp,
-    human_size,
-    record_format,
-    upload_record,
-)
 from s3pool.cli.output import SUMMARY_RECORD, escape
 from s3pool.cli.parser import natural_int
-from s3pool.cli.selection import (
-    DELIMITER,
-    Past,
-    Selection,
-    add_at_flag,
-    add_glob_flag,
-    add_listing_flags,
-    iter_selected_pages,
-    list_mode,
-    select,
-)
-from s3pool.cli.sharding import add_shard_flags, by_processes, operands_of, shard_of
+from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages, select
+from s3pool.cli.sharding import Looking, add_looking_flags
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes, rooted
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time
 from s3pool.record import replace
-from s3pool.shard import WHOLE, Shard
 from s3pool.units import format_size_long
 
 if TYPE_CHECKING:
@@ -70,11 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
     parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
     parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
-    add_at_flag(parser)
-    add_csv_flag(parser)
-    add_glob_flag(parser)
-    add_shard_flags(parser)
-    add_listing_flags(parser)
+    add_looking_flags(parser)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -85,32 +53,18 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         raise UsageError("--at shows one version of each key: it goes with neither --versions nor --incomplete")
     if args.print0 and ctx.out.json:
         raise UsageError("--print0 and --json exclude each other")
-    check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
+    formats.check_csv(args, ctx.out, others=["--print0"] if args.print0 else [])
     args.paths = list(map(rooted, args.paths))
-    paths = operands_of(args, ctx)
-    by_parts = by_processes(args, ctx)
-    if args.max_keys and by_parts:
+    looking = Looking(args, ctx)
+    if args.max_keys and looking.by_parts:
         raise UsageError("--max-keys and --processes exclude each other: a few lines need no processes")
-    form = record_format(args, ctx.out, _columns(paths, args), is_continued=ctx.part is not None)
-    shard = WHOLE if by_parts else shard_of(args, ctx)
-    lister = _Lister(args, ctx, headings=len(paths) > 1, form=form, shard=shard)
-    code = ctx.for_each(paths, lister.list_by_parts if by_parts else lister.list)
+    lister = _Lister(args, ctx, looking)
+    code = ctx.for_each(looking.paths, lister.list_by_parts if looking.by_parts else lister.list)
     if args.summarize:
         lister.summarize()
     if ctx.part is not None:
         ctx.part.send("found", lister.has_found)
     return code
-
-
-def _print_counts(counts: Sequence[int], args: argparse.Namespace, ctx: Context) -> None:
-    """Print the counts: on stderr, or as the last object with --json. Delete markers are no objects, as in du."""
-    objects, markers, prefixes, size = counts
-    extra = {"delete_markers": markers} if args.versions else {}
-    if ctx.out.json:
-        ctx.out.record({**SUMMARY_RECORD, "objects": objects, "prefixes": prefixes, "bytes": size, **extra})
-        return
-    lines = [f"Total objects: {objects}", f"Total size: {format_size_long(size)}"]
-    ctx.out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in extra.values())]))
 
 
 def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ...]:
@@ -119,34 +73,25 @@ def _columns(paths: Sequence[S3Path], args: argparse.Namespace) -> tuple[str, ..
     if args.csv and 0 < roots < len(paths):
         raise UsageError("--csv gives one table: the buckets and what is in them do not go together")
     if roots:
-        return BUCKET_COLUMNS
+        return formats.BUCKET_COLUMNS
     if args.incomplete:
-        return UPLOAD_COLUMNS
-    columns = VERSION_COLUMNS if args.versions else OBJECT_COLUMNS
+        return formats.UPLOAD_COLUMNS
+    columns = formats.VERSION_COLUMNS if args.versions else formats.OBJECT_COLUMNS
     return columns if args.recursive else (*columns, PREFIX_COLUMN)
 
 
 class _Lister:
     """One run over all operands: what was written so far, and how an entry is written."""
 
-    def __init__(
-        self, args: argparse.Namespace, ctx: Context, *, headings: bool, form: RecordFormat | None, shard: Shard
-    ) -> None:
+    def __init__(self, args: argparse.Namespace, ctx: Context, looking: Looking) -> None:
         self.has_found = False
-        self._args = args
-        self._shard = shard
-        self._past = Past(args, ctx)
-        self._ctx = ctx
-        self._out = ctx.out
+        self._args, self._ctx, self._out, self._looking = args, ctx, ctx.out, looking
         # With --json and --csv alike an entry is a record, and nothing stands between them.
-        self._form = form
-        self._headings = headings and form is None and not args.print0
+        self._form = looking.form(_columns(looking.paths, args))
+        self._headings = len(looking.paths) > 1 and self._form is None and not args.print0
         self._exact = args.long and not args.human
         self._shown = 0
-        self._objects = 0
-        self._markers = 0
-        self._prefixes = 0
-        self._bytes = 0
+        self._counts = [0, 0, 0, 0]  # objects, delete markers, prefixes, bytes
         self._sections = 0
         self._heading = ""
 
@@ -160,9 +105,7 @@ class _Lister:
         elif self._args.incomplete:
             self._list_uploads(path)
         else:
-            mode = list_mode(self._args, self._ctx)
-            at = self._past.of(path, self._ctx.client)
-            self._list_keys(select(path, glob=not self._args.no_glob, mode=mode, shard=self._shard, at=at))
+            self._list_keys(self._looking.select(path))
 
     def list_by_parts(self, path: S3Path) -> int:
         """List one operand by several processes; the buckets need none."""
@@ -175,22 +118,30 @@ class _Lister:
         parts = search_by_parts(self._ctx, path, before_results=self._write_heading)
         if not parts.code:
             self._write_heading()
-        for objects, markers, prefixes, size in parts.reports("counts"):
-            self._objects += objects
-            self._markers += markers
-            self._prefixes += prefixes
-            self._bytes += size
+        for counts in parts.reports("counts"):
+            self._add(counts)
         if not parts.code and not any(parts.reports("found")) and not path.is_prefix:
             self._out.note(f"s3pool: nothing found: {path.text}")
         return parts.code
 
     def summarize(self) -> None:
-        """Print the counts, or report them where another process adds them up."""
-        counts = (self._objects, self._markers, self._prefixes, self._bytes)
+        """Print the counts on stderr, or as the last object; or report them where another process adds them up.
+
+        Delete markers are no objects, as in du.
+        """
         if self._ctx.part is not None:
-            self._ctx.part.send("counts", list(counts))
-        else:
-            _print_counts(counts, self._args, self._ctx)
+            self._ctx.part.send("counts", self._counts)
+            return
+        objects, markers, prefixes, size = self._counts
+        extra = {"delete_markers": markers} if self._args.versions else {}
+        if self._out.json:
+            self._out.record({**SUMMARY_RECORD, "objects": objects, "prefixes": prefixes, "bytes": size, **extra})
+            return
+        lines = [f"Total objects: {objects}", f"Total size: {format_size_long(size)}"]
+        self._out.tell("\n".join([*lines, *(f"Delete markers: {count}" for count in extra.values())]))
+
+    def _add(self, counts: Sequence[int]) -> None:
+        self._counts = list(map(add, self._counts, counts))
 
     def _write_heading(self) -> None:
         """Name the operand before its first entry, so that one that fails has no heading."""
@@ -200,8 +151,6 @@ class _Lister:
             self._out.line(f"{escape(self._heading)}:")
             self._heading = ""
             self._sections += 1
-
-    # -- bounds ----------------------------------------------------------------------------
 
     @property
     def _is_full(self) -> bool:
@@ -216,14 +165,12 @@ class _Lister:
         self._shown += len(entries)
         return entries
 
-    # -- buckets and uploads ---------------------------------------------------------------
-
     def _list_buckets(self) -> None:
         if self._args.versions or self._args.incomplete:
             raise UsageError("--versions and --incomplete need a bucket: s3/BUCKET")
         buckets = self._cut(self._ctx.client.list_buckets())
         if self._form is not None:
-            self._write(self._form.records(map(bucket_record, buckets)))
+            self._write(self._form.records(map(formats.bucket_record, buckets)))
         else:
             self._write(self._ended(map(self._bucket_line, buckets)))
 
@@ -231,12 +178,12 @@ class _Lister:
         if self._args.print0 and not self._args.long:
             return bucket.name
         name = f"{bucket.name}/" if self._args.print0 else f"{escape(bucket.name)}/"
-        return f"{format_stamp(bucket.created)} {self._no_size()} {self._out.paint(name, 'prefix')}"
+        return f"{formats.format_stamp(bucket.created)} {self._no_size()} {self._out.paint(name, 'prefix')}"
 
     def _list_uploads(self, path: S3Path) -> None:
         from s3pool.s3.list_all import list_uploads
 
-        selection = select(path, glob=not self._args.no_glob, shard=self._shard)
+        selection = select(path, glob=not self._args.no_glob, shard=self._looking.shard)
         # The key itself may have an upload, so the slash of its tree is left out of the request.
         asked = selection.single or selection.prefix
         for upload in list_uploads(self._ctx.client, path.bucket, prefix=asked):
@@ -248,14 +195,14 @@ class _Lister:
 
     def _upload_lines(self, upload: UploadInfo, selection: Selection) -> bytes:
         if self._form is not None:
-            return self._form.records([upload_record(selection.bucket, upload)])
+            return self._form.records([formats.upload_record(selection.bucket, upload)])
         name = self._name(selection.relative(upload.key))
         if self._args.print0 and not self._args.long:
             return self._ended([name])
         storage_class = escape(upload.storage_class) or "-"
-        return self._ended([f"{format_stamp(upload.initiated)} {storage_class} {escape(upload.upload_id)} {name}"])
-
-    # -- keys ------------------------------------------------------------------------------
+        return self._ended(
+            [f"{formats.format_stamp(upload.initiated)} {storage_class} {escape(upload.upload_id)} {name}"]
+        )
 
     def _list_keys(self, selection: Selection) -> None:
         recursive = self._args.recursive or selection.admits is not None
@@ -264,7 +211,9 @@ class _Lister:
         for page in self._iter_pages(selection, delimiter="" if recursive else DELIMITER):
             found = found or bool(page.objects or page.prefixes)
             if page.prefixes:
-                self._write(entries(self._cut(_merged(page))))
+                both: list[formats.Entry] = [*page.objects, *page.prefixes]
+                both.sort(key=lambda entry: name_bytes(formats.entry_name(entry)))
+                self._write(entries(self._cut(both)))
             else:
                 self._write(objects(self._cut(page.objects)))
             self._count(page)
@@ -298,14 +247,12 @@ class _Lister:
     def _count(self, page: ListPage) -> None:
         if self._args.summarize:
             markers = sum(info.is_delete_marker for info in page.objects) if self._args.versions else 0
-            self._objects += len(page.objects) - markers
-            self._markers += markers
-            self._prefixes += len(page.prefixes)
-            self._bytes += sum(info.size for info in page.objects)
+            size = sum(info.size for info in page.objects)
+            self._add([len(page.objects) - markers, markers, len(page.prefixes), size])
 
     def _formatters(
         self, selection: Selection
-    ) -> tuple[Callable[[Sequence[ObjectInfo]], bytes], Callable[[Iterable[Entry]], bytes]]:
+    ) -> tuple[Callable[[Sequence[ObjectInfo]], bytes], Callable[[Iterable[formats.Entry]], bytes]]:
         """Return what formats the objects of a page, and what formats objects and prefixes."""
         form, args = self._form, self._args
         if form is None:
@@ -313,14 +260,14 @@ class _Lister:
             return lines.objects, lines.entries
         bucket, versions = selection.bucket, args.versions
 
-        def records(entries: Iterable[Entry]) -> bytes:
-            return form.records(entry_record(bucket, entry, versions=versions) for entry in entries)
+        def records(entries: Iterable[formats.Entry]) -> bytes:
+            return form.records(formats.entry_record(bucket, entry, versions=versions) for entry in entries)
 
         return records if versions else partial(form.objects, bucket), records
 
-    def _lines(self, selection: Selection) -> TextLines:
+    def _lines(self, selection: Selection) -> formats.TextLines:
         args = self._args
-        return TextLines(
+        return formats.TextLines(
             lambda key: self._name(selection.relative(key)),
             base=selection.base,
             long=args.long or not args.print0,
@@ -328,7 +275,7 @@ class _Lister:
             etag=args.etag,
             versions=args.versions,
             raw=args.print0,
-            prefix_start=f"{format_stamp(format_iso_time(self._ctx.now()))} {self._no_size()} ",
+            prefix_start=f"{formats.format_stamp(format_iso_time(self._ctx.now()))} {self._no_size()} ",
             paint=lambda name: self._out.paint(name, "prefix") if args.long or not args.print0 else name,
         )
 
@@ -337,7 +284,7 @@ class _Lister:
         return name if self._args.print0 else escape(name)
 
     def _no_size(self) -> str:
-        return exact_size(0) if self._exact else human_size(0)
+        return formats.exact_size(0) if self._exact else formats.human_size(0)
 
     def _ended(self, lines: Iterable[str]) -> bytes:
         end = "\0" if self._args.print0 else "\n"
@@ -355,7 +302,3 @@ def _belongs(key: str, selection: Selection) -> bool:
     if selection.admits is not None:
         return selection.admits(key)
     return key.startswith(selection.prefix) or key == selection.single
-
-
-def _merged(page: ListPage) -> list[Entry]:
-    return sorted([*page.objects, *page.prefixes], key=lambda entry: name_bytes(entry_name(entry)))

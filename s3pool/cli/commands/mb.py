@@ -45,22 +45,14 @@ def _create(bucket: str, args: argparse.Namespace, ctx: Context) -> None:
         ctx.client.create_bucket(bucket, lock=args.lock)
     except S3PoolError as exc:
         if may_have_acted(exc):
-            _create_again(bucket, args, ctx)
+            try:
+                ctx.client.create_bucket(bucket, lock=args.lock)
+            except S3Error as again:
+                if again.code != OWNED_CODE:  # then the first request made it
+                    raise
         # Somebody may have made the bucket since the check; HeadBucket succeeds only for one's own.
-        elif not (args.ignore_existing and _code_of(exc) in OWNED_CODES and _exists(bucket, ctx)):
+        elif not (args.ignore_existing and getattr(exc, "code", "") in OWNED_CODES and _exists(bucket, ctx)):
             raise
-
-
-def _create_again(bucket: str, args: argparse.Namespace, ctx: Context) -> None:
-    try:
-        ctx.client.create_bucket(bucket, lock=args.lock)
-    except S3Error as exc:
-        if exc.code != OWNED_CODE:  # then the first request made it
-            raise
-
-
-def _code_of(error: S3PoolError) -> str:
-    return error.code if isinstance(error, S3Error) else ""
 
 
 def _prepare(bucket: str, args: argparse.Namespace, ctx: Context) -> None:

@@ -109,8 +109,9 @@ def check_keys(client: S3Client, result: ProbeResult) -> ProbeResult:
     except S3Error as exc:
         if exc.code in CODES.values() and not (exc.request_id or exc.detail):
             return replace(result, is_alive=False, error=f"status {exc.status}; {NO_S3}")
-        is_refused = isinstance(exc, AccessDeniedError) and not may_just_not_list(exc)
-        if is_refused:
+        # Keys that are known may merely not list buckets; Garage denies access to unknown ones too.
+        may_just_not_list = exc.code == "AccessDenied" and "no such key" not in exc.detail.lower()
+        if isinstance(exc, AccessDeniedError) and not may_just_not_list:
             why = f"{exc.code}{f': {exc.detail}' if exc.detail else ''}{f'; {exc.advice}' if exc.advice else ''}"
             return replace(result, keys=REFUSED, error=why)
         if isinstance(exc, AccessDeniedError) or exc.status == NOT_IMPLEMENTED:
@@ -124,11 +125,6 @@ def check_keys(client: S3Client, result: ProbeResult) -> ProbeResult:
     except S3PoolError as exc:
         return replace(result, keys=REFUSED if isinstance(exc, CredentialsError) else "", error=str(exc))
     return replace(result, keys=OK)
-
-
-def may_just_not_list(error: S3Error) -> bool:
-    """Return whether the keys are known, and may merely not list buckets; Garage denies access to unknown ones too."""
-    return error.code == "AccessDenied" and "no such key" not in error.detail.lower()
 
 
 def _scheme_hint(node: Node, *, timeout_s: float) -> str:
@@ -150,7 +146,7 @@ def _view(args: argparse.Namespace, ctx: Context) -> Iterator[Show]:
     """Yield the function that shows a round: JSON records, a table, a line, or a table in place."""
     out = ctx.out
     if out.json:
-        yield lambda results: _show_records(results, out)
+        yield lambda results: out.lines(map(out.encode, map(endpoint_record, results)))
     elif not args.watch:
         first = iter((True,))
         yield lambda results: _show_table(results, out, gap=not next(first, False))
@@ -165,12 +161,6 @@ def _painted_lines(results: Sequence[ProbeResult], ctx: Context) -> list[tuple[s
     header, *lines = map(ctx.out.escape, table(HEADER, map(_row, results), right=NUMBERS))
     colors = ["green" if result.is_alive else "red" for result in results]
     return [(header, ""), *zip(lines, colors, strict=True)]
-
-
-def _show_records(results: Sequence[ProbeResult], out: Output) -> None:
-    for result in results:
-        out.record(endpoint_record(result))
-    out.flush()
 
 
 def _show_table(results: Sequence[ProbeResult], out: Output, *, gap: bool) -> None:

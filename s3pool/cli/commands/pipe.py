@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 
-from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, attributes_of
+from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags
 from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int
-from s3pool.cli.transfers import add_checksum_flag, part_size, remember
+from s3pool.cli.transfers import add_checksum_flag, options_of, part_size, remember
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
-from s3pool.transfer.context import TransferContext, TransferOptions
-from s3pool.transfer.digests import sha256_is_cheaper
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, Outcome, UploadTask
 from s3pool.transfer.upload import upload_stream
 from s3pool.transfer.workers import BoundedExecutor
@@ -57,19 +56,11 @@ def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
         return Done(skipped="it exists")
     if ctx.dry_run:
         return Done()
-    options = TransferOptions(
-        attributes=attributes_of(args),
-        part_size=args.part_size,
-        part_workers=args.part_workers,
-        checksum=args.checksum,
-        no_clobber=args.no_clobber,
-        sign_payload=ctx.config.sign and not ctx.session.all_tls and sha256_is_cheaper(),
-    )
     workers = args.part_workers or ctx.config.workers or STREAM_WORKERS
     # The calling thread is one of the workers.
     executor = BoundedExecutor(workers - 1)
     try:
-        context = TransferContext(ctx.client, options=options, executor=executor)
+        context = TransferContext(ctx.client, options=options_of(args, ctx), executor=executor)
         clear_leftovers = remember(context, ctx, sweeps=False)
         done = upload_stream(ctx.stdin.read, target.bucket, key=target.key, context=context)
         clear_leftovers(Outcome(UploadTask(STREAM, target.bucket, target.key), SKIPPED if done.skipped else DONE, done))

@@ -40,10 +40,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 
 def page(name: str) -> str:
     """Return the text of a file, with the place of this program and its version."""
-    text = (resources.files("s3pool") / "files" / PAGES[name][0]).read_text("utf-8")
-    return text.replace("@PROGRAM@", _program()).replace("@VERSION@", __version__)
-
-
-def _program() -> str:
     called = os.path.abspath(sys.argv[0])
-    return called if os.path.basename(called) == "s3pool" else which("s3pool") or "/usr/bin/s3pool"
+    program = called if os.path.basename(called) == "s3pool" else which("s3pool") or "/usr/bin/s3pool"
+    text = (resources.files("s3pool") / "files" / PAGES[name][0]).read_text("utf-8")
+    return text.replace("@PROGRAM@", program).replace("@VERSION@", __version__)

@@ -106,7 +106,9 @@ def _empty(bucket: str, mode: ListMode, ctx: Context) -> Summary:
     remove(tasks, ctx, summary=summary, tells_deletes=False)
     if summary.stopped_by is not None and summary.stopped_by not in summary.errors:
         raise summary.stopped_by
-    _abort_uploads(bucket, ctx)
+    for upload in list_uploads(ctx.client, bucket):
+        if not ctx.dry_run:
+            ctx.client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)
     if summary.deleted:
         dry_run = "dry run: " if ctx.dry_run else ""
         ctx.out.note(f"s3pool: {dry_run}{summary.deleted} objects and versions of s3/{bucket} deleted")
@@ -136,9 +138,3 @@ def _versions_or_objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[
 def _objects(bucket: str, mode: ListMode, ctx: Context) -> Iterator[DeleteTask]:
     for info in list_objects(ctx.client, bucket, mode=mode):
         yield DeleteTask(bucket, info.key, size=info.size)
-
-
-def _abort_uploads(bucket: str, ctx: Context) -> None:
-    for upload in list_uploads(ctx.client, bucket):
-        if not ctx.dry_run:
-            ctx.client.abort_multipart_upload(bucket, upload.key, upload_id=upload.upload_id)

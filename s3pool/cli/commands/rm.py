@@ -11,8 +11,9 @@ from s3pool.cli.outcomes import finish
 from s3pool.cli.parser import FILTERS, section
 from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
 from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
-from s3pool.cli.transfers import add_filter_flags, name_filter, passes, remove
+from s3pool.cli.transfers import add_filter_flags, passes, remove
 from s3pool.errors import RefusedError, UsageError
+from s3pool.filters import NameFilter
 from s3pool.location import S3Path
 from s3pool.record import replace
 from s3pool.transfer.context import TransferOptions
@@ -50,7 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Delete what the operands select; a failure is printed, and the rest goes on."""
     _check(args)
-    rules = _rules(args, ctx)
+    rules = RemovalRules(
+        recursive=args.recursive,
+        raw_prefix=args.prefix,
+        glob=not args.no_glob,
+        versions=args.versions,
+        incomplete=args.incomplete,
+        names=NameFilter(args.name_rules),
+        facts=fact_filter(args, ctx),
+        listing=list_mode(args, ctx),
+    )
     if args.version_id:
         path = ctx.s3_object(args.paths[0])
         return _remove([DeleteTask(path.bucket, path.key, args.version_id)], ctx)
@@ -61,23 +71,18 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
     rules = replace(rules, shard=shard_of(args, ctx))
     _make_sure(paths, args, ctx)
     if by_parts:
-        return _remove_by_parts(paths, args, ctx)
+        from s3pool.cli.processes import transfer_by_parts, tree_of
+
+        tree = None
+        if paths and not args.stdin:
+            raw = S3Path(paths[0].bucket, paths[0].key[: paths[0].key.rfind("/") + 1])
+            tree = raw if args.prefix else tree_of(paths[0], glob=not args.no_glob)
+        return transfer_by_parts(ctx, tree, verb="deleted", stdin=ctx.stdin.read() if args.stdin else None)
     operands = Removal(ctx.client, paths, rules=rules)
     if not args.stdin:
         return _remove(operands, ctx)
     rules = replace(rules, glob=False, listed=True)
     return _remove(chain(operands, Removal(ctx.client, _iter_listed(args, ctx, rules), rules=rules)), ctx)
-
-
-def _remove_by_parts(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> int:
-    from s3pool.cli.processes import transfer_by_parts, tree_of
-
-    tree = None
-    if paths and not args.stdin:
-        path = paths[0]
-        is_raw = S3Path(path.bucket, path.key[: path.key.rfind("/") + 1])
-        tree = is_raw if args.prefix else tree_of(path, glob=not args.no_glob)
-    return transfer_by_parts(ctx, tree, verb="deleted", stdin=ctx.stdin.read() if args.stdin else None)
 
 
 def _iter_listed(args: argparse.Namespace, ctx: Context, rules: RemovalRules) -> Iterator[S3Path | Problem]:
@@ -109,19 +114,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--prefix and -r exclude each other: a raw prefix is recursive already")
     if args.null and not args.stdin:
         raise UsageError("-0 goes with --stdin")
-
-
-def _rules(args: argparse.Namespace, ctx: Context) -> RemovalRules:
-    return RemovalRules(
-        recursive=args.recursive,
-        raw_prefix=args.prefix,
-        glob=not args.no_glob,
-        versions=args.versions,
-        incomplete=args.incomplete,
-        names=name_filter(args),
-        facts=fact_filter(args, ctx),
-        listing=list_mode(args, ctx),
-    )
 
 
 def _make_sure(paths: list[S3Path], args: argparse.Namespace, ctx: Context) -> None:

@@ -106,8 +106,7 @@ class _Script:
     """
 
     def __init__(self, args: argparse.Namespace, ctx: Context) -> None:
-        self._ctx = ctx
-        self._out = ctx.out
+        self._ctx, self._out = ctx, ctx.out
         self._reader = LineReader(args)
         self._profiles: Collection[str] | None = None
         self._waiting: list[_Single] = []
@@ -154,8 +153,6 @@ class _Script:
         self._waiting.append(single)
         self._reads.add(single.reads)
         self._writes.add(single.writes)
-
-    # -- lines about one object ----------------------------------------------------------------
 
     def _single(self, line: Line, words: list[str]) -> _Single | None:
         template = self._reader.template(words)
@@ -246,8 +243,6 @@ class _Script:
         self._summary.bytes += summary.bytes
         if summary.stopped_by is not None:
             raise summary.stopped_by
-
-    # -- any other line ------------------------------------------------------------------------
 
     def _command(self, line: Line, words: list[str]) -> None:
         op, command = self._out.op, words[0]

@@ -7,45 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from s3pool.cli import settings
 from s3pool.cli.context import Context
 from s3pool.cli.parser import positive_int
-from s3pool.cli.settings import (
-    BOTH,
-    BUCKETS,
-    FILE,
-    NONE,
-    OBJECTS,
-    WORDS,
-    Action,
-    Run,
-    SettingsCommand,
-    access_of,
-    add_rule_flags,
-    document,
-    rule_of,
-    rule_text,
-    rule_words,
-    with_access,
-)
+from s3pool.cli.settings import BOTH, BUCKETS, FILE, NONE, OBJECTS, Action, Run, SettingsCommand, document
 from s3pool.errors import S3Error, UnsupportedError, UsageError
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
-from s3pool.s3.settings import (
-    BUCKET_TAGS,
-    CORS,
-    ENCRYPTION,
-    LEGAL_HOLD,
-    LIFECYCLE,
-    LOCK,
-    OBJECT_TAGS,
-    POLICY,
-    RESTORE,
-    RETENTION,
-    VERSIONING,
-    Place,
-    build_setting,
-    unsupported,
-)
+from s3pool.s3 import settings as s3
+from s3pool.s3.settings import Place, build_setting, unsupported
 from s3pool.s3.xml import iso_millis
 from s3pool.units import parse_duration, parse_time_or_age
 
@@ -55,9 +25,6 @@ DAYS_PER_YEAR = 365
 TIERS = ("Standard", "Bulk", "Expedited")
 ENCRYPTIONS = {"sse-s3": "AES256", "AES256": "AES256", "sse-kms": "aws:kms", "aws:kms": "aws:kms"}
 LIST, SHOW, REMOVE = ("ls", "list", "show"), ("show", "info", "get", "ls", "list"), ("rm", "remove", "clear")
-
-
-# -- what the verbs do -----------------------------------------------------------------------
 
 
 def _remove(run: Run, place: Place) -> None:
@@ -153,19 +120,19 @@ def _clear_retention(run: Run, place: Place) -> None:
     except S3Error as exc:
         if exc.code != "MalformedXML":
             raise
-        raise unsupported(RETENTION, exc.resource, f"clearing it is {exc.code} at {exc.endpoint}") from exc
+        raise unsupported(s3.RETENTION, exc.resource, f"clearing it is {exc.code} at {exc.endpoint}") from exc
 
 
 def _access(run: Run, place: Place) -> str:
-    return access_of(run.get(place), S3Path(place.bucket, place.key))
+    return settings.access_of(run.get(place), S3Path(place.bucket, place.key))
 
 
 def _set_access(run: Run, place: Place) -> str:
-    word = WORDS.get(run.values[0])
+    word = settings.WORDS.get(run.values[0])
     if word is None:
-        raise UsageError(f"{run.values[0]} is no access; there are {', '.join(dict.fromkeys(WORDS.values()))}")
+        raise UsageError(f"{run.values[0]} is no access; there are {', '.join(settings.ACCESSES)}")
     before = run.get(place)
-    after = with_access(before, S3Path(place.bucket, place.key), word)
+    after = settings.with_access(before, S3Path(place.bucket, place.key), word)
     if after is not None:
         run.put(place, after)
     elif before is not None:
@@ -178,7 +145,7 @@ def _rules(run: Run, place: Place) -> list[Any]:
 
 
 def _rules_text(rules: list[Any]) -> str:
-    return "\n".join(map(rule_text, rules)) or NONE
+    return "\n".join(map(settings.rule_text, rules)) or NONE
 
 
 def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
@@ -189,13 +156,13 @@ def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
     before = run.get(place)
     run.put(place, {"Rules": rules})
     kept = rules if run.ctx.dry_run else _rules(run, place)
-    if sorted(map(rule_words, rules)) == sorted(map(rule_words, kept)):
+    if sorted(map(settings.rule_words, rules)) == sorted(map(settings.rule_words, kept)):
         return
     if before:
         run.put(place, before)
     else:
         run.delete(place)
-    missing = [rule for rule in kept if rule_words(rule) not in list(map(rule_words, rules))]
+    missing = [rule for rule in kept if settings.rule_words(rule) not in list(map(settings.rule_words, rules))]
     raise UnsupportedError(
         f"s3/{place.bucket}: this server does not know all of these lifecycle rules: it made "
         f"{_rules_text(missing)} of one; nothing was changed"
@@ -204,7 +171,7 @@ def _put_rules(run: Run, place: Place, rules: list[Any]) -> None:
 
 def _import_rules(run: Run, place: Place) -> Any:
     value = run.file()
-    build_setting(LIFECYCLE, value)
+    build_setting(s3.LIFECYCLE, value)
     if not value.get("Rules"):
         raise UsageError("the document has no Rules; ilm rm --all removes them")
     _put_rules(run, place, value["Rules"])
@@ -212,7 +179,7 @@ def _import_rules(run: Run, place: Place) -> Any:
 
 
 def _add_rule(run: Run, place: Place) -> Any:
-    rule = rule_of(run.args)
+    rule = settings.rule_of(run.args)
     _put_rules(run, place, [*(other for other in _rules(run, place) if other.get("ID") != rule["ID"]), rule])
     return rule
 
@@ -260,9 +227,6 @@ def _restore(run: Run, place: Place) -> Any:
     return value
 
 
-# -- the table -------------------------------------------------------------------------------
-
-
 def _tree_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="every object below each path")
     parser.add_argument("--versions", action="store_true", help="with -r: every version of them")
@@ -295,46 +259,46 @@ COMMANDS = (
         (Action(LIST, _tags, _tags_text),
          _changes("set", _set_tags, "Tags set", after="K=V..."),
          Action(REMOVE, _remove_tags, done="Tags removed")),
-        BUCKET_TAGS, OBJECT_TAGS, (_tree_flags,)),
+        s3.BUCKET_TAGS, s3.OBJECT_TAGS, (_tree_flags,)),
     SettingsCommand("version", BUCKETS, ("version enable s3/photos",),
         (Action(SHOW, _status("Off"), str),
          _changes("enable", _put_status("Enabled"), "Versions enabled"),
          _changes("suspend", _put_status("Suspended"), "Versions suspended")),
-        VERSIONING),
+        s3.VERSIONING),
     SettingsCommand("retention", BOTH, ("retention set GOVERNANCE 30d s3/photos/a.jpg",),
         (Action(SHOW, _retention, _retention_text),
          _changes("set", _set_retention, "Retention set", "MODE TIME"),
          _changes("clear|rm|remove", _clear_retention, "Retention cleared")),
-        LOCK, RETENTION, (_tree_flags, _retention_flags)),
+        s3.LOCK, s3.RETENTION, (_tree_flags, _retention_flags)),
     SettingsCommand("legalhold", OBJECTS, ("legalhold on s3/photos/a",),
         (Action(SHOW, _status("OFF"), str),
          _changes("on|set", _put_status("ON"), "Legal hold on"),
          _changes("off|clear", _put_status("OFF"), "Legal hold off")),
-        LEGAL_HOLD, LEGAL_HOLD, (_tree_flags,)),
+        s3.LEGAL_HOLD, s3.LEGAL_HOLD, (_tree_flags,)),
     SettingsCommand("policy", BUCKETS, ("policy set s3/photos policy.json",),
-        _document_actions("Policy"), POLICY),
+        _document_actions("Policy"), s3.POLICY),
     SettingsCommand("anonymous", "s3/BUCKET or s3/BUCKET/PREFIX", ("anonymous set download s3/photos/public/",),
         (Action(SHOW, _access, str),
-         _changes("|".join(("set", *WORDS)), _set_access, "Access set", "|".join(dict.fromkeys(WORDS.values()))),
+         _changes("|".join(("set", *settings.WORDS)), _set_access, "Access set", "|".join(settings.ACCESSES)),
          Action(("get-json",), Run.get, document),
          _changes("set-json", _put_file, "Policy set", "FILE")),
-        POLICY),
+        s3.POLICY),
     SettingsCommand("ilm", BUCKETS, ("ilm add s3/logs --prefix old/ --expire-days 30",),
         (Action(LIST, _rules, _rules_text),
          _changes("add", _add_rule, "Rule added"),
          Action(REMOVE, _remove_rules, done="Rules removed"),
          Action(("export",), Run.get, document),
          _changes("import", _import_rules, "Rules imported", after=FILE)),
-        LIFECYCLE, flags=(add_rule_flags,)),
+        s3.LIFECYCLE, flags=(settings.add_rule_flags,)),
     SettingsCommand("cors", BUCKETS, ("cors set s3/site cors.json",),
-        _document_actions("CORS rules"), CORS),
+        _document_actions("CORS rules"), s3.CORS),
     SettingsCommand("encrypt", BUCKETS, ("encrypt set sse-s3 s3/photos",),
         (Action(SHOW, _encryption, _encryption_text),
          _changes("set", _set_encryption, "Encryption set", "sse-s3|sse-kms[=KEYID]"),
          Action(REMOVE, _remove, done="Encryption removed")),
-        ENCRYPTION),
+        s3.ENCRYPTION),
     SettingsCommand("restore", OBJECTS, ("restore --days 7 s3/archive/2019.tar",),
-        (_changes("", _restore, "Restore begun"),), RESTORE, RESTORE, (_tree_flags, _restore_flags)),
+        (_changes("", _restore, "Restore begun"),), s3.RESTORE, s3.RESTORE, (_tree_flags, _restore_flags)),
 )  # fmt: skip
 
 

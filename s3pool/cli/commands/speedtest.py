@@ -16,17 +16,7 @@ from s3pool.location import S3Path
 from s3pool.model import Endpoint
 from s3pool.s3.client import S3Client
 from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
-from s3pool.speedtest.bench import (
-    DOWNLOAD,
-    PHASES,
-    UPLOAD,
-    Bench,
-    BenchPlan,
-    check_bucket,
-    describe,
-    new_prefix,
-    remove_all,
-)
+from s3pool.speedtest.bench import PHASES, Bench, BenchPlan, check_bucket, describe, new_prefix, remove_all
 from s3pool.speedtest.measure import SLOW, Finding, Measurement, find_outliers
 from s3pool.speedtest.workload import Observer
 from s3pool.units import format_duration, format_size
@@ -39,7 +29,7 @@ EXAMPLES = ("speedtest s3/photos", "speedtest --duration 30s --per-endpoint s3/p
 DEFAULT_DURATION_S = 10.0
 DEFAULT_SIZE_BYTES = MIB
 FEW_JOBS = 8  # of the parallel listing that every pool is shown with
-MOVES_BYTES = (UPLOAD, DOWNLOAD)
+MOVES_BYTES = PHASES[:2]  # uploads and downloads
 NUMBERS = frozenset(range(1, 8))
 WAY_HEADER = ("listing", "objects", "pages", "seconds", "objects/s", "factor")
 WAY_NUMBERS = frozenset(range(1, 6))
@@ -80,9 +70,6 @@ def _check(args: argparse.Namespace, path: S3Path) -> None:
         raise UsageError("--list stores nothing: --size, --per-endpoint and --keep do not go with it")
     if (args.size or 0) > MAX_SINGLE_PUT_BYTES:
         raise UsageError(f"--size: an upload in one piece takes {format_size(MAX_SINGLE_PUT_BYTES)} at most")
-
-
-# -- the four phases -----------------------------------------------------------------------
 
 
 def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
@@ -192,9 +179,6 @@ def _remove(bench: Bench, place: S3Path, ctx: Context) -> Sequence[str]:
     return words
 
 
-# -- results -------------------------------------------------------------------------------
-
-
 def _show_phase(rows: Sequence[Measurement], plan: BenchPlan, ctx: Context, *, gap: bool) -> None:
     out = ctx.out
     if out.json:
@@ -203,6 +187,10 @@ def _show_phase(rows: Sequence[Measurement], plan: BenchPlan, ctx: Context, *, g
                 out.record(_record(row))
         out.flush()
         return
+    width = terminal_width() if out.is_tty else 0
+    moves_bytes = rows[0].phase in MOVES_BYTES
+    size = f"objects of {format_size(plan.size)}, " if moves_bytes else ""
+    header = ("node", "bytes/s" if moves_bytes else "objects/s", "req/s", "p50", "p90", "p99", "max", "errors")
     together = [row for row in rows if not row.alone]
     alone = [row for row in rows if row.alone]
     for title, block in (("", together), (", each node alone", alone)):
@@ -210,19 +198,8 @@ def _show_phase(rows: Sequence[Measurement], plan: BenchPlan, ctx: Context, *, g
             continue
         if gap or block is alone:
             out.line("")
-        out.line(f"{rows[0].phase}{title}: {_load(rows[0].phase, plan)}")
-        out.lines(map(out.escape, _table(block, width=terminal_width() if out.is_tty else 0)))
-
-
-def _load(phase: str, plan: BenchPlan) -> str:
-    size = f"objects of {format_size(plan.size)}, " if phase in MOVES_BYTES else ""
-    return f"{size}{plan.concurrency} at a time"
-
-
-def _table(rows: Sequence[Measurement], *, width: int) -> list[str]:
-    speed = "bytes/s" if rows[0].phase in MOVES_BYTES else "objects/s"
-    header = ("node", speed, "req/s", "p50", "p90", "p99", "max", "errors")
-    return fitted_table(header, list(map(_cells, rows)), right=NUMBERS, width=width)
+        out.line(f"{rows[0].phase}{title}: {size}{plan.concurrency} at a time")
+        out.lines(map(out.escape, fitted_table(header, list(map(_cells, block)), right=NUMBERS, width=width)))
 
 
 def _cells(row: Measurement) -> tuple[str, ...]:
@@ -240,11 +217,7 @@ def _record(row: Measurement) -> dict[str, object]:
     times = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms")
     return {
         "type": "speedtest",
-        "phase": row.phase,
-        "endpoint": row.endpoint,
-        "alone": row.alone,
-        "bytes": row.bytes,
-        "objects": row.objects,
+        **{name: getattr(row, name) for name in ("phase", "endpoint", "alone", "bytes", "objects")},
         "seconds": round(row.seconds, THREE_DIGITS),
         "throughput": round(row.throughput, ONE_DIGIT),
         "requests": row.requests,
@@ -261,7 +234,9 @@ def _show_findings(results: Sequence[Measurement], ctx: Context) -> None:
     findings = find_outliers(results)
     if out.json:
         for finding in findings:
-            out.record(_finding_record(finding))
+            names = {name: getattr(finding, name) for name in ("kind", "phase", "endpoint")}
+            factor = round(finding.factor, TWO_DIGITS) or None
+            out.record({"type": "speedtest_finding", **names, "factor": factor, "message": finding.message})
         return
     if out.is_tty and not out.quiet:
         _draw(results, findings, ctx)
@@ -270,17 +245,6 @@ def _show_findings(results: Sequence[Measurement], ctx: Context) -> None:
         lines = ["No node stands out."]
     if lines:
         out.lines(["", *lines])
-
-
-def _finding_record(finding: Finding) -> dict[str, object]:
-    return {
-        "type": "speedtest_finding",
-        "kind": finding.kind,
-        "phase": finding.phase,
-        "endpoint": finding.endpoint,
-        "factor": round(finding.factor, TWO_DIGITS) or None,
-        "message": finding.message,
-    }
 
 
 def _draw(results: Sequence[Measurement], findings: Sequence[Finding], ctx: Context) -> None:
@@ -304,13 +268,11 @@ def _bar(row: Measurement, *, is_slow: bool) -> Bar:
     return Bar(row.endpoint, row.throughput if row.phase in MOVES_BYTES else row.objects_per_s, _speed(row), is_slow)
 
 
-# -- --list --------------------------------------------------------------------------------
-
-
 def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
     from s3pool.speedtest.listing import compare
 
-    jobs = _jobs(args, ctx)
+    nodes = len(ctx.session.nodes)
+    jobs = (args.concurrency,) if args.concurrency else (FEW_JOBS, nodes) if nodes > FEW_JOBS else (FEW_JOBS,)
     if ctx.dry_run:
         names = ["one connection", "rotation", *(f"parallel with {number} jobs" for number in jobs)]
         limit = format_duration(args.duration)
@@ -332,13 +294,6 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
         width = terminal_width() if ctx.out.is_tty else 0
         ctx.out.lines(fitted_table(WAY_HEADER, list(map(_way_cells, ways)), right=WAY_NUMBERS, width=width))
     return exit_codes.DONE
-
-
-def _jobs(args: argparse.Namespace, ctx: Context) -> tuple[int, ...]:
-    if args.concurrency:
-        return (args.concurrency,)
-    nodes = len(ctx.session.nodes)
-    return (FEW_JOBS, nodes) if nodes > FEW_JOBS else (FEW_JOBS,)
 
 
 def _way_name(way: Way) -> str:

@@ -29,6 +29,7 @@ LABELS = {
     "x-amz-object-lock-legal-hold": "Legal Hold",
     "x-amz-restore": "Restore",
 }
+FACTS = ("size", "last_modified", "etag", "storage_class", "content_type", "version_id")
 PARTS = re.compile("[0-9a-f]{32}-([1-9][0-9]{0,4})")  # the ETag of an upload in parts
 COUNT = re.compile("[0-9]{1,9}")  # what a server says may have any length
 
@@ -158,12 +159,7 @@ def _object_record(path: S3Path, head: ObjectHead) -> Record:
         "url": path.text,
         "bucket": path.bucket,
         "key": path.key,
-        "size": head.size,
-        "last_modified": head.last_modified,
-        "etag": head.etag,
-        "storage_class": head.storage_class,
-        "content_type": head.content_type,
-        "version_id": head.version_id,
+        **{name: getattr(head, name) for name in FACTS},
         **{label.lower().replace(" ", "_"): value for label, value in _facts(head).items()},
         "metadata": dict(head.metadata),
         "headers": {name: value for name, value in head.headers.items() if not is_of_transport(name)},

@@ -6,29 +6,20 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from s3pool.cli.attributes import warn_of_attributes
+from s3pool.cli import transfers
+from s3pool.cli.attributes import given_for, warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.output import message_of
-from s3pool.cli.parser import FILTERS, STORED, argument_type, seconds, section
+from s3pool.cli.parser import STORED, argument_type, seconds, section
 from s3pool.cli.part import Part
-from s3pool.cli.selection import AUTO as AUTO_JOBS
-from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
-from s3pool.cli.transfers import (
-    add_transfer_flags,
-    check_ends,
-    name_filter,
-    options_of,
-    shown_progress,
-    transfer_context,
-    watch_health,
-)
+from s3pool.cli.selection import Past, fact_filter, list_mode
+from s3pool.cli.sharding import by_processes, shard_of
 from s3pool.errors import LocalFileError, RefusedError, UsageError
-from s3pool.filters import Names
+from s3pool.filters import NameFilter, Names
 from s3pool.location import LocalPath, Location, S3Path
 from s3pool.model import SEQUENTIAL, ListPage
 from s3pool.record import replace
@@ -42,7 +33,7 @@ from s3pool.sync.options import Report, Situation, SyncOptions, parse_max_delete
 from s3pool.sync.run import Sync
 from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
 from s3pool.transfer.attributes import NotKept
-from s3pool.transfer.context import TransferContext, TransferOptions
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import ALGORITHMS
 from s3pool.transfer.tasks import Outcome
 from s3pool.units import format_duration, format_size
@@ -65,23 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size-only", action="store_true", help="the size alone")
     group.add_argument("--checksum", action="store_true", help="the content, by its ETag; local files are read")
     group.add_argument("--exact-timestamps", action="store_true", help="the stored mtime; costs a HEAD per object")
-    _add_delete_flags(parser.add_argument_group("what the source does not have"))
-    _add_run_flags(parser.add_argument_group("the run"))
-    add_transfer_flags(parser)
-    section(parser, STORED).add_argument(
-        "--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more"
-    )
-    chosen = section(parser, FILTERS)
-    chosen.add_argument(
-        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
-    )
-    add_at_flag(chosen)
-    add_glob_flag(chosen)
-    add_shard_flags(parser)
-    add_listing_flags(parser, jobs=AUTO_JOBS)
-
-
-def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
+    group = parser.add_argument_group("what the source does not have")
     group.add_argument("--delete", action="store_true", help="delete it from the target, when all else went well")
     group.add_argument("--delete-excluded", action="store_true", help="delete what the filters exclude, too")
     group.add_argument(
@@ -92,9 +67,7 @@ def _add_delete_flags(group: argparse._ArgumentGroup) -> None:
         help="N, none, or N%% of the target (counts when over 100 would go): delete nothing when more would go (50%%)",
     )
     group.add_argument("--allow-empty-source", action="store_true", help="an empty source may empty the target")
-
-
-def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    group = parser.add_argument_group("the run")
     group.add_argument(
         "-w", "--watch", action="store_true", help="go on with what changes in a local SRC, until stopped"
     )
@@ -103,6 +76,10 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
     group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
+    transfers.add_transfer_flags(parser)
+    section(parser, STORED).add_argument(
+        "--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more"
+    )
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
@@ -118,7 +95,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
 def run_checked(args: argparse.Namespace, ctx: Context) -> int:
     """Run what the flags ask for; here --no-clobber may stand beside --delete."""
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
-    check_ends([source], target, args)
+    transfers.check_ends([source], target, args)
     warn_of_attributes(target, args, ctx.out.warn)
     route = choose_pair(source, target, glob=not args.no_glob)
     if route.direction == COPY:
@@ -167,23 +144,17 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
     pools = (ctx.config, ctx.source_session.config) if ctx.has_two_pools else (ctx.config,)
     directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
     pool = " ".join(pool_of(config.endpoints, directory, read_only=ctx.dry_run) for config in pools)
-    return SyncOptions(
-        size_only=args.size_only,
-        checksum=args.checksum,
-        exact_timestamps=args.exact_timestamps,
-        at=_moment(args, ctx, route),
-        update=args.update,
-        no_clobber=args.no_clobber,
-        names=_names(args, ctx),
+    given = SyncOptions(**{**given_for(SyncOptions, args), "at": _moment(args, ctx, route), "shard": shard})
+    names: Names = NameFilter(args.name_rules)
+    if args.files_from:
+        from s3pool.cli.commands.cp import iter_listed
+
+        names = ListedNames(iter_listed(args.files_from, ctx), names)
+    return replace(
+        given,
+        names=names,
         facts=fact_filter(args, ctx),
-        links=args.links,
-        delete=args.delete,
-        delete_excluded=args.delete_excluded,
-        max_delete=args.max_delete,
-        allow_empty_source=args.allow_empty_source,
         max_duration_s=args.max_duration,
-        shard=shard,
-        dry_run=ctx.dry_run,
         resume=not args.no_resume,
         # The processes of one run share its state: the next run may have other ranges, or one process.
         state=paths_for(
@@ -193,7 +164,6 @@ def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOpt
             pool=pool,
             source_profile=args.source_profile,
         ),
-        lock=args.lock,
         takes_lock=ctx.part is None,
     )
 
@@ -205,23 +175,14 @@ def _moment(args: argparse.Namespace, ctx: Context, route: SyncPair) -> float | 
     return None if past.at is None else past.of(route.source, ctx.source_session.client)
 
 
-def _names(args: argparse.Namespace, ctx: Context) -> Names:
-    if not args.files_from:
-        return name_filter(args)
-    from s3pool.cli.commands.cp import iter_listed
-
-    return ListedNames(iter_listed(args.files_from, ctx), name_filter(args))
-
-
-def _transfer_options(args: argparse.Namespace, ctx: Context) -> TransferOptions:
-    # The comparison has settled what --update and --checksum mean before a transfer begins.
-    words = {**vars(args), "checksum": args.upload_checksum, "update": False}
-    return options_of(argparse.Namespace(**words), ctx)
-
-
 def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -> int:
-    transfers = _transfer_options(ctx.args, ctx)
-    with shown_progress(ctx) as (progress, lines), transfer_context(ctx, transfers, progress) as context:
+    # The comparison has settled what --update and --checksum mean before a transfer begins.
+    words = argparse.Namespace(**{**vars(ctx.args), "checksum": ctx.args.upload_checksum, "update": False})
+    wanted = transfers.options_of(words, ctx)
+    with (
+        transfers.shown_progress(ctx) as (progress, lines),
+        transfers.transfer_context(ctx, wanted, progress) as context,
+    ):
         if ctx.args.preserve:
             context.not_kept = NotKept()
         one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))
@@ -243,7 +204,8 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
             raise
     _tell_trouble(report, route=route, ctx=ctx)
     _tell_summary(report, ctx)
-    return _exit_code(report)
+    is_cut = report.held_back or report.out_of_time
+    return combined((exit_code_of(report.summary), SKIPPED if is_cut else DONE))
 
 
 def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: OutcomePrinter) -> Callable[..., None]:
@@ -259,8 +221,13 @@ def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: Ou
         def pages(client: S3Client, tree: S3Path, within: NameRange, in_order: bool) -> Iterable[ListPage]:
             if changed is not None:
                 return changed.list_pages(client, tree, context.executor)
-            at = options.at if tree is route.source else None
-            return _list_pages(ctx, client, tree, within, in_order, at=at)
+            # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
+            mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
+            start, until = within.bounds(tree.tree_prefix)
+            what: dict[str, Any] = {"prefix": tree.tree_prefix, "start_after": start, "until": until, "mode": mode}
+            if options.at is not None and tree is route.source:
+                return list_past_pages(client, tree.bucket, at=options.at, **what)
+            return list_pages(client, tree.bucket, **what)
 
         Sync(
             route,
@@ -269,7 +236,7 @@ def _passes(route: SyncPair, context: TransferContext, ctx: Context, printer: Ou
             list_pages=pages,
             on_outcome=tell,
             report=report,
-            watch=lambda items: watch_health(items, ctx),
+            watch=lambda items: transfers.watch_health(items, ctx),
             partners=watcher if ctx.part is None else _Partners(ctx.part),
         ).run()
 
@@ -299,7 +266,10 @@ def _sync_by_parts(route: SyncPair, options: SyncOptions, report: Report, ctx: C
     source: Location = LocalPath(route.root) if route.direction == UPLOAD else route.source
     listed = ctx.stdin.read() if ctx.args.files_from == "-" else None
     tree = None if ctx.args.files_from else source
-    with lock_pair(options.lock, options.state, dry_run=ctx.dry_run), shown_progress(ctx) as (progress, lines):
+    with (
+        lock_pair(options.lock, options.state, dry_run=ctx.dry_run),
+        transfers.shown_progress(ctx) as (progress, lines),
+    ):
         if not ctx.dry_run:
             options.state.adopt()
         parts = run_parts(ctx, tree, ordered=False, progress=progress, lines=lines, stdin=listed, is_source=True)
@@ -323,22 +293,6 @@ def _tell_stop(report: Report, ctx: Context) -> None:
         ctx.out.note("s3pool: the same command again goes on")
 
 
-def _list_pages(
-    ctx: Context, client: S3Client, tree: S3Path, within: NameRange, in_order: bool, *, at: float | None
-) -> Iterable[ListPage]:
-    # The merge lives by the order, whatever --unordered would make of a mere listing; ranges do so, too.
-    mode = list_mode(ctx.args, ctx, ordered=True) if in_order else SEQUENTIAL
-    start, until = within.bounds(tree.tree_prefix)
-    if at is not None:
-        return list_past_pages(
-            client, tree.bucket, at=at, prefix=tree.tree_prefix, start_after=start, until=until, mode=mode
-        )
-    return list_pages(client, tree.bucket, prefix=tree.tree_prefix, start_after=start, until=until, mode=mode)
-
-
-# -- the end -------------------------------------------------------------------------------
-
-
 def _tell_trouble(report: Report, *, route: SyncPair, ctx: Context) -> None:
     stopped_by = report.summary.stopped_by
     if stopped_by is not None and all(stopped_by is not error for error in report.summary.errors):
@@ -356,7 +310,7 @@ def _tell_summary(report: Report, ctx: Context) -> None:
     if ctx.part is not None:
         ctx.part.send("report", report.counts)
         return
-    retries = _retries(ctx)
+    retries = sum(row.retries for row in ctx.endpoint_stats())
     text = f"s3pool: {'dry run: ' if ctx.dry_run else ''}{_summary_text(report, retries)}"
     print_summary(_record(report, retries), ctx, text=text)
 
@@ -394,19 +348,6 @@ def _summary_text(report: Report, retries: int) -> str:
         words.append(f"{summary.not_started} not finished")
     words.append(format_size(summary.bytes))
     return f"{', '.join(words)} in {format_duration(round(report.seconds, 2))}, {retries} retries"
-
-
-def _retries(ctx: Context) -> int:
-    return sum(row.retries for row in ctx.endpoint_stats())
-
-
-def _exit_code(report: Report) -> int:
-    code = exit_code_of(report.summary)
-    is_cut = report.held_back or report.out_of_time
-    return combined((code, SKIPPED if is_cut else DONE))
-
-
-# -- metrics -------------------------------------------------------------------------------
 
 
 def _write_metrics(route: SyncPair, options: SyncOptions, report: Report, ctx: Context, code: int) -> None:

@@ -8,19 +8,12 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
+from s3pool.cli import transfers
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import OutcomePrinter, finish
+from s3pool.cli.outcomes import finish
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode, moment_of
-from s3pool.cli.transfers import (
-    add_filter_flags,
-    ending_promptly,
-    name_filter,
-    remove,
-    shown_progress,
-    transfer_context,
-    watch_health,
-)
 from s3pool.errors import NotFoundError, RefusedError, UsageError
+from s3pool.filters import NameFilter
 from s3pool.location import S3Path
 from s3pool.model import ObjectAttributes, ObjectInfo, format_iso_time
 from s3pool.record import dataclass
@@ -56,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
     )
-    add_filter_flags(parser)
+    transfers.add_filter_flags(parser)
     add_listing_flags(parser, jobs=AUTO)
 
 
@@ -102,31 +95,22 @@ def _undo(path: S3Path, at: float, state: str, args: argparse.Namespace, ctx: Co
     options = TransferOptions(bypass_governance=args.bypass_governance)
     summary = Summary()
     if args.keep_history:
-        with (
-            shown_progress(ctx) as (progress, lines),
-            transfer_context(ctx, options, progress) as context,
-            ending_promptly(context, summary, ctx, verb="copied"),
-        ):
-            tell = OutcomePrinter(ctx, progress, lines=lines)
-            run_tasks(watch_health(tasks, ctx), context, on_outcome=tell, rehearse=ctx.dry_run, summary=summary)
+        with transfers.running(ctx, options, summary, verb="copied") as (context, tell):
+            watched = transfers.watch_health(tasks, ctx)
+            run_tasks(watched, context, on_outcome=tell, rehearse=ctx.dry_run, summary=summary)
     else:
         removals = (task for task in tasks if not isinstance(task, CopyTask))
-        remove(removals, ctx, summary=summary, options=options)
+        transfers.remove(removals, ctx, summary=summary, options=options)
     if summary.stopped_by is None and not (path.is_prefix or args.recursive or undo.changed or undo.unchanged):
-        _refuse_missing(path, ctx)
+        refuse_tree(path, ctx.client, act="brings them back")
+        raise NotFoundError(404, "NoSuchKey", detail="it has no version", resource=path.text, op="ListObjectVersions")
     counts = {"changed": undo.changed, "unchanged": undo.unchanged}
     text = f"{undo.changed} keys changed, {undo.unchanged} were as they had been"
     return finish(summary, ctx, verb="copied" if args.keep_history else "deleted", before=text, fields=counts)
 
 
-def _refuse_missing(path: S3Path, ctx: Context) -> None:
-    """Report a key that never had a version. Raises NotFoundError: always."""
-    refuse_tree(path, ctx.client, act="brings them back")
-    raise NotFoundError(404, "NoSuchKey", detail="it has no version", resource=path.text, op="ListObjectVersions")
-
-
 def _versions(path: S3Path, args: argparse.Namespace, ctx: Context) -> Iterator[ObjectInfo]:
-    names = name_filter(args)
+    names = NameFilter(args.name_rules)
     is_tree = path.is_prefix or args.recursive
     until = None if path.is_prefix else path.key + (AFTER_SLASH if is_tree else "")
     mode = list_mode(args, ctx, ordered=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from s3pool.config.load import load_config, load_profile
+from s3pool.config.load import load_config
 from s3pool.config.options import Config
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint
@@ -695,7 +695,7 @@ profiles:
 
 def load_there(place: Place, name: str = "there", **flags: object) -> Config:
     """Give the configuration of the second pool."""
-    return load_profile(name, flags, environ=place.environ, cwd=str(place.cwd), home=str(place.home))
+    return load_config(flags, environ=place.environ, cwd=str(place.cwd), home=str(place.home), second_pool=name)
 
 
 def test_second_pool_is_what_its_profile_says(place: Place) -> None:

@@ -56,7 +56,7 @@ SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in gro
 ALL = tuple(SUMMARIES)
 # Those of one table, and the modules of commands that have no module of their own.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-MODULES = {"mv": "cp", **dict.fromkeys(SETTINGS, "settings")}
+MODULES = {"mv": "cp", "mirror": "sync", "head": "cat", **dict.fromkeys(SETTINGS, "settings")}
 CHANGING = frozenset(
     ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
 )

@@ -1,4 +1,4 @@
-"""s3pool cat: objects to standard output, through the failure of any node."""
+"""s3pool cat and head: objects, or how they begin, to standard output, through the failure of any node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from s3pool.cli.attributes import add_request_flags
 from s3pool.cli.context import Context
+from s3pool.cli.parser import natural_int, size_in_bytes
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, has_glob
@@ -15,19 +16,30 @@ from s3pool.s3.list_all import past_object
 from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.object_reader import ObjectReader, Source, Span, parse_range
 
-EXAMPLES = ("cat s3/logs/2026/01.gz | zcat", "cat --at 2h s3/etc/app.conf", "cat --range=-1000 s3/logs/app.log")
+EXAMPLES = (
+    "cat s3/logs/2026/01.gz | zcat",
+    "cat --at 2h s3/etc/app.conf",
+    "cat --range=-1000 s3/logs/app.log",
+    "head s3/logs/app.log",
+    "head -n 3 's3/logs/*.csv'",
+    "head -c 1K s3/images/disk.raw | xxd",
+)
+LINES = 10  # as head(1)
+NEWLINE = b"\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of cat."""
-    parser.add_argument(
-        "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
-    )
-    add_reading_flags(parser)
-
-
-def add_reading_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of commands that read objects."""
+    """Add the operands and flags of cat and head."""
+    if parser.prog.endswith(" head"):
+        amount = parser.add_mutually_exclusive_group()
+        amount.add_argument("-n", "--lines", type=natural_int, default=LINES, metavar="N", help="so many lines (10)")
+        amount.add_argument(
+            "-c", "--bytes", type=size_in_bytes, metavar="BYTES", help="so many bytes instead: 1K is 1024"
+        )
+    else:
+        parser.add_argument(
+            "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
+        )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
     parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
     add_at_flag(parser)
@@ -36,13 +48,50 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
-    """Write the objects one after another; one that is missing is reported and the rest goes on."""
+    """Write the objects, or how they begin, one after another; one that is missing is reported and the rest goes on."""
+    if args.command == "head":
+        return _head(args, ctx)
 
     def write(block: memoryview) -> bool:
         ctx.out.raw(block)
         return True
 
     return read_each(ctx, lambda reader: reader.copy_to(write), span=args.range)
+
+
+def _head(args: argparse.Namespace, ctx: Context) -> int:
+    is_bytes = args.bytes is not None
+
+    def show(reader: ObjectReader) -> None:
+        left: int = args.bytes if is_bytes else args.lines
+        pieces: list[bytes] = []
+
+        def take(block: memoryview) -> bool:
+            nonlocal left
+            piece, left = _beginning(block, left, is_bytes=is_bytes)
+            if ctx.out.json:
+                pieces.append(bytes(piece))
+            else:
+                ctx.out.raw(piece)
+            return left > 0
+
+        reader.copy_to(take)
+        if ctx.out.json:
+            content = b"".join(pieces)
+            text = content.decode("utf-8", "surrogateescape")
+            ctx.out.record({"type": "head", "url": str(reader.source), "bytes": len(content), "content": text})
+
+    return read_each(ctx, show)
+
+
+def _beginning(block: memoryview, left: int, *, is_bytes: bool) -> tuple[memoryview, int]:
+    """Return what is wanted of the next bytes, and how many bytes or lines are wanted after them."""
+    if is_bytes:
+        return block[:left], left - len(block[:left])
+    content, end = bytes(block), 0
+    while left and (place := content.find(NEWLINE, end)) >= 0:
+        end, left = place + 1, left - 1
+    return (block if left else block[:end]), left
 
 
 def read_each(ctx: Context, show: Callable[[ObjectReader], object], *, span: Span | None = None) -> int:

@@ -1,4 +1,4 @@
-"""s3pool sync: make a tree like another one, and print one line of summary."""
+"""s3pool sync, and mirror with mc's flags: make a tree like another one, and print one line of summary."""
 
 from __future__ import annotations
 
@@ -45,11 +45,15 @@ EXAMPLES = (
     "sync photos s3/backup/photos",
     "sync --delete --dry-run photos s3/backup/photos",
     "sync s3/backup/photos photos",
+    "mirror --overwrite --remove site s3/b/site",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of sync."""
+    """Add the operands and flags of sync, and mc's for mirror."""
+    if parser.prog.endswith(" mirror"):
+        parser.add_argument("--overwrite", action="store_true", help="copy what differs too, not only what is new")
+        parser.add_argument("--remove", action="store_true", help="delete what SRC does not have: as --delete")
     parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
     group = parser.add_argument_group("what counts as a difference")
@@ -84,16 +88,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> int:
     """Make the target like the source; a failure is printed, and the rest goes on."""
-    if args.no_clobber and (args.delete or args.delete_excluded):
+    if args.command == "mirror":
+        args.delete = args.delete or args.remove
+        if args.overwrite and args.no_clobber:
+            raise UsageError("--overwrite and --no-clobber exclude each other")
+        args.no_clobber = not args.overwrite
+    elif args.no_clobber and (args.delete or args.delete_excluded):
         raise UsageError(
             "-n (--no-clobber) leaves targets that exist, and --delete deletes: "
             "for a rehearsal write --dry-run; to copy only what is new and then delete, run sync twice"
         )
-    return run_checked(args, ctx)
+    return _run(args, ctx)
 
 
-def run_checked(args: argparse.Namespace, ctx: Context) -> int:
-    """Run what the flags ask for; here --no-clobber may stand beside --delete."""
+def _run(args: argparse.Namespace, ctx: Context) -> int:
     source, target = ctx.location(args.source, is_source=True), ctx.location(args.target)
     transfers.check_ends([source], target, args)
     warn_of_attributes(target, args, ctx.out.warn)

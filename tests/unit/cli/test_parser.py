@@ -161,7 +161,7 @@ def test_every_module_is_in_the_table() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_no_command_hides_a_global_flag(name: str) -> None:
     """A flag of its own under the same attribute would overwrite the user's."""
-    own = argparse.ArgumentParser()
+    own = argparse.ArgumentParser(prog=f"s3pool {name}")
     load_command(name).add_arguments(own)
     taken = {dest_of(flag) for flag in (*GLOBAL_WITH_VALUE, *GLOBAL_SWITCHES)} | {"command"}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from s3pool.config.load import load_config
 from s3pool.config.options import Config
-from s3pool.errors import NotFoundError, S3Error, S3PoolError, UsageError
+from s3pool.errors import S3Error, S3PoolError, UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, parse, parse_s3
 from s3pool.model import ObjectAttributes, ObjectHead
 from s3pool.record import replace
@@ -188,7 +188,7 @@ class Pool:
             names += [ListEntry(place.bucket, *info[:5]) for info in page.objects]
             found = found or bool(names)
             yield from sorted(names)
-        if not found and not place.is_prefix and (head := self._head_of(place)) is not None:
+        if not found and not place.is_prefix and (head := self.client.find_object(place.bucket, place.key)):
             yield ListEntry(place.bucket, place.key, head.size, head.last_modified, head.etag, head.storage_class)
 
     def head(self, path: str, *, version_id: str = "") -> ObjectHead:
@@ -202,13 +202,8 @@ class Pool:
 
     def exists(self, path: str) -> bool:
         """Return whether there is an object of this name."""
-        return self._head_of(_object(path)) is not None
-
-    def _head_of(self, place: S3Path) -> ObjectHead | None:
-        try:
-            return self.client.head_object(place.bucket, place.key)
-        except NotFoundError:
-            return None
+        place = _object(path)
+        return self.client.exists(place.bucket, place.key)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Return the bytes from start up to, and without, end; fewer where the object ends before."""

@@ -60,12 +60,19 @@ class S3Client(BucketOperations, MultipartOperations):
         response.close()
         return (yield from self._asked(request, read_object_head, only=only))  # with keys that came since
 
+    @stepwise
+    def find_object(
+        self, bucket: str, key: str, *, version_id: str = "", checksums: bool = False
+    ) -> Steps[ObjectHead | None]:
+        """Return what HEAD tells of an object; None where there is none."""
+        try:
+            return (yield from self.head_object.steps(bucket, key, version_id=version_id, checksums=checksums))
+        except NotFoundError:
+            return None
+
     def exists(self, bucket: str, key: str) -> bool:
         """Return whether there is an object."""
-        try:
-            return self.head_object(bucket, key) is not None
-        except NotFoundError:
-            return False
+        return self.find_object(bucket, key) is not None
 
     def has_keys(self, bucket: str, prefix: str) -> bool:
         """Return whether there is a key that begins with a prefix."""
@@ -156,9 +163,8 @@ class S3Client(BucketOperations, MultipartOperations):
 
     def _put_found(self, bucket: str, key: str, content_md5: str) -> Steps[PutResult | None]:
         """Return what a PUT without an answer has stored; None where nothing is there."""
-        try:
-            head = yield from self.head_object.steps(bucket, key)
-        except NotFoundError:
+        head = yield from self.find_object.steps(bucket, key)
+        if head is None:
             return None
         if content_md5 and head.etag == a2b_base64(content_md5).hex():
             return PutResult(head.etag, head.version_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from s3pool.body import FileSlice
-from s3pool.errors import IntegrityError, NotFoundError
+from s3pool.errors import IntegrityError
 from s3pool.hashing import new_hasher
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
@@ -179,10 +179,7 @@ class ContentComparer:
         at_target = of_target or self._route.direction == UPLOAD
         place = (self._route.target if at_target else self._route.source).join(entry.name)
         client, version_id = self._client if at_target else self._source, entry.version_id
-        try:
-            return client.head_object(place.bucket, place.key, checksums=checksums, version_id=version_id)
-        except NotFoundError:
-            return None
+        return client.find_object(place.bucket, place.key, checksums=checksums, version_id=version_id)
 
 
 def identity_of(path: str) -> Identity | None:

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from s3pool.errors import NotFoundError, UsageError
+from s3pool.errors import UsageError
 from s3pool.location import LocalPath, Location, S3Path, StdStream, has_glob
 from s3pool.record import dataclass
 from s3pool.sync.compare import COPY, DOWNLOAD, UPLOAD, Entry
@@ -88,11 +88,8 @@ class SyncPair:
                 return None
             return Entry(name, facts.st_size, facts.st_mtime_ns, path=os.path.join(self.root, name))
         place = self.target.join(name)
-        try:
-            head = client.head_object(place.bucket, place.key)
-        except NotFoundError:
-            return None
-        return Entry(name, head.size, etag=head.etag, last_modified=head.last_modified)
+        head = client.find_object(place.bucket, place.key)
+        return head and Entry(name, head.size, etag=head.etag, last_modified=head.last_modified)
 
     def has_local_directory(self, name: str) -> bool:
         """Return whether the local side has a directory of this name, not through a link."""

@@ -80,7 +80,7 @@ def _prove_and_remove(task: Moved, done: Done, context: TransferContext) -> Step
         yield from in_worker()  # the disk takes its time
         _check_file(task, done, context)
         client, place = context.client, (task.bucket, task.key)
-        head = yield from _look(client, place)
+        head = yield from client.find_object.steps(*place)
     else:
         head = yield from _check_apart(task, done, context, read)
         client, place = context.source.client, (task.source_bucket, task.source_key)
@@ -167,7 +167,7 @@ def _check_apart(task: CopyTask, done: Done, context: TransferContext, read: Obj
     must_be_two = context.options.no_clobber or (is_one_bucket and folded(task.source_key) != folded(task.key))
     for is_last in (False, True):
         target = yield from _check_target(task, done, context.client)
-        source = yield from _look(context.source.client, (task.source_bucket, task.source_key))
+        source = yield from context.source.client.find_object.steps(task.source_bucket, task.source_key)
         if source is None or must_be_two:
             return source
         have_versions = all(head.version_id not in NO_VERSION for head in (source, target))
@@ -207,7 +207,7 @@ def _delete(
         except (S3Error, TransportError) as exc:
             if attempt == DELETE_ATTEMPTS or not may_have_acted(exc):
                 raise
-            head = yield from _look(client, place)
+            head = yield from client.find_object.steps(*place)
         else:
             if head.version_id not in NO_VERSION:
                 yield from _unhide(task, client, place, head.version_id)
@@ -227,13 +227,6 @@ def _unhide(task: DownloadTask | CopyTask, client: S3Client, place: Place, versi
     if versions[0].is_delete_marker:
         yield from client.delete_object.steps(bucket, key, version_id=versions[0].version_id)
         raise _stays(task, "it changed since it was read")
-
-
-def _look(client: S3Client, place: Place) -> Steps[ObjectHead | None]:
-    try:
-        return (yield from client.head_object.steps(*place))
-    except NotFoundError:
-        return None
 
 
 def _is_as_read(head: ObjectHead, read: ObjectStamp) -> bool:

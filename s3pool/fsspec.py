@@ -15,7 +15,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike
 
-from s3pool.api import ListEntry, Pool, connect
+from s3pool.api import ListEntry, connect
 from s3pool.errors import AccessDeniedError, NotFoundError, PreconditionError, S3Error
 from s3pool.location import S3Path
 from s3pool.model import parse_iso_time
@@ -34,12 +34,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{name: options[name] for name in OF_FSSPEC if name in options})
-        self._pool = connect(**{name: value for name, value in options.items() if name not in OF_FSSPEC})
-
-    @property
-    def pool(self) -> Pool:
-        """Return the pool."""
-        return self._pool
+        self.pool = connect(**{name: value for name, value in options.items() if name not in OF_FSSPEC})
 
     # -- names -----------------------------------------------------------------------------
 
@@ -48,7 +43,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         place = self._place(path)
         with _os_errors(path):
             below = S3Path(place.bucket, place.key and f"{place.key}/")
-            entries = [_info(entry) for entry in self._pool.list(below.text) if entry.key != below.key or not below.key]
+            entries = [_info(entry) for entry in self.pool.list(below.text) if entry.key != below.key or not below.key]
             if not entries and place.key:
                 entries = [self.info(path)]
                 if entries[0]["type"] == "directory":
@@ -62,12 +57,12 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
             if place.is_root:
                 return _directory("")
             if place.is_bucket:
-                self._pool.client.head_bucket(place.bucket)
+                self.pool.client.head_bucket(place.bucket)
                 return _directory(place.bucket)
             try:
-                head = self._pool.head(place.text)
+                head = self.pool.head(place.text)
             except NotFoundError:
-                page = self._pool.client.list_objects_page(place.bucket, prefix=f"{place.key}/", max_keys=1)
+                page = self.pool.client.list_objects_page(place.bucket, prefix=f"{place.key}/", max_keys=1)
                 if not page.objects:
                     raise
                 return _directory(f"{place.bucket}/{place.key}")
@@ -81,7 +76,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
         place = self._place(path)
         with _os_errors(path):
-            entries = self._pool.list(S3Path(place.bucket, place.key and f"{place.key}/").text, recursive=True)
+            entries = self.pool.list(S3Path(place.bucket, place.key and f"{place.key}/").text, recursive=True)
             found = {info["name"]: info for info in map(_info, entries) if info["type"] == "file"}
             if not found and place.key and self.exists(path) and (own := self.info(path))["type"] == "file":
                 found = {own["name"]: own}
@@ -99,7 +94,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def sign(self, path: str, expiration: float = 100, **_kwargs: Any) -> str:
         """Return a URL that works without keys for so many seconds."""
-        return self._pool.presign(self._place(path).text, expires=expiration)
+        return self.pool.presign(self._place(path).text, expires=expiration)
 
     # -- directories: buckets are, prefixes come and go with what is below them --------------
 
@@ -111,7 +106,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if self.exists(path):
             raise FileExistsError(path)
         with _os_errors(path):
-            self._pool.client.create_bucket(place.bucket)
+            self.pool.client.create_bucket(place.bucket)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Make a bucket, where there is none of this name."""
@@ -124,7 +119,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         place = self._place(path)
         if place.is_bucket:
             with _os_errors(path):
-                self._pool.client.delete_bucket(place.bucket)
+                self.pool.client.delete_bucket(place.bucket)
 
     # -- contents --------------------------------------------------------------------------
 
@@ -141,13 +136,13 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         words = {name: value for name, value in kwargs.items() if name not in OF_BUFFERED_FILES}
         with _os_errors(path):
             if mode == "rb":
-                reader: ReadStream = self._pool.open(text, "rb", block_size=block_size or BLOCK_BYTES, **words)
+                reader: ReadStream = self.pool.open(text, "rb", block_size=block_size or BLOCK_BYTES, **words)
                 return reader
             if mode == "xb" and self.exists(path):
                 raise FileExistsError(path)
             if mode not in ("wb", "xb"):
                 raise NotImplementedError(f"objects are read, or written anew; there is no mode {mode!r}")
-            stream = self._pool.open(text, "wb", **words)
+            stream = self.pool.open(text, "wb", **words)
         stream.waits = not autocommit
         return stream
 
@@ -164,8 +159,8 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return b""
         with _os_errors(path):
             if end - first <= MAX_RANGE_BYTES:
-                return self._pool.read_range(place.text, first, end)
-            with self._pool.open(place.text) as stream:
+                return self.pool.read_range(place.text, first, end)
+            with self.pool.open(place.text) as stream:
                 stream.seek(first)
                 return stream.read(end - first)
 
@@ -178,7 +173,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Copy a file inside the storage."""
         with _os_errors(path1):
             try:
-                self._pool.copy(self._place(path1).text, self._place(path2).text)
+                self.pool.copy(self._place(path1).text, self._place(path2).text)
             except NotFoundError:
                 if not self.isdir(path1):
                     raise
@@ -192,7 +187,7 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if os.path.isdir(lpath):
             return
         with _os_errors(rpath):
-            summary = self._pool.put(lpath, self._place(rpath).text, **kwargs)
+            summary = self.pool.put(lpath, self._place(rpath).text, **kwargs)
         callback.set_size(summary.bytes)
         callback.relative_update(summary.bytes)
 
@@ -205,14 +200,14 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return
         with _os_errors(rpath):
             try:
-                self._pool.head(self._place(rpath).text)
+                self.pool.head(self._place(rpath).text)
             except (NotFoundError, S3Error):
                 if not self.isdir(rpath):
                     raise
                 os.makedirs(lpath, exist_ok=True)
                 return
             os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
-            summary = self._pool.get(self._place(rpath).text, lpath)
+            summary = self.pool.get(self._place(rpath).text, lpath)
         callback.set_size(summary.bytes)
         callback.relative_update(summary.bytes)
 
@@ -221,23 +216,23 @@ class S3PoolFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if not recursive or maxdepth is not None:
             places = [self._place(each) for each in self.expand_path(path, recursive=recursive, maxdepth=maxdepth)]
             with _os_errors(path):
-                self._pool.delete(*[place.text for place in places if place.key])
+                self.pool.delete(*[place.text for place in places if place.key])
             return
         for top in self.expand_path(path):
             place = self._place(top)
             if not self.exists(top):
                 raise FileNotFoundError(top)
             with _os_errors(top):
-                self._pool.delete(place.text, recursive=True)
+                self.pool.delete(place.text, recursive=True)
                 if place.key:
-                    self._pool.delete(place.text)
+                    self.pool.delete(place.text)
                 else:
-                    self._pool.client.delete_bucket(place.bucket)
+                    self.pool.client.delete_bucket(place.bucket)
 
     def rm_file(self, path: str) -> None:
         """Remove one file."""
         with _os_errors(path):
-            self._pool.delete(self._place(path).text)
+            self.pool.delete(self._place(path).text)
 
     _rm = rm_file
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 SOON_S = 0.001  # long enough to be out of a finalizer
@@ -27,9 +27,7 @@ class _Held:
         if threading.current_thread() is threading.main_thread():
             self._depth += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         self._depth -= 1

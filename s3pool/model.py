@@ -11,7 +11,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -211,9 +210,7 @@ class Response:
     def __enter__(self) -> Response:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 

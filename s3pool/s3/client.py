@@ -49,7 +49,7 @@ class S3Client(BucketOperations, MultipartOperations):
         """
         query, headers = _version_query(version_id), {CHECKSUM_MODE: ENABLED} if checksums else {}
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
-        make = partial(Operation, self._transport, read=read_object_head, only=only)
+        make = partial(Operation, self.sender, read=read_object_head, only=only)
         try:
             return (yield from self._optional(CHECKSUM_MODE, request, make))
         except S3Error as exc:
@@ -110,7 +110,7 @@ class S3Client(BucketOperations, MultipartOperations):
         check = check_content(request.op, request.resource, known=known, byte_range=byte_range)
 
         def opening(asked: Request) -> Operation[Response]:
-            return Opening(self._transport, asked, check, read_bytes=read_bytes, only=only)
+            return Opening(self.sender, asked, check, read_bytes=read_bytes, only=only)
 
         if checksums:
             return (yield from self._optional(CHECKSUM_MODE, request, opening))
@@ -170,11 +170,6 @@ class S3Client(BucketOperations, MultipartOperations):
             return PutResult(head.etag, head.version_id)
         raise PreconditionError(412, "PreconditionFailed", resource=f"s3/{bucket}/{key}", op="PutObject")
 
-    @property
-    def sender(self) -> Sender:
-        """The transport that carries the requests."""
-        return self._transport
-
     @stepwise
     def delete_object(
         self,
@@ -201,7 +196,7 @@ class S3Client(BucketOperations, MultipartOperations):
         request = self._address.key(
             "DELETE", bucket, key, "DeleteObject", query=query, headers=headers, idempotent=is_free
         )
-        make = partial(Operation, self._transport, read=nothing, only=only)
+        make = partial(Operation, self.sender, read=nothing, only=only)
         try:
             yield from self._optional(DELETE_MATCH, request, make)
         except NotFoundError as exc:
@@ -291,7 +286,7 @@ class S3Client(BucketOperations, MultipartOperations):
         request = self._address.key(
             "PUT", bucket, key, "CopyObject", headers=headers | stored, timeout_factor=SLOW_FACTOR
         )
-        make = partial(Operation, self._transport, read=_copy_result)
+        make = partial(Operation, self.sender, read=_copy_result)
         return (yield from self._optional(COPY_MATCH, request, make))
 
     @stepwise

@@ -219,7 +219,7 @@ class Operations:
     """What all groups of operations stand on: addresses and a way to ask."""
 
     def __init__(self, transport: Sender, *, addressing: str = "path", region: str = "us-east-1") -> None:
-        self._transport = transport
+        self.sender = transport  # what carries the requests
         self._address = Addressing(virtual=addressing == "virtual")
         self._region = region
         self.dialect = Dialect()
@@ -227,7 +227,7 @@ class Operations:
     @property
     def endpoints(self) -> Sequence[Endpoint]:
         """The nodes, any of which can be asked alone by ``only``."""
-        return self._transport.endpoints
+        return self.sender.endpoints
 
     def send_with(self, extra: ExtraHeaders) -> None:
         """Let every request have these headers, too."""
@@ -239,10 +239,10 @@ class Operations:
         Reading is part of the check: a body that is cut, or is not what was asked for, is one
         more failed attempt, and the transport goes to another node.
         """
-        return Operation(self._transport, request, read, only=only).run()
+        return Operation(self.sender, request, read, only=only).run()
 
     def _asked(self, request: Request, read: Callable[[Response], T], *, only: Endpoint | None = None) -> Steps[T]:
-        result: T = yield Operation(self._transport, request, read, only=only)
+        result: T = yield Operation(self.sender, request, read, only=only)
         return result
 
     def _optional(self, header: str, request: Request, make: Callable[[Request], Operation[T]]) -> Steps[T]:
@@ -273,9 +273,9 @@ class Operations:
         result: PutResult
         try:
             if optional:
-                make = partial(Operation, self._transport, read=put_result, only=only)
+                make = partial(Operation, self.sender, read=put_result, only=only)
                 return (yield from self._optional(optional, request, make))
-            result = yield Operation(self._transport, request, put_result, only=only)
+            result = yield Operation(self.sender, request, put_result, only=only)
             return result
         except S3Error as exc:
             if not (request.body.rewindable and self.dialect.learn_lock(bucket, exc, request.headers)):

@@ -180,7 +180,7 @@ class BucketOperations(Operations):
         request = self._list_request(
             bucket, "ListObjectsV2", (("list-type", "2"), *query, ("start-after", start_after))
         )
-        pending = Pending(self._transport, request, self._reader(prefix, delimiter))
+        pending = Pending(self.sender, request, self._reader(prefix, delimiter))
         return pending if pending.begin() else None
 
     def _list_v1(self, bucket: str, query: Query, *, marker: str, only: Endpoint | None) -> ListPage:
@@ -301,7 +301,7 @@ class MultipartOperations(Operations):
 
         def creating(asked: Request) -> Operation[UploadId]:
             asked = asked if CHECKSUM_ALGORITHM in asked.headers else without(asked, CHECKSUM_TYPE)
-            return Operation(self._transport, asked, _created)
+            return Operation(self.sender, asked, _created)
 
         if not may_decline:
             return creating(request).run()
@@ -352,7 +352,7 @@ class MultipartOperations(Operations):
         )
 
         def copying(asked: Request) -> Operation[str]:
-            return Operation(self._transport, asked, lambda reply: parse_copy_result(body_of(reply), part=True)[0])
+            return Operation(self.sender, asked, lambda reply: parse_copy_result(body_of(reply), part=True)[0])
 
         return block_on(self._optional(COPY_MATCH, request, copying))
 

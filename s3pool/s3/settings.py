@@ -113,7 +113,7 @@ class SettingOperations(Operations):
     def get(self, setting: S3Setting, place: Place) -> Any:
         """Return the value, None where nothing is set."""
         request = self._request("GET", f"Get{setting.op}", setting, place)
-        opening = Opening(self._transport, request, lambda response: _check_document(response, request, setting))
+        opening = Opening(self.sender, request, lambda response: _check_document(response, request, setting))
         try:
             value = read_document(setting, opening.run().preload())
         except S3Error as exc:

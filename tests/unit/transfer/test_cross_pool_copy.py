@@ -211,7 +211,7 @@ def test_trouble_of_the_source_is_not_held_against_the_target(
     with pytest.raises(NoEndpointError):
         copy(TASK, context)
 
-    assert 0 == sum(row.failures for row in context.client._transport.stats())  # type: ignore[attr-defined]
+    assert 0 == sum(row.failures for row in context.client.sender.stats())  # type: ignore[attr-defined]
     assert {} == fake.store.bodies("b")
 
 

@@ -105,21 +105,25 @@ def read_copy_source(value: str, *, is_part: bool = False) -> tuple[str, str]:
     if mark and (not query.startswith("versionId=") or IDENTIFIER.fullmatch(version) is None):
         raise _bad_name(COPY_SOURCE)
     lead = "/" if path.startswith("/") else ""
-    bucket, _, key = _decoded(path.removeprefix("/"), COPY_SOURCE).partition(b"/")
-    if not bucket or not key or bucket in (b".", b"..") or (is_part and VERSION_MARK in key):
+    bucket, _, key = _rewritten(path.removeprefix("/"), COPY_SOURCE).partition("/")
+    if not bucket or not key or bucket in (".", "..") or (is_part and VERSION_MARK in unquote_to_bytes(key)):
         raise _bad_name(COPY_SOURCE)
-    text = f"{lead}{quote(bucket, safe=UNRESERVED)}/{quote(key, safe=UNRESERVED + '/')}"
-    return bucket.decode(
-        "utf-8", "surrogateescape"
-    ), f"{text}?versionId={quote(version, safe=UNRESERVED)}" if mark else text
+    text = f"{lead}{bucket.replace('+', '%2B')}/{key}"
+    bucket = unquote_to_bytes(bucket).decode("utf-8", "surrogateescape")
+    return bucket, f"{text}?versionId={quote(version, safe=UNRESERVED)}" if mark else text
 
 
 def _rename_source(value: str) -> str:
     lead = "/" if value.startswith("/") else ""
-    key = _decoded(value.removeprefix("/"), RENAME_SOURCE)
-    if not key or key.startswith(b"/") or "?" in value:
+    key = _rewritten(value.removeprefix("/"), RENAME_SOURCE)
+    if not key or key.startswith("/") or "?" in value:
         raise _bad_name(RENAME_SOURCE)
-    return lead + quote(key, safe=UNRESERVED + "/")
+    return lead + key
+
+
+def _rewritten(path: str, name: str) -> str:
+    """Return a path in one spelling; a raw ``+`` stays, which is a blank to Amazon and versitygw, and not to others."""
+    return "+".join([quote(_decoded(piece, name), safe=UNRESERVED + "/") for piece in path.split("+")])
 
 
 def _redirect(value: str) -> str:

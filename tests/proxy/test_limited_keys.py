@@ -119,7 +119,8 @@ def test_copy_source_that_names_no_allowed_bucket_is_refused(
         ("allowed%2Fk", "allowed/k"),
         ("%61llowed/%6b", "allowed/k"),
         ("allowed/k?versionId=null", "allowed/k?versionId=null"),
-        ("allowed/a:b@c+d", "allowed/a%3Ab%40c%2Bd"),
+        ("allowed/a:b@c", "allowed/a%3Ab%40c"),
+        ("allowed/a+b%2Bc%20d", "allowed/a+b%2Bc%20d"),
         ("allowed/a//b", "allowed/a//b"),
         ("allowed/..a/b..", "allowed/..a/b.."),
         ("allowed/k?versionId=a%2Bb", "allowed/k?versionId=a%2Bb"),
@@ -129,7 +130,10 @@ def test_copy_source_that_names_no_allowed_bucket_is_refused(
     ],
 )
 def test_copy_source_is_written_anew(nodes: FakeS3, bound: RunningProxy, source: str, sent: str) -> None:
-    """What was checked is what the node gets: one encoding, which every node reads alike."""
+    """What was checked is what the node gets: one encoding, which every node reads alike.
+
+    A raw + stays: Amazon and versitygw read it as a blank, for which s5cmd sends it, MinIO and RGW as itself.
+    """
     ask(nodes, bound, "PUT", "/allowed/new", {"x-amz-copy-source": source})
 
     assert sent == last(nodes).headers["x-amz-copy-source"]

@@ -6,7 +6,7 @@ import fnmatch
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from s3pool.errors import RefusedError, UsageError
@@ -250,6 +250,8 @@ def test_glob(pattern: str, names: list[str], others: list[str]) -> None:
 @given(st.text("ab*?[]!-/\n", max_size=10), st.text("ab!-/[]\n", max_size=10))
 def test_glob_agrees_with_fnmatch(pattern: str, name: str) -> None:
     """The standard library's translation is the oracle."""
+    # fnmatch takes out ranges that run backwards, and then a ! that comes to stand first for a negation (Python 3.11).
+    assume("!" not in pattern or all(low <= high for low, high in re.findall(r"(?=(.)-(.))", pattern, re.DOTALL)))
     expected = re.match(fnmatch.translate(pattern), name) is not None
 
     assert expected == compile_glob(pattern)(name)

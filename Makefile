@@ -11,6 +11,8 @@ export SOURCE_DATE_EPOCH ?= 1767225600
 # The tests on a real cluster run beside the others, in one process: much of their time is waiting, and one cluster is enough.
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 CACHES := $(VENV)/live-cache $(VENV)/rest-cache
+# Each file is compiled once, and not by every process of every run, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: servers clients clients-suites s3-tests wall help venv demo format lint test test-long test-all test-again live chaos chaos-outcomes silent-pools day node-faults bench bench-list attack man man-fresh dist zipapp deb test-oldest clean check
@@ -66,14 +68,14 @@ test: venv ## the tests of each part on in-process servers: 4 minutes on two cor
 	@echo "all but the long proofs and real servers, on in-process fakes: about 4 minutes on two cores (the rest: make test-long)"
 	@$(BIN)/python -m pytest -m 'not live and not long' $(PARALLEL)
 
-test-long: ## the long proofs, and all that runs on Ceph RGW where it is installed: about 8 minutes more
+test-long: ## the long proofs, and all that runs on Ceph RGW where it is installed: about 10 minutes more
 test-all: ## every test, as .ci/run does: about 12 minutes
 test-long: REST := long and not live
-test-long: WORDS := the long proofs (nodes that die and freeze, memory, real clients)
+test-long: WORDS := the long proofs (nodes that die and freeze, memory, real clients, servers that lie)
 test-all: REST := not live
 test-all: WORDS := every test
 test-long test-all: venv
-	@echo "$(WORDS), and beside them what runs on Ceph RGW where it is installed: about $(if $(filter long,$(REST)),8,12) minutes on two cores"
+	@echo "$(WORDS), and beside them what runs on Ceph RGW where it is installed: about $(if $(filter long,$(REST)),10,12) minutes on two cores"
 	@rm -rf $(CACHES); mkdir -p $(CACHES); \
 	$(BIN)/python -m pytest -m live -o cache_dir=$(VENV)/live-cache >$(VENV)/live.log 2>&1 & live=$$!; \
 	trap 'kill $$live 2>/dev/null' INT TERM; \

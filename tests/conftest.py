@@ -34,22 +34,26 @@ settings.load_profile("patient")
 # Nor is a node silent that such a machine keeps waiting. (Commands in processes of their own judge as ever.)
 node.DELAYS = node.Delays(unproven_s=3.0, failure_s=3.0, early_s=3.0, suspect_s=3.0)
 
-# Long proofs, for `make test-long`: nodes that die and freeze, memory, real clients, many connections,
-# servers that lie about listings, and what waits for real time.
+# Long proofs, for `make test-long`: nodes that die and freeze, memory, real clients and shells, many connections,
+# servers that lie or speak a dialect, all divisions of a job, and what waits for real time.
 LONG = (
     "tests/resilience/",
     *(f"tests/proxy/test_{name}.py" for name in ("client_gone", "client_matrix", "fair_share", "interim_answers")),
     *(f"tests/proxy/test_{name}.py" for name in ("many_connections", "running")),
     *(f"tests/cli/test_{name}.py" for name in ("hostile_answers", "listing_by_ranges", "listings_believed")),
-    *(f"tests/cli/test_{name}.py" for name in ("other_posix", "shards_command", "speedtest")),
+    *(f"tests/cli/test_{name}.py" for name in ("other_posix", "shards_command", "speedtest", "answers_checked")),
+    *(f"tests/cli/test_{name}.py" for name in ("completion", "dialects", "documents", "moving_here", "orderly_ends")),
+    *(f"tests/cli/test_{name}.py" for name in ("plans", "refusals")),
+    "tests/unit/s3/test_scheduler_requests.py",
 )
+LONG_BESIDES = "[moto]"  # that another server than the fake keeps the contract
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the long proofs by where they stand; expect to fail what the real server is known to do otherwise."""
     server = os.environ.get("S3POOL_LIVE_SERVER", "rgw")
     for item in items:
-        if item.nodeid.startswith(LONG):
+        if item.nodeid.startswith(LONG) or LONG_BESIDES in item.nodeid:
             item.add_marker(pytest.mark.long)
         where = "minio" if item.nodeid.endswith("[minio]") else server  # whatever the other tests run on
         if item.get_closest_marker("live") and (fault := fault_of(where, item.nodeid)):

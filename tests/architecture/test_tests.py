@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import socket
 import subprocess
@@ -35,6 +36,12 @@ PRYING = frozenset(
 )
 
 
+@functools.cache  # each file is looked at for several reasons
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
 def test_connect_to_another_machine_is_refused() -> None:
     """The tests run where nothing may leave; 192.0.2.1 belongs to nobody."""
     with socket.socket() as sock, pytest.raises(OutsideConnectionError):
@@ -59,7 +66,7 @@ def test_no_test_sleeps() -> None:
 
 def sleeping_lines(path: Path) -> set[int]:
     """Give the lines that sleep outside of a loop that looks for something."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     polling = {line for loop in ast.walk(tree) if isinstance(loop, ast.While) for line in sleeps_in(loop)}
     return sleeps_in(tree) - polling
 
@@ -75,7 +82,7 @@ def test_every_test_says_why() -> None:
     silent = [
         f"{path.relative_to(TESTS)}:{node.lineno} {node.name}"
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
     ]
 
@@ -84,7 +91,7 @@ def test_every_test_says_why() -> None:
 
 def test_tests_use_public_names() -> None:
     """A private name that a test uses can be changed by nobody."""
-    prying = {str(path.relative_to(TESTS)): private_names(ast.parse(path.read_text())) for path in TESTS.rglob("*.py")}
+    prying = {str(path.relative_to(TESTS)): private_names(tree_of(path)) for path in TESTS.rglob("*.py")}
     found = {name: names for name, names in prying.items() if names and name not in PRYING}
 
     assert {} == found

@@ -16,6 +16,12 @@ FLAGS = ("--read-timeout", "0.5", "--retries", "0")
 NO_ENDPOINT = 5
 
 
+@pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
 def run(run_cli: CliRunner, node: ScriptedServer, *words: str) -> CliResult:
     """Run a command on one node, without a second try."""
     env = {"S3_POOL": str(node.endpoint), "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}

@@ -17,6 +17,12 @@ Call = Callable[..., CliResult]
 COLUMNS, LINES = 80, 24
 
 
+@pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
 def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> None:
     """The first thing that somebody types; nothing was done, so it is a usage error."""
     result = run_cli()

@@ -13,6 +13,12 @@ SIZES = {"small": 100, "middle": MIB, "large": 17 * MIB}
 
 
 @pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
+@pytest.fixture
 def fake() -> Iterator[FakeS3]:
     """Give two addresses of one store."""
     with FakeS3(2) as server:

@@ -21,6 +21,12 @@ SECRET = "AWS_SECRET_ACCESS_KEY"
 
 
 @pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
+@pytest.fixture
 def fake() -> Iterator[FakeS3]:
     """Return two nodes that check signatures."""
     with checking_fake(2) as made:

@@ -25,6 +25,12 @@ from tests.support.run_cli import CliRunner
 METRIC = re.compile(r"s3pool_[a-z_]+[a-z]")
 
 
+@pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
 def settings_for(argv: list[str]) -> ProxySettings:
     """Read a command line as the command does."""
     return settings_of(parse(argv), Config())

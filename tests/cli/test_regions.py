@@ -18,6 +18,12 @@ SMALL_FILES = 40
 
 
 @pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
+@pytest.fixture
 def fake() -> Iterator[FakeS3]:
     """Return nodes that check signatures, and take them for one region only."""
     with checking_fake() as made:

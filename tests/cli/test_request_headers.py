@@ -22,6 +22,12 @@ MIB = 1 << 20
 
 
 @pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
+@pytest.fixture
 def key_file(tmp_path: Path) -> str:
     """Give a file with a key that only its owner may read."""
     path = tmp_path / "key"

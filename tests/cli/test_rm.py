@@ -16,6 +16,12 @@ KEYS = ("a", "p", "p/a", "p/d/b", "p2/x")
 
 
 @pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
+@pytest.fixture
 def fake(run_cli: CliRunner) -> Iterator[FakeS3]:
     """Give a store with some keys in ``b``, known to the commands."""
     with FakeS3(2) as server:

@@ -179,6 +179,12 @@ LACKS = {
 }
 
 
+@pytest.fixture
+def run_cli(run_here: CliRunner) -> CliRunner:
+    """Run commands in this process: none of these tests needs one of its own."""
+    return run_here
+
+
 @pytest.fixture(
     scope="module", params=["moto", *(pytest.param(name, marks=pytest.mark.live) for name in ("rgw", "minio"))]
 )

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from s3pool.pool import node
 from s3pool.proxy.event_loop import ThreadCache
 from tests.proxy.test_running import await_true
 from tests.support.fake_s3 import FakeS3
 from tests.support.proxying import RunningProxy, parse_answer, read_to_end
 from tests.support.scripted import BROKEN, OK, SLOW_DOWN, ScriptedServer, Turn
 
-TIMEOUT_S = 20.0
+TIMEOUT_S, PATIENCE_S = 20.0, 60.0
 PARKED = 300
 LARGE = bytes(range(256)) * 400
 SHORT = b"0123456789" * 1000
@@ -95,9 +96,14 @@ def read_answers(sock: socket.socket, *ends: bytes) -> bytes:
 # -- what the loop does itself -------------------------------------------------------------------
 
 
-def test_everyday_requests_need_no_thread() -> None:
-    """One after the other on one connection, over one connection to the node."""
-    with warm(HELLO) as proxy:
+def test_everyday_requests_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other on one connection, over one connection to the node, however slow the machine is."""
+    monkeypatch.setattr(
+        node,
+        "DELAYS",
+        node.Delays(proven_s=PATIENCE_S, unproven_s=PATIENCE_S, early_s=PATIENCE_S, suspect_s=PATIENCE_S),
+    )
+    with warm(HELLO, read_timeout_s=PATIENCE_S) as proxy:
         for _ in range(3):
             assert b"hello" == proxy.ask("GET", "/b/key").body
         with client_of(proxy) as sock:

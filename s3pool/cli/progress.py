@@ -241,11 +241,12 @@ def _amount(done: int, size: int) -> str:
 def shorten(name: str, width: int = NAME_WIDTH) -> str:
     """Cut a name in front, where names of one tree are alike; control characters become ``?``.
 
-    ``width`` is in cells of a terminal: a wide character takes two, a combining one none.
+    ``width`` is in cells of a terminal: a wide character takes two, a combining one none. Joined emoji stand side by
+    side, since terminals differ on how wide they are otherwise.
     """
     from rich.cells import cell_len
 
-    clean = "".join(char if char.isprintable() else "?" for char in name)
+    clean = "".join(char if char.isprintable() else "?" for char in name.replace("\u200d", ""))
     if cell_len(clean) <= width:
         return clean
     start, room = len(clean), width - 1

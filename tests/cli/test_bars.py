@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -21,8 +22,11 @@ LIMIT_S = 60.0
 UP = b"\x1b[1A"
 
 
-def run_in_terminal(run_cli: CliRunner, fake: FakeS3, *words: str, columns: int = 80) -> bytes:
-    """Return all that a command writes to a terminal."""
+def run_in_terminal(
+    run_cli: CliRunner, fake: FakeS3, *words: str, columns: int = 80, then: tuple[tuple[bytes, int], ...] = ()
+) -> bytes:
+    """Return all that a command writes to a terminal, which gets each further width once some bytes have come."""
+    changes, begin = list(then), 0
     pid, terminal = pty.fork()
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -37,6 +41,9 @@ def run_in_terminal(run_cli: CliRunner, fake: FakeS3, *words: str, columns: int 
                 seen += os.read(terminal, 1 << 16)
             except OSError:
                 break
+        if changes and changes[0][0] in seen[begin:]:
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, changes.pop(0)[1], 0, 0))
+            begin = len(seen)
     os.close(terminal)
     os.waitpid(pid, 0)
     return seen
@@ -96,6 +103,21 @@ def test_bars_fit_every_width(fake: FakeS3, run_cli: CliRunner, columns: int) ->
     }
     assert any(re.search(r"\d[KMG]iB/s \d+s left", line) for line in lines)
     assert not any(unicodedata.combining(line[1]) for line in lines)
+
+
+def test_bars_follow_a_terminal_that_is_resized(fake: FakeS3, run_cli: CliRunner) -> None:
+    """Each frame is as wide as the terminal was when it was drawn, and SIGWINCH ends nothing."""
+    fake.store.add("b", "x", b"")
+    (run_cli.home / "large").write_bytes(b"x" * (40 * MIB))
+
+    words = ("--progress", "bar", "--bwlimit", "10M", "cp", "large", "s3/b/")
+    shown = b"MiB of "
+    seen = run_in_terminal(run_cli, fake, *words, columns=60, then=((shown, 200), (shown, 60), (shown, 120)))
+
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode()
+    widths = [cells(line) for line in re.split(r"[\r\n]+", text) if "MiB of " in line and "files in" not in line]
+    assert [60, 200, 60, 120] == [width for width, _ in itertools.groupby(widths)]
+    assert bytes(40 * MIB).replace(b"\0", b"x") == fake.store.bodies("b")["large"]
 
 
 def cells(text: str) -> int:

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from s3pool.cli.catalog import ALL
+from s3pool.cli.parser import HelpRequested, parse
+from s3pool.config.values import parse_endpoints
+from tests.cli.conftest import Call
 from tests.support.fake_s3 import FakeS3
 from tests.support.run_cli import ROOT, CliRunner
 
@@ -72,3 +75,37 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
     assert [] == [target for target in targets if not (ROOT / target).exists() and "://" not in target]
     assert Path(ROOT / ".github" / "sync.svg").stat().st_size > 1000
+
+
+def command_lines() -> list[str]:
+    """Return the command lines in the text, besides the session: in code of one line, and indented."""
+    inline = re.findall(r"`(s3pool [^`]+)`", README) + re.findall(r"^    (s3pool .*?)(?: +#.*)?$", README, re.MULTILINE)
+    return sorted(set(inline))
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_in_the_text_are_taken(line: str) -> None:
+    """Each flag exists, and takes what stands behind it."""
+    words = shlex.split(line.partition(" > ")[0])[1:]
+    if len(words) == 1:
+        assert words[0] in ALL  # it is only named
+    elif "COMMAND" in words or words[0] == "help":
+        with pytest.raises(HelpRequested):
+            parse([word.replace("COMMAND", "cp") for word in words])
+    else:
+        assert words[0 if words[0] in ALL else 1] == parse(words).command
+
+
+def test_quick_start_names_nodes(call: Call, tmp_path: Path) -> None:
+    """Each line for the environment, and the file, as the program reads them."""
+    exports = re.findall(r"^export S3_POOL=(\S+)", README, re.MULTILINE)
+    (file,) = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(file)
+    (tmp_path / "config.yaml").chmod(0o600)
+
+    assert [4, 4, 1, 1] == [len(parse_endpoints([value])) for value in exports]
+    for profile, nodes in (("berlin", 4), ("paris", 8)):
+        shown = call("config", "--json", "--config", "config.yaml", "--profile", profile, env={"S3_POOL": ""})
+        assert 0 == shown.code, shown.err
+        (endpoints,) = (record for record in shown.records if record["option"] == "endpoints")
+        assert nodes == len(re.findall(r"https?://", str(endpoints["value"]))), endpoints

@@ -115,7 +115,7 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     add_attribute_flags(parser)
     add_request_flags(parser)
     parser.add_argument(
-        "--sse-c-source", default="", metavar="KEYFILE", help="a copy's source has this other key; none: it has none"
+        "--sse-c-source", default="", metavar="KEYFILE", help="key of a copy's source, if another (none: no key)"
     )
     add_shard_flags(parser)
     add_listing_flags(parser, jobs=AUTO)

@@ -40,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operand and flags of speedtest."""
     parser.add_argument("path", metavar="PATH", help="a bucket or prefix; a new prefix below it holds the objects")
     parser.add_argument(
-        "--duration", type=seconds, default=DEFAULT_DURATION_S, metavar="TIME", help="of each measurement (10s)"
+        "--duration",
+        type=seconds,
+        default=DEFAULT_DURATION_S,
+        metavar="TIME",
+        help="how long each measurement takes (10s)",
     )
-    parser.add_argument("--size", type=size_in_bytes, default=None, metavar="SIZE", help="of each object (1M)")
+    parser.add_argument(
+        "--size", type=size_in_bytes, default=None, metavar="SIZE", help="how large each object is (1M)"
+    )
     parser.add_argument("--concurrency", type=positive_int, default=0, metavar="N", help="requests at once (auto)")
     parser.add_argument("--per-endpoint", action="store_true", help="give each node the whole load as well, in turn")
     parser.add_argument("--keep", action="store_true", help="leave the objects; delete is not measured")

@@ -17,7 +17,7 @@ from tests.support.rgw import RgwCluster
 
 OBJECTS, READERS = 400, 8
 FACTOR = 3.0  # of the median, that the slowest of a hundred may take
-SPARE_S = 1.0  # what a busy machine adds to it
+SPARE_S = 4.0  # what a busy machine adds to it
 LATE_S = 25.0  # such reads lose the test, and are not waited for when there are more than one in a hundred
 
 

@@ -201,6 +201,11 @@ class AccessDeniedError(S3Error):
 class ThrottledError(S3Error):
     """The endpoint asks for fewer requests: load, not illness."""
 
+    @property
+    def advice(self) -> str:
+        """Return what the user can do."""
+        return self.hint or "the storage is at its limit: run it again later, or with fewer --workers"
+
 
 class PreconditionError(S3Error):
     """An If-Match, If-None-Match or similar condition did not hold."""
@@ -240,7 +245,7 @@ ADVICE_OF_SYSTEM = {  # by the system's number
     errno.ENFILE: "the whole machine has too many: raise fs.file-max",
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "a part of the path is a file: name a directory",
-    errno.EIO: "the disk or its connection fails: see dmesg",
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "the disk or its connection fails: see dmesg"),
 }
 
 

@@ -80,6 +80,7 @@ CODES = {
     (400, "XMinioAdminBucketQuotaExceeded"): (1, "make room, or ask for a larger quota"),
     (507, "XMinioStorageFull"): (1, "the storage is full: make room there"),
     (400, "InvalidStorageClass"): (1, "check --storage-class"),
+    (503, "SlowDown"): (1, "the storage is at its limit: run it again later, or with fewer --workers"),
     (400, "EntityTooLarge"): (1, "the server takes no object of this size: cut it up, or ask for a higher limit"),
 }
 BY_COMMAND = {

@@ -71,7 +71,9 @@ def test_a_disk_that_cannot_be_read_is_told_at_once(
     BadDisk(monkeypatch, bad_from=MIB, code=code)
     done = call(*words, "src", "s3/b")
     (line,) = [line for line in done.err.splitlines() if "error" in line]
-    assert line == f"s3pool: error: cannot read src/bad: {os.strerror(code)}"
+    assert (
+        line == f"s3pool: error: cannot read src/bad: {os.strerror(code)}; the disk or its connection fails: see dmesg"
+    )
     assert done.code == 1
     assert bucket.store.bodies("b") == {"good": b"good"}
     assert bucket.store.bucket("b").uploads == {}

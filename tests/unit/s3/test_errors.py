@@ -69,13 +69,16 @@ def test_status_and_code_choose_the_class(status: int, code: str, kind: type[S3E
     assert (status, code) == (caught.value.status, caught.value.code)
 
 
+LATER = "the storage is at its limit: run it again later, or with fewer --workers"
+
+
 def test_an_error_tells_everything_it_knows() -> None:
     """A message without the node and the request id helps nobody."""
     response = answer(503, xml_error("SlowDown", "wait\na bit"), date="Sun, 06 Nov 1994 08:49:37 GMT", retry_after="7")
 
     error = error_from(response, op="PutObject", resource="s3/b/k")
 
-    assert "PutObject s3/b/k at http://node1:9000: 503 SlowDown: wait a bit (request r)" == error.message
+    assert "PutObject s3/b/k at http://node1:9000: 503 SlowDown: wait a bit (request r); " + LATER == error.message
     assert (7.0, 784111777.0) == (error.retry_after_s, error.server_time)
 
 

@@ -50,6 +50,9 @@ class Trickle:
     def settimeout(self, _seconds: float | None) -> None:
         """Take every limit."""
 
+    def gettimeout(self) -> None:
+        """Return that there is no limit."""
+
 
 def lines_of(content: bytes) -> Callable[[memoryview], int]:
     """Return a body's readinto."""

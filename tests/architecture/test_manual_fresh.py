@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -140,6 +141,23 @@ def test_mandoc_finds_no_fault(tmp_path: Path) -> None:
     )
 
     assert "" == judged.stdout
+
+
+@pytest.mark.skipif(not shutil.which("man") or not shutil.which("tbl"), reason="there is no man here")
+def test_pages_fit_a_terminal_of_80_columns() -> None:
+    """Man says so on standard error, and shows a broken table."""
+    wide = {}
+    for path in sorted((ROOT / "man").glob("*.[1578]")):
+        shown = subprocess.run(
+            ["man", "--local-file", path],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "MANWIDTH": "80"},
+        )
+        wide[path.name] = shown.stderr
+
+    assert {} == {name: said for name, said in wide.items() if said}
 
 
 def test_manual_has_the_sections_of_a_manual() -> None:

@@ -196,9 +196,10 @@ def parse_versioning(body: bytes) -> str:
 
 
 def parse_tags(body: bytes) -> dict[str, str]:
-    """Read the tags of an object or a bucket."""
+    """Read the tags of an object or a bucket, in the order of their names."""
     root = read_root(body, "Tagging")
-    return {tag.text_of("Key"): tag.text_of("Value") for holder in root.all("TagSet") for tag in holder.all("Tag")}
+    tags = [(tag.text_of("Key"), tag.text_of("Value")) for holder in root.all("TagSet") for tag in holder.all("Tag")]
+    return dict(sorted(tags))
 
 
 def build_delete(keys: Iterable[tuple[str, str]]) -> bytes:

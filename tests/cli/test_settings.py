@@ -48,6 +48,7 @@ class Store(NamedTuple):
             answer = getattr(self.boto, how)(**place)
         except ClientError as exc:
             return None if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404 else exc
+        answer.get("TagSet", []).sort(key=lambda tag: tag["Key"])  # whose order says nothing
         return {name: value for name, value in answer.items() if name not in UNASKED}
 
 
@@ -65,7 +66,7 @@ class Step(NamedTuple):
 TAGS = [
     Step("tag ls B/k B", ("B/k: none", "B: none")),
     Step(
-        "tag set B/k a=1&b=2 c=x:y",
+        "tag set B/k c=x:y b=2 a=1",
         ("Tags set: B/k",),
         "get_object_tagging",
         "k",

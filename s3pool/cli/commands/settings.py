@@ -51,7 +51,8 @@ def _put_status(status: str) -> Callable[[Run, Place], str]:
 
 def _tags(run: Run, place: Place) -> dict[str, str]:
     found = ((run.get(place) or {}).get("TagSet") or {}).get("Tags", [])
-    return {tag["Key"]: tag["Value"] for tag in found}
+    # In one order, which versitygw changes from answer to answer.
+    return dict(sorted((tag["Key"], tag["Value"]) for tag in found))
 
 
 def _tags_text(tags: dict[str, str]) -> str:

@@ -194,7 +194,8 @@ class FairSlots:
             if not self._leave_line(owner, turn):
                 self.give_back(owner)
             raise
-        return not self._leave_line(owner, turn)
+        # By now it may have had no other owner beside it for long enough, which wakes nobody.
+        return not self._leave_line(owner, turn) or self.try_acquire(owner)
 
     def _leave_line(self, owner: str, turn: threading.Lock) -> bool:
         """Return False if a place was given meanwhile."""

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from s3pool.proxy import forward
 from s3pool.proxy.bodies import Buffers, ByteBudget, ClientBody
 from s3pool.proxy.errors import ClientGoneError
 from s3pool.proxy.forward import FairSlots
@@ -87,6 +88,18 @@ def test_place_goes_to_one_of_those_who_wait_and_owners_take_turns() -> None:
         thread.join()
     assert ["a", "b", "a"] == order
     assert (0, 0) == (slots.waiting, slots.taken)
+
+
+def test_place_that_waiting_alone_makes_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No place is given back when the time after another owner is over: nothing wakes who waits."""
+    monkeypatch.setattr(forward, "MIXED_S", 0.05)
+    slots = FairSlots(4)
+    for owner in ("b", "a", "a"):
+        slots.claim(owner)
+    slots.give_back("b")
+
+    assert not slots.try_acquire("a")
+    assert "a" == slots.claim("a", 0.2)
 
 
 def test_client_that_leaves_the_line_keeps_no_place() -> None:

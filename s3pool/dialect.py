@@ -15,6 +15,7 @@ from s3pool.body import md5_base64
 from s3pool.errors import S3Error
 from s3pool.model import Request, Response, replace
 from s3pool.record import dataclass
+from s3pool.units import word_set
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +42,10 @@ OWN_ETAGS_BEFORE = (4, 53)  # of SeaweedFS: 4.44 makes the ETag of an upload fro
 SEAWEED_VERSION = re.compile(r"seaweedfs.* (\d{1,9})\.(\d{1,9})")
 MAX_SEGMENT_BYTES = 255  # a file's name in every usual file system
 # Of an answer, or of the way that it took; not of the object. Others by their beginnings.
-TRANSPORT_HEADERS = frozenset(
-    (
-        *("accept-ranges", "age", "alt-svc", "connection", "content-length", "content-security-policy", "date"),
-        *("keep-alive", "nel", "report-to", "server", "server-timing", "strict-transport-security"),
-        *("transfer-encoding", "vary", "via", "x-amz-id-2", "x-amz-request-id", "x-cache", "x-content-type-options"),
-        *("x-frame-options", "x-powered-by", "x-rgw-object-type", "x-xss-protection"),
-    )
+TRANSPORT_HEADERS = word_set(
+    "accept-ranges age alt-svc connection content-length content-security-policy date keep-alive nel report-to "
+    "server server-timing strict-transport-security transfer-encoding vary via x-amz-id-2 x-amz-request-id "
+    "x-cache x-content-type-options x-frame-options x-powered-by x-rgw-object-type x-xss-protection"
 )
 TRANSPORT_PREFIXES = ("x-ratelimit-", "ratelimit", "seaweed-", "x-seaweedfs-", "access-control-", "x-envoy-", "cf-")
 

@@ -9,13 +9,21 @@ from __future__ import annotations
 import errno
 
 # S3's words for keys, tokens and signatures that no request of the run will be accepted with.
-OTHER_REGION = ("AuthorizationHeaderMalformed",)  # and the server's was not found out
 CREDENTIAL_CODES = frozenset(
-    (
-        *(*OTHER_REGION, "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId"),
-        *("InvalidToken", "InvalidTokenId", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"),
-        *("TokenRefreshRequired", "UnrecognizedClientException"),
-    )
+    [
+        "AuthorizationHeaderMalformed",  # of another region, and the server's was not found out
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "InvalidTokenId",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    ]
 )
 
 
@@ -212,9 +220,10 @@ class PreconditionError(S3Error):
 
 
 STORING_OPS = ("PutObject", "CopyObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy")
+REGION_CODES = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion")
 ADVICE = {  # by S3's word
     "AccessDenied": "check the keys and their policy",
-    **dict.fromkeys((*OTHER_REGION, "IllegalLocationConstraintException", "InvalidRegion"), "check --region"),
+    **dict.fromkeys(REGION_CODES, "check --region"),
     "PermanentRedirect": "check --region and --endpoints: the bucket is kept elsewhere",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY and the region",

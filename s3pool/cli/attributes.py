@@ -16,7 +16,7 @@ from s3pool.errors import STORING_OPS, S3Error, UsageError, describe_os_error
 from s3pool.location import Location, S3Path
 from s3pool.model import ObjectAttributes
 from s3pool.s3.requests import FORBIDDEN_IN_VALUE, METADATA_PREFIX, TOKEN, ExtraHeaders
-from s3pool.units import parse_http_date, parse_time_or_age
+from s3pool.units import parse_http_date, parse_time_or_age, word_set
 
 # Source: Amazon S3 API Reference, "Canned ACL" and "PutObject".
 CANNED_ACLS = (
@@ -171,11 +171,9 @@ def given_for(record: type[Any], args: argparse.Namespace) -> dict[str, Any]:
 
 REQUEST_PAYER = {"x-amz-request-payer": "requester"}
 # What makes a request one, and what is signed: no header of the user's.
-OWN_HEADERS = frozenset(
-    (
-        *("authorization", "connection", "content-length", "content-md5", "expect", "host", "transfer-encoding"),
-        *("x-amz-content-sha256", "x-amz-copy-source", "x-amz-date", "x-amz-security-token"),
-    )
+OWN_HEADERS = word_set(
+    "authorization connection content-length content-md5 expect host transfer-encoding x-amz-content-sha256 "
+    "x-amz-copy-source x-amz-date x-amz-security-token"
 )
 CUSTOMER_MARK = "server-side-encryption-customer"
 KEY_BYTES = 32

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from s3pool.cli.parser import HelpRequested, add_global_flags, parse
 from s3pool.errors import UsageError
+from s3pool.units import word_set
 
 BLOCK_BYTES = 1 << 20  # of lines that are read, and worked on, at once
 WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""")
@@ -17,12 +18,9 @@ SPECIAL = frozenset("\"'\\#")  # what makes a line more than words between space
 NOT_IN_SCRIPTS = ("run", "proxy", "completion")
 # Operands that one line after another only differs in, and flags with which it is still about one object.
 OPERANDS = {"cp": 2, "rm": 1}
-SIMPLE_FLAGS = frozenset(
-    (
-        *("acl", "cache_control", "content_disposition", "content_encoding", "content_language", "content_type"),
-        *("checksum", "expires", "metadata", "no_clobber", "no_verify", "part_size", "sse", "storage_class", "tags"),
-        *("bypass_governance", "force", "no_glob"),
-    )
+SIMPLE_FLAGS = word_set(
+    "acl cache_control content_disposition content_encoding content_language content_type checksum expires "
+    "metadata no_clobber no_verify part_size sse storage_class tags bypass_governance force no_glob"
 )
 STANDINS = ("\x01", "\x02")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body, BytesBody
 from s3pool.errors import UsageError
 from s3pool.model import ObjectAttributes, Request, encode_key, encode_query
+from s3pool.units import word_set
 
 Query = tuple[tuple[str, str], ...]
 NO_HEADERS: Mapping[str, str] = {}
@@ -32,12 +33,7 @@ FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # tab alone is all
 
 
 # What the bytes of an object are read or written by, and where they come from another one.
-KEYED_OPS = frozenset(
-    (
-        *("CopyObject", "CreateMultipartUpload", "GetObject", "HeadObject"),
-        *("PutObject", "UploadPart", "UploadPartCopy"),
-    )
-)
+KEYED_OPS = word_set("CopyObject CreateMultipartUpload GetObject HeadObject PutObject UploadPart UploadPartCopy")
 COPY_OPS = frozenset(("CopyObject", "UploadPartCopy"))
 
 

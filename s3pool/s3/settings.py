@@ -17,6 +17,7 @@ from s3pool.s3.documents import build_document, escape_text
 from s3pool.s3.exchange import Opening, Operations, Sender, nothing
 from s3pool.s3.responses import FIRST_BAD_STATUS, error_from
 from s3pool.s3.xml import BLANKS, Element, is_error, parse, read_root
+from s3pool.units import word_set
 
 MAX_DOCUMENT_BYTES = 1 << 20  # S3's largest has 1000 rules of a lifecycle
 UNKNOWN_STATUSES = (405, 501)
@@ -40,11 +41,9 @@ LISTS = {
 }
 SINGULARS = {(parent, plural): name for (parent, name), plural in LISTS.items()}
 EMPTY_CONTAINERS = frozenset(("Filter", "TagSet"))
-NUMBERS = frozenset(
-    (
-        *("Days", "Years", "NoncurrentDays", "NewerNoncurrentVersions", "MaxAgeSeconds"),
-        *("ObjectSizeGreaterThan", "ObjectSizeLessThan", "DaysAfterInitiation"),
-    )
+NUMBERS = word_set(
+    "Days Years NoncurrentDays NewerNoncurrentVersions MaxAgeSeconds ObjectSizeGreaterThan ObjectSizeLessThan "
+    "DaysAfterInitiation"
 )
 NUMBER = re.compile("[0-9]{1,18}")  # a server may say a longer one
 TRUTHS = {"true": True, "false": False}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from s3pool.errors import UsageError
 from s3pool.location import compile_glob, glob_prefix, glob_regex
+from s3pool.model import ObjectInfo
 from s3pool.record import dataclass
 from s3pool.shard import Shard
 
@@ -131,6 +132,11 @@ class ObjectFilter:
             and (self.older_than is None or mtime < self.older_than)
             and (self.newer_than is None or mtime > self.newer_than)
         )
+
+    def admits_object(self, info: ObjectInfo) -> bool:
+        """Return whether an object of a listing passes; its time is read only where it matters."""
+        has_time = self.older_than is not None or self.newer_than is not None
+        return self.admits(info.size, info.mtime if has_time else 0.0)
 
 
 ANY_FACTS = ObjectFilter()

@@ -251,7 +251,7 @@ class Removal:
         facts = self._rules.facts
         for info in infos:
             is_meant = _belongs(scope, info.key) and scope.admits(info.key)
-            if is_meant and (not facts.active or facts.admits(info.size, info.mtime)):
+            if is_meant and facts.admits_object(info):
                 yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
 
 

@@ -207,7 +207,7 @@ class SourceTasks:
         version_id, facts = "", self._rules.facts
         if self._rules.at is not None or facts.active:
             info = self._facts(source)
-            if not facts.admits(info.size, info.mtime):
+            if not facts.admits_object(info):
                 return None
             version_id = info.version_id
         if isinstance(self._target, S3Path):
@@ -281,10 +281,11 @@ class SourceTasks:
                 for item in self._admitted(source.bucket, info, source.base_name, base):
                     found = True
                     yield item
-        for info in self._objects(source.bucket, source.tree_prefix, source.tree_prefix):
+        bucket, prefix = source.bucket, source.tree_prefix
+        for info in self._objects(bucket, prefix, prefix):
             found = True
-            yield from self._admitted(source.bucket, info, source.relative(info.key), source.tree_prefix)
-        if not found and self._is_missing(source.bucket, source.tree_prefix):
+            yield from self._admitted(bucket, info, info.key[len(prefix) :], prefix)
+        if not found and self._is_missing(bucket, prefix):
             raise _nothing_found(source)
 
     def _is_missing(self, bucket: str, prefix: str, is_meant: Callable[[ObjectInfo], bool] | None = None) -> bool:
@@ -308,7 +309,7 @@ class SourceTasks:
         return ObjectInfo(source.key, head.size, head.last_modified, head.etag, head.storage_class, version_id)
 
     def _admitted(self, bucket: str, info: ObjectInfo, relative: str, base: str) -> Iterator[Item]:
-        if not (self._names.admits(relative) and self._rules.facts.admits(info.size, info.mtime)):
+        if not (self._names.admits(relative) and self._rules.facts.admits_object(info)):
             return
         target = self._target
         if isinstance(target, S3Path):
@@ -340,7 +341,7 @@ class SourceTasks:
                 raise
             detail = "there is no such key, but there are keys below it: -r copies them"
             raise NotFoundError(exc.status, exc.code, detail=detail, resource=exc.resource, op=exc.op) from exc
-        if self._rules.facts.admits(info.size, info.mtime):
+        if self._rules.facts.admits_object(info):
             yield task_for_object(source, dest_for(source, self._target), info)
 
     def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:

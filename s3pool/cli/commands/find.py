@@ -108,7 +108,7 @@ def _compile_tests(args: argparse.Namespace, ctx: Context) -> search.Test | None
     tests += map(search.regex_test, args.regex)
     facts = fact_filter(args, ctx)
     if facts.active:  # a prefix has neither size nor time, and passes no such test
-        tests.append(lambda found: found.info is not None and facts.admits(found.info.size, found.info.mtime))
+        tests.append(lambda found: found.info is not None and facts.admits_object(found.info))
 
     def version_of(found: search.Found) -> str:
         return found.info.version_id if found.info and args.versions else ""

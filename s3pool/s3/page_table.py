@@ -92,6 +92,9 @@ class ObjectTable(Sequence[ObjectInfo]):
     def __len__(self) -> int:
         return len(self.names)
 
+    def __iter__(self) -> Iterator[ObjectInfo]:
+        return iter(self.rows)
+
     @overload
     def __getitem__(self, place: int) -> ObjectInfo: ...
     @overload
@@ -138,6 +141,13 @@ def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list
         return list(objects.keys), list(map(int, objects.sizes)), objects.times.all(), texts_of(objects.etags)
     keys, sizes, stamps, etags, *_ = zip(*objects, strict=True)
     return list(keys), list(sizes), list(stamps), list(etags)
+
+
+def sizes_of(objects: Sequence[ObjectInfo]) -> list[int]:
+    """Return the sizes of all but delete markers, without making an object for each."""
+    if isinstance(objects, ObjectTable):
+        return list(map(int, objects.sizes))
+    return [info.size for info in objects if not info.is_delete_marker]
 
 
 def keys_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:

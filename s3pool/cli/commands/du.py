@@ -16,6 +16,7 @@ from s3pool.cli.sharding import Looking, add_looking_flags
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import ListPage
+from s3pool.s3.page_table import sizes_of
 from s3pool.units import format_size, format_size_long
 
 EXAMPLES = ("du -H s3/photos", "du -d 1 s3/photos")
@@ -112,8 +113,8 @@ def _count(selection: Selection, args: argparse.Namespace, ctx: Context, show: S
         return _count_by_prefix(selection, pages, args.depth, show)
     total = _Usage("")
     for page in pages:
-        markers = sum(info.is_delete_marker for info in page.objects)
-        total.add(len(page.objects) - markers, sum(info.size for info in page.objects))
+        sizes = sizes_of(page.objects)
+        total.add(len(sizes), sum(sizes))
     return total
 
 

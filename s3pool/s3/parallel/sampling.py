@@ -229,8 +229,10 @@ class _Letters:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], set[str]] = {}
+        self._expected: dict[tuple[int, int, str, bool], list[str]] = {}  # answers of at(), until more is learned
 
     def learn(self, keys: Sequence[str]) -> None:
+        self._expected.clear()
         for key in (*keys[:: max(1, len(keys) // SAMPLES_PER_PAGE)], keys[-1]):
             depth = start = 0
             for place, letter in enumerate(key):
@@ -240,8 +242,15 @@ class _Letters:
 
     def at(self, key: str, place: int, is_open: bool = False) -> list[str]:
         """Return the characters to expect at a place; ``is_open`` if larger ones than were seen may come."""
-        start = key.rfind("/", 0, place) + 1
-        seen = self._seen.get((key.count("/", 0, place), place - start), set()) | set(key[place : place + 1])
+        depth, offset, letter = key.count("/", 0, place), place - key.rfind("/", 0, place) - 1, key[place : place + 1]
+        known = self._expected.get((depth, offset, letter, is_open))
+        if known is None:
+            seen = self._seen.get((depth, offset), set()) | set(letter)
+            known = self._expected[depth, offset, letter, is_open] = self._of(seen, is_open=is_open)
+        return known
+
+    @staticmethod
+    def _of(seen: set[str], *, is_open: bool) -> list[str]:
         found = set(seen)
         for kind in KINDS:
             mine = [kind.index(letter) for letter in seen if letter in kind]

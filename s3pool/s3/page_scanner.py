@@ -42,7 +42,7 @@ PLAIN = r"[^<>&\x00-\x1f]*"
 QUOTES = ("&quot;", "&#34;", '"', "")
 COLUMNS = {
     "Key": "([^<]+)",
-    "LastModified": "([^<]{24})",
+    "LastModified": "([^<]{24}|[^<]{20})",  # with milliseconds, or without
     "ETag": '(?:&quot;|&#34;|")?([0-9A-Za-z-]*)(?:&quot;|&#34;|")?',
     "Size": "([^<]{1,18})",
     "StorageClass": "([0-9A-Za-z_-]+)",
@@ -137,7 +137,7 @@ class Blocks:
         """Return the objects; None when their text needs expat."""
         keys = self.columns["Key"]
         joined = b"\n".join(keys)
-        times = Times(b"".join(self.columns["LastModified"]))
+        times = Times(_with_milliseconds(b"".join(self.columns["LastModified"]), len(keys)))
         if not (self._is_plain(joined) and times.are_sound(len(keys))):
             return None
         decoded = _decode_keys(joined, url=url)
@@ -262,6 +262,11 @@ def _merged(
     }
     mine_are_markers = templates[0].tag == "DeleteMarker"
     return columns, [chosen == mine_are_markers for chosen in is_mine]
+
+
+def _with_milliseconds(times: bytes, count: int) -> bytes:
+    """Write times as S3 does; versitygw and SeaweedFS tell whole seconds."""
+    return times.replace(b"Z", b".000Z") if len(times) == len("0000-00-00T00:00:00Z") * count else times
 
 
 def _decode_keys(text: bytes, *, url: bool) -> bytes | None:

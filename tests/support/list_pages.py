@@ -20,6 +20,11 @@ HEADS = {
         "<Name>bkt</Name><Prefix/><NextContinuationToken>t</NextContinuationToken><KeyCount>2</KeyCount>"
         "<MaxKeys>1000</MaxKeys><Delimiter></Delimiter><IsTruncated>true</IsTruncated>"
     ),
+    "versitygw": (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        "<Name>bkt</Name><Prefix></Prefix><NextContinuationToken>t</NextContinuationToken><KeyCount>2</KeyCount>"
+        "<MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated>"
+    ),
 }
 V1_HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -42,11 +47,17 @@ BLOCKS = {
         "<ETag>&#34;9dd4e461268c8034f5c8564e155c67a6&#34;</ETag><Size>{size}</Size>"
         "<Owner><ID>02d6176d</ID><DisplayName>minio</DisplayName></Owner><StorageClass>{storage}</StorageClass></Contents>"
     ),
+    "versitygw": (
+        "<Contents><LastModified>2026-01-2{digit}T20:44:33Z</LastModified><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>"
+        "<ChecksumType>FULL_OBJECT</ChecksumType><ETag>&#34;9dd4e461268c8034f5c8564e155c67a6&#34;</ETag>"
+        "<Key>{key}</Key><Size>{size}</Size><StorageClass>{storage}</StorageClass></Contents>"
+    ),
 }
 TAILS = {
     "aws": "<CommonPrefixes><Prefix>p%2F</Prefix></CommonPrefixes></ListBucketResult>",
     "rgw": "<NextContinuationToken>a&#x01;</NextContinuationToken><KeyCount>2</KeyCount></ListBucketResult>",
     "minio": "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>{encoding}</ListBucketResult>\n",
+    "versitygw": "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>{encoding}</ListBucketResult>",
 }
 VERSION = (
     "<Version><Key>{key}</Key><VersionId>v.1-_</VersionId><IsLatest>{latest}</IsLatest>"

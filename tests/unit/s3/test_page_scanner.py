@@ -132,6 +132,14 @@ def test_times_of_odd_lengths_are_left_to_expat() -> None:
     assert outcome(body, fast=False) == outcome(body, fast=True)
 
 
+def test_times_with_and_without_milliseconds_are_left_to_expat() -> None:
+    """A server tells all in one way, or nobody knows what it means."""
+    body = page("versitygw", ["a", "b"]).replace(b"33Z", b"33.219Z", 1)
+
+    assert not is_taken(body)
+    assert outcome(body, fast=False) == outcome(body, fast=True)
+
+
 def test_children_that_are_missing_have_defaults() -> None:
     """ETag and storage class may be absent."""
     body = page("rgw", ["a"])
@@ -170,7 +178,7 @@ KEY = b"<Key>a</Key>"
         (KEY, b"<Key>\xff</Key>"),
         (b"<Size>0</Size>", b""),
         (b"<Size>0</Size>", b"<Size>0000000000000000000</Size>"),
-        (b"33.219Z", b"33Z"),
+        (b"33.219Z", b"33.2Z"),
         (b"</Contents><Contents>", b"</Contents>\n<Contents>"),
         (b"</Contents><Contents>", b"</Contents><x/><Contents>"),
         (b"</Contents><Contents>", b"</Contents><Contents/><Contents>"),

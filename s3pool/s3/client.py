@@ -39,6 +39,10 @@ class S3Client(BucketOperations, MultipartOperations):
     a whole answer. A missing bucket name or key is a UsageError, for without them the request would mean another thing.
     """
 
+    def _checksum_mode(self, is_wanted: bool) -> dict[str, str]:
+        """Return the header that asks for checksums of the content; none for a server that refuses it."""
+        return {CHECKSUM_MODE: ENABLED} if is_wanted and not self.dialect.knows(CHECKSUM_MODE) else {}
+
     @stepwise
     def head_object(
         self, bucket: str, key: str, *, version_id: str = "", checksums: bool = False, only: Endpoint | None = None
@@ -47,7 +51,7 @@ class S3Client(BucketOperations, MultipartOperations):
 
         Raises NotFoundError: there is no such key, or its newest version is a delete marker.
         """
-        query, headers = _version_query(version_id), {CHECKSUM_MODE: ENABLED} if checksums else {}
+        query, headers = _version_query(version_id), self._checksum_mode(checksums)
         request = self._address.key("HEAD", bucket, key, "HeadObject", query=query, headers=headers)
         make = partial(Operation, self.sender, read=read_object_head, only=only)
         try:
@@ -101,7 +105,7 @@ class S3Client(BucketOperations, MultipartOperations):
 
         Raises ReplacedError: the answer is of another object than the ``known`` one.
         """
-        headers = {CHECKSUM_MODE: ENABLED} if checksums else {}
+        headers = self._checksum_mode(checksums)
         if byte_range is not None or range_header:
             headers["range"] = byte_range.header if byte_range is not None else range_header
         if if_match:
@@ -112,7 +116,7 @@ class S3Client(BucketOperations, MultipartOperations):
         def opening(asked: Request) -> Operation[Response]:
             return Opening(self.sender, asked, check, read_bytes=read_bytes, only=only)
 
-        if checksums:
+        if CHECKSUM_MODE in headers:
             return (yield from self._optional(CHECKSUM_MODE, request, opening))
         response: Response = yield opening(request)
         return response

@@ -247,7 +247,7 @@ class Operations:
 
     def _optional(self, header: str, request: Request, make: Callable[[Request], Operation[T]]) -> Steps[T]:
         """Ask with a header that some servers refuse; without it where that is what was refused, and from then on."""
-        if self.dialect.knows(header):
+        if header in request.headers and self.dialect.knows(header):
             request = without(request, header)
         result: T
         try:

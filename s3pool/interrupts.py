@@ -20,15 +20,16 @@ class _Held:
     """A context in which signals wait; it may be entered in any thread, and holds them in the main one."""
 
     def __init__(self) -> None:
+        self._main = threading.main_thread().ident
         self._depth = 0
         self._waiting: BaseException | None = None
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == self._main:
             self._depth += 1
 
     def __exit__(self, *_exception: object) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != self._main:
             return
         self._depth -= 1
         if self._waiting is not None and not self._depth:

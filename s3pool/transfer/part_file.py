@@ -105,12 +105,14 @@ class PartFile:
 
     def _create(self) -> bool:
         """Make the file; False when another run has swept it away before it could be claimed."""
-        self.name = f"{PART_PREFIX}{_TOKEN}{next(_NUMBERS):x}{PART_SUFFIX}".encode()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         mode = self.mode = self.existing_mode()
         if mode is None:
             mode = PRIVATE_MODE if self._private else NEW_FILE_MODE
-        self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
+        while self.fd < 0:
+            self.name = f"{PART_PREFIX}{_TOKEN}{next(_NUMBERS):x}{PART_SUFFIX}".encode()
+            with contextlib.suppress(FileExistsError):  # forked processes have one token, and count alike
+                self.fd = os.open(self.name, flags, mode | PRIVATE_MODE, dir_fd=self._directory)
         return self._is_brief or (claim(self.fd) and os.fstat(self.fd).st_nlink > 0)
 
     def preallocate(self, size: int) -> None:

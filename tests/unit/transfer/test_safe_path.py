@@ -163,6 +163,24 @@ def test_part_files_are_known_by_their_names(tmp_path: Path) -> None:
     part.close()
 
 
+def test_forked_processes_write_side_by_side(tmp_path: Path) -> None:
+    """Workers of multiprocessing and of data loaders are forks of a process that has the library loaded."""
+    for _ in range(3):  # each makes the name that this process would make next, and is killed
+        child = os.fork()
+        if not child:
+            try:
+                PartFile(str(tmp_path), "a", registry=PartRegistry())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    left = len(os.listdir(tmp_path))
+
+    part = PartFile(str(tmp_path), "a", registry=PartRegistry())
+
+    assert (3, 4) == (left, len(os.listdir(tmp_path)))
+    part.close()
+
+
 def test_existing_mode_is_that_of_the_file_to_be_replaced(tmp_path: Path) -> None:
     """A private file stays private when its content is replaced."""
     (tmp_path / "a").write_bytes(b"")

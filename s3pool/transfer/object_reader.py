@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, TransportError, UsageError
@@ -30,8 +30,7 @@ class RangeIgnoredError(IntegrityError):
     """The server sent the whole object where a range was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """One object, or one version of it, in S3."""
 
     bucket: str
@@ -42,8 +41,7 @@ class Source:
         return f"s3/{self.bucket}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What an answer said about the whole object."""
 
     size: int | None

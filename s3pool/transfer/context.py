@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice, Sink
 from s3pool.dialect import CHECKSUM_ALGORITHM
@@ -39,6 +39,9 @@ NO_ATTRIBUTES = ObjectAttributes()
 MULTIPART_THRESHOLD_BYTES = 16 * MIB  # larger files go in parts
 OFFERED_BYTES = 1 * MIB
 RANGES_THRESHOLD_BYTES = 32 * MIB  # larger objects come in ranges
+
+
+Part = TypeVar("Part")
 
 
 class Meter:
@@ -194,10 +197,16 @@ class TransferContext:
         """The number of workers that may help with one large transfer."""
         return self.options.part_workers or max(1, self.executor.workers)
 
-    @property
-    def part_workers_at_first(self) -> int:
-        """How many workers begin a large transfer whose bytes cost work here; 0 for all."""
-        return 0 if self.options.part_workers else self.executor.first
+    def share_parts(
+        self, work: Callable[[Part], None], parts: Iterable[Part], *, limit: int = 0, bulky: bool = False
+    ) -> None:
+        """Do work over the parts of one transfer in this thread and idle workers; errors are raised here.
+
+        ``limit`` is another number of workers than all that may help. ``bulky`` parts keep a processor busy: few begin,
+        unless the user told how many.
+        """
+        is_told = self.options.part_workers > 0
+        self.executor.share(work, parts, limit=limit or self.part_workers, bulky=bulky and not is_told)
 
     @property
     def is_conditional(self) -> bool:

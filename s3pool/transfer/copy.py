@@ -124,5 +124,5 @@ def _copy_parts(task: CopyTask, head: ObjectHead, context: TransferContext, mete
             meter.advance(place.length)
 
         ranges = enumerate(iter_part_ranges(head.size, part_size), start=1)
-        context.executor.share(copy_part, ranges, limit=context.part_workers)
+        context.share_parts(copy_part, ranges)
         return target.complete(head.size)

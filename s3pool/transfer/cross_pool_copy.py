@@ -213,7 +213,7 @@ def _copy_in_parts(copying: CrossPoolCopy) -> Done:
         checksum=context.options.checksum,
     ) as target:
         parts = _Parts(copying, target)
-        context.executor.share(parts.put, ranges, limit=1 if parts.is_in_order else context.part_workers)
+        context.share_parts(parts.put, ranges, limit=1 if parts.is_in_order else 0, bulky=True)
         parts.check(part_size)
         return target.complete(head.size)
 

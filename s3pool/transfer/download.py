@@ -275,7 +275,7 @@ class _Ranges:
             self._resumption.add(place)
 
         left = (place for place in places if place.first not in done)
-        context.executor.share(fetch, left, limit=context.part_workers, first=context.part_workers_at_first)
+        context.share_parts(fetch, left, bulky=True)
         if not context.options.verify:
             return False
         found, told = Digests(self._range_bytes, self._algorithm, digests), (known.etag, known.headers)

@@ -17,8 +17,10 @@ from s3pool.transfer.tasks import (
     ARCHIVED,
     NOT_STARTED,
     SKIPPED,
+    CopyTask,
     DeleteTask,
     Done,
+    DownloadTask,
     Item,
     Outcome,
     Problem,
@@ -30,6 +32,8 @@ from s3pool.transfer.window import TransferWindow, perform
 from s3pool.transfer.workers import Flow
 
 logger = logging.getLogger(__name__)
+
+BULKY_BYTES = 16 << 20  # shorter downloads mostly wait for the server, whoever has the processors
 
 STOP_WITHIN_S = 3.5  # what is in flight has this long after an interrupt
 ABORT_WITHIN_S = 1.5  # and what hung all that time is aborted from outside: five seconds in all
@@ -106,7 +110,13 @@ class _Run:
         context = self._context
         window = None if rehearse else TransferWindow(context)
         act = partial(perform, context=context, rehearse=rehearse)
-        return self._collect(context.executor.flow(act, self._watched(tasks), window=window), self._take)
+        flow = context.executor.flow(act, self._watched(tasks), window=window, is_bulky=self._is_bulky)
+        return self._collect(flow, self._take)
+
+    def _is_bulky(self, item: Item) -> bool:
+        """Return whether many bytes go through the interpreter: those of uploads leave by the kernel."""
+        goes_through = isinstance(item, DownloadTask) or (self._context.is_cross_pool and isinstance(item, CopyTask))
+        return goes_through and item.size > BULKY_BYTES
 
     def deletes(self, tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Summary:
         def take(outcomes: Iterable[Outcome]) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError, StoppedError, is_pool_dead
 from s3pool.s3.exchange import block_on, go_on
-from s3pool.transfer.attributes import NANO
 from s3pool.transfer.context import why_skip
 from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import check_no_tree, delete
@@ -41,6 +40,7 @@ from s3pool.transfer.tasks import (
     state_of,
 )
 from s3pool.transfer.upload import mtime_of_file, upload
+from s3pool.transfer.workers import schedule_of
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
@@ -399,9 +399,8 @@ class _Thread:
 
 
 def _unscheduled_s() -> float:
-    """Return how long this thread could have run and had no processor (Linux, proc(5), "schedstat"); else 0."""
+    """Return the seconds that this thread could have run and had no processor; 0 where the system does not tell."""
     try:
-        with open("/proc/thread-self/schedstat", "rb") as file:
-            return int(file.read().split()[1]) / NANO
-    except (OSError, IndexError, ValueError):
+        return schedule_of(threading.get_native_id())[1]
+    except (OSError, ValueError):
         return 0.0

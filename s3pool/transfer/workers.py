@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
+from s3pool.transfer.attributes import NANO
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while
 DRAIN_TICK_S = 0.05  # how often the one who waits for the last results looks whether somebody works
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
-SCOUT_S = 0.1  # how often it is looked whether workers of a large job mostly wait
+SCOUT_S = 0.1  # how often it is looked whether workers of bulky jobs mostly wait
 WORKING_SHARE = 0.35  # of the time; workers that work for less leave room for others
 
 _END = object()
@@ -94,55 +95,56 @@ class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
     ``small`` is how many short items are under way in windows, as many as workers when None; 0 keeps short items in
-    workers of their own. ``first`` is for who shares a job that keeps a processor busy: so many begin with it, and
-    more help when that is not enough; all at once when 0. Only one thread may iterate a flow; shares may be made from
-    any worker.
+    workers of their own. ``first`` is how many bulky jobs, which keep a processor busy, are under way at first: more
+    of them hand the interpreter to each other and get less done. More come in while those mostly wait; all at once
+    when 0. Only one thread may iterate a flow; shares may be made from any worker.
     """
 
     def __init__(self, workers: int, *, small: int | None = None, first: int = 0) -> None:
         self.workers = workers
-        self.first = first
+        self._ramp = _Ramp(self, first) if 0 < first < workers else None
         self.small = workers if small is None else small
         self._pool: ThreadPoolExecutor | None = None
-        self.jobs: deque[Callable[[], None]] = deque()  # the next one first; one token in the pool for each
+        self.jobs: deque[Callable[[], object]] = deque()  # the next one first; one token in the pool for each
         # Guards the number of jobs that run; never held while one does.
         self._lock = threading.Lock()
         self._running = 0
 
     def flow(
-        self, work: Callable[[Item], Result], items: Iterable[Item], *, window: ShortWork[Item, Result] | None = None
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        window: ShortWork[Item, Result] | None = None,
+        is_bulky: Callable[[Item], bool] = lambda _item: False,
     ) -> Flow[Item, Result]:
         """Return the results of work over all items, in the order in which they are ready.
 
         With a ``window`` the items that suit it are done there, many at a time in one worker.
         """
-        return Flow(self, work, items, window=window if self.workers else None)
+        return Flow(self, work, items, window=window if self.workers else None, is_bulky=is_bulky)
 
-    def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int, first: int = 0) -> None:
+    def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int, bulky: bool = False) -> None:
         """Do work over all items in this thread and up to limit - 1 idle workers.
 
         Items are taken one at a time, under a lock. The first error ends the taking; it is
-        raised here when everything that had begun is over. With ``first`` so many begin, and
-        more come in while those do nothing but wait most of the time.
+        raised here when everything that had begun is over.
         """
-        helpers = min(limit - 1, self.workers)
-        at_once = min(first - 1, helpers) if first else helpers
-        # The scout is a helper too, in the end.
-        spare = max(0, helpers - at_once - 1)
-        share: _Share[Item] = _Share(work, items, spare=spare, call=lambda job: self.submit(job, first=True))
-        for _ in range(at_once):
-            self.submit(share.help, first=True)
-        if helpers > at_once:
-            self.submit(share.scout, first=True)
+        share: _Share[Item] = _Share(work, items)
+        for _ in range(min(limit - 1, self.workers)):
+            self.submit(share.help, first=True, bulky=bulky)
         share.run()
 
-    def submit(self, job: Callable[[], None], *, first: bool = False) -> None:
+    def submit(self, job: Callable[[], object], *, first: bool = False, bulky: bool = False) -> None:
         """Queue a job that never raises; run it here and now when there are no workers.
 
         ``first`` puts it before those that wait: what has begun shall end.
         """
         if not self.workers:
             job()
+            return
+        if bulky and self._ramp is not None:
+            self._ramp.submit(job, first=first)
             return
         if first:
             self.jobs.appendleft(job)
@@ -179,6 +181,93 @@ class BoundedExecutor:
                 self._running -= 1
 
 
+class _Ramp:
+    """Bulky jobs: few begin, and more come in while the workers that are at them mostly wait."""
+
+    def __init__(self, executor: BoundedExecutor, first: int) -> None:
+        self._executor = executor
+        self._allowed = first
+        # Guards what follows; never held while a job runs.
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Callable[[], object], bool]] = deque()  # and whether a job is to be the first
+        self._begun = 0  # jobs
+        self._threads: set[int] = set()  # that had such a job, by the kernel's numbers
+        self._is_scouting = False
+        self._none_waits = threading.Event()
+
+    def submit(self, job: Callable[[], object], *, first: bool) -> None:
+        """Queue a job, before those that wait where it is to be the ``first``."""
+        with self._lock:
+            if first:
+                self._waiting.appendleft((job, first))
+            else:
+                self._waiting.append((job, first))
+        self._begin()
+
+    def _begin(self) -> None:
+        with self._lock:
+            count = min(self._allowed - self._begun, len(self._waiting))
+            jobs = [self._waiting.popleft() for _ in range(count)]
+            self._begun += count
+            calls_scout = bool(self._waiting) and not self._is_scouting and self._allowed < self._executor.workers
+            if calls_scout:
+                self._is_scouting = True
+                self._none_waits.clear()
+            elif not self._waiting:
+                self._none_waits.set()
+        for job, first in jobs:
+            self._executor.submit(partial(self._run, job), first=first)
+        if calls_scout:
+            self._executor.submit(self._scout, first=True)
+
+    def _run(self, job: Callable[[], object]) -> None:
+        with self._lock:
+            self._threads.add(threading.get_native_id())
+        try:
+            job()
+        finally:
+            with self._lock:
+                self._begun -= 1
+            self._begin()
+
+    def _scout(self) -> None:
+        """Let more jobs begin while the workers at them mostly wait, until none is left to begin."""
+        looked, worked = time.monotonic(), worked_s(tuple(self._threads))
+        while not self._none_waits.wait(SCOUT_S):
+            now, worked_now = time.monotonic(), worked_s(tuple(self._threads))
+            if worked_now - worked < WORKING_SHARE * self._begun * (now - looked):
+                with self._lock:
+                    self._allowed = min(2 * self._allowed, self._executor.workers)
+                self._begin()
+                if self._allowed == self._executor.workers:
+                    return
+            looked, worked = now, worked_now
+        with self._lock:
+            self._is_scouting = False
+        self._begin()  # something may have come since
+
+
+def worked_s(threads: Iterable[int]) -> float:
+    """Return the seconds that threads, by the kernel's numbers, have worked or waited for a processor; proc(5).
+
+    Elsewhere, or when one of them has ended, it is the time of the whole process.
+    """
+    try:
+        return sum(sum(schedule_of(thread)) for thread in threads)
+    except (OSError, ValueError):
+        return time.process_time()
+
+
+def schedule_of(thread: int) -> tuple[float, float]:
+    """Return the seconds that a thread, by the kernel's number, has run, and could have run without a processor.
+
+    Raises OSError, ValueError: the system does not tell (Linux does: proc(5), "schedstat").
+    """
+    with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+        ran, waited, _ = map(int, file.read().split())
+    return ran / NANO, waited / NANO
+
+
 class Flow(Generic[Item, Result]):
     """Results of bounded work, for one thread to iterate.
 
@@ -192,12 +281,14 @@ class Flow(Generic[Item, Result]):
         work: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        window: ShortWork[Item, Result] | None = None,
+        window: ShortWork[Item, Result] | None,
+        is_bulky: Callable[[Item], bool],
     ) -> None:
         self._executor = executor
         self._work = work
         self._items = items
         self._window = window
+        self._is_bulky = is_bulky
         if window is not None:
             window.deliver(self._gave, self._failed)
         self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
@@ -213,7 +304,7 @@ class Flow(Generic[Item, Result]):
         for item in self._items:
             self.pending += 1
             if window is None or not window.suits(item):
-                self._executor.submit(partial(self._do, item))
+                self._executor.submit(partial(self._do, item), bulky=self._is_bulky(item))
             else:
                 self._small += 1
                 window.add(item)
@@ -275,18 +366,8 @@ class Flow(Generic[Item, Result]):
 
 
 class _Share(Generic[Item]):
-    def __init__(
-        self,
-        work: Callable[[Item], None],
-        items: Iterable[Item],
-        *,
-        spare: int,
-        call: Callable[[Callable[[], None]], None],
-    ) -> None:
+    def __init__(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
         self._work = work
-        self._spare = spare  # helpers that the scout may call
-        self._call = call
-        self._over = threading.Event()
         self._items = iter(items)
         # Guards the items, the count of active ones and the error; taking an item may read
         # from a pipe, which is meant to be one at a time.
@@ -301,7 +382,6 @@ class _Share(Generic[Item]):
             self.help()
         except BaseException as exc:  # noqa: BLE001 - an interrupt must stop the helpers too
             self._fail(exc)
-        self._over.set()
         with self._changed:
             while self._active:
                 self._changed.wait(WAKE_S)
@@ -319,23 +399,6 @@ class _Share(Generic[Item]):
                 with self._changed:
                     self._active -= 1
                     self._changed.notify_all()
-
-    def scout(self) -> None:
-        """Call more helpers while those that are at work mostly wait; then help as well."""
-        looked, worked = time.monotonic(), time.process_time()
-        while self._spare > 0:
-            if self._over.wait(SCOUT_S):
-                return
-            now, worked_now = time.monotonic(), time.process_time()
-            with self._changed:
-                active = self._active
-            if worked_now - worked < WORKING_SHARE * active * (now - looked):
-                wanted = min(active, self._spare)
-                self._spare -= wanted
-                for _ in range(wanted):
-                    self._call(self.help)
-            looked, worked = now, worked_now
-        self.help()
 
     def _take(self) -> Item | object:
         with self._lock:

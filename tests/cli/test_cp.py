@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.fake_s3 import MIB, Answer, CutBody, FakeS3, FlipByte, Hang, internal_error
+from tests.support.fake_s3 import MIB, Answer, Call, CutBody, Exchange, FakeS3, FlipByte, Hang, internal_error
 from tests.support.run_cli import CliResult, CliRunner
 
 Cli = Callable[..., CliResult]
@@ -532,3 +533,25 @@ def test_cp_removes_what_a_killed_one_left(call: Callable[..., CliResult], fake:
 
     assert (0, 0, [True, True]) == (rehearsed.code, copied.code, before)
     assert ["d", "d/f", "g"] == sorted(str(path.relative_to(tmp_path / "t")) for path in (tmp_path / "t").rglob("*"))
+
+
+def test_large_downloads_that_wait_all_come_in(call: Callable[..., CliResult], fake: FakeS3, tmp_path: Path) -> None:
+    """Two begin, for they may keep the processors busy; where the network is slow all are to be under way."""
+    names = {f"{number}" for number in range(6)}
+    for name in names:
+        fake.store.add("b", f"d/{name}", bytes(17 * MIB))
+    asked: set[str] = set()
+    were_together: list[bool] = []
+    change = threading.Condition()
+
+    def wait_for_all(exchange: Exchange) -> None:
+        with change:
+            asked.add(exchange.target.partition("?")[0].rpartition("/")[2])
+            change.notify_all()
+            were_together.append(change.wait_for(lambda: asked == names, timeout=30))
+
+    fake.fault(Call(wait_for_all), op="GetObject", times=100)
+    copied = call("cp", "-r", "s3/b/d", "t")
+
+    assert (0, True) == (copied.code, all(were_together))
+    assert [17 * MIB] * 6 == [path.stat().st_size for path in (tmp_path / "t").iterdir()]

@@ -3,12 +3,14 @@ from __future__ import annotations
 import queue
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from s3pool.transfer import workers as workers_module
-from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, choose_workers, make_executor
+from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, choose_workers, make_executor, worked_s
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0
@@ -292,57 +294,122 @@ def test_item_that_was_never_handed_out_is_not_waited_for() -> None:
     assert ([0, 1], 1) == (sorted(taken), flow.pending)
 
 
-class WorkClock:
-    """A clock by which a process works for a part of the time, the same whoever looks."""
+class Work:
+    """Workers that work all the time, or none, in a time that passes at each look."""
 
-    def __init__(self, working_share: float) -> None:
-        self._working_share = working_share
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, share: float) -> None:
+        self._share = share
         self._looks = 0
         self.was_seen_twice = threading.Event()
+        monkeypatch.setattr(workers_module, "SCOUT_S", 0.001)
+        monkeypatch.setattr(workers_module, "time", self)
+        monkeypatch.setattr(workers_module, "worked_s", lambda threads: self._share * len(threads) * self._looks)
 
     def monotonic(self) -> float:
-        """Give the time: a second more at each look."""
+        """Return the time: a second more at each look."""
         self._looks += 1
         if self._looks > 2:
             self.was_seen_twice.set()
         return float(self._looks)
 
-    def process_time(self) -> float:
-        """Give the time that was spent working."""
-        return self._looks * self._working_share
 
-
-@pytest.fixture(name="quick_scout")
-def _quick_scout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers_module, "SCOUT_S", 0.001)
-
-
-@pytest.mark.usefixtures("quick_scout")
-def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["shares", "flow"])
+def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """A network that is slow for one connection is not slow for sixteen."""
-    monkeypatch.setattr(workers_module, "time", WorkClock(0.1))
-    executor = BoundedExecutor(8)
+    Work(monkeypatch, share=0.1)
+    executor = BoundedExecutor(8, first=2)
     together = threading.Barrier(8)
 
-    executor.share(lambda _: together.wait(PATIENCE_S), range(8), limit=8, first=2)
-    executor.close()
+    do_bulky(executor, lambda _: together.wait(PATIENCE_S), 8, way=way)
 
     assert not together.broken
 
 
-@pytest.mark.usefixtures("quick_scout")
-def test_workers_that_work_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processors are busy, more threads take them from each other."""
-    clock = WorkClock(2.0)  # of two processors
-    monkeypatch.setattr(workers_module, "time", clock)
-    executor = BoundedExecutor(8)
-    threads: set[int] = set()
-
-    def work(_: int) -> None:
-        threads.add(threading.get_ident())
-        clock.was_seen_twice.wait(PATIENCE_S)
-
-    executor.share(work, range(50), limit=8, first=2)
+def do_bulky(executor: BoundedExecutor, work: Callable[[int], object], count: int, *, way: str) -> None:
+    """Do bulky work over numbers; in shares this thread is one more worker."""
+    if way == "flow":
+        list(executor.flow(work, range(count), is_bulky=lambda _: True))
+    else:
+        executor.share(lambda number: work(number) and None, range(count), limit=8, bulky=True)
     executor.close()
 
-    assert len(threads) <= 2
+
+@pytest.mark.parametrize("way", ["shares", "flow"])
+def test_workers_that_work_are_enough(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Where the processors are busy, more threads take them from each other."""
+    clock = Work(monkeypatch, share=0.9)
+    executor = BoundedExecutor(8, first=2)
+    lock = threading.Lock()
+    at_work = most = 0
+
+    def work(_: int) -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        clock.was_seen_twice.wait(PATIENCE_S)
+        with lock:
+            at_work -= 1
+
+    do_bulky(executor, work, 50, way=way)
+
+    assert most <= (2 if way == "flow" else 3)
+
+
+def test_work_that_is_not_bulky_does_not_wait_for_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy within the server costs no processor here."""
+    Work(monkeypatch, share=0.9)
+    executor = BoundedExecutor(8, first=2)
+    others = threading.Barrier(5)
+
+    def work(number: int) -> None:
+        if number % 2:
+            others.wait(PATIENCE_S)
+
+    list(executor.flow(work, range(10), is_bulky=lambda number: not number % 2))
+    executor.close()
+
+    assert not others.broken
+
+
+def test_bulky_parts_of_what_has_begun_go_first() -> None:
+    """Else a large file would wait for all small ones that were found after it."""
+    executor = BoundedExecutor(2, first=1)
+    gates = [threading.Event(), threading.Event()]
+    order: queue.Queue[str] = queue.Queue()
+    for gate in gates:
+        executor.submit(partial(gate.wait, PATIENCE_S))
+    executor.submit(lambda: order.put("small"))
+    executor.submit(lambda: order.put("part"), first=True, bulky=True)
+
+    gates[0].set()  # so that one worker does both
+    done = [order.get(timeout=PATIENCE_S), order.get(timeout=PATIENCE_S)]
+    gates[1].set()
+    executor.close()
+
+    assert ["part", "small"] == done
+
+
+def test_time_at_work_is_the_threads_own() -> None:
+    """What lists and prints beside them must not look like their work."""
+    me = threading.get_native_id()
+    waiting, over = threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: (waiting.set(), over.wait(PATIENCE_S)))
+    other.start()
+    waiting.wait(PATIENCE_S)
+    before = worked_s([me]), worked_s([other.native_id or 0])
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+    mine, others = worked_s([me]) - before[0], worked_s([other.native_id or 0]) - before[1]
+    over.set()
+    other.join(PATIENCE_S)
+
+    assert mine >= 0.04
+    assert others < mine
+
+
+def test_without_the_kernels_figures_the_process_counts() -> None:
+    """Other systems have no such file."""
+    before = time.process_time()
+    assert before <= worked_s([0]) <= time.process_time()

@@ -256,7 +256,7 @@ class Pool:
             raise UsageError(f"cannot open {path} with mode {mode!r}: there are rb and wb")
         given = ObjectAttributes(**attributes)
         context = self._context(own_workers=False, attributes=given, part_size=part_size)
-        return WriteStream(context, place, attributes=given, part_size=part_size)
+        return WriteStream(context, place)
 
     # -- many objects ----------------------------------------------------------------------
 

@@ -6,19 +6,14 @@ import io
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from s3pool.body import BytesBody
 from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3Error, StoppedError
 from s3pool.location import S3Path
-from s3pool.model import ByteRange, ObjectAttributes, Response
+from s3pool.model import ByteRange, Response
 from s3pool.s3.responses import PARTIAL, UNKNOWN, Known, etag_of, range_of, total_of
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.digests import digest_bytes
-from s3pool.transfer.multipart import MultipartUpload
-from s3pool.transfer.tasks import Done
-from s3pool.transfer.upload import part_size_at, upload_stream
+from s3pool.transfer.upload import StreamUpload
 from s3pool.transfer.verify import StreamCheck
 
 logger = logging.getLogger(__name__)
@@ -26,7 +21,6 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 4 << 20
 MAX_AHEAD = 4  # blocks that are on their way beside the one that is read
 PARTS_IN_FLIGHT = 4
-WAKE_S = 0.5
 PEEK_BYTES = 8192  # that readline() looks at; it asks for one
 EMPTY_STATUS = 416  # no range of an empty object exists
 
@@ -262,61 +256,6 @@ class ReadStream(io.BufferedIOBase):
         super().close()
 
 
-class _Parts:
-    """The parts of an object that is being written, a few of them on their way; knows nothing of the stream."""
-
-    def __init__(self, context: TransferContext, path: S3Path, attributes: ObjectAttributes) -> None:
-        self._context = context
-        self._upload = MultipartUpload(context, path.bucket, path.key, attributes=attributes)
-        self._slots = threading.Semaphore(PARTS_IN_FLIGHT)
-        self._error: BaseException | None = None
-        self.count = 0
-
-    def send(self, content: bytearray) -> None:
-        """Have the next part stored; an error of an earlier one is raised here."""
-        self.count += 1
-        number = self.count
-        self._take_slot()
-        self._context.executor.submit(lambda: self._put(number, content))
-        self._check()
-
-    def _put(self, number: int, content: bytearray) -> None:
-        try:
-            if self._error is None:
-                signs = self._context.options.sign_payload
-                digests = digest_bytes(content, sign_payload=signs, checksum=self._upload.checksum)
-                self._upload.put(number, BytesBody(content), digests=digests)
-        except BaseException as exc:  # noqa: BLE001 - raised again in the thread that writes
-            self._error = exc
-        finally:
-            self._slots.release()
-
-    def complete(self, size: int) -> Done:
-        self._wait()
-        self._check()
-        return self._upload.complete(size)
-
-    def abort(self) -> None:
-        with suppress(StoppedError):
-            self._wait()
-        error = self._error or StoppedError("nothing is to be stored")
-        self._upload.__exit__(type(error), error, None)
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _wait(self) -> None:
-        for _ in range(PARTS_IN_FLIGHT):
-            self._take_slot()
-        self._slots.release(PARTS_IN_FLIGHT)
-
-    def _take_slot(self) -> None:
-        """Wait for a part in flight; a pool that was closed brings none to its end."""
-        while not self._slots.acquire(timeout=WAKE_S):
-            self._context.check_stop()
-
-
 class WriteStream(io.BufferedIOBase):
     """An object that is being written; it is there when close() has returned, and not before.
 
@@ -324,17 +263,12 @@ class WriteStream(io.BufferedIOBase):
     exception, or nobody closes it, nothing is stored.
     """
 
-    def __init__(
-        self, context: TransferContext, path: S3Path, *, attributes: ObjectAttributes, part_size: int = 0
-    ) -> None:
+    def __init__(self, context: TransferContext, path: S3Path) -> None:
         super().__init__()
-        self._context = context
         self._path = path
-        self._attributes = attributes
-        self._part_size = part_size
+        self._upload = StreamUpload(context, path.bucket, path.key, limit=PARTS_IN_FLIGHT)
         self._buffer = bytearray()
         self._written = 0
-        self._parts: _Parts | None = None
         self.etag = ""  # of the object, once it is closed
         self.waits = False  # close() stores nothing: commit() does
         self._is_waiting = False
@@ -359,22 +293,15 @@ class WriteStream(io.BufferedIOBase):
         view = memoryview(content).cast("B")
         self._buffer += view
         self._written += len(view)
-        sent = self._parts.count if self._parts is not None else 0
         try:
-            while len(self._buffer) > (size := part_size_at(sent, self._part_size)):
+            while len(self._buffer) > (size := self._upload.part_size):
                 part = self._buffer[:size]
                 del self._buffer[:size]
-                self._send(part)
-                sent += 1
-        except BaseException:
-            self.discard()
+                self._upload.send(part)
+        except BaseException as exc:
+            self._drop(exc)
             raise
         return len(view)
-
-    def _send(self, content: bytearray) -> None:
-        if self._parts is None:
-            self._parts = _Parts(self._context, self._path, self._attributes)
-        self._parts.send(content)
 
     def close(self) -> None:
         """Store what was written, unless that ``waits`` for commit().
@@ -390,26 +317,21 @@ class WriteStream(io.BufferedIOBase):
         if self.closed:
             return
         try:
-            if self._parts is None:
-                read = io.BytesIO(self._buffer).read
-                done = upload_stream(read, self._path.bucket, key=self._path.key, context=self._context)
-            else:
-                self._send(self._buffer)
-                done = self._parts.complete(self._written)
-                self._parts = None
-            self.etag = done.etag
-        except BaseException:
-            self.discard()
+            self.etag = self._upload.complete(self._buffer).etag
+        except BaseException as exc:
+            self._drop(exc)
             raise
         super().close()
 
     def discard(self) -> None:
         """Store nothing, and abort what has begun."""
-        parts, self._parts = self._parts, None
+        self._drop(StoppedError("nothing is to be stored"))
+
+    def _drop(self, reason: BaseException) -> None:
         self._buffer = bytearray()
-        super().close()
-        if parts is not None:
-            parts.abort()
+        if not self.closed:
+            super().close()
+            self._upload.abort(reason)
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         if kind is None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import chain
+from typing import NamedTuple
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.dialect import OWN_ETAGS
-from s3pool.errors import IntegrityError, PreconditionError, RefusedError
+from s3pool.errors import IntegrityError, PreconditionError, RefusedError, StoppedError
 from s3pool.model import ByteRange, ObjectAttributes
-from s3pool.record import dataclass, replace
+from s3pool.record import replace
 from s3pool.s3.documents import PutResult
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import MAX_OBJECT_BYTES, MAX_PARTS, MIB, choose_part_size, iter_part_ranges
 from s3pool.transfer.attributes import DIRECTORY_TYPE, PART_SIZE, NotKept, for_file, guess_content_type
-from s3pool.transfer.context import EXISTS, Meter, MeteredSlice, TransferContext, why_skip
+from s3pool.transfer.context import EXISTS, NULL_METER, Meter, MeteredSlice, TransferContext, why_skip
 from s3pool.transfer.digests import BodyDigests, algorithm_header, check_stored, digest_body, digest_bytes
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.resume import fingerprint_of
@@ -38,67 +39,124 @@ def part_size_at(number: int, first_size: int = 0) -> int:
     return max(first_size or STREAM_PART_BYTES, *(size for start, size in LARGER_PARTS if number >= start), 0)
 
 
-class StreamPart:
-    """One part; it lets go of its bytes when it is done, whoever may still hold it."""
+class StreamUpload:
+    """An object whose bytes come one after the other, from one thread, and nobody knows how many.
 
-    __slots__ = ("content", "number")
-
-    def __init__(self, number: int, content: bytes | bytearray) -> None:
-        self.number = number
-        self.content = content
-
-
-class StreamParts:
-    """The parts of a stream, numbered from 1, for several workers to take in turn.
-
-    ``read`` is a blocking file's ``read``. Taking one waits until there is memory for it: each is to be given back with
-    done() when it is stored, or failed. ``check_stop`` raises when the run is to end.
+    Parts are stored by workers; where there is no room for another one, the thread that brings it stores one itself.
+    What has begun is ended by complete() or abort(). ``limit`` is how many parts are stored at a time.
     """
 
     def __init__(
-        self, read: Callable[[int], bytes], *, part_size: int = 0, check_stop: Callable[[], None] = lambda: None
+        self, context: TransferContext, bucket: str, key: str, *, limit: int, meter: Meter = NULL_METER
     ) -> None:
-        self._read = read
-        self._part_size = part_size
-        self._check_stop = check_stop
-        # Guards the bytes in flight; never held while the stream is read.
-        self._room = threading.Condition()
-        self._in_flight = 0
+        given = context.options.attributes
+        self._attributes = given if given.content_type else replace(given, content_type=guess_content_type(key))
+        self._context, self._place, self._meter = context, (bucket, key), meter
+        self._limit = limit
+        self._multipart: MultipartUpload | None = None
+        # Guards the two sums; never held while a part is stored.
+        self._change = threading.Condition()
+        self._unstored = self._in_flight = 0  # parts; bytes
+        self._waiting: deque[tuple[int, bytes | bytearray]] = deque()  # parts that nobody has begun to store
+        self._error: BaseException | None = None
+        self._size = self._count = 0
 
-    def __iter__(self) -> Iterator[StreamPart]:
-        """Yield the parts.
+    @property
+    def part_size(self) -> int:
+        """Return the size that the next part should have."""
+        return part_size_at(self._count, self._context.options.part_size)
 
-        Raises RefusedError: the stream has more than an object can hold. LocalFileError: it cannot be read.
+    def await_room(self) -> None:
+        """Wait until there is memory for another part. Raises what an earlier one failed of."""
+        self._store_until(self._has_room)
+        if self._error is not None:
+            raise self._error
+
+    def _has_room(self) -> bool:
+        if self._error is not None or not self._unstored:
+            return True
+        return self._unstored < self._limit and self._in_flight + self.part_size <= STREAM_MEMORY_BYTES
+
+    def send(self, content: bytes | bytearray) -> None:
+        """Have the next part stored. Raises what an earlier one failed of.
+
+        RefusedError: the stream has more than an object can hold.
         """
-        total = 0
-        for number in range(MAX_PARTS):
-            size = part_size_at(number, self._part_size)
-            with self._room:
-                while self._in_flight and self._in_flight + size > STREAM_MEMORY_BYTES:
-                    self._room.wait(WAKE_S)
-                    self._check_stop()
-                self._in_flight += size
-            content = read_exactly(self._read, size)
-            self._give_back(size - len(content))
-            if not content:
-                return
-            total += len(content)
-            if total > MAX_OBJECT_BYTES:
-                break
-            yield StreamPart(number + 1, content)
-            del content  # or it would live as long as the wait for the next one
-        if total > MAX_OBJECT_BYTES or self._read(1):
+        self._size += len(content)
+        if self._size > MAX_OBJECT_BYTES or self._count >= MAX_PARTS:
             raise RefusedError("the stream is longer than 5 TiB, and no object can be")
+        if self._multipart is None:
+            self._multipart = MultipartUpload(self._context, *self._place, attributes=self._attributes)
+        self.await_room()
+        self._count += 1
+        with self._change:
+            self._waiting.append((self._count, content))
+            self._unstored += 1
+            self._in_flight += len(content)
+        del content  # or it would live as long as the next one is waited for
+        self._context.executor.submit(self._try_next, first=True)
 
-    def done(self, part: StreamPart) -> None:
-        """Let go of a part."""
-        size, part.content = len(part.content), b""
-        self._give_back(size)
+    def _store_until(self, is_enough: Callable[[], bool]) -> None:
+        """Store parts that no worker has begun, then wait for those that are being stored."""
+        while not is_enough():
+            if not self._try_next():
+                with self._change:
+                    self._change.wait_for(is_enough, WAKE_S)
+                self._context.check_stop()
 
-    def _give_back(self, size: int) -> None:
-        with self._room:
+    def _try_next(self) -> bool:
+        """Store a part that waits; False when none does. Never raises, for a worker."""
+        try:
+            number, content = self._waiting.popleft()
+        except IndexError:
+            return False
+        size = len(content)
+        try:
+            self._put(number, content)
+        except BaseException as exc:  # noqa: BLE001 - raised again in the thread that brings the parts
+            self._error = self._error or exc
+        del content
+        with self._change:
+            self._unstored -= 1
             self._in_flight -= size
-            self._room.notify_all()
+            self._change.notify_all()
+        return True
+
+    def _put(self, number: int, content: bytes | bytearray) -> None:
+        upload = self._multipart
+        if self._error is not None or upload is None:
+            return
+        upload.put(number, BytesBody(content), digests=self._context.digest(content, upload.checksum))
+        self._meter.advance(len(content))
+
+    def _await_all(self) -> None:
+        self._store_until(lambda: not self._unstored)
+
+    def complete(self, rest: bytes | bytearray) -> Done:
+        """Store the last bytes and make the object; of a short stream they are all, and go in one piece."""
+        if self._multipart is None:
+            return self._put_whole(rest)
+        if rest:
+            self.send(rest)
+        del rest
+        self._await_all()
+        self.await_room()
+        return self._multipart.complete(self._size)
+
+    def _put_whole(self, content: bytes | bytearray) -> Done:
+        task = UploadTask("-", *self._place, len(content))
+        digests = self._context.digest(content)
+        done = block_on(_put(task, BytesBody(content), self._context, self._attributes, digests))
+        self._meter.advance(done.size)
+        return done
+
+    def abort(self, error: BaseException) -> None:
+        """Store nothing: wait for what has begun and abort it."""
+        self._error = self._error or error
+        with suppress(StoppedError):
+            self._await_all()
+        if self._multipart is not None:
+            self._multipart.__exit__(type(error), error, None)
 
 
 def read_exactly(read: Callable[[int], bytes], size: int) -> bytes | bytearray:
@@ -128,8 +186,7 @@ class ChangedError(IntegrityError):
     """The source is not any more what it was when reading began."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     fd: int
     path: str
     facts: os.stat_result
@@ -153,9 +210,10 @@ def upload(task: UploadTask, context: TransferContext) -> Steps[Done]:
 
     Raises ChangedError: it changed again. RefusedError: it is no regular file. LocalFileError: it cannot be read.
     """
-    with suppress(ChangedError):
+    try:
         return (yield from _upload_once(task, context))
-    return (yield from _upload_once(task, context))
+    except ChangedError:
+        return (yield from _upload_once(task, context))
 
 
 def _upload_once(task: UploadTask, context: TransferContext) -> Steps[Done]:
@@ -233,14 +291,15 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
 
 
 def _read_all(source: _Source) -> bytes:
+    size = source.size
     try:
-        content = os.read(source.fd, source.size + 1)
-        while 0 < len(content) < source.size and (block := os.read(source.fd, source.size + 1 - len(content))):
+        content = os.read(source.fd, size + 1)
+        while 0 < len(content) < size and (block := os.read(source.fd, size + 1 - len(content))):
             content += block
         source.check_unchanged()
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
-    if len(content) != source.size:
+    if len(content) != size:
         raise _changed(source.path)
     return content
 
@@ -333,7 +392,7 @@ def _put_parts(
             digests = _digest_slice(body, source, context, target.checksum)
             target.put(number, MeteredSlice(body, meter, context.check_stop), digests=digests)
 
-        context.executor.share(put_part, ranges, limit=context.part_workers)
+        context.share_parts(put_part, ranges)
         source.check_unchanged()
         return target.complete(source.size)
 
@@ -344,47 +403,18 @@ def upload_stream(read: Callable[[int], bytes], bucket: str, *, key: str, contex
     A stream that is shorter than a part is stored in one piece; otherwise a few parts at a
     time are held in memory. Nothing is stored when reading fails.
     """
-    options = context.options
-    given = options.attributes
-    if not given.content_type:
-        given = replace(given, content_type=guess_content_type(key))
-    parts = StreamParts(read, part_size=options.part_size, check_stop=context.check_stop)
-    stream = iter(parts)
-    first = next(stream, StreamPart(1, b""))
-    content = first.content
+    limit = context.options.part_workers or min(STREAM_WORKERS, context.part_workers)
     with context.metered(f"s3/{bucket}/{key}", 0) as meter:
-        if len(content) >= part_size_at(0, options.part_size):
-            del content  # or the part would live as long as the upload
-            return _put_stream_parts(parts, chain((first,), stream), (bucket, key), (context, meter), given)
-        task = UploadTask("-", bucket, key, len(content))
-        done = block_on(_put(task, BytesBody(content), context, given, context.digest(content)))
-        meter.advance(done.size)
-        return done
-
-
-def _put_stream_parts(
-    parts: StreamParts,
-    stream: Iterator[StreamPart],
-    place: tuple[str, str],
-    means: tuple[TransferContext, Meter],
-    attributes: ObjectAttributes,
-) -> Done:
-    context, meter = means
-    sizes: dict[int, int] = {}
-    with MultipartUpload(context, *place, attributes=attributes) as target:
-
-        def put_part(part: StreamPart) -> None:
-            try:
-                digests = context.digest(part.content, target.checksum)
-                target.put(part.number, BytesBody(part.content), digests=digests)
-                sizes[part.number] = len(part.content)
-            finally:
-                parts.done(part)
-            meter.advance(sizes[part.number])
-
-        limit = context.options.part_workers or min(STREAM_WORKERS, context.part_workers)
-        context.executor.share(put_part, stream, limit=limit)
-        return target.complete(sum(sizes.values()))
+        upload = StreamUpload(context, bucket, key, limit=limit, meter=meter)
+        try:
+            while len(content := read_exactly(read, size := upload.part_size)) == size:
+                upload.send(content)
+                del content
+                upload.await_room()
+            return upload.complete(content)
+        except BaseException as exc:
+            upload.abort(exc)
+            raise
 
 
 def store_directories(kept: NotKept, context: TransferContext) -> None:

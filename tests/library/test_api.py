@@ -286,6 +286,15 @@ def test_a_long_writer_uploads_while_it_is_written_to(pool: s3pool.Pool, fake: F
 
 
 @pytest.mark.parametrize("length", [10, 12 * MIB])
+def test_a_writer_stores_the_type_that_a_name_tells(pool: s3pool.Pool, fake: FakeS3, length: int) -> None:
+    """A long page is no less a page than a short one."""
+    with pool.open("s3://b/page.html", "wb", part_size=5 * MIB) as out:
+        out.write(bytes(length))
+
+    assert "text/html" == pool.head("s3://b/page.html").content_type
+
+
+@pytest.mark.parametrize("length", [10, 12 * MIB])
 def test_a_writer_that_ends_by_an_exception_stores_nothing(pool: s3pool.Pool, fake: FakeS3, length: int) -> None:
     """Half a file under its full name is the worst that a writer can leave."""
     with pytest.raises(TypeError), pool.open("s3://b/half", "wb", part_size=5 * MIB) as out:

@@ -350,7 +350,8 @@ def test_deletes_come_after_all_transfers(call: Call, fake: FakeS3, bucket: str,
 
     call("sync", "source", "s3/b/p", "--delete")
 
-    assert ["DeleteObject"] == fake.ops()[-1:]
+    # A node that is silent for a second, as on a loaded machine, is probed with GET /.
+    assert "DeleteObject" == [op for op in fake.ops() if op != "ListBuckets"][-1]
     assert 6 == len(fake.ops(op="PutObject"))
 
 

@@ -54,9 +54,18 @@ GROUPS = {
 }
 SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 ALL = tuple(SUMMARIES)
-# Those of one table, and the modules of commands that have no module of their own.
+# The commands that are rows of one table, and the modules of those that share one.
 SETTINGS = ("tag", "version", "retention", "legalhold", "policy", "anonymous", "ilm", "cors", "encrypt", "restore")
-MODULES = {"mv": "cp", "mirror": "sync", "head": "cat", **dict.fromkeys(SETTINGS, "settings")}
+_SHARED = {
+    "buckets": ("mb", "rb"),
+    "cat": ("head",),
+    "cp": ("mv", "pipe"),
+    "du": ("tree",),
+    "print": ("shards",),
+    "settings": SETTINGS,
+    "sync": ("mirror",),
+}
+MODULES = {name: module for module, names in _SHARED.items() for name in names}
 CHANGING = frozenset(
     ("config", "cp", "mv", "sync", "mirror", "rm", "undo", "run", "find", "pipe", "mb", "rb", "speedtest", *SETTINGS)
 )

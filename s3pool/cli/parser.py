@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from s3pool.cli.catalog import ALL, CHANGING, GROUPS, MODULES, SETTINGS, SUMMARIES
 from s3pool.cli.exit_codes import TABLE
@@ -36,16 +36,12 @@ FIRST_EXAMPLES = (
 _T = TypeVar("_T")
 
 
-class Command(Protocol):
-    """The interface of a module in cli/commands."""
+class Command(NamedTuple):
+    """One of the commands of a module in cli/commands; a module of a single one has these names itself."""
 
     EXAMPLES: Sequence[str]
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's own flags and operands."""
-
-    def run(self, args: argparse.Namespace, ctx: Any) -> int:
-        """Run the command and return the exit code."""
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Any], int]
 
 
 class HelpRequested(Exception):
@@ -253,9 +249,9 @@ def add_removed_flag(parser: argparse.ArgumentParser, name: str, *, advice: str)
 
 
 def load_command(name: str) -> Any:
-    """Import the module of one command, or return its row of the table of settings."""
+    """Return a command: its module, or its row of the table in a module of several."""
     module = import_module(f"s3pool.cli.commands.{MODULES.get(name, name)}")
-    return module.command(name) if name in SETTINGS else module
+    return getattr(module, "COMMANDS", {}).get(name, module)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -326,7 +322,7 @@ def _unmask(namespace: argparse.Namespace) -> argparse.Namespace:
 @functools.cache  # a script has many lines of one command
 def command_parser(name: str) -> CommandParser:
     """Return the parser of one command; it accepts the global flags without showing them."""
-    command: Command = load_command(name)
+    command = load_command(name)
     parser = CommandParser(
         prog=f"s3pool {name}",
         description=f"{SUMMARIES[name][0].upper()}{SUMMARIES[name][1:]}.{_example_lines(examples_of(name))}",

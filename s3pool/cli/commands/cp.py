@@ -1,4 +1,7 @@
-"""s3pool cp and mv: files and objects, to and from S3 and inside it; mv deletes each source that was checked."""
+"""s3pool cp, mv and pipe: files, objects and streams, to and from S3 and inside it.
+
+mv deletes each source that was checked; pipe stores standard input, of any length.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from itertools import filterfalse
 
 from s3pool.cli import exit_codes, transfers
-from s3pool.cli.attributes import warn_of_attributes
+from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish, store_directories_kept
-from s3pool.cli.parser import FILTERS, section
+from s3pool.cli.parser import FILTERS, Command, positive_int, section
 from s3pool.cli.selection import Past, fact_filter, list_mode
 from s3pool.cli.sharding import by_processes, shard_of
-from s3pool.errors import NotFoundError, UsageError
+from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
 from s3pool.s3.list_all import past_object
@@ -29,23 +32,17 @@ from s3pool.transfer.safe_path import local_error, write_special
 from s3pool.transfer.sources import SourceRules, SourceTasks
 from s3pool.transfer.tasks import DONE, SKIPPED, Done, DownloadTask, Outcome, Problem, Summary, UploadTask
 from s3pool.transfer.upload import upload_stream
+from s3pool.transfer.workers import BoundedExecutor
 
-EXAMPLES = (
-    "cp report.pdf s3/backup/",
-    "cp -r photos s3/backup/photos",
-    "cp -r --exclude '*.tmp' s3/backup/photos .",
-    "cp -r --source-profile old s3/photos s3/photos",
-    "mv -r spool s3/backup/spool",
-    "mv s3/backup/a s3/backup/b",
-)
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 DEVICES = ("/dev/", "/proc/")  # names below are open streams or devices, not files
 SHARED_MEMORY = "/dev/shm/"  # except these: files on a tmpfs
+STREAM = "-"  # the source of pipe in reports
+STREAM_WORKERS = 4  # parts in flight; each is held in memory
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the operands and flags of cp and mv."""
+def _add_copying_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
     parser.add_argument("target", metavar="DST", help="local path or s3/BUCKET/KEY; ends in / for a directory")
     parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
@@ -54,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     section(parser, FILTERS).add_argument("--version-id", default="", metavar="ID", help="one version of one source")
 
 
-def run(args: argparse.Namespace, ctx: Context) -> int:
+def _copy(args: argparse.Namespace, ctx: Context) -> int:
     """Copy or move all sources; one that fails is reported, stays, and the rest goes on."""
     move = args.command == "mv"
     sources = [_without_alias(ctx.location(text, is_source=True), STDIN_NAMES) for text in args.sources]
@@ -254,3 +251,78 @@ def _read_in(source: Location, target: S3Path, context: TransferContext, ctx: Co
             return upload_stream(lambda size: stream.read(size) or b"", target.bucket, key=target.key, context=context)
     except OSError as exc:
         raise local_error("read", source.text, exc) from exc
+
+
+def _add_pipe_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="DST", help="s3/BUCKET/KEY")
+    parser.add_argument("-n", "--no-clobber", action="store_true", help="leave an object that exists")
+    parser.add_argument(
+        "--part-size", type=transfers.part_size, default=0, metavar="SIZE", help="of a large input (it grows)"
+    )
+    parser.add_argument("--part-workers", type=positive_int, default=0, metavar="N", help="parts in flight (4)")
+    transfers.add_checksum_flag(parser)
+    add_attribute_flags(parser)
+    add_request_flags(parser)
+
+
+def _pipe(args: argparse.Namespace, ctx: Context) -> int:
+    """Store standard input; nothing is stored when reading fails."""
+    target = ctx.s3_object(args.target)
+    if target.is_prefix:
+        raise UsageError(f"{target.text} names a directory: a stream has no name of its own; write {target.text}NAME")
+    started = time.monotonic()
+    done = _store(target, args, ctx)
+    if done.skipped:
+        ctx.out.remark(f"{target.text} was not written: {done.skipped}", source=STREAM, target=target.text)
+        return 0
+    seconds = round(time.monotonic() - started, 3)
+    record = {"type": "copy", "source": STREAM, "target": target.text, "size": done.size, "seconds": seconds}
+    ctx.out.act(f"{STREAM} -> {ctx.out.escape(target.text)}", record)
+    return 0
+
+
+def _store(target: S3Path, args: argparse.Namespace, ctx: Context) -> Done:
+    if args.no_clobber and _exists(target, ctx):
+        # Checked before anything is read. The request has a condition as well, for an object that
+        # appears meanwhile; some servers ignore it in buckets with versions.
+        return Done(skipped="it exists")
+    if ctx.dry_run:
+        return Done()
+    workers = args.part_workers or ctx.config.workers or STREAM_WORKERS
+    # The calling thread is one of the workers.
+    executor = BoundedExecutor(workers - 1)
+    try:
+        context = TransferContext(ctx.client, options=transfers.options_of(args, ctx), executor=executor)
+        clear_leftovers = transfers.remember(context, ctx, sweeps=False)
+        done = upload_stream(ctx.stdin.read, target.bucket, key=target.key, context=context)
+        clear_leftovers(Outcome(UploadTask(STREAM, target.bucket, target.key), SKIPPED if done.skipped else DONE, done))
+        return done
+    except S3Error as exc:
+        add_hint(exc, args)
+        raise
+    finally:
+        executor.close()
+
+
+def _exists(target: S3Path, ctx: Context) -> bool:
+    try:
+        ctx.client.head_object(target.bucket, target.key)
+    except NotFoundError as exc:
+        if exc.code == "NoSuchBucket":
+            raise
+        return False
+    return True
+
+
+_COPY_EXAMPLES = (
+    "cp report.pdf s3/backup/",
+    "cp -r photos s3/backup/photos",
+    "cp -r --exclude '*.tmp' s3/backup/photos .",
+    "cp -r --source-profile old s3/photos s3/photos",
+)
+_MOVE_EXAMPLES = ("mv -r spool s3/backup/spool", "mv s3/backup/a s3/backup/b")
+COMMANDS = {
+    "cp": Command(_COPY_EXAMPLES, _add_copying_flags, _copy),
+    "mv": Command(_MOVE_EXAMPLES, _add_copying_flags, _copy),
+    "pipe": Command(("pipe s3/backup/app.sql < app.sql",), _add_pipe_flags, _pipe),
+}

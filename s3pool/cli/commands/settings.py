@@ -255,7 +255,7 @@ def _document_actions(what: str) -> tuple[Action, ...]:
     return show, _changes("set", _put_file, f"{what} set", after=FILE), Action(REMOVE, _remove, done=f"{what} removed")
 
 
-COMMANDS = (
+ROWS = (
     SettingsCommand("tag", BOTH, ("tag set s3/photos/a.jpg owner=me",),
         (Action(LIST, _tags, _tags_text),
          _changes("set", _set_tags, "Tags set", after="K=V..."),
@@ -303,15 +303,13 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def command(name: str) -> SettingsCommand:
-    """Return one command of the table."""
-    return next(each for each in COMMANDS if each.name == name)
+COMMANDS = {each.name: each for each in ROWS}
 
 
 def facts_of(path: S3Path, version_id: str, args: argparse.Namespace, ctx: Context) -> Iterator[tuple[str, str, Any]]:
     """Yield name, text and value of each setting of a bucket or an object; one request each."""
     place = Place(path.bucket, path.key, version_id)
-    for each in COMMANDS:
+    for each in ROWS:
         show = each.actions[0]
         if show.text is None or (each.of_objects is None if path.key else each.places == OBJECTS):
             continue

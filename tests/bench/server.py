@@ -126,7 +126,7 @@ frontend s3
   bind 127.0.0.1:{port}
   default_backend nodes
 backend nodes
-  server node1 {backend}
+{servers}
 """
 
 
@@ -196,11 +196,12 @@ def start_nginx(program: str, root: Path, port: int, *, http: str) -> Server:
     return Server([program, "-p", str(root), "-e", str(log), "-c", str(conf)], port, log=log)
 
 
-def start_haproxy(program: str, root: Path, port: int, *, backend: str, threads: int) -> Server:
-    """Start HAProxy before one server, with as many threads as the other side has processes."""
+def start_haproxy(program: str, root: Path, port: int, *, backends: Sequence[str], threads: int) -> Server:
+    """Start HAProxy before servers, with as many threads as the other side has processes."""
     root.mkdir(parents=True, exist_ok=True)
     conf = root / "haproxy.cfg"
-    conf.write_text(HAPROXY.format(port=port, backend=backend, threads=threads))
+    servers = "\n".join(f"  server node{number} {backend}" for number, backend in enumerate(backends, start=1))
+    conf.write_text(HAPROXY.format(port=port, servers=servers, threads=threads))
     return Server([program, "-db", "-f", str(conf)], port, log=root / "haproxy.log")
 
 

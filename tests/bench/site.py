@@ -175,6 +175,8 @@ class Cluster:
     def __init__(self, site: Site, cluster: RgwCluster | Deployment) -> None:
         self._site = site
         self._cluster = cluster
+        self.endpoints = cluster.endpoints
+        self.ready_path = getattr(cluster, "ready_path", "/swift/healthcheck")
         environ = client_environ(str(site.home), url=cluster.endpoints[0], ca_file=CA_FILE)
         keys = {"AWS_ACCESS_KEY_ID": cluster.access_key, "AWS_SECRET_ACCESS_KEY": cluster.secret_key}
         # s3pool knows all gateways, which is what it is for; the others know one.

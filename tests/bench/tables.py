@@ -75,4 +75,5 @@ def _target_row(verdict: Verdict) -> tuple[str, ...]:
     against = verdict.peer if verdict.peer == target.peer else f"{verdict.peer} ({target.peer})"
     measured = "-" if verdict.ratio is None else f"{verdict.ratio:.2f}"
     word = "not measured" if verdict.ratio is None else "met" if verdict.is_met else "MISSED"
-    return target.workload, against, NAMES[target.metric], verdict.rule, measured, word
+    workload = target.workload if target.ours == OURS else f"{target.workload}, {target.ours}"
+    return workload, against, NAMES[target.metric], verdict.rule, measured, word

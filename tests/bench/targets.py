@@ -14,6 +14,7 @@ from tests.bench.site import server_name
 
 OURS = "s3pool"
 UNVERIFIED = "s3pool --no-verify"
+PASSTHROUGH = "s3pool passthrough"
 FASTEST = "the fastest"  # of the peers, by its median
 STARTUP_BYTES = 45 << 20  # of memory, which an interpreter may take whatever a peer does with less
 NAMES = {"seconds": "time", "cpu_s": "CPU", "peak_bytes": "memory", "rate": "rate"}
@@ -28,6 +29,7 @@ class Target(NamedTuple):
     metric: str
     bound: float
     free: int = 0
+    ours: str = OURS
 
 
 class Verdict(NamedTuple):
@@ -69,6 +71,7 @@ COMMANDS = (
 ON_SERVER = (
     *(Target(name, FASTEST, "seconds", 1.0) for name in COMMANDS),
     *(Target(name, UNVERIFIED, "seconds", 1.2) for name in ("small-get", "large-get", "many-get")),
+    *(Target(f"warp-{kind}", "sidekick", "rate", 1.0, ours=PASSTHROUGH) for kind in ("get", "put", "mixed")),
 )
 TARGETS = (
     *_faster("small-put", "s5cmd", time=3, cpu=3),
@@ -96,18 +99,19 @@ TARGETS = (
 
 def judge(workload: str, rounds: Rounds) -> list[Verdict]:
     """Compare one workload's rounds with its targets; of two for the same pair the strictest counts."""
-    strictest: dict[tuple[str, str], Target] = {}
+    strictest: dict[tuple[str, str, str], Target] = {}
     for target in ON_SERVER if server_name() != "rgw" else TARGETS:
         if target.workload == workload:
-            known = strictest.setdefault((target.peer, target.metric), target)
+            pair = (target.ours, target.peer, target.metric)
+            known = strictest.setdefault(pair, target)
             if target.bound < known.bound:
-                strictest[target.peer, target.metric] = target
+                strictest[pair] = target
     return [_verdict(target, rounds) for target in strictest.values()]
 
 
 def _verdict(target: Target, rounds: Rounds) -> Verdict:
     peer = _fastest(rounds) if target.peer == FASTEST else target.peer
-    ours, theirs = rounds.get(OURS, ()), rounds.get(peer, ())
+    ours, theirs = rounds.get(target.ours, ()), rounds.get(peer, ())
     measured = ratio(ours, theirs, metric=target.metric)
     if measured is None:
         return Verdict(target, peer, None, is_met=False)

@@ -32,6 +32,8 @@ VERSION_WORDS = {
     "wrk": "-v",
     "radosgw": "--version",
     "mc": "--version",
+    "warp": "--version",
+    "sidekick": "--version",
 }
 HINTS = {
     "s3pool": "pip install .",
@@ -44,6 +46,8 @@ HINTS = {
     "wrk": "apt-get install wrk",
     "radosgw": "apt-get install ceph-mon ceph-mgr ceph-osd ceph-base ceph-common radosgw",
     "mc": "make servers SERVERS=mc",
+    "warp": "go build in a checkout of github.com/minio/warp",
+    "sidekick": "go build in a checkout of github.com/minio/sidekick",
 }
 ACCESS_KEY = "S3POOLTESTACCESSKEY0"  # nginx asks nobody, RGW and the proxy do
 SECRET_KEY = "s3pool/test+secret=key0123456789abcdefgh"

@@ -102,9 +102,9 @@ def _start_ours(site: Site, load: Load) -> Server:
 
 
 def _start_haproxy(site: Site, load: Load) -> Server:
-    backend = f"127.0.0.1:{site.store.server.port}"
+    backends = [f"127.0.0.1:{site.store.server.port}"]
     port = free_ports(1)[0]
-    return start_haproxy(site.program("haproxy"), site.root / "haproxy", port, backend=backend, threads=PROCESSES)
+    return start_haproxy(site.program("haproxy"), site.root / "haproxy", port, backends=backends, threads=PROCESSES)
 
 
 def _start_nginx(site: Site, load: Load) -> Server:

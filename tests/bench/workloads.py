@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.bench import work_bodies, work_keys, work_proxy, work_server
+from tests.bench import work_bodies, work_keys, work_proxy, work_server, work_warp
 from tests.bench.rounds import Contestant
 from tests.bench.site import Site, server_name
 
@@ -64,5 +64,12 @@ if server_name() != "rgw":
             ("many-get", "{many} x 50 MiB download", work_server.many_get),
             ("list", "{listed} keys listed to a file", work_server.long_list),
             ("delete", "{deleted} deletes", work_server.delete),
+        )
+    ) + tuple(
+        Workload(f"warp-{kind}", title, work_warp.warp(kind), ("warp",), work_warp.PEERS, "requests/s")
+        for kind, title in (
+            ("get", f"warp, GET of 1 MiB, {server_name()}"),
+            ("put", f"warp, PUT of 1 MiB, {server_name()}"),
+            ("mixed", f"warp, GET, HEAD, PUT and DELETE of 1 MiB, {server_name()}"),
         )
     )

@@ -13,8 +13,8 @@ from s3pool.location import S3Path
 from s3pool.model import ByteRange, Response
 from s3pool.s3.responses import PARTIAL, UNKNOWN, Known, etag_of, range_of, total_of
 from s3pool.transfer.context import TransferContext
+from s3pool.transfer.digests import StreamCheck
 from s3pool.transfer.upload import StreamUpload
-from s3pool.transfer.verify import StreamCheck
 
 logger = logging.getLogger(__name__)
 

@@ -51,8 +51,12 @@ def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
     _check_part_size(part_size)
     if count_parts(size, part_size) > MAX_PARTS:
         raise UsageError(f"{size} bytes in parts of {part_size} are more than {MAX_PARTS:,} parts; take larger parts")
-    # A generator would raise only at its first use.
-    return (ByteRange(first, min(first + part_size, size) - 1) for first in range(0, size, part_size))
+    return iter_ranges(size, part_size)  # a generator itself would raise only at its first use
+
+
+def iter_ranges(size: int, length: int) -> Iterator[ByteRange]:
+    """Cut size bytes into ranges of any length, the last one possibly shorter."""
+    return (ByteRange(first, min(first + length, size) - 1) for first in range(0, size, length))
 
 
 def count_parts(size: int, part_size: int) -> int:

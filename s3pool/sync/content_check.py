@@ -14,6 +14,7 @@ from s3pool.errors import IntegrityError
 from s3pool.hashing import new_hasher
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
+from s3pool.s3.part_sizes import iter_ranges
 from s3pool.sync.compare import (
     DOWNLOAD,
     LEAVE,
@@ -32,16 +33,16 @@ from s3pool.sync.journal import AS_IT_IS, Identity
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.digests import (
     ServerChecksum,
+    certain_part_size,
     composite_etag,
+    etag_tells_content,
     is_md5_etag,
-    iter_ranges,
     likely_part_sizes,
     part_count_of,
     whole_checksum,
 )
 from s3pool.transfer.safe_path import read_file
 from s3pool.transfer.tasks import FileStamp, Task
-from s3pool.transfer.verify import certain_part_size, etag_tells_content
 
 if TYPE_CHECKING:
     from s3pool.transfer.context import TransferContext

@@ -14,10 +14,17 @@ from s3pool.model import ObjectHead
 from s3pool.record import dataclass
 from s3pool.s3.responses import Known
 from s3pool.sync.compare import Batch, Entry
-from s3pool.transfer.digests import composite_etag, is_md5_etag, part_count_of, server_checksum
+from s3pool.transfer.digests import (
+    certain_part_size,
+    check_file,
+    composite_etag,
+    etag_tells_content,
+    is_md5_etag,
+    part_count_of,
+    server_checksum,
+)
 from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.safe_path import read_file
-from s3pool.transfer.verify import certain_part_size, check_file, etag_tells_content
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client

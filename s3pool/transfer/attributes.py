@@ -35,7 +35,6 @@ MODE = "mode"  # the three names of rclone's --metadata: octal mode, decimal ids
 OWNER = "uid"
 GROUP = "gid"
 S3CMD = "s3cmd-attrs"
-PART_SIZE = "s3pool-part-size"  # what the composite ETag was made with, to verify downloads
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 ENCODED_TYPES = {
     "gzip": "application/gzip",

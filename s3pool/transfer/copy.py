@@ -10,9 +10,9 @@ from s3pool.record import replace
 from s3pool.s3.exchange import Steps, block_on, in_worker
 from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
-from s3pool.transfer.attributes import PART_SIZE, TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
+from s3pool.transfer.attributes import TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.context import NO_ATTRIBUTES, why_skip
-from s3pool.transfer.digests import is_md5_etag
+from s3pool.transfer.digests import PART_SIZE, is_md5_etag
 from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.tasks import IN_WINDOW_BYTES, CopyTask, Done, ObjectStamp
 

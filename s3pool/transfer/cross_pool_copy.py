@@ -23,13 +23,20 @@ from s3pool.s3.part_sizes import (
     iter_part_ranges,
 )
 from s3pool.s3.responses import Known, head_of
-from s3pool.transfer.attributes import PART_SIZE, merge_for_copy, tags_of_source
+from s3pool.transfer.attributes import merge_for_copy, tags_of_source
 from s3pool.transfer.context import EXISTS, Meter, TransferContext
 from s3pool.transfer.digests import (
+    PART_SIZE,
     BodyDigests,
+    StreamCheck,
     algorithm_header,
+    certain_part_size,
+    check_digests,
+    compare_checksum,
     composite_etag,
     digest_body,
+    etag_tells_content,
+    first_part_size,
     is_md5_etag,
     server_checksum,
 )
@@ -37,14 +44,6 @@ from s3pool.transfer.multipart import MultipartUpload, retry_if_held
 from s3pool.transfer.object_reader import Source
 from s3pool.transfer.resume import fingerprint_of
 from s3pool.transfer.tasks import UNKNOWN_SIZE, CopyTask, Done, ObjectStamp
-from s3pool.transfer.verify import (
-    StreamCheck,
-    certain_part_size,
-    check_digests,
-    compare_checksum,
-    etag_tells_content,
-    first_part_size,
-)
 
 
 class SourceError(S3PoolError):

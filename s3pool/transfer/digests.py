@@ -1,4 +1,8 @@
-"""What tells bytes apart: ETags, and the checksums that travel with a body or that a server keeps."""
+"""What tells bytes apart, and whether those that arrived are the ones that are stored.
+
+A checksum of the content that the server tells decides where there is one, else the ETag. Both are known before the
+bytes, so no more is computed than will be compared.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,24 @@ import hashlib
 import math
 import re
 import time
-from binascii import b2a_base64
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from s3pool.body import FileSlice
 from s3pool.errors import IntegrityError
-from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, has_machine_code, new_hasher
-from s3pool.model import UNSIGNED_PAYLOAD, ByteRange
-from s3pool.record import dataclass
+from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, combine, has_machine_code, new_hasher
+from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectHead, whole_number
+from s3pool.record import dataclass, field
 from s3pool.s3.documents import PutResult
-from s3pool.s3.part_sizes import MIB, choose_part_size, count_parts
+from s3pool.s3.part_sizes import MIB, choose_part_size, count_parts, iter_ranges
+from s3pool.s3.responses import hides_digest
 
+PART_SIZE = "s3pool-part-size"  # metadata: what the composite ETag was made with, to verify downloads
 # What other clients cut with, the likely ones first: aws, mc, s3cmd, s5cmd, rclone, boto3.
 USUAL_PART_SIZES = tuple(mib * MIB for mib in (16, 8, 5, 15, 50, 64, 10, 32, 25, 100, 128, 20, 256, 512, 1024))
 
 MD5_ETAG = re.compile(r"[0-9a-f]{32}")
 COMPOSITE_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,17})")
-
-
-def iter_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
-    """Cut size bytes into ranges of part_size, the last one possibly shorter."""
-    for first in range(0, size, part_size):
-        yield ByteRange(first, min(first + part_size, size) - 1)
 
 
 def is_md5_etag(etag: str) -> bool:
@@ -56,9 +56,7 @@ def composite_etag(part_etags: Iterable[str]) -> str:
 def likely_part_sizes(size: int, count: int) -> Iterator[int]:
     """Return the part sizes in use somewhere that cut size bytes into count parts."""
     usual = (*USUAL_PART_SIZES, choose_part_size(size), -(-size // (count * MIB)) * MIB)
-    for part_size in dict.fromkeys(usual):
-        if count_parts(size, part_size) == count:
-            yield part_size
+    yield from (part_size for part_size in dict.fromkeys(usual) if count_parts(size, part_size) == count)
 
 
 ALGORITHMS = ("md5", "sha256", "sha1", "crc32", "crc32c", "crc64nvme")
@@ -68,7 +66,7 @@ TRIAL_BYTES = 16 * 1024
 COMPARED_BYTES = 2 * 1024
 TRIALS = 5  # the best of some: anything may come between
 
-Feed = Callable[[Callable[[memoryview], object]], None]
+Feed = Callable[[Callable[[memoryview], object]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def digest_body(feed: Feed, *, sign_payload: bool, checksum: str = "", compare: 
     md5 = digests.get("md5", b"")
     return BodyDigests(
         payload_hash=digests["sha256"].hex() if sign_payload else UNSIGNED_PAYLOAD,
-        content_md5=base64.b64encode(md5).decode() if sends_md5 else "",
+        content_md5=checksum_text(md5) if sends_md5 else "",
         checksum=(CHECKSUM_PREFIX + checksum, checksum_text(digests[checksum])) if algorithm_header(checksum) else None,
         md5_hex=md5.hex(),
     )
@@ -146,15 +144,12 @@ def digest_bytes(content: bytes | bytearray, *, sign_payload: bool, checksum: st
     """Make the digests of a body in memory."""
     is_small = len(content) <= COMPARED_BYTES
     if checksum or (sign_payload and is_small and not has_md5()):
-
-        def feed(update: Callable[[memoryview], object]) -> None:
-            update(memoryview(content))
-
-        return digest_body(feed, sign_payload=sign_payload, checksum=checksum, compare=is_small)
+        view = memoryview(content)
+        return digest_body(lambda update: update(view), sign_payload=sign_payload, checksum=checksum, compare=is_small)
     digest = b"" if sign_payload and not is_small else hashlib.md5(content, usedforsecurity=False).digest()
     if sign_payload:
         return BodyDigests(hashlib.sha256(content).hexdigest(), "", None, digest.hex())
-    return BodyDigests(UNSIGNED_PAYLOAD, b2a_base64(digest, newline=False).decode(), None, digest.hex())
+    return BodyDigests(UNSIGNED_PAYLOAD, checksum_text(digest), None, digest.hex())
 
 
 def check_stored(what: object, result: PutResult, digests: BodyDigests) -> None:
@@ -195,11 +190,6 @@ class ServerChecksum(NamedTuple):
     digest: bytes
     parts: int = 0
 
-    @property
-    def text(self) -> str:
-        """The value as S3 writes it."""
-        return checksum_text(self.digest)
-
 
 def server_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
     """Read the checksum of a whole object out of an answer's headers, the best where there are several.
@@ -237,4 +227,222 @@ def whole_checksum(headers: Mapping[str, str]) -> ServerChecksum | None:
 
 def checksum_text(digest: bytes) -> str:
     """Return a digest as S3 writes it."""
-    return base64.b64encode(digest).decode()
+    return binascii.b2a_base64(digest, newline=False).decode()
+
+
+# -- what arrived ---------------------------------------------------------------------------
+
+# An ETag that looks like an MD5 may be none: MinIO with --no-compat makes them at random.
+UNKNOWN_SIZE = 1 << 62  # of one part that does not end
+NO_MD5 = "; where ETags are no MD5s, --no-verify checks the length alone"
+
+
+def etag_tells_content(etag: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the ETag is made of the content's MD5: not under KMS or customer keys."""
+    return not hides_digest(headers) and (is_md5_etag(etag) or part_count_of(etag) > 0)
+
+
+def certain_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
+    """Return the part size that the uploader stored, when it fits the ETag; else 0."""
+    return _told_part_size(size, part_count_of(etag), headers)
+
+
+def _told_part_size(size: int, count: int, headers: Mapping[str, str]) -> int:
+    told = whole_number(headers.get(f"x-amz-meta-{PART_SIZE}", ""))
+    return told if told and -(-size // told) == count else 0
+
+
+def first_part_size(size: int, etag: str, headers: Mapping[str, str]) -> int:
+    """Return the part size to fetch and hash with, 0 when none is known or likely."""
+    count = part_count_of(etag)
+    if not count:
+        return 0
+    return certain_part_size(size, etag, headers) or next(likely_part_sizes(size, count), 0)
+
+
+def check_small(content: bytes, what: object, *, etag: str, headers: Mapping[str, str]) -> bool:
+    """Compare a whole small object with what the server told; False when only more work can tell.
+
+    As with larger ones, where nothing was told of the content the length is the check.
+
+    Raises IntegrityError: they differ.
+    """
+    told = whole_checksum(headers)
+    if told is not None:
+        hasher = new_hasher(told.algorithm)
+        hasher.update(memoryview(content))
+        return compare_checksum(what, told, hasher.digest())
+    if is_md5_etag(etag) and etag_tells_content(etag, headers):
+        return _compare(what, "MD5", hashlib.md5(content, usedforsecurity=False).hexdigest(), etag)
+    return not part_count_of(etag)
+
+
+class StreamCheck:
+    """Check bytes in order against a checksum of them, or any kind of ETag; part sizes may be guessed."""
+
+    def __init__(self, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        self._etag = etag
+        self._tracks: list[_Track] = []
+        self._told = whole_checksum(headers)
+        if self._told is not None:
+            self._hasher = new_hasher(self._told.algorithm)
+            return
+        count = part_count_of(etag)
+        certain = certain_part_size(size, etag, headers)
+        sizes = [certain] if certain else list(likely_part_sizes(size, count)) if count else [max(size, 1)]
+        self._certain = bool(certain) or not count
+        if etag_tells_content(etag, headers):
+            self._tracks = [_Track(part_size) for part_size in sizes]
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes."""
+        if self._told is not None:
+            self._hasher.update(block)
+        for track in self._tracks:
+            track.update(block)
+
+    def check(self, what: object) -> bool:
+        """Compare; False when there is nothing that could tell.
+
+        Raises IntegrityError: the bytes are certainly not the object's.
+        """
+        if self._told is not None:
+            return compare_checksum(what, self._told, self._hasher.digest())
+        if self._tracks and is_md5_etag(self._etag):
+            return _compare(what, "MD5", self._tracks[0].etag(composite=False), self._etag)
+        if any(track.etag(composite=True) == self._etag for track in self._tracks):
+            return True
+        if self._tracks and self._certain:
+            raise IntegrityError(f"{what}: the bytes that arrived do not make the object's ETag {self._etag}")
+        return False
+
+
+def check_in_order(size: int | None, etag: str, headers: Mapping[str, str]) -> StreamCheck | None:
+    """Return the check of bytes that pass by in order; None where the size of the parts would be guessed."""
+    is_known = not part_count_of(etag) or (size and certain_part_size(size, etag, headers))
+    return StreamCheck(size or UNKNOWN_SIZE, etag, headers) if is_known or whole_checksum(headers) else None
+
+
+class _Track:
+    def __init__(self, part_size: int) -> None:
+        self._part_size = self._left = part_size
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._done: list[str] = []
+
+    def update(self, block: memoryview) -> None:
+        while len(block):
+            if not self._left:
+                self._done.append(self._md5.hexdigest())
+                self._md5, self._left = hashlib.md5(usedforsecurity=False), self._part_size
+            piece = block[: self._left]
+            self._md5.update(piece)
+            self._left -= len(piece)
+            block = block[len(piece) :]
+
+    def etag(self, *, composite: bool) -> str:
+        return composite_etag([*self._done, self._md5.hexdigest()]) if composite else self._md5.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """The digests of a file's ranges, made while they arrived; by offset."""
+
+    range_bytes: int = 0
+    algorithm: str = ""
+    by_offset: Mapping[int, bytes] = field(default_factory=dict)
+
+    def of(self, fd: int, place: ByteRange, algorithm: str) -> bytes:
+        """Return the digest of one range, which is read again only when it has to be."""
+        known = self.by_offset.get(place.first) if algorithm == self.algorithm else None
+        return known or _digest_of(fd, place, algorithm)
+
+
+NO_DIGESTS = Digests()
+
+
+def range_algorithm(size: int, etag: str, headers: Mapping[str, str], *, range_bytes: int) -> str:
+    """Return the digest to make of each range, so that the file need not be read again.
+
+    "" when no digest of the ranges tells the whole: a digest of all bytes is made in order.
+    """
+    told = whole_checksum(headers)
+    if told is not None:
+        return told.algorithm if told.algorithm in CRC_BYTES else ""
+    by_parts = etag_tells_content(etag, headers) and first_part_size(size, etag, headers) == range_bytes
+    return "md5" if by_parts else ""
+
+
+def check_file(
+    fd: int, size: int, *, what: object, etag: str, headers: Mapping[str, str], digests: Digests = NO_DIGESTS
+) -> bool:
+    """Check a fetched file against what the server told, with the help of what was computed on the way.
+
+    Returns False when nothing could be compared: no checksum was told, and the ETag is no digest, or the sizes of its
+    parts are unknown.
+
+    Raises IntegrityError: the bytes are certainly not the object's.
+    """
+    told, name = server_checksum(headers), ""
+    if told is not None and not told.parts:
+        return compare_checksum(what, told, _whole_digest(fd, size, told.algorithm, digests))
+    if etag_tells_content(etag, headers):
+        if is_md5_etag(etag):
+            return _compare(what, "MD5", _whole_digest(fd, size, "md5", digests).hex(), etag)
+        told, name = ServerChecksum("md5", bytes.fromhex(etag.partition("-")[0]), part_count_of(etag)), f"ETag {etag}"
+    if told is None:
+        return False
+    certain = _told_part_size(size, told.parts, headers)
+    for part_size in (certain,) if certain else likely_part_sizes(size, told.parts):
+        # Digests made on the way are of use when the ranges were the parts.
+        known = digests if part_size == digests.range_bytes else NO_DIGESTS
+        joined = new_hasher(told.algorithm)
+        for place in iter_ranges(size, part_size):
+            joined.update(memoryview(known.of(fd, place, told.algorithm)))
+        if joined.digest() == told.digest:
+            return True
+    if not certain:
+        return False
+    name = name or f"{told.algorithm.upper()} {checksum_text(told.digest)}-{told.parts}"
+    raise IntegrityError(f"{what}: the bytes that arrived do not make the object's {name}")
+
+
+def _whole_digest(fd: int, size: int, algorithm: str, digests: Digests) -> bytes:
+    if algorithm in CRC_BYTES and algorithm == digests.algorithm:
+        ranges = iter_ranges(size, digests.range_bytes)
+        return combine(algorithm, ((digests.of(fd, place, algorithm), place.length) for place in ranges))
+    return _digest_of(fd, ByteRange(0, size - 1), algorithm)
+
+
+def _digest_of(fd: int, place: ByteRange, algorithm: str) -> bytes:
+    hasher = new_hasher(algorithm)
+    FileSlice(fd, offset=place.first, length=place.length).feed(hasher.update)
+    return hasher.digest()
+
+
+def check_digests(
+    what: object, told: ServerChecksum, digests: Sequence[tuple[bytes, int]], *, part_size: int, head: ObjectHead
+) -> bool:
+    """Compare the digests and lengths of an object's parts with its checksum, if they are those of its own parts.
+
+    Raises IntegrityError: they differ.
+    """
+    if not told.parts:
+        return compare_checksum(what, told, combine(told.algorithm, digests))
+    joined = new_hasher(told.algorithm)
+    joined.update(memoryview(b"".join(digest for digest, _ in digests)))
+    is_certain = _told_part_size(head.size, told.parts, head.headers) == part_size
+    return joined.digest() == told.digest or (is_certain and compare_checksum(what, told, joined.digest()))
+
+
+def compare_checksum(what: object, told: ServerChecksum, found: bytes) -> bool:
+    """Compare a digest with the one that was told; raises IntegrityError."""
+    return _compare(what, told.algorithm.upper(), checksum_text(found), checksum_text(told.digest))
+
+
+def _compare(what: object, name: str, found: str, expected: str) -> bool:
+    if found != expected:
+        advice = NO_MD5 if name == "MD5" else ""
+        raise IntegrityError(
+            f"{what}: the bytes that arrived have the {name} {found}, the object has {expected}{advice}"
+        )
+    return True

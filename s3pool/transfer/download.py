@@ -11,18 +11,12 @@ from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError,
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange, Response
 from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MIB
+from s3pool.s3.part_sizes import MIB, iter_ranges
 from s3pool.s3.requests import NO_HEADERS
 from s3pool.s3.responses import Known, etag_of, head_of, metadata_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import EXISTS, why_skip
-from s3pool.transfer.digests import iter_ranges
-from s3pool.transfer.object_reader import Facts, ObjectReader, RangeIgnoredError, Source
-from s3pool.transfer.part_file import PartFile
-from s3pool.transfer.resume import NOTHING_DONE, Resumption, fingerprint_of, may_go_on
-from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
-from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
-from s3pool.transfer.verify import (
+from s3pool.transfer.digests import (
     Digests,
     StreamCheck,
     check_file,
@@ -31,6 +25,11 @@ from s3pool.transfer.verify import (
     first_part_size,
     range_algorithm,
 )
+from s3pool.transfer.object_reader import Facts, ObjectReader, RangeIgnoredError, Source
+from s3pool.transfer.part_file import PartFile
+from s3pool.transfer.resume import NOTHING_DONE, Resumption, fingerprint_of, may_go_on
+from s3pool.transfer.safe_path import default_mode, local_error, make_directory, sync_to_disk
+from s3pool.transfer.tasks import IN_WINDOW_BYTES, UNKNOWN_SIZE, Done, DownloadTask, FileStamp, ObjectStamp
 
 if TYPE_CHECKING:
     from s3pool.transfer.context import Meter, TransferContext

@@ -13,7 +13,7 @@ from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
 from s3pool.s3.exchange import Steps, block_on
 from s3pool.s3.responses import PARTIAL, UNKNOWN, Known, etag_of, range_of, total_of
-from s3pool.transfer.verify import StreamCheck
+from s3pool.transfer.digests import StreamCheck
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client

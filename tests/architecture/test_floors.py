@@ -110,7 +110,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "transfer": (
         ("safe_path", "tasks"),
-        ("walk", "multipart", "verify"),
+        ("walk", "multipart", "digests"),
         ("upload", "download", "copy", "delete"),
         ("window",),
         ("runner",),

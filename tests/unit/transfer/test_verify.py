@@ -11,12 +11,11 @@ import pytest
 
 from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUMS, new_hasher
-from s3pool.transfer.attributes import PART_SIZE
 from s3pool.transfer.context import TransferContext
+from s3pool.transfer.digests import PART_SIZE, Digests, check_file
 from s3pool.transfer.download import download_to
 from s3pool.transfer.object_reader import Source
 from s3pool.transfer.tasks import Done, DownloadTask
-from s3pool.transfer.verify import Digests, check_file
 from tests.support.fake_s3 import MIB, FakeS3, FlipByte
 from tests.support.fake_s3.wire import flip
 from tests.support.transfers import download

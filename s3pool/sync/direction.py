@@ -129,7 +129,7 @@ def check_apart(route: SyncPair, source_client: S3Client, target_client: S3Clien
 
     Raises UsageError: they do, by whatever names, or are the same.
     """
-    from s3pool.transfer.target_names import target_of_tree
+    from s3pool.transfer.proofs import target_of_tree
 
     source, target = route.source, route.target
     is_one_bucket = source_client is target_client and source.bucket == target.bucket

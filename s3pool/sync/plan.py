@@ -37,7 +37,7 @@ from s3pool.sync.content_check import ContentComparer, Look, identity_of
 from s3pool.sync.files_from import ChangedNames, ListedNames
 from s3pool.sync.options import SyncOptions, Tally
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
-from s3pool.transfer.target_names import KeyMapper
+from s3pool.transfer.safe_path import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 

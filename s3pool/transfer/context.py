@@ -23,7 +23,6 @@ from s3pool.transfer.digests import BodyDigests, digest_bytes
 from s3pool.transfer.object_reader import ObjectReader, Source
 from s3pool.transfer.part_file import PartRegistry
 from s3pool.transfer.safe_path import LastDirectory, SourceFiles, stat_below
-from s3pool.transfer.target_names import Spellings
 from s3pool.transfer.tasks import CopyTask, DownloadTask, UploadTask
 from s3pool.transfer.workers import BoundedExecutor
 
@@ -184,7 +183,12 @@ class TransferContext:
         self.in_question: Callable[[Task], bool] | None = None
         self.memory: Unfinished | None = None
         self.not_kept: NotKept | None = None  # where everything is to be kept
-        self.spellings = Spellings()
+        self.merged_spellings: dict[
+            frozenset[str], bool
+        ] = {}  # whether the target's store takes such keys for plain ones
+        self.spelling_owners: dict[str, str] = {}  # of keys that are usual at the target, and unusual at the source
+        # Held while the store is asked, which happens once for each kind of spelling.
+        self.spellings_lock = threading.Lock()
         self.synced: set[tuple[str | bytes, ...]] = set()  # local directories whose names are on the disk
         self.links: dict[tuple[int, int], list[int]] = {}  # by inode: the ctimes that removals of its names made
         # Guards links, from the look at a file to its removal.

@@ -306,7 +306,9 @@ def copy_across(task: CopyTask, context: TransferContext) -> Done:
 
     Raises ReplacedError: it was replaced again. IntegrityError: bytes changed on their way.
     """
-    context.spellings.check(task, context.client, source=context.source.client, is_move=context.options.remove_source)
+    from s3pool.transfer.proofs import check_spelling
+
+    check_spelling(task, context)
     for attempt in range(ATTEMPTS_ON_CHANGE):
         try:
             return _copy_once(task, context)

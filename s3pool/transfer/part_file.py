@@ -7,7 +7,6 @@ import errno
 import fcntl
 import itertools
 import os
-import re
 import secrets
 import stat
 import threading
@@ -17,28 +16,23 @@ from collections.abc import Callable
 from s3pool.errors import LocalFileError
 from s3pool.transfer.safe_path import (
     NEW_FILE_MODE,
+    PART_PREFIX,
+    PART_SUFFIX,
     PERMISSION_BITS,
     PRIVATE_MODE,
     LastDirectory,
+    is_part_name,
     local_error,
     split_relative,
 )
 
-PART_PREFIX = ".s3pool-"
-PART_SUFFIX = ".part"
 PART_RANDOM_BYTES = 6
-PART_NAME = re.compile(rb"\.s3pool-[0-9a-f]{12,24}\.part")  # of every temporary file: random digits, a number
 MAX_ENTERED = 10_000  # directories that are known to be swept; memory must not grow with the tree
 PLENTY = 8  # times the size: as much as this is free for some files at once
 _TOKEN = secrets.token_hex(PART_RANDOM_BYTES)  # of this process
 _NUMBERS = itertools.count()  # of its temporary files
 SHARDS_APART_S = 10.0  # a file that another shard is at work on is younger, and a small one has no lock
 DOT_NAMES = ("", ".", "..")
-
-
-def is_part_name(name: bytes) -> bool:
-    """Return whether a file name is exactly one of our temporary ones: walks leave them alone."""
-    return PART_NAME.fullmatch(name) is not None
 
 
 class PartFile:

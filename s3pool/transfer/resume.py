@@ -18,7 +18,8 @@ from s3pool.location import name_bytes
 from s3pool.model import parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.list_all import iter_uploads
-from s3pool.transfer.part_file import is_part_name, remove_orphan
+from s3pool.transfer.part_file import remove_orphan
+from s3pool.transfer.safe_path import is_part_name
 from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, Outcome, UploadTask
 
 if TYPE_CHECKING:

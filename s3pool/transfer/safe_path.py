@@ -6,11 +6,13 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
+from s3pool.location import name_bytes
 
 if TYPE_CHECKING:
     from s3pool.transfer.tasks import UploadTask
@@ -21,6 +23,15 @@ NEW_DIRECTORY_MODE = 0o777
 PERMISSION_BITS = 0o777  # set-user-id and its like are never taken over
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without fsync for such a thing
+
+PART_PREFIX = ".s3pool-"
+PART_SUFFIX = ".part"
+PART_NAME = re.compile(rb"\.s3pool-[0-9a-f]{12,24}\.part")  # of every temporary file: random digits, a number
+# What an unusual component leaves between names that are joined by NULs, and a NUL within one.
+UNUSUAL_JOINTS = ("//", "\0/", "/\0", "\0\0", "/./", "/../", "\0./", "\0../", "/.\0", "/..\0", "\0.\0", "\0..\0")
+CAREFUL_TEXTS = (*UNUSUAL_JOINTS, PART_PREFIX)
+# With no empty component, and none that begins with a dot.
+PLAIN_NAME = re.compile(r"(?:[^\0/.][^\0/]*/)*[^\0/.][^\0/]*")
 
 
 def local_error(action: str, path: str, error: OSError) -> LocalFileError:
@@ -288,3 +299,77 @@ def read_file(path: str, act: Callable[[int], T]) -> T:
             os.close(fd)
     except OSError as exc:
         raise local_error("read", path, exc) from exc
+
+
+def is_part_name(name: bytes) -> bool:
+    """Return whether a file name is exactly one of our temporary ones: walks leave them alone."""
+    return PART_NAME.fullmatch(name) is not None
+
+
+class KeyMapper:
+    """Finds keys that lead out of the target, and keys that would need the same file.
+
+    Only names with empty or ``.`` components can meet another key's file, so only those are
+    remembered, and memory does not grow with the listing. ``bucket.exists(key)`` is asked
+    about the plain twin of such a name, which may have come by unnoticed before.
+    """
+
+    def __init__(self, exists: Callable[[str, str], bool]) -> None:
+        self._exists = exists
+        self._unusual: dict[tuple[bytes, ...], str] = {}
+        # The keys that are a prefix of the current one, as text: they follow each other in a
+        # sorted listing, so the list is never longer than a key.
+        self._above: list[str] = []
+
+    def restart(self) -> None:
+        """Begin another listing: its order has nothing to do with that of the one before."""
+        self._above.clear()
+
+    def check_all(self, names: Sequence[str]) -> bool:
+        """Take the next keys of a listing, if none of them is anything to be careful about.
+
+        No means that nothing was taken, and that check() is to be asked about each.
+        """
+        text = f"\0{chr(0).join(names)}\0"
+        if self._unusual or text.count("\0") != len(names) + 1 or any(joint in text for joint in CAREFUL_TEXTS):
+            return False
+        above = {name[:place] for name in names for place, letter in enumerate(name) if letter == "/"}
+        if not (above.isdisjoint(names) and above.isdisjoint(self._above)):
+            return False
+        last = names[-1]
+        self._above = [key for key in (*self._above, *names) if last.startswith(key)]
+        return True
+
+    def check(self, bucket: str, base: str, relative: str) -> None:
+        """Take the next key of a listing, given by its name below ``base``.
+
+        Raises RefusedError: the name leads out of its directory, or another key has its file.
+        """
+        if PLAIN_NAME.fullmatch(relative) is None or self._unusual:
+            self._check_components(bucket, base, relative)
+        above = self._above
+        while above and not relative.startswith(above[-1]):
+            above.pop()
+        for key in above:
+            if relative.startswith(f"{key}/") and not key.endswith("/"):
+                raise RefusedError(f"the key {key!r} is a file there, so nothing can lie below it")
+        above.append(relative)
+
+    def _check_components(self, bucket: str, base: str, relative: str) -> None:
+        parents, name = split_relative(relative)
+        if is_part_name(name):
+            raise RefusedError("a file of that name would be taken for one of s3pool's own temporary files")
+        path = (*parents, name) if name else tuple(parents)
+        twin = b"/".join(path).decode("utf-8", "surrogateescape")
+        other, is_unusual = self._unusual.get(path), relative.rstrip("/") != twin
+        if (
+            other is None
+            and is_unusual
+            and name_bytes(twin) < name_bytes(relative)
+            and self._exists(bucket, base + twin)
+        ):
+            other = base + twin
+        if other is not None:
+            raise RefusedError(f"the keys {other!r} and {base + relative!r} need the same file")
+        if is_unusual:
+            self._unusual[path] = base + relative

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, TargetTakenError, UsageError
@@ -16,16 +16,19 @@ from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo
 from s3pool.record import dataclass
 from s3pool.s3.list_all import list_objects
 from s3pool.shard import WHOLE, Shard
-from s3pool.transfer.safe_path import local_error, split_relative
-from s3pool.transfer.target_names import KeyMapper
+from s3pool.transfer.safe_path import KeyMapper, local_error, split_relative
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, copy_of, download_of
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable
 
     from s3pool.s3.client import S3Client
     from s3pool.transfer.attributes import NotKept
+
+
+Place = S3Path | LocalPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,6 @@ class SourceRules:
     listed: Iterable[str] | None = None  # names below the one source, instead of all there are
     listing: ListMode = SEQUENTIAL
     not_kept: NotKept | None = None  # what a walk leaves out is told there
-
-    def on_left(self, root: str, target: S3Path) -> Callable[[str, bytes], object] | None:
-        """Return what hears of what a walk leaves out."""
-        return None if self.not_kept is None else self.not_kept.teller(root, target)
 
 
 class SourceTasks:
@@ -75,11 +74,14 @@ class SourceTasks:
         self._target_client = target_client or client
         self._source_trees: dict[str, str] = {}  # where sources lie below the target, and how they are called
         self._target_trees: dict[str, str] = {}  # where the target lies below a wildcard's directory
-        self._sources = tuple(sources)
+        places = (*sources, target)
+        *self._sources, self._target = (place for place in places if not isinstance(place, StdStream))
+        if len(self._sources) + 1 < len(places):
+            raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
+        if len(self._sources) > 1:
+            self._target = self._as_directory(self._target)
         self._rules = rules
         self._names = rules.names if rules.shard.is_whole else ShardNames(rules.names, rules.shard)
-        self._target = self._as_directory(target) if len(self._sources) > 1 else target
-        self._both = self._sources[0], self._target
         self._mapper = KeyMapper(client.exists)
         # Names of one tree are targets of their own, but for a key that has the tree's name.
         self._may_share = len(self._sources) > 1 or rules.listed is not None
@@ -87,8 +89,6 @@ class SourceTasks:
             self._check(source)
 
     def __iter__(self) -> Iterator[Item]:
-        from s3pool.transfer.target_names import Targets, apart
-
         targets = Targets()
         if self._may_share and self._client is self._target_client:
             for source in self._sources:  # what is to be copied itself must not become another one before
@@ -108,7 +108,7 @@ class SourceTasks:
             try:
                 if isinstance(source, LocalPath):
                     yield from self._expand_local(source)
-                elif isinstance(source, S3Path):
+                else:
                     tree = self._expand_tree if rules.recursive else self._expand_single
                     yield from (self._expand_glob if self._is_glob(source) else tree)(source)
             except (LocalFileError, NotFoundError, RefusedError) as exc:
@@ -116,10 +116,8 @@ class SourceTasks:
 
     # -- what makes no sense ---------------------------------------------------------------
 
-    def _check(self, source: Location) -> None:
+    def _check(self, source: Place) -> None:
         target = self._target
-        if isinstance(source, StdStream) or isinstance(target, StdStream):
-            raise UsageError("- stands for one stream; it goes with one source and one target, without -r")
         if isinstance(source, LocalPath) and isinstance(target, LocalPath):
             raise UsageError(f"{source.text} and {target.text} are both local: one side must be s3/BUCKET/KEY")
         if isinstance(target, S3Path) and not target.bucket:
@@ -149,7 +147,7 @@ class SourceTasks:
 
     def _check_not_inside(self, source: S3Path, target: S3Path) -> None:
         """Refuse a copy into its own source: it would copy its copies without end."""
-        from s3pool.transfer.target_names import target_of_tree
+        from s3pool.transfer.proofs import target_of_tree
 
         is_glob = self._is_glob(source)
         start = glob_prefix(source.key) if is_glob else source.tree_prefix
@@ -168,30 +166,29 @@ class SourceTasks:
             raise UsageError(f"{target.text} lies inside {source.text}: the copy would copy itself")
 
     @staticmethod
-    def _as_directory(target: Location) -> Location:
+    def _as_directory(target: Place) -> Place:
         if isinstance(target, S3Path):
             return S3Path(target.bucket, target.tree_prefix)
-        return LocalPath(os.path.join(target.path, "")) if isinstance(target, LocalPath) else target
+        return LocalPath(os.path.join(target.path, ""))
 
     def _is_glob(self, source: S3Path) -> bool:
         return self._rules.glob and has_glob(source.key)
 
     # -- from a list of names --------------------------------------------------------------
 
-    def _expand_listed(self, source: Location, listed: Iterable[str]) -> Iterator[Item]:
+    def _expand_listed(self, source: Place, listed: Iterable[str]) -> Iterator[Item]:
         for name in filter(self._names.admits, listed):
             try:
                 if (item := self._listed(source, name)) is not None:
                     yield item
             except (LocalFileError, NotFoundError, RefusedError) as exc:
-                places = (place.text if isinstance(place, StdStream) else place.join(name).text for place in self._both)
-                yield Problem(next(places), exc, next(places), op=_op(source, self._target))
+                source_text, target_text = (place.join(name).text for place in (source, self._target))
+                yield Problem(source_text, exc, target_text, op=_op(source, self._target))
 
-    def _listed(self, source: Location, name: str) -> Item | None:
+    def _listed(self, source: Place, name: str) -> Item | None:
         if isinstance(source, S3Path):
             return self._listed_object(source.join(name), name)
-        if not isinstance(self._target, S3Path):
-            raise UsageError(f"{source.text} and {self._target.text} are both local: one side must be s3/BUCKET/KEY")
+        assert isinstance(self._target, S3Path)
         split_relative(name)  # the key must not become another one than the name says
         path = os.path.join(source.text, name)
         try:
@@ -219,8 +216,7 @@ class SourceTasks:
     # -- from disk -------------------------------------------------------------------------
 
     def _expand_local(self, source: LocalPath) -> Iterator[Item]:
-        if not isinstance(self._target, S3Path):
-            return
+        assert isinstance(self._target, S3Path)
         try:
             facts = os.stat(source.path)
         except OSError as exc:
@@ -235,7 +231,7 @@ class SourceTasks:
                 names=self._names if shard.range is None else self._rules.names,
                 links=self._rules.links,
                 within=shard.range or EVERYTHING,
-                on_left=self._rules.on_left(source.path, self._target),
+                on_left=None if (kept := self._rules.not_kept) is None else kept.teller(source.path, self._target),
             )
             for found in walk:
                 if isinstance(found, Unusable):
@@ -244,8 +240,8 @@ class SourceTasks:
                     yield UploadTask(found.path, bucket, prefix + found.relative, found.size, root=root)
         elif self._admits_named(source.base_name) and self._rules.facts.admits(facts.st_size, facts.st_mtime):
             place = dest_for(source, self._target)
-            if isinstance(place, S3Path):
-                yield task_for_file(source, place, facts.st_size)
+            assert isinstance(place, S3Path)
+            yield task_for_file(source, place, facts.st_size)
 
     def _admits_named(self, name: str) -> bool:
         return self._rules.names.admits(name) and self._rules.shard.holds_named(name)
@@ -290,13 +286,14 @@ class SourceTasks:
 
     def _is_missing(self, bucket: str, prefix: str, is_meant: Callable[[ObjectInfo], bool] | None = None) -> bool:
         """Return whether nothing with a prefix is meant, after a listing that has found nothing in this shard."""
-        if self._rules.shard.range is None:
-            return True
-        if self._rules.is_moved:
-            return False  # other shards may have moved it all
+        if self._rules.shard.range is None or self._rules.is_moved:
+            return self._rules.shard.range is None  # other shards may have moved it all
         if is_meant is None:
-            return not self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects
+            return not self._has_any(bucket, prefix)
         return not any(map(is_meant, list_objects(self._client, bucket, prefix=prefix, mode=self._rules.listing)))
+
+    def _has_any(self, bucket: str, prefix: str) -> bool:
+        return bool(self._client.list_objects_page(bucket, prefix=prefix, max_keys=1).objects)
 
     def _facts(self, source: S3Path) -> ObjectInfo:
         """Return what there is to know of one key, or of the version that the rules mean."""
@@ -319,16 +316,16 @@ class SourceTasks:
                 source = f"s3/{bucket}/{info.key}"
                 error = TargetTakenError(f"{source} would become {place.text}, which lies in the source {tree}")
                 yield Problem(source, error, place.text)
-                return
-            yield copy_of(bucket, info, place)
-        elif isinstance(target, LocalPath):
+            else:
+                yield copy_of(bucket, info, place)
+        else:
             try:
                 self._mapper.check(bucket, base, relative)
             except RefusedError as exc:
-                place_on_disk = os.path.join(target.path, relative.lstrip("/"))
-                yield Problem(f"s3/{bucket}/{info.key}", exc, place_on_disk, op="download")
-                return
-            yield download_of(bucket, info, target.path, relative)
+                path = os.path.join(target.path, relative.lstrip("/"))
+                yield Problem(f"s3/{bucket}/{info.key}", exc, path, op="download")
+            else:
+                yield download_of(bucket, info, target.path, relative)
 
     def _expand_single(self, source: S3Path) -> Iterator[Item]:
         if not self._admits_named(source.base_name):
@@ -336,8 +333,7 @@ class SourceTasks:
         try:
             info = self._facts(source)
         except NotFoundError as exc:
-            below = partial(self._client.list_objects_page, source.bucket, prefix=source.tree_prefix, max_keys=1)
-            if exc.code == "NoSuchBucket" or not below().objects:
+            if exc.code == "NoSuchBucket" or not self._has_any(source.bucket, source.tree_prefix):
                 raise
             detail = "there is no such key, but there are keys below it: -r copies them"
             raise NotFoundError(exc.status, exc.code, detail=detail, resource=exc.resource, op=exc.op) from exc
@@ -346,8 +342,8 @@ class SourceTasks:
 
     def _objects(self, bucket: str, prefix: str, base: str) -> Iterator[ObjectInfo]:
         start, until = self._rules.shard.bounds(base)
-        listing = partial(list_objects, self._client, bucket, at=self._rules.at, mode=self._rules.listing)
-        return listing(prefix=prefix, start_after=start, until=until)
+        at, mode = self._rules.at, self._rules.listing
+        return list_objects(self._client, bucket, prefix=prefix, at=at, mode=mode, start_after=start, until=until)
 
 
 def task_for_file(source: LocalPath, place: S3Path, size: int) -> Item:
@@ -372,7 +368,7 @@ def task_for_object(source: S3Path, place: Location, info: ObjectInfo) -> Item:
     return download_of(source.bucket, info, root, name)
 
 
-def _op(source: Location, target: Location) -> str:
+def _op(source: Place, target: Place) -> str:
     if not isinstance(source, S3Path):
         return "upload"
     return "copy" if isinstance(target, S3Path) else "download"
@@ -381,3 +377,73 @@ def _op(source: Location, target: Location) -> str:
 def _nothing_found(source: S3Path) -> NotFoundError:
     detail = "nothing has that name or lies below it"
     return NotFoundError(404, "NoSuchKey", detail=detail, resource=source.text, op="ListObjects")
+
+
+MOST_IN_MEMORY = 20_000
+DIGEST_BYTES = 16
+CACHE_KIB = 16 * 1024
+
+
+class Targets:
+    """The targets of a run; beyond some thousands they are kept on disk, in a file that has no name."""
+
+    def __init__(self) -> None:
+        self._few: dict[str, str] = {}
+        self._many: sqlite3.Connection | None = None
+
+    def owner(self, target: str, source: str) -> str | None:
+        """Return the source to which a target belongs by now; None when it was free, and is this source's.
+
+        Raises LocalFileError: the disk for temporary files is full.
+        """
+        if self._many is None and len(self._few) < MOST_IN_MEMORY:
+            first = self._few.get(target)
+            if first is None:
+                self._few[target] = source
+            return first
+        import sqlite3
+
+        digest = hashlib.blake2b(os.fsencode(target), digest_size=DIGEST_BYTES).digest()
+        try:
+            many = self._many or self._spill()
+            if many.execute("INSERT OR IGNORE INTO taken VALUES (?, ?)", (digest, os.fsencode(source))).rowcount:
+                return None
+            return os.fsdecode(many.execute("SELECT source FROM taken WHERE target = ?", (digest,)).fetchone()[0])
+        except sqlite3.Error as exc:
+            raise LocalFileError(f"cannot remember in a temporary file which targets are taken: {exc}") from exc
+
+    def _spill(self) -> sqlite3.Connection:
+        import sqlite3
+
+        self._many = many = sqlite3.connect("", isolation_level=None)
+        many.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        many.execute("PRAGMA journal_mode = OFF")
+        many.execute("CREATE TABLE taken (target BLOB PRIMARY KEY, source BLOB) WITHOUT ROWID")
+        many.execute("BEGIN")
+        few, self._few = self._few, {}
+        for target, source in few.items():
+            self.owner(target, source)
+        return many
+
+
+def apart(item: Item, targets: Targets) -> Item | None:
+    """Return the item, or the problem that its target is another one's; None for the same pair once more.
+
+    Two moves of one object would meet at their target, and each take the other's file for a stranger's.
+    """
+    if isinstance(item, Problem):
+        return item
+    name = item.target
+    if isinstance(item, DownloadTask):
+        name = os.path.normpath(name) if item.relative and not item.relative.endswith("/") else ""
+    elif isinstance(item, CopyTask) and item.key.endswith("/") and item.size == 0:
+        name = ""
+    if not name:  # a directory, which may be made twice
+        return item
+    first = targets.owner(name, item.source)
+    if first is None or first == item.source == name:
+        return item
+    if first == item.source:
+        return None
+    error = TargetTakenError(f"{item.source} and {first} would both be {item.target}: the first one stays")
+    return Problem(item.source, error, item.target, op=item.op)

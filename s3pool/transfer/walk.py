@@ -16,8 +16,7 @@ from s3pool.filters import NameFilter, Names, takes_all
 from s3pool.location import name_bytes
 from s3pool.record import dataclass
 from s3pool.shard import NameRange
-from s3pool.transfer.part_file import PART_PREFIX, is_part_name
-from s3pool.transfer.safe_path import local_error
+from s3pool.transfer.safe_path import PART_PREFIX, is_part_name, local_error
 
 LINKS_FILES = "files"  # links to files are followed, links to directories are reported
 LINKS_FOLLOW = "follow"  # both are followed, loops are reported

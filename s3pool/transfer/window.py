@@ -96,9 +96,9 @@ def transfer(task: Item, context: TransferContext) -> Steps[Done]:
     else:
         done = yield from copy(task, context)
     if context.options.remove_source and not done.skipped:
-        from s3pool.transfer.source_removal import remove_source
+        from s3pool.transfer.proofs import remove_source
 
-        yield from remove_source(task, done, context)
+        yield from remove_source(task, done, context, copy_again=partial(copy, context=context, is_repeated=True))
     return done
 
 

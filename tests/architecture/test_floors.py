@@ -71,7 +71,7 @@ HOMES = {
     "dotenv": ("config/*.py",),
     "rich": ("cli/*.py", "cli/commands/*.py"),
     "typing_extensions": ("s3/list_all.py", "s3/parallel/workers.py"),  # by type checkers alone
-    "sqlite3": ("sync/journal.py", "sync/scan.py", "transfer/resume.py", "transfer/target_names.py"),
+    "sqlite3": ("sync/journal.py", "sync/scan.py", "transfer/resume.py", "transfer/sources.py"),
     "prometheus_client": ("proxy/*.py", "sync/*.py"),
     "concurrent.futures": ("transfer/workers.py",),
     "dataclasses": ("record.py",),

@@ -30,7 +30,7 @@ PRYING = frozenset(
         "unit/sync/test_merge.py",
         "unit/transfer/test_cross_pool_copy.py",
         "unit/transfer/test_checksums.py",
-        "unit/transfer/test_target_names.py",
+        "unit/transfer/test_key_mapper.py",
         "unit/transfer/test_workers.py",
     )
 )

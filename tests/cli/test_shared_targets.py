@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.transfer import target_names
+from s3pool.transfer import sources
 from tests.support.fake_s3 import FakeS3
 from tests.support.run_cli import CliResult
 
@@ -150,7 +150,7 @@ def test_targets_beyond_memory_are_remembered_on_disk(
     call: Run, fake: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trees of millions of files cost a bounded number of bytes."""
-    monkeypatch.setattr(target_names, "MOST_IN_MEMORY", 3)
+    monkeypatch.setattr(sources, "MOST_IN_MEMORY", 3)
     for tree in ("d1", "d2"):
         for number in range(20):
             (tmp_path / tree / f"{number}").write_bytes(f"{tree}{number}".encode())

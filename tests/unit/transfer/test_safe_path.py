@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from s3pool.errors import LocalFileError, LocalNotFoundError, RefusedError
-from s3pool.transfer.part_file import PartFile, PartRegistry, is_part_name, remove_orphan
-from s3pool.transfer.safe_path import make_directory, open_root, remove_file, split_relative, stat_below
+from s3pool.transfer.part_file import PartFile, PartRegistry, remove_orphan
+from s3pool.transfer.safe_path import is_part_name, make_directory, open_root, remove_file, split_relative, stat_below
 
 
 @pytest.mark.parametrize("relative", ["../x", "a/../../x", "a/..", "..", "/abs", "//abs", ".", "a/.", "a\0b"])

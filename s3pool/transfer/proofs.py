@@ -1,9 +1,8 @@
-"""What a move proves before it deletes its source, and the deletion of exactly what was read.
+"""What is proved before anything is lost: that two names are two objects, and that a move's target is what was read.
 
-The answer to a copy is a promise. HEAD of the target tells whether it was kept, and HEAD of
-the source whether it is still what was read, and another object than the one that was just
-written: one object may go by two names (tenants and access points, a store behind two host
-names, servers to whom ``a//k`` is ``a/k``), and only what the copy changed can tell.
+One object may go by two names (tenants and access points, a store behind two host names, servers to whom ``a//k`` is
+``a/k``). The answer to a copy is a promise: HEAD of the target tells whether it was kept, HEAD of the source whether it
+is still what was read, and another object than the one that was just written: only what the copy changed can tell.
 """
 
 from __future__ import annotations
@@ -11,8 +10,16 @@ from __future__ import annotations
 import math
 import os
 import stat
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import islice
+from socket import gethostname
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from s3pool.body import EMPTY_BODY, EMPTY_SHA256
 from s3pool.errors import (
     IntegrityError,
     LocalNotFoundError,
@@ -21,12 +28,13 @@ from s3pool.errors import (
     RefusedError,
     S3Error,
     StoppedError,
+    TargetTakenError,
     TransportError,
     may_have_acted,
 )
+from s3pool.location import S3Path
 from s3pool.model import parse_iso_time
 from s3pool.s3.exchange import Steps, in_worker
-from s3pool.transfer.copy import copy
 from s3pool.transfer.safe_path import (
     OPEN_FLAGS,
     directory_below,
@@ -36,7 +44,6 @@ from s3pool.transfer.safe_path import (
     split_relative,
     sync_to_disk,
 )
-from s3pool.transfer.target_names import folded
 from s3pool.transfer.tasks import CopyTask, Done, DownloadTask, FileStamp, ObjectStamp, UploadTask
 
 if TYPE_CHECKING:
@@ -44,6 +51,9 @@ if TYPE_CHECKING:
     from s3pool.s3.client import S3Client
     from s3pool.transfer.context import TransferContext
 
+PROBES = 3  # objects that must be the same: one alone could be so by chance
+PROBE_NAME_BYTES = 8
+UNUSUAL = ("", ".", "..")
 DELETE_ATTEMPTS = 4  # each of them after a look of its own
 NEXT_SECOND_S = 1.1  # after this long a new Last-Modified is another one, also where it has whole seconds
 NO_VERSION = ("", "null")  # what buckets without versions call the only one
@@ -53,16 +63,133 @@ MAX_LINKED = 10_000  # files that lost a name to this run and have others; one t
 
 Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
+CopyAgain = Callable[[CopyTask], Steps[Done]]
 
 
-def remove_source(task: Moved, done: Done, context: TransferContext) -> Steps[None]:
-    """Remove what was moved, now that the target is there and was checked.
+def folded(key: str) -> list[str]:
+    """Return what is left of a key on the least particular of servers, whose keys are names of files."""
+    kept: list[str] = []
+    for step in unicodedata.normalize("NFKC", unquote(key)).casefold().replace("\\", "/").split("/"):
+        if step == "..":
+            del kept[-1:]
+        elif step := step.rstrip(". "):
+            kept.append(step)
+    return kept
+
+
+def target_of_tree(source_client: S3Client, source: S3Path, target_client: S3Client, target: S3Path) -> str | None:
+    """Return where the source tree lies in the target's bucket, as the target spells it.
+
+    None when neither tree lies inside the other: they are apart, or one and the same.
+    """
+    place = _place_of(source.tree_prefix, target.tree_prefix)
+    if place is None:
+        return None
+    is_plain = source_client is target_client and source.bucket == target.bucket and place == source.tree_prefix
+    if is_plain or _shows(source_client, source, target_client, S3Path(target.bucket, place)):
+        return place
+    return None
+
+
+def _place_of(source: str, target: str) -> str | None:
+    """Return the source's prefix as the target spells it; None when neither lies inside the other."""
+    ours, theirs = folded(source), folded(target)
+    if len(ours) < len(theirs) and theirs[: len(ours)] == ours:
+        return _start_of(target, ours)
+    if len(theirs) < len(ours) and ours[: len(theirs)] == theirs:
+        return target + source[len(_start_of(source, theirs)) :]
+    return None
+
+
+def _start_of(prefix: str, steps: list[str]) -> str:
+    """Return the shortest beginning of a prefix that means these steps."""
+    if not steps:
+        return ""
+    ends = (place + 1 for place, char in enumerate(prefix) if char == "/")
+    return next((prefix[:end] for end in ends if folded(prefix[:end]) == steps), prefix)
+
+
+def _shows(source_client: S3Client, source: S3Path, target_client: S3Client, place: S3Path) -> bool:
+    """Return whether objects of a source are found at a place as well, as the same ones."""
+    start = len(source.tree_prefix)
+    try:
+        page = source_client.list_objects_page(source.bucket, prefix=source.tree_prefix, max_keys=PROBES)
+        infos = list(islice(page.objects, PROBES))
+        heads = (target_client.head_object(place.bucket, place.key + info.key[start:]) for info in infos)
+        return bool(infos) and all(
+            (info.size, info.etag, int(info.mtime)) == (head.size, head.etag, int(head.mtime))
+            for info, head in zip(infos, heads, strict=True)
+        )
+    except S3Error:  # what is wrong is told by the work itself
+        return False
+
+
+def check_spelling(task: CopyTask, context: TransferContext) -> None:
+    """Refuse to copy a key that the target's store would take for another source's.
+
+    Raises TargetTakenError: it would.
+    """
+    twin = plain_key(task.source_key)
+    kinds = frozenset(step for step in task.key.split("/")[:-1] if step in UNUSUAL)
+    if twin == task.source_key or not kinds:
+        return
+    with context.spellings_lock:
+        if kinds not in context.merged_spellings:
+            context.merged_spellings[kinds] = _does_merge(context.client, task)
+        if not context.merged_spellings[kinds]:
+            return
+        first = context.spelling_owners.setdefault(plain_key(task.key), task.source)
+    if first == task.source and (
+        context.source.client.exists(task.source_bucket, twin)
+        # Or was another source, that has moved by now.
+        or (context.options.remove_source and context.client.exists(task.bucket, plain_key(task.key)))
+    ):
+        first = S3Path(task.source_bucket, twin).text
+    if first != task.source:
+        raise TargetTakenError(f"{task.source} and {first} would both be {task.target}: the other one stays")
+
+
+def plain_key(key: str) -> str:
+    """Return a key as a store spells it whose keys are names of files."""
+    kept: list[str] = []
+    *above, name = key.split("/")
+    for step in above:
+        if step == "..":
+            del kept[-1:]
+        elif step not in UNUSUAL:
+            kept.append(step)
+    return "/".join((*kept, name))
+
+
+def _does_merge(client: S3Client, task: CopyTask) -> bool:
+    """Return whether an object that is put by one spelling is there by the plain one."""
+    # Named by the machine: the next run here finds what a killed one has left, and no other run's.
+    name = blake2b(gethostname().encode(), digest_size=PROBE_NAME_BYTES).hexdigest()
+    probe = f"{task.key.rpartition('/')[0]}/.s3pool-{name}.probe"
+    with suppress(S3Error):
+        left = client.head_object(task.bucket, probe)
+        client.delete_object(task.bucket, probe, version_id=left.version_id)
+    try:
+        result = client.put_object(task.bucket, probe, EMPTY_BODY, payload_hash=EMPTY_SHA256)
+    except S3Error:  # what it does not take at all the copy itself will be told
+        return False
+    try:
+        return client.exists(task.bucket, plain_key(probe))
+    finally:
+        client.delete_object(task.bucket, probe, version_id=result.version_id)
+
+
+# -- the end of a move ----------------------------------------------------------------------
+
+
+def remove_source(task: Moved, done: Done, context: TransferContext, *, copy_again: CopyAgain) -> Steps[None]:
+    """Remove what was moved, now that the target is there and was checked; ``copy_again`` copies an object once more.
 
     Raises IntegrityError: the target is not what was stored, the source is not what was read, or they are one object.
     LocalFileError: a file cannot be removed, or did not reach the disk.
     """
     try:
-        yield from _prove_and_remove(task, done, context)
+        yield from _prove_and_remove(task, done, context, copy_again)
     except S3Error as exc:
         if exc.status < FIRST_SERVER_ERROR:
             advice = f"{exc.advice}; " if exc.advice else ""
@@ -70,7 +197,7 @@ def remove_source(task: Moved, done: Done, context: TransferContext) -> Steps[No
         raise
 
 
-def _prove_and_remove(task: Moved, done: Done, context: TransferContext) -> Steps[None]:
+def _prove_and_remove(task: Moved, done: Done, context: TransferContext, copy_again: CopyAgain) -> Steps[None]:
     if isinstance(task, UploadTask):
         yield from _check_target(task, done, context.client)
         _remove_file(task, done, context)
@@ -82,7 +209,7 @@ def _prove_and_remove(task: Moved, done: Done, context: TransferContext) -> Step
         client, place = context.client, (task.bucket, task.key)
         head = yield from client.find_object.steps(*place)
     else:
-        head = yield from _check_apart(task, done, context, read)
+        head = yield from _check_apart(task, done, context, read=read, copy_again=copy_again)
         client, place = context.source.client, (task.source_bucket, task.source_key)
     yield from _delete(task, client, place, read=read, head=head)
 
@@ -156,7 +283,9 @@ def _sync_way(directories: list[int], root: str, context: TransferContext) -> No
             os.close(directory)
 
 
-def _check_apart(task: CopyTask, done: Done, context: TransferContext, read: ObjectStamp) -> Steps[ObjectHead | None]:
+def _check_apart(
+    task: CopyTask, done: Done, context: TransferContext, *, read: ObjectStamp, copy_again: CopyAgain
+) -> Steps[ObjectHead | None]:
     """Check the target of a copy, and that it is another object than the source; return the source's head.
 
     What a copy wrote has a new time and version, which the source has too if it is the same
@@ -180,7 +309,7 @@ def _check_apart(task: CopyTask, done: Done, context: TransferContext, read: Obj
         yield from in_worker()
         if context.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
-        done = yield from copy(task, context, is_repeated=True)
+        done = yield from copy_again(task)
         if done.skipped:  # by a rule such as --update: the target is no older than the source
             break
     raise _stays(task, "it seems to be the same object by another name")

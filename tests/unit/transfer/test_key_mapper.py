@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from s3pool.errors import RefusedError
-from s3pool.transfer.target_names import KeyMapper
+from s3pool.transfer.safe_path import KeyMapper
 
 
 def refused(keys: list[str]) -> list[str]:

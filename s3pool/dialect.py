@@ -44,10 +44,21 @@ MAX_SEGMENT_BYTES = 255  # a file's name in every usual file system
 # Of an answer, or of the way that it took; not of the object. Others by their beginnings.
 TRANSPORT_HEADERS = word_set(
     "accept-ranges age alt-svc connection content-length content-security-policy date keep-alive nel report-to "
-    "server server-timing strict-transport-security transfer-encoding vary via x-amz-id-2 x-amz-request-id "
-    "x-cache x-content-type-options x-frame-options x-powered-by x-rgw-object-type x-xss-protection"
+    "server server-timing strict-transport-security transfer-encoding vary via x-amz-content-sha256 x-amz-id-2 "
+    "x-amz-request-id x-cache x-cache-hits x-content-type-options x-frame-options x-minio-deployment-id "
+    "x-openstack-request-id x-powered-by x-request-id x-rgw-object-type x-robots-tag x-served-by x-timer x-trans-id "
+    "x-xss-protection"
 )
-TRANSPORT_PREFIXES = ("x-ratelimit-", "ratelimit", "seaweed-", "x-seaweedfs-", "access-control-", "x-envoy-", "cf-")
+CDN_PREFIXES = ("cf-", "x-amz-cf-", "x-envoy-", "x-fastly-")
+TRANSPORT_PREFIXES = (
+    "ratelimit",
+    "x-ratelimit-",
+    "seaweed-",
+    "x-seaweedfs-",
+    "access-control-",
+    "x-amzn-",
+    *CDN_PREFIXES,
+)
 
 
 @dataclass(frozen=True, slots=True)

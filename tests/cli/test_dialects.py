@@ -355,6 +355,10 @@ def test_stat_shows_nothing_of_the_way(fake: FakeS3, call: Call) -> None:
         "X-Ratelimit-Limit": "9",
         "Strict-Transport-Security": "max-age=1",
         "Seaweed-Tag": "1",
+        "X-Amzn-RequestId": "1",
+        "X-Amz-Cf-Pop": "1",
+        "X-Trans-Id": "1",
+        "X-Served-By": "1",
         "X-Amz-Expiration": "x",
     }
 

@@ -1,7 +1,7 @@
 """The one exception tree of s3pool; it imports nothing of the program.
 
 A message says what was tried, on what, what happened and what to do. It never holds a
-secret. Which class means which exit code stands in ``cli/exit_codes.py``.
+secret. Which class means which exit code stands in ``cli/output.py``.
 """
 
 from __future__ import annotations

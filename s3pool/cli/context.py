@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from s3pool.cli.exit_codes import combined, exit_code_for
-from s3pool.cli.output import Output, is_terminal
+from s3pool.cli.output import Output, combined, exit_code_for, is_terminal
 from s3pool.config.options import SOURCES, Config
 from s3pool.errors import ConfigError, LocalFileError, NotFoundError, S3PoolError, UsageError, is_pool_dead
+from s3pool.location import LocalPath, Location, S3Path, is_s3_text, parse, parse_s3, rooted
 from s3pool.units import parse_time_or_age
 
 if TYPE_CHECKING:
-    from s3pool.cli.part import Part
-    from s3pool.location import Location, S3Path
+    from s3pool.cli.progress import Part
     from s3pool.pool.node import EndpointStats
     from s3pool.s3.client import S3Client
     from s3pool.session import Session
@@ -27,7 +27,12 @@ CLOCKS_AGREE_S = 2.0  # a Date header is a whole second, and was on its way
 NODES_ASKED_FOR_THE_TIME = 5
 MESSAGE_DIGITS = 16  # of the hash by which a message is remembered
 MOST_MESSAGES = 1000  # then the file begins anew
-HEADER_FLAGS = ("header", "request_payer", "sse_c", "sse_c_source")  # see cli/request_headers
+HEADER_FLAGS = ("header", "request_payer", "sse_c", "sse_c_source")  # see headers_of in cli/attributes
+ONLY_S3 = ("path", "paths", "buckets", "words")  # the namespace's names of operands
+LOCAL_TOO = ("source", "sources", "first", "target", "second")
+TARGETS = ("target", "second")
+NAMED = r"([^/.=:\-~][^/=:]*)(/|$)"  # a path that may begin with the name of a profile
+USUAL = ""  # the pool of s3/...
 
 
 class Context:
@@ -206,8 +211,6 @@ class Context:
 
         With ``is_source`` that is the default bucket of the pool that sources are read from.
         """
-        from s3pool.location import LocalPath, S3Path, parse
-
         place = parse(text, default_bucket=self._default_bucket(text, is_source=is_source))
         if isinstance(place, LocalPath) and not os.path.isabs(place.path) and not working_directory():
             raise UsageError(f"{place.text} is relative, and the working directory was removed: go to another one")
@@ -215,8 +218,6 @@ class Context:
 
     def s3(self, text: str) -> S3Path:
         """Parse an operand that must be in S3."""
-        from s3pool.location import parse_s3
-
         return self._utf8(parse_s3(text, default_bucket=self._default_bucket(text)))
 
     def _utf8(self, path: S3Path) -> S3Path:
@@ -229,8 +230,6 @@ class Context:
 
     def s3_bucket(self, text: str) -> str:
         """Parse an operand that must be a bucket: ``s3/BUCKET``, or its bare name."""
-        from s3pool.location import rooted
-
         path = self.s3(rooted(text))
         if not path.bucket:
             raise UsageError(f"{self.out.escape(text)} names no bucket; write s3/BUCKET")
@@ -317,8 +316,6 @@ class Context:
 
         Of a key that is not there the answer does not tell whether its bucket is, and keys below it.
         """
-        from s3pool.location import S3Path
-
         if isinstance(operand, S3Path) and isinstance(error, NotFoundError) and error.code == "NoSuchKey":
             try:
                 if self.client.has_keys(operand.bucket, operand.tree_prefix):
@@ -372,3 +369,63 @@ def working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+def choose_pools(args: argparse.Namespace, known: Callable[[], Collection[str]]) -> None:
+    """Rewrite operands of profiles to ``s3/...``, and choose the command's pool, or its two, by them.
+
+    ``berlin/BUCKET/KEY`` is in the pool of the profile berlin, where the command takes local paths only if nothing of
+    that name lies in the working directory; both at once is an error. A name alone means all buckets where only S3 can
+    be meant. ``s3/...`` is always the usual pool, and ``./...`` is always local. ``known`` tells the names of the
+    profiles; it is asked only where an operand may begin with one.
+    """
+    dests = [dest for dest in (*ONLY_S3, *LOCAL_TOO) if getattr(args, dest, None)]
+    if not any(not is_s3_text(text) and re.match(NAMED, text) for dest in dests for text in _texts(args, dest)):
+        return
+    names = known()
+    pools: dict[bool, set[str]] = {False: set(), True: set()}  # of sources, and of targets
+    for dest in dests if names else ():
+        takes_local = dest in LOCAL_TOO and args.command != "pipe"
+        found = [_read_pool(text, names, takes_local) for text in _texts(args, dest)]
+        pools[dest in TARGETS].update(pool for pool, _ in found if pool is not None)
+        texts = [text for _, text in found]
+        setattr(args, dest, texts if isinstance(getattr(args, dest), list) else texts[0])
+    if (pools[False] | pools[True]) - {USUAL}:
+        _settle_pools(args, pools[False], pools[True])
+
+
+def _texts(args: argparse.Namespace, dest: str) -> list[str]:
+    value = getattr(args, dest)
+    return value if isinstance(value, list) else [value]
+
+
+def _read_pool(text: str, names: Collection[str], takes_local: bool) -> tuple[str | None, str]:
+    """Return the pool of a path, None for a local one, and the path as commands read it."""
+    if is_s3_text(text):
+        return USUAL, text
+    match = re.match(NAMED, text)
+    if match is None or match[1] not in names or (takes_local and not match[2]):
+        return None, text
+    rest = text[match.end() :]
+    if takes_local and os.path.lexists(match[1]):
+        raise UsageError(
+            f"{text} may be the profile {match[1]} or what is called {match[1]} here: write ./{text} for the latter, "
+            f"else s3/{rest} with --profile {match[1]}"
+        )
+    return match[1], f"s3/{rest}"
+
+
+def _settle_pools(args: argparse.Namespace, sources: set[str], targets: set[str]) -> None:
+    """Note the pools for the command's Context."""
+    pools = sources | targets
+    if len(pools) == 1:
+        args.target_profile, args.is_one_pool = pools.pop(), True
+        return
+    named = ", ".join(pool or "s3" for pool in sorted(pools))
+    if len(sources) != 1 or len(targets) != 1 or not hasattr(args, "source_profile"):
+        raise UsageError(
+            f"the paths are of several pools ({named}): one command copies or compares from one to another"
+        )
+    if args.source_profile:
+        raise UsageError(f"--source-profile and paths of several pools ({named}) exclude each other")
+    args.source_profile, args.target_profile = sources.pop(), targets.pop()

@@ -10,8 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool import __version__
-from s3pool.cli import exit_codes
-from s3pool.cli.output import Output, StdoutError
+from s3pool.cli.output import (
+    BROKEN_PIPE,
+    DONE,
+    FAILED,
+    HUNG_UP,
+    TERMINATED,
+    USAGE,
+    Output,
+    StdoutError,
+    Terminated,
+    code_of_interrupt,
+    exit_code_for,
+)
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.interrupts import signals_raise
 
@@ -19,15 +30,14 @@ if TYPE_CHECKING:
     import argparse
 
     from s3pool.cli.context import Context
-    from s3pool.cli.part import Part
+    from s3pool.cli.progress import Part
     from s3pool.config.options import Config
 
 DEFAULT_LOG_LEVEL = "warning"
-OPERANDS = ("path", "paths", "buckets", "words", "source", "sources", "first", "target", "second")
 STANDARD_DESCRIPTORS = (0, 1, 2)
 SIGNALS = (
-    (signal.SIGTERM, lambda: exit_codes.Terminated(exit_codes.TERMINATED)),
-    (signal.SIGHUP, lambda: exit_codes.Terminated(exit_codes.HUNG_UP)),
+    (signal.SIGTERM, lambda: Terminated(TERMINATED)),
+    (signal.SIGHUP, lambda: Terminated(HUNG_UP)),
     (signal.SIGINT, KeyboardInterrupt),
 )
 COLLECT_AFTER = 10_000  # new objects; loading modules makes many objects and no garbage
@@ -71,7 +81,7 @@ def _settle_memory() -> None:
 
 def main_of_part() -> int:
     """Run one shard of a command, for the process whose pipes the two arguments number."""
-    from s3pool.cli.part import Part
+    from s3pool.cli.progress import Part
 
     _settle_memory()
     part = Part(*map(int, sys.argv[1:]))
@@ -82,7 +92,7 @@ def main_of_part() -> int:
         import s3pool.session  # noqa: F401
 
         words = part.wait_for_start()
-        return _run(words, Output(), environ=os.environ, part=part) if words else exit_codes.DONE
+        return _run(words, Output(), environ=os.environ, part=part) if words else DONE
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Part | None = None) -> int:
@@ -91,17 +101,17 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Par
     try:
         args = parse(words)
     except HelpRequested as request:
-        return exit_codes.DONE if _shows_page(request.page) else _print(request.text, out)
+        return DONE if _shows_page(request.page) else _print(request.text, out)
     except UsageError as exc:
         out.error(exc)
-        return exit_codes.USAGE
+        return USAGE
     if getattr(args, "version", False):
         return _print(f"s3pool {__version__}", out)
     if not args.command:
         for line in overview().splitlines():
             out.note(line)
         out.error(UsageError("no command was given; see s3pool --help"))
-        return exit_codes.USAGE
+        return USAGE
     return _run_command(args, words, environ=environ, part=part)
 
 
@@ -150,14 +160,10 @@ def _guarded(args: argparse.Namespace, ctx: Context) -> int:
 
 
 def _dispatch(args: argparse.Namespace, ctx: Context) -> int:
+    from s3pool.cli.context import choose_pools
     from s3pool.cli.parser import load_command
 
-    given = [getattr(args, dest, None) or () for dest in OPERANDS]
-    texts = [text for value in given for text in ([value] if isinstance(value, str) else value)]
-    if not all(text == "s3" or text.startswith(("s3/", "s3://")) for text in texts):
-        from s3pool.cli.pool_paths import choose_pools  # most paths are of the usual pool
-
-        choose_pools(args, ctx.profile_names)
+    choose_pools(args, ctx.profile_names)
     return int(load_command(args.command).run(args, ctx))
 
 
@@ -170,7 +176,7 @@ def _failed(exc: Exception, out: Output) -> int:
             logging.getLogger(__name__).debug("this should not have happened", exc_info=exc)
     except StdoutError as lost:
         return _lost_stdout(lost, out)
-    return exit_codes.exit_code_for(exc)
+    return exit_code_for(exc)
 
 
 def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
@@ -180,16 +186,16 @@ def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
         _abandon_stdout(out)
         if not lost.broken_pipe:
             out.error(lost)
-    out.remark("terminated" if isinstance(exc, exit_codes.Terminated) else "interrupted")
-    return exit_codes.code_of_interrupt(exc)
+    out.remark("terminated" if isinstance(exc, Terminated) else "interrupted")
+    return code_of_interrupt(exc)
 
 
 def _lost_stdout(exc: StdoutError, out: Output) -> int:
     _abandon_stdout(out)
     if exc.broken_pipe:
-        return exit_codes.BROKEN_PIPE
+        return BROKEN_PIPE
     out.error(exc)
-    return exit_codes.FAILED
+    return FAILED
 
 
 def _abandon_stdout(out: Output) -> None:
@@ -223,7 +229,7 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
 def _print(text: str, out: Output) -> int:
     out.line(text.rstrip("\n"))
     out.flush()
-    return exit_codes.DONE
+    return DONE
 
 
 def _occupy_standard_descriptors() -> None:

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 from s3pool.cli.attributes import add_hint
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DENIED, DONE, FAILED, NOT_FOUND, USAGE, combined, exit_code_for
-from s3pool.cli.output import SUMMARY_RECORD
+from s3pool.cli.output import DENIED, DONE, FAILED, NOT_FOUND, SUMMARY_RECORD, USAGE, combined, exit_code_for
 from s3pool.cli.progress import BarProgress
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
 from s3pool.transfer.attributes import words_of

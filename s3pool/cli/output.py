@@ -1,4 +1,4 @@
-"""Results to stdout, everything else to stderr, as text or as JSON lines."""
+"""Results to stdout, everything else to stderr, as text or as JSON lines; and the exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO
 
-from s3pool.errors import S3Error, S3PoolError, TransportError, advice_on
+from s3pool.errors import (
+    AccessDeniedError,
+    ConfigError,
+    ConnectError,
+    CredentialsError,
+    JournalLockedError,
+    LocalNotFoundError,
+    NoEndpointError,
+    NotFoundError,
+    RefusedError,
+    RequestTimeoutError,
+    S3Error,
+    S3PoolError,
+    TargetTakenError,
+    TransportError,
+    UsageError,
+    advice_on,
+)
 
 # How each summary begins; the version rises when a member of any record goes or means another thing.
 SUMMARY_RECORD: Mapping[str, object] = {"type": "summary", "version": 1}
@@ -25,6 +42,82 @@ _UNSAFE_IN_JSON = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "prefix": "\x1b[1;34m", "good": "\x1b[32m", "bad": "\x1b[31m"}
 _STYLE_END = "\x1b[0m"
+
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+DENIED = 4
+NO_ENDPOINT = 5
+SKIPPED = 6
+LOCKED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+HUNG_UP = 129  # 128 + SIGHUP
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
+
+TABLE: tuple[tuple[int, str], ...] = (
+    (DONE, "done"),
+    (FAILED, "some objects failed, or two trees differ"),
+    (USAGE, "usage or configuration"),
+    (NOT_FOUND, "bucket, key or local source not found"),
+    (DENIED, "access denied or bad credentials"),
+    (NO_ENDPOINT, "no endpoint usable"),
+    (SKIPPED, "done, but something was skipped or a guard held deletes back"),
+    (LOCKED, "locked by another run"),
+    (HUNG_UP, "SIGHUP: the terminal is gone"),
+    (INTERRUPTED, "SIGINT"),
+    (BROKEN_PIPE, "broken pipe"),
+    (TERMINATED, "SIGTERM"),
+)
+
+# The first match counts: a subclass must stand above its base.
+_BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
+    (UsageError, USAGE),
+    (CredentialsError, DENIED),
+    (ConfigError, USAGE),
+    (LocalNotFoundError, NOT_FOUND),
+    (NotFoundError, NOT_FOUND),
+    (AccessDeniedError, DENIED),
+    (NoEndpointError, NO_ENDPOINT),
+    (ConnectError, NO_ENDPOINT),
+    (RequestTimeoutError, NO_ENDPOINT),
+    (TargetTakenError, FAILED),
+    (RefusedError, SKIPPED),
+    (JournalLockedError, LOCKED),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code_for(error: BaseException) -> int:
+    """Return the exit code of an error that ends a command; FAILED for classes not in the table."""
+    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), FAILED)
+
+
+def combined(codes: Iterable[int]) -> int:
+    """Return one exit code for many operands.
+
+    DONE when all succeeded, and the code of the failures when they share one. SKIPPED gives way
+    to any other failure; different failures are FAILED.
+    """
+    failures = {code for code in codes if code != DONE}
+    if len(failures) > 1:
+        failures.discard(SKIPPED)
+    return failures.pop() if len(failures) == 1 else (FAILED if failures else DONE)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP arrived; a KeyboardInterrupt, so that the same code cleans up."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def code_of_interrupt(exc: KeyboardInterrupt) -> int:
+    """Return the code that tells which signal ended the run."""
+    return exc.code if isinstance(exc, Terminated) else INTERRUPTED
 
 
 class StdoutError(Exception):

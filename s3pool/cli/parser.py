@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from s3pool.cli.catalog import ALL, CHANGING, GROUPS, MODULES, SETTINGS, SUMMARIES
-from s3pool.cli.exit_codes import TABLE
+from s3pool.cli.output import TABLE
 from s3pool.config.options import SOURCES, Config, Option
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.units import parse_duration, parse_size

@@ -1,15 +1,18 @@
-"""Progress on stderr: bars on a terminal, a line every ten seconds elsewhere."""
+"""Progress on stderr, as bars or as a line every ten seconds; or told to the process that runs this one as a shard."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from s3pool.shard import FLAG, NameRange, Shard
 from s3pool.transfer.context import Meter, Progress
 from s3pool.units import format_duration, format_size
 
@@ -26,6 +29,7 @@ LEAST_NAME_WIDTH = 12
 BESIDE_NAME = 60  # cells of bar and figures that a name leaves, where the line is long enough
 BESIDE_REST = LEAST_NAME_WIDTH + 12  # cells of name, bar and blanks that the figures leave
 REFRESHES_PER_S = 5.0
+REPORT_INTERVAL_S = 0.2  # of a shard's process
 MODES = ("bar", "plain", "none")
 
 
@@ -276,3 +280,75 @@ def write_stderr(text: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+class Part:
+    """The end of the two pipes in a process of --processes: reports go out, orders come in.
+
+    When the orders end, the parent is gone, and this process is ended as by SIGTERM.
+    """
+
+    def __init__(self, reports: int, orders: int) -> None:
+        import queue
+
+        self._reports = reports
+        # Guards the pipe; held while one line is written.
+        self._lock = threading.Lock()
+        self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._read, args=(orders,), name="s3pool-orders", daemon=True).start()
+        self.shard = Shard()
+        self.shows_lines = True
+        self.operand: str | None = None  # the one of several that is to be done
+
+    def wait_for_start(self) -> list[str]:
+        """Wait for the range of this shard, and return the words of the command; none if it is not needed."""
+        order = self._orders.get()
+        if "words" not in order:
+            return []
+        names = NameRange(*order["bounds"]) if order["bounds"] else None
+        self.shard = Shard(order["shard"], order["of"], FLAG, names)
+        self.shows_lines = order["lines"]
+        self.operand = order["operand"]
+        return list(order["words"])
+
+    def send(self, kind: str, fields: Mapping[str, Any] | list[Any] | bool) -> None:
+        """Report one thing."""
+        import json
+
+        line = memoryview(f"{json.dumps([kind, fields])}\n".encode())
+        with self._lock:
+            while line:
+                line = line[os.write(self._reports, line) :]
+
+    def meet(self, point: str, counts: Mapping[str, Any]) -> dict[str, Any]:
+        """Wait until all shards have come to a point, and return the sums of their counts."""
+        self.send("meet", {"point": point, "counts": dict(counts)})
+        return self._orders.get()
+
+    def _read(self, orders: int) -> None:
+        import json
+
+        with open(orders, encoding="utf-8") as lines:
+            for line in lines:
+                self._orders.put(json.loads(line))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class PartProgress(RunProgress):
+    """The progress of one shard, as the parent's bar wants it."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self._part = part
+        self._next = 0.0
+
+    def tick(self) -> None:
+        """Report when it is time."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + REPORT_INTERVAL_S
+            self.report()
+
+    def report(self) -> None:
+        """Report the counts as they are."""
+        counts = [self.files_found, self.bytes_found, self.files_done, self.bytes_done, int(self.is_complete)]
+        self._part.send("progress", counts)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import combined, exit_code_for
+from s3pool.cli.output import combined, exit_code_for
 from s3pool.cli.parser import positive_int, size_in_bytes
 from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path

@@ -12,14 +12,12 @@ from typing import Any, TypeVar
 
 from s3pool.cli.attributes import add_attribute_flags, add_request_flags, attributes_of, given_for
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import code_of_interrupt
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
-from s3pool.cli.output import is_terminal
+from s3pool.cli.output import code_of_interrupt, is_terminal
 from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
-from s3pool.cli.selection import AUTO, add_at_flag, add_fact_flags, add_glob_flag, add_listing_flags
-from s3pool.cli.sharding import add_shard_flags
+from s3pool.cli.selection import AUTO, add_at_flag, add_fact_flags, add_glob_flag, add_listing_flags, add_shard_flags
 from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE
@@ -174,7 +172,7 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     With ``to_stdout`` the bytes of an object go to stdout.
     """
     if ctx.part is not None:
-        from s3pool.cli.part import PartProgress
+        from s3pool.cli.progress import PartProgress
 
         progress = PartProgress(ctx.part)
         yield progress, ctx.part.shows_lines

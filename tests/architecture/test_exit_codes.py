@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from s3pool import errors
-from s3pool.cli import exit_codes
+from s3pool.cli.output import TABLE, exit_code_for
 from s3pool.errors import S3PoolError
 from tests.support.run_cli import CliRunner
 
@@ -54,34 +54,34 @@ def make(kind: type[S3PoolError]) -> S3PoolError:
 @pytest.mark.parametrize("kind", sorted(set(iter_classes()), key=lambda kind: kind.__name__))
 def test_every_error_has_an_exit_code_of_the_table(kind: type[S3PoolError]) -> None:
     """A script that reads the manual must know every code that it can meet."""
-    code = exit_codes.exit_code_for(make(kind))
+    code = exit_code_for(make(kind))
 
-    assert code in dict(exit_codes.TABLE)
+    assert code in dict(TABLE)
     assert 0 != code
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_error_ends_with_its_code(name: str) -> None:
     """These are what scripts rely on; they never change."""
-    assert EXPECTED[name] == exit_codes.exit_code_for(make(getattr(errors, name)))
+    assert EXPECTED[name] == exit_code_for(make(getattr(errors, name)))
 
 
 def test_interrupt_ends_as_shells_report_it() -> None:
     """128 and the signal's number."""
-    assert 130 == exit_codes.exit_code_for(KeyboardInterrupt())
+    assert 130 == exit_code_for(KeyboardInterrupt())
 
 
 def test_table_holds_every_code() -> None:
     """In ascending order, each once, each explained."""
-    assert EXPECTED_CODES == [code for code, _ in exit_codes.TABLE]
-    assert all(meaning for _, meaning in exit_codes.TABLE)
+    assert EXPECTED_CODES == [code for code, _ in TABLE]
+    assert all(meaning for _, meaning in TABLE)
 
 
 def test_help_shows_the_table(run_cli: CliRunner) -> None:
     """The same words in the same order."""
     shown = re.findall(r"^ +(\d+) +(.+)$", run_cli("help").out.partition("exit codes:")[2], re.MULTILINE)
 
-    assert [(str(code), meaning) for code, meaning in exit_codes.TABLE] == shown
+    assert [(str(code), meaning) for code, meaning in TABLE] == shown
 
 
 def test_manual_shows_the_table() -> None:
@@ -94,8 +94,6 @@ def test_manual_shows_the_table() -> None:
     shown = [(int(code), " ".join(text.replace("\\-", "-").split()).lower()) for code, text in rows]
 
     assert EXPECTED_CODES == [code for code, _ in shown]
-    assert [meaning for _, meaning in exit_codes.TABLE] == [
-        meaning
-        for (_, meaning), (_, text) in zip(exit_codes.TABLE, shown, strict=True)
-        if text.startswith(meaning.lower())
+    assert [meaning for _, meaning in TABLE] == [
+        meaning for (_, meaning), (_, text) in zip(TABLE, shown, strict=True) if text.startswith(meaning.lower())
     ]

@@ -133,9 +133,9 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "speedtest": (("measure",), ("workload",), ("bench",)),
     "cli": (
-        ("catalog", "exit_codes", "output", "parser", "progress", "attributes"),
+        ("catalog", "output", "parser", "progress", "attributes"),
         ("context", "formats", "logs", "tables"),
-        ("outcomes", "selection", "sharding"),
+        ("outcomes", "selection"),
         ("search", "transfers"),
         ("commands",),
         ("main",),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DONE
+from s3pool.cli.output import DONE
 from s3pool.cli.parser import Command
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted

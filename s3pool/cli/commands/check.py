@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from s3pool.cli.commands import diff
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DONE, FAILED, combined, exit_code_for
 from s3pool.cli.outcomes import print_summary
+from s3pool.cli.output import DONE, FAILED, combined, exit_code_for
 from s3pool.errors import NotFoundError, S3PoolError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path, name_bytes

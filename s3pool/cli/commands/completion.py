@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3pool.cli.catalog import ALL, SUMMARIES
-from s3pool.cli.context import Context
+from s3pool.cli.context import NAMED, Context
 from s3pool.cli.parser import command_in, command_parser, top_parser
-from s3pool.cli.pool_paths import NAMED
 from s3pool.errors import S3PoolError
 from s3pool.location import S3Path, parse_s3
 
@@ -173,7 +173,7 @@ def _paths(
     if "/" not in text:
         yield from _starting(text, ("s3/",))  # before the file of profiles, which may be broken
     profiles = [name for name in _profiles(before, ctx) if not (with_local and os.path.lexists(name))]
-    heads = [f"{name}/" for name in filter(NAMED.fullmatch, profiles) if name != "s3"]
+    heads = [f"{name}/" for name in filter(re.compile(NAMED).fullmatch, profiles) if name != "s3"]
     head = next(filter(text.startswith, ("s3://", "s3/", *heads)), "")
     if not head:
         yield from _starting(text, heads)

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from s3pool.cli import exit_codes
 from s3pool.cli.context import Context
+from s3pool.cli.output import DONE, SKIPPED
 from s3pool.config.importers import ConfigPlace, FoundProfile, add_profiles, find_profiles, read_document
 from s3pool.config.options import Config
 from s3pool.config.yaml_file import PROFILES
@@ -114,7 +114,7 @@ def import_profiles(args: Namespace, ctx: Context) -> int:
         _tell(found, state, path, ctx)
     if changed:
         ctx.out.remark(f"{path}: use {next(iter(changed))}/BUCKET/KEY or --profile NAME, or set default_profile")
-    return exit_codes.SKIPPED if any(state == KEPT for _, state in states) else exit_codes.DONE
+    return SKIPPED if any(state == KEPT for _, state in states) else DONE
 
 
 def _tell(found: FoundProfile, state: str, path: str, ctx: Context) -> None:

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import filterfalse
 
-from s3pool.cli import exit_codes, transfers
+from s3pool.cli import transfers
 from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish, store_directories_kept
 from s3pool.cli.parser import FILTERS, Command, positive_int, section
-from s3pool.cli.selection import Past, fact_filter, list_mode
-from s3pool.cli.sharding import by_processes, shard_of
+from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import LocalPath, Location, S3Path, StdStream, dest_for, has_glob
@@ -208,7 +207,7 @@ def _copy_stream(ends: tuple[Location, Location], args: argparse.Namespace, ctx:
         summary.add(outcome)
         if not to_stdout:
             tell(outcome)
-    return exit_codes.DONE if to_stdout else finish(summary, ctx)
+    return 0 if to_stdout else finish(summary, ctx)
 
 
 def _move_bytes(source: Location, target: Location, context: TransferContext, ctx: Context, version_id: str) -> Outcome:

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import print_summary
+from s3pool.cli.output import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import add_filter_flags, executor_for, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError

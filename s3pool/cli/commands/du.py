@@ -9,12 +9,10 @@ from itertools import chain, groupby, takewhile
 from typing import NamedTuple
 
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DONE
 from s3pool.cli.formats import USAGE_COLUMNS, Entry, check_csv, entry_name, entry_record, human_size
-from s3pool.cli.output import escape
+from s3pool.cli.output import DONE, escape
 from s3pool.cli.parser import Command, natural_int, positive_int
-from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
-from s3pool.cli.sharding import Looking, add_looking_flags
+from s3pool.cli.selection import DELIMITER, Looking, Selection, add_looking_flags, iter_selected_pages
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, name_bytes
 from s3pool.model import ListPage, ObjectInfo

@@ -9,8 +9,7 @@ from operator import attrgetter
 from s3pool.cli import formats, search
 from s3pool.cli.context import Context
 from s3pool.cli.parser import natural_int
-from s3pool.cli.selection import Selection, add_fact_flags, fact_filter
-from s3pool.cli.sharding import Looking, add_looking_flags
+from s3pool.cli.selection import Looking, Selection, add_fact_flags, add_looking_flags, fact_filter
 from s3pool.errors import UsageError
 from s3pool.interrupts import signals_held
 from s3pool.location import S3Path

@@ -9,11 +9,9 @@ from operator import add
 from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.cli import formats
-from s3pool.cli.exit_codes import DONE
-from s3pool.cli.output import SUMMARY_RECORD, escape
+from s3pool.cli.output import DONE, SUMMARY_RECORD, escape
 from s3pool.cli.parser import natural_int
-from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages, select
-from s3pool.cli.sharding import Looking, add_looking_flags
+from s3pool.cli.selection import DELIMITER, Looking, Selection, add_looking_flags, iter_selected_pages, select
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes, rooted
 from s3pool.model import BucketInfo, ListPage, ObjectInfo, UploadInfo, format_iso_time

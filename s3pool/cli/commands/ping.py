@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from s3pool.cli import exit_codes
 from s3pool.cli.context import Context
 from s3pool.cli.formats import format_stamp
-from s3pool.cli.output import Output
+from s3pool.cli.output import DENIED, DONE, NO_ENDPOINT, Output
 from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import live_lines, table
 from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
@@ -54,8 +53,8 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         for results in _rounds(args, ctx):
             show(results)
     if any(result.keys == REFUSED for result in results):
-        return exit_codes.DENIED
-    return exit_codes.DONE if any(result.is_alive for result in results) else exit_codes.NO_ENDPOINT
+        return DENIED
+    return DONE if any(result.is_alive for result in results) else NO_ENDPOINT
 
 
 def _rounds(args: argparse.Namespace, ctx: Context) -> Iterator[list[ProbeResult]]:

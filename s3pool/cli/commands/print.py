@@ -11,7 +11,7 @@ from shutil import which
 from s3pool import __version__
 from s3pool.cli.context import Context
 from s3pool.cli.parser import Command, positive_int
-from s3pool.cli.sharding import make_plan
+from s3pool.cli.selection import make_plan
 from s3pool.errors import UsageError
 from s3pool.location import LocalPath, S3Path
 from s3pool.shard import plan_record

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from s3pool.cli import exit_codes
+from s3pool.cli.output import DONE, FAILED
 from s3pool.cli.parser import add_removed_flag, argparse_settings
 from s3pool.config.options import Config
 from s3pool.proxy.readers import Address
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         from s3pool.cli.commands.print import page
 
         ctx.out.line(page("systemd").rstrip("\n"))
-        return exit_codes.DONE
+        return DONE
     first = [ctx.config]
 
     def load() -> tuple[Config, ProxySettings]:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, ctx: Context) -> int:
         return config, settings_of(args, config)
 
     end = _serve_many(load, ctx) if settings_of(args, ctx.config).processes > 1 else _serve(load, ctx)
-    return SIGNAL_BASE + end.signal if end.is_clean else exit_codes.FAILED
+    return SIGNAL_BASE + end.signal if end.is_clean else FAILED
 
 
 def _serve(load: LoadConfig, ctx: Context) -> End:

@@ -9,8 +9,17 @@ from itertools import chain
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish
 from s3pool.cli.parser import FILTERS, section
-from s3pool.cli.selection import AUTO, add_fact_flags, add_glob_flag, add_listing_flags, fact_filter, list_mode
-from s3pool.cli.sharding import add_shard_flags, by_processes, shard_of
+from s3pool.cli.selection import (
+    AUTO,
+    add_fact_flags,
+    add_glob_flag,
+    add_listing_flags,
+    add_shard_flags,
+    by_processes,
+    fact_filter,
+    list_mode,
+    shard_of,
+)
 from s3pool.cli.transfers import add_filter_flags, passes, remove
 from s3pool.errors import RefusedError, UsageError
 from s3pool.filters import NameFilter

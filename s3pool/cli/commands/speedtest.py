@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from s3pool.cli import exit_codes
 from s3pool.cli.context import Context
+from s3pool.cli.output import DONE, FAILED
 from s3pool.cli.parser import positive_int, seconds, size_in_bytes
 from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
 from s3pool.errors import S3PoolError, UsageError, is_pool_dead
@@ -95,7 +95,7 @@ def _measure(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
             results += rows
         _show_findings(results, ctx)
     failed = any(result.errors for result in results)
-    return exit_codes.FAILED if failed or ending else exit_codes.DONE
+    return FAILED if failed or ending else DONE
 
 
 def _plan(args: argparse.Namespace, ctx: Context) -> BenchPlan:
@@ -149,7 +149,7 @@ def _rehearse(place: S3Path, plan: BenchPlan, args: argparse.Namespace, ctx: Con
             "keep": args.keep,
         },
     )
-    return exit_codes.DONE
+    return DONE
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
         limit = format_duration(args.duration)
         text = f"speedtest: list {ctx.out.escape(path.text)} by {', '.join(names)}, for {limit} each at most"
         ctx.out.act(text, {"type": "speedtest_plan", "url": path.text, "jobs": list(jobs), "duration": args.duration})
-        return exit_codes.DONE
+        return DONE
     ways: list[Way] = []
     transport = ctx.session.transport
     for way in compare(
@@ -299,7 +299,7 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
     if not ctx.out.json:
         width = terminal_width() if ctx.out.is_tty else 0
         ctx.out.lines(fitted_table(WAY_HEADER, list(map(_way_cells, ways)), right=WAY_NUMBERS, width=width))
-    return exit_codes.DONE
+    return DONE
 
 
 def _way_name(way: Way) -> str:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 from s3pool.cli import transfers
 from s3pool.cli.attributes import given_for, warn_of_attributes
 from s3pool.cli.context import Context
-from s3pool.cli.exit_codes import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
-from s3pool.cli.output import message_of
+from s3pool.cli.output import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for, message_of
 from s3pool.cli.parser import STORED, argument_type, seconds, section
-from s3pool.cli.part import Part
-from s3pool.cli.selection import Past, fact_filter, list_mode
-from s3pool.cli.sharding import by_processes, shard_of
+from s3pool.cli.progress import Part
+from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import LocalFileError, RefusedError, UsageError
 from s3pool.filters import NameFilter, Names
 from s3pool.location import LocalPath, Location, S3Path

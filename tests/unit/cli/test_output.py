@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from s3pool.cli.output import Output, StdoutError, escape
+from s3pool.cli.output import Output, StdoutError, combined, escape
 from s3pool.errors import AccessDeniedError, ConnectError, UsageError
 
 
@@ -230,3 +230,22 @@ def test_colours_on_a_terminal(
     out = Output(stdout=Terminal(), stderr=io.StringIO(), color=color)
 
     assert painted == ("\x1b" in out.paint("x", "good"))
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([], 0),
+        ([0, 0], 0),
+        ([0, 3], 3),
+        ([3, 3], 3),
+        ([3, 4], 1),
+        ([6, 0], 6),
+        ([6, 3], 3),
+        ([6, 3, 4], 1),
+        ([1, 3], 1),
+    ],
+)
+def test_many_operands_give_one_code(codes: list[int], expected: int) -> None:
+    """The one that all failures share; a skip counts less than a failure."""
+    assert expected == combined(codes)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import s3pool.cli.commands
-from s3pool.cli import exit_codes
 from s3pool.cli.catalog import ALL, MODULES
+from s3pool.cli.output import TABLE
 from s3pool.cli.parser import examples_of, help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
@@ -173,7 +173,7 @@ def test_help_has_the_table_of_exit_codes() -> None:
     """The same table as in the code."""
     lines = [" ".join(line.split()) for line in help_text().splitlines()]
 
-    assert all(f"{code} {meaning}" in lines for code, meaning in exit_codes.TABLE)
+    assert all(f"{code} {meaning}" in lines for code, meaning in TABLE)
 
 
 def test_help_names_all_commands_and_global_flags() -> None:

@@ -63,7 +63,7 @@ class Context:
     def config(self) -> Config:
         """Return the configuration in effect."""
         if self._config is None:
-            from s3pool.config.sources import FOUND_ORIGIN
+            from s3pool.config.files import FOUND_ORIGIN
 
             self._config = self.reload_config()
             if self._on_config is not None:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from s3pool.config.files import SourceFile, is_present, read_source
 from s3pool.config.options import Setting
-from s3pool.config.sources import SourceFile, is_present, read_source
 from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.errors import ConfigError
 

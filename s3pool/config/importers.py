@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from s3pool.config.aws_files import read_ini
-from s3pool.config.sources import SourceFile, is_present, read_source
+from s3pool.config.files import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    SourceFile,
+    is_present,
+    load_config_file,
+    parse_yaml,
+    read_source,
+)
 from s3pool.config.values import FALSE_WORDS
-from s3pool.config.yaml_file import DEFAULT_PROFILE, PROFILES, load_config_file, parse_yaml
 from s3pool.errors import ConfigError, describe_os_error
 
 AWS_URL = "https://s3.{region}.amazonaws.com"

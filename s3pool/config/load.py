@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3pool.config import sources
+from s3pool.config.files import (
+    FOUND_ORIGIN,
+    PLACES,
+    ConfigFile,
+    check_keys,
+    is_present,
+    load_config_file,
+    load_env_file,
+    why_not_read,
+)
 from s3pool.config.options import CONFIG_FILE, DEFAULT_ORIGIN, ENV_FILE, PROFILE, Config, Option, Setting, SourceOption
 from s3pool.config.values import TRUE_WORDS, KeySource
-from s3pool.config.yaml_file import ConfigFile, load_config_file
 from s3pool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ T = TypeVar("T")
 Layer = Mapping[str, Setting]
 
 ENV_ORIGIN = "environment"
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
 RESERVED_FILES = 64  # descriptors kept from the connections: standard streams, files, logs
 UNKNOWN_FILE_LIMIT = 1024  # assumed where the system claims to have no limit
 CREDENTIALS = (Config.access_key, Config.secret_key, Config.session_token)
@@ -83,49 +92,49 @@ class _Loader:
         self._origins: dict[str, str] = {}
         self._warnings: list[str] = []
         self._layers: list[Layer] = []
-        self._env_path = ""
+        self._env_path, self._dotenv = "", dict[str, str]()
+        self._file, self._profile = ConfigFile(), ""
         self._key_source: KeySource | None = None
-        self._has_own_aws_profile = self._has_aws_config = False
 
     def load_file(self) -> ConfigFile:
-        """Read the configuration file alone."""
-        return self._load_config_file(self._load_env_file()[1].values)
+        """Read the configuration file, and what may name it."""
+        self._load_env_file()
+        name, named_by = self._first_name(CONFIG_FILE)
+        self._origins[CONFIG_FILE.name] = named_by or DEFAULT_ORIGIN
+        path = self._path(name) if named_by else next(filter(is_present, self._default_config_paths()), "")
+        return load_config_file(path, named_by=named_by) if path else ConfigFile()
 
     def load(self) -> Config:
-        env_path, env_file = self._load_env_file()
-        self._env_path = env_path
-        dotenv = env_file.values
-        self._warnings += env_file.warnings
-        asked, asked_by = self._first_name(PROFILE, dotenv)
-        file = self._load_config_file(dotenv)
+        self._file = file = self.load_file()
         self._warnings += file.warnings
+        asked, asked_by = self._first_name(PROFILE)
         # What the file does not know may be meant for AWS's files alone.
-        is_of_aws = bool(asked) and asked not in file.profiles and self._is_aws_profile(asked, dotenv)
-        profile = asked if is_of_aws else file.choose(asked)
-        self._origins[PROFILE.name] = asked_by or (file.path if profile else DEFAULT_ORIGIN)
-        ignores = any(values.get(IGNORE_ENDPOINTS, "").lower() in TRUE_WORDS for values in (self._environ, dotenv))
+        is_of_aws = bool(asked) and asked not in file.profiles and self._is_aws_profile(asked)
+        self._profile = asked if is_of_aws else file.choose(asked)
+        self._origins[PROFILE.name] = asked_by or (file.path if self._profile else DEFAULT_ORIGIN)
+        ignores = any(
+            values.get(IGNORE_ENDPOINTS, "").lower() in TRUE_WORDS for values in (self._environ, self._dotenv)
+        )
         given = [
             _flag_layer(self._flags),
-            sources.layer_from_environ(Config.OPTIONS, sources.heeded(self._environ, ignores), source=ENV_ORIGIN),
-            sources.layer_from_environ(Config.OPTIONS, sources.heeded(dotenv, ignores), source=f"{env_path}:"),
+            _layer_of(self._environ, ENV_ORIGIN, ignores_endpoints=ignores),
+            _layer_of(self._dotenv, f"{self._env_path}:", ignores_endpoints=ignores),
         ]
-        own = file.profiles.get(profile, {})
+        own = file.profiles.get(self._profile, {})
         if self._own_pool:
-            given = [sources.only(own, (*IDENTITY, *TRUST)), *sources.without(given, *IDENTITY)]
+            given = [_only(own, (*IDENTITY, *TRUST)), *_without(given, *IDENTITY)]
         self._layers = [*given, own, file.common]
-        aws = self._aws_files(dotenv, profile=profile)
-        values = self._credentials(aws, sign=self._get(Config.sign))
-        self._watch_keys(file, profile, dotenv)
-        self._add_aws_settings(aws, ignores_endpoints=ignores)
-        return self._settle(file, values, env_path=env_path, profile=profile, proxy=self._proxy(file, profile, dotenv))
+        values = self._credentials(sign=self._get(Config.sign))
+        self._watch_keys()
+        self._add_aws_settings(ignores_endpoints=ignores)
+        return self._settle(values)
 
-    def _settle(
-        self, file: ConfigFile, values: dict[str, object], *, env_path: str, profile: str, proxy: Mapping[str, object]
-    ) -> Config:
+    def _settle(self, values: dict[str, object]) -> Config:
+        proxy = self._proxy()
         rest = [option for option in Config.OPTIONS if option not in CREDENTIALS]
         values.update({option.attribute: self._get(option) for option in rest})
         config = Config(**values)
-        self._check_env_file(file, config)
+        self._check_env_file(config)
         zones = sorted({endpoint.zone for endpoint in config.endpoints if endpoint.zone})
         if config.zone and config.endpoints and config.zone not in zones:
             known = f"there are: {', '.join(zones)}" if zones else "endpoints name theirs with ;zone=NAME"
@@ -134,9 +143,9 @@ class _Loader:
         values[Config.max_connections.attribute] = self._max_connections(config)
         return config.replace(
             **values,
-            profile=profile,
-            config_file=file.path,
-            env_file=env_path,
+            profile=self._profile,
+            config_file=self._file.path,
+            env_file=self._env_path,
             proxy=proxy,
             origins=dict(self._origins),
             warnings=tuple(self._warnings),
@@ -144,20 +153,21 @@ class _Loader:
             key_source=self._key_source,
         )
 
-    def _check_env_file(self, file: ConfigFile, config: Config) -> None:
+    def _check_env_file(self, config: Config) -> None:
         """Refuse to send keys from elsewhere where a `.env` found in the directory points."""
         source = self._key_source
-        if self._origins[ENV_FILE.name] != sources.FOUND_ORIGIN or (config.credentials is None and source is None):
+        if not self._is_env_file_found or (config.credentials is None and source is None):
             return
-        is_chosen = any(
-            self._origins[source.name].startswith(f"{self._env_path}:") for source in (CONFIG_FILE, PROFILE)
-        )
-        unused = {Config.insecure.name: not config.insecure}
-        unused[Config.sts_endpoint.name] = not self._uses_sts
-        places = [place for place in sources.PLACES if not unused.get(place, False)]
-        sources.check_keys(
-            self._origins, env_path=self._env_path, config_path=file.path if is_chosen else "", places=places
-        )
+        is_chosen = any(self._origins[each.name].startswith(f"{self._env_path}:") for each in (CONFIG_FILE, PROFILE))
+        unused = {Config.insecure.name: not config.insecure, Config.sts_endpoint.name: not self._uses_sts}
+        places = [place for place in PLACES if not unused.get(place, False)]
+        config_path = self._file.path if is_chosen else ""
+        check_keys(self._origins, env_path=self._env_path, config_path=config_path, places=places)
+
+    @property
+    def _is_env_file_found(self) -> bool:
+        """Whether there is a `.env` that the user did not name."""
+        return self._origins[ENV_FILE.name] == FOUND_ORIGIN
 
     def _get(self, option: Option[T]) -> T:
         """Read an option from the first layer that has it, and note the origin."""
@@ -171,7 +181,7 @@ class _Loader:
     def _rank(self, option: Option[Any]) -> int:
         return next((rank for rank, layer in enumerate(self._layers) if option.name in layer), len(self._layers))
 
-    def _first_name(self, source: SourceOption, dotenv: Mapping[str, str]) -> tuple[str, str]:
+    def _first_name(self, source: SourceOption) -> tuple[str, str]:
         """Return the name of a file or profile and its origin, from flag, environment and `.env`."""
         if source.name in self._flags:
             value = self._flags[source.name]
@@ -180,8 +190,8 @@ class _Loader:
             return value, f"flag {source.flag}"
         if self._environ.get(source.env):
             return self._environ[source.env], f"{ENV_ORIGIN} {source.env}"
-        if dotenv.get(source.env):
-            return dotenv[source.env], f"{self._env_path}: {source.env}"
+        if self._dotenv.get(source.env):
+            return self._dotenv[source.env], f"{self._env_path}: {source.env}"
         return "", ""
 
     def _path(self, text: str) -> str:
@@ -189,26 +199,18 @@ class _Loader:
             text = self._home + text[1:]
         return os.path.join(self._cwd, text)
 
-    def _load_env_file(self) -> tuple[str, sources.EnvFile]:
-        name, named_by = self._first_name(ENV_FILE, {})
+    def _load_env_file(self) -> None:
+        name, named_by = self._first_name(ENV_FILE)
         path = self._path(name or ".env")
-        if not named_by and not sources.is_present(path):
+        if not named_by and not is_present(path):
             self._origins[ENV_FILE.name] = DEFAULT_ORIGIN
-            return "", sources.EnvFile({})
-        if not named_by and (why := sources.why_not_read(path)):
+        elif not named_by and (why := why_not_read(path)):
             self._origins[ENV_FILE.name] = f"not read: {why}"
-            warning = f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}"
-            return "", sources.EnvFile({}, (warning,))
-        self._origins[ENV_FILE.name] = named_by or sources.FOUND_ORIGIN
-        return path, sources.load_env_file(path, named_by=named_by)
-
-    def _load_config_file(self, dotenv: Mapping[str, str]) -> ConfigFile:
-        name, named_by = self._first_name(CONFIG_FILE, dotenv)
-        self._origins[CONFIG_FILE.name] = named_by or DEFAULT_ORIGIN
-        if named_by:
-            return load_config_file(self._path(name), named_by=named_by)
-        path = next((path for path in self._default_config_paths() if sources.is_present(path)), "")
-        return load_config_file(path) if path else ConfigFile()
+            self._warnings.append(f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}")
+        else:
+            self._origins[ENV_FILE.name], self._env_path = named_by or FOUND_ORIGIN, path
+            self._dotenv, warnings = load_env_file(path, named_by=named_by)
+            self._warnings += warnings
 
     def _default_config_paths(self) -> Iterator[str]:
         if self._home:
@@ -220,78 +222,78 @@ class _Loader:
         elif self._home:
             yield os.path.join(self._home, ".config", "s3pool", "config.yaml")
 
-    def _aws_path(self, variable: str, dotenv: Mapping[str, str]) -> str:
-        name = AWS_FILE_VARIABLES[variable]
-        text = self._environ.get(variable) or dotenv.get(variable) or os.path.join("~", ".aws", name)
-        return self._path(text)
+    def _aws_paths(self) -> tuple[str, str]:
+        """Return the paths of AWS's files of keys and of settings."""
+        keys, settings = (
+            self._path(self._variable(variable) or os.path.join("~", ".aws", name))
+            for variable, name in AWS_FILE_VARIABLES.items()
+        )
+        return keys, settings
 
-    def _is_aws_profile(self, name: str, dotenv: Mapping[str, str]) -> bool:
-        credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
-        if not sources.is_present(credentials) and not sources.is_present(config):
+    def _variable(self, name: str) -> str:
+        return self._environ.get(name) or self._dotenv.get(name) or ""
+
+    def _is_aws_profile(self, name: str) -> bool:
+        paths = self._aws_paths()
+        if not any(map(is_present, paths)):
             return False
         from s3pool.config.aws_files import has_profile
 
-        return has_profile(credentials, config, name)
+        return has_profile(*paths, name)
 
-    def _aws_files(self, dotenv: Mapping[str, str], *, profile: str) -> Callable[[], AwsFiles]:
-        """Return what makes the reader of AWS's files: most have set all that is asked of them elsewhere."""
-        named = self._environ.get("AWS_PROFILE") or dotenv.get("AWS_PROFILE") or ""
-        # Where AWS's files have no profile named like ours, AWS_PROFILE counts, as in every AWS tool.
-        is_twin = bool(profile) and (PROFILE.name in self._flags or not named) and self._is_aws_profile(profile, dotenv)
-        is_found = self._origins[ENV_FILE.name] == sources.FOUND_ORIGIN
-        self._has_own_aws_profile = is_twin
-        credentials, config = (self._aws_path(variable, dotenv) for variable in AWS_FILE_VARIABLES)
-        self._has_aws_config = sources.is_present(config)
+    @property
+    def _has_own_aws_profile(self) -> bool:
+        """Whether AWS's files have a profile named like ours; else AWS_PROFILE counts, as in every AWS tool."""
+        is_asked = PROFILE.name in self._flags or not self._variable("AWS_PROFILE")
+        return bool(self._profile) and is_asked and self._is_aws_profile(self._profile)
 
-        def make() -> AwsFiles:
-            from s3pool.config.aws_files import AwsFiles
+    def _aws_files(self) -> AwsFiles:
+        from s3pool.config.aws_files import AwsFiles
 
-            return AwsFiles(
-                credentials,
-                config,
-                profile if is_twin else named or "default",
-                required=bool(named) and not is_twin,
-                # A file that was merely found may not tell where keys are, or what is run to get them.
-                environ=self._environ if is_found else {**dotenv, **self._environ},
-                home=self._home,
-            )
+        named, is_own = self._variable("AWS_PROFILE"), self._has_own_aws_profile
+        return AwsFiles(
+            *self._aws_paths(),
+            self._profile if is_own else named or "default",
+            required=bool(named) and not is_own,
+            # A file that was merely found may not tell where keys are, or what is run to get them.
+            environ=self._environ if self._is_env_file_found else {**self._dotenv, **self._environ},
+            home=self._home,
+        )
 
-        return make
-
-    def _add_aws_settings(self, aws: Callable[[], AwsFiles], *, ignores_endpoints: bool) -> None:
+    def _add_aws_settings(self, *, ignores_endpoints: bool) -> None:
         """Put what AWS's config file sets below all other layers.
 
         Endpoints of another profile than ours would mean another pool.
         """
         everywhere = self._find(Config.endpoints)
-        if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {sources.ENDPOINT_VARIABLE}"):
+        if self._uses_sts and everywhere is not None and everywhere.origin.endswith(f" {ENDPOINT_VARIABLE}"):
             self._layers = [*self._layers, {Config.sts_endpoint.name: everywhere}]  # it is for every service
         needed: list[Option[Any]] = [Config.region, Config.endpoints, *((Config.sts_endpoint,) * self._uses_sts)]
         needed += [Config.response_checksum_validation, Config.request_checksum_calculation]
-        if self._has_aws_config and any(self._find(option) is None for option in needed):
+        if is_present(self._aws_paths()[1]) and any(self._find(option) is None for option in needed):
             ignores = ignores_endpoints or (self._own_pool and not self._has_own_aws_profile)
-            self._layers = [*self._layers, aws().load_settings(ignores_endpoints=ignores)]
+            self._layers = [*self._layers, self._aws_files().load_settings(ignores_endpoints=ignores)]
 
     @property
     def _uses_sts(self) -> bool:
         return self._key_source is not None and self._key_source.kind in KEYS_BY_STS
 
-    def _watch_keys(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> None:
+    def _watch_keys(self) -> None:
         """Note where keys may change, or come from; what a file that was merely found names runs no program."""
         origins = [self._origins[option.name] for option in (Config.access_key, Config.secret_key)]
-        source = self._key_source
-        if file.path and all(origin.startswith(f"{file.path}:") for origin in origins):
-            self._key_source = KeySource("yaml", file.path, {"path": file.path, "profile": profile})
+        source, path = self._key_source, self._file.path
+        if path and all(origin.startswith(f"{path}:") for origin in origins):
+            self._key_source = KeySource("yaml", path, {"path": path, "profile": self._profile})
         elif source is not None and source.kind not in ("file", "instance"):
             self._origins.update(dict.fromkeys((Config.access_key.name, Config.secret_key.name), source.origin))
-            named = [name for name in AWS_FILE_VARIABLES if dotenv.get(name) and not self._environ.get(name)]
-            if named and self._origins[ENV_FILE.name] == sources.FOUND_ORIGIN:
+            named = [name for name in AWS_FILE_VARIABLES if self._dotenv.get(name) and not self._environ.get(name)]
+            if named and self._is_env_file_found:
                 raise ConfigError(
                     f"{self._env_path}: {named[0]} names a file that tells how to get keys ({source.origin}); "
                     f"if that is to be trusted, name it: --env-file {self._env_path}"
                 )
 
-    def _credentials(self, aws: Callable[[], AwsFiles], *, sign: bool) -> dict[str, object]:
+    def _credentials(self, *, sign: bool) -> dict[str, object]:
         """Return the values of the key pair and the token; empty when nothing is signed."""
         if not sign:
             for option in CREDENTIALS:
@@ -299,15 +301,15 @@ class _Loader:
                 self._origins[option.name] = f"{setting.origin}, not used: unsigned" if setting else DEFAULT_ORIGIN
             return {}
         if self._find(Config.access_key) is None and self._find(Config.secret_key) is None:
-            found = aws().load_keys()
+            found = self._aws_files().load_keys()
             # A session token from elsewhere belongs to another key.
-            self._layers = [*sources.without(self._layers, Config.session_token), found.layer]
+            self._layers = [*_without(self._layers, Config.session_token), found.layer]
             self._warnings += found.warnings
             self._key_source = found.source
         access_key, secret_key = self._get(Config.access_key), self._get(Config.secret_key)
         self._check_pair(access_key, secret_key)
         if self._rank(Config.session_token) > self._rank(Config.secret_key):
-            self._layers = sources.without(self._layers, Config.session_token)
+            self._layers = _without(self._layers, Config.session_token)
         return {"access_key": access_key, "secret_key": secret_key, "session_token": self._get(Config.session_token)}
 
     def _check_pair(self, access_key: str, secret_key: str) -> None:
@@ -357,10 +359,10 @@ class _Loader:
             self._origins[Config.max_connections.name] += f", bounded by the file limit of {files}"
         return min(config.max_connections, bound)
 
-    def _proxy(self, file: ConfigFile, profile: str, dotenv: Mapping[str, str]) -> Mapping[str, object]:
-        section = file.proxy_section(profile)
-        self._origins.update({f"proxy.{key}": f"{file.path}: proxy.{key}" for key in section})
-        for values, source in ((self._environ, ENV_ORIGIN), (dotenv, f"{self._env_path}:")):
+    def _proxy(self) -> Mapping[str, object]:
+        section = self._file.proxy_section(self._profile)
+        self._origins.update({f"proxy.{key}": f"{self._file.path}: proxy.{key}" for key in section})
+        for values, source in ((self._environ, ENV_ORIGIN), (self._dotenv, f"{self._env_path}:")):
             if values.get(PROXY_LISTEN):
                 self._origins["proxy.listen"] = f"{source} {PROXY_LISTEN}"
                 return {**section, "listen": values[PROXY_LISTEN]}
@@ -375,3 +377,25 @@ def _flag_layer(flags: Mapping[str, object]) -> Layer:
         if value is not None and not (option.switch is not None and value is False):
             layer[option.name] = Setting(value if option.switch is None else option.switch, f"flag {option.flag}")
     return layer
+
+
+def _layer_of(values: Mapping[str, str], source: str, *, ignores_endpoints: bool) -> Layer:
+    """Return the settings of variables: of an option's names the first that is set and not empty."""
+    layer = {}
+    for option in Config.OPTIONS:
+        names = (name for name in option.env if not (ignores_endpoints and name.startswith(ENDPOINT_VARIABLE)))
+        if name := next(filter(values.get, names), ""):
+            layer[option.name] = Setting(values[name], f"{source} {name}")
+    return layer
+
+
+def _without(layers: Sequence[Mapping[str, Setting]], *options: Option[Any]) -> list[Mapping[str, Setting]]:
+    """Return layers without some options."""
+    names = {option.name for option in options}
+    return [{name: setting for name, setting in layer.items() if name not in names} for layer in layers]
+
+
+def _only(layer: Mapping[str, Setting], options: Sequence[Option[Any]]) -> Mapping[str, Setting]:
+    """Return some options of a layer."""
+    names = {option.name for option in options}
+    return {name: setting for name, setting in layer.items() if name in names}

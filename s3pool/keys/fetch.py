@@ -15,9 +15,9 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from s3pool.body import BytesBody
 from s3pool.config.aws_files import read_pair
+from s3pool.config.files import load_config_file
 from s3pool.config.options import NO_CREDENTIALS_MESSAGE, Config
 from s3pool.config.values import KeySource
-from s3pool.config.yaml_file import load_config_file
 from s3pool.endpoint import Credentials, Keys
 from s3pool.errors import ConfigError, CredentialsError, ProtocolError, describe_os_error
 from s3pool.pool.connections import ConnectionSettings, make_tls_context

@@ -15,7 +15,7 @@ from socketserver import BaseRequestHandler, TCPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from s3pool.config.sources import read_source
+from s3pool.config.files import read_source
 from s3pool.errors import ConfigError
 from s3pool.proxy.admin_page import AdminPage, PoolHistory
 from s3pool.proxy.client_address import refuse_foreign_pages

@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from s3pool.config.files import parse_yaml, read_source
 from s3pool.config.options import DEFAULT_ORIGIN, Config
-from s3pool.config.sources import read_source
-from s3pool.config.yaml_file import parse_yaml
 from s3pool.dialect import HABITS, MINIO_NAME, RGW_NAME
 from s3pool.errors import ConfigError
 from s3pool.model import Credentials, Endpoint, Request

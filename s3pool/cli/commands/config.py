@@ -9,9 +9,9 @@ from typing import Any
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import DONE, SKIPPED
+from s3pool.config.files import PROFILES
 from s3pool.config.importers import ConfigPlace, FoundProfile, add_profiles, find_profiles, read_document
 from s3pool.config.options import Config
-from s3pool.config.yaml_file import PROFILES
 from s3pool.errors import ConfigError, S3PoolError
 
 EXAMPLES = ("config", "config --profile old", "config import mc --dry-run")

@@ -76,7 +76,7 @@ def _serve_many(load: LoadConfig, ctx: Context) -> End:
 
 def settings_of(args: argparse.Namespace, config: Config) -> ProxySettings:
     """Return the proxy's settings from flags and configuration."""
-    from s3pool.config.sources import FOUND_ORIGIN, check_keys
+    from s3pool.config.files import FOUND_ORIGIN, check_keys
 
     flags = {option.name: getattr(args, option.dest) for option in ProxySettings.OPTIONS if option.flag}
     if not args.listen and config.credentials is not None and config.origins["env_file"] == FOUND_ORIGIN:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s3pool.config.yaml_file import ConfigFile, load_config_file
+from s3pool.config.files import ConfigFile, load_config_file
 from s3pool.errors import ConfigError
 
 # The samples of the first s3pool, which people have.

@@ -180,8 +180,7 @@ def _parse_s3_text(text: str, default_bucket: str) -> S3Path:
 def check_bucket_name(bucket: str) -> None:
     """Refuse what no server takes, and no more: RGW is wider than AWS.
 
-    Raises:
-        UsageError: it is empty, too long, a dot name, or holds ``/``, globs or control characters.
+    Raises UsageError: it is empty, too long, a dot name, or holds ``/``, globs or control characters.
 
     Source: Ceph RGW, valid_s3_bucket_name with rgw_relaxed_s3_bucket_names.
     """

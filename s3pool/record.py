@@ -34,8 +34,7 @@ else:
     def dataclass(*, frozen=False, slots=False, eq=True):
         """Make a class of values: see dataclasses.dataclass. ``slots=True`` is required.
 
-        Raises:
-            TypeError: the class needs a feature that this decorator does not have.
+        Raises TypeError: the class needs a feature that this decorator does not have.
         """
 
         def decorate(cls):

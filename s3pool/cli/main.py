@@ -10,19 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3pool import __version__
-from s3pool.cli.output import (
-    BROKEN_PIPE,
-    DONE,
-    FAILED,
-    HUNG_UP,
-    TERMINATED,
-    USAGE,
-    Output,
-    StdoutError,
-    Terminated,
-    code_of_interrupt,
-    exit_code_for,
-)
+from s3pool.cli import output
+from s3pool.cli.output import Output, StdoutError
 from s3pool.errors import S3PoolError, UsageError
 from s3pool.interrupts import signals_raise
 
@@ -36,8 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_LOG_LEVEL = "warning"
 STANDARD_DESCRIPTORS = (0, 1, 2)
 SIGNALS = (
-    (signal.SIGTERM, lambda: Terminated(TERMINATED)),
-    (signal.SIGHUP, lambda: Terminated(HUNG_UP)),
+    (signal.SIGTERM, lambda: output.Terminated(output.TERMINATED)),
+    (signal.SIGHUP, lambda: output.Terminated(output.HUNG_UP)),
     (signal.SIGINT, KeyboardInterrupt),
 )
 COLLECT_AFTER = 10_000  # new objects; loading modules makes many objects and no garbage
@@ -92,7 +81,7 @@ def main_of_part() -> int:
         import s3pool.session  # noqa: F401
 
         words = part.wait_for_start()
-        return _run(words, Output(), environ=os.environ, part=part) if words else DONE
+        return _run(words, Output(), environ=os.environ, part=part) if words else output.DONE
 
 
 def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Part | None = None) -> int:
@@ -101,17 +90,17 @@ def _run(words: list[str], out: Output, *, environ: Mapping[str, str], part: Par
     try:
         args = parse(words)
     except HelpRequested as request:
-        return DONE if _shows_page(request.page) else _print(request.text, out)
+        return output.DONE if _shows_page(request.page) else _print(request.text, out)
     except UsageError as exc:
         out.error(exc)
-        return USAGE
+        return output.USAGE
     if getattr(args, "version", False):
         return _print(f"s3pool {__version__}", out)
     if not args.command:
         for line in overview().splitlines():
             out.note(line)
         out.error(UsageError("no command was given; see s3pool --help"))
-        return USAGE
+        return output.USAGE
     return _run_command(args, words, environ=environ, part=part)
 
 
@@ -176,7 +165,7 @@ def _failed(exc: Exception, out: Output) -> int:
             logging.getLogger(__name__).debug("this should not have happened", exc_info=exc)
     except StdoutError as lost:
         return _lost_stdout(lost, out)
-    return exit_code_for(exc)
+    return output.exit_code_for(exc)
 
 
 def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
@@ -186,16 +175,16 @@ def _interrupted(exc: KeyboardInterrupt, out: Output) -> int:
         _abandon_stdout(out)
         if not lost.broken_pipe:
             out.error(lost)
-    out.remark("terminated" if isinstance(exc, Terminated) else "interrupted")
-    return code_of_interrupt(exc)
+    out.remark("terminated" if isinstance(exc, output.Terminated) else "interrupted")
+    return output.code_of_interrupt(exc)
 
 
 def _lost_stdout(exc: StdoutError, out: Output) -> int:
     _abandon_stdout(out)
     if exc.broken_pipe:
-        return BROKEN_PIPE
+        return output.BROKEN_PIPE
     out.error(exc)
-    return FAILED
+    return output.FAILED
 
 
 def _abandon_stdout(out: Output) -> None:
@@ -229,7 +218,7 @@ def _print_stats(args: argparse.Namespace, ctx: Context) -> None:
 def _print(text: str, out: Output) -> int:
     out.line(text.rstrip("\n"))
     out.flush()
-    return DONE
+    return output.DONE
 
 
 def _occupy_standard_descriptors() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from s3pool.cli.attributes import add_hint
 from s3pool.cli.context import Context
 from s3pool.cli.output import DENIED, DONE, FAILED, NOT_FOUND, SUMMARY_RECORD, USAGE, combined, exit_code_for
-from s3pool.cli.progress import BarProgress
 from s3pool.errors import S3PoolError, StoppedError, UnusableAnswerError
 from s3pool.transfer.attributes import words_of
-from s3pool.transfer.context import Progress, TransferContext
+from s3pool.transfer.context import TransferContext
 from s3pool.transfer.tasks import ARCHIVED, SKIPPED, DeleteTask, Outcome, Problem, Summary
 from s3pool.transfer.tasks import DONE as TASK_DONE
 from s3pool.units import format_duration, format_size
@@ -22,11 +20,10 @@ NO_FIELDS: Mapping[str, object] = {}
 class OutcomePrinter:
     """Prints the outcome of each task; used by the main thread alone."""
 
-    def __init__(self, ctx: Context, progress: Progress, *, lines: bool) -> None:
+    def __init__(self, ctx: Context, *, lines: bool) -> None:
         self._out = ctx.out
         self._act = "move" if ctx.args.command == "mv" else "copy"
         self._args = ctx.args if "storage_class" in ctx.args else None
-        self._progress = progress
         self._lines = lines
 
     def __call__(self, outcome: Outcome) -> None:
@@ -44,8 +41,7 @@ class OutcomePrinter:
             return
         if self._args is not None:
             add_hint(error, self._args)
-        with bars_paused(self._progress):
-            self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
+        self._out.error(error, op=task.op, source=task.source, target=task.target, of_one=True)
 
     def _print_done(self, outcome: Outcome) -> None:
         task = outcome.task
@@ -79,19 +75,8 @@ class OutcomePrinter:
 
         task = outcome.task
         if outcome.done.skipped == ARCHIVED:
-            with bars_paused(self._progress):
-                self._out.remark(f"{task.source} was left out: {ARCHIVED}", source=task.source, target=task.target)
+            self._out.remark(f"{task.source} was left out: {ARCHIVED}", source=task.source, target=task.target)
         logging.getLogger(__name__).info("%s: not copied: %s", task.source, outcome.done.skipped)
-
-
-@contextmanager
-def bars_paused(progress: Progress | None) -> Iterator[None]:
-    """Remove the bars, if there are any, while something else is written to the terminal."""
-    if isinstance(progress, BarProgress):
-        with progress.paused():
-            yield
-    else:
-        yield
 
 
 def finish(

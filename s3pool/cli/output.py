@@ -7,27 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO
 
-from s3pool.errors import (
-    AccessDeniedError,
-    ConfigError,
-    ConnectError,
-    CredentialsError,
-    JournalLockedError,
-    LocalNotFoundError,
-    NoEndpointError,
-    NotFoundError,
-    RefusedError,
-    RequestTimeoutError,
-    S3Error,
-    S3PoolError,
-    TargetTakenError,
-    TransportError,
-    UsageError,
-    advice_on,
-)
+from s3pool import errors
+from s3pool.errors import S3Error, S3PoolError, TransportError, advice_on
 
 # How each summary begins; the version rises when a member of any record goes or means another thing.
 SUMMARY_RECORD: Mapping[str, object] = {"type": "summary", "version": 1}
@@ -74,18 +58,18 @@ TABLE: tuple[tuple[int, str], ...] = (
 
 # The first match counts: a subclass must stand above its base.
 _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
-    (UsageError, USAGE),
-    (CredentialsError, DENIED),
-    (ConfigError, USAGE),
-    (LocalNotFoundError, NOT_FOUND),
-    (NotFoundError, NOT_FOUND),
-    (AccessDeniedError, DENIED),
-    (NoEndpointError, NO_ENDPOINT),
-    (ConnectError, NO_ENDPOINT),
-    (RequestTimeoutError, NO_ENDPOINT),
-    (TargetTakenError, FAILED),
-    (RefusedError, SKIPPED),
-    (JournalLockedError, LOCKED),
+    (errors.UsageError, USAGE),
+    (errors.CredentialsError, DENIED),
+    (errors.ConfigError, USAGE),
+    (errors.LocalNotFoundError, NOT_FOUND),
+    (errors.NotFoundError, NOT_FOUND),
+    (errors.AccessDeniedError, DENIED),
+    (errors.NoEndpointError, NO_ENDPOINT),
+    (errors.ConnectError, NO_ENDPOINT),
+    (errors.RequestTimeoutError, NO_ENDPOINT),
+    (errors.TargetTakenError, FAILED),
+    (errors.RefusedError, SKIPPED),
+    (errors.JournalLockedError, LOCKED),
     (KeyboardInterrupt, INTERRUPTED),
 )
 
@@ -173,6 +157,7 @@ class Output:
         self.is_tty = is_terminal(self._stdout)
         self._color = color
         self._encode: Callable[[object], str] | None = None
+        self.pause: Callable[[], AbstractContextManager[None]] = nullcontext  # in which messages are written
         self._where = ""  # the line of a script that is at work, as errors name it
         self._number = 0
 
@@ -316,8 +301,9 @@ class Output:
         if self._stderr is None:
             return
         try:
-            self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + end)
-            self._stderr.flush()
+            with self.pause():
+                self._stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + end)
+                self._stderr.flush()
         except (OSError, ValueError):
             # Without stderr no message can be written; the exit code still speaks.
             self._stderr = None

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from s3pool.cli.context import Context
-from s3pool.cli.outcomes import bars_paused, note_not_kept, print_summary, summary_text
+from s3pool.cli.outcomes import note_not_kept, print_summary, summary_text
 from s3pool.cli.output import FAILED, Terminated, combined
 from s3pool.cli.progress import RunProgress
 from s3pool.cli.selection import make_plan
@@ -293,9 +293,8 @@ class _Run:
             if self._before_results is not None:
                 self._before_results()
                 self._before_results = None
-            with bars_paused(self._progress):
-                self._out.raw(block)
-                self._out.flush()
+            with self._out.pause():
+                self._out.block(block)
 
     def _take_errors(self, child: _Child, descriptor: int, block: bytes) -> None:
         """Pass on whole lines, each once: what all shards meet alike is told by all."""
@@ -307,8 +306,7 @@ class _Run:
                 continue
             if len(self._known) < MOST_KNOWN_LINES:
                 self._known.add(line)
-            with bars_paused(self._progress):
-                self._out.tell(line.decode("utf-8", "surrogateescape"))
+            self._out.tell(line.decode("utf-8", "surrogateescape"))
 
     def _take_reports(self, child: _Child, descriptor: int, block: bytes) -> None:
         *lines, child.rest[descriptor] = (child.rest.get(descriptor, b"") + block).split(b"\n")

@@ -35,18 +35,26 @@ MODES = ("bar", "plain", "none")
 
 class _TransferMeter(Meter):
     def __init__(self, run: RunProgress, label: str, size: int) -> None:
-        self._run = run
-        self.label = label
-        self.size = size
-        self.counted = 0
+        self._run, self.label, self.size, self.counted = run, label, size, 0
 
     def advance(self, count: int) -> None:
         """Count bytes; a negative number takes bytes back."""
-        self._run.advance(self, count)
+        with self._run.lock:
+            self.counted += count
+            self._run.bytes_done += count
+        self._run.tick()
 
     def end(self, *, ok: bool) -> None:
         """Finish; bytes of a transfer that failed do not count."""
-        self._run.end(self, ok=ok)
+        run = self._run
+        with run.lock:
+            run.active.pop(id(self), None)
+            if ok:
+                run.files_done += 1
+            else:
+                run.bytes_done -= self.counted
+                self.counted = 0
+        run.tick()
 
 
 class RunProgress(Progress):
@@ -54,19 +62,15 @@ class RunProgress(Progress):
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         # Guards all counts below; nothing is drawn under it.
-        self._lock = threading.Lock()
-        self._now = now
-        self.started = now()
-        self.files_found = 0
-        self.bytes_found = 0
-        self.files_done = 0
-        self.bytes_done = 0
+        self.lock = threading.Lock()
+        self._now, self.started = now, now()
+        self.files_found = self.bytes_found = self.files_done = self.bytes_done = 0
         self.is_complete = False
-        self._active: dict[int, _TransferMeter] = {}
+        self.active: dict[int, _TransferMeter] = {}
 
     def found(self, size: int) -> None:
         """Count one more transfer to make."""
-        with self._lock:
+        with self.lock:
             self.files_found += 1
             self.bytes_found += size
 
@@ -78,31 +82,13 @@ class RunProgress(Progress):
         """Start one transfer."""
         meter = _TransferMeter(self, label, size)
         if size >= LARGE_BYTES:
-            with self._lock:
-                self._active[id(meter)] = meter
+            with self.lock:
+                self.active[id(meter)] = meter
         return meter
-
-    def advance(self, meter: _TransferMeter, count: int) -> None:
-        """Count bytes of a transfer."""
-        with self._lock:
-            meter.counted += count
-            self.bytes_done += count
-        self.tick()
-
-    def end(self, meter: _TransferMeter, *, ok: bool) -> None:
-        """Finish a transfer."""
-        with self._lock:
-            self._active.pop(id(meter), None)
-            if ok:
-                self.files_done += 1
-            else:
-                self.bytes_done -= meter.counted
-                meter.counted = 0
-        self.tick()
 
     def whole(self, size: int) -> None:
         """Count one transfer that was made at once."""
-        with self._lock:
+        with self.lock:
             self.files_done += 1
             self.bytes_done += size
         self.tick()
@@ -112,8 +98,8 @@ class RunProgress(Progress):
 
     def largest(self) -> list[tuple[str, int, int]]:
         """Return label, bytes done and size of the largest transfers under way."""
-        with self._lock:
-            meters = sorted(self._active.values(), key=lambda meter: -meter.size)[:MAX_LARGE_BARS]
+        with self.lock:
+            meters = sorted(self.active.values(), key=lambda meter: -meter.size)[:MAX_LARGE_BARS]
             return [(meter.label, meter.counted, meter.size) for meter in meters]
 
     @property

@@ -190,10 +190,12 @@ def shown_progress(ctx: Context, *, to_stdout: bool = False) -> Iterator[tuple[P
     else:
         bars = BarProgress(color=ctx.out.is_colored(stderr=True))
         bars.start()
+        ctx.out.pause = bars.paused
         write_between(bars.paused)
         try:
             yield bars, False
         finally:
+            ctx.out.pause = nullcontext
             write_between(nullcontext)
             bars.stop()
 
@@ -245,7 +247,7 @@ def running(
         transfer_context(ctx, options, progress, inline=inline) as context,
         ending_promptly(context, summary, ctx, verb=verb, to_stdout=to_stdout),
     ):
-        yield context, OutcomePrinter(ctx, progress, lines=lines)
+        yield context, OutcomePrinter(ctx, lines=lines)
 
 
 def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> Callable[[Outcome], None]:

@@ -231,8 +231,7 @@ def has_profile(credentials_path: str, config_path: str, profile: str) -> bool:
 def read_pair(source: KeySource) -> tuple[str, str, str]:
     """Read the pair and token of a ``file`` source again; "" for what is not there.
 
-    Raises:
-        ConfigError: the file cannot be read.
+    Raises ConfigError: the file cannot be read.
     """
     words = read_ini(source.settings["path"])[1].get(source.settings["section"], {})
     access_key, secret_key, token = (words.get(name, "") for name in AWS_KEYS.values())

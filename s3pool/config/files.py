@@ -201,8 +201,7 @@ class ConfigFile:
 def load_config_file(path: str, *, named_by: str = "") -> ConfigFile:
     """Read a configuration file and check all its profiles.
 
-    Raises:
-        ConfigError: the file is unreadable, not YAML, or has an unknown key or a bad value.
+    Raises ConfigError: the file is unreadable, not YAML, or has an unknown key or a bad value.
     """
     source = read_source(path, named_by=named_by)
     document = parse_yaml(source)

@@ -10,16 +10,8 @@ import resource
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3pool.config.files import (
-    FOUND_ORIGIN,
-    PLACES,
-    ConfigFile,
-    check_keys,
-    is_present,
-    load_config_file,
-    load_env_file,
-    why_not_read,
-)
+from s3pool.config import files
+from s3pool.config.files import ConfigFile, is_present
 from s3pool.config.options import CONFIG_FILE, DEFAULT_ORIGIN, ENV_FILE, PROFILE, Config, Option, Setting, SourceOption
 from s3pool.config.values import TRUE_WORDS, KeySource
 from s3pool.errors import ConfigError
@@ -64,8 +56,7 @@ def load_config(
     network, and missing endpoints or keys are no error yet. Endpoints, keys and region of a second pool come from the
     profile alone, because flags and environment mean the first pool; timeouts and limits from the usual sources.
 
-    Raises:
-        ConfigError: a file or a value is wrong, or there is no such profile; the message names it.
+    Raises ConfigError: a file or a value is wrong, or there is no such profile; the message names it.
     """
     if second_pool:
         flags = {**flags, "profile": second_pool}
@@ -102,7 +93,7 @@ class _Loader:
         name, named_by = self._first_name(CONFIG_FILE)
         self._origins[CONFIG_FILE.name] = named_by or DEFAULT_ORIGIN
         path = self._path(name) if named_by else next(filter(is_present, self._default_config_paths()), "")
-        return load_config_file(path, named_by=named_by) if path else ConfigFile()
+        return files.load_config_file(path, named_by=named_by) if path else ConfigFile()
 
     def load(self) -> Config:
         self._file = file = self.load_file()
@@ -160,14 +151,14 @@ class _Loader:
             return
         is_chosen = any(self._origins[each.name].startswith(f"{self._env_path}:") for each in (CONFIG_FILE, PROFILE))
         unused = {Config.insecure.name: not config.insecure, Config.sts_endpoint.name: not self._uses_sts}
-        places = [place for place in PLACES if not unused.get(place, False)]
+        places = [place for place in files.PLACES if not unused.get(place, False)]
         config_path = self._file.path if is_chosen else ""
-        check_keys(self._origins, env_path=self._env_path, config_path=config_path, places=places)
+        files.check_keys(self._origins, env_path=self._env_path, config_path=config_path, places=places)
 
     @property
     def _is_env_file_found(self) -> bool:
         """Whether there is a `.env` that the user did not name."""
-        return self._origins[ENV_FILE.name] == FOUND_ORIGIN
+        return self._origins[ENV_FILE.name] == files.FOUND_ORIGIN
 
     def _get(self, option: Option[T]) -> T:
         """Read an option from the first layer that has it, and note the origin."""
@@ -204,12 +195,12 @@ class _Loader:
         path = self._path(name or ".env")
         if not named_by and not is_present(path):
             self._origins[ENV_FILE.name] = DEFAULT_ORIGIN
-        elif not named_by and (why := why_not_read(path)):
+        elif not named_by and (why := files.why_not_read(path)):
             self._origins[ENV_FILE.name] = f"not read: {why}"
             self._warnings.append(f"{path} is not read: {why}; if it is to be trusted, name it: --env-file {path}")
         else:
-            self._origins[ENV_FILE.name], self._env_path = named_by or FOUND_ORIGIN, path
-            self._dotenv, warnings = load_env_file(path, named_by=named_by)
+            self._origins[ENV_FILE.name], self._env_path = named_by or files.FOUND_ORIGIN, path
+            self._dotenv, warnings = files.load_env_file(path, named_by=named_by)
             self._warnings += warnings
 
     def _default_config_paths(self) -> Iterator[str]:
@@ -348,15 +339,15 @@ class _Loader:
 
     def _max_connections(self, config: Config) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        files = UNKNOWN_FILE_LIMIT if limit == resource.RLIM_INFINITY else limit
+        most = UNKNOWN_FILE_LIMIT if limit == resource.RLIM_INFINITY else limit
         if config.min_connections > config.max_connections:
             raise ConfigError(
                 f"{self._origins['min_connections']}: {config.min_connections} connections are more than the limit, "
                 f"{config.max_connections} ({self._origins['max_connections']})"
             )
-        bound = max(1, (files - RESERVED_FILES) // max(1, len(config.endpoints)))
+        bound = max(1, (most - RESERVED_FILES) // max(1, len(config.endpoints)))
         if config.max_connections > bound:
-            self._origins[Config.max_connections.name] += f", bounded by the file limit of {files}"
+            self._origins[Config.max_connections.name] += f", bounded by the file limit of {most}"
         return min(config.max_connections, bound)
 
     def _proxy(self) -> Mapping[str, object]:

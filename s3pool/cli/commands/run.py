@@ -341,7 +341,7 @@ class _Script:
         with shown_progress(ctx) as (progress, shows_lines):
             context = TransferContext(ctx.client, options=options, executor=self._executor, progress=progress)
             clear_leftovers = remember(context, ctx)
-            tell = OutcomePrinter(ctx, progress, lines=shows_lines)
+            tell = OutcomePrinter(ctx, lines=shows_lines)
 
             def take(outcome: Outcome) -> None:
                 line = lines.pop(outcome.task)

@@ -191,7 +191,7 @@ def _sync(route: SyncPair, options: SyncOptions, report: Report, ctx: Context) -
     ):
         if ctx.args.preserve:
             context.not_kept = NotKept()
-        one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, progress, lines=lines))
+        one_pass = _passes(route, context, ctx, OutcomePrinter(ctx, lines=lines))
         try:
             if ctx.args.watch:
                 from s3pool.cli.watching import TreeWatcher

@@ -25,8 +25,8 @@ from s3pool.cli.output import FAILED, Terminated, combined
 from s3pool.cli.progress import RunProgress
 from s3pool.cli.selection import make_plan
 from s3pool.errors import S3PoolError, UnorderedError
+from s3pool.filters import NameRange
 from s3pool.location import Location, S3Path, glob_prefix, has_glob
-from s3pool.shard import NameRange
 from s3pool.transfer.tasks import Summary
 
 # -c puts the working directory on sys.path, from which nothing may be loaded.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from s3pool.shard import FLAG, NameRange, Shard
+from s3pool.filters import FLAG, NameRange, Shard
 from s3pool.transfer.context import Meter, Progress
 from s3pool.units import format_duration, format_size
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s3pool.cli.selection import DELIMITER, Selection, iter_selected_pages
 from s3pool.errors import NotFoundError, UsageError
+from s3pool.filters import WHOLE, NameRange, Shard
 from s3pool.location import S3Path, compile_glob, name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.shard import WHOLE, NameRange, Shard
 
 if TYPE_CHECKING:
     from s3pool.s3.client import S3Client

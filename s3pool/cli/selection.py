@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from s3pool.cli.formats import CsvFormat, JsonFormat, RecordFormat, add_csv_flag
 from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes
 from s3pool.errors import LocalFileError, UsageError
+from s3pool.filters import FLAG, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
 from s3pool.location import LocalPath, Location, S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ListPage
 from s3pool.record import dataclass, replace
-from s3pool.shard import FLAG, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
 
 if TYPE_CHECKING:
     from s3pool.cli.context import Context

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from s3pool.errors import UsageError
-from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
+from s3pool.filters import ANY_FACTS, WHOLE, NameFilter, Names, ObjectFilter, Shard
 from s3pool.record import dataclass, field
-from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import COPY, Rules
 from s3pool.sync.state import NO_STATE, StatePaths
 from s3pool.transfer.tasks import Summary

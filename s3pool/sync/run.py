@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import NotFoundError
-from s3pool.filters import Names
+from s3pool.filters import WHOLE, NameRange, Names
 from s3pool.location import name_bytes
-from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Batch, Entry, Record, may_change_unseen
 from s3pool.sync.conflicts import WAITS, Conflicts, prune_empty_dirs
 from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_settled

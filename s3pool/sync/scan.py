@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.dialect import HIDES_BELOW
 from s3pool.errors import JournalError, LocalFileError, LocalNotFoundError, RefusedError, S3PoolError, UnorderedError
-from s3pool.filters import Names, takes_all
+from s3pool.filters import NameRange, Names, takes_all
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.s3.page_table import values_of
-from s3pool.shard import NameRange
 from s3pool.sync.compare import Batch
 from s3pool.sync.files_from import is_foreign
 from s3pool.transfer.safe_path import local_error, split_relative

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from s3pool.errors import JournalError, JournalLockedError, UsageError
+from s3pool.filters import Shard
 from s3pool.record import dataclass
-from s3pool.shard import Shard
 from s3pool.sync.compare import COPY
 from s3pool.sync.direction import SyncPair
 

@@ -10,12 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from s3pool.errors import LocalFileError, NotFoundError, RefusedError, TargetTakenError, UsageError
-from s3pool.filters import ANY_FACTS, Names, ObjectFilter, ShardNames
+from s3pool.filters import ANY_FACTS, WHOLE, Names, ObjectFilter, Shard, ShardNames
 from s3pool.location import LocalPath, Location, S3Path, StdStream, compile_glob, dest_for, glob_prefix, has_glob
 from s3pool.model import SEQUENTIAL, ListMode, ObjectInfo
 from s3pool.record import dataclass
 from s3pool.s3.list_all import list_objects
-from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.safe_path import KeyMapper, local_error, split_relative
 from s3pool.transfer.tasks import CopyTask, DownloadTask, Item, Problem, UploadTask, copy_of, download_of
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_FOLLOW, NO_FILTER, Unusable, Walk

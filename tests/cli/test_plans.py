@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s3pool.shard import plan_record, ranges_between
+from s3pool.filters import plan_record, ranges_between
 from tests.cli.test_sharding import HOSTILE, PLAIN, below, keys_of, store
 from tests.support.fake_s3 import FakeS3
 from tests.support.memory_lister import order

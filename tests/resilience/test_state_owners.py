@@ -235,8 +235,8 @@ def test_the_journal_of_an_older_version_is_taken_over_by_the_first_pool(
     source.write_bytes(b"old!")
     assert run_cli("sync", "src", "s3/b").code == 0
     (journal,) = (run_cli.home / STATE / "sync").glob("*.sqlite")
+    from s3pool.filters import WHOLE
     from s3pool.location import S3Path
-    from s3pool.shard import WHOLE
     from s3pool.sync.compare import UPLOAD
     from s3pool.sync.direction import SyncPair
     from s3pool.sync.state import paths_for

@@ -13,8 +13,8 @@ from s3pool.cli.context import Context
 from s3pool.cli.parser import Command, positive_int
 from s3pool.cli.selection import make_plan
 from s3pool.errors import UsageError
+from s3pool.filters import plan_record
 from s3pool.location import LocalPath, S3Path
-from s3pool.shard import plan_record
 
 # The names of the operand, the files in s3pool/files, and what each is.
 PAGES = {

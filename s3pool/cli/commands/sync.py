@@ -17,13 +17,12 @@ from s3pool.cli.parser import STORED, argument_type, seconds, section
 from s3pool.cli.progress import Part
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import LocalFileError, RefusedError, UsageError
-from s3pool.filters import NameFilter, Names
+from s3pool.filters import WHOLE, NameFilter, NameRange, Names
 from s3pool.location import LocalPath, Location, S3Path
 from s3pool.model import SEQUENTIAL, ListPage
 from s3pool.record import replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages, list_past_pages
-from s3pool.shard import WHOLE, NameRange
 from s3pool.sync.compare import COPY, UPLOAD
 from s3pool.sync.direction import SyncPair, check_apart, choose_pair
 from s3pool.sync.files_from import ChangedNames, ListedNames

@@ -9,10 +9,9 @@ from random import Random
 import pytest
 
 from s3pool.errors import ProtocolError, UnorderedError
-from s3pool.filters import NameFilter
+from s3pool.filters import WHOLE, NameFilter, Shard
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.shard import WHOLE, Shard
 from s3pool.sync.compare import Batch, Record, merge
 from s3pool.sync.direction import choose_pair
 from s3pool.sync.files_from import ListedNames

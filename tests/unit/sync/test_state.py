@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from s3pool.filters import WHOLE
 from s3pool.location import S3Path
-from s3pool.shard import WHOLE
 from s3pool.sync.compare import COPY
 from s3pool.sync.direction import SyncPair
 from s3pool.sync.state import StatePaths, paths_for, pool_of

@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 from s3pool.cli.output import Output, escape
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
-from s3pool.model import BucketInfo, ObjectInfo, UploadInfo
-from s3pool.s3.page_table import TIME_LENGTH, ObjectTable, Times, keys_of, table_of
+from s3pool.model import NO_TIME, BucketInfo, ObjectInfo, UploadInfo
 from s3pool.units import FIRST_OF_NEXT, LAST_WITH_DECIMAL, SIZE_UNITS, STEP, STEP_BITS, format_size
+
+if TYPE_CHECKING:
+    from s3pool.s3.pages import ObjectTable, Times
 
 Record = dict[str, object]
 Entry = ObjectInfo | str  # an object, or a prefix
@@ -99,6 +102,8 @@ class RecordFormat:
 
     def objects(self, bucket: str, objects: Sequence[ObjectInfo]) -> bytes:
         """Return the lines of the objects of a page."""
+        from s3pool.s3.pages import table_of  # --help needs no pages
+
         table = table_of(objects) if objects and bucket.isascii() else None
         if table is None or not self._are_plain(bucket.encode() + _distinct_text(table)):
             return self.records(object_record(bucket, info) for info in objects)
@@ -243,6 +248,8 @@ class TextLines:
         """Format a page by columns; None where a line is not that simple."""
         if not (objects and self._is_simple):
             return None
+        from s3pool.s3.pages import keys_of, table_of  # --help needs no pages
+
         if not self._long:
             return self._names(keys_of(objects))
         table = table_of(objects)
@@ -345,9 +352,9 @@ def stamp_column(times: Times) -> list[bytes]:
 
     The digits at one place are put into all stamps at once.
     """
-    column = bytearray(STAMP * (len(times) // TIME_LENGTH))
+    column = bytearray(STAMP * (len(times) // len(NO_TIME)))
     for place in STAMP_DIGITS:
-        column[place :: len(STAMP)] = times[place - STAMP_START :: TIME_LENGTH]
+        column[place :: len(STAMP)] = times[place - STAMP_START :: len(NO_TIME)]
     return bytes(column).split(b"\0")[:-1]
 
 

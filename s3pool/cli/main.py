@@ -77,7 +77,7 @@ def main_of_part() -> int:
     with signals_raise(SIGNALS):
         # Loaded while the plan is being made: every command by shards needs them.
         import s3pool.cli.context
-        import s3pool.s3.parallel.workers
+        import s3pool.s3.parallel
         import s3pool.session  # noqa: F401
 
         words = part.wait_for_start()

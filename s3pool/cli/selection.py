@@ -349,7 +349,7 @@ def _read(text: str, ctx: Context) -> str:
 
 def make_plan(ctx: Context, tree: Location, count: int, *, source: bool = False) -> list[NameRange]:
     """Return ranges of like size of a tree's names, from a few pages; ``source`` names the pool of sources."""
-    from s3pool.s3.parallel.sampling import choose_borders
+    from s3pool.s3.sampling import choose_borders
 
     if isinstance(tree, LocalPath):
         return _padded(choose_borders(_reader_of_files(tree.path), count), count)
@@ -368,7 +368,7 @@ def _padded(borders: list[str], count: int) -> list[NameRange]:
 
 def _reader_of_keys(client: S3Client, bucket: str, prefix: str) -> Callable[[str, str | None], tuple[list[str], bool]]:
     from s3pool.s3.listing import iter_pages
-    from s3pool.s3.page_table import keys_of
+    from s3pool.s3.pages import keys_of
 
     def read(after: str, until: str | None) -> tuple[list[str], bool]:
         page = next(iter_pages(client, bucket, prefix=prefix, start_after=after, until=until, must_be_ordered=True))

@@ -16,8 +16,8 @@ from s3pool.cli.output import combined, exit_code_for
 from s3pool.cli.parser import positive_int, size_in_bytes
 from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
+from s3pool.s3.documents import iso_millis
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
-from s3pool.s3.xml import iso_millis
 
 BUCKETS, OBJECTS, BOTH = "s3/BUCKET", "s3/BUCKET/KEY", "s3/BUCKET or s3/BUCKET/KEY"
 FILE = "[FILE]"

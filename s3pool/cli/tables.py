@@ -17,7 +17,7 @@ from s3pool.units import format_size
 if TYPE_CHECKING:
     from s3pool.cli.output import Output
     from s3pool.pool.node import EndpointStats
-    from s3pool.s3.pages import ListingStats
+    from s3pool.s3.buckets import ListingStats
 
 COLUMN_GAP = "  "
 ELLIPSIS = "…"

@@ -23,7 +23,7 @@ from s3pool.errors import UsageError, describe_os_error
 from s3pool.filters import EXCLUDE, INCLUDE
 from s3pool.location import Location, S3Path
 from s3pool.s3.client import S3Client
-from s3pool.s3.part_sizes import choose_part_size
+from s3pool.s3.requests import choose_part_size
 from s3pool.transfer.context import Progress, TransferContext, TransferOptions
 from s3pool.transfer.digests import ALGORITHMS, sha256_is_cheaper
 from s3pool.transfer.part_file import SHARDS_APART_S

@@ -21,9 +21,8 @@ from s3pool.config.values import KeySource
 from s3pool.endpoint import Credentials, Keys
 from s3pool.errors import ConfigError, CredentialsError, ProtocolError, describe_os_error
 from s3pool.pool.connections import ConnectionSettings, make_tls_context
-from s3pool.s3.documents import parse_error
+from s3pool.s3.documents import Element, parse, parse_error
 from s3pool.s3.signing import Signer
-from s3pool.s3.xml import Element, parse
 
 STS_VERSION = "2011-06-15"
 DEFAULT_SESSION = "s3pool"

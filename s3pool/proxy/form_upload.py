@@ -27,9 +27,9 @@ from s3pool.proxy.forms import FORM_TYPE, UploadForm
 from s3pool.proxy.names import is_ambiguous_key
 from s3pool.proxy.request import RequestHead
 from s3pool.record import dataclass, replace
-from s3pool.s3.documents import PLAUSIBLE_ETAG, parse_tags
+from s3pool.s3.documents import is_web_page, parse_tags
+from s3pool.s3.responses import PLAUSIBLE_ETAG
 from s3pool.s3.signing import UNRESERVED
-from s3pool.s3.xml import is_web_page
 from s3pool.units import word_set
 
 DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?Z")

@@ -27,8 +27,7 @@ from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, 
 from s3pool.proxy.node_request import CONDITIONS, NodeRequest, ProxyRequest, RetryBudget, RetryToken
 from s3pool.proxy.operations import S3Operation
 from s3pool.record import dataclass, field
-from s3pool.s3.documents import REGION_STATUS, parse_error, told_region
-from s3pool.s3.xml import MAX_ERROR_BYTES
+from s3pool.s3.documents import MAX_ERROR_BYTES, REGION_STATUS, parse_error, told_region
 from s3pool.units import parse_http_date
 
 TOO_MANY_REQUESTS = 429

@@ -12,17 +12,23 @@ from s3pool.dialect import BATCH_DELETE, CHECKSUM_MODE, COPY_MATCH, DELETE_MATCH
 from s3pool.errors import NotFoundError, PreconditionError, S3Error, TransportError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, ObjectHead, Request, Response
 from s3pool.record import replace
-from s3pool.s3.documents import DeleteFailure as DeleteFailure
-from s3pool.s3.documents import PutResult as PutResult
+from s3pool.s3.buckets import BucketOperations, MultipartOperations
 from s3pool.s3.documents import UploadPage as UploadPage
-from s3pool.s3.documents import build_delete, build_tags, parse_delete_result, parse_tags
-from s3pool.s3.exchange import SLOW_FACTOR, Opening, Operation, Steps, body_of, nothing, stepwise
-from s3pool.s3.exchange import Sender as Sender
-from s3pool.s3.operations import BucketOperations, MultipartOperations
-from s3pool.s3.part_sizes import MAX_KEYS
-from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers, quote_etag
-from s3pool.s3.responses import UNKNOWN, Known, check_content, hides_digest, parse_copy_result, read_object_head
-from s3pool.s3.xml import is_xml_text
+from s3pool.s3.documents import build_delete, build_tags, is_xml_text, parse_tags
+from s3pool.s3.operation import SLOW_FACTOR, Opening, Operation, Steps, body_of, integrity_headers, nothing, stepwise
+from s3pool.s3.operation import Sender as Sender
+from s3pool.s3.requests import MAX_KEYS, NO_ATTRIBUTES, Query, attribute_headers, copy_headers, quote_etag
+from s3pool.s3.responses import (
+    UNKNOWN,
+    Known,
+    check_content,
+    hides_digest,
+    parse_copy_result,
+    parse_delete_result,
+    read_object_head,
+)
+from s3pool.s3.responses import DeleteFailure as DeleteFailure
+from s3pool.s3.responses import PutResult as PutResult
 
 T = TypeVar("T")
 BAD_REQUEST = 400

@@ -1,25 +1,41 @@
-"""Read S3's XML answers strictly, and build the bodies of requests.
+"""S3's XML: a small tree by expat without DTDs, the answers that are read from it, and the bodies of requests.
 
-Whatever is not the whole, valid document that was asked for is a ProtocolError. Text is
-never trimmed. The pages of listings have their own module, ``pages``.
+Whatever is not the whole, valid document that was asked for is a ProtocolError. Text is never trimmed. The pages of
+listings have their own module, ``pages``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from xml.parsers import expat
 
 from s3pool.errors import ProtocolError
-from s3pool.model import BucketInfo, PartInfo, UploadInfo
+from s3pool.model import BucketInfo, PartInfo, UploadInfo, format_iso_time, parse_iso_time, whole_number
 from s3pool.record import dataclass
-from s3pool.s3.xml import MAX_ERROR_BYTES, bare_etag, flag, iso_millis, number, parse, read_root, required
 
-NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
-GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
-NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of it")
-PLAUSIBLE_ETAG = re.compile(r"[!-;=?-~]+")  # visible ASCII without angle brackets
+NAMESPACE_SEPARATOR = " "  # no namespace URI and no element name holds a blank
+BLANKS = b" \t\r\n"
+FIRST_MARKER = 0xF0000  # plane 15 is for private use; a character free in the page is looked for from here
+MARKER_CANDIDATES = 64
+REFERENCE = rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));"
+CDATA_START, CDATA_END = b"<![CDATA[", b"]]>"
+MAX_ELEMENTS = 250_000  # a page of a thousand versions has some 12,000
+MAX_DEPTH = 100
+MAX_TAG_BYTES = 64 * 1024  # S3's elements have a namespace, or a type, and no other attributes
+OVERLONG_TAG = rb"<[^<>]{%d}" % MAX_TAG_BYTES
+# What XML 1.0 forbids as raw text: control characters, and U+FFFE and U+FFFF in UTF-8.
+RAW_ILLEGAL = rb"[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
 
+ISO_MILLIS = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z")
+KEPT_TEXT = 40  # characters of what is no number
+TRUTH = {"true": True, "false": False}
+
+
+# The first element of a document, where it is written as servers do.
+ROOT = re.compile(rb"(?:<\?xml [^<>]*\?>\s*)?<([A-Za-z]+)[\s/>]")
+MAX_ERROR_BYTES = 64 * 1024  # no error of S3 is longer
+ERROR_ROOTS = (b"Error", b"ErrorResponse")
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 # XML readers turn a raw CR into LF, so it must go out as a reference.
 ESCAPES = str.maketrans(
@@ -40,68 +56,232 @@ CHECKSUM_ELEMENTS = {
 }
 
 
-class PutResult(NamedTuple):
-    """A stored object: its ETag without quotes; "" only after a Complete, where the server left it out.
+class Element:
+    """One element. ``text`` is never trimmed, and empty when there are children."""
 
-    ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no
-    digest of the bytes, though it may look like one: so it is under KMS and customer keys.
+    __slots__ = ("children", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = ""
+        self.children: Sequence[Element] = ()
+
+    def all(self, name: str) -> Iterator[Element]:
+        """Yield the children of that name, in order."""
+        return (child for child in self.children if child.name == name)
+
+    def text_of(self, name: str, default: str = "") -> str:
+        """Return the text of the first child of that name."""
+        return next((child.text for child in self.children if child.name == name), default)
+
+    def fields(self) -> dict[str, str]:
+        """Return the text of every child by its name; of equal names the last one counts."""
+        return {child.name: child.text for child in self.children}
+
+
+def parse(body: bytes) -> Element:
+    """Read a document and return its root.
+
+    Names are without their namespace when it is the root's; elements of another one keep it as ``URI name`` and so
+    match nothing. RGW writes references such as ``&#x01;`` that no XML may hold: they are hidden from expat and come
+    back as the characters they mean.
+
+    Raises ProtocolError: the document is cut, malformed, or has a DOCTYPE.
     """
-
-    etag: str
-    version_id: str = ""
-    opaque: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteFailure:
-    """One key of a batch that was not deleted, and why."""
-
-    key: str
-    version_id: str
-    code: str
-    detail: str
-    request_id: str = ""
-    endpoint: str = ""
+    # During long work servers send blanks to keep the connection, even before the declaration.
+    body = body.lstrip(BLANKS)
+    if len(body) > MAX_TAG_BYTES and re.search(OVERLONG_TAG, body):
+        raise ProtocolError("broken XML: an element has more attributes than one of S3 has")
+    try:
+        return _Builder().read(body)
+    except expat.ExpatError as exc:
+        hidden = _hide_illegal(body)
+        if hidden is None:
+            raise ProtocolError(f"broken XML: {exc}") from exc
+    try:
+        return _Builder(hidden[1]).read(hidden[0])
+    except expat.ExpatError as exc:
+        raise ProtocolError(f"broken XML: {exc}") from exc
 
 
-class DeleteReply(NamedTuple):
-    """What a server told of a batch: the errors, and the keys that it named as deleted."""
+class _Builder:
+    """Expat's handlers for one document."""
 
-    failures: tuple[DeleteFailure, ...]
-    deleted: frozenset[str]
+    __slots__ = ("_left", "_pieces", "_prefix", "_restore", "_root", "_stack")
 
-    def failures_of(self, asked: Iterable[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
-        """Return one failure for each pair of key and version id that was not deleted.
+    def __init__(self, restore: Callable[[str], str] | None = None) -> None:
+        self._restore = restore
+        self._root: Element | None = None
+        self._stack: list[Element] = []
+        self._left = MAX_ELEMENTS
+        self._pieces: list[str] = []
+        self._prefix = ""  # the root's namespace and the separator
 
-        An error is matched by its key first, because servers spell the version as "null", as
-        nothing, or as the one that they met: with several versions of a key asked for, an error
-        that names none of them counts for all. An error of an unknown key counts for the whole
-        batch. A reply that names what was deleted, though it was asked not to, names all of that.
-        """
-        versions: dict[str, list[str]] = {}
-        for key, version_id in asked:
-            versions.setdefault(key, []).append(version_id)
-        found: dict[tuple[str, str], DeleteFailure] = {}
-        gone: set[tuple[str, str]] = set()
-        for failure in self.failures:
-            meant = _pairs_meant(failure, versions)
-            if failure.code in GONE_CODES and failure.key in versions:
-                gone.update(meant)
-                continue
-            for pair in meant:
-                found.setdefault(pair, DeleteFailure(*pair, failure.code, failure.detail))
-        for key in versions.keys() - self.deleted if self.deleted else ():
-            for pair in {(key, version_id) for version_id in versions[key]} - gone:
-                found.setdefault(pair, DeleteFailure(*pair, *NOT_NAMED))
-        return tuple(found.values())
+    def read(self, body: bytes) -> Element:
+        def refuse_doctype(*_declaration: object) -> None:
+            raise ProtocolError("broken XML: a DOCTYPE has no place in an answer of S3")
+
+        parser = expat.ParserCreate(namespace_separator=NAMESPACE_SEPARATOR)
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = refuse_doctype
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._pieces.append
+        try:
+            parser.Parse(body, True)
+        except (LookupError, ValueError) as exc:
+            raise ProtocolError(f"broken XML: {exc}") from exc  # an encoding that Python or expat does not have
+        # Expat has seen a complete document, so there is a root.
+        assert self._root is not None
+        return self._root
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        if self._root is None:
+            self._prefix = name[: name.rfind(NAMESPACE_SEPARATOR) + 1]
+        element = Element(name.removeprefix(self._prefix))
+        self._left -= 1
+        if self._left < 0 or len(self._stack) >= MAX_DEPTH:
+            raise ProtocolError("broken XML: more elements than an answer of S3 has")
+        if self._root is None:
+            self._root = element
+        else:
+            parent = self._stack[-1]
+            if parent.children:
+                parent.children.append(element)  # type: ignore[attr-defined]
+            else:
+                parent.children = [element]  # most elements have none, and share an empty one
+        self._stack.append(element)
+        self._pieces.clear()
+
+    def _end(self, _name: str) -> None:
+        element = self._stack.pop()
+        if not element.children:
+            text = "".join(self._pieces)
+            element.text = self._restore(text) if self._restore and text else text
+        self._pieces.clear()
 
 
-def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    if failure.key not in versions:
-        return [(key, version_id) for key, ids in versions.items() for version_id in ids]
-    ids, told = versions[failure.key], failure.version_id
-    meant = [one for one in ids if one == told] or [one for one in ids if {one, told} <= {"", NULL_VERSION}]
-    return [(failure.key, version_id) for version_id in meant or ids]
+def _hide_illegal(body: bytes) -> tuple[bytes, Callable[[str], str]] | None:
+    """Write illegal characters as private markers; None when there are none to hide."""
+    referenced = {_codepoint(match) for match in re.finditer(REFERENCE, body)}
+    free = (code for code in range(FIRST_MARKER, FIRST_MARKER + MARKER_CANDIDATES) if code not in referenced)
+    marker = next((chr(code) for code in free if chr(code).encode() not in body), "")
+    if not marker:
+        return None
+    sign = marker.encode()
+    count = 0
+
+    def hide(match: re.Match[bytes]) -> bytes:
+        nonlocal count
+        is_reference = match.lastindex is not None
+        codepoint = _codepoint(match) if is_reference else ord(match[0].decode())
+        is_legal = codepoint not in (0xFFFE, 0xFFFF) and (codepoint >= ord(" ") or chr(codepoint) in "\t\n\r")
+        if is_reference and is_legal:
+            return match[0]
+        count += 1
+        return b"%b%x%b" % (sign, codepoint, sign)
+
+    # In CDATA a reference is plain text and stays as it is; a raw character is illegal there too. One pass over the
+    # sections: a section without an end is text.
+    pieces, done = [], 0
+    while (begin := body.find(CDATA_START, done)) >= 0 and (end := body.find(CDATA_END, begin)) >= 0:
+        end += len(CDATA_END)
+        pieces += [re.sub(REFERENCE, hide, body[done:begin]), body[begin:end]]
+        done = end
+    pieces.append(re.sub(REFERENCE, hide, body[done:]))
+    hidden = re.sub(RAW_ILLEGAL, hide, b"".join(pieces))
+    back = re.compile(f"{marker}([0-9a-f]+){marker}")
+    return (hidden, lambda text: back.sub(lambda match: chr(int(match[1], 16)), text)) if count else None
+
+
+def _codepoint(match: re.Match[bytes]) -> int:
+    return int(match[1], 16) if match[1] else int(match[2])
+
+
+def is_xml_text(text: str) -> bool:
+    """Return whether a text can stand in an XML 1.0 document, escaped where necessary."""
+    return text.isprintable() or not re.search(ILLEGAL_TEXT, text)
+
+
+ILLEGAL_TEXT = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
+
+
+def read_root(body: bytes, name: str, *, alias: str = "") -> Element:
+    """Parse a document and check its root; some servers name a root after the operation."""
+    root = parse(body)
+    if root.name not in (name, alias):
+        raise ProtocolError(f"the answer is a {root.name}, not a {name}")
+    return root
+
+
+def required(fields: Mapping[str, str], name: str) -> str:
+    """Return the text of a field that must not be empty."""
+    text = fields.get(name, "")
+    if not text:
+        raise ProtocolError(f"an entry has no {name}")
+    return text
+
+
+def number(text: str, name: str) -> int:
+    """Read a whole number, without a sign."""
+    value = whole_number(text)
+    if value is None:
+        raise ProtocolError(f"{name} is no number: {text[:KEPT_TEXT]!r}")
+    return value
+
+
+def flag(root: Element, name: str) -> bool:
+    """Read a truth value that must stand in a document exactly once."""
+    texts = [element.text for element in root.all(name)]
+    if len(texts) != 1:
+        raise ProtocolError(f"a list page must say {name} once, not {len(texts)} times")
+    return truth(texts[0], name)
+
+
+def truth(text: str, name: str) -> bool:
+    """Read ``true`` or ``false``, as S3 writes them and not otherwise."""
+    if text not in TRUTH:
+        raise ProtocolError(f"{name} is neither true nor false: {text!r}")
+    return TRUTH[text]
+
+
+def bare_etag(etag: str) -> str:
+    """Take the quotes off an ETag."""
+    return etag.strip('"')
+
+
+def iso_millis(text: str) -> str:
+    """Return a time stamp in the model's form; "" stays ""."""
+    if not text or ISO_MILLIS.fullmatch(text):
+        return text
+    try:
+        return format_iso_time(parse_iso_time(text.removesuffix("+00:00")))
+    except ValueError as exc:
+        raise ProtocolError(f"not a time stamp: {text!r}") from exc
+
+
+def is_error(body: bytes) -> bool:
+    """Return whether a body is an <Error> document, which S3 may send with status 200."""
+    if not body:
+        return False
+    root = ROOT.match(body.lstrip(BLANKS))
+    if root is not None and root.group(1) not in ERROR_ROOTS:
+        return False  # most answers end here, before the long search
+    if len(body) > MAX_ERROR_BYTES or b"<Error" not in body:
+        return False
+    try:
+        return parse(body).name.encode() in ERROR_ROOTS
+    except ProtocolError:
+        return False
+
+
+def is_web_page(body: bytes) -> bool:
+    """Return whether a body is a page for people, as what stands before a storage may send with status 200."""
+    root = ROOT.match(body)
+    return root.group(1).lower() == b"html" if root is not None else body.lstrip()[:14].lower() == b"<!doctype html"
+
+
+# -- answers, and bodies of requests ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +343,6 @@ def told_region(status: int, headers: Mapping[str, str], body: bytes) -> str:
     text = b"<Region>%s</Region>" % told if told else body or headers.get("x-minio-error-desc", "").encode()
     found = REGION.search(text)
     return (found[1] or found[2]).decode() if found else ""
-
-
-def parse_delete_result(body: bytes) -> DeleteReply:
-    """Read which keys of a batch were deleted, and which were not."""
-    root = read_root(body, "DeleteResult")
-    texts = ([entry.text_of(name) for name in ("Key", "VersionId", "Code", "Message")] for entry in root.all("Error"))
-    failures = tuple(DeleteFailure(*each) for each in texts)
-    return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
 class UploadId(str):

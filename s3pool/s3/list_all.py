@@ -94,7 +94,7 @@ def list_pages(
         )
     else:
         # A listing by one request after another needs none of these modules.
-        from s3pool.s3.parallel.workers import iter_pages_parallel
+        from s3pool.s3.parallel import iter_pages_parallel
 
         pages = iter_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, must_be_ordered=is_part, **bounds
@@ -129,7 +129,7 @@ def list_version_pages(
     if mode.jobs == 1 or delimiter:
         pages = iter_version_pages(client, bucket, delimiter=delimiter, **bounds)
     else:
-        from s3pool.s3.parallel.workers import iter_version_pages_parallel
+        from s3pool.s3.parallel import iter_version_pages_parallel
 
         pages = iter_version_pages_parallel(
             client, bucket, jobs=mode.jobs, ordered=mode.ordered, most=mode.most_jobs, **bounds

@@ -19,8 +19,8 @@ from s3pool.errors import ProtocolError, S3Error, UnorderedError
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import replace
-from s3pool.s3.page_table import cut_page, keys_of, names_of
-from s3pool.s3.part_sizes import MAX_KEYS
+from s3pool.s3.pages import cut_page, keys_of, names_of
+from s3pool.s3.requests import MAX_KEYS
 
 LAST_CHARACTER = "\U0010ffff"  # no group of keys reaches beyond its prefix and this
 # So many pages in a row may have nothing new: servers list past what was deleted.

@@ -26,9 +26,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 
-from s3pool.model import ObjectInfo
 from s3pool.record import dataclass
-from s3pool.s3.page_table import ObjectTable, Times, build_objects, texts_of
 
 TEMPLATES_KEPT = 64  # a cluster sends a few orders of children and a few storage classes
 HEAD = re.compile(
@@ -133,41 +131,29 @@ class Blocks:
     is_marker: Sequence[bool]
     rest: bytes
 
-    def objects(self, *, url: bool) -> Sequence[ObjectInfo] | None:
-        """Return the objects; None when their text needs expat."""
+    def keys(self, *, url: bool) -> Sequence[bytes] | None:
+        """Return the keys; None when they, or another column whose pattern takes any text, need expat."""
         keys = self.columns["Key"]
         joined = b"\n".join(keys)
-        times = Times(_with_milliseconds(b"".join(self.columns["LastModified"]), len(keys)))
-        if not (self._is_plain(joined) and times.are_sound(len(keys))):
-            return None
-        decoded = _decode_keys(joined, url=url)
-        if decoded is None:
-            return None
-        if decoded is not joined:
-            keys = decoded.split(b"\n")
-        sizes, etags, classes = map(self._column, ("Size", "ETag", "StorageClass"))
-        latest = self.columns.get("IsLatest")
-        if latest is None:
-            return ObjectTable(keys, sizes, times, etags, classes)
-        texts = (
-            texts_of(keys),
-            map(int, sizes),
-            times.all(),
-            *map(texts_of, (etags, classes, self._column("VersionId"))),
-        )
-        return build_objects(zip(*texts, [text == b"true" for text in latest], self.is_marker, strict=False))
-
-    def _is_plain(self, keys: bytes) -> bool:
-        """Whether the columns whose pattern takes any text hold only what is allowed."""
-        return (
+        is_plain = (
             # All that goes are the line breaks between the keys.
-            len(keys) - len(keys.translate(None, NEVER_IN_KEYS)) == len(self.is_marker) - 1
-            and all(self.columns["Key"])
-            and b"".join(self._column("Size")).isdigit()
-            and not b"".join(self._column("ETag")).translate(None, ETAG_BYTES)
+            len(joined) - len(joined.translate(None, NEVER_IN_KEYS)) == len(self.is_marker) - 1
+            and all(keys)
+            and b"".join(self.column("Size")).isdigit()
+            and not b"".join(self.column("ETag")).translate(None, ETAG_BYTES)
         )
+        decoded = _decode_keys(joined, url=url) if is_plain else None
+        return keys if decoded is joined else None if decoded is None else decoded.split(b"\n")
 
-    def _column(self, name: str) -> Sequence[bytes]:
+    @property
+    def times(self) -> bytes:
+        """The times in one text, as S3 writes them; versitygw and SeaweedFS tell whole seconds."""
+        text = b"".join(self.columns["LastModified"])
+        is_short = len(text) == len("0000-00-00T00:00:00Z") * len(self.is_marker)
+        return text.replace(b"Z", b".000Z") if is_short else text
+
+    def column(self, name: str) -> Sequence[bytes]:
+        """Return a column, of what is usual where the page has none."""
         return self.columns.get(name) or [DEFAULTS[name]] * len(self.is_marker)
 
 
@@ -262,11 +248,6 @@ def _merged(
     }
     mine_are_markers = templates[0].tag == "DeleteMarker"
     return columns, [chosen == mine_are_markers for chosen in is_mine]
-
-
-def _with_milliseconds(times: bytes, count: int) -> bytes:
-    """Write times as S3 does; versitygw and SeaweedFS tell whole seconds."""
-    return times.replace(b"Z", b".000Z") if len(times) == len("0000-00-00T00:00:00Z") * count else times
 
 
 def _decode_keys(text: bytes, *, url: bool) -> bytes | None:

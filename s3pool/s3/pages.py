@@ -1,28 +1,28 @@
-"""The pages of listings: objects, versions, uploads.
+"""The pages of listings: objects, versions, uploads; and the objects of a page as columns.
 
 A page that is cut or empty by accident must never look like the end of a listing, so only a complete document counts.
-Names are decoded only when the answer itself says ``EncodingType`` ``url``.
+Names are decoded only when the answer itself says ``EncodingType`` ``url``. A page of a thousand objects costs as
+much to build as to read, and to print them takes no object for each: a listing to a file looks at whole columns.
 """
 
 from __future__ import annotations
 
-import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from operator import le, lt
-from typing import TypeVar
+from typing import TYPE_CHECKING, overload
 from urllib.parse import unquote_plus
 
 from s3pool.errors import ProtocolError
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo, UploadInfo
 from s3pool.record import replace
-from s3pool.s3.documents import UploadPage
-from s3pool.s3.page_table import names_of
-from s3pool.s3.part_sizes import MAX_KEYS
-from s3pool.s3.xml import Element, bare_etag, flag, iso_millis, number, read_root, required, truth
+from s3pool.s3.documents import Element, UploadPage, bare_etag, flag, iso_millis, number, read_root, required, truth
 
-VERSION_TAGS = ("Version", "DeleteMarker")
+if TYPE_CHECKING:
+    from s3pool.s3.page_scanner import Blocks
 
 Decode = Callable[[str], str]
 
@@ -80,8 +80,25 @@ def _read_fast(body: bytes, name: str, *tags: str) -> tuple[Element, Sequence[Ob
     root = read_root(blocks.rest, name)
     if any(child.name in tags for child in root.children):
         return None
-    objects = blocks.objects(url=_decoder(root) is decode_name)
+    objects = _objects_of(blocks, url=_decoder(root) is decode_name)
     return None if objects is None else (root, objects)
+
+
+def _objects_of(blocks: Blocks, *, url: bool) -> Sequence[ObjectInfo] | None:
+    """Return the objects of a page's blocks; None when their text needs expat."""
+    keys, times = blocks.keys(url=url), Times(blocks.times)
+    if keys is None or not times.are_sound(len(keys)):
+        return None
+    sizes, etags, classes = map(blocks.column, ("Size", "ETag", "StorageClass"))
+    latest = blocks.columns.get("IsLatest")
+    if latest is None:
+        return ObjectTable(keys, sizes, times, etags, classes)
+    texts = map(texts_of, (etags, classes, blocks.column("VersionId")))
+    rows = zip(
+        texts_of(keys), map(int, sizes), times.all(), *texts, [text == b"true" for text in latest], blocks.is_marker,
+        strict=False,
+    )  # fmt: skip
+    return build_objects(rows)
 
 
 def _decode_marker(text: str, names: Iterable[str], decode: Decode) -> str:
@@ -225,43 +242,156 @@ def names_on(page: ListPage) -> int:
     return len(page.objects) + len(page.prefixes)
 
 
-T = TypeVar("T")
+DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+TIME_OF_ZEROES = b"0000-00-00T00:00:00.000Z"
+TIME_LENGTH = len(TIME_OF_ZEROES)
 
 
-class ListingStats:
-    """The listings of one client; safe in any thread.
+class Times(bytes):
+    """Times of one shape in one text without gaps."""
 
-    ``requests`` counts requests, each once however often the pool tried it; ``names`` the names
-    that the listings yielded; ``needed`` the full pages that these fit on.
-    """
-
-    def __init__(self) -> None:
-        # Guards all below; held for additions only.
-        self._lock = threading.Lock()
-        self.requests = self.names = self.needed = 0
+    def are_sound(self, count: int) -> bool:
+        """Return whether the text is exactly ``count`` times."""
+        return self.translate(DIGITS_TO_ZERO) == TIME_OF_ZEROES * count
 
     @property
-    def extra(self) -> int:
-        """Count the requests beyond those that were needed."""
-        return max(0, self.requests - self.needed)
+    def texts(self) -> list[bytes]:
+        """Each of them."""
+        return [self[start : start + TIME_LENGTH] for start in range(0, len(self), TIME_LENGTH)]
 
-    def add(self, requests: int, names: int, needed: int) -> None:
-        """Count requests that are made, and what listings took."""
-        with self._lock:
-            self.requests += requests
-            self.names += names
-            self.needed += needed
+    def all(self) -> list[str]:
+        """Return each of them."""
+        text = self.decode()
+        return [text[start : start + TIME_LENGTH] for start in range(0, len(text), TIME_LENGTH)]
 
-    def add_listing(self, names: int) -> None:
-        """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
-        self.add(0, names, -(-names // MAX_KEYS) or 1)
 
-    def measure(self, items: Iterator[T], count: Callable[[T], int]) -> Iterator[T]:
-        """Yield the items of one listing, and count their names when it ends or is left."""
-        names = 0
-        try:
-            for item in items:
-                names += count(item)
-                yield item
-        finally:
-            self.add_listing(names)
+Columns = tuple[Sequence[bytes], Sequence[bytes], Times, Sequence[bytes], Sequence[bytes]]
+
+
+class ObjectTable(Sequence[ObjectInfo]):
+    """Objects of which the columns are known; their rows are made when one is asked for.
+
+    It is equal to any sequence of the same objects. Texts are as they came, in bytes; no
+    column holds a line break. ``sizes`` are decimal digits.
+    """
+
+    __slots__ = ("_keys", "_rows", "classes", "etags", "names", "sizes", "times")
+
+    def __init__(
+        self,
+        names: Sequence[bytes],
+        sizes: Sequence[bytes],
+        times: Times,
+        etags: Sequence[bytes],
+        classes: Sequence[bytes],
+    ) -> None:
+        self.names, self.sizes, self.times, self.etags = names, sizes, times, etags
+        self.classes = classes  # of storage
+        self._keys: list[str] | None = None
+        self._rows: tuple[ObjectInfo, ...] | None = None
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The names as text."""
+        if self._keys is None:
+            self._keys = texts_of(self.names)
+        return self._keys
+
+    @property
+    def numbers(self) -> Iterator[bytes]:
+        """The sizes without leading zeroes, which a server may send."""
+        return map(b"%d".__mod__, map(int, self.sizes))
+
+    @property
+    def columns(self) -> Columns:
+        """The columns as plain values, of which a like table can be made."""
+        return self.names, self.sizes, self.times, self.etags, self.classes
+
+    @property
+    def rows(self) -> tuple[ObjectInfo, ...]:
+        """The objects."""
+        if self._rows is None:
+            texts = self.keys, map(int, self.sizes), self.times.all(), texts_of(self.etags), texts_of(self.classes)
+            self._rows = build_objects(zip(*texts, repeat(""), repeat(True), repeat(False), strict=False))
+        return self._rows
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[ObjectInfo]:
+        return iter(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> ObjectInfo: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ObjectInfo, ...]: ...
+    def __getitem__(self, place: int | slice) -> ObjectInfo | tuple[ObjectInfo, ...]:
+        return self.rows[place]
+
+    def __eq__(self, other: object) -> bool:
+        return self.rows == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.rows)
+
+    def __repr__(self) -> str:
+        return repr(self.rows)
+
+
+def build_objects(rows: Iterable[tuple[object, ...]]) -> tuple[ObjectInfo, ...]:
+    """Make objects of rows with their eight fields."""
+    # Of the ways to build a named tuple this one stays in C for the whole page.
+    return tuple(map(partial(tuple.__new__, ObjectInfo), rows))
+
+
+def texts_of(column: Sequence[bytes]) -> list[str]:
+    """Decode a column without line breaks at once."""
+    return b"\n".join(column).decode("utf-8", "surrogateescape").split("\n") if column else []
+
+
+def table_of(objects: Sequence[ObjectInfo]) -> ObjectTable | None:
+    """Return the objects as columns; None when a time has another shape, or a text a line break."""
+    if isinstance(objects, ObjectTable):
+        return objects
+    keys, sizes, stamps, etags, classes, *_ = zip(*objects, strict=True) if objects else [()] * len(ObjectInfo._fields)
+    times = Times("".join(stamps).encode("utf-8", "surrogateescape"))
+    if not times.are_sound(len(keys)) or "\n" in "".join((*keys, *etags, *classes)):
+        return None
+    names, tags, kinds = (list(map(name_bytes, column)) for column in (keys, etags, classes))
+    return ObjectTable(names, list(map(b"%d".__mod__, sizes)), times, tags, kinds)
+
+
+def values_of(objects: Sequence[ObjectInfo]) -> tuple[list[str], list[int], list[str], list[str]]:
+    """Return keys, sizes, times and ETags of some objects."""
+    if isinstance(objects, ObjectTable):
+        return list(objects.keys), list(map(int, objects.sizes)), objects.times.all(), texts_of(objects.etags)
+    keys, sizes, stamps, etags, *_ = zip(*objects, strict=True)
+    return list(keys), list(sizes), list(stamps), list(etags)
+
+
+def sizes_of(objects: Sequence[ObjectInfo]) -> list[int]:
+    """Return the sizes of all but delete markers, without making an object for each."""
+    if isinstance(objects, ObjectTable):
+        return list(map(int, objects.sizes))
+    return [info.size for info in objects if not info.is_delete_marker]
+
+
+def keys_of(objects: Sequence[ObjectInfo]) -> Sequence[str]:
+    """Return the keys, without making an object for each."""
+    return objects.keys if isinstance(objects, ObjectTable) else [info.key for info in objects]
+
+
+def names_of(objects: Sequence[ObjectInfo]) -> Sequence[bytes]:
+    """Return the keys as the bytes that S3 sorts by."""
+    return objects.names if isinstance(objects, ObjectTable) else [name_bytes(info.key) for info in objects]
+
+
+def cut_page(page: ListPage, until: str) -> ListPage:
+    """Leave out the names of an ordered page beyond ``until``; a page that reaches it is the last one."""
+    limit = name_bytes(until)
+    lasts = [*names_of(page.objects)[-1:], *map(name_bytes, page.prefixes[-1:])]
+    if max(lasts, default=b"") < limit:
+        return page
+    objects = page.objects[: bisect_right(names_of(page.objects), limit)]
+    prefixes = tuple(name for name in page.prefixes if name_bytes(name) <= limit)
+    return replace(page, objects=objects, prefixes=prefixes, truncated=False)

@@ -1,20 +1,27 @@
-"""What requests are made of: path-style or virtual-host addresses, and the headers of operations."""
+"""What requests are made of: the headers of operations, S3's limits, and the parts of an upload."""
 
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
 
-from s3pool.body import EMPTY_BODY, EMPTY_SHA256, Body, BytesBody
 from s3pool.errors import UsageError
-from s3pool.model import ObjectAttributes, Request, encode_key, encode_query
+from s3pool.model import ByteRange, ObjectAttributes, encode_key, encode_query
 from s3pool.units import word_set
 
 Query = tuple[tuple[str, str], ...]
 NO_HEADERS: Mapping[str, str] = {}
+
+MAX_KEYS = 1000  # of a page of ListObjectsV2, and of a DeleteObjects
+MIB = 1 << 20
+MIN_PART_BYTES = 5 * MIB  # smaller parts are refused, but for the last one
+MAX_PART_BYTES = 5 << 30
+MAX_PARTS = 10_000
+MAX_OBJECT_BYTES = 5 << 40
+MAX_SINGLE_PUT_BYTES = 5 << 30  # PutObject and CopyObject in one piece
+DEFAULT_PART_BYTES = 16 * MIB
 
 METADATA_PREFIX = "x-amz-meta-"
 KMS_WITH_KEY = "aws:kms:"
@@ -71,125 +78,6 @@ def _customer_key(prefix: str, key: bytes) -> dict[str, str]:
     }
 
 
-class Addressing:
-    """Builds the requests of a service, a bucket or a key.
-
-    A bucket without a name, or a key without one, is a UsageError: ``DELETE /bucket/`` is
-    not the removal of an object with an empty name but that of the bucket.
-    """
-
-    __slots__ = ("_virtual", "extra")
-
-    def __init__(self, *, virtual: bool = False) -> None:
-        self._virtual = virtual
-        self.extra: ExtraHeaders | None = None
-
-    def _with_extra(self, op: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        return headers if self.extra is None else {**headers, **self.extra.of(op)}
-
-    def service(self, op: str, *, query: Query = ()) -> Request:
-        """Return a GET of the service itself."""
-        return Request("GET", "/", op, query=query, headers=self._with_extra(op, NO_HEADERS), resource="s3")
-
-    def bucket(
-        self,
-        method: str,
-        bucket: str,
-        op: str,
-        *,
-        query: Query = (),
-        headers: Mapping[str, str] = NO_HEADERS,
-        content: bytes = b"",
-        idempotent: bool = True,
-        timeout_factor: float = 1.0,
-    ) -> Request:
-        """Return a request to a bucket; ``content`` is an XML document."""
-        bucket_path = _bucket_path(bucket)
-        return Request(
-            method,
-            "/" if self._virtual else bucket_path,
-            op,
-            query=query,
-            headers=self._with_extra(op, {**headers, **_content_headers(content)}),
-            body=BytesBody(content) if content else EMPTY_BODY,
-            payload_hash=BytesBody(content).sha256() if content else EMPTY_SHA256,
-            idempotent=idempotent,
-            resource=f"s3/{bucket}",
-            bucket_host=bucket if self._virtual else "",
-            timeout_factor=timeout_factor,
-        )
-
-    def key(
-        self,
-        method: str,
-        bucket: str,
-        key: str,
-        op: str,
-        *,
-        query: Query = (),
-        headers: Mapping[str, str] = NO_HEADERS,
-        body: Body = EMPTY_BODY,
-        payload_hash: str = EMPTY_SHA256,
-        idempotent: bool = True,
-        timeout_factor: float = 1.0,
-    ) -> Request:
-        """Return a request to a key."""
-        bucket_path = _bucket_path(bucket)
-        if not key:
-            raise UsageError(f"s3/{bucket} names a bucket, not an object")
-        path, host = ("/", bucket) if self._virtual else (bucket_path + "/", "")
-        resource = f"s3/{bucket}/{key}"
-        if self.extra is not None:
-            headers = self._with_extra(op, headers)
-        # By position: one is made for each small object, and thirteen names take longer than their values.
-        return Request(
-            method, path + encode_key(key), op, query, headers, body, payload_hash, idempotent, resource, host,
-            timeout_factor,
-        )  # fmt: skip
-
-    def key_document(
-        self,
-        method: str,
-        bucket: str,
-        key: str,
-        op: str,
-        *,
-        content: bytes,
-        query: Query,
-        idempotent: bool = True,
-        timeout_factor: float = 1.0,
-    ) -> Request:
-        """Return a request to a key whose body is an XML document about it."""
-        body = BytesBody(content)
-        return self.key(
-            method,
-            bucket,
-            key,
-            op,
-            query=query,
-            headers=_content_headers(content),
-            body=body,
-            payload_hash=body.sha256(),
-            idempotent=idempotent,
-            timeout_factor=timeout_factor,
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def _bucket_path(bucket: str) -> str:
-    if bucket in ("", ".", "..") or "/" in bucket:
-        raise UsageError(f"{bucket!r} is no bucket's name")
-    return "/" + encode_key(bucket)
-
-
-def _content_headers(content: bytes) -> dict[str, str]:
-    """Return the headers of an XML body; S3 demands Content-MD5 for some and takes it for all."""
-    if not content:
-        return {}
-    digest = hashlib.md5(content, usedforsecurity=False).digest()
-    return {"content-type": "application/xml", "content-md5": base64.b64encode(digest).decode()}
-
-
 def attribute_headers(attributes: ObjectAttributes) -> dict[str, str]:
     """Return the headers that store an object's attributes.
 
@@ -230,12 +118,58 @@ def copy_headers(bucket: str, key: str, *, version_id: str = "", if_match: str =
     return headers
 
 
-def integrity_headers(content_md5: str, checksum: tuple[str, str] | None) -> dict[str, str]:
-    """Return the headers by which the server checks a body."""
-    headers = {"content-md5": content_md5} if content_md5 else {}
-    return headers | dict([checksum] if checksum else [])
-
-
 def quote_etag(etag: str) -> str:
     """Return an ETag as conditions want it, in quotes; ``*`` stays."""
     return etag if etag == "*" or etag.startswith('"') else f'"{etag}"'
+
+
+def choose_part_size(size: int, wanted: int = 0) -> int:
+    """Return the size of the parts for an object of ``size`` bytes.
+
+    It is the wanted size, or the default for 0, as long as 10,000 parts suffice; else the next whole MiB with which
+    they do. An object of up to 5 TiB always fits.
+
+    Raises UsageError: the object is larger than 5 TiB, or the wanted size is outside 5 MiB..5 GiB.
+
+    Source: Amazon S3 User Guide, "Multipart upload limits".
+    """
+    if size > MAX_OBJECT_BYTES:
+        raise UsageError(f"an object has at most 5 TiB; this one would have {size} bytes")
+    if wanted:
+        _check_part_size(wanted)
+    part_size = wanted or DEFAULT_PART_BYTES
+    if size <= part_size * MAX_PARTS:
+        return part_size
+    smallest = -(-size // MAX_PARTS)
+    return -(-smallest // MIB) * MIB
+
+
+def iter_part_ranges(size: int, part_size: int) -> Iterator[ByteRange]:
+    """Cut an object into consecutive part ranges.
+
+    Sizes are bytes. Yields ceil(size / part_size) ranges in offset order, the last one possibly shorter; nothing at all
+    when size is 0.
+
+    Raises UsageError: part_size is outside 5 MiB..5 GiB, or more than 10,000 parts result.
+
+    Source: Amazon S3 User Guide, "Multipart upload limits".
+    """
+    _check_part_size(part_size)
+    if count_parts(size, part_size) > MAX_PARTS:
+        raise UsageError(f"{size} bytes in parts of {part_size} are more than {MAX_PARTS:,} parts; take larger parts")
+    return iter_ranges(size, part_size)  # a generator itself would raise only at its first use
+
+
+def iter_ranges(size: int, length: int) -> Iterator[ByteRange]:
+    """Cut size bytes into ranges of any length, the last one possibly shorter."""
+    return (ByteRange(first, min(first + length, size) - 1) for first in range(0, size, length))
+
+
+def count_parts(size: int, part_size: int) -> int:
+    """Return the number of parts: size divided by part size, rounded up."""
+    return -(-size // part_size)
+
+
+def _check_part_size(part_size: int) -> None:
+    if not MIN_PART_BYTES <= part_size <= MAX_PART_BYTES:
+        raise UsageError(f"a part has 5 MiB to 5 GiB, not {part_size} bytes")

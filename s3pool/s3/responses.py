@@ -8,7 +8,7 @@ that was cut or decompressed on its way and got a Content-Length that matches.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -26,15 +26,20 @@ from s3pool.errors import (
     TransportError,
 )
 from s3pool.model import NO_TIME, ByteRange, ObjectHead, Response, format_iso_time, whole_number
-from s3pool.s3.documents import PLAUSIBLE_ETAG, DeleteFailure, PutResult, parse_error, told_region
+from s3pool.record import dataclass
+from s3pool.s3.documents import MAX_ERROR_BYTES, bare_etag, iso_millis, parse_error, read_root, told_region
 from s3pool.s3.requests import METADATA_PREFIX
-from s3pool.s3.xml import MAX_ERROR_BYTES, bare_etag, iso_millis, read_root
 from s3pool.units import parse_http_date
 
 MILLISECONDS = 1000
 FIRST_BAD_STATUS = 300
 UNPRINTABLE = r"[\x00-\x20\x7f-\x9f\u2028\u2029]+"
 MAX_DETAIL_LENGTH = 500  # a message is one line; some servers write pages
+
+NULL_VERSION = "null"  # the version of a bucket that keeps none; some servers leave it out
+GONE_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))  # what is not there needs no deletion
+NOT_NAMED = ("NotDeleted", "the server named neither an error nor a deletion of it")
+PLAUSIBLE_ETAG = re.compile(r"[!-;=?-~]+")  # visible ASCII without angle brackets
 
 # What a status means where no body says it: after HEAD, or from something that is not S3.
 CODES = {
@@ -87,6 +92,78 @@ LOCKED = re.compile(r"WORM.protected|object.lock|protected by (?:a )?(?:legal ho
 LOCK_ADVICE = "a retention or a legal hold keeps this version; it goes when that has ended"
 
 Check = Callable[[Response], None]
+
+
+class PutResult(NamedTuple):
+    """A stored object: its ETag without quotes; "" only after a Complete, where the server left it out.
+
+    ``version_id`` is "" in a bucket that keeps no versions. With ``opaque`` the ETag is no
+    digest of the bytes, though it may look like one: so it is under KMS and customer keys.
+    """
+
+    etag: str
+    version_id: str = ""
+    opaque: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFailure:
+    """One key of a batch that was not deleted, and why."""
+
+    key: str
+    version_id: str
+    code: str
+    detail: str
+    request_id: str = ""
+    endpoint: str = ""
+
+
+class DeleteReply(NamedTuple):
+    """What a server told of a batch: the errors, and the keys that it named as deleted."""
+
+    failures: tuple[DeleteFailure, ...]
+    deleted: frozenset[str]
+
+    def failures_of(self, asked: Iterable[tuple[str, str]]) -> tuple[DeleteFailure, ...]:
+        """Return one failure for each pair of key and version id that was not deleted.
+
+        An error is matched by its key first, because servers spell the version as "null", as
+        nothing, or as the one that they met: with several versions of a key asked for, an error
+        that names none of them counts for all. An error of an unknown key counts for the whole
+        batch. A reply that names what was deleted, though it was asked not to, names all of that.
+        """
+        versions: dict[str, list[str]] = {}
+        for key, version_id in asked:
+            versions.setdefault(key, []).append(version_id)
+        found: dict[tuple[str, str], DeleteFailure] = {}
+        gone: set[tuple[str, str]] = set()
+        for failure in self.failures:
+            meant = _pairs_meant(failure, versions)
+            if failure.code in GONE_CODES and failure.key in versions:
+                gone.update(meant)
+                continue
+            for pair in meant:
+                found.setdefault(pair, DeleteFailure(*pair, failure.code, failure.detail))
+        for key in versions.keys() - self.deleted if self.deleted else ():
+            for pair in {(key, version_id) for version_id in versions[key]} - gone:
+                found.setdefault(pair, DeleteFailure(*pair, *NOT_NAMED))
+        return tuple(found.values())
+
+
+def _pairs_meant(failure: DeleteFailure, versions: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    if failure.key not in versions:
+        return [(key, version_id) for key, ids in versions.items() for version_id in ids]
+    ids, told = versions[failure.key], failure.version_id
+    meant = [one for one in ids if one == told] or [one for one in ids if {one, told} <= {"", NULL_VERSION}]
+    return [(failure.key, version_id) for version_id in meant or ids]
+
+
+def parse_delete_result(body: bytes) -> DeleteReply:
+    """Read which keys of a batch were deleted, and which were not."""
+    root = read_root(body, "DeleteResult")
+    texts = ([entry.text_of(name) for name in ("Key", "VersionId", "Code", "Message")] for entry in root.all("Error"))
+    failures = tuple(DeleteFailure(*each) for each in texts)
+    return DeleteReply(failures, frozenset(entry.text_of("Key") for entry in root.all("Deleted")))
 
 
 def check_response(op: str, resource: str) -> Check:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from s3pool.errors import ProtocolError, S3Error, S3PoolError, UnsupportedError, UsageError
 from s3pool.model import Request, Response, replace
 from s3pool.record import dataclass
-from s3pool.s3.documents import build_document, escape_text
-from s3pool.s3.exchange import Opening, Operations, Sender, nothing
+from s3pool.s3.documents import BLANKS, Element, build_document, escape_text, is_error, parse, read_root
+from s3pool.s3.operation import Opening, Operations, Sender, nothing
 from s3pool.s3.responses import FIRST_BAD_STATUS, error_from
-from s3pool.s3.xml import BLANKS, Element, is_error, parse, read_root
 from s3pool.units import word_set
 
 MAX_DOCUMENT_BYTES = 1 << 20  # S3's largest has 1000 rules of a lifecycle

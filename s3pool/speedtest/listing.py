@@ -10,8 +10,8 @@ from s3pool.location import S3Path
 from s3pool.model import Endpoint, ListMode, ListPage
 from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
+from s3pool.s3.key_ranges import CAUTIOUS_JOBS
 from s3pool.s3.list_all import list_pages, on_one_node
-from s3pool.s3.parallel.ranges import CAUTIOUS_JOBS
 
 ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 

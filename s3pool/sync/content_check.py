@@ -14,7 +14,7 @@ from s3pool.errors import IntegrityError
 from s3pool.hashing import new_hasher
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
-from s3pool.s3.part_sizes import iter_ranges
+from s3pool.s3.requests import iter_ranges
 from s3pool.sync.compare import (
     DOWNLOAD,
     LEAVE,

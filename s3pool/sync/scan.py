@@ -19,7 +19,7 @@ from s3pool.filters import NameRange, Names, takes_all
 from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.location import name_bytes
 from s3pool.model import ListPage
-from s3pool.s3.page_table import values_of
+from s3pool.s3.pages import values_of
 from s3pool.sync.compare import Batch
 from s3pool.sync.files_from import is_foreign
 from s3pool.transfer.safe_path import local_error, split_relative

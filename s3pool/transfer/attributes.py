@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from s3pool.location import S3Path
 from s3pool.model import ObjectAttributes, ObjectHead, whole_number
 from s3pool.record import replace
-from s3pool.s3.exchange import Steps
+from s3pool.s3.operation import Steps
 from s3pool.s3.requests import KMS_KEY_ID, METADATA_PREFIX, WEBSITE_REDIRECT, attribute_headers
 from s3pool.s3.responses import ENCRYPTION
 from s3pool.transfer.tasks import CopyTask, UploadTask
@@ -24,7 +24,7 @@ from s3pool.units import parse_http_date
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead
     from s3pool.s3.client import S3Client
-    from s3pool.s3.exchange import Steps
+    from s3pool.s3.operation import Steps
     from s3pool.transfer.tasks import CopyTask
 
 logger = logging.getLogger(__name__)

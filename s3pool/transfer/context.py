@@ -15,8 +15,8 @@ from s3pool.errors import NotFoundError, S3PoolError, StoppedError
 from s3pool.hashing import CHEAP, has_machine_code
 from s3pool.model import ByteRange, ObjectAttributes, ObjectHead, parse_iso_time
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Steps
-from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.operation import Steps
+from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.s3.responses import UNKNOWN, Known
 from s3pool.transfer.attributes import MTIME, NANO, FileHeaders, parse_mtime
 from s3pool.transfer.digests import BodyDigests, digest_bytes

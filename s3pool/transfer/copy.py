@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, RefusedError, S3Error
 from s3pool.model import ByteRange, ObjectHead
 from s3pool.record import replace
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import choose_part_size, iter_part_ranges
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import choose_part_size, iter_part_ranges
 from s3pool.s3.responses import hides_digest
 from s3pool.transfer.attributes import TAG_COUNT, kept_by_request, merge_for_copy, tags_of_source
 from s3pool.transfer.context import NO_ATTRIBUTES, why_skip

@@ -12,8 +12,8 @@ from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, S3Er
 from s3pool.hashing import CRC_BYTES, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectAttributes, ObjectHead
 from s3pool.record import dataclass, replace
-from s3pool.s3.exchange import block_on
-from s3pool.s3.part_sizes import (
+from s3pool.s3.operation import block_on
+from s3pool.s3.requests import (
     MAX_PART_BYTES,
     MAX_PARTS,
     MIB,

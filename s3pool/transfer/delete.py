@@ -12,8 +12,8 @@ from s3pool.filters import ANY_FACTS, WHOLE, Names, ObjectFilter, Shard
 from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
 from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, parse_iso_time
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MAX_KEYS
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import MAX_KEYS
 from s3pool.s3.responses import error_of_failure
 from s3pool.transfer.safe_path import remove_file
 from s3pool.transfer.tasks import DONE, FAILED, NOT_STARTED, DeleteTask, Done, Outcome, Problem, RemoveTask

@@ -21,9 +21,8 @@ from s3pool.errors import IntegrityError
 from s3pool.hashing import CHECKSUM_PREFIX, CHECKSUMS, CRC_BYTES, combine, has_machine_code, new_hasher
 from s3pool.model import UNSIGNED_PAYLOAD, ByteRange, ObjectHead, whole_number
 from s3pool.record import dataclass, field
-from s3pool.s3.documents import PutResult
-from s3pool.s3.part_sizes import MIB, choose_part_size, count_parts, iter_ranges
-from s3pool.s3.responses import hides_digest
+from s3pool.s3.requests import MIB, choose_part_size, count_parts, iter_ranges
+from s3pool.s3.responses import PutResult, hides_digest
 
 PART_SIZE = "s3pool-part-size"  # metadata: what the composite ETag was made with, to verify downloads
 # What other clients cut with, the likely ones first: aws, mc, s3cmd, s5cmd, rclone, boto3.

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from s3pool.errors import IntegrityError, LocalNotFoundError, PreconditionError, RefusedError, ReplacedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ByteRange, Response
-from s3pool.s3.exchange import Steps, block_on, in_worker
-from s3pool.s3.part_sizes import MIB, iter_ranges
-from s3pool.s3.requests import NO_HEADERS
+from s3pool.s3.operation import Steps, block_on, in_worker
+from s3pool.s3.requests import MIB, NO_HEADERS, iter_ranges
 from s3pool.s3.responses import Known, etag_of, head_of, metadata_of
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.context import EXISTS, why_skip

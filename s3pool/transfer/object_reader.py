@@ -11,7 +11,7 @@ from s3pool.body import READ_BLOCK_BYTES
 from s3pool.errors import IntegrityError, PreconditionError, ReplacedError, TransportError, UsageError
 from s3pool.model import ByteRange, Response
 from s3pool.record import dataclass
-from s3pool.s3.exchange import Steps, block_on
+from s3pool.s3.operation import Steps, block_on
 from s3pool.s3.responses import PARTIAL, UNKNOWN, Known, etag_of, range_of, total_of
 from s3pool.transfer.digests import StreamCheck
 

@@ -34,7 +34,7 @@ from s3pool.errors import (
 )
 from s3pool.location import S3Path
 from s3pool.model import parse_iso_time
-from s3pool.s3.exchange import Steps, in_worker
+from s3pool.s3.operation import Steps, in_worker
 from s3pool.transfer.safe_path import (
     OPEN_FLAGS,
     directory_below,

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3pool.errors import S3PoolError, StoppedError, is_pool_dead
-from s3pool.s3.exchange import block_on, go_on
+from s3pool.s3.operation import block_on, go_on
 from s3pool.transfer.context import why_skip
 from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import check_no_tree, delete
@@ -44,7 +44,7 @@ from s3pool.transfer.workers import schedule_of
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
-    from s3pool.s3.exchange import Operation, Steps
+    from s3pool.s3.operation import Operation, Steps
     from s3pool.transfer.context import TransferContext
     from s3pool.transfer.workers import BoundedExecutor
 

@@ -15,7 +15,7 @@ import pytest
 
 import s3pool
 from s3pool.cli.main import main
-from s3pool.s3.part_sizes import MAX_KEYS
+from s3pool.s3.requests import MAX_KEYS
 from tests.support.proxying import RunningProxy
 from tests.support.scripted import OK, ScriptedServer
 
@@ -88,8 +88,8 @@ def calls_of(act: Callable[[], object]) -> Counter[str]:
 @pytest.mark.parametrize(
     ("beginning", "words", "keys", "files", "most"),
     [
-        ("**A page of", ("ls", "s3/bucket/{}/"), 2000, 0, 23),
-        ("**A small file in", ("cp", "-r", "{}", "s3/bucket/p"), 0, 50, 31),
+        ("**A page of", ("ls", "s3/bucket/{}/"), 2000, 0, 21),
+        ("**A small file in", ("cp", "-r", "{}", "s3/bucket/p"), 0, 50, 30),
     ],
 )
 def test_commands_run_in_the_modules_of_their_walks(

@@ -23,8 +23,8 @@ from s3pool.proxy.form_upload import put_head, read_policy
 from s3pool.proxy.forms import FormReader
 from s3pool.proxy.request import parse_head
 from s3pool.proxy.stream import ClientStream
-from s3pool.s3 import documents, pages, xml
-from s3pool.s3.xml import parse
+from s3pool.s3 import documents, pages
+from s3pool.s3.documents import parse
 from s3pool.units import parse_http_date
 from tests.support.fake_s3 import MIB
 
@@ -114,9 +114,9 @@ CASES: dict[str, tuple[Callable[[bytes], object], Callable[[int], bytes], int]] 
     "nested": (parse, lambda n: b"<a>" * (n // 3), 16_000),
     "flat": (parse, lambda n: b"<a>" + b"<b/>" * (n // 4) + b"</a>", 16_000),
     "attributes": (parse, lambda n: b"<a " + b"".join(b'a%d="" ' % i for i in range(n // 8)) + b"/>", 16_000),
-    "blanks before an error": (xml.is_error, lambda n: b" " * n + b"x", 4_000),
+    "blanks before an error": (documents.is_error, lambda n: b" " * n + b"x", 4_000),
     "blanks behind a declaration": (
-        xml.is_error,
+        documents.is_error,
         lambda n: b'<?xml version="1.0"?>' + b" " * n + b"<Error",
         4_000,
     ),

@@ -13,9 +13,9 @@ from s3pool.config.load import load_config
 from s3pool.errors import NoEndpointError, S3Error
 from s3pool.model import ListMode, ListPage
 from s3pool.s3.client import S3Client
+from s3pool.s3.key_ranges import Counts
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.ranges import Counts
-from s3pool.s3.parallel.workers import iter_pages_parallel
+from s3pool.s3.parallel import iter_pages_parallel
 from s3pool.session import Session, open_session
 from tests.support.fake_s3 import ChainS3, CutBody, CutXml, FakeS3, Quirks, Reset, slow_down
 from tests.support.rgw import RgwCluster

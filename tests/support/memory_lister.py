@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from s3pool.errors import S3Error, S3PoolError
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.pages import ListingStats
+from s3pool.s3.buckets import ListingStats
 
 Fault = Callable[["Asked"], S3PoolError | None]
 MINIO_TAG = "[minio_cache:v2,return:]"

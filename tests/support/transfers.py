@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3pool.s3.exchange import block_on
+from s3pool.s3.operation import block_on
 from s3pool.transfer import copy as copying
 from s3pool.transfer import download as downloading
 from s3pool.transfer import upload as uploading

@@ -16,7 +16,7 @@ from s3pool.cli.selection import DELIMITER, Looking, Selection, add_looking_flag
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, name_bytes
 from s3pool.model import ListPage, ObjectInfo
-from s3pool.s3.page_table import sizes_of
+from s3pool.s3.pages import sizes_of
 from s3pool.units import format_size, format_size_long
 
 SIZE_WIDTH = 13

@@ -15,8 +15,8 @@ from s3pool.errors import S3Error, UnsupportedError, UsageError
 from s3pool.location import S3Path
 from s3pool.model import format_iso_time
 from s3pool.s3 import settings as s3
+from s3pool.s3.documents import iso_millis
 from s3pool.s3.settings import Place, build_setting, unsupported
-from s3pool.s3.xml import iso_millis
 from s3pool.units import parse_duration, parse_time_or_age
 
 MODES = ("GOVERNANCE", "COMPLIANCE")

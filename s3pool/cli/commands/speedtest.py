@@ -15,7 +15,7 @@ from s3pool.errors import S3PoolError, UsageError, is_pool_dead
 from s3pool.location import S3Path
 from s3pool.model import Endpoint
 from s3pool.s3.client import S3Client
-from s3pool.s3.part_sizes import MAX_SINGLE_PUT_BYTES, MIB
+from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import PHASES, Bench, BenchPlan, check_bucket, describe, new_prefix, remove_all
 from s3pool.speedtest.measure import SLOW, Finding, Measurement, find_outliers
 from s3pool.speedtest.workload import Observer

@@ -23,7 +23,7 @@ from s3pool.cli.formats import (
 )
 from s3pool.cli.output import Output, escape
 from s3pool.model import ObjectInfo
-from s3pool.s3.page_table import ObjectTable, Times
+from s3pool.s3.pages import ObjectTable, Times
 from s3pool.units import SIZE_UNITS, STEP, format_size
 
 TIME = "2026-01-22T20:44:33.219Z"

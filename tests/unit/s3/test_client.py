@@ -8,7 +8,7 @@ from s3pool.body import BytesBody
 from s3pool.errors import NotFoundError, PreconditionError, ProtocolError, S3Error, UsageError
 from s3pool.model import ByteRange, Endpoint, ObjectAttributes, PartInfo, Request
 from s3pool.s3.client import S3Client
-from s3pool.s3.documents import DeleteFailure, PutResult
+from s3pool.s3.responses import DeleteFailure, PutResult
 from tests.support.scripted_sender import ENDPOINT, Answer, ScriptedSender
 
 EMPTY_PAGE = b"<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>"

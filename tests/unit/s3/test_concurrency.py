@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from s3pool.s3.parallel.ranges import AUTO_JOBS, CAUTIOUS_JOBS, WINDOW_PAGES, ConcurrencyLimit
+from s3pool.s3.key_ranges import AUTO_JOBS, CAUTIOUS_JOBS, WINDOW_PAGES, ConcurrencyLimit
 
 PLENTY = 10_000.0
 

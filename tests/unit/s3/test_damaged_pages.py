@@ -13,10 +13,9 @@ from s3pool.cli.formats import TextLines
 from s3pool.cli.output import escape
 from s3pool.errors import ProtocolError
 from s3pool.model import ListPage
-from s3pool.s3 import page_scanner, xml
-from s3pool.s3.page_table import ObjectTable
-from s3pool.s3.pages import parse_list_page, parse_versions_page
-from s3pool.s3.xml import Element
+from s3pool.s3 import documents, page_scanner
+from s3pool.s3.documents import Element
+from s3pool.s3.pages import ObjectTable, parse_list_page, parse_versions_page
 from tests.support.list_pages import iter_damaged_pages
 
 PAGES = int(os.environ.get("S3POOL_FUZZ_PAGES", "2000"))
@@ -62,7 +61,7 @@ def lines(answer: ListPage | str) -> bytes:
 
 def parsers_agree(bodies: list[bytes], ways: Counter[str]) -> None:
     """Read pages in both ways and compare; count who read them."""
-    with mock.patch.object(xml, "parse", remembering(xml.parse)):
+    with mock.patch.object(documents, "parse", remembering(documents.parse)):
         fast = list(map(read, bodies))
         with mock.patch.object(page_scanner, "split_page", nothing):
             expat = list(map(read, bodies))

@@ -8,8 +8,8 @@ import pytest
 
 from s3pool.errors import ProtocolError
 from s3pool.model import BucketInfo, ObjectInfo, PartInfo, UploadInfo
-from s3pool.s3 import documents, pages, responses, xml
-from s3pool.s3.documents import DeleteFailure
+from s3pool.s3 import documents, pages, responses
+from s3pool.s3.responses import DeleteFailure
 
 CONTENTS = (
     "<Contents><Key>{key}</Key><LastModified>2026-01-22T20:44:33.219Z</LastModified>"
@@ -287,7 +287,7 @@ def test_an_error_is_read_as_far_as_it_goes(body: bytes, expected: tuple[str, st
 )
 def test_an_error_document_is_told_from_a_result(body: bytes, expected: bool) -> None:
     """Keep-alive blanks may stand before it, and a batch delete reports errors in a result."""
-    assert expected == xml.is_error(body)
+    assert expected == documents.is_error(body)
 
 
 def test_the_failures_of_a_batch_are_read() -> None:
@@ -298,7 +298,7 @@ def test_the_failures_of_a_batch_are_read() -> None:
     )
 
     failures = (DeleteFailure("b", "v", "AccessDenied", "no"),)
-    assert (failures, frozenset("a")) == documents.parse_delete_result(body)
+    assert (failures, frozenset("a")) == responses.parse_delete_result(body)
 
 
 def test_the_small_answers_are_read() -> None:

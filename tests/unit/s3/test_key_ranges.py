@@ -8,8 +8,8 @@ import pytest
 
 from s3pool.errors import UnorderedError
 from s3pool.model import SEQUENTIAL, ListMode
+from s3pool.s3.buckets import ListingStats
 from s3pool.s3.list_all import list_objects, list_pages, list_version_pages
-from s3pool.s3.pages import ListingStats
 from tests.support.memory_lister import MemoryLister, order
 from tests.unit.s3.test_versions import MemoryVersions, rows_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from s3pool.model import ListMode
+from s3pool.s3.buckets import ListingStats
 from s3pool.s3.list_all import list_objects, list_pages
-from s3pool.s3.pages import ListingStats
 from tests.support.memory_lister import MemoryLister
 
 

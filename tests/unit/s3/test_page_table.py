@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from s3pool.model import ObjectInfo
-from s3pool.s3.page_table import ObjectTable, Times, keys_of, names_of, table_of, texts_of
+from s3pool.s3.pages import ObjectTable, Times, keys_of, names_of, table_of, texts_of
 
 FIRST = ObjectInfo("a", 7, "2026-01-22T20:44:33.219Z", "abc", "COLD")
 SECOND = ObjectInfo("b", 1536, "2025-12-31T23:59:59.000Z", "", "STANDARD")

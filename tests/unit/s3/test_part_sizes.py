@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from s3pool.errors import UsageError
 from s3pool.model import ByteRange
-from s3pool.s3 import part_sizes
-from s3pool.s3.part_sizes import MIB, choose_part_size, iter_part_ranges
+from s3pool.s3 import requests
+from s3pool.s3.requests import MIB, choose_part_size, iter_part_ranges
 
 
 def test_the_ranges_are_consecutive_and_the_last_one_is_shorter() -> None:
@@ -41,10 +41,10 @@ def test_more_than_ten_thousand_parts_are_refused() -> None:
 
 def test_the_default_part_size_holds_while_it_suffices() -> None:
     """Only sizes beyond 10,000 parts need larger ones."""
-    limit = part_sizes.DEFAULT_PART_BYTES * 10_000
+    limit = requests.DEFAULT_PART_BYTES * 10_000
 
-    assert part_sizes.DEFAULT_PART_BYTES == choose_part_size(limit)
-    assert part_sizes.DEFAULT_PART_BYTES + MIB == choose_part_size(limit + 1)
+    assert requests.DEFAULT_PART_BYTES == choose_part_size(limit)
+    assert requests.DEFAULT_PART_BYTES + MIB == choose_part_size(limit + 1)
 
 
 def test_the_wanted_part_size_holds_while_it_suffices() -> None:
@@ -70,8 +70,8 @@ def test_a_chosen_part_size_always_works(size: int, wanted: int) -> None:
     """Whatever the size up to 5 TiB, the parts fit S3's limits."""
     part_size = choose_part_size(size, wanted=wanted)
 
-    assert part_sizes.MIN_PART_BYTES <= part_size <= part_sizes.MAX_PART_BYTES
-    assert part_sizes.count_parts(size, part_size) <= part_sizes.MAX_PARTS
+    assert requests.MIN_PART_BYTES <= part_size <= requests.MAX_PART_BYTES
+    assert requests.count_parts(size, part_size) <= requests.MAX_PARTS
 
 
 @given(size=st.integers(1, 200 * MIB), part_size=st.integers(5 * MIB, 70 * MIB))

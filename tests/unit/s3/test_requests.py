@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from s3pool.errors import UsageError
-from s3pool.s3.requests import Addressing
+from s3pool.s3.operation import Addressing
 from tests.support.scripted_sender import ENDPOINT
 
 

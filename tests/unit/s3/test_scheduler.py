@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, S3Error, ThrottledError, UnorderedError
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.parallel.ranges import ConcurrencyLimit, Counts, RangeRequest
-from s3pool.s3.parallel.scheduler import PAGES_AHEAD, RangeScheduler
+from s3pool.s3.key_ranges import ConcurrencyLimit, Counts, RangeRequest
+from s3pool.s3.range_scheduler import PAGES_AHEAD, RangeScheduler
 from tests.support.memory_lister import MemoryLister, order
 
 BUCKET = "b"

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
+from s3pool.s3.key_ranges import ConcurrencyLimit, Counts
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.ranges import ConcurrencyLimit, Counts
-from s3pool.s3.parallel.scheduler import RangeScheduler
+from s3pool.s3.range_scheduler import RangeScheduler
 from tests.support.memory_lister import MemoryLister, order
 
 PAGE = 100

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
+from s3pool.s3.key_ranges import HeldPage, KeyRange, Position
 from s3pool.s3.listing import LoopGuard
-from s3pool.s3.parallel.ranges import HeldPage, KeyRange, Position
-from s3pool.s3.parallel.split_points import KeyStatistics, SplitPoints, is_safe, shared_length, successor
+from s3pool.s3.split_points import KeyStatistics, SplitPoints, is_safe, shared_length, successor
 
 TEXT = st.text(max_size=12)
 

@@ -7,9 +7,9 @@ import pytest
 
 from s3pool.errors import AccessDeniedError, NoEndpointError, ProtocolError, ThrottledError
 from s3pool.model import ListMode, ListPage
+from s3pool.s3.key_ranges import Counts
 from s3pool.s3.list_all import list_pages
-from s3pool.s3.parallel.ranges import Counts
-from s3pool.s3.parallel.workers import iter_pages_parallel
+from s3pool.s3.parallel import iter_pages_parallel
 from tests.support.memory_lister import Asked, MemoryLister
 
 BUCKET = "b"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3pool.errors import ProtocolError
-from s3pool.s3.xml import is_xml_text, parse
+from s3pool.s3.documents import is_xml_text, parse
 
 
 def text_of_a(body: bytes) -> str:

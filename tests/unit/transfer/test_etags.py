@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from s3pool.s3.part_sizes import iter_ranges
+from s3pool.s3.requests import iter_ranges
 from s3pool.transfer.digests import composite_etag, is_md5_etag, likely_part_sizes, part_count_of
 
 MIB = 1 << 20

@@ -19,8 +19,8 @@ from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.record import dataclass, field
 from s3pool.s3.listing import LoopGuard, is_increasing
-from s3pool.s3.page_table import ObjectTable, Times, build_objects, keys_of
-from s3pool.s3.parallel.split_points import shared_length
+from s3pool.s3.pages import ObjectTable, Times, build_objects, keys_of
+from s3pool.s3.split_points import shared_length
 
 AUTO_JOBS = 0  # as many as help
 CAUTIOUS_JOBS = 8  # while the size of the listing is unknown

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from s3pool.record import dataclass, field
-from s3pool.s3.parallel.split_points import SplitPoints, shared_length
+from s3pool.s3.split_points import SplitPoints, shared_length
 
 Fetch = Callable[[str, "str | None"], tuple[Sequence[str], bool]]
 

@@ -18,9 +18,7 @@ from s3pool.errors import NoEndpointError, ProtocolError, S3Error, S3PoolError, 
 from s3pool.location import name_bytes
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.record import replace
-from s3pool.s3.listing import REFUSALS, LoopGuard, floor_of, is_minio_token
-from s3pool.s3.page_table import keys_of
-from s3pool.s3.parallel.ranges import (
+from s3pool.s3.key_ranges import (
     ConcurrencyLimit,
     Counts,
     HeldPage,
@@ -34,7 +32,9 @@ from s3pool.s3.parallel.ranges import (
     link,
     widens,
 )
-from s3pool.s3.parallel.split_points import SplitPoints
+from s3pool.s3.listing import REFUSALS, LoopGuard, floor_of, is_minio_token
+from s3pool.s3.pages import keys_of
+from s3pool.s3.split_points import SplitPoints
 
 logger = logging.getLogger(__name__)
 

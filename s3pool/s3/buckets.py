@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from s3pool.body import Body
 from s3pool.dialect import (
@@ -30,7 +32,6 @@ from s3pool.model import (
     replace,
 )
 from s3pool.s3.documents import (
-    PutResult,
     UploadId,
     UploadPage,
     build_complete,
@@ -42,7 +43,7 @@ from s3pool.s3.documents import (
     parse_parts,
     parse_versioning,
 )
-from s3pool.s3.exchange import (
+from s3pool.s3.operation import (
     LIST_FACTOR,
     SLOW_FACTOR,
     Operation,
@@ -52,24 +53,57 @@ from s3pool.s3.exchange import (
     Steps,
     block_on,
     body_of,
+    integrity_headers,
     nothing,
     stepwise,
 )
-from s3pool.s3.pages import (
-    ListingStats,
-    check_page,
-    check_uploads,
-    parse_list_page,
-    parse_uploads_page,
-    parse_versions_page,
-)
-from s3pool.s3.part_sizes import MAX_KEYS
-from s3pool.s3.requests import NO_ATTRIBUTES, Query, attribute_headers, copy_headers, integrity_headers
-from s3pool.s3.responses import parse_copy_result
+from s3pool.s3.pages import check_page, check_uploads, parse_list_page, parse_uploads_page, parse_versions_page
+from s3pool.s3.requests import MAX_KEYS, NO_ATTRIBUTES, Query, attribute_headers, copy_headers
+from s3pool.s3.responses import PutResult, parse_copy_result
 
+T = TypeVar("T")
 MAX_BUCKET_PAGES = 10_000  # of a thousand buckets each, where no server has a tenth of these
 
 MAX_LISTED_PARTS = 100_000  # S3 has 10,000, and servers that are told so a few times that
+
+
+class ListingStats:
+    """The listings of one client; safe in any thread.
+
+    ``requests`` counts requests, each once however often the pool tried it; ``names`` the names
+    that the listings yielded; ``needed`` the full pages that these fit on.
+    """
+
+    def __init__(self) -> None:
+        # Guards all below; held for additions only.
+        self._lock = threading.Lock()
+        self.requests = self.names = self.needed = 0
+
+    @property
+    def extra(self) -> int:
+        """Count the requests beyond those that were needed."""
+        return max(0, self.requests - self.needed)
+
+    def add(self, requests: int, names: int, needed: int) -> None:
+        """Count requests that are made, and what listings took."""
+        with self._lock:
+            self.requests += requests
+            self.names += names
+            self.needed += needed
+
+    def add_listing(self, names: int) -> None:
+        """Count a listing that ended, by the names it gave; one of nothing needs a request, too."""
+        self.add(0, names, -(-names // MAX_KEYS) or 1)
+
+    def measure(self, items: Iterator[T], count: Callable[[T], int]) -> Iterator[T]:
+        """Yield the items of one listing, and count their names when it ends or is left."""
+        names = 0
+        try:
+            for item in items:
+                names += count(item)
+                yield item
+        finally:
+            self.add_listing(names)
 
 
 class BucketOperations(Operations):

@@ -83,6 +83,21 @@ class Request:
         """Return whether the request may be carried out twice and its body sent twice."""
         return self.idempotent and self.body.rewindable
 
+    @property
+    def may_be_hedged(self) -> bool:
+        """Return whether the same request may be under way on two nodes at once."""
+        is_read = self.idempotent and not self.body.length and self.method in {"GET", "HEAD"}
+        return is_read and self.may_retry()
+
+    @property
+    def leaves_at_once(self) -> bool:
+        """Return whether it goes elsewhere as soon as its node's circuit is open."""
+        if self.method in {"GET", "HEAD"}:
+            return self.replayable
+        if self.is_harmless_twice:
+            return self.body.rewindable
+        return self.replayable and self.timeout_factor <= 1.0
+
     def may_retry(self) -> bool:
         """Return whether the sender allows a second attempt, or a second node beside the first."""
         return True

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from s3pool import __version__
 from s3pool.errors import ConfigError
 from s3pool.pool.attempt import Attempt
-from s3pool.pool.node import Try
+from s3pool.pool.retry import Try
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

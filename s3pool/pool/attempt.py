@@ -21,13 +21,14 @@ from s3pool.errors import ConnectError, RequestTimeoutError, S3Error, S3PoolErro
 from s3pool.model import Request, Response
 from s3pool.pool.connections import PoolExhausted
 from s3pool.pool.exchange import DEADLINE_FACTOR, Answer, CollectedResponse, Exchange, NeedsThread, begin_exchange
-from s3pool.pool.node import Node, Totals, Tries, may_be_hedged
+from s3pool.pool.node import Node, Totals
 from s3pool.pool.retry import (
     MAX_HEDGED,
     NO_HISTORY,
     SKEWED_CODES,
     AttemptContext,
     State,
+    Tries,
     final_error,
     hedge_delay_s,
     may_add_load,
@@ -223,7 +224,7 @@ class Attempt:
         if tried and all(node in tried for node in balancer.in_service):
             self.history = self.history._replace(tried=())
         return balancer.pick(
-            exclude=self.history.tried, affinity=self.request.resource, is_read=may_be_hedged(self.request)
+            exclude=self.history.tried, affinity=self.request.resource, is_read=self.request.may_be_hedged
         )
 
     def _begin(self, node: Node, *, fresh: bool = False, wait: bool) -> Exchange:
@@ -272,7 +273,7 @@ class Attempt:
         context = self._context
         if self._is_alone or len(self.exchanges) > MAX_HEDGED or newest.response is not None:
             return None
-        if not may_be_hedged(self.request) or all(node in self.history.tried for node in context.balancer.in_service):
+        if not self.request.may_be_hedged or all(node in self.history.tried for node in context.balancer.in_service):
             return None
         kept = newest.connection.exchanges > 0 and newest.head is None and context.kept.is_trying(self.request.op)
         return hedge_delay_s(newest.node, context.balancer.nodes, full_s=context.patience_s, is_trying_kept=kept)

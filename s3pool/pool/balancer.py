@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from s3pool.pool.breaker import CLOSED
-from s3pool.pool.node import Node, introduce, middle_latency
+from s3pool.pool.node import CLOSED, Node
 
 MAX_FORMER = 64
 MANY_TURNS = 1 << 32  # so many more than any rotation has that a random one of them is fair
@@ -99,7 +98,8 @@ class LoadBalancer:
         """Use these nodes from now on; requests under way at others finish there."""
         here = {node.endpoint for node in nodes}
         former = [node for node in (*self.former, *self.nodes) if node.endpoint not in here]
-        introduce(nodes)
+        for node in nodes:
+            node.siblings = tuple(other for other in nodes if other is not node)
         self._rotation = Rotation.of(nodes)  # at once, for those who pick meanwhile
         self.former = tuple(former[-MAX_FORMER:])
 
@@ -255,3 +255,9 @@ def _rendezvous(node: Node, affinity: str) -> tuple[float, bytes]:
     digest = hashlib.blake2b(text, digest_size=8).digest()
     share = (int.from_bytes(digest, "big") >> 11) / (1 << 53)  # as much of it as a float holds
     return -math.log1p(-share) / node.endpoint.weight, digest
+
+
+def middle_latency(nodes: Iterable[Node]) -> float:
+    """Return the latency of the middle node."""
+    latencies = sorted(node.latency_s for node in nodes)
+    return latencies[len(latencies) // 2]

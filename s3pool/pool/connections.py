@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import queue
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from s3pool.pool.lean_import import without_metadata
-
-with without_metadata():
+if "importlib.metadata" in sys.modules:
     import urllib3
+else:  # which urllib3.http2 would load for the moment in which HTTP/2 is switched on, and that takes long
+    sys.modules["importlib.metadata"] = ModuleType("importlib.metadata")
+    vars(sys.modules["importlib.metadata"])["version"] = lambda name: import_module("importlib.metadata").version(name)
+    import urllib3
+
+    del sys.modules["importlib.metadata"]
 from urllib3.connection import BaseSSLError, HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.exceptions import HTTPError as Urllib3Error
@@ -28,8 +35,7 @@ from s3pool.endpoint import HttpProxy
 from s3pool.errors import ConfigError, ConnectError, SlotsBusyError, TLSError, describe_os_error
 from s3pool.model import Endpoint
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.tcp import QUIET_S
-from s3pool.pool.throttle import Throttle
+from s3pool.pool.tcp import QUIET_S, Throttle
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:

@@ -6,19 +6,22 @@ import math
 import time
 from collections.abc import Callable
 
-from s3pool.body import BytesBody
+from s3pool.body import EMPTY_BODY, BytesBody
 from s3pool.errors import ConnectError, ProtocolError, RequestTimeoutError, TransportError
 from s3pool.model import Request, Response
-from s3pool.pool.breaker import CLOSED
-from s3pool.pool.http1 import Head, NodeConnection
-from s3pool.pool.node import ExchangeTotals, Node, leaves_at_once, may_be_hedged
-from s3pool.pool.response_body import ResponseBody, probe_request
+from s3pool.pool.http1 import Head, NodeConnection, ResponseBody
+from s3pool.pool.node import CLOSED, ExchangeTotals, Node
 from s3pool.pool.tcp import TIMER_SLACK_S, EarlyResponse, NodeSilentError, StaleConnectionError
 
 DEADLINE_FACTOR = 5  # times its timeout an answer may take that is read whole
 FRESH_IDLE_S = 1.0  # what must not be sent twice goes over a connection idle for less than this
 ODD_STATUS = frozenset({403, 429, *range(500, 1000)})  # these speak of the node or of the clock, and not of the object
 COLLECT_LIMIT_BYTES = 1 << 20  # a longer answer is for a thread that waits for it alone
+
+# Not HEAD: RGW 16 answers HEAD / with a chunked body all the same.
+GENERIC_PATH = "/"
+BODY_LIMIT_BYTES = 64 * 1024
+BLOCK_BYTES = 4096
 
 BuildHead = Callable[[Node], bytes]
 
@@ -66,22 +69,8 @@ class CollectedResponse(Response):
 class Exchange:
     """A request that was sent and whose response head is awaited or read."""
 
-    __slots__ = (
-        "_collected",
-        "_filled",
-        "_lost",
-        "connection",
-        "head",
-        "is_over",
-        "is_sent",
-        "node",
-        "received_before",
-        "request",
-        "response",
-        "sent_before",
-        "started",
-        "was_waiting",
-    )
+    __slots__ = ("_collected", "_filled", "_lost", "connection", "head", "is_over", "is_sent", "node",
+                 "received_before", "request", "response", "sent_before", "started", "was_waiting")  # fmt: skip
 
     def __init__(self, node: Node, connection: NodeConnection, request: Request) -> None:
         self.node = node
@@ -107,10 +96,7 @@ class Exchange:
     # -- how long it is waited for -----------------------------------------------------------
 
     def on_quiet(self, quiet_s: float) -> None:
-        """Have a node probed that is silent, and leave it where it is known to be ill.
-
-        Raises NodeSilentError: another node is to be asked instead.
-        """
+        """Have a node probed that is silent. Raises NodeSilentError: it is known to be ill, and has siblings."""
         node = self.node
         now = time.monotonic()
         is_endless = self.request.is_endless
@@ -139,7 +125,7 @@ class Exchange:
             is_stalled = has_head and quiet_s >= delays.stall_s and not request.is_endless
             if not is_stalled or (node.breaker.is_sound and unheard_s < delays.stall_s):
                 return None
-        elif not has_head and not leaves_at_once(request) and unheard_s < delays.hold_s:
+        elif not has_head and not request.leaves_at_once and unheard_s < delays.hold_s:
             return None
         what = "stalled in its answer" if has_head else "sent nothing" if self.is_sent else "took no bytes"
         message = f"{node.endpoint} {what} for {quiet_s:.1f} s"
@@ -165,20 +151,14 @@ class Exchange:
     # -- the answer, waited for ----------------------------------------------------------------
 
     def taken(self) -> Response:
-        """Return the response, which has arrived; from then on it is the caller's alone.
-
-        The two would keep each other alive until the garbage collector comes by.
-        """
+        """Return the response, which has arrived, and forget it: the two would keep each other alive."""
         response, self.response = self.response, None
         if response is None:
             raise AssertionError("the answer is asked for before it is there")
         return response
 
     def begins_within(self, seconds: float) -> bool:
-        """Wait for the first byte of the answer; False when it did not come in time.
-
-        Raises TransportError: the connection ended, or the node is not waited for any longer.
-        """
+        """Wait for the first byte of the answer; False when it did not come in time. Raises TransportError."""
         if self.response is not None:
             return True
         return self.connection.await_answer(seconds) if seconds > 0 else self.connection.is_readable()
@@ -187,7 +167,7 @@ class Exchange:
         """Read the response head, so that the response is open. Raises TransportError: nothing usable arrived."""
         if self.response is not None:
             return
-        self.connection.set_timeout(timeout_s)
+        self.connection.timeout_s = timeout_s
         self._set_window()
         self.accept(self.head or self.connection.read_head(self.request.method))
 
@@ -198,7 +178,7 @@ class Exchange:
         self.node.note_answer(seconds, at=now, is_read=self.request.method in {"GET", "HEAD"})
         self.head = head
         self._set_window()
-        self.connection.set_timeout(self._timeout_s)
+        self.connection.timeout_s = self._timeout_s
         stream = ResponseBody(self.connection, head, finish=self._finish, failed=self._body_failed)
         self.response = Response(
             head.status,
@@ -255,10 +235,9 @@ class Exchange:
     def _begin_collecting(self, length: int, limit: int) -> None:
         if length > limit:
             raise NeedsThread
-        begun = self.connection.take(length)
-        self._filled = len(begun)
-        self._collected = collected = bytearray(length)
-        collected[: len(begun)] = begun
+        self._collected = bytearray(length)
+        if self.connection.has_rest:
+            self._filled = self.connection.readinto(memoryview(self._collected))
 
     def _collect(self) -> Answer | None:
         """Receive the rest of a body that outgrows the connection's buffer."""
@@ -330,9 +309,8 @@ def begin_exchange(
 ) -> Exchange:
     """Connect where needed, or in any case when ``fresh``, and send the request.
 
-    A ``connect_timeout_s`` of None is the one that is configured. A node that never answered in this process is asked
-    for a sign of life, to be given within ``greeting_s``, before it gets a request that cannot be under way on two
-    nodes at once: a dead node behind an open port must not swallow it. None asks for nothing.
+    A node that never answered in this process is asked for a sign of life, to be given within ``greeting_s``, before it
+    gets a request that cannot be under way on two nodes at once: a dead node behind an open port must not swallow it.
 
     Raises TransportError: with ``sent`` False while the server cannot have acted. PoolExhausted: there is no free
     connection, and ``wait`` is False.
@@ -360,7 +338,7 @@ def _begin_over(
     exchange = Exchange(node, connection, request)
     node.waiting.add(exchange)
     try:
-        if greeting_s is not None and not node.is_proven and not may_be_hedged(request):
+        if greeting_s is not None and not node.is_proven and not request.may_be_hedged:
             _ask_for_life(connection, node, greeting_s)
         _send(exchange, build_head(node))
     except BaseException:
@@ -371,10 +349,7 @@ def _begin_over(
 
 
 def send_over(connection: NodeConnection, node: Node, request: Request, head: bytes) -> Exchange | None:
-    """Send a request with a small body or none over a connection; None when it was closed while it waited.
-
-    It must be one that can be sent again. The caller counts it.
-    """
+    """Send one that can be sent again, with a small body or none; None when the connection was closed meanwhile."""
     exchange = Exchange(node, connection, request)
     body = request.body
     content = body.content if isinstance(body, BytesBody) else b""
@@ -404,7 +379,7 @@ def _ask_for_life(connection: NodeConnection, node: Node, patience_s: float) -> 
 
 def _send(exchange: Exchange, head: bytes) -> None:
     connection, request = exchange.connection, exchange.request
-    connection.set_timeout(exchange.node.connections.settings.read_timeout_s)
+    connection.timeout_s = exchange.node.connections.settings.read_timeout_s
     sent_before = connection.bytes_sent
     try:
         connection.send(head, request.body)
@@ -428,3 +403,29 @@ def _read_early_answer(exchange: Exchange, early: EarlyResponse, *, is_whole: bo
     exchange.accept(
         Head(head.status, head.reason, head.headers, head.lines, head.length, head.is_chunked, keep_alive=False)
     )
+
+
+def probe_request(
+    connection: NodeConnection, netloc: str, *, path: str = GENERIC_PATH, timeout_s: float
+) -> tuple[Head, bool]:
+    """Ask for a sign of life; give the answer's head, of any status, and whether the connection can be used again.
+
+    Raises TransportError: no complete HTTP answer arrived.
+    """
+    connection.timeout_s = timeout_s
+    try:
+        connection.send(f"GET {path} HTTP/1.1\r\nhost: {netloc}\r\n\r\n".encode("ascii"), EMPTY_BODY)
+    except EarlyResponse as exc:
+        raise connection.protocol_error(f"broke the connection: {exc}") from exc
+    connection.pace.window_s = timeout_s
+    head = connection.read_head("GET")
+    reusable: list[bool] = []
+    body = ResponseBody(connection, head, finish=reusable.append, failed=lambda _error: None)
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    total = 0
+    until = time.monotonic() + timeout_s
+    while count := body.readinto(buffer):
+        total += count
+        if total > BODY_LIMIT_BYTES or time.monotonic() > until:
+            body.close()
+    return head, reusable[0]

@@ -14,11 +14,10 @@ from weakref import WeakKeyDictionary
 from s3pool.dialect import habits_of
 from s3pool.errors import TransportError, describe_os_error
 from s3pool.model import Endpoint
-from s3pool.pool.breaker import CLOSED
 from s3pool.pool.connections import PoolExhausted
+from s3pool.pool.exchange import GENERIC_PATH, probe_request
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.node import Node
-from s3pool.pool.response_body import GENERIC_PATH, probe_request
+from s3pool.pool.node import CLOSED, Node
 from s3pool.record import dataclass, replace
 from s3pool.units import parse_http_date
 

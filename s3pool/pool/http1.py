@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from s3pool.body import Body, BytesBody
 from s3pool.errors import ProtocolError, RequestTimeoutError, TransportError
-from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream
-from s3pool.pool.throttle import Throttle
+from s3pool.pool.tcp import JOIN_LIMIT_BYTES, EarlyResponse, NodeSilentError, StaleConnectionError, TcpStream, Throttle
 
 BUFFER_BYTES = 16 * 1024  # nearly every response head fits: RGW's and AWS's limits are 16 and 8 KiB
 MAX_BUFFER_BYTES = 64 * 1024  # for one that does not
@@ -24,18 +24,18 @@ SWITCHING_PROTOCOLS = 101
 INTERIM_START = b"HTTP/1.1 1"
 MOST_INTERIM = 100  # answers of 1xx before the final one
 STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n\0]*))?")
-NAME_CHARS = "!#$%&'*+.^_`|~0-9A-Za-z-"
-HEADER_LINE = re.compile(rf"[{NAME_CHARS}]+:[^\r\n\0]*")
-MAX_LENGTH_DIGITS = 19
-LENGTH = re.compile(rf"[0-9]{{1,{MAX_LENGTH_DIGITS}}}")
+HEADER_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*")
+LENGTH = re.compile("[0-9]{1,19}")
 NO_BODY_STATUS = frozenset({204, 304})
-CONTINUE = 100
-FIRST_FINAL_STATUS = 200
+CONTINUE, FIRST_FINAL_STATUS = 100, 200
 MAX_KNOWN = 1024  # lines that are remembered, and their length
 MAX_KNOWN_LENGTH = 128
+MOST_TRAILERS = 64
+CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 KEPT_TEXT = 60  # so much of what is wrong is told
 
 _Field = tuple[str, str]  # the name in lower case, and the value
+OnFailure = Callable[[TransportError], None]
 
 
 class Head(NamedTuple):
@@ -53,29 +53,31 @@ class Head(NamedTuple):
 def parse_head(text: str, method: str, endpoint: str) -> Head:
     """Read a response head without its blank line, strictly.
 
-    Source: RFC 9112 sections 4, 5 and 6.3; folded lines, control characters, differing
-    Content-Length fields and unknown transfer codings are refused.
+    Folded lines, control characters, differing Content-Length fields and unknown transfer codings are refused.
+    Source: RFC 9112 sections 4, 5 and 6.3.
     """
     lines = text.split("\r\n")
     try:
         is_1_1, status, reason = _KNOWN_STARTS[lines.pop(0)]
         headers = dict(map(_field_of, lines))
+        if len(headers) < len(lines):  # the values of repeated ones are joined with a comma
+            headers = {}
+            for name, value in map(_field_of, lines):
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"])
+        connection = headers.get("connection", "").lower()
+        keep_alive = "close" not in connection and (is_1_1 or "keep-alive" in connection)
+        if method == "HEAD" or status in NO_BODY_STATUS or status < FIRST_FINAL_STATUS:
+            length: int | None = 0
+            # RGW 16 sends a chunked end after some HEAD answers; it must not become the next answer.
+            keep_alive = keep_alive and not is_chunked
+            is_chunked = False
+        else:
+            length = None if is_chunked else _content_length(headers)
+            # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
+            keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
     except ValueError as exc:
-        raise _malformed(text, endpoint) from exc
-    if len(headers) < len(lines):
-        headers = _joined(map(_field_of, lines))
-    is_chunked = "transfer-encoding" in headers and _is_chunked(headers["transfer-encoding"], endpoint)
-    connection = headers.get("connection", "").lower()
-    keep_alive = "close" not in connection and (is_1_1 or "keep-alive" in connection)
-    if method == "HEAD" or status in NO_BODY_STATUS or status < FIRST_FINAL_STATUS:
-        length: int | None = 0
-        # RGW 16 sends a chunked end after some HEAD answers; it must not become the next answer.
-        keep_alive = keep_alive and not is_chunked
-        is_chunked = False
-    else:
-        length = None if is_chunked else _content_length(headers, endpoint)
-        # Both framings at once are a smuggling trick; the coding wins and the connection is not used again.
-        keep_alive = keep_alive and not (is_chunked and "content-length" in headers)
+        raise ProtocolError(f"{endpoint} {exc}", endpoint=endpoint) from exc
     # A third of the time of a call of the class.
     return tuple.__new__(Head, (status, reason, headers, lines, length, is_chunked, keep_alive))
 
@@ -86,7 +88,7 @@ class _KnownStarts(dict[str, tuple[bool, int, str]]):
     def __missing__(self, line: str) -> tuple[bool, int, str]:
         match = STATUS_LINE.fullmatch(line)
         if match is None:
-            raise ValueError(line)
+            raise ValueError(f"does not speak HTTP: it sent {line[:KEPT_TEXT]!r}")
         minor, status, reason = match.groups()
         start = minor == "1", int(status), reason or ""
         if len(self) < MAX_KNOWN and len(line) <= MAX_KNOWN_LENGTH:
@@ -95,14 +97,11 @@ class _KnownStarts(dict[str, tuple[bool, int, str]]):
 
 
 class _KnownLines(dict[str, "_Field"]):
-    """Header lines that were read before: most of an answer's are those of the one before it.
-
-    A line that is not known is read, strictly; threads that do so at once come to the same.
-    """
+    """Header lines that were read before: most of an answer's are those of the one before it."""
 
     def __missing__(self, line: str) -> _Field:
         if HEADER_LINE.fullmatch(line) is None:
-            raise ValueError(line)
+            raise ValueError(f"sent a malformed header line {line[:KEPT_TEXT]!r}")
         name, _, value = line.partition(":")
         field = name.lower(), value.strip(" \t")
         if len(line) <= MAX_KNOWN_LENGTH:
@@ -116,65 +115,44 @@ _KNOWN_STARTS = _KnownStarts()
 _field_of = _KnownLines().__getitem__
 
 
-def _joined(fields: Iterable[_Field]) -> dict[str, str]:
-    """Return the fields by name, the values of repeated ones joined with a comma."""
-    headers: dict[str, str] = {}
-    for name, value in fields:
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+def _is_chunked(coding: str) -> bool:
+    if coding.lower() not in ("identity", "chunked"):
+        raise ValueError(f"uses an unknown transfer coding {coding!r}")
+    return coding.lower() == "chunked"
 
 
-def _malformed(text: str, endpoint: str) -> ProtocolError:
-    first, *lines = text.split("\r\n")
-    if STATUS_LINE.fullmatch(first) is None:
-        return ProtocolError(f"{endpoint} does not speak HTTP: it sent {first[:KEPT_TEXT]!r}", endpoint=endpoint)
-    bad = next(line for line in lines if HEADER_LINE.fullmatch(line) is None)
-    return ProtocolError(f"{endpoint} sent a malformed header line {bad[:KEPT_TEXT]!r}", endpoint=endpoint)
-
-
-def _is_chunked(coding: str, endpoint: str) -> bool:
-    if coding.lower() == "identity":
-        return False
-    if coding.lower() != "chunked":
-        raise ProtocolError(f"{endpoint} uses an unknown transfer coding {coding!r}", endpoint=endpoint)
-    return True
-
-
-def _content_length(headers: dict[str, str], endpoint: str) -> int | None:
+def _content_length(headers: dict[str, str]) -> int | None:
     text = headers.get("content-length")
     if text is None:
         return None
-    if text.isdigit() and text.isascii() and len(text) <= MAX_LENGTH_DIGITS:
-        return int(text)
-    values = {value.strip() for value in text.split(",")}
-    value = values.pop()
-    if values or LENGTH.fullmatch(value) is None:
-        raise ProtocolError(f"{endpoint} sent a bad Content-Length {text!r}", endpoint=endpoint)
+    value, *others = {value.strip() for value in text.split(",")} if "," in text else [text]
+    if others or LENGTH.fullmatch(value) is None:
+        raise ValueError(f"sent a bad Content-Length {text!r}")
     return int(value)
 
 
 class NodeConnection(TcpStream):
     """A connection between requests or inside one; used by one thread at a time."""
 
-    __slots__ = ("_buffer", "_end", "_interim", "_is_begun", "_start", "_view", "exchanges", "idle_since")
+    __slots__ = ("_buffer", "_end", "_interim", "_start", "_view", "exchanges", "idle_since")
 
     def __init__(
         self, sock: socket.socket, *, endpoint: str, tls_version: str = "", throttle: Throttle | None = None
     ) -> None:
         super().__init__(sock, endpoint=endpoint, tls_version=tls_version, throttle=throttle)
         self._buffer = bytearray(BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._start = self._end = 0
-        self._interim = 0  # 1xx heads before the next final one
-        self._is_begun = False  # an interim answer came: the server has the request
+        self._view, self._start, self._end = memoryview(self._buffer), 0, 0
+        self._interim = 0  # 1xx heads before the next final one: the server has the request
         self.idle_since = 0.0
         self.exchanges = 0  # answers received so far
 
     def is_readable(self) -> bool:
         """Return whether bytes, or the end, have arrived: on an idle connection it is then dead."""
-        if self._poll is None or self.is_tls:
-            return self._end > self._start or self.has_news()
-        return self._end > self._start or bool(self._poll(0))
+        if self._poll is None:
+            poller = select.poll()
+            poller.register(self._sock, select.POLLIN)
+            self._poll = poller.poll
+        return self._end > self._start or bool(self._poll(0)) or (self.is_tls and self._pending > 0)
 
     @property
     def has_rest(self) -> bool:
@@ -188,11 +166,7 @@ class NodeConnection(TcpStream):
     # -- sending ---------------------------------------------------------------------------
 
     def send(self, head: bytes, body: Body) -> None:
-        """Send a request; small bodies in memory go out together with the head.
-
-        Raises EarlyResponse: the server speaks already, or hung up; its answer may be readable. RequestTimeoutError:
-        the server stopped taking bytes.
-        """
+        """Send a request, a small body together with the head. Raises EarlyResponse, RequestTimeoutError."""
         if isinstance(body, BytesBody) and body.length <= JOIN_LIMIT_BYTES:
             self.write(head + body.content if body.content else head)
             return
@@ -205,10 +179,10 @@ class NodeConnection(TcpStream):
     def await_leave(self, limit_s: float) -> None:
         """Wait until the server asks for the body that was announced, or says nothing for a while.
 
-        Raises EarlyResponse: it answered instead; its answer waits to be read. TransportError: it hung up.
+        Raises EarlyResponse: its answer waits to be read. TransportError: it hung up.
         """
-        patience_s, until = self._timeout_s, time.monotonic() + limit_s
-        self.set_timeout(limit_s)
+        patience_s, until = self.timeout_s, time.monotonic() + limit_s
+        self.timeout_s = limit_s
         try:
             is_first = True
             while (status := self._next_interim()) != CONTINUE:
@@ -222,7 +196,7 @@ class NodeConnection(TcpStream):
         except RequestTimeoutError:
             return
         finally:
-            self.set_timeout(patience_s)
+            self.timeout_s = patience_s
 
     def _next_interim(self) -> int:
         """Return the status of the next head in the buffer, and drop it if it is interim; 0 while it is not whole."""
@@ -232,7 +206,8 @@ class NodeConnection(TcpStream):
         status = parse_head(str(self._view[self._start : end], "utf-8", "surrogateescape"), "GET", self.endpoint).status
         if status == SWITCHING_PROTOCOLS or status >= FIRST_FINAL_STATUS:
             return FIRST_FINAL_STATUS
-        self._start, self._is_begun = end + 4, True
+        self._start = end + 4
+        self._interim += 1
         return status
 
     def look_for_early_answer(self) -> None:
@@ -260,12 +235,11 @@ class NodeConnection(TcpStream):
     def await_answer(self, seconds: float) -> bool:
         """Wait for the first bytes of an answer, which are kept; False when none came in time.
 
-        Raises StaleConnectionError: a kept connection ended without a byte. ProtocolError: so did a new one.
-        NodeSilentError: the watcher ends the wait.
+        Raises StaleConnectionError, ProtocolError: the connection ended. NodeSilentError: the watcher ends the wait.
         """
         if self._end > self._start:
             return True
-        timeout_s, self._timeout_s = self._timeout_s, seconds
+        timeout_s, self.timeout_s = self.timeout_s, seconds
         try:
             self._fill(is_first=True)
         except NodeSilentError:
@@ -273,15 +247,11 @@ class NodeConnection(TcpStream):
         except RequestTimeoutError:
             return False
         finally:
-            self._timeout_s = timeout_s
+            self.timeout_s = timeout_s
         return True
 
     def read_head(self, method: str) -> Head:
-        """Read the final response head; 1xx heads before it are dropped.
-
-        Raises StaleConnectionError: a kept connection ended without a byte. ProtocolError, RequestTimeoutError: no
-        complete, valid head arrived.
-        """
+        """Read the final response head. Raises StaleConnectionError: a kept connection ended without a byte."""
         is_first = self._start == self._end
         while is_first or (head := self.next_head(method)) is None:
             self._fill(is_first=is_first)
@@ -295,11 +265,11 @@ class NodeConnection(TcpStream):
         elif self._end == len(self._buffer):
             self._make_room()
         if is_first:  # which may take long, and tells nothing of the speed
-            self.pace.begin(-self._timeout_s)
+            self.pace.begin(-self.timeout_s)
         try:
             count = self.receive(self._view[self._end :])
         except TransportError as exc:
-            if is_first and self.exchanges and not self._is_begun and not isinstance(exc, RequestTimeoutError):
+            if is_first and self.exchanges and not self._interim and not isinstance(exc, RequestTimeoutError):
                 raise StaleConnectionError(str(exc), endpoint=self.endpoint) from exc
             raise
         if not count:
@@ -321,10 +291,7 @@ class NodeConnection(TcpStream):
         self._view[: self._end] = unread
 
     def readinto(self, view: memoryview, *, more_must_come: bool = False) -> int:
-        """Read body bytes: what the buffer holds first, then straight from the socket; 0 at the end.
-
-        Under TLS a receive gives 16 KiB at most. Where ``more_must_come``, all that has arrived is taken.
-        """
+        """Read body bytes, 0 at the end; under TLS, which gives 16 KiB at once, all that came if ``more_must_come``."""
         ready = self._end - self._start
         if not ready:
             if more_must_come and self.is_tls and self._throttle is None:
@@ -340,9 +307,7 @@ class NodeConnection(TcpStream):
     def advance(self, method: str, head: Head | None) -> tuple[int, Head | None]:
         """Receive once into the buffer, without waiting; return the count and the final head, if it is whole.
 
-        The count is -1 when nothing has arrived, and 0 at the end of the connection. A ``head`` that was read before is
-        returned as it is.
-
+        The count is -1 when nothing has arrived, 0 at the end of the connection; a ``head`` that was read comes back.
         Raises ProtocolError: the connection broke, or what came is not HTTP.
         """
         end = self._end
@@ -376,17 +341,8 @@ class NodeConnection(TcpStream):
         """Return whether so many bytes, with those that are there, fit behind what was taken."""
         return self._start + length <= len(self._buffer)
 
-    def take(self, most: int) -> bytes:
-        """Return the next bytes of the buffer, which is emptied of them."""
-        start = self._start
-        self._start = end = min(start + most, self._end)
-        return self._view[start:end].tobytes() if end > start else b""
-
     def next_head(self, method: str) -> Head | None:
-        """Return the final head in the buffer, or None while it is not whole; 1xx heads before it are dropped.
-
-        Raises ProtocolError: it is not a valid head.
-        """
+        """Return the final head in the buffer, None while it is not whole; 1xx heads before it are dropped."""
         while True:
             start = self._start
             end = self._buffer.find(b"\r\n\r\n", start, self._end)
@@ -397,17 +353,16 @@ class NodeConnection(TcpStream):
                 raise self.protocol_error("sent status 101 without being asked")
             self._start = end + 4
             if head.status >= FIRST_FINAL_STATUS:
-                self._is_begun, self._interim = False, 0
+                self._interim = 0
                 self.exchanges += 1
                 return head
-            self._is_begun = True
             self._interim += 1
             if self._interim > MOST_INTERIM:
                 raise self.protocol_error(f"sent more than {MOST_INTERIM} interim answers")
 
     def ended_early(self, *, is_first: bool) -> ProtocolError:
         """Return the error of a connection that ended before the answer was complete."""
-        if is_first and self.exchanges and not self._is_begun and self._start == self._end:
+        if is_first and self.exchanges and not self._interim and self._start == self._end:
             return StaleConnectionError(f"{self.endpoint} closed a kept connection", endpoint=self.endpoint)
         return self.protocol_error("closed the connection before the answer was complete")
 
@@ -422,3 +377,74 @@ class NodeConnection(TcpStream):
             if self._end - self._start > MAX_CHUNK_LINE_BYTES:
                 raise self.protocol_error("sent a chunk line of more than 512 bytes")
             self._fill(is_first=False)
+
+
+class ResponseBody:
+    """The body of one response; it ends the exchange when its last byte was read.
+
+    ``finish`` is called once, with True when the connection can carry another request; ``failed`` when the body breaks.
+    """
+
+    __slots__ = ("_connection", "_failed", "_finish", "_head", "_is_done", "_left")
+
+    def __init__(
+        self, connection: NodeConnection, head: Head, *, finish: Callable[[bool], None], failed: OnFailure
+    ) -> None:
+        self._connection, self._head, self._finish, self._failed = connection, head, finish, failed
+        self._is_done = False
+        # Bytes left of the body, of the current chunk, or -1 when only the end of the connection tells.
+        self._left = head.length if head.length is not None else 0 if head.is_chunked else -1
+        if head.length == 0:
+            self._end(reusable=head.keep_alive)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill part of the buffer; 0 at the end of a complete body. Raises TransportError: it broke off."""
+        if self._is_done or not len(buffer):
+            return 0
+        try:
+            return self._readinto(buffer)
+        except TransportError as exc:
+            self._end(reusable=False)
+            self._failed(exc)
+            raise
+
+    def _readinto(self, buffer: memoryview) -> int:
+        connection = self._connection
+        if self._left == 0 and not self._next_chunk():
+            return 0
+        limit = len(buffer) if self._left < 0 else min(self._left, len(buffer))
+        count = connection.readinto(buffer[:limit], more_must_come=self._left > 0)
+        if self._left < 0:
+            if not count:
+                self._end(reusable=False)
+            return count
+        if not count:
+            raise connection.protocol_error(f"closed the connection {self._left} bytes early")
+        self._left -= count
+        if self._left == 0:
+            if not self._head.is_chunked:
+                self._end(reusable=self._head.keep_alive)
+            elif connection.read_line():
+                raise connection.protocol_error("sent a malformed chunk")
+        return count
+
+    def _next_chunk(self) -> bool:
+        line = self._connection.read_line().split(b";", 1)[0].strip()
+        if not CHUNK_SIZE.fullmatch(line):
+            raise self._connection.protocol_error("sent a malformed chunk size")
+        self._left = int(line, 16)
+        if self._left:
+            return True
+        if all(self._connection.read_line() for _ in range(MOST_TRAILERS)):  # they carry nothing that s3pool uses
+            raise self._connection.protocol_error("sent too many trailer fields")
+        self._end(reusable=self._head.keep_alive)
+        return False
+
+    def _end(self, *, reusable: bool) -> None:
+        if not self._is_done:
+            self._is_done = True
+            self._finish(reusable)
+
+    def close(self) -> None:
+        """End the exchange; a connection with unread bytes is dropped."""
+        self._end(reusable=False)

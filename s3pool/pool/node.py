@@ -1,20 +1,36 @@
-"""One endpoint of the pool with everything that changes about it while the program runs."""
+"""One endpoint of the pool with everything that changes about it while the program runs.
+
+The one truth about its health is a circuit breaker, fed by reports.
+"""
 
 from __future__ import annotations
 
 import math
+import random as random_module
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.record import dataclass, field, replace
 
 if TYPE_CHECKING:
     from s3pool.model import Endpoint, Request
     from s3pool.pool.connections import ConnectionPool
+
+FAILURE_THRESHOLD = 5  # consecutive failures that open a circuit
+CONNECT_FAILURE_WEIGHT = 3  # a node that does not even accept is more likely gone than busy
+OPEN_BASE_S = 30.0  # the n-th opening in a row lasts n times this
+OPEN_MAX_FACTOR = 10
+INVITED_AFTER_S = 10.0  # a node that failed n trials stays out n times this, however well it answers probes
+OPEN_JITTER = 0.2  # +- share, so that many clients do not return at once
+SUSPECT_S = 10.0  # after a failure a node waits this long while others are clean
+TRIAL_LEASE_S = 90.0  # a trial that nobody reported on is given up after this
+
+ANYBODY = "anybody"  # who asks, where nobody knows
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 LATENCY_WEIGHT = 0.2  # share of the newest sample in the moving average
 LATENCY_FLOOR_S = 0.001  # nodes that answer faster than this count as equal
@@ -29,15 +45,14 @@ OVERDUE_TIMES = 20.0
 class Delays:
     """How long a node may be silent before something is done about it; seconds.
 
-    **Reads** are hedged: after ``proven_s`` at a node that answered before, or many times its usual latency; after
+    Reads are hedged: after ``proven_s`` at a node that answered before, or many times its usual latency; after
     ``unproven_s`` at one that never did while no other has answered; once after ``early_s`` without a word against it,
-    and never sooner than ``failure_s`` when it counts as a failure.
-
-    **Everything** that hears nothing for ``suspect_s``, from a node that answered nobody else in the meantime, has the
-    node probed, with ``probe_s`` for the answer. When its circuit is open and another node is there, what may be
-    repeated leaves at once. What may not, or works for minutes (Complete, copies), leaves when the node has answered
-    nobody for ``hold_s``. A body is given up after ``stall_s`` when its node has failed, or answered nobody since.
-    After ``tell_s`` without a word from any node the user is told, once, what is waited for.
+    and never sooner than ``failure_s`` when it counts as a failure. Everything that hears nothing for ``suspect_s``,
+    from a node that answered nobody else in the meantime, has the node probed, with ``probe_s`` for the answer. When
+    its circuit is open and another node is there, what may be repeated leaves at once. What may not, or works for
+    minutes (Complete, copies), leaves when the node has answered nobody for ``hold_s``. A body is given up after
+    ``stall_s`` when its node has failed, or answered nobody since. After ``tell_s`` without a word from any node the
+    user is told, once, what is waited for.
     """
 
     proven_s: float = 1.0
@@ -100,8 +115,7 @@ class NodeCounters:
         # Guards all fields; held for additions only.
         self._lock = threading.Lock()
         self.requests = self.retries = self.hedges = self.throttled = self.bytes_sent = self.bytes_received = 0
-        self.seconds = 0.0
-        self.timed = 0
+        self.seconds, self.timed = 0.0, 0
         self.last_error = ""
         self.failure_kinds: Counter[str] = Counter()
 
@@ -129,64 +143,131 @@ class NodeCounters:
     def snapshot(self, endpoint: str, state: str, ejections: int = 0) -> EndpointStats:
         """Return the counters as a frozen value."""
         with self._lock:
-            kinds = dict(self.failure_kinds)
             counts = {name: getattr(self, name) for name in COUNTED}
-            last = self.last_error
-        failures = sum(kinds.values())
-        return EndpointStats(
-            endpoint, state, failures=failures, failure_kinds=kinds, last_error=last, ejections=ejections, **counts
-        )
+            kinds, last_error = dict(self.failure_kinds), self.last_error
+        counts |= {"failures": sum(kinds.values()), "ejections": ejections}
+        return EndpointStats(endpoint, state, failure_kinds=kinds, last_error=last_error, **counts)
 
 
-def may_be_hedged(request: Request) -> bool:
-    """Return whether the same request may be under way on two nodes at once."""
-    is_read = request.idempotent and not request.body.length and request.method in {"GET", "HEAD"}
-    return is_read and request.may_retry()
+class CircuitBreaker:
+    """Decide whether an endpoint may get a request; live traffic and the health checker report, the balancer asks."""
 
+    def __init__(
+        self, *, now: Callable[[], float] = time.monotonic, random: Callable[[], float] = random_module.random
+    ) -> None:
+        self._now = now
+        self._random = random
+        # Guards the fields below; nothing is called while it is held but the two clocks.
+        self._lock = threading.Lock()
+        # For others to read; they change here alone.
+        self.state = CLOSED
+        self.is_sound = True  # it is closed, and nothing failed since the last success
+        self.openings = 0  # since it was last closed
+        self.ejections = 0  # openings in all
+        self.open_until = 0.0  # when an open circuit admits its next trial
+        self._failures, self._suspect_until, self._trial_until = 0, 0.0, 0.0
+        self._askers: set[str] = set()  # whose requests failed since the last one that did not
+        self.is_invited = False  # probes succeed again
+        self._least_until = 0.0  # no invitation makes the next trial come earlier
+        # Called without the lock whenever the circuit opens.
+        self.on_open: Callable[[], None] = lambda: None
 
-def leaves_at_once(request: Request) -> bool:
-    """Return whether a request goes elsewhere as soon as its node's circuit is open."""
-    if request.method in {"GET", "HEAD"}:
-        return request.replayable
-    if request.is_harmless_twice:
-        return request.body.rewindable
-    return request.replayable and request.timeout_factor <= 1.0
+    @property
+    def is_clean(self) -> bool:
+        """Return whether the circuit is closed and the last failure is SUSPECT_S ago."""
+        return self.state is CLOSED and (not self._failures or self._now() >= self._suspect_until)
 
+    def is_trial_due(self, *, is_read: bool = True) -> bool:
+        """Return whether an opened circuit would grant a claim now.
 
-class Try:
-    """One try of a request on a node, for its trace; times are of the monotonic clock, ``ended`` is 0 to its end."""
+        A read is hedged, and tries at little cost. A write waits for a good probe, or for long where nothing probes.
+        """
+        if self.state is OPEN:
+            delay_s = 0.0 if is_read or self.is_invited else OPEN_BASE_S
+            return self._now() >= self.open_until + delay_s
+        return self.state is HALF_OPEN and self._now() >= self._trial_until
 
-    __slots__ = ("ended", "endpoint", "error", "is_hedge", "started", "status")
+    def claim(self, *, is_read: bool = True) -> bool:
+        """Ask to send one request; in half-open state only one claim at a time is granted."""
+        with self._lock:
+            if self.state is CLOSED:
+                return True
+            if not self.is_trial_due(is_read=is_read):
+                return False
+            self.state = HALF_OPEN
+            self._trial_until = self._now() + TRIAL_LEASE_S
+            return True
 
-    def __init__(self, endpoint: object, started: float, *, is_hedge: bool = False) -> None:
-        self.endpoint, self.started, self.is_hedge = endpoint, started, is_hedge
-        self.ended, self.status, self.error = 0.0, 0, ""
+    def report_success(self) -> None:
+        """Note that the endpoint answered: closes the circuit."""
+        if self.is_sound:
+            return
+        with self._lock:
+            self.state = CLOSED
+            self.is_sound = True
+            self._failures = self.openings = 0
+            self._askers.clear()
 
+    def report_failure(self, weight: int = 1, *, asker: str = "") -> None:
+        """Note a failure; at the threshold, or during a trial, the circuit opens.
 
-class Tries(list[Try]):
-    """The tries of a request whose trace ``on_end`` makes; without a trace there is no such list."""
-
-    def __init__(self, on_end: Callable[[Any], None]) -> None:
-        super().__init__()
-        self.on_end = on_end
-
-    def begin(self, node: Node, started: float, *, is_hedge: bool = False) -> None:
-        """Note a try."""
-        self.append(Try(node.endpoint, started, is_hedge=is_hedge))
-
-    def end(self, node: Node, *, status: int = 0, error: str = "") -> None:
-        """Note what became of the newest try of a node."""
-        for each in reversed(self):
-            if each.endpoint is node.endpoint and not each.ended:
-                each.ended, each.status, each.error = time.monotonic(), status, error
+        ``asker`` is who may be the cause, "" for nobody: then it counts once only, so that no request that servers
+        stumble over makes all of them look ill.
+        """
+        with self._lock:
+            if asker == ANYBODY and self.state is HALF_OPEN:
+                self.state, self.open_until = OPEN, self._now() + SUSPECT_S
+            if asker in self._askers:
                 return
+            if asker:
+                self._askers.add(asker)
+            self._failures += weight
+            self.is_sound = False
+            self._suspect_until = self._now() + SUSPECT_S
+            opens = self.state is HALF_OPEN or (self.state is CLOSED and self._failures >= FAILURE_THRESHOLD)
+            if opens:
+                self._open()
+        if opens:
+            self.on_open()
 
+    def trip(self) -> None:
+        """Open the circuit at once, or keep it open: probes of the node fail."""
+        with self._lock:
+            opens = self.state is not OPEN
+            if opens:
+                self._open()
+            else:
+                self.is_invited = False
+                self.open_until = max(self.open_until, self._now() + OPEN_BASE_S)
+        if opens:
+            self.on_open()
 
-class Waiter(Protocol):
-    """A request that waits for a node's answer."""
+    def invite_trial(self) -> None:
+        """Let the next request through an open circuit: probes succeed again.
 
-    def interrupt(self) -> None:
-        """Stop waiting if the node's open circuit means that nothing is to be expected; from any thread."""
+        They do not touch the store, so only a real request closes it. Who fails such trials is tried less and less.
+        """
+        with self._lock:
+            if self.state is OPEN:
+                self.is_invited = True
+                self.open_until = min(self.open_until, max(self._now(), self._least_until))
+
+    def put_off_trial(self, seconds: float) -> None:
+        """Let a trial that showed nothing be made again in so many seconds."""
+        with self._lock:
+            if self.state is HALF_OPEN:
+                self.state = OPEN
+                self.open_until = self._now() + seconds
+
+    def _open(self) -> None:
+        self._askers.clear()
+        self.openings += 1
+        self.ejections += 1
+        jitter = 1.0 + OPEN_JITTER * (2.0 * self._random() - 1.0)
+        factor = min(self.openings, OPEN_MAX_FACTOR)
+        self.open_until = self._now() + OPEN_BASE_S * factor * jitter
+        self._least_until = self._now() + INVITED_AFTER_S * (factor - 1)
+        self.state, self.is_invited, self.is_sound = OPEN, False, False
 
 
 class Node:
@@ -217,8 +298,8 @@ class Node:
         self.is_remote = False  # it is in another zone than this program
         self.congestion_window = 1.0  # requests that it takes at once without being worse off than others
         self._has_lost = False
-        # Requests under way, until their bodies are read or dropped; adding and discarding is atomic.
-        self.waiting: set[Waiter] = set()
+        # The exchanges under way, until their bodies are read or dropped; adding and discarding is atomic.
+        self.waiting: set[Any] = set()
         # Guards latencies and share, which many threads change.
         self._lock = threading.Lock()
         # Held while waiters are woken: an interrupted one takes it before it closes its socket.
@@ -251,10 +332,9 @@ class Node:
         return any(node.breaker.state is CLOSED and not node.is_draining for node in self.siblings)
 
     def note_answer(self, seconds: float | None, *, at: float = 0.0, is_read: bool = True) -> None:
-        """Note the time to the head of an answer, which earns a larger share.
+        """Note the time to the head of an answer, None where nobody looked for it; it earns a larger share.
 
         The share doubles with every round of answers until the first loss, then it grows by one.
-        None is for an answer that may have been there before anybody looked.
         """
         self.is_proven = True
         self.heard_at = self.answered_at = max(self.heard_at, at)
@@ -318,19 +398,17 @@ class Node:
         return (len(self.waiting) / self.endpoint.weight + 1) * max(self.latency_s, LATENCY_FLOOR_S)
 
 
+@dataclass(slots=True)
 class ExchangeTotals:
-    """The sums of exchanges with one node that ended together."""
+    """The sums of exchanges with one node that ended together; ``begun`` counts others that were sent first here."""
 
-    __slots__ = ("begun", "count", "read_seconds", "reads", "received", "seconds", "sent")
-
-    def __init__(self) -> None:
-        self.begun = 0  # further requests that were sent first here
-        self.count = 0
-        self.seconds = 0.0
-        self.reads = 0
-        self.read_seconds = 0.0
-        self.sent = 0
-        self.received = 0
+    begun: int = 0
+    count: int = 0
+    seconds: float = 0.0
+    reads: int = 0
+    read_seconds: float = 0.0
+    sent: int = 0
+    received: int = 0
 
 
 class Totals:
@@ -369,15 +447,3 @@ def _moved(average: float, seconds: float, count: int) -> float:
         return seconds
     seconds = min(seconds, max(MAX_SAMPLE_S, OVERDUE_TIMES * average))
     return seconds + (1.0 - LATENCY_WEIGHT) ** count * (average - seconds)
-
-
-def introduce(nodes: Sequence[Node]) -> None:
-    """Make nodes siblings of each other."""
-    for node in nodes:
-        node.siblings = tuple(other for other in nodes if other is not node)
-
-
-def middle_latency(nodes: Iterable[Node]) -> float:
-    """Return the latency of the middle node."""
-    latencies = sorted(node.latency_s for node in nodes)
-    return latencies[len(latencies) // 2]

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError, NoEndpointError, S3PoolError, TransportError
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CLOSED
-from s3pool.pool.node import Node
+from s3pool.pool.node import CLOSED, Node
 from s3pool.record import replace
 
 if TYPE_CHECKING:

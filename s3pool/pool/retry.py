@@ -33,9 +33,8 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import ANYBODY, CONNECT_FAILURE_WEIGHT
 from s3pool.pool.exchange import Exchange
-from s3pool.pool.node import Delays, Node, may_be_hedged
+from s3pool.pool.node import ANYBODY, CONNECT_FAILURE_WEIGHT, Delays, Node
 from s3pool.pool.tcp import NodeSilentError, StaleConnectionError
 from s3pool.record import dataclass, field
 
@@ -67,21 +66,14 @@ class RetryPolicy:
         """Return the wait before extra attempt number ``attempt`` (from 1): full jitter."""
         return float(self.random() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (attempt - 1)))
 
-    def deadline_for(self, request: Request) -> float:
-        """Return the seconds after which no further attempt of this request starts."""
-        return self.deadline_s * max(1.0, request.timeout_factor)
-
 
 def may_repeat(error: S3PoolError, request: Request) -> bool:
     """Return whether another attempt may help and can do no harm.
 
-    Source: RFC 9110 section 9.2.2; a request framed by Content-Length that was not sent
-    whole cannot have been acted on.
+    A request framed by Content-Length that was not sent whole cannot have been acted on (RFC 9110 section 9.2.2).
     """
     rewindable = request.body.rewindable
-    if isinstance(error, S3Error) and error.final:
-        return False
-    if may_add_load(error) and not request.may_retry():
+    if (isinstance(error, S3Error) and error.final) or (may_add_load(error) and not request.may_retry()):
         return False
     if isinstance(error, ThrottledError):
         return rewindable
@@ -103,13 +95,10 @@ def _may_repeat_after_answer(error: S3Error, request: Request) -> bool:
 def may_add_load(error: S3PoolError) -> bool:
     """Return whether another attempt may multiply the load that the first one failed of.
 
-    A node that cannot be reached was asked nothing, and one whose connection broke does not
-    work on the request any more: going on loads nobody twice, even when all that a dead node
-    was at goes on at once. Nor does a silent one that is known to be ill.
+    A node that cannot be reached was asked nothing, and one whose connection broke, or that is known to be ill, does
+    not work on the request any more: going on loads nobody twice, even when all of a dead node's go on at once.
     """
-    if isinstance(error, NodeSilentError):
-        return False
-    return isinstance(error, (S3Error, RequestTimeoutError))
+    return isinstance(error, (S3Error, RequestTimeoutError)) and not isinstance(error, NodeSilentError)
 
 
 def is_illness(error: S3PoolError) -> bool:
@@ -179,9 +168,8 @@ def connect_attempt_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float)
 def hedge_delay_s(node: Node, nodes: Iterable[Node], *, full_s: float, is_trying_kept: bool = False) -> float:
     """Return the seconds after which a node that got a read is not waited for alone.
 
-    A node that answers reads slowly gets longer, but never more than what is unusual for the pool's middle node: where
-    others answer in milliseconds, a second is the most. ``is_trying_kept`` means a request over a kept connection while
-    nobody knows yet whether these are served as fast as new ones.
+    One that answers slowly gets longer, but never more than what is unusual for the pool's middle node. With
+    ``is_trying_kept`` nobody knows yet whether kept connections are served as fast as new ones.
     """
     # A probe, or an answer that was waiting, proves a node and tells no time.
     usual = [other.read_s for other in nodes if other.read_s]
@@ -222,6 +210,35 @@ class State(enum.Enum):
     HEAD = "head"  # the head is here, and the rest is for a thread that waits
     DONE = "done"
     FAILED = "failed"
+
+
+class Try:
+    """One try of a request on a node, for its trace; times are of the monotonic clock, ``ended`` is 0 to its end."""
+
+    __slots__ = ("ended", "endpoint", "error", "is_hedge", "started", "status")
+
+    def __init__(self, endpoint: object, started: float, *, is_hedge: bool = False) -> None:
+        self.endpoint, self.started, self.is_hedge = endpoint, started, is_hedge
+        self.ended, self.status, self.error = 0.0, 0, ""
+
+
+class Tries(list[Try]):
+    """The tries of a request whose trace ``on_end`` makes; without a trace there is no such list."""
+
+    def __init__(self, on_end: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.on_end = on_end
+
+    def begin(self, node: Node, started: float, *, is_hedge: bool = False) -> None:
+        """Note a try."""
+        self.append(Try(node.endpoint, started, is_hedge=is_hedge))
+
+    def end(self, node: Node, *, status: int = 0, error: str = "") -> None:
+        """Note what became of the newest try of a node."""
+        for each in reversed(self):
+            if each.endpoint is node.endpoint and not each.ended:
+                each.ended, each.status, each.error = time.monotonic(), status, error
+                return
 
 
 class History(NamedTuple):
@@ -317,7 +334,7 @@ class AttemptContext:
         """
         if node.is_proven or history.early_connects >= MAX_EARLY_CONNECTS:
             return None
-        if not self.policy.retries or not may_be_hedged(request):
+        if not self.policy.retries or not request.may_be_hedged:
             return None
         full_s = node.connections.settings.connect_timeout_s
         delay_s = connect_attempt_delay_s(node, self.balancer.nodes, full_s=full_s)
@@ -326,10 +343,9 @@ class AttemptContext:
     def read_timeout_for(
         self, request: Request, node: Node, *, is_begun: bool = False, has_failed: bool = False
     ) -> float:
-        """Return the read timeout; slow operations have more only where the node is known to work.
+        """Return the read timeout; slow operations have more where the node works, and no body that may be asked again.
 
-        A body that has begun has no more, where the request may be repeated. A write that another
-        node died at may wait here for that node's locks: asked once more it would be stored twice.
+        A write that another node died at may wait here for that node's locks: asked once more it would be stored twice.
         """
         has_more = node.is_proven and not (is_begun and request.replayable)
         timeout_s = self.read_timeout_s * (request.timeout_factor if has_more else min(request.timeout_factor, 1.0))
@@ -345,14 +361,10 @@ class AttemptContext:
     def last_start(self, request: Request, started: float) -> float:
         """Return the time after which no further try starts; a slow operation has more at nodes that work."""
         is_known = any(node.is_proven for node in self.balancer.nodes)
-        return started + (self.policy.deadline_for(request) if is_known else self.policy.deadline_s)
+        return started + self.policy.deadline_s * (max(1.0, request.timeout_factor) if is_known else 1.0)
 
     def is_free_failover(self, error: S3PoolError, history: History) -> bool:
-        """Return whether going on to another node costs nothing.
-
-        Nothing was sent, and a node was never tried or not for long; or a node was left that
-        is known to be ill, as often as there are nodes.
-        """
+        """Return whether going on to another node costs nothing: one was not tried for long, or is known to be ill."""
         if history.early_s > 0:
             return True
         count = len(self.balancer.nodes)
@@ -385,10 +397,7 @@ def report_failure(
     early_s: float = 0.0,
     since: float = math.inf,
 ) -> None:
-    """Count a failed try, which began at ``since``.
-
-    ``early_s`` is what its connection had when it was given up early for another node's.
-    """
+    """Count a failed try, which began at ``since``; ``early_s`` is what a connection had that was given up early."""
     if isinstance(error, ThrottledError):
         pause_s = THROTTLE_PAUSE_S if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_CAP_S)
         node.cooling_until = context.now() + pause_s

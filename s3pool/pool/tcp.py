@@ -13,13 +13,13 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from s3pool.body import READ_BLOCK_BYTES, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, describe_os_error
-from s3pool.pool.throttle import PIECE_BYTES, Throttle
 
 JOIN_LIMIT_BYTES = 64 * 1024  # bodies up to this leave in one send with the head
 # What sendfile says of file systems that it cannot read from.
@@ -28,6 +28,8 @@ IS_LINUX = sys.platform.startswith("linux")
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 QUIET_S = 1.0  # a wait is cut into pieces of this length, so that what befalls the node reaches it
 TIMER_SLACK_S = 0.005  # the kernel may wake a wait this much early
+PIECE_BYTES = 64 * 1024  # a limited transfer moves in pieces of this size, so that it flows evenly
+BURST_S = 0.1  # credit that may be saved up, in seconds of the rate
 LEAST_BYTES_PER_S = 1024  # less is no network, but somebody's trick
 
 
@@ -53,25 +55,59 @@ class Watcher(Protocol):
         """Raise the TransportError that explains why the connection ended, where one is known."""
 
 
+class Throttle:
+    """Hold all transfers together at a rate in bytes per second, received ones at ``down``; 0 is no limit."""
+
+    def __init__(
+        self,
+        rate: int,
+        *,
+        down: int | None = None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = rate
+        self._down = None if down is None else Throttle(down, now=now, sleep=sleep)
+        self._now = now
+        self._sleep = sleep
+        # Guards the schedule; the waiting itself happens outside of it.
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        """Wait until count bytes fit into the rate: every caller books a slot of its own at the end of the line."""
+        if not self._rate:
+            return
+        with self._lock:
+            now = self._now()
+            self._free_at = max(self._free_at, now - BURST_S) + count / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            self._sleep(wait)
+
+    def take_received(self, count: int) -> None:
+        """Wait until count bytes that were received fit into their rate."""
+        (self._down or self).take(count)
+
+
 class Pace:
-    """The speed of an answer that has begun, judged by the time that was spent waiting for it."""
+    """The speed at which bytes come, or are taken, judged by the time that was spent waiting for that."""
 
-    __slots__ = ("_bytes", "_endpoint", "_taken", "_taking_s", "_waited_s", "window_s")
+    __slots__ = ("_bytes", "_endpoint", "_message", "_waited_s", "window_s")
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, message: str) -> None:
+        self._endpoint, self._message = endpoint, message
         self._waited_s, self._bytes = 0.0, 0
-        self._taking_s, self._taken = 0.0, 0
         self.window_s = math.inf  # of waiting, after which the speed is judged
 
     def begin(self, waited_s: float = 0.0) -> None:
         """Forget what was before; a negative time is for what is waited for without a word about its speed."""
         self._waited_s, self._bytes = waited_s, 0
 
-    def judge(self, waited_s: float, count: int) -> None:
+    def judge(self, waited_s: float, count: int, *, sent: bool = True) -> None:
         """Count bytes and the time that they were waited for.
 
-        Raises RequestTimeoutError: they come too slowly, and have done so for long.
+        Raises RequestTimeoutError: they move too slowly, and have done so for long.
         """
         self._waited_s += waited_s
         self._bytes += count
@@ -80,30 +116,15 @@ class Pace:
         seconds, total = self._waited_s, self._bytes
         self.begin()
         if total < seconds * LEAST_BYTES_PER_S:
-            message = f"{self._endpoint} sent {total} bytes of its answer in {seconds:.0f} s"
-            raise RequestTimeoutError(message, endpoint=self._endpoint)
-
-    def judge_taking(self, seconds: float, count: int, timeout_s: float) -> None:
-        """Judge sends by the time that they took together, once this is as long as the timeout.
-
-        Raises RequestTimeoutError: next to nothing was taken.
-        """
-        self._taking_s += seconds
-        self._taken += count
-        if self._taking_s < timeout_s:
-            return
-        seconds, count = self._taking_s, self._taken
-        self._taking_s, self._taken = 0.0, 0
-        if count < seconds * LEAST_BYTES_PER_S:
-            message = f"{self._endpoint} took {count} bytes in {seconds:.0f} s"
-            raise RequestTimeoutError(message, endpoint=self._endpoint, sent=False)
+            message = f"{self._endpoint} {self._message.format(total)} in {seconds:.0f} s"
+            raise RequestTimeoutError(message, endpoint=self._endpoint, sent=sent)
 
 
 class TcpStream:
     """A connected socket, plain or under TLS; used by one thread at a time."""
 
-    __slots__ = ("_poll", "_receive_timeout_s", "_send_timeout_s", "_sock", "_throttle", "_timeout_s", "_trouble",
-                 "bytes_received", "bytes_sent", "endpoint", "is_tls", "moved_at", "pace", "tls_version",
+    __slots__ = ("_poll", "_receive_timeout_s", "_send_timeout_s", "_sock", "_taking", "_throttle", "_trouble",
+                 "bytes_received", "bytes_sent", "endpoint", "is_tls", "moved_at", "pace", "timeout_s", "tls_version",
                  "watcher")  # fmt: skip
 
     def __init__(
@@ -113,15 +134,15 @@ class TcpStream:
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None  # made when it is needed first
         self._throttle = throttle
         self._trouble: OSError | None = None  # what followed the bytes that were gathered last
-        self._timeout_s = 0.0
-        self.pace = Pace(endpoint)
+        self.timeout_s = 0.0  # that every later send and receive waits at most without progress
+        self.pace = Pace(endpoint, "sent {} bytes of its answer")
+        self._taking = Pace(endpoint, "took {} bytes")
         # What the socket itself was told last; under TLS, and where there is no SO_RCVTIMEO, both are one.
         self._send_timeout_s = self._receive_timeout_s = -1.0
         self.endpoint = endpoint
         self.is_tls = bool(tls_version)
         self.tls_version = tls_version
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.bytes_sent = self.bytes_received = 0
         self.moved_at = 0.0  # when bytes came or went last
         self.watcher: Watcher | None = None  # while an exchange is under way
 
@@ -138,18 +159,14 @@ class TcpStream:
         """Return whether the socket is all there is: no TLS, and no limit of the bandwidth."""
         return not self.is_tls and self._throttle is None
 
-    def has_news(self) -> bool:
-        """Return whether bytes, or the end, have arrived at the socket."""
-        if self._poll is None:
-            poller = select.poll()
-            poller.register(self._sock, select.POLLIN)
-            self._poll = poller.poll
-        return bool(self._poll(0)) or (self.is_tls and self._pending() > 0)
+    @property
+    def _pending(self) -> int:
+        return self._sock.pending()  # type: ignore[attr-defined,no-any-return]
 
     def has_unread(self) -> bool:
         """Return whether bytes have arrived at the socket; its end is none."""
         if self.is_tls:  # a readable socket may only hold a session ticket
-            return self._pending() > 0
+            return self._pending > 0
         try:
             return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
@@ -158,25 +175,19 @@ class TcpStream:
     def look_for_early_answer(self) -> None:
         """Raise EarlyResponse when the server speaks before all was sent; for protocols that have such answers."""
 
-    def _pending(self) -> int:
-        return self._sock.pending()  # type: ignore[attr-defined,no-any-return]
-
-    def set_timeout(self, seconds: float) -> None:
-        """Let every later send and receive wait this long at most without progress."""
-        self._timeout_s = seconds
-
     def interrupt(self) -> None:
         """End a receive or send of another thread at once; the connection cannot be used again."""
         with contextlib.suppress(OSError):
             # Not SSLSocket's own, which would turn the other thread's next receive into a plain one.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
-    def _after_quiet(self, since: float) -> float:
-        """Return for how long to go on waiting for bytes, which were waited for in vain."""
+    def _after_quiet(self, since: float, what: str = "sent nothing", *, sent: bool = True) -> float:
+        """Return for how long to go on waiting, which was in vain so far."""
         quiet_s = time.monotonic() - since
-        left_s = self._timeout_s - quiet_s
+        left_s = self.timeout_s - quiet_s
         if left_s < TIMER_SLACK_S:
-            raise RequestTimeoutError(f"{self.endpoint} sent nothing for {self._timeout_s:g} s", endpoint=self.endpoint)
+            message = f"{self.endpoint} {what} for {self.timeout_s:g} s"
+            raise RequestTimeoutError(message, endpoint=self.endpoint, sent=sent)
         if self.watcher is not None:
             self.watcher.on_quiet(quiet_s)
         return min(left_s, QUIET_S)
@@ -186,20 +197,16 @@ class TcpStream:
         if self.watcher is not None:
             self.watcher.on_end()
 
-    def _set_send_timeout(self, seconds: float) -> None:
-        self._send_timeout_s = seconds
-        self._set_timeout_of(socket.SO_SNDTIMEO, seconds)
-
-    def _set_receive_timeout(self, seconds: float) -> None:
-        self._receive_timeout_s = seconds
-        self._set_timeout_of(socket.SO_RCVTIMEO, seconds)
-
-    def _set_timeout_of(self, option: int, seconds: float) -> None:
+    def _set_timeout(self, option: int, seconds: float) -> None:
         """Let the kernel end sends or receives that make no progress."""
         if self.is_tls or not IS_LINUX:
             self._send_timeout_s = self._receive_timeout_s = seconds
             self._sock.settimeout(seconds)
             return
+        if option == socket.SO_SNDTIMEO:
+            self._send_timeout_s = seconds
+        else:
+            self._receive_timeout_s = seconds
         if self._sock.gettimeout() is not None:
             self._sock.settimeout(None)
         whole = int(seconds)
@@ -222,7 +229,7 @@ class TcpStream:
     def _write(self, block: bytes | bytearray | memoryview) -> None:
         if len(block) > JOIN_LIMIT_BYTES:
             self.look_for_early_answer()
-        self.send_now(block, self._timeout_s)
+        self.send_now(block, self.timeout_s)
         self.moved_at = time.monotonic()
 
     def send_now(self, block: bytes | bytearray | memoryview, timeout_s: float) -> None:
@@ -230,10 +237,10 @@ class TcpStream:
 
         Raises EarlyResponse: the server hung up. RequestTimeoutError: it takes no bytes.
         """
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         slice_s = min(timeout_s, QUIET_S)
         if self._send_timeout_s != slice_s:
-            self._set_send_timeout(slice_s)
+            self._set_timeout(socket.SO_SNDTIMEO, slice_s)
         try:
             sent = self._sock.send(block)
         except (BlockingIOError, TimeoutError):
@@ -253,9 +260,9 @@ class TcpStream:
         Raises EarlyResponse: the server speaks already, or hung up. RequestTimeoutError: it takes no bytes.
         """
         self.look_for_early_answer()
-        slice_s = min(self._timeout_s, QUIET_S)
+        slice_s = min(self.timeout_s, QUIET_S)
         if self._send_timeout_s != slice_s:
-            self._set_send_timeout(slice_s)
+            self._set_timeout(socket.SO_SNDTIMEO, slice_s)
         self._push(send, count)
 
     def _push(self, send: Callable[[int], int], left: int) -> None:
@@ -265,23 +272,17 @@ class TcpStream:
             try:
                 sent = send(left)
             except (BlockingIOError, TimeoutError):
-                self._after_quiet_sending(since)
+                self._after_quiet(since, "took no bytes", sent=False)
+                self.look_for_early_answer()
                 continue
             except OSError as exc:
                 self._note_end()
                 raise EarlyResponse(str(exc)) from exc
             since = self.moved_at = time.monotonic()
             self.bytes_sent += sent
-            self.pace.judge_taking(since - started, sent, self._timeout_s)
+            self._taking.window_s = self.timeout_s
+            self._taking.judge(since - started, sent, sent=False)
             left -= sent
-
-    def _after_quiet_sending(self, since: float) -> None:
-        quiet_s = time.monotonic() - since
-        if quiet_s + TIMER_SLACK_S >= self._timeout_s:
-            what = f"{self.endpoint} took no bytes for {self._timeout_s:g} s"
-            raise RequestTimeoutError(what, endpoint=self.endpoint, sent=False)
-        if self.watcher is not None:
-            self.watcher.on_quiet(quiet_s)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send part of a file: by the kernel on plain sockets, through one buffer under TLS.
@@ -291,35 +292,34 @@ class TcpStream:
         if self.is_tls or not IS_LINUX:
             FileSlice(fd, offset=offset, length=count).feed(self.write)
             return
-        limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
-        slice_s = min(self._timeout_s, QUIET_S)
+        slice_s = min(self.timeout_s, QUIET_S)
         if self._send_timeout_s != slice_s:
-            self._set_send_timeout(slice_s)
-        since = time.monotonic()
+            self._set_timeout(socket.SO_SNDTIMEO, slice_s)
+        limit = READ_BLOCK_BYTES if self._throttle is None else PIECE_BYTES
+        size = 0
+
+        def send(left: int) -> int:
+            if not (sent := os.sendfile(self._sock.fileno(), fd, offset + size - left, left)):
+                raise IntegrityError(f"the file became {count - size + left} bytes shorter while it was sent")
+            return sent
+
         while count:
+            size = min(count, limit)
             self.look_for_early_answer()
             if self._throttle is not None:
-                self._throttle.take(min(count, limit))
-            started = time.monotonic()
+                self._throttle.take(size)
+            sent_before = self.bytes_sent
             try:
-                sent = os.sendfile(self._sock.fileno(), fd, offset, min(count, limit))
-            except (BlockingIOError, TimeoutError):
-                self._after_quiet_sending(since)
-                continue
-            except OSError as exc:
-                if exc.errno in NO_SENDFILE:
+                self._push(send, size)
+            except EarlyResponse as early:
+                errno_ = getattr(early.__cause__, "errno", None)
+                if errno_ in NO_SENDFILE and self.bytes_sent == sent_before:
                     FileSlice(fd, offset=offset, length=count).feed(self.write)
                     return
                 os.pread(fd, 1, offset)  # raises an OSError where the file is to blame, and no connection
-                self._note_end()
-                raise EarlyResponse(str(exc)) from exc
-            if not sent:
-                raise IntegrityError(f"the file became {count} bytes shorter while it was sent")
-            offset += sent
-            count -= sent
-            self.bytes_sent += sent
-            since = self.moved_at = time.monotonic()
-            self.pace.judge_taking(since - started, sent, self._timeout_s)
+                raise
+            offset += size
+            count -= size
 
     # -- receiving -------------------------------------------------------------------------
 
@@ -337,16 +337,16 @@ class TcpStream:
 
         Raises RequestTimeoutError: nothing came. ProtocolError: the connection broke.
         """
-        slice_s = min(self._timeout_s, QUIET_S)
+        slice_s = min(self.timeout_s, QUIET_S)
         if self._receive_timeout_s != slice_s:
-            self._set_receive_timeout(slice_s)
+            self._set_timeout(socket.SO_RCVTIMEO, slice_s)
         started = time.monotonic()
         while True:
             try:
                 count = receive(*args)
                 break
             except (BlockingIOError, TimeoutError):
-                self._set_receive_timeout(self._after_quiet(started))
+                self._set_timeout(socket.SO_RCVTIMEO, self._after_quiet(started))
             except OSError as exc:
                 self._note_end()
                 raise self._broken(exc) from exc
@@ -384,7 +384,7 @@ class TcpStream:
         import ssl  # imported already where there is a connection with TLS
 
         if self._receive_timeout_s:
-            self._set_receive_timeout(0.0)
+            self._set_timeout(socket.SO_RCVTIMEO, 0.0)
         try:
             return self._sock.recv_into(view)
         except ssl.SSLWantReadError:
@@ -395,7 +395,7 @@ class TcpStream:
         import ssl  # imported already where there is a connection with TLS
 
         if self._receive_timeout_s:
-            self._set_receive_timeout(0.0)
+            self._set_timeout(socket.SO_RCVTIMEO, 0.0)
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise self._broken(trouble) from trouble
@@ -421,7 +421,7 @@ class TcpStream:
             return filled
 
     def _wait_for_record(self) -> None:
-        started, slice_s = time.monotonic(), min(self._timeout_s, QUIET_S)
+        started, slice_s = time.monotonic(), min(self.timeout_s, QUIET_S)
         while not wait_readable([self], slice_s):
             slice_s = self._after_quiet(started)
         self.pace.judge(time.monotonic() - started, 0)

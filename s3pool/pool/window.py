@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, Protocol
 from s3pool.body import BytesBody
 from s3pool.model import Request, Response
 from s3pool.pool.attempt import Attempt
-from s3pool.pool.breaker import CLOSED
 from s3pool.pool.exchange import Exchange, send_over
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.node import Node, Totals
+from s3pool.pool.node import CLOSED, Node, Totals
 from s3pool.pool.retry import AttemptContext, State
 
 IS_POSSIBLE = hasattr(select, "epoll")

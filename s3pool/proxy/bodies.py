@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 from s3pool.body import Body, BytesBody, FileSlice, Sink
 from s3pool.errors import IntegrityError
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.response_body import SPLICE_FROM_BYTES, open_pipe, takes_splice
+from s3pool.pool.splice import SPLICE_FROM_BYTES, open_pipe, takes_splice
 from s3pool.proxy.errors import ClientGoneError, S3ErrorResponse, slow_down
 from s3pool.units import MIB
 

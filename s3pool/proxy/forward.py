@@ -20,7 +20,8 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.exchange import Exchange, send_over
-from s3pool.pool.node import Node, Try
+from s3pool.pool.node import Node
+from s3pool.pool.retry import Try
 from s3pool.pool.transport import Transport
 from s3pool.proxy.bodies import ByteBudget
 from s3pool.proxy.errors import RETRY_AFTER_FIELDS, S3ErrorResponse, slow_down, unavailable

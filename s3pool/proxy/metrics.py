@@ -20,8 +20,7 @@ from typing import Any
 from s3pool import __version__
 from s3pool.endpoint import ENDPOINT_COUNTERS, FAILURES_METRIC
 from s3pool.model import Endpoint
-from s3pool.pool.breaker import CLOSED, HALF_OPEN, OPEN
-from s3pool.pool.node import Node
+from s3pool.pool.node import CLOSED, HALF_OPEN, OPEN, Node
 from s3pool.proxy.request import CLIENT_GONE, RequestRecord
 from s3pool.proxy.service import ProxyPool
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from s3pool.model import Endpoint, Request
-from s3pool.pool.breaker import ANYBODY
+from s3pool.pool.node import ANYBODY
 from s3pool.proxy.auth import QUERY_V2, QUERY_V4, STREAMS, V2_PARAMETERS
 from s3pool.proxy.auth_v2 import echoed
 from s3pool.proxy.claims import V4_PARAMETERS

@@ -11,7 +11,7 @@ from itertools import compress
 from s3pool.errors import S3PoolError, TransportError
 from s3pool.model import BodyStream, Response
 from s3pool.pool.http1 import Head
-from s3pool.pool.response_body import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
+from s3pool.pool.splice import IS_POSSIBLE, SPLICE_FROM_BYTES, Pipe, open_pipe
 from s3pool.proxy.bodies import LengthReader
 from s3pool.proxy.errors import REASONS, ClientGoneError, S3ErrorResponse
 from s3pool.proxy.request import HOP_BY_HOP, RequestHead, RequestRecord, connection_words

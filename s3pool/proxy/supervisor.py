@@ -24,8 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from s3pool.errors import ConfigError, S3PoolError
-from s3pool.pool.breaker import CLOSED, OPEN
-from s3pool.pool.node import Node
+from s3pool.pool.node import CLOSED, OPEN, Node
 from s3pool.proxy.clients import RateMeter
 from s3pool.proxy.readers import Address
 from s3pool.proxy.run import End, LoadConfig, Proxy, Signals, tune_interpreter

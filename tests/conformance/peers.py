@@ -19,9 +19,8 @@ from s3pool.body import EMPTY_BODY, Body, BytesBody
 from s3pool.errors import TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
-from s3pool.pool.node import Node
+from s3pool.pool.node import CircuitBreaker, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.transport import Transport
 from tests.support.listening import close_listener, serve_each

@@ -16,9 +16,8 @@ import pytest
 from s3pool.endpoint import Endpoint
 from s3pool.errors import NoEndpointError
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
-from s3pool.pool.node import Node
+from s3pool.pool.node import CircuitBreaker, Node
 from s3pool.pool.resolver import FoundNodes, NodeKeeper, ResolveError, Resolver
 from tests.support.clock import Clock
 from tests.support.fake_s3 import ACCESS_KEY, SECRET_KEY, Delay, FakeS3, Fault

@@ -15,10 +15,9 @@ from s3pool.cli.parser import positive_int, seconds
 from s3pool.cli.tables import live_lines, table
 from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
 from s3pool.model import format_iso_time
-from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.health import NO_QUORUM, ProbeResult, probe, probe_with_set
-from s3pool.pool.node import Node
+from s3pool.pool.node import CircuitBreaker, Node
 from s3pool.record import replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.responses import CODES

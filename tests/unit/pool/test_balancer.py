@@ -16,9 +16,8 @@ import pytest
 from s3pool.config.options import STRATEGIES
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import OPEN_BASE_S, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool
-from s3pool.pool.node import Node
+from s3pool.pool.node import OPEN_BASE_S, CircuitBreaker, Node
 from tests.support.clock import Chosen, Clock
 
 

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from s3pool.errors import ProtocolError, RequestTimeoutError, S3Error
 from s3pool.model import Endpoint, Request
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CLOSED, OPEN_BASE_S, SUSPECT_S, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool
 from s3pool.pool.exchange import Exchange
-from s3pool.pool.node import Delays, Node
+from s3pool.pool.node import CLOSED, OPEN_BASE_S, SUSPECT_S, CircuitBreaker, Delays, Node
 from s3pool.pool.retry import (
     AttemptContext,
     KeptConnections,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3pool.pool.breaker import CONNECT_FAILURE_WEIGHT, OPEN_BASE_S, SUSPECT_S, TRIAL_LEASE_S, CircuitBreaker
+from s3pool.pool.node import CONNECT_FAILURE_WEIGHT, OPEN_BASE_S, SUSPECT_S, TRIAL_LEASE_S, CircuitBreaker
 
 
 class Clock:

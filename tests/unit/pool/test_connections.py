@@ -281,7 +281,7 @@ def test_tls_with_the_right_bundle_carries_requests(tls_server: Endpoint, tmp_pa
     path.write_bytes(content)
 
     connection = pool.checkout()
-    connection.set_timeout(5.0)
+    connection.timeout_s = 5.0
     with path.open("rb") as file:
         body = FileSlice(file.fileno(), length=len(content))
         connection.send(b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(content), body)
@@ -310,7 +310,7 @@ def test_insecure_skips_the_check(tls_server: Endpoint) -> None:
     pool = ConnectionPool(tls_server, ConnectionSettings(insecure=True))
 
     connection = pool.checkout()
-    connection.set_timeout(5.0)
+    connection.timeout_s = 5.0
     connection.send(HEAD, EMPTY_BODY)
 
     assert connection.read_head("GET").status == 200

@@ -10,10 +10,9 @@ from contextlib import ExitStack
 import pytest
 
 from s3pool.model import Endpoint
-from s3pool.pool.breaker import OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.health import HealthChecker, ProbePlan, probe
-from s3pool.pool.node import Node
+from s3pool.pool.node import OPEN, CircuitBreaker, Node
 from tests.support.scripted import BROKEN, HANG, OK, ScriptedServer, refused_endpoint
 
 DENIED = b"HTTP/1.1 403 Forbidden\r\nServer: MinIO\r\nContent-Length: 3\r\n\r\nno!"

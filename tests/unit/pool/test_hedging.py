@@ -11,10 +11,9 @@ from s3pool.body import BytesBody
 from s3pool.errors import ConnectError, NoEndpointError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CLOSED, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.node import Delays, Node
+from s3pool.pool.node import CLOSED, CircuitBreaker, Delays, Node
 from s3pool.pool.retry import RetryPolicy, connect_attempt_delay_s, hedge_delay_s, is_early
 from s3pool.pool.transport import Transport
 from tests.support.clock import Chosen

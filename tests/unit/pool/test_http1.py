@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 
 from s3pool.body import BytesBody, FileSlice
 from s3pool.errors import IntegrityError, ProtocolError, RequestTimeoutError, TransportError
-from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, NodeConnection, parse_head
-from s3pool.pool.response_body import ResponseBody
-from s3pool.pool.tcp import EarlyResponse, StaleConnectionError
-from s3pool.pool.throttle import Throttle
+from s3pool.pool.http1 import BUFFER_BYTES, MAX_BUFFER_BYTES, NodeConnection, ResponseBody, parse_head
+from s3pool.pool.tcp import EarlyResponse, StaleConnectionError, Throttle
 
 
 @pytest.fixture(name="pair")
@@ -30,7 +28,7 @@ def _pair() -> Iterator[tuple[NodeConnection, socket.socket]]:
     theirs, _ = listener.accept()
     listener.close()
     connection = NodeConnection(ours, endpoint="http://node")
-    connection.set_timeout(5.0)
+    connection.timeout_s = 5.0
     yield connection, theirs
     connection.close()
     theirs.close()
@@ -234,7 +232,7 @@ def _fill(connection: NodeConnection, view: memoryview) -> None:
 def test_silence_is_a_timeout_that_names_its_length(pair: tuple[NodeConnection, socket.socket]) -> None:
     """The read timeout is really applied, by the kernel."""
     connection, _ = pair
-    connection.set_timeout(0.05)
+    connection.timeout_s = 0.05
 
     with pytest.raises(RequestTimeoutError, match=r"http://node sent nothing for 0\.05 s"):
         connection.read_head("GET")
@@ -243,7 +241,7 @@ def test_silence_is_a_timeout_that_names_its_length(pair: tuple[NodeConnection, 
 def test_a_server_that_takes_no_bytes_is_a_timeout(pair: tuple[NodeConnection, socket.socket]) -> None:
     """A hung server must not hang an upload; nothing was acted on, so sent is False."""
     connection, _ = pair
-    connection.set_timeout(0.05)
+    connection.timeout_s = 0.05
 
     with pytest.raises(RequestTimeoutError, match="took no bytes") as caught:
         connection.send(b"PUT / HTTP/1.1\r\n\r\n", BytesBody(b"x" * 50_000_000))

@@ -11,7 +11,7 @@ import pytest
 
 from s3pool.errors import ProtocolError, RequestTimeoutError
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.throttle import Throttle
+from s3pool.pool.tcp import Throttle
 
 RECORD = 16 * 1024
 NOTHING_THERE = ssl.SSLWantReadError(2, "The operation did not complete (read)")
@@ -52,7 +52,7 @@ def _ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def _wire(script: list[int | OSError], descriptor: int = -1, *, throttle: Throttle | None = None) -> NodeConnection:
     sock = cast("socket.socket", RecordSocket(script, descriptor))
     connection = NodeConnection(sock, endpoint="https://node", tls_version="TLSv1.3", throttle=throttle)
-    connection.set_timeout(0.01)
+    connection.timeout_s = 0.01
     return connection
 
 

@@ -18,9 +18,13 @@ from s3pool.errors import (
     TLSError,
     UsageError,
 )
-from s3pool.model import Request
+from s3pool.model import Endpoint, Request
+from s3pool.pool.balancer import LoadBalancer
+from s3pool.pool.connections import ConnectionPool, ConnectionSettings
+from s3pool.pool.node import CircuitBreaker, Node
 from s3pool.pool.retry import BACKOFF_CAP_S, RetryPolicy, failure_kind, is_illness, may_repeat
 from s3pool.pool.tcp import StaleConnectionError
+from s3pool.pool.transport import Transport
 
 
 class SpentBody(BytesBody):
@@ -139,9 +143,14 @@ def test_backoff_doubles_up_to_its_cap() -> None:
     assert waits == [0.1, 0.2, 0.4, BACKOFF_CAP_S]
 
 
-def test_slow_operations_have_a_later_deadline() -> None:
+def test_slow_operations_have_a_later_deadline_where_a_node_works() -> None:
     """A Complete that may take ten minutes is not given up after five."""
-    policy = RetryPolicy(deadline_s=120.0)
+    endpoint = Endpoint.parse("http://127.0.0.1:1")
+    node = Node(endpoint, ConnectionPool(endpoint, ConnectionSettings()), CircuitBreaker())
+    context = Transport(LoadBalancer([node]), lambda *_: {}, policy=RetryPolicy(deadline_s=120.0)).context
+    complete, get = Request("POST", "/", "Complete", timeout_factor=10.0), Request("GET", "/", "Get")
 
-    assert policy.deadline_for(Request("POST", "/", "Complete", timeout_factor=10.0)) == 1200.0
-    assert policy.deadline_for(Request("GET", "/", "Get")) == 120.0
+    unknown = context.last_start(complete, 5.0)
+    node.is_proven = True
+
+    assert (125.0, 1205.0, 125.0) == (unknown, context.last_start(complete, 5.0), context.last_start(get, 5.0))

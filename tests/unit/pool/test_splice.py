@@ -11,8 +11,8 @@ import pytest
 
 from s3pool.errors import ProtocolError, TransportError
 from s3pool.model import Endpoint, Response
-from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.response_body import IS_POSSIBLE, Pipe, ResponseBody
+from s3pool.pool.http1 import NodeConnection, ResponseBody
+from s3pool.pool.splice import IS_POSSIBLE, Pipe
 
 CONTENT = os.urandom(3 << 20)
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this system has no splice")

@@ -22,10 +22,9 @@ from s3pool.errors import (
 )
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings, PoolExhausted
 from s3pool.pool.http1 import NodeConnection
-from s3pool.pool.node import Delays, Node
+from s3pool.pool.node import CircuitBreaker, Delays, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import wait_readable
 from s3pool.pool.transport import Sign, Transport

@@ -16,10 +16,9 @@ from s3pool.errors import NotFoundError, ProtocolError, S3Error, UsageError
 from s3pool.model import Endpoint, Request, Response, replace
 from s3pool.pool import window
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.http1 import BUFFER_BYTES, NodeConnection
-from s3pool.pool.node import Delays, Node
+from s3pool.pool.node import CircuitBreaker, Delays, Node
 from s3pool.pool.retry import RetryPolicy
 from s3pool.pool.tcp import EarlyResponse
 from s3pool.pool.transport import Transport
@@ -92,7 +91,7 @@ class Crowd:
         open_ones = [self.nodes[of].connections.checkout() for _ in range(count)]
         for connection in open_ones:
             connection.write(b"GET / HTTP/1.1\r\n\r\n")
-            connection.set_timeout(PATIENCE_S)
+            connection.timeout_s = PATIENCE_S
             length = connection.read_head("GET").length
             connection.readinto(memoryview(bytearray(length or 0)))
             self.nodes[of].connections.checkin(connection, reusable=True)

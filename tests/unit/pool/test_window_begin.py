@@ -13,11 +13,10 @@ import pytest
 from s3pool.errors import TransportError
 from s3pool.model import Endpoint, Request, Response
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CLOSED, HALF_OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
 from s3pool.pool.exchange import Answer, Exchange, NeedsThread, begin_exchange, send_over
 from s3pool.pool.http1 import BUFFER_BYTES
-from s3pool.pool.node import Node, Totals
+from s3pool.pool.node import CLOSED, HALF_OPEN, CircuitBreaker, Node, Totals
 from s3pool.pool.transport import Transport
 from tests.support.clock import Chosen
 from tests.support.scripted import OK, ScriptedServer

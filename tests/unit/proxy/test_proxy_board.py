@@ -6,9 +6,8 @@ import pytest
 
 from s3pool.model import Endpoint
 from s3pool.pool.balancer import LoadBalancer
-from s3pool.pool.breaker import CLOSED, OPEN, CircuitBreaker
 from s3pool.pool.connections import ConnectionPool, ConnectionSettings
-from s3pool.pool.node import Node
+from s3pool.pool.node import CLOSED, OPEN, CircuitBreaker, Node
 from s3pool.proxy.supervisor import SUMMED, StateDirectory, apply_snapshot, snapshot, sum_states
 
 

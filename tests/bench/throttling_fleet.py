@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 PAGES_PER_MINUTE = 20  # of one connection
 BURST = 1000  # pages that may wait: none is refused
@@ -117,9 +116,7 @@ class ThrottlingFleet:
     def __enter__(self) -> ThrottlingFleet:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _occupy(self, dead: int, silent: int) -> None:

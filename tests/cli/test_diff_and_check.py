@@ -151,7 +151,7 @@ def test_files_in_parts_are_proved_by_their_parts(call: Call, fake: FakeS3, tmp_
         for path in ("s3/mine/k", "s3/b/theirs")
         if (result := call("check", "big", path))
     ]
-    (tmp_path / "big").write_bytes(content[:-1] + b"?")
+    (tmp_path / "big").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert 1 == call("check", "big", "s3/mine/k").code
 
 

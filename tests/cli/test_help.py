@@ -17,15 +17,9 @@ Call = Callable[..., CliResult]
 COLUMNS, LINES = 80, 24
 
 
-@pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
-def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> None:
+def test_s3pool_alone_shows_commands_and_three_examples(run_here: CliRunner) -> None:
     """The first thing that somebody types; nothing was done, so it is a usage error."""
-    result = run_cli()
+    result = run_here()
 
     lines = result.err.splitlines()
     assert (2, "") == (result.code, result.out)
@@ -36,9 +30,9 @@ def test_s3pool_alone_shows_commands_and_three_examples(run_cli: CliRunner) -> N
 
 
 @pytest.mark.parametrize("command", ["", *ALL])
-def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
+def test_help_fits_eighty_columns(run_here: CliRunner, command: str) -> None:
     """A terminal that nobody has resized, and a pipe; on two screens, with the name of every flag."""
-    result = run_cli(*command.split(), "--help")
+    result = run_here(*command.split(), "--help")
     parser = command_parser(command) if command else top_parser()
     flags = [action.option_strings for action in parser._actions if action.help != SUPPRESS]
     words = result.out.replace(",", " ").split()
@@ -49,9 +43,9 @@ def test_help_fits_eighty_columns(run_cli: CliRunner, command: str) -> None:
     assert [] == [names for names in flags if names and names[-1] not in words and (command or "-h" not in names)]
 
 
-def test_help_shows_commands_and_global_flags_in_groups(run_cli: CliRunner) -> None:
+def test_help_shows_commands_and_global_flags_in_groups(run_here: CliRunner) -> None:
     """Settings, which are alike, in one row; what a global flag does is in the manual."""
-    lines = run_cli("--help").lines
+    lines = run_here("--help").lines
 
     assert [f"{group}:" for group in GROUPS] == [line for line in lines if line.endswith(":") and line[:-1] in GROUPS]
     rows = [f"  {name:<12}{summary}" for name, summary in SUMMARIES.items() if name not in SETTINGS]
@@ -62,10 +56,10 @@ def test_help_shows_commands_and_global_flags_in_groups(run_cli: CliRunner) -> N
     assert all(any(line.startswith(f"  {title}: --") for line in lines[begin:]) for title in GLOBAL_SECTIONS.values())
 
 
-def test_help_without_man_tells_everything(run_cli: CliRunner, tmp_path: Path) -> None:
+def test_help_without_man_tells_everything(run_here: CliRunner, tmp_path: Path) -> None:
     """Where --help only names a flag, the other form must say what it does."""
-    short, full = run_cli("sync", "--help"), run_cli("help", "sync", env={"PATH": str(tmp_path)})
-    whole = run_cli("help", env={"PATH": str(tmp_path)})
+    short, full = run_here("sync", "--help"), run_here("help", "sync", env={"PATH": str(tmp_path)})
+    whole = run_here("help", env={"PATH": str(tmp_path)})
 
     assert "more, which s3pool help sync explains:" in short.lines
     assert not any("explains:" in line for line in (*full.lines, *whole.lines))

@@ -13,12 +13,6 @@ SIZES = {"small": 100, "middle": MIB, "large": 17 * MIB}
 
 
 @pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
-@pytest.fixture
 def fake() -> Iterator[FakeS3]:
     """Give two addresses of one store."""
     with FakeS3(2) as server:
@@ -26,10 +20,10 @@ def fake() -> Iterator[FakeS3]:
 
 
 @pytest.fixture
-def cli(run_cli: CliRunner, fake: FakeS3, tmp_path: Path) -> Cli:
+def cli(run_here: CliRunner, fake: FakeS3, tmp_path: Path) -> Cli:
     """Run a command in a directory of its own."""
-    run_cli.environ.update(fake.environment)
-    return lambda *words: run_cli(*words, cwd=tmp_path)
+    run_here.environ.update(fake.environment)
+    return lambda *words: run_here(*words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -21,12 +21,6 @@ SECRET = "AWS_SECRET_ACCESS_KEY"
 
 
 @pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
-@pytest.fixture
 def fake() -> Iterator[FakeS3]:
     """Return two nodes that check signatures."""
     with checking_fake(2) as made:
@@ -67,11 +61,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_keys_are_proved_on_each_node(fake: FakeS3, run_cli: CliRunner, case: str) -> None:
+def test_keys_are_proved_on_each_node(fake: FakeS3, run_here: CliRunner, case: str) -> None:
     """A node may be up and all work on it refused."""
     env, code, keys, error = CASES[case]
 
-    result = run_cli("ping", "--json", env={**fake.environment, **env})
+    result = run_here("ping", "--json", env={**fake.environment, **env})
 
     assert (code, 2) == (result.code, len(result.records)), result.err
     for record in result.records:
@@ -79,10 +73,10 @@ def test_keys_are_proved_on_each_node(fake: FakeS3, run_cli: CliRunner, case: st
         assert record["error"].startswith(error) if error else record["error"] == ""
 
 
-def test_keys_that_may_not_list_buckets_are_good(fake: FakeS3, run_cli: CliRunner) -> None:
+def test_keys_that_may_not_list_buckets_are_good(fake: FakeS3, run_here: CliRunner) -> None:
     """Keys of one bucket are the usual case in some places."""
     fake.fault(Refusal(403, "AccessDenied", "Access Denied."), op="ListBuckets", times=0)
-    result = run_cli("ping", env=fake.environment)
+    result = run_here("ping", env=fake.environment)
 
     assert 0 == result.code
     assert [["up", "ok"]] * 2 == [line.split()[1:3] for line in result.lines[1:]]
@@ -96,12 +90,12 @@ def test_keys_that_may_not_list_buckets_are_good(fake: FakeS3, run_cli: CliRunne
     ],
 )
 def test_signed_request_that_was_answered_was_asked(
-    fake: FakeS3, run_cli: CliRunner, status: int, refusal: str, code: int, keys: str, error: str
+    fake: FakeS3, run_here: CliRunner, status: int, refusal: str, code: int, keys: str, error: str
 ) -> None:
     """A wrong region that the server does not correct is a refusal, and no other answer means that nobody asked."""
     fake.fault(Refusal(status, refusal, "Odd."), op="ListBuckets", times=0)
 
-    result = run_cli("ping", env=fake.environment)
+    result = run_here("ping", env=fake.environment)
 
     assert code == result.code
     for line in result.lines[1:]:
@@ -109,11 +103,11 @@ def test_signed_request_that_was_answered_was_asked(
         assert line.endswith(error)
 
 
-def test_keys_that_garage_does_not_know_are_refused(fake: FakeS3, run_cli: CliRunner) -> None:
+def test_keys_that_garage_does_not_know_are_refused(fake: FakeS3, run_here: CliRunner) -> None:
     """It denies access, and only its words tell."""
     fake.fault(Refusal(403, "AccessDenied", "Forbidden: No such key: GK1"), op="ListBuckets", times=0)
 
-    assert 4 == run_cli("ping", env=fake.environment).code
+    assert 4 == run_here("ping", env=fake.environment).code
 
 
 @pytest.mark.parametrize(
@@ -125,11 +119,11 @@ def test_keys_that_garage_does_not_know_are_refused(fake: FakeS3, run_cli: CliRu
     ],
 )
 def test_wrong_server_and_wrong_scheme_are_named(
-    fake: FakeS3, run_cli: CliRunner, has_tls: bool, scheme: str, error: str
+    fake: FakeS3, run_here: CliRunner, has_tls: bool, scheme: str, error: str
 ) -> None:
     """What to change stands in the row of the node."""
     with page_server(has_tls=has_tls) as port:
-        result = run_cli("ping", "--json", env={**fake.environment, "S3_POOL": f"{scheme}://127.0.0.1:{port}"})
+        result = run_here("ping", "--json", env={**fake.environment, "S3_POOL": f"{scheme}://127.0.0.1:{port}"})
 
     (record,) = result.records
     assert (5, False, "") == (result.code, record["healthy"], record["keys"])

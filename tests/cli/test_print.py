@@ -25,12 +25,6 @@ from tests.support.run_cli import CliRunner
 METRIC = re.compile(r"s3pool_[a-z_]+[a-z]")
 
 
-@pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
 def settings_for(argv: list[str]) -> ProxySettings:
     """Read a command line as the command does."""
     return settings_of(parse(argv), Config())
@@ -45,15 +39,15 @@ def unit_in(text: str) -> ConfigParser:
 
 
 @pytest.fixture
-def unit(run_cli: CliRunner) -> ConfigParser:
+def unit(run_here: CliRunner) -> ConfigParser:
     """Return the unit of the proxy."""
-    return unit_in(run_cli("print", "systemd").out)
+    return unit_in(run_here("print", "systemd").out)
 
 
 @pytest.fixture
-def documents(run_cli: CliRunner) -> dict[str, Any]:
+def documents(run_here: CliRunner) -> dict[str, Any]:
     """Return the Kubernetes objects of the proxy by kind."""
-    found = list(yaml.safe_load_all(run_cli("print", "kubernetes").stdout))
+    found = list(yaml.safe_load_all(run_here("print", "kubernetes").stdout))
     return {document["kind"]: document for document in found}
 
 
@@ -127,15 +121,15 @@ def test_service_leads_to_the_pods(documents: dict[str, Any]) -> None:
     assert ["s3"] == [port["targetPort"] for port in service["ports"]]
 
 
-def test_unit_of_the_proxy_is_what_its_flag_prints(run_cli: CliRunner) -> None:
+def test_unit_of_the_proxy_is_what_its_flag_prints(run_here: CliRunner) -> None:
     """Two ways to one file."""
-    assert run_cli("print", "systemd").stdout == run_cli("proxy", "--print-unit").stdout != b""
+    assert run_here("print", "systemd").stdout == run_here("proxy", "--print-unit").stdout != b""
 
 
-def test_unit_of_sync_runs_a_sync_that_the_timer_starts(run_cli: CliRunner) -> None:
+def test_unit_of_sync_runs_a_sync_that_the_timer_starts(run_here: CliRunner) -> None:
     """The state and the metrics file lie where the unit may write; a second run is no failure."""
-    unit = unit_in(run_cli("print", "systemd-sync").out)
-    service, timer = unit["Service"], unit_in(run_cli("print", "systemd-timer").out)["Timer"]
+    unit = unit_in(run_here("print", "systemd-sync").out)
+    service, timer = unit["Service"], unit_in(run_here("print", "systemd-timer").out)["Timer"]
     args = parse(shlex.split(service["ExecStart"])[1:])
     directory = f"/var/lib/{service['StateDirectory']}/"
 
@@ -148,12 +142,12 @@ def test_unit_of_sync_runs_a_sync_that_the_timer_starts(run_cli: CliRunner) -> N
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
 @pytest.mark.parametrize("name", ["systemd", "systemd-sync", "systemd-timer"])
-def test_systemd_takes_the_units(run_cli: CliRunner, tmp_path: Path, name: str) -> None:
+def test_systemd_takes_the_units(run_here: CliRunner, tmp_path: Path, name: str) -> None:
     """Systemd itself judges: no unknown key, no bad value."""
     for each, file in (("systemd", "s3pool-proxy.service"), ("systemd-sync", "s3pool-sync.service")):
-        text = re.sub(r"^(ExecStart=)[^ ]+", r"\1/bin/true", run_cli("print", each).out, flags=re.MULTILINE)
+        text = re.sub(r"^(ExecStart=)[^ ]+", r"\1/bin/true", run_here("print", each).out, flags=re.MULTILINE)
         (tmp_path / file).write_text(text)
-    (tmp_path / "s3pool-sync.timer").write_text(run_cli("print", "systemd-timer").out)
+    (tmp_path / "s3pool-sync.timer").write_text(run_here("print", "systemd-timer").out)
     file = {"systemd": "s3pool-proxy.service", "systemd-sync": "s3pool-sync.service"}.get(name, "s3pool-sync.timer")
 
     judged = subprocess.run(["systemd-analyze", "verify", tmp_path / file], capture_output=True, text=True, check=False)
@@ -177,10 +171,10 @@ def known_metrics() -> set[str]:
 
 @pytest.mark.parametrize("name", ["grafana", "alerts"])
 def test_dashboard_and_alerts_ask_for_metrics_that_exist(
-    run_cli: CliRunner, known_metrics: set[str], name: str
+    run_here: CliRunner, known_metrics: set[str], name: str
 ) -> None:
     """A panel without data is found out on the worst day."""
-    text = run_cli("print", name).out
+    text = run_here("print", name).out
     if name == "grafana":
         expressions = [target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]]
     else:
@@ -193,18 +187,18 @@ def test_dashboard_and_alerts_ask_for_metrics_that_exist(
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
-def test_promtool_takes_the_alerts(run_cli: CliRunner, tmp_path: Path) -> None:
+def test_promtool_takes_the_alerts(run_here: CliRunner, tmp_path: Path) -> None:
     """Prometheus itself judges the rules."""
-    (tmp_path / "rules.yaml").write_bytes(run_cli("print", "alerts").stdout)
+    (tmp_path / "rules.yaml").write_bytes(run_here("print", "alerts").stdout)
 
     judged = subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yaml"], capture_output=True, check=False)
 
     assert 0 == judged.returncode, judged.stderr
 
 
-def test_image_runs_the_proxy_as_nobody_special(run_cli: CliRunner) -> None:
+def test_image_runs_the_proxy_as_nobody_special(run_here: CliRunner) -> None:
     """The command of the image is one that this program understands."""
-    lines = run_cli("print", "containerfile").out.splitlines()
+    lines = run_here("print", "containerfile").out.splitlines()
     entry, words = (
         json.loads(next(line for line in lines if line.startswith(f"{word} "))[len(word) :])
         for word in ("ENTRYPOINT", "CMD")
@@ -215,12 +209,12 @@ def test_image_runs_the_proxy_as_nobody_special(run_cli: CliRunner) -> None:
     assert ["s3pool"] == entry
     assert (8000, 8001) == (settings.listen.port, settings.admin_listen and settings.admin_listen.port)
     assert "USER 10001:10001" in lines
-    assert run_cli("--version").out.split()[-1] in "\n".join(lines)
+    assert run_here("--version").out.split()[-1] in "\n".join(lines)
 
 
-def test_another_name_is_refused(run_cli: CliRunner) -> None:
+def test_another_name_is_refused(run_here: CliRunner) -> None:
     """One line, with the names there are."""
-    result = run_cli("print", "nomad")
+    result = run_here("print", "nomad")
 
     assert (2, 1) == (result.code, result.err.count("\n"))
     assert "systemd" in result.err

@@ -22,12 +22,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
-@pytest.fixture
 def key_file(tmp_path: Path) -> str:
     """Give a file with a key that only its owner may read."""
     path = tmp_path / "key"
@@ -172,24 +166,24 @@ def test_key_of_a_line_of_a_script_is_of_that_line(fake: FakeS3, call: Call, tmp
 
 
 @pytest.mark.parametrize("form", ["raw", "hex", "base64"])
-def test_key_is_seen_nowhere(fake: FakeS3, run_cli: CliRunner, form: str) -> None:
+def test_key_is_seen_nowhere(fake: FakeS3, run_here: CliRunner, form: str) -> None:
     """Not on stdout or stderr with all logs on, not in JSON, not in what is remembered."""
     content = {"raw": KEY, "hex": KEY.hex().encode() + b"\n", "base64": base64.b64encode(KEY) + b"\n"}[form]
-    (run_cli.home / "key").write_bytes(content)
-    (run_cli.home / "key").chmod(0o600)
-    (run_cli.home / "d").mkdir()
-    (run_cli.home / "d" / "f").write_bytes(b"content")
+    (run_here.home / "key").write_bytes(content)
+    (run_here.home / "key").chmod(0o600)
+    (run_here.home / "d").mkdir()
+    (run_here.home / "d" / "f").write_bytes(b"content")
 
     fake.store.add("b", "other")
     results = [
-        run_cli("sync", "-v", "--json", "--stats", "--sse-c", "key", "d", target, env=fake.environment)
+        run_here("sync", "-v", "--json", "--stats", "--sse-c", "key", "d", target, env=fake.environment)
         for target in ("s3/b/tree", "s3/missing/tree")
     ]
 
     assert 0 == results[0].code, results[0].err
     stored = next(request for request in fake.requests if request.op == "PutObject")
     assert base64.b64encode(KEY).decode() == {n.lower(): v for n, v in stored.headers.items()}[f"{CUSTOMER}-key"]
-    remembered = [path.read_bytes() for path in run_cli.home.rglob("*") if path.is_file() and path.name != "key"]
+    remembered = [path.read_bytes() for path in run_here.home.rglob("*") if path.is_file() and path.name != "key"]
     for text in (*remembered, *(stream for result in results for stream in (result.stdout, result.stderr))):
         assert not [secret for secret in SECRETS if secret in text]
 
@@ -226,25 +220,25 @@ def test_bad_headers_and_keys_are_refused(
 
 
 @pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["one", "two"])
-def test_requests_a_second_are_limited(fake: FakeS3, run_cli: CliRunner, processes: tuple[str, ...]) -> None:
+def test_requests_a_second_are_limited(fake: FakeS3, run_here: CliRunner, processes: tuple[str, ...]) -> None:
     """Over all workers, and over all processes together: a loaded machine only makes it slower."""
     for number in range(60):
         fake.store.add("b", f"k{number}", b"x")
 
-    result = run_cli("cp", "-r", "s3/b", "d", "--tpslimit", "20", "--json", *processes, env=fake.environment)
+    result = run_here("cp", "-r", "s3/b", "d", "--tpslimit", "20", "--json", *processes, env=fake.environment)
 
     assert (0, 60) == (result.code, len(fake.ops(op="GetObject")))
     assert result.records[-1]["seconds"] > 2.5  # 60 requests at 20 a second, less the burst
 
 
-def test_bandwidth_is_limited_each_way(fake: FakeS3, run_cli: CliRunner) -> None:
+def test_bandwidth_is_limited_each_way(fake: FakeS3, run_here: CliRunner) -> None:
     """A slow way up does not slow the way down."""
     fake.store.add("b", "down", bytes(4 * MIB))
-    (run_cli.home / "up").write_bytes(bytes(MIB))
+    (run_here.home / "up").write_bytes(bytes(MIB))
 
     limits = ("--bwlimit", "512K:none", "--json")
-    up = run_cli("cp", "up", "s3/b/up", *limits, env=fake.environment).records[-1]
-    down = run_cli("cp", "s3/b/down", "down", *limits, env=fake.environment)
+    up = run_here("cp", "up", "s3/b/up", *limits, env=fake.environment).records[-1]
+    down = run_here("cp", "s3/b/down", "down", *limits, env=fake.environment)
 
     assert up["seconds"] > 1.5
     assert 0 == down.code

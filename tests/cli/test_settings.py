@@ -180,12 +180,6 @@ LACKS = {
 }
 
 
-@pytest.fixture
-def run_cli(run_here: CliRunner) -> CliRunner:
-    """Run commands in this process: none of these tests needs one of its own."""
-    return run_here
-
-
 @pytest.fixture(
     scope="module", params=["moto", *(pytest.param(name, marks=pytest.mark.live) for name in ("rgw", "minio"))]
 )
@@ -219,21 +213,21 @@ def _boto(environment: Mapping[str, str]) -> Any:
 
 
 @pytest.fixture
-def run(store: Store, run_cli: CliRunner) -> Callable[..., Any]:
+def run(store: Store, run_here: CliRunner) -> Callable[..., Any]:
     """Run a command line on the server, where two documents lie."""
-    return lambda *words, stdin="": run_cli(*words, env=store.environment, stdin=stdin.encode())
+    return lambda *words, stdin="": run_here(*words, env=store.environment, stdin=stdin.encode())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_set_is_what_boto3_reads(
-    store: Store, run: Callable[..., Any], run_cli: CliRunner, bucket_name: str, family: str
+    store: Store, run: Callable[..., Any], run_here: CliRunner, bucket_name: str, family: str
 ) -> None:
     """Each verb on each server; what a server does not know it says in one line."""
     run("mb", f"s3/{bucket_name}", *(["--lock"] if family == "lock" else []))
     for key in ("k", "k2"):
         store.boto.put_object(Bucket=bucket_name, Key=key, Body=b"content")
-    (run_cli.home / "policy.json").write_text(POLICY.replace("BUCKET", bucket_name))
-    (run_cli.home / "cors.xml").write_text(CORS)
+    (run_here.home / "policy.json").write_text(POLICY.replace("BUCKET", bucket_name))
+    (run_here.home / "cors.xml").write_text(CORS)
 
     for step in FAMILIES[family]:
         result = run(*[_named(word, bucket_name) for word in step.words.split()], stdin=step.stdin)

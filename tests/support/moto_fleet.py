@@ -19,7 +19,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 ACCESS_KEY = "demo"
@@ -133,9 +132,7 @@ class MotoFleet:
     def __enter__(self) -> MotoFleet:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from s3pool.config.options import Config
@@ -93,9 +92,7 @@ class RunningProxy:
     def __enter__(self) -> RunningProxy:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self.proxy.server.is_draining:
             self.proxy.drain(is_urgent=lambda: True)
         self.proxy.close()

@@ -18,7 +18,6 @@ import tempfile
 import time
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, TypeVar
 
 from tests.support.rgw import free_ports
@@ -143,9 +142,7 @@ class Deployment:
     def __enter__(self: Made) -> Made:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def command(self, program: str, index: int) -> tuple[list[str], dict[str, str]]:

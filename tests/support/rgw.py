@@ -26,7 +26,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import TracebackType
 
 TOOLS = ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "ceph-authtool")
 ACCESS_KEY = "S3POOLTESTACCESSKEY0"
@@ -215,9 +214,7 @@ class RgwCluster:
     def __enter__(self) -> RgwCluster:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.owned:
             self.stop()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from types import TracebackType
 
 from tests.support.fake_s3.call import Quirks, error_reply, operation_of, split_target
 from tests.support.fake_s3.listings import document, element, read_number
@@ -59,9 +58,7 @@ class ChainS3:
     def __enter__(self) -> ChainS3:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _answer(self, exchange: Exchange) -> Reply:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from urllib.parse import parse_qsl
 
 from tests.support.fake_s3 import bucket_ops, multipart_ops, object_ops
@@ -123,9 +122,7 @@ class FakeS3:
     def __enter__(self) -> FakeS3:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _answer(self, exchange: Exchange) -> Reply:

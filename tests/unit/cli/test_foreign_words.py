@@ -43,6 +43,7 @@ def test_flag_of_another_tool_is_answered(flag: str) -> None:
         (["ls", "--size-onyl"], "unrecognized arguments: --size-onyl; see s3pool ls --help"),
         (["version"], "version is of buckets: s3pool version show s3/BUCKET; that of the program: s3pool --version"),
         (["lst"], "unknown command 'lst'; did you mean ls?"),
+        (["pressign"], "unknown command 'pressign'; did you mean presign?"),
     ],
 )
 def test_unknown_words_are_answered(words: list[str], message: str) -> None:

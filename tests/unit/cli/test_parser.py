@@ -9,7 +9,6 @@ import pytest
 
 import s3pool.cli.commands
 from s3pool.cli.catalog import ALL, MODULES
-from s3pool.cli.output import TABLE
 from s3pool.cli.parser import examples_of, help_text, load_command, parse
 from s3pool.config.options import Config
 from s3pool.errors import UsageError
@@ -135,15 +134,6 @@ def test_no_abbreviations(words: list[str]) -> None:
         parse(words)
 
 
-@pytest.mark.parametrize(("word", "hint"), [("lst", "did you mean ls?"), ("pressign", "did you mean presign?")])
-def test_unknown_command_is_guessed(word: str, hint: str) -> None:
-    """A typo gets an answer."""
-    with pytest.raises(UsageError) as caught:
-        parse([word])
-
-    assert str(caught.value).endswith(hint)
-
-
 def test_every_command_has_examples_of_its_own() -> None:
     """A module of several commands has those of all of them, and each begins with its command."""
     assert [] == [name for name in ALL if not examples_of(name)]
@@ -167,13 +157,6 @@ def test_no_command_hides_a_global_flag(name: str) -> None:
 
     assert not {action.dest for action in own._actions} & taken
     assert not set(own._option_string_actions) & {*GLOBAL_WITH_VALUE, *GLOBAL_SWITCHES}
-
-
-def test_help_has_the_table_of_exit_codes() -> None:
-    """The same table as in the code."""
-    lines = [" ".join(line.split()) for line in help_text().splitlines()]
-
-    assert all(f"{code} {meaning}" in lines for code, meaning in TABLE)
 
 
 def test_help_names_all_commands_and_global_flags() -> None:

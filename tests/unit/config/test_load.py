@@ -58,165 +58,63 @@ def place(tmp_path: Path) -> Place:
 
 @dataclass
 class Case:
-    """One option with a different value in each source, and its text when shown."""
+    """One option: its default, its value in the file, and if it has them its variable with two values, and its flag."""
 
     option: str
-    key: str
     default: str
-    flag: str = ""
+    in_file: str
+    key: str = ""
+    env: tuple[str, str, str] | None = None  # the variable, its value in the environment, and in .env
     flags: dict[str, object] = field(default_factory=dict)
-    env: str = ""
-    in_env: str = ""
-    in_dotenv: str = ""
-    in_file: str = ""
+    flag: str = ""  # the text of its value
 
 
+# fmt: off
 CASES = [
-    Case(
-        "endpoints",
-        "endpoints",
-        "",
-        "http://f",
-        {"endpoints": ["http://f"]},
-        "S3_POOL",
-        "http://e",
-        "http://d",
-        "http://y",
-    ),
-    Case("region", "region", "us-east-1", "f", {"region": "f"}, "AWS_REGION", "e", "d", "y"),
-    Case("bucket", "bucket", "", env="S3_BUCKET", in_env="eee", in_dotenv="ddd", in_file="yyy"),
-    Case("insecure", "insecure", "false", "true", {"insecure": True}, "S3POOL_INSECURE_TLS", "true", "true", "true"),
-    Case("ca_bundle", "ca_bundle", "", "/f", {"ca_bundle": "/f"}, "AWS_CA_BUNDLE", "/e", "/d", "/y"),
-    Case(
-        "public_url",
-        "public_url",
-        "",
-        env="S3POOL_PUBLIC_URL",
-        in_env="http://e",
-        in_dotenv="http://d",
-        in_file="http://y",
-    ),
-    Case("resolve", "resolve", "named", "all", {"resolve": "all"}, "S3POOL_RESOLVE", "named", "all", "named"),
-    Case(
-        "response_checksum_validation",
-        "response_checksum_validation",
-        "when_supported",
-        env="AWS_RESPONSE_CHECKSUM_VALIDATION",
-        in_env="when_required",
-        in_dotenv="when_supported",
-        in_file="when_required",
-    ),
-    Case("zone", "zone", "", "f", {"zone": "f"}, "S3POOL_ZONE", "e", "d", "y"),
-    Case("no_proxy", "no_proxy", "", env="S3POOL_NO_PROXY", in_env="e,f", in_dotenv="d", in_file="y"),
-    Case(
-        "min_connections",
-        "pool.min_connections",
-        "0",
-        env="POOL_MIN_CONNECTIONS",
-        in_env="3",
-        in_dotenv="4",
-        in_file="5",
-    ),
-    Case(
-        "resolver",
-        "resolver",
-        "",
-        "127.0.0.1:53",
-        {"resolver": "127.0.0.1"},
-        "S3POOL_RESOLVER",
-        "[::1]:5353",
-        "10.0.0.1:53",
-        "10.0.0.2:53",
-    ),
-    Case(
-        "http_proxy",
-        "http_proxy",
-        "",
-        "http://f:3128",
-        {"http_proxy": "http://f"},
-        "S3POOL_HTTP_PROXY",
-        "http://[::1]:1",
-        "http://d:2",
-        "http://y:3",
-    ),
-    Case("client_cert", "client_cert", "", "/f", {"client_cert": "/f"}, in_file="/y"),
-    Case(
-        "strategy",
-        "load_balancer.strategy",
-        "round_robin",
-        "power_of_two",
-        {"strategy": "power_of_two"},
-        "LB_STRATEGY",
-        "least_connections",
-        "round_robin",
-        "power_of_two",
-    ),
-    Case(
-        "connect_timeout",
-        "load_balancer.connect_timeout",
-        "3",
-        "1",
-        {"connect_timeout": "1"},
-        "POOL_CONNECT_TIMEOUT",
-        "2",
-        "4",
-        "5.5",
-    ),
-    Case(
-        "read_timeout",
-        "load_balancer.request_timeout",
-        "60",
-        "1",
-        {"read_timeout": "1"},
-        "LB_REQUEST_TIMEOUT",
-        "2",
-        "4",
-        "5",
-    ),
-    Case("retries", "load_balancer.max_retries", "5", "0", {"retries": "0"}, "LB_MAX_RETRIES", "1", "2", "3"),
-    Case(
-        "health_interval",
-        "load_balancer.health_check_interval",
-        "5",
-        "1",
-        {"health_interval": 1},
-        "LB_HEALTH_CHECK_INTERVAL",
-        "2",
-        "3",
-        "4",
-    ),
-    Case(
-        "max_connections",
-        "pool.max_connections",
-        "100",
-        "1",
-        {"max_connections": "1"},
-        "POOL_MAX_CONNECTIONS",
-        "2",
-        "3",
-        "4",
-    ),
-    Case(
-        "max_idle_time", "pool.max_idle_time", "15", env="POOL_MAX_IDLE_TIME", in_env="2", in_dotenv="3", in_file="0.5"
-    ),
-    Case("workers", "workers", "auto", "1", {"workers": "1"}, "S3POOL_WORKERS", "2", "3", "4"),
-    Case("addressing", "addressing", "path", "path", {"addressing": "path"}, in_file="virtual"),
-    Case("tpslimit", "tpslimit", "none", "10", {"tpslimit": "10"}, "S3POOL_TPSLIMIT", "2", "3", "4"),
-    Case("bwlimit", "bwlimit", "none", "1024", {"bwlimit": "1024"}, "S3POOL_BWLIMIT", "2", "3", "4"),
-    Case(
-        "log_level",
-        "log_level",
-        "warning",
-        "debug",
-        {"log_level": "debug"},
-        "S3POOL_LOG_LEVEL",
-        "info",
-        "error",
-        "debug",
-    ),
-    Case("sticky", "load_balancer.sticky", "", in_file="key"),
-    Case("sign", "sign", "true", "false", {"no_sign_request": True}, in_file="false"),
+    Case("endpoints", "", in_file="http://y", env=("S3_POOL", "http://e", "http://d"),
+         flags={"endpoints": ["http://f"]}, flag="http://f"),
+    Case("region", "us-east-1", in_file="y", env=("AWS_REGION", "e", "d"), flags={"region": "f"}, flag="f"),
+    Case("bucket", "", in_file="yyy", env=("S3_BUCKET", "eee", "ddd")),
+    Case("insecure", "false", in_file="true", env=("S3POOL_INSECURE_TLS", "true", "true"),
+         flags={"insecure": True}, flag="true"),
+    Case("ca_bundle", "", in_file="/y", env=("AWS_CA_BUNDLE", "/e", "/d"), flags={"ca_bundle": "/f"}, flag="/f"),
+    Case("public_url", "", in_file="http://y", env=("S3POOL_PUBLIC_URL", "http://e", "http://d")),
+    Case("resolve", "named", in_file="named", env=("S3POOL_RESOLVE", "named", "all"),
+         flags={"resolve": "all"}, flag="all"),
+    Case("response_checksum_validation", "when_supported", in_file="when_required",
+         env=("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required", "when_supported")),
+    Case("zone", "", in_file="y", env=("S3POOL_ZONE", "e", "d"), flags={"zone": "f"}, flag="f"),
+    Case("no_proxy", "", in_file="y", env=("S3POOL_NO_PROXY", "e,f", "d")),
+    Case("min_connections", "0", in_file="5", key="pool.min_connections", env=("POOL_MIN_CONNECTIONS", "3", "4")),
+    Case("resolver", "", in_file="10.0.0.2:53", env=("S3POOL_RESOLVER", "[::1]:5353", "10.0.0.1:53"),
+         flags={"resolver": "127.0.0.1"}, flag="127.0.0.1:53"),
+    Case("http_proxy", "", in_file="http://y:3", env=("S3POOL_HTTP_PROXY", "http://[::1]:1", "http://d:2"),
+         flags={"http_proxy": "http://f"}, flag="http://f:3128"),
+    Case("client_cert", "", in_file="/y", flags={"client_cert": "/f"}, flag="/f"),
+    Case("strategy", "round_robin", in_file="power_of_two", key="load_balancer.strategy",
+         env=("LB_STRATEGY", "least_connections", "round_robin"),
+         flags={"strategy": "power_of_two"}, flag="power_of_two"),
+    Case("connect_timeout", "3", in_file="5.5", key="load_balancer.connect_timeout",
+         env=("POOL_CONNECT_TIMEOUT", "2", "4"), flags={"connect_timeout": "1"}, flag="1"),
+    Case("read_timeout", "60", in_file="5", key="load_balancer.request_timeout", env=("LB_REQUEST_TIMEOUT", "2", "4"),
+         flags={"read_timeout": "1"}, flag="1"),
+    Case("retries", "5", in_file="3", key="load_balancer.max_retries", env=("LB_MAX_RETRIES", "1", "2"),
+         flags={"retries": "0"}, flag="0"),
+    Case("health_interval", "5", in_file="4", key="load_balancer.health_check_interval",
+         env=("LB_HEALTH_CHECK_INTERVAL", "2", "3"), flags={"health_interval": 1}, flag="1"),
+    Case("max_connections", "100", in_file="4", key="pool.max_connections", env=("POOL_MAX_CONNECTIONS", "2", "3"),
+         flags={"max_connections": "1"}, flag="1"),
+    Case("max_idle_time", "15", in_file="0.5", key="pool.max_idle_time", env=("POOL_MAX_IDLE_TIME", "2", "3")),
+    Case("workers", "auto", in_file="4", env=("S3POOL_WORKERS", "2", "3"), flags={"workers": "1"}, flag="1"),
+    Case("addressing", "path", in_file="virtual", flags={"addressing": "path"}, flag="path"),
+    Case("tpslimit", "none", in_file="4", env=("S3POOL_TPSLIMIT", "2", "3"), flags={"tpslimit": "10"}, flag="10"),
+    Case("bwlimit", "none", in_file="4", env=("S3POOL_BWLIMIT", "2", "3"), flags={"bwlimit": "1024"}, flag="1024"),
+    Case("log_level", "warning", in_file="debug", env=("S3POOL_LOG_LEVEL", "info", "error"),
+         flags={"log_level": "debug"}, flag="debug"),
+    Case("sticky", "", in_file="key", key="load_balancer.sticky"),
+    Case("sign", "true", in_file="false", flags={"no_sign_request": True}, flag="false"),
 ]
+# fmt: on
 
 
 def _as_yaml(key: str, value: str) -> str:
@@ -228,15 +126,17 @@ def _as_yaml(key: str, value: str) -> str:
 def test_each_source_gives_way_to_the_one_before(place: Place, case: Case) -> None:
     """Flags, then environment, then .env, then the file, then the default; each says so."""
     seen = [place.shown()[case.option]]
-    file = place.yaml(_as_yaml(case.key, case.in_file))
-    expected = [(case.default, "default"), (case.in_file, f"{file}: {case.key}")]
+    key = case.key or case.option
+    file = place.yaml(_as_yaml(key, case.in_file))
+    expected = [(case.default, "default"), (case.in_file, f"{file}: {key}")]
     seen.append(place.shown()[case.option])
     if case.env:
-        dotenv = place.dotenv(f"{case.env}={case.in_dotenv}\n")
+        name, in_env, in_dotenv = case.env
+        dotenv = place.dotenv(f"{name}={in_dotenv}\n")
         seen.append(place.shown()[case.option])
-        place.environ[case.env] = case.in_env
+        place.environ[name] = in_env
         seen.append(place.shown()[case.option])
-        expected += [(case.in_dotenv, f"{dotenv}: {case.env}"), (case.in_env, f"environment {case.env}")]
+        expected += [(in_dotenv, f"{dotenv}: {name}"), (in_env, f"environment {name}")]
     if case.flags:
         seen.append(place.shown(**case.flags)[case.option])
         expected.append((case.flag, f"flag --{next(iter(case.flags)).replace('_', '-')}"))

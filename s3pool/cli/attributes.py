@@ -10,7 +10,7 @@ from binascii import Error, unhexlify
 from collections.abc import Callable
 from typing import Any
 
-from s3pool.cli.parser import STORED, section
+from s3pool.cli.parser import STORED, section, switch, text_flag
 from s3pool.config.options import Config
 from s3pool.errors import STORING_OPS, S3Error, UsageError, describe_os_error
 from s3pool.location import Location, S3Path
@@ -61,19 +61,19 @@ def add_attribute_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metadata", type=_metadata, action="append", default=[], metavar="K=V", help="store metadata; repeatable"
     )
-    group.add_argument("--content-type", default="", metavar="TYPE", help="instead of the one by the name")
+    text_flag(group, "--content-type", "TYPE", help="instead of the one by the name")
     for flag, meaning in (
         ("--cache-control", "for browsers and caches, such as max-age=3600"),
         ("--content-encoding", "such as gzip"),
         ("--content-disposition", "such as attachment"),
         ("--content-language", "such as de"),
     ):
-        group.add_argument(flag, default="", metavar="VALUE", help=meaning)
+        text_flag(group, flag, "VALUE", help=meaning)
     group.add_argument("--expires", type=_expires, default="", metavar="TIME", help="a date; caches ask again then")
     group.add_argument(
         "--website-redirect", type=_redirect, default="", metavar="URL", help="where a website sends its visitors"
     )
-    group.add_argument("--storage-class", default="", metavar="CLASS", help="such as STANDARD_IA")
+    text_flag(group, "--storage-class", "CLASS", help="such as STANDARD_IA")
     group.add_argument("--acl", type=_acl, default="", metavar="ACL", help="a canned one, such as public-read")
     group.add_argument("--sse", type=_sse, default="", metavar="HOW", help="AES256, aws:kms or aws:kms:KEYID")
     group.add_argument("--tags", type=_pairs, action="append", default=[], metavar="K=V&...", help="repeatable")
@@ -189,10 +189,8 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--header", type=_header, action="append", default=[], metavar="'N: V'", help="send it, signed; repeatable"
     )
-    group.add_argument("--request-payer", action="store_true", help="agree to pay for the requests")
-    group.add_argument(
-        "--sse-c", default="", metavar="KEYFILE", help="store and read with the key in it: 32 bytes, or hex or base64"
-    )
+    switch(group, "--request-payer", help="agree to pay for the requests")
+    text_flag(group, "--sse-c", "KEYFILE", help="store and read with the key in it: 32 bytes, or hex or base64")
 
 
 def _header(text: str) -> tuple[str, str]:

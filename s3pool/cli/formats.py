@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from s3pool.cli.output import Output, escape
+from s3pool.cli.parser import switch
 from s3pool.errors import UsageError
 from s3pool.location import S3Path
 from s3pool.model import NO_TIME, BucketInfo, ObjectInfo, UploadInfo
@@ -181,9 +182,7 @@ def _csv_value(value: object) -> object:
 
 def add_csv_flag(parser: argparse.ArgumentParser) -> None:
     """Add --csv, for commands whose results are one table."""
-    parser.add_argument(
-        "--csv", action="store_true", help="a table with a header line, by RFC 4180; names exactly as they are"
-    )
+    switch(parser, "--csv", help="a table with a header line, by RFC 4180; names exactly as they are")
 
 
 def check_csv(args: argparse.Namespace, out: Output, *, others: Sequence[str] = ()) -> None:

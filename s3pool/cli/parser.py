@@ -112,6 +112,16 @@ def section(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGr
     )
 
 
+def switch(place: argparse._ActionsContainer, *names: str, help: str) -> None:
+    """Add a flag that takes no value to a parser or a group."""
+    place.add_argument(*names, action="store_true", help=help)
+
+
+def text_flag(place: argparse._ActionsContainer, name: str, metavar: str, *, help: str) -> None:
+    """Add a flag whose value is a text, "" without it."""
+    place.add_argument(name, default="", metavar=metavar, help=help)
+
+
 def _flag_names(group: argparse._ArgumentGroup) -> str:
     """Return the names of a group's flags in one line."""
     flags = (action.option_strings[-1] for action in group._group_actions if action.help != argparse.SUPPRESS)

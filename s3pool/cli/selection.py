@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from s3pool.cli.formats import CsvFormat, JsonFormat, RecordFormat, add_csv_flag
-from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes
+from s3pool.cli.parser import LISTINGS, argument_type, positive_int, section, size_in_bytes, switch, text_flag
 from s3pool.errors import LocalFileError, UsageError
 from s3pool.filters import FLAG, WHOLE, NameRange, Shard, choose_shard, parse_plan, ranges_between
 from s3pool.location import LocalPath, Location, S3Path, compile_glob, glob_prefix, has_glob
@@ -35,7 +35,7 @@ NAMES_PER_PAGE = 1000  # of a walk, as a page of a listing has
 
 def add_glob_flag(parser: argparse._ActionsContainer) -> None:
     """Add --no-glob, for commands that read wildcards in S3 paths."""
-    parser.add_argument("--no-glob", action="store_true", help="take *, ? and [...] in keys as they are")
+    switch(parser, "--no-glob", help="take *, ? and [...] in keys as they are")
 
 
 def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> None:
@@ -48,15 +48,15 @@ def add_listing_flags(parser: argparse.ArgumentParser, *, jobs: str = "1") -> No
         metavar="N|auto",
         help="list by N requests at once; 1 is one after another, auto finds out how many help (default: %(default)s)",
     )
-    group.add_argument("--unordered", action="store_true", help="with --jobs: keys as they come, which is faster")
+    switch(group, "--unordered", help="with --jobs: keys as they come, which is faster")
 
 
 def add_fact_flags(parser: argparse._ActionsContainer) -> None:
     """Add the flags that test size and age."""
     parser.add_argument("--larger", type=size_in_bytes, metavar="SIZE", help="more bytes than SIZE: 10M is 10MiB")
     parser.add_argument("--smaller", type=size_in_bytes, metavar="SIZE", help="fewer bytes than SIZE")
-    parser.add_argument("--older-than", default="", metavar="TIME", help="modified before: 7d10h ago, or a date")
-    parser.add_argument("--newer-than", default="", metavar="TIME", help="modified after")
+    text_flag(parser, "--older-than", "TIME", help="modified before: 7d10h ago, or a date")
+    text_flag(parser, "--newer-than", "TIME", help="modified after")
 
 
 def fact_filter(args: argparse.Namespace, ctx: Context) -> ObjectFilter:
@@ -81,9 +81,7 @@ def list_mode(args: argparse.Namespace, ctx: Context, *, ordered: bool = False) 
 
 def add_at_flag(parser: argparse._ActionsContainer) -> None:
     """Add --at, for commands that read the past of buckets with versions."""
-    parser.add_argument(
-        "--at", default="", metavar="TIME", help="as it was then: 2h ago, or a date; the bucket must keep versions"
-    )
+    text_flag(parser, "--at", "TIME", help="as it was then: 2h ago, or a date; the bucket must keep versions")
 
 
 def moment_of(text: str, ctx: Context) -> float:
@@ -254,16 +252,16 @@ def _iter_single(client: S3Client, selection: Selection, *, versions: bool) -> I
 def add_shard_flags(parser: argparse.ArgumentParser) -> None:
     """Add --shard, --plan and --processes."""
     group = section(parser, LISTINGS)
-    group.add_argument(
+    text_flag(
+        group,
         FLAG,
-        default="",
-        metavar="I/N",
+        "I/N",
         help="only names of shard I of N; auto: the share that a Slurm array or an indexed Kubernetes job gives",
     )
-    group.add_argument(
+    text_flag(
+        group,
         PLAN,
-        default="",
-        metavar="FILE",
+        "FILE",
         help=f"with {FLAG}: key ranges from s3pool shards, a file or s3/b/key; lists and walks nothing else",
     )
     group.add_argument(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import combined, exit_code_for
-from s3pool.cli.parser import positive_int, size_in_bytes
+from s3pool.cli.parser import positive_int, size_in_bytes, switch, text_flag
 from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, UsageError, describe_os_error
 from s3pool.location import S3Path
 from s3pool.s3.documents import iso_millis
@@ -351,10 +351,10 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
             rule.add_argument(flag, type=TYPES.get(metavar, str), metavar=metavar, help=meaning)
         else:
             rule.add_argument(flag, action="store_true", default=None, help=meaning)
-    rule.add_argument("--disable", action="store_true", help="add it, but not in force")
-    parser.add_argument("--id", default="", metavar="ID", help="of the rule that add adds or rm removes")
-    parser.add_argument("--all", action="store_true", help="rm: every rule; needs --force")
-    parser.add_argument("-f", "--force", action="store_true", help="rm --all: do it")
+    switch(rule, "--disable", help="add it, but not in force")
+    text_flag(parser, "--id", "ID", help="of the rule that add adds or rm removes")
+    switch(parser, "--all", help="rm: every rule; needs --force")
+    switch(parser, "-f", "--force", help="rm --all: do it")
 
 
 def rule_of(args: argparse.Namespace) -> Rule:

@@ -15,7 +15,7 @@ from s3pool.cli.context import Context
 from s3pool.cli.logs import write_between
 from s3pool.cli.outcomes import OutcomePrinter, print_summary, summary_text
 from s3pool.cli.output import code_of_interrupt, is_terminal
-from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes
+from s3pool.cli.parser import COPYING, FILTERS, STORED, natural_int, section, size_in_bytes, switch, text_flag
 from s3pool.cli.progress import BarProgress, PlainProgress, choose_mode, write_stderr
 from s3pool.cli.selection import AUTO, add_at_flag, add_fact_flags, add_glob_flag, add_listing_flags, add_shard_flags
 from s3pool.dialect import HIDES_BELOW
@@ -81,40 +81,24 @@ def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
     add_filter_flags(parser)
     chosen, group = section(parser, FILTERS), section(parser, COPYING)
     add_fact_flags(chosen)
-    chosen.add_argument(
-        "--files-from", default="", metavar="FILE", help="only these names below SRC, one a line; - for standard input"
-    )
+    text_flag(chosen, "--files-from", "FILE", help="only these names below SRC, one a line; - for standard input")
     add_at_flag(chosen)
     add_glob_flag(chosen)
-    parser.add_argument(
-        "-n", "--no-clobber", action="store_true", help="leave targets that exist; a rehearsal is --dry-run"
-    )
-    parser.add_argument("-u", "--update", action="store_true", help="copy only what is newer than the target")
+    switch(parser, "-n", "--no-clobber", help="leave targets that exist; a rehearsal is --dry-run")
+    switch(parser, "-u", "--update", help="copy only what is newer than the target")
     group.add_argument("--part-size", type=part_size, default=0, metavar="SIZE", help="of large transfers (16M)")
     group.add_argument(
         "--part-workers", type=natural_int, default=0, metavar="N", help="parts of one file at a time (0: all workers)"
     )
     group.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
-    group.add_argument(
-        "--no-resume", action="store_true", help="do not go on with large transfers that a run before left unfinished"
-    )
-    group.add_argument(
-        "--no-verify", action="store_true", help="of downloads check the length alone; less CPU, on networks to trust"
-    )
-    group.add_argument(
-        "--ignore-archived", action="store_true", help="skip what lies in an archive; else each such object fails"
-    )
-    group.add_argument(
-        "--preserve", action="store_true", help="keep mode, owner and empty directories; count what is lost"
-    )
-    group.add_argument(
-        "--source-profile", default="", metavar="NAME", help="read from another pool, of this profile; both sides in S3"
-    )
+    switch(group, "--no-resume", help="do not go on with large transfers that a run before left unfinished")
+    switch(group, "--no-verify", help="of downloads check the length alone; less CPU, on networks to trust")
+    switch(group, "--ignore-archived", help="skip what lies in an archive; else each such object fails")
+    switch(group, "--preserve", help="keep mode, owner and empty directories; count what is lost")
+    text_flag(group, "--source-profile", "NAME", help="read from another pool, of this profile; both sides in S3")
     add_attribute_flags(parser)
     add_request_flags(parser)
-    parser.add_argument(
-        "--sse-c-source", default="", metavar="KEYFILE", help="key of a copy's source, if another (none: no key)"
-    )
+    text_flag(parser, "--sse-c-source", "KEYFILE", help="key of a copy's source, if another (none: no key)")
     add_shard_flags(parser)
     add_listing_flags(parser, jobs=AUTO)
 

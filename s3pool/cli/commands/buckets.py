@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import DONE
-from s3pool.cli.parser import Command
+from s3pool.cli.parser import Command, switch
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.errors import NotFoundError, S3Error, S3PoolError, may_have_acted
 from s3pool.location import S3Path
@@ -25,17 +25,15 @@ NO_VERSIONS_STATUSES = (400, 405, 501)  # from servers that do not support versi
 
 def _add_making_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("buckets", nargs="+", metavar="BUCKET", help="s3/BUCKET")
-    parser.add_argument("-p", "--ignore-existing", action="store_true", help="a bucket of yours that exists is fine")
-    parser.add_argument("--versioning", action="store_true", help="keep the versions of its objects")
-    parser.add_argument("--lock", action="store_true", help="allow object locks, which keep versions, too")
+    switch(parser, "-p", "--ignore-existing", help="a bucket of yours that exists is fine")
+    switch(parser, "--versioning", help="keep the versions of its objects")
+    switch(parser, "--lock", help="allow object locks, which keep versions, too")
 
 
 def _add_removing_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("buckets", nargs="+", metavar="BUCKET", help="s3/BUCKET")
-    parser.add_argument(
-        "-f", "--force", action="store_true", help="empty it first, without asking: its objects, versions and uploads"
-    )
-    parser.add_argument("-y", "--yes", action="store_true", help="for older scripts: nothing is asked any more")
+    switch(parser, "-f", "--force", help="empty it first, without asking: its objects, versions and uploads")
+    switch(parser, "-y", "--yes", help="for older scripts: nothing is asked any more")
     add_listing_flags(parser, jobs=AUTO)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from s3pool.cli.attributes import add_request_flags
 from s3pool.cli.context import Context
-from s3pool.cli.parser import natural_int, size_in_bytes
+from s3pool.cli.parser import natural_int, size_in_bytes, text_flag
 from s3pool.cli.selection import Past, add_at_flag, add_glob_flag, iter_selected_pages, select
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, has_glob
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--range", type=parse_range, metavar="RANGE", help="only some bytes: 0-99, 100- or -100 (the last hundred)"
         )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY or a glob")
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    text_flag(parser, "--version-id", "ID", help="one version of the key")
     add_at_flag(parser)
     add_request_flags(parser)
     add_glob_flag(parser)

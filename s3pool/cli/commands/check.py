@@ -10,6 +10,7 @@ from s3pool.cli.commands import diff
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import print_summary
 from s3pool.cli.output import DONE, FAILED, combined, exit_code_for
+from s3pool.cli.parser import switch
 from s3pool.errors import NotFoundError, S3PoolError, UsageError
 from s3pool.filters import NameFilter
 from s3pool.location import S3Path, name_bytes
@@ -30,12 +31,8 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of check."""
     diff.add_arguments(parser, one_is_enough=True)
-    parser.add_argument(
-        "--download", action="store_true", help="read the bytes of both sides, whatever is told of them"
-    )
-    parser.add_argument(
-        "--nodes", action="store_true", help="ask every node for the keys of A, and name those that disagree"
-    )
+    switch(parser, "--download", help="read the bytes of both sides, whatever is told of them")
+    switch(parser, "--nodes", help="ask every node for the keys of A, and name those that disagree")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

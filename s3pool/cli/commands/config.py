@@ -9,6 +9,7 @@ from typing import Any
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import DONE, SKIPPED
+from s3pool.cli.parser import switch
 from s3pool.config.files import PROFILES
 from s3pool.config.importers import ConfigPlace, FoundProfile, add_profiles, find_profiles, read_document
 from s3pool.config.options import Config
@@ -34,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "action", nargs="?", choices=("import",), help="write profiles from what other tools are configured for"
     )
     parser.add_argument("tool", nargs="?", choices=TOOLS, help="which tool (all that are found)")
-    parser.add_argument("--force", action="store_true", help="with import: replace profiles of the same name")
+    switch(parser, "--force", help="with import: replace profiles of the same name")
 
 
 def run(args: Namespace, ctx: Context) -> int:

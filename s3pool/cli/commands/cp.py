@@ -16,7 +16,7 @@ from s3pool.cli import transfers
 from s3pool.cli.attributes import add_attribute_flags, add_hint, add_request_flags, warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish, store_directories_kept
-from s3pool.cli.parser import FILTERS, Command, positive_int, section
+from s3pool.cli.parser import FILTERS, Command, positive_int, section, switch, text_flag
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.filters import NameFilter
@@ -44,10 +44,10 @@ STREAM_WORKERS = 4  # parts in flight; each is held in memory
 def _add_copying_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SRC", help="local paths or s3/BUCKET/KEY; - for a stream")
     parser.add_argument("target", metavar="DST", help="local path or s3/BUCKET/KEY; ends in / for a directory")
-    parser.add_argument("-r", "--recursive", action="store_true", help="everything below a directory or prefix")
+    switch(parser, "-r", "--recursive", help="everything below a directory or prefix")
     transfers.add_transfer_flags(parser)
     transfers.add_checksum_flag(parser)
-    section(parser, FILTERS).add_argument("--version-id", default="", metavar="ID", help="one version of one source")
+    text_flag(section(parser, FILTERS), "--version-id", "ID", help="one version of one source")
 
 
 def _copy(args: argparse.Namespace, ctx: Context) -> int:
@@ -254,7 +254,7 @@ def _read_in(source: Location, target: S3Path, context: TransferContext, ctx: Co
 
 def _add_pipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", help="s3/BUCKET/KEY")
-    parser.add_argument("-n", "--no-clobber", action="store_true", help="leave an object that exists")
+    switch(parser, "-n", "--no-clobber", help="leave an object that exists")
     parser.add_argument(
         "--part-size", type=transfers.part_size, default=0, metavar="SIZE", help="of a large input (it grows)"
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import print_summary
 from s3pool.cli.output import DONE, FAILED, SKIPPED, code_of_interrupt, combined, exit_code_for
+from s3pool.cli.parser import switch, text_flag
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode
 from s3pool.cli.transfers import add_filter_flags, executor_for, watch_health
 from s3pool.errors import NotFoundError, S3PoolError, UnorderedError, UsageError
@@ -50,12 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, one_is_enough: bool = Fals
     parser.add_argument("second", metavar="B", nargs=nargs, default="", help="the same; one of the two is in S3")
     add_filter_flags(parser)
     parser.add_argument("--links", choices=LINK_RULES, default=LINKS_FILES, help="which symbolic links are followed")
-    parser.add_argument("-l", "--long", action="store_true", help="after each name, what told it")
-    parser.add_argument("--source-profile", default="", metavar="NAME", help="A is in another pool, of this profile")
-    parser.add_argument("--target-profile", default="", metavar="NAME", help="B is in another pool, of this profile")
-    parser.add_argument(
-        "--sort", action="store_true", help="sort the names here first, for servers that list without order"
-    )
+    switch(parser, "-l", "--long", help="after each name, what told it")
+    text_flag(parser, "--source-profile", "NAME", help="A is in another pool, of this profile")
+    text_flag(parser, "--target-profile", "NAME", help="B is in another pool, of this profile")
+    switch(parser, "--sort", help="sort the names here first, for servers that list without order")
     add_listing_flags(parser, jobs=AUTO)
 
 

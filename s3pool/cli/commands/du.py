@@ -11,7 +11,7 @@ from typing import NamedTuple
 from s3pool.cli.context import Context
 from s3pool.cli.formats import USAGE_COLUMNS, Entry, check_csv, entry_name, entry_record, human_size
 from s3pool.cli.output import DONE, escape
-from s3pool.cli.parser import Command, natural_int, positive_int
+from s3pool.cli.parser import Command, natural_int, positive_int, switch
 from s3pool.cli.selection import DELIMITER, Looking, Selection, add_looking_flags, iter_selected_pages
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.location import S3Path, name_bytes
@@ -28,8 +28,8 @@ TRUNK, NO_TRUNK = "│  ", "   "
 def _add_counting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: all buckets")
     parser.add_argument("-d", "--depth", type=natural_int, metavar="N", help="a line per prefix down to N levels")
-    parser.add_argument("-H", "--human", action="store_true", help="sizes for people, without the bytes")
-    parser.add_argument("--versions", action="store_true", help="count every version; delete markers are none")
+    switch(parser, "-H", "--human", help="sizes for people, without the bytes")
+    switch(parser, "--versions", help="count every version; delete markers are none")
     add_looking_flags(parser)
 
 
@@ -173,8 +173,8 @@ def _add_drawing_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-d", "--depth", type=positive_int, default=0, metavar="N", help="at most N levels; deeper is not listed"
     )
-    parser.add_argument("-f", "--files", action="store_true", help="objects as well, not directories alone")
-    parser.add_argument("-s", "--sizes", action="store_true", help="objects with their sizes")
+    switch(parser, "-f", "--files", help="objects as well, not directories alone")
+    switch(parser, "-s", "--sizes", help="objects with their sizes")
 
 
 def _draw_all(args: argparse.Namespace, ctx: Context) -> int:

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from s3pool.cli import formats, search
 from s3pool.cli.context import Context
-from s3pool.cli.parser import natural_int
+from s3pool.cli.parser import natural_int, switch
 from s3pool.cli.selection import Looking, Selection, add_fact_flags, add_looking_flags, fact_filter
 from s3pool.errors import UsageError
 from s3pool.interrupts import signals_held
@@ -46,16 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tests.add_argument(
         "--type", choices=(search.FILE, search.DIRECTORY), default=search.FILE, help="f: objects (default), d: prefixes"
     )
-    tests.add_argument("--versions", action="store_true", help="look at every version, not only the latest")
+    switch(tests, "--versions", help="look at every version, not only the latest")
     acts = parser.add_argument_group("what to do with what was found")
-    acts.add_argument("-l", "--long", action="store_true", help="time, size in bytes and class before the name")
-    acts.add_argument("-H", "--human", action="store_true", help="with -l: sizes for people")
+    switch(acts, "-l", "--long", help="time, size in bytes and class before the name")
+    switch(acts, "-H", "--human", help="with -l: sizes for people")
     acts.add_argument("--print", dest="format", metavar="FMT", help=f"a line of words: {search.FIELDS_HELP}")
-    acts.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL")
+    switch(acts, "-0", "--print0", help="raw names, each ended by NUL")
     acts.add_argument(
         "--exec", dest="program", metavar="CMD", help="run it, without a shell, with {} and the like replaced"
     )
-    acts.add_argument("--delete", action="store_true", help="delete them, 1000 at a time")
+    switch(acts, "--delete", help="delete them, 1000 at a time")
     add_looking_flags(parser)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from s3pool.cli import formats
 from s3pool.cli.output import DONE, SUMMARY_RECORD, escape
-from s3pool.cli.parser import natural_int
+from s3pool.cli.parser import natural_int, switch
 from s3pool.cli.selection import DELIMITER, Looking, Selection, add_looking_flags, iter_selected_pages, select
 from s3pool.errors import UsageError
 from s3pool.location import S3Path, name_bytes, rooted
@@ -31,15 +31,15 @@ OWN_MARKER = "./"  # how the object that has the very name of the prefix is show
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of ls."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/PREFIX or a glob; none: the buckets")
-    parser.add_argument("-r", "--recursive", action="store_true", help="all keys below, not one level")
-    parser.add_argument("-l", "--long", action="store_true", help="sizes in bytes")
-    parser.add_argument("-H", "--human", action="store_true", help="sizes for people, as without -l")
-    parser.add_argument("--etag", action="store_true", help="show ETags")
+    switch(parser, "-r", "--recursive", help="all keys below, not one level")
+    switch(parser, "-l", "--long", help="sizes in bytes")
+    switch(parser, "-H", "--human", help="sizes for people, as without -l")
+    switch(parser, "--etag", help="show ETags")
     parser.add_argument("--max-keys", type=natural_int, default=0, metavar="N", help="stop after N lines (0: all)")
-    parser.add_argument("--versions", action="store_true", help="every version and delete marker")
-    parser.add_argument("--incomplete", action="store_true", help="uploads that were neither completed nor aborted")
-    parser.add_argument("--summarize", action="store_true", help="count objects and bytes at the end, on stderr")
-    parser.add_argument("-0", "--print0", action="store_true", help="raw names, each ended by NUL (lines with -l)")
+    switch(parser, "--versions", help="every version and delete marker")
+    switch(parser, "--incomplete", help="uploads that were neither completed nor aborted")
+    switch(parser, "--summarize", help="count objects and bytes at the end, on stderr")
+    switch(parser, "-0", "--print0", help="raw names, each ended by NUL (lines with -l)")
     add_looking_flags(parser)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from s3pool.cli.context import Context
 from s3pool.cli.formats import format_stamp
 from s3pool.cli.output import DENIED, DONE, NO_ENDPOINT, Output
-from s3pool.cli.parser import positive_int, seconds
+from s3pool.cli.parser import positive_int, seconds, switch
 from s3pool.cli.tables import live_lines, table
 from s3pool.errors import AccessDeniedError, CredentialsError, NoEndpointError, ProtocolError, S3Error, S3PoolError
 from s3pool.model import format_iso_time
@@ -39,7 +39,7 @@ Show = Callable[[list[ProbeResult]], None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ping."""
     parser.add_argument("--count", type=positive_int, default=0, metavar="N", help="rounds (1; endless with --watch)")
-    parser.add_argument("--watch", action="store_true", help="go on until interrupted")
+    switch(parser, "--watch", help="go on until interrupted")
     parser.add_argument(
         "--interval", type=seconds, default=DEFAULT_INTERVAL_S, metavar="TIME", help="between two rounds (2s)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from s3pool.cli.context import Context
-from s3pool.cli.parser import seconds
+from s3pool.cli.parser import seconds, text_flag
 from s3pool.config.options import Config, Setting
 from s3pool.endpoint import Endpoint
 from s3pool.errors import ConfigError, UsageError
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=("GET", "PUT", "HEAD", "DELETE"), default="GET", help="what it may do (GET)"
     )
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
+    text_flag(parser, "--version-id", "ID", help="one version of the key")
     parser.add_argument(
         "--url",
         metavar="URL",

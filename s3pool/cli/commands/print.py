@@ -10,7 +10,7 @@ from shutil import which
 
 from s3pool import __version__
 from s3pool.cli.context import Context
-from s3pool.cli.parser import Command, positive_int
+from s3pool.cli.parser import Command, positive_int, text_flag
 from s3pool.cli.selection import make_plan
 from s3pool.errors import UsageError
 from s3pool.filters import plan_record
@@ -51,9 +51,7 @@ def page(name: str) -> str:
 def _add_tree(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="the tree to divide: s3/BUCKET/PREFIX")
     parser.add_argument("--into", type=positive_int, required=True, metavar="N", help="so many shards of like size")
-    parser.add_argument(
-        "--local", default="", metavar="DIR", help="divide by the files below DIR: for a target that is empty"
-    )
+    text_flag(parser, "--local", "DIR", help="divide by the files below DIR: for a target that is empty")
 
 
 def _print_plan(args: argparse.Namespace, ctx: Context) -> int:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from s3pool.cli.output import DONE, FAILED
-from s3pool.cli.parser import add_removed_flag, argparse_settings
+from s3pool.cli.parser import add_removed_flag, argparse_settings, switch
 from s3pool.config.options import Config
 from s3pool.proxy.readers import Address
 from s3pool.proxy.settings import ProxySettings, read_settings
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif option.moved:
             advice = REPLACEMENTS.get(option.name, f"set proxy.{option.key} in the configuration file")
             add_removed_flag(parser, option.name, advice=advice)
-    parser.add_argument("--print-unit", action="store_true", help="print a systemd unit, as s3pool print systemd does")
+    switch(parser, "--print-unit", help="print a systemd unit, as s3pool print systemd does")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

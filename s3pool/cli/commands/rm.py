@@ -8,7 +8,7 @@ from itertools import chain
 
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish
-from s3pool.cli.parser import FILTERS, section
+from s3pool.cli.parser import FILTERS, section, switch, text_flag
 from s3pool.cli.selection import (
     AUTO,
     add_fact_flags,
@@ -37,22 +37,18 @@ READ_BLOCK_BYTES = 1 << 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of rm."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="s3/BUCKET/KEY or a glob")
-    parser.add_argument("-r", "--recursive", action="store_true", help="everything below; asks on a terminal")
-    parser.add_argument("-f", "--force", "-y", "--yes", action="store_true", help="do not ask")
+    switch(parser, "-r", "--recursive", help="everything below; asks on a terminal")
+    switch(parser, "-f", "--force", "-y", "--yes", help="do not ask")
     add_filter_flags(parser)
     add_fact_flags(section(parser, FILTERS))
     add_shard_flags(parser)
-    parser.add_argument("--versions", action="store_true", help="every version and delete marker")
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of one key, or a delete marker")
-    parser.add_argument(
-        "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
-    )
-    parser.add_argument("--incomplete", action="store_true", help="unfinished uploads instead of objects")
-    parser.add_argument(
-        "--stdin", action="store_true", help="more paths from standard input, one a line; bad ones are told by number"
-    )
-    parser.add_argument("-0", "--null", action="store_true", help="paths on standard input end in NUL")
-    parser.add_argument("--prefix", action="store_true", help="a path is a raw prefix: p means p2 as well; asks")
+    switch(parser, "--versions", help="every version and delete marker")
+    text_flag(parser, "--version-id", "ID", help="one version of one key, or a delete marker")
+    switch(parser, "--bypass-governance", help="also versions that a retention in governance mode holds")
+    switch(parser, "--incomplete", help="unfinished uploads instead of objects")
+    switch(parser, "--stdin", help="more paths from standard input, one a line; bad ones are told by number")
+    switch(parser, "-0", "--null", help="paths on standard input end in NUL")
+    switch(parser, "--prefix", help="a path is a raw prefix: p means p2 as well; asks")
     add_glob_flag(parser)
     add_listing_flags(parser, jobs=AUTO)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from s3pool.cli import settings
 from s3pool.cli.context import Context
-from s3pool.cli.parser import positive_int
+from s3pool.cli.parser import positive_int, switch, text_flag
 from s3pool.cli.settings import BOTH, BUCKETS, FILE, NONE, OBJECTS, Action, Run, SettingsCommand, document
 from s3pool.errors import S3Error, UnsupportedError, UsageError
 from s3pool.location import S3Path
@@ -229,16 +229,14 @@ def _restore(run: Run, place: Place) -> Any:
 
 
 def _tree_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-r", "--recursive", action="store_true", help="every object below each path")
-    parser.add_argument("--versions", action="store_true", help="with -r: every version of them")
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the object")
+    switch(parser, "-r", "--recursive", help="every object below each path")
+    switch(parser, "--versions", help="with -r: every version of them")
+    text_flag(parser, "--version-id", "ID", help="one version of the object")
 
 
 def _retention_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--default", action="store_true", help="what new objects of the bucket get: as s3/BUCKET alone")
-    parser.add_argument(
-        "--bypass-governance", action="store_true", help="use the right to shorten and clear GOVERNANCE"
-    )
+    switch(parser, "--default", help="what new objects of the bucket get: as s3/BUCKET alone")
+    switch(parser, "--bypass-governance", help="use the right to shorten and clear GOVERNANCE")
 
 
 def _restore_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from s3pool.cli.context import Context
 from s3pool.cli.output import DONE, FAILED
-from s3pool.cli.parser import positive_int, seconds, size_in_bytes
+from s3pool.cli.parser import positive_int, seconds, size_in_bytes, switch
 from s3pool.cli.tables import Bar, bar_lines, fitted_table, format_count, format_ms, format_throughput, terminal_width
 from s3pool.errors import S3PoolError, UsageError, is_pool_dead
 from s3pool.location import S3Path
@@ -50,11 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size_in_bytes, default=None, metavar="SIZE", help="how large each object is (1M)"
     )
     parser.add_argument("--concurrency", type=positive_int, default=0, metavar="N", help="requests at once (auto)")
-    parser.add_argument("--per-endpoint", action="store_true", help="give each node the whole load as well, in turn")
-    parser.add_argument("--keep", action="store_true", help="leave the objects; delete is not measured")
-    parser.add_argument(
-        "--list", action="store_true", help="list what is at PATH, in one connection, by rotation and in parallel"
-    )
+    switch(parser, "--per-endpoint", help="give each node the whole load as well, in turn")
+    switch(parser, "--keep", help="leave the objects; delete is not measured")
+    switch(parser, "--list", help="list what is at PATH, in one connection, by rotation and in parallel")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from s3pool.cli.context import Context
 from s3pool.cli.formats import Record, prefix_record, version_record
 from s3pool.cli.output import escape
+from s3pool.cli.parser import switch, text_flag
 from s3pool.dialect import is_of_transport
 from s3pool.errors import NotFoundError, S3Error, UsageError
 from s3pool.location import S3Path
@@ -39,9 +40,9 @@ Block = list[tuple[str, str]]  # labels and values, in the order of the lines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of stat."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY, s3/BUCKET/PREFIX/ or s3/BUCKET")
-    parser.add_argument("--versions", action="store_true", help="every version and delete marker of the key")
-    parser.add_argument("--version-id", default="", metavar="ID", help="one version of the key")
-    parser.add_argument("--all", action="store_true", help="its settings too, such as tags; one more request for each")
+    switch(parser, "--versions", help="every version and delete marker of the key")
+    text_flag(parser, "--version-id", "ID", help="one version of the key")
+    switch(parser, "--all", help="its settings too, such as tags; one more request for each")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> int:

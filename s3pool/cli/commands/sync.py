@@ -13,7 +13,7 @@ from s3pool.cli.attributes import given_for, warn_of_attributes
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import OutcomePrinter, exit_code_of, note_not_kept, print_summary, store_directories_kept
 from s3pool.cli.output import DONE, SKIPPED, code_of_interrupt, combined, exit_code_for, message_of
-from s3pool.cli.parser import STORED, argument_type, seconds, section
+from s3pool.cli.parser import STORED, argument_type, seconds, section, switch, text_flag
 from s3pool.cli.progress import Part
 from s3pool.cli.selection import Past, by_processes, fact_filter, list_mode, shard_of
 from s3pool.errors import LocalFileError, RefusedError, UsageError
@@ -49,17 +49,17 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of sync, and mc's for mirror."""
     if parser.prog.endswith(" mirror"):
-        parser.add_argument("--overwrite", action="store_true", help="copy what differs too, not only what is new")
-        parser.add_argument("--remove", action="store_true", help="delete what SRC does not have: as --delete")
+        switch(parser, "--overwrite", help="copy what differs too, not only what is new")
+        switch(parser, "--remove", help="delete what SRC does not have: as --delete")
     parser.add_argument("source", metavar="SRC", help="a local directory or s3/BUCKET/PREFIX")
     parser.add_argument("target", metavar="DST", help="the same; one of the two is in S3")
     group = parser.add_argument_group("what counts as a difference")
-    group.add_argument("--size-only", action="store_true", help="the size alone")
-    group.add_argument("--checksum", action="store_true", help="the content, by its ETag; local files are read")
-    group.add_argument("--exact-timestamps", action="store_true", help="the stored mtime; costs a HEAD per object")
+    switch(group, "--size-only", help="the size alone")
+    switch(group, "--checksum", help="the content, by its ETag; local files are read")
+    switch(group, "--exact-timestamps", help="the stored mtime; costs a HEAD per object")
     group = parser.add_argument_group("what the source does not have")
-    group.add_argument("--delete", action="store_true", help="delete it from the target, when all else went well")
-    group.add_argument("--delete-excluded", action="store_true", help="delete what the filters exclude, too")
+    switch(group, "--delete", help="delete it from the target, when all else went well")
+    switch(group, "--delete-excluded", help="delete what the filters exclude, too")
     group.add_argument(
         "--max-delete",
         type=argument_type(parse_max_delete, "limit"),
@@ -67,16 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIMIT",
         help="N, none, or N%% of the target (counts when over 100 would go): delete nothing when more would go (50%%)",
     )
-    group.add_argument("--allow-empty-source", action="store_true", help="an empty source may empty the target")
+    switch(group, "--allow-empty-source", help="an empty source may empty the target")
     group = parser.add_argument_group("the run")
-    group.add_argument(
-        "-w", "--watch", action="store_true", help="go on with what changes in a local SRC, until stopped"
-    )
-    group.add_argument("--lock", default="", metavar="FILE", help="instead of one per source and target")
+    switch(group, "-w", "--watch", help="go on with what changes in a local SRC, until stopped")
+    text_flag(group, "--lock", "FILE", help="instead of one per source and target")
     group.add_argument(
         "--max-duration", type=seconds, default=0.0, metavar="TIME", help="take no new work after 90s, 2h, ..."
     )
-    group.add_argument("--metrics-file", default="", metavar="FILE", help="write Prometheus metrics at the end")
+    text_flag(group, "--metrics-file", "FILE", help="write Prometheus metrics at the end")
     transfers.add_transfer_flags(parser)
     section(parser, STORED).add_argument(
         "--upload-checksum", choices=ALGORITHMS, default="", metavar="NAME", help="send one more"

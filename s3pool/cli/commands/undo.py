@@ -11,6 +11,7 @@ from operator import attrgetter
 from s3pool.cli import transfers
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish
+from s3pool.cli.parser import switch, text_flag
 from s3pool.cli.selection import AUTO, add_listing_flags, list_mode, moment_of
 from s3pool.errors import NotFoundError, RefusedError, UsageError
 from s3pool.filters import NameFilter
@@ -39,16 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operands and flags of undo."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="s3/BUCKET/KEY, s3/BUCKET/PREFIX/ or s3/BUCKET")
     moment = parser.add_mutually_exclusive_group(required=True)
-    moment.add_argument("--since", default="", metavar="AGE", help="undo what happened since: 1h, 2d")
-    moment.add_argument("--at", default="", metavar="TIME", help="back to this date")
-    parser.add_argument("-r", "--recursive", action="store_true", help="also everything below a key's name and a slash")
-    parser.add_argument(
-        "--keep-history", action="store_true", help="remove nothing: copy the version of then on top of the later ones"
-    )
-    parser.add_argument("-f", "--force", "-y", "--yes", action="store_true", help="do not ask")
-    parser.add_argument(
-        "--bypass-governance", action="store_true", help="also versions that a retention in governance mode holds"
-    )
+    text_flag(moment, "--since", "AGE", help="undo what happened since: 1h, 2d")
+    text_flag(moment, "--at", "TIME", help="back to this date")
+    switch(parser, "-r", "--recursive", help="also everything below a key's name and a slash")
+    switch(parser, "--keep-history", help="remove nothing: copy the version of then on top of the later ones")
+    switch(parser, "-f", "--force", "-y", "--yes", help="do not ask")
+    switch(parser, "--bypass-governance", help="also versions that a retention in governance mode holds")
     transfers.add_filter_flags(parser)
     add_listing_flags(parser, jobs=AUTO)
 

@@ -175,7 +175,7 @@ def merge_for_copy(given: ObjectAttributes, head: ObjectHead) -> ObjectAttribute
     return replace(given, content_type=given.content_type or head.content_type, metadata=metadata, **kept)
 
 
-def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
+def kept_by_request(task: CopyTask, head: ObjectHead) -> ObjectAttributes:
     """Return what a copy keeps only when its request says it.
 
     Into another bucket only classes go that every store has that has them at all, and no encryption: keys are of a
@@ -183,7 +183,7 @@ def kept_by_request(head: ObjectHead, *, in_bucket: bool) -> ObjectAttributes:
 
     Source: Amazon S3 API Reference, "CopyObject".
     """
-    headers, storage_class = head.headers, head.storage_class
+    headers, storage_class, in_bucket = head.headers, head.storage_class, task.source_bucket == task.bucket
     is_known = storage_class in READABLE_CLASSES or (in_bucket and storage_class not in ARCHIVES)
     encryption = headers.get(ENCRYPTION, "") if in_bucket else ""
     key = headers.get(KMS_KEY_ID, "")

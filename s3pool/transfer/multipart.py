@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from s3pool.body import Body, FileSlice
     from s3pool.model import PartInfo
     from s3pool.s3.documents import UploadId
-    from s3pool.transfer.context import TransferContext
+    from s3pool.transfer.context import Meter, TransferContext
     from s3pool.transfer.digests import BodyDigests
 
 logger = logging.getLogger(__name__)
@@ -44,22 +44,22 @@ IN_PROGRESS = "completion is already in progress"
 class HeldUploadError(S3PoolError):
     """A node began to complete the upload and does not end it; a new upload would not be held up."""
 
-    def __init__(self, message: str, *, abandon: Callable[[], object]) -> None:
+    def __init__(self, message: str, *, size: int, abandon: Callable[[], object]) -> None:
         super().__init__(message)
-        self.abandon = abandon
+        self.size, self.abandon = size, abandon
 
 
-def retry_if_held(make: Callable[[], Done], take_back: Callable[[], None]) -> Done:
+def retry_if_held(make: Callable[[], Done], meter: Meter) -> Done:
     """Make an object by an upload of its own, and again by another one where the first is stuck.
 
-    ``take_back`` undoes what was counted of the first one. That is aborted when the object is
-    there: until then it may yet be completed, and a completion and an abort must not meet.
+    The first one is aborted when the object is there: until then it may yet be completed, and a completion and an
+    abort must not meet.
     """
     try:
         return make()
     except HeldUploadError as stuck:
         logger.warning("%s; sending it anew", stuck)
-        take_back()
+        meter.advance(-stuck.size)
         done = make()
         stuck.abandon()
         return done
@@ -329,7 +329,7 @@ class MultipartUpload:
     def _stuck(self, error: S3PoolError) -> HeldUploadError:
         self._forget()  # neither is it to be aborted now, nor to be taken up again
         message = f"{error}; the upload is left alone (rm --incomplete removes it later)"
-        return HeldUploadError(message, abandon=partial(self._abort, warns=True))
+        return HeldUploadError(message, size=sum(self._sizes.values()), abandon=partial(self._abort, warns=True))
 
     def _forget(self) -> None:
         self._finished = True

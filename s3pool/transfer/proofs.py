@@ -63,7 +63,7 @@ MAX_LINKED = 10_000  # files that lost a name to this run and have others; one t
 
 Moved = UploadTask | DownloadTask | CopyTask
 Place = tuple[str, str]  # bucket and key
-CopyAgain = Callable[[CopyTask], Steps[Done]]
+CopyAgain = Callable[["CopyTask", "TransferContext"], Steps[Done]]
 
 
 def folded(key: str) -> list[str]:
@@ -309,7 +309,7 @@ def _check_apart(
         yield from in_worker()
         if context.stop.wait(NEXT_SECOND_S):
             raise StoppedError("stopped before the end")
-        done = yield from copy_again(task)
+        done = yield from copy_again(task, context)
         if done.skipped:  # by a rule such as --update: the target is no older than the source
             break
     raise _stays(task, "it seems to be the same object by another name")

@@ -279,9 +279,7 @@ def _send(task: UploadTask, source: _Source, context: TransferContext, meter: Me
             body = MeteredSlice(part, meter, context.check_stop)
             return (yield from _put(task, body, context, headers, digests))
         given = for_file(options.attributes, task.path, source.facts, preserve=options.preserve)
-        return retry_if_held(
-            lambda: _put_parts(task, source, context, meter, given), lambda: meter.advance(-source.size)
-        )
+        return retry_if_held(lambda: _put_parts(task, source, context, meter, given), meter)
     except OSError as exc:
         raise local_error("read", source.path, exc) from exc
     except PreconditionError:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s3pool.errors import S3PoolError, StoppedError, is_pool_dead
 from s3pool.s3.operation import block_on, go_on
 from s3pool.transfer.context import why_skip
-from s3pool.transfer.copy import copy
 from s3pool.transfer.delete import check_no_tree, delete
 from s3pool.transfer.download import download
 from s3pool.transfer.tasks import (
@@ -94,12 +93,20 @@ def transfer(task: Item, context: TransferContext) -> Steps[Done]:
     elif isinstance(task, DownloadTask):
         done = yield from download(task, context)
     else:
+        from s3pool.transfer.copy import copy
+
         done = yield from copy(task, context)
     if context.options.remove_source and not done.skipped:
         from s3pool.transfer.proofs import remove_source
 
-        yield from remove_source(task, done, context, copy_again=partial(copy, context=context, is_repeated=True))
+        yield from remove_source(task, done, context, copy_again=_copy_again)
     return done
+
+
+def _copy_again(task: CopyTask, context: TransferContext) -> Steps[Done]:
+    from s3pool.transfer.copy import copy
+
+    return copy(task, context, is_repeated=True)
 
 
 def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:

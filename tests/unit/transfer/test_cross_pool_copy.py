@@ -12,7 +12,7 @@ import pytest
 from s3pool.errors import IntegrityError, NoEndpointError, S3Error
 from s3pool.model import ObjectAttributes
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.cross_pool_copy import IN_MEMORY_BYTES
+from s3pool.transfer.copy import IN_MEMORY_BYTES
 from s3pool.transfer.tasks import CopyTask
 from tests.support.fake_s3 import (
     MIB,

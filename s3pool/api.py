@@ -31,7 +31,7 @@ from s3pool.transfer.tasks import DeleteTask, Outcome, Summary
 from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor
 
 if TYPE_CHECKING:
-    from s3pool.sync.options import Report
+    from s3pool.sync.job import Report
 
 logger = logging.getLogger(__name__)
 
@@ -318,15 +318,15 @@ class Pool:
             S3PoolError: the first failure, when everything that could be done was done.
         """
         from s3pool.sync.compare import COPY
-        from s3pool.sync.direction import check_apart, choose_pair
-        from s3pool.sync.options import SyncOptions
+        from s3pool.sync.job import SyncOptions
+        from s3pool.sync.pair import check_apart, choose_pair, paths_for
         from s3pool.sync.run import Sync
-        from s3pool.sync.state import paths_for, pool_of, state_directory
+        from s3pool.transfer.resume import pool_of, state_directory
 
         route = choose_pair(_tree(source), _tree(target), glob=False)
         if route.direction == COPY:
             check_apart(route, self.client, self.client)
-        directory = state_directory(os.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+        directory = state_directory(os.environ)
         settings = SyncOptions(**options)
         pool = pool_of(self.config.endpoints, directory, read_only=settings.dry_run)
         state = paths_for(route, directory=directory, shard=settings.shard, pool=pool)

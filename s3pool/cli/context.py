@@ -82,9 +82,9 @@ class Context:
         origin = config.origins["endpoints"]
         if not origin.startswith(f"{config.env_file}:"):
             return
-        from s3pool.sync.state import state_directory
+        from s3pool.transfer.resume import state_directory
 
-        directory = state_directory(self.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+        directory = state_directory(self.environ)
         urls = ",".join(endpoint.url for endpoint in config.endpoints)
         message = f"the endpoints {urls} come from {origin}"
         if _is_new(message, os.path.join(directory, "told")):

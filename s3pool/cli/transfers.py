@@ -242,9 +242,9 @@ def remember(context: TransferContext, ctx: Context, *, sweeps: bool = True) -> 
     """
     if ctx.dry_run:
         return lambda _: None
-    from s3pool.sync.state import pool_of, state_directory
+    from s3pool.transfer.resume import pool_of, state_directory
 
-    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    directory = state_directory(ctx.environ)
     unfinished = Unfinished(
         os.path.join(directory, "unfinished.sqlite"),
         pool=lambda: pool_of(ctx.config.endpoints, directory),

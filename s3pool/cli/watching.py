@@ -11,11 +11,9 @@ from s3pool.cli.context import Context
 from s3pool.errors import LocalNotFoundError, S3PoolError, UsageError
 from s3pool.record import replace
 from s3pool.sync.compare import UPLOAD
-from s3pool.sync.direction import SyncPair
-from s3pool.sync.files_from import ChangedNames
 from s3pool.sync.inotify import TreeWatch
-from s3pool.sync.options import Report, Situation, SyncOptions
-from s3pool.sync.state import lock_pair
+from s3pool.sync.job import ChangedNames, Report, Situation, SyncOptions
+from s3pool.sync.pair import SyncPair, lock_pair
 from s3pool.transfer.tasks import Outcome
 from s3pool.transfer.walk import LocalFiles, Walk
 

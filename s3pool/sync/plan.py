@@ -33,18 +33,18 @@ from s3pool.sync.compare import (
     record_of,
     rows_to_note,
 )
-from s3pool.sync.content_check import ContentComparer, Look, identity_of
-from s3pool.sync.files_from import ChangedNames, ListedNames
-from s3pool.sync.options import SyncOptions, Tally
+from s3pool.sync.job import ChangedNames, ListedNames, SyncOptions, Tally
+from s3pool.sync.preflight import ContentComparer, Look, identity_of
 from s3pool.sync.scan import RemoteTree, UnusualKeys, plain_name
 from s3pool.transfer.safe_path import KeyMapper
 from s3pool.transfer.tasks import Item, Problem
 from s3pool.transfer.walk import EVERYTHING
 
 if TYPE_CHECKING:
-    from s3pool.filters import Names, Shard
-    from s3pool.sync.direction import SyncPair
+    from s3pool.filters import Names
+    from s3pool.shard import Shard
     from s3pool.sync.journal import Journal
+    from s3pool.sync.pair import SyncPair
     from s3pool.transfer.context import TransferContext
 
 SOURCE, TARGET = "source", "target"

@@ -15,13 +15,12 @@ from s3pool.errors import NotFoundError
 from s3pool.filters import WHOLE, NameRange, Names
 from s3pool.location import name_bytes
 from s3pool.sync.compare import DOWNLOAD, NANO, UPLOAD, Batch, Entry, Record, may_change_unseen
-from s3pool.sync.conflicts import WAITS, Conflicts, prune_empty_dirs
-from s3pool.sync.content_check import IN_SYNC, ContentComparer, identity_of, is_settled
+from s3pool.sync.job import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
 from s3pool.sync.journal import AS_IT_IS, Journal
-from s3pool.sync.options import ALL_NAMES, Partners, Report, Situation, SyncOptions, why_hold_back
+from s3pool.sync.pair import lock_pair
 from s3pool.sync.plan import SOURCE, TARGET, Plan
+from s3pool.sync.preflight import IN_SYNC, WAITS, Conflicts, ContentComparer, identity_of, is_settled, prune_empty_dirs
 from s3pool.sync.scan import Ahead, LocalSource, LocalTarget, RemoteTree, check_root, is_hidden
-from s3pool.sync.state import lock_pair
 from s3pool.transfer.part_file import SHARDS_APART_S, remove_orphan
 from s3pool.transfer.resume import Leftovers, Unfinished, tell_swept
 from s3pool.transfer.runner import run as run_tasks
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from s3pool.location import S3Path
     from s3pool.model import ListPage
     from s3pool.s3.client import S3Client
-    from s3pool.sync.direction import SyncPair
+    from s3pool.sync.pair import SyncPair
     from s3pool.transfer.context import TransferContext
 
 

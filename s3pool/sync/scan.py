@@ -21,7 +21,7 @@ from s3pool.location import name_bytes
 from s3pool.model import ListPage
 from s3pool.s3.pages import values_of
 from s3pool.sync.compare import Batch
-from s3pool.sync.files_from import is_foreign
+from s3pool.sync.job import is_foreign
 from s3pool.transfer.safe_path import local_error, split_relative
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import EVERYTHING, LINKS_FILES, LINKS_SKIP, Unusable, Walk

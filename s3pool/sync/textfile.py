@@ -16,7 +16,7 @@ from s3pool.errors import LocalFileError, UsageError
 from s3pool.record import dataclass
 
 if TYPE_CHECKING:
-    from s3pool.sync.options import Report
+    from s3pool.sync.job import Report
 
 LAST_SUCCESS = "s3pool_sync_last_success_timestamp_seconds"
 FILE_MODE = 0o644  # the collector is another user

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from s3pool.model import parse_iso_time
 from s3pool.record import dataclass
 from s3pool.s3.list_all import iter_uploads
 from s3pool.transfer.part_file import remove_orphan
-from s3pool.transfer.safe_path import is_part_name
+from s3pool.transfer.safe_path import PRIVATE_MODE, is_part_name
 from s3pool.transfer.tasks import DONE, CopyTask, DownloadTask, Outcome, UploadTask
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ INSERT OR IGNORE INTO pool_uploads SELECT upload_id, '', bucket, key, fingerprin
 DROP TABLE uploads;
 COMMIT;
 """  # of versions that did not know the pool
+
+POOLS_FILE = "pools"  # a line for each endpoint that was ever used: its pool and itself
+POOL_DIGITS = 16
 
 Row = tuple[Any, ...]
 
@@ -339,6 +342,41 @@ def _start_of(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in DEAD_STATES else fields[START_FIELD].decode()
+
+
+def state_directory(environ: Mapping[str, str]) -> str:
+    """Return s3pool's directory below $XDG_STATE_HOME, else below ~/.local/state."""
+    base = environ.get("XDG_STATE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.local/state"), "s3pool")
+
+
+def pool_of(endpoints: Iterable[object], directory: str, *, read_only: bool = False) -> str:
+    """Return the name of the pool with these endpoints; one that has an endpoint of a known pool is that pool.
+
+    What is new is remembered, unless ``read_only``, or the directory cannot be written to.
+    """
+    given = sorted({str(endpoint) for endpoint in endpoints})
+    path = os.path.join(directory, POOLS_FILE)
+    known = _known_pools(path)
+    found = [pool for endpoint, pool in known.items() if endpoint in given]
+    pool = found[0] if found else hashlib.sha256("\n".join(given).encode()).hexdigest()[:POOL_DIGITS]
+    lines = "".join(f"{pool} {endpoint}\n" for endpoint in given if endpoint not in known)
+    if lines and directory and not read_only:
+        with contextlib.suppress(OSError):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            with open(path, "ab", buffering=0, opener=functools.partial(os.open, mode=PRIVATE_MODE)) as file:
+                file.write(lines.encode())
+    return pool
+
+
+def _known_pools(path: str) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return {}
+    # The first line about an endpoint counts: of two runs that came to it at once, too.
+    return {line[1]: line[0] for line in reversed(lines) if len(line) == 2}
 
 
 class Leftovers:

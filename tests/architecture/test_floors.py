@@ -113,7 +113,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("window",),
         ("runner",),
     ),
-    "sync": (("compare",), ("journal",), ("state",), ("scan",), ("plan",), ("run",)),
+    "sync": (("compare",), ("journal", "pair"), ("job", "preflight"), ("scan",), ("plan",), ("run",)),
     "proxy": (
         ("errors", "operations", "readers"),
         ("settings", "request"),

@@ -238,8 +238,7 @@ def test_the_journal_of_an_older_version_is_taken_over_by_the_first_pool(
     from s3pool.filters import WHOLE
     from s3pool.location import S3Path
     from s3pool.sync.compare import UPLOAD
-    from s3pool.sync.direction import SyncPair
-    from s3pool.sync.state import paths_for
+    from s3pool.sync.pair import SyncPair, paths_for
 
     route = SyncPair(UPLOAD, str(source.parent), target=S3Path("b"))
     state = paths_for(route, directory=str(run_cli.home / STATE), shard=WHOLE, pool="")

@@ -24,14 +24,13 @@ from s3pool.record import replace
 from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_pages, list_past_pages
 from s3pool.sync.compare import COPY, UPLOAD
-from s3pool.sync.direction import SyncPair, check_apart, choose_pair
-from s3pool.sync.files_from import ChangedNames, ListedNames
-from s3pool.sync.options import Report, Situation, SyncOptions, parse_max_delete
+from s3pool.sync.job import ChangedNames, ListedNames, Report, Situation, SyncOptions, parse_max_delete
+from s3pool.sync.pair import SyncPair, check_apart, choose_pair, lock_pair, paths_for
 from s3pool.sync.run import Sync
-from s3pool.sync.state import lock_pair, paths_for, pool_of, state_directory
 from s3pool.transfer.attributes import NotKept
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import ALGORITHMS
+from s3pool.transfer.resume import pool_of, state_directory
 from s3pool.transfer.tasks import Outcome
 from s3pool.units import format_duration, format_size
 
@@ -145,7 +144,7 @@ class _Stuck(Exception):
 def _options(args: argparse.Namespace, ctx: Context, route: SyncPair) -> SyncOptions:
     shard = shard_of(args, ctx)
     pools = (ctx.config, ctx.source_session.config) if ctx.has_two_pools else (ctx.config,)
-    directory = state_directory(ctx.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~"))
+    directory = state_directory(ctx.environ)
     pool = " ".join(pool_of(config.endpoints, directory, read_only=ctx.dry_run) for config in pools)
     given = SyncOptions(**{**given_for(SyncOptions, args), "at": _moment(args, ctx, route), "shard": shard})
     names: Names = NameFilter(args.name_rules)

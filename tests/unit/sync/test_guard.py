@@ -4,7 +4,7 @@ import pytest
 
 from s3pool.errors import UsageError
 from s3pool.record import replace
-from s3pool.sync.options import HALF, MaxDelete, Situation, parse_max_delete, why_hold_back
+from s3pool.sync.job import HALF, MaxDelete, Situation, parse_max_delete, why_hold_back
 
 CLEAN = Situation(
     scans_ended=True,

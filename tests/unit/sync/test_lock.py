@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3pool.errors import JournalError, JournalLockedError
-from s3pool.sync.state import PairLock
+from s3pool.sync.pair import PairLock
 
 
 def test_a_second_run_is_turned_away(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from s3pool.filters import WHOLE, NameFilter, Shard
 from s3pool.location import LocalPath, S3Path
 from s3pool.model import ListPage, ObjectInfo
 from s3pool.sync.compare import Batch, Record, merge
-from s3pool.sync.direction import choose_pair
-from s3pool.sync.files_from import ListedNames
+from s3pool.sync.job import ListedNames
 from s3pool.sync.journal import Journal
+from s3pool.sync.pair import choose_pair, paths_for
 from s3pool.sync.plan import RecordReader
 from s3pool.sync.scan import Ahead, RemoteTree
-from s3pool.sync.state import paths_for, state_directory
-from s3pool.transfer.resume import Unfinished
+from s3pool.transfer.resume import Unfinished, state_directory
 
 NAMES = ["a", "a-b", "a.b", "a/b", "a0", "b\uffff", "b\U00010000"]
 
@@ -174,9 +173,11 @@ def test_state_is_of_a_pair_in_both_directions_and_of_a_shard(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("state_home", "expected"), [("/s", "/s/s3pool"), ("", "/h/.local/state/s3pool"), ("rel", "/h/.local/state/s3pool")]
 )
-def test_the_state_directory_follows_xdg(state_home: str, expected: str) -> None:
+def test_the_state_directory_follows_xdg(state_home: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative one is to be ignored, says the specification."""
-    assert expected == state_directory(state_home, "/h")
+    monkeypatch.setenv("HOME", "/h")
+
+    assert expected == state_directory({"XDG_STATE_HOME": state_home})
 
 
 def test_unfinished_transfers_are_taken_up_once(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from s3pool.filters import WHOLE
 from s3pool.location import S3Path
 from s3pool.sync.compare import COPY
-from s3pool.sync.direction import SyncPair
-from s3pool.sync.state import StatePaths, paths_for, pool_of
+from s3pool.sync.pair import StatePaths, SyncPair, paths_for
+from s3pool.transfer.resume import pool_of
 
 ROUTE = SyncPair(COPY, source=S3Path("b", "p"), target=S3Path("b", "p"))
 

@@ -1,16 +1,19 @@
-"""Pairs that only a request or the content itself can tell apart; done by the workers."""
+"""What workers look at before a transfer: whether the target has it already, or something is in its way."""
 
 from __future__ import annotations
 
 import math
 import os
+import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from s3pool.body import FileSlice
-from s3pool.errors import IntegrityError
+from s3pool.errors import IntegrityError, LocalFileError, RefusedError
 from s3pool.hashing import new_hasher
 from s3pool.model import ObjectHead
 from s3pool.record import dataclass, field
@@ -28,8 +31,8 @@ from s3pool.sync.compare import (
     decide,
     may_change_unseen,
 )
-from s3pool.sync.direction import SyncPair
 from s3pool.sync.journal import AS_IT_IS, Identity
+from s3pool.sync.pair import SyncPair
 from s3pool.transfer import attributes as stored
 from s3pool.transfer.digests import (
     ServerChecksum,
@@ -41,13 +44,15 @@ from s3pool.transfer.digests import (
     part_count_of,
     whole_checksum,
 )
-from s3pool.transfer.safe_path import read_file
-from s3pool.transfer.tasks import FileStamp, Task
+from s3pool.transfer.safe_path import directory_below, read_file, split_relative
+from s3pool.transfer.tasks import DownloadTask, FileStamp, Item, Task
 
 if TYPE_CHECKING:
     from s3pool.transfer.context import TransferContext
 
 IN_SYNC = "the target has it already"
+WAITS = "what is in its way is to be deleted first"
+MAX_WAITING = 10_000  # tasks that are kept; what is beyond them fails
 STORED_TOLERANCE_NS = 1000  # a float in somebody's metadata keeps no more than microseconds
 COARSEST_MTIME_NS = 2 * NANO  # of file systems in use (FAT)
 NO_PARTS = 0  # the part size of an object that was stored in one piece
@@ -229,3 +234,87 @@ def _has_local_time(local: Entry, time_ns: int | None) -> bool:
 
 def _is_close(time_ns: int | None, other_ns: int | None) -> bool:
     return time_ns is not None and other_ns is not None and abs(time_ns - other_ns) <= STORED_TOLERANCE_NS
+
+
+# -- what is in the way --------------------------------------------------------------------
+
+
+class Conflicts:
+    """The downloads of one run that wait for its deletes.
+
+    Where the source has a key ``x`` and the target a directory ``x``, or the other way round, one has to go before the
+    other can come. Deletes come last, so such a download waits for them; without ``deletes`` nothing would come of
+    waiting. Workers ask, the thread of the run keeps.
+    """
+
+    def __init__(self, *, deletes: bool) -> None:
+        self._deletes = deletes
+        self._may_wait = deletes
+        self.waiting: list[DownloadTask] = []
+
+    def why_wait(self, task: Task) -> str:
+        """Return why a task has to wait; "" when nothing is in its way.
+
+        Raises LocalFileError: something is, and waiting would not help.
+        """
+        obstacle = conflict_of(task) if isinstance(task, DownloadTask) else None
+        if obstacle is None:
+            return ""
+        if self._may_wait and len(self.waiting) < MAX_WAITING:
+            return WAITS
+        advice = "" if self._deletes else ", or give --delete, which takes away what the source does not have"
+        raise LocalFileError(f"{obstacle.message}{advice}")
+
+    def keep(self, task: Item) -> None:
+        """Keep a task for the end."""
+        if isinstance(task, DownloadTask):
+            self.waiting.append(task)
+
+    def clear(self) -> None:
+        """Let the time of waiting be over, and remove the directories in the way that hold no file."""
+        self._may_wait = False
+        remove_empty_trees(task for task in self.waiting if conflict_of(task) is not None)
+
+
+def conflict_of(task: DownloadTask) -> LocalFileError | None:
+    """Return the error of a download whose place is taken by something else; None if it is free."""
+    if not task.relative or task.relative.endswith("/"):
+        return None
+    path = os.path.join(task.root, task.relative)
+    try:
+        mode = os.lstat(path).st_mode
+    except NotADirectoryError:
+        return LocalFileError(f"cannot write {path}: a file is where a directory has to be; remove or rename it")
+    except (OSError, ValueError):  # it is not there, or can have no file: the download will say so
+        return None
+    if not stat.S_ISDIR(mode):
+        return None
+    return LocalFileError(f"cannot write {path}: a directory has that name; remove or rename it")
+
+
+def remove_empty_trees(tasks: Iterable[DownloadTask]) -> None:
+    """Remove directories at the places of downloads, with what is below them, if that is directories alone."""
+    for task in tasks:
+        # Where somebody is at work the download will say so; a link ends it, as would a new file.
+        with suppress(LocalFileError, RefusedError, OSError):
+            parents, name = split_relative(task.relative)
+            with directory_below(task.root, parents) as above:
+                walk = partial(os.fwalk, name, follow_symlinks=False, dir_fd=above)
+                if any(files for _, _, files, _ in walk()):
+                    continue
+                for _, directories, _, here in walk(topdown=False):
+                    for directory in directories:
+                        os.rmdir(directory, dir_fd=here)
+                os.rmdir(name, dir_fd=above)
+
+
+def prune_empty_dirs(root: str, directories: Iterable[str]) -> None:
+    """Remove directories below root, and those above them, as far as they are empty; never root."""
+    for directory in sorted(directories, reverse=True):
+        parents, name = split_relative(directory)
+        steps = [*parents, name] if name else parents
+        with suppress(LocalFileError, RefusedError, OSError):
+            while steps:
+                with directory_below(root, steps[:-1]) as above:
+                    os.rmdir(steps[-1], dir_fd=above)
+                steps.pop()

@@ -1,23 +1,43 @@
-"""The four phases of a speed test, on the pool and on single nodes."""
+"""A speed test: four phases on the pool and on single nodes, the bytes that they send, and three ways to list."""
 
 from __future__ import annotations
 
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from s3pool.errors import AccessDeniedError, NotFoundError, ProtocolError, S3Error, S3PoolError, StoppedError
+from s3pool.body import EMPTY_BODY, Body, BytesBody, Sink
+from s3pool.errors import (
+    AccessDeniedError,
+    NotFoundError,
+    ProtocolError,
+    S3Error,
+    S3PoolError,
+    StoppedError,
+    TransportError,
+)
 from s3pool.location import S3Path
-from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, Response
-from s3pool.record import dataclass
+from s3pool.model import UNSIGNED_PAYLOAD, Endpoint, ListMode, ListPage, Response
+from s3pool.record import dataclass, replace
 from s3pool.s3.client import S3Client
-from s3pool.speedtest.measure import Measurement, result_of, rows_of
-from s3pool.speedtest.workload import NothingLeftError, Observer, RandomSource, Work, Workload, total_of
+from s3pool.s3.list_all import list_objects, list_pages, list_versions, on_one_node
+from s3pool.s3.parallel.ranges import CAUTIOUS_JOBS
+from s3pool.speedtest.measure import (
+    Measurement,
+    NothingLeftError,
+    Observer,
+    Samples,
+    Work,
+    Workload,
+    result_of,
+    rows_of,
+    total_of,
+)
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.delete import Removal, RemovalRules
 from s3pool.transfer.runner import run_deletes
-from s3pool.transfer.tasks import Outcome
+from s3pool.transfer.tasks import DeleteTask, Outcome
 from s3pool.transfer.workers import BoundedExecutor
 
 UPLOAD, DOWNLOAD, LIST, DELETE = PHASES = ("upload", "download", "list", "delete")
@@ -26,6 +46,14 @@ NAME_BYTES = 6
 NUMBER_DIGITS = 8
 MAX_OBJECTS = 200_000  # then names are used again, so that neither memory nor the store runs full
 READ_BYTES = 1 << 18  # one reused buffer of this size for each lane
+DELETERS = 4  # batches under way at once
+BASE_BYTES = 1 << 20  # of randomness, from the operating system; everything else is made of it
+PIECE_BYTES = 1 << 18  # what is in memory of one body at a time
+STAMP_BYTES = 16
+TABLES = 64  # so many pieces pass until a substitution comes again: 16 MiB, far beyond a compressor's view
+BYTE_VALUES = 256
+OFFSET_STEP = 4093  # a prime: the pieces of objects begin at ever other places of the base
+ONE, ROTATION, PARALLEL = "one connection", "rotation", "parallel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +121,7 @@ class Bench:
             else:
                 yield result_of(total_of(load.tallies), phase, endpoint=str(only), alone=True, seconds=seconds)
         for endpoint, why in self._plan.left_out:
-            yield Measurement(phase, endpoint, True, 0, 0, 0.0, 0, 0, why, 0.0, 0.0, 0.0, 0.0, 0.0)
+            yield result_of(Samples(why), phase, endpoint=endpoint, alone=True, seconds=0.0)
 
     def _run(self, act: Callable[[int], Work]) -> tuple[Workload, float]:
         load = Workload(
@@ -190,9 +218,6 @@ def check_bucket(client: S3Client, bucket: str) -> None:
         return
 
 
-DELETERS = 4  # batches under way at once
-
-
 @dataclass(frozen=True, slots=True)
 class PrefixRemoval:
     """What was removed, and what could not be. ``error`` is the last reason, or nothing.
@@ -215,10 +240,10 @@ def remove_all(client: S3Client, place: S3Path) -> PrefixRemoval:
         nonlocal error
         error = _why(outcome.error) if outcome.error is not None else error
 
-    rules = RemovalRules(recursive=True, raw_prefix=True, glob=False, versions=versioned)
+    found = (list_versions if versioned else list_objects)(client, place.bucket, prefix=place.key)
     context = TransferContext(client, executor=BoundedExecutor(DELETERS))
     try:
-        removals = Removal(client, [place], rules=rules)
+        removals = (DeleteTask(place.bucket, info.key, info.version_id) for info in found)
         summary = run_deletes(removals, context, on_outcome=note, is_fatal=lambda _: False)
     finally:
         context.executor.close()
@@ -250,3 +275,163 @@ def describe(removal: PrefixRemoval, place: S3Path, *, lost: int = 0) -> Sequenc
     if lost:
         words.append(f"requests of the test that were not answered and may still store something: {lost}; {advice}")
     return words
+
+
+# -- what is sent --------------------------------------------------------------------------
+
+
+class RandomSource:
+    """Makes bodies of one size; the same number always gives the same bytes.
+
+    Small ones are a part of the base, at a place of their own. Large ones are made piece by piece while they are sent;
+    each piece is written with another substitution of bytes, so that no two of them have anything in common. All begin
+    with a stamp of their own. ``check`` is called before each piece; what it raises ends the sending.
+    """
+
+    def __init__(self, size: int, *, check: Callable[[], None] = lambda: None) -> None:
+        self.size = size
+        self._check = check
+        self._base = os.urandom(BASE_BYTES)
+        self._tables = _make_tables() if size > PIECE_BYTES else ()
+
+    def body(self, number: int) -> Body:
+        """Return the body of object ``number``; it can be sent again."""
+        if not self.size:
+            return EMPTY_BODY
+        if self.size <= PIECE_BYTES:
+            return BytesBody(self._plain(number, self.size))
+        return GeneratedBody(lambda index, count: self.piece(number, index=index, count=count), self.size, self._check)
+
+    def piece(self, number: int, *, index: int, count: int) -> bytes:
+        """Return ``count`` bytes of a large body, from the piece with this index."""
+        table = self._tables[(number + index) % TABLES]
+        return self._plain(number * TABLES + index, count).translate(table)
+
+    def _plain(self, number: int, count: int) -> bytes:
+        stamp = (number.to_bytes(STAMP_BYTES // 2, "big") + self._base[: STAMP_BYTES // 2])[:count]
+        start = number * OFFSET_STEP % (BASE_BYTES - PIECE_BYTES)
+        return stamp + self._base[start + len(stamp) : start + count]
+
+
+class GeneratedBody:
+    """A body that is made while it is sent, piece by piece."""
+
+    __slots__ = ("_check", "_piece", "length")
+
+    rewindable = True
+
+    def __init__(self, piece: Callable[[int, int], bytes], length: int, check: Callable[[], None]) -> None:
+        self._piece = piece
+        self._check = check
+        self.length = length
+
+    def rewind(self) -> None:
+        """Stay where it is: every sending makes the pieces anew."""
+
+    def send(self, sink: Sink) -> None:
+        """Write all pieces, unless the check raises: a server keeps nothing of a cut body."""
+        for index, start in enumerate(range(0, self.length, PIECE_BYTES)):
+            self._check()
+            sink.write(self._piece(index, min(PIECE_BYTES, self.length - start)))
+
+
+def _make_tables() -> tuple[bytes, ...]:
+    values = list(range(BYTE_VALUES))
+    tables = []
+    for _ in range(TABLES):
+        random.shuffle(values)
+        tables.append(bytes(values))
+    return tuple(tables)
+
+
+# -- ways to list --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one way of listing did. ``complete`` says that it came to the end in time.
+
+    ``factor`` is how many times faster it was than the first way; ``endpoint`` is where one connection went, ``jobs``
+    the number of requests at once, 0 when the listing chose; ``requests`` were made for it in all.
+    """
+
+    name: str
+    objects: int
+    pages: int
+    seconds: float
+    complete: bool
+    factor: float = 1.0
+    endpoint: str = ""
+    jobs: int = 1
+    requests: int = 0
+
+    @property
+    def objects_per_s(self) -> float:
+        """Return objects a second."""
+        return self.objects / self.seconds if self.seconds else 0.0
+
+
+def compare_listings(
+    client: S3Client,
+    path: S3Path,
+    *,
+    endpoints: Sequence[Endpoint],
+    jobs: Sequence[int],
+    limit_s: float,
+    drop_idle: Callable[[], None] = lambda: None,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[Way]:
+    """List a prefix in one way after the other, each for at most ``limit_s`` seconds.
+
+    The ways are one connection to the first node that answers, rotation, and one parallel listing for each of ``jobs``.
+    ``drop_idle`` closes kept connections before each: where connections are throttled a way would have to wait for what
+    the one before it did.
+
+    Raises S3PoolError: the prefix cannot be listed.
+    """
+    first = _on_one_node(client, path, endpoints=endpoints, limit_s=limit_s, now=now)
+    yield first
+
+    def measured(name: str, pages: Iterable[ListPage], *, jobs: int = 1) -> Way:
+        drop_idle()
+        before = client.lists.requests
+        way = _measure(name, pages, limit_s=limit_s, now=now, jobs=jobs)
+        factor = way.objects_per_s / first.objects_per_s if first.objects_per_s else 0.0
+        return replace(way, requests=client.lists.requests - before, factor=factor)
+
+    ahead = client.begin_objects_page
+    yield measured(ROTATION, list_pages(client, path.bucket, prefix=path.tree_prefix, ahead=ahead))
+    for number in jobs:
+        mode = ListMode(number, ordered=False, most_jobs=CAUTIOUS_JOBS)
+        yield measured(PARALLEL, list_pages(client, path.bucket, prefix=path.tree_prefix, mode=mode), jobs=number)
+
+
+def _on_one_node(
+    client: S3Client, path: S3Path, *, endpoints: Sequence[Endpoint], limit_s: float, now: Callable[[], float]
+) -> Way:
+    """List on the first node that lives, over the one connection that the pool keeps to it."""
+    for endpoint in endpoints:
+        pages = list_pages(on_one_node(client, endpoint), path.bucket, prefix=path.tree_prefix)
+        try:
+            before = client.lists.requests
+            way = _measure(ONE, pages, limit_s=limit_s, now=now, endpoint=str(endpoint))
+            return replace(way, requests=client.lists.requests - before)
+        except TransportError:
+            if endpoint is endpoints[-1]:
+                raise
+    raise ValueError("a pool without endpoints")
+
+
+def _measure(
+    name: str, pages: Iterable[ListPage], *, limit_s: float, now: Callable[[], float], endpoint: str = "", jobs: int = 1
+) -> Way:
+    started = now()
+    objects = count = 0
+    complete = True
+    for page in pages:
+        objects += len(page.objects)
+        count += 1
+        if page.truncated and now() - started >= limit_s:
+            complete = False
+            break
+    return Way(name, objects, count, now() - started, complete, endpoint=endpoint, jobs=jobs)

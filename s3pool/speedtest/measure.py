@@ -1,13 +1,22 @@
-"""What requests took: counts, times in a histogram that does not grow with them, and which node they blame."""
+"""A load of one operation, over and over in many lanes: what its requests took, and which node that blames."""
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
+from s3pool.errors import AccessDeniedError, NotFoundError, S3Error, S3PoolError, StoppedError, TransportError
+from s3pool.model import Endpoint, Request, Response
 from s3pool.record import dataclass
+from s3pool.s3.exchange import BegunRequest, OperationWindow, Sender
+
+logger = logging.getLogger(__name__)
 
 STEP = 1.01  # each bucket of the histogram is 1 % wider than the one before
 LOG_STEP = math.log(STEP)
@@ -15,6 +24,21 @@ LEAST_S = 1e-6
 MILLIS = 1000
 MEDIAN, MOST, NEARLY_ALL = 0.5, 0.9, 0.99
 ALL_NODES = "all"
+FAILURES_IN_A_ROW = 5  # then a lane gives up: a dead node answers errors faster than objects
+STALL_S = 30.0  # without a byte or an answer in any lane after the end, what is left is given up
+STOP_WITHIN_S = 5.0  # an interrupt waits so long for requests under way
+NOBODY = ""  # the endpoint of a failure that no node can be blamed for
+WAKE_S = 0.2  # a wait looks around after so long
+SLOW_FACTOR = 2.0  # between medians: a stall of the whole machine moves a mean
+SURE_FACTOR = 1.3  # what must be left of it without what chance can do
+THREE_SIGMA, OF_A_MEDIAN, NINE_OF_TEN = 3, 1.2533, 1.2816
+LEAST_REQUESTS = 5  # fewer say nothing about a node
+LEAST_ROUNDS = 3  # so many requests one after another: a single stall hits all that are under way
+LEAST_TURNS = 2  # so many for each node, and one without any was passed over
+
+SLOW = "slow"
+SILENT = "silent"
+FAILING = "failing"
 
 
 class Histogram:
@@ -51,8 +75,8 @@ class Histogram:
         It is too large by 1 % at most, and never beyond the largest.
         """
         wanted = math.ceil(share * self.count)
-        for bucket in sorted(self.counts):
-            wanted -= self.counts[bucket]
+        for bucket, count in sorted(self.counts.items()):
+            wanted -= count
             if wanted <= 0:
                 return min(max(STEP**bucket, self.least_s), self.most_s)
         return 0.0
@@ -68,11 +92,11 @@ class Samples:
 
     __slots__ = ("bytes", "error", "errors", "objects", "times")
 
-    def __init__(self) -> None:
+    def __init__(self, error: str = "") -> None:
         self.bytes = 0
         self.objects = 0
         self.errors = 0
-        self.error = ""
+        self.error = error
         self.times = Histogram()
 
     def add(self, seconds: float, *, bytes: int, objects: int) -> None:
@@ -93,6 +117,183 @@ class Samples:
         self.errors += other.errors
         self.error = other.error or self.error
         self.times.merge(other.times)
+
+
+# -- the load ------------------------------------------------------------------------------
+
+
+class NothingLeftError(Exception):
+    """The operation has nothing more to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one request moved."""
+
+    bytes: int = 0
+    objects: int = 0
+
+
+class Observer:
+    """Passes requests on to the pool and remembers, for each thread, which node answered last."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._local = threading.local()
+        self.endpoints = sender.endpoints
+
+    def send(self, request: Request, check: Callable[[Response], None], *, only: Endpoint | None = None) -> Response:
+        """Send a request as the pool does."""
+        self._local.endpoint = NOBODY
+        response = self._sender.send(request, check, only=only)
+        self._local.endpoint = str(response.endpoint)
+        return response
+
+    def call(self, request: Request, check: Callable[[Response], None]) -> BegunRequest:
+        """Return a request as steps, without counting it."""
+        return self._sender.call(request, check)
+
+    def window(self) -> OperationWindow:
+        """Return a place for many requests of one thread, unobserved."""
+        return self._sender.window()
+
+    def finish(self, attempt: Any) -> Response:
+        """Wait for a request of a window, unobserved."""
+        return self._sender.finish(attempt)
+
+    @property
+    def endpoint(self) -> str:
+        """Return the node that answered this thread's last request, or ""."""
+        return str(getattr(self._local, "endpoint", NOBODY))
+
+
+class Workload:
+    """One run. ``act`` does one request, in the lane of the number it gets.
+
+    Each lane does one request at least, and ends what it has begun when time is up, so that
+    large objects count, too. It gives up after some failures in a row.
+    """
+
+    def __init__(
+        self,
+        act: Callable[[int], Work],
+        observer: Observer,
+        *,
+        concurrency: int,
+        duration_s: float,
+        stop: threading.Event,
+        stall_s: float = STALL_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._act = act
+        self._observer = observer
+        self._duration_s = duration_s
+        self._stop = stop
+        self._stall_s = stall_s
+        self._now = now
+        self._deadline = 0.0
+        self._moved = 0.0
+        self._ended: list[float] = []
+        self.tallies: list[dict[str, Samples]] = [{} for _ in range(concurrency)]
+        self.first_error: S3PoolError | None = None
+        # Daemons: a request to a node that went silent cannot be called back, and must not hold the program's end.
+        self._lanes = [
+            threading.Thread(target=self._run_lane, args=(number,), name=f"s3pool-speedtest-{number}", daemon=True)
+            for number in range(concurrency)
+        ]
+
+    def run(self) -> float:
+        """Run to the end and give the seconds it took.
+
+        An interrupt stops the lanes, waits a little for what is under way, and goes on.
+        """
+        started = self._moved = self._now()
+        self._deadline = started + self._duration_s
+        try:
+            for lane in self._lanes:
+                lane.start()
+            self._wait(lambda: max(self._deadline, self._moved) + self._stall_s - self._now())
+        except BaseException:
+            self._stop.set()
+            end = time.monotonic() + STOP_WITHIN_S
+            self._wait(lambda: end - time.monotonic())
+            raise
+        if self.alive:
+            self._give_up()
+        return max(self._ended, default=self._now()) - started
+
+    def moved(self) -> None:
+        """Take notice that bytes came or went: the lanes do not hang."""
+        self._moved = self._now()
+
+    @property
+    def alive(self) -> int:
+        """Count the lanes whose last request has no answer."""
+        return sum(lane.is_alive() for lane in self._lanes)
+
+    @property
+    def succeeded(self) -> int:
+        """Count the requests that went well."""
+        return sum(tally.times.count for lane in self.tallies for tally in lane.values())
+
+    def _wait(self, left_s: Callable[[], float]) -> None:
+        for lane in self._lanes:
+            while lane.is_alive() and left_s() > 0:
+                lane.join(WAKE_S)
+
+    def _give_up(self) -> None:
+        """Count what hangs as failed; the threads are left behind."""
+        hanging = self.alive
+        logger.warning("%d requests got no answer within %g s", hanging, self._stall_s)
+        lost = Samples()
+        for _ in range(hanging):
+            lost.fail(f"no answer within {self._stall_s:g} s")
+        self.tallies = [*map(dict, self.tallies), {NOBODY: lost}]
+
+    def _run_lane(self, number: int) -> None:
+        try:
+            self._repeat(number, self.tallies[number])
+        except Exception as exc:
+            # The outermost frame of a lane: a bug in one must not look like a fast end.
+            logger.debug("a lane of the speed test failed", exc_info=True)
+            self.tallies[number].setdefault(NOBODY, Samples()).fail(f"{type(exc).__name__}: {exc}")
+        self._ended.append(self._now())
+
+    def _repeat(self, number: int, lane: dict[str, Samples]) -> None:
+        failures = 0
+        started = self._now()
+        while failures < FAILURES_IN_A_ROW and not self._stop.is_set():
+            try:
+                work = self._act(number)
+            except (StoppedError, NothingLeftError):
+                return
+            except S3PoolError as exc:
+                failures += 1
+                self._fail(lane, exc)
+                if is_hopeless(exc):
+                    return
+            else:
+                failures = 0
+                self.moved()
+                seconds = self._now() - started
+                lane.setdefault(self._observer.endpoint, Samples()).add(seconds, bytes=work.bytes, objects=work.objects)
+            started = self._now()
+            if started >= self._deadline:
+                return
+
+    def _fail(self, lane: dict[str, Samples], error: S3PoolError) -> None:
+        if self.first_error is None:
+            self.first_error = error
+        endpoint = error.endpoint if isinstance(error, (S3Error, TransportError)) else NOBODY
+        lane.setdefault(endpoint, Samples()).fail(error.message)
+
+
+def is_hopeless(error: S3PoolError) -> bool:
+    """Return whether the next request would fail in the same way."""
+    return isinstance(error, AccessDeniedError) or (isinstance(error, NotFoundError) and error.code == "NoSuchBucket")
+
+
+# -- what it comes to ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,34 +361,24 @@ def result_of(tally: Samples, phase: str, *, endpoint: str, alone: bool, seconds
     )
 
 
+def total_of(lanes: Iterable[Mapping[str, Samples]]) -> Samples:
+    """Add up what lanes did."""
+    total = Samples()
+    for lane in lanes:
+        for tally in lane.values():
+            total.merge(tally)
+    return total
+
+
 def rows_of(
-    lanes: Iterable[Mapping[str, Samples]], phase: str, *, endpoints: Iterable[str], seconds: float
+    lanes: Sequence[Mapping[str, Samples]], phase: str, *, endpoints: Iterable[str], seconds: float
 ) -> tuple[Measurement, ...]:
     """Return the row of all nodes, then one row for each node, from the samples of all lanes."""
-    total = Samples()
-    shares: dict[str, Samples] = {endpoint: Samples() for endpoint in endpoints}
-    for lane in lanes:
-        for endpoint, tally in lane.items():
-            total.merge(tally)
-            if endpoint in shares:
-                shares[endpoint].merge(tally)
-    rows = [result_of(total, phase, endpoint=ALL_NODES, alone=False, seconds=seconds)]
-    rows += [
-        result_of(tally, phase, endpoint=endpoint, alone=False, seconds=seconds) for endpoint, tally in shares.items()
-    ]
+    rows = [result_of(total_of(lanes), phase, endpoint=ALL_NODES, alone=False, seconds=seconds)]
+    for endpoint in endpoints:
+        share = total_of([{endpoint: lane[endpoint]} for lane in lanes if endpoint in lane])
+        rows.append(result_of(share, phase, endpoint=endpoint, alone=False, seconds=seconds))
     return tuple(rows)
-
-
-SLOW_FACTOR = 2.0  # between medians: a stall of the whole machine moves a mean
-SURE_FACTOR = 1.3  # what must be left of it without what chance can do
-THREE_SIGMA, OF_A_MEDIAN, NINE_OF_TEN = 3, 1.2533, 1.2816
-LEAST_REQUESTS = 5  # fewer say nothing about a node
-LEAST_ROUNDS = 3  # so many requests one after another: a single stall hits all that are under way
-LEAST_TURNS = 2  # so many for each node, and one without any was passed over
-
-SLOW = "slow"
-SILENT = "silent"
-FAILING = "failing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,17 +401,13 @@ def find_outliers(results: Sequence[Measurement]) -> tuple[Finding, ...]:
     for phase in dict.fromkeys(result.phase for result in results):
         rows = [result for result in results if result.phase == phase and not result.is_all]
         judged = [row for row in rows if row.alone] or rows
-        findings += _iter_silent(judged)
-        findings += _iter_failing(judged)
-        findings += _iter_slow(judged)
+        findings += [*_iter_silent(judged), *_iter_failing(judged), *_iter_slow(judged)]
     return tuple(findings)
 
 
 def _iter_silent(rows: Sequence[Measurement]) -> Iterator[Finding]:
     total = sum(row.requests for row in rows)
-    for row in rows:
-        if row.requests:
-            continue
+    for row in (row for row in rows if not row.requests):
         if row.errors:
             message = f"{row.endpoint} answered none of {row.errors} requests in {row.phase}: {row.error}"
         elif row.error:

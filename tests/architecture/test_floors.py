@@ -129,7 +129,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("run",),
         ("supervisor",),
     ),
-    "speedtest": (("measure",), ("workload",), ("bench",)),
+    "speedtest": (("measure",), ("bench",)),
     "cli": (
         ("catalog", "output", "parser", "progress", "attributes"),
         ("context", "formats", "logs", "tables"),

@@ -28,7 +28,6 @@ from s3pool.config.load import load_config
 from s3pool.location import S3Path
 from s3pool.session import Session, open_session
 from s3pool.speedtest.bench import remove_all
-from s3pool.speedtest.workload import Lanes
 from tests.bench.throttling_fleet import ThrottlingFleet
 from tests.bench.tools import find
 from tests.support.rgw import RgwCluster
@@ -127,9 +126,11 @@ def _store(session: Session, bucket: str, count: int) -> None:
             except Exception as exc:  # noqa: BLE001 - raised again below
                 failures.append(exc)
 
-    lanes = Lanes(LANES, store, name="bench")
-    lanes.start()
-    lanes.wait()
+    lanes = [threading.Thread(target=store, args=(number,)) for number in range(LANES)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
     if failures:
         raise failures[0]
 

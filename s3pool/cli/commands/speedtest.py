@@ -17,12 +17,11 @@ from s3pool.model import Endpoint
 from s3pool.s3.client import S3Client
 from s3pool.s3.requests import MAX_SINGLE_PUT_BYTES, MIB
 from s3pool.speedtest.bench import PHASES, Bench, BenchPlan, check_bucket, describe, new_prefix, remove_all
-from s3pool.speedtest.measure import SLOW, Finding, Measurement, find_outliers
-from s3pool.speedtest.workload import Observer
+from s3pool.speedtest.measure import SLOW, Finding, Measurement, Observer, find_outliers
 from s3pool.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from s3pool.speedtest.listing import Way
+    from s3pool.speedtest.bench import Way
 
 EXAMPLES = ("speedtest s3/photos", "speedtest --duration 30s --per-endpoint s3/photos")
 
@@ -273,7 +272,7 @@ def _bar(row: Measurement, *, is_slow: bool) -> Bar:
 
 
 def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> int:
-    from s3pool.speedtest.listing import compare
+    from s3pool.speedtest.bench import compare_listings
 
     nodes = len(ctx.session.nodes)
     jobs = (args.concurrency,) if args.concurrency else (FEW_JOBS, nodes) if nodes > FEW_JOBS else (FEW_JOBS,)
@@ -285,7 +284,7 @@ def _compare_listings(path: S3Path, args: argparse.Namespace, ctx: Context) -> i
         return DONE
     ways: list[Way] = []
     transport = ctx.session.transport
-    for way in compare(
+    for way in compare_listings(
         ctx.client, path, endpoints=transport.endpoints, jobs=jobs, limit_s=args.duration, drop_idle=transport.drop_idle
     ):
         ways.append(way)

@@ -9,7 +9,7 @@ import pytest
 
 from s3pool.body import Body
 from s3pool.errors import StoppedError
-from s3pool.speedtest.workload import PIECE_BYTES, RandomSource
+from s3pool.speedtest.bench import PIECE_BYTES, RandomSource
 
 SIZES = [1, 15, 16, 17, 4096, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES - 7]
 

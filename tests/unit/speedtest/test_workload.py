@@ -11,8 +11,8 @@ import pytest
 
 from s3pool.errors import AccessDeniedError, ConnectError, NotFoundError, S3Error, S3PoolError, StoppedError
 from s3pool.model import Endpoint, Request, Response
-from s3pool.speedtest import workload as load_module
-from s3pool.speedtest.workload import NothingLeftError, Observer, Work, Workload, is_hopeless, total_of
+from s3pool.speedtest import measure as load_module
+from s3pool.speedtest.measure import NothingLeftError, Observer, Work, Workload, is_hopeless, total_of
 
 LONG_S = 3600.0
 ENDPOINT = Endpoint.parse("http://node1:9000")

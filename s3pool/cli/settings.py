@@ -18,6 +18,8 @@ from s3pool.errors import LocalFileError, ProtocolError, S3Error, S3PoolError, U
 from s3pool.location import S3Path
 from s3pool.s3.documents import iso_millis
 from s3pool.s3.settings import Place, S3Setting, SettingOperations, read_document
+from s3pool.s3.xml import iso_millis
+from s3pool.transfer.window import Flow
 
 BUCKETS, OBJECTS, BOTH = "s3/BUCKET", "s3/BUCKET/KEY", "s3/BUCKET or s3/BUCKET/KEY"
 FILE = "[FILE]"
@@ -160,7 +162,7 @@ class Run:
         self.ctx.session.start_health()
         executor = executor_for(self.ctx, inline=False)
         try:
-            return combined(self._told(*result) for result in executor.flow(self._attempt, self._below(path)))
+            return combined(self._told(*result) for result in Flow(executor, self._attempt, self._below(path)))
         finally:
             executor.close()
 

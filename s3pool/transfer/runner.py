@@ -1,4 +1,4 @@
-"""Run a stream of tasks on the workers; outcomes come home to the calling thread."""
+"""Run a stream of tasks on the workers, removals in batches; outcomes come home to the calling thread."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from s3pool.errors import CREDENTIAL_CODES, S3Error, S3PoolError, UnusableAnswerError, is_pool_dead
+from s3pool.errors import (
+    CREDENTIAL_CODES,
+    AccessDeniedError,
+    NotFoundError,
+    S3Error,
+    S3PoolError,
+    UnusableAnswerError,
+    is_pool_dead,
+)
 from s3pool.interrupts import signals_held
-from s3pool.transfer.context import TransferContext
-from s3pool.transfer.delete import delete_batch, iter_batches
+from s3pool.location import S3Path
+from s3pool.s3.exchange import Steps, block_on, in_worker
+from s3pool.s3.part_sizes import MAX_KEYS
+from s3pool.s3.responses import error_of_failure
+from s3pool.transfer.context import TransferContext, why_skip
+from s3pool.transfer.download import download
+from s3pool.transfer.safe_path import remove_file
 from s3pool.transfer.tasks import (
     ARCHIVED,
+    DONE,
+    FAILED,
     NOT_STARTED,
     SKIPPED,
     CopyTask,
@@ -26,10 +41,16 @@ from s3pool.transfer.tasks import (
     Problem,
     RemoveTask,
     Summary,
+    UploadTask,
+    done_outcome,
+    failed_outcome,
     kind_of,
 )
-from s3pool.transfer.window import TransferWindow, perform
-from s3pool.transfer.workers import Flow
+from s3pool.transfer.upload import mtime_of_file, upload
+from s3pool.transfer.window import Flow, TransferWindow
+
+if TYPE_CHECKING:
+    from s3pool.s3.client import S3Client
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +67,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 MOST_UNUSABLE = 3  # then it is the store, and not the objects
 OnOutcome = Callable[[Outcome], None]
+Batch = tuple[DeleteTask, ...] | RemoveTask | Problem
 
 
 def is_fatal(error: Exception) -> bool:
@@ -108,9 +130,9 @@ class _Run:
 
     def transfers(self, tasks: Iterable[Item], *, rehearse: bool) -> Summary:
         context = self._context
-        window = None if rehearse else TransferWindow(context)
+        window = None if rehearse else TransferWindow(context, transfer)
         act = partial(perform, context=context, rehearse=rehearse)
-        flow = context.executor.flow(act, self._watched(tasks), window=window, is_bulky=self._is_bulky)
+        flow = Flow(context.executor, act, self._watched(tasks), window=window, is_bulky=self._is_bulky)
         return self._collect(flow, self._take)
 
     def _is_bulky(self, item: Item) -> bool:
@@ -124,7 +146,7 @@ class _Run:
                 self._take(outcome)
 
         batches = iter_batches(self._watched(tasks))
-        flow = self._context.executor.flow(lambda batch: delete_batch(batch, self._context), batches)
+        flow = Flow(self._context.executor, lambda batch: delete_batch(batch, self._context), batches)
         return self._collect(flow, take)
 
     def _collect(self, flow: Flow[T, R], take: Callable[[R], None]) -> Summary:
@@ -179,3 +201,145 @@ class _Run:
         finally:
             # A second interrupt leaves at once, but not these.
             self._context.parts.discard_all()
+
+
+# -- one task -------------------------------------------------------------------------------
+
+
+def perform(task: Item, context: TransferContext, *, rehearse: bool = False) -> Outcome:
+    """Do one task in this thread, or only rehearse it, and tell what became of it; never raises an Exception."""
+    if context.stop.is_set() and not isinstance(task, Problem):
+        return Outcome(task, NOT_STARTED)
+    started = time.monotonic()
+    try:
+        return done_outcome(task, block_on((_rehearse if rehearse else transfer)(task, context)), started)
+    except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
+        return failed_outcome(task, exc, started)
+
+
+def transfer(task: Item, context: TransferContext) -> Steps[Done]:
+    """Do one task; of a move the source goes when the target was proved.
+
+    Raises S3PoolError: it failed, or is the problem that could not become a task.
+    """
+    if isinstance(task, Problem):
+        raise task.error
+    if context.why_not is not None and (why := context.why_not(task)):
+        return Done(skipped=why)
+    if isinstance(task, (DeleteTask, RemoveTask)):
+        return (yield from delete(task, context))
+    if isinstance(task, UploadTask):
+        done = yield from upload(task, context)
+    elif isinstance(task, DownloadTask):
+        done = yield from download(task, context)
+    else:
+        from s3pool.transfer.copy import copy
+
+        done = yield from copy(task, context)
+    if context.options.remove_source and not done.skipped:
+        from s3pool.transfer.proofs import remove_source
+
+        yield from remove_source(task, done, context, copy_again=_copy_again)
+    return done
+
+
+def _copy_again(task: CopyTask, context: TransferContext) -> Steps[Done]:
+    from s3pool.transfer.copy import copy
+
+    return copy(task, context, is_repeated=True)
+
+
+def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:
+    skipped = ""
+    if isinstance(task, Problem):
+        raise task.error
+    if context.why_not is not None and (why := context.why_not(task)):
+        return Done(skipped=why)
+    if isinstance(task, UploadTask):
+        skipped = yield from why_skip(task, context, mtime_of_file(task, context))
+    elif isinstance(task, (DownloadTask, CopyTask)):
+        skipped = yield from why_skip(task, context)
+    elif isinstance(task, DeleteTask):
+        yield from check_no_tree(task, context.client)
+    return Done(max(0, task.size), skipped=skipped)
+
+
+# -- removals -------------------------------------------------------------------------------
+
+
+def iter_batches(tasks: Iterable[DeleteTask | RemoveTask | Problem]) -> Iterator[Batch]:
+    """Gather keys of one bucket into batches, in their order; what needs a look stays alone."""
+    batch: list[DeleteTask] = []
+    for task in tasks:
+        if isinstance(task, DeleteTask) and not (task.upload_id or task.named):
+            if batch and (batch[0].bucket != task.bucket or len(batch) == MAX_KEYS):
+                yield tuple(batch)
+                batch = []
+            batch.append(task)
+        else:
+            yield (task,) if isinstance(task, DeleteTask) else task
+    if batch:
+        yield tuple(batch)
+
+
+def delete(task: DeleteTask | RemoveTask, context: TransferContext) -> Steps[Done]:
+    """Remove one key, one version of it, one unfinished upload of it, or one local file."""
+    if isinstance(task, RemoveTask):
+        remove_file(task.root, task.relative)
+        return Done(task.size)
+    yield from check_no_tree(task, context.client)
+    if task.upload_id:
+        yield from in_worker()
+        context.client.abort_multipart_upload(task.bucket, task.key, upload_id=task.upload_id)
+    else:
+        yield from context.client.delete_object.steps(
+            task.bucket, task.key, version_id=task.version_id, bypass_governance=context.options.bypass_governance
+        )
+    return Done(task.size)
+
+
+def check_no_tree(task: DeleteTask, client: S3Client) -> Steps[None]:
+    """See to it that a key that was named is not the name of a tree alone, as far as that may be looked at.
+
+    Raises NotFoundError: there is no such key, and keys lie below it.
+    """
+    if not task.named:
+        return
+    try:
+        yield from client.head_object.steps(task.bucket, task.key)
+    except NotFoundError as exc:
+        if exc.code != "NoSuchBucket":
+            yield from in_worker()
+            refuse_tree(S3Path(task.bucket, task.key), client)
+    except S3Error:
+        return  # who may delete may be forbidden to read, and some objects cannot be read without a key
+
+
+def refuse_tree(path: S3Path, client: S3Client, *, act: str = "deletes them") -> None:
+    """Refuse a key that is not there when it is the name of a tree. Raises NotFoundError: keys lie below it."""
+    try:
+        is_tree = bool(client.list_objects_page(path.bucket, prefix=path.tree_prefix, max_keys=1).objects)
+    except AccessDeniedError:
+        return
+    if is_tree:
+        detail = f"there is no such key, but there are keys below it: -r {act}"
+        raise NotFoundError(404, "NoSuchKey", detail=detail, resource=path.text, op="DeleteObject")
+
+
+def delete_batch(batch: Batch, context: TransferContext) -> tuple[Outcome, ...]:
+    """Remove one batch and tell of each key; never raises S3PoolError."""
+    if isinstance(batch, Problem):
+        return (Outcome(batch, FAILED, error=batch.error),)
+    tasks = batch if isinstance(batch, tuple) else (batch,)
+    if context.stop.is_set():
+        return tuple(Outcome(task, NOT_STARTED) for task in tasks)
+    try:
+        if isinstance(batch, RemoveTask) or len(batch) == 1:
+            return (Outcome(tasks[0], DONE, block_on(delete(tasks[0], context))),)
+        bucket, keys = batch[0].bucket, [(task.key, task.version_id) for task in batch]
+        failures = context.client.delete_objects(bucket, keys, bypass_governance=context.options.bypass_governance)
+    except S3PoolError as exc:
+        return tuple(Outcome(task, FAILED, error=exc) for task in tasks)
+    errors = {(failure.key, failure.version_id): error_of_failure(failure, bucket) for failure in failures}
+    found = [(task, errors.get((task.key, task.version_id))) for task in batch]
+    return tuple(Outcome(task, FAILED if error else DONE, Done(task.size), error) for task, error in found)

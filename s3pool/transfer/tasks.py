@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3pool.errors import NotFoundError, RefusedError, S3PoolError, TargetTakenError
+from s3pool.errors import NotFoundError, RefusedError, S3PoolError, StoppedError, TargetTakenError
 from s3pool.location import S3Path
 from s3pool.record import dataclass, field
 
 if TYPE_CHECKING:
     from s3pool.model import ObjectHead, ObjectInfo
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_SIZE = -1
 IN_WINDOW_BYTES = 64 * 1024  # such bodies leave in one piece with their head, and come in one or two
@@ -318,3 +322,19 @@ def kind_of(error: Exception) -> tuple[type[Exception], str]:
 def state_of(error: Exception) -> str:
     """Return whether an error means refused or failed."""
     return REFUSED if isinstance(error, RefusedError) and not isinstance(error, TargetTakenError) else FAILED
+
+
+def done_outcome(task: Item, done: Done, started: float) -> Outcome:
+    """Return the outcome of a task that has come to its end."""
+    return Outcome(task, SKIPPED if done.skipped else DONE, done, None, time.monotonic() - started)
+
+
+def failed_outcome(task: Item, error: Exception, started: float) -> Outcome:
+    """Return the outcome of an error; of one that is none of ours the debug log tells where it came from."""
+    if isinstance(error, StoppedError):
+        return Outcome(task, NOT_STARTED)
+    seconds = time.monotonic() - started
+    if isinstance(error, S3PoolError):
+        return Outcome(task, state_of(error), error=error, seconds=seconds)
+    logger.debug("%s -> %s: this should not have happened", task.source, task.target, exc_info=error)
+    return Outcome(task, FAILED, error=error, seconds=seconds)

@@ -1,129 +1,49 @@
-"""Many short transfers at a time in one thread: the steps of each go on when its answer is there.
+"""Results of work over a stream: long items in workers of their own, short transfers many at a time in one thread.
 
-A thread that waits for one small answer at a time spends most of its processor time on waking up. Here requests go
-out while earlier ones are being answered. A transfer that turns out to be long, or whose request needs patience, is
-handed on as it stands: to a worker, or to this thread itself once nothing else is under way.
+A thread that waits for one small answer at a time spends most of its processor time on waking up. In the window
+requests go out while earlier ones are being answered. A transfer that turns out to be long, or whose request needs
+patience, is handed on as it stands: to a worker, or to this thread itself once nothing else is under way.
 """
 
 from __future__ import annotations
 
-import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from s3pool.errors import S3PoolError, StoppedError, is_pool_dead
-from s3pool.s3.operation import block_on, go_on
-from s3pool.transfer.context import why_skip
-from s3pool.transfer.delete import check_no_tree, delete
-from s3pool.transfer.download import download
+from s3pool.errors import StoppedError, is_pool_dead
+from s3pool.interrupts import LOOK_FOR_SIGNALS_S
+from s3pool.s3.exchange import go_on
 from s3pool.transfer.tasks import (
-    DONE,
-    FAILED,
     IN_WINDOW_BYTES,
     NOT_STARTED,
-    SKIPPED,
     UNKNOWN_SIZE,
     CopyTask,
-    DeleteTask,
     Done,
     DownloadTask,
-    Item,
     Outcome,
-    Problem,
-    RemoveTask,
+    Task,
     UploadTask,
-    state_of,
+    done_outcome,
+    failed_outcome,
 )
-from s3pool.transfer.upload import mtime_of_file, upload
-from s3pool.transfer.workers import schedule_of
+from s3pool.transfer.workers import BoundedExecutor, schedule_of
 
 if TYPE_CHECKING:
     from s3pool.model import Request, Response
     from s3pool.s3.operation import Operation, Steps
     from s3pool.transfer.context import TransferContext
-    from s3pool.transfer.workers import BoundedExecutor
 
-logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-
-def perform(task: Item, context: TransferContext, *, rehearse: bool = False) -> Outcome:
-    """Do one task in this thread, or only rehearse it, and tell what became of it; never raises an Exception."""
-    if context.stop.is_set() and not isinstance(task, Problem):
-        return Outcome(task, NOT_STARTED)
-    started = time.monotonic()
-    try:
-        return done_outcome(task, block_on((_rehearse if rehearse else transfer)(task, context)), started)
-    except Exception as exc:  # noqa: BLE001 - the outermost frame of a worker: the others go on
-        return failed_outcome(task, exc, started)
-
-
-def done_outcome(task: Item, done: Done, started: float) -> Outcome:
-    """Return the outcome of a task that has come to its end."""
-    return Outcome(task, SKIPPED if done.skipped else DONE, done, None, time.monotonic() - started)
-
-
-def failed_outcome(task: Item, error: Exception, started: float) -> Outcome:
-    """Return the outcome of an error; of one that is none of ours the debug log tells where it came from."""
-    if isinstance(error, StoppedError):
-        return Outcome(task, NOT_STARTED)
-    seconds = time.monotonic() - started
-    if isinstance(error, S3PoolError):
-        return Outcome(task, state_of(error), error=error, seconds=seconds)
-    logger.debug("%s -> %s: this should not have happened", task.source, task.target, exc_info=error)
-    return Outcome(task, FAILED, error=error, seconds=seconds)
-
-
-def transfer(task: Item, context: TransferContext) -> Steps[Done]:
-    """Do one task; of a move the source goes when the target was proved.
-
-    Raises S3PoolError: it failed, or is the problem that could not become a task.
-    """
-    if isinstance(task, Problem):
-        raise task.error
-    if context.why_not is not None and (why := context.why_not(task)):
-        return Done(skipped=why)
-    if isinstance(task, (DeleteTask, RemoveTask)):
-        return (yield from delete(task, context))
-    if isinstance(task, UploadTask):
-        done = yield from upload(task, context)
-    elif isinstance(task, DownloadTask):
-        done = yield from download(task, context)
-    else:
-        from s3pool.transfer.copy import copy
-
-        done = yield from copy(task, context)
-    if context.options.remove_source and not done.skipped:
-        from s3pool.transfer.proofs import remove_source
-
-        yield from remove_source(task, done, context, copy_again=_copy_again)
-    return done
-
-
-def _copy_again(task: CopyTask, context: TransferContext) -> Steps[Done]:
-    from s3pool.transfer.copy import copy
-
-    return copy(task, context, is_repeated=True)
-
-
-def _rehearse(task: Item, context: TransferContext) -> Steps[Done]:
-    skipped = ""
-    if isinstance(task, Problem):
-        raise task.error
-    if context.why_not is not None and (why := context.why_not(task)):
-        return Done(skipped=why)
-    if isinstance(task, UploadTask):
-        skipped = yield from why_skip(task, context, mtime_of_file(task, context))
-    elif isinstance(task, (DownloadTask, CopyTask)):
-        skipped = yield from why_skip(task, context)
-    elif isinstance(task, DeleteTask):
-        yield from check_no_tree(task, context.client)
-    return Done(max(0, task.size), skipped=skipped)
-
-
+SMALL_ITEMS_PER_WORKER = 16  # small ones come and go by the handful
+ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it waits
+DRAIN_TICK_S = 0.05  # how often the one who waits for the last results looks whether somebody works
 MOST_THREADS = 8  # with many short transfers under way in each
 LOOK_S = 0.1  # how often a thread looks whether it is held up
 SLOW_TASK_S = 0.0015  # ten times what a task takes where files are at hand and connections open
@@ -133,6 +53,104 @@ GATHERED = 64  # so many outcomes come home at once, so that the one who waits w
 GATHER_S = 0.2  # but none waits longer than this for the others
 
 Give = Callable[[list[Outcome]], None]
+Transfer = Callable[[Task, "TransferContext"], "Steps[Done]"]
+
+
+class Flow(Generic[Item, Result]):
+    """The results of work over all items, in the order in which they are ready, for one thread to iterate.
+
+    Items are pulled only as fast as the work is done. With a ``window`` those that suit it are done there, many at a
+    time in one worker. When work raises, iterating raises.
+    """
+
+    def __init__(
+        self,
+        executor: BoundedExecutor,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        window: TransferWindow | None = None,
+        is_bulky: Callable[[Item], bool] = lambda _item: False,
+    ) -> None:
+        self._executor = executor
+        self._work = work
+        self._items = items
+        self._window = window
+        self._is_bulky = is_bulky
+        if window is not None:
+            window.deliver(self._gave, self._failed)  # type: ignore[arg-type] # whose results are outcomes
+        self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
+        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
+        # A queue would lose what it gives to a thread that is interrupted at that moment: a window's whole batch.
+        self._ready: deque[tuple[Result | None, int, BaseException | None]] = deque()
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # at least one where something is ready
+        self._small = 0  # items that are in the window
+        self.pending = 0  # all items that were taken and not yet yielded
+
+    def __iter__(self) -> Iterator[Result]:
+        window = self._window
+        for item in self._items:
+            self.pending += 1
+            if window is None or not window.suits(item):  # type: ignore[arg-type]
+                self._executor.submit(partial(self._do, item), bulky=self._is_bulky(item))
+            else:
+                self._small += 1
+                window.add(item)  # type: ignore[arg-type]
+            while self._is_full() or self._ready:
+                yield from self._take(None)
+        while self.pending:
+            yield from self._take(None)
+
+    def _is_full(self) -> bool:
+        return self.pending - self._small >= self._limit or self._small >= self._small_limit
+
+    def drain(self, timeout_s: float) -> Iterator[Result]:
+        """Yield what still comes in within a time; ``pending`` tells what did not.
+
+        That may be more than what is at work: who iterated was interrupted, perhaps while an
+        item was counted and not yet handed out.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.pending:
+            left_s = max(0.0, deadline - time.monotonic())
+            try:
+                yield from self._take(min(left_s, DRAIN_TICK_S))
+            except queue.Empty:
+                if not left_s or not (self._executor.jobs or self._executor.is_busy or self._ready):
+                    return
+
+    def _do(self, item: Item) -> None:
+        try:
+            self._gave([self._work(item)], 0)
+        except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
+            self._failed(exc)
+
+    def _gave(self, results: list[Result], small: int = 1) -> None:
+        self._ready.extend([(result, small, None) for result in results])
+        self._news.put(None)
+
+    def _failed(self, error: BaseException) -> None:
+        self._ready.append((None, 0, error))
+        self._news.put(None)
+
+    def _take(self, timeout_s: float | None) -> Iterator[Result]:
+        """Yield what is ready, or becomes so: one result, or those of a lane."""
+        if self._window is not None:
+            self._window.open()
+        while not self._ready:
+            try:
+                self._news.get(timeout=LOOK_FOR_SIGNALS_S if timeout_s is None else timeout_s)
+                break  # perhaps news of what was taken before
+            except queue.Empty:
+                if timeout_s is not None:
+                    raise
+        while self._ready:
+            result, small, error = self._ready.popleft()
+            self._small -= small
+            self.pending -= 1
+            if error is not None:
+                raise error
+            yield result  # type: ignore[misc] # it is None where work gives that
 
 
 class TransferWindow:
@@ -143,12 +161,13 @@ class TransferWindow:
     for is not the answers: then one more begins beside them.
     """
 
-    def __init__(self, context: TransferContext) -> None:
+    def __init__(self, context: TransferContext, transfer: Transfer) -> None:
         self.context = context
+        self.transfer = transfer
         self._executor: BoundedExecutor = context.executor
         self._give: Give = lambda _: None
         self._failed: Callable[[BaseException], None] = lambda _: None
-        self.waiting: deque[Item] = deque()
+        self.waiting: deque[Task] = deque()
         self.handed: deque[_Handed] = deque()
         # Guards the numbers of threads: a thread may only end when nothing waits.
         self._lock = threading.Lock()
@@ -156,7 +175,7 @@ class TransferWindow:
         self._most = 1
         self.is_hopeless = False  # no endpoint answers, which takes long to find out for each
 
-    def suits(self, item: Item) -> bool:
+    def suits(self, item: Task) -> bool:
         """Return whether an item is short, or expected to be: one that turns out to be long is handed on."""
         context = self.context
         if not self._executor.small or not isinstance(item, (UploadTask, DownloadTask, CopyTask)):
@@ -176,7 +195,7 @@ class TransferWindow:
             if self._running == self._most:
                 self._most = min(self._most + 1, MOST_THREADS, self._executor.small)
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Task) -> None:
         """Queue an item; the first is begun at once, since the next may be a long listing away."""
         self.waiting.append(item)
         if not self._running or (self._running < self._most and len(self.waiting) >= self.depth):
@@ -196,7 +215,7 @@ class TransferWindow:
                 self._running += 1
                 self._executor.submit(self._run)
 
-    def take(self) -> Item | None:
+    def take(self) -> Task | None:
         """Return the next item; None when there is none now."""
         try:
             return self.waiting.popleft()
@@ -250,7 +269,7 @@ class _Transfer:
     operation: Operation[Any]
     request: Request
 
-    def __init__(self, task: Item, steps: Steps[Done]) -> None:
+    def __init__(self, task: Task, steps: Steps[Done]) -> None:
         self.task = task
         self.steps = steps
         self.has_asked = False  # something has come of its first request
@@ -283,7 +302,7 @@ class _Thread:
     def __init__(self, window: TransferWindow, give: Give) -> None:
         self._window = window
         self._give = give
-        self._context = window.context
+        self._context, self._transfer = window.context, window.transfer
         self._sender = window.context.client.sender
         self._flight = self._sender.window()  # what is under way
         self._ready: list[_Transfer] = []  # whose next request is to be sent
@@ -321,7 +340,7 @@ class _Thread:
         is_due = self._window.is_backlog_due()
         while not is_due and len(batch) < room and (task := self._next()) is not None:
             self._begun += 1
-            self._advance(_Transfer(task, transfer(task, self._context)))
+            self._advance(_Transfer(task, self._transfer(task, self._context)))
         if not batch:
             return True
         # Who waits for a connection that only this thread gives back would wait for ever.
@@ -330,7 +349,7 @@ class _Thread:
         del batch[:sent]
         return bool(batch) or is_due or len(self._flight) >= self._window.depth
 
-    def _next(self) -> Item | None:
+    def _next(self) -> Task | None:
         while (task := self._window.take()) is not None:
             if not self._context.stop.is_set() and not self._window.is_hopeless:
                 return task

@@ -1,23 +1,19 @@
-"""A ThreadPoolExecutor that is bounded: by its workers, and by how many items are taken at a time.
+"""A bounded ThreadPoolExecutor, where a worker that has a large job lets idle workers help.
 
-Two kinds of work: *flows*, whose items are taken only as fast as they are done, with the results coming home to the
-thread that asked; and *shares*, where a worker that has a large job lets idle workers help. A late worker finds
-nothing left and returns, so no task ever waits for one that has not started.
+A late worker finds nothing left and returns, so no task ever waits for one that has not started.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from s3pool.interrupts import LOOK_FOR_SIGNALS_S
 from s3pool.transfer.attributes import NANO
 
 if TYPE_CHECKING:
@@ -25,11 +21,7 @@ if TYPE_CHECKING:
 
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
-ShortItem = TypeVar("ShortItem", contravariant=True)  # noqa: PLC0105 - what a window takes
 
-SMALL_ITEMS_PER_WORKER = 16  # small ones come and go by the handful
-ITEMS_PER_WORKER = 2  # one in work, one ready: an item costs memory while it waits
 MIN_AUTO_WORKERS = 16
 MAX_AUTO_WORKERS = 64
 WORKERS_PER_ENDPOINT = 8
@@ -38,7 +30,6 @@ DESCRIPTORS_PER_WORKER = 3 + SMALL_PER_AUTO_WORKER  # a file, its directory, a c
 RESERVED_DESCRIPTORS = 64
 DEFAULT_FILE_LIMIT = 256  # of systems that do not tell theirs
 FEWEST_AT_FIRST = 2  # workers that begin one large download: one receives while the other one writes
-DRAIN_TICK_S = 0.05  # how often the one who waits for the last results looks whether somebody works
 WAKE_S = 0.5  # how long a wait lasts before it looks whether the run was stopped
 
 SCOUT_S = 0.1  # how often it is looked whether workers of bulky jobs mostly wait
@@ -75,29 +66,13 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-class ShortWork(Protocol[ShortItem, Result]):
-    """Where the items of a flow are done that are short, many at a time in one worker."""
-
-    def suits(self, item: ShortItem) -> bool:
-        """Return whether an item is short."""
-
-    def deliver(self, give: Callable[[list[Result]], None], failed: Callable[[BaseException], None]) -> None:
-        """Hand results to ``give``, in lists, and errors that end everything to ``failed``."""
-
-    def add(self, item: ShortItem) -> None:
-        """Queue an item."""
-
-    def open(self) -> None:
-        """Use one more worker, if something waits for it."""
-
-
 class BoundedExecutor:
     """Up to ``workers`` threads, started when there is work for them; 0 runs all inline.
 
     ``small`` is how many short items are under way in windows, as many as workers when None; 0 keeps short items in
     workers of their own. ``first`` is how many bulky jobs, which keep a processor busy, are under way at first: more
     of them hand the interpreter to each other and get less done. More come in while those mostly wait; all at once
-    when 0. Only one thread may iterate a flow; shares may be made from any worker.
+    when 0. Shares may be made from any worker.
     """
 
     def __init__(self, workers: int, *, small: int | None = None, first: int = 0) -> None:
@@ -109,20 +84,6 @@ class BoundedExecutor:
         # Guards the number of jobs that run; never held while one does.
         self._lock = threading.Lock()
         self._running = 0
-
-    def flow(
-        self,
-        work: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        window: ShortWork[Item, Result] | None = None,
-        is_bulky: Callable[[Item], bool] = lambda _item: False,
-    ) -> Flow[Item, Result]:
-        """Return the results of work over all items, in the order in which they are ready.
-
-        With a ``window`` the items that suit it are done there, many at a time in one worker.
-        """
-        return Flow(self, work, items, window=window if self.workers else None, is_bulky=is_bulky)
 
     def share(self, work: Callable[[Item], None], items: Iterable[Item], *, limit: int, bulky: bool = False) -> None:
         """Do work over all items in this thread and up to limit - 1 idle workers.
@@ -266,103 +227,6 @@ def schedule_of(thread: int) -> tuple[float, float]:
     with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
         ran, waited, _ = map(int, file.read().split())
     return ran / NANO, waited / NANO
-
-
-class Flow(Generic[Item, Result]):
-    """Results of bounded work, for one thread to iterate.
-
-    The items are pulled only as fast as the work is done; an item's result is yielded in the
-    iterating thread. When work raises, iterating raises.
-    """
-
-    def __init__(
-        self,
-        executor: BoundedExecutor,
-        work: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        window: ShortWork[Item, Result] | None,
-        is_bulky: Callable[[Item], bool],
-    ) -> None:
-        self._executor = executor
-        self._work = work
-        self._items = items
-        self._window = window
-        self._is_bulky = is_bulky
-        if window is not None:
-            window.deliver(self._gave, self._failed)
-        self._limit = max(1, executor.workers * ITEMS_PER_WORKER)
-        self._small_limit = max(1, executor.workers) * SMALL_ITEMS_PER_WORKER
-        # A queue would lose what it gives to a thread that is interrupted at that moment: a window's whole batch.
-        self._ready: deque[tuple[Result | None, int, BaseException | None]] = deque()
-        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # at least one where something is ready
-        self._small = 0  # items that are in the window
-        self.pending = 0  # all items that were taken and not yet yielded
-
-    def __iter__(self) -> Iterator[Result]:
-        window = self._window
-        for item in self._items:
-            self.pending += 1
-            if window is None or not window.suits(item):
-                self._executor.submit(partial(self._do, item), bulky=self._is_bulky(item))
-            else:
-                self._small += 1
-                window.add(item)
-            while self._is_full() or self._ready:
-                yield from self._take(None)
-        while self.pending:
-            yield from self._take(None)
-
-    def _is_full(self) -> bool:
-        return self.pending - self._small >= self._limit or self._small >= self._small_limit
-
-    def drain(self, timeout_s: float) -> Iterator[Result]:
-        """Yield what still comes in within a time; ``pending`` tells what did not.
-
-        That may be more than what is at work: who iterated was interrupted, perhaps while an
-        item was counted and not yet handed out.
-        """
-        deadline = time.monotonic() + timeout_s
-        while self.pending:
-            left_s = max(0.0, deadline - time.monotonic())
-            try:
-                yield from self._take(min(left_s, DRAIN_TICK_S))
-            except queue.Empty:
-                if not left_s or not (self._executor.jobs or self._executor.is_busy or self._ready):
-                    return
-
-    def _do(self, item: Item) -> None:
-        try:
-            self._gave([self._work(item)], 0)
-        except Exception as exc:  # noqa: BLE001 - raised again in the iterating thread
-            self._failed(exc)
-
-    def _gave(self, results: list[Result], small: int = 1) -> None:
-        self._ready.extend([(result, small, None) for result in results])
-        self._news.put(None)
-
-    def _failed(self, error: BaseException) -> None:
-        self._ready.append((None, 0, error))
-        self._news.put(None)
-
-    def _take(self, timeout_s: float | None) -> Iterator[Result]:
-        """Yield what is ready, or becomes so: one result, or those of a lane."""
-        if self._window is not None:
-            self._window.open()
-        while not self._ready:
-            try:
-                self._news.get(timeout=LOOK_FOR_SIGNALS_S if timeout_s is None else timeout_s)
-                break  # perhaps news of what was taken before
-            except queue.Empty:
-                if timeout_s is not None:
-                    raise
-        while self._ready:
-            result, small, error = self._ready.popleft()
-            self._small -= small
-            self.pending -= 1
-            if error is not None:
-                raise error
-            yield result  # type: ignore[misc] # it is None where work gives that
 
 
 class _Share(Generic[Item]):

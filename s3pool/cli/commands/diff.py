@@ -24,6 +24,7 @@ from s3pool.sync.verdict import DIFFERENT, ONLY_FIRST, ONLY_SECOND, SAME, UNKNOW
 from s3pool.transfer.safe_path import local_error
 from s3pool.transfer.tasks import Problem
 from s3pool.transfer.walk import LINK_RULES, LINKS_FILES
+from s3pool.transfer.window import Flow
 
 EXAMPLES = ("diff /var/lib/app s3/backup/app", "diff s3/photos s3/photos --source-profile old")
 
@@ -139,7 +140,7 @@ class _Comparison:
         """Compare everything, and print the summary."""
         executor = executor_for(self._ctx, inline=self._first.is_one)
         try:
-            for pair, found in executor.flow(self._look, watch_health(self._pairs(), self._ctx)):
+            for pair, found in Flow(executor, self._look, watch_health(self._pairs(), self._ctx)):
                 if isinstance(found, Verdict):
                     self._tell(found, pair[0].name)
                 else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from functools import partial
+from itertools import chain, takewhile
 
 from s3pool.cli.context import Context
 from s3pool.cli.outcomes import finish
@@ -21,13 +22,18 @@ from s3pool.cli.selection import (
     shard_of,
 )
 from s3pool.cli.transfers import add_filter_flags, passes, remove
-from s3pool.errors import RefusedError, UsageError
-from s3pool.filters import NameFilter
-from s3pool.location import S3Path
-from s3pool.record import replace
+from s3pool.errors import NotFoundError, RefusedError, UsageError
+from s3pool.filters import ANY_FACTS, NameFilter, Names, ObjectFilter
+from s3pool.location import S3Path, compile_glob, glob_prefix, has_glob
+from s3pool.model import NO_TIME, SEQUENTIAL, ListMode, ObjectInfo, parse_iso_time
+from s3pool.record import dataclass, replace
+from s3pool.s3.client import S3Client
+from s3pool.s3.list_all import list_objects, list_uploads, list_versions
+from s3pool.shard import WHOLE, Shard
 from s3pool.transfer.context import TransferOptions
-from s3pool.transfer.delete import Removal, RemovalRules, scope_of
+from s3pool.transfer.runner import refuse_tree
 from s3pool.transfer.tasks import DeleteTask, Problem, Summary
+from s3pool.transfer.walk import NO_FILTER
 
 EXAMPLES = ("rm s3/backup/a", "rm -r --dry-run s3/backup/photos", "rm -r --older-than 90d s3/backup/logs")
 
@@ -149,3 +155,175 @@ def iter_names(ctx: Context, *, null: bool) -> Iterator[str]:
         yield from (name.decode("utf-8", "surrogateescape") for name in names)
     if rest:
         yield rest.decode("utf-8", "surrogateescape")
+
+
+# -- what the operands mean -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalRules:
+    """What belongs to an operand, and what of it goes.
+
+    ``listed`` says that the operands are the names of a list, which a shard divides.
+    """
+
+    recursive: bool = False
+    raw_prefix: bool = False
+    glob: bool = True
+    versions: bool = False
+    incomplete: bool = False
+    names: Names = NO_FILTER
+    shard: Shard = WHOLE
+    listed: bool = False
+    facts: ObjectFilter = ANY_FACTS
+    listing: ListMode = SEQUENTIAL
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The keys of one operand: those that start with ``prefix`` and that ``holds`` admits."""
+
+    bucket: str
+    prefix: str
+    base: str
+    path: S3Path
+    rules: RemovalRules
+
+    @property
+    def is_one_key(self) -> bool:
+        rules = self.rules
+        return not (rules.recursive or rules.raw_prefix or self.is_glob)
+
+    @property
+    def is_glob(self) -> bool:
+        return self.rules.glob and not self.rules.raw_prefix and has_glob(self.path.key)
+
+    def relative(self, key: str) -> str:
+        return key[len(self.base) :] if key.startswith(self.base) else S3Path(self.bucket, key).base_name
+
+    def admits(self, key: str) -> bool:
+        rules, relative = self.rules, self.relative(key)
+        if not rules.names.admits(relative):
+            return False
+        # Keys that only a listing can tell are divided by what they are below the operand.
+        if not self.is_one_key or (rules.incomplete and self.path.is_prefix) or not self.path.key:
+            return rules.shard.holds(relative)
+        # A list has names of many directories: what they are below is the bucket.
+        return rules.shard.holds(key) if rules.listed else rules.shard.holds_named(relative)
+
+
+class Removal:
+    """The removals of some operands, listed while they are worked on.
+
+    A key that is named exactly is taken as it stands: removing what is not there is fine. A Problem among the operands
+    keeps its place.
+
+    Raises UsageError: while they are listed, for an operand that must not be removed.
+    """
+
+    def __init__(self, client: S3Client, operands: Iterable[S3Path | Problem], *, rules: RemovalRules) -> None:
+        self._client = client
+        self._operands = operands
+        self._rules = rules
+
+    def __iter__(self) -> Iterator[DeleteTask | Problem]:
+        for operand in self._operands:
+            if isinstance(operand, Problem):
+                yield operand
+                continue
+            try:
+                yield from self._expand(scope_of(operand, self._rules))
+            except NotFoundError as exc:
+                yield Problem(operand.text, exc, op="delete")
+
+    def _expand(self, scope: _Scope) -> Iterator[DeleteTask | Problem]:
+        key = scope.path.key
+        if self._rules.incomplete:
+            yield from self._uploads(scope)
+        elif self._rules.versions:
+            yield from self._versions(scope)
+        elif not scope.is_one_key:
+            yield from self._objects(scope)
+        elif scope.admits(key) and not self._rules.facts.active:
+            yield DeleteTask(scope.bucket, key, named=not self._rules.listed)
+        elif scope.admits(key):
+            yield from self._admitted(scope, self._head(scope.path, may_be_tree=False))
+
+    def _objects(self, scope: _Scope) -> Iterator[DeleteTask]:
+        rules, (start, until) = self._rules, self._rules.shard.bounds(scope.base)
+        if rules.recursive and not scope.is_glob and not rules.raw_prefix and not scope.path.is_prefix:
+            yield from self._admitted(scope, self._head(scope.path))
+        listing = partial(list_objects, self._client, scope.bucket, mode=rules.listing)
+        yield from self._admitted(scope, listing(prefix=scope.prefix, start_after=start, until=until))
+
+    def _head(self, path: S3Path, *, may_be_tree: bool = True) -> Iterator[ObjectInfo]:
+        try:
+            head = self._client.head_object(path.bucket, path.key)
+        except NotFoundError:
+            if not (may_be_tree or self._rules.listed):
+                refuse_tree(path, self._client)
+            return
+        yield ObjectInfo(path.key, head.size, head.last_modified)
+
+    def _versions(self, scope: _Scope) -> Iterator[DeleteTask]:
+        is_missing = True
+        for task in self._admitted(scope, self._listed_versions(scope)):
+            is_missing = False
+            yield task
+        if is_missing and scope.is_one_key and not self._rules.listed:
+            refuse_tree(scope.path, self._client)
+
+    def _listed_versions(self, scope: _Scope) -> Iterator[ObjectInfo]:
+        is_range = self._rules.shard.range is not None and not scope.is_one_key
+        start, until = self._rules.shard.bounds(scope.base) if is_range else ("", None)
+        prefix = scope.prefix
+        if not (scope.is_glob or self._rules.raw_prefix):
+            key = scope.path.key
+            if not is_range:
+                prefix = key  # a tree's own key stands before the tree in the same listing
+            elif key and not scope.path.is_prefix:
+                versions = list_versions(self._client, scope.bucket, prefix=key)
+                yield from takewhile(lambda info: info.key == key, versions)
+        yield from list_versions(
+            self._client, scope.bucket, prefix=prefix, start_after=start, until=until, mode=self._rules.listing
+        )
+
+    def _uploads(self, scope: _Scope) -> Iterator[DeleteTask]:
+        facts = self._rules.facts
+        prefix = scope.prefix if scope.is_glob or self._rules.raw_prefix else scope.path.key
+        for upload in list_uploads(self._client, scope.bucket, prefix=prefix):
+            is_of_age = not facts.active or facts.admits(0, parse_iso_time(upload.initiated or NO_TIME))
+            if is_of_age and _belongs(scope, upload.key) and scope.admits(upload.key):
+                yield DeleteTask(scope.bucket, upload.key, upload_id=upload.upload_id)
+
+    def _admitted(self, scope: _Scope, infos: Iterable[ObjectInfo]) -> Iterator[DeleteTask]:
+        facts = self._rules.facts
+        for info in infos:
+            is_meant = _belongs(scope, info.key) and scope.admits(info.key)
+            if is_meant and facts.admits_object(info):
+                yield DeleteTask(scope.bucket, info.key, info.version_id, size=info.size)
+
+
+def _belongs(scope: _Scope, key: str) -> bool:
+    rules, own = scope.rules, scope.path.key
+    if scope.is_glob:
+        return compile_glob(own)(key) or (rules.recursive and compile_glob(f"{own.rstrip('/')}/*")(key))
+    if rules.raw_prefix or not own or key == own:
+        return True
+    # A directory's unfinished uploads are nobody's data: its name is enough.
+    is_tree = rules.recursive or (rules.incomplete and scope.path.is_prefix)
+    return is_tree and key.startswith(scope.path.tree_prefix)
+
+
+def scope_of(path: S3Path, rules: RemovalRules) -> _Scope:
+    """Read one operand. Raises UsageError: it names no bucket, or a whole bucket without -r."""
+    key = path.key
+    if not path.bucket:
+        raise UsageError("rm needs a bucket; write s3/BUCKET/KEY")
+    if not key and not (rules.recursive or rules.raw_prefix or rules.incomplete):
+        raise UsageError(f"{path.text} is a bucket: -r removes what is in it, rb the bucket")
+    start = key if rules.raw_prefix else glob_prefix(key) if rules.glob and has_glob(key) else None
+    if start is not None:
+        return _Scope(path.bucket, start, start[: start.rfind("/") + 1], path, rules)
+    base = path.tree_prefix if rules.recursive else key[: len(key) - len(path.base_name)]
+    return _Scope(path.bucket, path.tree_prefix, base, path, rules)

@@ -22,7 +22,7 @@ from s3pool.s3.client import S3Client
 from s3pool.s3.list_all import list_versions
 from s3pool.transfer.attributes import merge_for_copy
 from s3pool.transfer.context import NO_ATTRIBUTES, TransferOptions
-from s3pool.transfer.delete import refuse_tree
+from s3pool.transfer.runner import refuse_tree
 from s3pool.transfer.runner import run as run_tasks
 from s3pool.transfer.tasks import CopyTask, DeleteTask, Problem, Summary, copy_of
 

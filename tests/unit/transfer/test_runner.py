@@ -9,9 +9,9 @@ import pytest
 
 from s3pool.errors import LocalFileError, NoEndpointError, RefusedError, S3Error
 from s3pool.interrupts import signals_raise
-from s3pool.transfer import window
+from s3pool.transfer import runner
 from s3pool.transfer.context import TransferContext
-from s3pool.transfer.runner import run, run_deletes
+from s3pool.transfer.runner import perform, run, run_deletes
 from s3pool.transfer.tasks import (
     DONE,
     FAILED,
@@ -27,7 +27,7 @@ from s3pool.transfer.tasks import (
     Summary,
     UploadTask,
 )
-from s3pool.transfer.workers import SMALL_ITEMS_PER_WORKER
+from s3pool.transfer.window import SMALL_ITEMS_PER_WORKER
 from tests.support.fake_s3 import Answer, Call, FakeS3
 
 ContextFactory = Callable[..., TransferContext]
@@ -133,7 +133,7 @@ def test_task_after_the_word_to_stop_is_not_begun(make_context: ContextFactory, 
     context = make_context()
     context.stop.set()
 
-    outcome = window.perform(files[0], context)
+    outcome = perform(files[0], context)
 
     assert NOT_STARTED == outcome.state
 
@@ -146,7 +146,7 @@ def test_broken_task_is_told_and_the_others_go_on(
     def broken(task: UploadTask, context: TransferContext) -> object:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(window, "upload", broken)
+    monkeypatch.setattr(runner, "upload", broken)
 
     summary = run(files[:2], make_context(workers=1), on_outcome=lambda _: None)
 

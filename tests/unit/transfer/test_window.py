@@ -18,7 +18,7 @@ from s3pool.pool import window as pool_window
 from s3pool.record import replace
 from s3pool.s3.signing import Signer
 from s3pool.session import open_session
-from s3pool.transfer import window
+from s3pool.transfer import runner, window
 from s3pool.transfer.context import TransferContext
 from s3pool.transfer.digests import composite_etag
 from s3pool.transfer.runner import run
@@ -434,7 +434,7 @@ def test_what_exists_stays_when_it_is_not_to_be_replaced(
 def test_size_decides_what_is_short(make_context: ContextFactory) -> None:
     """An unknown size may be any."""
     task = UploadTask("f", "b", "k", IN_WINDOW_BYTES)
-    suits = TransferWindow(make_context(workers=8)).suits
+    suits = TransferWindow(make_context(workers=8), runner.transfer).suits
 
     verdicts = [suits(replace(task, size=size)) for size in (-1, 0, IN_WINDOW_BYTES, IN_WINDOW_BYTES + 1)]
 
@@ -446,7 +446,7 @@ def test_task_in_question_is_for_a_worker(make_context: ContextFactory) -> None:
     context = make_context(workers=8)
     task = UploadTask("f", "b", "k", 1)
     context.in_question = lambda asked: asked is task
-    suits = TransferWindow(context).suits
+    suits = TransferWindow(context, runner.transfer).suits
 
     assert not suits(task)
     assert suits(replace(task, key="other"))
@@ -460,14 +460,14 @@ def test_fault_of_our_own_fails_one_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others of the window go on."""
-    upload = window.upload
+    upload = runner.upload
 
     def broken(task: UploadTask, context: TransferContext) -> object:
         if task.path.endswith("f005"):
             raise ZeroDivisionError("ours")
         return upload(task, context)
 
-    monkeypatch.setattr(window, "upload", broken)
+    monkeypatch.setattr(runner, "upload", broken)
 
     outcomes = outcomes_of(uploads(tmp_path, files), make_context(workers=8))
 

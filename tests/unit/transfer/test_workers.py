@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from s3pool.transfer import workers as workers_module
-from s3pool.transfer.workers import ITEMS_PER_WORKER, BoundedExecutor, choose_workers, make_executor, worked_s
+from s3pool.transfer.window import ITEMS_PER_WORKER, Flow
+from s3pool.transfer.workers import BoundedExecutor, choose_workers, make_executor, worked_s
 
 PATIENCE_S = 10.0
 ONE_HOUR_S = 3600.0
@@ -26,7 +27,7 @@ def executor() -> Iterator[BoundedExecutor]:
 
 def test_flow_gives_every_result_once(executor: BoundedExecutor) -> None:
     """An item that is lost or done twice would be a file that is missing or sent twice."""
-    results = executor.flow(lambda number: number * 2, range(500))
+    results = Flow(executor, lambda number: number * 2, range(500))
 
     assert [number * 2 for number in range(500)] == sorted(results)
 
@@ -43,7 +44,7 @@ def test_flow_pulls_items_no_faster_than_they_are_done(executor: BoundedExecutor
                 release.set()
             yield number
 
-    results = iter(executor.flow(lambda _: release.wait(10), items()))
+    results = iter(Flow(executor, lambda _: release.wait(10), items()))
     next(results)
 
     assert len(pulled) <= 3 * ITEMS_PER_WORKER + 1
@@ -51,7 +52,7 @@ def test_flow_pulls_items_no_faster_than_they_are_done(executor: BoundedExecutor
 
 def test_flow_without_workers_runs_in_the_calling_thread() -> None:
     """Commands that start no thread use the same code."""
-    results = list(BoundedExecutor(0).flow(lambda _: threading.current_thread(), range(3)))
+    results = list(Flow(BoundedExecutor(0), lambda _: threading.current_thread(), range(3)))
 
     assert [threading.current_thread()] * 3 == results
 
@@ -63,13 +64,13 @@ def test_flow_raises_what_the_work_raises(executor: BoundedExecutor) -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(executor.flow(fail, [1]))
+        list(Flow(executor, fail, [1]))
 
 
 def test_drain_gives_up_on_work_that_hangs(executor: BoundedExecutor) -> None:
     """After an interrupt a hanging worker must not hold the program back."""
     release = threading.Event()
-    flow = executor.flow(lambda number: number and release.wait(10), [1, 0])
+    flow = Flow(executor, lambda number: number and release.wait(10), [1, 0])
     results = iter(flow)
 
     first = next(results)
@@ -144,7 +145,7 @@ def test_shares_of_all_workers_end() -> None:
     def large(number: int) -> None:
         executor.share(done.append, range(20), limit=8)
 
-    list(executor.flow(large, range(10)))
+    list(Flow(executor, large, range(10)))
     executor.close()
 
     assert 200 == len(done)
@@ -211,7 +212,7 @@ def test_error_that_ends_a_window_is_raised_where_results_are_taken() -> None:
         raise ZeroDivisionError("ours")
 
     with pytest.raises(ZeroDivisionError, match="ours"):
-        list(executor.flow(lambda item: item, range(3), window=Window(executor, broken)))
+        list(Flow(executor, lambda item: item, range(3), window=Window(executor, broken)))
     executor.close()
 
 
@@ -228,7 +229,7 @@ def test_results_that_came_before_an_interrupt_are_not_lost() -> None:
         yield from range(5)
         all_came.set()
 
-    flow = executor.flow(lambda item: item, items(), window=Window(executor, work))
+    flow = Flow(executor, lambda item: item, items(), window=Window(executor, work))
     first = next(iter(flow))
     others = list(flow.drain(0.0))
     executor.close()
@@ -245,7 +246,7 @@ def test_results_are_not_lost_to_an_interrupt_while_they_are_waited_for() -> Non
         assert news.is_waited_for.wait(PATIENCE_S)
         return items
 
-    flow = executor.flow(lambda item: item, [1], window=Window(executor, work))
+    flow = Flow(executor, lambda item: item, [1], window=Window(executor, work))
     flow._news = news
     with pytest.raises(KeyboardInterrupt):
         list(flow)
@@ -281,7 +282,7 @@ def test_item_that_was_never_handed_out_is_not_waited_for() -> None:
             raise KeyboardInterrupt
         return False
 
-    flow = executor.flow(lambda item: item, range(3), window=Window(executor, list, suits=interrupted))
+    flow = Flow(executor, lambda item: item, range(3), window=Window(executor, list, suits=interrupted))
     taken: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         taken.extend(flow)
@@ -328,7 +329,7 @@ def test_workers_that_wait_get_help(monkeypatch: pytest.MonkeyPatch, way: str) -
 def do_bulky(executor: BoundedExecutor, work: Callable[[int], object], count: int, *, way: str) -> None:
     """Do bulky work over numbers; in shares this thread is one more worker."""
     if way == "flow":
-        list(executor.flow(work, range(count), is_bulky=lambda _: True))
+        list(Flow(executor, work, range(count), is_bulky=lambda _: True))
     else:
         executor.share(lambda number: work(number) and None, range(count), limit=8, bulky=True)
     executor.close()
@@ -366,7 +367,7 @@ def test_work_that_is_not_bulky_does_not_wait_for_what_is(monkeypatch: pytest.Mo
         if number % 2:
             others.wait(PATIENCE_S)
 
-    list(executor.flow(work, range(10), is_bulky=lambda number: not number % 2))
+    list(Flow(executor, work, range(10), is_bulky=lambda number: not number % 2))
     executor.close()
 
     assert not others.broken

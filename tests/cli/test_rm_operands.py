@@ -1,28 +1,39 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from s3pool.cli.commands.rm import Removal, RemovalRules, scope_of
+from s3pool.config.load import load_config
 from s3pool.errors import NotFoundError, UsageError
 from s3pool.filters import NameFilter, ObjectFilter
 from s3pool.location import parse_s3
-from s3pool.transfer.context import TransferContext
-from s3pool.transfer.delete import Removal, RemovalRules, scope_of
+from s3pool.s3.client import S3Client
+from s3pool.session import open_session
 from s3pool.transfer.tasks import DeleteTask, Problem
 from tests.support.fake_s3 import FakeS3
 
-ContextFactory = Callable[..., TransferContext]
 Keys = Callable[..., list[str]]
 OLD, NEW = 1_000_000, 2_000_000
 
 
 @pytest.fixture
-def keys(fake: FakeS3, make_context: ContextFactory) -> Keys:
+def client(fake: FakeS3, tmp_path: Path) -> Iterator[S3Client]:
+    """Give a client of the fake, which has an empty bucket ``b``."""
+    fake.store.add("b", "x")
+    fake.store.bucket("b").remove("x", "null")
+    session = open_session(load_config({}, environ=fake.environment, cwd=str(tmp_path), home=str(tmp_path)))
+    yield session.client
+    session.close()
+
+
+@pytest.fixture
+def keys(fake: FakeS3, client: S3Client) -> Keys:
     """Give the keys that words would remove."""
     for key in ("p", "p/", "p/a", "p/d/b", "p2/x", "pfile", "a*b"):
         fake.store.add("b", key, mtime=NEW if key in ("p/d/b", "pfile") else OLD)
-    client = make_context().client
 
     def expand(*words: str, **rules: object) -> list[str]:
         removal = Removal(client, map(parse_s3, words), rules=RemovalRules(**rules))  # type: ignore[arg-type]
@@ -63,9 +74,8 @@ def test_names_and_ages_narrow(keys: Keys) -> None:
     assert ["p"] == keys("s3/b/p", facts=ObjectFilter(older_than=between))
 
 
-def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_versions_are_all_versions_and_markers(fake: FakeS3, client: S3Client) -> None:
     """Of exactly these keys."""
-    client = make_context().client
     client.put_versioning("b", enabled=True)
     for key in ("k", "k", "k2", "k/x"):
         fake.store.add("b", key)
@@ -79,9 +89,8 @@ def test_versions_are_all_versions_and_markers(fake: FakeS3, make_context: Conte
     assert all(task.version_id for task in one if isinstance(task, DeleteTask))
 
 
-def test_unfinished_uploads_are_found_by_key_and_age(fake: FakeS3, make_context: ContextFactory) -> None:
+def test_unfinished_uploads_are_found_by_key_and_age(fake: FakeS3, client: S3Client) -> None:
     """A directory of keys needs no -r: nobody's data is in danger."""
-    client = make_context().client
     for key in ("u", "u/x", "u2"):
         client.create_multipart_upload("b", key)
 
@@ -103,11 +112,11 @@ def test_too_much_is_refused(text: str, rules: dict[str, object]) -> None:
         scope_of(parse_s3(text), RemovalRules(**rules))  # type: ignore[arg-type]
 
 
-def test_missing_bucket_is_a_problem(keys: Keys, make_context: ContextFactory) -> None:
+def test_missing_bucket_is_a_problem(keys: Keys, client: S3Client) -> None:
     """Other operands go on."""
     operands = [parse_s3("s3/missing/k"), parse_s3("s3/b/p2")]
 
-    items = list(Removal(make_context().client, operands, rules=RemovalRules(recursive=True)))
+    items = list(Removal(client, operands, rules=RemovalRules(recursive=True)))
 
     assert isinstance(items[0], Problem)
     assert isinstance(items[0].error, NotFoundError)
